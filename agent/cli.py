@@ -1,0 +1,240 @@
+"""Commands and flags only. Everything else is imported when a command needs it: `--help` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.errors import AutoresearchError, UsageError
+
+app = typer.Typer(
+    name="autoresearch",
+    help="The autonomous ML research loop that people trust overnight.\n\n"
+    "Edits train.py, trains it for a fixed time, keeps what is better and reverts what is not, and writes a row for "
+    "each experiment to results.tsv: all night, without asking anything.",
+    epilog="Start with: autoresearch run --tag mar5",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,  # plain help: drawing it with rich takes longer than everything else
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+protocol_app = typer.Typer(
+    help="Look at protocol.json: what may change, how to run, what to measure.", no_args_is_help=True
+)
+app.add_typer(protocol_app, name="protocol")
+
+Tag = Annotated[str | None, typer.Option("--tag", help="The session; without it the one last worked on.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+TrainingSeconds = Annotated[
+    float | None,
+    typer.Option(
+        envvar="AUTORESEARCH_TRAINING_SECONDS", min=0.1, help="Training budget of a run; else what the protocol says."
+    ),
+]
+Setup = Annotated[bool, typer.Option("--setup/--no-setup", help="Run the protocol's set-up commands if they are due.")]
+
+
+class Options:
+    """What stands before the command."""
+
+    folder = Path()
+    debug = False
+
+
+@app.callback()
+def main(
+    folder: Annotated[Path, typer.Option("-C", metavar="DIR", help="The workspace: where protocol.json is.")] = Path(),
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    Options.folder, Options.debug = folder, debug
+
+
+@app.command()
+def run(
+    tag: Annotated[str, typer.Option("--tag", envvar="AUTORESEARCH_TAG", help="Names the session and its branch.")],
+    proposer: Annotated[
+        str, typer.Option(envvar="AUTORESEARCH_PROPOSER", help="Who edits train.py: search.")
+    ] = "search",
+    training_seconds: TrainingSeconds = None,
+    max_experiments: Annotated[
+        int | None, typer.Option(min=0, help="End after this many, in the whole session.")
+    ] = None,
+    max_hours: Annotated[float | None, typer.Option(min=0, help="End after this long.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="HH:MM", help="End at this time of day.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="End after this many in a row without a keep.")] = None,
+    target: Annotated[float | None, typer.Option(help="End when the metric is this good.")] = None,
+    seed: Annotated[int, typer.Option(envvar="AUTORESEARCH_SEED", help="Makes the proposals repeatable.")] = 0,
+    setup: Setup = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would happen, and end.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print events as they happen, one JSON object a line.")
+    ] = False,
+) -> None:
+    """Start a session, or go on with it, until a limit is reached or Ctrl-C.
+
+    The first Ctrl-C finishes the experiment under way, a second stops at once; either way the same command goes on
+    from there.
+
+    Examples:
+
+        autoresearch run --tag mar5 --until 07:00
+
+        autoresearch run --tag try --training-seconds 30 --max-experiments 5
+    """
+
+    def work() -> int:
+        from agent.launch import Wanted
+        from agent.launch import run as launch
+        from agent.limits import Limits
+
+        limits = Limits(
+            experiments=max_experiments,
+            seconds=None if max_hours is None else 3600 * max_hours,
+            until=None if until is None else _next(until),
+            patience=patience,
+            target=target,
+        )
+        wanted = Wanted(
+            tag=tag,
+            proposer=proposer,
+            seed=seed,
+            training_seconds=training_seconds,
+            setup=setup,
+            dry_run=dry_run,
+            json=as_json,
+            limits=limits,
+        )
+        return launch(Options.folder, wanted)
+
+    _exit(work, "run", False)
+
+
+@app.command()
+def baseline(training_seconds: TrainingSeconds = None, setup: Setup = True, as_json: Json = False) -> None:
+    """Measure the recipe as it is, on this machine and this data.
+
+    `run` does this by itself where no valid one is kept.
+    """
+
+    def work() -> int:
+        from agent.launch import baseline as launch
+
+        data = launch(Options.folder, training_seconds, setup)
+        _print(as_json, "baseline", data, [f"{data['metric']}  {data['value']:.6f}", f"log  {data['log']}"])
+        return 0
+
+    _exit(work, "baseline", as_json)
+
+
+@app.command()
+def status(
+    tag: Tag = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the loop ends.")] = False,
+    rows: Annotated[int, typer.Option("-n", min=0, help="How many of the last experiments to show.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show how a session is doing: from any terminal, while the loop runs or after."""
+
+    def work() -> int:
+        from agent import status as view
+
+        while True:
+            data = view.status(Options.folder.resolve(), tag, rows)
+            _print(as_json, "status", data, view.lines(data))
+            if not follow or data["running_pid"] is None:
+                return 0
+            view.wait_for_change(Options.folder.resolve(), data)
+
+    _exit(work, "status", as_json)
+
+
+@app.command()
+def stop() -> None:
+    """Ask the running loop to finish its experiment and end."""
+
+    def work() -> int:
+        from agent import status as view
+
+        print(view.stop(Options.folder.resolve()))
+        return 0
+
+    _exit(work, "stop", False)
+
+
+@protocol_app.command("check")
+def protocol_check(as_json: Json = False) -> None:
+    """Check protocol.json and print a line a field: its value, where that comes from, what the program does with it."""
+
+    def work() -> int:
+        from agent import protocol
+        from agent.protocol_check import check, lines
+
+        rules = protocol.load(Options.folder)
+        fields = check(rules)
+        _print(as_json, "protocol check", {"fields": fields}, lines(fields))
+        return 0
+
+    _exit(work, "protocol check", as_json)
+
+
+@protocol_app.command("schema")
+def protocol_schema() -> None:
+    """Print the JSON Schema of protocol.json."""
+    from agent.protocol import Protocol
+
+    print(json.dumps(Protocol.model_json_schema(by_alias=True), indent=2))
+
+
+def _next(clock: str) -> float:
+    """The next moment at which the clock shows `HH:MM`, as Unix time."""
+    try:
+        hour, minute = time.strptime(clock, "%H:%M")[3:5]
+    except ValueError:
+        raise UsageError(f"--until takes a time such as 07:00, not {clock!r}") from None
+    now = time.localtime()
+    then = time.mktime((now.tm_year, now.tm_mon, now.tm_mday, hour, minute, 0, 0, 0, -1))
+    return then if then > time.time() else then + 24 * 3600
+
+
+def _print(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) -> None:
+    if as_json:
+        print(json.dumps({"version": 1, "command": command, "status": "ok", "data": data, "errors": []}), flush=True)
+    else:
+        print("\n".join(lines), flush=True)
+
+
+def _exit(work: Callable[[], int], command: str, as_json: bool) -> None:
+    """Run a command's work; an error is its sentence on stderr and its exit code."""
+    try:
+        code = work()
+    except AutoresearchError as error:
+        if Options.debug:
+            raise
+        if as_json:
+            envelope = {"version": 1, "command": command, "status": "error", "data": None, "errors": [str(error)]}
+            print(json.dumps(envelope))
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # Whoever read the output has gone, as in `autoresearch status | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if Options.debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: the system says {error.strerror}{where}: mend that, then run again", file=sys.stderr)
+        code = 1
+    raise typer.Exit(code)

@@ -1,0 +1,52 @@
+"""What can go wrong, and how far each kind reaches.
+
+AutoresearchError                  a sentence: what happened, where, what to do           exit code 1
+├── UsageError                     flags, protocol.json: the person's input               exit code 2
+├── PreconditionError              dirty tree, locked, data missing, fingerprint changed  exit code 3
+├── Interrupted                    Ctrl-C twice (130) or SIGTERM (143)
+└── ExperimentError                stays inside the loop: this candidate, not the session
+    ├── Violation                  a file changed that must not, or a candidate outside the allowed globs
+    ├── Crashed                    the command ended with an error
+    ├── TimedOut                   the hard limit ended it
+    └── NoMetric                   it ended well, but its log holds no number to judge by
+"""
+
+
+class AutoresearchError(Exception):
+    """Ends the program with its sentence on stderr and `exit_code`; never with a traceback unless --debug."""
+
+    exit_code = 1
+
+
+class UsageError(AutoresearchError):
+    exit_code = 2
+
+
+class PreconditionError(AutoresearchError):
+    exit_code = 3
+
+
+class Interrupted(AutoresearchError):
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class ExperimentError(AutoresearchError):
+    """The experiment failed; its row says so and the loop goes on."""
+
+
+class Violation(ExperimentError):
+    pass
+
+
+class Crashed(ExperimentError):
+    pass
+
+
+class TimedOut(ExperimentError):
+    pass
+
+
+class NoMetric(ExperimentError):
+    pass

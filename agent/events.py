@@ -1,0 +1,38 @@
+"""What can happen in a session. The journal keeps events, the state is their fold, the views show them.
+
+In the order in which an experiment goes through them:
+
+    session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid}   once, first
+    resumed    {pid}                                     each later start
+    proposed   {number, proposer, description, reasoning, parameters, digest, files}
+    committed  {number, commit}                          the candidate has its commit; nothing else has changed
+    started    {number, run, pid, born, log, expected}   its command runs
+    measured   {number, run, metric, seconds, secondary, error, log}; a reused baseline adds {reused}
+    interrupted{number, reason}                          the run is void and is repeated
+    judged     {number, status, reason}
+    recorded   {number, head}                            the branch moves to `head`: incumbent plus rows
+    ended      {reason}
+
+Shown but never journalled:
+
+    progress   {seconds, expected, line}                 several times a minute while a command runs
+    note       {text}                                    something that a person may want to know
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened (`kind`), when (Unix time in seconds) and its details."""
+
+    kind: str
+    at: float
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps({"event": self.kind, "at": self.at, **self.data}, ensure_ascii=False)

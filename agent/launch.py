@@ -1,0 +1,196 @@
+"""From flags to a running session: what `run` and `baseline` do before and after the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import lock, protocol, recovery
+from agent.baseline import log_path, measure_baseline
+from agent.errors import AutoresearchError, Interrupted, UsageError
+from agent.fingerprint import fingerprint
+from agent.interrupts import Interrupts
+from agent.journal import Journal, View
+from agent.limits import Limits
+from agent.loop import run_session
+from agent.measure import Bench
+from agent.paths import journal_path, state_folder
+from agent.proposers.base import Exhausted, Proposer
+from agent.session import Session
+from agent.setup import set_up
+from agent.summary import summarize
+from agent.views.text import closing, duration
+from agent.workspace import Workspace
+
+PROPOSERS = ("search",)
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The flags of `run`. training_seconds None means what the protocol says."""
+
+    tag: str
+    proposer: str = "search"
+    seed: int = 0
+    training_seconds: float | None = None
+    setup: bool = True
+    dry_run: bool = False
+    json: bool = False
+    limits: Limits = NO_LIMITS
+
+
+def run(folder: Path, wanted: Wanted) -> int:
+    """The command `run`. Returns the exit code."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
+        raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
+    with _bench(folder, wanted.tag, wanted.training_seconds) as bench, _view(wanted.json) as view:
+        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view])
+        session = Session(
+            tag=wanted.tag,
+            seed=wanted.seed,
+            bench=bench,
+            journal=journal,
+            proposer=_proposer(wanted.proposer),
+            wanted=wanted.limits,
+            interrupts=Interrupts(),
+        )
+        if journal.state.session is None:
+            recovery.require_startable(bench.workspace, bench.protocol, session.branch)
+        if wanted.dry_run:
+            print(_plan(session))
+            return 0
+        if wanted.setup:
+            _set_up(bench)
+        code = _guarded(session)
+    _summarize(session, wanted.json)
+    return code
+
+
+def baseline(folder: Path, training_seconds: float | None, setup: bool) -> dict[str, Any]:
+    """The command `baseline`: a fresh one, whatever is kept. Returns what it measured."""
+    interrupts = Interrupts()
+
+    def tick(_: float) -> None:
+        interrupts.raise_if_immediate()
+        if interrupts.finishing:
+            raise Interrupted("stopped: the baseline was not measured", 130)
+
+    with _bench(folder, "baseline", training_seconds) as bench:
+        bench.workspace.require_clean()
+        if setup:
+            _set_up(bench)
+        found = fingerprint(bench.protocol, bench.training_seconds)
+        interrupts.install()
+        print(f"measuring the baseline; its log is {log_path(bench)}", file=sys.stderr, flush=True)
+        measured = measure_baseline(bench, found, lambda _: None, tick)
+        return {
+            "metric": bench.protocol.metric.name,
+            "value": measured.metric,
+            "secondary": dict(measured.secondary),
+            "seconds": measured.seconds,
+            "log": measured.log,
+            "fingerprint": found,
+        }
+
+
+def _guarded(session: Session) -> int:
+    """The loop and its ends: a limit, an exhausted proposer, Ctrl-C, or an error. The tree is clean after each."""
+    interrupts = session.interrupts
+    interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session))
+    interrupts.install()
+    try:
+        run_session(session)
+    except Exhausted as reason:
+        session.end(str(reason))
+    except Interrupted as stop:
+        session.abandon(str(stop))
+        return stop.exit_code
+    except AutoresearchError as error:
+        # The next start heals what cannot be put right now; what the person needs is the error itself.
+        with contextlib.suppress(AutoresearchError):
+            session.abandon(str(error))
+        raise
+    finally:
+        session.journal.close()
+    return 130 if interrupts.finishing else 0
+
+
+def _finishing(session: Session) -> str:
+    pending = session.state.pending
+    if pending is None or pending.started is None:
+        return "ending after this step; Ctrl-C again stops at once"
+    left = duration(session.remaining_seconds())
+    return f"finishing experiment #{pending.number}, about {left} more; Ctrl-C again stops it at once"
+
+
+def _plan(session: Session) -> str:
+    bench, state = session.bench, session.state
+    start = f"go on after {len(state.experiments) - 1} experiments" if state.experiments else "start"
+    return "\n".join(
+        [
+            f"would {start} on the branch {session.branch}",
+            f"would run `{bench.protocol.execution.command}` in {bench.workspace.folder}, each at most "
+            f"{duration(bench.limit)}"
+            + (f", {duration(bench.training_seconds)} of it training" if bench.training_seconds else ""),
+            f"would change {', '.join(bench.workspace.mutable_files())} and write "
+            f"{bench.protocol.provenance.results_log.path}",
+        ]
+    )
+
+
+def _summarize(session: Session, as_json: bool) -> None:
+    summary = summarize(session.state)
+    if as_json:
+        print(json.dumps({"event": "summary", **summary}), flush=True)
+        return
+    commit = (summary["best_commit"] or "")[:7]
+    print("\n".join(closing(summary, commit, str(session.journal.path.parent))))
+
+
+def _set_up(bench: Bench) -> None:
+    folder = bench.workspace.folder
+    set_up(bench.protocol, folder, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _proposer(name: str) -> Proposer:
+    if name not in PROPOSERS:
+        raise UsageError(f"there is no proposer {name!r}; there is {', '.join(PROPOSERS)}")
+    from agent.proposers.search import SearchProposer
+
+    return SearchProposer()
+
+
+def _view(as_json: bool) -> AbstractContextManager[View]:
+    if as_json:
+        from agent.views.ndjson import show
+
+        return contextlib.nullcontext(show)
+    if sys.stderr.isatty():
+        from agent.views.live import LiveView
+
+        return LiveView()
+    from agent.views.plain import show as show_plain
+
+    return contextlib.nullcontext(show_plain)
+
+
+@contextlib.contextmanager
+def _bench(folder: Path, tag: str, training_seconds: float | None) -> Iterator[Bench]:
+    """The workspace, held for this process alone."""
+    rules = protocol.load(folder)
+    protocol.require_runnable(rules)
+    workspace = Workspace(folder, rules)
+    try:
+        with lock.hold(state_folder(workspace.folder), tag):
+            workspace.exclude([".autoresearch/", "run.log"])
+            yield Bench(rules, workspace, training_seconds or rules.training_seconds)
+    finally:
+        workspace.close()

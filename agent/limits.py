@@ -1,0 +1,61 @@
+"""When a session ends by itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TypeVar
+
+from agent.protocol import Protocol
+from agent.state import State, gain
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a person or the protocol's miningLoop asked for; None is no limit.
+
+    experiments: of the whole session, so that the same command run again goes on to the same end.
+    seconds: of this start. until: Unix time. patience: experiments in a row without a keep. target: a metric value.
+    """
+
+    experiments: int | None = None
+    seconds: float | None = None
+    until: float | None = None
+    patience: int | None = None
+    target: float | None = None
+
+    def within(self, protocol: Protocol) -> Limits:
+        """The stricter of these limits and the protocol's."""
+        mining = protocol.mining_loop
+        return Limits(
+            experiments=_least(self.experiments, mining.max_trials),
+            seconds=_least(self.seconds, mining.max_session_wall_seconds),
+            until=self.until,
+            patience=_least(self.patience, mining.max_consecutive_non_improvements),
+            target=self.target,
+        )
+
+
+def reached(limits: Limits, state: State, seconds: float) -> str | None:
+    """The limit that ends the session now, in words. `seconds` since this start."""
+    incumbent, done = state.incumbent, len(state.experiments) - 1
+    if limits.experiments is not None and done >= limits.experiments:
+        return f"{done} experiments are done"
+    if limits.seconds is not None and seconds >= limits.seconds:
+        return f"{limits.seconds / 3600:.3g} hours are over"
+    if limits.until is not None and time.time() >= limits.until:
+        return f"it is {time.strftime('%H:%M', time.localtime(limits.until))}"
+    if limits.patience is not None and state.since_keep >= limits.patience:
+        return f"{state.since_keep} experiments in a row brought no improvement"
+    if limits.target is not None and incumbent is not None and incumbent.metric is not None:
+        assert state.session is not None
+        if gain(limits.target, incumbent.metric, state.session["direction"]) >= 0:
+            return f"the target {limits.target:g} is reached"
+    return None
+
+
+def _least(first: Number | None, second: Number | None) -> Number | None:
+    given = [value for value in (first, second) if value is not None]
+    return min(given) if given else None

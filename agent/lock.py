@@ -1,0 +1,62 @@
+"""One loop per workspace: a lock that dies with its process, and a note of who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from agent.errors import PreconditionError
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The loop that runs in a workspace: its process (pid and Unix time of birth) and its session."""
+
+    pid: int
+    born: float
+    tag: str
+
+
+@contextlib.contextmanager
+def hold(state_folder: Path, tag: str) -> Iterator[None]:
+    """Hold the workspace. Raises PreconditionError naming the process that holds it already."""
+    state_folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(state_folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = holder(state_folder)
+        who = f"process {other.pid} (session {other.tag})" if other else "another process"
+        raise PreconditionError(
+            f"a loop runs in this workspace already: {who}. Watch it with `autoresearch status --follow`, "
+            "end it with `autoresearch stop`"
+        ) from None
+    note = _note(state_folder)
+    try:
+        me = Holder(os.getpid(), psutil.Process().create_time(), tag)
+        note.write_text(json.dumps(asdict(me)))
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(state_folder: Path) -> Holder | None:
+    """The loop that runs now, if one does."""
+    try:
+        found = Holder(**json.loads(_note(state_folder).read_bytes()))
+        alive = abs(psutil.Process(found.pid).create_time() - found.born) < 1
+    except (OSError, ValueError, TypeError, psutil.Error):
+        return None
+    return found if alive else None
+
+
+def _note(state_folder: Path) -> Path:
+    return state_folder / "loop.json"

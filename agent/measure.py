@@ -1,0 +1,126 @@
+"""One run of the protocol's command, from the files as they lie there to a metric or the reason why there is none."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import integrity, runner
+from agent.errors import AutoresearchError, Crashed, ExperimentError, NoMetric, TimedOut, Violation
+from agent.experiment import Run, digest
+from agent.fingerprint import snapshot_folder
+from agent.metrics import extract
+from agent.protocol import Protocol
+from agent.workspace import Workspace
+
+LOG_NAME = "run.log"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every run of a session has in common. training_seconds is None where the protocol sets no budget."""
+
+    protocol: Protocol
+    workspace: Workspace
+    training_seconds: float | None
+
+    @property
+    def limit(self) -> float:
+        return self.protocol.execution.hard_timeout_seconds
+
+
+def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], tick: Callable[[float], None]) -> Run:
+    """Run the command once on the working tree as it is. A failure is a Run with an error, never an exception."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _link(bench.workspace.folder / LOG_NAME, log)
+    folder = bench.workspace.folder / bench.protocol.execution.cwd
+    candidate = bench.workspace.mutable_files()
+    snapshot = snapshot_folder(bench.protocol)
+    protected = bench.workspace.protected_files()
+    integrity.drop_bytecode([*protected, *(bench.workspace.folder / path for path in candidate)])
+    before = integrity.manifest(protected, snapshot.iterdir() if snapshot else ())
+    env = {"PYTHONUNBUFFERED": "1"}
+    if bench.training_seconds is not None:
+        env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
+    since = time.time()
+    try:
+        ended = runner.run(
+            bench.protocol.execution.command,
+            cwd=folder,
+            log=log,
+            limit=bench.limit,
+            env=env,
+            started=started,
+            tick=tick,
+        )
+    finally:
+        touched = _undo(bench, before, candidate)
+    text = log.read_text(errors="replace")
+    try:
+        if touched:
+            raise touched
+        _require_success(ended, bench.limit, text)
+        metric = extract(bench.protocol.metric, text, folder, since)
+    except ExperimentError as error:
+        return Run(metric=None, seconds=ended.seconds, error=str(error), log=str(log))
+    return Run(metric=metric, seconds=ended.seconds, secondary=_secondary(bench, text, folder, since), log=str(log))
+
+
+def last_lines(log: Path, count: int = 1) -> list[str]:
+    """The last non-empty lines of a log, however long it is; carriage returns count as line ends."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 8192))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]
+
+
+def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str]) -> Violation | None:
+    """Put back whatever the run changed in the workspace, and say what it was."""
+    try:
+        integrity.verify(before)
+    except Violation as violation:
+        return violation
+    unexpected = bench.workspace.restore_unexpected(candidate)
+    if digest(bench.workspace.mutable_files()) != digest(candidate):
+        bench.workspace.place(candidate)
+        unexpected += ["the candidate itself"]
+    return Violation(f"the run changed {', '.join(unexpected)}: it is void") if unexpected else None
+
+
+def _require_success(ended: runner.Ended, limit: float, text: str) -> None:
+    if ended.returncode is None:
+        raise TimedOut(f"timed out: killed after the hard limit of {limit:g} s")
+    if ended.returncode != 0:
+        code = ended.returncode
+        # A shell reports a child that a signal ended as 128 + its number, Popen one of its own as the negative.
+        number = -code if code < 0 else code - 128
+        names = {s.value: s.name for s in signal.Signals}
+        what = f"killed by {names[number]}" if number in names else f"exit code {code}"
+        lines = [line for line in text.splitlines() if line.strip()]
+        raise Crashed(f"crashed: {what}" + (f": {lines[-1].strip()[:120]}" if lines else ""))
+
+
+def _secondary(bench: Bench, text: str, folder: Path, since: float) -> dict[str, float]:
+    found = {}
+    for metric in bench.protocol.measurement.secondary_metrics:
+        try:
+            found[metric.name] = extract(metric, text, folder, since)
+        except NoMetric:
+            continue
+    return found
+
+
+def _link(link: Path, log: Path) -> None:
+    """`run.log` in the workspace is always the log of the run under way, so that `tail -F run.log` follows it."""
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(log)
+    except OSError as error:
+        raise AutoresearchError(f"{link} cannot be written: {error.strerror}") from None

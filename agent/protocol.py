@@ -1,0 +1,361 @@
+"""protocol.json as typed models: what may change, how to run, what to measure, how to record.
+
+The schema is public and closed: an unknown field is refused. Every field says through `enforced` or `information`
+what the program does about it; `autoresearch protocol check` prints that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from agent.errors import UsageError
+
+FILENAME = "protocol.json"
+RESULT_COLUMNS = ("commit", "memory_gb", "status", "description")
+
+
+def enforced(effect: str, **kwargs: Any) -> Any:
+    return Field(description=effect, json_schema_extra={"enforced": True}, **kwargs)
+
+
+def information(text: str, **kwargs: Any) -> Any:
+    return Field(description=text, json_schema_extra={"enforced": False}, **kwargs)
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
+
+
+class Repo(Model):
+    owner: str | None = information("who published the protocol", default=None)
+    name: str | None = information("where it was published", default=None)
+    default_branch: str | None = information("its main branch", default=None)
+    clone_url: str | None = information("where to clone it from", default=None)
+
+
+class Meta(Model):
+    archetype: Literal[
+        "ml_train",
+        "rl_loop",
+        "benchmark_opt",
+        "build_test",
+        "solver_compete",
+        "pipeline_job",
+        "inference_serving",
+        "unknown",
+    ] = enforced("ml_train: the prepared data snapshot is part of the fingerprint")
+    eligibility: Literal["eligible", "needs_harness", "ineligible"] = enforced("anything but eligible is refused")
+    repo: Repo | None = information("where the protocol comes from", default=None)
+    purpose_statement: str | None = information("shown to the person", default=None)
+    created_at: str | None = information("when it was written", default=None)
+    updated_at: str | None = information("when it was changed", default=None)
+    protocol_bundle_id: str | None = information("its name in a catalogue", default=None)
+
+
+class Constraints(Model):
+    no_new_dependencies: bool = information(
+        "kept through forbiddenGlobs: name the dependency files there", default=False
+    )
+    network_policy: Literal["sandbox", "full", "offline", "unknown"] = information("not enforced yet", default="full")
+    network_allowlist: list[str] | None = information("1.1; not enforced yet", default=None)
+
+
+class Sandbox(Model):
+    image: str | None = information("not enforced: runs are processes, not containers", default=None)
+    cpus: float | None = information("not enforced", default=None)
+    memory: str | None = information("not enforced", default=None)
+    pids: int | None = information("not enforced", default=None)
+
+
+class SetupCommand(Model):
+    kind: Literal["pip", "uv", "npm", "pnpm", "yarn", "cargo", "make", "bash", "sh"]
+    args: list[str]
+
+
+class Environment(Model):
+    os_hints: list[str] = information("where it was made for", default=[])
+    package_managers: list[str] = information("what its commands need", default=[])
+    setup_commands: list[str | SetupCommand] = enforced(
+        "run in order before the first run, once per workspace (--no-setup leaves them out)", default=[]
+    )
+    asset_prep: list[str] = information("told to the person", default=[])
+    constraints: Constraints = information("limits of a run", default=Constraints())
+    sandbox: Sandbox | None = information("1.1; not enforced", default=None)
+
+
+class MutableSurface(Model):
+    allowed_globs: list[str] = enforced("only files that match enter a candidate", min_length=1)
+    forbidden_globs: list[str] = enforced("files that match never change; verified around every run", default=[])
+    allowed_kinds: list[Literal["code_edit", "config_edit"]] = information(
+        "what proposers are told; the globs are what is enforced", default=["code_edit"]
+    )
+
+    def allows(self, path: str) -> bool:
+        """Whether a candidate may change `path` (relative to the workspace, forward slashes)."""
+        return any(matches(path, glob) for glob in self.allowed_globs) and not any(
+            matches(path, glob) for glob in self.forbidden_globs
+        )
+
+
+class ImmutableHarness(Model):
+    paths: list[str] = enforced("verified by hash around every run; a run that changed one is void", default=[])
+    rationale: str | None = information("why", default=None)
+
+
+class StopCondition(Model):
+    type: Literal["wall_clock", "max_steps", "epochs", "until_metric", "fixed_suite"] = information(
+        "how the command itself decides to end"
+    )
+    training_seconds_budget: float | None = enforced(
+        "handed to the command as AUTORESEARCH_TRAINING_SECONDS (--training-seconds)", default=None, gt=0
+    )
+    max_steps: int | None = information("the command's own limit", default=None)
+    epochs: int | None = information("the command's own limit", default=None)
+    target_metric: float | None = information("the command's own limit; --target stops the session", default=None)
+    exclude_compilation_from_budget: bool | None = information("the command's own clock decides", default=None)
+    notes: str | None = information("remarks", default=None)
+
+
+class Determinism(Model):
+    seed_policy: Literal["optional", "required"] = information("told to proposers", default="optional")
+    notes: str | None = information("remarks", default=None)
+
+
+class Execution(Model):
+    command: str = enforced("run by the shell, output to run.log", min_length=1)
+    cwd: str = enforced("where, relative to the workspace", default=".")
+    stop_condition: StopCondition | None = information("when a run ends", default=None)
+    hard_timeout_seconds: float = enforced("a run that takes longer is killed with all its children", default=900, gt=0)
+    determinism: Determinism = information("about seeds", default=Determinism())
+
+
+class Extract(Model):
+    """How a number is found. Which further fields a kind takes stands in `_FIELDS`."""
+
+    kind: Literal["regex", "json_pointer", "junit", "pytest_summary", "custom"] = enforced(
+        "how the number is found; custom is refused: print a line and use regex"
+    )
+    pattern: str | None = enforced("regex: the number is group 1, alone on the rest of its line", default=None)
+    pointer: str | None = enforced("json_pointer: RFC 6901, into `path` or the log's last JSON line", default=None)
+    path: str | None = enforced("json_pointer, junit: the file the command writes", default=None)
+    count: Literal["passed", "failed", "errors", "skipped", "total", "seconds"] = enforced(
+        "junit, pytest_summary: which figure counts", default="passed"
+    )
+    example_stdout: str | None = enforced("the extraction is tried on it when the protocol is loaded", default=None)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        needed = {"regex": "pattern", "json_pointer": "pointer", "junit": "path"}.get(self.kind)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"kind {self.kind} needs the field {needed}")
+        if self.kind == "custom":
+            raise ValueError("kind custom cannot be run; let the command print a line and use kind regex")
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern, re.MULTILINE).groups
+            except re.error as error:
+                raise ValueError(f"the pattern {self.pattern!r} is no regular expression: {error}") from None
+            if groups < 1:
+                raise ValueError(f"the pattern {self.pattern!r} needs a group around the number")
+        if self.pointer is not None and self.pointer and not self.pointer.startswith("/"):
+            raise ValueError(f"the pointer {self.pointer!r} must be empty or start with '/'")
+        return self
+
+
+class Metric(Model):
+    name: str = enforced("its column and its word everywhere", min_length=1)
+    direction: Literal["minimize", "maximize"] = enforced("which way is better")
+    extract: Extract = enforced("how it is read")
+
+
+class BaselinePolicy(Model):
+    establish_on_hardware: bool = enforced("the baseline is always measured on this machine", default=True)
+    same_data_snapshot: bool = enforced("a session refuses to continue on other data", default=True)
+    baseline_notes: str | None = information("remarks", default=None)
+
+
+class Measurement(Model):
+    primary_metric: Metric = enforced("what a candidate is judged by")
+    secondary_metrics: list[Metric] = enforced("recorded with every run", default=[])
+    baseline_policy: BaselinePolicy = enforced("how the baseline is made", default=BaselinePolicy())
+
+
+class ResultsLog(Model):
+    format: Literal["tsv", "csv", "jsonl"] = enforced("the form of the results", default="tsv")
+    path: str = enforced("where, relative to the workspace", default="results.tsv")
+    columns: list[str] | None = enforced("its columns, in this order", default=None)
+
+
+class GitWorkflow(Model):
+    branch_pattern: str = enforced("the session's branch; <tag> is replaced", default="autoresearch/<tag>")
+    commit_scope: str | None = information(
+        "kept anyway: only candidate files and the results are committed", default=None
+    )
+    staging_example: str | None = information("the program stages by path itself", default=None)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "<tag>" not in self.branch_pattern:
+            raise ValueError("branchPattern needs <tag> in it, as in autoresearch/<tag>")
+        return self
+
+
+class Provenance(Model):
+    results_log: ResultsLog = enforced("the table of experiments", default=ResultsLog())
+    git_workflow: GitWorkflow = enforced("where it is kept", default=GitWorkflow())
+    baseline_artifact_path: str = enforced(
+        "where the baseline's log is kept", default=".autoresearch/create/baseline_run.log"
+    )
+
+
+class Safety(Model):
+    oom_policy: Literal["reduce_batch", "fail", "unknown"] = information(
+        "not acted on yet: out of memory is a crash", default="unknown"
+    )
+    crash_status: Literal["crash", "discard", "retry"] = enforced(
+        "crash, discard: revert and go on; retry: once more first; the row says crash", default="crash"
+    )
+
+
+class Autonomy(Model):
+    no_ask_human_to_continue: bool = enforced("the loop never asks, whatever this says", default=True)
+
+
+class AgentRules(Model):
+    simplicity_criterion: bool = information("told to proposers", default=False)
+    autonomy: Autonomy = enforced("about questions", default=Autonomy())
+    experiment_timeout_notes: str | None = information("hardTimeoutSeconds is what is enforced", default=None)
+    log_redirect_example: str | None = information("the program redirects by itself", default=None)
+
+
+class MiningLoop(Model):
+    max_trials: int | None = enforced("like --max-experiments", default=None, gt=0)
+    max_session_wall_seconds: float | None = enforced("like --max-hours", default=None, gt=0)
+    max_consecutive_non_improvements: int | None = enforced("like --patience", default=None, gt=0)
+    stop_after_successful_pr: bool | None = information("no pull requests are made", default=None)
+    on_chain_project_id: str | int | None = information("nothing is sent anywhere", default=None)
+
+
+class Protocol(Model):
+    schema_kind: Literal["protocol", "discoveryDraft"] = enforced("a discoveryDraft is refused: it is unfinished")
+    protocol_version: Literal["1.0", "1.1"] = enforced("fields of 1.1 are refused in 1.0")
+    meta: Meta = enforced("what it is")
+    environment: Environment = enforced("what a run needs", default=Environment())
+    mutable_surface: MutableSurface = enforced("what may change")
+    immutable_harness: ImmutableHarness = enforced("what must not", default=ImmutableHarness())
+    execution: Execution = enforced("how to run")
+    measurement: Measurement = enforced("what to measure")
+    provenance: Provenance = enforced("how to record", default=Provenance())
+    safety: Safety = enforced("when a run fails", default=Safety())
+    agent_rules: AgentRules = information("for proposers", default=AgentRules())
+    archetype_extensions: dict[str, dict[str, Any]] = information("remarks of the archetype", default={})
+    mining_loop: MiningLoop = enforced("when to stop", default=MiningLoop())
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.protocol_version == "1.0":
+            newer = {
+                "environment.constraints.networkAllowlist": self.environment.constraints.network_allowlist is not None,
+                "environment.sandbox": self.environment.sandbox is not None,
+                "environment.setupCommands as objects": any(
+                    isinstance(command, SetupCommand) for command in self.environment.setup_commands
+                ),
+            }
+            for name, used in newer.items():
+                if used:
+                    raise ValueError(f'{name} needs "protocolVersion": "1.1"')
+        known = {*RESULT_COLUMNS, self.metric.name, *(m.name for m in self.measurement.secondary_metrics)}
+        for column in self.columns:
+            if column not in known:
+                raise ValueError(
+                    f"provenance.resultsLog.columns: {column!r} is not known; possible here: {', '.join(sorted(known))}"
+                )
+        return self
+
+    @property
+    def metric(self) -> Metric:
+        return self.measurement.primary_metric
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the results, the family's five unless the protocol names others."""
+        return self.provenance.results_log.columns or [
+            "commit",
+            self.metric.name,
+            "memory_gb",
+            "status",
+            "description",
+        ]
+
+    @property
+    def training_seconds(self) -> float | None:
+        stop = self.execution.stop_condition
+        return stop.training_seconds_budget if stop else None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content: layout and key order do not count."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load(workspace: Path) -> Protocol:
+    """Read and check `protocol.json`. Raises UsageError with one sentence that names every faulty field."""
+    path = workspace / FILENAME
+    try:
+        protocol = Protocol.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"there is no {FILENAME} in {workspace}: change to a workspace, or name it with -C") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise UsageError(f"{path} is not a valid protocol: {_sentence(error)}") from None
+    _try_examples(protocol, path)
+    return protocol
+
+
+def require_runnable(protocol: Protocol) -> None:
+    """Raises UsageError where the protocol itself says that it is not ready to run."""
+    if protocol.schema_kind != "protocol":
+        raise UsageError(f'{FILENAME} is a {protocol.schema_kind}: finish it, then set "schemaKind": "protocol"')
+    if protocol.meta.eligibility != "eligible":
+        raise UsageError(f"{FILENAME} says meta.eligibility {protocol.meta.eligibility}: only eligible ones are run")
+
+
+def matches(path: str, glob: str) -> bool:
+    """Whether `path` matches `glob`: `*` and `?` stay within a folder, `**` crosses them, a folder means all in it."""
+    pattern = ""
+    for part in re.split(r"(\*\*/|\*\*|\*|\?)", PurePosixPath(glob).as_posix()):
+        pattern += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
+    return re.fullmatch(pattern + "(?:/.*)?", path) is not None
+
+
+def _sentence(error: ValidationError) -> str:
+    faults = []
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"])
+        what = (
+            "the field is unknown" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
+        )
+        faults.append(f"{where}: {what}" if where else what)
+    return "; ".join(faults)
+
+
+def _try_examples(protocol: Protocol, path: Path) -> None:
+    from agent.errors import NoMetric
+    from agent.metrics import extract
+
+    for metric in (protocol.metric, *protocol.measurement.secondary_metrics):
+        example = metric.extract.example_stdout
+        if example is not None and metric.extract.path is None:
+            try:
+                extract(metric, example)
+            except NoMetric as error:
+                raise UsageError(f"{path}: {metric.name} is not found in its own exampleStdout: {error}") from None

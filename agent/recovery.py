@@ -1,0 +1,95 @@
+"""The start of a session: a new one, or one that goes on from wherever it was left."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from agent import runner
+from agent.errors import PreconditionError
+from agent.fingerprint import differences
+from agent.journal import Journal
+from agent.protocol import Protocol
+from agent.workspace import Workspace
+
+
+def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> None:
+    """Raises PreconditionError, before anything is touched, where a new session would lose something or cannot work."""
+    _ = workspace.head
+    if workspace.branch_head(branch) is not None:
+        raise PreconditionError(
+            f"the branch {branch} exists but no session here belongs to it: choose another --tag, "
+            f"or delete the branch with `git branch -D {branch}`"
+        )
+    workspace.require_clean()
+    path = protocol.provenance.results_log.path
+    if (workspace.folder / path).exists() and not workspace.is_tracked(path):
+        raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
+    if not workspace.mutable_files():
+        globs = ", ".join(protocol.mutable_surface.allowed_globs)
+        raise PreconditionError(f"no tracked file matches allowedGlobs ({globs}): commit the file to be researched")
+
+
+def create(
+    journal: Journal, workspace: Workspace, protocol: Protocol, branch: str, fingerprint: dict[str, Any], **about: Any
+) -> None:
+    """Take a new branch."""
+    require_startable(workspace, protocol, branch)
+    journal.append(
+        "session",
+        branch=branch,
+        base=workspace.head,
+        metric=protocol.metric.name,
+        direction=protocol.metric.direction,
+        fingerprint=fingerprint,
+        pid=os.getpid(),
+        **about,
+    )
+    workspace.start_branch(branch)
+
+
+def resume(journal: Journal, workspace: Workspace, branch: str, results: str, fingerprint: dict[str, Any]) -> None:
+    """Finish or undo the one step that was under way. Raises PreconditionError where the record and git disagree."""
+    state = journal.state
+    assert state.session is not None and state.head is not None
+    _require_same(state.session, fingerprint)
+    started = state.pending.started if state.pending else None
+    if started and runner.end_orphan(runner.Process(started["pid"], started["born"])):
+        journal.show("note", text=f"ended the orphaned run with pid {started['pid']}")
+    at = workspace.branch_head(branch)
+    if at is None and not state.experiments:
+        workspace.start_branch(branch, at=state.head)
+    elif at not in (state.head, state.previous):
+        raise PreconditionError(
+            f"the branch {branch} is at {(at or 'nothing')[:12]}, but the session left it at {state.head[:12]}: "
+            f"put it back with `git branch -f {branch} {state.head[:12]}`, or start another --tag"
+        )
+    if workspace.branch == branch:
+        workspace.move(branch, state.head)
+        workspace.heal(*_left_half_done(journal, results))
+    workspace.require_clean()
+    workspace.move(branch, state.head)
+    workspace.switch(branch)
+    journal.append("resumed", pid=os.getpid())
+
+
+def _require_same(session: Any, fingerprint: dict[str, Any]) -> None:
+    differing = differences(session["fingerprint"], fingerprint)
+    if differing:
+        raise PreconditionError(
+            f"session {session['tag']} was measured under other conditions, so its results would not compare: "
+            f"{'; '.join(differing)}. Undo the change, or start another --tag"
+        )
+
+
+def _left_half_done(journal: Journal, results: str) -> tuple[list[str], list[str]]:
+    """The files that the step under way may have been writing, and the commits whose content they may have."""
+    state = journal.state
+    files, commits = {results}, [state.head, state.previous]
+    if state.experiments:
+        files.update(state.experiments[-1].files)
+        commits.append(state.experiments[-1].commit)
+    if state.pending:
+        files.update(state.pending.files)
+        commits.append(state.pending.commit)
+    return sorted(files), [commit for commit in commits if commit]

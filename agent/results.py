@@ -1,0 +1,56 @@
+"""results.tsv: the journal's experiments as the table that this family of tools shares."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable
+
+from agent.experiment import Experiment
+from agent.protocol import Protocol
+
+LONGEST_REASON = 160
+
+
+def render(protocol: Protocol, experiments: Iterable[Experiment], short: Callable[[str], str]) -> str:
+    """The whole file in the protocol's format and columns. `short` abbreviates a commit."""
+    columns = protocol.columns
+    rows = [row(protocol, experiment, short) for experiment in experiments]
+    if protocol.provenance.results_log.format == "jsonl":
+        return "".join(json.dumps({column: r[column] for column in columns}, ensure_ascii=False) + "\n" for r in rows)
+    tabs = protocol.provenance.results_log.format == "tsv"
+    out = io.StringIO()
+    # A tsv of this family is split at tabs and knows no quotes; `one_line` has taken out what would need them.
+    writer = (
+        csv.writer(out, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+        if tabs
+        else csv.writer(out, lineterminator="\n")
+    )
+    writer.writerow(columns)
+    writer.writerows([r[column] for column in columns] for r in rows)
+    return out.getvalue()
+
+
+def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str]) -> dict[str, str]:
+    """One experiment's columns; a crash has 0.000000 and 0.0, as the results format of this family does."""
+    metric = experiment.metric
+    secondary = experiment.runs[-1].secondary if metric is not None else {}
+    values = {m.name: f"{secondary.get(m.name, 0.0):g}" for m in protocol.measurement.secondary_metrics}
+    description = experiment.description
+    if experiment.verdict.status == "crash":
+        description = f"{description} [{experiment.verdict.reason[:LONGEST_REASON]}]"
+    return {
+        **values,
+        "commit": short(experiment.commit),
+        protocol.metric.name: f"{metric if metric is not None else 0.0:.6f}",
+        "memory_gb": f"{secondary.get('peak_vram_mb', 0.0) / 1024:.1f}",
+        "status": experiment.verdict.status,
+        "description": one_line(description),
+    }
+
+
+def one_line(text: str) -> str:
+    """Tabs, newlines and other control characters as spaces."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip()

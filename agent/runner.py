@@ -1,0 +1,131 @@
+"""A command under supervision: its output in a log, its time limited, and nobody of its kin left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+TERM_GRACE_SECONDS = 5.0
+POLL_SECONDS = 0.2
+MARK = "AUTORESEARCH_RUN"
+
+
+@dataclass(frozen=True)
+class Process:
+    """Identifies a process for good: a pid alone is reused, a pid with its time of birth is not."""
+
+    pid: int
+    born: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """returncode is None where the hard limit ended the command."""
+
+    returncode: int | None
+    seconds: float
+
+
+def run(
+    command: str,
+    *,
+    cwd: Path,
+    log: Path,
+    limit: float,
+    env: Mapping[str, str],
+    started: Callable[[Process], None],
+    tick: Callable[[float], None],
+) -> Ended:
+    """Run `command` in a shell of its own session, stdout and stderr to `log`, for at most `limit` seconds awake.
+
+    `started` is told the process, `tick` the seconds so far several times a second. Whatever either raises ends the
+    command too. When this returns or raises, the command and all its descendants are gone.
+    """
+    mark = uuid.uuid4().hex
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **env, MARK: mark},
+        )
+    # Both clocks that Python offers here stop while the machine sleeps: time asleep is not time run.
+    began = time.monotonic()
+    try:
+        started(Process(process.pid, _born(process.pid)))
+        while True:
+            try:
+                returncode: int | None = process.wait(timeout=POLL_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                seconds = time.monotonic() - began
+                tick(seconds)
+                if seconds > limit:
+                    returncode = None
+                    break
+        return Ended(returncode, time.monotonic() - began)
+    finally:
+        end_all(_kin(process.pid, mark))
+        process.wait()
+
+
+def end_orphan(process: Process) -> bool:
+    """End a command that outlived its loop, with its descendants. Returns whether there was one."""
+    try:
+        leader = psutil.Process(process.pid)
+        if abs(leader.create_time() - process.born) > 1:
+            return False
+        mark = leader.environ().get(MARK, "")
+    except psutil.Error:
+        return False
+    end_all(_kin(process.pid, mark))
+    return True
+
+
+def end_all(processes: list[psutil.Process]) -> None:
+    """TERM, a grace, then KILL."""
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=TERM_GRACE_SECONDS)
+    for process in alive:
+        _signal(process.kill)
+    psutil.wait_procs(alive, timeout=TERM_GRACE_SECONDS)
+
+
+def _kin(pid: int, mark: str) -> list[psutil.Process]:
+    """The command, its descendants, and those that left its tree or session but carry its mark in their environment."""
+    found: dict[int, psutil.Process] = {}
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        found = {p.pid: p for p in (leader, *leader.children(recursive=True))}
+    for process in psutil.process_iter():
+        try:
+            if mark and process.environ().get(MARK) == mark:
+                found[process.pid] = process
+        except (psutil.Error, OSError):
+            continue
+    return [p for p in found.values() if p.pid != os.getpid()]
+
+
+def _born(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return time.time()
+
+
+def _signal(send: Callable[[], None]) -> None:
+    with contextlib.suppress(psutil.Error):
+        send()

@@ -1,0 +1,265 @@
+"""The steps of the loop, over journal, workspace and proposer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent import baseline, limits, recovery, results, runner
+from agent.experiment import Experiment, Proposal, Run, Verdict, digest
+from agent.fingerprint import fingerprint, snapshot
+from agent.interrupts import Interrupts
+from agent.journal import Journal
+from agent.measure import Bench, last_lines, measure
+from agent.paths import experiment_folder, stop_file
+from agent.proposers.base import Context, Proposer
+from agent.proposers.space import tunable_parameters
+from agent.state import Pending, State
+from agent.verdict import judge
+
+PROGRESS_SECONDS = 1.0
+
+
+class Session:
+    """One tag: a journal whose fold is the state, and one method for each step of the loop."""
+
+    def __init__(
+        self,
+        tag: str,
+        seed: int,
+        bench: Bench,
+        journal: Journal,
+        proposer: Proposer,
+        wanted: limits.Limits,
+        interrupts: Interrupts,
+    ) -> None:
+        self.tag = tag
+        self.bench = bench
+        self.journal = journal
+        self.branch = bench.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
+        self._seed = seed
+        self._fingerprint: dict[str, Any] = {}
+        self._proposer = proposer
+        self._limits = wanted.within(bench.protocol)
+        self.interrupts = interrupts
+        self._began = time.monotonic()
+        self._shown = 0.0
+
+    @property
+    def state(self) -> State:
+        return self.journal.state
+
+    def recover(self) -> None:
+        """Create the session, or finish or undo what a crash left half done."""
+        workspace, protocol = self.bench.workspace, self.bench.protocol
+        self._fingerprint = fingerprint(protocol, self.bench.training_seconds)
+        if self.state.session is None:
+            about = {"tag": self.tag, "seed": self._seed, "proposer": self._proposer.name}
+            recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, **about)
+        else:
+            path = protocol.provenance.results_log.path
+            recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint)
+        for experiment in self.state.experiments:
+            self._proposer.tell(experiment)
+
+    def baseline(self) -> Experiment:
+        """The incumbent. In a new session that is the baseline: measured, or reused if the one kept is still valid."""
+        if not self.state.experiments:
+            if self.state.pending is None:
+                self._propose_baseline()
+            self._measure_baseline()
+            return self.record(Verdict("keep", "baseline"))
+        incumbent = self.state.incumbent
+        assert incumbent is not None
+        return incumbent
+
+    def should_stop(self) -> bool:
+        """Whether a limit is reached or a person asked to end. The reason goes to the journal."""
+        self.interrupts.raise_if_immediate()
+        reason = limits.reached(self._limits, self.state, time.monotonic() - self._began)
+        if self.interrupts.finishing:
+            reason = "stopped by Ctrl-C"
+        elif stop_file(self.journal.path).exists():
+            stop_file(self.journal.path).unlink()
+            reason = "stopped by `autoresearch stop`"
+        if reason:
+            self.end(reason)
+        return reason is not None
+
+    def propose(self, incumbent: Experiment) -> Proposal:
+        """The next candidate, or the one that was proposed but not recorded when the session last ended.
+
+        Raises Exhausted where the proposer has nothing new.
+        """
+        if self.state.pending is not None:
+            return self._read_proposal(self.state.pending.number)
+        number, files = len(self.state.experiments), self.bench.workspace.mutable_files()
+        proposal = self._proposer.ask(
+            Context(
+                number=number,
+                seed=self._seed,
+                files=files,
+                incumbent=incumbent,
+                history=self.state.experiments,
+                direction=self.bench.protocol.metric.direction,
+                constants=self._constants(),
+            )
+        )
+        self._write_proposal(number, proposal)
+        self.journal.append(
+            "proposed",
+            number=number,
+            proposer=self._proposer.name,
+            description=results.one_line(proposal.description),
+            reasoning=proposal.reasoning,
+            parameters=dict(proposal.parameters),
+            digest=digest({**files, **proposal.files}),
+            files=sorted(proposal.files),
+        )
+        return proposal
+
+    def commit(self, proposal: Proposal) -> None:
+        """Give the candidate its own commit, and its files to the working tree."""
+        pending = self._pending
+        if pending.commit is None:
+            ref = f"refs/autoresearch/{self.tag}/{pending.number}"
+            message = f"experiment #{pending.number}: {pending.description}\n\n{pending.reasoning}".strip()
+            commit = self.bench.workspace.commit_candidate(ref, proposal.files, message)
+            self.journal.append("committed", number=pending.number, commit=commit)
+        self.bench.workspace.place(proposal.files)
+
+    def measure(self) -> None:
+        """Run the candidate; where the protocol says retry, a crash once more."""
+        attempts = 2 if self.bench.protocol.safety.crash_status == "retry" else 1
+        while len(self._pending.runs) < attempts and not _succeeded(self._pending.runs):
+            log = experiment_folder(self.journal.path, self._pending.number) / f"run-{len(self._pending.runs) + 1}.log"
+            self._measured(measure(self.bench, log, self._started(log), self._tick(log)))
+
+    def judge(self, incumbent: Experiment) -> Verdict:
+        pending = self._pending
+        return pending.verdict or judge(pending.runs, incumbent, self.bench.protocol.metric.direction)
+
+    def record(self, verdict: Verdict) -> Experiment:
+        """Move the branch to the incumbent and its rows. Returns the incumbent."""
+        workspace, pending, old = self.bench.workspace, self._pending, self.state.head
+        assert old is not None
+        if pending.verdict is None:
+            self.journal.append("judged", number=pending.number, status=verdict.status, reason=verdict.reason)
+        experiment = self._pending.experiment
+        parent = experiment.commit if verdict.status == "keep" else old
+        rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short)
+        head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
+        self.journal.append("recorded", number=experiment.number, head=head)
+        workspace.move(self.branch, head, old)
+        workspace.restore([*pending.files, self.bench.protocol.provenance.results_log.path])
+        self._proposer.tell(experiment)
+        incumbent = self.state.incumbent
+        assert incumbent is not None
+        return incumbent
+
+    def end(self, reason: str) -> None:
+        if self.state.session is not None and self.state.ended is None:
+            self.journal.append("ended", reason=reason)
+
+    def abandon(self, reason: str) -> None:
+        """Void the run under way and leave a clean tree; the candidate is measured when the session goes on."""
+        pending = self.state.pending
+        if pending is not None:
+            self.journal.append("interrupted", number=pending.number, reason=reason)
+            self.bench.workspace.restore(pending.files)
+        self.end(reason)
+
+    def expected_seconds(self) -> float:
+        """How long a run takes: the median so far, or what the budget suggests before there is one."""
+        seconds = [e.runs[-1].seconds for e in self.state.experiments if _succeeded(e.runs)]
+        if seconds:
+            return statistics.median(seconds)
+        return min(1.1 * (self.bench.training_seconds or self.bench.limit) + 15, self.bench.limit)
+
+    def remaining_seconds(self) -> float:
+        began = self._pending.started_at
+        return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
+
+    def _propose_baseline(self) -> None:
+        workspace, files = self.bench.workspace, self.bench.workspace.mutable_files()
+        self.journal.append(
+            "proposed",
+            number=0,
+            proposer="baseline",
+            description="baseline",
+            reasoning="",
+            parameters=dict(tunable_parameters(files, self._constants())),
+            digest=digest(files),
+            files=[],
+        )
+        self.journal.append("committed", number=0, commit=workspace.head)
+
+    def _measure_baseline(self) -> None:
+        if _succeeded(self._pending.runs):
+            return
+        reused = baseline.valid_baseline(self.bench, self._fingerprint)
+        if reused:
+            self.journal.show("note", text=f"the baseline of {self.bench.protocol.metric.name} is still valid: reused")
+            self._measured(reused, reused=True)
+            return
+        log = baseline.log_path(self.bench)
+        self._measured(baseline.measure_baseline(self.bench, self._fingerprint, self._started(log), self._tick(log)))
+
+    def _measured(self, run: Run, **more: Any) -> None:
+        number = len(self._pending.runs) + 1
+        self.journal.append("measured", number=self._pending.number, run=number, **dataclasses.asdict(run), **more)
+
+    def _started(self, log: Path) -> Callable[[runner.Process], None]:
+        def started(process: runner.Process) -> None:
+            self.journal.append(
+                "started",
+                number=self._pending.number,
+                run=len(self._pending.runs) + 1,
+                pid=process.pid,
+                born=process.born,
+                log=str(log),
+                expected=self.expected_seconds(),
+            )
+
+        return started
+
+    def _tick(self, log: Path) -> Callable[[float], None]:
+        def tick(seconds: float) -> None:
+            self.interrupts.raise_if_immediate()
+            if time.monotonic() - self._shown >= PROGRESS_SECONDS:
+                self._shown = time.monotonic()
+                line = "".join(last_lines(log))
+                self.journal.show("progress", seconds=seconds, expected=self.expected_seconds(), line=line)
+
+        return tick
+
+    @property
+    def _pending(self) -> Pending:
+        assert self.state.pending is not None
+        return self.state.pending
+
+    def _constants(self) -> dict[str, int | float | str]:
+        found = snapshot(self.bench.protocol)
+        return {key: value for key, value in found.items() if key.isupper() and isinstance(value, int | float | str)}
+
+    def _write_proposal(self, number: int, proposal: Proposal) -> None:
+        """On disk before the journal announces it: a proposal may have cost money."""
+        folder = experiment_folder(self.journal.path, number)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "proposal.json").open("w", encoding="utf-8") as file:
+            json.dump(dataclasses.asdict(proposal), file, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read_proposal(self, number: int) -> Proposal:
+        return Proposal(**json.loads((experiment_folder(self.journal.path, number) / "proposal.json").read_bytes()))
+
+
+def _succeeded(runs: tuple[Run, ...]) -> bool:
+    return any(run.error is None for run in runs)

@@ -1,0 +1,131 @@
+"""What a session has come to: the journal's events, folded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.events import Event
+from agent.experiment import Direction, Experiment, Run, Value, Verdict
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The experiment under way, as far as it has come."""
+
+    number: int
+    proposer: str
+    description: str
+    reasoning: str
+    parameters: Mapping[str, Value]
+    digest: str
+    files: tuple[str, ...]
+    proposed_at: float
+    commit: str | None = None
+    started: Mapping[str, Any] | None = None
+    started_at: float | None = None
+    runs: tuple[Run, ...] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def experiment(self) -> Experiment:
+        assert self.commit is not None and self.verdict is not None
+        return Experiment(
+            number=self.number,
+            proposer=self.proposer,
+            description=self.description,
+            commit=self.commit,
+            digest=self.digest,
+            files=self.files,
+            parameters=self.parameters,
+            runs=self.runs,
+            verdict=self.verdict,
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """The fold of a journal.
+
+    session: the data of the first event. head: where the branch should be; previous: where it was before that.
+    seconds: how long the loop has worked on it, the time between a stop and the next start left out.
+    """
+
+    session: Mapping[str, Any] | None = None
+    experiments: tuple[Experiment, ...] = ()
+    pending: Pending | None = None
+    head: str | None = None
+    previous: str | None = None
+    ended: str | None = None
+    seconds: float = 0.0
+    latest_at: float = 0.0
+
+    @property
+    def baseline(self) -> Experiment | None:
+        return self.experiments[0] if self.experiments else None
+
+    @property
+    def incumbent(self) -> Experiment | None:
+        """The best kept experiment: the last kept one, since a keep must beat the one before."""
+        return next((e for e in reversed(self.experiments) if e.verdict.status == "keep"), None)
+
+    @property
+    def since_keep(self) -> int:
+        """Experiments since the last improvement."""
+        incumbent = self.incumbent
+        return self.experiments[-1].number - incumbent.number if incumbent else 0
+
+
+def replay(events: Iterable[Event]) -> State:
+    state = State()
+    for event in events:
+        state = step(state, event)
+    return state
+
+
+def step(state: State, event: Event) -> State:
+    """The state after one more event. Unknown kinds are information and change nothing."""
+    worked = 0.0 if event.kind in ("session", "resumed") else max(0.0, event.at - state.latest_at)
+    state = replace(state, latest_at=event.at, seconds=state.seconds + worked)
+    data, pending = event.data, state.pending
+    match event.kind:
+        case "session":
+            return replace(state, session=data, head=data["base"], previous=data["base"])
+        case "resumed":
+            return replace(state, ended=None)
+        case "ended":
+            return replace(state, ended=data["reason"])
+        case "proposed":
+            keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
+            new = Pending(**{key: data[key] for key in keys}, files=tuple(data["files"]), proposed_at=event.at)
+            return replace(state, pending=new)
+    if pending is None or data.get("number") != pending.number:
+        return state
+    match event.kind:
+        case "committed":
+            return replace(state, pending=replace(pending, commit=data["commit"]))
+        case "started":
+            return replace(state, pending=replace(pending, started=data, started_at=event.at))
+        case "interrupted":
+            return replace(state, pending=replace(pending, started=None, started_at=None))
+        case "measured":
+            run = Run(**{key: data[key] for key in ("metric", "seconds", "secondary", "error", "log")})
+            runs = (*pending.runs, run)
+            return replace(state, pending=replace(pending, started=None, started_at=None, runs=runs))
+        case "judged":
+            return replace(state, pending=replace(pending, verdict=Verdict(data["status"], data["reason"])))
+        case "recorded":
+            return replace(
+                state,
+                experiments=(*state.experiments, pending.experiment),
+                pending=None,
+                previous=state.head,
+                head=data["head"],
+            )
+    return state
+
+
+def gain(baseline: float, value: float, direction: Direction) -> float:
+    """By how much `value` is better than `baseline`: positive is better in either direction."""
+    return baseline - value if direction == "minimize" else value - baseline

@@ -1,0 +1,110 @@
+"""How a session is doing, read from its journal: from any terminal, without disturbing the loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from agent import lock
+from agent.errors import PreconditionError
+from agent.experiment import Experiment
+from agent.journal import read
+from agent.paths import find_session, journal_path, state_folder, stop_file
+from agent.state import State, replay
+from agent.summary import summarize
+from agent.views.text import duration, headline, row
+
+POLL_SECONDS = 0.5
+LONGEST_SILENCE = 10.0
+
+
+def status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
+    """The summary, the last `rows` experiments, and what runs now. Raises PreconditionError where there is none."""
+    tag = find_session(workspace, tag)
+    state = replay(read(journal_path(workspace, tag)))
+    if state.session is None:
+        raise PreconditionError(
+            f"session {tag} ended before it began: start it again with `autoresearch run --tag {tag}`"
+        )
+    holder = lock.holder(state_folder(workspace))
+    running = holder is not None and holder.tag == tag
+    first = max(0, len(state.experiments) - rows)
+    return {
+        **summarize(state),
+        "running_pid": holder.pid if holder and running else None,
+        "now": _now(state) if running else None,
+        "rows": [_row(e) for e in state.experiments[first:]],
+        "lines": [row(state.experiments, index) for index in range(first, len(state.experiments))],
+        "at": state.latest_at,
+    }
+
+
+def lines(data: dict[str, Any]) -> list[str]:
+    rate = f", {data['per_hour']:.1f} an hour" if data["per_hour"] else ""
+    counts = f"{data['kept']} kept, {data['discarded']} discarded, {data['crashed']} crashed"
+    shown = [f"{data['tag']}  {headline(data)}", f"{data['experiments']} experiments: {counts}{rate}", *data["lines"]]
+    now = data["now"]
+    if now:
+        until = time.strftime("%H:%M:%S", time.localtime(now["done_at"])) if now["done_at"] else "?"
+        shown.append(
+            f"running #{now['number']} since {duration(now['seconds'])}, done at about {until}: {now['description']}"
+        )
+    elif data["running_pid"]:
+        shown.append("running")
+    else:
+        shown.append(f"not running: {data['ended'] or 'it was cut off; the same `run --tag` goes on'}")
+    return shown
+
+
+def wait_for_change(workspace: Path, data: dict[str, Any]) -> None:
+    """Return when the journal has grown, or its loop is gone, or a while has passed."""
+    path, start = journal_path(workspace, data["tag"]), time.monotonic()
+    size = path.stat().st_size
+    while time.monotonic() - start < LONGEST_SILENCE and path.stat().st_size == size:
+        if lock.holder(state_folder(workspace)) is None:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def stop(workspace: Path) -> str:
+    """Ask the loop that runs here to end. Raises PreconditionError where none does."""
+    holder = lock.holder(state_folder(workspace))
+    if holder is None:
+        raise PreconditionError(f"no loop runs in {workspace}: there is nothing to stop")
+    stop_file(journal_path(workspace, holder.tag)).touch()
+    state = replay(read(journal_path(workspace, holder.tag)))
+    now = _now(state)
+    left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
+    return f"session {holder.tag} (process {holder.pid}) ends after its experiment{left}"
+
+
+def _now(state: State) -> dict[str, Any] | None:
+    pending = state.pending
+    if pending is None:
+        return None
+    started = pending.started_at
+    expected = pending.started["expected"] if pending.started else None
+    return {
+        "number": pending.number,
+        "description": pending.description,
+        "proposer": pending.proposer,
+        "seconds": time.time() - (started or pending.proposed_at),
+        "done_at": started + expected if started and expected else None,
+        "log": os.fspath(pending.started["log"]) if pending.started else None,
+    }
+
+
+def _row(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "number": experiment.number,
+        "status": experiment.verdict.status,
+        "reason": experiment.verdict.reason,
+        "metric": experiment.metric,
+        "seconds": sum(run.seconds for run in experiment.runs),
+        "secondary": dict(experiment.runs[-1].secondary) if experiment.runs else {},
+        "commit": experiment.commit,
+        "proposer": experiment.proposer,
+        "description": experiment.description,
+    }

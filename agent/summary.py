@@ -1,0 +1,38 @@
+"""A session in figures: what `run` ends with and `status` begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.state import State, gain
+
+
+def summarize(state: State) -> dict[str, Any]:
+    """Everything a person asks first, as plain data. Values are None until there is a baseline."""
+    session, baseline, best = state.session, state.baseline, state.incumbent
+    assert session is not None
+    tried = state.experiments[1:]
+    counts = {status: sum(e.verdict.status == status for e in tried) for status in ("keep", "discard", "crash")}
+    gained = None
+    if baseline and best and baseline.metric is not None and best.metric is not None:
+        gained = gain(baseline.metric, best.metric, session["direction"])
+    hours = state.seconds / 3600
+    return {
+        "tag": session["tag"],
+        "branch": session["branch"],
+        "metric": session["metric"],
+        "direction": session["direction"],
+        "baseline": baseline.metric if baseline else None,
+        "best": best.metric if best else None,
+        "best_commit": best.commit if best else None,
+        "best_number": best.number if best else None,
+        "gain": gained,
+        "gain_is_provisional": True,
+        "experiments": len(tried),
+        "kept": counts["keep"],
+        "discarded": counts["discard"],
+        "crashed": counts["crash"],
+        "hours": hours,
+        "per_hour": len(tried) / hours if hours > 0 else None,
+        "ended": state.ended,
+    }

@@ -1,0 +1,11 @@
+"""Events as they are journalled, one JSON object a line on stdout."""
+
+from __future__ import annotations
+
+from agent.events import Event
+from agent.state import State
+
+
+def show(event: Event, _state: State) -> None:
+    if event.kind != "progress":
+        print(event.to_json(), flush=True)

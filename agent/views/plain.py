@@ -1,0 +1,38 @@
+"""One line an event, for pipes and logs."""
+
+from __future__ import annotations
+
+import sys
+
+from agent.events import Event
+from agent.state import State
+from agent.views.text import duration, row
+
+
+def show(event: Event, state: State) -> None:
+    for line in lines(event, state):
+        print(line, file=sys.stderr, flush=True)
+
+
+def lines(event: Event, state: State) -> list[str]:
+    """What is worth saying of an event; a run's own progress is not."""
+    data = event.data
+    match event.kind:
+        case "session":
+            return [f"session {data['tag']} on the new branch {data['branch']}, from {data['base'][:7]}"]
+        case "resumed":
+            return [f"session goes on after {max(0, len(state.experiments) - 1)} experiments"]
+        case "started":
+            assert state.pending is not None
+            what = state.pending.description
+            again = f", run {data['run']}" if data["run"] > 1 else ""
+            return [f"#{data['number']} running{again}, about {duration(data['expected'])}: {what}"]
+        case "recorded":
+            return [row(state.experiments, len(state.experiments) - 1)]
+        case "interrupted":
+            return [f"#{data['number']} interrupted: {data['reason']}"]
+        case "ended":
+            return [f"ended: {data['reason']}"]
+        case "note":
+            return [data["text"]]
+    return []

@@ -1,0 +1,57 @@
+"""The words and figures that every view uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.experiment import Experiment
+
+COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
+
+
+def row(experiments: Sequence[Experiment], index: int) -> str:
+    """`#12 keep 1.294512 -0.012300 6m41s MATRIX_LR 0.04 -> 0.05`: against the incumbent of that time."""
+    experiment = experiments[index]
+    metric, status = experiment.metric, experiment.verdict.status
+    before = next((e.metric for e in reversed(experiments[:index]) if e.verdict.status == "keep"), None)
+    value = f"{metric:.6f}" if metric is not None else "-"
+    change = f"{metric - before:+.6f}" if metric is not None and before is not None else "-"
+    seconds = duration(sum(run.seconds for run in experiment.runs))
+    what = experiment.description + (f" [{experiment.verdict.reason}]" if status == "crash" else "")
+    return f"#{experiment.number} {status} {value} {change} {seconds} {what}"
+
+
+def duration(seconds: float) -> str:
+    """`9.4s`, `6m41s`, `2h05m`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """The session in a line: `val_bpb 1.6401 (#3), baseline 1.6812, gain 0.0411 provisional`."""
+    if summary["baseline"] is None:
+        return f"{summary['metric']}: measuring the baseline"
+    line = f"{summary['metric']} {summary['best']:.6g} (#{summary['best_number']}), baseline {summary['baseline']:.6g}"
+    return line + (f", gain {summary['gain']:.4g} provisional" if summary["gain"] else ", no gain yet")
+
+
+def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
+    """What `run` ends with: figures and where to look."""
+    if summary["baseline"] is None:
+        return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
+    percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
+    return [
+        f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
+        f"baseline  {summary['baseline']:.6f} {summary['metric']}",
+        f"best      {summary['best']:.6f} in experiment #{summary['best_number']} ({short})",
+        f"gain      {summary['gain']:.6f} ({percent:.2f} %), provisional: not yet confirmed by repeated runs",
+        f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
+        f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
+        f"look at   results.tsv, `git show {short}`, {log_folder}",
+    ]

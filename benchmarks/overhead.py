@@ -1,0 +1,71 @@
+"""What the loop costs per experiment, besides the command and the proposer's thinking.
+
+    uv run python -m benchmarks.overhead [--experiments 30]
+
+Runs a session whose command returns at once, in a temporary repository, and reads the times from its journal: from one
+row to the next, less the run itself and less the time until the next proposal was on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TRAIN = "RATE = 0.1  # search: 0.0001..1000 log\nprint('val_bpb:', format(RATE, '.12f'))\n"
+TARGET_SECONDS = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Overhead of the loop per experiment.")
+    parser.add_argument("--experiments", type=int, default=30)
+    experiments = parser.parse_args().experiments
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_workspace(Path(scratch))
+        command = [sys.executable, "-m", "agent", "run", "--tag", "x", "--max-experiments", str(experiments)]
+        subprocess.run(
+            command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True
+        )
+        journal = (folder / ".autoresearch/sessions/x/journal.jsonl").read_text()
+    overheads = overheads_of([json.loads(line) for line in journal.splitlines()])
+    median, worst = statistics.median(overheads), max(overheads)
+    print(f"{len(overheads)} experiments: overhead median {median:.3f} s, worst {worst:.3f} s")
+    sys.exit(0 if worst < TARGET_SECONDS else f"the worst is above the target of {TARGET_SECONDS:g} s")
+
+
+def make_workspace(folder: Path) -> Path:
+    protocol = json.loads((ROOT / "protocol.json").read_bytes())
+    protocol["meta"]["archetype"] = "benchmark_opt"
+    protocol["environment"]["setupCommands"] = []
+    protocol["execution"]["command"] = f"{sys.executable} -S train.py"
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "prepare.py").write_text("")
+    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]
+    for arguments in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "start"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    return folder
+
+
+def overheads_of(events: list[dict[str, object]]) -> list[float]:
+    """Seconds for every experiment but the baseline, whose start includes that of the session."""
+    found, proposed, run = [], 0.0, 0.0
+    for event in events:
+        at = float(str(event["at"]))
+        if event["event"] == "proposed":
+            proposed = at
+        elif event["event"] == "measured":
+            run = float(str(event["seconds"]))
+        elif event["event"] == "recorded" and event["number"] != 0:
+            found.append(at - proposed - run)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Cli
+
+COMMANDS = [
+    [],
+    ["run"],
+    ["baseline"],
+    ["status"],
+    ["stop"],
+    ["protocol"],
+    ["protocol", "check"],
+    ["protocol", "schema"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(cli: Cli, tmp_path: Path, command: list[str]) -> None:
+    done = cli(tmp_path, *command, "--help")
+    assert done.returncode == 0 and done.stdout.startswith("Usage: autoresearch")
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "agent", "--help"], cwd=ROOT, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.3
+    code = (
+        "import sys, agent.cli; "
+        "print([m for m in ('mlx', 'optuna', 'git', 'pydantic', 'numpy', 'rich.live') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_program_never_imports_mlx_nor_the_workspace_the_program() -> None:
+    for path in (ROOT / "agent").rglob("*.py"):
+        assert "import mlx" not in path.read_text(), path
+    for name in ("prepare.py", "train.py", "sources.py", "blas.py"):
+        text = (ROOT / name).read_text()
+        assert "import agent" not in text and "from agent" not in text, name
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["status"], 3, "there is no session"),
+        (["stop"], 3, "no loop runs"),
+        (["-C", "nowhere", "run", "--tag", "x"], 2, "there is no protocol.json"),
+        (["run"], 2, "--tag"),
+        (["run", "--tag", "x", "--proposer", "oracle"], 2, "there is no proposer 'oracle'"),
+        (["run", "--tag", "x", "--until", "dawn"], 2, "such as 07:00"),
+        (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_its_code(
+    quick: Path, cli: Cli, args: list[str], code: int, words: str
+) -> None:
+    done = cli(quick, *args)
+    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_errors_as_json_and_with_a_traceback_on_demand(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "status", "--json")
+    envelope = json.loads(done.stdout)
+    assert done.returncode == 3 and envelope["status"] == "error" and envelope["data"] is None
+    assert "there is no session" in envelope["errors"][0]
+    assert "Traceback" in cli(quick, "--debug", "status").stderr
+
+
+def test_status_of_a_named_and_of_the_latest_session(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "one", "--max-experiments", "3")
+    text = cli(quick, "status").stdout
+    assert text.startswith("one  val_bpb") and "3 experiments: " in text and "not running: 3 experiments" in text
+    assert len(json.loads(cli(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
+    assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr

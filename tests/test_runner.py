@@ -1,0 +1,107 @@
+"""Commands that hang, fork, ignore signals and leave their group: real ones."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent import runner
+from agent.errors import Interrupted
+
+
+def run(command: str, folder: Path, limit: float = 30, tick: Callable[[float], None] = lambda _: None) -> runner.Ended:
+    log = folder / "run.log"
+    return runner.run(command, cwd=folder, log=log, limit=limit, env={}, started=lambda _: None, tick=tick)
+
+
+def gone(pid: int) -> bool:
+    """Killed processes whose parent is a container's first process may stay zombies: those do nothing any more."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_output_of_both_streams_and_the_exit_code(tmp_path: Path) -> None:
+    ended = run("echo out; echo err >&2; exit 7", tmp_path)
+    assert ended.returncode == 7
+    assert (tmp_path / "run.log").read_text() == "out\nerr\n"
+
+
+def test_standard_input_is_empty(tmp_path: Path) -> None:
+    assert run("cat", tmp_path).returncode == 0
+
+
+def test_the_limit_ends_a_command_that_hangs_with_all_its_children(tmp_path: Path) -> None:
+    (tmp_path / "forks.py").write_text(
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "away = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "print(os.getpid(), child.pid, away.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    ended = run(f"{sys.executable} forks.py", tmp_path, limit=2)
+    assert ended.returncode is None
+    pids = [int(pid) for pid in (tmp_path / "run.log").read_text().split()]
+    assert len(pids) == 3 and all(gone(pid) for pid in pids)
+
+
+def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "TERM_GRACE_SECONDS", 0.5)
+    (tmp_path / "stubborn.py").write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    assert run(f"exec {sys.executable} stubborn.py", tmp_path, limit=1.5).returncode is None
+    assert gone(int((tmp_path / "run.log").read_text()))
+
+
+def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "daemon.py").write_text(
+        "import os, subprocess, sys\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True,\n"
+        "    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "print(left.pid, flush=True)\n"
+    )
+    assert run(f"{sys.executable} daemon.py", tmp_path).returncode == 0
+    assert gone(int((tmp_path / "run.log").read_text()))
+
+
+def test_what_a_tick_raises_ends_the_command(tmp_path: Path) -> None:
+    def tick(_: float) -> None:
+        raise Interrupted("enough", 130)
+
+    with pytest.raises(Interrupted):
+        run("echo $$; sleep 600", tmp_path, tick=tick)
+    assert gone(int((tmp_path / "run.log").read_text()))
+
+
+def test_an_orphan_is_known_by_pid_and_birth(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:  # a loop that dies at once and leaves its command running
+
+        def started(process: runner.Process) -> None:
+            os.write(write, f"{process.pid} {process.born}".encode())
+            os._exit(0)
+
+        runner.run(
+            "sleep 600", cwd=tmp_path, log=tmp_path / "log", limit=60, env={}, started=started, tick=lambda _: None
+        )
+    os.waitpid(parent, 0)
+    pid, born = os.read(read, 100).decode().split()
+    assert not runner.end_orphan(runner.Process(int(pid), float(born) - 100))
+    assert not gone(int(pid))
+    assert runner.end_orphan(runner.Process(int(pid), float(born)))
+    deadline = time.monotonic() + 10
+    while not gone(int(pid)) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert gone(int(pid))

@@ -1,0 +1,414 @@
+"""Train a small GPT for a fixed time on one device and report its bits per byte. Usage: uv run train.py
+
+This is the file that gets researched: everything in it may change, prepare.py may not. Read it top to bottom: model,
+optimizers, hyperparameters, training. Every hyperparameter is an ALL_CAPS literal in one block; the comment behind it
+is the range in which the built-in search looks (docs/recipe.md says what each one does).
+"""
+
+import gc
+import math
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+# prepare goes before MLX: it puts the fast BLAS in front, which is too late once mlx.core is imported.
+import blas
+from prepare import MAX_SEQ_LEN, PROFILE, TIME_BUDGET, VOCAB_SIZE, Tokenizer, evaluate_bpb, make_dataloader
+
+# isort: split
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+
+Batches = Iterator[tuple[np.ndarray, np.ndarray, int]]
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Hyperparameters
+
+# Those that depend on the size of the machine.
+if PROFILE == "cpu":
+    DEPTH = 2  # search: 1..8
+    HEAD_DIM = 128  # search: 32 | 64 | 128
+    WINDOW_PATTERN = "L"  # search: "L" | "SL"
+    TOTAL_BATCH_SIZE = 2**11  # search: 2048..16384 log; tokens in an optimizer step
+    DEVICE_BATCH_SIZE = 8  # search: 2..32 log; rows in a micro-step
+    EVAL_BATCH_SIZE = 16  # search: off
+    MATRIX_LR = 0.02  # search: 0.002..0.2 log
+    EMBEDDING_LR = 0.3  # search: 0.03..3.0 log
+else:
+    DEPTH = 4  # search: 2..12
+    HEAD_DIM = 128  # search: 64 | 128
+    WINDOW_PATTERN = "SSSL"  # search: "L" | "SL" | "SSSL"
+    TOTAL_BATCH_SIZE = 2**16  # search: 16384..262144 log; tokens in an optimizer step
+    DEVICE_BATCH_SIZE = 8  # search: 2..32 log; rows in a micro-step
+    EVAL_BATCH_SIZE = 8  # search: off
+    MATRIX_LR = 0.04  # search: 0.004..0.2 log
+    EMBEDDING_LR = 0.6  # search: 0.06..3.0 log
+
+# Those that do not.
+ASPECT_RATIO = 64  # search: 32..128 log; width = DEPTH * ASPECT_RATIO
+MLP_RATIO = 4  # search: 1..8
+GATE_CHANNELS = 32  # search: 8..64 log; what the gates of the value embeddings read
+ROPE_BASE = 10000  # search: 500..100000 log
+SOFT_CAP = 15.0  # search: 5.0..40.0 log
+UNEMBEDDING_LR = 0.004  # search: 0.0004..0.04 log
+SCALAR_LR = 0.5  # search: 0.02..1.0 log
+WEIGHT_DECAY = 0.2  # search: 0.0..0.5
+ADAM_BETA1 = 0.8  # search: 0.5..0.95
+ADAM_BETA2 = 0.95  # search: 0.9..0.999
+MUON_MOMENTUM = 0.95  # search: 0.8..0.98
+MUON_STEPS = 5  # search: 2..6
+WARMUP_RATIO = 0.0  # search: 0.0..0.2
+WARMDOWN_RATIO = 0.5  # search: 0.0..1.0
+FINAL_LR_FRACTION = 0.0  # search: 0.0..0.2
+STARTUP_STEPS = 1  # search: off; they contain compilation and are not counted as training time
+SEED = 42  # search: off
+
+WIDTH = DEPTH * ASPECT_RATIO
+MICRO_STEPS = TOTAL_BATCH_SIZE // (DEVICE_BATCH_SIZE * MAX_SEQ_LEN)
+assert WIDTH % HEAD_DIM == 0, "DEPTH * ASPECT_RATIO is the width: it must be a multiple of HEAD_DIM."
+assert HEAD_DIM % 2 == 0, "HEAD_DIM must be even: rotary embeddings turn pairs."
+assert WIDTH >= GATE_CHANNELS, "GATE_CHANNELS must be at most the width."
+assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * MAX_SEQ_LEN) == 0, "TOTAL_BATCH_SIZE must be whole micro-steps."
+assert MICRO_STEPS >= 1, "TOTAL_BATCH_SIZE must hold at least one micro-step."
+assert 0 < SOFT_CAP <= 60, "SOFT_CAP must be in (0, 60]: the loss sums e**logit without a shift."
+assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "Warmup and warmdown together must fit into the budget."
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Model
+
+ON_CPU = mx.default_device() == mx.cpu
+# Weights are kept in float32; products run in this type. A CPU's BLAS has no bfloat16.
+DTYPE = mx.float32 if ON_CPU else mx.bfloat16
+
+
+def norm(x: mx.array) -> mx.array:
+    return mx.fast.rms_norm(x, None, 1e-5)
+
+
+def uniform(shape: tuple[int, ...], std: float) -> mx.array:
+    bound = math.sqrt(3) * std
+    return mx.random.uniform(-bound, bound, shape)
+
+
+class Linear(nn.Module):
+    """A float32 matrix without bias, used in the type of its input: (..., inputs) -> (..., outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, std: float) -> None:
+        super().__init__()
+        self.weight = uniform((outputs, inputs), std)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight.astype(x.dtype).T
+
+
+class Embedding(nn.Module):
+    """A float32 table: tokens (B, T) -> (B, T, dims) in DTYPE."""
+
+    def __init__(self, count: int, dims: int, std: float) -> None:
+        super().__init__()
+        self.weight = uniform((count, dims), std)
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        return self.weight[tokens].astype(DTYPE)
+
+
+def exp(x: mx.array) -> mx.array:
+    """e**x for x below 88. On a CPU mx.exp takes 20 ns an element and mx.power 6, which is a third of a step."""
+    return mx.power(math.e, x) if ON_CPU else mx.exp(x)
+
+
+def attention_mask(length: int, window: int) -> mx.array | str:
+    """What a position may look at: itself and the `window` - 1 positions before it. A (T, T) array, or "causal"."""
+    if window >= length and not ON_CPU:
+        return "causal"
+    distance = mx.arange(length)[:, None] - mx.arange(length)
+    return (distance >= 0) & (distance < window)
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str) -> mx.array:
+    """Softmax attention of normalised queries and keys; all (B, heads, T, HEAD_DIM)."""
+    if isinstance(mask, str) or not ON_CPU:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mask)
+    # Normalised, a score is at most HEAD_DIM**0.5, so the softmax needs no shift.
+    weights = mx.where(mask, exp((q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2)), 0.0)
+    return (weights @ v) / weights.sum(axis=-1, keepdims=True)
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions and normalised queries and keys.
+
+    With `value_embedding`, every token adds a vector of its own to its values, through a gate for each head that reads
+    the first channels of the stream and starts at 1.
+    """
+
+    def __init__(self, value_embedding: bool) -> None:
+        super().__init__()
+        self.heads = WIDTH // HEAD_DIM
+        std = WIDTH**-0.5
+        self.q = Linear(WIDTH, WIDTH, std)
+        self.k = Linear(WIDTH, WIDTH, std)
+        self.v = Linear(WIDTH, WIDTH, std)
+        self.out = Linear(WIDTH, WIDTH, 0.0)
+        self.rope = nn.RoPE(HEAD_DIM, base=ROPE_BASE)
+        if value_embedding:
+            self.value_embedding = Embedding(VOCAB_SIZE, WIDTH, std)
+            self.gate = Linear(GATE_CHANNELS, self.heads, 0.0)
+
+    def __call__(self, x: mx.array, tokens: mx.array, mask: mx.array | str) -> mx.array:
+        batch, length, _ = x.shape
+        q, k, v = (f(x).reshape(batch, length, self.heads, HEAD_DIM) for f in (self.q, self.k, self.v))
+        if "value_embedding" in self:
+            gate = 2 * mx.sigmoid(self.gate(x[..., :GATE_CHANNELS]))
+            v = v + gate[..., None] * self.value_embedding(tokens).reshape(v.shape)
+        q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
+        q, k = norm(self.rope(q)), norm(self.rope(k))
+        y = attend(q, k, v, mask)
+        return self.out(y.transpose(0, 2, 1, 3).reshape(batch, length, WIDTH))
+
+
+class MLP(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = Linear(WIDTH, MLP_RATIO * WIDTH, WIDTH**-0.5)
+        self.down = Linear(MLP_RATIO * WIDTH, WIDTH, 0.0)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down(mx.square(nn.relu(self.up(x))))
+
+
+class Block(nn.Module):
+    """Attention and MLP on a stream that is first mixed with the token embeddings `x0`; all (B, T, WIDTH)."""
+
+    def __init__(self, value_embedding: bool) -> None:
+        super().__init__()
+        self.attention = Attention(value_embedding)
+        self.mlp = MLP()
+        self.residual_scale = mx.array(1.0)
+        self.x0_scale = mx.array(0.1)
+
+    def __call__(self, x: mx.array, x0: mx.array, tokens: mx.array, mask: mx.array | str) -> mx.array:
+        # Without the casts the float32 scalars would make the whole stream float32.
+        x = self.residual_scale.astype(x.dtype) * x + self.x0_scale.astype(x.dtype) * x0
+        x = x + self.attention(norm(x), tokens, mask)
+        return x + self.mlp(norm(x))
+
+
+class GPT(nn.Module):
+    """tokens (B, T) -> logits (B, T, VOCAB_SIZE) in float32, strictly within +-SOFT_CAP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A short window is half the context. The last layer always sees all of it.
+        self.windows = [MAX_SEQ_LEN // (2 if kind == "S" else 1) for kind in window_kinds()]
+        self.embedding = Embedding(VOCAB_SIZE, WIDTH, 1.0)
+        # Every other layer has value embeddings, counted so that the last one does.
+        self.blocks = [Block(value_embedding=(DEPTH - layer) % 2 == 1) for layer in range(DEPTH)]
+        self.head = Linear(WIDTH, VOCAB_SIZE, 0.001)
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        masks = {window: attention_mask(tokens.shape[1], window) for window in set(self.windows)}
+        x0 = x = norm(self.embedding(tokens))
+        for block, window in zip(self.blocks, self.windows, strict=True):
+            x = block(x, x0, tokens, masks[window])
+        logits = self.head(norm(x)).astype(mx.float32)
+        # x / sqrt(1 + x^2) in place of tanh: the same bounds and slope, a ninth of the time on a CPU.
+        return logits / mx.sqrt(1 + mx.square(logits / SOFT_CAP))
+
+
+def window_kinds() -> str:
+    return "".join(WINDOW_PATTERN[layer % len(WINDOW_PATTERN)] for layer in range(DEPTH - 1)) + "L"
+
+
+def flat_parameters(model: nn.Module) -> dict[str, mx.array]:
+    """Name, such as `blocks.0.mlp.up.weight`, to parameter."""
+    return dict(tree_flatten(model.parameters()))
+
+
+def loss_fn(model: GPT, inputs: mx.array, targets: mx.array) -> mx.array:
+    """Mean cross-entropy in nats; `inputs` and `targets` are (B, T)."""
+    logits = model(inputs)
+    if not ON_CPU:
+        return mx.fast.cross_entropy(logits, targets).mean()
+    # Capped logits need no shift either.
+    log_sum = mx.log(exp(logits).sum(axis=-1))
+    return (log_sum - mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)).mean()
+
+
+def flops_per_token(model: GPT) -> int:
+    """Forward and backward: 6 for each weight that multiplies, 12 * WIDTH * window for each layer's attention.
+
+    The estimate of the PaLM paper (arXiv 2204.02311, appendix B), with the window in place of the sequence.
+    """
+    matrices = [
+        p.size for name, p in flat_parameters(model).items() if p.ndim == 2 and not name.endswith("embedding.weight")
+    ]
+    return 6 * sum(matrices) + sum(12 * WIDTH * window for window in model.windows)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Optimizers
+
+
+class Muon(optim.Muon):
+    """Muon with decoupled weight decay. MLX adds it to the gradient, where orthogonalising all but removes it."""
+
+    def __init__(self, learning_rate: float, weight_decay: float) -> None:
+        super().__init__(learning_rate, momentum=MUON_MOMENTUM, weight_decay=0.0, ns_steps=MUON_STEPS)
+        self.decay = weight_decay
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        decayed = parameter * (1 - self.learning_rate * self.decay)
+        updated: mx.array = super().apply_single(gradient, decayed, state)
+        return updated
+
+
+def make_optimizer() -> optim.MultiOptimizer:
+    """Muon for the matrices of the blocks, AdamW for all else, each group with its own learning rate."""
+    adamw = partial(optim.AdamW, eps=1e-10, weight_decay=0.0, bias_correction=True)
+    betas = [ADAM_BETA1, ADAM_BETA2]
+    # The rates of both embeddings are those for a width of 768; they go with the inverse root of the width.
+    scale = (WIDTH / 768) ** -0.5
+    groups = [
+        (lambda name, _: name.endswith("embedding.weight"), adamw(EMBEDDING_LR * scale, betas=betas)),
+        (lambda name, _: name.startswith("head."), adamw(UNEMBEDDING_LR * scale, betas=betas)),
+        (lambda name, _: name.endswith("x0_scale"), adamw(SCALAR_LR, betas=[0.96, 0.95])),
+        (lambda name, _: name.endswith("residual_scale"), adamw(SCALAR_LR * 0.01, betas=betas)),
+    ]
+    filters, optimizers = zip(*groups, strict=True)
+    return optim.MultiOptimizer([*optimizers, Muon(MATRIX_LR, WEIGHT_DECAY)], list(filters))
+
+
+def lr_multiplier(progress: float) -> float:
+    """Linear warmup, then 1, then linear warmdown to FINAL_LR_FRACTION; `progress` is the spent part of the budget."""
+    if progress < WARMUP_RATIO:
+        return progress / WARMUP_RATIO
+    if progress <= 1 - WARMDOWN_RATIO:
+        return 1.0
+    left = (1 - progress) / WARMDOWN_RATIO
+    return left + (1 - left) * FINAL_LR_FRACTION
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def train(model: GPT, batches: Batches) -> tuple[int, float]:
+    """Train for TIME_BUDGET seconds. Returns the steps taken and the seconds they took, without the startup steps'."""
+    optimizer = make_optimizer()
+    optimizer.init(model.trainable_parameters())
+    base_rates = [group.learning_rate.item() for group in optimizer.optimizers]
+    state = [model.state, optimizer.state]
+    zeros = tree_map(mx.zeros_like, model.trainable_parameters())
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def micro_step(inputs: mx.array, targets: mx.array, gradients: Any) -> tuple[mx.array, Any]:
+        loss, new = nn.value_and_grad(model, loss_fn)(model, inputs, targets)
+        return loss, tree_map(lambda total, g: total + g / MICRO_STEPS, gradients, new)
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def update(gradients: Any) -> None:
+        optimizer.update(model, gradients)
+
+    step, seconds, smooth_loss, reported = 0, 0.0, 0.0, 0.0
+    while seconds < TIME_BUDGET:
+        begun = time.perf_counter()
+        multiplier = lr_multiplier(seconds / TIME_BUDGET)
+        for group, rate in zip(optimizer.optimizers, base_rates, strict=True):
+            group.learning_rate = rate * multiplier
+        gradients, loss = zeros, 0.0
+        for _ in range(MICRO_STEPS):
+            inputs, targets, epoch = next(batches)
+            micro_loss, gradients = micro_step(mx.array(inputs), mx.array(targets), gradients)
+            # Evaluated one by one: left lazy, the activations of all micro-steps would be alive together.
+            mx.eval(micro_loss, gradients)
+            loss += float(micro_loss) / MICRO_STEPS
+        check_loss(loss, step)
+        update(gradients)
+        mx.eval(state)
+        taken = time.perf_counter() - begun
+
+        smooth_loss = 0.9 * smooth_loss + 0.1 * loss
+        step += 1
+        if step > STARTUP_STEPS:
+            seconds += taken
+        elif step == 1:
+            print(f"first step, with compilation: {taken:.1f}s", flush=True)
+            # A collection costs up to half a second on a big heap, and a step makes no cycles.
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+        if time.perf_counter() - reported >= 1 or seconds >= TIME_BUDGET:
+            reported = time.perf_counter()
+            print(
+                f"step {step:05d} ({min(1, seconds / TIME_BUDGET):.1%}) | loss: {smooth_loss / (1 - 0.9**step):.6f} | "
+                f"lrm: {multiplier:.2f} | dt: {taken * 1000:.0f}ms | tok/sec: {TOTAL_BATCH_SIZE / taken:,.0f} | "
+                f"epoch: {epoch} | remaining: {max(0, TIME_BUDGET - seconds):.0f}s",
+                flush=True,
+            )
+    return step, seconds
+
+
+def check_loss(loss: float, step: int) -> None:
+    """End the run with a sentence and exit code 1 where the loss is not a number or twice that of a uniform guess."""
+    if not math.isfinite(loss):
+        sys.exit(f"Training failed: the loss became {loss} at step {step}. A learning rate may be too high.")
+    if loss > 2 * math.log(VOCAB_SIZE):
+        sys.exit(f"Training diverged: the loss is {loss:.1f} at step {step}. A learning rate may be too high.")
+
+
+def peak_flops() -> float:
+    """Floating-point operations per second of one bare product in DTYPE, the best of about 0.2 s."""
+    size = 1024 if ON_CPU else 4096
+    a = mx.random.normal((size, size)).astype(DTYPE)
+    mx.eval(a @ a)
+    best, deadline = math.inf, time.perf_counter() + 0.2
+    while (begun := time.perf_counter()) < deadline:
+        mx.eval(a @ a)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+def main() -> None:
+    started = time.perf_counter()
+    mx.random.seed(SEED)
+    tokenizer = Tokenizer.from_directory()
+    batches = make_dataloader(tokenizer, DEVICE_BATCH_SIZE, MAX_SEQ_LEN, "train", seed=SEED)
+    print(f"data: {time.perf_counter() - started:.1f}s | profile {PROFILE} | vocabulary {VOCAB_SIZE:,}", flush=True)
+
+    model = GPT()
+    mx.eval(model.parameters())
+    parameters = sum(p.size for p in flat_parameters(model).values())
+    peak = peak_flops()
+    print(
+        f"backend: {mx.default_device()} | blas: {blas.load() or 'as built into MLX'} | {peak / 1e9:,.0f} GFLOP/s | "
+        f"{parameters:,} parameters",
+        flush=True,
+    )
+
+    steps, seconds = train(model, batches)
+    evaluation = time.perf_counter()
+    val_bpb = evaluate_bpb(model, tokenizer, EVAL_BATCH_SIZE)
+    print(f"evaluation: {time.perf_counter() - evaluation:.1f}s", flush=True)
+    if not math.isfinite(val_bpb):
+        sys.exit(f"Training failed: the evaluation gave {val_bpb}. A learning rate may be too high.")
+
+    flops = flops_per_token(model) * TOTAL_BATCH_SIZE * (steps - STARTUP_STEPS)
+    print("---")
+    print(f"val_bpb:          {val_bpb:.6f}")
+    print(f"training_seconds: {seconds:.1f}")
+    print(f"total_seconds:    {time.perf_counter() - started:.1f}")
+    print(f"peak_vram_mb:     {mx.get_peak_memory() / 1024 / 1024:.1f}")
+    print(f"mfu_percent:      {100 * flops / seconds / peak:.2f}")
+    print(f"total_tokens_M:   {steps * TOTAL_BATCH_SIZE / 1e6:.1f}")
+    print(f"num_steps:        {steps}")
+    print(f"num_params_M:     {parameters / 1e6:.1f}")
+    print(f"depth:            {DEPTH}")
+
+
+if __name__ == "__main__":
+    main()
