@@ -34,11 +34,13 @@ if PROFILE == "cpu":
     DEPTH = 2  # search: 1..8
     HEAD_DIM = 128  # search: 32 | 64 | 128
     WINDOW_PATTERN = "L"  # search: "L" | "SL"
-    TOTAL_BATCH_SIZE = 2**11  # search: 2048..16384 log; tokens in an optimizer step
+    TOTAL_BATCH_SIZE = 2**11  # search: 512..16384 log; tokens in an optimizer step
     DEVICE_BATCH_SIZE = 8  # search: 2..32 log; rows in a micro-step
     EVAL_BATCH_SIZE = 16  # search: off
-    MATRIX_LR = 0.02  # search: 0.002..0.2 log
+    MATRIX_LR = 0.08  # search: 0.01..0.3 log
     EMBEDDING_LR = 0.3  # search: 0.03..3.0 log
+    UNEMBEDDING_LR = 0.012  # search: 0.001..0.1 log
+    SCALAR_LR = 0.1  # search: 0.01..1.0 log
 else:
     DEPTH = 4  # search: 2..12
     HEAD_DIM = 128  # search: 64 | 128
@@ -48,6 +50,8 @@ else:
     EVAL_BATCH_SIZE = 8  # search: off
     MATRIX_LR = 0.04  # search: 0.004..0.2 log
     EMBEDDING_LR = 0.6  # search: 0.06..3.0 log
+    UNEMBEDDING_LR = 0.004  # search: 0.0004..0.04 log
+    SCALAR_LR = 0.5  # search: 0.05..1.0 log
 
 # Those that do not.
 ASPECT_RATIO = 64  # search: 32..128 log; width = DEPTH * ASPECT_RATIO
@@ -55,8 +59,6 @@ MLP_RATIO = 4  # search: 1..8
 GATE_CHANNELS = 32  # search: 8..64 log; what the gates of the value embeddings read
 ROPE_BASE = 10000  # search: 500..100000 log
 SOFT_CAP = 15.0  # search: 5.0..40.0 log
-UNEMBEDDING_LR = 0.004  # search: 0.0004..0.04 log
-SCALAR_LR = 0.5  # search: 0.02..1.0 log
 WEIGHT_DECAY = 0.2  # search: 0.0..0.5
 ADAM_BETA1 = 0.8  # search: 0.5..0.95
 ADAM_BETA2 = 0.95  # search: 0.9..0.999

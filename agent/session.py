@@ -65,6 +65,7 @@ class Session:
         else:
             path = protocol.provenance.results_log.path
             recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint)
+        stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)
 

@@ -39,6 +39,7 @@ class Workspace:
             raise PreconditionError(f"{self.folder} is in a bare repository: clone it and run there")
         self._top = Path(self._repo.working_tree_dir).resolve()
         self._prefix = PurePosixPath(self.folder.relative_to(self._top).as_posix())
+        self._short: dict[str, str] = {}
         self._env: dict[str, str] = {}
         self._env = self._identity()
 
@@ -108,7 +109,10 @@ class Workspace:
             return None
 
     def short(self, commit: str) -> str:
-        return self._git("rev-parse", "--short=7", commit)
+        """Seven characters, or as many more as tell it apart. Remembered: every row is written again with each."""
+        if commit not in self._short:
+            self._short[commit] = self._git("rev-parse", "--short=7", commit)
+        return self._short[commit]
 
     # What a session does
 

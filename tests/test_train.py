@@ -90,14 +90,14 @@ def test_a_run_learns_and_reports(cache: Path, tmp_path: Path, compiler: bool) -
     assert 1.0 < float(metric[1]) < 3.5
 
 
-@pytest.mark.parametrize("rate", ["EMBEDDING_LR", "MATRIX_LR", "UNEMBEDDING_LR"])
+@pytest.mark.parametrize("rate", ["MATRIX_LR", "UNEMBEDDING_LR"])
 def test_a_hopeless_learning_rate_fails_fast(cache: Path, tmp_path: Path, rate: str) -> None:
     begun = time.monotonic()
-    done = train(variant(tmp_path, **{rate: 1e9}), environment(cache, seconds=300))
+    done = train(variant(tmp_path, **{rate: 1e9}), environment(cache, seconds=20))
     assert done.returncode == 1
     assert re.fullmatch(r"Training (failed|diverged): .*\.\n", done.stderr)
     assert "val_bpb" not in done.stdout
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import ast
+import random
+
+import pytest
+
+from agent.edits import constants, refuses, replace
+from agent.errors import UsageError
+from agent.experiment import Value
+from agent.proposers.space import space_of, tunable_parameters
+from tests.conftest import ROOT
+
+SOURCE = '''"""Doc — with a dash."""\r
+import math
+
+NAME = "é"; RATE = 1e-3  # search: 0.0001..0.1 log; é
+BATCH = 2**16
+SIZE: int = 1_000
+SHIFT = -0.5 # keep
+QUOTED = 'SSSL'  # search: 'SSSL' | 'LLLL'
+FLAG = (True)
+lower = 3
+if PROFILE == "cpu":
+    DEPTH = 2  # search: 1..8
+else:
+    DEPTH = 4
+if unknown():
+    RATE2 = 1.0
+def f():
+    INNER = 1
+COMPUTED = SIZE * 2
+LATE = 1
+LATE = 7
+PAIR = (0.8, 0.95)
+'''
+KNOWN: dict[str, Value] = {"PROFILE": "cpu", "MAX_SEQ_LEN": 256}
+
+
+def test_live_literal_constants_are_found_and_nothing_else() -> None:
+    found = {name: constant.value for name, constant in constants(SOURCE, KNOWN).items()}
+    expected = {"NAME": "é", "RATE": 1e-3, "BATCH": 65536, "SIZE": 1000, "SHIFT": -0.5, "QUOTED": "SSSL", "FLAG": True}
+    assert found == expected | {"DEPTH": 2, "LATE": 7}
+    assert constants(SOURCE, {"PROFILE": "mac"})["DEPTH"].value == 4
+    assert "DEPTH" not in constants(SOURCE, {})
+    assert constants("RATE = (", {}) == {}
+
+
+def test_replacing_keeps_every_other_byte() -> None:
+    found = constants(SOURCE, KNOWN)
+    changed = replace(SOURCE, found, {"RATE": 0.002, "BATCH": 32768, "QUOTED": "LLLL", "FLAG": False, "SHIFT": -0.25})
+    expected = SOURCE.replace("1e-3", "0.002").replace("2**16", "2**15").replace("= 'SSSL'", "= 'LLLL'")
+    assert changed == expected.replace("(True)", "(False)").replace("-0.5 #", "-0.25 #")
+    assert replace(SOURCE, found, {"RATE": 1e-3, "DEPTH": 2}) == SOURCE
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_many_random_edits(ending: str, mark: str) -> None:
+    rng = random.Random(ending + mark)
+    source = mark + SOURCE.replace("\r\n", "\n").replace("\n", ending)
+    for _ in range(100):
+        found = constants(source, KNOWN)
+        name = rng.choice([n for n, c in found.items() if isinstance(c.value, float)])
+        value = float(f"{rng.uniform(-9, 9):.3g}")
+        changed = replace(source, found, {name: value})
+        assert constants(changed, KNOWN)[name].value == value
+        before, after = found[name], constants(changed, KNOWN)[name]
+        assert source.encode()[: before.begin] == changed.encode()[: after.begin]
+        assert source.encode()[before.end :] == changed.encode()[after.end :]
+        source = changed
+
+
+def test_asserts_refuse_what_the_file_would_refuse() -> None:
+    source = (
+        "BATCH = 2**11\nROWS = 8\nWIDTH = 128\nHEAD = 64\n"
+        "assert BATCH % (ROWS * MAX_SEQ_LEN) == 0\n"
+        "STEPS = BATCH // (ROWS * MAX_SEQ_LEN)\nassert STEPS >= 1 and WIDTH % HEAD == 0, 'no'\n"
+        "assert something_unknown(BATCH)\nassert 0 < WIDTH <= 512\n"
+    )
+    assert refuses(source, KNOWN, {}) is None
+    assert refuses(source, KNOWN, {"ROWS": 16}) is not None
+    assert refuses(source, KNOWN, {"BATCH": 1024}) is not None
+    assert refuses(source, KNOWN, {"BATCH": 4096, "ROWS": 16}) is None
+    assert refuses(source, KNOWN, {"HEAD": 48}) == "STEPS >= 1 and WIDTH % HEAD == 0"
+    assert refuses(source, {}, {"ROWS": 16}) is None
+    assert refuses("x = 10**10**10\nassert x > 1\nassert 'a' * 10**9 != ''", {}, {}) is None
+
+
+@pytest.mark.parametrize("comment", ["1..", "5..1", "0..1 log", "a..b", "1 | x y", "nonsense", ""])
+def test_a_malformed_search_comment_is_named(comment: str) -> None:
+    with pytest.raises(UsageError, match=r"t\.py line 2: the search comment of RATE is malformed"):
+        space_of({"t.py": f"\nRATE = 0.5  # search: {comment}\n"}, {})
+
+
+def test_ranges_from_comments_and_from_values() -> None:
+    source = (
+        "A = 0.5  # search: off\nSEED = 4\nEVAL_TOKENS = 64\nB = 0.04\nBATCH = 64\nDEPTH = 6\nC_RATIO = 0.5\n"
+        "D_DECAY = 0.0\nE = 0.0\nF = -1.0\nG = False\nH = 'text'\nK = 3  # search: 1..8\nL = 8  # search: 2..32 log\n"
+    )
+    by_name = {d.name: d for d in space_of({"t.py": source}, {}).dimensions}
+    assert set(by_name) == {"B", "BATCH", "DEPTH", "C_RATIO", "D_DECAY", "G", "K", "L"}
+    assert (by_name["B"].low, by_name["B"].high, by_name["B"].log) == (0.005, 0.32, True)
+    assert by_name["BATCH"].kind == "power" and by_name["L"].kind == "power" and by_name["K"].kind == "int"
+    assert by_name["C_RATIO"].high == 1.0 and by_name["D_DECAY"].high == 0.5
+    assert by_name["B"].rounded(0.123456) == 0.123 and by_name["L"].rounded(20.0) == 16
+
+
+def test_files_that_share_names_are_told_apart() -> None:
+    files = {"a.py": "RATE = 1.0\n", "b.py": "RATE = 2.0\n", "c.txt": "RATE = 3.0\n"}
+    assert tunable_parameters(files, {}) == {"a.py:RATE": 1.0, "b.py:RATE": 2.0}
+    assert space_of(files, {}).apply({"b.py:RATE": 4.0}) == {"b.py": "RATE = 4.0\n"}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "mac"])
+def test_our_own_recipe_is_searchable_on_every_profile(profile: str) -> None:
+    text = (ROOT / "train.py").read_text()
+    sizes = {"cpu": {"MAX_SEQ_LEN": 256, "VOCAB_SIZE": 1024}, "mac": {"MAX_SEQ_LEN": 2048, "VOCAB_SIZE": 8192}}
+    space = space_of({"train.py": text}, {"PROFILE": profile, **sizes[profile]})
+    names = {d.name for d in space.dimensions}
+    assert {"DEPTH", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE", "MATRIX_LR", "EMBEDDING_LR"} <= names
+    assert "SEED" not in names and not any("EVAL" in name for name in names)
+    assert not space.refuses({})
+    assert space.refuses({"DEVICE_BATCH_SIZE": 1024})
+    for dimension in space.dimensions:
+        assert "search:" in constants(text, space.known)[dimension.name].comment, dimension.name
+    ast.parse(space.apply({"DEPTH": 3})["train.py"])

@@ -1,0 +1,180 @@
+"""The search on a synthetic recipe: no duplicates, no refused candidates, repeatable, and better than chance."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+
+import pytest
+
+from agent.experiment import Direction, Experiment, Proposal, Run, Value, Verdict, digest
+from agent.proposers.base import Context, Exhausted
+from agent.proposers.search import SearchProposer
+from agent.proposers.space import space_of, tunable_parameters
+from agent.state import gain
+
+SOURCE = """
+BATCH = 2**14  # search: 1024..131072 log
+ROWS = 8  # search: 1..64 log
+DEPTH = 4  # search: 1..16
+MATRIX_LR = 0.04  # search: 0.001..1.0 log
+WARMUP = 0.0  # search: 0.0..0.5
+DECAY = 0.2  # search: 0.0..0.5
+PATTERN = "S"  # search: "S" | "L" | "SL"
+assert BATCH % (ROWS * MAX_SEQ_LEN) == 0
+"""
+KNOWN: dict[str, Value] = {"MAX_SEQ_LEN": 128}
+
+
+def objective(p: dict[str, Value]) -> float | None:
+    """Quadratic around an optimum away from the start; deep and wide at once runs out of memory."""
+    batch, rows, depth = float(p["BATCH"]), float(p["ROWS"]), float(p["DEPTH"])
+    if rows * depth > 160:
+        return None
+    loss = 1.0 + 0.02 * (math.log2(batch) - 11) ** 2 + 0.01 * (depth - 7) ** 2 + 0.003 * (math.log2(rows) - 3) ** 2
+    loss += 0.05 * math.log(float(p["MATRIX_LR"]) / 0.01) ** 2 + 0.2 * (float(p["WARMUP"]) - 0.1) ** 2
+    return loss + 0.2 * (float(p["DECAY"]) - 0.05) ** 2 + {"S": 0.02, "L": 0.0, "SL": 0.01}[str(p["PATTERN"])]
+
+
+class RandomProposer(SearchProposer):
+    """Uniform over the same space: what chance does."""
+
+    def ask(self, context: Context) -> Proposal:
+        rng, space = random.Random(f"r{context.seed}:{context.number}"), space_of(context.files, context.constants)
+        while True:
+            values: dict[str, Value] = {}
+            for d in space.dimensions:
+                low, high = (math.log(d.low), math.log(d.high)) if d.log else (d.low, d.high)
+                drawn = rng.uniform(low, high)
+                values[d.key] = rng.choice(d.choices) if d.choices else d.rounded(math.exp(drawn) if d.log else drawn)
+            texts = space.apply(values)
+            if texts and not space.refuses(values):
+                return Proposal(texts, "", "", {**space.values(), **values})
+
+
+def session(
+    proposer: SearchProposer, count: int, seed: int, direction: Direction = "minimize", noise: float = 0.005
+) -> list[Experiment]:
+    sign = 1 if direction == "minimize" else -1
+    rng = random.Random(seed)
+    files = {"train.py": SOURCE}
+    history: list[Experiment] = []
+    incumbent = None
+    for number in range(count + 1):
+        if number == 0 or incumbent is None:
+            proposal = Proposal({}, "baseline", "", tunable_parameters(files, KNOWN))
+        else:
+            proposal = proposer.ask(Context(number, seed, files, incumbent, tuple(history), direction, KNOWN))
+            assert not space_of(files, KNOWN).refuses(proposal.parameters)
+        texts = {**files, **proposal.files}
+        value = objective(dict(proposal.parameters))
+        metric = None if value is None else sign * (value + rng.gauss(0, noise))
+        better = incumbent is None or (
+            metric is not None and incumbent.metric is not None and gain(incumbent.metric, metric, direction) > 0
+        )
+        verdict = Verdict("crash" if metric is None else "keep" if better else "discard", "")
+        runs = (Run(metric, 1.0, error=None if metric is not None else "crashed"),)
+        description = proposal.description
+        new = Experiment(number, "search", description, "c", digest(texts), proposal.parameters, runs, verdict)
+        history.append(new)
+        proposer.tell(new)
+        if verdict.status == "keep":
+            incumbent, files = new, texts
+    return history
+
+
+def best(history: list[Experiment]) -> float:
+    values = [objective(dict(e.parameters)) for e in history if e.verdict.status == "keep"]
+    return min(value for value in values if value is not None)
+
+
+SEEDS = range(12)
+
+
+@pytest.fixture(scope="module")
+def sessions() -> list[list[Experiment]]:
+    return [session(SearchProposer(), 60, seed) for seed in SEEDS]
+
+
+def test_never_the_same_candidate_twice_and_powers_stay_powers(sessions: list[list[Experiment]]) -> None:
+    for history in sessions:
+        assert len({e.digest for e in history}) == len(history)
+        for e in history:
+            assert all(isinstance(v := e.parameters[k], int) and v & (v - 1) == 0 for k in ("BATCH", "ROWS"))
+
+
+def test_every_session_improves_a_lot_and_beats_chance(sessions: list[list[Experiment]]) -> None:
+    start = objective(tunable_parameters({"t.py": SOURCE}, KNOWN))
+    assert start is not None
+    ours = [best(history) for history in sessions]
+    chance = [best(session(RandomProposer(), 60, seed)) for seed in SEEDS]
+    assert max(ours) < 1 + 0.35 * (start - 1)
+    assert sum(ours) / len(ours) < sum(chance) / len(chance)
+
+
+def test_short_sessions_improve_as_well() -> None:
+    start = objective(tunable_parameters({"t.py": SOURCE}, KNOWN))
+    assert start is not None
+    after = [best(session(SearchProposer(), 12, seed)) for seed in SEEDS]
+    assert sum(value < start - 0.02 for value in after) >= len(after) - 1
+
+
+def test_crashes_are_avoided_later(sessions: list[list[Experiment]]) -> None:
+    crashes = [sum(e.metric is None for history in sessions for e in history[a:b]) for a, b in ((1, 31), (31, 61))]
+    assert crashes[1] <= max(crashes[0], 12 * 2)
+
+
+def test_a_session_rebuilt_from_its_history_proposes_the_same() -> None:
+    history = session(SearchProposer(), 40, 5)
+    for number in (1, 7, 25, 40):
+        told = SearchProposer()
+        for e in history[:number]:
+            told.tell(e)
+        incumbent = next(e for e in reversed(history[:number]) if e.verdict.status == "keep")
+        space = space_of({"train.py": SOURCE}, KNOWN)
+        files = {"train.py": SOURCE, **space.apply(incumbent.parameters)}
+        again = told.ask(Context(number, 5, files, incumbent, tuple(history[:number]), "minimize", KNOWN))
+        assert again.description == history[number].description
+        assert digest({**files, **again.files}) == history[number].digest
+
+
+def test_maximize_works_as_well() -> None:
+    assert best(session(SearchProposer(), 40, 1, "maximize")) < 1.2
+
+
+def test_descriptions_are_for_people(sessions: list[list[Experiment]]) -> None:
+    descriptions = [e.description for history in sessions for e in history[1:]]
+    assert all(" -> " in text and len(text) < 120 for text in descriptions)
+    assert any(text.startswith("MATRIX_LR 0.04 -> 0.0") for text in descriptions)
+
+
+def test_nothing_to_search_and_nothing_left() -> None:
+    def ask(source: str, history: tuple[Experiment, ...] = ()) -> Proposal:
+        files = {"t.py": source}
+        parameters = tunable_parameters(files, {})
+        runs = (Run(1.0, 1.0),)
+        base = Experiment(0, "baseline", "", "c", digest(files), parameters, runs, Verdict("keep", ""))
+        return SearchProposer().ask(Context(1, 0, files, base, (base, *history), "minimize", {}))
+
+    with pytest.raises(Exhausted, match="nothing to search"):
+        ask("print(1)\n")
+    flag = ask("FLAG = True\n")
+    assert flag.description == "FLAG True -> False"
+    tried = Experiment(1, "search", "", "c", digest(flag.files), flag.parameters, (), Verdict("discard", ""))
+    with pytest.raises(Exhausted, match="nothing new"):
+        ask("FLAG = True\n", (tried,))
+
+
+def test_asking_stays_quick_with_a_long_history() -> None:
+    history = session(SearchProposer(), 60, 0) * 5
+    told = SearchProposer()
+    for e in history:
+        told.tell(e)
+    incumbent = next(e for e in reversed(history) if e.verdict.status == "keep")
+    seconds = []
+    for number in range(400, 412):
+        start = time.perf_counter()
+        told.ask(Context(number, 0, {"train.py": SOURCE}, incumbent, tuple(history), "minimize", KNOWN))
+        seconds.append(time.perf_counter() - start)
+    assert sorted(seconds)[len(seconds) // 2] < 0.5
