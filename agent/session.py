@@ -74,6 +74,8 @@ class Session:
         if not self.state.experiments:
             if self.state.pending is None:
                 self._propose_baseline()
+            if self._pending.commit is None:
+                self.journal.append("committed", number=0, commit=self.bench.workspace.head)
             self._measure_baseline()
             return self.record(Verdict("keep", "baseline"))
         incumbent = self.state.incumbent
@@ -188,7 +190,7 @@ class Session:
         return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
 
     def _propose_baseline(self) -> None:
-        workspace, files = self.bench.workspace, self.bench.workspace.mutable_files()
+        files = self.bench.workspace.mutable_files()
         self.journal.append(
             "proposed",
             number=0,
@@ -199,7 +201,6 @@ class Session:
             digest=digest(files),
             files=[],
         )
-        self.journal.append("committed", number=0, commit=workspace.head)
 
     def _measure_baseline(self) -> None:
         if _succeeded(self._pending.runs):
