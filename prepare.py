@@ -75,7 +75,7 @@ SPECIAL_TOKENS = (BOS, "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>")
 TOKENIZER_CHARACTERS = 1_000_000_000  # that the vocabulary is trained on
 TOKENIZER_DOCUMENT_CHARACTERS = 10_000  # of one document, so that a few long ones do not decide
 
-# Documents that packing chooses from. More fill rows better, but keep the longest documents waiting for longer.
+# Documents that packing chooses from. With more no less is cropped, and the longest wait longer for their turn.
 PACKING_DOCUMENTS = 64
 PREFETCHED_BATCHES = 4
 EVAL_LOGITS_BYTES = 256 * 2**20  # the most that the float32 logits of one forward pass of the evaluation take
@@ -136,6 +136,8 @@ class Snapshot:
     def load(cls, directory: Path) -> "Snapshot":
         """Raises OSError, ValueError or KeyError where snapshot.json is missing or damaged."""
         record = json.loads((directory / "snapshot.json").read_bytes())
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"schema {record['schema']}, not {SCHEMA}")
         constants = (record["MAX_SEQ_LEN"], record["VOCAB_SIZE"], record["EVAL_TOKENS"])
         return cls(directory, record["id"], record["profile"], *constants)
 
@@ -148,7 +150,7 @@ def _current_snapshot(cache: Path) -> Snapshot:
     except FileNotFoundError:
         fail(f"There is no prepared data in {cache}: run `uv run prepare.py`.")
     except (OSError, ValueError, KeyError) as error:
-        fail(f"The prepared data in {cache} is damaged ({error}): run `uv run prepare.py`.")
+        fail(f"The prepared data in {cache} cannot be used ({error!r}): run `uv run prepare.py`.")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -313,7 +315,7 @@ def evaluate_bpb(model: Callable[[mx.array], mx.array], tokenizer: Tokenizer, ba
     The cross-entropy of every target in nats, over the bytes of text that the targets stand for, over ln 2; special
     tokens stand for none and are left out of both. It is comparable between vocabularies (Gao et al. 2020, The Pile,
     section 3.1). `model` maps int32 (rows, MAX_SEQ_LEN) to logits (rows, MAX_SEQ_LEN, VOCAB_SIZE) and never sees the
-    targets. Raises ValueError where the logits have another shape.
+    targets. Raises ValueError where the logits have another shape, or depend on later tokens: those are the targets.
     """
     if batch_size < 1:
         raise ValueError(f"A batch needs at least one row, not {batch_size}.")
@@ -321,20 +323,31 @@ def evaluate_bpb(model: Callable[[mx.array], mx.array], tokenizer: Tokenizer, ba
     rows = validation_rows(snapshot.directory, snapshot.max_seq_len, snapshot.eval_tokens)
     row_bytes = snapshot.max_seq_len * snapshot.vocab_size * 4
     step = max(1, min(batch_size, EVAL_LOGITS_BYTES // row_bytes))
+    _check_causal(model, rows[:1, :-1], tokenizer.bos_token_id)
     nats, text_bytes = 0.0, 0
     for begin in range(0, len(rows), step):
         block = rows[begin : begin + step]
         inputs, targets = mx.array(block[:, :-1]), mx.array(block[:, 1:])
-        logits = model(inputs)
+        logits = model(inputs).astype(mx.float32)
         if logits.shape != (*inputs.shape, snapshot.vocab_size):
             raise ValueError(f"The model gives logits {logits.shape}, not {(*inputs.shape, snapshot.vocab_size)}.")
-        logits = logits.astype(mx.float32)
         chosen = mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         losses = np.asarray(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64)
         lengths = tokenizer.token_bytes[block[:, 1:]]
         nats += float(losses[lengths > 0].sum())
         text_bytes += int(lengths.sum())
     return nats / (math.log(2) * text_bytes)
+
+
+def _check_causal(model: Callable[[mx.array], mx.array], row: Array, other_token: int) -> None:
+    """Raises ValueError where the logits of the first half of a row change with the tokens of the second half."""
+    half = row.shape[1] // 2
+    changed = row.copy()
+    changed[:, half:] = other_token
+    logits, again = (model(mx.array(tokens))[:, :half].astype(mx.float32) for tokens in (row, changed))
+    # Rounding to bfloat16 moves a logit by a 256th of itself; seeing the targets moves many by more than 1.
+    if not mx.allclose(logits, again, rtol=0.02, atol=0.1, equal_nan=True).item():
+        raise ValueError("The model's logits depend on later tokens, which are what it should predict.")
 
 
 class TooFewTokens(ValueError):
@@ -399,12 +412,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> dict[str, Any]:
 
 def _training_texts(shards: list["Shard"], report: "Report") -> Iterator[str]:
     characters = 0
-    for text in itertools.chain.from_iterable(shard.documents() for shard in shards):
+    for index, text in enumerate(itertools.chain.from_iterable(shard.documents() for shard in shards)):
         yield text[:TOKENIZER_DOCUMENT_CHARACTERS]
         characters += min(len(text), TOKENIZER_DOCUMENT_CHARACTERS)
         if characters >= TOKENIZER_CHARACTERS:
             break
-        report("train tokenizer", characters, None)
+        if index % 1024 == 0:
+            report("train tokenizer", characters, None)
     report("train tokenizer", characters, characters)
 
 
@@ -465,21 +479,22 @@ def request_key(source: str, num_shards: int | None, profile: str) -> str:
 
 
 def prepared(key: str) -> dict[str, Any] | None:
-    """The record of the snapshot that answers a request, None where there is none whole; a damaged one is removed."""
+    """The record of the snapshot that answers a request, None where there is none that is whole."""
     try:
         directory = CACHE_DIR / "snapshots" / (CACHE_DIR / "requests" / key).read_text()
     except FileNotFoundError:
         return None
+    return _whole_record(directory)
+
+
+def _whole_record(directory: Path) -> dict[str, Any] | None:
+    """The content of snapshot.json if every file that it lists is there with its size."""
     try:
         record: dict[str, Any] = json.loads((directory / "snapshot.json").read_bytes())
-        if all((directory / name).stat().st_size == file["bytes"] for name, file in record["files"].items()):
-            return record
-    except (FileNotFoundError, ValueError, KeyError):
-        pass
-    if directory.exists():
-        say(f"The snapshot in {directory} is damaged: preparing it again.")
-        shutil.rmtree(directory)
-    return None
+        whole = all((directory / name).stat().st_size == file["bytes"] for name, file in record["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if whole else None
 
 
 def build(source: str, num_shards: int | None, profile: str, workers: int, report: "Report") -> dict[str, Any]:
@@ -557,9 +572,10 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale:
     target.parent.mkdir(exist_ok=True)
     # Before the move: killed in between, the next call finds everything here and only has to move it.
     _remember(building.name, digest)
-    if target.exists():  # another request gave the same content
+    if _whole_record(target):  # another request gave the same content
         shutil.rmtree(building)
     else:
+        shutil.rmtree(target, ignore_errors=True)
         building.replace(target)
     return record
 

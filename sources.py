@@ -44,7 +44,7 @@ ATTEMPTS = 6  # failures in a row that end a download
 BACKOFF = 1.0  # seconds before the second attempt, doubling with every failure
 LONGEST_WAIT = 120.0  # seconds, whatever a server asks for
 CONNECT_SECONDS, READ_SECONDS, PROBE_SECONDS = 10.0, 30.0, 5.0
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 16  # bytes; what has come of an unfinished one is lost when the connection is cut
 BATCH = 1024  # documents read from parquet at a time
 
 

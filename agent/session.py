@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import baseline, limits, recovery, results, runner
-from agent.experiment import Experiment, Proposal, Run, Verdict, digest
+from agent.experiment import Experiment, Proposal, Run, Value, Verdict, digest
 from agent.fingerprint import fingerprint, snapshot
 from agent.interrupts import Interrupts
 from agent.journal import Journal
@@ -246,9 +246,13 @@ class Session:
         assert self.state.pending is not None
         return self.state.pending
 
-    def _constants(self) -> dict[str, int | float | str]:
+    def _constants(self) -> dict[str, Value]:
+        """What the harness defines for train.py, so that the search can tell which of its branches is live."""
         found = snapshot(self.bench.protocol)
-        return {key: value for key, value in found.items() if key.isupper() and isinstance(value, int | float | str)}
+        constants: dict[str, Value] = {key: value for key, value in found.items() if key.isupper()}
+        if "profile" in found:
+            constants["PROFILE"] = found["profile"]
+        return constants
 
     def _write_proposal(self, number: int, proposal: Proposal) -> None:
         """On disk before the journal announces it: a proposal may have cost money."""

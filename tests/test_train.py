@@ -68,17 +68,20 @@ def probe(script: Path, cache: Path, code: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("compiler", [True, False], ids=["compiled", "no-compiler"])
-def test_a_run_learns_and_reports(cache: Path, tmp_path: Path, compiler: bool) -> None:
-    script = variant(tmp_path, WINDOW_PATTERN="L" if compiler else "SL")
+@pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "as-on-a-gpu"])
+def test_a_run_learns_and_reports(cache: Path, tmp_path: Path, gpu: bool) -> None:
+    script = variant(tmp_path, WINDOW_PATTERN="SL", DEVICE_BATCH_SIZE=4) if gpu else variant(tmp_path)
     env = environment(cache)
-    if not compiler:
+    if gpu:
+        # bfloat16, compiled, accumulating: on a CPU here, and without a compiler, which would build for 20 s.
+        source = script.read_text().replace("ON_CPU = mx.default_device() == mx.cpu", "ON_CPU = False")
+        script.write_text(source.replace("else 4096", "else 128"))
         env["PATH"] = str(tmp_path)
     done = train(script, env)
     assert done.returncode == 0, done.stderr
     assert re.search(SUMMARY, done.stdout)
     progress = [line for line in done.stdout.splitlines() if line.startswith("step ")]
-    assert 2 <= len(progress) <= 8
+    assert 2 <= len(progress) <= 10
     assert all(re.fullmatch(PROGRESS, line) for line in progress)
     assert "\r" not in done.stdout
 
@@ -87,7 +90,7 @@ def test_a_run_learns_and_reports(cache: Path, tmp_path: Path, compiler: bool) -
     assert metric is not None
     assert done.stdout[metric.end()] == "\n"
     # An untrained model needs log2(1024) bits for a token of 2 to 3 bytes.
-    assert 1.0 < float(metric[1]) < 3.5
+    assert 1.0 < float(metric[1]) < 3.8
 
 
 @pytest.mark.parametrize("rate", ["MATRIX_LR", "UNEMBEDDING_LR"])

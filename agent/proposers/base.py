@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.experiment import Direction, Experiment, Proposal
+from agent.experiment import Direction, Experiment, Proposal, Value
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Context:
     incumbent: Experiment
     history: tuple[Experiment, ...]
     direction: Direction
-    constants: Mapping[str, int | float | str]
+    constants: Mapping[str, Value]
 
 
 class Exhausted(Exception):
