@@ -344,15 +344,15 @@ def _attempt(url: str, part: Path, name: str, report: Report, stop: threading.Ev
     came = _size(part)
     if total is not None and came != total:
         if came > total:
-            part.unlink()
+            _discard(part)
         raise _Retry(f"{came} bytes came, not {total}")
     if digest is not None and _sha256(part) != digest:
-        part.unlink()
+        _discard(part)
         raise _Retry("its content does not have the sha256 that the server gave")
     try:
         pyarrow.parquet.ParquetFile(part).close()
     except (pyarrow.ArrowException, OSError):
-        part.unlink()
+        _discard(part)
         raise _Retry("what came is not a parquet file") from None
     _open_parquet(part)
 
@@ -374,7 +374,7 @@ def _check_answer(response: requests.Response, url: str, part: Path) -> int | No
     had = _size(part)
     # 416: there is nothing after what we have. Right if we have it all, else the file there is another one by now.
     if (status == 416 and total != had) or (status == 206 and start != str(had)):
-        part.unlink(missing_ok=True)
+        _discard(part)
         raise _Retry(f"the server could not go on after byte {had}")
     return total
 
@@ -385,8 +385,7 @@ def _receive(
     """Append the body to `part`, or start it over where the server sends the whole file."""
     etag = response.headers.get("ETag", "")
     if response.status_code == 200:
-        part.unlink(missing_ok=True)
-        _etag_file(part).unlink(missing_ok=True)
+        _discard(part)
         if etag.startswith('"'):  # a weak one says nothing about bytes
             _etag_file(part).write_text(etag)
     done = _size(part)
@@ -440,6 +439,11 @@ def _reason(error: Exception) -> str:
 
 def _base(url: str) -> str:
     return os.environ.get("AUTORESEARCH_DATA_URL", url).rstrip("/")
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _etag_file(part).unlink(missing_ok=True)
 
 
 def _etag_file(part: Path) -> Path:

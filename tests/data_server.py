@@ -16,16 +16,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Fault:
     """What one answer does wrong, where it differs from a correct one.
 
-    status: answer with this and no body. cut_after: reset the connection after so many bytes of the body.
+    status: answer with this and no body. cut_after: end the connection after so many bytes of the body, by a reset
+    (which also takes what was received but not read) unless reset is False.
     keep: send only so many bytes of the file, as if it ended there; announced says whether with a Content-Length.
+    hold: say nothing more after what was sent until `released` is set.
     """
 
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     cut_after: int | None = None
+    reset: bool = True
     keep: int | None = None
     announced: bool = True
     ignore_range: bool = False
+    hold: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class DataServer:
     faults: defaultdict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     linked: bool = False  # redirect first and give the sha256 there, as Hugging Face does with large files
     answers: list[Answer] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
 
     def gets(self, name: str) -> list[Answer]:
         """The answers to GETs of a file's content, redirects left out."""
@@ -85,18 +90,21 @@ def serve() -> Iterator[DataServer]:
                 status, body = self._select(content[: fault.keep], headers, fault.ignore_range)
             if fault.announced:
                 headers.setdefault("Content-Length", str(len(body)))
+            sent = body if self.command == "GET" else b""
+            if fault.cut_after is not None:
+                sent = sent[: fault.cut_after]
+            # Recorded before anything is sent, so that who has the answer finds it here.
+            if status != 302:
+                asked = (self.headers.get("Range"), self.headers.get("If-Range"))
+                data.answers.append(Answer(self.command, name, *asked, status, len(sent)))
             self.send_response(status)
             for key, value in headers.items():
                 self.send_header(key, value)
             self.end_headers()
-            sent = body if self.command == "GET" else b""
-            if fault.cut_after is not None:
-                sent = sent[: fault.cut_after]
-            if status != 302:
-                asked = (self.headers.get("Range"), self.headers.get("If-Range"))
-                data.answers.append(Answer(self.command, name, *asked, status, len(sent)))
             self.wfile.write(sent)
-            if fault.cut_after is not None:
+            if fault.hold:
+                data.released.wait(30)
+            if fault.cut_after is not None and fault.reset:
                 self.wfile.flush()
                 # Closing with linger 0 sends a reset, as a middlebox does, and not an orderly end.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
