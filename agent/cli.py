@@ -140,7 +140,7 @@ def baseline(training_seconds: TrainingSeconds = None, setup: Setup = True, as_j
 def status(
     tag: Tag = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the loop ends.")] = False,
-    rows: Annotated[int, typer.Option("-n", min=0, help="How many of the last experiments to show.")] = 10,
+    rows: Annotated[int, typer.Option("-n", min=0, help="How many of the last experiments to show.")] = 20,
     as_json: Json = False,
 ) -> None:
     """Show how a session is doing: from any terminal, while the loop runs or after."""

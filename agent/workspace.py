@@ -154,7 +154,7 @@ class Workspace:
             _write(target, text)
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
-        """A commit on top of `parent` with the results in it. Nothing moves yet: `advance` does that."""
+        """A commit on top of `parent` with the results in it. Nothing moves yet: `move` does that."""
         return self._commit_on(parent, {self._protocol.provenance.results_log.path: text.encode()}, message)
 
     def move(self, branch: str, new: str, old: str | None = None) -> None:
