@@ -170,7 +170,7 @@ def _lessons(history: Sequence[Experiment], incumbent: Experiment, direction: Di
             best = experiment
             # From a new incumbent, what failed from the old one may be tried again.
             for move in weights:
-                weights[move] = max(weights[move], 0.3) if not crashed[move] else weights[move]
+                weights[move] = max(weights[move], 0.15) if not crashed[move] else weights[move]
     return weights
 
 
