@@ -73,6 +73,9 @@ def run(
     target: Annotated[float | None, typer.Option(help="End when the metric is this good.")] = None,
     seed: Annotated[int, typer.Option(envvar="AUTORESEARCH_SEED", help="Makes the proposals repeatable.")] = 0,
     setup: Setup = True,
+    keep_awake: Annotated[
+        bool, typer.Option("--keep-awake/--no-keep-awake", help="Keep the machine from sleeping meanwhile.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would happen, and end.")
     ] = False,
@@ -110,6 +113,7 @@ def run(
             seed=seed,
             training_seconds=training_seconds,
             setup=setup,
+            keep_awake=keep_awake,
             dry_run=dry_run,
             json=as_json,
             limits=limits,

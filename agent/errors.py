@@ -7,7 +7,9 @@ AutoresearchError                  a sentence: what happened, where, what to do 
 └── ExperimentError                stays inside the loop: this candidate, not the session
     ├── Violation                  a file changed that must not, or a candidate outside the allowed globs
     ├── Crashed                    the command ended with an error
-    ├── TimedOut                   the hard limit ended it
+    ├── OutOfMemory                it crashed for want of memory
+    ├── TimedOut                   the hard limit ended it, or its log grew without end
+    ├── Suspended                  the machine slept meanwhile: no result, measured again
     └── NoMetric                   it ended well, but its log holds no number to judge by
 """
 
@@ -44,7 +46,15 @@ class Crashed(ExperimentError):
     pass
 
 
+class OutOfMemory(Crashed):
+    pass
+
+
 class TimedOut(ExperimentError):
+    pass
+
+
+class Suspended(ExperimentError):
     pass
 
 

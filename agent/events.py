@@ -7,7 +7,8 @@ In the order in which an experiment goes through them:
     proposed   {number, proposer, description, reasoning, parameters, digest, files}
     committed  {number, commit}                          the candidate has its commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs
-    measured   {number, run, metric, seconds, secondary, error, log}; a reused baseline adds {reused}
+    measured   {number, run, and the fields of Run}; a reused baseline adds {reused}
+    revised    {number, commit, digest, description, parameters}   a smaller batch within the same candidate
     interrupted{number, reason}                          the run is void and is repeated
     judged     {number, status, reason}
     recorded   {number, head}                            the branch moves to `head`: incumbent plus rows

@@ -28,12 +28,17 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of the protocol's command. `metric` is None where the run failed; `error` then says why."""
+    """One execution of the protocol's command. `metric` is None where the run failed; `error` then says why.
+
+    conditions: the machine around it when it ended (`agent.conditions`).
+    """
 
     metric: float | None
     seconds: float
     secondary: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    out_of_memory: bool = False
+    conditions: Mapping[str, float] = field(default_factory=dict)
     log: str = ""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import lock, protocol, recovery
+from agent.awake import kept_awake
 from agent.baseline import log_path, measure_baseline
 from agent.errors import AutoresearchError, Interrupted, UsageError
 from agent.fingerprint import fingerprint
@@ -42,6 +43,7 @@ class Wanted:
     seed: int = 0
     training_seconds: float | None = None
     setup: bool = True
+    keep_awake: bool = True
     dry_run: bool = False
     json: bool = False
     limits: Limits = NO_LIMITS
@@ -69,7 +71,8 @@ def run(folder: Path, wanted: Wanted) -> int:
             return 0
         if wanted.setup:
             _set_up(bench)
-        code = _guarded(session)
+        with kept_awake() if wanted.keep_awake else contextlib.nullcontext():
+            code = _guarded(session)
     _summarize(session, wanted.json)
     return code
 

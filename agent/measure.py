@@ -7,11 +7,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent import integrity, runner
-from agent.errors import AutoresearchError, Crashed, ExperimentError, NoMetric, TimedOut, Violation
+from agent.conditions import conditions
+from agent.errors import (
+    AutoresearchError,
+    Crashed,
+    ExperimentError,
+    NoMetric,
+    OutOfMemory,
+    Suspended,
+    TimedOut,
+    Violation,
+)
 from agent.experiment import Run, digest
 from agent.fingerprint import snapshot_folder
+from agent.memory import ran_out
 from agent.metrics import extract
 from agent.protocol import Protocol
 from agent.workspace import Workspace
@@ -33,7 +45,10 @@ class Bench:
 
 
 def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], tick: Callable[[float], None]) -> Run:
-    """Run the command once on the working tree as it is. A failure is a Run with an error, never an exception."""
+    """Run the command once on the working tree as it is. A failure is a Run with an error.
+
+    Raises Suspended where the machine slept meanwhile: then nothing is known about the candidate.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     _link(bench.workspace.folder / LOG_NAME, log)
     folder = bench.workspace.folder / bench.protocol.execution.cwd
@@ -58,15 +73,18 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
         )
     finally:
         touched = _undo(bench, before, candidate)
+    if ended.asleep and not touched:
+        raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
     text = log.read_text(errors="replace")
+    around: dict[str, Any] = {"conditions": conditions(), "log": str(log), "seconds": ended.seconds}
     try:
         if touched:
             raise touched
-        _require_success(ended, bench.limit, text)
+        _require_success(ended, text)
         metric = extract(bench.protocol.metric, text, folder, since)
     except ExperimentError as error:
-        return Run(metric=None, seconds=ended.seconds, error=str(error), log=str(log))
-    return Run(metric=metric, seconds=ended.seconds, secondary=_secondary(bench, text, folder, since), log=str(log))
+        return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
+    return Run(metric=metric, secondary=_secondary(bench, text, folder, since), **around)
 
 
 def last_lines(log: Path, count: int = 1) -> list[str]:
@@ -94,17 +112,20 @@ def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str]) -
     return Violation(f"the run changed {', '.join(unexpected)}: it is void") if unexpected else None
 
 
-def _require_success(ended: runner.Ended, limit: float, text: str) -> None:
-    if ended.returncode is None:
-        raise TimedOut(f"timed out: killed after the hard limit of {limit:g} s")
-    if ended.returncode != 0:
+def _require_success(ended: runner.Ended, text: str) -> None:
+    if ended.stopped is not None:
+        raise TimedOut(ended.stopped)
+    if ended.returncode:
         code = ended.returncode
         # A shell reports a child that a signal ended as 128 + its number, Popen one of its own as the negative.
         number = -code if code < 0 else code - 128
         names = {s.value: s.name for s in signal.Signals}
         what = f"killed by {names[number]}" if number in names else f"exit code {code}"
         lines = [line for line in text.splitlines() if line.strip()]
-        raise Crashed(f"crashed: {what}" + (f": {lines[-1].strip()[:120]}" if lines else ""))
+        last = f": {lines[-1].strip()[:120]}" if lines else ""
+        if ran_out(code, text):
+            raise OutOfMemory(f"out of memory: {what}{last}")
+        raise Crashed(f"crashed: {what}{last}")
 
 
 def _secondary(bench: Bench, text: str, folder: Path, since: float) -> dict[str, float]:

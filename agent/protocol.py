@@ -216,8 +216,9 @@ class Provenance(Model):
 
 
 class Safety(Model):
-    oom_policy: Literal["reduce_batch", "fail", "unknown"] = information(
-        "not acted on yet: out of memory is a crash", default="unknown"
+    oom_policy: Literal["reduce_batch", "fail", "unknown"] = enforced(
+        "reduce_batch: halve the device batch and run again, at most twice; else out of memory is a crash",
+        default="unknown",
     )
     crash_status: Literal["crash", "discard", "retry"] = enforced(
         "crash, discard: revert and go on; retry: once more first; the row says crash", default="crash"

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import psutil
 
+from agent.lifeline import attached
+
 TERM_GRACE_SECONDS = 5.0
+LARGEST_LOG = 64 * 2**20
+# The wall clock also moves when it is set; what is less than this is no suspend.
+SHORTEST_SLEEP = 10.0
 POLL_SECONDS = 0.2
 MARK = "AUTORESEARCH_RUN"
 
@@ -28,10 +33,12 @@ class Process:
 
 @dataclass(frozen=True)
 class Ended:
-    """returncode is None where the hard limit ended the command."""
+    """returncode is None where a limit ended the command, which `stopped` then names. asleep: seconds of suspend."""
 
     returncode: int | None
     seconds: float
+    stopped: str | None = None
+    asleep: float = 0.0
 
 
 def run(
@@ -43,11 +50,13 @@ def run(
     env: Mapping[str, str],
     started: Callable[[Process], None],
     tick: Callable[[float], None],
+    wall: Callable[[], float] = time.time,
 ) -> Ended:
     """Run `command` in a shell of its own session, stdout and stderr to `log`, for at most `limit` seconds awake.
 
     `started` is told the process, `tick` the seconds so far several times a second. Whatever either raises ends the
-    command too. When this returns or raises, the command and all its descendants are gone.
+    command too. When this returns or raises, the command and all its descendants are gone; and if this process dies
+    before, they go with it.
     """
     mark = uuid.uuid4().hex
     with log.open("wb") as output:
@@ -61,24 +70,34 @@ def run(
             start_new_session=True,
             env={**os.environ, **env, MARK: mark},
         )
-    # Both clocks that Python offers here stop while the machine sleeps: time asleep is not time run.
-    began = time.monotonic()
+    began, clock = time.monotonic(), wall()
+    returncode, stopped = None, None
     try:
-        started(Process(process.pid, _born(process.pid)))
-        while True:
-            try:
-                returncode: int | None = process.wait(timeout=POLL_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                seconds = time.monotonic() - began
-                tick(seconds)
-                if seconds > limit:
-                    returncode = None
+        with attached(process.pid, mark):
+            started(Process(process.pid, _born(process.pid)))
+            while stopped is None:
+                try:
+                    returncode = process.wait(timeout=POLL_SECONDS)
                     break
-        return Ended(returncode, time.monotonic() - began)
+                except subprocess.TimeoutExpired:
+                    seconds = time.monotonic() - began
+                    tick(seconds)
+                    stopped = _exceeded(seconds, limit, log)
+            # The monotonic clock stands still while the machine sleeps, the wall clock does not.
+            seconds = time.monotonic() - began
+            asleep = wall() - clock - seconds
+            return Ended(returncode, seconds, stopped, asleep if asleep >= SHORTEST_SLEEP else 0.0)
     finally:
-        end_all(_kin(process.pid, mark))
+        end_all(kin(process.pid, mark))
         process.wait()
+
+
+def _exceeded(seconds: float, limit: float, log: Path) -> str | None:
+    if seconds > limit:
+        return f"timed out: killed after the hard limit of {limit:g} s"
+    if log.stat().st_size > LARGEST_LOG:
+        return f"killed: its log grew beyond {LARGEST_LOG // 2**20} MiB"
+    return None
 
 
 def end_orphan(process: Process) -> bool:
@@ -90,7 +109,7 @@ def end_orphan(process: Process) -> bool:
         mark = leader.environ().get(MARK, "")
     except psutil.Error:
         return False
-    end_all(_kin(process.pid, mark))
+    end_all(kin(process.pid, mark))
     return True
 
 
@@ -104,7 +123,7 @@ def end_all(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=TERM_GRACE_SECONDS)
 
 
-def _kin(pid: int, mark: str) -> list[psutil.Process]:
+def kin(pid: int, mark: str) -> list[psutil.Process]:
     """The command, its descendants, and those that left its tree or session but carry its mark in their environment."""
     found: dict[int, psutil.Process] = {}
     with contextlib.suppress(psutil.Error):

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import baseline, limits, recovery, results, runner
+from agent import baseline, limits, proposals, recovery, results, runner
+from agent.attempts import owed
+from agent.errors import Suspended
 from agent.experiment import Experiment, Proposal, Run, Value, Verdict, digest
 from agent.fingerprint import fingerprint, snapshot
 from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench, last_lines, measure
+from agent.memory import smaller_batch
 from agent.paths import experiment_folder, stop_file
 from agent.proposers.base import Context, Proposer
 from agent.proposers.space import tunable_parameters
-from agent.state import Pending, State
+from agent.state import Pending, State, expected_seconds
 from agent.verdict import judge
 
 PROGRESS_SECONDS = 1.0
@@ -100,8 +100,9 @@ class Session:
 
         Raises Exhausted where the proposer has nothing new.
         """
-        if self.state.pending is not None:
-            return self._read_proposal(self.state.pending.number)
+        pending = self.state.pending
+        if pending is not None:
+            return proposals.read(self.journal.path, pending.number, pending.revisions)
         number, files = len(self.state.experiments), self.bench.workspace.mutable_files()
         proposal = self._proposer.ask(
             Context(
@@ -114,7 +115,7 @@ class Session:
                 constants=self._constants(),
             )
         )
-        self._write_proposal(number, proposal)
+        proposals.write(self.journal.path, number, 0, proposal)
         self.journal.append(
             "proposed",
             number=number,
@@ -131,18 +132,17 @@ class Session:
         """Give the candidate its own commit, and its files to the working tree."""
         pending = self._pending
         if pending.commit is None:
-            ref = f"refs/autoresearch/{self.tag}/{pending.number}"
-            message = f"experiment #{pending.number}: {pending.description}\n\n{pending.reasoning}".strip()
-            commit = self.bench.workspace.commit_candidate(ref, proposal.files, message)
+            commit = self._commit(pending.number, proposal)
             self.journal.append("committed", number=pending.number, commit=commit)
         self.bench.workspace.place(proposal.files)
 
     def measure(self) -> None:
-        """Run the candidate; where the protocol says retry, a crash once more."""
-        attempts = 2 if self.bench.protocol.safety.crash_status == "retry" else 1
-        while len(self._pending.runs) < attempts and not _succeeded(self._pending.runs):
-            log = experiment_folder(self.journal.path, self._pending.number) / f"run-{len(self._pending.runs) + 1}.log"
-            self._measured(measure(self.bench, log, self._started(log), self._tick(log)))
+        """Run the candidate until nothing is owed to it: out of memory and crashes are met as the protocol says."""
+        while (step := owed(self._pending, self.bench.protocol.safety)) is not None:
+            if step == "run":
+                self._measure_candidate()
+            elif not self._revise():
+                return
 
     def judge(self, incumbent: Experiment) -> Verdict:
         pending = self._pending
@@ -179,11 +179,7 @@ class Session:
         self.end(reason)
 
     def expected_seconds(self) -> float:
-        """How long a run takes: the median so far, or what the budget suggests before there is one."""
-        seconds = [e.runs[-1].seconds for e in self.state.experiments if _succeeded(e.runs)]
-        if seconds:
-            return statistics.median(seconds)
-        return min(1.1 * (self.bench.training_seconds or self.bench.limit) + 15, self.bench.limit)
+        return expected_seconds(self.state, self.bench.training_seconds, self.bench.limit)
 
     def remaining_seconds(self) -> float:
         began = self._pending.started_at
@@ -211,7 +207,48 @@ class Session:
             self._measured(reused, reused=True)
             return
         log = baseline.log_path(self.bench)
-        self._measured(baseline.measure_baseline(self.bench, self._fingerprint, self._started(log), self._tick(log)))
+        started, tick = self._started(log), self._tick(log)
+        self._measured(
+            self._undisturbed(lambda: baseline.measure_baseline(self.bench, self._fingerprint, started, tick))
+        )
+
+    def _measure_candidate(self) -> None:
+        pending = self._pending
+        log = experiment_folder(self.journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
+        self._measured(self._undisturbed(lambda: measure(self.bench, log, self._started(log), self._tick(log))))
+
+    def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
+        """Repeat a run until the machine does not sleep through it."""
+        while True:
+            try:
+                return run_once()
+            except Suspended as pause:
+                self.journal.append("interrupted", number=self._pending.number, reason=str(pause))
+
+    def _revise(self) -> bool:
+        """Halve the device batch within the candidate. Returns whether that was possible."""
+        pending, files = self._pending, self.bench.workspace.mutable_files()
+        smaller = smaller_batch(files, self._constants())
+        if smaller is None:
+            return False
+        texts, change = smaller
+        description = f"{pending.description} ({change}: out of memory)"
+        changed = {path: text for path, text in {**files, **texts}.items() if path in {*pending.files, *texts}}
+        revised = Proposal(
+            changed, description, pending.reasoning, tunable_parameters({**files, **texts}, self._constants())
+        )
+        proposals.write(self.journal.path, pending.number, pending.revisions + 1, revised)
+        commit = self._commit(pending.number, revised)
+        self.journal.append(
+            "revised",
+            number=pending.number,
+            commit=commit,
+            digest=digest({**files, **texts}),
+            description=description,
+            parameters=dict(revised.parameters),
+        )
+        self.bench.workspace.place(changed)
+        return True
 
     def _measured(self, run: Run, **more: Any) -> None:
         number = len(self._pending.runs) + 1
@@ -254,17 +291,10 @@ class Session:
             constants["PROFILE"] = found["profile"]
         return constants
 
-    def _write_proposal(self, number: int, proposal: Proposal) -> None:
-        """On disk before the journal announces it: a proposal may have cost money."""
-        folder = experiment_folder(self.journal.path, number)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "proposal.json").open("w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(proposal), file, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _read_proposal(self, number: int) -> Proposal:
-        return Proposal(**json.loads((experiment_folder(self.journal.path, number) / "proposal.json").read_bytes()))
+    def _commit(self, number: int, proposal: Proposal) -> str:
+        ref = f"refs/autoresearch/{self.tag}/{number}"
+        message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
+        return self.bench.workspace.commit_candidate(ref, proposal.files, message)
 
 
 def _succeeded(runs: tuple[Run, ...]) -> bool:

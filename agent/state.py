@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from agent.events import Event
@@ -23,6 +24,7 @@ class Pending:
     files: tuple[str, ...]
     proposed_at: float
     commit: str | None = None
+    revisions: int = 0
     started: Mapping[str, Any] | None = None
     started_at: float | None = None
     runs: tuple[Run, ...] = ()
@@ -105,12 +107,16 @@ def step(state: State, event: Event) -> State:
     match event.kind:
         case "committed":
             return replace(state, pending=replace(pending, commit=data["commit"]))
+        case "revised":
+            changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
+            return replace(state, pending=replace(pending, revisions=pending.revisions + 1, **changes))
         case "started":
             return replace(state, pending=replace(pending, started=data, started_at=event.at))
         case "interrupted":
             return replace(state, pending=replace(pending, started=None, started_at=None))
         case "measured":
-            run = Run(**{key: data[key] for key in ("metric", "seconds", "secondary", "error", "log")})
+            known = {field.name for field in fields(Run)}
+            run = Run(**{key: value for key, value in data.items() if key in known})
             runs = (*pending.runs, run)
             return replace(state, pending=replace(pending, started=None, started_at=None, runs=runs))
         case "judged":
@@ -129,3 +135,9 @@ def step(state: State, event: Event) -> State:
 def gain(baseline: float, value: float, direction: Direction) -> float:
     """By how much `value` is better than `baseline`: positive is better in either direction."""
     return baseline - value if direction == "minimize" else value - baseline
+
+
+def expected_seconds(state: State, training_seconds: float | None, limit: float) -> float:
+    """How long a run takes: the median of those that succeeded, or what the budget suggests before there is one."""
+    seconds = [e.runs[-1].seconds for e in state.experiments if e.runs and e.runs[-1].error is None]
+    return statistics.median(seconds) if seconds else min(1.1 * (training_seconds or limit) + 15, limit)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -84,24 +86,58 @@ def test_what_a_tick_raises_ends_the_command(tmp_path: Path) -> None:
     assert gone(int((tmp_path / "run.log").read_text()))
 
 
-def test_an_orphan_is_known_by_pid_and_birth(tmp_path: Path) -> None:
-    read, write = os.pipe()
-    parent = os.fork()
-    if parent == 0:  # a loop that dies at once and leaves its command running
-
-        def started(process: runner.Process) -> None:
-            os.write(write, f"{process.pid} {process.born}".encode())
-            os._exit(0)
-
-        runner.run(
-            "sleep 600", cwd=tmp_path, log=tmp_path / "log", limit=60, env={}, started=started, tick=lambda _: None
-        )
-    os.waitpid(parent, 0)
-    pid, born = os.read(read, 100).decode().split()
-    assert not runner.end_orphan(runner.Process(int(pid), float(born) - 100))
-    assert not gone(int(pid))
-    assert runner.end_orphan(runner.Process(int(pid), float(born)))
-    deadline = time.monotonic() + 10
-    while not gone(int(pid)) and time.monotonic() < deadline:
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while not gone(pid) and time.monotonic() < deadline:
         os.sched_yield()
-    assert gone(int(pid))
+    assert gone(pid)
+
+
+def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    loop = os.fork()
+    if loop == 0:
+
+        def tick(_: float) -> None:
+            os.write(write, (tmp_path / "log").read_bytes())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        (tmp_path / "train.py").write_text(
+            "import os, subprocess, sys, time\n"
+            "away = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+            "print(os.getpid(), away.pid, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        command = f"{sys.executable} train.py"
+        log = tmp_path / "log"
+        runner.run(command, cwd=tmp_path, log=log, limit=60, env={}, started=lambda _: None, tick=tick)
+    os.waitpid(loop, 0)
+    pids = [int(pid) for pid in os.read(read, 100).split()]
+    assert len(pids) == 2
+    for pid in pids:
+        wait_until_gone(pid)
+
+
+def test_an_orphan_is_known_by_pid_and_birth() -> None:
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, runner.MARK: "m"})
+    born = psutil.Process(left.pid).create_time()
+    assert not runner.end_orphan(runner.Process(left.pid, born - 100))
+    assert left.poll() is None
+    assert runner.end_orphan(runner.Process(left.pid, born))
+    assert gone(left.pid)
+
+
+def test_a_log_that_grows_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LARGEST_LOG", 2**20)
+    ended = run("yes", tmp_path)
+    assert ended.returncode is None and ended.stopped is not None and "log grew beyond 1 MiB" in ended.stopped
+
+
+def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
+    clock = iter([1000.0, 1300.0])
+    log = tmp_path / "log"
+    ended = runner.run(
+        "true", cwd=tmp_path, log=log, limit=9, env={}, started=print, tick=print, wall=lambda: next(clock)
+    )
+    assert 290 < ended.asleep <= 300 and ended.seconds < 60
+    assert run("true", tmp_path).asleep == 0

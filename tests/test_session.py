@@ -162,6 +162,52 @@ def test_a_run_that_takes_too_long_is_a_crash(quick: Path, cli: Cli) -> None:
     assert_consistent(quick)
 
 
+OUT_OF_MEMORY = """ROWS = 64  # search: 4..64 log
+DEVICE_BATCH_SIZE = 32  # search: off
+assert ROWS % DEVICE_BATCH_SIZE == 0 or ROWS < DEVICE_BATCH_SIZE
+import sys
+if ROWS != 64 and DEVICE_BATCH_SIZE > LIMIT:
+    print("RuntimeError: [metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum")
+    sys.exit(1)
+print(f"val_bpb: {1 + ROWS / 100:.6f}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "status", "runs"),
+    [
+        ("reduce_batch", 16, "keep", 2),
+        ("reduce_batch", 8, "keep", 3),
+        ("reduce_batch", 0, "crash", 3),
+        ("fail", 8, "crash", 1),
+    ],
+)
+def test_out_of_memory_is_met_as_the_protocol_says(
+    quick: Path, cli: Cli, policy: str, limit: int, status: str, runs: int
+) -> None:
+    (quick / "train.py").write_text(OUT_OF_MEMORY.replace("LIMIT", str(limit)))
+    set_protocol(quick, safety={"oomPolicy": policy, "crashStatus": "discard"})
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    row = rows(quick)[1]
+    assert row["status"] == status, done.stderr
+    assert sum(e["event"] == "measured" and e["number"] == 1 for e in journal(quick)) == runs
+    measured = git(quick, "show", f"{row['commit']}:train.py")
+    assert f"DEVICE_BATCH_SIZE = {32 >> (runs - 1)}" in measured
+    assert ("DEVICE_BATCH_SIZE 32 -> 16: out of memory" in row["description"]) is (runs > 1)
+    assert ("out of memory: exit code 1" in row["description"]) is (status == "crash")
+
+
+def test_a_kill_by_the_kernel_counts_as_out_of_memory(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    killed = "import os, signal\nif RATE != 0.1:\n    os.kill(os.getpid(), signal.SIGKILL)\nloss = "
+    (quick / "train.py").write_text(text.replace("loss = ", killed).replace("1..16", "off").replace("8..512", "off"))
+    commit_all(quick, "dies")
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert "[out of memory: killed by SIGKILL" in rows(quick)[1]["description"]
+
+
 def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: Cli) -> None:
     (quick / "train.py").write_text("RATE = 1.0\nraise SystemExit('no data here')\n")
     commit_all(quick, "broken")

@@ -1,0 +1,29 @@
+"""Proposals on disk: whole, and before the journal announces them, because one may have cost money."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from agent.experiment import Proposal
+from agent.paths import experiment_folder
+
+
+def write(journal: Path, number: int, revision: int, proposal: Proposal) -> None:
+    """revision: 0 for what the proposer gave, then 1, 2, ... for smaller batches within it."""
+    path = _path(journal, number, revision)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(proposal), file, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(journal: Path, number: int, revision: int) -> Proposal:
+    return Proposal(**json.loads(_path(journal, number, revision).read_bytes()))
+
+
+def _path(journal: Path, number: int, revision: int) -> Path:
+    return experiment_folder(journal, number) / (f"proposal-{revision}.json" if revision else "proposal.json")
