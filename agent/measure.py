@@ -72,7 +72,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
             tick=tick,
         )
     finally:
-        touched = _undo(bench, before, candidate)
+        touched = _undo(bench, before, candidate, log.with_suffix(".undone"))
     if ended.asleep and not touched:
         raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
     text = log.read_text(errors="replace")
@@ -99,13 +99,13 @@ def last_lines(log: Path, count: int = 1) -> list[str]:
     return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]
 
 
-def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str]) -> Violation | None:
-    """Put back whatever the run changed in the workspace, and say what it was."""
+def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str], rescued: Path) -> Violation | None:
+    """Put back whatever the run changed in the workspace, and say what it was; the changed files stay in `rescued`."""
     try:
         integrity.verify(before)
     except Violation as violation:
         return violation
-    unexpected = bench.workspace.restore_unexpected(candidate)
+    unexpected = bench.workspace.restore_unexpected(candidate, rescued)
     if digest(bench.workspace.mutable_files()) != digest(candidate):
         bench.workspace.place(candidate)
         unexpected += ["the candidate itself"]

@@ -60,10 +60,7 @@ def resume(journal: Journal, workspace: Workspace, branch: str, results: str, fi
     if at is None and not state.experiments:
         workspace.start_branch(branch, at=state.head)
     elif at not in (state.head, state.previous):
-        raise PreconditionError(
-            f"the branch {branch} is at {(at or 'nothing')[:12]}, but the session left it at {state.head[:12]}: "
-            f"put it back with `git branch -f {branch} {state.head[:12]}`, or start another --tag"
-        )
+        raise _moved(branch, at, state.head)
     if workspace.branch == branch:
         workspace.move(branch, state.head)
         workspace.heal(*_left_half_done(journal, results))
@@ -71,6 +68,27 @@ def resume(journal: Journal, workspace: Workspace, branch: str, results: str, fi
     workspace.move(branch, state.head)
     workspace.switch(branch)
     journal.append("resumed", pid=os.getpid())
+
+
+def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
+    """Raises PreconditionError where a person works on the session's branch meanwhile: their work comes first."""
+    if workspace.branch != branch:
+        raise PreconditionError(
+            f"{workspace.branch or 'a detached HEAD'} is checked out instead of {branch}: "
+            f"`git checkout {branch}`, then run again"
+        )
+    at = workspace.branch_head(branch)
+    if at != head:
+        raise _moved(branch, at, head)
+    workspace.require_clean()
+
+
+def _moved(branch: str, at: str | None, head: str) -> PreconditionError:
+    return PreconditionError(
+        f"the branch {branch} is at {(at or 'nothing')[:12]}, but the session left it at {head[:12]}: keep what is new "
+        f"with `git branch NAME {(at or head)[:12]}`, put the branch back with `git update-ref refs/heads/{branch} "
+        f"{head[:12]}`, then run again; or start another --tag"
+    )
 
 
 def _require_same(session: Any, fingerprint: dict[str, Any]) -> None:

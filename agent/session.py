@@ -103,6 +103,7 @@ class Session:
         pending = self.state.pending
         if pending is not None:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
+        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.bench.workspace.mutable_files()
         proposal = self._proposer.ask(
             Context(
@@ -150,10 +151,11 @@ class Session:
 
     def record(self, verdict: Verdict) -> Experiment:
         """Move the branch to the incumbent and its rows. Returns the incumbent."""
-        workspace, pending, old = self.bench.workspace, self._pending, self.state.head
-        assert old is not None
+        workspace, pending, old = self.bench.workspace, self._pending, self._head
         if pending.verdict is None:
             self.journal.append("judged", number=pending.number, status=verdict.status, reason=verdict.reason)
+        if workspace.branch_head(self.branch) != old:
+            recovery.require_undisturbed(workspace, self.branch, old)
         experiment = self._pending.experiment
         parent = experiment.commit if verdict.status == "keep" else old
         rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short)
@@ -282,6 +284,11 @@ class Session:
     def _pending(self) -> Pending:
         assert self.state.pending is not None
         return self.state.pending
+
+    @property
+    def _head(self) -> str:
+        assert self.state.head is not None
+        return self.state.head
 
     def _constants(self) -> dict[str, Value]:
         """What the harness defines for train.py, so that the search can tell which of its branches is live."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +22,7 @@ from agent.protocol import Protocol
 
 # The person's hooks are for the person's commits; at night one that fails or asks would end the session.
 GIT = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
+LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 
 
@@ -192,11 +195,19 @@ class Workspace:
             exclude.parent.mkdir(exist_ok=True)
             exclude.write_text("\n".join([*present, *missing]) + "\n")
 
-    def restore_unexpected(self, files: Iterable[str]) -> list[str]:
-        """Undo what a run did to tracked files other than `files`; returns their names."""
+    def restore_unexpected(self, files: Iterable[str], rescued: Path) -> list[str]:
+        """Undo what happened to tracked files other than `files` during a run; returns their names.
+
+        The run did it, or a person who edited something meanwhile: what was there is kept under `rescued`.
+        """
+        if self.branch is not None and self.branch_head(self.branch) is None:
+            return []  # somebody deleted the branch: there is nothing to compare with, and the loop will say so
         expected = {self._in_repo(path) for path in files}
         unexpected = [name for name in self.changes() if name not in expected]
         for name in unexpected:
+            if (self._top / name).is_file():
+                (rescued / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self._top / name, rescued / name)
             self._git("checkout", "--quiet", "HEAD", "--", f":/{name}")
         return unexpected
 
@@ -222,16 +233,19 @@ class Workspace:
 
     def _git(self, *args: str, env: Mapping[str, str] | None = None) -> str:
         """Run git; raises AutoresearchError with git's own words."""
-        try:
-            output = self._repo.git.execute([*GIT, *args], env={**self._env, **(env or {})})
-            return str(output)
-        except git.GitCommandNotFound:
-            raise PreconditionError("git is not installed: install it, then run again") from None
-        except git.GitCommandError as error:
-            words = (error.stderr or error.stdout or "").strip().removeprefix("stderr: ").strip("' \n")
-            raise AutoresearchError(
-                f"`git {' '.join(args[:2])}` failed in {self._top}: {words or error.status}"
-            ) from None
+        for last in (*[False] * LOCK_ATTEMPTS, True):
+            try:
+                return str(self._repo.git.execute([*GIT, *args], env={**self._env, **(env or {})}))
+            except git.GitCommandNotFound:
+                raise PreconditionError("git is not installed: install it, then run again") from None
+            except git.GitCommandError as error:
+                words = (error.stderr or error.stdout or "").strip().removeprefix("stderr: ").strip("' \n")
+                # Another git may be at work for a moment: an editor's status, a person's commit.
+                if last or ".lock': File exists" not in words:
+                    what = f"`git {' '.join(args[:2])}` failed in {self._top}"
+                    raise AutoresearchError(f"{what}: {' '.join(words.split()) or error.status}") from None
+                time.sleep(LOCK_WAIT_SECONDS)
+        raise AssertionError("unreachable")
 
     def _is_ignored(self, path: str) -> bool:
         try:

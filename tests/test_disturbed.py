@@ -1,0 +1,118 @@
+"""A person, or another program, at work in the same repository while the loop runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli, git
+from tests.test_session import assert_consistent, commit_all, journal, rows, start, wait_for
+
+
+@pytest.fixture
+def slow(quick: Path) -> Path:
+    """Experiments that last until a file says go: nothing is timed."""
+    text = (quick / "train.py").read_text()
+    wait = "import os, time\nwhile RATE != 0.1 and not os.path.exists('go'):\n    time.sleep(0.02)\nloss = "
+    only = text.replace("# search: 1..16", "# search: off").replace("8..512", "off")
+    (quick / "train.py").write_text(only.replace("loss = ", wait))
+    commit_all(quick, "waits")
+    return quick
+
+
+def test_a_commit_in_between_stops_the_loop_and_is_kept(slow: Path, cli: Cli) -> None:
+    loop = start(slow, "--max-experiments", "2")
+    wait_for(slow, "started", 1)
+    (slow / "notes.md").write_text("mine")
+    git(slow, "add", "notes.md")
+    git(slow, "commit", "--quiet", "-m", "mine")
+    mine = git(slow, "rev-parse", "HEAD")
+    (slow / "go").touch()
+    _, errors = loop.communicate(timeout=60)
+    assert loop.returncode == 3 and "the session left it at" in errors and "Traceback" not in errors
+    assert git(slow, "rev-parse", "HEAD") == mine and (slow / "notes.md").read_text() == "mine"
+    again = cli(slow, "run", "--tag", "t", "--max-experiments", "2")
+    assert again.returncode == 3 and "git update-ref" in again.stderr
+    git(slow, "branch", "kept", mine)
+    left = again.stderr.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
+    git(slow, "reset", "--quiet", "--hard", left)
+    assert cli(slow, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(slow)
+    assert sum(e["event"] == "measured" and e["number"] == 1 for e in journal(slow)) == 1
+
+
+def test_a_deleted_branch_stops_the_loop_and_can_be_put_back(slow: Path, cli: Cli) -> None:
+    loop = start(slow, "--max-experiments", "2")
+    wait_for(slow, "started", 1)
+    git(slow, "update-ref", "-d", "refs/heads/autoresearch/t")
+    (slow / "go").touch()
+    _, errors = loop.communicate(timeout=60)
+    assert loop.returncode == 3 and "Traceback" not in errors
+    assert "is at nothing" in errors
+    left = errors.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
+    git(slow, "update-ref", "refs/heads/autoresearch/t", left)
+    assert cli(slow, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(slow)
+
+
+def test_results_edited_during_a_run_are_rescued(slow: Path) -> None:
+    loop = start(slow, "--max-experiments", "2")
+    wait_for(slow, "started", 1)
+    with (slow / "results.tsv").open("a") as file:
+        file.write("my remark\n")
+    (slow / "go").touch()
+    loop.communicate(timeout=60)
+    assert loop.returncode == 0
+    assert_consistent(slow)
+    assert "the run changed results.tsv" in rows(slow)[1]["description"]
+    rescued = slow / ".autoresearch/sessions/t/experiments/0001/run-1.undone/results.tsv"
+    assert rescued.read_text().endswith("my remark\n")
+
+
+def test_results_edited_between_sessions_are_not_overwritten(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    table = (quick / "results.tsv").read_text()
+    (quick / "results.tsv").write_text(table + "my remark\n")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    assert done.returncode == 3 and "uncommitted changes (results.tsv)" in done.stderr
+    assert (quick / "results.tsv").read_text() == table + "my remark\n"
+    (quick / "results.tsv").write_text(table[:40])
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(quick)
+
+
+def test_an_index_lock_is_waited_for_and_then_named(quick: Path, cli: Cli) -> None:
+    lock = quick / ".git" / "index.lock"
+    lock.touch()
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 1 and "index.lock" in done.stderr and "Traceback" not in done.stderr
+    lock.unlink()
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert_consistent(quick)
+
+
+def test_a_damaged_journal_is_named_and_left_alone(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    path = quick / ".autoresearch/sessions/t/journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = "".join([*lines[:3], "\x00\x00garbage\n", *lines[4:]])
+    path.write_text(damaged)
+    for command in (["run", "--tag", "t"], ["status"]):
+        done = cli(quick, *command)
+        assert done.returncode == 1 and "line 4 of" in done.stderr and "Traceback" not in done.stderr
+    assert path.read_text() == damaged
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_full_disk_under_the_log_is_a_sentence(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    folder = quick / ".autoresearch/sessions/t/experiments/0002"
+    folder.mkdir()
+    (folder / "proposal.json").symlink_to("/dev/full")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.rstrip().count("\n") <= 2
+    (folder / "proposal.json").unlink()
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(quick)
