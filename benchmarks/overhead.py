@@ -18,7 +18,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TRAIN = "RATE = 0.1  # search: 0.0001..1000 log\nprint('val_bpb:', format(RATE, '.12f'))\n"
+TRAIN = """A = 0.1  # search: 0.0001..10 log
+B = 0.1  # search: 0.0001..10 log
+C = 0.5  # search: 0.0..1.0
+print("val_bpb:", format(1 + (A - 0.4) ** 2 + (B - 2) ** 2 + (C - 0.3) ** 2, ".12f"))
+"""
 TARGET_SECONDS = 1.0
 
 
