@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import prepare
+import snapshots
 import sources
 from prepare import Tokenizer, evaluate_bpb, make_dataloader, pack_rows
 from tests.data_server import Fault, serve
@@ -347,7 +348,7 @@ def test_a_damaged_record_is_a_sentence(embedded: Path, tmp_path: Path) -> None:
 # Tokenizer
 
 TEXTS = [
-    *prepare.ROUND_TRIP,
+    *snapshots.ROUND_TRIP,
     "Ünïcödé ﷽ \U00010348 क्षि ༄ 🏴󠁧󠁢󠁥󠁮󠁧󠁿",
     " \r\n \r \n\n\n\t",
     "".join(map(chr, range(0x250))),

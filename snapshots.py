@@ -1,0 +1,310 @@
+"""Makes snapshots: text into a tokenizer and token shards, under a name that is the hash of their content.
+
+Used by `prepare.py` when it is run; experiments never import it. A preparation that was killed goes on where it was.
+"""
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import rustbpe
+
+import sources
+from prepare import (
+    CACHE_DIR,
+    PROFILES,
+    SCHEMA,
+    SPECIAL_TOKENS,
+    SPLIT_PATTERN,
+    Profile,
+    Tokenizer,
+    TooFewTokens,
+    offsets_path,
+    validation_rows,
+)
+from sources import DataError, Report, Shard
+
+# isort: split
+import mlx.core as mx
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+TOKENIZER_CHARACTERS = 1_000_000_000  # that the vocabulary is trained on
+TOKENIZER_DOCUMENT_CHARACTERS = 10_000  # of one document, so that a few long ones do not decide
+
+# Scripts, combining marks, joined emoji, line ends, runs of spaces and digits, bytes that no training text has.
+ROUND_TRIP = (
+    "",
+    "Plain text, don't worry: 1234567890 and 3.14.",
+    "line\r\nline\n\n\ttab   spaces  ",
+    "Ελληνικά, русский, العربية, עברית, हिन्दी, 中文, 日本語, 한국어, ไทย",
+    "e\u0301 a\u0308 n\u0303o\u0302\u0323",
+    "\U0001f469\U0001f3fd\u200d\U0001f680 \U0001f1ea\U0001f1fa \u2764\ufe0f",
+    "<|bos|> is text here\x00\x7f\u200b\ufeff\U0010ffff",
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> dict[str, Any]:
+    """The content of a tokenizer.json. Raises DataError where the text is too small or a round trip fails."""
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
+    tokens = [token for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])]
+    if len(tokens) + len(SPECIAL_TOKENS) < vocab_size:
+        raise DataError(
+            f"The text is too small for a vocabulary of {vocab_size}: it gives {len(tokens)} tokens. Give more text."
+        )
+    content = {
+        "pattern": SPLIT_PATTERN,
+        "special_tokens": {name: len(tokens) + index for index, name in enumerate(SPECIAL_TOKENS)},
+        "mergeable_ranks": [base64.b64encode(token).decode() for token in tokens],
+    }
+    tokenizer = Tokenizer(content)
+    for text in ROUND_TRIP:
+        if tokenizer.decode(tokenizer.encode(text)) != text:
+            raise DataError(f"The trained tokenizer does not give {text!r} back: report this with your data source.")
+    return content
+
+
+def _training_texts(shards: list[Shard], report: Report) -> Iterator[str]:
+    characters = 0
+    for index, text in enumerate(itertools.chain.from_iterable(shard.documents() for shard in shards)):
+        yield text[:TOKENIZER_DOCUMENT_CHARACTERS]
+        characters += min(len(text), TOKENIZER_DOCUMENT_CHARACTERS)
+        if characters >= TOKENIZER_CHARACTERS:
+            break
+        if index % 1024 == 0:
+            report("train tokenizer", characters, None)
+    report("train tokenizer", characters, characters)
+
+
+def write_tokens(shard: Shard, tokenizer: Tokenizer, path: Path, report: Report) -> None:
+    """Write the shard's tokens to `path` and, last, the documents' bounds beside it; a few documents are in memory.
+
+    Raises DataError where there are no documents.
+    """
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    documents = shard.documents()
+    lengths: list[int] = []
+    with _replacing(path) as file:
+        _write_header(file, dtype, 0)
+        while texts := list(itertools.islice(documents, 1024)):
+            encoded = tokenizer.encode(texts)
+            lengths.extend(len(ids) + 1 for ids in encoded)
+            flat = itertools.chain.from_iterable(part for ids in encoded for part in ((tokenizer.bos_token_id,), ids))
+            file.write(np.fromiter(flat, dtype).data)
+            report(f"tokenize {shard.name}", len(lengths), None)
+        if not lengths:
+            raise DataError(f"{shard.name} holds no text: remove it, or give another --source.")
+        _write_header(file, dtype, sum(lengths))
+    with _replacing(offsets_path(path)) as file:
+        np.save(file, np.cumsum([0, *lengths], dtype=np.int64))
+    report(f"tokenize {shard.name}", len(lengths), len(lengths))
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
+    """The .npy header at the start of the file. numpy pads it so that one for another length has the same size."""
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (length,)})
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name `path` when it is complete and on disk; before that there is none of that name."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def request_key(source: str, num_shards: int | None, profile: str) -> str:
+    """Names a request: equal keys would give equal snapshots, as far as can be told without reading the documents."""
+    constants = {name: asdict(scale) for name, scale in PROFILES.items()}
+    request = [SCHEMA, source, sources.identity(source), num_shards, profile, constants]
+    return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
+
+
+def prepared(key: str) -> dict[str, Any] | None:
+    """The record of the snapshot that answers a request, None where there is none that is whole."""
+    try:
+        directory = CACHE_DIR / "snapshots" / (CACHE_DIR / "requests" / key).read_text()
+    except FileNotFoundError:
+        return None
+    return _whole_record(directory)
+
+
+def _whole_record(directory: Path) -> dict[str, Any] | None:
+    """The content of snapshot.json if every file that it lists is there with its size."""
+    try:
+        record: dict[str, Any] = json.loads((directory / "snapshot.json").read_bytes())
+        whole = all((directory / name).stat().st_size == file["bytes"] for name, file in record["files"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if whole else None
+
+
+def build(source: str, num_shards: int | None, profile: str, workers: int, report: Report) -> dict[str, Any]:
+    """Prepare a resolved source; what an earlier, killed call finished is used. Returns the snapshot's record.
+
+    Raises DataError.
+    """
+    key = request_key(source, num_shards, profile)
+    scale = PROFILES[profile]
+    building = CACHE_DIR / "building" / key
+    building.mkdir(parents=True, exist_ok=True)
+    shards = sources.shards(source, num_shards, CACHE_DIR / "shards", workers, report)
+    by_split = {split: [shard for shard in shards if shard.split == split] for split in ("val", "train")}
+    if not (building / "tokenizer.json").exists():
+        content = train_tokenizer(_training_texts(by_split["train"], report), scale.vocab_size)
+        with _replacing(building / "tokenizer.json") as file:
+            file.write(json.dumps(content, indent=0).encode())
+    tokenizer = Tokenizer.from_directory(building)
+    for split in ("val", "train"):
+        for index, shard in enumerate(by_split[split]):
+            path = building / f"{split}_{index:05d}.tokens.npy"
+            if not offsets_path(path).exists():
+                write_tokens(shard, tokenizer, path, report)
+        if split == "val":
+            try:
+                validation_rows(building, scale.max_seq_len, scale.eval_tokens)
+            except TooFewTokens as error:
+                raise DataError(
+                    f"{source} is too small for the profile {profile}: {error}. Give more text, or --profile cpu."
+                ) from None
+    request = {"source": source, "num_shards": num_shards, "profile": profile}
+    return finish(building, tokenizer, request, scale)
+
+
+def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale: Profile) -> dict[str, Any]:
+    """Describe what was built in snapshot.json and move it among the snapshots. Returns the record."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted([*building.glob("*.npy"), building / "tokenizer.json"]):
+        with path.open("rb") as file:
+            files[path.name] = {
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+            }
+    counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in ("train", "val")}
+    for path in building.glob("*.tokens.npy"):
+        tokens = np.load(path, mmap_mode="r")
+        count = counts[path.name.split("_")[0]]
+        count["documents"] += len(np.load(offsets_path(path), mmap_mode="r")) - 1
+        count["tokens"] += len(tokens)
+        count["bytes"] += sum(
+            int(tokenizer.token_bytes[tokens[begin : begin + 2**24]].sum()) for begin in range(0, len(tokens), 2**24)
+        )
+    content = {
+        "schema": SCHEMA,
+        "profile": request["profile"],
+        "MAX_SEQ_LEN": scale.max_seq_len,
+        "VOCAB_SIZE": scale.vocab_size,
+        "EVAL_TOKENS": scale.eval_tokens,
+        "files": files,
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    record = {
+        "id": digest,
+        **content,
+        "source": request["source"],
+        "request": request,
+        "counts": counts,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with _replacing(building / "snapshot.json") as file:
+        file.write(json.dumps(record, indent=2).encode())
+    target = CACHE_DIR / "snapshots" / digest[:12]
+    target.parent.mkdir(exist_ok=True)
+    # Before the move: killed in between, the next call finds everything here and only has to move it.
+    _remember(building.name, digest)
+    if _whole_record(target):  # another request gave the same content
+        shutil.rmtree(building)
+    else:
+        shutil.rmtree(target, ignore_errors=True)
+        building.replace(target)
+    return record
+
+
+def _remember(key: str, digest: str) -> None:
+    (CACHE_DIR / "requests").mkdir(exist_ok=True)
+    with _replacing(CACHE_DIR / "requests" / key) as file:
+        file.write(digest[:12].encode())
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def display() -> Iterator[Report]:
+    """Shows progress on stderr: bars where it is a terminal, otherwise one line for every step that is done."""
+    if not sys.stderr.isatty():
+        yield lambda step, done, total: say(f"{step}: {done:,}") if done == total else None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def report(step: str, done: int, total: int | None) -> None:
+            if step not in bars:
+                bars[step] = progress.add_task(step, total=total)
+            progress.update(bars[step], completed=done, total=total)
+            if done == total:
+                progress.remove_task(bars.pop(step))
+                progress.console.print(f"{step}: {done:,}")
+
+        yield report
+
+
+def make_current(source: str, num_shards: int | None, profile: str, workers: int) -> str:
+    """Make the requested snapshot current, preparing it where needed. Returns what to tell. Raises DataError."""
+    if source not in ("auto", "climbmix", "tinystories", "embedded"):
+        source = str(Path(source).expanduser().resolve())
+    asked = request_key(source, num_shards, profile)
+    record = prepared(asked)
+    found = record is not None
+    if record is None:
+        resolved = sources.resolve(source)
+        if source == "auto":
+            reason = "its host answers" if resolved == "climbmix" else "the host of climbmix does not answer"
+            say(f"Source {resolved}: {reason}.")
+        if profile == "auto":
+            # The embedded text is too short for the metric of the larger profile.
+            large = resolved != "embedded" and (mx.metal.is_available() or mx.cuda.is_available())
+            profile = "mac" if large else "cpu"
+        record = prepared(request_key(resolved, num_shards, profile))
+        if record is None:
+            with display() as report:
+                record = build(resolved, num_shards, profile, workers, report)
+        _remember(asked, record["id"])
+    name = record["id"][:12]
+    with _replacing(CACHE_DIR / "current") as file:
+        file.write(name.encode())
+    where = f"{name} in {CACHE_DIR / 'snapshots' / name}"
+    if found:
+        return f"already prepared: {record['source']}, profile {record['profile']}, snapshot {where}"
+    train, val = record["counts"]["train"], record["counts"]["val"]
+    return "\n".join(
+        [
+            f"source:      {record['source']}",
+            f"profile:     {record['profile']}",
+            f"documents:   {train['documents']:,} for training, {val['documents']:,} for validation",
+            f"tokens:      {train['tokens']:,} for training, {val['tokens']:,} for validation",
+            f"bytes/token: {train['bytes'] / train['tokens']:.2f}",
+            f"snapshot:    {where}",
+        ]
+    )
