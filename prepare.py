@@ -19,6 +19,7 @@ import json
 import math
 import os
 import queue
+import secrets
 import sys
 import threading
 from bisect import bisect_left, insort
@@ -36,6 +37,8 @@ import blas
 
 blas.load()  # before MLX is imported, or MLX has bound its own slow one
 import mlx.core as mx  # noqa: E402
+
+import witness  # noqa: E402
 
 if TYPE_CHECKING:
     from sources import Split
@@ -71,6 +74,9 @@ SPECIAL_TOKENS = (BOS, "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>")
 # Documents that packing chooses from. With more no less is cropped, and the longest wait longer for their turn.
 PACKING_DOCUMENTS = 64
 PREFETCHED_BATCHES = 4
+PROBED_ROWS = 8  # on which it is tested that a model is not fooling the metric
+SURPRISE = 3.0  # nats by which the loss may rise where a row goes on as another one does; 0.1 to 0.4 is usual
+MOST_LEARNT = 0.02  # nats by which the loss on the same rows may fall during the evaluation
 EVAL_LOGITS_BYTES = 256 * 2**20  # the most that the float32 logits of one forward pass of the evaluation take
 
 
@@ -213,7 +219,8 @@ def make_dataloader(
         raise ValueError(f"A batch needs at least one row and one token, not {batch_size} x {seq_len}.")
     if tokenizer.vocab_size != snapshot.vocab_size:
         raise ValueError(f"The tokenizer is not the one of the snapshot in {snapshot.directory}.")
-    return _work_ahead(_batches(pack_rows(snapshot.directory, split, seq_len + 1, seed), batch_size))
+    batches = _work_ahead(_batches(pack_rows(snapshot.directory, split, seq_len + 1, seed), batch_size))
+    return witness.timed(batches) if split == "train" else batches
 
 
 def pack_rows(directory: Path, split: "Split", row_length: int, seed: int = 0) -> Iterator[tuple[Array, int]]:
@@ -312,39 +319,79 @@ def evaluate_bpb(model: Callable[[mx.array], mx.array], tokenizer: Tokenizer, ba
     The cross-entropy of every target in nats, over the bytes of text that the targets stand for, over ln 2; special
     tokens stand for none and are left out of both. It is comparable between vocabularies (Gao et al. 2020, The Pile,
     section 3.1). `model` maps int32 (rows, MAX_SEQ_LEN) to logits (rows, MAX_SEQ_LEN, VOCAB_SIZE) and never sees the
-    targets. Raises ValueError where the logits have another shape, or depend on later tokens: those are the targets.
+    targets. Raises ValueError where the logits have another shape, depend on later tokens, which are the targets, or
+    change from one evaluation to the next; under the loop the latter two end the run as void (witness.py).
     """
     if batch_size < 1:
         raise ValueError(f"A batch needs at least one row, not {batch_size}.")
     snapshot = _current_snapshot(CACHE_DIR)
-    rows = validation_rows(snapshot.directory, snapshot.max_seq_len, snapshot.eval_tokens)
-    row_bytes = snapshot.max_seq_len * snapshot.vocab_size * 4
-    step = max(1, min(batch_size, EVAL_LOGITS_BYTES // row_bytes))
-    _check_causal(model, rows[:1, :-1], tokenizer.bos_token_id)
-    nats, text_bytes = 0.0, 0
-    for begin in range(0, len(rows), step):
-        block = rows[begin : begin + step]
-        inputs, targets = mx.array(block[:, :-1]), mx.array(block[:, 1:])
-        logits = model(inputs).astype(mx.float32)
-        if logits.shape != (*inputs.shape, snapshot.vocab_size):
-            raise ValueError(f"The model gives logits {logits.shape}, not {(*inputs.shape, snapshot.vocab_size)}.")
-        chosen = mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        losses = np.asarray(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64)
-        lengths = tokenizer.token_bytes[block[:, 1:]]
-        nats += float(losses[lengths > 0].sum())
-        text_bytes += int(lengths.sum())
-    return nats / (math.log(2) * text_bytes)
+    if tokenizer.vocab_size != snapshot.vocab_size:
+        raise ValueError(f"The tokenizer is not the one of the snapshot in {snapshot.directory}.")
+    with witness.evaluation():
+        with witness.reading_validation():
+            rows = validation_rows(snapshot.directory, snapshot.max_seq_len, snapshot.eval_tokens)
+            lengths = Tokenizer.from_directory(snapshot.directory).token_bytes[rows[:, 1:]]
+        row_bytes = snapshot.max_seq_len * snapshot.vocab_size * 4
+        step = max(1, min(batch_size, EVAL_LOGITS_BYTES // row_bytes))
+        begins = range(0, len(rows), step)
+        # Which rows are probed, and when, cannot be told from outside, or a model could behave for those.
+        start, probe_at = secrets.randbelow(len(rows)), secrets.choice(begins)
+        count = min(step, PROBED_ROWS)
+        probe, others = np.split(np.roll(rows, -start, axis=0)[: 2 * count], 2)
+        losses = np.empty(lengths.shape)
+        for begin in begins:
+            if begin == probe_at:
+                _require_causal(model, probe, others, snapshot.vocab_size)
+            block = rows[begin : begin + step]
+            losses[begin : begin + step] = _losses(_logits(model, block, snapshot.vocab_size), block)
+        again = _losses(_logits(model, rows[:count], snapshot.vocab_size), rows[:count])
+        learnt = losses[:count].mean() - again.mean()
+        if learnt > MOST_LEARNT:
+            witness.refuse(
+                f"the model learns while it is evaluated: on the same text it got better by {learnt:.3f} nats"
+            )
+        bits = float(losses[lengths > 0].sum()) / (math.log(2) * int(lengths.sum()))
+    witness.attest("val_bpb", bits, losses.size, snapshot.directory, snapshot.id)
+    return bits
 
 
-def _check_causal(model: Callable[[mx.array], mx.array], row: Array, other_token: int) -> None:
-    """Raises ValueError where the logits of the first half of a row change with the tokens of the second half."""
-    half = row.shape[1] // 2
-    changed = row.copy()
-    changed[:, half:] = other_token
-    logits, again = (model(mx.array(tokens))[:, :half].astype(mx.float32) for tokens in (row, changed))
-    # Rounding to bfloat16 moves a logit by a 256th of itself; seeing the targets moves many by more than 1.
-    if not mx.allclose(logits, again, rtol=0.02, atol=0.1, equal_nan=True).item():
-        raise ValueError("The model's logits depend on later tokens, which are what it should predict.")
+def _logits(model: Callable[[mx.array], mx.array], block: Array, vocab_size: int) -> mx.array:
+    """float32 (rows, MAX_SEQ_LEN, VOCAB_SIZE). Raises ValueError where the model gives something else."""
+    logits = model(mx.array(block[:, :-1]))
+    expected = (len(block), block.shape[1] - 1, vocab_size)
+    if type(logits) is not mx.array or logits.shape != expected:
+        raise ValueError(f"The model gives {getattr(logits, 'shape', type(logits))}, not logits {expected}.")
+    return logits.astype(mx.float32)
+
+
+def _losses(logits: mx.array, block: Array) -> Array:
+    """The cross-entropy of each target in nats, float64 (rows, MAX_SEQ_LEN)."""
+    chosen = mx.take_along_axis(logits, mx.array(block[:, 1:])[..., None], axis=-1)[..., 0]
+    return np.asarray(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64)
+
+
+def _require_causal(model: Callable[[mx.array], mx.array], rows: Array, others: Array, vocab_size: int) -> None:
+    """Refuse a model whose logits depend on later tokens, or that knows how the validation text goes on.
+
+    From some place on, each row goes on as one of the others does: before it nothing may change, and after it the loss
+    must be about that of any text.
+    """
+    seam = rows.shape[1] // 4 + secrets.randbelow(rows.shape[1] // 2)
+    spliced = np.concatenate([rows[:, :seam], others[:, seam:]], axis=1)
+    real, changed = _logits(model, rows, vocab_size), _logits(model, spliced, vocab_size)
+    # Rounding to bfloat16 moves a logit by a 256th of itself; float32 on a CPU repeats itself almost exactly.
+    relative, absolute = (1e-3, 1e-2) if mx.default_device() == mx.cpu else (0.02, 0.1)
+    if not mx.allclose(real[:, :seam], changed[:, :seam], relative, absolute, equal_nan=True).item():
+        witness.refuse(
+            "the model's logits depend on later tokens, which are what it should predict (or they are random): they "
+            "differ between two texts that are equal up to there"
+        )
+    usual, surprised = float(_losses(real, rows).mean()), float(_losses(changed, spliced)[:, seam:].mean())
+    if surprised - usual > SURPRISE:
+        witness.refuse(
+            f"the model knows the validation text: its loss is {usual:.2f} nats, and {surprised:.2f} where that text "
+            "goes on in another way"
+        )
 
 
 class TooFewTokens(ValueError):
@@ -366,6 +413,9 @@ def validation_rows(directory: Path, max_seq_len: int, eval_tokens: int) -> Arra
         )
     return np.stack([row for row, _ in packed])
 
+
+if _attested := os.environ.get("AUTORESEARCH_ATTEST"):  # a loop wants the harness's own word: agent/attest.py
+    witness.watch(_attested, sys.modules[__name__], _current_snapshot(CACHE_DIR).directory.glob("val_*"))
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Command line

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.machinery import all_suffixes
 from pathlib import Path
+from typing import Any
 
-from agent.errors import Violation
+from agent.errors import PreconditionError, Violation
+
+Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -15,28 +22,48 @@ class Manifest:
 
     contents: path -> bytes, or None where there was no such file. They are small (sources, a lock file) and kept
     whole, so that one which a run changed can be put back whether or not git knows it.
-    stamps: path -> size and time of change, for the snapshot's files, which are too large to read each time.
+    modules: what Python can import from the folders of the workspace. A new one could stand in for a library, or for
+    the harness, in the next run.
+    digests: path -> SHA-256 of every file in the snapshot's folder, empty where there is no snapshot.
     """
 
     contents: Mapping[Path, bytes | None]
-    stamps: Mapping[Path, tuple[int, int]]
+    modules: Mapping[Path, frozenset[Path]]
+    snapshot: Path | None
+    digests: Mapping[Path, str | None]
 
 
-def manifest(protected: Iterable[Path], snapshot: Iterable[Path]) -> Manifest:
-    return Manifest(
-        contents={path: _read(path) for path in protected},
-        stamps={path: _stamp(path) for path in snapshot},
-    )
+def manifest(protected: Iterable[Path], folder: Path, snapshot: Path | None, record: Mapping[str, Any]) -> Manifest:
+    """folder: where the command runs; record: the content of snapshot.json.
+
+    Raises PreconditionError where the snapshot is not what its record says.
+    """
+    contents = {path: _read(path) for path in protected}
+    folders = {folder, *(path.parent for path in contents if path.suffix == ".py")}
+    digests = _digests(snapshot)
+    if snapshot is not None:
+        for name, file in record.get("files", {}).items():
+            if digests.get(snapshot / name) != file["sha256"]:
+                raise PreconditionError(
+                    f"{snapshot / name} is not what was prepared: delete {snapshot} and run `uv run prepare.py`"
+                )
+    return Manifest(contents, {folder: _modules(folder) for folder in folders}, snapshot, digests)
 
 
-def verify(before: Manifest) -> None:
-    """Raises Violation naming what a run changed; protected files are put back first."""
+def verify(before: Manifest, rescued: Path) -> None:
+    """Raises Violation naming what a run changed, with protected files put back and what was new moved to `rescued`."""
     changed = []
     for path, content in before.contents.items():
         if _read(path) != content:
             changed.append(path.name)
             _restore(path, content)
-    changed += [path.name for path, stamp in before.stamps.items() if _stamp(path) != stamp]
+    new = [path for folder, modules in before.modules.items() for path in sorted(_modules(folder) - modules)]
+    after = _digests(before.snapshot)
+    new += sorted(path for path in after if path not in before.digests)
+    for path in new:
+        rescued.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, rescued / path.name)
+    changed += [path.name for path in (*new, *(p for p, digest in before.digests.items() if after.get(p) != digest))]
     if changed:
         raise Violation(f"the run changed {', '.join(changed)}, which it must not: it is void")
 
@@ -51,19 +78,39 @@ def drop_bytecode(sources: Iterable[Path]) -> None:
             cached.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> bytes | None:
+def _modules(folder: Path) -> frozenset[Path]:
+    suffixes = tuple(all_suffixes())
+    found = [path for path in folder.iterdir() if path.name.endswith(suffixes)]
+    return frozenset([*found, *(path.parent for suffix in suffixes for path in folder.glob(f"*/__init__{suffix}"))])
+
+
+def _digests(folder: Path | None) -> dict[Path, str | None]:
+    return {path: _sha256(path, _stamp(path)) for path in folder.iterdir()} if folder else {}
+
+
+@functools.cache
+def _sha256(path: Path, _: Stamp) -> str | None:
+    """Read again only where the stamp differs: the time of the last change of a file cannot be set back by a run."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, IsADirectoryError):
         return None
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     try:
         stat = path.stat()
     except FileNotFoundError:
-        return (-1, 0)
-    return (stat.st_size, stat.st_mtime_ns)
+        return (-1, 0, 0, 0)
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
 
 
 def _restore(path: Path, content: bytes | None) -> None:

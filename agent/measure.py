@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import integrity, runner
+from agent import attest, fingerprint, integrity, runner
 from agent.conditions import conditions
 from agent.errors import (
     AutoresearchError,
@@ -22,7 +22,6 @@ from agent.errors import (
     Violation,
 )
 from agent.experiment import Run, digest
-from agent.fingerprint import snapshot_folder
 from agent.memory import ran_out
 from agent.metrics import extract
 from agent.protocol import Protocol
@@ -53,11 +52,16 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     _link(bench.workspace.folder / LOG_NAME, log)
     folder = bench.workspace.folder / bench.protocol.execution.cwd
     candidate = bench.workspace.mutable_files()
-    snapshot = snapshot_folder(bench.protocol)
+    snapshot = fingerprint.snapshot_folder(bench.protocol)
+    data = fingerprint.snapshot(bench.protocol)
     protected = bench.workspace.protected_files()
-    integrity.drop_bytecode([*protected, *(bench.workspace.folder / path for path in candidate)])
-    before = integrity.manifest(protected, snapshot.iterdir() if snapshot else ())
+    integrity.drop_bytecode(bench.workspace.sources())
+    before = integrity.manifest(protected, folder, snapshot, data)
+    word = log.with_suffix(".attest.json")
+    word.unlink(missing_ok=True)
     env = {"PYTHONUNBUFFERED": "1"}
+    if attest.attests(protected):
+        env[attest.VARIABLE] = str(word)
     if bench.training_seconds is not None:
         env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
     since = time.time()
@@ -80,8 +84,14 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     try:
         if touched:
             raise touched
+        attest.require_not_void(word)
         _require_success(ended, text)
         metric = extract(bench.protocol.metric, text, folder, since)
+        if attest.VARIABLE in env and snapshot:
+            name, budget = bench.protocol.metric.name, bench.training_seconds
+            metric = attest.attested(
+                word, name, metric, seconds=ended.seconds, budget=budget, folder=snapshot, data=data
+            )
     except ExperimentError as error:
         return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
     return Run(metric=metric, secondary=_secondary(bench, text, folder, since), **around)
@@ -102,7 +112,7 @@ def last_lines(log: Path, count: int = 1) -> list[str]:
 def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str], rescued: Path) -> Violation | None:
     """Put back whatever the run changed in the workspace, and say what it was; the changed files stay in `rescued`."""
     try:
-        integrity.verify(before)
+        integrity.verify(before, rescued)
     except Violation as violation:
         return violation
     unexpected = bench.workspace.restore_unexpected(candidate, rescued)

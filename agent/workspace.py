@@ -92,6 +92,11 @@ class Workspace:
                     texts[path] = _read(self.folder / path)
         return texts
 
+    def sources(self) -> list[Path]:
+        """Every tracked Python file of the workspace."""
+        names = self._git("ls-files", "-z", "--", f"{self.folder}/*.py").split("\0")
+        return [self._top / name for name in names if name]
+
     def protected_files(self) -> list[Path]:
         """The harness, the forbidden files (tracked or not) and protocol.json itself."""
         patterns = [*self._protocol.immutable_harness.paths, *self._protocol.mutable_surface.forbidden_globs]
