@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from agent.errors import PreconditionError, Violation
 
+WEIGHTS = (".npz", ".npy", ".safetensors", ".gguf", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".h5")
 Stamp = tuple[int, int, int, int]
 
 
@@ -24,11 +26,13 @@ class Manifest:
     whole, so that one which a run changed can be put back whether or not git knows it.
     modules: what Python can import from the folders of the workspace. A new one could stand in for a library, or for
     the harness, in the next run.
+    weights: files that hold a model, by their names. The next run could go on from a new one.
     digests: path -> SHA-256 of every file in the snapshot's folder, empty where there is no snapshot.
     """
 
     contents: Mapping[Path, bytes | None]
     modules: Mapping[Path, frozenset[Path]]
+    weights: Mapping[Path, frozenset[Path]]
     snapshot: Path | None
     digests: Mapping[Path, str | None]
 
@@ -47,7 +51,8 @@ def manifest(protected: Iterable[Path], folder: Path, snapshot: Path | None, rec
                 raise PreconditionError(
                     f"{snapshot / name} is not what was prepared: delete {snapshot} and run `uv run prepare.py`"
                 )
-    return Manifest(contents, {folder: _modules(folder) for folder in folders}, snapshot, digests)
+    modules = {folder: _modules(folder) for folder in folders}
+    return Manifest(contents, modules, {folder: _weights(folder)}, snapshot, digests)
 
 
 def verify(before: Manifest, rescued: Path) -> None:
@@ -68,6 +73,15 @@ def verify(before: Manifest, rescued: Path) -> None:
         raise Violation(f"the run changed {', '.join(changed)}, which it must not: it is void")
 
 
+def put_aside(before: Manifest, kept: Path) -> None:
+    """Move what a run has saved of its model to `kept`: each run begins with nothing but its code and the data."""
+    for folder, weights in before.weights.items():
+        for path in sorted(_weights(folder) - weights):
+            target = kept / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+
+
 def drop_bytecode(sources: Iterable[Path]) -> None:
     """Remove cached bytecode of `sources`, so that a run executes them and nothing that an earlier run left there.
 
@@ -82,6 +96,14 @@ def _modules(folder: Path) -> frozenset[Path]:
     suffixes = tuple(all_suffixes())
     found = [path for path in folder.iterdir() if path.name.endswith(suffixes)]
     return frozenset([*found, *(path.parent for suffix in suffixes for path in folder.glob(f"*/__init__{suffix}"))])
+
+
+def _weights(folder: Path) -> frozenset[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if name.endswith(WEIGHTS)]
+    return frozenset(found)
 
 
 def _digests(folder: Path | None) -> dict[Path, str | None]:

@@ -15,7 +15,7 @@ from typing import Any
 from agent import lock, protocol, recovery
 from agent.awake import kept_awake
 from agent.baseline import log_path, measure_baseline
-from agent.errors import AutoresearchError, Interrupted, UsageError
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal, View
@@ -71,6 +71,7 @@ def run(folder: Path, wanted: Wanted) -> int:
             return 0
         if wanted.setup:
             _set_up(bench)
+        _require_lock_file(bench)
         with kept_awake() if wanted.keep_awake else contextlib.nullcontext():
             code = _guarded(session)
     _summarize(session, wanted.json)
@@ -90,6 +91,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool) -> dict[
         bench.workspace.require_clean()
         if setup:
             _set_up(bench)
+        _require_lock_file(bench)
         found = fingerprint(bench.protocol, bench.training_seconds)
         interrupts.install()
         print(f"measuring the baseline; its log is {log_path(bench)}", file=sys.stderr, flush=True)
@@ -161,6 +163,14 @@ def _summarize(session: Session, as_json: bool) -> None:
 def _set_up(bench: Bench) -> None:
     folder = bench.workspace.folder
     set_up(bench.protocol, folder, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _require_lock_file(bench: Bench) -> None:
+    """`uv run` writes a missing uv.lock, and a run that writes a forbidden file is void."""
+    lock_file = bench.workspace.folder / "uv.lock"
+    forbidden = lock_file in bench.workspace.protected_files()
+    if forbidden and not lock_file.exists() and bench.protocol.execution.command.startswith("uv run"):
+        raise PreconditionError(f"{lock_file} is missing: run `uv sync`, or start without --no-setup")
 
 
 def _proposer(name: str) -> Proposer:

@@ -77,6 +77,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
         )
     finally:
         touched = _undo(bench, before, candidate, log.with_suffix(".undone"))
+        integrity.put_aside(before, log.with_suffix(".saved"))
     if ended.asleep and not touched:
         raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
     text = log.read_text(errors="replace")

@@ -319,6 +319,16 @@ def test_bytecode_that_a_run_left_is_not_taken(bench: Bench) -> None:
     assert honest.metric is not None and again.metric is not None and again.metric > 0.8 * honest.metric
 
 
+def test_no_run_starts_from_what_another_saved(bench: Bench) -> None:
+    code = "print('found', os.path.exists('out/last.npz')); os.makedirs('out', exist_ok=True)\n"
+    code += "model.save_weights('out/last.npz')"
+    for _ in range(2):
+        result = run(bench, "late", code)
+        assert result.error is None and "found False" in Path(result.log).read_text()
+    assert (Path(result.log).with_suffix(".saved") / "out" / "last.npz").is_file()
+    assert not (bench.workspace.folder / "out" / "last.npz").exists()
+
+
 def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(bench: Bench, tmp_path: Path) -> None:
     shard = next((tmp_path / "cache" / "snapshots").glob("*/train_*.tokens.npy"))
     content = bytearray(shard.read_bytes())
