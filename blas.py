@@ -32,9 +32,9 @@ def load() -> str | None:
     if "mlx.core" in sys.modules:
         print("The fast BLAS came too late: call blas.load() before the first import of mlx.", file=sys.stderr)
         return None
-    # A threaded product waits for its slowest thread, and one that shares its core is very slow: with one busy
-    # neighbour on 2 cores a training step took three times as long, with this setting 1.06 times.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
+    # train.py has a worker for each core. A threaded product would also wait for its slowest thread: with one busy
+    # neighbour on 2 cores a step took three times as long.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # numpy has an OpenBLAS of its own with 64-bit integers. Importing it first binds its symbols to that one, before
     # another copy with some of the same names becomes global.
     import numpy  # noqa: F401
@@ -48,6 +48,11 @@ def load() -> str | None:
         return f"{WHEEL} {version}"
     except (OSError, StopIteration, subprocess.CalledProcessError):
         return None
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version(distribution: str) -> str | None:
