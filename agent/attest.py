@@ -36,7 +36,14 @@ def require_not_void(path: Path) -> None:
 
 
 def attested(
-    path: Path, name: str, metric: float, *, seconds: float, budget: float | None, folder: Path, data: Mapping[str, Any]
+    path: Path,
+    name: str,
+    metric: float,
+    *,
+    seconds: float,
+    budget: float | None,
+    folder: Path | None,
+    data: Mapping[str, Any],
 ) -> float:
     """The metric `name` as the harness computed it; the log's own where it attests another.
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,14 @@ TrainingSeconds = Annotated[
     float | None,
     typer.Option(
         envvar="AUTORESEARCH_TRAINING_SECONDS", min=0.1, help="Training budget of a run; else what the protocol says."
+    ),
+]
+SandboxMode = Annotated[
+    Literal["auto", "off", "strict"],
+    typer.Option(
+        "--sandbox",
+        envvar="AUTORESEARCH_SANDBOX",
+        help="Confine what training writes, hide secrets, keep networkPolicy. strict: or do not start.",
     ),
 ]
 Setup = Annotated[bool, typer.Option("--setup/--no-setup", help="Run the protocol's set-up commands if they are due.")]
@@ -76,6 +84,7 @@ def run(
     keep_awake: Annotated[
         bool, typer.Option("--keep-awake/--no-keep-awake", help="Keep the machine from sleeping meanwhile.")
     ] = True,
+    sandbox: SandboxMode = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would happen, and end.")
     ] = False,
@@ -114,6 +123,7 @@ def run(
             training_seconds=training_seconds,
             setup=setup,
             keep_awake=keep_awake,
+            sandbox=sandbox,
             dry_run=dry_run,
             json=as_json,
             limits=limits,
@@ -124,7 +134,9 @@ def run(
 
 
 @app.command()
-def baseline(training_seconds: TrainingSeconds = None, setup: Setup = True, as_json: Json = False) -> None:
+def baseline(
+    training_seconds: TrainingSeconds = None, setup: Setup = True, sandbox: SandboxMode = "auto", as_json: Json = False
+) -> None:
     """Measure the recipe as it is, on this machine and this data.
 
     `run` does this by itself where no valid one is kept.
@@ -133,7 +145,7 @@ def baseline(training_seconds: TrainingSeconds = None, setup: Setup = True, as_j
     def work() -> int:
         from agent.launch import baseline as launch
 
-        data = launch(Options.folder, training_seconds, setup)
+        data = launch(Options.folder, training_seconds, setup, sandbox)
         _print(as_json, "baseline", data, [f"{data['metric']}  {data['value']:.6f}", f"log  {data['log']}"])
         return 0
 

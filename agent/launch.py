@@ -24,6 +24,7 @@ from agent.loop import run_session
 from agent.measure import Bench
 from agent.paths import journal_path, state_folder
 from agent.proposers.base import Exhausted, Proposer
+from agent.sandbox import Mode, choose
 from agent.session import Session
 from agent.setup import set_up
 from agent.summary import summarize
@@ -44,6 +45,7 @@ class Wanted:
     training_seconds: float | None = None
     setup: bool = True
     keep_awake: bool = True
+    sandbox: Mode = "auto"
     dry_run: bool = False
     json: bool = False
     limits: Limits = NO_LIMITS
@@ -53,7 +55,7 @@ def run(folder: Path, wanted: Wanted) -> int:
     """The command `run`. Returns the exit code."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
         raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
-    with _bench(folder, wanted.tag, wanted.training_seconds) as bench, _view(wanted.json) as view:
+    with _bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, _view(wanted.json) as view:
         journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view])
         session = Session(
             tag=wanted.tag,
@@ -72,13 +74,14 @@ def run(folder: Path, wanted: Wanted) -> int:
         if wanted.setup:
             _set_up(bench)
         _require_lock_file(bench)
+        journal.show("note", text=bench.sandbox.says)
         with kept_awake() if wanted.keep_awake else contextlib.nullcontext():
             code = _guarded(session)
     _summarize(session, wanted.json)
     return code
 
 
-def baseline(folder: Path, training_seconds: float | None, setup: bool) -> dict[str, Any]:
+def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:
     """The command `baseline`: a fresh one, whatever is kept. Returns what it measured."""
     interrupts = Interrupts()
 
@@ -87,7 +90,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool) -> dict[
         if interrupts.finishing:
             raise Interrupted("stopped: the baseline was not measured", 130)
 
-    with _bench(folder, "baseline", training_seconds) as bench:
+    with _bench(folder, "baseline", training_seconds, sandbox) as bench:
         bench.workspace.require_clean()
         if setup:
             _set_up(bench)
@@ -147,6 +150,7 @@ def _plan(session: Session) -> str:
             + (f", {duration(bench.training_seconds)} of it training" if bench.training_seconds else ""),
             f"would change {', '.join(bench.workspace.mutable_files())} and write "
             f"{bench.protocol.provenance.results_log.path}",
+            bench.sandbox.says,
         ]
     )
 
@@ -196,7 +200,7 @@ def _view(as_json: bool) -> AbstractContextManager[View]:
 
 
 @contextlib.contextmanager
-def _bench(folder: Path, tag: str, training_seconds: float | None) -> Iterator[Bench]:
+def _bench(folder: Path, tag: str, training_seconds: float | None, sandbox: Mode) -> Iterator[Bench]:
     """The workspace, held for this process alone."""
     rules = protocol.load(folder)
     protocol.require_runnable(rules)
@@ -204,6 +208,7 @@ def _bench(folder: Path, tag: str, training_seconds: float | None) -> Iterator[B
     try:
         with lock.hold(state_folder(workspace.folder), tag):
             workspace.exclude([".autoresearch/", "run.log"])
-            yield Bench(rules, workspace, training_seconds or rules.training_seconds)
+            confined = choose(sandbox, rules.environment.constraints)
+            yield Bench(rules, workspace, training_seconds or rules.training_seconds, confined)
     finally:
         workspace.close()

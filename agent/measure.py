@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from agent.experiment import Run, digest
 from agent.memory import ran_out
 from agent.metrics import extract
 from agent.protocol import Protocol
+from agent.sandbox import UNCONFINED, Sandbox
 from agent.workspace import Workspace
 
 LOG_NAME = "run.log"
@@ -37,6 +41,7 @@ class Bench:
     protocol: Protocol
     workspace: Workspace
     training_seconds: float | None
+    sandbox: Sandbox = UNCONFINED
 
     @property
     def limit(self) -> float:
@@ -52,29 +57,16 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     _link(bench.workspace.folder / LOG_NAME, log)
     folder = bench.workspace.folder / bench.protocol.execution.cwd
     candidate = bench.workspace.mutable_files()
-    snapshot = fingerprint.snapshot_folder(bench.protocol)
-    data = fingerprint.snapshot(bench.protocol)
+    snapshot, data = fingerprint.snapshot_folder(bench.protocol), fingerprint.snapshot(bench.protocol)
     protected = bench.workspace.protected_files()
     integrity.drop_bytecode(bench.workspace.sources())
     before = integrity.manifest(protected, folder, snapshot, data)
+    attesting = snapshot is not None and attest.attests(protected)
     word = log.with_suffix(".attest.json")
     word.unlink(missing_ok=True)
-    env = {"PYTHONUNBUFFERED": "1"}
-    if attest.attests(protected):
-        env[attest.VARIABLE] = str(word)
-    if bench.training_seconds is not None:
-        env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
     since = time.time()
     try:
-        ended = runner.run(
-            bench.protocol.execution.command,
-            cwd=folder,
-            log=log,
-            limit=bench.limit,
-            env=env,
-            started=started,
-            tick=tick,
-        )
+        ended = _run(bench, log, word if attesting else None, started, tick)
     finally:
         touched = _undo(bench, before, candidate, log.with_suffix(".undone"))
         integrity.put_aside(before, log.with_suffix(".saved"))
@@ -88,7 +80,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
         attest.require_not_void(word)
         _require_success(ended, text)
         metric = extract(bench.protocol.metric, text, folder, since)
-        if attest.VARIABLE in env and snapshot:
+        if attesting:
             name, budget = bench.protocol.metric.name, bench.training_seconds
             metric = attest.attested(
                 word, name, metric, seconds=ended.seconds, budget=budget, folder=snapshot, data=data
@@ -96,6 +88,39 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     except ExperimentError as error:
         return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
     return Run(metric=metric, secondary=_secondary(bench, text, folder, since), **around)
+
+
+def _run(
+    bench: Bench,
+    log: Path,
+    word: Path | None,
+    started: Callable[[runner.Process], None],
+    tick: Callable[[float], None],
+) -> runner.Ended:
+    """The command in its sandbox, with a temporary folder that lasts as long; the harness attests to `word`."""
+    workspace = bench.workspace.folder
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if bench.training_seconds is not None:
+        env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
+    guarded = [workspace / ".git", workspace / ".autoresearch", workspace / ".venv"]
+    guarded += filter(None, [fingerprint.snapshot_folder(bench.protocol)])
+    with tempfile.TemporaryDirectory(prefix="autoresearch-", ignore_cleanup_errors=True) as name:
+        temporary = Path(name)
+        attested = temporary / "attest.json"
+        if word is not None:
+            env[attest.VARIABLE] = str(attested)
+        ended = runner.run(
+            bench.sandbox.command(bench.protocol.execution.command, workspace, temporary, guarded),
+            cwd=workspace / bench.protocol.execution.cwd,
+            log=log,
+            limit=bench.limit,
+            env=bench.sandbox.environment(env, temporary),
+            started=started,
+            tick=tick,
+        )
+        if word is not None and attested.is_file():
+            shutil.copyfile(attested, word)
+    return ended
 
 
 def last_lines(log: Path, count: int = 1) -> list[str]:

@@ -63,8 +63,13 @@ class Constraints(Model):
     no_new_dependencies: bool = information(
         "kept through forbiddenGlobs: name the dependency files there", default=False
     )
-    network_policy: Literal["sandbox", "full", "offline", "unknown"] = information("not enforced yet", default="full")
-    network_allowlist: list[str] | None = information("1.1; not enforced yet", default=None)
+    network_policy: Literal["sandbox", "full", "offline", "unknown"] = enforced(
+        "anything but full: training has no network, as far as the system can keep it from it (--sandbox)",
+        default="full",
+    )
+    network_allowlist: list[str] | None = information(
+        "1.1; hosts cannot be told apart: the network stays open, and --sandbox strict refuses", default=None
+    )
 
 
 class Sandbox(Model):

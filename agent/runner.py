@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Ended:
 
 
 def run(
-    command: str,
+    command: Sequence[str],
     *,
     cwd: Path,
     log: Path,
@@ -52,8 +52,9 @@ def run(
     tick: Callable[[float], None],
     wall: Callable[[], float] = time.time,
 ) -> Ended:
-    """Run `command` in a shell of its own session, stdout and stderr to `log`, for at most `limit` seconds awake.
+    """Run `command` in a session of its own, stdout and stderr to `log`, for at most `limit` seconds awake.
 
+    `env` is all that it sees of the environment, besides the mark by which its descendants are known.
     `started` is told the process, `tick` the seconds so far several times a second. Whatever either raises ends the
     command too. When this returns or raises, the command and all its descendants are gone; and if this process dies
     before, they go with it.
@@ -62,13 +63,12 @@ def run(
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            shell=True,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **env, MARK: mark},
+            env={**env, MARK: mark},
         )
     began, clock = time.monotonic(), wall()
     returncode, stopped = None, None

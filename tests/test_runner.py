@@ -17,9 +17,15 @@ from agent import runner
 from agent.errors import Interrupted
 
 
+def shell(command: str) -> list[str]:
+    return ["/bin/sh", "-c", command]
+
+
 def run(command: str, folder: Path, limit: float = 30, tick: Callable[[float], None] = lambda _: None) -> runner.Ended:
     log = folder / "run.log"
-    return runner.run(command, cwd=folder, log=log, limit=limit, env={}, started=lambda _: None, tick=tick)
+    return runner.run(
+        shell(command), cwd=folder, log=log, limit=limit, env=os.environ, started=lambda _: None, tick=tick
+    )
 
 
 def gone(pid: int) -> bool:
@@ -110,7 +116,7 @@ def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
         )
         command = f"{sys.executable} train.py"
         log = tmp_path / "log"
-        runner.run(command, cwd=tmp_path, log=log, limit=60, env={}, started=lambda _: None, tick=tick)
+        runner.run(shell(command), cwd=tmp_path, log=log, limit=60, env=os.environ, started=lambda _: None, tick=tick)
     os.waitpid(loop, 0)
     pids = [int(pid) for pid in os.read(read, 100).split()]
     assert len(pids) == 2
@@ -137,7 +143,7 @@ def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
     clock = iter([1000.0, 1300.0])
     log = tmp_path / "log"
     ended = runner.run(
-        "true", cwd=tmp_path, log=log, limit=9, env={}, started=print, tick=print, wall=lambda: next(clock)
+        ["true"], cwd=tmp_path, log=log, limit=9, env={}, started=print, tick=print, wall=lambda: next(clock)
     )
     assert 290 < ended.asleep <= 300 and ended.seconds < 60
     assert run("true", tmp_path).asleep == 0
