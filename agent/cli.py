@@ -7,12 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from agent.errors import AutoresearchError, UsageError
+from agent.errors import AutoresearchError, UsageError, explain
 
 app = typer.Typer(
     name="autoresearch",
@@ -189,6 +190,33 @@ def stop() -> None:
     _exit(work, "stop", False)
 
 
+@app.command()
+def doctor(
+    tag: Tag = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Finish or undo what a crash left half done, as every start does.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what is well in this workspace and its sessions and what is not, each with the command that mends it.
+
+    Exit code 1 where something is broken.
+    """
+
+    def work() -> int:
+        from agent import doctor as view
+
+        folder = Options.folder.resolve()
+        done = view.repair(folder, tag) if repair else []
+        checks = view.examine(folder, tag)
+        shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
+        data = {"repaired": done, "checks": [asdict(check) for check in checks]}
+        _print(as_json, "doctor", data, [*shown, *view.lines(checks)])
+        return 1 if any(check.status == "broken" for check in checks) else 0
+
+    _exit(work, "doctor", as_json)
+
+
 @protocol_app.command("check")
 def protocol_check(as_json: Json = False) -> None:
     """Check protocol.json and print a line a field: its value, where that comes from, what the program does with it."""
@@ -252,7 +280,6 @@ def _exit(work: Callable[[], int], command: str, as_json: bool) -> None:
     except OSError as error:
         if Options.debug:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: the system says {error.strerror}{where}: mend that, then run again", file=sys.stderr)
+        print(f"error: {explain(error)}", file=sys.stderr)
         code = 1
     raise typer.Exit(code)

@@ -60,3 +60,9 @@ class Suspended(ExperimentError):
 
 class NoMetric(ExperimentError):
     pass
+
+
+def explain(error: OSError) -> str:
+    """The sentence for what the system refuses."""
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the system says {error.strerror or error}{where}: mend that, then run again"

@@ -55,7 +55,7 @@ class Journal:
 
     def _open(self) -> IO[str]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(self.path)
+        drop_torn_line(self.path)
         self._file = self.path.open("a", encoding="utf-8")
         return self._file
 
@@ -77,8 +77,12 @@ def read(path: Path) -> Iterator[Event]:
             ) from None
 
 
-def _drop_torn_line(path: Path) -> None:
-    """A line that power loss cut short announced something that then did not happen."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+def drop_torn_line(path: Path) -> int:
+    """Remove a line that power loss cut short: it announced something that then did not happen. Returns its bytes."""
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    return len(content) - whole

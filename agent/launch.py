@@ -15,7 +15,7 @@ from typing import Any
 from agent import lock, protocol, recovery
 from agent.awake import kept_awake
 from agent.baseline import log_path, measure_baseline
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal, View
@@ -121,10 +121,10 @@ def _guarded(session: Session) -> int:
     except Interrupted as stop:
         session.abandon(str(stop))
         return stop.exit_code
-    except AutoresearchError as error:
+    except (AutoresearchError, OSError) as error:
         # The next start heals what cannot be put right now; what the person needs is the error itself.
-        with contextlib.suppress(AutoresearchError):
-            session.abandon(str(error))
+        with contextlib.suppress(AutoresearchError, OSError):
+            session.abandon(explain(error) if isinstance(error, OSError) else str(error))
         raise
     finally:
         session.journal.close()
@@ -133,7 +133,7 @@ def _guarded(session: Session) -> int:
 
 def _finishing(session: Session) -> str:
     pending = session.state.pending
-    if pending is None or pending.started is None:
+    if pending is None:
         return "ending after this step; Ctrl-C again stops at once"
     left = duration(session.remaining_seconds())
     return f"finishing experiment #{pending.number}, about {left} more; Ctrl-C again stops it at once"

@@ -7,18 +7,27 @@ import json
 import os
 from pathlib import Path
 
+from agent.errors import AutoresearchError
 from agent.experiment import Proposal
 from agent.paths import experiment_folder
 
 
 def write(journal: Path, number: int, revision: int, proposal: Proposal) -> None:
-    """revision: 0 for what the proposer gave, then 1, 2, ... for smaller batches within it."""
+    """revision: 0 for what the proposer gave, then 1, 2, ... for smaller batches within it.
+
+    Raises AutoresearchError where it cannot be written.
+    """
     path = _path(journal, number, revision)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(proposal), file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            json.dump(dataclasses.asdict(proposal), file, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise AutoresearchError(
+            f"{path} cannot be written: {error.strerror}; make room or give back the rights, then run again"
+        ) from None
 
 
 def read(journal: Path, number: int, revision: int) -> Proposal:

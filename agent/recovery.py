@@ -16,7 +16,7 @@ from agent.workspace import Workspace
 def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> None:
     """Raises PreconditionError, before anything is touched, where a new session would lose something or cannot work."""
     _ = workspace.head
-    if workspace.branch_head(branch) is not None:
+    if workspace.resolve(f"refs/heads/{branch}") is not None:
         raise PreconditionError(
             f"the branch {branch} exists but no session here belongs to it: choose another --tag, "
             f"or delete the branch with `git branch -D {branch}`"
@@ -50,24 +50,48 @@ def create(
 
 def resume(journal: Journal, workspace: Workspace, branch: str, results: str, fingerprint: dict[str, Any]) -> None:
     """Finish or undo the one step that was under way. Raises PreconditionError where the record and git disagree."""
-    state = journal.state
+    assert journal.state.session is not None
+    _require_same(journal.state.session, fingerprint)
+    for done in reconcile(journal, workspace, branch, results):
+        journal.show("note", text=done)
+    journal.append("resumed", pid=os.getpid())
+
+
+def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str) -> list[str]:
+    """Bring processes, branch and working tree to where the journal has them. Returns what it did, a sentence each.
+
+    Raises PreconditionError where that would take away a person's work.
+    """
+    state, done = journal.state, []
     assert state.session is not None and state.head is not None
-    _require_same(state.session, fingerprint)
     started = state.pending.started if state.pending else None
     if started and runner.end_orphan(runner.Process(started["pid"], started["born"])):
-        journal.show("note", text=f"ended the orphaned run with pid {started['pid']}")
-    at = workspace.branch_head(branch)
+        done.append(f"ended the orphaned run with pid {started['pid']}")
+    at = workspace.resolve(f"refs/heads/{branch}")
     if at is None and not state.experiments:
         workspace.start_branch(branch, at=state.head)
-    elif at not in (state.head, state.previous):
+        done.append(f"created the branch {branch}")
+    elif at is None or at not in (state.head, state.previous):
         raise _moved(branch, at, state.head)
+    elif at != state.head:
+        done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, where its last experiment belongs")
     if workspace.branch == branch:
         workspace.move(branch, state.head)
-        workspace.heal(*_left_half_done(journal, results))
+        done += [
+            f"restored {name}, which was half written" for name in workspace.heal(*_left_half_done(journal, results))
+        ]
     workspace.require_clean()
     workspace.move(branch, state.head)
-    workspace.switch(branch)
-    journal.append("resumed", pid=os.getpid())
+    if workspace.branch != branch:
+        workspace.switch(branch)
+        done.append(f"checked out {branch}")
+    tag = state.session["tag"]
+    for experiment in state.experiments[1:]:
+        ref = f"refs/autoresearch/{tag}/{experiment.number}"
+        if workspace.resolve(ref) != experiment.commit:
+            workspace.keep(ref, experiment.commit)
+            done.append(f"put back {ref}, which keeps the commit of experiment #{experiment.number}")
+    return done
 
 
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
@@ -77,7 +101,7 @@ def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
             f"{workspace.branch or 'a detached HEAD'} is checked out instead of {branch}: "
             f"`git checkout {branch}`, then run again"
         )
-    at = workspace.branch_head(branch)
+    at = workspace.resolve(f"refs/heads/{branch}")
     if at != head:
         raise _moved(branch, at, head)
     workspace.require_clean()

@@ -154,7 +154,7 @@ class Session:
         workspace, pending, old = self.bench.workspace, self._pending, self._head
         if pending.verdict is None:
             self.journal.append("judged", number=pending.number, status=verdict.status, reason=verdict.reason)
-        if workspace.branch_head(self.branch) != old:
+        if workspace.resolve(f"refs/heads/{self.branch}") != old:
             recovery.require_undisturbed(workspace, self.branch, old)
         experiment = self._pending.experiment
         parent = experiment.commit if verdict.status == "keep" else old

@@ -68,9 +68,10 @@ class Workspace:
         except AutoresearchError:
             return None
 
-    def branch_head(self, branch: str) -> str | None:
+    def resolve(self, name: str) -> str | None:
+        """The commit that a ref or a hash stands for; None where there is no such commit."""
         try:
-            return self._git("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")
+            return self._git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
         except AutoresearchError:
             return None
 
@@ -151,7 +152,7 @@ class Workspace:
             if not inside or not self._protocol.mutable_surface.allows(path):
                 raise Violation(f"the proposal changes {path}, which mutableSurface does not allow")
         commit = self._commit_on(self.head, {path: text.encode() for path, text in files.items()}, message)
-        self._git("update-ref", ref, commit)
+        self.keep(ref, commit)
         return commit
 
     def place(self, files: Mapping[str, str]) -> None:
@@ -179,17 +180,22 @@ class Workspace:
                 self._git("rm", "--quiet", "--cached", "--ignore-unmatch", "--", f":/{name}")
                 (self.folder / path).unlink(missing_ok=True)
 
-    def heal(self, files: Iterable[str], commits: Iterable[str]) -> None:
+    def keep(self, ref: str, commit: str) -> None:
+        self._git("update-ref", ref, commit)
+
+    def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
         """Restore what a crash left half written: files that hold (a beginning of) what one of `commits` has in them.
 
-        Anything else in them is the person's own work and stays.
+        Anything else in them is the person's own work and stays. Returns the names of those that were not as in HEAD.
         """
+        before = self.changes()
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
             target = self.folder / path
             text = _read(target) if target.is_file() else ""
             if any((self.show(commit, path) or "").startswith(text) for commit in known):
                 self.restore([path])
+        return sorted({*before} - {*self.changes()})
 
     def exclude(self, patterns: Iterable[str]) -> None:
         """Keep the loop's own files out of the person's `git status`, where .gitignore does not do so already."""
@@ -205,7 +211,7 @@ class Workspace:
 
         The run did it, or a person who edited something meanwhile: what was there is kept under `rescued`.
         """
-        if self.branch is not None and self.branch_head(self.branch) is None:
+        if self.branch is not None and self.resolve(f"refs/heads/{self.branch}") is None:
             return []  # somebody deleted the branch: there is nothing to compare with, and the loop will say so
         expected = {self._in_repo(path) for path in files}
         unexpected = [name for name in self.changes() if name not in expected]

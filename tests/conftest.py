@@ -66,16 +66,21 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
 
 
-@pytest.fixture
-def quick(tmp_path: Path) -> Path:
+def make_quick(folder: Path) -> None:
     """A workspace whose experiments take milliseconds."""
-    folder = tmp_path / "quick"
     folder.mkdir()
     (folder / "protocol.json").write_text(json.dumps(quick_protocol(), indent=2))
     (folder / "train.py").write_text(QUICK)
     (folder / "prepare.py").write_text("HARNESS = True\n")
     (folder / "pyproject.toml").write_text("")
     make_repository(folder)
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """A workspace whose experiments take milliseconds."""
+    folder = tmp_path / "quick"
+    make_quick(folder)
     return folder
 
 

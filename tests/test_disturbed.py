@@ -112,7 +112,7 @@ def test_a_full_disk_under_the_log_is_a_sentence(quick: Path, cli: Cli) -> None:
     (folder / "proposal.json").symlink_to("/dev/full")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
-    assert done.stderr.rstrip().count("\n") <= 2
+    assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
     (folder / "proposal.json").unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)
