@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -46,8 +47,10 @@ class Journal:
         self._show(Event(kind, time.time(), data))
 
     def close(self) -> None:
+        # What could not be written has been reported where it was; closing only tries it once more.
         if self._file:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
 
     def _show(self, event: Event) -> None:
         for view in self._views:

@@ -32,6 +32,7 @@ from agent.sandbox import UNCONFINED, Sandbox
 from agent.workspace import Workspace
 
 LOG_NAME = "run.log"
+LEAST_ROOM = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     Raises Suspended where the machine slept meanwhile: then nothing is known about the candidate.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(log.parent)
     _link(bench.workspace.folder / LOG_NAME, log)
     folder = bench.workspace.folder / bench.protocol.execution.cwd
     candidate = bench.workspace.mutable_files()
@@ -86,6 +88,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
                 word, name, metric, seconds=ended.seconds, budget=budget, folder=snapshot, data=data
             )
     except ExperimentError as error:
+        _require_room(log.parent)
         return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
     return Run(metric=metric, secondary=_secondary(bench, text, folder, since), **around)
 
@@ -162,6 +165,15 @@ def _require_success(ended: runner.Ended, text: str) -> None:
         if ran_out(code, text):
             raise OutOfMemory(f"out of memory: {what}{last}")
         raise Crashed(f"crashed: {what}{last}")
+
+
+def _require_room(folder: Path) -> None:
+    """A run on a full disk fails whatever the candidate is worth. Raises AutoresearchError: it ends the session."""
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_ROOM:
+        raise AutoresearchError(
+            f"only {free // 2**20} MiB are free in {folder}: make room, then run again; the session goes on from here"
+        )
 
 
 def _secondary(bench: Bench, text: str, folder: Path, since: float) -> dict[str, float]:

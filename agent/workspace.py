@@ -15,10 +15,14 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-import git
-
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol import Protocol
+
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a missing git is for us to report, when it is needed
+try:
+    import git
+except ImportError as failed:  # it runs `git version` even so
+    raise PreconditionError(f"git cannot be run: {' '.join(str(failed).split())}; mend that, then run again") from None
 
 # The person's hooks are for the person's commits; at night one that fails or asks would end the session.
 GIT = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]

@@ -240,7 +240,7 @@ def try_out(workspace: Path, fault: Fault, check: Callable[[Path], str]) -> Outc
     wrong = ""
     if "Traceback" in done.stderr:
         wrong = "a traceback"
-    elif done.returncode not in (0, 1, 3):
+    elif done.returncode not in (0, 1, 2, 3):
         wrong = "an exit code of another kind"
     elif done.returncode and not last.startswith("error: "):
         wrong = "no sentence"

@@ -84,3 +84,8 @@ def test_status_of_a_named_and_of_the_latest_session(quick: Path, cli: Cli) -> N
     assert text.startswith("one  val_bpb") and "3 experiments: " in text and "not running: 3 experiments" in text
     assert len(json.loads(cli(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
     assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr
+
+
+def test_without_git_there_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
+    assert done.returncode == 3 and done.stderr.startswith("error: git ") and "Traceback" not in done.stderr
