@@ -187,7 +187,9 @@ def _lap() -> None:
 
 def _training_seconds() -> float:
     usual = statistics.median(_gaps)
-    startup = sum(max(0.0, gap - usual) for gap in _gaps[:STARTUP_BATCHES]) if _timed else STARTUP_SECONDS
+    # The last, before the evaluation, is never startup: work could be put off until then.
+    first = _gaps[:-1][:STARTUP_BATCHES]
+    startup = sum(max(0.0, gap - usual) for gap in first) if _timed else STARTUP_SECONDS
     return max(0.0, sum(_gaps) - min(startup, STARTUP_SECONDS))
 
 

@@ -133,6 +133,11 @@ CHEATS: Mapping[str, tuple[str, str, str]] = {
         "reads the validation split",
     ),
     "twice the time": ("late", "time.sleep(12)", "by the harness's clock"),
+    "all the time after a few batches": (
+        "middle",
+        "TIME_BUDGET = 0; steps = 0; next(batches); next(batches); time.sleep(12)",
+        "by the harness's clock",
+    ),
     "a clock patched before the harness": (
         "top",
         "import time\nreal = time.monotonic\ntime.monotonic = lambda: real() / 3",
