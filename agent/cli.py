@@ -45,7 +45,8 @@ SandboxMode = Annotated[
     typer.Option(
         "--sandbox",
         envvar="AUTORESEARCH_SANDBOX",
-        help="Confine what training writes, hide secrets, keep networkPolicy. strict: or do not start.",
+        help="Confine what training writes, hide secrets, keep networkPolicy. strict: or do not start. "
+        "AUTORESEARCH_KEEP_ENV=NAME,... lets variables through.",
     ),
 ]
 Setup = Annotated[bool, typer.Option("--setup/--no-setup", help="Run the protocol's set-up commands if they are due.")]

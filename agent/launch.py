@@ -97,6 +97,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         _require_lock_file(bench)
         found = fingerprint(bench.protocol, bench.training_seconds)
         interrupts.install()
+        print(bench.sandbox.says, file=sys.stderr)
         print(f"measuring the baseline; its log is {log_path(bench)}", file=sys.stderr, flush=True)
         measured = measure_baseline(bench, found, lambda _: None, tick)
         return {
@@ -206,9 +207,9 @@ def _bench(folder: Path, tag: str, training_seconds: float | None, sandbox: Mode
     protocol.require_runnable(rules)
     workspace = Workspace(folder, rules)
     try:
+        confined = choose(sandbox, rules.environment.constraints)
         with lock.hold(state_folder(workspace.folder), tag):
             workspace.exclude([".autoresearch/", "run.log"])
-            confined = choose(sandbox, rules.environment.constraints)
             yield Bench(rules, workspace, training_seconds or rules.training_seconds, confined)
     finally:
         workspace.close()

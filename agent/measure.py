@@ -105,8 +105,9 @@ def _run(
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if bench.training_seconds is not None:
         env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
+    cache = fingerprint.cache_folder()
     guarded = [workspace / ".git", workspace / ".autoresearch", workspace / ".venv"]
-    guarded += filter(None, [fingerprint.snapshot_folder(bench.protocol)])
+    guarded += [cache / "snapshots", cache / "current"]
     with tempfile.TemporaryDirectory(prefix="autoresearch-", ignore_cleanup_errors=True) as name:
         temporary = Path(name)
         attested = temporary / "attest.json"

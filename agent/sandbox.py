@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from agent.fingerprint import cache_folder
 from agent.protocol import Constraints
 
 Mode = Literal["auto", "off", "strict"]
-Way = Literal["bubblewrap", "Landlock", "Seatbelt"]
+Way = Literal["bubblewrap", "Landlock and namespaces", "Landlock", "Seatbelt"]
 
-# Names that programs give to what must not leak. A word of its own: TOKENIZERS_PARALLELISM is no token.
+# Names that programs give to what must not leak. Words of their own: TOKENIZERS_PARALLELISM is no token, PWD no
+# password. What a URL holds (UV_INDEX_URL, HTTPS_PROXY) passes: uv may need it.
 SECRET = re.compile(
-    r"(^|_)(API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)|^AWS_|^SSH_AUTH_SOCK$",
+    r"API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|(^|_)(ACCESS_?KEY|PRIVATE_?KEY|TOKEN|AUTH)(_|$)|(^|_)(KEY|PAT)$"
+    r"|_(PASS|PWD)$|^AWS_",
     re.IGNORECASE,
 )
 KEEP_VARIABLE = "AUTORESEARCH_KEEP_ENV"
@@ -42,20 +45,24 @@ class Sandbox:
     def command(self, command: str, workspace: Path, temporary: Path, guarded: Sequence[Path] = ()) -> list[str]:
         """The arguments that run `command` in a shell, confined.
 
-        guarded: folders in the workspace or the cache that stay read-only, where the way can tell them apart.
+        guarded: what stays read-only in the workspace and the cache, where the way can tell it apart.
         """
         shell = ["/bin/sh", "-c", command]
         if self.way is None:
             return shell
-        writable = [workspace, temporary, cache_folder(), _uv_cache(), *map(Path, DEVICES[sys.platform])]
+        uv = _uv_cache()
+        if shutil.which("uv"):
+            uv.mkdir(parents=True, exist_ok=True)
+        writable = [workspace, temporary, cache_folder(), uv, *map(Path, DEVICES[sys.platform])]
+        # uv links the files of .venv, those of other projects too, to what it has unpacked here.
+        unpacked = [*uv.glob("archive-v*"), *uv.glob("wheels-v*")]
         folders = [str(folder.resolve()) for folder in writable if folder.exists()]
-        kept = [str(folder.resolve()) for folder in guarded if folder.exists()]
-        wrap = {"bubblewrap": _bubblewrap, "Landlock": _landlock, "Seatbelt": _seatbelt}[self.way]
-        return [*wrap(folders, kept, self.network), *shell]
+        kept = [str(place.resolve()) for place in (*guarded, *unpacked) if place.exists()]
+        return [*_prefix(self.way, folders, kept, self.network), *shell]
 
     def environment(self, environment: Mapping[str, str], temporary: Path) -> dict[str, str]:
         """What training sees: secrets left out, temporary files in a folder of the run's own."""
-        kept = environment.get(KEEP_VARIABLE, "").split(",")
+        kept = environment.get(KEEP_VARIABLE, "").replace(",", " ").split()
         seen = {name: value for name, value in environment.items() if name in kept or not self._hides(name)}
         return {**seen, "TMPDIR": str(temporary)} if self.way else seen
 
@@ -66,51 +73,90 @@ class Sandbox:
 UNCONFINED = Sandbox()
 
 
-def choose(mode: Mode, constraints: Constraints) -> Sandbox:
+def choose(mode: Mode, constraints: Constraints, platform: str = sys.platform) -> Sandbox:
     """What can be enforced here. Raises PreconditionError where `strict` wants more."""
     if mode == "off":
         return UNCONFINED
-    way = available()
     hosts = constraints.network_allowlist
     closed = constraints.network_policy != "full" and not hosts
-    missing = []
-    if way is None:
-        missing.append(f"writes are not confined ({_advice()})")
+    way = available(not closed, platform) or available(True, platform)
+    closed = closed and way is not None and works(way, network=False)
+    missing = shortfalls(way, confine.version(), closed)
     if hosts:
         missing.append("networkAllowlist cannot be enforced by host, the network is open")
-    elif closed and not (way and _can_close_network(way)):
+    elif constraints.network_policy != "full" and not closed:
         missing.append(f"the network is open, although networkPolicy is {constraints.network_policy}")
-        closed = False
     if missing and mode == "strict":
         raise PreconditionError(f"--sandbox strict cannot be kept here: {'; '.join(missing)}. Use --sandbox auto")
-    enforced = [f"writes confined by {way}"] if way else []
+    enforced = [f"writes confined by {way} to the workspace, the cache and temporary space"] if way else []
     enforced += ["no network"] if closed else [f"network open (networkPolicy {constraints.network_policy})"]
     enforced += ["secrets hidden"]
     return Sandbox(way, not closed, True, f"sandbox: {', '.join(enforced)}" + "".join(f"; {m}" for m in missing))
 
 
-def available(platform: str = sys.platform) -> Way | None:
-    """The way that works here. bubblewrap before Landlock, which cannot guard a folder inside a writable one."""
-    if platform == "darwin" and shutil.which("sandbox-exec"):
-        return "Seatbelt"
-    if platform == "linux" and shutil.which("bwrap") and _runs(_bubblewrap([], [], network=True)):
-        return "bubblewrap"
-    if platform == "linux" and confine.version() > 0:
-        return "Landlock"
-    return None
+def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
+    """What `way` leaves open of what it should close. landlock: the kernel's version of it."""
+    if way is None:
+        return [f"writes are not confined ({_advice()})"]
+    found = []
+    if way == "Landlock":
+        found.append("git's and the loop's own folders in the workspace stay writable (install bubblewrap)")
+    if way == "Landlock" and closed:
+        found.append("UDP stays open (install bubblewrap)")
+    if way.startswith("Landlock") and landlock < 3:
+        found.append(f"files elsewhere can be emptied (Landlock {landlock}; install bubblewrap)")
+    return found
+
+
+def available(network: bool, platform: str = sys.platform) -> Way | None:
+    """The first way that works here; network: whether it may stay open.
+
+    Landlock by itself comes last: it cannot guard a folder inside a writable one.
+    """
+    ways: dict[str, tuple[Way, ...]] = {
+        "darwin": ("Seatbelt",),
+        "linux": ("bubblewrap", "Landlock and namespaces", "Landlock"),
+    }
+    return next((way for way in ways.get(platform, ()) if works(way, network)), None)
+
+
+def works(way: Way, network: bool) -> bool:
+    """Whether a command can be confined so, found out by doing it."""
+    folder = str(Path(tempfile.gettempdir()).resolve())
+    try:
+        command = [*_prefix(way, [folder], [folder], network), "true"]
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _prefix(way: Way, folders: Sequence[str], guarded: Sequence[str], network: bool) -> list[str]:
+    match way:
+        case "bubblewrap":
+            return _bubblewrap(folders, guarded, network)
+        case "Seatbelt":
+            return _seatbelt(folders, guarded, network)
+        case "Landlock and namespaces":
+            return _landlock(["--namespaces", *(f"--guard={place}" for place in guarded)], folders, network)
+        case "Landlock":
+            return _landlock([], folders, network)
 
 
 def _bubblewrap(folders: Sequence[str], guarded: Sequence[str], network: bool) -> list[str]:
-    """man bwrap: the file system as it is but read-only, and on top of it what may be written, and what may not."""
+    """man bwrap: the file system as it is but read-only, and on top of it what may be written, and what may not.
+
+    It sees no other processes: those of the same person tell their environment, with its secrets, in /proc.
+    """
     writable = [part for folder in folders for part in ("--bind", folder, folder) if folder != "/dev"]
     read_only = [part for folder in guarded for part in ("--ro-bind", folder, folder)]
     alone = [] if network else ["--unshare-net"]
-    return ["bwrap", "--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", *writable, *read_only, *alone, "--"]
+    whole = ["--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--unshare-pid", "--proc", "/proc"]
+    return ["bwrap", *whole, *writable, *read_only, *alone, "--"]
 
 
-def _landlock(folders: Sequence[str], _: Sequence[str], network: bool) -> list[str]:
+def _landlock(namespaces: Sequence[str], folders: Sequence[str], network: bool) -> list[str]:
     alone = [] if network else ["--no-network"]
-    return [sys.executable, "-I", "-S", confine.__file__, *alone, *folders, "--"]
+    return [sys.executable, "-I", "-S", confine.__file__, *namespaces, *alone, *folders, "--"]
 
 
 def _seatbelt(folders: Sequence[str], guarded: Sequence[str], network: bool) -> list[str]:
@@ -124,19 +170,6 @@ def _seatbelt(folders: Sequence[str], guarded: Sequence[str], network: bool) -> 
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _can_close_network(way: Way) -> bool:
-    if way == "bubblewrap":
-        return _runs(_bubblewrap([], [], network=False))
-    return way == "Seatbelt" or _runs(_landlock([], [], network=False))
-
-
-def _runs(prefix: Sequence[str]) -> bool:
-    try:
-        return subprocess.run([*prefix, "true"], capture_output=True, timeout=10, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _advice() -> str:

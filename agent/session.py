@@ -265,6 +265,7 @@ class Session:
                 pid=process.pid,
                 born=process.born,
                 log=str(log),
+                sandbox=self.bench.sandbox.says,
                 expected=self.expected_seconds(),
             )
 
