@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from agent.experiment import Run, digest
 from agent.memory import ran_out
 from agent.metrics import extract
 from agent.protocol import Protocol
-from agent.sandbox import UNCONFINED, Sandbox
+from agent.sandbox import UNCONFINED, Sandbox, temporary_folder
 from agent.workspace import Workspace
 
 LOG_NAME = "run.log"
@@ -108,7 +107,7 @@ def _run(
     cache = fingerprint.cache_folder()
     guarded = [workspace / ".git", workspace / ".autoresearch", workspace / ".venv"]
     guarded += [cache / "snapshots", cache / "current"]
-    with tempfile.TemporaryDirectory(prefix="autoresearch-", ignore_cleanup_errors=True) as name:
+    with temporary_folder(workspace) as name:
         temporary = Path(name)
         attested = temporary / "attest.json"
         if word is not None:

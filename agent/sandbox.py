@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -106,6 +107,14 @@ def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
     if way.startswith("Landlock") and landlock < 3:
         found.append(f"files elsewhere can be emptied (Landlock {landlock}; install bubblewrap)")
     return found
+
+
+def temporary_folder(workspace: Path) -> tempfile.TemporaryDirectory[str]:
+    """A new one for a run there. Removes what a loop that was killed has left of its own: one loop a workspace."""
+    prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
 def available(network: bool, platform: str = sys.platform) -> Way | None:

@@ -17,7 +17,7 @@ import pytest
 from agent import confine, runner, sandbox
 from agent.errors import PreconditionError
 from agent.protocol import Constraints
-from agent.sandbox import Sandbox, Way, choose, shortfalls
+from agent.sandbox import Sandbox, Way, choose, shortfalls, temporary_folder
 from tests.conftest import Cli
 from tests.test_session import commit_all, journal, rows, set_protocol
 
@@ -176,6 +176,21 @@ def test_what_is_a_secret_shows_in_its_name(tmp_path: Path, names: str, hidden: 
     environment = dict.fromkeys(names.split(), "x")
     assert Sandbox(hide=True).environment(environment, tmp_path) == ({} if hidden else environment)
     assert Sandbox().environment(environment, tmp_path) == environment
+
+
+def test_a_killed_loop_leaves_no_temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    dies = (
+        "import os, pathlib, sys\nfrom agent.sandbox import temporary_folder\n"
+        "kept = temporary_folder(pathlib.Path(sys.argv[1]))\nos.kill(os.getpid(), 9)"
+    )
+    for workspace in ("/one", "/one", "/two"):
+        subprocess.run([sys.executable, "-c", dies, workspace], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with temporary_folder(Path("/one")) as name:
+        assert len(list(tmp_path.iterdir())) == 2 and Path(name).is_dir()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_sandbox_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
