@@ -367,7 +367,13 @@ def _logits(model: Callable[[mx.array], mx.array], block: Array, vocab_size: int
 def _losses(logits: mx.array, block: Array) -> Array:
     """The cross-entropy of each target in nats, float64 (rows, MAX_SEQ_LEN)."""
     chosen = mx.take_along_axis(logits, mx.array(block[:, 1:])[..., None], axis=-1)[..., 0]
-    return np.asarray(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64)
+    if mx.default_device() == mx.cpu:
+        # What logsumexp does, with a power in place of exp, which takes three times as long on a CPU.
+        largest = logits.max(axis=-1)
+        totals = mx.log(mx.power(math.e, logits - largest[..., None]).sum(axis=-1)) + largest
+    else:
+        totals = mx.logsumexp(logits, axis=-1)
+    return np.asarray(totals - chosen, dtype=np.float64)
 
 
 def _require_causal(model: Callable[[mx.array], mx.array], rows: Array, others: Array, vocab_size: int) -> None:

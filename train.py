@@ -375,6 +375,23 @@ def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple
     return micro_step
 
 
+def on_all_workers(model: GPT) -> Callable[[mx.array], mx.array]:
+    """tokens (B, T) -> the model's logits, each worker's for a part of the rows."""
+    if WORKERS == 1:
+        return model
+
+    def run(tokens: np.ndarray) -> mx.array:
+        logits = model(mx.array(tokens))
+        mx.eval(logits)
+        return logits
+
+    def forward(tokens: mx.array) -> mx.array:
+        rows = np.array(tokens)
+        return mx.concatenate(list(on_workers(run, np.array_split(rows, min(WORKERS, len(rows))))))
+
+    return forward
+
+
 def check_loss(loss: float, step: int) -> None:
     """End the run with a sentence and exit code 1 where the loss is not a number or twice that of a uniform guess."""
     if not math.isfinite(loss):
@@ -418,7 +435,7 @@ def main() -> None:
 
     steps, seconds = train(model, batches)
     evaluation = time.perf_counter()
-    val_bpb = evaluate_bpb(model, tokenizer, EVAL_BATCH_SIZE)
+    val_bpb = evaluate_bpb(on_all_workers(model), tokenizer, EVAL_BATCH_SIZE)
     print(f"evaluation: {time.perf_counter() - evaluation:.1f}s", flush=True)
     if not math.isfinite(val_bpb):
         sys.exit(f"Training failed: the evaluation gave {val_bpb}. A learning rate may be too high.")

@@ -48,7 +48,7 @@ USED = {
     math: "ceil floor isfinite log",
     time: "monotonic monotonic_ns perf_counter perf_counter_ns process_time time time_ns",
     np: "abs arange array asarray ascontiguousarray concatenate cumsum diff empty load searchsorted stack zeros",
-    mx: "allclose array logsumexp take_along_axis",
+    mx: "allclose array log logsumexp power take_along_axis",
 }
 LIBRARIES = ("numpy", "mlx.core", "tiktoken", "json", "functools", "statistics")
 ORIGINAL_KINDS = ("nb_func", "_ArrayFunctionDispatcher", "ufunc")
