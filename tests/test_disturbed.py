@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Cli, git
+from agent import confine
+from tests.conftest import ROOT, Cli, git
 from tests.test_session import assert_consistent, commit_all, journal, rows, start, wait_for
 
 
@@ -114,5 +118,28 @@ def test_a_full_disk_under_the_log_is_a_sentence(quick: Path, cli: Cli) -> None:
     assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
     assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
     (folder / "proposal.json").unlink()
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(quick)
+
+
+@pytest.mark.skipif(confine.version() == 0, reason="mode bits do not bind root, and there is no Landlock")
+@pytest.mark.parametrize("writable", [(), (".git",), (".autoresearch",)], ids=["nothing", "git", "state"])
+def test_what_is_read_only_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path, writable: tuple[str, ...]) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    folders = [str(quick / name) for name in writable]
+    command = [sys.executable, "-I", "-S", confine.__file__, str(temporary), "/dev", *folders, "--", sys.executable]
+    done = subprocess.run(
+        [*command, "-m", "agent", "run", "--tag", "t", "--max-experiments", "2", "--sandbox", "off"],
+        cwd=quick,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "denied" in done.stderr.splitlines()[-1].lower() and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)

@@ -72,8 +72,9 @@ def print_table() -> None:
         outcomes = try_all(Path(name), choose=slice(None))
     grouped: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for fault, outcome in outcomes:
-        said = re.sub(r"\b[0-9a-f]{40}\b", "HASH", outcome.said.replace(name, "")).replace("|", "/")
-        said = re.sub(r"/case-\d+/?", "", re.sub(r"autoresearch-\w+|tmp\w{6,}", "...", said))
+        said = re.sub(rf"{name}/case-\d+", "FOLDER", outcome.said.replace(sys.executable, "PYTHON"))
+        said = re.sub(r"\b[0-9a-f]{40}\b", "HASH", re.sub(rf"{tempfile.gettempdir()}/[\w-]+", "TMP", said))
+        said = said.replace("FOLDER/", "").replace("|", "/")
         after = f"WRONG: {outcome.wrong}" if outcome.wrong else "same rows"
         operation = f"{fault.kind} `{fault.name}`"
         grouped[operation, fault.error, f"{outcome.code}: {said[:200]}", after].append(str(fault.nth))
