@@ -366,14 +366,16 @@ def _logits(model: Callable[[mx.array], mx.array], block: Array, vocab_size: int
 
 def _losses(logits: mx.array, block: Array) -> Array:
     """The cross-entropy of each target in nats, float64 (rows, MAX_SEQ_LEN)."""
-    chosen = mx.take_along_axis(logits, mx.array(block[:, 1:])[..., None], axis=-1)[..., 0]
-    if mx.default_device() == mx.cpu:
-        # What logsumexp does, with a power in place of exp, which takes three times as long on a CPU.
-        largest = logits.max(axis=-1)
-        totals = mx.log(mx.power(math.e, logits - largest[..., None]).sum(axis=-1)) + largest
-    else:
-        totals = mx.logsumexp(logits, axis=-1)
-    return np.asarray(totals - chosen, dtype=np.float64)
+    if mx.default_device() != mx.cpu:
+        of_targets = mx.take_along_axis(logits, mx.array(block[:, 1:])[..., None], axis=-1)[..., 0]
+        return np.asarray(mx.logsumexp(logits, axis=-1) - of_targets, dtype=np.float64)
+    # numpy's exp takes a fifth of the time of MLX's on a CPU.
+    scores = np.asarray(logits)
+    largest = scores.max(axis=-1, keepdims=True)
+    totals = np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True)) + largest
+    chosen = np.take_along_axis(scores, block[:, 1:, None], axis=-1)
+    losses: Array = (totals - chosen)[..., 0].astype(np.float64)
+    return losses
 
 
 def _require_causal(model: Callable[[mx.array], mx.array], rows: Array, others: Array, vocab_size: int) -> None:

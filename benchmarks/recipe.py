@@ -3,7 +3,8 @@
     uv run python -m benchmarks.recipe --port DIR [--seconds 60] [--runs 3] [--as-installed]
 
 The two take turns. The port gets the BLAS that we have, all cores for it, and float32, which the BLAS needs; once with
-its own learning rates and once with rates tuned for this machine. With --as-installed also as a person would meet it.
+its own learning rates and once with our batch and rates tuned for this machine. With --as-installed also as a person
+would meet it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Result:
     peak_mb: float
 
 
-def train(folder: Path, seconds: float, **env: str) -> Result:
+def train(folder: Path, seconds: float, env: dict[str, str]) -> Result:
     """Run train.py in `folder` and read its summary."""
     settings = {"AUTORESEARCH_TRAINING_SECONDS": f"{seconds:g}", **env}
     # The port imports MLX first, where the BLAS must be in front already.
@@ -46,12 +47,15 @@ def train(folder: Path, seconds: float, **env: str) -> Result:
     done = subprocess.run(command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{folder / 'train.py'} failed: {done.stderr[-1000:]}")
+    batch = re.search(r"(?m)^ *TOTAL_BATCH_SIZE = ([\d*]+)", (folder / "train.py").read_text())
+    assert batch is not None
+    base, _, exponent = batch[1].partition("**")
     found = dict(re.findall(r"(?m)^(\w+):\s+([\d.]+)$", done.stdout))
     evaluation = re.search(r"(?i)eval\w*(?: completed in|:) ([\d.]+)s", done.stdout)
     return Result(
         float(found["val_bpb"]),
         int(found["num_steps"]),
-        int(found["num_steps"]) * SCALED["TOTAL_BATCH_SIZE"] / float(found["training_seconds"]),
+        int(found["num_steps"]) * int(base) ** int(exponent or 1) / float(found["training_seconds"]),
         float(evaluation[1]) if evaluation else 0.0,
         float(found["peak_vram_mb"]),
     )
@@ -67,7 +71,7 @@ def main() -> None:
     threads = str(os.cpu_count())
     with tempfile.TemporaryDirectory() as scratch:
         folders: dict[str, tuple[Path, dict[str, str]]] = {"ours": (ROOT, {})}
-        kinds = [("port, its own rates", SCALED, True), ("port, tuned rates", TUNED, True)]
+        kinds = [("port, its own rates", SCALED, True), ("port, our batch", TUNED, True)]
         if options.as_installed:
             kinds.append(("port, as installed", SCALED, False))
         for number, (name, constants, fast) in enumerate(kinds):
@@ -80,7 +84,7 @@ def main() -> None:
             for name, (folder, env) in folders.items():
                 if name == "port, as installed" and number:
                     continue  # it takes minutes to evaluate, and its place is clear after one run
-                result = train(folder, options.seconds, **env)
+                result = train(folder, options.seconds, env)
                 results[name].append(result)
                 print(f"{name:20}  {result}", file=sys.stderr, flush=True)
     print(f"{options.seconds:g} s of training, the port at {commit_of(options.port)}")
