@@ -4,7 +4,10 @@ In the order in which an experiment goes through them:
 
     session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid}   once, first
     resumed    {pid}                                     each later start
-    proposed   {number, proposer, description, reasoning, parameters, digest, files}
+    called     {number, model, input_tokens, output_tokens, dollars}   a model was asked, whatever came of it
+    away       {proposer, reason, until}                 it cannot be had now; until then another proposes
+    back       {proposer}
+    proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has its commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs
     measured   {number, run, and the fields of Run}; a reused baseline adds {reused}

@@ -18,12 +18,16 @@ class Proposal:
 
     files: path relative to the workspace -> the whole new text.
     parameters: every tunable constant of the candidate, so that a search can learn from it later.
+    proposer: who made it, where that is not the session's proposer itself.
+    expected: the change of the metric that its proposer expects; None where it expects none in particular.
     """
 
     files: Mapping[str, str]
     description: str
     reasoning: str = ""
     parameters: Mapping[str, Value] = field(default_factory=dict)
+    proposer: str = ""
+    expected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Experiment:
     runs: tuple[Run, ...]
     verdict: Verdict
     files: tuple[str, ...] = ()
+    reasoning: str = ""
+    expected: float | None = None
 
     @property
     def metric(self) -> float | None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from agent import baseline, limits, proposals, recovery, results, runner
 from agent.attempts import owed
+from agent.context import context_of, known_constants
 from agent.errors import Suspended
 from agent.experiment import Experiment, Proposal, Run, Value, Verdict, digest
-from agent.fingerprint import fingerprint, snapshot
+from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench, last_lines, measure
@@ -105,27 +106,18 @@ class Session:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
         recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.bench.workspace.mutable_files()
-        proposal = self._proposer.ask(
-            Context(
-                number=number,
-                seed=self._seed,
-                files=files,
-                incumbent=incumbent,
-                history=self.state.experiments,
-                direction=self.bench.protocol.metric.direction,
-                constants=self._constants(),
-            )
-        )
+        proposal = self._proposer.ask(self._context(number, incumbent))
         proposals.write(self.journal.path, number, 0, proposal)
         self.journal.append(
             "proposed",
             number=number,
-            proposer=self._proposer.name,
+            proposer=proposal.proposer or self._proposer.name,
             description=results.one_line(proposal.description),
             reasoning=proposal.reasoning,
             parameters=dict(proposal.parameters),
             digest=digest({**files, **proposal.files}),
             files=sorted(proposal.files),
+            expected=proposal.expected,
         )
         return proposal
 
@@ -292,12 +284,19 @@ class Session:
         return self.state.head
 
     def _constants(self) -> dict[str, Value]:
-        """What the harness defines for train.py, so that the search can tell which of its branches is live."""
-        found = snapshot(self.bench.protocol)
-        constants: dict[str, Value] = {key: value for key, value in found.items() if key.isupper()}
-        if "profile" in found:
-            constants["PROFILE"] = found["profile"]
-        return constants
+        return known_constants(self.bench.protocol)
+
+    def _context(self, number: int, incumbent: Experiment) -> Context:
+        return context_of(
+            self.bench,
+            number=number,
+            seed=self._seed,
+            incumbent=incumbent,
+            history=self.state.experiments,
+            fingerprint=self._fingerprint,
+            folder=experiment_folder(self.journal.path, number),
+            tick=self.interrupts.raise_if_immediate,
+        )
 
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = f"refs/autoresearch/{self.tag}/{number}"

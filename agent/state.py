@@ -29,6 +29,7 @@ class Pending:
     started_at: float | None = None
     runs: tuple[Run, ...] = ()
     verdict: Verdict | None = None
+    expected: float | None = None
 
     @property
     def experiment(self) -> Experiment:
@@ -43,6 +44,26 @@ class Pending:
             parameters=self.parameters,
             runs=self.runs,
             verdict=self.verdict,
+            reasoning=self.reasoning,
+            expected=self.expected,
+        )
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Calls of models and what they cost: tokens in and out, dollars as far as prices are known."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    dollars: float = 0.0
+
+    def plus(self, input_tokens: int, output_tokens: int, dollars: float) -> Spent:
+        return Spent(
+            self.calls + 1,
+            self.input_tokens + input_tokens,
+            self.output_tokens + output_tokens,
+            self.dollars + dollars,
         )
 
 
@@ -52,6 +73,7 @@ class State:
 
     session: the data of the first event. head: where the branch should be; previous: where it was before that.
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
+    spent: what models have cost so far. away: why the model does not propose now, and until when (Unix time).
     """
 
     session: Mapping[str, Any] | None = None
@@ -62,6 +84,8 @@ class State:
     ended: str | None = None
     seconds: float = 0.0
     latest_at: float = 0.0
+    spent: Spent = Spent()
+    away: Mapping[str, Any] | None = None
 
     @property
     def baseline(self) -> Experiment | None:
@@ -96,11 +120,18 @@ def step(state: State, event: Event) -> State:
             return replace(state, session=data, head=data["base"], previous=data["base"])
         case "resumed":
             return replace(state, ended=None)
+        case "called":
+            return replace(state, spent=state.spent.plus(data["input_tokens"], data["output_tokens"], data["dollars"]))
+        case "away":
+            return replace(state, away=data)
+        case "back":
+            return replace(state, away=None)
         case "ended":
             return replace(state, ended=data["reason"])
         case "proposed":
             keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
-            new = Pending(**{key: data[key] for key in keys}, files=tuple(data["files"]), proposed_at=event.at)
+            more = {"files": tuple(data["files"]), "expected": data.get("expected"), "proposed_at": event.at}
+            new = Pending(**{key: data[key] for key in keys}, **more)
             return replace(state, pending=new)
     if pending is None or data.get("number") != pending.number:
         return state

@@ -121,6 +121,14 @@ class Workspace:
         except git.GitCommandError:
             return None
 
+    def export(self, folder: Path) -> Path:
+        """Write every tracked file, as HEAD has it, below `folder`, without a repository. Returns the workspace there."""
+        with tempfile.TemporaryDirectory() as scratch:
+            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+            self._git("read-tree", "HEAD", env=index)
+            self._git("checkout-index", "--all", f"--prefix={folder}/", env=index)
+        return folder / self._prefix
+
     def short(self, commit: str) -> str:
         """Seven characters, or as many more as tell it apart. Remembered: every row is written again with each."""
         if commit not in self._short:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from agent.experiment import Direction, Experiment, Proposal, Value
@@ -17,6 +18,14 @@ class Context:
     files: path -> text of every mutable file as the incumbent has it.
     history: all experiments of the session, the baseline (number 0) first.
     constants: what the harness defines and the files use (PROFILE, MAX_SEQ_LEN, ...), from the snapshot.
+    metric: its name. rules: goal and rules, from the protocol. program: the person's program.md as it is now.
+    machine: hardware and data, a line each.
+    texts: an experiment -> the files that it changed, as they were measured.
+    check: candidate files -> why they would not even start; None where nothing speaks against them. Takes seconds.
+    tick: to be called several times a second by whatever takes long; what it raises must pass.
+    export: writes every tracked file, as the incumbent has it, below a folder; returns the workspace in there.
+    allows: whether a candidate may change a path.
+    folder: where to keep what was said about this experiment; None where nothing is kept.
     """
 
     number: int
@@ -26,17 +35,46 @@ class Context:
     history: tuple[Experiment, ...]
     direction: Direction
     constants: Mapping[str, Value]
+    metric: str = "the metric"
+    rules: str = ""
+    program: str = ""
+    machine: str = ""
+    texts: Callable[[Experiment], Mapping[str, str]] = lambda _: {}
+    check: Callable[[Mapping[str, str]], str | None] = lambda _: None
+    tick: Callable[[], None] = lambda: None
+    export: Callable[[Path], Path] = lambda folder: folder
+    allows: Callable[[str], bool] = lambda _: True
+    folder: Path | None = None
 
 
 class Exhausted(Exception):
     """A proposer has nothing new to propose; its text says why."""
 
 
+class Away(Exception):
+    """A proposer cannot be had for now; its text says why.
+
+    retry_after: seconds that it asked for itself. lasting: trying again soon is of no use, a person has to mend it.
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None, *, lasting: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        self.lasting = lasting
+
+
+class NoIdea(Exception):
+    """A proposer was there but gave nothing that can be measured; its text says why."""
+
+
 class Proposer(Protocol):
     name: str
 
     def ask(self, context: Context) -> Proposal:
-        """Return a candidate that differs from every one in `context.history`. Raises Exhausted."""
+        """Return a candidate that differs from every one in `context.history`.
+
+        Raises Exhausted, and what depends on something outside Away and NoIdea.
+        """
         ...
 
     def tell(self, experiment: Experiment) -> None:

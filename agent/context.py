@@ -1,0 +1,94 @@
+"""What a proposer is told: copies and questions, never the workspace itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.drycheck import why_not
+from agent.experiment import Experiment, Value
+from agent.fingerprint import snapshot
+from agent.measure import Bench
+from agent.proposers.base import Context
+from agent.protocol import Protocol
+
+PROGRAM = "program.md"
+LONGEST_PROGRAM = 20_000
+
+
+def context_of(
+    bench: Bench,
+    *,
+    number: int,
+    seed: int,
+    incumbent: Experiment,
+    history: tuple[Experiment, ...],
+    fingerprint: Mapping[str, Any],
+    folder: Path,
+    tick: Callable[[], None],
+) -> Context:
+    """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment."""
+    workspace, protocol = bench.workspace, bench.protocol
+
+    def texts(experiment: Experiment) -> dict[str, str]:
+        found = {path: workspace.show(experiment.commit, path) for path in experiment.files}
+        return {path: text for path, text in found.items() if text is not None}
+
+    return Context(
+        number=number,
+        seed=seed,
+        files=workspace.mutable_files(),
+        incumbent=incumbent,
+        history=history,
+        direction=protocol.metric.direction,
+        constants=known_constants(protocol),
+        metric=protocol.metric.name,
+        rules=_rules(protocol, bench.training_seconds),
+        program=_program(workspace.folder / PROGRAM),
+        machine="\n".join(f"{key}: {value}" for key, value in fingerprint.items() if value is not None),
+        texts=texts,
+        check=lambda files: why_not(bench, files, tick),
+        tick=tick,
+        export=workspace.export,
+        allows=protocol.mutable_surface.allows,
+        folder=folder,
+    )
+
+
+def known_constants(protocol: Protocol) -> dict[str, Value]:
+    """What the harness defines for train.py, so that the search can tell which of its branches is live."""
+    found = snapshot(protocol)
+    constants: dict[str, Value] = {key: value for key, value in found.items() if key.isupper()}
+    if "profile" in found:
+        constants["PROFILE"] = found["profile"]
+    return constants
+
+
+def _rules(protocol: Protocol, training_seconds: float | None) -> str:
+    surface, budget = protocol.mutable_surface, training_seconds
+    lines = [
+        protocol.meta.purpose_statement or "",
+        f"- Goal: {protocol.metric.direction} {protocol.metric.name}.",
+        f"- The command is `{protocol.execution.command}`"
+        + (f"; it trains for {budget:g} s by its own clock" if budget else "")
+        + f" and is ended after {protocol.execution.hard_timeout_seconds:g} s.",
+        f"- Only files that match {', '.join(surface.allowed_globs)} may change.",
+        f"- Never to be changed, read around or fooled: {', '.join(_guarded(protocol))}. A run that does is void.",
+        "- No new dependencies." if protocol.environment.constraints.no_new_dependencies else "",
+        "- The same gain with less code is better; a tiny gain with ugly code is not worth it."
+        if protocol.agent_rules.simplicity_criterion
+        else "",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _guarded(protocol: Protocol) -> list[str]:
+    return sorted({*protocol.immutable_harness.paths, *protocol.mutable_surface.forbidden_globs, "protocol.json"})
+
+
+def _program(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:LONGEST_PROGRAM]
+    except OSError:
+        return ""

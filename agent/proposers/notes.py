@@ -1,0 +1,50 @@
+"""What a model says about its change: a few named lines, the same from an API and from a coding agent."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+FORMAT = """\
+DESCRIPTION: what changes, in one line of at most 80 characters
+HYPOTHESIS: why it should help, in a sentence or two
+EXPECTED: by how much the metric should change, as a signed number, for example -0.004"""
+
+LONGEST_DESCRIPTION = 120
+LONGEST_HYPOTHESIS = 2000
+_NAMED = re.compile(r"(?im)^[ \t>*_#-]*(description|hypothesis|expected)[ \t*_]*:[ \t*_]*(.*)$")
+_NUMBER = re.compile(r"[+\-\u2212]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Notes:
+    """expected: the change of the metric that it predicts; None where it says none. Empty texts where it says nothing."""
+
+    description: str = ""
+    hypothesis: str = ""
+    expected: float | None = None
+
+
+def parse(text: str) -> Notes:
+    """The first of each named line. What a model writes is data: control characters go, lengths are bounded."""
+    found: dict[str, str] = {}
+    for name, value in _NAMED.findall(text):
+        found.setdefault(name.lower(), plain(value))
+    return Notes(
+        description=found.get("description", "")[:LONGEST_DESCRIPTION],
+        hypothesis=found.get("hypothesis", "")[:LONGEST_HYPOTHESIS],
+        expected=_number(found.get("expected", "")),
+    )
+
+
+def plain(text: str) -> str:
+    """Without control characters, the escapes of terminals and what turns text around."""
+    text = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)", "", text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", "", text).strip()
+
+
+def _number(text: str) -> float | None:
+    found = _NUMBER.search(text)
+    value = float(found[0].replace("\u2212", "-")) if found else math.nan
+    return value if math.isfinite(value) else None
