@@ -372,7 +372,8 @@ def _losses(logits: mx.array, block: Array) -> Array:
     # numpy's exp takes a fifth of the time of MLX's on a CPU.
     scores = np.asarray(logits)
     largest = scores.max(axis=-1, keepdims=True)
-    totals = np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True)) + largest
+    with np.errstate(invalid="ignore"):  # infinite scores give a metric that is no number, which the caller refuses
+        totals = np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True)) + largest
     chosen = np.take_along_axis(scores, block[:, 1:, None], axis=-1)
     losses: Array = (totals - chosen)[..., 0].astype(np.float64)
     return losses

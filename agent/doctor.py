@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import psutil
 
 from agent import lock, protocol, recovery, results
 from agent.errors import AutoresearchError, PreconditionError
+from agent.fingerprint import backend
 from agent.journal import Journal, drop_torn_line
 from agent.paths import find_session, journal_path, state_folder
 from agent.protocol import Protocol
@@ -43,7 +46,7 @@ def examine(folder: Path, tag: str | None) -> list[Check]:
             watch = f"autoresearch status --follow --tag {running.tag}"
             message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
             return [*found, Check("loop", "warning", message, watch)]
-        found.append(_tree(workspace))
+        found += [_tree(workspace), *_blas(workspace.folder)]
         folders = (state_folder(workspace.folder) / "sessions").glob("*/journal.jsonl")
         for name in [tag] if tag else sorted(path.parent.name for path in folders):
             found += _session(workspace, rules, find_session(workspace.folder, name))
@@ -86,6 +89,20 @@ def _tree(workspace: Workspace) -> Check:
     except AutoresearchError as error:
         return Check("tree", "warning", str(error))
     return Check("tree", "ok", f"no uncommitted changes, on {workspace.branch or 'a detached HEAD'}")
+
+
+def _blas(folder: Path) -> Iterator[Check]:
+    """What serves the products of MLX on a Linux CPU, where the workspace looks for a fast one."""
+    if sys.platform != "linux" or not (folder / "blas.py").is_file():
+        return
+    ask = [sys.executable, "-c", "import blas; print(blas.load() or '')"]
+    served = subprocess.run(ask, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+    if served:
+        yield Check("blas", "ok", f"matrix products by {served}")
+    elif backend() == "cpu":
+        yield Check(
+            "blas", "warning", "matrix products by MLX's own BLAS, 20 to 35 times slower than OpenBLAS", "uv sync"
+        )
 
 
 def _session(workspace: Workspace, rules: Protocol, tag: str) -> Iterator[Check]:

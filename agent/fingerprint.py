@@ -27,11 +27,16 @@ def fingerprint(protocol: Protocol, training_seconds: float | None) -> dict[str,
         "memory_gb": round(psutil.virtual_memory().total / 1024**3),
         "os": f"{platform.system()} {platform.release()}",
         "mlx": _version("mlx"),
-        "backend": next((name for name, package in MLX_BACKENDS.items() if _version(package)), None),
+        "backend": backend(),
         "snapshot": snapshot(protocol).get("id"),
         "protocol": protocol.digest,
         "training_seconds": training_seconds,
     }
+
+
+def backend() -> str | None:
+    """Which back end of MLX is installed."""
+    return next((name for name, package in MLX_BACKENDS.items() if _version(package)), None)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

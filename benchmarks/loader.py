@@ -39,14 +39,17 @@ print(count * 16 * 2048 / (time.perf_counter() - begun))
 PREPARE = "import sys; sys.path.insert(0, sys.argv[1]); import prepare; prepare.train_tokenizer()"
 
 
-def write_shards(folder: Path) -> None:
-    """The training documents of the current snapshot as the port's parquet shards: two, and one for validation."""
+def write_shards(folder: Path, held_out: int | None = 100) -> None:
+    """The training documents of the current snapshot as the port's parquet shards: two, and one for validation.
+
+    That holds the first `held_out` of them, None for all: what is measured with it is no metric.
+    """
     folder.mkdir(parents=True)
     tokenizer, snapshot = Tokenizer.from_directory(), _current_snapshot(CACHE)
     path = next(snapshot.directory.glob("train_*.tokens.npy"))
     tokens, offsets = np.load(path, mmap_mode="r"), np.load(offsets_path(path))
     documents = [tokenizer.decode(tokens[a + 1 : b].tolist()) for a, b in itertools.pairwise(offsets)]
-    for name, part in (("00000", documents[::2]), ("00001", documents[1::2]), ("06542", documents[:100])):
+    for name, part in (("00000", documents[::2]), ("00001", documents[1::2]), ("06542", documents[:held_out])):
         pq.write_table(pa.table({"text": part}), folder / f"shard_{name}.parquet", row_group_size=1000)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import psutil
 
+from agent.fingerprint import backend
 from agent.paths import journal_path
 from agent.runner import MARK
-from tests.conftest import Cli, git
+from tests.conftest import ROOT, Cli, git
 from tests.test_session import assert_consistent, journal, rows
 
 
@@ -111,3 +112,15 @@ def test_a_damaged_journal_is_named_and_not_rewritten(quick: Path, cli: Cli) -> 
     assert path.read_text() == damaged
     (quick / "protocol.json").write_text("{")
     assert checks(quick, cli)["workspace"]["status"] == "broken"
+
+
+def test_the_blas_is_reported(quick: Path, cli: Cli) -> None:
+    (quick / "blas.py").write_text((ROOT / "blas.py").read_text())
+    found = checks(quick, cli)
+    if sys.platform == "linux" and backend() == "cpu":
+        assert found["blas"]["status"] == "ok" and "openblas" in found["blas"]["message"]
+        (quick / "blas.py").write_text("def load():\n    return None\n")
+        slow = checks(quick, cli)["blas"]
+        assert (slow["status"], slow["command"]) == ("warning", "uv sync")
+    else:
+        assert found.get("blas", {"status": "ok"})["status"] == "ok"

@@ -70,7 +70,8 @@ def probe(script: Path, cache: Path, code: str) -> Any:
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "as-on-a-gpu"])
 def test_a_run_learns_and_reports(cache: Path, tmp_path: Path, gpu: bool) -> None:
-    script = variant(tmp_path, WINDOW_PATTERN="SL", DEVICE_BATCH_SIZE=4) if gpu else variant(tmp_path)
+    small = {"WINDOW_PATTERN": "SL", "TOTAL_BATCH_SIZE": 2048, "DEVICE_BATCH_SIZE": 4}
+    script = variant(tmp_path, **small) if gpu else variant(tmp_path)
     env = environment(cache)
     if gpu:
         # bfloat16, compiled, accumulating: on a CPU here, and without a compiler, which would build for 20 s.

@@ -1,0 +1,113 @@
+"""Peak memory of one training step and of the evaluation at the `mac` profile: ours and the MLX port's defaults.
+
+    uv run python -m benchmarks.memory --port DIR
+
+Both as MLX counts it (mx.get_peak_memory), in float32 on a CPU, on the same documents. One optimizer step and one
+evaluation batch reach the peak. Of the port's step one micro-step is taken, a copy of the gradients less than it needs;
+its evaluation batch of 256 rows goes through the model 32 at a time, so 32 rows are enough. It takes ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.loader import PREPARE, write_shards
+from benchmarks.port import ROOT, commit_of
+from benchmarks.recipe import START
+
+OURS = """
+import numpy as np
+import train
+from prepare import EVAL_LOGITS_BYTES, MAX_SEQ_LEN, VOCAB_SIZE, _logits, _losses
+import mlx.core as mx
+from mlx.utils import tree_map
+
+mx.random.seed(train.SEED)
+model = train.GPT()
+mx.eval(model.parameters())
+optimizer = train.make_optimizer()
+optimizer.init(model.trainable_parameters())
+gradients = tree_map(mx.zeros_like, model.trainable_parameters())
+mx.eval(gradients)
+micro_step = train.make_micro_step(model)
+
+def rows(count):
+    return np.random.default_rng(0).integers(VOCAB_SIZE, size=(count, MAX_SEQ_LEN + 1)).astype(np.int32)
+
+for _ in range(train.MICRO_STEPS):
+    block = rows(train.DEVICE_BATCH_SIZE)
+    _, gradients = micro_step(block[:, :-1], block[:, 1:], gradients)
+optimizer.update(model, gradients)
+mx.eval(model.state, optimizer.state)
+print("training", mx.get_peak_memory())
+del gradients, optimizer, micro_step
+mx.clear_cache()
+mx.reset_peak_memory()
+block = rows(max(1, min(train.EVAL_BATCH_SIZE, EVAL_LOGITS_BYTES // (4 * MAX_SEQ_LEN * VOCAB_SIZE))))
+_losses(_logits(train.on_all_workers(model), block, VOCAB_SIZE), block)
+print("evaluation", mx.get_peak_memory())
+"""
+
+
+def run(command: list[str], cwd: Path, **env: str) -> str:
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)[:100]} failed: {done.stderr[-1000:]}")
+    return done.stdout
+
+
+def replaced(source: str, **constants: float) -> str:
+    for name, value in constants.items():
+        source, found = re.subn(rf"(?m)^({name} = ).*$", rf"\g<1>{value}", source)
+        assert found, name
+    return source
+
+
+def ours(cache: str) -> tuple[float, float]:
+    """Megabytes in training and in evaluation."""
+    out = run([sys.executable, "-c", OURS], ROOT, AUTORESEARCH_CACHE=cache)
+    found = dict(line.split() for line in out.splitlines())
+    return int(found["training"]) / 2**20, int(found["evaluation"]) / 2**20
+
+
+def theirs(port: Path, scratch: Path) -> float:
+    """Megabytes of the whole of its program."""
+    run([sys.executable, "-c", PREPARE, str(port)], scratch, HOME=str(scratch))
+    recipe = (port / "train.py").read_text().replace("mx.bfloat16", "mx.float32")
+    (scratch / "train.py").write_text(
+        replaced(recipe, TOTAL_BATCH_SIZE=2**15, FINAL_EVAL_BATCH_SIZE=32, STARTUP_EXCLUDE_STEPS=0)
+    )
+    (scratch / "prepare.py").write_text(
+        replaced((port / "prepare.py").read_text(), TIME_BUDGET=0.1, EVAL_TOKENS=32 * 2048)
+    )
+    out = run([sys.executable, "-c", START], scratch, HOME=str(scratch), OPENBLAS_NUM_THREADS=str(os.cpu_count()))
+    found = re.search(r"(?m)^peak_vram_mb:\s+([\d.]+)", out)
+    assert found is not None
+    return float(found[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Peak memory at the mac profile, ours and the MLX port's.")
+    parser.add_argument("--port", type=Path, required=True, help="a checkout of trevin-creator/autoresearch-mlx")
+    port = parser.parse_args().port.resolve()
+    with tempfile.TemporaryDirectory() as name:
+        cache, scratch = str(Path(name) / "cache"), Path(name) / "port"
+        shards = scratch / ".cache" / "autoresearch" / "data"
+        write_shards(shards, held_out=None)
+        prepare = [sys.executable, "prepare.py", "--source", str(shards), "--profile", "mac"]
+        run(prepare, ROOT, AUTORESEARCH_CACHE=cache)
+        print(f"mac profile, float32, the port at {commit_of(port)}")
+        training, evaluation = ours(cache)
+        print(f"ours {training:,.0f} MB in training, {evaluation:,.0f} MB in evaluation", flush=True)
+        other = theirs(port, scratch)
+        print(f"port {other:,.0f} MB in both\nours takes {max(training, evaluation) / other:.2f} of it")
+
+
+if __name__ == "__main__":
+    main()
