@@ -8,13 +8,14 @@ from agent.protocol import Safety
 from agent.state import Pending
 
 MOST_REVISIONS = 2
+MOST_REPAIRS = 2
 
 
-def owed(pending: Pending, safety: Safety) -> Literal["run", "revision"] | None:
-    """The next step for a candidate: a run, a revision with a smaller batch, or none because it can be judged.
+def owed(pending: Pending, safety: Safety) -> Literal["run", "revision", "repair"] | None:
+    """The next step: a run, a revision with a smaller batch, a repair by its proposer, or none: it can be judged.
 
     Out of memory: revised and run again, at most twice, where oomPolicy is reduce_batch. Any other crash: run once
-    more where crashStatus is retry. The first run that succeeds ends it.
+    more where crashStatus is retry, then mended by its proposer, at most twice. The first run that succeeds ends it.
     """
     if len(pending.runs) <= pending.revisions:
         return "run"
@@ -22,6 +23,9 @@ def owed(pending: Pending, safety: Safety) -> Literal["run", "revision"] | None:
     if last.error is None:
         return None
     if last.out_of_memory:
-        return "revision" if safety.oom_policy == "reduce_batch" and pending.revisions < MOST_REVISIONS else None
+        smaller = pending.revisions - pending.repairs
+        return "revision" if safety.oom_policy == "reduce_batch" and smaller < MOST_REVISIONS else None
     repeated = len(pending.runs) - pending.revisions > 1
-    return "run" if safety.crash_status == "retry" and not repeated else None
+    if safety.crash_status == "retry" and not repeated:
+        return "run"
+    return "repair" if pending.number and pending.repairs < MOST_REPAIRS else None

@@ -71,8 +71,42 @@ def main(
 def run(
     tag: Annotated[str, typer.Option("--tag", envvar="AUTORESEARCH_TAG", help="Names the session and its branch.")],
     proposer: Annotated[
-        str, typer.Option(envvar="AUTORESEARCH_PROPOSER", help="Who edits train.py: search.")
-    ] = "search",
+        str | None,
+        typer.Option(
+            envvar="AUTORESEARCH_PROPOSER",
+            help="Who edits train.py: search, llm, command or hybrid. Without it hybrid where a model or agent is "
+            "named, else search.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="AUTORESEARCH_MODEL",
+            metavar="MODEL",
+            help="openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or 'http://host:port/v1 NAME'.",
+        ),
+    ] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            envvar="AUTORESEARCH_AGENT", help="A coding agent: claude, codex, gemini, opencode, aider or mini."
+        ),
+    ] = None,
+    agent_cmd: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Any other agent, as in 'my-agent --task {prompt_file}'.")
+    ] = None,
+    agent_timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For one call of the agent.")] = 900,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the experiments of a hybrid that the model or agent proposes.")
+    ] = 0.3,
+    fallback_after: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="With no model for this long the search takes over.")
+    ] = 300,
+    model_timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="A model silent for this long is taken to be gone.")
+    ] = 120,
+    max_cost: Annotated[float | None, typer.Option(min=0, metavar="DOLLARS", help="Of the whole session.")] = None,
+    max_cost_per_experiment: Annotated[float | None, typer.Option(min=0, metavar="DOLLARS")] = None,
     training_seconds: TrainingSeconds = None,
     max_experiments: Annotated[
         int | None, typer.Option(min=0, help="End after this many, in the whole session.")
@@ -104,12 +138,15 @@ def run(
         autoresearch run --tag mar5 --until 07:00
 
         autoresearch run --tag try --training-seconds 30 --max-experiments 5
+
+        autoresearch run --tag mar6 --model anthropic:claude-sonnet-4-5 --max-cost 5
     """
 
     def work() -> int:
         from agent.launch import Wanted
         from agent.launch import run as launch
         from agent.limits import Limits
+        from agent.proposers.choose import Consult
 
         limits = Limits(
             experiments=max_experiments,
@@ -120,7 +157,18 @@ def run(
         )
         wanted = Wanted(
             tag=tag,
-            proposer=proposer,
+            consult=Consult(
+                proposer=proposer,
+                model=model,
+                agent=agent,
+                agent_command=agent_cmd,
+                share=share,
+                fallback_after=fallback_after,
+                silence=model_timeout,
+                agent_seconds=agent_timeout,
+                max_cost=max_cost,
+                max_cost_per_experiment=max_cost_per_experiment,
+            ),
             seed=seed,
             training_seconds=training_seconds,
             setup=setup,

@@ -30,15 +30,16 @@ def context_of(
 ) -> Context:
     """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment."""
     workspace, protocol = bench.workspace, bench.protocol
+    files = workspace.mutable_files()
 
     def texts(experiment: Experiment) -> dict[str, str]:
-        found = {path: workspace.show(experiment.commit, path) for path in experiment.files}
+        found = {path: workspace.show(experiment.commit, path) for path in {*files, *experiment.files}}
         return {path: text for path, text in found.items() if text is not None}
 
     return Context(
         number=number,
         seed=seed,
-        files=workspace.mutable_files(),
+        files=files,
         incumbent=incumbent,
         history=history,
         direction=protocol.metric.direction,

@@ -7,11 +7,13 @@ In the order in which an experiment goes through them:
     called     {number, model, input_tokens, output_tokens, dollars}   a model was asked, whatever came of it
     away       {proposer, reason, until}                 it cannot be had now; until then another proposes
     back       {proposer}
+    nothing    {proposer, number, reason}                it gave nothing that can be measured; another proposes
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has its commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs
     measured   {number, run, and the fields of Run}; a reused baseline adds {reused}
     revised    {number, commit, digest, description, parameters}   a smaller batch within the same candidate
+    repaired   {number, commit, digest, description, parameters, files}   its proposer has mended a crash
     interrupted{number, reason}                          the run is void and is repeated
     judged     {number, status, reason}
     recorded   {number, head}                            the branch moves to `head`: incumbent plus rows

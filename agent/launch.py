@@ -23,7 +23,9 @@ from agent.limits import Limits
 from agent.loop import run_session
 from agent.measure import Bench
 from agent.paths import journal_path, state_folder
-from agent.proposers.base import Exhausted, Proposer
+from agent.proposers.base import Exhausted
+from agent.proposers.choose import Consult
+from agent.proposers.choose import choose as choose_proposer
 from agent.sandbox import Mode, choose
 from agent.session import Session
 from agent.setup import set_up
@@ -31,8 +33,8 @@ from agent.summary import summarize
 from agent.views.text import closing, duration
 from agent.workspace import Workspace
 
-PROPOSERS = ("search",)
 NO_LIMITS = Limits()
+SEARCH = Consult()
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Wanted:
     """The flags of `run`. training_seconds None means what the protocol says."""
 
     tag: str
-    proposer: str = "search"
+    consult: Consult = SEARCH
     seed: int = 0
     training_seconds: float | None = None
     setup: bool = True
@@ -62,7 +64,7 @@ def run(folder: Path, wanted: Wanted) -> int:
             seed=wanted.seed,
             bench=bench,
             journal=journal,
-            proposer=_proposer(wanted.proposer),
+            proposer=choose_proposer(wanted.consult, journal, bench.workspace, bench.sandbox),
             wanted=wanted.limits,
             interrupts=Interrupts(),
         )
@@ -176,14 +178,6 @@ def _require_lock_file(bench: Bench) -> None:
     forbidden = lock_file in bench.workspace.protected_files()
     if forbidden and not lock_file.exists() and bench.protocol.execution.command.startswith("uv run"):
         raise PreconditionError(f"{lock_file} is missing: run `uv sync`, or start without --no-setup")
-
-
-def _proposer(name: str) -> Proposer:
-    if name not in PROPOSERS:
-        raise UsageError(f"there is no proposer {name!r}; there is {', '.join(PROPOSERS)}")
-    from agent.proposers.search import SearchProposer
-
-    return SearchProposer()
 
 
 def _view(as_json: bool) -> AbstractContextManager[View]:

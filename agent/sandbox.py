@@ -61,6 +61,19 @@ class Sandbox:
         kept = [str(place.resolve()) for place in (*guarded, *unpacked) if place.exists()]
         return [*_prefix(self.way, folders, kept, self.network), *shell]
 
+    def agents(self, command: str, writable: Sequence[Path]) -> list[str]:
+        """The arguments that run a coding agent's `command` in a shell: it may write to `writable` and use the network.
+
+        Landlock's rules are made for folders here: a file among `writable` stays read-only under it.
+        """
+        shell = ["/bin/sh", "-c", command]
+        if self.way is None:
+            return shell
+        places = [place for place in (*writable, *map(Path, DEVICES[sys.platform])) if place.exists()]
+        if self.way.startswith("Landlock"):
+            places = [place for place in places if place.is_dir()]
+        return [*_prefix(self.way, [str(place.resolve()) for place in places], [], network=True), *shell]
+
     def environment(self, environment: Mapping[str, str], temporary: Path) -> dict[str, str]:
         """What training sees: secrets left out, temporary files in a folder of the run's own."""
         kept = environment.get(KEEP_VARIABLE, "").replace(",", " ").split()

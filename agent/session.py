@@ -19,12 +19,13 @@ from agent.journal import Journal
 from agent.measure import Bench, last_lines, measure
 from agent.memory import smaller_batch
 from agent.paths import experiment_folder, stop_file
-from agent.proposers.base import Context, Proposer
+from agent.proposers.base import Context, Exhausted, Proposer
 from agent.proposers.space import tunable_parameters
 from agent.state import Pending, State, expected_seconds
 from agent.verdict import judge
 
 PROGRESS_SECONDS = 1.0
+LOG_LINES = 60  # of a crash, that its proposer sees
 
 
 class Session:
@@ -79,22 +80,23 @@ class Session:
                 self.journal.append("committed", number=0, commit=self.bench.workspace.head)
             self._measure_baseline()
             return self.record(Verdict("keep", "baseline"))
-        incumbent = self.state.incumbent
-        assert incumbent is not None
-        return incumbent
+        return self._incumbent
 
     def should_stop(self) -> bool:
         """Whether a limit is reached or a person asked to end. The reason goes to the journal."""
         self.interrupts.raise_if_immediate()
-        reason = limits.reached(self._limits, self.state, time.monotonic() - self._began)
-        if self.interrupts.finishing:
-            reason = "stopped by Ctrl-C"
-        elif stop_file(self.journal.path).exists():
-            stop_file(self.journal.path).unlink()
-            reason = "stopped by `autoresearch stop`"
+        reason = self._reason_to_stop()
         if reason:
             self.end(reason)
         return reason is not None
+
+    def _reason_to_stop(self) -> str | None:
+        if self.interrupts.finishing:
+            return "stopped by Ctrl-C"
+        if stop_file(self.journal.path).exists():
+            stop_file(self.journal.path).unlink()
+            return "stopped by `autoresearch stop`"
+        return limits.reached(self._limits, self.state, time.monotonic() - self._began)
 
     def propose(self, incumbent: Experiment) -> Proposal:
         """The next candidate, or the one that was proposed but not recorded when the session last ended.
@@ -130,11 +132,11 @@ class Session:
         self.bench.workspace.place(proposal.files)
 
     def measure(self) -> None:
-        """Run the candidate until nothing is owed to it: out of memory and crashes are met as the protocol says."""
+        """Run the candidate until nothing is owed to it: out of memory as the protocol says, crashes with repairs."""
         while (step := owed(self._pending, self.bench.protocol.safety)) is not None:
             if step == "run":
                 self._measure_candidate()
-            elif not self._revise():
+            elif not (self._revise() if step == "revision" else self._repair()):
                 return
 
     def judge(self, incumbent: Experiment) -> Verdict:
@@ -156,9 +158,7 @@ class Session:
         workspace.move(self.branch, head, old)
         workspace.restore([*pending.files, self.bench.protocol.provenance.results_log.path])
         self._proposer.tell(experiment)
-        incumbent = self.state.incumbent
-        assert incumbent is not None
-        return incumbent
+        return self._incumbent
 
     def end(self, reason: str) -> None:
         if self.state.session is not None and self.state.ended is None:
@@ -244,6 +244,33 @@ class Session:
         self.bench.workspace.place(changed)
         return True
 
+    def _repair(self) -> bool:
+        """Let the proposer mend what crashed in its own code. Returns whether there is something new to run."""
+        pending, files = self._pending, self.bench.workspace.mutable_files()
+        tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
+        if not any(f'{path}", line ' in tail for path in files):
+            return False
+        context = self._context(pending.number, self._incumbent)
+        proposal = self._proposer.mend(context, tail, pending.repairs + 1)
+        if proposal is None:
+            return False
+        whole = {**files, **proposal.files}
+        changed = {path: whole[path] for path in sorted({*pending.files, *proposal.files})}
+        description = pending.description if pending.repairs else f"{pending.description} (mended)"
+        mended = dataclasses.replace(proposal, files=changed, description=description)
+        proposals.write(self.journal.path, pending.number, pending.revisions + 1, mended)
+        self.journal.append(
+            "repaired",
+            number=pending.number,
+            commit=self._commit(pending.number, mended),
+            digest=digest(whole),
+            description=mended.description,
+            parameters=dict(mended.parameters),
+            files=sorted(changed),
+        )
+        self.bench.workspace.place(changed)
+        return True
+
     def _measured(self, run: Run, **more: Any) -> None:
         number = len(self._pending.runs) + 1
         self.journal.append("measured", number=self._pending.number, run=number, **dataclasses.asdict(run), **more)
@@ -279,6 +306,11 @@ class Session:
         return self.state.pending
 
     @property
+    def _incumbent(self) -> Experiment:
+        assert self.state.incumbent is not None
+        return self.state.incumbent
+
+    @property
     def _head(self) -> str:
         assert self.state.head is not None
         return self.state.head
@@ -295,8 +327,14 @@ class Session:
             history=self.state.experiments,
             fingerprint=self._fingerprint,
             folder=experiment_folder(self.journal.path, number),
-            tick=self.interrupts.raise_if_immediate,
+            tick=self._while_proposing,
         )
+
+    def _while_proposing(self) -> None:
+        """Raises Exhausted where the session has to end: waiting for a model must not keep it."""
+        self.interrupts.raise_if_immediate()
+        if self.state.pending is None and (reason := self._reason_to_stop()):
+            raise Exhausted(reason)
 
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = f"refs/autoresearch/{self.tag}/{number}"

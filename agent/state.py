@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from agent.events import Event
@@ -13,7 +13,7 @@ from agent.experiment import Direction, Experiment, Run, Value, Verdict
 
 @dataclass(frozen=True)
 class Pending:
-    """The experiment under way, as far as it has come."""
+    """The experiment under way, as far as it has come. revisions: new versions of its candidate, repairs among them."""
 
     number: int
     proposer: str
@@ -25,6 +25,7 @@ class Pending:
     proposed_at: float
     commit: str | None = None
     revisions: int = 0
+    repairs: int = 0
     started: Mapping[str, Any] | None = None
     started_at: float | None = None
     runs: tuple[Run, ...] = ()
@@ -58,12 +59,12 @@ class Spent:
     output_tokens: int = 0
     dollars: float = 0.0
 
-    def plus(self, input_tokens: int, output_tokens: int, dollars: float) -> Spent:
+    def __add__(self, other: Spent) -> Spent:
         return Spent(
-            self.calls + 1,
-            self.input_tokens + input_tokens,
-            self.output_tokens + output_tokens,
-            self.dollars + dollars,
+            self.calls + other.calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.dollars + other.dollars,
         )
 
 
@@ -73,7 +74,8 @@ class State:
 
     session: the data of the first event. head: where the branch should be; previous: where it was before that.
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
-    spent: what models have cost so far. away: why the model does not propose now, and until when (Unix time).
+    spent: what models have cost, by the number of the experiment.
+    away: why the model does not propose now, and until when (Unix time).
     """
 
     session: Mapping[str, Any] | None = None
@@ -84,8 +86,12 @@ class State:
     ended: str | None = None
     seconds: float = 0.0
     latest_at: float = 0.0
-    spent: Spent = Spent()
+    spent: Mapping[int, Spent] = field(default_factory=dict)
     away: Mapping[str, Any] | None = None
+
+    @property
+    def cost(self) -> Spent:
+        return sum(self.spent.values(), Spent())
 
     @property
     def baseline(self) -> Experiment | None:
@@ -119,9 +125,10 @@ def step(state: State, event: Event) -> State:
         case "session":
             return replace(state, session=data, head=data["base"], previous=data["base"])
         case "resumed":
-            return replace(state, ended=None)
+            return replace(state, ended=None, away=None)
         case "called":
-            return replace(state, spent=state.spent.plus(data["input_tokens"], data["output_tokens"], data["dollars"]))
+            number, call = data["number"], Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
+            return replace(state, spent={**state.spent, number: state.spent.get(number, Spent()) + call})
         case "away":
             return replace(state, away=data)
         case "back":
@@ -130,8 +137,8 @@ def step(state: State, event: Event) -> State:
             return replace(state, ended=data["reason"])
         case "proposed":
             keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
-            more = {"files": tuple(data["files"]), "expected": data.get("expected"), "proposed_at": event.at}
-            new = Pending(**{key: data[key] for key in keys}, **more)
+            known = {key: data[key] for key in keys}
+            new = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
             return replace(state, pending=new)
     if pending is None or data.get("number") != pending.number:
         return state
@@ -141,13 +148,21 @@ def step(state: State, event: Event) -> State:
         case "revised":
             changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
             return replace(state, pending=replace(pending, revisions=pending.revisions + 1, **changes))
+        case "repaired":
+            changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
+            changes |= {
+                "revisions": pending.revisions + 1,
+                "repairs": pending.repairs + 1,
+                "files": tuple(data["files"]),
+            }
+            return replace(state, pending=replace(pending, **changes))
         case "started":
             return replace(state, pending=replace(pending, started=data, started_at=event.at))
         case "interrupted":
             return replace(state, pending=replace(pending, started=None, started_at=None))
         case "measured":
-            known = {field.name for field in fields(Run)}
-            run = Run(**{key: value for key, value in data.items() if key in known})
+            names = {each.name for each in fields(Run)}
+            run = Run(**{key: value for key, value in data.items() if key in names})
             runs = (*pending.runs, run)
             return replace(state, pending=replace(pending, started=None, started_at=None, runs=runs))
         case "judged":

@@ -14,7 +14,7 @@ from agent.journal import read
 from agent.paths import find_session, journal_path, state_folder, stop_file
 from agent.state import State, replay
 from agent.summary import summarize
-from agent.views.text import duration, headline, row
+from agent.views.text import cost, duration, headline, row
 
 POLL_SECONDS = 0.5
 LONGEST_SILENCE = 10.0
@@ -45,6 +45,10 @@ def lines(data: dict[str, Any]) -> list[str]:
     rate = f", {data['per_hour']:.1f} an hour" if data["per_hour"] else ""
     counts = f"{data['kept']} kept, {data['discarded']} discarded, {data['crashed']} crashed"
     shown = [f"{data['tag']}  {headline(data)}", f"{data['experiments']} experiments: {counts}{rate}", *data["lines"]]
+    if data["cost"]["calls"]:
+        shown.append(cost(data["cost"]))
+    if data["away"]:
+        shown.append(f"{data['away']['proposer']} is away, the search proposes: {data['away']['reason']}")
     now = data["now"]
     if now:
         until = time.strftime("%H:%M:%S", time.localtime(now["done_at"])) if now["done_at"] else "?"
@@ -107,4 +111,5 @@ def _row(experiment: Experiment) -> dict[str, Any]:
         "commit": experiment.commit,
         "proposer": experiment.proposer,
         "description": experiment.description,
+        "expected": experiment.expected,
     }

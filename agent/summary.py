@@ -34,5 +34,11 @@ def summarize(state: State) -> dict[str, Any]:
         "crashed": counts["crash"],
         "hours": hours,
         "per_hour": len(tried) / hours if hours > 0 else None,
+        "cost": {"dollars": round(state.cost.dollars, 6), "calls": state.cost.calls, **_tokens(state)},
+        "away": dict(state.away) if state.away else None,
         "ended": state.ended,
     }
+
+
+def _tokens(state: State) -> dict[str, int]:
+    return {"input_tokens": state.cost.input_tokens, "output_tokens": state.cost.output_tokens}

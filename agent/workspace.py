@@ -122,7 +122,7 @@ class Workspace:
             return None
 
     def export(self, folder: Path) -> Path:
-        """Write every tracked file, as HEAD has it, below `folder`, without a repository. Returns the workspace there."""
+        """Write every tracked file, as HEAD has it, below `folder`, without git's own. Returns the workspace there."""
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             self._git("read-tree", "HEAD", env=index)

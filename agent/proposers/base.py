@@ -20,7 +20,7 @@ class Context:
     constants: what the harness defines and the files use (PROFILE, MAX_SEQ_LEN, ...), from the snapshot.
     metric: its name. rules: goal and rules, from the protocol. program: the person's program.md as it is now.
     machine: hardware and data, a line each.
-    texts: an experiment -> the files that it changed, as they were measured.
+    texts: an experiment -> its mutable files as they were measured.
     check: candidate files -> why they would not even start; None where nothing speaks against them. Takes seconds.
     tick: to be called several times a second by whatever takes long; what it raises must pass.
     export: writes every tracked file, as the incumbent has it, below a folder; returns the workspace in there.
@@ -55,12 +55,16 @@ class Away(Exception):
     """A proposer cannot be had for now; its text says why.
 
     retry_after: seconds that it asked for itself. lasting: trying again soon is of no use, a person has to mend it.
+    for_good: it will not be asked again in this session.
     """
 
-    def __init__(self, reason: str, retry_after: float | None = None, *, lasting: bool = False) -> None:
+    def __init__(
+        self, reason: str, retry_after: float | None = None, *, lasting: bool = False, for_good: bool = False
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
-        self.lasting = lasting
+        self.lasting = lasting or for_good
+        self.for_good = for_good
 
 
 class NoIdea(Exception):
@@ -74,6 +78,13 @@ class Proposer(Protocol):
         """Return a candidate that differs from every one in `context.history`.
 
         Raises Exhausted, and what depends on something outside Away and NoIdea.
+        """
+        ...
+
+    def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:
+        """Repair its own candidate, which crashed: the context's files are the candidate's, `error` ends its log.
+
+        attempt: 1, 2, ... within the experiment. None where it has nothing better.
         """
         ...
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from agent.edits import constants
 
 FORMAT = """\
 DESCRIPTION: what changes, in one line of at most 80 characters
@@ -19,7 +23,7 @@ _NUMBER = re.compile(r"[+\-\u2212]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Notes:
-    """expected: the change of the metric that it predicts; None where it says none. Empty texts where it says nothing."""
+    """expected: the change of the metric that it predicts. None or empty where it says nothing."""
 
     description: str = ""
     hypothesis: str = ""
@@ -36,6 +40,24 @@ def parse(text: str) -> Notes:
         hypothesis=found.get("hypothesis", "")[:LONGEST_HYPOTHESIS],
         expected=_number(found.get("expected", "")),
     )
+
+
+def summary(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """What changed, in a line, where its author does not say: constants by their values, else lines by their number."""
+    changes, added, removed = [], 0, 0
+    for path in sorted(new):
+        before, after = constants(old.get(path, ""), {}), constants(new[path], {})
+        changes += [
+            f"{name} {before[name].literal} -> {after[name].literal}"
+            for name in after
+            if name in before and after[name].value != before[name].value
+        ]
+        lines = list(difflib.ndiff(old.get(path, "").splitlines(), new[path].splitlines()))
+        added += sum(line.startswith("+ ") for line in lines)
+        removed += sum(line.startswith("- ") for line in lines)
+    if changes and len(changes) == added == removed:
+        return ", ".join(changes)[:LONGEST_DESCRIPTION]
+    return f"{added} lines added, {removed} removed in {', '.join(sorted(new))}"[:LONGEST_DESCRIPTION]
 
 
 def plain(text: str) -> str:

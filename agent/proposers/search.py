@@ -52,6 +52,10 @@ class SearchProposer:
     def tell(self, experiment: Experiment) -> None:
         self._told.append(experiment)
 
+    def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
+        """None: values that crash are a lesson, not something to mend."""
+        return None
+
     def ask(self, context: Context) -> Proposal:
         """Raises Exhausted where no constants can be searched, or all that can be drawn has been tried."""
         space = space_of(context.files, context.constants)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from agent.events import Event
 from agent.state import State
@@ -33,6 +34,13 @@ def lines(event: Event, state: State) -> list[str]:
             return [f"#{data['number']} interrupted: {data['reason']}"]
         case "ended":
             return [f"ended: {data['reason']}"]
+        case "away":
+            until = time.strftime("%H:%M", time.localtime(data["until"])) if data["until"] else "the session ends"
+            return [f"{data['proposer']} away until {until}, the search proposes: {data['reason']}"]
+        case "back":
+            return [f"{data['proposer']} is back"]
+        case "nothing":
+            return [f"{data['proposer']} had nothing for #{data['number']}, the search proposes: {data['reason']}"]
         case "note":
             return [data["text"]]
     return []

@@ -33,6 +33,13 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
+def cost(spent: Mapping[str, Any]) -> str:
+    """`12 calls of models, 81,000 tokens in, 9,000 out, $0.41`; money only where a price is known."""
+    money = f", ${spent['dollars']:.2f}" if spent["dollars"] else ""
+    calls = f"{spent['calls']} call{'s' if spent['calls'] > 1 else ''} of models"
+    return f"{calls}, {spent['input_tokens']:,} tokens in, {spent['output_tokens']:,} out{money}"
+
+
 def headline(summary: Mapping[str, Any]) -> str:
     """The session in a line: `val_bpb 1.6401 (#3), baseline 1.6812, gain 0.0411 provisional`."""
     if summary["baseline"] is None:
@@ -53,5 +60,6 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
         f"gain      {summary['gain']:.6f} ({percent:.2f} %), provisional: not yet confirmed by repeated runs",
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
+        *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         f"look at   results.tsv, `git show {short}`, {log_folder}",
     ]

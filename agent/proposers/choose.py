@@ -1,0 +1,95 @@
+"""Which proposer the flags of `run` ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.errors import PreconditionError, UsageError
+from agent.journal import Journal
+from agent.paths import state_folder
+from agent.proposers.base import Proposer
+from agent.proposers.hybrid import SHARE, Consulted, HybridProposer
+from agent.proposers.search import SearchProposer
+from agent.sandbox import Sandbox
+from agent.workspace import Workspace
+
+NAMES = ("search", "llm", "command", "hybrid")
+
+
+@dataclass(frozen=True)
+class Consult:
+    """Who proposes. proposer None: hybrid as soon as a model or an agent is named, else search.
+
+    share: of the experiments that the model or agent proposes in a hybrid. fallback_after, silence, agent_seconds:
+    seconds. max_cost, max_cost_per_experiment: dollars.
+    """
+
+    proposer: str | None = None
+    model: str | None = None
+    agent: str | None = None
+    agent_command: str | None = None
+    share: float = SHARE
+    fallback_after: float = 300.0
+    silence: float = 120.0
+    agent_seconds: float = 900.0
+    max_cost: float | None = None
+    max_cost_per_experiment: float | None = None
+
+
+def choose(wanted: Consult, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
+    """Raises UsageError where the flags do not go together, PreconditionError where something they need is missing."""
+    named = [wanted.model, wanted.agent, wanted.agent_command]
+    if sum(each is not None for each in named) > 1:
+        raise UsageError("--model, --agent and --agent-cmd exclude each other: name one of them")
+    name = wanted.proposer or ("hybrid" if any(named) else "search")
+    if name not in NAMES:
+        raise UsageError(f"there is no proposer {name!r}; there is {', '.join(NAMES)}")
+    if name == "search":
+        return SearchProposer()
+    if name == "llm" and not wanted.model:
+        raise UsageError("--proposer llm needs --model, for example --model ollama:qwen3-coder")
+    if name == "command" and not (wanted.agent or wanted.agent_command):
+        raise UsageError("--proposer command needs --agent or --agent-cmd, for example --agent claude")
+    if not any(named):
+        raise UsageError("--proposer hybrid needs --model, --agent or --agent-cmd")
+    consulted = _model(wanted, journal, workspace) if wanted.model else _command(wanted, sandbox)
+    return HybridProposer(
+        name,
+        SearchProposer(),
+        consulted,
+        share=wanted.share if name == "hybrid" else 1.0,
+        fallback_after=wanted.fallback_after,
+        announce=journal.append,
+    )
+
+
+def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted:
+    from agent.proposers.cost import Budget, price_of
+    from agent.proposers.llm import LLMProposer
+    from agent.proposers.wire import parse_model
+
+    assert wanted.model is not None
+    model = parse_model(wanted.model)
+    price = price_of(model, state_folder(workspace.folder) / "prices.toml")
+
+    def record(**call: object) -> None:
+        journal.append("called", **call)
+
+    caps = (wanted.max_cost, wanted.max_cost_per_experiment)
+    return LLMProposer(model, Budget(model, price, *caps, lambda: journal.state.spent, record), wanted.silence)
+
+
+def _command(wanted: Consult, sandbox: Sandbox) -> Consulted:
+    from agent.proposers.briefing import briefing
+    from agent.proposers.command import CommandProposer
+    from agent.proposers.presets import PRESETS, check_available
+
+    if wanted.agent and wanted.agent not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UsageError(f"there is no agent {wanted.agent!r}; there is {known}, and --agent-cmd for any other")
+    command = PRESETS[wanted.agent] if wanted.agent else wanted.agent_command
+    assert command is not None
+    missing = check_available(command)
+    if missing:
+        raise PreconditionError(missing)
+    return CommandProposer(command, time_limit=wanted.agent_seconds, sandbox=sandbox, briefing=briefing)

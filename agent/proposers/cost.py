@@ -1,0 +1,117 @@
+"""What models cost, and the cap on it: checked before each call, with that call's own worst case."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.errors import UsageError
+from agent.proposers.base import Away, NoIdea
+from agent.proposers.wire import Answer, Model
+from agent.state import Spent
+
+TABLE = Path(__file__).with_name("prices.toml")
+# Beyond the bytes of a prompt: what a server adds to it for roles and formatting.
+OVERHEAD_TOKENS = 1000
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars for a million tokens."""
+
+    input: float
+    output: float
+
+    def of(self, input_tokens: int, output_tokens: int) -> float:
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+def price_of(model: Model, own_table: Path) -> Price | None:
+    """From the person's own table, then the one that comes with the program. None where neither knows the model.
+
+    Raises UsageError where the person's own cannot be read.
+    """
+    if model.local:
+        return Price(0.0, 0.0)
+    for table in (own_table, TABLE):
+        entries = _read(table)
+        fitting = [name for name in entries if model.label.startswith(name)]
+        if fitting:
+            entry = entries[max(fitting, key=len)]
+            return Price(float(entry["input"]), float(entry["output"]))
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            entries = tomllib.load(file)
+        for name, entry in entries.items():
+            if not all(isinstance(entry[key], int | float) and entry[key] >= 0 for key in ("input", "output")):
+                raise ValueError(f"{name} needs input and output in dollars for a million tokens")
+        return entries
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"the price table {path} cannot be used: {error}") from None
+
+
+class Budget:
+    """spent: what the session has cost so far, by experiment. record: journals a call; it comes back in `spent`."""
+
+    def __init__(
+        self,
+        model: Model,
+        price: Price | None,
+        most: float | None,
+        most_per_experiment: float | None,
+        spent: Callable[[], Mapping[int, Spent]],
+        record: Callable[..., None],
+    ) -> None:
+        if price is None and (most is not None or most_per_experiment is not None):
+            raise UsageError(
+                f"the price of {model.label} is not known, so a cap on its cost cannot be kept: add it to "
+                ".autoresearch/prices.toml (docs/proposers.md), or leave the cap out"
+            )
+        self._model, self._price = model, price
+        self._most, self._most_per_experiment = most, most_per_experiment
+        self._spent, self._record = spent, record
+
+    def require(self, number: int, prompt: str, most_tokens: int) -> None:
+        """Raises Away for good, or NoIdea for this experiment, where the next call could go beyond a cap.
+
+        No tokenizer makes more tokens than there are bytes.
+        """
+        if self._price is None:
+            return
+        worst = self._price.of(len(prompt.encode()) + OVERHEAD_TOKENS, most_tokens)
+        spent = self._spent()
+        total = sum(each.dollars for each in spent.values())
+        if self._most is not None and total + worst > self._most:
+            raise Away(
+                f"the next call could cost ${worst:.2f}, and ${total:.2f} of --max-cost {self._most:g} is spent",
+                for_good=True,
+            )
+        here = spent.get(number, Spent()).dollars
+        if self._most_per_experiment is not None and here + worst > self._most_per_experiment:
+            raise NoIdea(
+                f"the next call could cost ${worst:.2f}, and ${here:.2f} of --max-cost-per-experiment "
+                f"{self._most_per_experiment:g} is spent"
+            )
+
+    def charge(self, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:
+        """Journal a call. What the server does not tell is taken to be the worst that it can be."""
+        told = answer or Answer("", None, None)
+        tokens_in = told.input_tokens if told.input_tokens is not None else len(prompt.encode()) + OVERHEAD_TOKENS
+        tokens_out = told.output_tokens if told.output_tokens is not None else most_tokens
+        dollars = self._price.of(tokens_in, tokens_out) if self._price else 0.0
+        self._record(
+            number=number,
+            model=self._model.label,
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
+            dollars=dollars,
+        )

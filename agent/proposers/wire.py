@@ -1,0 +1,327 @@
+"""The two wire formats that every model server speaks: OpenAI's chat completions and Anthropic's messages.
+
+Sources: the API references of both (chat/create with stream and stream_options; messages with stream). Keys come from
+the environment only and go into a header only: no log, text or error holds one.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import requests
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, SSLError
+
+from agent.errors import PreconditionError, UsageError
+from agent.proposers.base import Away
+from agent.proposers.notes import plain
+
+CONNECT_SECONDS = 10.0
+LONGEST_ANSWER_SECONDS = 900.0
+LARGEST_ANSWER = 2**20  # bytes
+TICK_SECONDS = 0.2
+ANTHROPIC_VERSION = "2023-06-01"
+# What a server says where waiting does not help: there is no more money.
+NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
+
+Format = Literal["openai", "anthropic"]
+Message = Mapping[str, str]
+T = TypeVar("T")
+
+# scheme -> format, address, variable that may replace it, variable with the key
+SERVERS: dict[str, tuple[Format, str, str, str]] = {
+    "openai": ("openai", "https://api.openai.com/v1", "OPENAI_BASE_URL", "OPENAI_API_KEY"),
+    "anthropic": ("anthropic", "https://api.anthropic.com", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
+    "ollama": ("openai", "http://127.0.0.1:11434/v1", "OLLAMA_BASE_URL", ""),
+    "lmstudio": ("openai", "http://127.0.0.1:1234/v1", "LMSTUDIO_BASE_URL", ""),
+    "mlx": ("openai", "http://127.0.0.1:8080/v1", "MLX_BASE_URL", ""),
+}
+OWN_KEY = "AUTORESEARCH_MODEL_KEY"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Who is asked. scheme: a key of SERVERS, or "http" for any other server."""
+
+    scheme: str
+    name: str
+    format: Format
+    url: str
+    key: str = field(default="", repr=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.scheme}:{self.name}"
+
+    @property
+    def local(self) -> bool:
+        return self.scheme in ("ollama", "lmstudio", "mlx")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """input_tokens, output_tokens: None where the server does not say. cut: it reached the limit of tokens."""
+
+    text: str
+    input_tokens: int | None
+    output_tokens: int | None
+    cut: bool = False
+
+
+class Broken(Away):
+    """The server had the request and gave no whole answer: it may charge for it."""
+
+
+def parse_model(text: str) -> Model:
+    """`openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
+
+    Raises UsageError, and PreconditionError where the key is not in the environment.
+    """
+    if text.startswith(("http://", "https://")):
+        url, _, name = text.partition(" ")
+        if not name.strip():
+            raise UsageError(f"--model {text!r} lacks the model's name: write 'http://host:port/v1 NAME'")
+        return Model("http", name.strip(), "openai", url.rstrip("/"), os.environ.get(OWN_KEY, ""))
+    scheme, _, name = text.partition(":")
+    if scheme not in SERVERS or not name:
+        known = ", ".join(f"{each}:NAME" for each in SERVERS)
+        raise UsageError(f"--model {text!r} is not known: use {known} or 'http://host:port/v1 NAME'")
+    wire, address, url_variable, key_variable = SERVERS[scheme]
+    key = os.environ.get(key_variable, "") if key_variable else ""
+    if key_variable and not key:
+        raise PreconditionError(f"{key_variable} is not set: export the key of {scheme}, or use a local model")
+    return Model(scheme, name, wire, os.environ.get(url_variable, address).rstrip("/"), key)
+
+
+def complete(
+    model: Model,
+    system: str,
+    messages: Sequence[Message],
+    *,
+    most_tokens: int,
+    silence: float,
+    tick: Callable[[], None],
+) -> Answer:
+    """Ask once. silence: seconds without a byte after which the server is taken to be gone.
+
+    Raises Away where there is no whole answer, and whatever `tick` raises.
+    """
+    return _in_background(lambda: _ask(model, system, messages, most_tokens, silence), tick)
+
+
+def _ask(model: Model, system: str, messages: Sequence[Message], most_tokens: int, silence: float) -> Answer:
+    address, headers, body = _request(model, system, messages, most_tokens)
+    deadline = time.monotonic() + LONGEST_ANSWER_SECONDS
+
+    def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # Set here, nothing in a .netrc takes its place.
+        request.headers.update(headers)
+        return request
+
+    try:
+        # A redirect would carry the key to somebody else.
+        with requests.post(
+            address,
+            json=body,
+            auth=authorize,
+            stream=True,
+            allow_redirects=False,
+            timeout=(CONNECT_SECONDS, silence),
+        ) as response:
+            if response.status_code != 200:
+                raise _refusal(model, response)
+            if "event-stream" in response.headers.get("Content-Type", ""):
+                return _READ_STREAM[model.format](_events(response, deadline))
+            return _READ_WHOLE[model.format](json.loads(_whole(response, deadline)))
+    except requests.RequestException as error:
+        raise _broken_off(model, error, silence) from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Broken(
+            f"{model.label} answered in another format than {model.format}'s: {_short(error, model)}"
+        ) from None
+
+
+def _request(
+    model: Model, system: str, messages: Sequence[Message], most_tokens: int
+) -> tuple[str, dict[str, str], dict[str, Any]]:
+    said = [dict(message) for message in messages]
+    if model.format == "anthropic":
+        headers = {"x-api-key": model.key, "anthropic-version": ANTHROPIC_VERSION}
+        body = {"model": model.name, "max_tokens": most_tokens, "system": system, "messages": said, "stream": True}
+        return f"{model.url}/v1/messages", headers, body
+    headers = {"Authorization": f"Bearer {model.key}"} if model.key else {}
+    # OpenAI's reasoning models refuse the old name of the limit, most other servers know only that.
+    limit = "max_completion_tokens" if model.scheme == "openai" else "max_tokens"
+    body = {
+        "model": model.name,
+        "messages": [{"role": "system", "content": system}, *said],
+        limit: most_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return f"{model.url}/chat/completions", headers, body
+
+
+def _refusal(model: Model, response: requests.Response) -> Away:
+    """What a status other than 200 means."""
+    code = response.status_code
+    said = response.raw.read(4096, decode_content=True).decode(errors="replace")
+    what = f"{model.label} answered {code}: {_short(_message(said), model)}"
+    if code in (401, 403):
+        return Away(f"{what}; the key is refused", lasting=True)
+    if code == 402 or any(words in said.lower() for words in NO_CREDIT):
+        return Away(f"{what}; the quota is used up", lasting=True)
+    if code in (408, 409, 425, 429) or code >= 500:
+        return Away(what, _retry_after(response.headers.get("Retry-After")))
+    return Away(what, lasting=True)
+
+
+def _broken_off(model: Model, error: requests.RequestException, silence: float) -> Away:
+    """What an error of the connection means."""
+    cause = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(cause, NewConnectionError | ConnectTimeoutError | SSLError):
+        return Away(f"{model.label} cannot be reached at {model.url}: {_short(cause, model)}")
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+        return Broken(f"{model.label} sent nothing for {silence:g} s")
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
+        return Away(f"the address {model.url} is not one: {_short(error, model)}", lasting=True)
+    return Broken(f"{model.label} broke off its answer: {_short(error, model)}")
+
+
+def _message(said: str) -> str:
+    try:
+        content = json.loads(said)
+        error = content.get("error", content)
+        return str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        return said
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds from now; the header holds them, or a date (RFC 9110, 10.2.3)."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        date = email.utils.parsedate_tz(header)
+        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
+
+
+def _whole(response: requests.Response, deadline: float) -> bytes:
+    return b"".join(_chunks(response, deadline))
+
+
+def _chunks(response: requests.Response, deadline: float) -> Iterator[bytes]:
+    """What arrives, bounded in size and time. Raises ValueError beyond that."""
+    size = 0
+    for chunk in response.iter_content(chunk_size=None):
+        size += len(chunk)
+        if size > LARGEST_ANSWER or time.monotonic() > deadline:
+            raise ValueError("it goes on without end")
+        yield chunk
+
+
+def _events(response: requests.Response, deadline: float) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
+    rest = b""
+    for chunk in _chunks(response, deadline):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
+                yield json.loads(line[5:])
+
+
+def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
+    text: list[str] = []
+    usage: dict[str, Any] = {}
+    finish = None
+    for event in events:
+        if event.get("error"):
+            raise Broken(f"the server broke off: {plain(_message(json.dumps(event)))[:200]}")
+        usage = event.get("usage") or usage
+        for choice in event.get("choices") or []:
+            text.append(choice.get("delta", {}).get("content") or "")
+            finish = choice.get("finish_reason") or finish
+    if finish is None:
+        raise Broken("the stream ended in the middle of the answer")
+    return Answer("".join(text), usage.get("prompt_tokens"), usage.get("completion_tokens"), finish == "length")
+
+
+def _openai_whole(content: dict[str, Any]) -> Answer:
+    choice, usage = content["choices"][0], content.get("usage") or {}
+    cut = choice.get("finish_reason") == "length"
+    return Answer(choice["message"]["content"] or "", usage.get("prompt_tokens"), usage.get("completion_tokens"), cut)
+
+
+def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
+    text: list[str] = []
+    usage: dict[str, Any] = {}
+    finish, ended = None, False
+    for event in events:
+        kind = event.get("type")
+        if kind == "error":
+            raise Broken(f"the server broke off: {plain(_message(json.dumps(event)))[:200]}")
+        if kind == "message_start":
+            usage.update(event["message"].get("usage") or {})
+        elif kind == "content_block_delta":
+            text.append(event["delta"].get("text") or "")
+        elif kind == "message_delta":
+            usage.update(event.get("usage") or {})
+            finish = event["delta"].get("stop_reason") or finish
+        ended = ended or kind == "message_stop"
+    if not ended:
+        raise Broken("the stream ended in the middle of the answer")
+    return Answer("".join(text), _anthropic_input(usage), usage.get("output_tokens"), finish == "max_tokens")
+
+
+def _anthropic_whole(content: dict[str, Any]) -> Answer:
+    text = "".join(block.get("text", "") for block in content["content"])
+    usage = content.get("usage") or {}
+    return Answer(text, _anthropic_input(usage), usage.get("output_tokens"), content.get("stop_reason") == "max_tokens")
+
+
+def _anthropic_input(usage: Mapping[str, Any]) -> int | None:
+    """Tokens read from or written to a cache are counted apart."""
+    if "input_tokens" not in usage:
+        return None
+    parts = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    return sum(usage.get(part) or 0 for part in parts)
+
+
+_READ_STREAM = {"openai": _openai_stream, "anthropic": _anthropic_stream}
+_READ_WHOLE = {"openai": _openai_whole, "anthropic": _anthropic_whole}
+
+
+def _short(error: object, model: Model) -> str:
+    text = " ".join(plain(str(error)).split())
+    return (text.replace(model.key, "***") if model.key else text)[:200] or type(error).__name__
+
+
+def _in_background(work: Callable[[], T], tick: Callable[[], None]) -> T:
+    """`work` on a thread of its own, so that Ctrl-C need not wait for the network."""
+    results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((work(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        try:
+            result, error = results.get(timeout=TICK_SECONDS)
+        except queue.Empty:
+            tick()
+            continue
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]

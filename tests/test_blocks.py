@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+
+from agent.proposers import notes
+from agent.proposers.blocks import Unusable, apply
+
+FILE = "import math\n\nRATE = 0.1\nDEPTH = 4\n\n\ndef f(x):\n    if x:\n        return RATE\n    return 0\n"
+
+
+def edit(search: str, replace: str, path: str = "train.py") -> str:
+    return f"{path}\n<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+def applied(answer: str, text: str = FILE) -> str:
+    return apply(answer, {"train.py": text}, lambda path: path == "train.py")["train.py"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "old", "new"),
+    [
+        (edit("RATE = 0.1", "RATE = 0.2"), "RATE = 0.1", "RATE = 0.2"),
+        (f"```python\n{edit('RATE = 0.1', 'RATE = 0.2')}```\n", "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1", "RATE = 0.2", "`train.py`"), "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1", "RATE = 0.2", "I change the rate now, as said above:"), "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1   ", "RATE = 0.2"), "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1", "\\1 \\g<0>"), "RATE = 0.1", "\\1 \\g<0>"),
+        (edit("DEPTH = 4", ""), "DEPTH = 4\n", "\n"),
+        (edit("if x:\n    return RATE", "if x > 1:\n    return 2 * RATE"), "if x:\n        return RATE",
+         "if x > 1:\n        return 2 * RATE"),
+        (edit("RATE = 0.1", "RATE = 0.2") + edit("RATE = 0.2", "RATE = 0.3"), "RATE = 0.1", "RATE = 0.3"),
+        (edit("    return 0", "    return 1"), "    return 0", "    return 1"),
+    ],
+)  # fmt: skip
+def test_edits_that_apply(answer: str, old: str, new: str) -> None:
+    assert applied(answer) == FILE.replace(old, new)
+
+
+def test_line_endings_and_a_missing_last_one_stay() -> None:
+    assert applied(edit("RATE = 0.1", "RATE = 0.2"), FILE.replace("\n", "\r\n")) == FILE.replace("0.1", "0.2").replace(
+        "\n", "\r\n"
+    )
+    assert "return 1" in applied(edit("    return 0", "    return 1"), FILE.rstrip("\n"))
+
+
+def test_a_whole_file() -> None:
+    assert applied("WHOLE FILE train.py\n```python\nRATE = 1\n```\n") == "RATE = 1\n"
+    assert applied("**WHOLE FILE: `train.py`**\n\n~~~\nRATE = 1\n```\n~~~\n") == "RATE = 1\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("I would raise the rate.", "no edit block"),
+        (edit("RATE = 0.5", "RATE = 0.2"), "does not stand"),
+        (edit("", "RATE = 0.2"), "quotes no line"),
+        (edit("RATE = 0.1", "RATE = 0.1"), "change nothing"),
+        (edit("RATE = 0.1", "x", "prepare.py"), "may not change"),
+        (edit("RATE = 0.1", "x", "../../etc/passwd.py"), "may not change"),
+        ("<<<<<<< SEARCH\nRATE = 0.1\n=======\n", "no edit block"),
+    ],
+)
+def test_edits_that_do_not(answer: str, why: str) -> None:
+    with pytest.raises(Unusable, match=why):
+        applied(answer)
+
+
+def test_what_stands_twice_is_not_guessed() -> None:
+    with pytest.raises(Unusable, match="stands 2 times"):
+        applied(edit("RATE = 0.1", "x"), "RATE = 0.1\nRATE = 0.1\n")
+    with pytest.raises(Unusable, match="stands 2 times"):
+        applied(edit("return 1", "x"), "if a:\n    return 1\nelse:\n    return 1\n")
+
+
+def test_two_files_need_a_name() -> None:
+    files = {"a.py": "X = 1\n", "b.py": "X = 1\n"}
+    with pytest.raises(Unusable, match="which file"):
+        apply(edit("X = 1", "X = 2", "Here:"), files, lambda _: True)
+    assert apply(edit("X = 1", "X = 2", "b.py"), files, lambda _: True) == {"b.py": "X = 2\n"}
+    assert apply("WHOLE FILE c.py\n```\nY = 1\n```", files, lambda _: True) == {"c.py": "Y = 1\n"}
+
+
+def test_notes() -> None:
+    said = notes.parse("**DESCRIPTION:** halve the batch\nHypothesis: more\x1b[31m steps\nEXPECTED: about -0.004 bits")
+    assert said == notes.Notes("halve the batch", "more steps", -0.004)
+    assert notes.parse("EXPECTED: \u22121e-3").expected == -0.001
+    assert notes.parse("EXPECTED: nothing\n") == notes.Notes()
+    assert len(notes.parse("DESCRIPTION: " + "x" * 10_000).description) == notes.LONGEST_DESCRIPTION
+
+
+def test_a_summary_where_nothing_was_said() -> None:
+    assert notes.summary({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}) == "RATE 0.1 -> 0.2"
+    assert notes.summary({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}) == "1 lines added, 0 removed in t.py"
