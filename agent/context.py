@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent.drycheck import why_not
@@ -52,7 +53,7 @@ def context_of(
         check=lambda files: why_not(bench, files, tick),
         tick=tick,
         export=workspace.export,
-        allows=protocol.mutable_surface.allows,
+        allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),
         folder=folder,
     )
 
@@ -82,6 +83,15 @@ def _rules(protocol: Protocol, training_seconds: float | None) -> str:
         else "",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _may_be_made(folder: Path, protocol: Protocol, path: str) -> bool:
+    """Whether a candidate may bring a new file: never in the place of an untracked one, which is a person's."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or not protocol.mutable_surface.allows(path):
+        return False
+    below_a_file = any((folder / parent).is_file() for parent in PurePosixPath(path).parents)
+    return not below_a_file and not os.path.lexists(folder / path)
 
 
 def _guarded(protocol: Protocol) -> list[str]:

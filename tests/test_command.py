@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -28,7 +29,7 @@ from agent.proposers.presets import PRESETS, check_available, own_folders
 from agent.proposers.search import SearchProposer
 from agent.sandbox import UNCONFINED, Sandbox
 from agent.workspace import Workspace
-from tests.conftest import QUICK, git
+from tests.conftest import QUICK, Cli, git
 
 BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
 # What every agent here begins with: it reads its prompt as a real one does.
@@ -412,7 +413,7 @@ def test_its_git_is_its_own(
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(quick / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(quick))
-    script = "print(subprocess.run('git log --format=%an:%s; git status --short; git rev-parse --show-toplevel', shell=True, capture_output=True, text=True).stdout)\nprint(os.getcwd())\n"  # noqa: E501
+    script = "print(subprocess.run('git log --format=%an:%s; git status --short --untracked-files=no; git rev-parse --show-toplevel', shell=True, capture_output=True, text=True).stdout)\nprint(os.getcwd())\n"  # noqa: E501
     agent(tmp_path, HONEST + NOTES + script).ask(context)
     log, status, top, cwd = (tmp_path / "kept" / "agent.log").read_text().split("\n", 3)
     assert log == "agent:the incumbent" and status.strip() == "M train.py" and top == cwd.strip()
@@ -462,3 +463,31 @@ def test_a_copy_that_cannot_be_made(context: Context, tmp_path: Path, monkeypatc
     monkeypatch.setattr(scratch, "GIT_SECONDS", 0)
     with pytest.raises(Away, match="no scratch repository for the agent: `git init` failed in"):
         agent(tmp_path, HONEST).ask(context)
+
+
+def test_a_session(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """The agent of the third experiment does harm and nothing else: that one is the search's."""
+    script = f"""
+counter = pathlib.Path({str(tmp_path / "count")!r})
+count = len(counter.read_text()) if counter.exists() else 0
+counter.write_text("x" * (count + 1))
+if count == 2:
+    pathlib.Path("prepare.py").unlink()
+else:
+    put(f"RATE = 0.{{count + 1}}", f"RATE = 0.{{count + 2}}")
+    note(f"DESCRIPTION: step {{count}}\\nEXPECTED: -0.01")
+"""
+    command = agent(tmp_path, script).command
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "3")
+    done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
+    assert done.returncode == 0, done.stderr
+    lines = (quick / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    proposed = [event for event in events if event["event"] == "proposed"][1:]
+    assert [event["proposer"] for event in proposed] == ["command", "command", "search"]
+    assert [event["description"] for event in proposed[:2]] == ["step 0", "step 1"]
+    nothing = [event["reason"] for event in events if event["event"] == "nothing"]
+    assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which may not change"]
+    assert "deleted prepare.py, which may not change" in done.stderr
+    assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t" and not git(quick, "status", "--porcelain")
+    assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()

@@ -214,6 +214,27 @@ def test_a_cap_needs_a_price(quick: Path, cli: Cli) -> None:
     assert done.returncode == 2 and "prices.toml" in done.stderr and not server.requests
 
 
+def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> None:
+    protocol = json.loads((quick / "protocol.json").read_text())
+    protocol["mutableSurface"]["allowedGlobs"] = ["*.py"]
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    git(quick, "commit", "-qam", "all Python may change")
+    (quick / "mine.py").write_text("MINE = 1\n")
+    line = re.findall(r"(?m)^RATE = .*", QUICK)[0]
+    better = edit(line, "RATE = 0.3")
+    answers = iter(
+        NOTES.format("new file") + f"WHOLE FILE {path}\n```\nX = 1\n```\n\n{better}"
+        for path in ("mine.py", "train.py/x.py", "new.py")
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=1)
+    assert done.returncode == 0, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "mine.py, which may not change" in told[1] and "x.py, which may not change" in told[2]
+    assert (quick / "mine.py").read_text() == "MINE = 1\n"
+    assert rows(quick)[1][3] == "keep" and git(quick, "show", "HEAD:new.py") == "X = 1"
+
+
 def test_wrong_flags_are_sentences(quick: Path, cli: Cli) -> None:
     for flags, code, words in (
         (("--proposer", "llm"), 2, "needs --model"),

@@ -17,7 +17,10 @@ PRESETS = {
         "claude -p --permission-mode acceptEdits --tools Read,Edit,Write,Glob,Grep --strict-mcp-config "
         "--no-session-persistence < {prompt_file}"
     ),
-    "codex": "codex exec --sandbox workspace-write --skip-git-repo-check --ephemeral --color never - < {prompt_file}",
+    "codex": (
+        "codex exec --sandbox workspace-write -c sandbox_workspace_write.exclude_slash_tmp=true --skip-git-repo-check "
+        "--ephemeral --color never - < {prompt_file}"
+    ),
     "gemini": "gemini --approval-mode auto_edit --skip-trust < {prompt_file}",
     "opencode": (
         """OPENCODE_PERMISSION='{"*":"deny","read":"allow","edit":"allow","glob":"allow","grep":"allow"}' """

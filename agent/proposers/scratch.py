@@ -145,8 +145,6 @@ def _commit(top: Path) -> None:
     _git(top, "init", "--quiet", "--template=", "--initial-branch=main")
     with (top / ".git" / "config").open("a") as config:
         config.write(GIT_CONFIG)
-    (top / ".git" / "info").mkdir(exist_ok=True)
-    (top / ".git" / "info" / "exclude").write_text(f"{PROMPT}\n{NOTES}\n")
     _git(top, "add", "--all", "--force")
     _git(top, "commit", "--quiet", "--allow-empty", "-m", "the incumbent")
 
