@@ -247,6 +247,8 @@ class Session:
     def _repair(self) -> bool:
         """Let the proposer mend what crashed in its own code. Returns whether there is something new to run."""
         pending, files = self._pending, self.bench.workspace.mutable_files()
+        if pending.proposer == "search":
+            return False  # values that crash are a lesson for the search, not a mistake in the code
         tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
         if not any(f'{path}", line ' in tail for path in files):
             return False

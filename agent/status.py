@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from agent.errors import PreconditionError
 from agent.experiment import Experiment
 from agent.journal import read
 from agent.paths import find_session, journal_path, state_folder, stop_file
-from agent.state import State, replay
+from agent.state import Spent, State, replay
 from agent.summary import summarize
 from agent.views.text import cost, duration, headline, row
 
@@ -35,7 +36,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
         **summarize(state),
         "running_pid": holder.pid if holder and running else None,
         "now": _now(state) if running else None,
-        "rows": [_row(e) for e in state.experiments[first:]],
+        "rows": [_row(e, state.spent.get(e.number, Spent())) for e in state.experiments[first:]],
         "lines": [row(state.experiments, index) for index in range(first, len(state.experiments))],
         "at": state.latest_at,
     }
@@ -100,7 +101,7 @@ def _now(state: State) -> dict[str, Any] | None:
     }
 
 
-def _row(experiment: Experiment) -> dict[str, Any]:
+def _row(experiment: Experiment, cost: Spent) -> dict[str, Any]:
     return {
         "number": experiment.number,
         "status": experiment.verdict.status,
@@ -112,4 +113,5 @@ def _row(experiment: Experiment) -> dict[str, Any]:
         "proposer": experiment.proposer,
         "description": experiment.description,
         "expected": experiment.expected,
+        "cost": asdict(cost),
     }

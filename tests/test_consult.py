@@ -82,6 +82,8 @@ def test_a_session_of_ten(quick: Path, cli: Cli, wire: str, stream: bool) -> Non
     assert proposed[0]["expected"] == -0.01 and proposed[0]["reasoning"] == "it is nearer"
     assert len(events(quick, "called")) == len(server.requests) == 10
     assert "10 calls of models" in done.stdout
+    shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
+    assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * 10 and shown["cost"]["calls"] == 10
     prompt = json.dumps(server.requests[-1][2])
     for known in ("Try the rate first.", "minimize val_bpb", "9 of 9 had the right sign", "RATE up"):
         assert known in prompt
@@ -155,6 +157,15 @@ def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     assert rows(quick)[1][3] == "crash" and git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: Cli) -> None:
+    crashing = QUICK.replace('print("---")', "if RATE != 0.1 or DEPTH != 4 or WIDTH != 64:\n    raise ValueError(RATE)")
+    (quick / "train.py").write_text(crashing + 'print("val_bpb: 1.0")\n')
+    git(quick, "commit", "-qam", "every change crashes")
+    with model_server(walk()) as server:
+        run(cli, quick, server, "--proposer", "hybrid", "--share", "0", experiments=2)
+    assert [row[3] for row in rows(quick)] == ["keep", "crash", "crash"] and not server.requests
 
 
 @pytest.mark.parametrize(

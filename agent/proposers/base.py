@@ -21,7 +21,8 @@ class Context:
     metric: its name. rules: goal and rules, from the protocol. program: the person's program.md as it is now.
     machine: hardware and data, a line each.
     texts: an experiment -> its mutable files as they were measured.
-    check: candidate files -> why they would not even start; None where nothing speaks against them. Takes seconds.
+    check: all mutable files of a candidate -> why they would not even start, None where nothing speaks against them;
+        it takes seconds.
     tick: to be called several times a second by whatever takes long; what it raises must pass.
     export: writes every tracked file, as the incumbent has it, below a folder; returns the workspace in there.
     allows: whether a candidate may change a path.

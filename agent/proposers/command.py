@@ -119,7 +119,7 @@ class CommandProposer:
         earlier = self._seen.earlier({**context.files, **files}, context)
         if earlier:
             return f"apart from comments and layout it is the same program as {earlier}: propose something new"
-        return context.check(files) or ""
+        return context.check({**context.files, **files}) or ""
 
     def _proposal(self, context: Context, changes: Changes) -> Proposal:
         said = notes.parse(changes.notes)

@@ -108,7 +108,7 @@ class LLMProposer:
         earlier = self._seen.earlier(whole, context)
         if earlier:
             raise Unusable(f"apart from comments and layout it is the same program as {earlier}: propose something new")
-        against = context.check(changed)
+        against = context.check(whole)
         if against:
             raise Unusable(against)
         said = notes.parse(answer.text)
