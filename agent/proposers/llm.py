@@ -142,9 +142,9 @@ class _Transcript:
 
 
 def _read(path: Path) -> list[Answer]:
-    """Whole lines only: a torn one was cut off with the loop."""
+    """Whole lines only: a torn one was cut off with the loop. A damaged file counts as none."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError:
+        return [Answer(each["text"], None, None, each["cut"]) for each in map(json.loads, lines)]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [Answer(each["text"], None, None, each["cut"]) for each in map(json.loads, lines)]

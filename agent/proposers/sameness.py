@@ -17,10 +17,6 @@ def fingerprint_of(files: Mapping[str, str]) -> str:
     return sha.hexdigest()
 
 
-def same_program(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
-    return fingerprint_of(a) == fingerprint_of(b)
-
-
 class Seen:
     """Remembers what earlier candidates amount to: reading a thousand of them out of git takes seconds."""
 
