@@ -10,14 +10,21 @@ In the order in which an experiment goes through them:
     nothing    {proposer, number, reason}                it gave nothing that can be measured; another proposes
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has its commit; nothing else has changed
-    started    {number, run, pid, born, log, expected}   its command runs
-    measured   {number, run, and the fields of Run}; a reused baseline adds {reused}
+    started    {number, run, pid, born, log, expected}   its command runs; {of} where it is the incumbent's, see there
+    measured   {number, run, and the fields of Run}; a reused baseline adds {reused}, a run of the incumbent during
+               the experiment adds {of}, its number
     revised    {number, commit, digest, description, parameters}   a smaller batch within the same candidate
     repaired   {number, commit, digest, description, parameters, files}   its proposer has mended a crash
     interrupted{number, reason}                          the run is void and is repeated
-    judged     {number, status, reason}
+    judged     {number, status, reason, evidence}        evidence: the fields of Evidence, or null
     recorded   {number, head}                            the branch moves to `head`: incumbent plus rows
     ended      {reason}
+
+Between experiments:
+
+    comparing  {a, b, runs}                              `confirm` begins: two commits
+    compared   {side, run, and the fields of Run}        one of its runs; side: "a" or "b"
+    confirmed  {a, b, means, runs, gain, low, high, noise, verdict, ...}   what it found (`agent.confirm`)
 
 Shown but never journalled:
 

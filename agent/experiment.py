@@ -34,7 +34,9 @@ class Proposal:
 class Run:
     """One execution of the protocol's command. `metric` is None where the run failed; `error` then says why.
 
-    conditions: the machine around it when it ended (`agent.conditions`).
+    conditions: the machine around it (`agent.conditions`).
+    pruned: the part of its budget after which it was ended as hopeless, and `estimate` what its metric would have been.
+    rebased: the incumbent's, taken as it came after the machine had changed: earlier runs of it no longer compare.
     """
 
     metric: float | None
@@ -44,12 +46,44 @@ class Run:
     out_of_memory: bool = False
     conditions: Mapping[str, float] = field(default_factory=dict)
     log: str = ""
+    pruned: float | None = None
+    estimate: float | None = None
+    rebased: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on.
+
+    how: "confirmed" by repeated runs or because equal programs give equal numbers; "one run"; "simplification", where
+    nothing was lost; "repeat" of a known program; "greedy", the classic rule.
+    mean, runs: of the candidate; incumbent_mean, incumbent_runs: what it was compared with.
+    gain: positive is better, in either direction. noise: standard deviation of one run, known with `degrees` of freedom.
+    sigmas: the gain in its own standard errors.
+    """
+
+    how: str
+    mean: float
+    runs: int
+    incumbent_mean: float
+    incumbent_runs: int
+    gain: float
+    noise: float
+    degrees: float
+    sigmas: float
+
+    @property
+    def confirmed(self) -> bool:
+        return self.how in ("confirmed", "simplification")
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """evidence: None for the baseline and for what has no metric."""
+
     status: Status
     reason: str
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +93,7 @@ class Experiment:
     commit: the candidate's own commit, the one that was measured.
     digest: `digest` of all mutable files as measured: equal digests are the same candidate.
     files: those that the proposal changed.
+    runs: those before its verdict. fresh: those after it was kept, which did not help to choose it.
     """
 
     number: int
@@ -72,11 +107,37 @@ class Experiment:
     files: tuple[str, ...] = ()
     reasoning: str = ""
     expected: float | None = None
+    fresh: tuple[Run, ...] = ()
 
     @property
     def metric(self) -> float | None:
-        """The last run's metric: earlier ones failed and were repeated."""
-        return self.runs[-1].metric if self.runs else None
+        """What its row says: the mean that it was judged by. None where its last run failed or was pruned."""
+        if self.verdict.evidence is not None:
+            return self.verdict.evidence.mean
+        values = [run.metric for run in self.runs if run.metric is not None]
+        return sum(values) / len(values) if values and self.runs[-1].metric is not None else None
+
+    @property
+    def estimate(self) -> float | None:
+        """The best guess of its metric: the mean of runs that did not choose it where there are any; of a pruned one
+        what it would have come to."""
+        values = [run.metric for run in unbiased(self) if run.metric is not None]
+        if values:
+            return sum(values) / len(values)
+        return self.metric if self.metric is not None else next((run.estimate for run in reversed(self.runs)), None)
+
+
+# A candidate kept with this many standard errors would have been kept on any other day too: its runs are no lucky ones.
+CLEAR_SIGMAS = 6.0
+
+
+def unbiased(experiment: Experiment) -> tuple[Run, ...]:
+    """The runs of an incumbent that tell its value without the luck by which it was chosen."""
+    evidence = experiment.verdict.evidence
+    chosen_by_luck = experiment.number > 0 and (evidence is None or evidence.sigmas < CLEAR_SIGMAS)
+    runs = experiment.fresh if chosen_by_luck else (*experiment.runs, *experiment.fresh)
+    latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
+    return tuple(run for run in runs[latest:] if run.metric is not None)
 
 
 def digest(files: Mapping[str, str]) -> str:

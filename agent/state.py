@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from agent.events import Event
-from agent.experiment import Direction, Experiment, Run, Value, Verdict
+from agent.experiment import Direction, Evidence, Experiment, Run, Value, Verdict
 
 
 @dataclass(frozen=True)
 class Pending:
-    """The experiment under way, as far as it has come. revisions: new versions of its candidate, repairs among them."""
+    """The experiment under way, as far as it has come.
+
+    revisions: new versions of its candidate, repairs among them. refreshed: runs of the incumbent during it.
+    """
 
     number: int
     proposer: str
@@ -31,6 +34,7 @@ class Pending:
     runs: tuple[Run, ...] = ()
     verdict: Verdict | None = None
     expected: float | None = None
+    refreshed: int = 0
 
     @property
     def experiment(self) -> Experiment:
@@ -76,6 +80,7 @@ class State:
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
     spent: what models have cost, by the number of the experiment.
     away: why the model does not propose now, and until when (Unix time).
+    confirmation: the last comparison of baseline and best by fresh runs (`agent.confirm`).
     """
 
     session: Mapping[str, Any] | None = None
@@ -88,6 +93,7 @@ class State:
     latest_at: float = 0.0
     spent: Mapping[int, Spent] = field(default_factory=dict)
     away: Mapping[str, Any] | None = None
+    confirmation: Mapping[str, Any] | None = None
 
     @property
     def cost(self) -> Spent:
@@ -135,6 +141,8 @@ def step(state: State, event: Event) -> State:
             return replace(state, away=None)
         case "ended":
             return replace(state, ended=data["reason"])
+        case "confirmed":
+            return replace(state, confirmation=data)
         case "proposed":
             keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
             known = {key: data[key] for key in keys}
@@ -161,12 +169,10 @@ def step(state: State, event: Event) -> State:
         case "interrupted":
             return replace(state, pending=replace(pending, started=None, started_at=None))
         case "measured":
-            names = {each.name for each in fields(Run)}
-            run = Run(**{key: value for key, value in data.items() if key in names})
-            runs = (*pending.runs, run)
-            return replace(state, pending=replace(pending, started=None, started_at=None, runs=runs))
+            return _measured(state, pending, data)
         case "judged":
-            return replace(state, pending=replace(pending, verdict=Verdict(data["status"], data["reason"])))
+            evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
+            return replace(state, pending=replace(pending, verdict=Verdict(data["status"], data["reason"], evidence)))
         case "recorded":
             return replace(
                 state,
@@ -176,6 +182,22 @@ def step(state: State, event: Event) -> State:
                 head=data["head"],
             )
     return state
+
+
+def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
+    """A run more of the candidate or, where the event has `of`, of the incumbent with that number."""
+    run, of = run_of(data), data.get("of")
+    pending = replace(pending, started=None, started_at=None)
+    if of is None:
+        return replace(state, pending=replace(pending, runs=(*pending.runs, run)))
+    again = replace(state.experiments[of], fresh=(*state.experiments[of].fresh, run))
+    experiments = (*state.experiments[:of], again, *state.experiments[of + 1 :])
+    return replace(state, pending=replace(pending, refreshed=pending.refreshed + 1), experiments=experiments)
+
+
+def run_of(data: Mapping[str, Any]) -> Run:
+    names = {each.name for each in fields(Run)}
+    return Run(**{key: value for key, value in data.items() if key in names})
 
 
 def gain(baseline: float, value: float, direction: Direction) -> float:
