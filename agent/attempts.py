@@ -1,4 +1,4 @@
-"""How often a candidate is run before it is judged."""
+"""What becomes of a candidate whose run failed, before it is judged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def owed(pending: Pending, safety: Safety) -> Literal["run", "revision", "repair
     if len(pending.runs) <= pending.revisions:
         return "run"
     last = pending.runs[-1]
-    if last.error is None:
+    # Once it has worked, a failure is no mistake to be mended: it is judged as a program that does not always run.
+    if last.pruned is not None or any(run.error is None for run in pending.runs):
         return None
     if last.out_of_memory:
         smaller = pending.revisions - pending.repairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,27 @@ from agent.measure import Bench, measure
 def measure_baseline(
     bench: Bench,
     fingerprint: dict[str, Any],
+    before: Sequence[Run],
     started: Callable[[runner.Process], None],
     tick: Callable[[float], None],
 ) -> Run:
-    """Run the recipe as it is; keep log and fingerprint. Raises AutoresearchError where it gives no metric."""
-    record_path(bench).unlink(missing_ok=True)
-    run = measure(bench, log_path(bench), started, tick)
+    """Run the recipe as it is once more; keep log and fingerprint, with what `before` gave.
+
+    Raises AutoresearchError where it gives no metric.
+    """
+    log = log_path(bench, len(before) + 1)
+    if not before:
+        record_path(bench).unlink(missing_ok=True)
+    run = measure(bench, log, started, tick)
     if run.error:
         raise AutoresearchError(
-            f"the baseline has no result, so there is nothing to improve on: {run.error}; see {log_path(bench)}"
+            f"the baseline has no result, so there is nothing to improve on: {run.error}; see {log}"
         )
     record = {
         "fingerprint": fingerprint,
         "digest": digest(bench.workspace.mutable_files()),
         "commit": bench.workspace.head,
-        "run": dataclasses.asdict(run),
+        "runs": [dataclasses.asdict(each) for each in (*before, run)],
     }
     part = record_path(bench).with_suffix(".part")
     part.write_text(json.dumps(record, indent=2) + "\n")
@@ -39,18 +45,20 @@ def measure_baseline(
     return run
 
 
-def valid_baseline(bench: Bench, fingerprint: dict[str, Any]) -> Run | None:
-    """The kept baseline, if it was measured with these very files under this very fingerprint."""
+def valid_baseline(bench: Bench, fingerprint: dict[str, Any]) -> list[Run]:
+    """The kept runs of the baseline, if they were measured with these very files under this very fingerprint."""
     try:
         record = json.loads(record_path(bench).read_bytes())
         same = record["fingerprint"] == fingerprint and record["digest"] == digest(bench.workspace.mutable_files())
-        return Run(**record["run"]) if same else None
+        return [Run(**run) for run in record["runs"]] if same else []
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return []
 
 
-def log_path(bench: Bench) -> Path:
-    return bench.workspace.folder / bench.protocol.provenance.baseline_artifact_path
+def log_path(bench: Bench, run: int = 1) -> Path:
+    """Of the baseline's run 1, 2, ...: the first stands where the protocol wants it."""
+    path = bench.workspace.folder / bench.protocol.provenance.baseline_artifact_path
+    return path if run == 1 else path.with_name(f"{path.stem}-{run}{path.suffix}")
 
 
 def record_path(bench: Bench) -> Path:

@@ -115,6 +115,22 @@ def run(
     until: Annotated[str | None, typer.Option(metavar="HH:MM", help="End at this time of day.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="End after this many in a row without a keep.")] = None,
     target: Annotated[float | None, typer.Option(help="End when the metric is this good.")] = None,
+    verdict: Annotated[
+        Literal["confirm", "greedy"],
+        typer.Option(
+            help="confirm: borderline candidates and the incumbent are run again until the difference is above the "
+            "noise. greedy: whatever looks better once is kept."
+        ),
+    ] = "confirm",
+    baseline_runs: Annotated[
+        int | None, typer.Option(min=1, help="Of the untouched recipe: 2 with confirm, 1 with greedy.")
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="End runs early that have no chance left, once that can be told.")
+    ] = True,
+    max_memory_gb: Annotated[
+        float | None, typer.Option(min=0, metavar="GB", help="A candidate that needs more is never kept.")
+    ] = None,
     seed: Annotated[int, typer.Option(envvar="AUTORESEARCH_SEED", help="Makes the proposals repeatable.")] = 0,
     setup: Setup = True,
     keep_awake: Annotated[
@@ -177,6 +193,10 @@ def run(
             dry_run=dry_run,
             json=as_json,
             limits=limits,
+            verdict=verdict,
+            baseline_runs=baseline_runs,
+            prune=prune,
+            max_memory_gb=max_memory_gb,
         )
         return launch(Options.folder, wanted)
 

@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psutil
 
+from agent.experiment import Run
 
-def conditions() -> dict[str, float]:
-    """load: processes ready to run, over the last minute; battery_percent; plugged_in: 1 or 0; celsius: the hottest."""
-    found: dict[str, float] = {}
+# Cores that other programs may use more than they did beside the incumbent: as many, or this share of all.
+MORE_CORES, MORE_SHARE = 0.3, 0.1
+LEAST_SPEED = 0.8  # of the incumbent's steps, where the code of both takes equally long
+# The kernel counts in hundredths of a second: about shorter runs it says little.
+SHORTEST_RUN = 5.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds so far: of the clock, of all cores at work, taken by other machines on this host, of this program."""
+
+    wall: float
+    busy: float
+    stolen: float
+    own: float
+
+
+def clock() -> Clock:
+    times, own = psutil.cpu_times(), os.times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    spent = own.user + own.system + own.children_user + own.children_system
+    return Clock(time.monotonic(), busy, getattr(times, "steal", 0.0), spent)
+
+
+def conditions(since: Clock) -> dict[str, float]:
+    """others: cores that other programs used meanwhile, on average; load: processes ready to run, over the last minute;
+    battery_percent; plugged_in: 1 or 0; celsius: the hottest."""
+    now, found = clock(), {}
+    seconds = max(now.wall - since.wall, 1e-3)
+    others = now.busy - since.busy - (now.own - since.own) + now.stolen - since.stolen
+    found["others"] = round(max(0.0, others / seconds), 2)
     with contextlib.suppress(OSError):
         found["load"] = round(os.getloadavg()[0], 2)
     # Neither function exists on every platform.
@@ -24,3 +57,36 @@ def conditions() -> dict[str, float]:
         if readings:
             found["celsius"] = round(max(readings), 1)
     return found
+
+
+def disturbed(run: Run, reference: Sequence[Run], *, equally_long: bool) -> str | None:
+    """Why the run was slower for a reason outside its code than the `reference`, in words; None where it was not.
+
+    equally_long: whether a step of it takes as long as one of the reference, because both are the same program or
+    differ in rates only; then fewer steps are such a reason.
+    """
+    if run.metric is None or run.seconds < SHORTEST_RUN:
+        return None
+    others, before = _condition([run], "others"), _condition(reference, "others")
+    most = max(MORE_CORES, MORE_SHARE * (os.cpu_count() or 1))
+    if others is not None and before is not None and others > before + most:
+        return f"other programs used {others:.1f} cores meanwhile, {before:.1f} beside the incumbent"
+    plugged, was = _condition([run], "plugged_in"), _condition(reference, "plugged_in")
+    if plugged == 0 and was == 1:
+        return "the machine ran on its battery, and on mains with the incumbent"
+    steps, usual = _steps([run]), _steps(reference)
+    if equally_long and steps is not None and usual is not None and steps < LEAST_SPEED * usual:
+        return f"it made {steps:.0f} steps, the incumbent {usual:.0f} with the same work a step"
+    return None
+
+
+def _condition(runs: Sequence[Run], name: str) -> float | None:
+    return _median([run.conditions[name] for run in runs if name in run.conditions])
+
+
+def _steps(runs: Sequence[Run]) -> float | None:
+    return _median([run.secondary["num_steps"] for run in runs if "num_steps" in run.secondary])
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None

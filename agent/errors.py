@@ -10,6 +10,7 @@ AutoresearchError                  a sentence: what happened, where, what to do 
     ├── OutOfMemory                it crashed for want of memory
     ├── TimedOut                   the hard limit ended it, or its log grew without end
     ├── Suspended                  the machine slept meanwhile: no result, measured again
+    ├── Hopeless                   ended early: it had no chance left
     └── NoMetric                   it ended well, but its log holds no number to judge by
 """
 
@@ -56,6 +57,14 @@ class TimedOut(ExperimentError):
 
 class Suspended(ExperimentError):
     pass
+
+
+class Hopeless(ExperimentError):
+    """fraction: of its training that it had done. estimate: of the metric that it would have come to."""
+
+    def __init__(self, reason: str, fraction: float, estimate: float) -> None:
+        super().__init__(reason)
+        self.fraction, self.estimate = fraction, estimate
 
 
 class NoMetric(ExperimentError):

@@ -58,8 +58,8 @@ class Evidence:
     how: "confirmed" by repeated runs or because equal programs give equal numbers; "one run"; "simplification", where
     nothing was lost; "repeat" of a known program; "greedy", the classic rule.
     mean, runs: of the candidate; incumbent_mean, incumbent_runs: what it was compared with.
-    gain: positive is better, in either direction. noise: standard deviation of one run, known with `degrees` of freedom.
-    sigmas: the gain in its own standard errors.
+    gain: positive is better, in either direction. noise: standard deviation of one run, 0 where equal programs give
+    equal numbers. sigmas: the gain in its own standard errors; None without noise.
     """
 
     how: str
@@ -69,8 +69,7 @@ class Evidence:
     incumbent_runs: int
     gain: float
     noise: float
-    degrees: float
-    sigmas: float
+    sigmas: float | None
 
     @property
     def confirmed(self) -> bool:
@@ -134,7 +133,8 @@ CLEAR_SIGMAS = 6.0
 def unbiased(experiment: Experiment) -> tuple[Run, ...]:
     """The runs of an incumbent that tell its value without the luck by which it was chosen."""
     evidence = experiment.verdict.evidence
-    chosen_by_luck = experiment.number > 0 and (evidence is None or evidence.sigmas < CLEAR_SIGMAS)
+    sigmas = evidence.sigmas if evidence else 0.0
+    chosen_by_luck = experiment.number > 0 and sigmas is not None and sigmas < CLEAR_SIGMAS
     runs = experiment.fresh if chosen_by_luck else (*experiment.runs, *experiment.fresh)
     latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
     return tuple(run for run in runs[latest:] if run.metric is not None)

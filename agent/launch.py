@@ -19,6 +19,7 @@ from agent.errors import AutoresearchError, Interrupted, PreconditionError, Usag
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal, View
+from agent.judging import Rules
 from agent.limits import Limits
 from agent.loop import run_session
 from agent.measure import Bench
@@ -30,16 +31,18 @@ from agent.sandbox import Mode, choose
 from agent.session import Session
 from agent.setup import set_up
 from agent.summary import summarize
+from agent.verdict import Kind
 from agent.views.text import closing, duration
 from agent.workspace import Workspace
 
+BASELINE_RUNS = 2
 NO_LIMITS = Limits()
 SEARCH = Consult()
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The flags of `run`. training_seconds None means what the protocol says."""
+    """The flags of `run`. training_seconds None: what the protocol says; baseline_runs None: what the verdict needs."""
 
     tag: str
     consult: Consult = SEARCH
@@ -51,6 +54,10 @@ class Wanted:
     dry_run: bool = False
     json: bool = False
     limits: Limits = NO_LIMITS
+    verdict: Kind = "confirm"
+    baseline_runs: int | None = None
+    prune: bool = True
+    max_memory_gb: float | None = None
 
 
 def run(folder: Path, wanted: Wanted) -> int:
@@ -67,6 +74,9 @@ def run(folder: Path, wanted: Wanted) -> int:
             proposer=choose_proposer(wanted.consult, journal, bench.workspace, bench.sandbox),
             wanted=wanted.limits,
             interrupts=Interrupts(),
+            rules=Rules(wanted.verdict, wanted.max_memory_gb, bench.protocol.agent_rules.simplicity_criterion),
+            baseline_runs=wanted.baseline_runs or (1 if wanted.verdict == "greedy" else BASELINE_RUNS),
+            prune=wanted.prune,
         )
         if journal.state.session is None:
             recovery.require_startable(bench.workspace, bench.protocol, session.branch)
@@ -101,7 +111,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         interrupts.install()
         print(bench.sandbox.says, file=sys.stderr)
         print(f"measuring the baseline; its log is {log_path(bench)}", file=sys.stderr, flush=True)
-        measured = measure_baseline(bench, found, lambda _: None, tick)
+        measured = measure_baseline(bench, found, (), lambda _: None, tick)
         return {
             "metric": bench.protocol.metric.name,
             "value": measured.metric,
@@ -138,7 +148,7 @@ def _finishing(session: Session) -> str:
     pending = session.state.pending
     if pending is None:
         return "ending after this step; Ctrl-C again stops at once"
-    left = duration(session.remaining_seconds())
+    left = duration(session.runs.remaining_seconds())
     return f"finishing experiment #{pending.number}, about {left} more; Ctrl-C again stops it at once"
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from agent import attest, fingerprint, integrity, runner
-from agent.conditions import conditions
+from agent.conditions import clock, conditions
 from agent.errors import (
     AutoresearchError,
     Crashed,
     ExperimentError,
+    Hopeless,
     NoMetric,
     OutOfMemory,
     Suspended,
@@ -51,7 +52,8 @@ class Bench:
 def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], tick: Callable[[float], None]) -> Run:
     """Run the command once on the working tree as it is. A failure is a Run with an error.
 
-    Raises Suspended where the machine slept meanwhile: then nothing is known about the candidate.
+    `tick` may raise an ExperimentError, such as Hopeless, to end the run. Raises Suspended where the machine slept
+    meanwhile: then nothing is known about the candidate.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     _require_room(log.parent)
@@ -65,19 +67,27 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     attesting = snapshot is not None and attest.attests(protected)
     word = log.with_suffix(".attest.json")
     word.unlink(missing_ok=True)
-    since = time.time()
+    since, began = time.time(), clock()
+    ended: runner.Ended | None = None
+    given_up: ExperimentError | None = None
     try:
         ended = _run(bench, log, word if attesting else None, started, tick)
+    except ExperimentError as error:
+        given_up = error
     finally:
         touched = _undo(bench, before, candidate, log.with_suffix(".undone"))
         integrity.put_aside(before, log.with_suffix(".saved"))
-    if ended.asleep and not touched:
+    if ended and ended.asleep and not touched:
         raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
     text = log.read_text(errors="replace")
-    around: dict[str, Any] = {"conditions": conditions(), "log": str(log), "seconds": ended.seconds}
+    seconds = ended.seconds if ended else clock().wall - began.wall
+    around: dict[str, Any] = {"conditions": conditions(began), "log": str(log), "seconds": seconds}
     try:
         if touched:
             raise touched
+        if ended is None:
+            assert given_up is not None
+            raise given_up
         attest.require_not_void(word)
         _require_success(ended, text)
         metric = extract(bench.protocol.metric, text, folder, since)
@@ -86,6 +96,8 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
             metric = attest.attested(
                 word, name, metric, seconds=ended.seconds, budget=budget, folder=snapshot, data=data
             )
+    except Hopeless as error:
+        return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
     except ExperimentError as error:
         _require_room(log.parent)
         return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)

@@ -41,6 +41,8 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
     description = experiment.description
     if experiment.verdict.status == "crash":
         description = f"{description} [{experiment.verdict.reason[:LONGEST_REASON]}]"
+    elif experiment.runs[-1].pruned is not None:
+        description = f"{description} (pruned at {100 * experiment.runs[-1].pruned:.0f} %)"
     return {
         **values,
         "commit": short(experiment.commit),

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import baseline, limits, proposals, recovery, results, runner
+from agent import limits, proposals, recovery, results
 from agent.attempts import owed
 from agent.context import context_of, known_constants
-from agent.errors import Suspended
-from agent.experiment import Experiment, Proposal, Run, Value, Verdict, digest
+from agent.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal
-from agent.measure import Bench, last_lines, measure
+from agent.judging import Case, Rules, judge, why_disturbed
+from agent.measure import Bench, last_lines
 from agent.memory import smaller_batch
 from agent.paths import experiment_folder, stop_file
 from agent.proposers.base import Context, Exhausted, Proposer
 from agent.proposers.space import tunable_parameters
-from agent.state import Pending, State, expected_seconds
-from agent.verdict import judge
+from agent.runs import Runs
+from agent.state import Pending, State
+from agent.verdict import Step
 
-PROGRESS_SECONDS = 1.0
 LOG_LINES = 60  # of a crash, that its proposer sees
 
 
@@ -40,6 +39,9 @@ class Session:
         proposer: Proposer,
         wanted: limits.Limits,
         interrupts: Interrupts,
+        rules: Rules,
+        baseline_runs: int,
+        prune: bool,
     ) -> None:
         self.tag = tag
         self.bench = bench
@@ -49,9 +51,10 @@ class Session:
         self._fingerprint: dict[str, Any] = {}
         self._proposer = proposer
         self._limits = wanted.within(bench.protocol)
+        self._rules, self._baseline_runs = rules, baseline_runs
         self.interrupts = interrupts
+        self.runs = Runs(bench, journal, interrupts, prune=prune, seed=seed)
         self._began = time.monotonic()
-        self._shown = 0.0
 
     @property
     def state(self) -> State:
@@ -78,7 +81,7 @@ class Session:
                 self._propose_baseline()
             if self._pending.commit is None:
                 self.journal.append("committed", number=0, commit=self.bench.workspace.head)
-            self._measure_baseline()
+            self.runs.baseline(self._baseline_runs, self._fingerprint)
             return self.record(Verdict("keep", "baseline"))
         return self._incumbent
 
@@ -132,22 +135,51 @@ class Session:
         self.bench.workspace.place(proposal.files)
 
     def measure(self) -> None:
-        """Run the candidate until nothing is owed to it: out of memory as the protocol says, crashes with repairs."""
-        while (step := owed(self._pending, self.bench.protocol.safety)) is not None:
-            if step == "run":
-                self._measure_candidate()
+        """Run the candidate, and the incumbent again, until nothing is owed and there is enough to judge by."""
+        while True:
+            step = owed(self._pending, self.bench.protocol.safety) or self._asked()
+            if step is None:
+                return
+            if step == "incumbent":
+                self.runs.incumbent(
+                    self._incumbent, rebased=why_disturbed(self._case(), self._pending.runs[-1]) is not None
+                )
+            elif step in ("run", "candidate"):
+                self.runs.candidate(self._incumbent)
             elif not (self._revise() if step == "revision" else self._repair()):
                 return
 
-    def judge(self, incumbent: Experiment) -> Verdict:
+    def judge(self, incumbent: Experiment) -> Verdict:  # noqa: ARG002
         pending = self._pending
-        return pending.verdict or judge(pending.runs, incumbent, self.bench.protocol.metric.direction)
+        if pending.verdict is not None:
+            return pending.verdict
+        verdict = judge(self._case(), self._rules)
+        assert isinstance(verdict, Verdict)
+        return verdict
+
+    def _asked(self) -> Step | None:
+        """Whose run the verdict takes first; None where there is one."""
+        step = judge(self._case(), self._rules)
+        return None if isinstance(step, Verdict) else step
+
+    def _case(self) -> Case:
+        pending = self._pending
+        assert pending.commit is not None
+        return Case(
+            pending=pending,
+            incumbent=self._incumbent,
+            experiments=self.state.experiments,
+            files=self.runs.files(pending.commit),
+            incumbent_files=self.runs.files(self._incumbent.commit),
+            direction=self.bench.protocol.metric.direction,
+            known=self._constants(),
+        )
 
     def record(self, verdict: Verdict) -> Experiment:
         """Move the branch to the incumbent and its rows. Returns the incumbent."""
         workspace, pending, old = self.bench.workspace, self._pending, self._head
         if pending.verdict is None:
-            self.journal.append("judged", number=pending.number, status=verdict.status, reason=verdict.reason)
+            self.journal.append("judged", number=pending.number, **dataclasses.asdict(verdict))
         if workspace.resolve(f"refs/heads/{self.branch}") != old:
             recovery.require_undisturbed(workspace, self.branch, old)
         experiment = self._pending.experiment
@@ -172,13 +204,6 @@ class Session:
             self.bench.workspace.restore(pending.files)
         self.end(reason)
 
-    def expected_seconds(self) -> float:
-        return expected_seconds(self.state, self.bench.training_seconds, self.bench.limit)
-
-    def remaining_seconds(self) -> float:
-        began = self._pending.started_at
-        return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
-
     def _propose_baseline(self) -> None:
         files = self.bench.workspace.mutable_files()
         self.journal.append(
@@ -191,33 +216,6 @@ class Session:
             digest=digest(files),
             files=[],
         )
-
-    def _measure_baseline(self) -> None:
-        if _succeeded(self._pending.runs):
-            return
-        reused = baseline.valid_baseline(self.bench, self._fingerprint)
-        if reused:
-            self.journal.show("note", text=f"the baseline of {self.bench.protocol.metric.name} is still valid: reused")
-            self._measured(reused, reused=True)
-            return
-        log = baseline.log_path(self.bench)
-        started, tick = self._started(log), self._tick(log)
-        self._measured(
-            self._undisturbed(lambda: baseline.measure_baseline(self.bench, self._fingerprint, started, tick))
-        )
-
-    def _measure_candidate(self) -> None:
-        pending = self._pending
-        log = experiment_folder(self.journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
-        self._measured(self._undisturbed(lambda: measure(self.bench, log, self._started(log), self._tick(log))))
-
-    def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
-        """Repeat a run until the machine does not sleep through it."""
-        while True:
-            try:
-                return run_once()
-            except Suspended as pause:
-                self.journal.append("interrupted", number=self._pending.number, reason=str(pause))
 
     def _revise(self) -> bool:
         """Halve the device batch within the candidate. Returns whether that was possible."""
@@ -273,35 +271,6 @@ class Session:
         self.bench.workspace.place(changed)
         return True
 
-    def _measured(self, run: Run, **more: Any) -> None:
-        number = len(self._pending.runs) + 1
-        self.journal.append("measured", number=self._pending.number, run=number, **dataclasses.asdict(run), **more)
-
-    def _started(self, log: Path) -> Callable[[runner.Process], None]:
-        def started(process: runner.Process) -> None:
-            self.journal.append(
-                "started",
-                number=self._pending.number,
-                run=len(self._pending.runs) + 1,
-                pid=process.pid,
-                born=process.born,
-                log=str(log),
-                sandbox=self.bench.sandbox.says,
-                expected=self.expected_seconds(),
-            )
-
-        return started
-
-    def _tick(self, log: Path) -> Callable[[float], None]:
-        def tick(seconds: float) -> None:
-            self.interrupts.raise_if_immediate()
-            if time.monotonic() - self._shown >= PROGRESS_SECONDS:
-                self._shown = time.monotonic()
-                line = "".join(last_lines(log))
-                self.journal.show("progress", seconds=seconds, expected=self.expected_seconds(), line=line)
-
-        return tick
-
     @property
     def _pending(self) -> Pending:
         assert self.state.pending is not None
@@ -342,7 +311,3 @@ class Session:
         ref = f"refs/autoresearch/{self.tag}/{number}"
         message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
         return self.bench.workspace.commit_candidate(ref, proposal.files, message)
-
-
-def _succeeded(runs: tuple[Run, ...]) -> bool:
-    return any(run.error is None for run in runs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.experiment import Experiment
+from agent.noise import noise_of
 from agent.state import State, gain
 
 
@@ -15,7 +17,7 @@ def summarize(state: State) -> dict[str, Any]:
     counts = {status: sum(e.verdict.status == status for e in tried) for status in ("keep", "discard", "crash")}
     gained = None
     if baseline and best and baseline.metric is not None and best.metric is not None:
-        gained = gain(baseline.metric, best.metric, session["direction"])
+        gained = gain(baseline.estimate or baseline.metric, best.metric, session["direction"])
     hours = state.seconds / 3600
     return {
         "tag": session["tag"],
@@ -27,7 +29,9 @@ def summarize(state: State) -> dict[str, Any]:
         "best_commit": best.commit if best else None,
         "best_number": best.number if best else None,
         "gain": gained,
-        "gain_is_provisional": True,
+        "gain_is_provisional": best is not None and best.number > 0 and not _confirmed(best),
+        "confirmed": _confirmation(state),
+        "noise": noise_of(state.experiments).sd if baseline and len(baseline.runs) > 1 else None,
         "experiments": len(tried),
         "kept": counts["keep"],
         "discarded": counts["discard"],
@@ -38,6 +42,17 @@ def summarize(state: State) -> dict[str, Any]:
         "away": dict(state.away) if state.away else None,
         "ended": state.ended,
     }
+
+
+def _confirmed(experiment: Experiment) -> bool:
+    evidence = experiment.verdict.evidence
+    return evidence is not None and evidence.confirmed
+
+
+def _confirmation(state: State) -> dict[str, Any] | None:
+    """What `confirm` found, if that was for what is the best now."""
+    found, best = state.confirmation, state.incumbent
+    return dict(found) if found and best and found["b"] == best.commit else None
 
 
 def _tokens(state: State) -> dict[str, int]:

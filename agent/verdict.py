@@ -1,20 +1,144 @@
-"""Keep or discard: the decision over what was measured."""
+"""Keep or discard: a sequential test that spends runs only where they change the decision.
+
+One run screens. What is clearly worse is discarded at once; else candidate and incumbent are run again in turn until
+the likelihood ratio of "better by EFFECT or more" against "equal" passes one of two bounds (Wald's sequential test with
+a generalised ratio of Student's t, because the noise is estimated too). The incumbent's value is the mean of runs that
+did not choose it. `benchmarks/verdict.py` measures the rates of error that these constants give.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from agent.experiment import Direction, Experiment, Run, Verdict
+from agent.experiment import Direction, Evidence, Experiment, Verdict, unbiased
+from agent.noise import Noise
 from agent.state import gain
 
+Kind = Literal["confirm", "greedy"]
+Step = Literal["candidate", "incumbent"]
 
-def judge(runs: Sequence[Run], incumbent: Experiment, direction: Direction) -> Verdict:
-    """Strictly better than the incumbent is kept; a run without a metric is a crash."""
-    last = runs[-1]
-    if last.metric is None:
-        return Verdict("crash", last.error or "no metric")
-    assert incumbent.metric is not None
-    by = gain(incumbent.metric, last.metric, direction)
-    if by > 0:
-        return Verdict("keep", f"better by {by:.6g}; one run each, provisional")
-    return Verdict("discard", "equal" if by == 0 else f"worse by {-by:.6g}")
+# In standard deviations of one run: the gain that the test is made to find.
+EFFECT = 2.8
+# Log likelihood ratios. A single run alone keeps only what no noise explains; it discards a little more readily than
+# repeated ones do, because most candidates end there.
+FIRST_KEEP, KEEP = 6.0, 3.0
+FIRST_DISCARD, DISCARD = -0.8, -1.6
+MOST_RUNS = 8  # of the candidate
+# The incumbent is run once more after every REFRESH_EVERY experiments until it has MOST_REFRESHES runs: one that was
+# measured too good by luck would else never be measured again, since nothing comes near it.
+REFRESH_EVERY, MOST_REFRESHES = 4, 6
+# An incumbent that only the runs that chose it vouch for is run again before it judges anything within this distance.
+DOUBTFUL = 2.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An incumbent. values: metrics of runs that did not choose it; chosen: of those that did.
+
+    age: experiments since it was kept.
+    """
+
+    values: Sequence[float]
+    chosen: Sequence[float]
+    age: int = 0
+
+
+def standing(incumbent: Experiment, number: int) -> Standing:
+    """What is known of the incumbent when the experiment `number` is judged."""
+    values, chosen = (
+        [run.metric for run in runs if run.metric is not None] for runs in (unbiased(incumbent), incumbent.runs)
+    )
+    return Standing(values, chosen, number - 1 - incumbent.number)
+
+
+def weigh(
+    candidate: Sequence[float], incumbent: Standing, noise: Noise, direction: Direction, *, leaner: str | None = None
+) -> Verdict | Step:
+    """The verdict, or whose run is needed before there is one.
+
+    candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
+    """
+    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction)
+    if noise.sd == 0.0:
+        return _exact(evidence, leaner)
+    if not incumbent.values and evidence.gain > -DOUBTFUL * noise.sd:
+        return "incumbent"
+    if incumbent.values and len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY):
+        return "incumbent"
+    first = evidence.runs == 1
+    ratio = _log_ratio(evidence, noise, 0.0)
+    if ratio >= (FIRST_KEEP if first else KEEP):
+        return Verdict("keep", f"better by {_amount(evidence)}", evidence)
+    if ratio > (FIRST_DISCARD if first else DISCARD) and evidence.runs < MOST_RUNS:
+        return _next(evidence, incumbent)
+    if leaner is not None:
+        # The same test, moved: "nothing is lost" against "worse by EFFECT".
+        ratio = _log_ratio(evidence, noise, EFFECT)
+        if ratio >= KEEP and not first and evidence.gain >= 0:
+            why = f"simplification: {leaner}, and nothing is lost ({_amount(evidence)})"
+            return Verdict("keep", why, replace(evidence, how="simplification"))
+        if ratio > DISCARD and evidence.runs < MOST_RUNS:
+            return _next(evidence, incumbent)
+    return Verdict("discard", f"not better: {_amount(evidence)}", evidence)
+
+
+def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise, direction: Direction) -> Verdict:
+    """The classic rule: whatever is strictly better than the number that the incumbent was kept with."""
+    evidence = _evidence(candidate, incumbent, noise, direction, how="greedy")
+    if evidence.gain > 0:
+        return Verdict("keep", f"better by {_amount(evidence)}", evidence)
+    return Verdict("discard", "equal" if evidence.gain == 0 else f"not better: {_amount(evidence)}", evidence)
+
+
+def repeat(candidate: Sequence[float], incumbent: Standing, noise: Noise, direction: Direction, what: str) -> Verdict:
+    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, how="repeat")
+    return Verdict("discard", f"a repeat: {what}", evidence)
+
+
+def _evidence(
+    candidate: Sequence[float], incumbent: Sequence[float], noise: Noise, direction: Direction, how: str = ""
+) -> Evidence:
+    n, m = len(candidate), len(incumbent)
+    mean, other = math.fsum(candidate) / n, math.fsum(incumbent) / m
+    by = gain(other, mean, direction)
+    error = noise.sd * math.sqrt(1 / n + 1 / m)
+    sigmas = by / error if error else None
+    confirmed = n > 1 or noise.sd == 0.0
+    how = how or ("confirmed" if confirmed else "one run")
+    return Evidence(how, mean, n, other, m, by, noise.sd, sigmas)
+
+
+def _exact(evidence: Evidence, leaner: str | None) -> Verdict:
+    """Where repeated runs gave equal numbers every difference is real."""
+    if evidence.gain > 0:
+        return Verdict("keep", f"better by {evidence.gain:.6g}; equal programs give equal numbers here", evidence)
+    if evidence.gain == 0 and leaner is not None:
+        why = f"simplification: {leaner}, and the result is equal"
+        return Verdict("keep", why, replace(evidence, how="simplification"))
+    return Verdict("discard", f"worse by {-evidence.gain:.6g}" if evidence.gain else "equal", evidence)
+
+
+def _log_ratio(evidence: Evidence, noise: Noise, margin: float) -> float:
+    """Log of the likelihood of "better by EFFECT - margin or more" over that of "by -margin or less", in noise sds.
+
+    Each side by the value that fits best, so that a result beyond both is as decisive as it looks.
+    """
+    information = 1 / (1 / evidence.runs + 1 / evidence.incumbent_runs)
+    root, degrees = math.sqrt(information), noise.degrees
+    z = (evidence.gain / noise.sd + margin) * root
+    from_better, from_equal = min(0.0, z - EFFECT * root), max(0.0, z)
+    return (degrees + 1) / 2 * (math.log1p(from_equal**2 / degrees) - math.log1p(from_better**2 / degrees))
+
+
+def _next(evidence: Evidence, incumbent: Standing) -> Step:
+    """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
+    return "incumbent" if len(incumbent.values) <= evidence.runs + 1 else "candidate"
+
+
+def _amount(evidence: Evidence) -> str:
+    runs = f"{evidence.runs} run{'s' if evidence.runs > 1 else ''} against {evidence.incumbent_runs}"
+    sigmas = f", {evidence.sigmas:+.1f} sigma" if evidence.sigmas is not None else ""
+    return f"{evidence.gain:+.4g}{sigmas}, {runs}, noise {evidence.noise:.2g}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.awake import kept_awake
-from agent.conditions import conditions
+from agent.conditions import clock, conditions
 
 
 @pytest.mark.parametrize(("platform", "tool"), [("darwin", "caffeinate"), ("linux", "systemd-inhibit")])
@@ -39,5 +39,5 @@ def test_a_system_without_a_tool_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_conditions_are_plain_numbers() -> None:
-    found = conditions()
-    assert "load" in found and all(isinstance(value, float | int) for value in found.values())
+    found = conditions(clock())
+    assert "load" in found and "others" in found and all(isinstance(value, float | int) for value in found.values())

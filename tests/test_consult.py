@@ -141,7 +141,7 @@ def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     assert [row[3:] for row in rows(quick)][1] == ["discard", "crashes (mended)"]
-    assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 4
+    assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 5
     assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]
     commit = rows(quick)[1][0]
     assert "print(1 / 1)" in git(quick, "show", f"{commit}:train.py")

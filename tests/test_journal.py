@@ -10,7 +10,6 @@ from agent.journal import Journal, read
 from agent.protocol import Protocol, load
 from agent.results import one_line, render
 from agent.state import replay
-from agent.verdict import judge
 from tests.conftest import ROOT
 
 
@@ -58,16 +57,6 @@ def test_a_journal_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(AutoresearchError, match="cannot be written"):
         journal.append("resumed", pid=1)
-
-
-def test_verdicts() -> None:
-    incumbent = experiment(0, 2.0)
-    assert judge([Run(1.9, 1.0)], incumbent, "minimize").status == "keep"
-    assert judge([Run(2.0, 1.0)], incumbent, "minimize").status == "discard"
-    assert judge([Run(1.9, 1.0)], incumbent, "maximize").status == "discard"
-    assert judge([Run(None, 1.0, error="crashed"), Run(1.9, 1.0)], incumbent, "minimize").status == "keep"
-    crash = judge([Run(None, 1.0, error="timed out")], incumbent, "minimize")
-    assert (crash.status, crash.reason) == ("crash", "timed out")
 
 
 def protocol(form: str) -> Protocol:

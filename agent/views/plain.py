@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from agent.events import Event
 from agent.state import State
@@ -27,7 +29,13 @@ def lines(event: Event, state: State) -> list[str]:
             assert state.pending is not None
             what = state.pending.description
             again = f", run {data['run']}" if data["run"] > 1 else ""
+            if "of" in data:
+                again, what = "", f"the incumbent #{data['of']} once more, to compare with"
             return [f"#{data['number']} running{again}, about {duration(data['expected'])}: {what}"]
+        case "measured" if "of" in data:
+            return [f"#{data['number']} measured the incumbent #{data['of']} again: {_result(data)}"]
+        case "measured" if data["number"] and data["error"] is None and data["run"] > 1:
+            return [f"#{data['number']} run {data['run']}: {_result(data)}"]
         case "recorded":
             return [row(state.experiments, len(state.experiments) - 1)]
         case "interrupted":
@@ -44,3 +52,7 @@ def lines(event: Event, state: State) -> list[str]:
         case "note":
             return [data["text"]]
     return []
+
+
+def _result(data: Mapping[str, Any]) -> str:
+    return f"{data['metric']:.6f}" if data["metric"] is not None else str(data["error"])

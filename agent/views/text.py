@@ -11,15 +11,32 @@ COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
 
 
 def row(experiments: Sequence[Experiment], index: int) -> str:
-    """`#12 keep 1.294512 -0.012300 6m41s MATRIX_LR 0.04 -> 0.05`: against the incumbent of that time."""
+    """`#12 keep 1.294512 -0.012300 (3.1 sigma) 6m41s MATRIX_LR 0.04 -> 0.05`: against the incumbent of that time."""
     experiment = experiments[index]
-    metric, status = experiment.metric, experiment.verdict.status
-    before = next((e.metric for e in reversed(experiments[:index]) if e.verdict.status == "keep"), None)
+    metric, verdict = experiment.metric, experiment.verdict
     value = f"{metric:.6f}" if metric is not None else "-"
-    change = f"{metric - before:+.6f}" if metric is not None and before is not None else "-"
     seconds = duration(sum(run.seconds for run in experiment.runs))
-    what = experiment.description + (f" [{experiment.verdict.reason}]" if status == "crash" else "")
-    return f"#{experiment.number} {status} {value} {change} {seconds} {what}"
+    what = experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else "")
+    return f"#{experiment.number} {status(experiment)} {value} {_change(experiments, index)} {seconds} {what}"
+
+
+def status(experiment: Experiment) -> str:
+    """`keep`, `discard`, `crash`, or `discard (pruned at 41 %)`."""
+    fraction = experiment.runs[-1].pruned if experiment.runs else None
+    return experiment.verdict.status + (f" (pruned at {100 * fraction:.0f} %)" if fraction is not None else "")
+
+
+def _change(experiments: Sequence[Experiment], index: int) -> str:
+    """By how much it differs from what it was compared with, and how sure that is."""
+    experiment, evidence = experiments[index], experiments[index].verdict.evidence
+    before = next((e.metric for e in reversed(experiments[:index]) if e.verdict.status == "keep"), None)
+    if experiment.metric is None or before is None:
+        return "-"
+    change = f"{experiment.metric - (evidence.incumbent_mean if evidence else before):+.6f}"
+    said = [f"{abs(evidence.sigmas):.1f} sigma"] if evidence and evidence.sigmas is not None else []
+    if experiment.verdict.status == "keep" and not (evidence and evidence.confirmed):
+        said.append("provisional")
+    return f"{change} ({', '.join(said)})" if said else change
 
 
 def duration(seconds: float) -> str:
@@ -45,7 +62,16 @@ def headline(summary: Mapping[str, Any]) -> str:
     if summary["baseline"] is None:
         return f"{summary['metric']}: measuring the baseline"
     line = f"{summary['metric']} {summary['best']:.6g} (#{summary['best_number']}), baseline {summary['baseline']:.6g}"
-    return line + (f", gain {summary['gain']:.4g} provisional" if summary["gain"] else ", no gain yet")
+    return line + (f", gain {gain(summary)}" if summary["gain"] else ", no gain yet")
+
+
+def gain(summary: Mapping[str, Any]) -> str:
+    """`0.0411, apparent; 0.0380 confirmed (0.0310 to 0.0450)`."""
+    confirmed = summary["confirmed"]
+    if confirmed is None:
+        return f"{summary['gain']:.4g} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
+    said = f"{confirmed['gain']:.4g} {confirmed['verdict']} ({confirmed['low']:.4g} to {confirmed['high']:.4g})"
+    return f"{summary['gain']:.4g} apparent, {said}"
 
 
 def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
@@ -57,7 +83,8 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
         f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
         f"baseline  {summary['baseline']:.6f} {summary['metric']}",
         f"best      {summary['best']:.6f} in experiment #{summary['best_number']} ({short})",
-        f"gain      {summary['gain']:.6f} ({percent:.2f} %), provisional: not yet confirmed by repeated runs",
+        f"gain      {gain(summary)}, {percent:.2f} %",
+        *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),

@@ -1,0 +1,153 @@
+"""The runs of the experiment under way: each one journalled, watched, and repeated where the machine slept."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent import baseline, proposals, runner
+from agent.changes import changed
+from agent.context import known_constants
+from agent.errors import Suspended
+from agent.experiment import Experiment, Run, unbiased
+from agent.interrupts import Interrupts
+from agent.journal import Journal
+from agent.measure import Bench, last_lines, measure
+from agent.noise import noise_of
+from agent.paths import experiment_folder
+from agent.prune import spared
+from agent.state import Pending, expected_seconds
+from agent.watch import Curves, Rival, Watch
+
+PROGRESS_SECONDS = 1.0
+
+
+class Runs:
+    """prune: whether runs that are hopeless beside the incumbent end early. seed: of the session."""
+
+    def __init__(self, bench: Bench, journal: Journal, interrupts: Interrupts, *, prune: bool, seed: int) -> None:
+        self._bench, self._journal, self._interrupts = bench, journal, interrupts
+        self._prune, self._seed = prune, seed
+        self._shown = 0.0
+        self._curves = Curves()
+        self._texts: dict[str, Mapping[str, str]] = {}
+
+    def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
+        """Until the recipe as it is has `wanted` runs, those that an earlier session left and are still valid first."""
+        done = [run for run in self._pending.runs if run.metric is not None]
+        if not done:
+            for run in baseline.valid_baseline(self._bench, fingerprint)[:wanted]:
+                name = self._bench.protocol.metric.name
+                self._journal.show("note", text=f"the baseline of {name} is still valid: reused ({run.metric:.6f})")
+                self._measured(run, reused=True)
+                done.append(run)
+        while len(done) < wanted:
+            log = baseline.log_path(self._bench, len(done) + 1)
+            started, tick, before = self._started(log), self._tick(log, None), tuple(done)
+            run = self._undisturbed(
+                lambda: baseline.measure_baseline(self._bench, fingerprint, before, started, tick)  # noqa: B023
+            )
+            self._measured(run)
+            done.append(run)
+
+    def candidate(self, incumbent: Experiment) -> None:
+        pending = self._pending
+        log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
+        watch = Watch(log, self._bench.limit, self._rival(incumbent))
+        self._measured(self._undisturbed(lambda: measure(self._bench, log, self._started(log), self._tick(log, watch))))
+
+    def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
+        """Run the incumbent again beside the candidate, whose files make room for it meanwhile."""
+        pending, workspace = self._pending, self._bench.workspace
+        log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
+        started = self._started(log, of=incumbent.number)
+        workspace.restore(pending.files)
+        run = self._undisturbed(lambda: measure(self._bench, log, started, self._tick(log, None)))
+        self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
+        workspace.place(proposals.read(self._journal.path, pending.number, pending.revisions).files)
+
+    def files(self, commit: str) -> Mapping[str, str]:
+        """The mutable files that there are now, as a commit has them. Each commit is read once."""
+        if commit not in self._texts:
+            workspace, paths = self._bench.workspace, {*self._bench.workspace.mutable_files(), *self._pending.files}
+            found = {path: workspace.show(commit, path) for path in paths}
+            self._texts[commit] = {path: text for path, text in found.items() if text is not None}
+        return self._texts[commit]
+
+    def expected_seconds(self) -> float:
+        return expected_seconds(self._journal.state, self._bench.training_seconds, self._bench.limit)
+
+    def remaining_seconds(self) -> float:
+        began = self._pending.started_at
+        return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
+
+    def _rival(self, incumbent: Experiment) -> Rival | None:
+        """None where nothing is pruned: too little is known, it is switched off, or this one is a control."""
+        state, number = self._journal.state, self._pending.number
+        if not self._prune or len(self._pending.runs) > self._pending.revisions or spared(self._seed, number):
+            return None
+        value = incumbent.estimate
+        if value is None:
+            return None
+        return Rival(
+            curve=self._curves.of(unbiased(incumbent) or incumbent.runs),
+            metric=value,
+            history=self._curves.finished(state.experiments, self._changed),
+            changed=changed(self.files(incumbent.commit), self._bench.workspace.mutable_files(), self._constants()),
+            direction=self._bench.protocol.metric.direction,
+            noise=noise_of(state.experiments).sd,
+        )
+
+    def _changed(self, experiment: Experiment, before: Experiment) -> frozenset[str]:
+        return changed(self.files(before.commit), self.files(experiment.commit), self._constants())
+
+    def _constants(self) -> Mapping[str, Any]:
+        return known_constants(self._bench.protocol)
+
+    def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
+        """Repeat a run until the machine does not sleep through it."""
+        while True:
+            try:
+                return run_once()
+            except Suspended as pause:
+                self._journal.append("interrupted", number=self._pending.number, reason=str(pause))
+
+    def _measured(self, run: Run, **more: Any) -> None:
+        number = len(self._pending.runs) + 1
+        self._journal.append("measured", number=self._pending.number, run=number, **dataclasses.asdict(run), **more)
+
+    def _started(self, log: Path, **more: Any) -> Callable[[runner.Process], None]:
+        def started(process: runner.Process) -> None:
+            self._journal.append(
+                "started",
+                number=self._pending.number,
+                run=len(self._pending.runs) + 1,
+                pid=process.pid,
+                born=process.born,
+                log=str(log),
+                sandbox=self._bench.sandbox.says,
+                expected=self.expected_seconds(),
+                **more,
+            )
+
+        return started
+
+    def _tick(self, log: Path, watch: Watch | None) -> Callable[[float], None]:
+        def tick(seconds: float) -> None:
+            self._interrupts.raise_if_immediate()
+            if watch is not None:
+                watch(seconds)
+            if time.monotonic() - self._shown >= PROGRESS_SECONDS:
+                self._shown = time.monotonic()
+                line = "".join(last_lines(log))
+                self._journal.show("progress", seconds=seconds, expected=self.expected_seconds(), line=line)
+
+        return tick
+
+    @property
+    def _pending(self) -> Pending:
+        assert self._journal.state.pending is not None
+        return self._journal.state.pending

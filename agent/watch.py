@@ -1,0 +1,99 @@
+"""Looks at a run while it goes on, and ends it where it has no chance left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.curves import Curve, CurveReader, average, broken, curve, overdue
+from agent.errors import Crashed, Hopeless, TimedOut
+from agent.experiment import Direction, Experiment, Run, unbiased
+from agent.prune import Finished, hopeless
+
+LARGEST_LOOK = 2**20  # bytes of a log that are read at a time
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a candidate has to beat. history: this session's finished runs; changed: what the candidate changes."""
+
+    curve: Curve
+    metric: float
+    history: Sequence[Finished]
+    changed: Collection[str]
+    direction: Direction
+    noise: float
+
+
+class Watch:
+    """To be called with the seconds so far, several times a second. limit: the hard limit in seconds.
+
+    rival: None where a run is only ended for what its own curve shows.
+    """
+
+    def __init__(self, log: Path, limit: float, rival: Rival | None) -> None:
+        self._log, self._limit, self._rival = log, limit, rival
+        self._reader = CurveReader()
+        self._read = 0
+
+    def __call__(self, seconds: float) -> None:
+        """Raises Hopeless, Crashed or TimedOut where the run may as well end now."""
+        if not self._advance(seconds):
+            return
+        so_far = self._reader.curve
+        if reason := broken(so_far):
+            raise Crashed(reason)
+        if reason := overdue(so_far, seconds, self._limit):
+            raise TimedOut(reason)
+        rival = self._rival
+        if rival is None:
+            return
+        found = hopeless(so_far, rival.curve, rival.metric, rival.history, rival.changed, rival.direction, rival.noise)
+        if found is not None:
+            raise Hopeless(found.reason, found.fraction, found.estimate)
+
+    def _advance(self, seconds: float) -> bool:
+        try:
+            with self._log.open("rb") as file:
+                file.seek(self._read)
+                new = file.read(LARGEST_LOOK)
+        except OSError:
+            return False
+        self._read += len(new)
+        return self._reader.feed(new, seconds)
+
+
+class Curves:
+    """The curves of finished runs, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Curve] = {}
+
+    def of(self, runs: Sequence[Run]) -> Curve:
+        return average([self._curve(run.log) for run in runs])
+
+    def finished(
+        self, experiments: Sequence[Experiment], changed: Callable[[Experiment, Experiment], Collection[str]]
+    ) -> list[Finished]:
+        """Every experiment with a metric, beside its incumbent of that time. changed: what the first of two changes."""
+        found, incumbent = [], None
+        for experiment in experiments:
+            if incumbent is not None and experiment.metric is not None and incumbent.metric is not None:
+                runs = [run for run in experiment.runs if run.metric is not None][:1]
+                metric = runs[0].metric if runs else None
+                if metric is not None:
+                    beside = self.of(unbiased(incumbent) or incumbent.runs)
+                    value = incumbent.estimate if incumbent.estimate is not None else incumbent.metric
+                    found.append(Finished(self.of(runs), metric, beside, value, changed(experiment, incumbent)))
+            if experiment.verdict.status == "keep":
+                incumbent = experiment
+        return found
+
+    def _curve(self, log: str) -> Curve:
+        if log not in self._known:
+            try:
+                self._known[log] = curve(Path(log).read_text(errors="replace"))
+            except OSError:
+                self._known[log] = ()
+        return self._known[log]
