@@ -97,7 +97,7 @@ def point(line: str, seconds: float = math.nan) -> Point | None:
 
 def at(curve: Curve, fraction: float) -> float | None:
     """The loss at `fraction`, interpolated; None outside of the curve."""
-    place = bisect.bisect_left(curve, fraction, key=lambda point: point.fraction)
+    place = bisect.bisect_left(curve, (fraction,))  # sorts before the points at it
     if place == len(curve) or (place == 0 and curve[0].fraction > fraction):
         return None
     right = curve[place]

@@ -3,27 +3,30 @@
     uv run python -m benchmarks.pruning FOLDER... [--pool] [--chance 0.005]
     uv run python -m benchmarks.pruning --synthetic 100 [--lines 300]
 
-A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line, in
-the order of its session, against the rule of agent/prune.py as it would have stood then: a run that it prunes has no
+A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line,
+in the order of its session, against the rule of agent/prune.py as it would have stood then: a run that it prunes has no
 metric and is no history for the later ones, and 1 in 20 of them finishes as a control. Machine time is that of whole
-runs, start, evaluation, failures and repetitions included. What is recorded after a lost win stays as it was, though
-the session would have gone on from another incumbent. --pool lets a session learn from those before it.
+runs, start, evaluation, failures and repetitions included; of a pruned experiment only that one run is taken to be cut.
+What is recorded after a lost win stays as it was, though the session would have gone on from another incumbent.
+--pool lets a session learn from those before it.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.changes import CODE
 from agent.curves import Curve, average, broken, curve
 from agent.errors import AutoresearchError
 from agent.experiment import Direction, Experiment, Run
 from agent.journal import read
-from agent.prune import APART, CHANCE, CODE, Finished, hopeless, spared
+from agent.prune import APART, CHANCE, Finished, hopeless, spared
 from agent.state import gain, replay
 from benchmarks import synthetic_curves
 
@@ -35,9 +38,10 @@ SYNTHETIC_SECONDS = 17.0  # of a run of 10 s: what one takes here with its start
 
 @dataclass(frozen=True)
 class Recorded:
-    """One experiment. curve and metric: of its first run that succeeded, else of its last and None.
+    """One experiment. curve, metric: of its first run that succeeded, else of its last and None.
 
-    seconds: of all its runs. remaining: seconds that the run would still have taken, by fraction of the training.
+    noise: of the metric, as far as repeated runs had told by then. seconds: of all its runs.
+    remaining: seconds that the run would still have taken, by fraction of the training.
     """
 
     number: int
@@ -47,6 +51,7 @@ class Recorded:
     incumbent_metric: float
     changed: frozenset[str]
     kept: bool
+    noise: float
     seconds: float
     remaining: Callable[[float], float]
 
@@ -62,6 +67,7 @@ class Tally:
     wins: int = 0
     lost: list[int] = field(default_factory=list)
     better: int = 0
+    errors: list[float] = field(default_factory=list)
 
     def __add__(self, other: Tally) -> Tally:
         pairs = {key: value + vars(other)[key] for key, value in vars(self).items() if key != "name"}
@@ -82,13 +88,14 @@ def main() -> None:
     parser.add_argument("--chance", type=float, default=CHANCE)
     parser.add_argument("--synthetic", type=int, default=0, metavar="SESSIONS")
     parser.add_argument("--lines", type=int, default=10, help="of the log of a synthetic run")
+    parser.add_argument("--gaussian", action="store_true", help="synthetic noise without heavy tails")
     parser.add_argument("--verbose", action="store_true", help="every pruned run")
     given = parser.parse_args()
     try:
         sessions = [load(folder) for folder in sorted(find(given.folders), key=began)]
     except AutoresearchError as error:
         sys.exit(str(error))
-    made = [synthetic(seed, given.lines) for seed in range(given.synthetic)]
+    made = [synthetic(seed, given.lines, not given.gaussian) for seed in range(given.synthetic)]
     if not sessions and not made:
         sys.exit("no session is there: name a folder with a journal.jsonl in or under it, or give --synthetic 100")
     tallies, history = [], list[Finished]()
@@ -106,6 +113,9 @@ def main() -> None:
     saved, lost = total.saved / max(total.seconds, 1e-9), len(total.lost) / max(total.wins, 1)
     print(f"saved {saved:.1%} of machine time (target {TARGET_SAVED:.0%}), lost {lost:.2%} of wins ({TARGET_LOST:.0%})")
     print("lost: kept when recorded; better: pruned although the first run was better than the incumbent at all")
+    if len(total.errors) > 1:
+        mean, spread = statistics.mean(total.errors), statistics.stdev(total.errors)
+        print(f"estimates of pruned runs less what they came to: mean {mean:+.4f}, standard deviation {spread:.4f}")
     sys.exit(0 if saved >= TARGET_SAVED and lost < TARGET_LOST else "a target is missed")
 
 
@@ -125,11 +135,12 @@ def replayed(
         tally.wins += run.kept
         stopped = ended_early(run, history, direction, chance)
         if stopped is not None and (run.metric is None or not spared(0, run.number)):
-            fraction, reason = stopped
+            fraction, estimate, reason = stopped
             tally.pruned += 1
             tally.saved += max(0.0, run.remaining(fraction) - LATENCY)
             tally.lost += [run.number] if run.kept else []
             tally.better += run.metric is not None and gain(run.incumbent_metric, run.metric, direction) > 0
+            tally.errors += [] if run.metric is None or estimate is None else [estimate - run.metric]
             if verbose:
                 print(f"{name} #{run.number}: {reason}; ended at {run.metric}, {', '.join(sorted(run.changed))}")
             continue
@@ -143,12 +154,12 @@ def replayed(
 
 def ended_early(
     run: Recorded, history: Sequence[Finished], direction: Direction, chance: float
-) -> tuple[float, str] | None:
-    """(fraction, reason) at which the rule would have ended it."""
+) -> tuple[float, float | None, str] | None:
+    """(fraction, estimate of the final metric, reason) where the rule would have ended it."""
     looked = 0.0
     for end, point in enumerate(run.curve, start=1):
         if reason := broken(run.curve[:end]):
-            return point.fraction, reason
+            return point.fraction, None, reason
         if point.fraction - looked < APART:
             continue
         looked = point.fraction
@@ -159,10 +170,11 @@ def ended_early(
             history,
             run.changed,
             direction,
-            chance=chance,
+            run.noise,
+            chance,
         )
         if pruned:
-            return pruned.fraction, pruned.reason
+            return pruned.fraction, pruned.estimate, pruned.reason
     return None
 
 
@@ -181,15 +193,15 @@ def load(folder: Path) -> tuple[str, Direction, list[Recorded]]:
     direction: Direction = (state.session or {}).get("direction", "minimize")
     found: list[Recorded] = []
     incumbent: Experiment | None = None
-    for experiment in state.experiments:
+    for number, experiment in enumerate(state.experiments):
         if incumbent is not None and experiment.runs:
-            found.append(_recorded(folder, experiment, incumbent))
+            found.append(_recorded(folder, experiment, incumbent, pooled_noise(state.experiments[:number])))
         if experiment.verdict.status == "keep":
             incumbent = experiment
     return str(folder), direction, found
 
 
-def _recorded(folder: Path, experiment: Experiment, incumbent: Experiment) -> Recorded:
+def _recorded(folder: Path, experiment: Experiment, incumbent: Experiment, noise: float) -> Recorded:
     run = next((run for run in experiment.runs if run.metric is not None), experiment.runs[-1])
     good = [each for each in incumbent.runs if each.metric is not None]
     text = log_text(folder, experiment.number, run)
@@ -202,9 +214,21 @@ def _recorded(folder: Path, experiment: Experiment, incumbent: Experiment) -> Re
         incumbent_metric=sum(each.metric or 0.0 for each in good) / len(good),
         changed=_changed(experiment, incumbent),
         kept=experiment.verdict.status == "keep",
+        noise=noise,
         seconds=sum(each.seconds for each in experiment.runs),
         remaining=remaining(text, run.seconds),
     )
+
+
+def pooled_noise(experiments: Iterable[Experiment]) -> float:
+    """Standard deviation of the metric between runs of the same code; 0 while nothing was run twice."""
+    squares, freedom = 0.0, 0
+    for experiment in experiments:
+        metrics = [run.metric for run in experiment.runs if run.metric is not None]
+        if len(metrics) > 1:
+            squares += statistics.variance(metrics) * (len(metrics) - 1)
+            freedom += len(metrics) - 1
+    return (squares / freedom) ** 0.5 if freedom else 0.0
 
 
 def _changed(experiment: Experiment, incumbent: Experiment) -> frozenset[str]:
@@ -247,6 +271,7 @@ def synthetic(seed: int, lines: int = 10, heavy: bool = True) -> tuple[str, Dire
                 incumbent_metric=incumbent.metric,
                 changed=run.changed,
                 kept=run.won,
+                noise=synthetic_curves.NOISE * (3**0.5 if heavy else 1),
                 seconds=SYNTHETIC_SECONDS,
                 remaining=lambda fraction: 3.5 + 10 * (1 - fraction),
             )
