@@ -64,7 +64,7 @@ def run(folder: Path, wanted: Wanted) -> int:
     """The command `run`. Returns the exit code."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
         raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
-    with _bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, _view(wanted.json) as view:
+    with open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, _view(wanted.json) as view:
         journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view])
         session = Session(
             tag=wanted.tag,
@@ -88,7 +88,7 @@ def run(folder: Path, wanted: Wanted) -> int:
         _require_lock_file(bench)
         journal.show("note", text=bench.sandbox.says)
         with kept_awake() if wanted.keep_awake else contextlib.nullcontext():
-            code = _guarded(session)
+            code = guarded(session)
     _summarize(session, wanted.json)
     return code
 
@@ -102,7 +102,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         if interrupts.finishing:
             raise Interrupted("stopped: the baseline was not measured", 130)
 
-    with _bench(folder, "baseline", training_seconds, sandbox) as bench:
+    with open_bench(folder, "baseline", training_seconds, sandbox) as bench:
         bench.workspace.require_clean()
         if setup:
             _set_up(bench)
@@ -122,7 +122,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         }
 
 
-def _guarded(session: Session) -> int:
+def guarded(session: Session) -> int:
     """The loop and its ends: a limit, an exhausted proposer, Ctrl-C, or an error. The tree is clean after each."""
     interrupts = session.interrupts
     interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session))
@@ -205,7 +205,7 @@ def _view(as_json: bool) -> AbstractContextManager[View]:
 
 
 @contextlib.contextmanager
-def _bench(folder: Path, tag: str, training_seconds: float | None, sandbox: Mode) -> Iterator[Bench]:
+def open_bench(folder: Path, tag: str, training_seconds: float | None, sandbox: Mode) -> Iterator[Bench]:
     """The workspace, held for this process alone."""
     rules = protocol.load(folder)
     protocol.require_runnable(rules)

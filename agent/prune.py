@@ -1,25 +1,25 @@
-"""When a run has no chance left against the incumbent, from the two learning curves and this machine's own history.
+"""When a run has no chance left against the incumbent: from both learning curves and this machine's own history.
 
 What is known: Optuna's MedianPruner stops a run below the median of the others at the same step, which stops winners of
 a kind that starts slowly; its WilcoxonPruner tests one run against the best. Freeze-thaw optimisation (Swersky et al.,
 arXiv 1406.3896) and the termination by predicted probability of Domhan et al. (IJCAI 2015) forecast where a curve ends
 and stop where the chance to beat the best is small. This is the last idea with the least model: the forecast is a
-regression on finished runs of the same session. It predicts by how much a run ends behind its incumbent (the shortfall)
-from how far its loss lies above the incumbent's at the same fraction of the training (the gap) and from how fast that
-closes (the trend: train.py prints a running mean, in which a bad start is seen long after it has passed). Prediction
-and residuals give a Student t distribution for the shortfall, and the run is pruned where winning is below CHANCE.
+regression on runs that finished on the same machine. It predicts by how much a run ends behind its incumbent (the
+shortfall) from how far its loss lies above the incumbent's at the same fraction of the training (the gap) and from how
+fast that grows (the trend: train.py prints a running mean, in which a bad start is seen long after it has passed).
+Prediction and residuals give the shortfall a Student t distribution; a run is pruned where winning is below CHANCE.
 
-Only finished runs calibrate. Which runs are finished depends on the rule itself, so three things keep it from talking
-itself into more: a run is pruned by what its curve shows up to a fraction, on which the regression at that fraction is
-conditioned; a run pruned later would have made the residuals at earlier fractions look worse for runs like it, and its
-absence makes the rule milder; and of the runs that would be pruned a random CONTROL share finishes (`spared`), whose
-recoveries, if there are any, are seen.
+Only finished runs calibrate, and the rule itself decides which finish. Three things keep it from talking itself into
+more. What it decides on at a fraction, gap and trend, is what the regression is conditioned on there, and choosing runs
+by that does not bend it. Runs pruned later on were getting worse, so without them the earlier residuals look more like
+recovery than they are: a milder rule. And a random CONTROL share of those it would prune finishes (`spared`).
 """
 
 from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -39,9 +39,10 @@ GRID = 3  # places in a window
 SPAN = 0.1  # of the training, over which a trend is taken
 APART = 0.02  # of the training, between the two looks that must agree
 WIDEST = 0.3  # of the training, between neighbouring points: a larger hole is no curve
-MOST_FREEDOM = 10.0  # the tails stay as heavy as this, however long the history: real residuals are not normal
-DOUBT = 0.15  # of the prediction: what every forecast may be wrong by, whatever the residuals say
-CROSSING_DOUBT = 0.2
+MOST_FREEDOM = 20.0  # the tails stay as heavy as this, however long the history: real residuals are not normal
+RIDGE = 1e-3  # of the gaps' squares, added to the trends': curves that all run in parallel have none to learn from
+DOUBT = 0.1  # of the prediction: what every forecast may be wrong by, whatever the residuals say
+CROSSING_DOUBT = 0.15
 STRANGE = 2.0  # times the residuals, where no history of the same kind is there to calibrate
 
 
@@ -122,26 +123,24 @@ def forecast(
     here = features(so_far, incumbent, fraction)
     if here is None or here[0] <= 0:
         return None
-    crossing = bool(kinds(changed))
-    alike = [run for run in history if bool(kinds(run.changed)) == crossing]
-    own = _cases(alike, fraction, direction)
-    cases = own if len(own) >= LEAST else _cases(history, fraction, direction)
-    if len(cases) < LEAST:
-        return None
-    fit = _fit(cases, here)
+    cases = _cases(history, fraction, direction)
+    fit = _fit(cases, here) if len(cases) >= LEAST else None
     if fit is None:
         return None
-    weights, scale, leverage = fit
-    shortfall = _dot(weights, here)
-    if crossing and cases is not own:
-        scale *= STRANGE
+    shortfall = _dot(fit.slopes, here)
+    crossing = bool(kinds(changed))
+    alike = _cases([run for run in history if bool(kinds(run.changed)) == crossing], fraction, direction)
+    if len(alike) >= LEAST:
+        scale = fit.scale(alike, len(alike) - 1)
+    else:
+        alike, scale = cases, fit.scale(cases, len(cases) - 2) * (STRANGE if crossing else 1)
     doubt = (CROSSING_DOUBT if crossing else DOUBT) * shortfall
-    spread = math.sqrt(max(scale, noise) ** 2 + (scale * leverage) ** 2 + doubt**2)
+    spread = math.hypot(max(scale, noise), scale * fit.leverage, doubt)
     if shortfall <= 0 or spread == 0:
         return None
-    freedom = min(len(cases) - len(here), MOST_FREEDOM)
-    recovered = max((_dot(weights, x) for x, behind in cases if behind < 0), default=0.0)
-    return Forecast(here[0], shortfall, cdf(-shortfall / spread, freedom), len(cases), max(0.0, recovered))
+    freedom = min(len(alike) - 1, len(cases) - 2, MOST_FREEDOM)
+    recovered = max((_dot(fit.slopes, x) for x, behind in alike if behind < 0), default=0.0)
+    return Forecast(here[0], shortfall, cdf(-shortfall / spread, freedom), len(alike), max(0.0, recovered))
 
 
 def spared(seed: int, number: int, share: float = CONTROL) -> bool:
@@ -150,7 +149,7 @@ def spared(seed: int, number: int, share: float = CONTROL) -> bool:
 
 
 def features(curve: Curve, incumbent: Curve, fraction: float) -> tuple[float, float] | None:
-    """(gap, trend) at `fraction`: how far `curve` lies above the incumbent's, and by how much that has grown lately."""
+    """(gap, trend) at `fraction`: how far `curve` lies above the incumbent's, and by how much that grew over SPAN."""
     now, before = gap(curve, incumbent, fraction), gap(curve, incumbent, fraction - SPAN)
     return None if now is None or before is None else (now, now - before)
 
@@ -188,7 +187,25 @@ def _reason(fraction: float, found: Forecast) -> str:
     )
 
 
-Case = tuple[tuple[float, float], float]
+Pair = tuple[float, float]
+Case = tuple[Pair, float]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """slopes: of the shortfall in gap and trend. size: of the gap and trend for which it holds, squared.
+
+    leverage: by which the scale of the residuals is multiplied for the error of the slopes there.
+    """
+
+    slopes: Pair
+    size: float
+    leverage: float
+
+    def scale(self, cases: Sequence[Case], freedom: int) -> float:
+        """Standard deviation of the residuals of `cases`, as it is for a run of this size."""
+        squares = sum(_weight(x, self.size) * (y - _dot(self.slopes, x)) ** 2 for x, y in cases)
+        return math.sqrt(squares / freedom)
 
 
 def _cases(history: Sequence[Finished], fraction: float, direction: Direction) -> list[Case]:
@@ -200,27 +217,29 @@ def _cases(history: Sequence[Finished], fraction: float, direction: Direction) -
     ]
 
 
-def _fit(cases: Sequence[Case], here: tuple[float, float]) -> tuple[tuple[float, float], float, float] | None:
-    """Weighted least squares through the origin: (weights of gap and trend, scale of residuals, leverage of `here`).
-
-    Residuals grow with the size of the difference: a run is weighted by how near its size is to that of `here`, at
-    which the scale then holds. None where the history says nothing about gap and trend apart.
-    """
-    size = _dot(here, here)
-    weighted = [(2 / (1 + _dot(x, x) / size), x, y) for x, y in cases]
+def _fit(cases: Sequence[Case], here: Pair) -> Fit | None:
+    """Weighted least squares through the origin. None where no run of the history has a gap."""
+    # Not below the usual one: that of a tie would leave nothing of the residuals.
+    size = max(_dot(here, here), statistics.median(_dot(x, x) for x, _ in cases))
+    if size == 0:
+        return None
+    weighted = [(_weight(x, size), x, y) for x, y in cases]
     a = sum(w * x[0] * x[0] for w, x, _ in weighted)
     b = sum(w * x[0] * x[1] for w, x, _ in weighted)
-    c = sum(w * x[1] * x[1] for w, x, _ in weighted)
+    c = sum(w * x[1] * x[1] for w, x, _ in weighted) + RIDGE * a
     p, q = (sum(w * x[k] * y for w, x, y in weighted) for k in (0, 1))
     determinant = a * c - b * b
-    if determinant <= 1e-9 * a * c:
+    if determinant <= 0:
         return None
-    solution = ((c * p - b * q) / determinant, (a * q - b * p) / determinant)
-    residual = sum(w * (y - _dot(solution, x)) ** 2 for w, x, y in weighted) / (len(cases) - 2)
     u, v = here
-    leverage = math.sqrt(max(0.0, (c * u * u - 2 * b * u * v + a * v * v) / determinant))
-    return solution, math.sqrt(residual), leverage
+    variance = (c * u * u - 2 * b * u * v + a * v * v) / determinant
+    return Fit(((c * p - b * q) / determinant, (a * q - b * p) / determinant), size, math.sqrt(max(0.0, variance)))
 
 
-def _dot(a: tuple[float, float], b: tuple[float, float]) -> float:
+def _weight(x: Pair, size: float) -> float:
+    """Residuals grow with the differences they belong to: 1 for a run of the same size, 2 for a tie, 0 for a wreck."""
+    return 2 / (1 + _dot(x, x) / size)
+
+
+def _dot(a: Pair, b: Pair) -> float:
     return a[0] * b[0] + a[1] * b[1]

@@ -28,7 +28,10 @@ TAIL_SHARE, TAIL_MEAN, BODY = 0.12, 2.4, 0.6
 
 
 def gaussian(rng: random.Random) -> Draw:
-    return lambda: float(rng.gauss(0.0, 1.0))
+    def draw() -> float:
+        return rng.gauss(0.0, 1.0)
+
+    return draw
 
 
 def heavy(rng: random.Random) -> Draw:

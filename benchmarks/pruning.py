@@ -1,0 +1,285 @@
+"""Machine time that ending hopeless runs would have saved in recorded sessions, and the wins that it would have cost.
+
+    uv run python -m benchmarks.pruning FOLDER... [--pool] [--chance 0.005]
+    uv run python -m benchmarks.pruning --synthetic 100 [--lines 300]
+
+A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line,
+in the order of its session, against the rule of agent/prune.py as it would have stood then: a run that it prunes has no
+metric and is no history for the later ones, and 1 in 20 of them finishes as a control. Machine time is that of whole
+runs, start, evaluation, failures and repetitions included; of a pruned experiment only that one run is taken to be cut.
+What is recorded after a lost win stays as it was, though the session would have gone on from another incumbent.
+--pool lets a session learn from those before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.changes import CODE
+from agent.curves import Curve, average, broken, curve
+from agent.errors import AutoresearchError
+from agent.experiment import Direction, Experiment, Run
+from agent.journal import read
+from agent.prune import APART, CHANCE, Finished, hopeless, spared
+from agent.state import gain, replay
+from benchmarks import synthetic_curves
+
+TARGET_SAVED, TARGET_LOST = 0.25, 0.01
+LATENCY = 0.5  # seconds from a line in the log to the end of the process
+MODELS = ("llm", "command")  # proposers that edit more than constants
+SYNTHETIC_SECONDS = 17.0  # of a run of 10 s: what one takes here with its start and evaluation
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One experiment. curve, metric: of its first run that succeeded, else of its last and None.
+
+    noise: of the metric, as far as repeated runs had told by then. seconds: of all its runs.
+    remaining: seconds that the run would still have taken, by fraction of the training.
+    """
+
+    number: int
+    curve: Curve
+    metric: float | None
+    incumbent_curve: Curve
+    incumbent_metric: float
+    changed: frozenset[str]
+    kept: bool
+    noise: float
+    seconds: float
+    remaining: Callable[[float], float]
+
+
+@dataclass
+class Tally:
+    name: str
+    runs: int = 0
+    pruned: int = 0
+    controls: int = 0
+    seconds: float = 0.0
+    saved: float = 0.0
+    wins: int = 0
+    lost: list[int] = field(default_factory=list)
+    better: int = 0
+    errors: list[float] = field(default_factory=list)
+
+    def __add__(self, other: Tally) -> Tally:
+        pairs = {key: value + vars(other)[key] for key, value in vars(self).items() if key != "name"}
+        return Tally(self.name, **pairs)
+
+    def row(self) -> str:
+        share = self.saved / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.name[-40:]:40} {self.runs:6} {self.pruned:7} {self.controls:8} {share:7.1%} "
+            f"{self.wins:5} {len(self.lost):5} {self.better:7}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What ending hopeless runs would have saved and cost.")
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--pool", action="store_true", help="learn from the sessions before, too")
+    parser.add_argument("--chance", type=float, default=CHANCE)
+    parser.add_argument("--synthetic", type=int, default=0, metavar="SESSIONS")
+    parser.add_argument("--lines", type=int, default=10, help="of the log of a synthetic run")
+    parser.add_argument("--gaussian", action="store_true", help="synthetic noise without heavy tails")
+    parser.add_argument("--verbose", action="store_true", help="every pruned run")
+    given = parser.parse_args()
+    try:
+        sessions = [load(folder) for folder in sorted(find(given.folders), key=began)]
+    except AutoresearchError as error:
+        sys.exit(str(error))
+    made = [synthetic(seed, given.lines, not given.gaussian) for seed in range(given.synthetic)]
+    if not sessions and not made:
+        sys.exit("no session is there: name a folder with a journal.jsonl in or under it, or give --synthetic 100")
+    tallies, history = [], list[Finished]()
+    for name, direction, runs in [*sessions, *made]:
+        if not given.pool:
+            history = []
+        tallies.append(replayed(name, runs, history, direction, given.chance, given.verbose))
+    total = sum(tallies, Tally("total"))
+    print(
+        f"{'session':40} {'runs':>6} {'pruned':>7} {'controls':>8} {'saved':>7} {'wins':>5} {'lost':>5} {'better':>7}"
+    )
+    for tally in tallies if given.synthetic < 20 else []:
+        print(tally.row())
+    print(total.row())
+    saved, lost = total.saved / max(total.seconds, 1e-9), len(total.lost) / max(total.wins, 1)
+    print(f"saved {saved:.1%} of machine time (target {TARGET_SAVED:.0%}), lost {lost:.2%} of wins ({TARGET_LOST:.0%})")
+    print("lost: kept when recorded; better: pruned although the first run was better than the incumbent at all")
+    if len(total.errors) > 1:
+        mean, spread = statistics.mean(total.errors), statistics.stdev(total.errors)
+        print(f"estimates of pruned runs less what they came to: mean {mean:+.4f}, standard deviation {spread:.4f}")
+    sys.exit(0 if saved >= TARGET_SAVED and lost < TARGET_LOST else "a target is missed")
+
+
+def replayed(
+    name: str,
+    runs: Iterable[Recorded],
+    history: list[Finished],
+    direction: Direction,
+    chance: float = CHANCE,
+    verbose: bool = False,
+) -> Tally:
+    """One session under the rule. `history` grows by the runs that finish."""
+    tally = Tally(name)
+    for run in runs:
+        tally.runs += 1
+        tally.seconds += run.seconds
+        tally.wins += run.kept
+        stopped = ended_early(run, history, direction, chance)
+        if stopped is not None and (run.metric is None or not spared(0, run.number)):
+            fraction, estimate, reason = stopped
+            tally.pruned += 1
+            tally.saved += max(0.0, run.remaining(fraction) - LATENCY)
+            tally.lost += [run.number] if run.kept else []
+            tally.better += run.metric is not None and gain(run.incumbent_metric, run.metric, direction) > 0
+            tally.errors += [] if run.metric is None or estimate is None else [estimate - run.metric]
+            if verbose:
+                print(f"{name} #{run.number}: {reason}; ended at {run.metric}, {', '.join(sorted(run.changed))}")
+            continue
+        tally.controls += stopped is not None
+        if run.metric is not None and run.curve:
+            history.append(
+                Finished(run.curve, run.metric, run.incumbent_curve, run.incumbent_metric, run.changed),
+            )
+    return tally
+
+
+def ended_early(
+    run: Recorded, history: Sequence[Finished], direction: Direction, chance: float
+) -> tuple[float, float | None, str] | None:
+    """(fraction, estimate of the final metric, reason) where the rule would have ended it."""
+    looked = 0.0
+    for end, point in enumerate(run.curve, start=1):
+        if reason := broken(run.curve[:end]):
+            return point.fraction, None, reason
+        if point.fraction - looked < APART:
+            continue
+        looked = point.fraction
+        pruned = hopeless(
+            run.curve[:end],
+            run.incumbent_curve,
+            run.incumbent_metric,
+            history,
+            run.changed,
+            direction,
+            run.noise,
+            chance,
+        )
+        if pruned:
+            return pruned.fraction, pruned.estimate, pruned.reason
+    return None
+
+
+def find(folders: Iterable[Path]) -> set[Path]:
+    """The sessions in or under `folders`; .autoresearch is hidden, so a glob from above would be, too."""
+    return {journal.parent for folder in folders for journal in folder.rglob("journal.jsonl")}
+
+
+def began(folder: Path) -> float:
+    return next((event.at for event in read(folder / "journal.jsonl")), 0.0)
+
+
+def load(folder: Path) -> tuple[str, Direction, list[Recorded]]:
+    """A session's name, direction and experiments but the baseline. Raises AutoresearchError on a damaged journal."""
+    state = replay(read(folder / "journal.jsonl"))
+    direction: Direction = (state.session or {}).get("direction", "minimize")
+    found: list[Recorded] = []
+    incumbent: Experiment | None = None
+    for number, experiment in enumerate(state.experiments):
+        if incumbent is not None and experiment.runs:
+            found.append(_recorded(folder, experiment, incumbent, pooled_noise(state.experiments[:number])))
+        if experiment.verdict.status == "keep":
+            incumbent = experiment
+    return str(folder), direction, found
+
+
+def _recorded(folder: Path, experiment: Experiment, incumbent: Experiment, noise: float) -> Recorded:
+    run = next((run for run in experiment.runs if run.metric is not None), experiment.runs[-1])
+    good = [each for each in incumbent.runs if each.metric is not None]
+    text = log_text(folder, experiment.number, run)
+    curves = [found for each in good if (found := curve(log_text(folder, incumbent.number, each)))]
+    return Recorded(
+        number=experiment.number,
+        curve=curve(text),
+        metric=run.metric,
+        incumbent_curve=average(curves),
+        incumbent_metric=sum(each.metric or 0.0 for each in good) / len(good),
+        changed=_changed(experiment, incumbent),
+        kept=experiment.verdict.status == "keep",
+        noise=noise,
+        seconds=sum(each.seconds for each in experiment.runs),
+        remaining=remaining(text, run.seconds),
+    )
+
+
+def pooled_noise(experiments: Iterable[Experiment]) -> float:
+    """Standard deviation of the metric between runs of the same code; 0 while nothing was run twice."""
+    squares, freedom = 0.0, 0
+    for experiment in experiments:
+        metrics = [run.metric for run in experiment.runs if run.metric is not None]
+        if len(metrics) > 1:
+            squares += statistics.variance(metrics) * (len(metrics) - 1)
+            freedom += len(metrics) - 1
+    return (squares / freedom) ** 0.5 if freedom else 0.0
+
+
+def _changed(experiment: Experiment, incumbent: Experiment) -> frozenset[str]:
+    """What differs, as far as the journal says: of a model's proposal, code is always taken to be part."""
+    ours, theirs = experiment.parameters, incumbent.parameters
+    names = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
+    return frozenset(names | ({CODE} if experiment.proposer in MODELS or not names else set()))
+
+
+def log_text(folder: Path, number: int, run: Run) -> str:
+    """The log of a run, wherever the session's folder lies now; empty where it is gone."""
+    recorded = Path(run.log)
+    places = [folder / "experiments" / f"{number:04d}" / recorded.name]
+    if ".autoresearch" in recorded.parts:
+        inside = recorded.parts[recorded.parts.index(".autoresearch") + 1 :]
+        places.append(folder.parent.parent.joinpath(*inside))
+    return next((place.read_text(errors="replace") for place in [*places, recorded] if place.is_file()), "")
+
+
+def remaining(text: str, seconds: float) -> Callable[[float], float]:
+    """From train.py's own account of training and evaluation; without one, as if all of `seconds` were training."""
+    training = re.search(r"^training_seconds:\s+([\d.]+)", text, re.MULTILINE)
+    evaluation = re.search(r"^evaluation: ([\d.]+)s", text, re.MULTILINE)
+    if training is None:
+        return lambda fraction: (1 - fraction) * seconds
+    rest = float(evaluation[1]) if evaluation else 0.0
+    return lambda fraction: min(seconds, (1 - fraction) * float(training[1]) + rest)
+
+
+def synthetic(seed: int, lines: int = 10, heavy: bool = True) -> tuple[str, Direction, list[Recorded]]:
+    made = synthetic_curves.session(seed, lines=lines, heavy=heavy)
+    incumbent, found = made[0], list[Recorded]()
+    for number, run in enumerate(made[1:], start=1):
+        found.append(
+            Recorded(
+                number=1000 * seed + number,
+                curve=run.curve,
+                metric=run.metric,
+                incumbent_curve=incumbent.curve,
+                incumbent_metric=incumbent.metric,
+                changed=run.changed,
+                kept=run.won,
+                noise=synthetic_curves.NOISE * (3**0.5 if heavy else 1),
+                seconds=SYNTHETIC_SECONDS,
+                remaining=lambda fraction: 3.5 + 10 * (1 - fraction),
+            )
+        )
+        if run.won:
+            incumbent = run
+    return f"synthetic {seed}", "minimize", found
+
+
+if __name__ == "__main__":
+    main()
