@@ -67,7 +67,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     word.unlink(missing_ok=True)
     since = time.time()
     try:
-        ended = _run(bench, log, word if attesting else None, started, tick)
+        ended = execute(bench, log, word if attesting else None, started, tick)
     finally:
         touched = _undo(bench, before, candidate, log.with_suffix(".undone"))
         integrity.put_aside(before, log.with_suffix(".saved"))
@@ -79,7 +79,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
         if touched:
             raise touched
         attest.require_not_void(word)
-        _require_success(ended, text)
+        require_success(ended, text)
         metric = extract(bench.protocol.metric, text, folder, since)
         if attesting:
             name, budget = bench.protocol.metric.name, bench.training_seconds
@@ -92,7 +92,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     return Run(metric=metric, secondary=_secondary(bench, text, folder, since), **around)
 
 
-def _run(
+def execute(
     bench: Bench,
     log: Path,
     word: Path | None,
@@ -151,7 +151,8 @@ def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str], r
     return Violation(f"the run changed {', '.join(unexpected)}: it is void") if unexpected else None
 
 
-def _require_success(ended: runner.Ended, text: str) -> None:
+def require_success(ended: runner.Ended, text: str) -> None:
+    """Raises TimedOut, OutOfMemory or Crashed with what the log's last line says."""
     if ended.stopped is not None:
         raise TimedOut(ended.stopped)
     if ended.returncode:
