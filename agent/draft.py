@@ -17,25 +17,12 @@ ROOM, SHORTEST_LIMIT = 3, 60.0
 SECONDARY = {"peak_vram_mb": "minimize", "num_steps": "maximize"}
 BUDGET = re.compile(r"^(\w*TIME_BUDGET\w*|TRAIN(?:ING)?_SECONDS|MAX_SECONDS)\s*(?::\s*\w+\s*)?=\s*([\d.]+)", re.M)
 VARIABLE = "AUTORESEARCH_TRAINING_SECONDS"
+DEFAULT = re.compile(rf"({VARIABLE})[\"'],\s*[\"']?([\d.]+)")  # os.environ.get(NAME, "300")
 DOWNLOADS = re.compile(
     r"\b(requests\.(get|post)|urlopen|urlretrieve|httpx\.|hf_hub_download|snapshot_download|load_dataset\(|from_pretrained\("
     r"|get_kernel\(|wandb\.init|download=True|boto3|gdown\.)"
 )
 ARCHETYPES = {"training": "pipeline_job", "benchmark": "benchmark_opt", "tests": "build_test"}
-
-
-@dataclass(frozen=True)
-class Because:
-    """One field: what it says, why, and how to change it."""
-
-    field: str
-    value: str
-    why: str
-    change: str
-
-    @property
-    def line(self) -> str:
-        return f"{self.field:<13} {self.value}  ({self.why}; {self.change})"
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class Budget:
 def budget_of(surface: Surface, files: Files, wanted: float | None) -> Budget:
     texts = [files[path] for path in surface.read]
     honoured = any(VARIABLE in text for text in texts)
-    named = next((match for text in texts for match in BUDGET.finditer(text)), None)
+    named = next((match for text in texts for form in (BUDGET, DEFAULT) for match in form.finditer(text)), None)
     if wanted is not None:
         blind = "" if honoured else f", but nothing that the command reads looks at {VARIABLE}"
         return Budget(wanted, honoured, f"you named it{blind}")
@@ -148,8 +135,35 @@ def content(
 
 def secondary(found: list[Found], name: str) -> list[dict[str, Any]]:
     """What the family records beside the metric, where this output has it."""
+    seen = {f.name: f.extract for f in found}
     return [
-        {"name": f.name, "direction": SECONDARY[f.name], "extract": f.extract}
-        for f in found
-        if f.name in SECONDARY and f.name != name
+        {"name": other, "direction": direction, "extract": seen[other]}
+        for other, direction in SECONDARY.items()
+        if other in seen and other != name
     ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before the command has run. network: the policy and why."""
+
+    files: Files
+    candidate: Candidate
+    surface: Surface
+    setup: list[str]
+    network: tuple[str, str]
+    budget: Budget
+
+    def protocol(self, metric: dict[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
+        return content(self.candidate, self.surface, self.setup, self.network[0], self.budget, metric, limit, kind)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A protocol and what it rests on: how long the command took, and whether its number is the same twice."""
+
+    plan: Plan
+    protocol: dict[str, Any]
+    found: Found
+    seconds: str
+    repeated: str

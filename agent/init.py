@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent import trial
-from agent.context import known_constants
-from agent.discover import Candidate, Files, candidates, is_project, named, printed, prose, uses_uv
-from agent.draft import Because, Budget, budget_of, content, limit_of, network_of, secondary, setup_of
+from agent.discover import Files, candidates, is_project, named, printed, prose, uses_uv
+from agent.draft import Outcome, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.errors import AutoresearchError, ExperimentError, PreconditionError
+from agent.explain import Because, explain, notes_on
 from agent.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.metrics import extract
-from agent.proposers.space import tunable_parameters
-from agent.protocol import FILENAME, Protocol, matches
-from agent.sandbox import Mode, available
+from agent.protocol import FILENAME, Constraints, Protocol, matches
+from agent.sandbox import Mode, Sandbox
+from agent.sandbox import choose as choose_sandbox
 from agent.surface import Surface, surface
 from agent.workspace import Workspace
 
@@ -45,32 +45,6 @@ class Wanted:
     sandbox: Mode = "auto"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is known before the command has run. network: the policy and why."""
-
-    files: Files
-    candidate: Candidate
-    surface: Surface
-    setup: list[str]
-    network: tuple[str, str]
-    budget: Budget
-
-    def protocol(self, metric: dict[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
-        return content(self.candidate, self.surface, self.setup, self.network[0], self.budget, metric, limit, kind)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A protocol and what it rests on: how long the command took, and whether its number is the same twice."""
-
-    plan: Plan
-    protocol: dict[str, Any]
-    found: Found
-    seconds: str
-    repeated: str
-
-
 def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
     """Write protocol.json; returns it with the reason for each field. Raises AutoresearchError with nothing written."""
     workspace = Workspace(folder, _everything())
@@ -86,7 +60,7 @@ def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, 
     finally:
         workspace.close()
     rules = Protocol.model_validate(outcome.protocol)
-    explanations, notes = _explain(outcome), _notes(outcome, rules, changed)
+    explanations, notes = explain(outcome), notes_on(outcome, rules, changed)
     part = path.with_name(f".{FILENAME}.part")
     part.write_text(json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
@@ -142,16 +116,16 @@ def _tried(workspace: Workspace, copy: Path, plan: Plan, wanted: Wanted, say: Ca
         given = min(given, LONGEST_BUDGET)
     large = trial.lend_small(workspace, copy)
     _set_up(plan, copy, say)  # not in the sandbox, so before the person's own folders can be reached from the copy
-    if ".venv/" in plan.candidate.command:
-        large.append(".venv")
-    if wanted.sandbox != "off" and available(True) is not None:
-        trial.lend_large(workspace, copy, large)
-    elif large:
+    sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
+    if large and sandbox.way is None:
         say(f"the trial does without {', '.join(large)}: git does not track what is there, and no sandbox guards it")
+    trial.lend_large(
+        workspace, copy, [*(large if sandbox.way else []), *([".venv"] if ".venv/" in plan.candidate.command else [])]
+    )
     say(
         f"running `{plan.candidate.command}` in a copy of what is committed, for at most {LONGEST_RUN / 60:.0f} minutes"
     )
-    plan, ran = _attempted(plan, copy, given, wanted.sandbox, say)
+    plan, ran = _attempted(plan, copy, given, sandbox, say)
     seen = _seen(ran)
     found = _chosen(plan, ran, seen, wanted)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
@@ -161,7 +135,7 @@ def _tried(workspace: Workspace, copy: Path, plan: Plan, wanted: Wanted, say: Ca
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
     repeated = "not tried: the run is long"
     if ran.seconds <= LONGEST_TWICE:
-        second = trial.again(rules, copy, given, wanted.sandbox)
+        second = trial.again(rules, copy, given, _for(plan, sandbox))
         repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": there is noise")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
     return Outcome(plan, protocol, found, seconds, repeated)
@@ -192,7 +166,7 @@ def _untried(plan: Plan, wanted: Wanted) -> Outcome:
 
 
 def _attempted(
-    plan: Plan, copy: Path, given: float | None, mode: Mode, say: Callable[[str], None]
+    plan: Plan, copy: Path, given: float | None, sandbox: Sandbox, say: Callable[[str], None]
 ) -> tuple[Plan, trial.Trial]:
     """The run; once more with a network where it fails for want of one."""
     lenient = plan.candidate
@@ -201,18 +175,23 @@ def _attempted(
         lenient = dataclasses.replace(lenient, command=f"{lenient.command} || [ $? -eq 1 ]")
     rules = Protocol.model_validate(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
     try:
-        ran = trial.attempt(rules, copy, given, mode)
+        ran = trial.attempt(rules, copy, given, _for(plan, sandbox))
     except ExperimentError as error:
         if plan.network[0] != "full" and trial.wants_network(error, copy):
             say("it wants a network: once more with one")
             open_to_all = dataclasses.replace(plan, network=("full", "without a network the command failed"))
-            return _attempted(open_to_all, copy, given, mode, say)
+            return _attempted(open_to_all, copy, given, sandbox, say)
         raise AutoresearchError(
             f"`{plan.candidate.command}` ({plan.candidate.why}) gave no result: {error}. "
             "Mend that, or name another command with --command"
         ) from None
-    failing = lenient.kind == "tests" and (summary := pytest_summary(ran.text, None, "failed")) and summary.value > 0
+    summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
+    failing = summary is not None and summary.name == "passed"
     return (dataclasses.replace(plan, candidate=lenient) if failing else plan), ran
+
+
+def _for(plan: Plan, sandbox: Sandbox) -> Sandbox:
+    return dataclasses.replace(sandbox, network=True) if plan.network[0] == "full" else sandbox
 
 
 def _seen(ran: trial.Trial) -> list[Found]:
@@ -252,55 +231,6 @@ def _set_up(plan: Plan, copy: Path, say: Callable[[str], None]) -> None:
         raise AutoresearchError(
             f"{str(error).split(':')[0]}: mend what it says above, or name a command without it with --command"
         ) from None
-
-
-def _explain(outcome: Outcome) -> list[Because]:
-    plan, found, protocol = outcome.plan, outcome.found, outcome.protocol
-    execution, around = protocol["execution"], plan.surface
-    rule = {key: value for key, value in found.extract.items() if key != "exampleStdout"}
-    seconds = plan.budget.seconds
-    fixed = ", ".join(dict.fromkeys((*around.harness, *around.forbidden, FILENAME)))
-    tested = "tested on a real run" if protocol["schemaKind"] == "protocol" else "not tested: a draft"
-    by_name = "its name says so" if meaning(found.name)[0] == found.direction else "as you said, or pytest's count is"
-    return [
-        Because("command", execution["command"], plan.candidate.why, "--command"),
-        Because("set-up", "; ".join(plan.setup) or "none", "before the first run", "environment.setupCommands"),
-        Because("may change", ", ".join(around.mutable), around.why, "--mutable GLOB"),
-        Because("must not", fixed, "tests, data, evaluation, dependencies", "mutableSurface.forbiddenGlobs"),
-        Because("metric", f"{found.name} = {found.value:g}", found.where, "--metric NAME"),
-        Because("direction", str(found.direction), by_name, "--direction minimize|maximize"),
-        Because("rule", " ".join(str(value) for value in rule.values()), tested, "measurement.primaryMetric.extract"),
-        Because("training", f"{seconds:g} s" if seconds else "no budget", plan.budget.why, "--training-seconds"),
-        Because("limit", f"{execution['hardTimeoutSeconds']:g} s", outcome.seconds, "execution.hardTimeoutSeconds"),
-        Because("network", plan.network[0], plan.network[1], "environment.constraints.networkPolicy"),
-        Because("noise", outcome.repeated, "the less, the smaller a gain can be trusted", "fix the seed in the code"),
-    ]
-
-
-def _notes(outcome: Outcome, rules: Protocol, changed: list[str]) -> list[str]:
-    plan, notes = outcome.plan, []
-    mutable = {path: text for path, text in plan.files.items() if rules.mutable_surface.allows(path)}
-    if not tunable_parameters(mutable, known_constants(rules)):
-        notes.append(
-            f"the built-in search has nothing to change in {', '.join(sorted(mutable)[:3])}: give what may be tuned a "
-            "name in capitals at module level, such as RATE = 0.1, or let a model edit the code with --model or --agent"
-        )
-    if plan.surface.judged_inside and plan.candidate.kind != "tests":
-        notes.append(
-            f"{plan.candidate.script} may change and computes {outcome.found.name} itself: safer is a "
-            "file that measures and stands in immutableHarness"
-        )
-    if plan.budget.seconds is not None and not plan.budget.honoured:
-        notes.append(
-            "the code does not read AUTORESEARCH_TRAINING_SECONDS: --training-seconds of `run` will not change it"
-        )
-    if changed:
-        notes.append(
-            f"not looked at: uncommitted changes of {', '.join(changed[:3])}; `run` wants them committed or stashed"
-        )
-    if rules.schema_kind != "protocol":
-        notes.append("a discoveryDraft is not run: `autoresearch init --force` tries it and makes it a protocol")
-    return notes
 
 
 def _next(wanted: Wanted) -> list[str]:

@@ -15,7 +15,7 @@ from agent.errors import AutoresearchError, ExperimentError
 from agent.measure import Bench, execute, last_lines, measure, require_success
 from agent.paths import state_folder
 from agent.protocol import Protocol
-from agent.sandbox import Mode, choose
+from agent.sandbox import Sandbox
 from agent.setup import set_up
 from agent.workspace import Workspace
 
@@ -68,7 +68,7 @@ def lend_small(workspace: Workspace, copy: Path) -> list[str]:
 
 
 def lend_large(workspace: Workspace, copy: Path, names: list[str]) -> None:
-    """Let the copy see the person's own large folders. Only for a run in a sandbox: there they cannot be written to."""
+    """Let the copy see the person's own folders; what a run could spoil only in a sandbox, which keeps it whole."""
     for name in names:
         if not (copy / name).exists():
             (copy / name).symlink_to(workspace.folder / name)
@@ -79,9 +79,9 @@ def prepare(rules: Protocol, copy: Path, say: Callable[[str], None]) -> None:
     set_up(rules, copy, state_folder(copy), say)
 
 
-def attempt(rules: Protocol, copy: Path, budget: float | None, mode: Mode) -> Trial:
+def attempt(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -> Trial:
     """Run the command once. Raises ExperimentError where it fails, AutoresearchError where the loop cannot use it."""
-    with _bench(rules, copy, budget, mode) as bench:
+    with _bench(rules, copy, budget, sandbox) as bench:
         log = state_folder(copy) / "init.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         since = time.time()
@@ -98,9 +98,9 @@ def attempt(rules: Protocol, copy: Path, budget: float | None, mode: Mode) -> Tr
         return Trial(ended.seconds, text, since, _written(bench.workspace, since))
 
 
-def again(rules: Protocol, copy: Path, budget: float | None, mode: Mode) -> float:
+def again(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -> float:
     """The metric of one more run, measured just as the loop will. Raises AutoresearchError where there is none."""
-    with _bench(rules, copy, budget, mode) as bench:
+    with _bench(rules, copy, budget, sandbox) as bench:
         log = state_folder(copy) / "again.log"
         run = measure(bench, log, lambda _: None, _telling(log))
         if run.metric is None:
@@ -116,10 +116,10 @@ def wants_network(error: ExperimentError, copy: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _bench(rules: Protocol, copy: Path, budget: float | None, mode: Mode) -> Iterator[Bench]:
+def _bench(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -> Iterator[Bench]:
     workspace = Workspace(copy, rules)
     try:
-        yield Bench(rules, workspace, budget, choose(mode, rules.environment.constraints))
+        yield Bench(rules, workspace, budget, sandbox)
     finally:
         workspace.close()
 
