@@ -22,6 +22,7 @@ DOWNLOADS = re.compile(
     r"\b(requests\.(get|post)|urlopen|urlretrieve|httpx\.|hf_hub_download|snapshot_download|load_dataset\(|from_pretrained\("
     r"|get_kernel\(|wandb\.init|download=True|boto3|gdown\.)"
 )
+RATIONALE = "They prepare the data or compute the metric: with one of them changed, results would not compare."
 ARCHETYPES = {"training": "pipeline_job", "benchmark": "benchmark_opt", "tests": "build_test"}
 
 
@@ -84,7 +85,7 @@ def content(
     prepared = any("prepare.py" in command for command in setup)
     stop: dict[str, Any] = {"type": "fixed_suite"}
     if budget.seconds is not None:
-        stop = {"type": "wall_clock", "trainingSecondsBudget": budget.seconds}
+        stop = {"type": "wall_clock", "trainingSecondsBudget": _whole(budget.seconds)}
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
         "schemaKind": kind,
@@ -106,12 +107,12 @@ def content(
             "forbiddenGlobs": [*surface.forbidden],
             "allowedKinds": ["code_edit"],
         },
-        "immutableHarness": {"paths": [*surface.harness]},
+        "immutableHarness": {"paths": [*surface.harness], "rationale": RATIONALE} if surface.harness else {},
         "execution": {
             "command": candidate.command,
             "cwd": ".",
             **({"stopCondition": stop} if budget.seconds is not None or candidate.kind != "training" else {}),
-            "hardTimeoutSeconds": limit,
+            "hardTimeoutSeconds": _whole(limit),
             "determinism": {"seedPolicy": "optional"},
         },
         "measurement": {
@@ -131,6 +132,10 @@ def content(
         "safety": {"oomPolicy": "reduce_batch" if candidate.kind == "training" else "fail", "crashStatus": "discard"},
         "agentRules": {"simplicityCriterion": True, "autonomy": {"noAskHumanToContinue": True}},
     }
+
+
+def _whole(seconds: float) -> float:
+    return int(seconds) if seconds == int(seconds) else seconds
 
 
 def secondary(found: list[Found], name: str) -> list[dict[str, Any]]:

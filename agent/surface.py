@@ -62,33 +62,54 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
     tests = [path for path in files if TEST_FILE.search(path) or PurePosixPath(path).parts[0] in TEST_FOLDERS]
     begin = tests if candidate.kind == "tests" else [candidate.script] if candidate.script else []
     read = reached(begin, files)
-    judge = {candidate.script} if candidate.kind == "benchmark" else set()
-    harness = [path for path in read if path != candidate.script and HARNESS.match(PurePosixPath(path).stem.lower())]
-    harness += sorted(path for path in judge if path is not None)
-    fixed = {*harness, *tests, *(path for path in files if CONFIGURATION.match(PurePosixPath(path).name))}
+    configuration = {path for path in files if _configures(PurePosixPath(path))}
+    harness = [] if candidate.kind == "tests" else _harness(candidate, read, files)
+    fixed = {*harness, *tests, *configuration}
     mutable = [path for path in read if path not in fixed]
     why = "what the tests import" if candidate.kind == "tests" else f"what `{candidate.command}` runs and imports"
-    if not mutable and candidate.script in judge and candidate.script is not None:
-        mutable, harness = [candidate.script], [path for path in harness if path != candidate.script]
-        fixed, why = (
-            fixed - {candidate.script},
-            "the benchmark imports no file of this repository, so it is all there is",
-        )
     if not mutable:
-        mutable = [path for path in files if path.endswith(CODE) and path not in fixed]
-        why = "the source files here: which of them the command reads cannot be seen"
+        mutable, named = _unseen(candidate, files, fixed)
+        harness, why = [*harness, *named], "the source files here: which of them the command reads cannot be seen"
+    if not mutable and candidate.script in harness:
+        mutable, harness = [candidate.script], [path for path in harness if path != candidate.script]
+        why = "it reads no other file of this repository, as far as can be seen"
     globs = tuple(wanted) or _collapsed(mutable, fixed)
-    forbidden = {*_collapsed_tests(tests), *(path for path in fixed if path not in (*harness, *tests))}
-    forbidden |= {"uv.lock"} if locks else set()
-    kept = (*_collapsed_tests(tests),) if candidate.kind == "tests" else tuple(sorted(harness))
+    judges = _collapsed_tests(tests) if candidate.kind == "tests" else sorted(harness)
+    forbidden = {*_collapsed_tests(tests), *configuration} | ({"uv.lock"} if locks else set())
     return Surface(
-        globs,
-        tuple(path for path in kept if not _named(path, wanted)),
-        tuple(sorted(path for path in forbidden if not _named(path, wanted))),
-        tuple(read),
-        "you named it (--mutable)" if wanted else why,
-        not harness and candidate.script is not None and any(matches(candidate.script, glob) for glob in globs),
+        mutable=globs,
+        harness=tuple(path for path in judges if not _named(path, wanted)),
+        forbidden=tuple(sorted(path for path in forbidden if not _named(path, wanted))),
+        read=tuple(read),
+        why="you named it (--mutable)" if wanted else why,
+        judged_inside=not judges and any(matches(candidate.script or "", glob) for glob in globs),
     )
+
+
+def _harness(candidate: Candidate, read: list[str], files: Files) -> list[str]:
+    """What prepares data or judges, by its name, with what only that reads; of a benchmark the script itself."""
+    named = [path for path in read if path != candidate.script and HARNESS.match(PurePosixPath(path).stem.lower())]
+    others = {path: text for path, text in files.items() if path not in named}
+    direct = reached([candidate.script] if candidate.script else [], others)
+    judge = [candidate.script] if candidate.kind == "benchmark" and candidate.script else []
+    return [*judge, *(path for path in read if path not in direct)]
+
+
+def _unseen(candidate: Candidate, files: Files, fixed: set[str]) -> tuple[list[str], list[str]]:
+    """The sources that a command may read though nobody can see it: those to change, and those that judge by name.
+
+    What a Python script reads of other Python files is seen.
+    """
+    python = (candidate.script or "").endswith(".py")
+    sources = [path for path in files if path.endswith(CODE) and not (python and path.endswith(".py"))]
+    judges = [path for path in sources if HARNESS.match(PurePosixPath(path).stem.lower())]
+    return [path for path in sources if path not in fixed and path not in judges], judges
+
+
+def _configures(path: PurePosixPath) -> bool:
+    """By its name; in a folder `setup.py` may be a module like any other."""
+    top_only = path.suffix == ".py" and path.name != "conftest.py"
+    return CONFIGURATION.match(path.name) is not None and not (top_only and len(path.parts) > 1)
 
 
 def reached(begin: Iterable[str], files: Files) -> list[str]:

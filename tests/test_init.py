@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,9 +149,31 @@ def test_a_benchmark_that_writes_json(tmp_path: Path, cli: Cli) -> None:
 
 def test_a_benchmark_that_prints_json(tmp_path: Path, cli: Cli) -> None:
     files = {name: (SIEVE / name).read_text() for name in ("bench.py", "sieve.py")}
-    protocol = researched(repository(tmp_path / "sieve", files), cli, tmp_path)
-    assert protocol["measurement"]["primaryMetric"]["extract"]["pointer"] == "/numbers_per_second"
-    assert protocol["measurement"]["primaryMetric"]["direction"] == "maximize"
+    folder = repository(tmp_path / "sieve", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    protocol = load(folder)
+    assert protocol.metric.extract.pointer == "/numbers_per_second" and protocol.metric.direction == "maximize"
+    assert protocol.mutable_surface.allowed_globs == ["sieve.py"] and protocol.immutable_harness.paths == ["bench.py"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_a_repository_without_python(tmp_path: Path, cli: Cli) -> None:
+    files = {
+        "Makefile": "bench:\n\tsh bench.sh $(shell pwd)\n\tsh report.sh\n",
+        "bench.sh": "wc -l < kernel.c > lines\n",
+        "report.sh": "echo build ok; echo elapsed time: $(cat lines).5 s\n",
+        "kernel.c": "int main() {\n}\n",
+        "bench_kernel.c": "",
+    }
+    folder = repository(tmp_path / "c", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    protocol = load(folder)
+    assert protocol.execution.command == "make bench" and protocol.metric.name == "elapsed_time"
+    assert protocol.mutable_surface.allowed_globs == ["kernel.c"]
+    assert protocol.immutable_harness.paths == ["bench_kernel.c"]
+    assert "Makefile" in protocol.mutable_surface.forbidden_globs
 
 
 def test_a_test_suite_with_failures_counts_what_passes(tmp_path: Path, cli: Cli) -> None:
