@@ -6,15 +6,17 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 from agent import trial
 from agent.discover import Files, candidates, is_project, named, printed, prose, uses_uv
 from agent.draft import Outcome, Plan, budget_of, limit_of, network_of, secondary, setup_of
-from agent.errors import AutoresearchError, ExperimentError, PreconditionError
+from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError
 from agent.explain import Because, explain, notes_on
 from agent.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.metrics import extract
@@ -47,6 +49,8 @@ class Wanted:
 
 def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
     """Write protocol.json; returns it with the reason for each field. Raises AutoresearchError with nothing written."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     workspace = Workspace(folder, _everything())
     try:
         _ = workspace.head
@@ -83,6 +87,11 @@ def lines(data: dict[str, Any]) -> list[str]:
         "",
         *data["next"],
     ]
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """On its way out the exception ends the run and removes the copy."""
+    raise Interrupted("stopped: nothing was written", 128 + number)
 
 
 def _plan(folder: Path, files: Files, wanted: Wanted) -> Plan:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from agent.guess import choose, in_json, in_lines, in_output, meaning, pytest_su
 from agent.metrics import extract
 from agent.protocol import Metric, load, require_runnable
 from agent.workspace import Workspace
-from tests.conftest import SIEVE, Cli, git, make_repository, quick_protocol
+from tests.conftest import ROOT, SIEVE, Cli, git, make_repository, quick_protocol
 
 SCORE = "def score(rate, depth):\n    return 1 + (rate - 0.4) ** 2 + 0.01 * (depth - 7) ** 2\n"
 KARPATHY = {
@@ -267,6 +270,23 @@ def test_what_stops_it_is_one_sentence_and_nothing_is_written(
     assert done.returncode == code and words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr.split("error:")[-1]
     assert git(folder, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    script = "import time\nfrom pathlib import Path\nPath('born').write_text('')\nprint('loss: 1')\ntime.sleep(600)\n"
+    folder = repository(tmp_path / "repo", {"train.py": script})
+    (tmp_path / "temporary").mkdir()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")}
+    command = [sys.executable, "-m", "agent", "init"]
+    process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "temporary").glob("*/repo/born")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code and "stopped: nothing was written" in stderr
+    assert list((tmp_path / "temporary").iterdir()) == [] and git(folder, "status", "--porcelain") == ""
 
 
 def test_it_wants_a_repository_with_a_commit(tmp_path: Path, cli: Cli) -> None:
