@@ -83,19 +83,22 @@ def prose(files: Files) -> str:
 
 
 def printed(source: str) -> str:
-    """What a Python file prints, a line a call, with 1.0 for what only a run can tell: `val_bpb: 1.0`."""
+    """What a Python file prints, a line a call, with 1.0 for what only a run can tell: `val_bpb: 1.0`.
+
+    Where that says nothing, the keys of its dictionaries, one of which may become JSON.
+    """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return ""
-    lines = []
+    lines, keys = [], []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) in ("print", "info", "write", "log", "echo"):
             lines.append(" ".join(_shown(argument) for argument in node.args))
         elif isinstance(node, ast.Dict):
-            keys = [k.value for k in node.keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
-            lines += [f"{key}: 1.0" for key in keys]
-    return "\n".join(lines)
+            keys += [f"{k.value}: 1.0" for k in node.keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
+    said = "\n".join(lines)
+    return said if any(found.direction for found in in_lines(said)) else "\n".join([*lines, *keys])
 
 
 def script_of(command: str, files: Files) -> str | None:
@@ -162,7 +165,7 @@ def _of_tests(files: Files, python: str) -> Iterator[Candidate]:
     if tests:
         runner = "uv run" if python == "uv run" else f"{python} -m"
         why = f"there are tests, such as {min(tests, key=lambda path: (path.count('/'), path))}"
-        yield Candidate(f"{runner} pytest -q -p no:cacheprovider", "tests", None, why, 60)
+        yield Candidate(f"{runner} pytest -q --color=no -p no:cacheprovider", "tests", None, why, 60)
 
 
 def _weighed(command: str, files: Files, why: str, bonus: int, name: str = "") -> Iterator[Candidate]:

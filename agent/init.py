@@ -27,6 +27,7 @@ from agent.surface import Surface, surface
 from agent.workspace import Workspace
 
 LONGEST_RUN = 1800.0
+TAIL_LINES = 12  # of a run that failed: its log goes with the copy
 LONGEST_TWICE = 10.0  # seconds of a run that is worth a second one, to see whether the number is the same
 LONGEST_BUDGET = 20.0  # seconds of training that are enough to see the number, where the code takes what it is given
 COUNTS = ("passed", "failed", "errors", "skipped", "total", "seconds")
@@ -186,10 +187,12 @@ def _attempted(
     try:
         ran = trial.attempt(rules, copy, given, _for(plan, sandbox))
     except ExperimentError as error:
-        if plan.network[0] != "full" and trial.wants_network(error, copy):
+        if plan.network[0] != "full" and trial.wants_network(copy):
             say("it wants a network: once more with one")
             open_to_all = dataclasses.replace(plan, network=("full", "without a network the command failed"))
             return _attempted(open_to_all, copy, given, sandbox, say)
+        for line in trial.tail(copy, TAIL_LINES):
+            say(f"  | {line}")
         raise AutoresearchError(
             f"`{plan.candidate.command}` ({plan.candidate.why}) gave no result: {error}. "
             "Mend that, or name another command with --command"

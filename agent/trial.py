@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agent.errors import AutoresearchError, ExperimentError
+from agent.errors import AutoresearchError
 from agent.measure import Bench, execute, last_lines, measure, require_success
 from agent.paths import state_folder
 from agent.protocol import Protocol
@@ -19,6 +19,7 @@ from agent.sandbox import Sandbox
 from agent.setup import set_up
 from agent.workspace import Workspace
 
+LOG = "init.log"
 TOLD_EVERY = 15.0
 # Data that git does not track is copied where it is small; what is larger is linked, which only a sandbox makes safe.
 LARGEST_COPY = 64 * 2**20
@@ -82,7 +83,7 @@ def prepare(rules: Protocol, copy: Path, say: Callable[[str], None]) -> None:
 def attempt(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -> Trial:
     """Run the command once. Raises ExperimentError where it fails, AutoresearchError where the loop cannot use it."""
     with _bench(rules, copy, budget, sandbox) as bench:
-        log = state_folder(copy) / "init.log"
+        log = state_folder(copy) / LOG
         log.parent.mkdir(parents=True, exist_ok=True)
         since = time.time()
         ended = execute(bench, log, None, lambda _: None, _telling(log))
@@ -110,9 +111,14 @@ def again(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -
         return run.metric
 
 
-def wants_network(error: ExperimentError, copy: Path) -> bool:
-    tail = "\n".join([str(error), *last_lines(state_folder(copy) / "init.log", 60)])
-    return any(sign in tail for sign in NO_NETWORK)
+def tail(copy: Path, count: int) -> list[str]:
+    """The last lines of what the command said in `attempt`; they go with the copy."""
+    return last_lines(state_folder(copy) / LOG, count)
+
+
+def wants_network(copy: Path) -> bool:
+    said = "\n".join(tail(copy, 60))
+    return any(sign in said for sign in NO_NETWORK)
 
 
 @contextlib.contextmanager

@@ -182,7 +182,7 @@ def test_a_repository_without_python(tmp_path: Path, cli: Cli) -> None:
 def test_a_test_suite_with_failures_counts_what_passes(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "calc", TESTS)
     protocol = researched(folder, cli, tmp_path)
-    assert protocol["execution"]["command"] == "python -m pytest -q -p no:cacheprovider || [ $? -eq 1 ]"
+    assert protocol["execution"]["command"] == "python -m pytest -q --color=no -p no:cacheprovider || [ $? -eq 1 ]"
     assert protocol["measurement"]["primaryMetric"]["extract"]["count"] == "passed"
     assert protocol["mutableSurface"] == {
         "allowedGlobs": ["calc/__init__.py", "calc/core.py"],
@@ -268,7 +268,7 @@ def test_what_stops_it_is_one_sentence_and_nothing_is_written(
     folder = repository(tmp_path / "repo", files)
     done = cli(folder, "init", *flags)
     assert done.returncode == code and words in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr.split("error:")[-1]
+    assert "Traceback" not in done.stderr.split("error: ")[-1]
     assert git(folder, "status", "--porcelain") == ""
 
 
