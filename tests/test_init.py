@@ -219,7 +219,7 @@ def test_flags_win_over_what_is_found(tmp_path: Path, cli: Cli) -> None:
     assert protocol.metric.name == "gain" and protocol.metric.direction == "maximize"
     assert protocol.mutable_surface.allowed_globs == ["other.py"] and protocol.training_seconds == 7
     assert "does not read AUTORESEARCH_TRAINING_SECONDS" in done.stdout
-    assert cli(folder, "init", *flags, "--force").returncode == 0
+    assert cli(folder, "init", *flags, "--force", "--no-run").returncode == 0
     assert load(folder).mutable_surface.allowed_globs == ["job.py"]
 
 
