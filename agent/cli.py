@@ -204,6 +204,47 @@ def run(
 
 
 @app.command()
+def init(
+    command: Annotated[str | None, typer.Option(metavar="COMMAND", help="What to run, else it is found.")] = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Which number of its output counts.")] = None,
+    direction: Annotated[
+        Literal["minimize", "maximize"] | None, typer.Option(help="Which way is better, else its name says so.")
+    ] = None,
+    mutable: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Files that may change; give it several times.")
+    ] = None,
+    training_seconds: TrainingSeconds = None,
+    sandbox: SandboxMode = "auto",
+    no_run: Annotated[bool, typer.Option("--no-run", help="Try nothing: write a draft to be finished.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing protocol.json.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a protocol.json for the repository here, whatever it is: training, a benchmark, tests.
+
+    Finds the command, runs it in a copy of what is committed, and writes down which number counts, what may change
+    and what must not, each with its reason. Asks nothing.
+
+    Examples:
+
+        autoresearch init
+
+        autoresearch init --command 'python bench.py --json' --metric ops_per_second --mutable 'src/**/*.py'
+    """
+
+    def work() -> int:
+        from agent import init as view
+
+        wanted = view.Wanted(
+            command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
+        )
+        data = view.init(Options.folder, wanted, lambda line: print(line, file=sys.stderr, flush=True))
+        _print(as_json, "init", data, view.lines(data))
+        return 0
+
+    _exit(work, "init", as_json)
+
+
+@app.command()
 def baseline(
     training_seconds: TrainingSeconds = None, setup: Setup = True, sandbox: SandboxMode = "auto", as_json: Json = False
 ) -> None:

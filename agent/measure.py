@@ -71,7 +71,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     ended: runner.Ended | None = None
     given_up: ExperimentError | None = None
     try:
-        ended = _run(bench, log, word if attesting else None, started, tick)
+        ended = execute(bench, log, word if attesting else None, started, tick)
     except ExperimentError as error:
         given_up = error
     finally:
@@ -89,7 +89,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
             assert given_up is not None
             raise given_up
         attest.require_not_void(word)
-        _require_success(ended, text)
+        require_success(ended, text)
         metric = extract(bench.protocol.metric, text, folder, since)
         if attesting:
             name, budget = bench.protocol.metric.name, bench.training_seconds
@@ -104,7 +104,7 @@ def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], 
     return Run(metric=metric, secondary=_secondary(bench, text, folder, since), **around)
 
 
-def _run(
+def execute(
     bench: Bench,
     log: Path,
     word: Path | None,
@@ -163,7 +163,8 @@ def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str], r
     return Violation(f"the run changed {', '.join(unexpected)}: it is void") if unexpected else None
 
 
-def _require_success(ended: runner.Ended, text: str) -> None:
+def require_success(ended: runner.Ended, text: str) -> None:
+    """Raises TimedOut, OutOfMemory or Crashed with what the log's last line says."""
     if ended.stopped is not None:
         raise TimedOut(ended.stopped)
     if ended.returncode:

@@ -37,8 +37,10 @@ def _regex(metric: Metric, log: str) -> float:
     for match in re.finditer(metric.extract.pattern or "", log, re.MULTILINE):
         line_end = log.find("\n", match.end(1))
         rest = log[match.end(1) : line_end if line_end >= 0 else len(log)]
-        # A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds.
-        if rest.strip():
+        # A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds, unless the
+        # pattern itself goes on to the line's end and the number does not.
+        spelled_out = match.end() >= match.end(1) + len(rest) and not re.match(r"[\w.,+-]*\d", rest)
+        if rest.strip() and not spelled_out:
             raise NoMetric(f"{metric.name} is followed by {rest.strip()[:40]!r} on its line, so it is no plain number")
         values.add(match.group(1))
     if not values:
@@ -49,7 +51,7 @@ def _regex(metric: Metric, log: str) -> float:
 
 
 def _json_pointer(metric: Metric, log: str) -> float:
-    value = _last_json(metric, log)
+    value = last_json(metric.name, log)
     for part in (metric.extract.pointer or "").split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         try:
@@ -59,14 +61,15 @@ def _json_pointer(metric: Metric, log: str) -> float:
     return _number(metric, value)
 
 
-def _last_json(metric: Metric, log: str) -> Any:
+def last_json(name: str, log: str) -> Any:
+    """The JSON that `log` is, or that its last line with some holds. Raises NoMetric where there is none."""
     for text in (log, *reversed(log.splitlines())):
         if text.lstrip()[:1] in ("{", "["):
             try:
                 return json.loads(text)
             except ValueError:
                 continue
-    raise NoMetric(f"there is no JSON to read {metric.name} from")
+    raise NoMetric(f"there is no JSON to read {name} from")
 
 
 def _junit(metric: Metric, log: str) -> float:

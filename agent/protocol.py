@@ -147,7 +147,9 @@ class Extract(Model):
     kind: Literal["regex", "json_pointer", "junit", "pytest_summary", "custom"] = enforced(
         "how the number is found; custom is refused: print a line and use regex"
     )
-    pattern: str | None = enforced("regex: the number is group 1, alone on the rest of its line", default=None)
+    pattern: str | None = enforced(
+        "regex: the number is group 1; it ends its line, or the pattern goes on to the line's end", default=None
+    )
     pointer: str | None = enforced("json_pointer: RFC 6901, into `path` or the log's last JSON line", default=None)
     path: str | None = enforced("json_pointer, junit: the file the command writes", default=None)
     count: Literal["passed", "failed", "errors", "skipped", "total", "seconds"] = enforced(

@@ -129,6 +129,22 @@ class Workspace:
             self._git("checkout-index", "--all", f"--prefix={folder}/", env=index)
         return folder / self._prefix
 
+    def copy(self, folder: Path) -> Path:
+        """Like `export`, with a repository and one commit of its own. Returns the workspace there."""
+        inside = self.export(folder)
+        for args in (
+            ("init", "--quiet"),
+            ("add", "--all", "--force"),
+            ("commit", "--quiet", "--allow-empty", "-m", "copy"),
+        ):
+            self._git("-C", str(folder), "-c", "commit.gpgsign=false", *args)
+        return inside
+
+    def untracked(self) -> list[str]:
+        """Files and folders of the workspace that git does not track, ignored ones too."""
+        names = self._git("ls-files", "-z", "--others", "--directory", "--", str(self.folder)).split("\0")
+        return [str(PurePosixPath(name).relative_to(self._prefix)) for name in names if name]
+
     def short(self, commit: str) -> str:
         """Seven characters, or as many more as tell it apart. Remembered: every row is written again with each."""
         if commit not in self._short:

@@ -13,6 +13,7 @@ from tests.conftest import ROOT, Cli
 COMMANDS = [
     [],
     ["run"],
+    ["init"],
     ["baseline"],
     ["status"],
     ["stop"],

@@ -34,6 +34,15 @@ def test_a_number_that_is_not_the_whole_rest_of_its_line_is_none(line: str) -> N
         extract(BPB, f"val_bpb: {line}\n")
 
 
+def test_a_pattern_that_goes_on_to_the_lines_end_says_what_may_follow() -> None:
+    loss = metric(kind="regex", pattern=r"loss: ([0-9.]+)[^\n]*$")
+    assert extract(loss, "loss: 1.5, acc: 0.5\n") == 1.5
+    assert extract(loss, "loss: 1.5s (best of 3)\n") == 1.5
+    for line in ("1.2e-3", "1.5,6", "1.5x10"):
+        with pytest.raises(NoMetric):
+            extract(loss, f"loss: {line} ms\n")
+
+
 @pytest.mark.parametrize("log", ["", "val_bpb: nan\n", "val_bpb: inf\n", "loss: 1.0\n", "the val_bpb: 1.0\n"])
 def test_no_metric(log: str) -> None:
     with pytest.raises(NoMetric):

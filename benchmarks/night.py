@@ -1,0 +1,245 @@
+"""Honest gain per hour of real training: this program against the classic loop with random search and with TPE.
+
+    uv run python -m benchmarks.night --out DIR [--experiments 40] [--seconds 10] [--sessions 2]
+
+DIR is an empty folder outside of any repository; run the same command again and it goes on where it was cut off.
+Nothing else may run meanwhile: budgets are wall clock. Every session has the machine time of `--experiments` runs of
+the untouched recipe; sessions take turns in slices, forwards and backwards, so that a slow hour hits all alike. At the
+end the baseline and every session's best are trained afresh, in turn, five times each: the gain is the difference of
+those means. The classic loop keeps whatever looks better once; its proposers draw the whole space, as Optuna's samplers do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from agent.experiment import Experiment, Proposal, Value, digest
+from agent.interrupts import Interrupts
+from agent.journal import Journal, read
+from agent.judging import Rules
+from agent.launch import guarded, open_bench
+from agent.limits import Limits
+from agent.paths import journal_path
+from agent.proposers.base import Context, Exhausted, Proposer
+from agent.proposers.search import SearchProposer
+from agent.proposers.space import space_of
+from agent.session import Session
+from agent.state import State, replay
+from agent.verdict import Kind
+from agent.views.plain import show
+from benchmarks.search import decoded, distribution, encoded
+
+ROOT = Path(__file__).parents[1]
+FRESH_RUNS = 5
+SLICES = 3
+DRAWS = 300
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    verdict: Kind
+    sampler: Literal["search", "random", "tpe"]
+
+
+ARMS = (Arm("ours", "confirm", "search"), Arm("random", "greedy", "random"), Arm("tpe", "greedy", "tpe"))
+
+
+class Sampled:
+    """Optuna's sampler over the whole space, told every result; a failure is told as one."""
+
+    def __init__(self, sampler: str, seed: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self._seed = sampler, seed
+        self._told: list[Experiment] = []
+
+    def tell(self, experiment: Experiment) -> None:
+        self._told.append(experiment)
+
+    def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
+        return None
+
+    def ask(self, context: Context) -> Proposal:
+        import optuna
+
+        space = space_of(context.files, context.constants)
+        distributions = {d.key: distribution(d) for d in space.dimensions}
+        made = optuna.samplers.RandomSampler if self.name == "random" else optuna.samplers.TPESampler
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sampler = made(seed=1000 * self._seed + context.number)
+            study = optuna.create_study(direction=context.direction, sampler=sampler)
+            for experiment in self._told:
+                params = {d.key: encoded(d, experiment.parameters[d.key]) for d in space.dimensions}
+                failed = optuna.trial.TrialState.FAIL if experiment.metric is None else None
+                study.add_trial(
+                    optuna.create_trial(
+                        params=params, distributions=distributions, value=experiment.metric, state=failed
+                    )
+                )
+            seen = {experiment.digest for experiment in context.history}
+            for _ in range(DRAWS):
+                params = study.ask(distributions).params
+                values: dict[str, Value] = {d.key: decoded(d, params[d.key]) for d in space.dimensions}
+                texts = space.apply(values)
+                if texts and not space.refuses(values) and digest({**context.files, **texts}) not in seen:
+                    return Proposal(texts, f"{self.name} draw", "", {**space.values(), **values})
+        raise Exhausted("nothing new was drawn")
+
+
+def proposer(arm: Arm, seed: int) -> Proposer:
+    return SearchProposer() if arm.sampler == "search" else Sampled(arm.sampler, seed)
+
+
+def clone(out: Path, name: str) -> Path:
+    folder = out / name
+    if not folder.exists():
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+        subprocess.run(["git", "-C", str(folder), "checkout", "--quiet", "-B", "main"], check=True)
+        subprocess.run(["uv", "sync", "--quiet"], cwd=folder, check=True)
+    return folder
+
+
+def state_of(folder: Path) -> State:
+    return replay(read(journal_path(folder, "t")))
+
+
+def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> None:
+    """Go on with a session for about so many seconds: the experiment under way then is finished."""
+    with open_bench(folder, "t", training, "auto") as bench:
+        journal = Journal(journal_path(folder, "t"), [show])
+        session = Session(
+            tag="t",
+            seed=seed,
+            bench=bench,
+            journal=journal,
+            proposer=proposer(arm, seed),
+            wanted=Limits(seconds=seconds),
+            interrupts=Interrupts(),
+            rules=Rules(arm.verdict, None, True),
+            baseline_runs=2 if arm.verdict == "confirm" else 1,
+            prune=arm.verdict == "confirm",
+        )
+        guarded(session)
+
+
+def train(folder: Path, text: str, training: float) -> tuple[float, int]:
+    """val_bpb and steps of one fresh run of a `train.py`."""
+    (folder / "train.py").write_text(text)
+    done = subprocess.run(
+        ["uv", "run", "--no-sync", "train.py"],
+        cwd=folder,
+        env={**os.environ, "AUTORESEARCH_TRAINING_SECONDS": f"{training:g}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {line.split(":")[0]: line.split(":")[1].strip() for line in done.stdout.splitlines() if ":" in line}
+    return float(found["val_bpb"]), int(found["num_steps"])
+
+
+def best_text(folder: Path, commit: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), "show", f"{commit}:train.py"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def fresh(out: Path, names: Sequence[str], training: float) -> dict[str, list[float]]:
+    """FRESH_RUNS of the baseline and of every session's best, in turn; kept in DIR/fresh.jsonl."""
+    record = out / "fresh.jsonl"
+    done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    bench = clone(out, "fresh")
+    texts = {"baseline": (ROOT / "train.py").read_text()}
+    for name in names:
+        incumbent = state_of(out / name).incumbent
+        assert incumbent is not None
+        texts[name] = best_text(out / name, incumbent.commit)
+    for number in range(FRESH_RUNS):
+        for name, text in texts.items():
+            if not any(each["name"] == name and each["run"] == number for each in done):
+                value, steps = train(bench, text, training)
+                done.append({"name": name, "run": number, "val_bpb": value, "steps": steps})
+                print(f"fresh {name} {number}: {value:.6f} ({steps} steps)", flush=True)
+                with record.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+    return {name: [each["val_bpb"] for each in done if each["name"] == name] for name in texts}
+
+
+def machine_seconds(out: Path, experiments: int, training: float) -> float:
+    """What so many runs of the untouched recipe take, the loop's own work left out; measured once."""
+    record = out / "budget.json"
+    if not record.exists():
+        folder, took = clone(out, "fresh"), []
+        for _ in range(2):
+            began = time.monotonic()
+            train(folder, (ROOT / "train.py").read_text(), training)
+            took.append(time.monotonic() - began)
+        record.write_text(json.dumps({"seconds": experiments * statistics.mean(took)}))
+    seconds: float = json.loads(record.read_text())["seconds"]
+    return seconds
+
+
+def table(out: Path, jobs: Sequence[tuple[str, Arm, int]], values: Mapping[str, Sequence[float]]) -> None:
+    base = values["baseline"]
+    print(f"\nbaseline, {len(base)} fresh runs: {statistics.mean(base):.4f} (sd {statistics.stdev(base):.4f})\n")
+    print(
+        "| session | experiments | runs | kept | minutes | apparent gain | honest gain | its standard error | an hour |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    rates: dict[str, list[float]] = {}
+    for name, arm, _ in jobs:
+        state, own = state_of(out / name), values[name]
+        assert state.baseline and state.incumbent and state.baseline.metric and state.incumbent.metric
+        runs = sum(len(e.runs) + len(e.fresh) for e in state.experiments)
+        kept = sum(e.verdict.status == "keep" for e in state.experiments[1:])
+        gained = statistics.mean(base) - statistics.mean(own)
+        error = (statistics.variance(base) / len(base) + statistics.variance(own) / len(own)) ** 0.5
+        rate = gained / (state.seconds / 3600)
+        rates.setdefault(arm.name, []).append(rate)
+        print(
+            f"| {name} | {len(state.experiments) - 1} | {runs} | {kept} | {state.seconds / 60:.1f} | "
+            f"{state.baseline.metric - state.incumbent.metric:.4f} | {gained:.4f} | {error:.4f} | {rate:.3f} |"
+        )
+    means = {name: statistics.mean(rate) for name, rate in rates.items()}
+    print("\nhonest gain an hour: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
+    others = max(mean for name, mean in means.items() if name != "ours")
+    print(f"ours against the best other: {means['ours'] / others:.2f}" if others > 0 else "no other gained anything")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Honest gain per hour of real training.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--experiments", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--sessions", type=int, default=2)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out.resolve()
+    jobs = [(f"{arm.name}-{seed}", arm, seed) for seed in range(options.sessions) for arm in ARMS]
+    for name, _, _ in jobs:
+        clone(out, name)
+    budget = machine_seconds(out, options.experiments, options.seconds)
+    print(f"{budget / 60:.1f} minutes a session", flush=True)
+    for part in range(1, SLICES + 1):
+        for name, arm, seed in jobs if part % 2 else jobs[::-1]:
+            left = budget * part / SLICES - state_of(out / name).seconds
+            if left > 0:
+                print(f"== {name}, slice {part}", flush=True)
+                work(out / name, arm, seed, options.seconds, left)
+    table(out, jobs, fresh(out, [name for name, _, _ in jobs], options.seconds))
+
+
+if __name__ == "__main__":
+    main()
