@@ -136,19 +136,17 @@ def evidence_words(number: int, evidence: Evidence | None) -> str:
     if evidence is None:
         return "provisional: one run each"
     runs = f"{evidence.runs} {'run' if evidence.runs == 1 else 'runs'} against {evidence.incumbent_runs}"
-    if evidence.noise > 0:
-        runs += f", {evidence.sigmas:.1f} sigma"
+    runs += f", {evidence.sigmas:.1f} sigma" if evidence.noise > 0 else ", and equal programs give equal numbers"
     match evidence.how:
         case "confirmed":
-            return (
-                f"confirmed: {runs}" if evidence.noise > 0 else f"confirmed: {runs}, equal programs give equal numbers"
-            )
+            return f"confirmed: {runs}"
         case "simplification":
             return f"confirmed as a simplification that loses nothing: {runs}"
         case "repeat":
             return "a repeat of a program already measured"
-        case how:
-            return f"provisional, {how}: {runs}"
+        case "greedy":
+            return f"provisional, any gain was enough: {runs}"
+    return f"provisional: {runs}"
 
 
 def _noise(state: State) -> float | None:
@@ -167,7 +165,7 @@ def _confirmation(state: State) -> dict[str, Any] | None:
     sign = -1 if state.session["direction"] == "minimize" else 1
     low, high = found.get("low"), found.get("high")
     ends = [means["a"] + sign * end for end in (low, high)] if low is not None and high is not None else None
-    number = next((e.number for e in state.experiments if e.commit == found.get("b")), None)
+    number = next((e.number for e in reversed(state.experiments) if e.commit == found.get("b")), None)
     return {
         "number": number,
         "current": number == best.number,

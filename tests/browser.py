@@ -56,9 +56,8 @@ class Page:
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Show a file, and forget what an earlier one logged and asked for."""
         phone = width < 600
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
         self.console, self.requests, self._loaded = [], [], False

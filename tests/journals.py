@@ -24,13 +24,20 @@ class Writer:
 
 
 def write_long_journal(
-    path: Path, tag: str, count: int, base: str, best: str, direction: str = "minimize", confirmed: bool = True
+    path: Path,
+    tag: str,
+    count: int,
+    base: str,
+    best: str,
+    direction: str = "minimize",
+    confirmed: bool = True,
+    seed: int = 7,
 ) -> None:
     """`count` experiments after the baseline: keeps, crashes, pruned runs, values far off, interruptions, a comparison.
 
     base, best: commits, of the baseline and of every kept experiment.
     """
-    chance, write, noise = random.Random(7), Writer(), 0.0012
+    chance, write, noise = random.Random(seed), Writer(), 0.0012
     sign = 1 if direction == "minimize" else -1
     write(
         "session",

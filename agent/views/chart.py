@@ -12,7 +12,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from agent.views.scale import Axis, Box, interesting, place, shortened, ticks, width, written
+from agent.views.scale import Axis, Box, Crowd, interesting, place, shortened, ticks, width, written
 
 Session = Mapping[str, Any]
 PAPER, INK, FAINT, LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
@@ -56,7 +56,7 @@ class Frame:
         return 5.4 * self.size
 
 
-WIDE = Frame(1040, 500, 12, 40, 44)
+WIDE = Frame(1040, 500, 12, 24, 44)
 NARROW = Frame(380, 400, 11, 8, 20)
 
 
@@ -75,7 +75,7 @@ def png(svg: str) -> bytes:
 
 def progress(session: Session, frame: Frame = WIDE) -> str:
     """One session: a point an experiment, the running best, the noise around it, what was measured again."""
-    rows, down = session["rows"], session["direction"] == "minimize"
+    rows = session["rows"]
     best = [row for row in rows if row["status"] == "keep" and row["metric"] is not None]
     again = session["confirmation"]
     noise = session["noise"] or 0.0
@@ -96,8 +96,7 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     kept = [_point(row, x, y, bottom) for row in rows if _kind(row) in ("kept", "provisional")]
     parts = [head, _axes(x, y, plot, frame, crashes="crash" in kinds)]
     parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, GREEN, "")]
-    parts += [*kept, _again(again, y, right + 18) if again else ""]
-    parts.append(_labels([*_wanted(best, down, frame)], x, y, plot, frame, 1 if down else -1))
+    parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]
     return _svg(parts, frame, _title(session), _described(session, len(far)))
 
 
@@ -245,28 +244,33 @@ def _again(again: Mapping[str, Any], y: Axis, x: float) -> str:
 
 def _wanted(best: Sequence[Mapping[str, Any]], down: bool, frame: Frame) -> list[tuple[Mapping[str, Any], str]]:
     """The kept ones and their labels, those that gained most first: where room is short they are the ones to name."""
-    gains = {
-        row["number"]: (before["metric"] - row["metric"]) * (1 if down else -1)
-        for before, row in pairwise(best)
-    }
+    gains = {row["number"]: (before["metric"] - row["metric"]) * (1 if down else -1) for before, row in pairwise(best)}
     by_gain = sorted(best[1:], key=lambda row: -gains[row["number"]])
     named = [*best[-1:], *(row for row in by_gain if row is not best[-1])][: frame.labels] if len(best) > 1 else []
     return [(row, shortened(f"#{row['number']} {row['description']}", frame.longest)) for row in (*named, *best[:1])]
 
 
-def _labels(
-    wanted: Sequence[tuple[Mapping[str, Any], str]], x: Axis, y: Axis, plot: Box, frame: Frame, towards: int
-) -> str:
-    size = frame.size - 1
-    taken = [Box(x(r["number"]) - 6, y(r["metric"]) - 6, x(r["number"]) + 6, y(r["metric"]) + 6) for r, _ in wanted]
-    found = []
-    for row, text in wanted:
-        placed = place(x(row["number"]), y(row["metric"]), text, size, plot, taken, towards)
-        if placed:
-            anchor, baseline, box = placed
-            at = x(row["number"]) + (-9 if anchor == "end" else 9)
-            found.append(_text(at, baseline, escape(text), size, INK, "label", anchor))
-            taken.append(box)
+def _labels(session: Session, best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, frame: Frame) -> str:
+    """The descriptions of what was kept, where they cover least; a thin line leads to those that stand away."""
+    points = [(x(row["number"]), y(value)) for row in session["rows"] if (value := _value(row)) is not None]
+    steps = [x(row["number"]) for row in best] + [plot.right]
+    for row, (start, end) in zip(best, pairwise(steps), strict=True):
+        points += [(start + 5 * i, y(row["metric"])) for i in range(int((end - start) / 5) + 1)]
+    for before, row in pairwise(best):
+        top, bottom = sorted((y(before["metric"]), y(row["metric"])))
+        points += [(x(row["number"]), top + 5 * i) for i in range(int((bottom - top) / 5) + 1)]
+    crowd, size, found = Crowd(points), frame.size - 1, []
+    for row, text in _wanted(best, session["direction"] == "minimize", frame):
+        at, level = x(row["number"]), y(row["metric"])
+        label = place(at, level, text, size, plot, crowd)
+        if label is None:
+            continue
+        crowd.take(label)
+        if label.lead:
+            edge = label.lead.bottom if label.y > level else label.lead.top
+            path = f"M{at:.1f} {level:.1f}L{label.x:.1f} {edge:.1f}"
+            found.append(f'<path class="lead" d="{path}" stroke="{FAINT}" stroke-width="0.7" fill="none"/>')
+        found.append(_text(label.x, label.y, escape(text), size, INK, "label", label.anchor))
     return "".join(found)
 
 
@@ -300,7 +304,7 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
         long = 26 + width(words, frame.size - 1)
         if x + long > frame.width - 8 and x > frame.left:
             x, top = frame.left, top + line
-        parts.append(_sign(kind, x + 9, top + line / 2))
+        parts.append(f'<g class="{kind}">{_sign(kind, x + 9, top + line / 2)}</g>')
         parts.append(_text(x + 23, top + line / 2 + 0.33 * frame.size, words, frame.size - 1, FAINT, "tick"))
         x += long + 12
     return "".join(parts), top + (line + 10 if legend else 12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -37,6 +37,7 @@ CONDITIONS = {
     "training_seconds": "training, s a run",
     "protocol": "protocol",
 }
+MOST_KEPT = 20  # that are shown at once, those that gained most
 OPEN_UP_TO = 60  # a table of more rows is folded at first
 
 
@@ -73,11 +74,18 @@ def _template() -> jinja2.Template:
         "progress": lambda session, frame: Markup(chart.progress(session, frame)),
         "compare": lambda sessions, frame: Markup(chart.compare(sessions, frame)),
         "far": _far,
+        "foremost": _foremost,
         "wide": chart.WIDE,
         "narrow": chart.NARROW,
         "diff_rows": lambda each: list(sidebyside.rows(each["before"] or "", each["after"] or "")),
     }
     return page.get_template("report.html")
+
+
+def _foremost(kept: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that gained most, in the order in which they came."""
+    by_effect = sorted(kept, key=lambda row: row["effect"] or 0.0, reverse=True)
+    return sorted(by_effect[:MOST_KEPT], key=lambda row: row["number"])
 
 
 def _far(session: Mapping[str, Any]) -> str:

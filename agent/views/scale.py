@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 CHARACTER = 0.56  # the width of an average letter, as a part of the font size
 FIRST_STEPS = 1 / 6  # first steps that are longer than all others by this much are not what a person wants to see
+GAP = 9  # pixels between a point and its label
+SHIFTS = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # lines by which a label may stand away
+COVERED, TOO_MUCH = 2.0, 9.0
 WORSE, BETTER = 0.6, 0.2  # room beyond the running best, as a part of its range
 
 
@@ -88,23 +92,50 @@ def shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
-def place(
-    x: float, y: float, text: str, size: float, inside: Box, taken: Sequence[Box], towards: int
-) -> tuple[str, float, Box] | None:
-    """Room for a label near a point: its text-anchor, its y and its box; None where there is none.
+@dataclass(frozen=True)
+class Label:
+    """A text with its anchor and baseline. lead: the box of the thin line that leads to it where it stands away."""
 
-    Left of a new best nothing is drawn at its height, so that side is tried first, then away from the curve:
-    towards is 1 where better is down, else -1.
-    """
-    long = width(text, size)
-    for shift in (0.0, 1.0, 2.0, 3.0, 4.0, -1.0):
-        middle = y + towards * shift * (size + 2)
-        top, bottom = middle - size / 2 - 1, middle + size / 2 + 1
-        for anchor, left in (("end", x - 9 - long), ("start", x + 9)):
-            box = Box(left, top, left + long, bottom)
-            if inside.holds(box) and not any(box.meets(other) for other in taken):
-                return anchor, middle + 0.35 * size, box
-    return None
+    text: str
+    anchor: str
+    x: float
+    y: float
+    box: Box
+    lead: Box | None
+
+
+class Crowd:
+    """What labels should not cover: points may be covered where nothing better is free, other labels never."""
+
+    def __init__(self, points: Sequence[tuple[float, float]]) -> None:
+        self._points = sorted(points)
+        self._labels: list[Box] = []
+
+    def take(self, label: Label) -> None:
+        self._labels += [label.box, *([label.lead] if label.lead else [])]
+
+    def cost(self, box: Box, lead: Box | None) -> float:
+        if any(box.meets(other) or (lead is not None and lead.meets(other)) for other in self._labels):
+            return math.inf
+        first = bisect_left(self._points, (box.left - 3, -math.inf))
+        last = bisect_right(self._points, (box.right + 3, math.inf))
+        return COVERED * sum(box.top - 2 < y < box.bottom + 2 for _, y in self._points[first:last])
+
+
+def place(x: float, y: float, text: str, size: float, inside: Box, crowd: Crowd) -> Label | None:
+    """The spot near a point where a label covers least; None where all would cover too much."""
+    long, found, least = width(text, size), None, TOO_MUCH
+    for shift in SHIFTS:
+        middle = y + shift * (size + 3)
+        for anchor, left in (("end", x - GAP - long), ("start", x + GAP)):
+            box = Box(left, middle - size / 2 - 1, left + long, middle + size / 2 + 1)
+            at = left + long if anchor == "end" else left
+            edge = box.top if shift > 0 else box.bottom
+            lead = Box(min(x, at), min(y, edge), max(x, at), max(y, edge)) if shift else None
+            cost = abs(shift) + crowd.cost(box, lead) if inside.holds(box) else math.inf
+            if cost < least:
+                found, least = Label(text, anchor, at, middle + 0.35 * size, box, lead), cost
+    return found
 
 
 def _span(values: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 AROUND = 3
 ALIKE = 0.4  # lines less alike than this are shown as wholly removed and wholly new
+LONGEST_BLOCK = 60  # lines changed in a row, up to which it is worth finding out which line became which
 
 Piece = tuple[str, bool]  # a part of a line, and whether it differs from the other side
 
@@ -43,24 +44,40 @@ def rows(before: str, after: str) -> Iterator[Row]:
 
 
 def _changed(old: Sequence[str], new: Sequence[str], left: range, right: range) -> Iterator[Row]:
-    """Line by line where both sides have one that is alike, else what went and then what came."""
-    for index in range(max(len(left), len(right))):
-        i = left[index] if index < len(left) else None
-        j = right[index] if index < len(right) else None
-        if i is None and j is not None:
+    """Lines that are alike in one row, else what went and what came."""
+    for i, j in _pairs(old, new, left, right):
+        if j is None:
+            yield Row("removed", None if i is None else _whole(old, i))
+        elif i is None:
             yield Row("added", None, _whole(new, j))
-        elif j is None and i is not None:
-            yield Row("removed", _whole(old, i))
-        elif i is not None and j is not None:
+        else:
             yield Row("changed", *_marked(old[i], new[j], i + 1, j + 1))
+
+
+def _pairs(old: Sequence[str], new: Sequence[str], left: range, right: range) -> list[tuple[int | None, int | None]]:
+    """Which line became which: ndiff puts a line next to what it became."""
+    if max(len(left), len(right)) > LONGEST_BLOCK:
+        return [*((i, None) for i in left), *((None, j) for j in right)]
+    found: list[tuple[int | None, int | None]] = []
+    before, after = iter(left), iter(right)
+    for line in difflib.ndiff([old[i] for i in left], [new[j] for j in right]):
+        if line[0] == "-":
+            found.append((next(before), None))
+        elif line[0] == "+":
+            j = next(after)
+            i = found[-1][0] if found and found[-1][1] is None else None
+            if i is not None and difflib.SequenceMatcher(None, old[i], new[j]).ratio() >= ALIKE:
+                found[-1] = (i, j)
+            else:
+                found.append((None, j))
+        elif line[0] == " ":
+            found.append((next(before), next(after)))
+    return found
 
 
 def _marked(old: str, new: str, i: int, j: int) -> tuple[Line, Line]:
     a, b = (re.findall(r"\w+|\s+|.", text) for text in (old, new))
-    matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
-    if matcher.ratio() < ALIKE:
-        return Line(i, ((old, True),)), Line(j, ((new, True),))
-    codes = matcher.get_opcodes()
+    codes = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     left = tuple(("".join(a[s:e]), kind != "equal") for kind, s, e, _, _ in codes if s < e)
     right = tuple(("".join(b[s:e]), kind != "equal") for kind, _, _, s, e in codes if s < e)
     return Line(i, left), Line(j, right)
