@@ -288,6 +288,50 @@ def status(
 
 
 @app.command()
+def report(
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="The session; several times to compare. Without it the one last worked on."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; else .autoresearch/sessions/TAG/report.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what the page shows as one JSON object, and write nothing.")
+    ] = False,
+) -> None:
+    """Write the morning report: index.html, one page that needs no network, and its chart as SVG and PNG.
+
+    Examples:
+
+        autoresearch report --open
+
+        autoresearch report --tag mar5 --tag mar6 --out compared
+    """
+
+    def work() -> int:
+        from agent import protocol
+        from agent import report as view
+        from agent.workspace import Workspace
+
+        workspace = Workspace(Options.folder, protocol.load(Options.folder))
+        try:
+            if as_json:
+                _print(True, "report", view.gather(workspace, tag or []), [])
+                return 0
+            paths = view.write_report(workspace, tag or [], out)
+        finally:
+            workspace.close()
+        print("\n".join(map(str, paths)))
+        if open_it and typer.launch(paths[0].resolve().as_uri()) != 0:
+            print(f"no browser could be started: open {paths[0]} yourself", file=sys.stderr)
+        return 0
+
+    _exit(work, "report", as_json)
+
+
+@app.command()
 def stop() -> None:
     """Ask the running loop to finish its experiment and end."""
 

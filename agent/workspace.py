@@ -56,6 +56,11 @@ class Workspace:
     # What there is
 
     @property
+    def prefix(self) -> str:
+        """Where the workspace lies in its repository: `.` at the top."""
+        return str(self._prefix)
+
+    @property
     def head(self) -> str:
         try:
             return self._git("rev-parse", "--verify", "HEAD")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.experiment import Experiment
+from agent.ideas import change_of, ideas_of, incumbent_before
 from agent.proposers.base import Context
 from agent.proposers.notes import plain
 from agent.state import gain
@@ -121,24 +122,13 @@ def _curve(log: str) -> list[str]:
 
 def _line(context: Context, experiment: Experiment) -> str:
     """`#12 discard +0.0031 by search: MATRIX_LR 0.04 -> 0.05`: the change is against the incumbent of that time."""
-    change = _change(context.history, experiment)
+    change = change_of(context.history, experiment)
     shown = f"{change:+.5f}" if change is not None else "-"
     reason = f" [{experiment.verdict.reason}]" if experiment.metric is None else ""
     what = f"{experiment.description}{reason}".replace("\n", " ")
     return plain(f"#{experiment.number} {experiment.verdict.status} {shown} by {experiment.proposer}: {what}")[
         :LONGEST_LINE
     ]
-
-
-def _change(history: Sequence[Experiment], experiment: Experiment) -> float | None:
-    before = _incumbent_before(history, experiment.number)
-    if experiment.metric is None or before is None or before.metric is None:
-        return None
-    return experiment.metric - before.metric
-
-
-def _incumbent_before(history: Sequence[Experiment], number: int) -> Experiment | None:
-    return next((e for e in reversed(history[:number]) if e.verdict.status == "keep"), None)
 
 
 def _near_misses(context: Context) -> list[str]:
@@ -159,12 +149,12 @@ def _by_idea(context: Context) -> list[str]:
     """A line an idea: what was moved, how often, what came of it; the most promising first."""
     groups: dict[str, list[Experiment]] = defaultdict(list)
     for experiment in context.history[1:]:
-        for idea in _ideas(context.history, experiment):
+        for idea in ideas_of(context.history, experiment):
             groups[idea].append(experiment)
     lines = []
     for idea, members in groups.items():
         gains = sorted(
-            -gain(0.0, c, context.direction) for e in members if (c := _change(context.history, e)) is not None
+            -gain(0.0, c, context.direction) for e in members if (c := change_of(context.history, e)) is not None
         )
         kept, crashed = (sum(e.verdict.status == status for e in members) for status in ("keep", "crash"))
         # Signs as a person reads them: of the metric itself.
@@ -175,27 +165,12 @@ def _by_idea(context: Context) -> list[str]:
     return [line for _, line in sorted(lines, key=lambda each: each[0])][:IDEAS]
 
 
-def _ideas(history: Sequence[Experiment], experiment: Experiment) -> list[str]:
-    """The constants that it moved and in which direction, or the first words of its description."""
-    before = _incumbent_before(history, experiment.number)
-    found = []
-    for name, value in experiment.parameters.items():
-        old = before.parameters.get(name) if before else None
-        if old is None or old == value:
-            continue
-        if isinstance(value, int | float) and isinstance(old, int | float):
-            found.append(f"{name} {'up' if value > old else 'down'}")
-        else:
-            found.append(f"{name} changed")
-    return found or [" ".join(experiment.description.split()[:5])]
-
-
 def _predictions(context: Context) -> list[str]:
     """What models expected against what came."""
     measured = [
         (e, e.expected, change)
         for e in context.history[1:]
-        if e.expected is not None and (change := _change(context.history, e)) is not None
+        if e.expected is not None and (change := change_of(context.history, e)) is not None
     ]
     right = sum(expected * change > 0 for _, expected, change in measured)
     lines = [
@@ -210,7 +185,7 @@ def _diffs(context: Context) -> list[str]:
     lines: list[str] = []
     failed = [e for e in reversed(context.history[1:]) if e.verdict.status != "keep" and e.proposer != "search"]
     for experiment in failed[:DIFFS]:
-        before = _incumbent_before(context.history, experiment.number)
+        before = incumbent_before(context.history, experiment.number)
         diff = difference(context.texts(before), context.texts(experiment)) if before is not None else ""
         if diff:
             lines += [f"#{experiment.number} {experiment.verdict.status}: {plain(experiment.description)}", diff]

@@ -1,0 +1,253 @@
+"""The morning report: what the journal and git know about sessions, as plain data, and the files made of it."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from agent import protocol
+from agent.errors import PreconditionError, UsageError
+from agent.experiment import Evidence, Experiment
+from agent.fingerprint import differences
+from agent.ideas import change_of, ideas_of
+from agent.journal import read
+from agent.paths import find_session, journal_path, state_folder
+from agent.protocol import Protocol
+from agent.state import State, gain, replay
+from agent.summary import summarize
+from agent.timespent import time_spent
+from agent.workspace import Workspace
+
+
+def write_report(workspace: Workspace, tags: Sequence[str], out: Path | None = None) -> list[Path]:
+    """Write the page and the chart on its own, as SVG and PNG. Returns the three paths, the page first.
+
+    Without `out` beside the session's journal, or in `.autoresearch/report` for several. Without tags the session last
+    worked on. Raises PreconditionError where there is no such session, UsageError where two do not compare.
+    """
+    from agent.views import chart, page
+
+    data = gather(workspace, tags)
+    folder = out or _folder(workspace, [session["tag"] for session in data["sessions"]])
+    folder.mkdir(parents=True, exist_ok=True)
+    svg = chart.alone(data["sessions"])
+    files = {"index.html": page.render(data).encode(), "progress.svg": svg.encode(), "progress.png": chart.png(svg)}
+    for name, content in files.items():
+        part = folder / f".{name}.part"
+        part.write_bytes(content)
+        part.replace(folder / name)
+    return [folder / name for name in files]
+
+
+def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
+    """Everything that the page shows, as JSON has it: `sessions`, in the order of `tags`, and how they compare."""
+    rules = protocol.load(workspace.folder)
+    names = list(dict.fromkeys(tags)) or [find_session(workspace.folder, None)]
+    sessions = [_session(workspace, rules, find_session(workspace.folder, name)) for name in names]
+    first = sessions[0]
+    for other in sessions[1:]:
+        if (other["metric"], other["direction"]) != (first["metric"], first["direction"]):
+            raise UsageError(
+                f"session {first['tag']} is to {first['direction']} {first['metric']} and {other['tag']} to "
+                f"{other['direction']} {other['metric']}: make a report of each"
+            )
+    unlike = {s["tag"]: differences(first["fingerprint"], s["fingerprint"]) for s in sessions[1:]}
+    return {
+        "made_at": time.time(),
+        "sessions": sessions,
+        "unlike": {tag: found for tag, found in unlike.items() if found},
+    }
+
+
+def _folder(workspace: Workspace, tags: Sequence[str]) -> Path:
+    if len(tags) == 1:
+        return journal_path(workspace.folder, tags[0]).with_name("report")
+    return state_folder(workspace.folder) / "report"
+
+
+def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
+    events = list(read(journal_path(workspace.folder, tag)))
+    state = replay(events)
+    if state.session is None or not state.experiments:
+        raise PreconditionError(
+            f"session {tag} has no measured baseline yet, so there is nothing to report: "
+            f"go on with `autoresearch run --tag {tag}`"
+        )
+    recorded = {event.data["number"]: event.at for event in events if event.kind == "recorded"}
+    rows = [_row(state, experiment, recorded.get(experiment.number)) for experiment in state.experiments]
+    return {
+        **summarize(state),
+        "began": events[0].at,
+        "latest": state.latest_at,
+        "seconds": state.seconds,
+        "proposer": state.session.get("proposer"),
+        "fingerprint": dict(state.session["fingerprint"]),
+        "rows": rows,
+        "noise": _noise(state),
+        "confirmation": _confirmation(state),
+        "ideas": _ideas(state),
+        "crashes": _crashes(state.experiments),
+        "time": asdict(time_spent(events)),
+        "diff": _diff(workspace, state),
+        "commands": _commands(rules, workspace.prefix, state),
+    }
+
+
+def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
+    assert state.session is not None
+    evidence = experiment.verdict.evidence
+    difference = change_of(state.experiments, experiment)
+    effect = evidence.gain if evidence else None
+    if effect is None and difference is not None:
+        effect = gain(0.0, difference, state.session["direction"])
+    return {
+        "number": experiment.number,
+        "status": experiment.verdict.status,
+        "reason": experiment.verdict.reason,
+        "metric": experiment.metric,
+        "estimate": experiment.estimate,
+        "pruned": next((run.pruned for run in reversed(experiment.runs) if run.pruned is not None), None),
+        "change": difference,
+        "effect": effect,
+        "evidence": asdict(evidence) if evidence else None,
+        "confirmed": evidence.confirmed if evidence else False,
+        "words": evidence_words(experiment.number, evidence),
+        "runs": len(experiment.runs) + len(experiment.fresh),
+        "seconds": sum(run.seconds for run in (*experiment.runs, *experiment.fresh)),
+        "at": at,
+        "commit": experiment.commit,
+        "proposer": experiment.proposer,
+        "description": experiment.description,
+        "reasoning": experiment.reasoning,
+        "expected": experiment.expected,
+    }
+
+
+def evidence_words(number: int, evidence: Evidence | None) -> str:
+    """What a verdict rests on, in words that begin with confirmed or provisional."""
+    if number == 0:
+        return "the baseline"
+    if evidence is None:
+        return "provisional: one run each"
+    runs = f"{evidence.runs} {'run' if evidence.runs == 1 else 'runs'} against {evidence.incumbent_runs}"
+    runs += f", {evidence.sigmas:.1f} sigma" if evidence.noise > 0 else ", and equal programs give equal numbers"
+    match evidence.how:
+        case "confirmed":
+            return f"confirmed: {runs}"
+        case "simplification":
+            return f"confirmed as a simplification that loses nothing: {runs}"
+        case "repeat":
+            return "a repeat of a program already measured"
+        case "greedy":
+            return f"provisional, any gain was enough: {runs}"
+    return f"provisional: {runs}"
+
+
+def _noise(state: State) -> float | None:
+    """The standard deviation of one run, as the latest verdict knew it; None where nothing was measured twice."""
+    known = [e.verdict.evidence.noise for e in state.experiments if e.verdict.evidence]
+    noise = known[-1] if known else (state.confirmation or {}).get("noise")
+    return float(noise) if noise else None
+
+
+def _confirmation(state: State) -> dict[str, Any] | None:
+    """The last comparison by fresh runs, with the interval as values of the metric; None where there is none."""
+    found, best = state.confirmation, state.incumbent
+    means = (found or {}).get("means") or {}
+    if not found or means.get("a") is None or means.get("b") is None or state.session is None or best is None:
+        return None
+    sign = -1 if state.session["direction"] == "minimize" else 1
+    low, high = found.get("low"), found.get("high")
+    ends = [means["a"] + sign * end for end in (low, high)] if low is not None and high is not None else None
+    number = next((e.number for e in reversed(state.experiments) if e.commit == found.get("b")), None)
+    return {
+        "number": number,
+        "current": number == best.number,
+        "baseline": means["a"],
+        "value": means["b"],
+        "interval": sorted(ends) if ends else None,
+        "gain": found.get("gain"),
+        "gain_interval": [low, high] if ends else None,
+        "runs": {side: _count((found.get("runs") or {}).get(side)) for side in ("a", "b")},
+        "verdict": str(found.get("verdict") or ""),
+    }
+
+
+def _count(runs: object) -> int | None:
+    return len(runs) if isinstance(runs, list) else runs if isinstance(runs, int) else None
+
+
+def _ideas(state: State) -> list[dict[str, Any]]:
+    """What was moved, how often and what came of it; gains are positive where better. Those that never helped first."""
+    assert state.session is not None
+    groups: dict[str, list[Experiment]] = defaultdict(list)
+    for experiment in state.experiments[1:]:
+        for idea in ideas_of(state.experiments, experiment):
+            groups[idea].append(experiment)
+    found = []
+    for idea, members in groups.items():
+        changes = [change for e in members if (change := change_of(state.experiments, e)) is not None]
+        gains = [gain(0.0, change, state.session["direction"]) for change in changes]
+        found.append(
+            {
+                "idea": idea,
+                "tried": len(members),
+                "kept": sum(e.verdict.status == "keep" for e in members),
+                "crashed": sum(e.verdict.status == "crash" for e in members),
+                "best": max(gains, default=None),
+                "median": statistics.median(gains) if gains else None,
+                "numbers": [e.number for e in members],
+            }
+        )
+    return sorted(found, key=lambda each: (each["kept"] > 0, -each["tried"]))
+
+
+def _crashes(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for experiment in experiments:
+        if experiment.verdict.status == "crash":
+            groups[experiment.verdict.reason].append(experiment.number)
+    found = [{"reason": reason, "numbers": numbers} for reason, numbers in groups.items()]
+    return sorted(found, key=lambda each: -len(each["numbers"]))
+
+
+def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
+    """The files that differ between baseline and best, whole; None where a commit has no such file or is gone."""
+    baseline, best = state.baseline, state.incumbent
+    assert baseline is not None and best is not None
+    changed = sorted({path for e in state.experiments if e.verdict.status == "keep" for path in e.files})
+    texts = [
+        {"path": path, "before": workspace.show(baseline.commit, path), "after": workspace.show(best.commit, path)}
+        for path in changed
+    ]
+    return [each for each in texts if each["before"] != each["after"]]
+
+
+def _commands(rules: Protocol, prefix: str, state: State) -> list[dict[str, str]]:
+    """What to paste into a shell in the workspace, each with what it does."""
+    assert state.session is not None and state.incumbent is not None
+    tag, best = state.session["tag"], state.incumbent.commit
+    kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
+    paths = sorted({path for e in kept for path in e.files})
+    # Beside the repository, whose top may lie above the workspace.
+    folder = "../" * (1 + len(PurePosixPath(prefix).parts)) + f"best-{tag}"
+    enter = f"cd {shlex.quote(str(PurePosixPath(folder, prefix, rules.execution.cwd)))}"
+    seconds = state.session["fingerprint"].get("training_seconds")
+    budget = f"AUTORESEARCH_TRAINING_SECONDS={seconds:g} " if seconds else ""
+    found = [
+        (f"See {path} as it was measured", f"git show {best}:{shlex.quote(str(PurePosixPath(prefix, path)))}")
+        for path in paths
+    ]
+    found.append(("Run the best again, in a folder of its own", f"git worktree add {folder} {best}"))
+    found.append(("", f"{enter} && {budget}{rules.execution.command}"))
+    if kept:
+        picked = " ".join(e.commit for e in kept)
+        found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
+    found.append(("Go on where it stopped", f"autoresearch run --tag {tag}"))
+    return [{"says": says, "command": command} for says, command in found]

@@ -1,0 +1,344 @@
+"""The progress chart as SVG: every experiment a point, the running best a step line. One drawing serves the page, the
+file and the PNG.
+
+Colours are attributes, so that the file looks right anywhere; the page's style sheet overrides them by class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+from agent.views.scale import Axis, Box, Crowd, interesting, place, shortened, ticks, width, written
+
+Session = Mapping[str, Any]
+PAPER, INK, FAINT, LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
+GREY, GREEN, RED, BLUE = "#9ca3af", "#15803d", "#b91c1c", "#1d4ed8"
+# Colour and dashes of each session where several are compared.
+LINES = (
+    ("#15803d", ""),
+    ("#1d4ed8", "7 4"),
+    ("#b45309", "2 4"),
+    ("#7e22ce", "10 3 2 3"),
+    ("#be185d", "5 3"),
+    (FAINT, "1 3"),
+)
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+LANE = 20  # where crashes are, below the plot
+WORDS = {
+    "kept": "kept, confirmed",
+    "provisional": "kept, provisional",
+    "discard": "discarded",
+    "pruned": "ended early, its estimate",
+    "crash": "crashed",
+    "best": "running best",
+    "band": "noise of one run",
+    "again": "measured again, with its interval",
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A drawing's size and what there is room for."""
+
+    width: float
+    height: float
+    size: float
+    labels: int
+    longest: int
+    titled: bool = False
+
+    @property
+    def left(self) -> float:
+        return 5.4 * self.size
+
+
+WIDE = Frame(1040, 500, 12, 24, 44)
+NARROW = Frame(380, 400, 11, 8, 20)
+
+
+def alone(sessions: Sequence[Session]) -> str:
+    """The whole chart as a file of its own: with a title and a background."""
+    frame = replace(WIDE, titled=True)
+    return progress(sessions[0], frame) if len(sessions) == 1 else compare(sessions, frame)
+
+
+def png(svg: str) -> bytes:
+    """Twice the size in pixels, for sharp screens."""
+    import resvg_py
+
+    return resvg_py.svg_to_bytes(svg_string=svg, zoom=2, sans_serif_family="DejaVu Sans", font_family="DejaVu Sans")
+
+
+def progress(session: Session, frame: Frame = WIDE) -> str:
+    """One session: a point an experiment, the running best, the noise around it, what was measured again."""
+    rows = session["rows"]
+    best = [row for row in rows if row["status"] == "keep" and row["metric"] is not None]
+    again = session["confirmation"]
+    noise = session["noise"] or 0.0
+    low, high = _range(session)
+    kinds = [kind for kind in WORDS if kind in {_kind(row) for row in rows}]
+    far = beyond(session)
+    legend = {kind: WORDS[kind] for kind in [*kinds, "best"]}
+    legend |= {"far": f"{len(far)} beyond the edge"} if far else {}
+    legend |= {"band": WORDS["band"]} if noise else {}
+    legend |= {"again": WORDS["again"]} if again else {}
+    head, top = _head(_title(session), legend, frame)
+    bottom = frame.height - 3.4 * frame.size - LANE
+    right = frame.width - (44 if again else 16)
+    y = Axis(low, high, bottom, top)
+    x = Axis(0, max(1, rows[-1]["number"]), frame.left + 10, right - 8)
+    plot = Box(frame.left, top, right, bottom)
+    dots = [_point(row, x, y, bottom) for row in rows if _kind(row) not in ("kept", "provisional")]
+    kept = [_point(row, x, y, bottom) for row in rows if _kind(row) in ("kept", "provisional")]
+    parts = [head, _axes(x, y, plot, frame, crashes="crash" in kinds)]
+    parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, GREEN, "")]
+    parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]
+    return _svg(parts, frame, _title(session), _described(session, len(far)))
+
+
+def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
+    """Several sessions: the running best of each."""
+    down = sessions[0]["direction"] == "minimize"
+    bests = [[r for r in s["rows"] if r["status"] == "keep" and r["metric"] is not None] for s in sessions]
+    every = [row["metric"] for best in bests for row in best]
+    low, high = interesting(sorted(every, reverse=down), every, 0.0, down)
+    title = f"{sessions[0]['metric']}: {', '.join(s['tag'] for s in sessions)}"
+    head, top = _head(title, {}, frame)
+    longest = max(width(shortened(s["tag"], frame.longest), frame.size) for s in sessions)
+    right, bottom = frame.width - min(longest, 0.3 * frame.width) - 14, frame.height - 3.4 * frame.size
+    y = Axis(low, high, bottom, top)
+    x = Axis(0, max(1, *(s["rows"][-1]["number"] for s in sessions)), frame.left + 10, right - 8)
+    plot = Box(frame.left, top, right, bottom)
+    parts = [head, _axes(x, y, plot, frame, crashes=False)]
+    heights: list[float] = []
+    for index, (session, best) in enumerate(zip(sessions, bests, strict=True)):
+        colour, dash = LINES[index % len(LINES)]
+        end = x(session["rows"][-1]["number"])
+        parts.append(_steps(best, x, y, replace(plot, right=end), colour, dash, f"line-{index % len(LINES)}"))
+        for row in best:
+            parts.append(
+                f'<circle class="line-{index % len(LINES)}" cx="{x(row["number"]):.1f}" cy="{y(row["metric"]):.1f}" '
+                f'r="3.5" fill="{colour}"><title>{escape(session["tag"])} {_said(row)}</title></circle>'
+            )
+        height = y(best[-1]["metric"]) if best else bottom
+        while any(abs(height - other) < frame.size + 2 for other in heights):
+            height -= 2
+        heights.append(height)
+        name = escape(shortened(session["tag"], frame.longest))
+        parts.append(_text(end + 8, height + 0.35 * frame.size, name, frame.size, colour, f"line-{index % len(LINES)}"))
+    said = "; ".join(f"{s['tag']}: baseline {s['baseline']:.6g}, best {s['best']:.6g}" for s in sessions)
+    return _svg(parts, frame, title, said)
+
+
+def beyond(session: Session) -> list[float]:
+    """The values that are drawn at the edge because they lie too far off."""
+    low, high = _range(session)
+    return [value for row in session["rows"] if (value := _value(row)) is not None and not low <= value <= high]
+
+
+def _range(session: Session) -> tuple[float, float]:
+    again, rows = session["confirmation"], session["rows"]
+    best = [row["metric"] for row in rows if row["status"] == "keep" and row["metric"] is not None]
+    best += [*(again["interval"] or []), again["value"]] if again else []
+    values = [value for row in rows if (value := _value(row)) is not None]
+    return interesting(best or [0.0], values or [0.0], session["noise"] or 0.0, session["direction"] == "minimize")
+
+
+def _value(row: Mapping[str, Any]) -> float | None:
+    """Where its point is: what it was judged by, or what a run that was ended early would have come to."""
+    value = row["metric"] if row["metric"] is not None else row["estimate"]
+    return None if value is None or row["status"] == "crash" else float(value)
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    if _value(row) is None:
+        return "crash"
+    if row["status"] == "keep":
+        return "kept" if row["confirmed"] or row["number"] == 0 else "provisional"
+    return "pruned" if row["metric"] is None else "discard"
+
+
+def _point(row: Mapping[str, Any], x: Axis, y: Axis, bottom: float) -> str:
+    value, kind, at = _value(row), _kind(row), x(row["number"])
+    attributes = f'class="pt {kind}" data-n="{row["number"]}"'
+    title = f"<title>{_said(row)}</title>"
+    if value is None:
+        return f"<g {attributes}>{_sign('crash', at, bottom + LANE / 2)}{title}</g>"
+    if y.holds(value):
+        return f"<g {attributes}>{_sign(kind, at, y(value))}{title}</g>"
+    edge = y(value)
+    inwards = 1 if edge < (y.first + y.last) / 2 else -1
+    colour = GREEN if row["status"] == "keep" else GREY
+    path = f"M{at:.1f} {edge + inwards:.1f}l4.5 {inwards * 8}h-9z"
+    return f'<g {attributes}><path class="far" d="{path}" fill="{colour}"/>{title}</g>'
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    value = "" if row["metric"] is None else f" {row['metric']:.6f}"
+    return escape(f"#{row['number']} {row['status']}{value}: {row['description']}")
+
+
+def _sign(kind: str, x: float, y: float) -> str:
+    match kind:
+        case "kept":
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.8" fill="{GREEN}" stroke="{PAPER}"/>'
+        case "provisional":
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{PAPER}" stroke="{GREEN}" stroke-width="2"/>'
+        case "discard":
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{GREY}"/>'
+        case "pruned":
+            return f'<path d="M{x - 3:.1f} {y:.1f}h6" fill="none" stroke="{GREY}" stroke-width="2"/>'
+        case "crash":
+            path = f"M{x - 2.5:.1f} {y - 2.5:.1f}l5 5m0 -5l-5 5"
+            return f'<path d="{path}" fill="none" stroke="{RED}" stroke-width="1.3"/>'
+        case "far":
+            return f'<path class="far" d="M{x:.1f} {y - 4:.1f}l4.5 8h-9z" fill="{GREY}"/>'
+        case "best":
+            return f'<path class="steps" d="M{x - 9:.1f} {y:.1f}h18" stroke="{GREEN}" stroke-width="2"/>'
+        case "band":
+            return f'<path class="band" d="M{x - 9:.1f} {y - 5:.1f}h18v10h-18z" fill="{GREEN}" fill-opacity="0.12"/>'
+        case _:
+            path = f"M{x:.1f} {y - 7:.1f}v14m-3 -14h6m-6 14h6"
+            return (
+                f'<g class="again"><path d="{path}" stroke="{BLUE}" fill="none"/>'
+                f'<path class="diamond" d="M{x:.1f} {y - 4:.1f}l4 4l-4 4l-4 -4z" fill="{BLUE}"/></g>'
+            )
+
+
+def _steps(
+    best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, colour: str, dash: str, name: str = "steps"
+) -> str:
+    if not best:
+        return ""
+    path = f"M{x(best[0]['number']):.1f} {y(best[0]['metric']):.1f}"
+    path += "".join(f"H{x(row['number']):.1f}V{y(row['metric']):.1f}" for row in best[1:]) + f"H{plot.right:.1f}"
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<path class="{name}" d="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashed}/>'
+
+
+def _band(best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, noise: float) -> str:
+    ends = [*(x(row["number"]) for row in best[1:]), plot.right]
+    path = ""
+    for row, end in zip(best, ends, strict=False):
+        top, bottom = sorted((y(row["metric"] - noise), y(row["metric"] + noise)))
+        path += f"M{x(row['number']):.1f} {top:.1f}H{end:.1f}V{bottom:.1f}H{x(row['number']):.1f}z"
+    return f'<path class="band" d="{path}" fill="{GREEN}" fill-opacity="0.12"/>'
+
+
+def _again(again: Mapping[str, Any], y: Axis, x: float) -> str:
+    middle = y(again["value"])
+    low, high = (y(end) for end in again["interval"] or (again["value"],) * 2)
+    whisker = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10"
+    says = f"measured again: {again['value']:.6f}"
+    if again["interval"]:
+        says += f", {again['interval'][0]:.6f} to {again['interval'][1]:.6f}"
+    return (
+        f'<g class="again"><path d="{whisker}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
+        f'<path class="diamond" d="M{x:.1f} {middle - 6:.1f}l6 6l-6 6l-6 -6z" fill="{BLUE}"/><title>{says}</title></g>'
+    )
+
+
+def _wanted(best: Sequence[Mapping[str, Any]], down: bool, frame: Frame) -> list[tuple[Mapping[str, Any], str]]:
+    """The kept ones and their labels, those that gained most first: where room is short they are the ones to name."""
+    gains = {row["number"]: (before["metric"] - row["metric"]) * (1 if down else -1) for before, row in pairwise(best)}
+    by_gain = sorted(best[1:], key=lambda row: -gains[row["number"]])
+    named = [*best[-1:], *(row for row in by_gain if row is not best[-1])][: frame.labels] if len(best) > 1 else []
+    return [(row, shortened(f"#{row['number']} {row['description']}", frame.longest)) for row in (*named, *best[:1])]
+
+
+def _labels(session: Session, best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, frame: Frame) -> str:
+    """The descriptions of what was kept, where they cover least; a thin line leads to those that stand away."""
+    points = [(x(row["number"]), y(value)) for row in session["rows"] if (value := _value(row)) is not None]
+    steps = [x(row["number"]) for row in best] + [plot.right]
+    for row, (start, end) in zip(best, pairwise(steps), strict=True):
+        points += [(start + 5 * i, y(row["metric"])) for i in range(int((end - start) / 5) + 1)]
+    for before, row in pairwise(best):
+        top, bottom = sorted((y(before["metric"]), y(row["metric"])))
+        points += [(x(row["number"]), top + 5 * i) for i in range(int((bottom - top) / 5) + 1)]
+    crowd, size, found = Crowd(points), frame.size - 1, []
+    for row, text in _wanted(best, session["direction"] == "minimize", frame):
+        at, level = x(row["number"]), y(row["metric"])
+        label = place(at, level, text, size, plot, crowd)
+        if label is None:
+            continue
+        crowd.take(label)
+        if label.lead:
+            edge = label.lead.bottom if label.y > level else label.lead.top
+            path = f"M{at:.1f} {level:.1f}L{label.x:.1f} {edge:.1f}"
+            found.append(f'<path class="lead" d="{path}" stroke="{FAINT}" stroke-width="0.7" fill="none"/>')
+        found.append(_text(label.x, label.y, escape(text), size, INK, "label", label.anchor))
+    return "".join(found)
+
+
+def _axes(x: Axis, y: Axis, plot: Box, frame: Frame, crashes: bool) -> str:
+    size, parts = frame.size - 1, []
+    values = ticks(y.low, y.high, 6)
+    for value, text in zip(values, written(values), strict=True):
+        at = y(value)
+        parts.append(f'<path class="grid" d="M{plot.left:.1f} {at:.1f}H{plot.right:.1f}" stroke="{LINE}"/>')
+        parts.append(_text(plot.left - 8, at + 0.35 * size, text, size, FAINT, "tick", "end"))
+    floor = plot.bottom + (LANE if crashes else 0)
+    if crashes:
+        parts.append(_text(plot.left - 8, plot.bottom + LANE / 2 + 0.35 * size, "crashed", size, FAINT, "tick", "end"))
+    parts.append(f'<path class="axis" d="M{plot.left:.1f} {floor:.1f}H{plot.right:.1f}" stroke="{FAINT}"/>')
+    steps = [value for value in ticks(0, x.high, 10 if frame.width > 600 else 5) if value == int(value)]
+    parts += [_text(x(value), floor + size + 5, f"{value:.0f}", size, FAINT, "tick", "middle") for value in steps]
+    middle = (plot.left + plot.right) / 2
+    parts.append(_text(middle, floor + 2.6 * size, "experiment", size, FAINT, "tick", "middle"))
+    return "".join(parts)
+
+
+def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, float]:
+    """Title and legend, and where the plot begins below them."""
+    parts, line = [], frame.size + 8
+    top = 6.0
+    if frame.titled:
+        parts.append(_text(16, top + 18, escape(shortened(title, 110)), frame.size + 4, INK, "title"))
+        top += 34
+    x = frame.left
+    for kind, words in legend.items():
+        long = 26 + width(words, frame.size - 1)
+        if x + long > frame.width - 8 and x > frame.left:
+            x, top = frame.left, top + line
+        parts.append(f'<g class="{kind}">{_sign(kind, x + 9, top + line / 2)}</g>')
+        parts.append(_text(x + 23, top + line / 2 + 0.33 * frame.size, words, frame.size - 1, FAINT, "tick"))
+        x += long + 12
+    return "".join(parts), top + (line + 10 if legend else 12)
+
+
+def _title(session: Session) -> str:
+    gained = session["gain"] or 0.0
+    came = f"{gained:.4g} better than the baseline" if gained > 0 else "no better than the baseline"
+    return f"{session['tag']}: {session['metric']} {session['best']:.6g}, {came}, {session['experiments']} experiments"
+
+
+def _described(session: Session, outside: int) -> str:
+    far = f" {outside} lie beyond the edge." if outside else ""
+    return (
+        f"A chart of {session['experiments']} experiments: {session['kept']} kept, {session['discarded']} discarded, "
+        f"{session['crashed']} crashed. {session['metric']} went from {session['baseline']:.6g} to "
+        f"{session['best']:.6g}.{far} Every experiment is a row of the table below."
+    )
+
+
+def _text(x: float, y: float, text: str, size: float, colour: str, name: str, anchor: str = "start") -> str:
+    end = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    more = {
+        "label": f' stroke="{PAPER}" stroke-width="3" paint-order="stroke" stroke-linejoin="round"',
+        "title": ' font-weight="600"',
+    }.get(name, "")
+    where = f'class="{name}" x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}"'
+    return f"<text {where}{end}{more}>{text}</text>"
+
+
+def _svg(parts: Sequence[str], frame: Frame, title: str, described: str) -> str:
+    ground = f'<rect width="100%" height="100%" fill="{PAPER}"/>' if frame.titled else ""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {frame.width:g} {frame.height:g}" '
+        f'role="img" aria-label="{escape(title)}. {escape(described)}" font-family="{FONT}">'
+        f"{ground}{''.join(parts)}</svg>\n"
+    )

@@ -1,0 +1,142 @@
+"""Where things go in a chart: the range worth seeing, round ticks, and labels that do not cover each other."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+CHARACTER = 0.56  # the width of an average letter, as a part of the font size
+FIRST_STEPS = 1 / 6  # first steps that are longer than all others by this much are not what a person wants to see
+GAP = 9  # pixels between a point and its label
+SHIFTS = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # lines by which a label may stand away
+COVERED, TOO_MUCH = 2.0, 9.0
+WORSE, BETTER = 0.6, 0.2  # room beyond the running best, as a part of its range
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from `low` to `high`, drawn from pixel `first` to `last`; first may be the larger one."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+
+    def __call__(self, value: float) -> float:
+        """Its pixel; a value outside is put on the edge."""
+        part = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+        return self.first + part * (self.last - self.first)
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Box:
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def holds(self, other: Box) -> bool:
+        across = self.left <= other.left and other.right <= self.right
+        return across and self.top <= other.top and other.bottom <= self.bottom
+
+    def meets(self, other: Box) -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+
+def interesting(best: Sequence[float], values: Sequence[float], noise: float, down: bool) -> tuple[float, float]:
+    """The range of values to draw: all of the running best `best`, and `values` as far as they lie near it.
+
+    A first gain that dwarfs all later ones is left out too, since it would make them a straight line.
+    """
+    core = list(best)
+    while len(core) > 3 and _span(core[1:]) < FIRST_STEPS * _span(core):
+        core = core[1:]
+    middle = sorted(values)[len(values) // 4 : -(len(values) // 4) or None]
+    reach = max(_span(core), 6 * noise, 2 * _span(middle) if _span(core) == 0 else 0.0, 1e-6 * abs(core[-1]), 1e-12)
+    above, below = (WORSE, BETTER) if down else (BETTER, WORSE)
+    low, high = min(core) - below * reach, max(core) + above * reach
+    near = [value for value in (*values, *core) if low <= value <= high]
+    edge = 0.04 * reach
+    return max(low, min(near) - max(edge, 1.5 * noise)), min(high, max(near) + max(edge, 1.5 * noise))
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round values between low and high."""
+    rough = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough)
+    first = math.ceil(low / step)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step) + 1)]
+
+
+def written(values: Sequence[float]) -> list[str]:
+    """Ticks with as many decimals as tell them apart."""
+    step = min((b - a for a, b in pairwise(values)), default=1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [f"{value:,.{decimals}f}" for value in values]
+
+
+def width(text: str, size: float) -> float:
+    return CHARACTER * size * len(text)
+
+
+def shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text with its anchor and baseline. lead: the box of the thin line that leads to it where it stands away."""
+
+    text: str
+    anchor: str
+    x: float
+    y: float
+    box: Box
+    lead: Box | None
+
+
+class Crowd:
+    """What labels should not cover: points may be covered where nothing better is free, other labels never."""
+
+    def __init__(self, points: Sequence[tuple[float, float]]) -> None:
+        self._points = sorted(points)
+        self._labels: list[Box] = []
+
+    def take(self, label: Label) -> None:
+        self._labels += [label.box, *([label.lead] if label.lead else [])]
+
+    def cost(self, box: Box, lead: Box | None) -> float:
+        if any(box.meets(other) or (lead is not None and lead.meets(other)) for other in self._labels):
+            return math.inf
+        first = bisect_left(self._points, (box.left - 3, -math.inf))
+        last = bisect_right(self._points, (box.right + 3, math.inf))
+        return COVERED * sum(box.top - 2 < y < box.bottom + 2 for _, y in self._points[first:last])
+
+
+def place(x: float, y: float, text: str, size: float, inside: Box, crowd: Crowd) -> Label | None:
+    """The spot near a point where a label covers least; None where all would cover too much."""
+    long, found, least = width(text, size), None, TOO_MUCH
+    for shift in SHIFTS:
+        middle = y + shift * (size + 3)
+        for anchor, left in (("end", x - GAP - long), ("start", x + GAP)):
+            box = Box(left, middle - size / 2 - 1, left + long, middle + size / 2 + 1)
+            at = left + long if anchor == "end" else left
+            edge = box.top if shift > 0 else box.bottom
+            lead = Box(min(x, at), min(y, edge), max(x, at), max(y, edge)) if shift else None
+            cost = abs(shift) + crowd.cost(box, lead) if inside.holds(box) else math.inf
+            if cost < least:
+                found, least = Label(text, anchor, at, middle + 0.35 * size, box, lead), cost
+    return found
+
+
+def _span(values: Sequence[float]) -> float:
+    return max(values) - min(values) if values else 0.0
