@@ -128,6 +128,9 @@ def run(
     prune: Annotated[
         bool, typer.Option("--prune/--no-prune", help="End runs early that have no chance left, once that can be told.")
     ] = True,
+    confirm: Annotated[
+        bool, typer.Option("--confirm/--no-confirm", help="At the end run baseline and best afresh, three times each.")
+    ] = True,
     max_memory_gb: Annotated[
         float | None, typer.Option(min=0, metavar="GB", help="A candidate that needs more is never kept.")
     ] = None,
@@ -197,6 +200,7 @@ def run(
             baseline_runs=baseline_runs,
             prune=prune,
             max_memory_gb=max_memory_gb,
+            confirm=confirm,
         )
         return launch(Options.folder, wanted)
 
@@ -261,6 +265,68 @@ def baseline(
         return 0
 
     _exit(work, "baseline", as_json)
+
+
+@app.command("confirm")
+def confirm_(
+    a: Annotated[str | None, typer.Argument(help="A commit; without it the baseline.")] = None,
+    b: Annotated[str | None, typer.Argument(help="A commit; without it the best.")] = None,
+    runs: Annotated[int, typer.Option(min=2, help="Fresh runs of each.")] = 3,
+    tag: Tag = None,
+    sandbox: SandboxMode = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run baseline and best, or any two commits, afresh and in turn, and say how large the gain is and how sure.
+
+    With one commit it is compared with the baseline. Ctrl-C ends it; the same command goes on.
+    """
+
+    def work() -> int:
+        from agent.confirm import confirm, lines, sides
+        from agent.launch import compared
+
+        data = compared(
+            Options.folder,
+            tag,
+            sandbox,
+            lambda bench, journal, interrupts: confirm(
+                bench, journal, interrupts, sides(bench, journal.state, a, b), runs
+            ),
+            as_json,
+        )
+        _print(as_json, "confirm", data, lines(data))
+        return 0
+
+    _exit(work, "confirm", as_json)
+
+
+@app.command()
+def ablate(
+    runs: Annotated[int, typer.Option(min=2, help="Fresh runs of the best, and of the best without each change.")] = 2,
+    tag: Tag = None,
+    sandbox: SandboxMode = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say which of the kept changes still pay for themselves, and offer the recipe without the others.
+
+    Takes a run of the best and one for each kept change, so many times.
+    """
+
+    def work() -> int:
+        from agent.ablate import ablate, lines
+        from agent.launch import compared
+
+        data = compared(
+            Options.folder,
+            tag,
+            sandbox,
+            lambda bench, journal, interrupts: ablate(bench, journal, interrupts, runs),
+            as_json,
+        )
+        _print(as_json, "ablate", data, lines(data))
+        return 0
+
+    _exit(work, "ablate", as_json)
 
 
 @app.command()

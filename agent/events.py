@@ -22,9 +22,11 @@ In the order in which an experiment goes through them:
 
 Between experiments:
 
-    comparing  {a, b, runs}                              `confirm` begins: two commits
-    compared   {side, run, and the fields of Run}        one of its runs; side: "a" or "b"
-    confirmed  {a, b, means, runs, gain, low, high, noise, verdict, ...}   what it found (`agent.confirm`)
+    comparing  {commits, files, count}                   fresh runs of several commits begin: label -> commit
+    running    {label, run, pid, born, log, expected}    one of them
+    compared   {label, run, and the fields of Run}
+    confirmed  {a, b, means, runs, gain, low, high, noise, verdict}   what `confirm` found about two commits
+    ablated    {changes, commit, ...}                    what `ablate` found
 
 Shown but never journalled:
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,23 @@ from typing import Any
 from agent import lock, protocol, recovery
 from agent.awake import kept_awake
 from agent.baseline import log_path, measure_baseline
+from agent.confirm import confirm, lines, sides
 from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
-from agent.journal import Journal, View
+from agent.journal import Journal, View, read
 from agent.judging import Rules
 from agent.limits import Limits
 from agent.loop import run_session
 from agent.measure import Bench
-from agent.paths import journal_path, state_folder
+from agent.paths import find_session, journal_path, state_folder
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import Consult
 from agent.proposers.choose import choose as choose_proposer
 from agent.sandbox import Mode, choose
 from agent.session import Session
 from agent.setup import set_up
+from agent.state import replay
 from agent.summary import summarize
 from agent.verdict import Kind
 from agent.views.text import closing, duration
@@ -38,6 +40,7 @@ from agent.workspace import Workspace
 BASELINE_RUNS = 2
 NO_LIMITS = Limits()
 SEARCH = Consult()
+Work = Callable[[Bench, Journal, Interrupts], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,15 @@ class Wanted:
     baseline_runs: int | None = None
     prune: bool = True
     max_memory_gb: float | None = None
+    confirm: bool = True
 
 
 def run(folder: Path, wanted: Wanted) -> int:
     """The command `run`. Returns the exit code."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
         raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
-    with open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, _view(wanted.json) as view:
-        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view])
+    with open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, view(wanted.json) as show:
+        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [show])
         session = Session(
             tag=wanted.tag,
             seed=wanted.seed,
@@ -77,6 +81,7 @@ def run(folder: Path, wanted: Wanted) -> int:
             rules=Rules(wanted.verdict, wanted.max_memory_gb, bench.protocol.agent_rules.simplicity_criterion),
             baseline_runs=wanted.baseline_runs or (1 if wanted.verdict == "greedy" else BASELINE_RUNS),
             prune=wanted.prune,
+            confirm=wanted.confirm,
         )
         if journal.state.session is None:
             recovery.require_startable(bench.workspace, bench.protocol, session.branch)
@@ -88,9 +93,39 @@ def run(folder: Path, wanted: Wanted) -> int:
         _require_lock_file(bench)
         journal.show("note", text=bench.sandbox.says)
         with kept_awake() if wanted.keep_awake else contextlib.nullcontext():
-            code = guarded(session)
+            try:
+                code = guarded(session)
+                if code == 0 and session.owes_confirmation():
+                    code = _confirmed(session)
+            finally:
+                journal.close()
     _summarize(session, wanted.json)
     return code
+
+
+def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, as_json: bool) -> dict[str, Any]:
+    """Fresh runs within a session that is there: `confirm` and `ablate`. Returns what `work` found."""
+    tag = find_session(folder.resolve(), tag)
+    session = replay(read(journal_path(folder.resolve(), tag))).session
+    if session is None:
+        raise PreconditionError(f"session {tag} ended before it began: there is nothing to compare")
+    with open_bench(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as bench:
+        _require_lock_file(bench)
+        with view(False) as show, kept_awake():
+            journal = Journal(journal_path(bench.workspace.folder, tag), [] if as_json else [show])
+            found = fingerprint(bench.protocol, bench.training_seconds)
+            path = bench.protocol.provenance.results_log.path
+            recovery.resume(journal, bench.workspace, session["branch"], path, found)
+            if journal.state.pending is not None:
+                raise PreconditionError(
+                    f"experiment #{journal.state.pending.number} is not finished: `autoresearch run --tag {tag}` first"
+                )
+            interrupts = Interrupts()
+            interrupts.install()
+            try:
+                return work(bench, journal, interrupts)
+            finally:
+                journal.close()
 
 
 def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:
@@ -139,9 +174,20 @@ def guarded(session: Session) -> int:
         with contextlib.suppress(AutoresearchError, OSError):
             session.abandon(explain(error) if isinstance(error, OSError) else str(error))
         raise
-    finally:
-        session.journal.close()
     return 130 if interrupts.finishing else 0
+
+
+def _confirmed(session: Session) -> int:
+    """Fresh runs of baseline and best in what is left of the night. Returns the exit code."""
+    bench, journal, state = session.bench, session.journal, session.state
+    journal.show("note", text="confirming: baseline and best are run afresh, in turn; Ctrl-C leaves it for later")
+    try:
+        data = confirm(bench, journal, session.interrupts, sides(bench, state, None, None))
+    except Interrupted as stop:
+        return stop.exit_code
+    for line in lines(data):
+        journal.show("note", text=line)
+    return 0
 
 
 def _finishing(session: Session) -> str:
@@ -190,7 +236,7 @@ def _require_lock_file(bench: Bench) -> None:
         raise PreconditionError(f"{lock_file} is missing: run `uv sync`, or start without --no-setup")
 
 
-def _view(as_json: bool) -> AbstractContextManager[View]:
+def view(as_json: bool) -> AbstractContextManager[View]:
     if as_json:
         from agent.views.ndjson import show
 

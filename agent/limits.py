@@ -38,15 +38,16 @@ class Limits:
         )
 
 
-def reached(limits: Limits, state: State, seconds: float) -> str | None:
-    """The limit that ends the session now, in words. `seconds` since this start."""
+def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) -> str | None:
+    """The limit that ends the session now, in words. `seconds` since this start; `reserve` of them are needed later."""
     incumbent, done = state.incumbent, len(state.experiments) - 1
     if limits.experiments is not None and done >= limits.experiments:
         return f"{done} experiments are done"
-    if limits.seconds is not None and seconds >= limits.seconds:
-        return f"{limits.seconds / 3600:.3g} hours are over"
-    if limits.until is not None and time.time() >= limits.until:
-        return f"it is {time.strftime('%H:%M', time.localtime(limits.until))}"
+    if limits.seconds is not None and seconds + reserve >= limits.seconds:
+        return f"{limits.seconds / 3600:.3g} hours are {_over(seconds >= limits.seconds)}"
+    if limits.until is not None and time.time() + reserve >= limits.until:
+        until = time.strftime("%H:%M", time.localtime(limits.until))
+        return f"it is {until}" if time.time() >= limits.until else f"{until} is near: what is left is for confirming"
     if limits.patience is not None and state.since_keep >= limits.patience:
         return f"{state.since_keep} experiments in a row brought no improvement"
     if limits.target is not None and incumbent is not None and incumbent.metric is not None:
@@ -54,6 +55,10 @@ def reached(limits: Limits, state: State, seconds: float) -> str | None:
         if gain(limits.target, incumbent.metric, state.session["direction"]) >= 0:
             return f"the target {limits.target:g} is reached"
     return None
+
+
+def _over(past: bool) -> str:
+    return "over" if past else "nearly over: what is left is for confirming"
 
 
 def _least(first: Number | None, second: Number | None) -> Number | None:

@@ -64,7 +64,9 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
     """
     state, done = journal.state, []
     assert state.session is not None and state.head is not None
-    started = state.pending.started if state.pending else None
+    started = (state.pending.started if state.pending else None) or (
+        state.comparison.started if state.comparison else None
+    )
     if started and runner.end_orphan(runner.Process(started["pid"], started["born"])):
         done.append(f"ended the orphaned run with pid {started['pid']}")
     at = workspace.resolve(f"refs/heads/{branch}")
@@ -134,4 +136,7 @@ def _left_half_done(journal: Journal, results: str) -> tuple[list[str], list[str
     if state.pending:
         files.update(state.pending.files)
         commits.append(state.pending.commit)
+    if state.comparison:
+        files.update(state.comparison.files)
+        commits += state.comparison.commits.values()
     return sorted(files), [commit for commit in commits if commit]

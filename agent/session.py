@@ -9,6 +9,7 @@ from typing import Any
 
 from agent import limits, proposals, recovery, results
 from agent.attempts import owed
+from agent.confirm import RUNS
 from agent.context import context_of, known_constants
 from agent.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.fingerprint import fingerprint
@@ -42,6 +43,7 @@ class Session:
         rules: Rules,
         baseline_runs: int,
         prune: bool,
+        confirm: bool,
     ) -> None:
         self.tag = tag
         self.bench = bench
@@ -51,7 +53,7 @@ class Session:
         self._fingerprint: dict[str, Any] = {}
         self._proposer = proposer
         self._limits = wanted.within(bench.protocol)
-        self._rules, self._baseline_runs = rules, baseline_runs
+        self._rules, self._baseline_runs, self._confirm = rules, baseline_runs, confirm
         self.interrupts = interrupts
         self.runs = Runs(bench, journal, interrupts, prune=prune, seed=seed)
         self._began = time.monotonic()
@@ -99,7 +101,15 @@ class Session:
         if stop_file(self.journal.path).exists():
             stop_file(self.journal.path).unlink()
             return "stopped by `autoresearch stop`"
-        return limits.reached(self._limits, self.state, time.monotonic() - self._began)
+        reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
+        return limits.reached(self._limits, self.state, time.monotonic() - self._began, reserve)
+
+    def owes_confirmation(self) -> bool:
+        """Whether the best is to be compared with the baseline by fresh runs before the session is over."""
+        best, known = self.state.incumbent, self.state.confirmation
+        if not self._confirm or best is None or best.number == 0 or self.interrupts.finishing:
+            return False
+        return known is None or known["b"] != best.commit
 
     def propose(self, incumbent: Experiment) -> Proposal:
         """The next candidate, or the one that was proposed but not recorded when the session last ended.

@@ -55,6 +55,20 @@ class Pending:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Fresh runs of several commits in turn. commits: label -> commit. files: those in which they differ.
+
+    started: the process that runs now.
+    """
+
+    commits: Mapping[str, str]
+    files: tuple[str, ...]
+    count: int
+    runs: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
+    started: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Spent:
     """Calls of models and what they cost: tokens in and out, dollars as far as prices are known."""
 
@@ -80,7 +94,7 @@ class State:
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
     spent: what models have cost, by the number of the experiment.
     away: why the model does not propose now, and until when (Unix time).
-    confirmation: the last comparison of baseline and best by fresh runs (`agent.confirm`).
+    confirmation: what `agent.confirm` found last. comparison: one of `agent.compare` that is under way.
     """
 
     session: Mapping[str, Any] | None = None
@@ -94,6 +108,7 @@ class State:
     spent: Mapping[int, Spent] = field(default_factory=dict)
     away: Mapping[str, Any] | None = None
     confirmation: Mapping[str, Any] | None = None
+    comparison: Comparison | None = None
 
     @property
     def cost(self) -> Spent:
@@ -141,13 +156,20 @@ def step(state: State, event: Event) -> State:
             return replace(state, away=None)
         case "ended":
             return replace(state, ended=data["reason"])
+        case "comparing":
+            new = Comparison(data["commits"], tuple(data["files"]), data["count"])
+            return replace(state, comparison=new)
+        case "running" | "compared":
+            return replace(state, comparison=_compared(state.comparison, event))
         case "confirmed":
-            return replace(state, confirmation=data)
+            return replace(state, confirmation=data, comparison=None)
+        case "ablated":
+            return replace(state, comparison=None)
         case "proposed":
             keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
             known = {key: data[key] for key in keys}
-            new = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
-            return replace(state, pending=new)
+            pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
+            return replace(state, pending=pending)
     if pending is None or data.get("number") != pending.number:
         return state
     match event.kind:
@@ -193,6 +215,16 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
     again = replace(state.experiments[of], fresh=(*state.experiments[of].fresh, run))
     experiments = (*state.experiments[:of], again, *state.experiments[of + 1 :])
     return replace(state, pending=replace(pending, refreshed=pending.refreshed + 1), experiments=experiments)
+
+
+def _compared(comparison: Comparison | None, event: Event) -> Comparison | None:
+    if comparison is None:
+        return None
+    if event.kind == "running":
+        return replace(comparison, started=event.data)
+    label = event.data["label"]
+    runs = (*comparison.runs.get(label, ()), run_of(event.data))
+    return replace(comparison, started=None, runs={**comparison.runs, label: runs})
 
 
 def run_of(data: Mapping[str, Any]) -> Run:

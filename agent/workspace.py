@@ -126,6 +126,18 @@ class Workspace:
         except git.GitCommandError:
             return None
 
+    def without(self, text: str, after: str, before: str) -> str | None:
+        """`text` with the change from `before` to `after` taken back; None where later changes stand in the way."""
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = [Path(scratch) / name for name in ("text", "after", "before")]
+            for path, content in zip(paths, (text, after, before), strict=True):
+                _write(path, content)
+            try:
+                self._repo.git.execute([*GIT, "merge-file", "--quiet", *map(str, paths)])
+            except git.GitCommandError:
+                return None  # its exit code is the number of conflicts
+            return _read(paths[0])
+
     def export(self, folder: Path) -> Path:
         """Write every tracked file, as HEAD has it, below `folder`, without git's own. Returns the workspace there."""
         with tempfile.TemporaryDirectory() as scratch:

@@ -6,7 +6,8 @@ DIR is an empty folder outside of any repository; run the same command again and
 Nothing else may run meanwhile: budgets are wall clock. Every session has the machine time of `--experiments` runs of
 the untouched recipe; sessions take turns in slices, forwards and backwards, so that a slow hour hits all alike. At the
 end the baseline and every session's best are trained afresh, in turn, five times each: the gain is the difference of
-those means. The classic loop keeps whatever looks better once; its proposers draw the whole space, as Optuna's samplers do.
+those means. The classic loop keeps whatever looks better once; its proposers draw the whole space, as Optuna's samplers
+do by themselves.
 """
 
 from __future__ import annotations
@@ -131,8 +132,10 @@ def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> 
             rules=Rules(arm.verdict, None, True),
             baseline_runs=2 if arm.verdict == "confirm" else 1,
             prune=arm.verdict == "confirm",
+            confirm=False,
         )
         guarded(session)
+        journal.close()
 
 
 def train(folder: Path, text: str, training: float) -> tuple[float, int]:

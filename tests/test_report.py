@@ -194,7 +194,7 @@ def test_a_confirmation_and_its_gaps(made: Made) -> None:
     ("how", "sure"), [("confirmed", True), ("simplification", True), ("one run", False), ("greedy", False)]
 )
 def test_evidence_in_words(how: str, sure: bool) -> None:
-    evidence = Evidence(how, 1.0, 2, 1.1, 3, 0.1, 0.02, 4.0, 3.1)
+    evidence = Evidence(how, 1.0, 2, 1.1, 3, 0.1, 0.02, 3.1)
     assert evidence_words(4, evidence).startswith("confirmed" if sure else "provisional")
     assert evidence_words(4, None).startswith("provisional")
 

@@ -1,0 +1,115 @@
+"""Fresh runs of several commits, in turn, so that a machine that slows down does so for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import runner, student
+from agent.errors import AutoresearchError, Interrupted, Suspended
+from agent.experiment import Direction, Run
+from agent.interrupts import Interrupts
+from agent.journal import Journal
+from agent.measure import Bench, last_lines, measure
+from agent.noise import Noise
+from agent.state import expected_seconds, gain
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much `b` is better than `a`, positive in either direction, with the interval at LEVEL.
+
+    noise: standard deviation of one run, from these runs and the session's.
+    """
+
+    gain: float
+    low: float
+    high: float
+    noise: float
+
+    @property
+    def verdict(self) -> str:
+        return "confirmed" if self.low > 0 else "refuted" if self.high < 0 else "not confirmed"
+
+
+def compare(
+    bench: Bench, journal: Journal, interrupts: Interrupts, commits: Mapping[str, str], count: int, folder: Path
+) -> Mapping[str, Sequence[Run]]:
+    """Run every commit `count` times; label -> runs. Logs go to `folder`. One that was cut off goes on.
+
+    The working tree is as before when this returns or raises. Raises AutoresearchError where a commit has no result,
+    Interrupted where a person wants it to end.
+    """
+    workspace, known = bench.workspace, journal.state.comparison
+    texts = {label: bench_files(bench, commit) for label, commit in commits.items()}
+    files = sorted({path for each in texts.values() for path in each})
+    if known is None or (dict(known.commits), known.count) != (dict(commits), count):
+        journal.append("comparing", commits=dict(commits), files=files, count=count)
+    for number in range(1, count + 1):
+        labels = list(commits) if number % 2 else list(commits)[::-1]
+        for label in labels:
+            if len(_runs(journal, label)) >= number:
+                continue
+            if interrupts.finishing:
+                raise Interrupted("stopped; the same command goes on from here", 130)
+            workspace.place(texts[label])
+            try:
+                run = _run(bench, journal, interrupts, label, number, folder / f"{label}-{number}.log")
+            finally:
+                workspace.restore(files)
+            if run.metric is None:
+                raise AutoresearchError(f"{label} ({commits[label][:12]}) has no result: {run.error}; see {run.log}")
+            journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
+    return {label: _runs(journal, label) for label in commits}
+
+
+def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Direction) -> Difference:
+    """Student's t interval; the noise is pooled over both and what the session knows of it."""
+    ours = [[run.metric for run in runs if run.metric is not None] for runs in (a, b)]
+    means = [math.fsum(each) / len(each) for each in ours]
+    by = gain(means[0], means[1], direction)
+    squares = sum((value - mean) ** 2 for each, mean in zip(ours, means, strict=True) for value in each)
+    if squares == 0 and session.sd == 0:
+        return Difference(by, by, by, 0.0)
+    known = 0.0 if math.isinf(session.degrees) else session.degrees
+    degrees = sum(len(each) - 1 for each in ours) + known
+    noise = math.sqrt((squares + known * session.sd**2) / max(degrees, 1.0))
+    width = (
+        student.quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(sum(1 / len(each) for each in ours))
+    )
+    return Difference(by, by - width, by + width, noise)
+
+
+def bench_files(bench: Bench, commit: str) -> dict[str, str]:
+    """The mutable files of a commit."""
+    paths = bench.workspace.mutable_files()
+    return {path: text for path in paths if (text := bench.workspace.show(commit, path)) is not None}
+
+
+def _runs(journal: Journal, label: str) -> tuple[Run, ...]:
+    comparison = journal.state.comparison
+    return comparison.runs.get(label, ()) if comparison else ()
+
+
+def _run(bench: Bench, journal: Journal, interrupts: Interrupts, label: str, number: int, log: Path) -> Run:
+    expected = expected_seconds(journal.state, bench.training_seconds, bench.limit)
+
+    def started(process: runner.Process) -> None:
+        about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": expected}
+        journal.append("running", label=label, run=number, **about)
+
+    def tick(seconds: float) -> None:
+        interrupts.raise_if_immediate()
+        journal.show("progress", seconds=seconds, expected=expected, line="".join(last_lines(log)))
+
+    while True:
+        try:
+            return measure(bench, log, started, tick)
+        except Suspended as pause:
+            journal.show("note", text=f"{label} is run again: {pause}")
