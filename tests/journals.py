@@ -144,6 +144,5 @@ def _evidence(mean: float, before: float, gain: float, noise: float, number: int
         "incumbent_runs": 2,
         "gain": gain,
         "noise": noise,
-        "degrees": 4.0,
         "sigmas": gain / noise / (1 / runs + 0.5) ** 0.5,
     }
