@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 # Length scales, amplitude and noise are learnt from the best of the measured points, in so many steps.
-MOST_FITTED = 150
-STEPS = 30
+MOST_FITTED = 100
+STEPS = 25
 FIRST_STEP, LARGEST_STEP = 0.2, 0.5
 # Priors, normal in the logarithm: mean and deviation. Values have unit variance.
 LENGTH, LENGTH_DEVIATION = 0.3, 0.8
@@ -83,7 +83,7 @@ def _learn(points: Array, wanted: Array, group: Array) -> Array:
     prior = np.array([math.log(LENGTH * math.sqrt(count))] * count + [0.0, math.log(NOISE)])
     deviation = np.array([LENGTH_DEVIATION] * count + [AMPLITUDE_DEVIATION, NOISE_DEVIATION])
     theta, step, before = prior.copy(), np.full(count + 2, FIRST_STEP), np.zeros(count + 2)
-    flat = squares.reshape(count, -1)
+    flat = np.ascontiguousarray(squares).reshape(count, -1)
     eye = np.eye(len(points))
     for _ in range(STEPS):
         weights = np.exp(-2 * theta[:-2])

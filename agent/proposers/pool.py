@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.experiment import Value
@@ -13,6 +13,7 @@ from agent.proposers.space import Dimension, Space
 if TYPE_CHECKING:
     import numpy as np
 
+    Array = np.ndarray[Any, np.dtype[np.float64]]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 # How many constants a candidate changes, and by how much of the range: each is drawn from these.
@@ -43,16 +44,29 @@ def groups(space: Space) -> Indices:
 
 def point(space: Space, values: Mapping[str, Value]) -> list[float]:
     """Raises KeyError where a constant is missing and TypeError where it is not of its kind any more."""
-    features: list[float] = []
-    for dimension in space.dimensions:
-        value = values[dimension.key]
-        if dimension.kind == "choice":
-            features += [CHOICE_DISTANCE * math.sqrt(0.5) * (value == choice) for choice in dimension.choices]
-        elif isinstance(value, int | float):
-            features.append(min(max(_unit(dimension, value), -OUTSIDE), 1 + OUTSIDE))
-        else:
-            raise TypeError(dimension.key)
-    return features
+    return [feature for d in space.dimensions for feature in _features(d, values[d.key])]
+
+
+def points(space: Space, candidates: Sequence[Mapping[str, Value]]) -> Array:
+    """The points of changes of the incumbent: candidates x features."""
+    import numpy as np
+
+    starts = dict(zip((d.key for d in space.dimensions), np.unique(groups(space), return_index=True)[1], strict=True))
+    found = np.tile(np.array(point(space, space.values())), (len(candidates), 1))
+    by_key = {d.key: d for d in space.dimensions}
+    for row, changes in zip(found, candidates, strict=True):
+        for key, value in changes.items():
+            features = _features(by_key[key], value)
+            row[starts[key] : starts[key] + len(features)] = features
+    return found
+
+
+def _features(dimension: Dimension, value: Value) -> list[float]:
+    if dimension.kind == "choice":
+        return [CHOICE_DISTANCE * math.sqrt(0.5) * (value == choice) for choice in dimension.choices]
+    if not isinstance(value, int | float):
+        raise TypeError(dimension.key)
+    return [min(max(_unit(dimension, value), -OUTSIDE), 1 + OUTSIDE)]
 
 
 def _moved(dimension: Dimension, rng: random.Random, spread: float) -> Value:

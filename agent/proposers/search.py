@@ -17,7 +17,7 @@ from itertools import chain
 
 from agent.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
-from agent.proposers.pool import groups, point, pool
+from agent.proposers.pool import groups, point, points, pool
 from agent.proposers.space import Dimension, Space, space_of
 from agent.state import gain
 
@@ -27,7 +27,7 @@ ATTEMPTS = 300
 # The model takes over after so many experiments, with at least so many values to learn from.
 FIRST_STEPS, FEWEST = 8, 4
 # Candidates that are compared by the model, and how many of the best are tried for being new and allowed.
-POOL, SHORTLIST = 600, 40
+POOL, SHORTLIST = 400, 40
 FARTHEST = 3.0
 SMALLEST_STEP, LARGEST_STEP = 1.3, 2.0
 RETRY_CRASHED = 0.1
@@ -81,12 +81,11 @@ def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tu
     rows, values = _measured(space, context.history, context.direction)
     if sum(value is not None for value in values) < FEWEST:
         return
-    points, targets = np.array(rows), np.array(_targets(values))
-    model = fit(points, targets, groups(space))
+    known, targets = np.array(rows), np.array(_targets(values))
+    model = fit(known, targets, groups(space))
+    best = float(model.predict(known)[0][[value is not None for value in values]].min())
     candidates = pool(space, rng, POOL)
-    kept = space.values()
-    best = float(model.predict(points)[0][[value is not None for value in values]].min())
-    expected = improvement(model, np.array([point(space, {**kept, **changes}) for changes in candidates]), best)
+    expected = improvement(model, points(space, candidates), best)
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
         yield candidates[index], f"expected improvement by a model of {len(values)} experiments"
 
