@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MOST_FITTED = 100
 STEPS = 25
 FIRST_STEP, LARGEST_STEP = 0.2, 0.5
+# The quantile of all values that is expected far from every point.
+FAR = 0.9
 # Priors, normal in the logarithm: mean and deviation. Values have unit variance.
 LENGTH, LENGTH_DEVIATION = 0.3, 0.8
 NOISE, NOISE_DEVIATION = 0.02, 1.5
@@ -49,10 +51,13 @@ class Model:
 
 
 def fit(points: Array, values: Array, group: Array) -> Model:
-    """points: n x features in 0..1. values: n, smaller is better. group: of each feature its constant's index."""
+    """points: n x features in 0..1. values: n, smaller is better. group: of each feature its constant's index.
+
+    What is far from everything measured counts as bad, not as average: good values are rare in a wide space.
+    """
     import numpy as np
 
-    mean, scale = float(values.mean()), float(values.std()) or 1.0
+    mean, scale = float(np.quantile(values, FAR)), float(values.std()) or 1.0
     wanted = (values - mean) / scale
     best = np.argsort(values, kind="stable")[:MOST_FITTED]
     theta = _learn(points[best], wanted[best], group)

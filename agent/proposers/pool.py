@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 # How many constants a candidate changes, and by how much of the range: each is drawn from these.
 CHANGED = (1, 1, 2, 3)
-SPREADS = (0.03, 0.08, 0.2, 0.4)
+SPREADS = (0.03, 0.08, 0.2, 0.3)
+SMALLEST_SPREAD = 0.03
 # Two choices are as far apart as this share of a range.
 CHOICE_DISTANCE = 0.6
 OUTSIDE = 0.5
 
 
-def pool(space: Space, rng: random.Random, count: int) -> list[dict[str, Value]]:
-    """Up to `count` different changes of the incumbent: one to three constants, small steps and large ones."""
+def pool(space: Space, rng: random.Random, count: int, reach: float = 1.0) -> list[dict[str, Value]]:
+    """Up to `count` different changes of the incumbent: one to three constants, small steps and large ones.
+
+    reach: shrinks the steps.
+    """
     found: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
     for _ in range(count):
-        spread = rng.choice(SPREADS)
+        spread = max(rng.choice(SPREADS) * reach, SMALLEST_SPREAD)
         chosen = rng.sample(space.dimensions, min(rng.choice(CHANGED), len(space.dimensions)))
         values = {dimension.key: _moved(dimension, rng, spread) for dimension in chosen}
         found[tuple(sorted(values.items()))] = values

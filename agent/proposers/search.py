@@ -28,6 +28,8 @@ ATTEMPTS = 300
 FIRST_STEPS, FEWEST = 8, 4
 # Candidates that are compared by the model, and how many of the best are tried for being new and allowed.
 POOL, SHORTLIST = 400, 40
+# With nothing kept for longer than this its steps get shorter, each time by this factor.
+PATIENCE, SHRINK = 4, 0.93
 FARTHEST = 3.0
 SMALLEST_STEP, LARGEST_STEP = 1.3, 2.0
 RETRY_CRASHED = 0.1
@@ -67,7 +69,9 @@ class SearchProposer:
             texts = space.apply(values)
             if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
                 return Proposal(texts, _describe(space, values), why, {**space.values(), **values})
-        raise Exhausted(f"the search found nothing new in {ATTEMPTS} draws: widen the ranges, or start another --tag")
+        raise Exhausted(
+            f"the search found nothing new in {2 * ATTEMPTS} draws: widen the ranges, or start another --tag"
+        )
 
 
 def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
@@ -84,17 +88,20 @@ def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tu
     known, targets = np.array(rows), np.array(_targets(values))
     model = fit(known, targets, groups(space))
     best = float(model.predict(known)[0][[value is not None for value in values]].min())
-    candidates = pool(space, rng, POOL)
+    fruitless = context.number - context.incumbent.number - PATIENCE
+    candidates = pool(space, rng, POOL, SHRINK ** max(0, fruitless))
     expected = improvement(model, points(space, candidates), best)
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
         yield candidates[index], f"expected improvement by a model of {len(values)} experiments"
 
 
 def _steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
-    """Steps by rules of thumb. A space that is nearly used up gives up its favourites step by step."""
+    """Steps by rules of thumb, then anything. A space that is nearly used up gives up its favourites step by step."""
     lessons = _lessons(context.history, context.incumbent, context.direction)
     for attempt in range(ATTEMPTS):
         yield _local(space, lessons, rng, attempt / ATTEMPTS)
+    for values in pool(space, rng, ATTEMPTS):
+        yield values, "a draw: the usual steps are used up"
 
 
 def _measured(
