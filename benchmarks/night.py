@@ -84,7 +84,7 @@ class Sampled:
             study = optuna.create_study(direction=context.direction, sampler=sampler)
             for experiment in self._told:
                 params = {d.key: encoded(d, experiment.parameters[d.key]) for d in space.dimensions}
-                failed = optuna.trial.TrialState.FAIL if experiment.metric is None else None
+                failed = optuna.trial.TrialState.FAIL if experiment.metric is None else optuna.trial.TrialState.COMPLETE
                 study.add_trial(
                     optuna.create_trial(
                         params=params, distributions=distributions, value=experiment.metric, state=failed

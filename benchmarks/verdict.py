@@ -9,6 +9,7 @@ Effects and bias are in standard deviations of one run. Every run after the base
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -28,16 +29,13 @@ TAIL_SHARE, TAIL_MEAN, BODY = 0.12, 2.4, 0.6
 
 
 def gaussian(rng: random.Random) -> Draw:
-    def draw() -> float:
-        return rng.gauss(0.0, 1.0)
-
-    return draw
+    return lambda: rng.gauss(0.0, 1.0)
 
 
 def heavy(rng: random.Random) -> Draw:
     """Standard deviation 1, mean 0, a heavy tail of bad results, as over seeds on a small machine."""
     mean = TAIL_SHARE * TAIL_MEAN
-    sd = (BODY**2 + 2 * TAIL_SHARE * TAIL_MEAN**2 - mean**2) ** 0.5
+    sd = math.sqrt(BODY**2 + 2 * TAIL_SHARE * TAIL_MEAN**2 - mean**2)
 
     def draw() -> float:
         tail = rng.expovariate(1 / TAIL_MEAN) if rng.random() < TAIL_SHARE else 0.0
