@@ -247,7 +247,7 @@ def _commands(rules: Protocol, prefix: str, state: State) -> list[dict[str, str]
     found.append(("Run the best again, in a folder of its own", f"git worktree add {folder} {best}"))
     found.append(("", f"{enter} && {budget}{rules.execution.command}"))
     if kept:
-        picked = " ".join(e.commit for e in kept)
+        picked = " ".join(e.commit[:12] for e in kept)
         found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
     found.append(("Go on where it stopped", f"autoresearch run --tag {tag}"))
     return [{"says": says, "command": command} for says, command in found]

@@ -20,7 +20,7 @@ from agent import protocol
 from agent.experiment import Evidence
 from agent.report import evidence_words, gather, write_report
 from agent.timespent import time_spent
-from agent.views import scale, sidebyside
+from agent.views import chart, scale, sidebyside
 from agent.workspace import Workspace
 from tests.browser import Page, browser, find
 from tests.conftest import Cli, git, make_quick
@@ -103,7 +103,7 @@ def test_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert cli(quick, "report").returncode == 3
     missing = cli(made.folder, "report", "--tag", "nowhere")
     assert missing.returncode == 3 and "there is no session nowhere" in missing.stderr
-    unlike = cli(made.folder, "report", "--tag", "long", "--tag", "up")
+    unlike = cli(made.folder, "report", "--tag", "night", "--tag", "up")
     assert unlike.returncode == 2 and "make a report of each" in unlike.stderr
 
 
@@ -126,6 +126,13 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
     far = [row for row in rows if row["metric"] is not None and row["metric"] > 1.85]
     assert far and len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
     assert f"{len(far)} beyond the edge" in svg
+
+
+def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:
+    svg = chart.alone(made.data("night")["sessions"])
+    drawn = chart.png(svg, system_fonts=False)
+    assert drawn.startswith(b"\x89PNG") and int.from_bytes(drawn[16:20], "big") == 2080
+    assert len(drawn) > 1.5 * len(chart.png(re.sub("<text.*?</text>", "", svg), system_fonts=False))
 
 
 def test_what_models_write_stays_text(made: Made) -> None:

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from agent.views.scale import Axis, Box, Crowd, interesting, place, shortened, ticks, width, written
 
+ASSETS = Path(__file__).parent / "assets"
 Session = Mapping[str, Any]
 PAPER, INK, FAINT, LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
 GREY, GREEN, RED, BLUE = "#9ca3af", "#15803d", "#b91c1c", "#1d4ed8"
@@ -66,11 +68,12 @@ def alone(sessions: Sequence[Session]) -> str:
     return progress(sessions[0], frame) if len(sessions) == 1 else compare(sessions, frame)
 
 
-def png(svg: str) -> bytes:
-    """Twice the size in pixels, for sharp screens."""
+def png(svg: str, system_fonts: bool = True) -> bytes:
+    """Twice the size in pixels, for sharp screens. The letters are our own; the system's are for other scripts."""
     import resvg_py
 
-    return resvg_py.svg_to_bytes(svg_string=svg, zoom=2, sans_serif_family="DejaVu Sans", font_family="DejaVu Sans")
+    letters = [str(ASSETS / "DejaVuSans.ttf")]
+    return resvg_py.svg_to_bytes(svg_string=svg, zoom=2, skip_system_fonts=not system_fonts, font_files=letters)
 
 
 def progress(session: Session, frame: Frame = WIDE) -> str:
