@@ -140,6 +140,7 @@ def test_what_models_write_stays_text(made: Made) -> None:
     found = Tags()
     found.feed(html)
     assert found.count["script"] == 1 and found.count["img"] == 0 and "onerror" not in found.attributes
+    assert not re.search(r"[\x00\x1b\u202e\ud800\uffff]", html)
     assert "{{ 7*7 }}" in html and "<script>document" not in html
     assert "<script" not in (made.folder.parent / "long" / "progress.svg").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
