@@ -76,7 +76,8 @@ def _folder(workspace: Workspace, tags: Sequence[str]) -> Path:
 def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
     events = list(read(journal_path(workspace.folder, tag)))
     state = replay(events)
-    if state.session is None or not state.experiments:
+    about = state.session
+    if about is None or not state.experiments:
         raise PreconditionError(
             f"session {tag} has no measured baseline yet, so there is nothing to report: "
             f"go on with `autoresearch run --tag {tag}`"
@@ -89,8 +90,8 @@ def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
         "began": events[0].at,
         "latest": state.latest_at,
         "seconds": state.seconds,
-        "proposer": state.session.get("proposer"),
-        "fingerprint": dict(state.session["fingerprint"]),
+        "proposer": about.get("proposer"),
+        "fingerprint": dict(about["fingerprint"]),
         "rows": rows,
         "noise": _noise(state),
         "confirmation": _confirmation(state),

@@ -16,6 +16,7 @@ COMMANDS = [
     ["baseline"],
     ["status"],
     ["stop"],
+    ["report"],
     ["protocol"],
     ["protocol", "check"],
     ["protocol", "schema"],

@@ -122,7 +122,7 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
     assert kinds.total() == LONG + 1
     assert kinds["crash"] == sum(row["status"] == "crash" for row in rows)
     assert kinds["pruned"] == sum(row["pruned"] is not None for row in rows) > 0
-    assert kinds["kept"] + kinds["provisional"] == sum(row["status"] == "keep" for row in rows)
+    assert kinds["baseline"] + kinds["kept"] + kinds["provisional"] == sum(row["status"] == "keep" for row in rows)
     far = [row for row in rows if row["metric"] is not None and row["metric"] > 1.85]
     assert far and len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
     assert f"{len(far)} beyond the edge" in svg
@@ -211,7 +211,9 @@ def test_the_range_shows_what_is_interesting() -> None:
     best = [2.5, 1.81, 1.80, 1.795, 1.793]
     low, high = scale.interesting(best, [*best, 1.82, 9.0], 0.001, down=True)
     assert 1.7 < low < 1.793 and 1.82 < high < 2.0
-    assert scale.interesting([1.0], [1.0], 0.0, down=True)[0] < 1.0
+    assert scale.interesting([1.5], [1.5], 0.0, down=True) == pytest.approx((1.5, 1.5), rel=1e-3)
+    low, high = scale.interesting([1.5], [1.5, 1.6, 1.61, 1.62, 1.63, 8.0], 0.0, down=True)
+    assert low < 1.5 and 1.6 < high < 2.0  # nothing kept: what was tried is in sight
     assert scale.interesting([5.0, 7.0], [5.0, 6.0, 7.0, -90.0], 0.0, down=False)[0] > 3
     assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
 

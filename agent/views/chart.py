@@ -82,8 +82,8 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     y = Axis(low, high, bottom, top)
     x = Axis(0, max(1, rows[-1]["number"]), frame.left + 10, right - 8)
     plot = Box(frame.left, top, right, bottom)
-    dots = [_point(row, x, y, bottom) for row in rows if kind_of(row) not in ("kept", "provisional")]
-    kept = [_point(row, x, y, bottom) for row in rows if kind_of(row) in ("kept", "provisional")]
+    dots = [_point(row, x, y, bottom) for row in rows if row["status"] != "keep"]
+    kept = [_point(row, x, y, bottom) for row in rows if row["status"] == "keep"]
     parts = [head, _axes(x, y, plot, frame, crashes="crash" in kinds)]
     parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, GREEN, "")]
     parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]

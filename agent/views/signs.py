@@ -12,6 +12,7 @@ from typing import Any
 PAPER, INK, FAINT, LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
 GREY, GREEN, RED, BLUE = "#9ca3af", "#15803d", "#b91c1c", "#1d4ed8"
 WORDS = {
+    "baseline": "baseline",
     "kept": "kept, confirmed",
     "provisional": "kept, provisional",
     "discard": "discarded",
@@ -33,7 +34,7 @@ def kind_of(row: Mapping[str, Any]) -> str:
     if value_of(row) is None:
         return "crash"
     if row["status"] == "keep":
-        return "kept" if row["confirmed"] or row["number"] == 0 else "provisional"
+        return "baseline" if row["number"] == 0 else "kept" if row["confirmed"] else "provisional"
     return "pruned" if row["metric"] is None else "discard"
 
 
@@ -44,6 +45,8 @@ def said(row: Mapping[str, Any]) -> str:
 
 def sign(kind: str, x: float, y: float) -> str:
     match kind:
+        case "baseline":
+            return f'<path d="M{x - 4.5:.1f} {y - 4.5:.1f}h9v9h-9z" fill="{GREEN}" stroke="{PAPER}"/>'
         case "kept":
             return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.8" fill="{GREEN}" stroke="{PAPER}"/>'
         case "provisional":
