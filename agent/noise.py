@@ -12,6 +12,7 @@ from agent.experiment import Experiment, Run, unbiased
 # counts as much as one repetition, so that a few real ones outvote it.
 PRIOR = 0.0025
 PRIOR_DEGREES = 1.0
+SURELY_EQUAL = 2  # repetitions that all gave equal numbers
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
     """groups: metrics of equal programs. scale: the size of the metric, for the prior."""
     squares = sum(sum((value - sum(group) / len(group)) ** 2 for value in group) for group in groups)
     degrees = sum(len(group) - 1 for group in groups)
-    if degrees and squares == 0.0:
+    # Two equal numbers may be chance, where a run is a few steps long.
+    if degrees >= SURELY_EQUAL and squares == 0.0:
         return Noise(0.0, math.inf)
     prior = PRIOR * abs(scale)
     total = degrees + PRIOR_DEGREES

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ from agent.fingerprint import differences
 from agent.ideas import change_of, ideas_of
 from agent.journal import read
 from agent.paths import find_session, journal_path, state_folder
+from agent.proposers.notes import plain
 from agent.protocol import Protocol
 from agent.state import State, gain, replay
 from agent.summary import summarize
@@ -74,11 +76,13 @@ def _folder(workspace: Workspace, tags: Sequence[str]) -> Path:
 def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
     events = list(read(journal_path(workspace.folder, tag)))
     state = replay(events)
-    if state.session is None or not state.experiments:
+    about = state.session
+    if about is None or not state.experiments:
         raise PreconditionError(
             f"session {tag} has no measured baseline yet, so there is nothing to report: "
             f"go on with `autoresearch run --tag {tag}`"
         )
+    state = replace(state, experiments=tuple(map(_clean, state.experiments)))
     recorded = {event.data["number"]: event.at for event in events if event.kind == "recorded"}
     rows = [_row(state, experiment, recorded.get(experiment.number)) for experiment in state.experiments]
     return {
@@ -86,8 +90,8 @@ def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
         "began": events[0].at,
         "latest": state.latest_at,
         "seconds": state.seconds,
-        "proposer": state.session.get("proposer"),
-        "fingerprint": dict(state.session["fingerprint"]),
+        "proposer": about.get("proposer"),
+        "fingerprint": dict(about["fingerprint"]),
         "rows": rows,
         "noise": _noise(state),
         "confirmation": _confirmation(state),
@@ -97,6 +101,17 @@ def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
         "diff": _diff(workspace, state),
         "commands": _commands(rules, workspace.prefix, state),
     }
+
+
+def _clean(experiment: Experiment) -> Experiment:
+    """Without the characters that models and runs may write but no page can hold."""
+    description, reasoning = _text(experiment.description), _text(experiment.reasoning)
+    verdict = replace(experiment.verdict, reason=_text(experiment.verdict.reason))
+    return replace(experiment, description=description, reasoning=reasoning, verdict=verdict)
+
+
+def _text(text: str) -> str:
+    return re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", plain(text))
 
 
 def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
@@ -247,7 +262,7 @@ def _commands(rules: Protocol, prefix: str, state: State) -> list[dict[str, str]
     found.append(("Run the best again, in a folder of its own", f"git worktree add {folder} {best}"))
     found.append(("", f"{enter} && {budget}{rules.execution.command}"))
     if kept:
-        picked = " ".join(e.commit for e in kept)
+        picked = " ".join(e.commit[:12] for e in kept)
         found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
     found.append(("Go on where it stopped", f"autoresearch run --tag {tag}"))
     return [{"says": says, "command": command} for says, command in found]

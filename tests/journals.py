@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+UNPRINTABLE = "\x00 \x1b[31m \u202e \ud800 \uffff"
 HOSTILE = '</td></table><script>document.title="owned"</script><img src=x onerror=alert(1)> "quoted" & \'so\' {{ 7*7 }}'
 NAMES = ("MATRIX_LR", "EMBEDDING_LR", "DEPTH", "WARMDOWN_RATIO", "WEIGHT_DECAY", "TOTAL_BATCH_SIZE")
 REASONS = ("the command ended with exit code 1: ValueError: n_head must divide n_embd", "out of memory", "no val_bpb")
@@ -66,7 +67,7 @@ def write_long_journal(
         name = chance.choice(NAMES)
         candidate = parameters if number == 0 else {**parameters, name: round(chance.uniform(0.2, 3), 3)}
         description = f"{name} {parameters[name]:g} -> {candidate[name]:g}" if number else "baseline"
-        description = HOSTILE if number == 3 else description
+        description = {3: HOSTILE, 4: f"{description} {UNPRINTABLE}"}.get(number, description)
         commit = base if number == 0 else f"{number:040x}"
         kind = "keep" if number == 0 else chance.choices(["discard", "crash", "pruned", "far"], [78, 7, 12, 3])[0]
         if number and chance.random() < 14 / (14 + number):

@@ -17,6 +17,7 @@ COMMANDS = [
     ["baseline"],
     ["status"],
     ["stop"],
+    ["report"],
     ["protocol"],
     ["protocol", "check"],
     ["protocol", "schema"],

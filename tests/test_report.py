@@ -20,7 +20,7 @@ from agent import protocol
 from agent.experiment import Evidence
 from agent.report import evidence_words, gather, write_report
 from agent.timespent import time_spent
-from agent.views import scale, sidebyside
+from agent.views import chart, scale, sidebyside
 from agent.workspace import Workspace
 from tests.browser import Page, browser, find
 from tests.conftest import Cli, git, make_quick
@@ -103,7 +103,7 @@ def test_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert cli(quick, "report").returncode == 3
     missing = cli(made.folder, "report", "--tag", "nowhere")
     assert missing.returncode == 3 and "there is no session nowhere" in missing.stderr
-    unlike = cli(made.folder, "report", "--tag", "long", "--tag", "up")
+    unlike = cli(made.folder, "report", "--tag", "night", "--tag", "up")
     assert unlike.returncode == 2 and "make a report of each" in unlike.stderr
 
 
@@ -122,10 +122,17 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
     assert kinds.total() == LONG + 1
     assert kinds["crash"] == sum(row["status"] == "crash" for row in rows)
     assert kinds["pruned"] == sum(row["pruned"] is not None for row in rows) > 0
-    assert kinds["kept"] + kinds["provisional"] == sum(row["status"] == "keep" for row in rows)
+    assert kinds["baseline"] + kinds["kept"] + kinds["provisional"] == sum(row["status"] == "keep" for row in rows)
     far = [row for row in rows if row["metric"] is not None and row["metric"] > 1.85]
     assert far and len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
     assert f"{len(far)} beyond the edge" in svg
+
+
+def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:
+    svg = chart.alone(made.data("night")["sessions"])
+    drawn = chart.png(svg, system_fonts=False)
+    assert drawn.startswith(b"\x89PNG") and int.from_bytes(drawn[16:20], "big") == 2080
+    assert len(drawn) > 1.5 * len(chart.png(re.sub("<text.*?</text>", "", svg), system_fonts=False))
 
 
 def test_what_models_write_stays_text(made: Made) -> None:
@@ -133,6 +140,7 @@ def test_what_models_write_stays_text(made: Made) -> None:
     found = Tags()
     found.feed(html)
     assert found.count["script"] == 1 and found.count["img"] == 0 and "onerror" not in found.attributes
+    assert not re.search(r"[\x00\x1b\u202e\ud800\uffff]", html)
     assert "{{ 7*7 }}" in html and "<script>document" not in html
     assert "<script" not in (made.folder.parent / "long" / "progress.svg").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
@@ -203,7 +211,9 @@ def test_the_range_shows_what_is_interesting() -> None:
     best = [2.5, 1.81, 1.80, 1.795, 1.793]
     low, high = scale.interesting(best, [*best, 1.82, 9.0], 0.001, down=True)
     assert 1.7 < low < 1.793 and 1.82 < high < 2.0
-    assert scale.interesting([1.0], [1.0], 0.0, down=True)[0] < 1.0
+    assert scale.interesting([1.5], [1.5], 0.0, down=True) == pytest.approx((1.5, 1.5), rel=1e-3)
+    low, high = scale.interesting([1.5], [1.5, 1.6, 1.61, 1.62, 1.63, 8.0], 0.0, down=True)
+    assert low < 1.5 and 1.6 < high < 2.0  # nothing kept: what was tried is in sight
     assert scale.interesting([5.0, 7.0], [5.0, 6.0, 7.0, -90.0], 0.0, down=False)[0] > 3
     assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
 

@@ -74,8 +74,8 @@ def test_an_old_incumbent_is_run_again_now_and_then() -> None:
 
 
 def test_without_noise_every_difference_is_real() -> None:
-    exact, known = pooled([[2.0, 2.0]], 2.0), Standing([2.0, 2.0], [2.0])
-    assert exact.sd == 0.0
+    exact, known = pooled([[2.0, 2.0, 2.0]], 2.0), Standing([2.0, 2.0], [2.0])
+    assert exact.sd == 0.0 and pooled([[2.0, 2.0]], 2.0).sd > 0
     kept = weigh([1.999], known, exact, "minimize")
     assert isinstance(kept, Verdict) and kept.status == "keep" and kept.evidence and kept.evidence.confirmed
     for value in (2.0, 2.1):

@@ -1,7 +1,5 @@
 """The progress chart as SVG: every experiment a point, the running best a step line. One drawing serves the page, the
 file and the PNG.
-
-Colours are attributes, so that the file looks right anywhere; the page's style sheet overrides them by class.
 """
 
 from __future__ import annotations
@@ -10,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from agent.views.scale import Axis, Box, Crowd, interesting, place, shortened, ticks, width, written
+from agent.views.signs import BLUE, FAINT, GREEN, GREY, INK, LINE, PAPER, WORDS, kind_of, letters, said, sign, value_of
 
+ASSETS = Path(__file__).parent / "assets"
 Session = Mapping[str, Any]
-PAPER, INK, FAINT, LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
-GREY, GREEN, RED, BLUE = "#9ca3af", "#15803d", "#b91c1c", "#1d4ed8"
 # Colour and dashes of each session where several are compared.
 LINES = (
     ("#15803d", ""),
@@ -28,16 +27,6 @@ LINES = (
 )
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 LANE = 20  # where crashes are, below the plot
-WORDS = {
-    "kept": "kept, confirmed",
-    "provisional": "kept, provisional",
-    "discard": "discarded",
-    "pruned": "ended early, its estimate",
-    "crash": "crashed",
-    "best": "running best",
-    "band": "noise of one run",
-    "again": "measured again, with its interval",
-}
 
 
 @dataclass(frozen=True)
@@ -66,11 +55,12 @@ def alone(sessions: Sequence[Session]) -> str:
     return progress(sessions[0], frame) if len(sessions) == 1 else compare(sessions, frame)
 
 
-def png(svg: str) -> bytes:
-    """Twice the size in pixels, for sharp screens."""
+def png(svg: str, system_fonts: bool = True) -> bytes:
+    """Twice the size in pixels, for sharp screens. The letters are our own; the system's are for other scripts."""
     import resvg_py
 
-    return resvg_py.svg_to_bytes(svg_string=svg, zoom=2, sans_serif_family="DejaVu Sans", font_family="DejaVu Sans")
+    letters = [str(ASSETS / "DejaVuSans.ttf")]
+    return resvg_py.svg_to_bytes(svg_string=svg, zoom=2, skip_system_fonts=not system_fonts, font_files=letters)
 
 
 def progress(session: Session, frame: Frame = WIDE) -> str:
@@ -80,7 +70,7 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     again = session["confirmation"]
     noise = session["noise"] or 0.0
     low, high = _range(session)
-    kinds = [kind for kind in WORDS if kind in {_kind(row) for row in rows}]
+    kinds = [kind for kind in WORDS if kind in {kind_of(row) for row in rows}]
     far = beyond(session)
     legend = {kind: WORDS[kind] for kind in [*kinds, "best"]}
     legend |= {"far": f"{len(far)} beyond the edge"} if far else {}
@@ -92,8 +82,8 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     y = Axis(low, high, bottom, top)
     x = Axis(0, max(1, rows[-1]["number"]), frame.left + 10, right - 8)
     plot = Box(frame.left, top, right, bottom)
-    dots = [_point(row, x, y, bottom) for row in rows if _kind(row) not in ("kept", "provisional")]
-    kept = [_point(row, x, y, bottom) for row in rows if _kind(row) in ("kept", "provisional")]
+    dots = [_point(row, x, y, bottom) for row in rows if row["status"] != "keep"]
+    kept = [_point(row, x, y, bottom) for row in rows if row["status"] == "keep"]
     parts = [head, _axes(x, y, plot, frame, crashes="crash" in kinds)]
     parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, GREEN, "")]
     parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]
@@ -108,13 +98,13 @@ def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
     low, high = interesting(sorted(every, reverse=down), every, 0.0, down)
     title = f"{sessions[0]['metric']}: {', '.join(s['tag'] for s in sessions)}"
     head, top = _head(title, {}, frame)
-    longest = max(width(shortened(s["tag"], frame.longest), frame.size) for s in sessions)
-    right, bottom = frame.width - min(longest, 0.3 * frame.width) - 14, frame.height - 3.4 * frame.size
+    long = max(width(shortened(s["tag"], frame.longest), frame.size) for s in sessions)
+    right, bottom = frame.width - min(long, 0.3 * frame.width) - 14, frame.height - 3.4 * frame.size
     y = Axis(low, high, bottom, top)
     x = Axis(0, max(1, *(s["rows"][-1]["number"] for s in sessions)), frame.left + 10, right - 8)
     plot = Box(frame.left, top, right, bottom)
     parts = [head, _axes(x, y, plot, frame, crashes=False)]
-    heights: list[float] = []
+    named: list[tuple[float, float]] = []
     for index, (session, best) in enumerate(zip(sessions, bests, strict=True)):
         colour, dash = LINES[index % len(LINES)]
         end = x(session["rows"][-1]["number"])
@@ -122,91 +112,47 @@ def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
         for row in best:
             parts.append(
                 f'<circle class="line-{index % len(LINES)}" cx="{x(row["number"]):.1f}" cy="{y(row["metric"]):.1f}" '
-                f'r="3.5" fill="{colour}"><title>{escape(session["tag"])} {_said(row)}</title></circle>'
+                f'r="3.5" fill="{colour}"><title>{escape(session["tag"])} {said(row)}</title></circle>'
             )
         height = y(best[-1]["metric"]) if best else bottom
-        while any(abs(height - other) < frame.size + 2 for other in heights):
+        while any(abs(end - x_other) < long and abs(height - other) < frame.size + 2 for x_other, other in named):
             height -= 2
-        heights.append(height)
+        named.append((end, height))
         name = escape(shortened(session["tag"], frame.longest))
-        parts.append(_text(end + 8, height + 0.35 * frame.size, name, frame.size, colour, f"line-{index % len(LINES)}"))
-    said = "; ".join(f"{s['tag']}: baseline {s['baseline']:.6g}, best {s['best']:.6g}" for s in sessions)
-    return _svg(parts, frame, title, said)
+        parts.append(
+            letters(end + 8, height + 0.35 * frame.size, name, frame.size, colour, f"line-{index % len(LINES)}")
+        )
+    standing = "; ".join(f"{s['tag']}: baseline {s['baseline']:.6g}, best {s['best']:.6g}" for s in sessions)
+    return _svg(parts, frame, title, standing)
 
 
 def beyond(session: Session) -> list[float]:
     """The values that are drawn at the edge because they lie too far off."""
     low, high = _range(session)
-    return [value for row in session["rows"] if (value := _value(row)) is not None and not low <= value <= high]
+    return [value for row in session["rows"] if (value := value_of(row)) is not None and not low <= value <= high]
 
 
 def _range(session: Session) -> tuple[float, float]:
     again, rows = session["confirmation"], session["rows"]
     best = [row["metric"] for row in rows if row["status"] == "keep" and row["metric"] is not None]
     best += [*(again["interval"] or []), again["value"]] if again else []
-    values = [value for row in rows if (value := _value(row)) is not None]
+    values = [value for row in rows if (value := value_of(row)) is not None]
     return interesting(best or [0.0], values or [0.0], session["noise"] or 0.0, session["direction"] == "minimize")
 
 
-def _value(row: Mapping[str, Any]) -> float | None:
-    """Where its point is: what it was judged by, or what a run that was ended early would have come to."""
-    value = row["metric"] if row["metric"] is not None else row["estimate"]
-    return None if value is None or row["status"] == "crash" else float(value)
-
-
-def _kind(row: Mapping[str, Any]) -> str:
-    if _value(row) is None:
-        return "crash"
-    if row["status"] == "keep":
-        return "kept" if row["confirmed"] or row["number"] == 0 else "provisional"
-    return "pruned" if row["metric"] is None else "discard"
-
-
 def _point(row: Mapping[str, Any], x: Axis, y: Axis, bottom: float) -> str:
-    value, kind, at = _value(row), _kind(row), x(row["number"])
+    value, kind, at = value_of(row), kind_of(row), x(row["number"])
     attributes = f'class="pt {kind}" data-n="{row["number"]}"'
-    title = f"<title>{_said(row)}</title>"
+    title = f"<title>{said(row)}</title>"
     if value is None:
-        return f"<g {attributes}>{_sign('crash', at, bottom + LANE / 2)}{title}</g>"
+        return f"<g {attributes}>{sign('crash', at, bottom + LANE / 2)}{title}</g>"
     if y.holds(value):
-        return f"<g {attributes}>{_sign(kind, at, y(value))}{title}</g>"
+        return f"<g {attributes}>{sign(kind, at, y(value))}{title}</g>"
     edge = y(value)
     inwards = 1 if edge < (y.first + y.last) / 2 else -1
     colour = GREEN if row["status"] == "keep" else GREY
     path = f"M{at:.1f} {edge + inwards:.1f}l4.5 {inwards * 8}h-9z"
     return f'<g {attributes}><path class="far" d="{path}" fill="{colour}"/>{title}</g>'
-
-
-def _said(row: Mapping[str, Any]) -> str:
-    value = "" if row["metric"] is None else f" {row['metric']:.6f}"
-    return escape(f"#{row['number']} {row['status']}{value}: {row['description']}")
-
-
-def _sign(kind: str, x: float, y: float) -> str:
-    match kind:
-        case "kept":
-            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.8" fill="{GREEN}" stroke="{PAPER}"/>'
-        case "provisional":
-            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{PAPER}" stroke="{GREEN}" stroke-width="2"/>'
-        case "discard":
-            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{GREY}"/>'
-        case "pruned":
-            return f'<path d="M{x - 3:.1f} {y:.1f}h6" fill="none" stroke="{GREY}" stroke-width="2"/>'
-        case "crash":
-            path = f"M{x - 2.5:.1f} {y - 2.5:.1f}l5 5m0 -5l-5 5"
-            return f'<path d="{path}" fill="none" stroke="{RED}" stroke-width="1.3"/>'
-        case "far":
-            return f'<path class="far" d="M{x:.1f} {y - 4:.1f}l4.5 8h-9z" fill="{GREY}"/>'
-        case "best":
-            return f'<path class="steps" d="M{x - 9:.1f} {y:.1f}h18" stroke="{GREEN}" stroke-width="2"/>'
-        case "band":
-            return f'<path class="band" d="M{x - 9:.1f} {y - 5:.1f}h18v10h-18z" fill="{GREEN}" fill-opacity="0.12"/>'
-        case _:
-            path = f"M{x:.1f} {y - 7:.1f}v14m-3 -14h6m-6 14h6"
-            return (
-                f'<g class="again"><path d="{path}" stroke="{BLUE}" fill="none"/>'
-                f'<path class="diamond" d="M{x:.1f} {y - 4:.1f}l4 4l-4 4l-4 -4z" fill="{BLUE}"/></g>'
-            )
 
 
 def _steps(
@@ -252,7 +198,7 @@ def _wanted(best: Sequence[Mapping[str, Any]], down: bool, frame: Frame) -> list
 
 def _labels(session: Session, best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, frame: Frame) -> str:
     """The descriptions of what was kept, where they cover least; a thin line leads to those that stand away."""
-    points = [(x(row["number"]), y(value)) for row in session["rows"] if (value := _value(row)) is not None]
+    points = [(x(row["number"]), y(value)) for row in session["rows"] if (value := value_of(row)) is not None]
     steps = [x(row["number"]) for row in best] + [plot.right]
     for row, (start, end) in zip(best, pairwise(steps), strict=True):
         points += [(start + 5 * i, y(row["metric"])) for i in range(int((end - start) / 5) + 1)]
@@ -270,7 +216,7 @@ def _labels(session: Session, best: Sequence[Mapping[str, Any]], x: Axis, y: Axi
             edge = label.lead.bottom if label.y > level else label.lead.top
             path = f"M{at:.1f} {level:.1f}L{label.x:.1f} {edge:.1f}"
             found.append(f'<path class="lead" d="{path}" stroke="{FAINT}" stroke-width="0.7" fill="none"/>')
-        found.append(_text(label.x, label.y, escape(text), size, INK, "label", label.anchor))
+        found.append(letters(label.x, label.y, escape(text), size, INK, "label", label.anchor))
     return "".join(found)
 
 
@@ -280,15 +226,17 @@ def _axes(x: Axis, y: Axis, plot: Box, frame: Frame, crashes: bool) -> str:
     for value, text in zip(values, written(values), strict=True):
         at = y(value)
         parts.append(f'<path class="grid" d="M{plot.left:.1f} {at:.1f}H{plot.right:.1f}" stroke="{LINE}"/>')
-        parts.append(_text(plot.left - 8, at + 0.35 * size, text, size, FAINT, "tick", "end"))
+        parts.append(letters(plot.left - 8, at + 0.35 * size, text, size, FAINT, "tick", "end"))
     floor = plot.bottom + (LANE if crashes else 0)
     if crashes:
-        parts.append(_text(plot.left - 8, plot.bottom + LANE / 2 + 0.35 * size, "crashed", size, FAINT, "tick", "end"))
+        parts.append(
+            letters(plot.left - 8, plot.bottom + LANE / 2 + 0.35 * size, "crashed", size, FAINT, "tick", "end")
+        )
     parts.append(f'<path class="axis" d="M{plot.left:.1f} {floor:.1f}H{plot.right:.1f}" stroke="{FAINT}"/>')
     steps = [value for value in ticks(0, x.high, 10 if frame.width > 600 else 5) if value == int(value)]
-    parts += [_text(x(value), floor + size + 5, f"{value:.0f}", size, FAINT, "tick", "middle") for value in steps]
+    parts += [letters(x(value), floor + size + 5, f"{value:.0f}", size, FAINT, "tick", "middle") for value in steps]
     middle = (plot.left + plot.right) / 2
-    parts.append(_text(middle, floor + 2.6 * size, "experiment", size, FAINT, "tick", "middle"))
+    parts.append(letters(middle, floor + 2.6 * size, "experiment", size, FAINT, "tick", "middle"))
     return "".join(parts)
 
 
@@ -297,15 +245,15 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
     parts, line = [], frame.size + 8
     top = 6.0
     if frame.titled:
-        parts.append(_text(16, top + 18, escape(shortened(title, 110)), frame.size + 4, INK, "title"))
+        parts.append(letters(16, top + 18, escape(shortened(title, 110)), frame.size + 4, INK, "title"))
         top += 34
     x = frame.left
     for kind, words in legend.items():
         long = 26 + width(words, frame.size - 1)
         if x + long > frame.width - 8 and x > frame.left:
             x, top = frame.left, top + line
-        parts.append(f'<g class="{kind}">{_sign(kind, x + 9, top + line / 2)}</g>')
-        parts.append(_text(x + 23, top + line / 2 + 0.33 * frame.size, words, frame.size - 1, FAINT, "tick"))
+        parts.append(f'<g class="{kind}">{sign(kind, x + 9, top + line / 2)}</g>')
+        parts.append(letters(x + 23, top + line / 2 + 0.33 * frame.size, words, frame.size - 1, FAINT, "tick"))
         x += long + 12
     return "".join(parts), top + (line + 10 if legend else 12)
 
@@ -323,16 +271,6 @@ def _described(session: Session, outside: int) -> str:
         f"{session['crashed']} crashed. {session['metric']} went from {session['baseline']:.6g} to "
         f"{session['best']:.6g}.{far} Every experiment is a row of the table below."
     )
-
-
-def _text(x: float, y: float, text: str, size: float, colour: str, name: str, anchor: str = "start") -> str:
-    end = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    more = {
-        "label": f' stroke="{PAPER}" stroke-width="3" paint-order="stroke" stroke-linejoin="round"',
-        "title": ' font-weight="600"',
-    }.get(name, "")
-    where = f'class="{name}" x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}"'
-    return f"<text {where}{end}{more}>{text}</text>"
 
 
 def _svg(parts: Sequence[str], frame: Frame, title: str, described: str) -> str:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import jinja2
@@ -15,7 +14,6 @@ from markupsafe import Markup
 from agent.views import chart, sidebyside
 from agent.views.text import cost, duration
 
-ASSETS = resources.files("agent.views") / "assets"
 PARTS = {
     "training": "training",
     "evaluation": "evaluation",
@@ -99,7 +97,7 @@ def _far(session: Mapping[str, Any]) -> str:
 
 
 def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+    return (chart.ASSETS / name).read_text(encoding="utf-8")
 
 
 def _sha(text: str) -> str:

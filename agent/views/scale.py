@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +60,11 @@ def interesting(best: Sequence[float], values: Sequence[float], noise: float, do
     core = list(best)
     while len(core) > 3 and _span(core[1:]) < FIRST_STEPS * _span(core):
         core = core[1:]
-    middle = sorted(values)[len(values) // 4 : -(len(values) // 4) or None]
-    reach = max(_span(core), 6 * noise, 2 * _span(middle) if _span(core) == 0 else 0.0, 1e-6 * abs(core[-1]), 1e-12)
+    reach = max(_span(core), 6 * noise)
+    if _span(core) == 0:
+        quarter, middle, last = statistics.quantiles([*values, *values], n=4)
+        reach = max(reach, 2 * (last - quarter), 1.5 * abs(middle - core[0]))
+    reach = reach or 1e-3 * abs(core[0]) or 1.0
     above, below = (WORSE, BETTER) if down else (BETTER, WORSE)
     low, high = min(core) - below * reach, max(core) + above * reach
     near = [value for value in (*values, *core) if low <= value <= high]
