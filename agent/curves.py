@@ -19,6 +19,7 @@ from typing import NamedTuple
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 PERCENT = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d+)?) ?%")
 COUNT = re.compile(r"\b(?:step|steps|iter|iteration|batch|it)\W{0,3}(\d+) ?(?:/|of) ?(\d+)", re.IGNORECASE)
+STEP = re.compile(r"\b(?:step|iter|iteration)\W{0,3}(\d+)", re.IGNORECASE)
 LOSS = re.compile(rf"(?<![a-z])((?:[a-z]+[_/ -])?)loss\W{{1,3}}?({NUMBER})(?![\w.])", re.IGNORECASE)
 HELD_OUT = re.compile(r"val|eval|test|dev|best|min", re.IGNORECASE)
 
@@ -31,11 +32,15 @@ LEAST_PROGRESS = 0.05  # that a projection is made from
 
 
 class Point(NamedTuple):
-    """fraction: of the training, 0 to 1. seconds: since the start of the run, NaN where nobody looked at a clock."""
+    """fraction: of the training, 0 to 1. seconds: since the start of the run, NaN where nobody looked at a clock.
+
+    step: as printed, NaN where it is not.
+    """
 
     fraction: float
     loss: float
     seconds: float = math.nan
+    step: float = math.nan
 
 
 Curve = tuple[Point, ...]
@@ -92,7 +97,8 @@ def point(line: str, seconds: float = math.nan) -> Point | None:
         fraction = float(percent[1]) / 100
     else:
         return None
-    return Point(fraction, float(loss[2]), seconds) if fraction <= 1 else None
+    step = STEP.search(line)
+    return Point(fraction, float(loss[2]), seconds, float(step[1]) if step else math.nan) if fraction <= 1 else None
 
 
 def at(curve: Curve, fraction: float) -> float | None:
@@ -106,6 +112,23 @@ def at(curve: Curve, fraction: float) -> float | None:
     left = curve[place - 1]
     share = (fraction - left.fraction) / (right.fraction - left.fraction)
     return left.loss + share * (right.loss - left.loss)
+
+
+def pace(curve: Curve, other: Curve) -> float | None:
+    """Steps of `curve` for each step of `other` up to the same fraction; None where one does not print them.
+
+    With a budget in seconds that is the ratio of their speeds.
+    """
+    if not curve or not other:
+        return None
+    theirs = other[: bisect.bisect_left(other, (curve[-1].fraction,)) + 1]
+    rates = []
+    for part in (curve, theirs):
+        # The first step is left out: its time is no training where it contains compilation.
+        steps, share = part[-1].step - part[0].step, part[-1].fraction - part[0].fraction
+        rates.append(steps / share if share > 0 else math.nan)
+    ratio = rates[0] / rates[1] if rates[1] > 0 else math.nan
+    return ratio if math.isfinite(ratio) else None
 
 
 def average(curves: Sequence[Curve]) -> Curve:

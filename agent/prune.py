@@ -24,17 +24,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from agent.changes import kinds
-from agent.curves import Curve, at
+from agent.curves import Curve, at, pace
 from agent.experiment import Direction
 from agent.state import gain
 from agent.student import cdf
 
 CHANCE = 0.005  # of winning, below which a run is pruned
 LEAST = 8  # finished runs that can be compared, before anything is pruned
+MOST_HISTORY = 200  # finished runs that it learns from, the latest: machines change, and the work is bounded
 EARLIEST = 0.2  # of the training
 CONTROL = 0.05  # of the runs that would be pruned, allowed to finish
 
 WINDOW = 0.05  # of the training, over which a gap is averaged
+SLOWER = 0.8  # times the incumbent's steps a second: less is a busy machine where the edit does not explain it
 GRID = 3  # places in a window
 SPAN = 0.1  # of the training, over which a trend is taken
 APART = 0.02  # of the training, between the two looks that must agree
@@ -98,6 +100,8 @@ def hopeless(
     changed: what it changes in the incumbent: `changes.changed` of their files.
     noise: standard deviation of the metric between runs of the same code, as far as it is known.
     """
+    if disturbed(so_far, incumbent, changed):
+        return None
     forecasts = []
     for fraction in _looks(so_far):
         found = forecast(so_far, incumbent, fraction, history, changed, direction, noise)
@@ -123,6 +127,7 @@ def forecast(
     here = features(so_far, incumbent, fraction)
     if here is None or here[0] <= 0:
         return None
+    history = [run for run in history[-MOST_HISTORY:] if not disturbed(run.curve, run.incumbent_curve, run.changed)]
     cases = _cases(history, fraction, direction)
     fit = _fit(cases, here) if len(cases) >= LEAST else None
     if fit is None:
@@ -146,6 +151,15 @@ def forecast(
 def spared(seed: int, number: int, share: float = CONTROL) -> bool:
     """Whether experiment `number` finishes even if it looks hopeless: a control on the rule, the same at each start."""
     return random.Random(f"control {seed} {number}").random() < share
+
+
+def disturbed(so_far: Curve, incumbent: Curve, changed: Collection[str]) -> bool:
+    """Whether a run takes so few steps a second, without an edit to explain it, that its machine must be busy.
+
+    It is to be measured again and neither judged nor learnt from: ending it early is up to whoever repeats it.
+    """
+    ratio = pace(so_far, incumbent)
+    return ratio is not None and ratio < SLOWER and not kinds(changed)
 
 
 def features(curve: Curve, incumbent: Curve, fraction: float) -> tuple[float, float] | None:

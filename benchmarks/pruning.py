@@ -33,7 +33,7 @@ from benchmarks import synthetic_curves
 TARGET_SAVED, TARGET_LOST = 0.25, 0.01
 LATENCY = 0.5  # seconds from a line in the log to the end of the process
 MODELS = ("llm", "command")  # proposers that edit more than constants
-SYNTHETIC_SECONDS = 17.0  # of a run of 10 s: what one takes here with its start and evaluation
+START, EVALUATION = 3.5, 3.5  # seconds of a synthetic run, besides its training of one second a line
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--pool", action="store_true", help="learn from the sessions before, too")
     parser.add_argument("--chance", type=float, default=CHANCE)
     parser.add_argument("--synthetic", type=int, default=0, metavar="SESSIONS")
-    parser.add_argument("--lines", type=int, default=10, help="of the log of a synthetic run")
+    parser.add_argument("--lines", type=int, default=10, help="of a synthetic log: its seconds of training")
     parser.add_argument("--gaussian", action="store_true", help="synthetic noise without heavy tails")
     parser.add_argument("--verbose", action="store_true", help="every pruned run")
     given = parser.parse_args()
@@ -272,8 +272,8 @@ def synthetic(seed: int, lines: int = 10, heavy: bool = True) -> tuple[str, Dire
                 changed=run.changed,
                 kept=run.won,
                 noise=synthetic_curves.NOISE * (3**0.5 if heavy else 1),
-                seconds=SYNTHETIC_SECONDS,
-                remaining=lambda fraction: 3.5 + 10 * (1 - fraction),
+                seconds=START + lines + EVALUATION,
+                remaining=lambda fraction: EVALUATION + lines * (1 - fraction),
             )
         )
         if run.won:

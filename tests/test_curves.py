@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agent.changes import CODE, changed, kinds
-from agent.curves import FINEST, Curve, CurveReader, Point, at, average, broken, curve, overdue
+from agent.curves import FINEST, Curve, CurveReader, Point, at, average, broken, curve, overdue, pace
 from agent.prune import CONTROL, EARLIEST, LEAST, Finished, forecast, hopeless, spared
 from benchmarks.pruning import Tally, ended_early, replayed, synthetic
 
@@ -40,6 +40,7 @@ def test_reads_what_train_py_prints() -> None:
         + "---\nval_bpb: 1.9\n"
     )
     assert [point[:2] for point in curve(text)] == [(0.0, 6.931443), (pytest.approx(0.123), 3.21)]
+    assert [point.step for point in curve(text)] == [1, 12]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_ten_megabytes_are_bounded_work_and_a_short_curve() -> None:
     reader.feed(b"x" * 5_000_000)
     reader.feed(b"x\n" + line(100, 1.0).encode())
     assert len(reader.curve) <= 2 / FINEST + 2
-    assert reader.curve[-1] == Point(1.0, 1.0, reader.curve[-1].seconds)
+    assert reader.curve[-1][:2] == (1.0, 1.0)
     # About half a second; a reader that starts over at each call takes minutes.
     assert time.process_time() - began < 10
 
@@ -256,6 +257,21 @@ def test_what_an_edit_changes() -> None:
     assert changed(before, {**before, "train.py": before["train.py"].replace("print", "log")}, {}) == {CODE}
     assert changed(before, {**before, "train.py": "LR = 3\nDEPTH = 2\nprint(LR)\n"}, {}) == {"LR", CODE}
     assert changed(before, {"train.py": before["train.py"]}, {}) == {CODE}
+
+
+def test_a_busy_machine_is_no_reason() -> None:
+    def stepping(curve: Curve, steps: int) -> Curve:
+        return tuple(point._replace(step=point.fraction * steps) for point in curve)
+
+    best, runs = stepping(BEST, 100), history(14)
+    assert pace(stepping(behind(0.4), 60), best) == pytest.approx(0.6)
+    assert pace(stepping(behind(0.4), 0), best) == 0
+    assert pace(behind(0.4), best) is None and pace((), best) is None and pace(best, ()) is None
+    assert hopeless(stepping(behind(0.4), 90), best, 1.0, runs, {"MATRIX_LR"}) is not None
+    assert hopeless(stepping(behind(0.4), 60), best, 1.0, runs, {"MATRIX_LR"}) is None
+    assert hopeless(stepping(behind(0.9), 60), best, 1.0, runs, {"DEPTH"}) is not None
+    slow = [dataclasses.replace(run, curve=stepping(run.curve, 60), incumbent_curve=best) for run in runs]
+    assert hopeless(behind(0.4), BEST, 1.0, slow, {"MATRIX_LR"}) is None
 
 
 def test_one_in_twenty_is_spared_and_always_the_same() -> None:
