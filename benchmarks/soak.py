@@ -47,7 +47,7 @@ def main() -> None:
     overheads = overheads_of([json.loads(line) for line in journal.splitlines()])
     part = max(1, len(overheads) // 10)
     first, last = statistics.median(overheads[:part]), statistics.median(overheads[-part:])
-    # Optuna is imported at the first wide proposal: what follows is what must stay flat.
+    # numpy is imported at the first proposal of the model: what follows is what must stay flat.
     settled = samples[len(samples) // 4 :]
     tenth = max(1, len(settled) // 10)
     memory = [statistics.median(s[0] for s in some) for some in (settled[:tenth], settled[-tenth:])]

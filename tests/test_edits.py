@@ -97,11 +97,13 @@ def test_ranges_from_comments_and_from_values() -> None:
     source = (
         "A = 0.5  # search: off\nSEED = 4\nEVAL_TOKENS = 64\nB = 0.04\nBATCH = 64\nDEPTH = 6\nC_RATIO = 0.5\n"
         "D_DECAY = 0.0\nE = 0.0\nF = -1.0\nG = False\nH = 'text'\nK = 3  # search: 1..8\nL = 8  # search: 2..32 log\n"
+        "M = 64  # search: 32..128\n"
     )
     by_name = {d.name: d for d in space_of({"t.py": source}, {}).dimensions}
-    assert set(by_name) == {"B", "BATCH", "DEPTH", "C_RATIO", "D_DECAY", "G", "K", "L"}
+    assert set(by_name) == {"B", "BATCH", "DEPTH", "C_RATIO", "D_DECAY", "G", "K", "L", "M"}
     assert (by_name["B"].low, by_name["B"].high, by_name["B"].log) == (0.005, 0.32, True)
     assert by_name["BATCH"].kind == "power" and by_name["L"].kind == "power" and by_name["K"].kind == "int"
+    assert by_name["M"].kind == "int" and by_name["M"].rounded(80.2) == 80
     assert by_name["C_RATIO"].high == 1.0 and by_name["D_DECAY"].high == 0.5
     assert by_name["B"].rounded(0.123456) == 0.123 and by_name["L"].rounded(20.0) == 16
 

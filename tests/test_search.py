@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from agent.experiment import Direction, Experiment, Proposal, Run, Value, Verdict, digest
 from agent.proposers.base import Context, Exhausted
-from agent.proposers.search import SearchProposer
+from agent.proposers.model import fit, improvement
+from agent.proposers.search import FARTHEST, SearchProposer, _targets
 from agent.proposers.space import space_of, tunable_parameters
 from agent.state import gain
 
@@ -54,7 +58,12 @@ class RandomProposer(SearchProposer):
 
 
 def session(
-    proposer: SearchProposer, count: int, seed: int, direction: Direction = "minimize", noise: float = 0.005
+    proposer: SearchProposer,
+    count: int,
+    seed: int,
+    direction: Direction = "minimize",
+    noise: float = 0.005,
+    answer: Callable[[dict[str, Value]], float | None] = objective,
 ) -> list[Experiment]:
     sign = 1 if direction == "minimize" else -1
     rng = random.Random(seed)
@@ -68,7 +77,7 @@ def session(
             proposal = proposer.ask(Context(number, seed, files, incumbent, tuple(history), direction, KNOWN))
             assert not space_of(files, KNOWN).refuses(proposal.parameters)
         texts = {**files, **proposal.files}
-        value = objective(dict(proposal.parameters))
+        value = answer(dict(proposal.parameters))
         metric = None if value is None else sign * (value + rng.gauss(0, noise))
         better = incumbent is None or (
             metric is not None and incumbent.metric is not None and gain(incumbent.metric, metric, direction) > 0
@@ -89,7 +98,7 @@ def best(history: list[Experiment]) -> float:
     return min(value for value in values if value is not None)
 
 
-SEEDS = range(12)
+SEEDS = range(8)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +131,7 @@ def test_short_sessions_improve_as_well() -> None:
 
 def test_crashes_are_avoided_later(sessions: list[list[Experiment]]) -> None:
     crashes = [sum(e.metric is None for history in sessions for e in history[a:b]) for a, b in ((1, 31), (31, 61))]
-    assert crashes[1] <= max(crashes[0], 12 * 2)
+    assert crashes[1] <= max(crashes[0], len(SEEDS) * 2)
 
 
 def test_a_session_rebuilt_from_its_history_proposes_the_same() -> None:
@@ -166,6 +175,67 @@ def test_nothing_to_search_and_nothing_left() -> None:
         ask("FLAG = True\n", (tried,))
 
 
+def test_far_off_values_and_failures_hide_nothing() -> None:
+    targets = _targets([1.1, 1.11, 1.12, 9.0, None])
+    assert targets[0] == 0 and targets[0] < targets[1] < targets[2] < 2 and targets[3] == targets[4] == FARTHEST
+    assert _targets([1.0, None]) == [0, 1] and _targets([2.0, 2.0]) == [0, 0]
+
+    def cliff(p: dict[str, Value]) -> float | None:
+        return 9.0 if float(p["MATRIX_LR"]) > 0.05 or float(p["BATCH"]) > 2**14 else objective(p)
+
+    assert max(best(session(SearchProposer(), 40, seed, answer=cliff)) for seed in range(3)) < 1.1
+
+
+def test_strange_experiments_are_no_obstacle() -> None:
+    history = session(SearchProposer(), 20, 3)
+    incumbent = next(e for e in reversed(history) if e.verdict.status == "keep")
+    strange = [
+        dataclasses.replace(incumbent, digest="a", parameters={"BATCH": 4096}),
+        dataclasses.replace(incumbent, digest="b", parameters={**incumbent.parameters, "MATRIX_LR": "0.1"}),
+        dataclasses.replace(incumbent, digest="c", parameters={**incumbent.parameters, "PATTERN": "LLL", "ROWS": 0}),
+        dataclasses.replace(incumbent, digest="d", runs=(Run(math.nan, 1.0),)),
+        dataclasses.replace(incumbent, digest="e", runs=()),
+    ]
+    context = Context(25, 3, {"train.py": SOURCE}, incumbent, (*history, *strange), "minimize", KNOWN)
+    assert SearchProposer().ask(context).files
+
+
+def test_small_spaces_are_used_up() -> None:
+    source = "DEPTH = 4  # search: 1..6\nFLAG = False\n"
+    history: list[Experiment] = []
+    incumbent, files = None, {"t.py": source}
+    with pytest.raises(Exhausted, match="nothing new"):
+        for number in range(20):
+            if incumbent is None:
+                proposal = Proposal({}, "", "", tunable_parameters(files, {}))
+            else:
+                proposal = SearchProposer().ask(Context(number, 0, files, incumbent, tuple(history), "minimize", {}))
+            value = abs(float(proposal.parameters["DEPTH"]) - 2) + float(proposal.parameters["FLAG"])
+            texts = {**files, **proposal.files}
+            verdict = Verdict("keep" if not history or value < min(e.metric or 0 for e in history) else "discard", "")
+            history.append(
+                Experiment(number, "", "", "", digest(texts), proposal.parameters, (Run(value, 1.0),), verdict)
+            )
+            if verdict.status == "keep":
+                incumbent, files = history[-1], texts
+    assert incumbent is not None and incumbent.metric == 0
+    assert 10 <= len({e.digest for e in history}) == len(history) <= 12
+
+
+def test_the_model_learns_what_matters_and_where_to_look() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.random((60, 4))
+    values = 3 * (points[:, 0] - 0.3) ** 2 + 0.3 * points[:, 1] + rng.normal(0, 0.02, 60)
+    model = fit(points, values, np.arange(4))
+    assert model.lengths[0] < model.lengths[2] and model.lengths[0] < model.lengths[3]
+    fresh = rng.random((200, 4))
+    mean, deviation = model.predict(fresh)
+    assert np.corrcoef(mean, 3 * (fresh[:, 0] - 0.3) ** 2 + 0.3 * fresh[:, 1])[0, 1] > 0.97
+    assert model.predict(fresh + 5)[1].min() > deviation.max()
+    where = fresh[np.argmax(improvement(model, fresh, float(model.predict(points)[0].min())))]
+    assert abs(where[0] - 0.3) < 0.15 and where[1] < 0.3
+
+
 def test_asking_stays_quick_with_a_long_history() -> None:
     history = session(SearchProposer(), 60, 0) * 5
     told = SearchProposer()
@@ -174,7 +244,8 @@ def test_asking_stays_quick_with_a_long_history() -> None:
     incumbent = next(e for e in reversed(history) if e.verdict.status == "keep")
     seconds = []
     for number in range(400, 412):
-        start = time.perf_counter()
+        # Processor time of this thread: others may be busy here.
+        start = time.thread_time()
         told.ask(Context(number, 0, {"train.py": SOURCE}, incumbent, tuple(history), "minimize", KNOWN))
-        seconds.append(time.perf_counter() - start)
-    assert sorted(seconds)[len(seconds) // 2] < 0.5
+        seconds.append(time.thread_time() - start)
+    assert sorted(seconds)[len(seconds) // 2] < 0.3

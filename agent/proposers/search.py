@@ -1,34 +1,36 @@
-"""The built-in proposer: moves around the incumbent first, Optuna's TPE over all that was learnt later.
+"""The built-in proposer: first steps by rules of thumb, then what a model of all measurements expects most of.
 
-Nothing is stored: what it knows is the session's history, told again at each start, and what it draws depends only on
-the seed, the number of the experiment and that history.
+Nothing is stored: what it knows is the session's history, and what it draws depends only on the seed, the number of
+the experiment and that history.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
-import warnings
+import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain
 
 from agent.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
+from agent.proposers.pool import groups, point, points, pool
 from agent.proposers.space import Dimension, Space, space_of
 from agent.state import gain
-
-if TYPE_CHECKING:
-    import optuna
 
 # Where the gain is on slow machines: more steps, then size, then rates. Constants never tried go in this order.
 PRIORITIES = ("BATCH", "DEPTH|LAYER", "WIDTH|DIM|ASPECT|HIDDEN", "LR$|RATE|LEARNING", "")
 ATTEMPTS = 300
-# A wide proposal needs something to learn from; the share of them grows while nothing is kept.
-WIDE_AFTER = 10
-WIDE_SHARE, WIDE_SHARE_STUCK, STUCK_AFTER = 0.25, 0.5, 8
-STARTUP_TRIALS = 8
+# The model takes over after so many experiments, with at least so many values to learn from.
+FIRST_STEPS, FEWEST = 8, 4
+# Candidates that are compared by the model, and how many of the best are tried for being new and allowed.
+POOL, SHORTLIST = 400, 40
+# With nothing kept for longer than this its steps get shorter, each time by this factor.
+PATIENCE, SHRINK = 4, 0.93
+FARTHEST = 3.0
 SMALLEST_STEP, LARGEST_STEP = 1.3, 2.0
 RETRY_CRASHED = 0.1
 
@@ -46,11 +48,8 @@ class SearchProposer:
 
     name = "search"
 
-    def __init__(self) -> None:
-        self._told: list[Experiment] = []
-
     def tell(self, experiment: Experiment) -> None:
-        self._told.append(experiment)
+        """Nothing: the history comes with each question."""
 
     def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
         """None: values that crash are a lesson, not something to mend."""
@@ -66,46 +65,78 @@ class SearchProposer:
             )
         seen = {experiment.digest for experiment in context.history}
         rng = random.Random(f"{context.seed}:{context.number}")
-        lessons = _lessons(context.history, context.incumbent, context.direction)
-        wide = self._wants_wide(context, rng)
-        for attempt in range(ATTEMPTS):
-            # A space that is nearly used up gives up its favourites step by step.
-            loose = attempt / ATTEMPTS
-            values, why = (
-                self._wide(space, context, rng) if wide and attempt < 5 else _local(space, lessons, rng, loose)
-            )
+        for values, why in chain(_expected(space, context, rng), _steps(space, context, rng)):
             texts = space.apply(values)
             if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
                 return Proposal(texts, _describe(space, values), why, {**space.values(), **values})
-        raise Exhausted(f"the search found nothing new in {ATTEMPTS} draws: widen the ranges, or start another --tag")
+        raise Exhausted(
+            f"the search found nothing new in {2 * ATTEMPTS} draws: widen the ranges, or start another --tag"
+        )
 
-    def _wants_wide(self, context: Context, rng: random.Random) -> bool:
-        if len(context.history) <= WIDE_AFTER:
-            return False
-        stuck = context.number - context.incumbent.number > STUCK_AFTER
-        return rng.random() < (WIDE_SHARE_STUCK if stuck else WIDE_SHARE)
 
-    def _wide(self, space: Space, context: Context, rng: random.Random) -> tuple[dict[str, Value], str]:
-        """TPE's suggestion for some of the constants, the others as the incumbent has them."""
-        import optuna
+def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
+    """The candidates around the incumbent of which a model of all that was measured expects most, the best first."""
+    if context.number <= FIRST_STEPS:
+        return
+    import numpy as np
 
-        count = rng.randint(2, max(2, min(len(space.dimensions), 2 + len(self._told) // 20)))
-        chosen = rng.sample(space.dimensions, min(count, len(space.dimensions)))
-        trials = _trials(space, self._told, context.direction)
-        # Narrowly: both are Optuna's remarks on features of its own that are chosen here on purpose.
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            tpe = optuna.samplers.TPESampler(
-                multivariate=True, n_startup_trials=STARTUP_TRIALS, seed=rng.randrange(2**31)
-            )
-            kept = {d.key: _encode(d, d.value) for d in space.dimensions if d not in chosen}
-            sampler = optuna.samplers.PartialFixedSampler(kept, tpe)
-            study = optuna.create_study(direction=context.direction, sampler=sampler)
-            study.add_trials(trials)
-            trial = study.ask({d.key: _distribution(d) for d in space.dimensions})
-        values = {d.key: _decode(d, trial.params[d.key]) for d in chosen}
-        return values, f"TPE over {len(trials)} trials, {len(chosen)} constants"
+    from agent.proposers.model import fit, improvement
+
+    rows, values = _measured(space, context.history, context.direction)
+    if sum(value is not None for value in values) < FEWEST:
+        return
+    known, targets = np.array(rows), np.array(_targets(values))
+    model = fit(known, targets, groups(space))
+    best = float(model.predict(known)[0][[value is not None for value in values]].min())
+    fruitless = context.number - context.incumbent.number - PATIENCE
+    candidates = pool(space, rng, POOL, SHRINK ** max(0, fruitless))
+    expected = improvement(model, points(space, candidates), best)
+    for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
+        yield candidates[index], f"expected improvement by a model of {len(values)} experiments"
+
+
+def _steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
+    """Steps by rules of thumb, then anything. A space that is nearly used up gives up its favourites step by step."""
+    lessons = _lessons(context.history, context.incumbent, context.direction)
+    for attempt in range(ATTEMPTS):
+        yield _local(space, lessons, rng, attempt / ATTEMPTS)
+    for values in pool(space, rng, ATTEMPTS):
+        yield values, "a draw: the usual steps are used up"
+
+
+def _measured(
+    space: Space, history: Sequence[Experiment], direction: Direction
+) -> tuple[list[list[float]], list[float | None]]:
+    """Points and their values, smaller is better, None for a failure. What lacks a constant of today is left out."""
+    rows, values = [], []
+    for experiment in history:
+        try:
+            rows.append(point(space, experiment.parameters))
+        except (KeyError, TypeError):
+            continue
+        value = _value(experiment)
+        values.append(value if value is None or direction == "minimize" else -value)
+    return rows, values
+
+
+def _targets(values: Sequence[float | None]) -> list[float]:
+    """What the model learns: the distance to the best in units of the usual one, its logarithm beyond, and a limit.
+
+    So a metric of 9 among 1.1 hides nothing. A failure is as bad as the worst.
+    """
+    known = [value for value in values if value is not None]
+    best = min(known)
+    usual = statistics.median(value - best for value in known) or max(known) - best or 1.0
+    scaled = [None if value is None else (value - best) / usual for value in values]
+    bent = [None if z is None else min(z if z <= 1 else 1 + math.log(z), FARTHEST) for z in scaled]
+    worst = max(1.0, *(z for z in bent if z is not None))
+    return [worst if z is None else z for z in bent]
+
+
+def _value(experiment: Experiment) -> float | None:
+    """What was measured; None where nothing was that could be learnt from. The one place where a metric is read."""
+    metric = experiment.metric
+    return metric if metric is not None and math.isfinite(metric) else None
 
 
 def _local(
@@ -156,19 +187,19 @@ def _lessons(history: Sequence[Experiment], incumbent: Experiment, direction: Di
     weights: dict[Move, float] = defaultdict(float)
     best = history[0] if history else incumbent
     crashed: dict[Move, int] = defaultdict(int)
+    spread = _spread(history)
     for experiment in history[1:]:
         moves = _moves(best.parameters, experiment.parameters)
         for move in moves:
-            if experiment.metric is None:
+            value, reference = _value(experiment), _value(best)
+            if value is None:
                 crashed[move] += 1
                 weights[move] = RETRY_CRASHED / crashed[move]
             elif experiment.verdict.status == "keep":
                 weights[move] = 3.0
                 weights[Move(move.key, -move.direction)] = 0.1
             else:
-                near = best.metric is not None and abs(gain(best.metric, experiment.metric, direction)) < _spread(
-                    history
-                )
+                near = reference is not None and abs(gain(reference, value, direction)) < spread
                 weights[move] = 0.3 if near or len(moves) > 1 else 0.1
         if experiment.verdict.status == "keep":
             best = experiment
@@ -190,52 +221,8 @@ def _moves(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Move
 
 def _spread(history: Sequence[Experiment]) -> float:
     """The interquartile range of all metrics: what counts as far apart in this session."""
-    metrics = sorted(e.metric for e in history if e.metric is not None)
+    metrics = sorted(value for e in history if (value := _value(e)) is not None)
     return metrics[(3 * len(metrics)) // 4 if len(metrics) > 3 else -1] - metrics[len(metrics) // 4] if metrics else 0.0
-
-
-def _trials(space: Space, told: Sequence[Experiment], direction: Direction) -> list[optuna.trial.FrozenTrial]:
-    """The history as Optuna's trials. Failures count as worse than the worst; what does not fit is left out."""
-    from optuna.trial import create_trial
-
-    metrics = [e.metric for e in told if e.metric is not None]
-    if not metrics:
-        return []
-    worst = max(metrics) if direction == "minimize" else min(metrics)
-    failed = worst + (_spread(told) or abs(worst) * 0.1) * (1 if direction == "minimize" else -1)
-    distributions = {d.key: _distribution(d) for d in space.dimensions}
-    trials = []
-    for experiment in told:
-        values = experiment.parameters
-        if all(d.key in values and d.fits(values[d.key]) for d in space.dimensions):
-            params = {d.key: _encode(d, values[d.key]) for d in space.dimensions}
-            value = experiment.metric if experiment.metric is not None else failed
-            trials.append(create_trial(params=params, distributions=distributions, value=value))
-    return trials
-
-
-def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if dimension.kind == "choice":
-        return CategoricalDistribution(dimension.choices)
-    if dimension.kind == "power":
-        return IntDistribution(int(_encode(dimension, dimension.low)), int(_encode(dimension, dimension.high)))
-    if dimension.kind == "int":
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _encode(dimension: Dimension, value: Value) -> Value:
-    """Powers of two by their exponent, everything else as it is."""
-    return int(value).bit_length() - 1 if dimension.kind == "power" else value
-
-
-def _decode(dimension: Dimension, value: Value) -> Value:
-    if dimension.kind == "choice":
-        return value
-    assert isinstance(value, int | float)
-    return int(2**value) if dimension.kind == "power" else dimension.rounded(value)
 
 
 def _describe(space: Space, values: Mapping[str, Value]) -> str:

@@ -176,8 +176,8 @@ def _numeric(path: str, constant: Constant, low: float, high: float, log: bool) 
     low, high = min(low, value), max(high, value)
     kind: Literal["float", "int", "power"] = "float"
     if isinstance(value, int):
-        # A small one such as DEPTH = 4 is a count unless its range says otherwise.
-        kind = "power" if _is_power(value) and (log or value >= 16) else "int"
+        # A range without `log` counts one by one: DEPTH = 4, ASPECT_RATIO = 64.
+        kind = "power" if _is_power(value) and log else "int"
         low, high = math.ceil(low), math.floor(high)
     return Dimension(constant.name, path, constant.name, kind, value, low, high, log)
 

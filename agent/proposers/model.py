@@ -1,0 +1,124 @@
+"""A Gaussian process over everything that was measured, and the expected improvement of candidates.
+
+Matern 5/2 kernel with one length scale for each constant (Rasmussen and Williams, Gaussian Processes for Machine
+Learning, 2006, chapters 4 and 5). The length scales' prior grows with the root of the number of constants (Hvarfner and
+others, Vanilla Bayesian Optimization Performs Great in High Dimensions, 2024). Small enough to be fitted anew for each
+proposal.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+# Length scales, amplitude and noise are learnt from the best of the measured points, in so many steps.
+MOST_FITTED = 100
+STEPS = 25
+FIRST_STEP, LARGEST_STEP = 0.2, 0.5
+# The quantile of all values that is expected far from every point.
+FAR = 0.9
+# Priors, normal in the logarithm: mean and deviation. Values have unit variance.
+LENGTH, LENGTH_DEVIATION = 0.3, 0.8
+NOISE, NOISE_DEVIATION = 0.02, 1.5
+AMPLITUDE_DEVIATION = 0.7
+
+
+@dataclass(frozen=True)
+class Model:
+    """points: n x features, divided by `lengths`. weights: n. inverse: n x n, of the covariance in unit variance."""
+
+    points: Array
+    lengths: Array
+    weights: Array
+    inverse: Array
+    mean: float
+    scale: float
+    amplitude: float
+
+    def predict(self, points: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation, without noise, at each of m x features points."""
+        import numpy as np
+
+        cross = self.amplitude * _matern(_squares(points / self.lengths, self.points))
+        variance = self.amplitude - ((cross @ self.inverse) * cross).sum(1)
+        return self.mean + self.scale * (cross @ self.weights), self.scale * np.sqrt(np.maximum(variance, 1e-10))
+
+
+def fit(points: Array, values: Array, group: Array) -> Model:
+    """points: n x features in 0..1. values: n, smaller is better. group: of each feature its constant's index.
+
+    What is far from everything measured counts as bad, not as average: good values are rare in a wide space.
+    """
+    import numpy as np
+
+    mean, scale = float(np.quantile(values, FAR)), float(values.std()) or 1.0
+    wanted = (values - mean) / scale
+    best = np.argsort(values, kind="stable")[:MOST_FITTED]
+    theta = _learn(points[best], wanted[best], group)
+    lengths, amplitude, noise = np.exp(theta[:-2])[group], math.exp(theta[-2]), math.exp(theta[-1])
+    scaled = points / lengths
+    inverse = np.linalg.inv(amplitude * _matern(_squares(scaled, scaled)) + (noise + 1e-6) * np.eye(len(points)))
+    return Model(scaled, lengths, inverse @ wanted, inverse, mean, scale, amplitude)
+
+
+def improvement(model: Model, points: Array, best: float) -> Array:
+    """The expected improvement on `best` at each point."""
+    import numpy as np
+
+    mean, deviation = model.predict(points)
+    z = (best - mean) / deviation
+    below = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in z])
+    expected: Array = deviation * (z * below + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi))
+    return expected
+
+
+def _learn(points: Array, wanted: Array, group: Array) -> Array:
+    """The logarithms of length scales, amplitude and noise that explain `wanted` best, by Rprop on the posterior."""
+    import numpy as np
+
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    squares = np.add.reduceat((points[:, None] - points[None]) ** 2, starts, axis=2).transpose(2, 0, 1)
+    count = len(starts)
+    prior = np.array([math.log(LENGTH * math.sqrt(count))] * count + [0.0, math.log(NOISE)])
+    deviation = np.array([LENGTH_DEVIATION] * count + [AMPLITUDE_DEVIATION, NOISE_DEVIATION])
+    theta, step, before = prior.copy(), np.full(count + 2, FIRST_STEP), np.zeros(count + 2)
+    flat = np.ascontiguousarray(squares).reshape(count, -1)
+    eye = np.eye(len(points))
+    for _ in range(STEPS):
+        weights = np.exp(-2 * theta[:-2])
+        root = np.sqrt(5 * np.maximum((weights @ flat).reshape(eye.shape), 0))
+        decay = np.exp(-root)
+        amplitude, noise = math.exp(theta[-2]), math.exp(theta[-1])
+        kernel = amplitude * (1 + root + root**2 / 3) * decay
+        inverse = np.linalg.inv(kernel + (noise + 1e-6) * eye)
+        alpha = inverse @ wanted
+        outer = 0.5 * (np.outer(alpha, alpha) - inverse)
+        by_length = (flat @ (outer * amplitude * 5 / 3 * (1 + root) * decay).ravel()) * weights
+        slope = np.concatenate([by_length, [(outer * kernel).sum(), noise * np.trace(outer)]])
+        slope -= (theta - prior) / deviation**2
+        turned = np.sign(slope) * np.sign(before)
+        step = np.clip(np.where(turned > 0, step * 1.2, np.where(turned < 0, step * 0.5, step)), 1e-3, LARGEST_STEP)
+        theta, before = theta + np.sign(slope) * step, slope
+    return theta
+
+
+def _matern(squares: Array) -> Array:
+    import numpy as np
+
+    root = np.sqrt(5 * squares)
+    kernel: Array = (1 + root + root**2 / 3) * np.exp(-root)
+    return kernel
+
+
+def _squares(a: Array, b: Array) -> Array:
+    """Squared distances of every row of a to every row of b."""
+    import numpy as np
+
+    squares: Array = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)
+    return squares
