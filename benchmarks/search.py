@@ -44,18 +44,18 @@ class Sampler:
     def __init__(self, arm: str, seed: int) -> None:
         self._study = optuna.create_study(sampler=_sampler(arm, seed))
         self._failed = FAILED if arm.startswith("cma-es") else None
-        self._distributions = {d.key: _distribution(d) for d in SPACE.dimensions}
+        self._distributions = {d.key: distribution(d) for d in SPACE.dimensions}
         self._trial: optuna.Trial | None = None
 
     def ask(self, context: Context) -> Proposal:
         if self._trial is None:
-            default = {d.key: _encoded(d, d.value) for d in SPACE.dimensions}
+            default = {d.key: encoded(d, d.value) for d in SPACE.dimensions}
             value = context.history[0].metric
             self._study.add_trial(
                 optuna.create_trial(params=default, distributions=self._distributions, value=value),
             )
         self._trial = self._study.ask(self._distributions)
-        values = {d.key: _decoded(d, self._trial.params[d.key]) for d in SPACE.dimensions}
+        values = {d.key: decoded(d, self._trial.params[d.key]) for d in SPACE.dimensions}
         return Proposal(SPACE.apply(values), "", parameters=values)
 
     def tell(self, experiment: Experiment) -> None:
@@ -76,11 +76,11 @@ def _sampler(arm: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(seed=seed)
     if arm == "cma-es":
         return optuna.samplers.CmaEsSampler(seed=seed)
-    start = {d.key: _encoded(d, d.value) for d in SPACE.dimensions if d.kind != "choice"}
+    start = {d.key: encoded(d, d.value) for d in SPACE.dimensions if d.kind != "choice"}
     return optuna.samplers.CmaEsSampler(x0=start, sigma0=SIGMA, seed=seed)
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
+def distribution(dimension: Dimension) -> BaseDistribution:
     low, high = dimension.low, dimension.high
     if dimension.kind == "choice":
         return CategoricalDistribution(dimension.choices)
@@ -91,12 +91,12 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(low, high, log=dimension.log)
 
 
-def _encoded(dimension: Dimension, value: Value) -> Value:
+def encoded(dimension: Dimension, value: Value) -> Value:
     """Powers of two by their exponent, everything else as it is."""
     return int(value).bit_length() - 1 if dimension.kind == "power" else value
 
 
-def _decoded(dimension: Dimension, value: Any) -> Value:
+def decoded(dimension: Dimension, value: Any) -> Value:
     if dimension.kind == "choice":
         return value  # type: ignore[no-any-return]
     return 2 ** int(value) if dimension.kind == "power" else dimension.rounded(value)

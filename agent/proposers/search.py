@@ -134,8 +134,11 @@ def _targets(values: Sequence[float | None]) -> list[float]:
 
 
 def _value(experiment: Experiment) -> float | None:
-    """What was measured; None where nothing was that could be learnt from. The one place where a metric is read."""
-    metric = experiment.metric
+    """What was measured, of a pruned run what it would have come to; None where there is nothing to learn from.
+
+    The one place where a metric is read.
+    """
+    metric = experiment.estimate
     return metric if metric is not None and math.isfinite(metric) else None
 
 
