@@ -4,10 +4,13 @@ In the order in which an experiment goes through them:
 
     session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid}   once, first
     resumed    {pid}                                     each later start
-    called     {number, model, input_tokens, output_tokens, dollars}   a model was asked, whatever came of it
+    calling    {number, model, input_tokens, output_tokens, dollars}   a model is asked: the worst that it can cost
+    called     {number, model, input_tokens, output_tokens, dollars}   what it has cost, whatever came of it
+    refused    {number}                                  it did not take the call, which costs nothing
     away       {proposer, reason, until}                 it cannot be had now; until then another proposes
     back       {proposer}
     nothing    {proposer, number, reason}                it gave nothing that can be measured; another proposes
+    dropped    {proposer, number, what, count}           what an agent did that is not taken; count: of all, what: some
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has its commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs

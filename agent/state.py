@@ -67,6 +67,9 @@ class Spent:
             self.dollars + other.dollars,
         )
 
+    def __sub__(self, other: Spent) -> Spent:
+        return self + Spent(-other.calls, -other.input_tokens, -other.output_tokens, -other.dollars)
+
 
 @dataclass(frozen=True)
 class State:
@@ -75,6 +78,7 @@ class State:
     session: the data of the first event. head: where the branch should be; previous: where it was before that.
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
     spent: what models have cost, by the number of the experiment.
+    reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
     away: why the model does not propose now, and until when (Unix time).
     """
 
@@ -87,6 +91,7 @@ class State:
     seconds: float = 0.0
     latest_at: float = 0.0
     spent: Mapping[int, Spent] = field(default_factory=dict)
+    reserved: Spent = Spent()
     away: Mapping[str, Any] | None = None
 
     @property
@@ -125,10 +130,13 @@ def step(state: State, event: Event) -> State:
         case "session":
             return replace(state, session=data, head=data["base"], previous=data["base"])
         case "resumed":
-            return replace(state, ended=None, away=None)
-        case "called":
-            number, call = data["number"], Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
-            return replace(state, spent={**state.spent, number: state.spent.get(number, Spent()) + call})
+            return replace(state, ended=None, away=None, reserved=Spent())
+        case "calling" | "called" | "refused":
+            number, call = data["number"], Spent()
+            if event.kind != "refused":
+                call = Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
+            spent = {**state.spent, number: state.spent.get(number, Spent()) - state.reserved + call}
+            return replace(state, spent=spent, reserved=call if event.kind == "calling" else Spent())
         case "away":
             return replace(state, away=data)
         case "back":

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,8 @@ from agent.proposers.presets import PRESETS, check_available, own_folders
 from agent.proposers.search import SearchProposer
 from agent.sandbox import UNCONFINED, Sandbox
 from agent.workspace import Workspace
-from tests.conftest import QUICK, Cli, git
+from tests.conftest import QUICK, ROOT, Cli, git
+from tests.test_session import rows
 
 BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
 # What every agent here begins with: it reads its prompt as a real one does.
@@ -95,11 +97,23 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
     )
 
 
-def agent(folder: Path, script: str, box: Sandbox = UNCONFINED, time_limit: float = 60) -> CommandProposer:
+def unheard(_: str, **__: Any) -> None:
+    """Where a test does not look at what is journalled."""
+
+
+def agent(
+    folder: Path,
+    script: str,
+    box: Sandbox = UNCONFINED,
+    time_limit: float = 60,
+    announce: Callable[..., None] = unheard,
+) -> CommandProposer:
     path = folder / "agent.py"
     path.write_text(BEGIN + script)
     command = f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {{prompt_file}}"
-    return CommandProposer(command, time_limit=time_limit, sandbox=box, briefing=lambda _: "All that is known.")
+    return CommandProposer(
+        command, time_limit=time_limit, sandbox=box, briefing=lambda _: "All that is known.", announce=announce
+    )
 
 
 @pytest.fixture
@@ -133,6 +147,7 @@ def test_an_honest_agent(context: Context, tmp_path: Path, box: Sandbox, unharme
 
 def test_without_notes_the_change_is_summarised(context: Context, tmp_path: Path) -> None:
     assert agent(tmp_path, HONEST).ask(context).description == "RATE 0.1 -> 0.3"
+    context = dataclasses.replace(context, folder=tmp_path / "another")
     added = agent(tmp_path, 'put("print(\\"---\\")", "print(\\"---\\")\\nloss += 0")').ask(context)
     assert added.description == "1 lines added, 0 removed in train.py"
 
@@ -156,7 +171,18 @@ HOSTILE = {
         "shutil.rmtree('.git'); run('git', 'init', '--initial-branch', 'x')",
         "switched the branch",
     ),
-    "prints ten megabytes": ("for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)", ""),
+    "leaves a daemon": (
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL)",
+        "left `sleep` running, which was ended",
+    ),
+    "prints ten megabytes": (
+        "for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)",
+        "printed 10 MiB, of which the last 1 MiB is kept",
+    ),
+    "names a file in no encoding": (
+        "open(b'\\xff.py', 'w').close()",
+        "made ?.py, which may not change",
+    ),
     "fails at its end": ("sys.exit(3)", ""),
     "asks": ("sys.stdin.read()", ""),
 }
@@ -167,8 +193,10 @@ def test_a_hostile_agent(
     context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None], name: str
 ) -> None:
     script, line = HOSTILE[name]
-    proposer = agent(tmp_path, HONEST + script, box)
+    said: list[dict[str, Any]] = []
+    proposer = agent(tmp_path, HONEST + script, box, announce=lambda _, **details: said.append(details))
     proposal = proposer.ask(context)
+    assert [event["what"] for event in said] == ([[line]] if line else [])
     assert dict(proposal.files) == {"train.py": BETTER}
     assert proposal.reasoning == (f"dropped: it {line}" if line else "")
     unharmed()
@@ -244,7 +272,11 @@ def test_one_that_sleeps_for_ever(context: Context, tmp_path: Path, unharmed: Ca
 
 
 def test_what_was_changed_before_the_limit_is_taken(context: Context, tmp_path: Path) -> None:
-    assert agent(tmp_path, HONEST + "time.sleep(600)", time_limit=2).ask(context).files["train.py"] == BETTER
+    proposal = agent(tmp_path, HONEST + "time.sleep(600)", time_limit=2).ask(context)
+    assert proposal.files["train.py"] == BETTER
+    assert proposal.reasoning == (
+        "dropped: it went on until it was ended (timed out: killed after the hard limit of 2 s)"
+    )
 
 
 LINKS = {
@@ -281,6 +313,9 @@ def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, m
     steals = 'put("RATE = 0.1", "RATE = 0.3  # " + os.environ["SOME_API_KEY"])'
     with pytest.raises(NoIdea, match=r"changed train\.py, which holds the value of SOME_API_KEY"):
         agent_again(proposer, tmp_path, steals).ask(context)
+    named = 'pathlib.Path(os.environ["SOME_API_KEY"] + ".txt").touch()'
+    with pytest.raises(NoIdea, match=r"made \(SOME_API_KEY\)\.txt, which may not change"):
+        agent_again(proposer, tmp_path, named).ask(context)
     kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
     assert kept and not any(key in text for text in kept)
 
@@ -327,7 +362,7 @@ else:
     proposal = agent(tmp_path, script).ask(context)
     assert proposal.files["train.py"] == BETTER and proposal.reasoning == ""
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {
-        "agent.log", "agent-prompt.md", "agent-2.log", "agent-2-prompt.md"
+        "agent.log", "agent-prompt.md", "agent-left.json", "agent-2.log", "agent-2-prompt.md", "agent-2-left.json"
     }  # fmt: skip
 
 
@@ -335,8 +370,73 @@ def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
     script = 'put("RATE", "RATE + = 1\\nRATE")\nnote(prompt)'
     with pytest.raises(NoIdea, match=r"nothing usable in 3 attempts: train\.py does not compile"):
         agent(tmp_path, script).ask(context)
+    context = dataclasses.replace(context, folder=tmp_path / "another")
     with pytest.raises(NoIdea, match="fails while it is imported"):
         agent(tmp_path, "if 'used:' not in prompt: put('import sys', 'import sys, no_such_module')").ask(context)
+
+
+def counting(counter: Path) -> str:
+    """An agent that notes outside its copy that it was started."""
+    return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"
+
+
+def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path: Path) -> None:
+    counter = tmp_path / "count"
+    script = counting(counter) + HONEST + "pathlib.Path('new.txt').touch()\n" + NOTES
+    first = agent(tmp_path, script).ask(context)
+    said: list[dict[str, Any]] = []
+    again = agent(tmp_path, script, announce=lambda _, **details: said.append(details)).ask(context)
+    assert first == again and counter.read_text() == "x" and said[0]["what"] == ["made new.txt, which may not change"]
+    moved = dataclasses.replace(context.incumbent, commit="0" * 40)
+    text = context.files["train.py"].replace("DEPTH = 4", "DEPTH = 5")
+    others: tuple[dict[str, Any], ...] = ({"incumbent": moved}, {"files": {"train.py": text}}, {"number": 2})
+    for number, changes in enumerate(others, start=2):
+        agent(tmp_path, script).ask(dataclasses.replace(context, **changes))
+        assert counter.read_text() == "x" * number
+    for damage in ("", "{", "[]", '{"of": 1}'):
+        (tmp_path / "kept" / "agent-left.json").write_text(damage)
+        assert agent(tmp_path, script).ask(context) == first
+    assert counter.read_text() == "x" * 8
+
+
+def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: Path) -> None:
+    """The second attempt cannot be had: asked again, in this loop or the next, the agent goes on from its draft."""
+    counter = tmp_path / "count"
+    mistake = counting(counter) + 'put("RATE = 0.1", "RATE = = 0.3") if "cannot be used" not in prompt else sys.exit(1)'
+    proposer = agent(tmp_path, mistake)
+    with pytest.raises(Away, match="failed with exit code 1"):
+        proposer.ask(context)
+    mended = counting(counter) + 'assert "cannot be used" in prompt\nput("RATE = = 0.3", "RATE = 0.3")'
+    assert agent_again(proposer, tmp_path, mended).ask(context).files["train.py"] == BETTER
+    assert agent(tmp_path, "sys.exit(9)").ask(context).files["train.py"] == BETTER
+    assert counter.read_text() == "xxx"
+
+
+def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
+    counter, checked = tmp_path / "count", tmp_path / "checked"
+    hangs = (
+        f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
+        f"\n    open({str(checked)!r}, 'w').close()\n    time.sleep(600)"
+    )
+    script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + NOTES
+    flags = ["--proposer", "command", "--agent-cmd", agent(tmp_path, script).command, "--max-experiments", "1"]
+    command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
+    loop = subprocess.Popen(
+        [sys.executable, "-m", "agent", *command],
+        cwd=quick,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    while not checked.exists():
+        assert loop.poll() is None
+        time.sleep(0.02)
+    loop.kill()
+    loop.wait()
+    done = cli(quick, *command)
+    assert done.returncode == 0, done.stderr
+    assert counter.read_text() == "x"
+    assert [row["description"] for row in rows(quick)] == ["baseline", "a larger rate"]
 
 
 def test_an_earlier_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
@@ -386,7 +486,7 @@ def test_a_missing_agent_is_said_so(context: Context) -> None:
     }
     for command, says in cases.items():
         with pytest.raises(Away) as away:
-            CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "").ask(context)
+            CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "", announce=unheard).ask(context)
         assert says in str(away.value) and away.value.lasting
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
 
@@ -425,7 +525,8 @@ def test_its_git_is_its_own(
 def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shows = "import sys; print(len(sys.argv[1]), sys.argv[1][:40])"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(shows)} {{prompt}}"
-    proposer = CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "it's $HOME `here`\n")
+    briefing = "it's $HOME `here`\n"
+    proposer = CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: briefing, announce=unheard)
     with pytest.raises(NoIdea):
         proposer.ask(context)
     assert "it's $HOME `here`" in (tmp_path / "kept" / "agent.log").read_text()

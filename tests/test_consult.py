@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from agent.proposers.cost import Budget, Price
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.llm import MOST_TOKENS, LLMProposer
 from agent.proposers.search import SearchProposer
-from agent.proposers.wire import Model
+from agent.proposers.wire import Answer, Model
 from agent.state import Spent
 from tests.conftest import QUICK, ROOT, Cli, git
 from tests.model_server import Script, model_server, reply
@@ -314,29 +315,89 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
     with model_server(walk()) as server:
         model = Model("http", "m", "openai", server.url)
-        budget = Budget(model, Price(1, 1), None, None, dict, lambda **call: calls.append(call))
+        budget = Budget(model, Price(1, 1), None, None, dict, lambda kind, **call: calls.append({"kind": kind, **call}))
         first = LLMProposer(model, budget, 5).ask(context(tmp_path))
         again = LLMProposer(model, budget, 5).ask(context(tmp_path))
-        assert first == again and len(server.requests) == len(calls) == 1
+        assert first == again and len(server.requests) == 1
+        assert [call["kind"] for call in calls] == ["calling", "called"]
         with (tmp_path / "answers.jsonl").open("a") as file:
             file.write('{"text": "torn')
         assert LLMProposer(model, budget, 5).ask(context(tmp_path)) == first
+        # What comes after a torn line is a line of its own.
+        said = llm._Transcript(tmp_path / "answers.jsonl", skip=0)
+        said.add(Answer("second", 1, 1))
+        assert [each.text for each in llm._Transcript(tmp_path / "answers.jsonl", skip=1)._kept] == ["second"]
+
+
+def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -> None:
+    """The search may have nothing either; then the model is asked once more, and not its old answers."""
+    answers = iter([*["no edit"] * 3, NOTES.format("good") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3")])
+    with model_server(lambda _: next(answers)) as server:
+        model = Model("http", "m", "openai", server.url)
+        budget = Budget(model, None, None, None, dict, lambda *_, **__: None)
+        proposer = LLMProposer(model, budget, 5)
+        with pytest.raises(NoIdea):
+            proposer.ask(context(tmp_path))
+        with pytest.raises(NoIdea):
+            LLMProposer(model, budget, 5).ask(context(tmp_path))
+        assert len(server.requests) == 3
+        good = proposer.ask(context(tmp_path))
+        assert good.description == "good" and len(server.requests) == 4
+        later = LLMProposer(model, budget, 5)
+        with pytest.raises(NoIdea):
+            later.ask(context(tmp_path))
+        assert later.ask(context(tmp_path)) == good and len(server.requests) == 4
 
 
 def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
     calls: list[dict[str, Any]] = []
     with model_server(lambda _: half) as server:
         model = Model("http", "m", "openai", server.url)
-        budget = Budget(model, Price(1, 1), None, None, dict, lambda **call: calls.append(call))
+        budget = Budget(model, Price(1, 1), None, None, dict, lambda kind, **call: calls.append({"kind": kind, **call}))
         with pytest.raises(Away):
             LLMProposer(model, budget, 5).ask(context())
-    assert calls[0]["output_tokens"] == MOST_TOKENS and calls[0]["input_tokens"] > len(llm.SYSTEM)
+    calling, called = calls
+    assert {**calling, "kind": "called"} == called
+    assert called["output_tokens"] == MOST_TOKENS and called["input_tokens"] > len(llm.SYSTEM)
+
+
+def test_a_call_that_the_loop_did_not_survive_counts_at_its_worst(quick: Path, cli: Cli) -> None:
+    """The cap holds over a kill: nobody knows what the server will charge for."""
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(lambda _: silent) as server:
+        flags = ["--proposer", "llm", "--model", f"{server.url} scripted", "--max-cost", "20"]
+        command = ["run", "--tag", "t", *flags, "--no-keep-awake", "--sandbox", "off", "--max-experiments", "1"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        loop = subprocess.Popen(
+            [sys.executable, "-m", "agent", *command], cwd=quick, env=env, stderr=subprocess.DEVNULL
+        )
+        while not server.requests:
+            assert loop.poll() is None
+            time.sleep(0.02)
+        loop.kill()
+        loop.wait()
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, "--max-cost", "20", experiments=1)
+        assert done.returncode == 0 and not server.requests
+    assert "$16.00 of --max-cost 20 is spent" in done.stderr
+
+
+def test_a_call_that_is_refused_costs_nothing(quick: Path, cli: Cli) -> None:
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    busy = lambda handler: reply(handler, 503, {})  # noqa: E731
+    with model_server(lambda _: busy) as server:
+        done = run(cli, quick, server, "--max-cost", "20", "--fallback-after", "0", experiments=2)
+    assert done.returncode == 0 and len(events(quick, "refused")) == len(server.requests) >= 1
+    shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
+    assert shown["cost"] == {"calls": 0, "input_tokens": 0, "output_tokens": 0, "dollars": 0.0}
 
 
 def test_the_cap_of_one_experiment() -> None:
     model = Model("http", "m", "openai", "http://127.0.0.1:1")
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}
-    budget = Budget(model, Price(1, 1), None, 0.05, lambda: spent, lambda **_: None)
+    budget = Budget(model, Price(1, 1), None, 0.05, lambda: spent, lambda *_, **__: None)
     budget.require(3, "short", 1000)
     with pytest.raises(NoIdea, match="max-cost-per-experiment"):
         budget.require(1, "short", MOST_TOKENS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from agent.experiment import Experiment, Proposal
 from agent.proposers import blocks, notes
-from agent.proposers.base import Context, NoIdea
+from agent.proposers.base import Away, Context, NoIdea
 from agent.proposers.blocks import Unusable
 from agent.proposers.briefing import TOKENS, briefing
 from agent.proposers.cost import Budget
@@ -46,6 +47,7 @@ class LLMProposer:
         self.model = model
         self._budget, self._silence, self._tokens = budget, silence, tokens
         self._seen = Seen()
+        self._over: dict[Path, int] = {}  # transcript -> answers of conversations that have come to nothing
 
     def tell(self, experiment: Experiment) -> None:
         """The history in the context says it all."""
@@ -67,7 +69,8 @@ class LLMProposer:
 
     def _converse(self, context: Context, transcript: str, opening: str) -> Proposal:
         messages: list[Message] = [{"role": "user", "content": opening}]
-        said = _Transcript(context.folder / transcript if context.folder else None)
+        path = context.folder / transcript if context.folder else None
+        said = _Transcript(path, self._over.get(path, 0) if path else 0)
         why = ""
         for _ in range(1 + MOST_CORRECTIONS):
             answer = said.next() or self._complete(context, messages, said)
@@ -82,17 +85,23 @@ class LLMProposer:
                         "content": f"That cannot be used: {why}. Answer again, whole, in the same format.",
                     },
                 ]
+        if path:
+            self._over[path] = self._over.get(path, 0) + 1 + MOST_CORRECTIONS
         raise NoIdea(f"{self.model.label} gave nothing usable in {1 + MOST_CORRECTIONS} answers: {why}")
 
     def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript) -> Answer:
         prompt = SYSTEM + "".join(message["content"] for message in messages)
         self._budget.require(context.number, prompt, MOST_TOKENS)
+        self._budget.reserve(context.number, prompt, MOST_TOKENS)
         try:
             answer = complete(
                 self.model, SYSTEM, messages, most_tokens=MOST_TOKENS, silence=self._silence, tick=context.tick
             )
         except Broken:
             self._budget.charge(context.number, prompt, MOST_TOKENS, None)
+            raise
+        except Away:
+            self._budget.refund(context.number)
             raise
         # Kept before anything else can go wrong: it has cost money.
         said.add(answer)
@@ -122,11 +131,16 @@ class LLMProposer:
 
 
 class _Transcript:
-    """The answers to one question, on disk: a session that died while it asked does not pay for them again."""
+    """The answers to one question, on disk: a session that died while it asked does not pay for them again.
 
-    def __init__(self, path: Path | None) -> None:
+    skip: how many of them have had their effect.
+    """
+
+    def __init__(self, path: Path | None, skip: int) -> None:
         self._path = path
-        self._kept = list(_read(path)) if path else []
+        content = _content(path) if path else b""
+        self._torn = bool(content) and not content.endswith(b"\n")
+        self._kept = _answers(content)[skip:]
 
     def next(self) -> Answer | None:
         return self._kept.pop(0) if self._kept else None
@@ -134,17 +148,27 @@ class _Transcript:
     def add(self, answer: Answer) -> None:
         if self._path is None:
             return
+        line = json.dumps({"text": answer.text, "cut": answer.cut}) + "\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"text": answer.text, "cut": answer.cut}) + "\n")
+            file.write("\n" + line if self._torn else line)
             file.flush()
             os.fsync(file.fileno())
+        self._torn = False
 
 
-def _read(path: Path) -> list[Answer]:
-    """Whole lines only: a torn one was cut off with the loop. A damaged file counts as none."""
+def _content(path: Path) -> bytes:
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-        return [Answer(each["text"], None, None, each["cut"]) for each in map(json.loads, lines)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _answers(content: bytes) -> list[Answer]:
+    """Of the whole lines: a torn one was cut off with the loop, and one that is damaged counts as none."""
+    found = []
+    for line in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            said = json.loads(line)
+            found.append(Answer(said["text"], None, None, said["cut"]))
+    return found

@@ -9,6 +9,8 @@ from agent.events import Event
 from agent.state import State
 from agent.views.text import duration, row
 
+MOST_NAMED = 5
+
 
 def show(event: Event, state: State) -> None:
     for line in lines(event, state):
@@ -41,6 +43,10 @@ def lines(event: Event, state: State) -> list[str]:
             return [f"{data['proposer']} is back"]
         case "nothing":
             return [f"{data['proposer']} had nothing for #{data['number']}, the search proposes: {data['reason']}"]
+        case "dropped":
+            more = f"; and {data['count'] - MOST_NAMED} more" if data["count"] > MOST_NAMED else ""
+            did = "; ".join(data["what"][:MOST_NAMED])
+            return [f"#{data['number']} {data['proposer']}: dropped from what it did: it {did}{more}"]
         case "note":
             return [data["text"]]
     return []
