@@ -7,6 +7,7 @@ In the order in which an experiment goes through them:
     calling    {number, model, input_tokens, output_tokens, dollars}   a model is asked: the worst that it can cost
     called     {number, model, input_tokens, output_tokens, dollars}   what it has cost, whatever came of it
     refused    {number}                                  it did not take the call, which costs nothing
+    waiting    {proposer, reason, until}                 it cannot be had this moment, and is tried again then
     away       {proposer, reason, until}                 it cannot be had now; until then another proposes
     back       {proposer}
     nothing    {proposer, number, reason}                it gave nothing that can be measured; another proposes
@@ -17,6 +18,7 @@ In the order in which an experiment goes through them:
     measured   {number, run, and the fields of Run}; a reused baseline adds {reused}
     revised    {number, commit, digest, description, parameters}   a smaller batch within the same candidate
     repaired   {number, commit, digest, description, parameters, files}   its proposer has mended a crash
+    unmended   {proposer, number, reason}                it could not mend a crash
     interrupted{number, reason}                          the run is void and is repeated
     judged     {number, status, reason}
     recorded   {number, head}                            the branch moves to `head`: incumbent plus rows

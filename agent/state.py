@@ -79,7 +79,8 @@ class State:
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
     spent: what models have cost, by the number of the experiment.
     reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
-    away: why the model does not propose now, and until when (Unix time).
+    waiting, away: why the model is tried again, or does not propose now, and until when (Unix time).
+    nothing: why it had nothing for an experiment, until it has something again.
     """
 
     session: Mapping[str, Any] | None = None
@@ -92,7 +93,9 @@ class State:
     latest_at: float = 0.0
     spent: Mapping[int, Spent] = field(default_factory=dict)
     reserved: Spent = Spent()
+    waiting: Mapping[str, Any] | None = None
     away: Mapping[str, Any] | None = None
+    nothing: Mapping[str, Any] | None = None
 
     @property
     def cost(self) -> Spent:
@@ -130,15 +133,19 @@ def step(state: State, event: Event) -> State:
         case "session":
             return replace(state, session=data, head=data["base"], previous=data["base"])
         case "resumed":
-            return replace(state, ended=None, away=None, reserved=Spent())
+            return replace(state, ended=None, waiting=None, away=None, reserved=Spent())
         case "calling" | "called" | "refused":
             number, call = data["number"], Spent()
             if event.kind != "refused":
                 call = Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
             spent = {**state.spent, number: state.spent.get(number, Spent()) - state.reserved + call}
             return replace(state, spent=spent, reserved=call if event.kind == "calling" else Spent())
+        case "waiting":
+            return replace(state, waiting=data)
         case "away":
-            return replace(state, away=data)
+            return replace(state, waiting=None, away=data)
+        case "nothing":
+            return replace(state, waiting=None, nothing=data)
         case "back":
             return replace(state, away=None)
         case "ended":
@@ -147,7 +154,8 @@ def step(state: State, event: Event) -> State:
             keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
             known = {key: data[key] for key in keys}
             new = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
-            return replace(state, pending=new)
+            nothing = state.nothing if new.proposer == "search" else None
+            return replace(state, pending=new, waiting=None, nothing=nothing)
     if pending is None or data.get("number") != pending.number:
         return state
     match event.kind:

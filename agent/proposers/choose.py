@@ -77,7 +77,7 @@ def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted
 
 def _command(wanted: Consult, journal: Journal, sandbox: Sandbox) -> Consulted:
     from agent.proposers.briefing import briefing
-    from agent.proposers.command import CommandProposer
+    from agent.proposers.command import CommandProposer, confinement
     from agent.proposers.presets import PRESETS, check_available
 
     if wanted.agent and wanted.agent not in PRESETS:
@@ -88,6 +88,7 @@ def _command(wanted: Consult, journal: Journal, sandbox: Sandbox) -> Consulted:
     missing = check_available(command)
     if missing:
         raise PreconditionError(missing)
+    journal.show("note", text=f"agent: {confinement(command, sandbox)}")
     return CommandProposer(
         command, time_limit=wanted.agent_seconds, sandbox=sandbox, briefing=briefing, announce=journal.append
     )

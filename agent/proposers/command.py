@@ -209,6 +209,16 @@ class CommandProposer:
         return "\n".join(lines) + "\n"
 
 
+def confinement(command: str, sandbox: Sandbox) -> str:
+    """Where an agent may write, for a person to read at the start."""
+    if confines_itself(command):
+        return "it confines its writes itself, to its copy of the workspace"
+    if sandbox.way is None:
+        return "nothing confines its writes but its own permissions"
+    own = "".join(f", {folder}" for folder in own_folders(command))
+    return f"writes confined by {sandbox.way} to its copy of the workspace and temporary space{own}"
+
+
 def _filled(command: str, prompt: str, file: Path, files: Sequence[str]) -> str:
     """The line for the shell. A prompt that is too long for an argument is pointed to."""
     if "{prompt}" in command:
