@@ -367,6 +367,24 @@ else:
     }  # fmt: skip
 
 
+def test_no_file_of_an_agent_ends_the_loop(context: Context, tmp_path: Path) -> None:
+    """What the parser or the search's comments cannot take goes back to it; a rewrite is described in no time."""
+    script = """
+if "cannot be used" not in prompt:
+    put("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3  # search: whatever I like")
+elif "search comment" in prompt:
+    put("RATE = 0.3  # search: whatever I like", "RATE = " + "-" * 100_000 + "1")
+else:
+    assert "does not compile" in prompt
+    train.write_text("".join(f"value_{i} = {i * 7919 % 10007}\\n" for i in range(20_000)))
+"""
+    with_one = "".join(f"value_{i} = {i * 7907 % 10009}\n" for i in range(20_000))
+    long = dataclasses.replace(context, files={"train.py": context.files["train.py"] + with_one})
+    began = time.monotonic()
+    assert agent(tmp_path, script).ask(long).description.startswith("20000 lines added, ")
+    assert time.monotonic() - began < 60
+
+
 def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
     script = 'put("RATE", "RATE + = 1\\nRATE")\nnote(prompt)'
     with pytest.raises(NoIdea, match=r"nothing usable in 3 attempts: train\.py does not compile"):

@@ -114,6 +114,35 @@ def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
     assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "search", "llm"]
 
 
+def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
+    """What Python's parser, the search's comments or UTF-8 cannot take goes back, or loses what is wrong with it."""
+    line = "RATE = 0.1  # search: 0.001..10 log"
+    answers = iter(
+        [
+            NOTES.format("comment") + edit(line, "RATE = 0.3  # search: whatever I like"),
+            NOTES.format("deep") + edit(line, f"RATE = {'-' * 100_000}1"),
+            NOTES.format("half \ud83d a character") + edit(line, "RATE = 0.3  # \ud83d"),
+            NOTES.format("branches") + edit("import sys", "import sys\nif 0: pass\n" + "elif 0: pass\n" * 2000),
+            NOTES.format("long") + edit("RATE = 0.3", f"RATE = 0x{'f' * 20_000} and 0.35"),
+            NOTES.format("longer") + edit("import sys", f"import sys\nBIG = 0x{'f' * 20_000}"),
+        ]
+    )
+    with model_server(lambda _: next(answers, "")) as server:
+        done = run(cli, quick, server, experiments=3)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "search comment" in told[1] and "does not compile" in told[2]
+    assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character"
+
+
+def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
+    refuse = lambda handler: reply(handler, 500, b'{"error": {"message": "half \\ud83d a character"}}')  # noqa: E731
+    with model_server(lambda _: refuse) as server:
+        done = run(cli, quick, server, "--fallback-after", "0", experiments=1)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert len(rows(quick)) == 2
+
+
 def test_a_repeated_candidate_is_refused(quick: Path, cli: Cli) -> None:
     worse = NOTES.format("worse") + edit("RATE = 0.1", "RATE = 3.0")
     again = NOTES.format("again") + edit("RATE = 0.1", "RATE    =  3.0")

@@ -17,6 +17,7 @@ from agent.experiment import Experiment, Proposal
 from agent.measure import last_lines
 from agent.proposers import notes, scratch
 from agent.proposers.base import Away, Context, NoIdea
+from agent.proposers.candidate import against
 from agent.proposers.left import Attempt, Left
 from agent.proposers.presets import check_available, confines_itself, own_folders
 from agent.proposers.sameness import Seen
@@ -118,10 +119,7 @@ class CommandProposer:
         """What speaks against a candidate; empty where nothing does."""
         if not files:
             return "it takes back the whole change"
-        earlier = self._seen.earlier({**context.files, **files}, context)
-        if earlier:
-            return f"apart from comments and layout it is the same program as {earlier}: propose something new"
-        return context.check({**context.files, **files}) or ""
+        return against({**context.files, **files}, context, self._seen) or ""
 
     def _proposal(self, context: Context, changes: Changes) -> Proposal:
         said = notes.parse(changes.notes)

@@ -13,6 +13,7 @@ from agent.proposers import blocks, notes
 from agent.proposers.base import Away, Context, NoIdea
 from agent.proposers.blocks import Unusable
 from agent.proposers.briefing import TOKENS, briefing
+from agent.proposers.candidate import against
 from agent.proposers.cost import Budget
 from agent.proposers.sameness import Seen
 from agent.proposers.space import tunable_parameters
@@ -114,12 +115,9 @@ class LLMProposer:
             raise Unusable(f"it was cut off at {MOST_TOKENS} tokens: be shorter, and edit with small blocks")
         changed = blocks.apply(answer.text, context.files, context.allows)
         whole = {**context.files, **changed}
-        earlier = self._seen.earlier(whole, context)
-        if earlier:
-            raise Unusable(f"apart from comments and layout it is the same program as {earlier}: propose something new")
-        against = context.check(whole)
-        if against:
-            raise Unusable(against)
+        reason = against(whole, context, self._seen)
+        if reason:
+            raise Unusable(reason)
         said = notes.parse(answer.text)
         return Proposal(
             files=changed,

@@ -141,7 +141,9 @@ def _ask(model: Model, system: str, messages: Sequence[Message], most_tokens: in
                 answer = _READ_STREAM[model.format](_events(response, deadline))
             else:
                 answer = _READ_WHOLE[model.format](json.loads(_whole(response, deadline)))
-            return replace(answer, text=_without_key(answer.text, model))
+            # JSON can hold half a character, UTF-8 cannot.
+            text = answer.text.encode(errors="replace").decode()
+            return replace(answer, text=_without_key(text, model))
     except Broken as broken:
         raise Broken(_short(broken, model)) from None
     except requests.RequestException as error:
