@@ -358,6 +358,24 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
         assert [each.text for each in llm._Transcript(tmp_path / "answers.jsonl", skip=1)._kept] == ["second"]
 
 
+def test_a_hypothesis_and_an_effect_are_asked_for_once(tmp_path: Path) -> None:
+    line = "RATE = 0.1  # search: 0.001..10 log"
+    bare = "DESCRIPTION: bare\n\n" + edit(line, "RATE = 0.2")
+    stated = NOTES.format("stated") + edit(line, "RATE = 0.2")
+    refuses = lambda handler: reply(handler, 503, {})  # noqa: E731
+    for number, (second, calls, description) in enumerate(
+        [(stated, 2, "stated"), (bare, 2, "bare"), ("no edit", 3, "bare"), (refuses, 2, "bare")]
+    ):
+        answers = iter([bare, second])
+        with model_server(lambda _, answers=answers: next(answers, "no edit")) as server:  # type: ignore[misc]
+            model = Model("http", "m", "openai", server.url)
+            budget = Budget(model, None, None, None, dict, lambda *_, **__: None)
+            proposal = LLMProposer(model, budget, 5).ask(context(tmp_path / str(number)))
+        assert (proposal.description, len(server.requests)) == (description, calls)
+        told = server.requests[1][2]["messages"][-1]["content"]
+        assert "a hypothesis and an expected effect" in told and "RATE = 0.2" in proposal.files["train.py"]
+
+
 def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -> None:
     """The search may have nothing either; then the model is asked once more, and not its old answers."""
     answers = iter([*["no edit"] * 3, NOTES.format("good") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3")])

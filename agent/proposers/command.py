@@ -136,7 +136,6 @@ class CommandProposer:
         attempt = self._left.read(context, name, draft)
         if attempt is None:
             attempt = self._run(context, prompt, draft, name)
-            self._left.write(context, name, draft, attempt)
         self._dropped = attempt.changes.dropped
         if self._dropped:
             what = list(self._dropped[:MOST_JOURNALLED])
@@ -145,7 +144,8 @@ class CommandProposer:
 
     def _run(self, context: Context, prompt: str, draft: Mapping[str, str], name: str) -> Attempt:
         """One run of the agent in a fresh copy of the incumbent with `draft` on top."""
-        with temporary_folder(context.folder or Path(f"/no folder/{id(self)}")) as root:
+        # One for the whole session, so that the next run removes what a killed loop has left of any.
+        with temporary_folder(context.folder.parent if context.folder else Path(f"/no folder/{id(self)}")) as root:
             copy = scratch.make(context, Path(root) / "copy", draft)
             temporary = Path(root) / "temporary"
             temporary.mkdir()
@@ -178,7 +178,10 @@ class CommandProposer:
             # The names of files may hold anything: keys, and bytes that are no text.
             said = (each.encode(errors="replace").decode() for each in (*changes.dropped, *did))
             dropped = tuple(map(scratch.without_secrets, said))
-            return Attempt(replace(changes, dropped=dropped), failure, lasting)
+            attempt = Attempt(replace(changes, dropped=dropped), failure, lasting)
+            # While the copy is still there: removing it may take a while.
+            self._left.write(context, name, draft, attempt)
+            return attempt
 
     def _instructions(self, context: Context, why: str) -> str:
         lines = [

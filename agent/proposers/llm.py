@@ -69,14 +69,23 @@ class LLMProposer:
         return self._converse(context, f"mend-{attempt}.jsonl", opening)
 
     def _converse(self, context: Context, transcript: str, opening: str) -> Proposal:
+        """The first usable answer. One without a hypothesis or an expected effect is asked for them once."""
         messages: list[Message] = [{"role": "user", "content": opening}]
         path = context.folder / transcript if context.folder else None
         said = _Transcript(path, self._over.get(path, 0) if path else 0)
-        why = ""
+        why, unsaid = "", None
         for _ in range(1 + MOST_CORRECTIONS):
-            answer = said.next() or self._complete(context, messages, said)
             try:
-                return self._candidate(context, answer)
+                answer = said.next() or self._complete(context, messages, said)
+                proposal = self._candidate(context, answer)
+                if unsaid or (proposal.reasoning and proposal.expected is not None):
+                    return proposal
+                unsaid = proposal
+                raise Unusable("it does not begin with the three lines, with a hypothesis and an expected effect")
+            except (Away, NoIdea):
+                if unsaid:
+                    return unsaid
+                raise
             except Unusable as reason:
                 why = str(reason)
                 messages += [
@@ -86,6 +95,8 @@ class LLMProposer:
                         "content": f"That cannot be used: {why}. Answer again, whole, in the same format.",
                     },
                 ]
+        if unsaid:
+            return unsaid
         if path:
             self._over[path] = self._over.get(path, 0) + 1 + MOST_CORRECTIONS
         raise NoIdea(f"{self.model.label} gave nothing usable in {1 + MOST_CORRECTIONS} answers: {why}")
