@@ -175,9 +175,8 @@ class CommandProposer:
             failure, lasting = _failure(ended, log)
             changes = scratch.changes(copy, context)
             did = _besides(ended, printed, changes.files != draft)
-            # The names of files may hold anything: keys, and bytes that are no text.
-            said = (each.encode(errors="replace").decode() for each in (*changes.dropped, *did))
-            dropped = tuple(map(scratch.without_secrets, said))
+            # The name of a file may hold a key.
+            dropped = tuple(map(scratch.without_secrets, (*changes.dropped, *did)))
             attempt = Attempt(replace(changes, dropped=dropped), failure, lasting)
             # While the copy is still there: removing it may take a while.
             self._left.write(context, name, draft, attempt)
