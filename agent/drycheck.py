@@ -30,6 +30,8 @@ def why_not(bench: Bench, files: Mapping[str, str], tick: Callable[[], None]) ->
                 compile(text, path, "exec", dont_inherit=True)
             except (SyntaxError, ValueError) as error:
                 return f"{path} does not compile: {error}"
+            except (RecursionError, MemoryError):
+                return f"{path} does not compile: it is nested too deeply"
     return _fails_at_import(bench, files, tick)
 
 

@@ -19,6 +19,7 @@ NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 # Bounds on what a source may make the evaluator compute.
 LARGEST_POWER = 64
 LONGEST_TEXT = 1000
+MOST_BITS = 1024
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -69,10 +70,17 @@ class Constant:
 
 
 def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
-    """The live constants with a literal value, by name; of a name assigned twice the last. Empty for broken syntax."""
+    """The live constants with a literal value, by name; of a name assigned twice the last. Empty for broken syntax, and
+    for branches too deep to follow.
+    """
     tree = _parse(source)
-    if tree is None:
+    try:
+        return _constants(tree, source, known) if tree else {}
+    except RecursionError:
         return {}
+
+
+def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
     data = source.encode()
     starts = _line_starts(data)
     found: dict[str, Constant] = {}
@@ -116,6 +124,13 @@ def refuses(source: str, known: Mapping[str, Value], values: Mapping[str, Value]
     tree = _parse(source)
     if tree is None:
         return "the syntax is broken"
+    try:
+        return _refuses(tree, known, values)
+    except RecursionError:
+        return "its branches are too deep to follow"
+
+
+def _refuses(tree: ast.Module, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
     names: dict[str, Any] = dict(known)
     for statement in _live(tree.body, names, values):
         if isinstance(statement, ast.Assert):
@@ -135,7 +150,7 @@ class _Unknown(Exception):
 def _parse(source: str) -> ast.Module | None:
     try:
         return ast.parse(source.removeprefix("\ufeff"))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
@@ -208,7 +223,7 @@ def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 def _compute(node: ast.expr, names: Mapping[str, Any]) -> Any:
     match node:
-        case ast.Constant(value=value):
+        case ast.Constant(value=value) if not isinstance(value, int) or value.bit_length() <= MOST_BITS:
             return value
         case ast.Name(id=name) if name in names:
             return names[name]
@@ -242,4 +257,6 @@ def _require_small(op: ast.operator, first: Any, second: Any) -> None:
     if isinstance(op, ast.Mult) and any(isinstance(term, str | tuple) for term in (first, second)):
         raise _Unknown
     if isinstance(first, str) and len(first) > LONGEST_TEXT:
+        raise _Unknown
+    if any(isinstance(term, int) and term.bit_length() > MOST_BITS for term in (first, second)):
         raise _Unknown

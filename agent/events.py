@@ -4,10 +4,14 @@ In the order in which an experiment goes through them:
 
     session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid}   once, first
     resumed    {pid}                                     each later start
-    called     {number, model, input_tokens, output_tokens, dollars}   a model was asked, whatever came of it
+    calling    {number, model, input_tokens, output_tokens, dollars}   a model is asked: the worst that it can cost
+    called     {number, model, input_tokens, output_tokens, dollars}   what it has cost, whatever came of it
+    refused    {number}                                  it did not take the call, which costs nothing
+    waiting    {proposer, reason, until}                 it cannot be had this moment, and is tried again then
     away       {proposer, reason, until}                 it cannot be had now; until then another proposes
     back       {proposer}
     nothing    {proposer, number, reason}                it gave nothing that can be measured; another proposes
+    dropped    {proposer, number, what, count}           what an agent did that is not taken; count: of all, what: some
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has its commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs; {of} where it is the incumbent's, see there
@@ -15,6 +19,7 @@ In the order in which an experiment goes through them:
                the experiment adds {of}, its number
     revised    {number, commit, digest, description, parameters}   a smaller batch within the same candidate
     repaired   {number, commit, digest, description, parameters, files}   its proposer has mended a crash
+    unmended   {proposer, number, reason}                it could not mend a crash
     interrupted{number, reason}                          the run is void and is repeated
     judged     {number, status, reason, evidence}        evidence: the fields of Evidence, or null
     recorded   {number, head}                            the branch moves to `head`: incumbent plus rows

@@ -17,11 +17,15 @@ def write(journal: Path, number: int, revision: int, proposal: Proposal) -> None
 
     Raises AutoresearchError where it cannot be written.
     """
-    path = _path(journal, number, revision)
+    save(_path(journal, number, revision), dataclasses.asdict(proposal))
+
+
+def save(path: Path, content: object) -> None:
+    """As JSON, on the disk for good when this returns. Raises AutoresearchError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(proposal), file, ensure_ascii=False)
+            json.dump(content, file, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -20,6 +20,10 @@ LARGEST_LOG = 64 * 2**20
 # The wall clock also moves when it is set; what is less than this is no suspend.
 SHORTEST_SLEEP = 10.0
 POLL_SECONDS = 0.2
+# What a command has started may end a moment after it without being left behind.
+LEAVING_SECONDS = 0.5
+# bubblewrap's own first process stays as long as anything that it holds.
+NOBODYS = frozenset({"bwrap"})
 MARK = "AUTORESEARCH_RUN"
 
 
@@ -33,12 +37,16 @@ class Process:
 
 @dataclass(frozen=True)
 class Ended:
-    """returncode is None where a limit ended the command, which `stopped` then names. asleep: seconds of suspend."""
+    """returncode is None where a limit ended the command, which `stopped` then names. asleep: seconds of suspend.
+
+    left: the names of the processes that went on after the command had finished, and were ended.
+    """
 
     returncode: int | None
     seconds: float
     stopped: str | None = None
     asleep: float = 0.0
+    left: tuple[str, ...] = ()
 
 
 def run(
@@ -86,7 +94,8 @@ def run(
             # The monotonic clock stands still while the machine sleeps, the wall clock does not.
             seconds = time.monotonic() - began
             asleep = wall() - clock - seconds
-            return Ended(returncode, seconds, stopped, asleep if asleep >= SHORTEST_SLEEP else 0.0)
+            left = _left_running(kin(process.pid, mark)) if stopped is None else ()
+            return Ended(returncode, seconds, stopped, asleep if asleep >= SHORTEST_SLEEP else 0.0, left)
     finally:
         end_all(kin(process.pid, mark))
         process.wait()
@@ -136,6 +145,16 @@ def kin(pid: int, mark: str) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return [p for p in found.values() if p.pid != os.getpid()]
+
+
+def _left_running(processes: list[psutil.Process]) -> tuple[str, ...]:
+    """The names of those that do not end by themselves."""
+    names = []
+    for process in psutil.wait_procs(processes, timeout=LEAVING_SECONDS)[1] if processes else ():
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                names.append(process.name())
+    return tuple(sorted(name for name in names if name not in NOBODYS))
 
 
 def _born(pid: int) -> float:

@@ -122,6 +122,8 @@ class Session:
         recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.bench.workspace.mutable_files()
         proposal = self._proposer.ask(self._context(number, incumbent))
+        # Asking can take many minutes, in which a person may have begun to work here.
+        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
         proposals.write(self.journal.path, number, 0, proposal)
         self.journal.append(
             "proposed",

@@ -85,6 +85,9 @@ class Spent:
             self.dollars + other.dollars,
         )
 
+    def __sub__(self, other: Spent) -> Spent:
+        return self + Spent(-other.calls, -other.input_tokens, -other.output_tokens, -other.dollars)
+
 
 @dataclass(frozen=True)
 class State:
@@ -93,7 +96,9 @@ class State:
     session: the data of the first event. head: where the branch should be; previous: where it was before that.
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
     spent: what models have cost, by the number of the experiment.
-    away: why the model does not propose now, and until when (Unix time).
+    reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
+    waiting, away: why the model is tried again, or does not propose now, and until when (Unix time).
+    nothing: why it had nothing for an experiment, until it has something again.
     confirmation: what `agent.confirm` found last. comparison: one of `agent.compare` that is under way.
     """
 
@@ -106,7 +111,10 @@ class State:
     seconds: float = 0.0
     latest_at: float = 0.0
     spent: Mapping[int, Spent] = field(default_factory=dict)
+    reserved: Spent = Spent()
+    waiting: Mapping[str, Any] | None = None
     away: Mapping[str, Any] | None = None
+    nothing: Mapping[str, Any] | None = None
     confirmation: Mapping[str, Any] | None = None
     comparison: Comparison | None = None
 
@@ -146,12 +154,19 @@ def step(state: State, event: Event) -> State:
         case "session":
             return replace(state, session=data, head=data["base"], previous=data["base"])
         case "resumed":
-            return replace(state, ended=None, away=None)
-        case "called":
-            number, call = data["number"], Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
-            return replace(state, spent={**state.spent, number: state.spent.get(number, Spent()) + call})
+            return replace(state, ended=None, waiting=None, away=None, reserved=Spent())
+        case "calling" | "called" | "refused":
+            number, call = data["number"], Spent()
+            if event.kind != "refused":
+                call = Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
+            spent = {**state.spent, number: state.spent.get(number, Spent()) - state.reserved + call}
+            return replace(state, spent=spent, reserved=call if event.kind == "calling" else Spent())
+        case "waiting":
+            return replace(state, waiting=data)
         case "away":
-            return replace(state, away=data)
+            return replace(state, waiting=None, away=data)
+        case "nothing":
+            return replace(state, waiting=None, nothing=data)
         case "back":
             return replace(state, away=None)
         case "ended":
@@ -169,7 +184,8 @@ def step(state: State, event: Event) -> State:
             keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
             known = {key: data[key] for key in keys}
             pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
-            return replace(state, pending=pending)
+            nothing = state.nothing if pending.proposer == "search" else None
+            return replace(state, pending=pending, waiting=None, nothing=nothing)
     if pending is None or data.get("number") != pending.number:
         return state
     match event.kind:

@@ -48,6 +48,11 @@ def lines(data: dict[str, Any]) -> list[str]:
     shown = [f"{data['tag']}  {headline(data)}", f"{data['experiments']} experiments: {counts}{rate}", *data["lines"]]
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
+    if data["waiting"]:
+        shown.append(f"{data['waiting']['proposer']} is tried again: {data['waiting']['reason']}")
+    if data["nothing"]:
+        nothing = data["nothing"]
+        shown.append(f"{nothing['proposer']} had nothing for #{nothing['number']}: {nothing['reason']}")
     if data["away"]:
         shown.append(f"{data['away']['proposer']} is away, the search proposes: {data['away']['reason']}")
     now = data["now"]

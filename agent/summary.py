@@ -39,7 +39,9 @@ def summarize(state: State) -> dict[str, Any]:
         "hours": hours,
         "per_hour": len(tried) / hours if hours > 0 else None,
         "cost": {"dollars": round(state.cost.dollars, 6), "calls": state.cost.calls, **_tokens(state)},
+        "waiting": dict(state.waiting) if state.waiting else None,
         "away": dict(state.away) if state.away else None,
+        "nothing": dict(state.nothing) if state.nothing else None,
         "ended": state.ended,
     }
 

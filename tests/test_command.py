@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,9 @@ from agent.proposers.presets import PRESETS, check_available, own_folders
 from agent.proposers.search import SearchProposer
 from agent.sandbox import UNCONFINED, Sandbox
 from agent.workspace import Workspace
-from tests.conftest import QUICK, Cli, git
+from tests.conftest import QUICK, ROOT, Cli, git
+from tests.test_runner import gone
+from tests.test_session import assert_consistent, rows
 
 BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
 # What every agent here begins with: it reads its prompt as a real one does.
@@ -95,11 +98,23 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
     )
 
 
-def agent(folder: Path, script: str, box: Sandbox = UNCONFINED, time_limit: float = 60) -> CommandProposer:
+def unheard(_: str, **__: Any) -> None:
+    """Where a test does not look at what is journalled."""
+
+
+def agent(
+    folder: Path,
+    script: str,
+    box: Sandbox = UNCONFINED,
+    time_limit: float = 60,
+    announce: Callable[..., None] = unheard,
+) -> CommandProposer:
     path = folder / "agent.py"
     path.write_text(BEGIN + script)
     command = f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {{prompt_file}}"
-    return CommandProposer(command, time_limit=time_limit, sandbox=box, briefing=lambda _: "All that is known.")
+    return CommandProposer(
+        command, time_limit=time_limit, sandbox=box, briefing=lambda _: "All that is known.", announce=announce
+    )
 
 
 @pytest.fixture
@@ -133,6 +148,7 @@ def test_an_honest_agent(context: Context, tmp_path: Path, box: Sandbox, unharme
 
 def test_without_notes_the_change_is_summarised(context: Context, tmp_path: Path) -> None:
     assert agent(tmp_path, HONEST).ask(context).description == "RATE 0.1 -> 0.3"
+    context = dataclasses.replace(context, folder=tmp_path / "another")
     added = agent(tmp_path, 'put("print(\\"---\\")", "print(\\"---\\")\\nloss += 0")').ask(context)
     assert added.description == "1 lines added, 0 removed in train.py"
 
@@ -156,7 +172,18 @@ HOSTILE = {
         "shutil.rmtree('.git'); run('git', 'init', '--initial-branch', 'x')",
         "switched the branch",
     ),
-    "prints ten megabytes": ("for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)", ""),
+    "leaves a daemon": (
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL)",
+        "left `sleep` running, which was ended",
+    ),
+    "prints ten megabytes": (
+        "for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)",
+        "printed 10 MiB, of which the last 1 MiB is kept",
+    ),
+    "names a file in no encoding": (
+        "open(b'\\xff.py', 'w').close()",
+        "made ?.py, which may not change",
+    ),
     "fails at its end": ("sys.exit(3)", ""),
     "asks": ("sys.stdin.read()", ""),
 }
@@ -167,8 +194,10 @@ def test_a_hostile_agent(
     context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None], name: str
 ) -> None:
     script, line = HOSTILE[name]
-    proposer = agent(tmp_path, HONEST + script, box)
+    said: list[dict[str, Any]] = []
+    proposer = agent(tmp_path, HONEST + script, box, announce=lambda _, **details: said.append(details))
     proposal = proposer.ask(context)
+    assert [event["what"] for event in said] == ([[line]] if line else [])
     assert dict(proposal.files) == {"train.py": BETTER}
     assert proposal.reasoning == (f"dropped: it {line}" if line else "")
     unharmed()
@@ -244,7 +273,11 @@ def test_one_that_sleeps_for_ever(context: Context, tmp_path: Path, unharmed: Ca
 
 
 def test_what_was_changed_before_the_limit_is_taken(context: Context, tmp_path: Path) -> None:
-    assert agent(tmp_path, HONEST + "time.sleep(600)", time_limit=2).ask(context).files["train.py"] == BETTER
+    proposal = agent(tmp_path, HONEST + "time.sleep(600)", time_limit=2).ask(context)
+    assert proposal.files["train.py"] == BETTER
+    assert proposal.reasoning == (
+        "dropped: it went on until it was ended (timed out: killed after the hard limit of 2 s)"
+    )
 
 
 LINKS = {
@@ -281,6 +314,9 @@ def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, m
     steals = 'put("RATE = 0.1", "RATE = 0.3  # " + os.environ["SOME_API_KEY"])'
     with pytest.raises(NoIdea, match=r"changed train\.py, which holds the value of SOME_API_KEY"):
         agent_again(proposer, tmp_path, steals).ask(context)
+    named = 'pathlib.Path(os.environ["SOME_API_KEY"] + ".txt").touch()'
+    with pytest.raises(NoIdea, match=r"made \(SOME_API_KEY\)\.txt, which may not change"):
+        agent_again(proposer, tmp_path, named).ask(context)
     kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
     assert kept and not any(key in text for text in kept)
 
@@ -327,16 +363,99 @@ else:
     proposal = agent(tmp_path, script).ask(context)
     assert proposal.files["train.py"] == BETTER and proposal.reasoning == ""
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {
-        "agent.log", "agent-prompt.md", "agent-2.log", "agent-2-prompt.md"
+        "agent.log", "agent-prompt.md", "agent-left.json", "agent-2.log", "agent-2-prompt.md", "agent-2-left.json"
     }  # fmt: skip
+
+
+def test_no_file_of_an_agent_ends_the_loop(context: Context, tmp_path: Path) -> None:
+    """What the parser or the search's comments cannot take goes back to it; a rewrite is described in no time."""
+    script = """
+if "cannot be used" not in prompt:
+    put("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3  # search: whatever I like")
+elif "search comment" in prompt:
+    put("RATE = 0.3  # search: whatever I like", "RATE = " + "-" * 100_000 + "1")
+else:
+    assert "does not compile" in prompt
+    train.write_text("".join(f"value_{i} = {i * 7919 % 10007}\\n" for i in range(20_000)))
+"""
+    with_one = "".join(f"value_{i} = {i * 7907 % 10009}\n" for i in range(20_000))
+    long = dataclasses.replace(context, files={"train.py": context.files["train.py"] + with_one})
+    began = time.monotonic()
+    assert agent(tmp_path, script).ask(long).description.endswith(" removed in train.py")
+    assert time.monotonic() - began < 60
 
 
 def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
     script = 'put("RATE", "RATE + = 1\\nRATE")\nnote(prompt)'
     with pytest.raises(NoIdea, match=r"nothing usable in 3 attempts: train\.py does not compile"):
         agent(tmp_path, script).ask(context)
+    context = dataclasses.replace(context, folder=tmp_path / "another")
     with pytest.raises(NoIdea, match="fails while it is imported"):
         agent(tmp_path, "if 'used:' not in prompt: put('import sys', 'import sys, no_such_module')").ask(context)
+
+
+def counting(counter: Path) -> str:
+    """An agent that notes outside its copy that it was started."""
+    return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"
+
+
+def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path: Path) -> None:
+    counter = tmp_path / "count"
+    script = counting(counter) + HONEST + "pathlib.Path('new.txt').touch()\n" + NOTES
+    first = agent(tmp_path, script).ask(context)
+    said: list[dict[str, Any]] = []
+    again = agent(tmp_path, script, announce=lambda _, **details: said.append(details)).ask(context)
+    assert first == again and counter.read_text() == "x" and said[0]["what"] == ["made new.txt, which may not change"]
+    moved = dataclasses.replace(context.incumbent, commit="0" * 40)
+    text = context.files["train.py"].replace("DEPTH = 4", "DEPTH = 5")
+    others: tuple[dict[str, Any], ...] = ({"incumbent": moved}, {"files": {"train.py": text}}, {"number": 2})
+    for number, changes in enumerate(others, start=2):
+        agent(tmp_path, script).ask(dataclasses.replace(context, **changes))
+        assert counter.read_text() == "x" * number
+    for damage in ("", "{", "[]", '{"of": 1}'):
+        (tmp_path / "kept" / "agent-left.json").write_text(damage)
+        assert agent(tmp_path, script).ask(context) == first
+    assert counter.read_text() == "x" * 8
+
+
+def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: Path) -> None:
+    """The second attempt cannot be had: asked again, in this loop or the next, the agent goes on from its draft."""
+    counter = tmp_path / "count"
+    mistake = counting(counter) + 'put("RATE = 0.1", "RATE = = 0.3") if "cannot be used" not in prompt else sys.exit(1)'
+    proposer = agent(tmp_path, mistake)
+    with pytest.raises(Away, match="failed with exit code 1"):
+        proposer.ask(context)
+    mended = counting(counter) + 'assert "cannot be used" in prompt\nput("RATE = = 0.3", "RATE = 0.3")'
+    assert agent_again(proposer, tmp_path, mended).ask(context).files["train.py"] == BETTER
+    assert agent(tmp_path, "sys.exit(9)").ask(context).files["train.py"] == BETTER
+    assert counter.read_text() == "xxx"
+
+
+def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
+    counter, checked = tmp_path / "count", tmp_path / "checked"
+    hangs = (
+        f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
+        f"\n    open({str(checked)!r}, 'w').close()\n    time.sleep(600)"
+    )
+    script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + NOTES
+    flags = ["--proposer", "command", "--agent-cmd", agent(tmp_path, script).command, "--max-experiments", "1"]
+    command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
+    loop = subprocess.Popen(
+        [sys.executable, "-m", "agent", *command],
+        cwd=quick,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    while not checked.exists():
+        assert loop.poll() is None
+        time.sleep(0.02)
+    loop.kill()
+    loop.wait()
+    done = cli(quick, *command)
+    assert done.returncode == 0, done.stderr
+    assert counter.read_text() == "x"
+    assert [row["description"] for row in rows(quick)] == ["baseline", "a larger rate"]
 
 
 def test_an_earlier_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
@@ -386,7 +505,7 @@ def test_a_missing_agent_is_said_so(context: Context) -> None:
     }
     for command, says in cases.items():
         with pytest.raises(Away) as away:
-            CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "").ask(context)
+            CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "", announce=unheard).ask(context)
         assert says in str(away.value) and away.value.lasting
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
 
@@ -425,7 +544,8 @@ def test_its_git_is_its_own(
 def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shows = "import sys; print(len(sys.argv[1]), sys.argv[1][:40])"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(shows)} {{prompt}}"
-    proposer = CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "it's $HOME `here`\n")
+    briefing = "it's $HOME `here`\n"
+    proposer = CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: briefing, announce=unheard)
     with pytest.raises(NoIdea):
         proposer.ask(context)
     assert "it's $HOME `here`" in (tmp_path / "kept" / "agent.log").read_text()
@@ -491,3 +611,102 @@ else:
     assert "deleted prepare.py, which may not change" in done.stderr
     assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t" and not git(quick, "status", "--porcelain")
     assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()
+
+
+# Each is one experiment of a session: what it does besides an honest change, and the line that a person sees.
+ACTS = (
+    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which may not change"),
+    (HOSTILE["deletes .git"][0], "dropped from what it did: it deleted .git"),
+    ("outside()", ""),  # refused, as the line at the start says
+    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was ended"),
+    (HOSTILE["commits"][0], "dropped from what it did: it committed"),
+    (HOSTILE["switches the branch"][0], "dropped from what it did: it switched the branch"),
+    (HOSTILE["prints ten megabytes"][0], "dropped from what it did: it printed 10 MiB, of which the last 1 MiB is"),
+    ("time.sleep(600)", "dropped from what it did: it went on until it was ended (timed out: killed after the hard"),
+)
+
+
+@NEEDS_ONE
+def test_a_session_with_a_hostile_agent(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """All of it in one night: every experiment is the agent's, nothing is harmed, and a line says what it did."""
+    before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
+    places = [str(quick / "new.txt"), str(quick / "prepare.py"), str(quick / ".git" / "HEAD"), str(tmp_path / "x")]
+    script = f"""
+import re
+def outside():
+    for place in {places!r}:
+        try:
+            open(place, "w").write("harm")
+        except OSError as error:
+            print(error)
+number = int(re.findall(r"experiments so far: (\\d+)", prompt)[0])
+train.write_text(re.sub("(?m)^RATE = .*", f"RATE = {{0.12 + 0.02 * number:.2f}}", train.read_text()))
+note(f"DESCRIPTION: act {{number}}")
+exec({[act for act, _ in ACTS]!r}[number])
+"""
+    command = agent(tmp_path, script).command
+    flags = ("--no-keep-awake", "--agent-timeout", "8", "--max-experiments", str(len(ACTS)))
+    done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "agent: writes confined by" in done.stderr
+    for number, (_, line) in enumerate(ACTS, start=1):
+        assert f"#{number} command: {line}" in done.stderr or not line
+    assert [row["description"] for row in rows(quick)] == ["baseline", *(f"act {n}" for n in range(len(ACTS)))]
+    assert_consistent(quick)
+    for name in ("prepare.py", "protocol.json", "pyproject.toml"):
+        assert (quick / name).read_bytes() == before[name]
+    assert not (quick / "new.txt").exists() and not (tmp_path / "x").exists()
+    log = quick / ".autoresearch/sessions/t/experiments/0003/agent.log"
+    assert len(log.read_text().splitlines()) == len(places), "each write outside was refused, and that is in its log"
+
+
+def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    flags = ("--no-keep-awake", "--sandbox", "off", "--proposer", "command", "--fallback-after", "0")
+    run = ("run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, "").command)
+    done = cli(quick, *run, "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert "command had nothing for #2: the agent changed nothing" in cli(quick, "status").stdout
+    done = cli(quick, *run, "--max-experiments", "5")
+    reason = "the search proposes: the agent changed nothing 3 times in a row; its agent.log says what it did instead"
+    assert reason in done.stderr
+    assert f"command is away, {reason}" in cli(quick, "status").stdout
+    assert len(rows(quick)) == 6
+    # The time limit ends what has left its session too.
+    pids = tmp_path / "pids"
+    hangs = f"""
+away = subprocess.Popen(["sleep", "600"], start_new_session=True)
+pathlib.Path({str(pids)!r}).write_text(f"{{os.getpid()}} {{away.pid}}")
+time.sleep(600)
+"""
+    limits = ("--agent-timeout", "2", "--max-experiments", "6")
+    done = cli(quick, *run[:-1], agent(tmp_path, hangs).command, *limits)
+    assert done.returncode == 0 and len(rows(quick)) == 7
+    assert "changed nothing until it was ended (timed out: killed after the hard limit of 2 s)" in done.stderr
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """Its edit is not overwritten, and what the agent has made meanwhile is not lost."""
+    counter, mine = tmp_path / "count", quick / "train.py"
+    text = QUICK + "# mine\n"
+    script = counting(counter) + HONEST + NOTES
+    script += f"pathlib.Path({str(mine)!r}).write_text({text!r})\n"
+    command = agent(tmp_path, script).command
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
+    stopped = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
+    assert stopped.returncode == 3 and "train.py" in stopped.stderr and mine.read_text() == text
+    git(quick, "checkout", "--quiet", "train.py")
+    done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
+    assert done.returncode == 0, done.stderr
+    assert counter.read_text() == "x" and rows(quick)[1]["description"] == "a larger rate"
+
+
+def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    crash = "print(RATE / 0) if __name__ == '__main__' else None\nloss = "
+    script = f"put('loss = ', {crash!r}) if 'crashed' not in prompt else pathlib.Path('new.txt').touch()\n"
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
+    done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, script).command)
+    assert done.returncode == 0, done.stderr
+    assert rows(quick)[1]["status"] == "crash"
+    says = "the agent changed nothing; dropped: it made new.txt, which may not change"
+    assert f"#1 is not mended by command: {says}" in done.stderr

@@ -127,3 +127,11 @@ def test_our_own_recipe_is_searchable_on_every_profile(profile: str) -> None:
     for dimension in space.dimensions:
         assert "search:" in constants(text, space.known)[dimension.name].comment, dimension.name
     ast.parse(space.apply({"DEPTH": 3})["train.py"])
+
+
+def test_a_source_cannot_make_the_evaluator_work_for_ever() -> None:
+    squares = "A = 2**60\n" + "A = A * A\n" * 40 + "RATE = 1\n"
+    assert set(constants(squares, {})) == {"A", "RATE"}
+    assert set(constants(f"BIG = 0x{'f' * 20_000}\nRATE = 1\n", {})) == {"RATE"}
+    for deep in (f"RATE = {'-' * 100_000}1\n", "RATE = 1\nif 0: pass\n" + "elif 0: pass\n" * 3000):
+        assert constants(deep, {}) == {} and refuses(deep, {}, {}) is not None

@@ -1,7 +1,6 @@
 """A real coding agent from the package registry edits train.py in a real session; its model is scripted on loopback.
 
-It is installed beside the project and not as one of its groups: each of its many packages would have to be pinned, and
-one of them wants an older filelock.
+It is the group `agents` of pyproject.toml, pinned like everything else and installed by nothing but this test.
 """
 
 from __future__ import annotations
@@ -10,17 +9,15 @@ import itertools
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Cli, git
+from tests.conftest import ROOT, Cli, git
 from tests.model_server import model_server, reply
 from tests.test_consult import events, rows
 
-AGENT = "mini-swe-agent==2.4.6"
 NOTES = "DESCRIPTION: a larger rate\\nHYPOTHESIS: it was too small\\nEXPECTED: -0.05\\n"
 EDIT = f"sed -i 's/^RATE = 0.1 /RATE = 0.3 /' train.py && printf '{NOTES}' > autoresearch-notes.md"
 FINISH = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
@@ -54,9 +51,9 @@ def scripted_model() -> Any:
 @pytest.mark.slow
 def test_mini_swe_agent(quick: Path, tmp_path: Path, cli: Cli) -> None:
     venv, home = tmp_path / "venv", tmp_path / "home"
-    subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, str(venv)], check=True)
-    install = ["uv", "pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), AGENT]
-    subprocess.run(install, check=True)
+    # `uv sync --group agents` for a person; here without the project, in an environment that goes with the test.
+    sync = ["uv", "sync", "--quiet", "--locked", "--only-group", "agents"]
+    subprocess.run(sync, cwd=ROOT, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(venv)}, check=True)
     (home / ".config" / "mini-swe-agent").mkdir(parents=True)
     with model_server(scripted_model()) as server:
         done = cli(

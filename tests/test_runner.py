@@ -79,8 +79,14 @@ def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path)
         "    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
         "print(left.pid, flush=True)\n"
     )
-    assert run(f"{sys.executable} daemon.py", tmp_path).returncode == 0
+    ended = run(f"{sys.executable} daemon.py", tmp_path)
+    assert ended.returncode == 0 and len(ended.left) == 1 and ended.left[0].startswith("python")
     assert gone(int((tmp_path / "run.log").read_text()))
+
+
+def test_only_what_was_left_running_is_named(tmp_path: Path) -> None:
+    assert run("sleep 600 & sleep 600 & sleep 0.1 & true", tmp_path).left == ("sleep", "sleep")
+    assert run("true", tmp_path).left == () and run("sleep 600", tmp_path, limit=0.5).left == ()
 
 
 def test_what_a_tick_raises_ends_the_command(tmp_path: Path) -> None:

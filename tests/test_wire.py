@@ -146,6 +146,22 @@ def test_broken_answers(wire: Format, behaviour: Callable[[Any], None]) -> None:
     assert not caught.value.lasting and str(caught.value)
 
 
+@pytest.mark.parametrize("wire", FORMATS)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_key_that_comes_back_is_in_no_answer_and_no_error(wire: Format, stream: bool) -> None:
+    with model_server(lambda _: f"Your key {KEY} is fine.", stream=stream) as server:
+        assert ask(model_at(server.url, wire)).text == "Your key *** is fine."
+
+    def echoes(handler: Any) -> None:
+        begin_stream(handler)
+        send(handler, {"type": "error", "error": {"message": f"{'no such ' * 22}{KEY}"}})
+        end_stream(handler)
+
+    with model_server(lambda _: echoes) as server, pytest.raises(Broken, match="broke off") as caught:
+        ask(model_at(server.url, wire))
+    assert "sk-very" not in str(caught.value)
+
+
 def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

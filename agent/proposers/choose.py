@@ -52,7 +52,7 @@ def choose(wanted: Consult, journal: Journal, workspace: Workspace, sandbox: San
         raise UsageError("--proposer command needs --agent or --agent-cmd, for example --agent claude")
     if not any(named):
         raise UsageError("--proposer hybrid needs --model, --agent or --agent-cmd")
-    consulted = _model(wanted, journal, workspace) if wanted.model else _command(wanted, sandbox)
+    consulted = _model(wanted, journal, workspace) if wanted.model else _command(wanted, journal, sandbox)
     return HybridProposer(
         name,
         SearchProposer(),
@@ -71,17 +71,13 @@ def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted
     assert wanted.model is not None
     model = parse_model(wanted.model)
     price = price_of(model, state_folder(workspace.folder) / "prices.toml")
-
-    def record(**call: object) -> None:
-        journal.append("called", **call)
-
     caps = (wanted.max_cost, wanted.max_cost_per_experiment)
-    return LLMProposer(model, Budget(model, price, *caps, lambda: journal.state.spent, record), wanted.silence)
+    return LLMProposer(model, Budget(model, price, *caps, lambda: journal.state.spent, journal.append), wanted.silence)
 
 
-def _command(wanted: Consult, sandbox: Sandbox) -> Consulted:
+def _command(wanted: Consult, journal: Journal, sandbox: Sandbox) -> Consulted:
     from agent.proposers.briefing import briefing
-    from agent.proposers.command import CommandProposer
+    from agent.proposers.command import CommandProposer, confinement
     from agent.proposers.presets import PRESETS, check_available
 
     if wanted.agent and wanted.agent not in PRESETS:
@@ -92,4 +88,7 @@ def _command(wanted: Consult, sandbox: Sandbox) -> Consulted:
     missing = check_available(command)
     if missing:
         raise PreconditionError(missing)
-    return CommandProposer(command, time_limit=wanted.agent_seconds, sandbox=sandbox, briefing=briefing)
+    journal.show("note", text=f"agent: {confinement(command, sandbox)}")
+    return CommandProposer(
+        command, time_limit=wanted.agent_seconds, sandbox=sandbox, briefing=briefing, announce=journal.append
+    )

@@ -7,8 +7,9 @@ it leaves is read from the files alone, so that nothing which it does to its cop
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from agent import runner
@@ -16,6 +17,8 @@ from agent.experiment import Experiment, Proposal
 from agent.measure import last_lines
 from agent.proposers import notes, scratch
 from agent.proposers.base import Away, Context, NoIdea
+from agent.proposers.candidate import against
+from agent.proposers.left import Attempt, Left
 from agent.proposers.presets import check_available, confines_itself, own_folders
 from agent.proposers.sameness import Seen
 from agent.proposers.scratch import NOTES, PROMPT, Changes
@@ -25,38 +28,35 @@ from agent.sandbox import UNCONFINED, Sandbox, temporary_folder
 MOST_CORRECTIONS = 2
 MOST_NOTHINGS = 3
 LONGEST_ERROR = 4000
-LONGEST_WORDS = 200
+LONGEST_WORDS, LONGEST_NAME = 200, 40
 LARGEST_LOG = 2**20
-MOST_NAMED = 5
+MOST_NAMED, MOST_JOURNALLED = 5, 100
 # What one argument of a command may hold is 128 KiB on Linux.
 LONGEST_ARGUMENT = 120_000
 QUIET = {"NO_COLOR": "1", "TERM": "dumb", "GIT_TERMINAL_PROMPT": "0"}
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """failure: why the command did not end well, None where it did. lasting: a person has to mend that."""
-
-    changes: Changes
-    failure: str | None = None
-    lasting: bool = False
-
-
 class CommandProposer:
     """command: a line for the shell, with {prompt_file}, {prompt} or {files} in it. time_limit: seconds.
 
-    briefing: all that an agent is told of the session.
+    briefing: all that an agent is told of the session. announce: journals "dropped" with its details.
     """
 
     name = "command"
 
     def __init__(
-        self, command: str, *, time_limit: float = 600, sandbox: Sandbox, briefing: Callable[[Context], str]
+        self,
+        command: str,
+        *,
+        time_limit: float = 600,
+        sandbox: Sandbox,
+        briefing: Callable[[Context], str],
+        announce: Callable[..., None],
     ) -> None:
         self.command = command
-        self._time_limit, self._briefing = time_limit, briefing
+        self._time_limit, self._briefing, self._announce = time_limit, briefing, announce
         self._sandbox = UNCONFINED if confines_itself(command) else sandbox
-        self._seen = Seen()
+        self._seen, self._left = Seen(), Left()
         self._dropped: tuple[str, ...] = ()  # of its last attempt
         self._nothings = 0  # in a row
 
@@ -83,23 +83,26 @@ class CommandProposer:
             raise Away(missing, lasting=True)
         draft: Mapping[str, str] = {}
         why = ""
-        for number in range(1, 2 + MOST_CORRECTIONS):
-            again = f"-{number}" if number > 1 else ""
+        names = [name, *(f"{name}-{number}" for number in range(2, 2 + MOST_CORRECTIONS))]
+        for each in names:
             prompt = f"{opening}\n\n{self._instructions(context, why)}"
-            attempt = self._attempt(context, prompt, draft, f"{name}{again}")
-            self._dropped = attempt.changes.dropped
+            attempt = self._attempt(context, prompt, draft, each)
             files = attempt.changes.files
             if files == draft:
                 if attempt.failure is not None:
-                    raise Away(f"the agent {attempt.failure}", lasting=attempt.lasting)
+                    self._left.forget(context, [each])
+                    raise Away(f"the agent {attempt.failure}{_lost(self._dropped)}", lasting=attempt.lasting)
                 if not why:
+                    self._left.forget(context, names)
                     raise self._nothing()
                 continue
             self._nothings = 0
             draft = files
             why = self._against(context, files)
             if not why:
+                self._left.forget(context, names)
                 return self._proposal(context, attempt.changes)
+        self._left.forget(context, names)
         raise NoIdea(f"the agent left nothing usable in {1 + MOST_CORRECTIONS} attempts: {why}{_lost(self._dropped)}")
 
     def _nothing(self) -> NoIdea | Away:
@@ -116,10 +119,7 @@ class CommandProposer:
         """What speaks against a candidate; empty where nothing does."""
         if not files:
             return "it takes back the whole change"
-        earlier = self._seen.earlier({**context.files, **files}, context)
-        if earlier:
-            return f"apart from comments and layout it is the same program as {earlier}: propose something new"
-        return context.check({**context.files, **files}) or ""
+        return against({**context.files, **files}, context, self._seen) or ""
 
     def _proposal(self, context: Context, changes: Changes) -> Proposal:
         said = notes.parse(changes.notes)
@@ -132,8 +132,20 @@ class CommandProposer:
         )
 
     def _attempt(self, context: Context, prompt: str, draft: Mapping[str, str], name: str) -> Attempt:
+        """What the agent makes of the prompt, or has made of it before the loop was killed."""
+        attempt = self._left.read(context, name, draft)
+        if attempt is None:
+            attempt = self._run(context, prompt, draft, name)
+        self._dropped = attempt.changes.dropped
+        if self._dropped:
+            what = list(self._dropped[:MOST_JOURNALLED])
+            self._announce("dropped", proposer=self.name, number=context.number, what=what, count=len(self._dropped))
+        return attempt
+
+    def _run(self, context: Context, prompt: str, draft: Mapping[str, str], name: str) -> Attempt:
         """One run of the agent in a fresh copy of the incumbent with `draft` on top."""
-        with temporary_folder(context.folder or Path(f"/no folder/{id(self)}")) as root:
+        # One for the whole session, so that the next run removes what a killed loop has left of any.
+        with temporary_folder(context.folder.parent if context.folder else Path(f"/no folder/{id(self)}")) as root:
             copy = scratch.make(context, Path(root) / "copy", draft)
             temporary = Path(root) / "temporary"
             temporary.mkdir()
@@ -159,9 +171,16 @@ class CommandProposer:
                     tick=lambda _: context.tick(),
                 )
             finally:
-                _shorten(log)
+                printed = _shorten(log)
             failure, lasting = _failure(ended, log)
-            return Attempt(scratch.changes(copy, context), failure, lasting)
+            changes = scratch.changes(copy, context)
+            did = _besides(ended, printed, changes.files != draft)
+            # The name of a file may hold a key.
+            dropped = tuple(map(scratch.without_secrets, (*changes.dropped, *did)))
+            attempt = Attempt(replace(changes, dropped=dropped), failure, lasting)
+            # While the copy is still there: removing it may take a while.
+            self._left.write(context, name, draft, attempt)
+            return attempt
 
     def _instructions(self, context: Context, why: str) -> str:
         lines = [
@@ -190,6 +209,16 @@ class CommandProposer:
         return "\n".join(lines) + "\n"
 
 
+def confinement(command: str, sandbox: Sandbox) -> str:
+    """Where an agent may write, for a person to read at the start."""
+    if confines_itself(command):
+        return "it confines its writes itself, to its copy of the workspace"
+    if sandbox.way is None:
+        return "nothing confines its writes but its own permissions"
+    own = "".join(f", {folder}" for folder in own_folders(command))
+    return f"writes confined by {sandbox.way} to its copy of the workspace and temporary space{own}"
+
+
 def _filled(command: str, prompt: str, file: Path, files: Sequence[str]) -> str:
     """The line for the shell. A prompt that is too long for an argument is pointed to."""
     if "{prompt}" in command:
@@ -212,14 +241,31 @@ def _failure(ended: runner.Ended, log: Path) -> tuple[str | None, bool]:
     return None, False
 
 
-def _shorten(log: Path) -> None:
-    """What is kept of a log for good: its end, without keys."""
+def _besides(ended: runner.Ended, printed: int, changed: bool) -> list[str]:
+    """What it did beyond its files that a person should know. printed: bytes. changed: whether its change is taken."""
+    did = []
+    if ended.left:
+        counted = Counter(notes.plain(name).replace("`", "")[:LONGEST_NAME] for name in ended.left)
+        names = ", ".join(
+            f"`{name}`" + (f" ({n} times)" if n > 1 else "") for name, n in counted.most_common(MOST_NAMED)
+        )
+        did.append(f"left {names} running, which {'were' if len(ended.left) > 1 else 'was'} ended")
+    if ended.stopped is not None and changed:
+        did.append(f"went on until it was ended ({ended.stopped})")
+    if printed > LARGEST_LOG:
+        did.append(f"printed {printed / 2**20:.0f} MiB, of which the last {LARGEST_LOG // 2**20} MiB is kept")
+    return did
+
+
+def _shorten(log: Path) -> int:
+    """What is kept of a log for good: its end, without keys. Returns how many bytes there were."""
     with log.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - LARGEST_LOG))
         text = file.read().decode(errors="replace")
     left_out = f"({(size - LARGEST_LOG) // 2**20 + 1} MiB before this are left out)\n" if size > LARGEST_LOG else ""
     log.write_text(left_out + scratch.without_secrets(text), encoding="utf-8")
+    return size
 
 
 def _listed(dropped: Sequence[str]) -> str:

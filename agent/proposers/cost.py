@@ -60,7 +60,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class Budget:
-    """spent: what the session has cost so far, by experiment. record: journals a call; it comes back in `spent`."""
+    """spent: what the session has cost so far, by experiment. record: journals a call; it comes back in `spent`.
+
+    A call is journalled before it is made, at the worst that it can cost, and again when that is known: a loop that is
+    killed in between has paid nobody knows what.
+    """
 
     def __init__(
         self,
@@ -102,13 +106,25 @@ class Budget:
                 f"{self._most_per_experiment:g} is spent"
             )
 
+    def reserve(self, number: int, prompt: str, most_tokens: int) -> None:
+        """Journal a call that is about to be made."""
+        self._journal("calling", number, prompt, most_tokens, None)
+
     def charge(self, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:
-        """Journal a call. What the server does not tell is taken to be the worst that it can be."""
+        """Journal what a call has cost. What the server does not tell is taken to be the worst that it can be."""
+        self._journal("called", number, prompt, most_tokens, answer)
+
+    def refund(self, number: int) -> None:
+        """Journal that the call which was about to be made was not taken."""
+        self._record("refused", number=number)
+
+    def _journal(self, kind: str, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:
         told = answer or Answer("", None, None)
         tokens_in = told.input_tokens if told.input_tokens is not None else len(prompt.encode()) + OVERHEAD_TOKENS
         tokens_out = told.output_tokens if told.output_tokens is not None else most_tokens
         dollars = self._price.of(tokens_in, tokens_out) if self._price else 0.0
         self._record(
+            kind,
             number=number,
             model=self._model.label,
             input_tokens=tokens_in,

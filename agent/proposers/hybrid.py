@@ -42,7 +42,7 @@ class Consulted(Protocol):
 class HybridProposer:
     """share: of the experiments that the model proposes. fallback_after: seconds of trying until the search takes over.
 
-    announce: journals "away" and "back" with their details.
+    announce: journals "waiting", "away", "back", "nothing" and "unmended" with their details.
     """
 
     def __init__(
@@ -82,7 +82,8 @@ class HybridProposer:
         """The model's repair of its own candidate; None where it has none now."""
         try:
             return replace(self._model.mend(context, error, attempt), proposer=self._model.name)
-        except (Away, NoIdea):
+        except (Away, NoIdea) as reason:
+            self._announce("unmended", proposer=self._model.name, number=context.number, reason=str(reason))
             return None
 
     def _models_turn(self, context: Context) -> bool:
@@ -120,6 +121,8 @@ class HybridProposer:
                 if away.lasting or time.monotonic() - began + delay > patience:
                     self._leave(str(away), delay)
                     return None
+                until = time.time() + delay
+                self._announce("waiting", proposer=self._model.name, reason=str(away), until=until)
                 self._wait(context, delay)
                 continue
             self._come_back()

@@ -41,5 +41,5 @@ def _meaning(path: str, text: str) -> str:
         return text
     try:
         return ast.dump(ast.parse(text))
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return text

@@ -98,7 +98,9 @@ def changes(scratch: Scratch, context: Context) -> Changes:
     for path in sorted({*scratch.before, *after} - {PROMPT, NOTES}):
         if scratch.before.get(path) == after.get(path) or (path not in scratch.before and _is_litter(path)):
             continue
-        did = f"{'deleted' if path not in after else 'changed' if path in scratch.before else 'made'} {plain(path)}"
+        # A name may be bytes that are no text.
+        shown = plain(path.encode(errors="replace").decode())
+        did = f"{'deleted' if path not in after else 'changed' if path in scratch.before else 'made'} {shown}"
         if path.startswith("../") or not path.isprintable() or not context.allows(path):
             dropped.append(f"{did}, which may not change")
         elif path not in after:

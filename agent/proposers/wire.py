@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import requests
@@ -138,8 +138,14 @@ def _ask(model: Model, system: str, messages: Sequence[Message], most_tokens: in
             if response.status_code != 200:
                 raise _refusal(model, response)
             if "event-stream" in response.headers.get("Content-Type", ""):
-                return _READ_STREAM[model.format](_events(response, deadline))
-            return _READ_WHOLE[model.format](json.loads(_whole(response, deadline)))
+                answer = _READ_STREAM[model.format](_events(response, deadline))
+            else:
+                answer = _READ_WHOLE[model.format](json.loads(_whole(response, deadline)))
+            # JSON can hold half a character, UTF-8 cannot.
+            text = answer.text.encode(errors="replace").decode()
+            return replace(answer, text=_without_key(text, model))
+    except Broken as broken:
+        raise Broken(_short(broken, model)) from None
     except requests.RequestException as error:
         raise _broken_off(model, error, silence) from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -245,7 +251,7 @@ def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
     finish = None
     for event in events:
         if event.get("error"):
-            raise Broken(f"the server broke off: {plain(_message(json.dumps(event)))[:200]}")
+            raise Broken(f"the server broke off: {_message(json.dumps(event))}")
         usage = event.get("usage") or usage
         for choice in event.get("choices") or []:
             text.append(choice.get("delta", {}).get("content") or "")
@@ -268,7 +274,7 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
     for event in events:
         kind = event.get("type")
         if kind == "error":
-            raise Broken(f"the server broke off: {plain(_message(json.dumps(event)))[:200]}")
+            raise Broken(f"the server broke off: {_message(json.dumps(event))}")
         if kind == "message_start":
             usage.update(event["message"].get("usage") or {})
         elif kind == "content_block_delta":
@@ -302,7 +308,12 @@ _READ_WHOLE = {"openai": _openai_whole, "anthropic": _anthropic_whole}
 
 def _short(error: object, model: Model) -> str:
     text = " ".join(plain(str(error)).split())
-    return (text.replace(model.key, "***") if model.key else text)[:200] or type(error).__name__
+    return _without_key(text, model)[:200] or type(error).__name__
+
+
+def _without_key(text: str, model: Model) -> str:
+    """A server can say what it was told, and what it says is kept."""
+    return text.replace(model.key, "***") if model.key else text
 
 
 def _in_background(work: Callable[[], T], tick: Callable[[], None]) -> T:

@@ -11,6 +11,8 @@ from agent.events import Event
 from agent.state import State
 from agent.views.text import duration, row
 
+MOST_NAMED = 5
+
 
 def show(event: Event, state: State) -> None:
     for line in lines(event, state):
@@ -42,6 +44,9 @@ def lines(event: Event, state: State) -> list[str]:
             return [f"#{data['number']} interrupted: {data['reason']}"]
         case "ended":
             return [f"ended: {data['reason']}"]
+        case "waiting":
+            until = time.strftime("%H:%M:%S", time.localtime(data["until"]))
+            return [f"{data['proposer']} is tried again at {until}: {data['reason']}"]
         case "away":
             until = time.strftime("%H:%M", time.localtime(data["until"])) if data["until"] else "the session ends"
             return [f"{data['proposer']} away until {until}, the search proposes: {data['reason']}"]
@@ -49,6 +54,12 @@ def lines(event: Event, state: State) -> list[str]:
             return [f"{data['proposer']} is back"]
         case "nothing":
             return [f"{data['proposer']} had nothing for #{data['number']}, the search proposes: {data['reason']}"]
+        case "unmended":
+            return [f"#{data['number']} is not mended by {data['proposer']}: {data['reason']}"]
+        case "dropped":
+            more = f"; and {data['count'] - MOST_NAMED} more" if data["count"] > MOST_NAMED else ""
+            did = "; ".join(data["what"][:MOST_NAMED])
+            return [f"#{data['number']} {data['proposer']}: dropped from what it did: it {did}{more}"]
         case "note":
             return [data["text"]]
     return []
