@@ -227,6 +227,116 @@ def status(
 
 
 @app.command()
+def show(
+    which: Annotated[str, typer.Argument(metavar="N|HASH", help="Its number, the beginning of its hash, or `best`.")],
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Show one experiment: what was tried and why, the diff, its runs, the verdict and its evidence, the log's end.
+
+    Examples:
+
+        autoresearch show 12
+
+        autoresearch show best --tag mar5
+    """
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.closer import show_lines
+        from agent.views.paint import painted
+
+        data = inspection.show(Options.folder.resolve(), tag, which)
+        _print(as_json, "show", data, painted(show_lines(data)))
+        return 0
+
+    _exit(work, "show", as_json)
+
+
+@app.command()
+def diff(
+    which: Annotated[str | None, typer.Argument(metavar="[N|HASH]", help="Without it the best.")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="What to compare with; without it what N was made from.")
+    ] = None,
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Show what an experiment changed, or how two differ; without numbers the best against the baseline.
+
+    Examples:
+
+        autoresearch diff > best.patch
+
+        autoresearch diff 12 7
+    """
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.paint import diff_lines, painted
+
+        data = inspection.diff(Options.folder.resolve(), tag, which, other)
+        if not data["diff"] and not as_json:
+            print("no difference", file=sys.stderr)
+            return 0
+        _print(as_json, "diff", data, painted(diff_lines(data["diff"])))
+        return 0
+
+    _exit(work, "diff", as_json)
+
+
+@app.command()
+def log(
+    which: Annotated[str | None, typer.Argument(metavar="[N|HASH]", help="Without it the latest experiment.")] = None,
+    run: Annotated[
+        int | None, typer.Option("--run", min=1, metavar="K", help="Which of its runs, else the last.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run writes to it.")] = False,
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Print the log of an experiment's run.
+
+    Examples:
+
+        autoresearch log --follow
+
+        autoresearch log 12 --run 2
+    """
+
+    def work() -> int:
+        from agent import inspection
+
+        if follow and as_json:
+            raise UsageError("--follow and --json exclude each other: JSON is printed once")
+        path = inspection.log(Options.folder.resolve(), tag, which, run)
+        if as_json:
+            _print(True, "log", {"path": str(path), "text": path.read_text(errors="replace")}, [])
+            return 0
+        for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
+            print(text, end="", flush=True)
+        return 0
+
+    _exit(work, "log", as_json)
+
+
+@app.command()
+def sessions(as_json: Json = False) -> None:
+    """List the sessions of this workspace: best, gain, whether it is confirmed, and when each was last at work."""
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.closer import session_lines
+        from agent.views.paint import painted
+
+        found = inspection.sessions(Options.folder.resolve())
+        _print(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
+        return 0
+
+    _exit(work, "sessions", as_json)
+
+
+@app.command()
 def stop() -> None:
     """Ask the running loop to finish its experiment and end."""
 

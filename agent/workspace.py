@@ -121,6 +121,13 @@ class Workspace:
         except git.GitCommandError:
             return None
 
+    def diff(self, old: str, new: str) -> str:
+        """The unified diff of the workspace from one commit to another, the results left out."""
+        results = f":(top,exclude){self._in_repo(self._protocol.provenance.results_log.path)}"
+        return self._git(
+            "diff", "--no-color", "--no-ext-diff", "--no-textconv", old, new, "--", str(self.folder), results
+        )
+
     def export(self, folder: Path) -> Path:
         """Write every tracked file, as HEAD has it, below `folder`, without git's own. Returns the workspace there."""
         with tempfile.TemporaryDirectory() as scratch:
