@@ -214,14 +214,14 @@ def status(
     def work() -> int:
         from agent import status as view
 
+        if follow and not as_json:
+            view.watch(Options.folder.resolve(), tag)
         while True:
             data = view.status(Options.folder.resolve(), tag, rows)
-            if follow and sys.stdout.isatty() and not as_json:
-                typer.echo("\x1b[H\x1b[2J", nl=False)  # the same place each time; a pipe gets one block after another
             _print(as_json, "status", data, view.lines(data))
             if not follow or data["running_pid"] is None:
                 return 0
-            view.wait_for_change(Options.folder.resolve(), data)
+            view.wait_for_change(Options.folder.resolve(), data["tag"])
 
     _exit(work, "status", as_json)
 

@@ -29,7 +29,8 @@ Between experiments:
 Shown but never journalled:
 
     progress   {seconds, expected, line}                 several times a minute while a command runs
-    note       {text}                                    something that a person may want to know
+    note       {text}                                    something that a person may want to know; adds {ending}
+               where it says what a Ctrl-C began
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def run(folder: Path, wanted: Wanted) -> int:
     """The command `run`. Returns the exit code."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
         raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
-    with _bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, _view(wanted.json) as view:
+    with _bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, _view(wanted, bench) as view:
         journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view])
         session = Session(
             tag=wanted.tag,
@@ -115,7 +115,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
 def _guarded(session: Session) -> int:
     """The loop and its ends: a limit, an exhausted proposer, Ctrl-C, or an error. The tree is clean after each."""
     interrupts = session.interrupts
-    interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session))
+    interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session), ending=True)
     interrupts.install()
     try:
         run_session(session)
@@ -180,15 +180,16 @@ def _require_lock_file(bench: Bench) -> None:
         raise PreconditionError(f"{lock_file} is missing: run `uv sync`, or start without --no-setup")
 
 
-def _view(as_json: bool) -> AbstractContextManager[View]:
-    if as_json:
+def _view(wanted: Wanted, bench: Bench) -> AbstractContextManager[View]:
+    if wanted.json:
         from agent.views.ndjson import show
 
         return contextlib.nullcontext(show)
     if sys.stderr.isatty():
-        from agent.views.live import LiveView
+        from agent.views.live import LiveView, can_draw
 
-        return LiveView()
+        if can_draw(sys.stderr):
+            return LiveView(wanted.limits.within(bench.protocol))
     from agent.views.plain import show as show_plain
 
     return contextlib.nullcontext(show_plain)
