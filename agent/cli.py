@@ -49,6 +49,18 @@ SandboxMode = Annotated[
         "AUTORESEARCH_KEEP_ENV=NAME,... lets variables through.",
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        envvar="AUTORESEARCH_MODEL",
+        metavar="MODEL",
+        help="openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or 'http://host:port/v1 NAME'.",
+    ),
+]
+Agent = Annotated[
+    str | None,
+    typer.Option(envvar="AUTORESEARCH_AGENT", help="A coding agent: claude, codex, gemini, opencode, aider or mini."),
+]
 Setup = Annotated[bool, typer.Option("--setup/--no-setup", help="Run the protocol's set-up commands if they are due.")]
 
 
@@ -78,20 +90,8 @@ def run(
             "named, else search.",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            envvar="AUTORESEARCH_MODEL",
-            metavar="MODEL",
-            help="openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or 'http://host:port/v1 NAME'.",
-        ),
-    ] = None,
-    agent: Annotated[
-        str | None,
-        typer.Option(
-            envvar="AUTORESEARCH_AGENT", help="A coding agent: claude, codex, gemini, opencode, aider or mini."
-        ),
-    ] = None,
+    model: Model = None,
+    agent: Agent = None,
     agent_cmd: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Any other agent, as in 'my-agent --task {prompt_file}'.")
     ] = None,
@@ -355,19 +355,31 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Finish or undo what a crash left half done, as every start does.")
     ] = False,
+    model: Model = None,
+    agent: Agent = None,
+    smoke: Annotated[
+        bool | None,
+        typer.Option(
+            "--smoke/--no-smoke",
+            help="Train for two seconds in a copy. Without either: where the command is the MLX recipe and data is "
+            "prepared.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is well in this workspace and its sessions and what is not, each with the command that mends it.
+    """Say what is well with this machine, workspace and its sessions and what is not, with the command that mends it.
 
+    Nothing is changed without --repair, and nothing is spent: a model's server is only asked which models it has.
     Exit code 1 where something is broken.
     """
 
     def work() -> int:
         from agent import doctor as view
+        from agent.proposers.choose import Consult
 
         folder = Options.folder.resolve()
         done = view.repair(folder, tag) if repair else []
-        checks = view.examine(folder, tag)
+        checks = view.examine(folder, tag, Consult(model=model, agent=agent), smoke)
         shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
         data = {"repaired": done, "checks": [asdict(check) for check in checks]}
         _print(as_json, "doctor", data, [*shown, *view.lines(checks)])

@@ -79,6 +79,12 @@ class Workspace:
         except AutoresearchError:
             return None
 
+    @property
+    def author(self) -> str | None:
+        """`Name <address>` as the person has configured it; None where either is missing."""
+        name, address = self._configured("user.name"), self._configured("user.email")
+        return f"{name} <{address}>" if name and address else None
+
     def changes(self) -> list[str]:
         """Tracked files that differ from HEAD. Untracked files are the person's own and do not count."""
         status = self._git("status", "--porcelain", "--untracked-files=no", "-z", "--no-renames")
