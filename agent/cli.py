@@ -121,6 +121,14 @@ def run(
         bool, typer.Option("--keep-awake/--no-keep-awake", help="Keep the machine from sleeping meanwhile.")
     ] = True,
     sandbox: SandboxMode = "auto",
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="bell|desktop|COMMAND",
+            help="Tell of a new best, of trouble and of the end; COMMAND as in 'my-notifier {title} {text}'. "
+            "More than once for several.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would happen, and end.")
     ] = False,
@@ -177,6 +185,7 @@ def run(
             dry_run=dry_run,
             json=as_json,
             limits=limits,
+            notify=tuple(notify or ()),
         )
         return launch(Options.folder, wanted)
 

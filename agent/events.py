@@ -29,6 +29,7 @@ Between experiments:
 Shown but never journalled:
 
     progress   {seconds, expected, line}                 several times a minute while a command runs
+    failed     {reason}                                  an error ends the session; `ended` follows
     note       {text}                                    something that a person may want to know; adds {ending}
                where it says what a Ctrl-C began
 """

@@ -30,6 +30,7 @@ from agent.sandbox import Mode, choose
 from agent.session import Session
 from agent.setup import set_up
 from agent.summary import summarize
+from agent.views.notify import Notifier
 from agent.views.text import closing, duration
 from agent.workspace import Workspace
 
@@ -51,14 +52,19 @@ class Wanted:
     dry_run: bool = False
     json: bool = False
     limits: Limits = NO_LIMITS
+    notify: tuple[str, ...] = ()
 
 
 def run(folder: Path, wanted: Wanted) -> int:
     """The command `run`. Returns the exit code."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
         raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
-    with _bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, _view(wanted, bench) as view:
-        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view])
+    with (
+        Notifier(wanted.notify) as notifier,
+        _bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench,
+        _view(wanted, bench) as view,
+    ):
+        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view, notifier])
         session = Session(
             tag=wanted.tag,
             seed=wanted.seed,
@@ -125,9 +131,11 @@ def _guarded(session: Session) -> int:
         session.abandon(str(stop))
         return stop.exit_code
     except (AutoresearchError, OSError) as error:
+        sentence = explain(error) if isinstance(error, OSError) else str(error)
         # The next start heals what cannot be put right now; what the person needs is the error itself.
         with contextlib.suppress(AutoresearchError, OSError):
-            session.abandon(explain(error) if isinstance(error, OSError) else str(error))
+            session.journal.show("failed", reason=sentence)
+            session.abandon(sentence)
         raise
     finally:
         session.journal.close()
