@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from agent.errors import AutoresearchError, UsageError, explain
+from agent.usage import Commands
 
 app = typer.Typer(
     name="autoresearch",
+    cls=Commands,
     help="The autonomous ML research loop that people trust overnight.\n\n"
     "Edits train.py, trains it for a fixed time, keeps what is better and reverts what is not, and writes a row for "
     "each experiment to results.tsv: all night, without asking anything.",

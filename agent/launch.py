@@ -57,8 +57,9 @@ class Wanted:
 
 def run(folder: Path, wanted: Wanted) -> int:
     """The command `run`. Returns the exit code."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
-        raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
+    tag = wanted.tag
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
+        raise UsageError(f"the tag {tag!r} cannot name a branch: use letters, digits, '_', '-' and single dots")
     with (
         Notifier(wanted.notify) as notifier,
         _bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench,
