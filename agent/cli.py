@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from agent.errors import AutoresearchError, UsageError, explain
+from agent.usage import Commands
 
 app = typer.Typer(
     name="autoresearch",
+    cls=Commands,
     help="The autonomous ML research loop that people trust overnight.\n\n"
     "Edits train.py, trains it for a fixed time, keeps what is better and reverts what is not, and writes a row for "
     "each experiment to results.tsv: all night, without asking anything.",
@@ -49,6 +51,18 @@ SandboxMode = Annotated[
         "AUTORESEARCH_KEEP_ENV=NAME,... lets variables through.",
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        envvar="AUTORESEARCH_MODEL",
+        metavar="MODEL",
+        help="openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or 'http://host:port/v1 NAME'.",
+    ),
+]
+Agent = Annotated[
+    str | None,
+    typer.Option(envvar="AUTORESEARCH_AGENT", help="A coding agent: claude, codex, gemini, opencode, aider or mini."),
+]
 Setup = Annotated[bool, typer.Option("--setup/--no-setup", help="Run the protocol's set-up commands if they are due.")]
 
 
@@ -78,20 +92,8 @@ def run(
             "named, else search.",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            envvar="AUTORESEARCH_MODEL",
-            metavar="MODEL",
-            help="openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or 'http://host:port/v1 NAME'.",
-        ),
-    ] = None,
-    agent: Annotated[
-        str | None,
-        typer.Option(
-            envvar="AUTORESEARCH_AGENT", help="A coding agent: claude, codex, gemini, opencode, aider or mini."
-        ),
-    ] = None,
+    model: Model = None,
+    agent: Agent = None,
     agent_cmd: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Any other agent, as in 'my-agent --task {prompt_file}'.")
     ] = None,
@@ -129,7 +131,15 @@ def run(
         bool, typer.Option("--prune/--no-prune", help="End runs early that have no chance left, once that can be told.")
     ] = True,
     confirm: Annotated[
-        bool, typer.Option("--confirm/--no-confirm", help="At the end run baseline and best afresh, three times each.")
+        bool,
+        typer.Option(
+            "--confirm/--no-confirm",
+            envvar="AUTORESEARCH_CONFIRM",
+            help="At the end run baseline and best afresh, three times each.",
+        ),
+    ] = True,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", envvar="AUTORESEARCH_REPORT", help="At the end write the report.")
     ] = True,
     max_memory_gb: Annotated[
         float | None, typer.Option(min=0, metavar="GB", help="A candidate that needs more is never kept.")
@@ -140,6 +150,14 @@ def run(
         bool, typer.Option("--keep-awake/--no-keep-awake", help="Keep the machine from sleeping meanwhile.")
     ] = True,
     sandbox: SandboxMode = "auto",
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="bell|desktop|COMMAND",
+            help="Tell of a new best, of trouble and of the end; COMMAND as in 'my-notifier {title} {text}'. "
+            "More than once for several.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would happen, and end.")
     ] = False,
@@ -201,6 +219,8 @@ def run(
             prune=prune,
             max_memory_gb=max_memory_gb,
             confirm=confirm,
+            report=report,
+            notify=tuple(notify or ()),
         )
         return launch(Options.folder, wanted)
 
@@ -282,8 +302,8 @@ def confirm_(
     """
 
     def work() -> int:
+        from agent.afterwards import compared
         from agent.confirm import confirm, lines, sides
-        from agent.launch import compared
 
         data = compared(
             Options.folder,
@@ -292,7 +312,7 @@ def confirm_(
             lambda bench, journal, interrupts: confirm(
                 bench, journal, interrupts, sides(bench, journal.state, a, b), runs
             ),
-            as_json,
+            quiet=as_json,
         )
         _print(as_json, "confirm", data, lines(data))
         return 0
@@ -314,14 +334,14 @@ def ablate(
 
     def work() -> int:
         from agent.ablate import ablate, lines
-        from agent.launch import compared
+        from agent.afterwards import compared
 
         data = compared(
             Options.folder,
             tag,
             sandbox,
             lambda bench, journal, interrupts: ablate(bench, journal, interrupts, runs),
-            as_json,
+            quiet=as_json,
         )
         _print(as_json, "ablate", data, lines(data))
         return 0
@@ -341,14 +361,14 @@ def status(
     def work() -> int:
         from agent import status as view
 
+        if follow and not as_json:
+            view.watch(Options.folder.resolve(), tag)
         while True:
             data = view.status(Options.folder.resolve(), tag, rows)
-            if follow and sys.stdout.isatty() and not as_json:
-                typer.echo("\x1b[H\x1b[2J", nl=False)  # the same place each time; a pipe gets one block after another
             _print(as_json, "status", data, view.lines(data))
             if not follow or data["running_pid"] is None:
                 return 0
-            view.wait_for_change(Options.folder.resolve(), data)
+            view.wait_for_change(Options.folder.resolve(), data["tag"])
 
     _exit(work, "status", as_json)
 
@@ -398,6 +418,116 @@ def report(
 
 
 @app.command()
+def show(
+    which: Annotated[str, typer.Argument(metavar="N|HASH", help="Its number, the beginning of its hash, or `best`.")],
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Show one experiment: what was tried and why, the diff, its runs, the verdict and its evidence, the log's end.
+
+    Examples:
+
+        autoresearch show 12
+
+        autoresearch show best --tag mar5
+    """
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.closer import show_lines
+        from agent.views.paint import painted
+
+        data = inspection.show(Options.folder.resolve(), tag, which)
+        _print(as_json, "show", data, painted(show_lines(data)))
+        return 0
+
+    _exit(work, "show", as_json)
+
+
+@app.command()
+def diff(
+    which: Annotated[str | None, typer.Argument(metavar="[N|HASH]", help="Without it the best.")] = None,
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="What to compare with; without it what N was made from.")
+    ] = None,
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Show what an experiment changed, or how two differ; without numbers the best against the baseline.
+
+    Examples:
+
+        autoresearch diff > best.patch
+
+        autoresearch diff 12 7
+    """
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.paint import diff_lines, painted
+
+        data = inspection.diff(Options.folder.resolve(), tag, which, other)
+        if not data["diff"] and not as_json:
+            print("no difference", file=sys.stderr)
+            return 0
+        _print(as_json, "diff", data, painted(diff_lines(data["diff"])))
+        return 0
+
+    _exit(work, "diff", as_json)
+
+
+@app.command()
+def log(
+    which: Annotated[str | None, typer.Argument(metavar="[N|HASH]", help="Without it the latest experiment.")] = None,
+    run: Annotated[
+        int | None, typer.Option("--run", min=1, metavar="K", help="Which of its runs, else the last.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run writes to it.")] = False,
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Print the log of an experiment's run.
+
+    Examples:
+
+        autoresearch log --follow
+
+        autoresearch log 12 --run 2
+    """
+
+    def work() -> int:
+        from agent import inspection
+
+        if follow and as_json:
+            raise UsageError("--follow and --json exclude each other: JSON is printed once")
+        path = inspection.log(Options.folder.resolve(), tag, which, run)
+        if as_json:
+            _print(True, "log", {"path": str(path), "text": path.read_text(errors="replace")}, [])
+            return 0
+        for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
+            print(text, end="", flush=True)
+        return 0
+
+    _exit(work, "log", as_json)
+
+
+@app.command()
+def sessions(as_json: Json = False) -> None:
+    """List the sessions of this workspace: best, gain, whether it is confirmed, and when each was last at work."""
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.closer import session_lines
+        from agent.views.paint import painted
+
+        found = inspection.sessions(Options.folder.resolve())
+        _print(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
+        return 0
+
+    _exit(work, "sessions", as_json)
+
+
+@app.command()
 def stop() -> None:
     """Ask the running loop to finish its experiment and end."""
 
@@ -416,19 +546,31 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Finish or undo what a crash left half done, as every start does.")
     ] = False,
+    model: Model = None,
+    agent: Agent = None,
+    smoke: Annotated[
+        bool | None,
+        typer.Option(
+            "--smoke/--no-smoke",
+            help="Train for two seconds in a copy. Without either: where the command is the MLX recipe and data is "
+            "prepared.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is well in this workspace and its sessions and what is not, each with the command that mends it.
+    """Say what is well with this machine, workspace and its sessions and what is not, with the command that mends it.
 
+    Nothing is changed without --repair, and nothing is spent: a model's server is only asked which models it has.
     Exit code 1 where something is broken.
     """
 
     def work() -> int:
         from agent import doctor as view
+        from agent.proposers.choose import Consult
 
         folder = Options.folder.resolve()
         done = view.repair(folder, tag) if repair else []
-        checks = view.examine(folder, tag)
+        checks = view.examine(folder, tag, Consult(model=model, agent=agent), smoke)
         shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
         data = {"repaired": done, "checks": [asdict(check) for check in checks]}
         _print(as_json, "doctor", data, [*shown, *view.lines(checks)])

@@ -6,34 +6,30 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
-from agent import lock, protocol, recovery, results
+from agent import lock, machine, protocol, recovery, results, smoke
+from agent.check import Check
 from agent.errors import AutoresearchError, PreconditionError
 from agent.fingerprint import backend
 from agent.journal import Journal, drop_torn_line
 from agent.paths import find_session, journal_path, state_folder
+from agent.proposers import reach
+from agent.proposers.choose import Consult
 from agent.protocol import Protocol
 from agent.state import State
 from agent.workspace import Workspace
 
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor's. command: what mends it."""
-
-    name: str
-    status: Literal["ok", "warning", "broken"]
-    message: str
-    command: str | None = None
+SEARCH = Consult()
 
 
-def examine(folder: Path, tag: str | None) -> list[Check]:
-    """All checks of the workspace, and those of one session, or of every one there is."""
+def examine(folder: Path, tag: str | None, consult: Consult = SEARCH, train: bool | None = False) -> list[Check]:
+    """All checks of the machine and the workspace, and those of one session, or of every one there is.
+
+    consult: the model or agent to look for. train: for two seconds; None: where that is known to work.
+    """
     try:
         rules = protocol.load(folder)
         workspace = Workspace(folder, rules)
@@ -46,7 +42,10 @@ def examine(folder: Path, tag: str | None) -> list[Check]:
             watch = f"autoresearch status --follow --tag {running.tag}"
             message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
             return [*found, Check("loop", "warning", message, watch)]
-        found += [_tree(workspace), *_blas(workspace.folder)]
+        found += [_tree(workspace), *machine.checks(workspace, rules), *_blas(workspace.folder)]
+        found += reach.checks(consult)
+        if train or (train is None and smoke.worthwhile(rules)):
+            found.append(smoke.check(workspace, rules))
         folders = (state_folder(workspace.folder) / "sessions").glob("*/journal.jsonl")
         for name in [tag] if tag else sorted(path.parent.name for path in folders):
             found += _session(workspace, rules, find_session(workspace.folder, name))

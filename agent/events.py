@@ -36,7 +36,9 @@ Between experiments:
 Shown but never journalled:
 
     progress   {seconds, expected, line}                 several times a minute while a command runs
-    note       {text}                                    something that a person may want to know
+    failed     {reason}                                  an error ends the session; `ended` follows
+    note       {text}                                    something that a person may want to know; adds {ending}
+               where it says what a Ctrl-C began
 """
 
 from __future__ import annotations

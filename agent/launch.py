@@ -6,41 +6,38 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import lock, protocol, recovery
+from agent import recovery
+from agent.afterwards import confirm_gain, write_report
 from agent.awake import kept_awake
 from agent.baseline import log_path, measure_baseline
-from agent.confirm import confirm, lines, sides
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain
+from agent.errors import AutoresearchError, Interrupted, UsageError, explain
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
-from agent.journal import Journal, View, read
+from agent.journal import Journal, View
 from agent.judging import Rules
 from agent.limits import Limits
 from agent.loop import run_session
 from agent.measure import Bench
-from agent.paths import find_session, journal_path, state_folder
+from agent.opening import open_bench, prepare
+from agent.paths import journal_path
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import Consult
 from agent.proposers.choose import choose as choose_proposer
-from agent.sandbox import Mode, choose
+from agent.sandbox import Mode
 from agent.session import Session
-from agent.setup import set_up
-from agent.state import replay
 from agent.summary import summarize
 from agent.verdict import Kind
+from agent.views.notify import Notifier
 from agent.views.text import closing, duration
-from agent.workspace import Workspace
 
 BASELINE_RUNS = 2
 NO_LIMITS = Limits()
 SEARCH = Consult()
-Work = Callable[[Bench, Journal, Interrupts], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -62,14 +59,21 @@ class Wanted:
     prune: bool = True
     max_memory_gb: float | None = None
     confirm: bool = True
+    report: bool = True
+    notify: tuple[str, ...] = ()
 
 
 def run(folder: Path, wanted: Wanted) -> int:
     """The command `run`. Returns the exit code."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", wanted.tag) or wanted.tag.endswith((".", ".lock")):
-        raise UsageError(f"the tag {wanted.tag!r} cannot name a branch: use letters, digits, '.', '_' and '-'")
-    with open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench, view(wanted.json) as show:
-        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [show])
+    tag = wanted.tag
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
+        raise UsageError(f"the tag {tag!r} cannot name a branch: use letters, digits, '_', '-' and single dots")
+    with (
+        Notifier(wanted.notify) as notifier,
+        open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench,
+        _view(wanted, bench) as view,
+    ):
+        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view, notifier])
         session = Session(
             tag=wanted.tag,
             seed=wanted.seed,
@@ -88,44 +92,18 @@ def run(folder: Path, wanted: Wanted) -> int:
         if wanted.dry_run:
             print(_plan(session))
             return 0
-        if wanted.setup:
-            _set_up(bench)
-        _require_lock_file(bench)
+        prepare(bench, setup=wanted.setup)
         journal.show("note", text=bench.sandbox.says)
         with kept_awake() if wanted.keep_awake else contextlib.nullcontext():
             try:
                 code = guarded(session)
                 if code == 0 and session.owes_confirmation():
-                    code = _confirmed(session)
+                    code = confirm_gain(session)
             finally:
                 journal.close()
-    _summarize(session, wanted.json)
+        page = write_report(session) if wanted.report else None
+    _summarize(session, wanted.json, page)
     return code
-
-
-def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, as_json: bool) -> dict[str, Any]:
-    """Fresh runs within a session that is there: `confirm` and `ablate`. Returns what `work` found."""
-    tag = find_session(folder.resolve(), tag)
-    session = replay(read(journal_path(folder.resolve(), tag))).session
-    if session is None:
-        raise PreconditionError(f"session {tag} ended before it began: there is nothing to compare")
-    with open_bench(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as bench:
-        _require_lock_file(bench)
-        with view(False) as show, kept_awake():
-            journal = Journal(journal_path(bench.workspace.folder, tag), [] if as_json else [show])
-            found = fingerprint(bench.protocol, bench.training_seconds)
-            path = bench.protocol.provenance.results_log.path
-            recovery.resume(journal, bench.workspace, session["branch"], path, found)
-            if journal.state.pending is not None:
-                raise PreconditionError(
-                    f"experiment #{journal.state.pending.number} is not finished: `autoresearch run --tag {tag}` first"
-                )
-            interrupts = Interrupts()
-            interrupts.install()
-            try:
-                return work(bench, journal, interrupts)
-            finally:
-                journal.close()
 
 
 def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:
@@ -139,9 +117,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
 
     with open_bench(folder, "baseline", training_seconds, sandbox) as bench:
         bench.workspace.require_clean()
-        if setup:
-            _set_up(bench)
-        _require_lock_file(bench)
+        prepare(bench, setup=setup)
         found = fingerprint(bench.protocol, bench.training_seconds)
         interrupts.install()
         print(bench.sandbox.says, file=sys.stderr)
@@ -160,7 +136,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
 def guarded(session: Session) -> int:
     """The loop and its ends: a limit, an exhausted proposer, Ctrl-C, or an error. The tree is clean after each."""
     interrupts = session.interrupts
-    interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session))
+    interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session), ending=True)
     interrupts.install()
     try:
         run_session(session)
@@ -170,24 +146,13 @@ def guarded(session: Session) -> int:
         session.abandon(str(stop))
         return stop.exit_code
     except (AutoresearchError, OSError) as error:
+        sentence = explain(error) if isinstance(error, OSError) else str(error)
         # The next start heals what cannot be put right now; what the person needs is the error itself.
         with contextlib.suppress(AutoresearchError, OSError):
-            session.abandon(explain(error) if isinstance(error, OSError) else str(error))
+            session.journal.show("failed", reason=sentence)
+            session.abandon(sentence)
         raise
     return 130 if interrupts.finishing else 0
-
-
-def _confirmed(session: Session) -> int:
-    """Fresh runs of baseline and best in what is left of the night. Returns the exit code."""
-    bench, journal, state = session.bench, session.journal, session.state
-    journal.show("note", text="confirming: baseline and best are run afresh, in turn; Ctrl-C leaves it for later")
-    try:
-        data = confirm(bench, journal, session.interrupts, sides(bench, state, None, None))
-    except Interrupted as stop:
-        return stop.exit_code
-    for line in lines(data):
-        journal.show("note", text=line)
-    return 0
 
 
 def _finishing(session: Session) -> str:
@@ -214,52 +179,27 @@ def _plan(session: Session) -> str:
     )
 
 
-def _summarize(session: Session, as_json: bool) -> None:
+def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
     summary = summarize(session.state)
     if as_json:
-        print(json.dumps({"event": "summary", **summary}), flush=True)
+        print(json.dumps({"event": "summary", **summary, "report": str(page) if page else None}), flush=True)
         return
     commit = (summary["best_commit"] or "")[:7]
     print("\n".join(closing(summary, commit, str(session.journal.path.parent))))
+    if page is not None:
+        print(f"report    {page}")
 
 
-def _set_up(bench: Bench) -> None:
-    folder = bench.workspace.folder
-    set_up(bench.protocol, folder, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
-
-
-def _require_lock_file(bench: Bench) -> None:
-    """`uv run` writes a missing uv.lock, and a run that writes a forbidden file is void."""
-    lock_file = bench.workspace.folder / "uv.lock"
-    forbidden = lock_file in bench.workspace.protected_files()
-    if forbidden and not lock_file.exists() and bench.protocol.execution.command.startswith("uv run"):
-        raise PreconditionError(f"{lock_file} is missing: run `uv sync`, or start without --no-setup")
-
-
-def view(as_json: bool) -> AbstractContextManager[View]:
-    if as_json:
+def _view(wanted: Wanted, bench: Bench) -> AbstractContextManager[View]:
+    if wanted.json:
         from agent.views.ndjson import show
 
         return contextlib.nullcontext(show)
     if sys.stderr.isatty():
-        from agent.views.live import LiveView
+        from agent.views.live import LiveView, can_draw
 
-        return LiveView()
+        if can_draw(sys.stderr):
+            return LiveView(wanted.limits.within(bench.protocol))
     from agent.views.plain import show as show_plain
 
     return contextlib.nullcontext(show_plain)
-
-
-@contextlib.contextmanager
-def open_bench(folder: Path, tag: str, training_seconds: float | None, sandbox: Mode) -> Iterator[Bench]:
-    """The workspace, held for this process alone."""
-    rules = protocol.load(folder)
-    protocol.require_runnable(rules)
-    workspace = Workspace(folder, rules)
-    try:
-        confined = choose(sandbox, rules.environment.constraints)
-        with lock.hold(state_folder(workspace.folder), tag):
-            workspace.exclude([".autoresearch/", "run.log"])
-            yield Bench(rules, workspace, training_seconds or rules.training_seconds, confined)
-    finally:
-        workspace.close()

@@ -36,12 +36,14 @@ DEVICES = {"linux": ("/dev",), "darwin": ("/dev", "/private/var/folders")}
 
 @dataclass(frozen=True)
 class Sandbox:
-    """way: what confines writes, None for nothing; network: whether it is left open; says: what a person is told."""
+    """way: what confines writes, None for nothing; network: whether it is left open; says: what a person is told;
+    missing: what `auto` could not have here."""
 
     way: Way | None = None
     network: bool = True
     hide: bool = False
     says: str = "sandbox: off"
+    missing: tuple[str, ...] = ()
 
     def command(self, command: str, workspace: Path, temporary: Path, guarded: Sequence[Path] = ()) -> list[str]:
         """The arguments that run `command` in a shell, confined.
@@ -105,7 +107,8 @@ def choose(mode: Mode, constraints: Constraints, platform: str = sys.platform) -
     enforced = [f"writes confined by {way} to the workspace, the cache and temporary space"] if way else []
     enforced += ["no network"] if closed else [f"network open (networkPolicy {constraints.network_policy})"]
     enforced += ["secrets hidden"]
-    return Sandbox(way, not closed, True, f"sandbox: {', '.join(enforced)}" + "".join(f"; {m}" for m in missing))
+    says = f"sandbox: {', '.join(enforced)}" + "".join(f"; {m}" for m in missing)
+    return Sandbox(way, not closed, True, says, tuple(missing))
 
 
 def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:

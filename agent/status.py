@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -68,9 +69,24 @@ def lines(data: dict[str, Any]) -> list[str]:
     return shown
 
 
-def wait_for_change(workspace: Path, data: dict[str, Any]) -> None:
+def watch(workspace: Path, tag: str | None) -> None:
+    """On a terminal the live screen until the loop ends; anywhere else nothing."""
+    from agent.views.live import can_draw, follow
+
+    tag = find_session(workspace, tag)
+    path = journal_path(workspace, tag)
+
+    def load() -> State | None:
+        holder = lock.holder(state_folder(workspace))
+        return replay(read(path)) if holder is not None and holder.tag == tag else None
+
+    if can_draw(sys.stdout):
+        follow(load, lambda: wait_for_change(workspace, tag))
+
+
+def wait_for_change(workspace: Path, tag: str) -> None:
     """Return when the journal has grown, or its loop is gone, or a while has passed."""
-    path, start = journal_path(workspace, data["tag"]), time.monotonic()
+    path, start = journal_path(workspace, tag), time.monotonic()
     size = path.stat().st_size
     while time.monotonic() - start < LONGEST_SILENCE and path.stat().st_size == size:
         if lock.holder(state_folder(workspace)) is None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.experiment import Experiment
-from agent.noise import noise_of
-from agent.state import State, gain
+from agent.standing import standing
+from agent.state import State
 
 
 def summarize(state: State) -> dict[str, Any]:
@@ -15,9 +14,7 @@ def summarize(state: State) -> dict[str, Any]:
     assert session is not None
     tried = state.experiments[1:]
     counts = {status: sum(e.verdict.status == status for e in tried) for status in ("keep", "discard", "crash")}
-    gained = None
-    if baseline and best and baseline.metric is not None and best.metric is not None:
-        gained = gain(baseline.estimate or baseline.metric, best.metric, session["direction"])
+    stands = standing(state)
     hours = state.seconds / 3600
     return {
         "tag": session["tag"],
@@ -28,10 +25,10 @@ def summarize(state: State) -> dict[str, Any]:
         "best": best.metric if best else None,
         "best_commit": best.commit if best else None,
         "best_number": best.number if best else None,
-        "gain": gained,
-        "gain_is_provisional": best is not None and best.number > 0 and not _confirmed(best),
+        "gain": stands.apparent,
+        "gain_is_provisional": stands.word == "provisional",
         "confirmed": _confirmation(state),
-        "noise": noise_of(state.experiments).sd if baseline and len(baseline.runs) > 1 else None,
+        "noise": stands.noise,
         "experiments": len(tried),
         "kept": counts["keep"],
         "discarded": counts["discard"],
@@ -44,11 +41,6 @@ def summarize(state: State) -> dict[str, Any]:
         "nothing": dict(state.nothing) if state.nothing else None,
         "ended": state.ended,
     }
-
-
-def _confirmed(experiment: Experiment) -> bool:
-    evidence = experiment.verdict.evidence
-    return evidence is not None and evidence.confirmed
 
 
 def _confirmation(state: State) -> dict[str, Any] | None:

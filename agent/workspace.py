@@ -84,6 +84,12 @@ class Workspace:
         except AutoresearchError:
             return None
 
+    @property
+    def author(self) -> str | None:
+        """`Name <address>` as the person has configured it; None where either is missing."""
+        name, address = self._configured("user.name"), self._configured("user.email")
+        return f"{name} <{address}>" if name and address else None
+
     def changes(self) -> list[str]:
         """Tracked files that differ from HEAD. Untracked files are the person's own and do not count."""
         status = self._git("status", "--porcelain", "--untracked-files=no", "-z", "--no-renames")
@@ -137,6 +143,13 @@ class Workspace:
             except git.GitCommandError:
                 return None  # its exit code is the number of conflicts
             return _read(paths[0])
+
+    def diff(self, old: str, new: str) -> str:
+        """The unified diff of the workspace from one commit to another, the results left out."""
+        results = f":(top,exclude){self._in_repo(self._protocol.provenance.results_log.path)}"
+        return self._git(
+            "diff", "--no-color", "--no-ext-diff", "--no-textconv", old, new, "--", str(self.folder), results
+        )
 
     def export(self, folder: Path) -> Path:
         """Write every tracked file, as HEAD has it, below `folder`, without git's own. Returns the workspace there."""

@@ -28,8 +28,9 @@ from agent.experiment import Experiment, Proposal, Value, digest
 from agent.interrupts import Interrupts
 from agent.journal import Journal, read
 from agent.judging import Rules
-from agent.launch import guarded, open_bench
+from agent.launch import guarded
 from agent.limits import Limits
+from agent.opening import open_bench
 from agent.paths import journal_path
 from agent.proposers.base import Context, Exhausted, Proposer
 from agent.proposers.search import SearchProposer

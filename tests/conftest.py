@@ -62,6 +62,9 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
         if name.startswith("AUTORESEARCH_"):
             monkeypatch.delenv(name)
+    # What follows a session takes a second: the tests of it ask for it.
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "0")
+    monkeypatch.setenv("AUTORESEARCH_REPORT", "0")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "no-gitconfig"))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
 

@@ -37,7 +37,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> None:
-    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "12")
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "12", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
     state = replay(read(journal_path(noisy, "t")))
@@ -58,7 +58,7 @@ def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> N
 
 
 def test_the_classic_rule_takes_one_run_each(noisy: Path, cli: Cli) -> None:
-    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "4", "--verdict", "greedy", "--no-confirm")
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "4", "--verdict", "greedy")
     assert done.returncode == 0, done.stderr
     assert len(events(noisy, "measured")) == 5 and not events(noisy, "compared")
     assert_consistent(noisy)
@@ -66,7 +66,7 @@ def test_the_classic_rule_takes_one_run_each(noisy: Path, cli: Cli) -> None:
 
 def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     assert cli(quick, "confirm").returncode == 3
-    cli(quick, "run", "--tag", "t", "--max-experiments", "10", "--no-confirm")
+    cli(quick, "run", "--tag", "t", "--max-experiments", "10")
     state = replay(read(journal_path(quick, "t")))
     best, baseline = state.incumbent, state.baseline
     assert best and baseline and best.metric is not None and baseline.metric is not None and best.number > 0
@@ -97,7 +97,7 @@ def test_an_idle_change_is_offered_for_removal(quick: Path, cli: Cli) -> None:
     moves = iter(("s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /"))
     for count, move in enumerate(moves, start=1):
         agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{move}" train.py')
-        done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", str(count), "--no-confirm")
+        done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", str(count))
         assert done.returncode == 0, done.stderr
     assert [row["status"] for row in rows(quick)] == ["keep"] * 3
     found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]
@@ -129,7 +129,7 @@ def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event:
     text = (noisy / "train.py").read_text()
     (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.4)\nprint("---")'))
     commit_all(noisy, "slower")
-    command = ("run", "--tag", "t", "--max-experiments", "8")
+    command = ("run", "--tag", "t", "--max-experiments", "8", "--confirm")
     loop = start(noisy, *command)
 
     def there(found: list[dict[str, Any]]) -> bool:

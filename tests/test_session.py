@@ -75,7 +75,7 @@ def test_a_session_improves_and_keeps_the_invariants(quick: Path, cli: Cli) -> N
     assert all(row["memory_gb"] == "2.0" for row in table)
     assert (quick / "notes.txt").read_text() == "mine"
     assert git(quick, "status", "--porcelain") == "?? notes.txt"
-    assert " confirmed (" in done.stdout and "12 experiments are done" in done.stdout
+    assert "by repeated runs" in done.stdout and "12 experiments are done" in done.stdout
     assert len({git(quick, "show", f"{row['commit']}:train.py") for row in table}) == 13
 
 

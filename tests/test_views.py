@@ -1,48 +1,215 @@
-"""The live view in a real terminal: a pseudo-terminal of 80 columns."""
+"""The live screen: as a picture of real journals at several sizes, and in a pseudo-terminal of 80 columns."""
 
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
+import re
 import struct
+import subprocess
 import sys
 import termios
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from agent.events import Event
+from agent.experiment import Evidence
+from agent.forecast import forecast
+from agent.journal import read
+from agent.limits import Limits
+from agent.paths import journal_path
+from agent.progress import Reading, reading
+from agent.state import State, step
+from agent.views.screen import Moment, screen
 from agent.views.text import duration
-from tests.conftest import ROOT
+from tests.conftest import ROOT, git, make_quick
+
+
+def in_terminal(folder: Path, *args: str, **variables: str) -> tuple[int, str]:
+    """The program on a terminal of 80 by 24: its exit code, and everything that it wrote there."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
+        os.execv(sys.executable, [sys.executable, "-m", "agent", *args])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    written = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            written += chunk
+    except OSError:
+        pass
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
+
+
+@pytest.fixture
+def slow(quick: Path) -> Path:
+    """Its training takes 2 s and tells how far it is."""
+    step = "print('step 00012 (50.0%) | loss: 3.214 | tok/sec: 14,000 | remaining: 88s', flush=True)"
+    text = (quick / "train.py").read_text().replace("loss = ", f"import time\n{step}\ntime.sleep(2)\nloss = ")
+    (quick / "train.py").write_text(text)
+    git(quick, "commit", "--quiet", "-am", "slower")
+    return quick
 
 
 @pytest.mark.parametrize("colour", [True, False])
-def test_the_live_view_in_a_terminal(quick: Path, colour: bool) -> None:
-    text = (quick / "train.py").read_text()
-    (quick / "train.py").write_text(text.replace("loss = ", "import time\nprint('step 1')\ntime.sleep(1.5)\nloss = "))
-    os.system(f"cd {quick} && git commit -qam slower")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(quick)
-        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | ({} if colour else {"NO_COLOR": "1"})
-        os.execv(sys.executable, [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "1"])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    screen = b""
-    while True:
-        try:
-            chunk = os.read(terminal, 65536)
-        except OSError:
-            break
-        if not chunk:
-            break
-        screen += chunk
-    _, status = os.waitpid(pid, 0)
-    shown = screen.decode()
-    assert os.waitstatus_to_exitcode(status) == 0, shown
-    assert "#0 keep" in shown.replace("\x1b[1;32m", "").replace("\x1b[0m", "").replace("\x1b[1m", "")
-    assert "of about" in shown and "step 1" in shown and "baseline" in shown
-    assert ("\x1b[1;32m" in shown) is colour
-    assert "Traceback" not in shown
+def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool) -> None:
+    code, shown = in_terminal(
+        slow, "run", "--tag", "t", "--max-experiments", "1", **({} if colour else {"NO_COLOR": "1"})
+    )
+    assert code == 0 and "Traceback" not in shown, shown
+    before, rest = shown.split("\x1b[?1049h")
+    drawn, after = rest.split("\x1b[?1049l")
+    assert "sandbox: " in before and "\x1b[?25l" in rest and shown.count("\x1b[?25h") == 1
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    for words in ("loss 3.2140", "14,000 tokens/s", " 50%", "1m28s of training left", "Ctrl-C finishes", "by search"):
+        assert words in plain, words
+    assert "val_bpb, lower is better" in plain and "measuring the baseline" in plain
+    assert "#0 keep" in re.sub(r"\x1b\[[0-9;]*m", "", after) and "1 experiments are done" in after
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", shown)) is colour
+
+
+def test_a_terminal_that_cannot_draw_gets_lines(slow: Path) -> None:
+    code, shown = in_terminal(slow, "run", "--tag", "t", "--max-experiments", "0", TERM="dumb")
+    assert code == 0 and "\x1b" not in shown and "#0 running" in shown and "#0 keep" in shown
+
+
+def test_status_follows_on_a_terminal(slow: Path) -> None:
+    command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "1"]
+    with subprocess.Popen(
+        command, cwd=slow, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr is not None
+        while b"#0 running" not in run.stderr.readline():
+            assert run.poll() is None
+        code, shown = in_terminal(slow, "status", "--follow")
+        run.stderr.read()
+    drawn, after = shown.split("\x1b[?1049h")[1].split("\x1b[?1049l")
+    assert code == 0 and "the loop goes on" in drawn and "not running: 1 experiments are done" in after
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
+    """A session's state after each of its events, and what an evidence, a cost and an outage add."""
+    folder = tmp_path_factory.mktemp("states") / "quick"
+    make_quick(folder)
+    command = [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", "--max-experiments", "8"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    found = [State()]
+    for event in read(journal_path(folder, "t")):
+        found.append(step(found[-1], event))
+    state = replace(found[-1], ended=None)
+    number, best = len(state.experiments), state.incumbent
+    assert best is not None and best.metric is not None
+    evidence = Evidence("confirmed", 1.1, 3, best.metric, 4, best.metric - 1.1, 0.0123, 5.0, 4.5)
+    what = {
+        "description": "a longer warm-up " * 20,
+        "reasoning": "\n\x1b[31mwhy it may help\nand more",
+        "parameters": {},
+    }
+    run = {"metric": 1.1, "seconds": 301.0}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("called", {"model": "m", "input_tokens": 81000, "output_tokens": 9000, "dollars": 0.41}),
+        ("away", {"proposer": "anthropic:m", "reason": "rate limit", "until": None}),
+        ("proposed", {**what, "proposer": "llm", "digest": "d", "files": ["train.py"]}),
+        ("committed", {"commit": "c" * 40}),
+        ("started", {"run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
+        ("measured", {"run": 1, **run}),
+        ("started", {"run": 2, "pid": 1, "born": 0.0, "log": "", "expected": 300.0, "of": best.number}),
+        ("judged", {"status": "keep", "reason": "r", "evidence": vars(evidence)}),
+        ("recorded", {"head": "h"}),
+    ]
+    for kind, data in events:
+        state = step(state, Event(kind, state.latest_at + 1, {"number": number, **data}))
+        found.append(state)
+    assert state.baseline is not None
+    ends = {"a": state.baseline.commit, "b": "c" * 40, "gain": 0.5, "low": 0.4, "high": 0.6}
+    found.append(step(state, Event("confirmed", state.latest_at + 1, ends)))
+    return found[1:]
+
+
+def drawn(state: State, width: int, height: int, ascii_only: bool = False) -> list[str]:
+    moment = Moment(
+        now=state.latest_at + 60,
+        reading=Reading(0.5, 3.214, 14000.0, 88.0),
+        lines=["step"],
+        memory=3 * 2**30,
+        forecast="11.2 an hour, about 62 more by 07:00",
+        message="a note",
+        hint="Ctrl-C says what it does",
+        ascii=ascii_only,
+    )
+    console = Console(file=io.StringIO(), width=width, height=height, color_system=None, highlight=False)
+    console.print(screen(state, moment, width, height))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (120, 30), (60, 14), (150, 24), (80, 100)])
+def test_the_screen_fits_any_window(states: list[State], width: int, height: int) -> None:
+    for state in states:
+        lines = drawn(state, width, height)
+        assert len(lines) == height and max(map(len, lines)) <= width, "\n".join(lines)
+        assert lines[-1].startswith("Ctrl-C says") and lines[-2].startswith("a note")
+        assert "\x1b" not in "".join(lines)
+
+
+def test_what_the_screen_says(states: list[State]) -> None:
+    texts = ["\n".join(drawn(state, 100, 40)) for state in states]
+    running = next(text for text in texts if "loss 3.2140" in text and "by llm" in text)
+    for words in (
+        " 50%  ",
+        "1m28s of training left",
+        "14,000 tokens/s",
+        "3.0 GB of memory",
+        "why       [31mwhy it may",
+    ):
+        assert words in running, words
+    assert "anthropic:m is away, the search proposes: rate limit" in running
+    assert "about 62 more by 07:00" in running and "$0.41" in running and "noise     not known yet" in running
+    assert " provisional" in running and "baseline 1.732000" in running and " again " in texts[-4]
+    assert "noise     0.012300" in texts[-2] and "4.5 sigma" in texts[-2] and "provisional" in texts[-2]
+    assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1] and "provisional" not in texts[-1]
+    rows = [line.split()[0] for line in drawn(states[-1], 80, 24) if re.match(r"#\d+ +(keep|dis)", line)]
+    assert rows[-1] == "#9" and rows == sorted(rows) and len(rows) >= 3
+    assert all(ord(sign) < 128 for line in drawn(states[-1], 80, 24, ascii_only=True)[4:5] for sign in line)
+
+
+def test_the_forecast(states: list[State]) -> None:
+    state, now = states[-1], states[-1].latest_at
+    each = state.seconds / 9
+    assert str(forecast(Limits(), state, now, 0.0)).endswith((" an hour", " a minute"))
+    assert "about 10 more by " in str(forecast(Limits(until=now + 9.5 * each), state, now, 0.0))
+    assert "about 4 more by " in str(forecast(Limits(seconds=9.5 * each), state, now, 6 * each))
+    assert ", 3 more until about" in str(forecast(Limits(experiments=12, seconds=9.5 * each), state, now, 0.0))
+    assert forecast(Limits(), states[0], now, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "step 00012 (12.3%) | loss: 3.214567 | lrm: 1.00 | tok/sec: 14,000 | epoch: 1 | remaining: 88s",
+            Reading(0.123, 3.214567, 14000.0, 88.0),
+        ),
+        ("Epoch 3: 40% loss=1.5e-2 1200 tokens/s", Reading(0.4, 0.015, 1200.0, None)),
+        ("iter 10: train loss 2.5, ETA 30 s", Reading(None, 2.5, None, 30.0)),
+        ("warming up", Reading()),
+    ],
+)
+def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
+    found = reading([line])
+    assert found.done == (pytest.approx(expected.done) if expected.done else None)
+    assert found == replace(expected, done=found.done)
+    if found != Reading():
+        assert reading(["step 1 (1%)", line, "evaluating"]) == found
 
 
 def test_durations() -> None:

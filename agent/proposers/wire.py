@@ -159,10 +159,8 @@ def _request(
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     said = [dict(message) for message in messages]
     if model.format == "anthropic":
-        headers = {"x-api-key": model.key, "anthropic-version": ANTHROPIC_VERSION}
         body = {"model": model.name, "max_tokens": most_tokens, "system": system, "messages": said, "stream": True}
-        return f"{model.url}/v1/messages", headers, body
-    headers = {"Authorization": f"Bearer {model.key}"} if model.key else {}
+        return f"{model.url}/v1/messages", headers_of(model), body
     # OpenAI's reasoning models refuse the old name of the limit, most other servers know only that.
     limit = "max_completion_tokens" if model.scheme == "openai" else "max_tokens"
     body = {
@@ -172,7 +170,13 @@ def _request(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    return f"{model.url}/chat/completions", headers, body
+    return f"{model.url}/chat/completions", headers_of(model), body
+
+
+def headers_of(model: Model) -> dict[str, str]:
+    if model.format == "anthropic":
+        return {"x-api-key": model.key, "anthropic-version": ANTHROPIC_VERSION}
+    return {"Authorization": f"Bearer {model.key}"} if model.key else {}
 
 
 def _refusal(model: Model, response: requests.Response) -> Away:

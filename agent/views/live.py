@@ -1,57 +1,152 @@
-"""The view for a terminal: rows scroll by, and under them the experiment that runs now."""
+"""The live screen on a terminal: of the loop in this process, or of one that runs elsewhere."""
 
 from __future__ import annotations
 
-from rich.console import Console, Group
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from agent.events import Event
+from agent.forecast import forecast
+from agent.limits import Limits
+from agent.measure import last_lines
+from agent.progress import memory, reading
 from agent.state import State
-from agent.summary import summarize
 from agent.views.plain import lines
-from agent.views.text import COLOURS, duration, headline
+from agent.views.screen import Moment, screen
+from agent.views.text import COLOURS
+
+HINT = "Ctrl-C finishes this experiment and ends; a second Ctrl-C stops at once"
+LEAVE = "Ctrl-C leaves this view; the loop goes on. `autoresearch stop` ends it"
+# Training needs the cores more than the picture does.
+REFRESHES_PER_SECOND = 1
+MEMORY_SECONDS = 3.0
+LOG_LINES = 5
+KEPT_LINES = 25
+
+
+def can_draw(stream: TextIO) -> bool:
+    """Whether a screen can be drawn there: a terminal that knows how to move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "dumb").lower() not in ("dumb", "unknown")
+
+
+class Picture:
+    """Drawn anew each time from the latest state, so that it fits a window whose size has changed."""
+
+    def __init__(self, limits: Limits, hint: str) -> None:
+        self.state = State()
+        self.message, self.hint = "", hint
+        self._limits, self._began = limits, time.monotonic()
+        self._memory: tuple[float, int | None] = (0.0, None)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.state.session is not None:
+            yield screen(self.state, self._moment(options.ascii_only), *console.size)
+
+    def _moment(self, ascii_only: bool) -> Moment:
+        started = self.state.pending.started if self.state.pending else None
+        tail = last_lines(Path(started["log"]), LOG_LINES) if started else []
+        now = time.time()
+        return Moment(
+            now=now,
+            reading=reading(tail),
+            lines=tail,
+            memory=self._held(started["pid"]) if started else None,
+            forecast=forecast(self._limits, self.state, now, time.monotonic() - self._began),
+            message=self.message,
+            hint=self.hint,
+            ascii=ascii_only,
+        )
+
+    def _held(self, pid: int) -> int | None:
+        at, held = self._memory
+        if time.monotonic() - at >= MEMORY_SECONDS:
+            held = memory(pid)
+            self._memory = time.monotonic(), held
+        return held
 
 
 class LiveView:
-    """A context manager: the screen is put back when it ends, however it ends."""
+    """A context manager and a view of the journal. The screen comes with the session's first event, since set-up
+    commands print before it; it goes, and the last lines are printed, when this ends, however it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._picture = Picture(limits, HINT)
+        self._live: Live | None = None
+        self._said: deque[str] = deque(maxlen=KEPT_LINES)
 
     def __enter__(self) -> LiveView:
-        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
+            for line in self._said:
+                self._say(line)
 
     def __call__(self, event: Event, state: State) -> None:
+        self._picture.state = state
         if event.kind == "progress":
-            self._live.update(_running(event, state))
+            return  # drawn from the log itself, once a second
+        said = lines(event, state) if event.kind != "started" else []
+        if self._live is None and event.kind not in ("session", "resumed"):
+            for line in said:
+                self._say(line)
             return
-        for line in lines(event, state) if event.kind != "started" else ():
-            text = Text(line)
-            if event.kind == "recorded":
-                status = state.experiments[-1].verdict.status
-                text.highlight_regex(rf"^#\d+ {status}", f"bold {COLOURS[status]}")
-            self._console.print(text, soft_wrap=False)
-        if event.kind in ("measured", "ended", "interrupted"):
-            self._live.update(Text(""))
+        self._said.extend(said)
+        if event.kind == "note":
+            self._note(event)
+        elif event.kind in ("interrupted", "nothing"):
+            self._picture.message = " ".join(said)
+        elif event.kind == "recorded":
+            self._picture.message = ""
+        if self._live is None:
+            self._live = _live(self._console, self._picture)
+        self._live.refresh()
+
+    def _say(self, line: str) -> None:
+        text = Text(line)
+        for status, colour in COLOURS.items():
+            text.highlight_regex(rf"^#\d+ {status}", f"bold {colour}")
+        self._console.print(text, soft_wrap=True)
+
+    def _note(self, event: Event) -> None:
+        if event.data.get("ending"):
+            self._picture.hint = event.data["text"]
+        else:
+            self._picture.message = event.data["text"]
 
 
-def _running(event: Event, state: State) -> Group:
-    pending, data = state.pending, event.data
-    seconds, expected = data["seconds"], max(data["expected"], 1e-9)
-    left = f"{duration(seconds)} of about {duration(expected)}"
-    bar = Table.grid(expand=True, padding=(0, 1))
-    bar.add_column(no_wrap=True)
-    bar.add_column(ratio=1)
-    bar.add_column(no_wrap=True)
-    bar.add_row(f"#{pending.number}" if pending else "", ProgressBar(total=expected, completed=seconds), left)
-    what = Text(pending.description if pending else "", overflow="ellipsis", no_wrap=True)
-    latest = Text(data["line"], style="dim", overflow="ellipsis", no_wrap=True)
-    return Group(Text(headline(summarize(state)), overflow="ellipsis", no_wrap=True), what, bar, latest)
+def follow(load: Callable[[], State | None], wait: Callable[[], None]) -> None:
+    """Show a loop that runs elsewhere. load: its state, None once it runs no longer. wait: until there may be more."""
+    console = Console(highlight=False)
+    picture = Picture(Limits(), LEAVE)
+    state = load()
+    if state is None:
+        return
+    picture.state = state
+    live = _live(console, picture)
+    try:
+        while state is not None:
+            picture.state = state
+            live.refresh()
+            wait()
+            state = load()
+    finally:
+        live.stop()
+
+
+def _live(console: Console, picture: Picture) -> Live:
+    live = Live(
+        picture, console=console, screen=True, refresh_per_second=REFRESHES_PER_SECOND, vertical_overflow="crop"
+    )
+    live.start(refresh=True)
+    return live

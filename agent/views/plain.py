@@ -38,6 +38,10 @@ def lines(event: Event, state: State) -> list[str]:
             return [f"#{data['number']} measured the incumbent #{data['of']} again: {_result(data)}"]
         case "measured" if data["number"] and data["error"] is None and data["run"] > 1:
             return [f"#{data['number']} run {data['run']}: {_result(data)}"]
+        case "running":
+            return [f"{data['label']} running, run {data['run']}, about {duration(data['expected'])}"]
+        case "compared":
+            return [f"{data['label']} run {data['run']}: {_result(data)}"]
         case "recorded":
             return [row(state.experiments, len(state.experiments) - 1)]
         case "interrupted":

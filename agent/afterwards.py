@@ -1,0 +1,79 @@
+"""What follows the loop: fresh runs that confirm the gain or take the recipe apart, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent import recovery
+from agent.awake import kept_awake
+from agent.confirm import confirm, lines, sides
+from agent.errors import AutoresearchError, Interrupted, PreconditionError
+from agent.fingerprint import fingerprint
+from agent.interrupts import Interrupts
+from agent.journal import Journal, read
+from agent.measure import Bench
+from agent.opening import open_bench, prepare
+from agent.paths import find_session, journal_path
+from agent.sandbox import Mode
+from agent.session import Session
+from agent.state import replay
+from agent.views.plain import show
+
+Work = Callable[[Bench, Journal, Interrupts], dict[str, Any]]
+
+
+def confirm_gain(session: Session) -> int:
+    """Fresh runs of baseline and best in what is left of the night. Returns the exit code."""
+    bench, journal = session.bench, session.journal
+    journal.show("note", text="confirming: baseline and best are run afresh, in turn; Ctrl-C leaves it for later")
+    try:
+        data = confirm(bench, journal, session.interrupts, sides(bench, session.state, None, None))
+    except Interrupted as stop:
+        return stop.exit_code
+    except AutoresearchError as error:
+        # The session itself has come to its end and lost nothing.
+        journal.show("note", text=f"not confirmed: {error}; try again with `autoresearch confirm`")
+        return 0
+    for line in lines(data):
+        journal.show("note", text=line)
+    return 0
+
+
+def write_report(session: Session) -> Path | None:
+    """The morning report; where it cannot be written a note says so. None as well while there is no baseline."""
+    from agent import report
+
+    if session.state.baseline is None:
+        return None
+    try:
+        return report.write_report(session.bench.workspace, [session.tag])[0]
+    except (AutoresearchError, OSError) as error:
+        session.journal.show("note", text=f"no report: {error}")
+        return None
+
+
+def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet: bool) -> dict[str, Any]:
+    """Fresh runs within a session that is there: `confirm` and `ablate`. Returns what `work` found."""
+    tag = find_session(folder.resolve(), tag)
+    session = replay(read(journal_path(folder.resolve(), tag))).session
+    if session is None:
+        raise PreconditionError(f"session {tag} ended before it began: there is nothing to compare")
+    with open_bench(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as bench, kept_awake():
+        prepare(bench, setup=False)
+        journal = Journal(journal_path(bench.workspace.folder, tag), [] if quiet else [show])
+        conditions = fingerprint(bench.protocol, bench.training_seconds)
+        recovery.resume(
+            journal, bench.workspace, session["branch"], bench.protocol.provenance.results_log.path, conditions
+        )
+        if journal.state.pending is not None:
+            raise PreconditionError(
+                f"experiment #{journal.state.pending.number} is not finished: `autoresearch run --tag {tag}` first"
+            )
+        interrupts = Interrupts()
+        interrupts.install()
+        try:
+            return work(bench, journal, interrupts)
+        finally:
+            journal.close()

@@ -1,0 +1,54 @@
+"""How far a run is, as its log and its processes tell it while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+_NUMBER = r"([-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)"
+_DONE = re.compile(r"(\d+(?:\.\d+)?)\s?%")
+_LOSS = re.compile(rf"\bloss\W{{0,3}}{_NUMBER}", re.IGNORECASE)
+_RATE = re.compile(
+    rf"tok(?:ens)?\s?(?:/|per)\s?s(?:ec(?:ond)?)?\W{{0,3}}{_NUMBER}|{_NUMBER}\s?tok(?:ens)?/s", re.IGNORECASE
+)
+_LEFT = re.compile(rf"\b(?:remaining|left|eta)\W{{0,3}}{_NUMBER}\s?s", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a line of a training log says; None for what it does not. done: 0 to 1; left: seconds of training."""
+
+    done: float | None = None
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    left: float | None = None
+
+
+def reading(lines: Sequence[str]) -> Reading:
+    """The latest line that tells of progress; every script prints in a way of its own, so any part may be missing."""
+    for line in reversed(lines):
+        done, loss = _found(_DONE, line), _found(_LOSS, line)
+        if done is not None or loss is not None:
+            part = min(1.0, done / 100) if done is not None else None
+            return Reading(part, loss, _found(_RATE, line), _found(_LEFT, line))
+    return Reading()
+
+
+def memory(pid: int) -> int | None:
+    """Bytes that the process and its descendants hold in memory; None where they are gone."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in (leader, *leader.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total or None
+
+
+def _found(pattern: re.Pattern[str], line: str) -> float | None:
+    match = pattern.search(line)
+    return float(next(group for group in match.groups() if group).replace(",", "")) if match else None

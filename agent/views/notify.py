@@ -1,0 +1,139 @@
+"""Tells a person who is not looking: a new best, trouble, the end. It never keeps the loop waiting, nor breaks it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from agent.errors import PreconditionError, UsageError
+from agent.events import Event
+from agent.results import one_line
+from agent.state import State
+from agent.summary import summarize
+from agent.views.text import headline
+
+# A command that hangs is ended; the end of a session waits no longer than this for the last ones.
+LONGEST_SECONDS = 10.0
+CRASHES = 3
+LONGEST_TEXT = 240
+_PROGRAM = re.compile(r"[\w.+/-]+")
+_PLACE = re.compile(r"\{(title|text)\}")
+APPLESCRIPT = ("on run argv", "display notification (item 2 of argv) with title (item 1 of argv)", "end run")
+
+
+class Notifier:
+    """A view of the journal and a context manager. ways: `bell`, `desktop`, or commands with {title} and {text}.
+
+    Raises UsageError or PreconditionError for a way that cannot work here.
+    """
+
+    def __init__(self, ways: Sequence[str], platform: str = sys.platform) -> None:
+        self._bell = "bell" in ways
+        self._commands = [_command(way, platform) for way in ways if way != "bell"]
+        self._running: list[threading.Thread] = []
+        self._away = self._failed = False
+
+    def __enter__(self) -> Notifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The last word is delivered before the program ends."""
+        deadline = time.monotonic() + LONGEST_SECONDS + 1
+        for thread in self._running:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def __call__(self, event: Event, state: State) -> None:
+        said = self._worth_saying(event, state)
+        if said is None or state.session is None:
+            return
+        title = f"autoresearch {state.session['tag']}: {said[0]}"
+        text = one_line(said[1])[:LONGEST_TEXT]
+        # The live screen has put something of its own in the place of sys.stderr.
+        terminal = sys.__stderr__
+        if self._bell and terminal is not None and terminal.isatty():
+            with contextlib.suppress(OSError):
+                terminal.write("\a")
+                terminal.flush()
+        self._running = [thread for thread in self._running if thread.is_alive()]
+        for command in self._commands:
+            filled = [_filled(part, title, text) for part in command]
+            # Not a daemon's fire and forget: each is waited for, and ended where it hangs, in a thread of its own.
+            thread = threading.Thread(target=_deliver, args=(filled,), daemon=True)
+            thread.start()
+            self._running.append(thread)
+
+    def _worth_saying(self, event: Event, state: State) -> tuple[str, str] | None:
+        match event.kind:
+            case "recorded":
+                return _recorded(state)
+            case "away":
+                again, self._away = self._away, True
+                return None if again else ("trouble", f"{event.data['proposer']} is away: {event.data['reason']}")
+            case "back":
+                self._away = False
+            case "failed":
+                self._failed = True
+                return "trouble", f"ended by an error: {event.data['reason']}"
+            case "ended" if not self._failed:
+                return "done", f"{event.data['reason']}. {headline(summarize(state))}"
+        return None
+
+
+def _recorded(state: State) -> tuple[str, str] | None:
+    last = state.experiments[-1]
+    if last.number > 0 and last.verdict.status == "keep":
+        return "new best", f"#{last.number} {last.description}. {headline(summarize(state))}"
+    crashed = [each.verdict.status == "crash" for each in state.experiments[-CRASHES - 1 :]]
+    # Said once, when the streak reaches its length, and not again with every crash more.
+    if crashed[-CRASHES:] == [True] * CRASHES and crashed[0] is not True:
+        return "trouble", f"{CRASHES} crashes in a row, the last: {last.verdict.reason}"
+    return None
+
+
+def _command(way: str, platform: str) -> list[str]:
+    """The arguments that deliver, `{title}` and `{text}` to be filled in."""
+    if way == "desktop":
+        if platform == "darwin":
+            script = [part for line in APPLESCRIPT for part in ("-e", line)]
+            return ["osascript", *script, "{title}", "{text}"]
+        if shutil.which("notify-send") is None:
+            raise PreconditionError(
+                "--notify desktop needs notify-send: `sudo apt-get install libnotify-bin`, or use --notify bell"
+            )
+        return ["notify-send", "--app-name=autoresearch", "{title}", "{text}"]
+    try:
+        word = next(iter(shlex.split(way)), "")
+    except ValueError as error:
+        raise UsageError(f"--notify {way!r} cannot be read as a command: {error}") from None
+    if not word or (_PROGRAM.fullmatch(word) and shutil.which(word) is None):
+        raise UsageError(f"--notify takes bell, desktop or a command, and there is no program {word!r}")
+    return ["/bin/sh", "-c", way]
+
+
+def _filled(part: str, title: str, text: str) -> str:
+    """In one pass, so that a text with braces stays a text; quoted where a shell reads it."""
+    values = {"title": title, "text": text}
+    if part in ("{title}", "{text}"):
+        return values[part[1:-1]]
+    return _PLACE.sub(lambda found: shlex.quote(values[found[1]]), part)
+
+
+def _deliver(command: Sequence[str]) -> None:
+    quiet = subprocess.DEVNULL
+    with contextlib.suppress(OSError):
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        try:
+            process.wait(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
