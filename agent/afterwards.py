@@ -62,11 +62,13 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         raise PreconditionError(f"session {tag} ended before it began: there is nothing to compare")
     with open_bench(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as bench, kept_awake():
         prepare(bench, setup=False)
-        journal = Journal(journal_path(bench.workspace.folder, tag), [] if quiet else [show])
+        path = journal_path(bench.workspace.folder, tag)
+        resumed = Journal(path)  # without a view: that the session goes on is no news here
         conditions = fingerprint(bench.protocol, bench.training_seconds)
-        recovery.resume(
-            journal, bench.workspace, session["branch"], bench.protocol.provenance.results_log.path, conditions
-        )
+        results = bench.protocol.provenance.results_log.path
+        recovery.resume(resumed, bench.workspace, session["branch"], results, conditions)
+        resumed.close()
+        journal = Journal(path, [] if quiet else [show])
         if journal.state.pending is not None:
             raise PreconditionError(
                 f"experiment #{journal.state.pending.number} is not finished: `autoresearch run --tag {tag}` first"

@@ -111,7 +111,7 @@ def _gain(state: State) -> Text:
         line.append(f", {stands.low:.6f} to {stands.high:.6f}; apparent {stands.apparent:.6f}{percent}")
     elif stands.apparent:
         line.append(f"{stands.apparent:.6f}{percent}")
-        line.append(" provisional", "bold")
+        line.append(f" {stands.word}", "bold")
     else:
         line.append("none yet")
     return line
@@ -119,7 +119,11 @@ def _gain(state: State) -> Text:
 
 def _current(state: State, moment: Moment) -> list[RenderableType]:
     """The experiment under way: what, by whom, why, how far, and the run's latest figures."""
-    pending = state.pending
+    pending, comparison = state.pending, state.comparison
+    if comparison is not None and comparison.started is not None:
+        done = sum(map(len, comparison.runs.values()))
+        of = f"run {done + 1} of {comparison.count * len(comparison.commits)}, now {comparison.started['label']}"
+        return [_line(f"fresh runs in turn, to confirm what was found: {of}", "bold")]
     if pending is None:
         number, waited = len(state.experiments), duration(max(0.0, moment.now - state.latest_at))
         doing = f"#{number}  being proposed, since {waited}" if number else "starting"
