@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from agent.experiment import Run
 
 # Cores that other programs may use more than they did beside the incumbent: as many, or this share of all.
 MORE_CORES, MORE_SHARE = 0.3, 0.1
+HOTTER, SLOWED = 15.0, 5.0  # degrees, percent of the processor's speed
 LEAST_SPEED = 0.8  # of the incumbent's steps, where the code of both takes equally long
 # The kernel counts in hundredths of a second: about shorter runs it says little.
 SHORTEST_RUN = 5.0
@@ -39,7 +43,8 @@ def clock() -> Clock:
 
 def conditions(since: Clock) -> dict[str, float]:
     """others: cores that other programs used meanwhile, on average; load: processes ready to run, over the last minute;
-    battery_percent; plugged_in: 1 or 0; celsius: the hottest."""
+    battery_percent; plugged_in: 1 or 0; celsius: the hottest; speed_limit: of the processor for heat, in percent (macOS).
+    """
     now, found = clock(), {}
     seconds = max(now.wall - since.wall, 1e-3)
     others = now.busy - since.busy - (now.own - since.own) + now.stolen - since.stolen
@@ -56,7 +61,20 @@ def conditions(since: Clock) -> dict[str, float]:
         readings = [reading.current for chip in psutil.sensors_temperatures().values() for reading in chip]
         if readings:
             found["celsius"] = round(max(readings), 1)
-    return found
+    limit = _speed_limit()
+    return found if limit is None else {**found, "speed_limit": limit}
+
+
+def _speed_limit() -> float | None:
+    """What `pmset -g therm` says on macOS, 100 where the processor may run at full speed."""
+    if shutil.which("pmset") is None:
+        return None
+    try:
+        asked = subprocess.run(["pmset", "-g", "therm"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", asked.stdout)
+    return float(limit[1]) if limit else None
 
 
 def disturbed(run: Run, reference: Sequence[Run], *, equally_long: bool) -> str | None:
@@ -74,6 +92,12 @@ def disturbed(run: Run, reference: Sequence[Run], *, equally_long: bool) -> str 
     plugged, was = _condition([run], "plugged_in"), _condition(reference, "plugged_in")
     if plugged == 0 and was == 1:
         return "the machine ran on its battery, and on mains with the incumbent"
+    warm, cool = _condition([run], "celsius"), _condition(reference, "celsius")
+    if warm is not None and cool is not None and warm > cool + HOTTER:
+        return f"the machine was at {warm:.0f} degrees, and at {cool:.0f} with the incumbent"
+    limit, full = _condition([run], "speed_limit"), _condition(reference, "speed_limit")
+    if limit is not None and full is not None and limit < full - SLOWED:
+        return f"heat held the processor at {limit:.0f} % of its speed, {full:.0f} % with the incumbent"
     steps, usual = _steps([run]), _steps(reference)
     if equally_long and steps is not None and usual is not None and steps < LEAST_SPEED * usual:
         return f"it made {steps:.0f} steps, the incumbent {usual:.0f} with the same work a step"

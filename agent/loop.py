@@ -17,5 +17,5 @@ def run_session(session: Session) -> None:
         proposal = session.propose(incumbent)
         session.commit(proposal)
         session.measure()
-        verdict = session.judge(incumbent)
+        verdict = session.judge()
         incumbent = session.record(verdict)

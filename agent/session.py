@@ -161,7 +161,7 @@ class Session:
             elif not (self._revise() if step == "revision" else self._repair()):
                 return
 
-    def judge(self, incumbent: Experiment) -> Verdict:  # noqa: ARG002
+    def judge(self) -> Verdict:
         pending = self._pending
         if pending.verdict is not None:
             return pending.verdict

@@ -47,7 +47,7 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
                 spent = replace(spent, interruptions=spent.interruptions + event.at - started)
             case _:
                 spent = replace(spent, other=spent.other + gap)
-        started = event.at if event.kind == "started" else None
+        started = event.at if event.kind in ("started", "running") else None
     return spent
 
 

@@ -1,6 +1,7 @@
 """Search alone, a model alone and both together, on a surrogate of the task that answers in milliseconds.
 
     uv run --with scikit-learn==1.9.1 python -m benchmarks.consult --trials FILE [--sessions 20] [--experiments 100]
+        [--verdict confirm]
 
 See benchmarks.surrogate for FILE. The model is scripted: it knows a few good moves, tries each once from wherever the
 incumbent is, and then varies single constants at random, as a model does that has run out of ideas.
@@ -25,6 +26,7 @@ from agent.proposers.base import Context, NoIdea
 from agent.proposers.hybrid import SHARE, HybridProposer
 from agent.proposers.search import SearchProposer
 from agent.proposers.space import tunable_parameters
+from agent.verdict import Kind
 from benchmarks.surrogate import NUMBERS, simulate, surrogate
 
 GOOD_MOVES: tuple[Mapping[str, Value], ...] = (
@@ -77,10 +79,10 @@ def proposer(arm: str, seed: int) -> HybridProposer:
     )
 
 
-def session(trials: Path, experiments: int, job: tuple[str, int]) -> float:
+def session(trials: Path, experiments: int, kind: Kind, job: tuple[str, int]) -> float:
     """The incumbent's value without noise at the end."""
     arm, seed = job
-    return simulate(surrogate(trials), proposer(arm, seed), seed, experiments)
+    return simulate(surrogate(trials), proposer(arm, seed), seed, experiments, kind, count="experiments")
 
 
 def main() -> None:
@@ -89,13 +91,15 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--experiments", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--verdict", choices=("confirm", "greedy"), default="confirm")
     options = parser.parse_args()
     arms = ("search", "model", "hybrid")
     seeds = range(options.first_seed, options.first_seed + options.sessions)
     jobs = [(arm, seed) for seed in seeds for arm in arms]
     surrogate(options.trials)  # before the fork: both workers share the trees
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
-        values = dict(zip(jobs, pool.map(partial(session, options.trials, options.experiments), jobs), strict=True))
+        one = partial(session, options.trials, options.experiments, options.verdict)
+        values = dict(zip(jobs, pool.map(one, jobs), strict=True))
     print(f"{options.sessions} sessions of {options.experiments} experiments; the incumbent without noise, mean and sd")
     hybrid = [values["hybrid", seed] for seed in seeds]
     for arm in arms:

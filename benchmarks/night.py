@@ -20,7 +20,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +44,7 @@ from benchmarks.search import decoded, distribution, encoded
 ROOT = Path(__file__).parents[1]
 FRESH_RUNS = 5
 SLICES = 3
+HARD_LIMIT = 6  # times the training seconds: a draw of ten times the size would else take a whole session
 DRAWS = 300
 
 
@@ -120,7 +121,9 @@ def state_of(folder: Path) -> State:
 
 def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> None:
     """Go on with a session for about so many seconds: the experiment under way then is finished."""
-    with open_bench(folder, "t", training, "auto") as bench:
+    with open_bench(folder, "t", training, "auto") as opened:
+        execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * training})
+        bench = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
         journal = Journal(journal_path(folder, "t"), [show])
         session = Session(
             tag="t",
@@ -135,8 +138,10 @@ def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> 
             prune=arm.verdict == "confirm",
             confirm=False,
         )
-        guarded(session)
+        code = guarded(session)
         journal.close()
+    if code:
+        raise SystemExit(code)
 
 
 def train(folder: Path, text: str, training: float) -> tuple[float, int]:

@@ -5,7 +5,8 @@
 
 See benchmarks.surrogate for FILE. All start from the default, which is measured and told to all, may use the same
 number of runs, and search the same ranges. What is compared is the value without noise of what each has found. The
-samplers are Optuna's with its own settings; CMA-ES starts at the default where that is better for it.
+samplers are Optuna's with its own settings; CMA-ES starts at the default where that is better for it. The search decides
+as a session does, so that runs which confirm come out of its budget; the samplers keep the lowest number.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from agent.experiment import Experiment, Proposal, Value
 from agent.proposers.base import Context, Proposer
 from agent.proposers.search import SearchProposer
 from agent.proposers.space import Dimension, space_of
+from agent.verdict import Kind
 from benchmarks.surrogate import FILES, NOISE, simulate, surrogate
 
 ARMS = ("search", "random", "tpe", "cma-es", "cma-es at the default")
@@ -110,7 +112,8 @@ def session(trials: Path, noise: float, job: tuple[str, int, int]) -> tuple[floa
     warnings.simplefilter("ignore")
     proposer: Proposer = SearchProposer() if arm == "search" else Sampler(arm, seed)
     began = time.process_time()
-    return simulate(surrogate(trials), proposer, seed, runs, noise=noise), time.process_time() - began
+    kind: Kind = "confirm" if arm == "search" else "greedy"
+    return simulate(surrogate(trials), proposer, seed, runs, kind, noise), time.process_time() - began
 
 
 def paired(others: list[float], own: list[float]) -> str:

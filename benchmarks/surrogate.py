@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent.experiment import Experiment, Proposal, Run, Value, Verdict, digest
+from agent.noise import noise_of
 from agent.proposers.base import Context, Proposer
 from agent.proposers.space import tunable_parameters
+from agent.verdict import Kind, Step, greedy, standing, weigh
 
 if TYPE_CHECKING:
     import numpy as np
 
 NOISE = 0.00026
+BASELINE = Verdict("keep", "baseline")
 PATTERNS = ("SSSL", "SSLL", "SLSL", "LLLL", "SSSS", "LSSL")
 RECIPE = """\
 DEPTH = 8  # search: 4..24
@@ -42,16 +46,6 @@ FILES = {"train.py": RECIPE}
 NUMBERS = [line.split(" = ")[0] for line in RECIPE.splitlines()[:-1]]
 
 Answer = Callable[[Mapping[str, Value]], float | None]
-# candidate, incumbent: what was measured of each so far, oldest first. again: runs one of them once more and adds what
-# it gave to its list; False where the budget is spent or the run failed. True: the candidate takes over.
-Judge = Callable[[list[float], list[float], Callable[[Literal["candidate", "incumbent"]], bool]], bool]
-
-
-def greedy(candidate: list[float], incumbent: list[float], again: object) -> bool:  # noqa: ARG001
-    """One run each, and strictly lower wins."""
-    return candidate[-1] < incumbent[-1]
-
-
 @cache
 def surrogate(trials: Path) -> Answer:
     """constants -> val_bpb without noise, None for a failure."""
@@ -107,52 +101,71 @@ def _fast(forest: Any) -> Callable[[np.ndarray[Any, Any]], float]:
 
 
 def simulate(
-    answer: Answer, proposer: Proposer, seed: int, runs: int, judge: Judge = greedy, noise: float = NOISE
+    answer: Answer,
+    proposer: Proposer,
+    seed: int,
+    budget: int,
+    kind: Kind = "greedy",
+    noise: float = NOISE,
+    count: Literal["runs", "experiments"] = "runs",
 ) -> float:
-    """The incumbent's value without noise after `runs` runs; the baseline's first one is not counted."""
+    """The incumbent's value without noise when `budget` runs, or experiments, are spent.
+
+    The baseline's first run is not counted. kind: the rule that decides, as `run --verdict` has it.
+    """
     draw = random.Random(f"noise:{seed}")
     parameters = tunable_parameters(FILES, {})
     truth = answer(parameters)
     assert truth is not None
-    measured = [truth + draw.gauss(0, noise)]
-    history = [_experiment(0, Proposal(FILES, "baseline", parameters=parameters), FILES, measured, "keep")]
-    incumbent, files, left, number = history[0], dict(FILES), runs, 0
-    while left > 0:
+
+    def run(value: float) -> Run:
+        return Run(value + draw.gauss(0, noise), 300.0)
+
+    baseline = (run(truth),) if kind == "greedy" else (run(truth), run(truth))
+    history = [_experiment(0, Proposal(FILES, "baseline", parameters=parameters), FILES, baseline, BASELINE)]
+    best, files, number, runs = 0, dict(FILES), 0, len(baseline) - 1
+    while (runs if count == "runs" else number) < budget:
         number += 1
-        proposal = proposer.ask(Context(number, seed, files, incumbent, tuple(history), "minimize", {}))
+        proposal = proposer.ask(Context(number, seed, files, history[best], tuple(history), "minimize", {}))
         changed, value = {**files, **proposal.files}, answer(proposal.parameters)
-        left -= 1
-        candidate = [] if value is None else [value + draw.gauss(0, noise)]
-
-        def again(which: Literal["candidate", "incumbent"]) -> bool:
-            nonlocal left
-            if left <= 0:
-                return False
-            left -= 1
-            real, found = (truth, measured) if which == "incumbent" else (value, candidate)  # noqa: B023
-            found.append((real or 0.0) + draw.gauss(0, noise))
-            return True
-
-        better = bool(candidate) and judge(candidate, measured, again)
-        status: Literal["keep", "discard", "crash"] = "keep" if better else "discard" if candidate else "crash"
-        done = _experiment(number, proposal, changed, candidate, status)
-        history.append(done)
-        proposer.tell(done)
-        if better:
-            incumbent, files, truth, measured = done, changed, value or 0.0, candidate
+        candidate: tuple[Run, ...] = (Run(None, 1.0, error="crashed"),) if value is None else (run(value),)
+        runs += 1
+        verdict: Verdict | Step = "candidate"
+        while not isinstance(verdict := _judged(candidate, history, best, number, kind), Verdict):
+            if count == "runs" and runs >= budget:
+                verdict = Verdict("discard", "the budget is spent")
+                break
+            runs += 1
+            if verdict == "candidate":
+                assert value is not None
+                candidate = (*candidate, run(value))
+            else:
+                history[best] = replace(history[best], fresh=(*history[best].fresh, run(truth)))
+        history.append(_experiment(number, proposal, changed, candidate, verdict))
+        proposer.tell(history[-1])
+        if verdict.status == "keep":
+            assert value is not None
+            best, files, truth = number, changed, value
     return truth
 
 
+def _judged(
+    candidate: tuple[Run, ...], history: list[Experiment], best: int, number: int, kind: Kind
+) -> Verdict | Step:
+    metrics = [run.metric for run in candidate if run.metric is not None]
+    if not metrics:
+        return Verdict("crash", "crashed")
+    noise = noise_of(history, candidate)
+    if kind == "greedy":
+        incumbent = [run.metric for run in history[best].runs if run.metric is not None]
+        return greedy(metrics, incumbent, noise, "minimize")
+    return weigh(metrics, standing(history[best], number), noise, "minimize")
+
+
 def _experiment(
-    number: int,
-    proposal: Proposal,
-    files: Mapping[str, str],
-    measured: list[float],
-    status: Literal["keep", "discard", "crash"],
+    number: int, proposal: Proposal, files: Mapping[str, str], runs: tuple[Run, ...], verdict: Verdict
 ) -> Experiment:
-    runs = tuple(Run(value, 300.0) for value in measured) or (Run(None, 1.0, error="crashed"),)
     name = proposal.proposer or "search"
-    digested = digest(files)
     return Experiment(
-        number, name, proposal.description, str(number), digested, proposal.parameters, runs, Verdict(status, "")
+        number, name, proposal.description, str(number), digest(files), proposal.parameters, runs, verdict
     )

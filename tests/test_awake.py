@@ -38,6 +38,14 @@ def test_a_system_without_a_tool_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
             pass
 
 
+def test_heat_that_slows_a_mac_down_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "pmset"
+    tool.write_text("#!/bin/sh\n[ \"$*\" = '-g therm' ] && printf 'CPU_Scheduler_Limit = 100\\nCPU_Speed_Limit = 62\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert conditions(clock())["speed_limit"] == 62
+
+
 def test_conditions_are_plain_numbers() -> None:
     found = conditions(clock())
     assert "load" in found and "others" in found and all(isinstance(value, float | int) for value in found.values())

@@ -148,6 +148,11 @@ def test_a_run_beside_other_programs_does_not_compare() -> None:
     assert "70 steps" in (disturbed(slow, reference, equally_long=True) or "")
     mains, battery = {"plugged_in": 1.0}, {"plugged_in": 0.0}
     assert "battery" in (disturbed(run(2.0, battery), [run(2.0, mains)], equally_long=False) or "")
+    hot, cool = run(2.0, {"celsius": 91.0}), [run(2.0, {"celsius": 60.0})]
+    assert "at 91 degrees" in (disturbed(hot, cool, equally_long=False) or "")
+    held, free = run(2.0, {"speed_limit": 70.0}), [run(2.0, {"speed_limit": 100.0})]
+    assert "70 % of its speed" in (disturbed(held, free, equally_long=False) or "")
+    assert disturbed(cool[0], [hot], equally_long=False) is None and disturbed(free[0], [held], equally_long=False) is None
 
 
 def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_things_are_now() -> None:
