@@ -43,7 +43,7 @@ def clock() -> Clock:
 
 def conditions(since: Clock) -> dict[str, float]:
     """others: cores that other programs used meanwhile, on average; load: processes ready to run, over the last minute;
-    battery_percent; plugged_in: 1 or 0; celsius: the hottest; speed_limit: of the processor for heat, in percent (macOS).
+    battery_percent; plugged_in: 1 or 0; celsius: the hottest; speed_limit: of the processor, in percent (macOS).
     """
     now, found = clock(), {}
     seconds = max(now.wall - since.wall, 1e-3)

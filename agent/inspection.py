@@ -252,6 +252,7 @@ def _session(path: Path, running: bool) -> dict[str, Any]:
         "best_commit": best.commit if best else None,
         "gain": stands.apparent,
         "confirmed_gain": stands.confirmed,
+        "gain_is": stands.word,
         "last_activity": max(at, state.latest_at),
         "running": running,
         "ended": state.ended,

@@ -17,10 +17,14 @@ SURELY_EQUAL = 2  # repetitions that all gave equal numbers
 
 @dataclass(frozen=True)
 class Noise:
-    """sd: of one run, in the metric's unit; 0 where equal programs give equal numbers. degrees: of freedom."""
+    """sd: of one run, in the metric's unit; 0 where equal programs give equal numbers. degrees: of freedom.
+
+    unsure: the repetitions gave equal numbers, and one more tells whether that was chance.
+    """
 
     sd: float
     degrees: float
+    unsure: bool = False
 
 
 def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> Noise:
@@ -44,7 +48,8 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
         return Noise(0.0, math.inf)
     prior = PRIOR * abs(scale)
     total = degrees + PRIOR_DEGREES
-    return Noise(math.sqrt((squares + PRIOR_DEGREES * prior * prior) / total), total)
+    sd = math.sqrt((squares + PRIOR_DEGREES * prior * prior) / total)
+    return Noise(sd, total, unsure=degrees > 0 and squares == 0.0)
 
 
 def _metrics(runs: Iterable[Run]) -> list[float]:

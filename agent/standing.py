@@ -15,7 +15,7 @@ class Standing:
     apparent: by the numbers that chose the best, so on the lucky side. confirmed: by fresh runs of baseline and best,
     with `low` and `high` as its interval; None until `confirm` has compared these very two.
     repeated: whether the best was kept after more than one run, or where equal programs give equal numbers.
-    noise: standard deviation of one run; None before anything was repeated, and where equal programs give equal numbers.
+    noise: standard deviation of one run; None before anything was repeated, and where there is none.
     """
 
     apparent: float | None = None
@@ -42,6 +42,7 @@ def standing(state: State) -> Standing:
     repeated = best.verdict.evidence is not None and best.verdict.evidence.confirmed
     found = state.confirmation
     # An interval that holds zero confirms nothing, and one of an earlier best says nothing of this one.
-    if found is None or {found["a"], found["b"]} != {baseline.commit, best.commit} or found["low"] <= 0:
+    sides = {found.get("a"), found.get("b")} if found else set()
+    if found is None or sides != {baseline.commit, best.commit} or found.get("low", 0.0) <= 0:
         return Standing(apparent, noise=noise, repeated=repeated)
     return Standing(apparent, found["gain"], found["low"], found["high"], noise, repeated)

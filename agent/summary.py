@@ -46,7 +46,7 @@ def summarize(state: State) -> dict[str, Any]:
 def _confirmation(state: State) -> dict[str, Any] | None:
     """What `confirm` found, if that was for what is the best now."""
     found, best = state.confirmation, state.incumbent
-    return dict(found) if found and best and found["b"] == best.commit else None
+    return dict(found) if found and best and found.get("b") == best.commit else None
 
 
 def _tokens(state: State) -> dict[str, int]:

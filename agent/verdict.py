@@ -64,6 +64,8 @@ def weigh(
     evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction)
     if noise.sd == 0.0:
         return _exact(evidence, leaner)
+    if noise.unsure:
+        return "incumbent"
     if not incumbent.values and evidence.gain > -DOUBTFUL * noise.sd:
         return "incumbent"
     if incumbent.values and len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY):

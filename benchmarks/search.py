@@ -5,8 +5,8 @@
 
 See benchmarks.surrogate for FILE. All start from the default, which is measured and told to all, may use the same
 number of runs, and search the same ranges. What is compared is the value without noise of what each has found. The
-samplers are Optuna's with its own settings; CMA-ES starts at the default where that is better for it. The search decides
-as a session does, so that runs which confirm come out of its budget; the samplers keep the lowest number.
+samplers are Optuna's with its own settings; CMA-ES starts at the default where that is better for it. The search
+decides as a session does, so that runs which confirm come out of its budget; the samplers keep the lowest number.
 """
 
 from __future__ import annotations

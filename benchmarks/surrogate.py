@@ -46,6 +46,8 @@ FILES = {"train.py": RECIPE}
 NUMBERS = [line.split(" = ")[0] for line in RECIPE.splitlines()[:-1]]
 
 Answer = Callable[[Mapping[str, Value]], float | None]
+
+
 @cache
 def surrogate(trials: Path) -> Answer:
     """constants -> val_bpb without noise, None for a failure."""

@@ -116,7 +116,7 @@ def write_long_journal(
     if confirmed:
         a, b = 1.8123, best_value + sign * 0.0009
         gain = sign * (a - b)
-        write("comparing", 1.0, a=base, b=best, runs=3)
+        write("comparing", 1.0, commits={"a": base, "b": best}, files=["train.py"], count=3)
         write(
             "confirmed",
             1900.0,

@@ -40,7 +40,9 @@ def test_a_system_without_a_tool_goes_on(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_heat_that_slows_a_mac_down_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "pmset"
-    tool.write_text("#!/bin/sh\n[ \"$*\" = '-g therm' ] && printf 'CPU_Scheduler_Limit = 100\\nCPU_Speed_Limit = 62\\n'\n")
+    tool.write_text(
+        "#!/bin/sh\n[ \"$*\" = '-g therm' ] && printf 'CPU_Scheduler_Limit = 100\\nCPU_Speed_Limit = 62\\n'\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert conditions(clock())["speed_limit"] == 62

@@ -171,7 +171,7 @@ def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     assert [row[3:] for row in rows(quick)][1] == ["discard", "crashes (mended)"]
-    assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 5
+    assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 6
     assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]
     commit = rows(quick)[1][0]
     assert "print(1 / 1)" in git(quick, "show", f"{commit}:train.py")
@@ -485,8 +485,8 @@ def test_the_ledger_has_effects_and_noise() -> None:
     better = experiment(1, runs=(Run(metric=0.99, seconds=300),))
     told = dataclasses.replace(context(), history=(experiment(0, runs=runs), better), number=2)
     text = briefing(told)
-    assert "All experiments by idea; noise 0.001 " in text
-    assert "RATE up: 1 tried, 0 kept, 0 crashed; best -0.01100 (11.0 x noise), median -0.01100" in text
+    assert "All experiments by idea; noise 0.0017 " in text
+    assert "RATE up: 1 tried, 0 kept, 0 crashed; best -0.01100 (6.6 x noise), median -0.01100" in text
     assert "All experiments by idea; noise not measured" in briefing(context(history=5))
 
 

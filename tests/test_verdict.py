@@ -75,7 +75,8 @@ def test_an_old_incumbent_is_run_again_now_and_then() -> None:
 
 def test_without_noise_every_difference_is_real() -> None:
     exact, known = pooled([[2.0, 2.0, 2.0]], 2.0), Standing([2.0, 2.0], [2.0])
-    assert exact.sd == 0.0 and pooled([[2.0, 2.0]], 2.0).sd > 0
+    unsure = pooled([[2.0, 2.0]], 2.0)
+    assert exact.sd == 0.0 and unsure.sd > 0 and weigh([1.999], known, unsure, "minimize") == "incumbent"
     kept = weigh([1.999], known, exact, "minimize")
     assert isinstance(kept, Verdict) and kept.status == "keep" and kept.evidence and kept.evidence.confirmed
     for value in (2.0, 2.1):
@@ -152,7 +153,9 @@ def test_a_run_beside_other_programs_does_not_compare() -> None:
     assert "at 91 degrees" in (disturbed(hot, cool, equally_long=False) or "")
     held, free = run(2.0, {"speed_limit": 70.0}), [run(2.0, {"speed_limit": 100.0})]
     assert "70 % of its speed" in (disturbed(held, free, equally_long=False) or "")
-    assert disturbed(cool[0], [hot], equally_long=False) is None and disturbed(free[0], [held], equally_long=False) is None
+    assert (
+        disturbed(cool[0], [hot], equally_long=False) is None and disturbed(free[0], [held], equally_long=False) is None
+    )
 
 
 def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_things_are_now() -> None:

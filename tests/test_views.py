@@ -108,7 +108,7 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
     state = replace(found[-1], ended=None)
     number, best = len(state.experiments), state.incumbent
     assert best is not None and best.metric is not None
-    evidence = Evidence("confirmed", 1.1, 3, best.metric, 4, best.metric - 1.1, 0.0123, 5.0, 4.5)
+    evidence = Evidence("confirmed", 1.1, 3, best.metric, 4, best.metric - 1.1, 0.0123, 4.5)
     what = {
         "description": "a longer warm-up " * 20,
         "reasoning": "\n\x1b[31mwhy it may help\nand more",
@@ -174,7 +174,7 @@ def test_what_the_screen_says(states: list[State]) -> None:
         assert words in running, words
     assert "anthropic:m is away, the search proposes: rate limit" in running
     assert "about 62 more by 07:00" in running and "$0.41" in running and "noise     not known yet" in running
-    assert " provisional" in running and "baseline 1.732000" in running and " again " in texts[-4]
+    assert " confirmed, " in running and "baseline 1.732000" in running and " again " in texts[-4]
     assert "noise     0.012300" in texts[-2] and "4.5 sigma" in texts[-2] and "provisional" in texts[-2]
     assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1] and "provisional" not in texts[-1]
     rows = [line.split()[0] for line in drawn(states[-1], 80, 24) if re.match(r"#\d+ +(keep|dis)", line)]

@@ -71,10 +71,11 @@ def _verdict(data: dict[str, Any]) -> list[str]:
         return ["none yet"]
     lines = [f"{data['status']}: {data['reason']}"]
     if evidence is not None:
+        sigmas = f" ({evidence['sigmas']:.1f} sigma)" if evidence["sigmas"] is not None else ""
         lines.append(
             f"evidence  {evidence['how']}: mean {evidence['mean']:.6f} of {evidence['runs']} against "
-            f"{evidence['incumbent_mean']:.6f} of {evidence['incumbent_runs']}, gain {evidence['gain']:+.6f} "
-            f"({evidence['sigmas']:.1f} sigma), noise of one run {evidence['noise']:.6f}"
+            f"{evidence['incumbent_mean']:.6f} of {evidence['incumbent_runs']}, gain {evidence['gain']:+.6f}"
+            f"{sigmas}, noise of one run {evidence['noise']:.6f}"
         )
     elif data["status"] == "keep" and data["number"] > 0:
         lines.append("evidence  none: provisional")
@@ -107,7 +108,7 @@ def _session(each: dict[str, Any], now: float) -> tuple[str, ...]:
     elif each["confirmed_gain"] is not None:
         gained = f"{each['confirmed_gain']:.6f} confirmed"
     else:
-        gained = f"{each['gain']:.6f} provisional" if each["gain"] else "none yet"
+        gained = f"{each['gain']:.6f} {each['gain_is']}" if each["gain"] else "none yet"
     baseline = f"{each['baseline']:.6f}" if each["baseline"] is not None else "-"
     return (each["tag"], str(each["experiments"]), baseline, best, gained, f"{at}, {ago}", each["branch"])
 

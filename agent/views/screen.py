@@ -200,7 +200,9 @@ def _row(experiments: Sequence[Experiment], index: int) -> tuple[Text, ...]:
         Text(status, style=f"bold {COLOURS[status]}" if status != "discard" else style),
         Text(f"{metric:.6f}" if metric is not None else "-", style=style),
         Text(f"{metric - before:+.6f}" if metric is not None and before is not None else "-", style=style),
-        Text(f"{evidence.sigmas:.1f} sigma" if evidence is not None and evidence.runs else "", style=style),
+        Text(
+            f"{evidence.sigmas:.1f} sigma" if evidence is not None and evidence.sigmas is not None else "", style=style
+        ),
         Text(duration(sum(run.seconds for run in each.runs)), style=style),
         Text(what, style=style),
     )
