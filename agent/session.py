@@ -153,6 +153,7 @@ class Session:
             if step is None:
                 return
             if step == "incumbent":
+                self._require_own_branch()  # the incumbent is what its head has
                 self.runs.incumbent(
                     self._incumbent, rebased=why_disturbed(self._case(), self._pending.runs[-1]) is not None
                 )
@@ -192,8 +193,7 @@ class Session:
         workspace, pending, old = self.bench.workspace, self._pending, self._head
         if pending.verdict is None:
             self.journal.append("judged", number=pending.number, **dataclasses.asdict(verdict))
-        if workspace.resolve(f"refs/heads/{self.branch}") != old:
-            recovery.require_undisturbed(workspace, self.branch, old)
+        self._require_own_branch()
         experiment = self._pending.experiment
         parent = experiment.commit if verdict.status == "keep" else old
         rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short)
@@ -215,6 +215,10 @@ class Session:
             self.journal.append("interrupted", number=pending.number, reason=reason)
             self.bench.workspace.restore(pending.files)
         self.end(reason)
+
+    def _require_own_branch(self) -> None:
+        if self.bench.workspace.resolve(f"refs/heads/{self.branch}") != self._head:
+            recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
 
     def _propose_baseline(self) -> None:
         files = self.bench.workspace.mutable_files()

@@ -175,7 +175,7 @@ def test_what_the_screen_says(states: list[State]) -> None:
     assert "anthropic:m is away, the search proposes: rate limit" in running
     assert "about 62 more by 07:00" in running and "$0.41" in running and "noise     not known yet" in running
     assert " confirmed, " in running and "baseline 1.732000" in running and " again " in texts[-4]
-    assert "noise     0.012300" in texts[-2] and "4.5 sigma" in texts[-2] and "provisional" in texts[-2]
+    assert "4.5 sigma" in texts[-2] and "by repeated runs" in texts[-2]
     assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1] and "provisional" not in texts[-1]
     rows = [line.split()[0] for line in drawn(states[-1], 80, 24) if re.match(r"#\d+ +(keep|dis)", line)]
     assert rows[-1] == "#9" and rows == sorted(rows) and len(rows) >= 3
