@@ -15,7 +15,7 @@ from agent.interrupts import Interrupts
 from agent.journal import Journal, read
 from agent.measure import Bench
 from agent.opening import open_bench, prepare
-from agent.paths import find_session, journal_path
+from agent.paths import find_session, journal_path, stop_file
 from agent.sandbox import Mode
 from agent.session import Session
 from agent.state import replay
@@ -68,6 +68,7 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         results = bench.protocol.provenance.results_log.path
         recovery.resume(resumed, bench.workspace, session["branch"], results, conditions)
         resumed.close()
+        stop_file(path).unlink(missing_ok=True)
         journal = Journal(path, [] if quiet else [show])
         if journal.state.pending is not None:
             raise PreconditionError(

@@ -16,6 +16,7 @@ from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench, last_lines, measure
 from agent.noise import Noise
+from agent.paths import stop_file
 from agent.state import expected_seconds, gain
 
 LEVEL = 0.95
@@ -56,9 +57,8 @@ def compare(
         for label in labels:
             if len(_runs(journal, label)) >= number:
                 continue
-            if interrupts.finishing:
-                raise Interrupted("stopped; the same command goes on from here", 130)
-            workspace.place(texts[label])
+            _raise_if_stopped(journal, interrupts)
+            workspace.place(texts[label], without=set(files) - set(texts[label]))
             try:
                 run = _run(bench, journal, interrupts, label, number, folder / f"{label}-{number}.log")
             finally:
@@ -67,6 +67,15 @@ def compare(
                 raise AutoresearchError(f"{label} ({commits[label][:12]}) has no result: {run.error}; see {run.log}")
             journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
     return {label: _runs(journal, label) for label in commits}
+
+
+def _raise_if_stopped(journal: Journal, interrupts: Interrupts) -> None:
+    if interrupts.finishing:
+        raise Interrupted("stopped; the same command goes on from here", 130)
+    asked = stop_file(journal.path)
+    if asked.exists():
+        asked.unlink()
+        raise Interrupted("stopped by `autoresearch stop`; the same command goes on from here", 0)
 
 
 def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Direction) -> Difference:

@@ -23,6 +23,7 @@ from agent.state import Pending, expected_seconds
 from agent.watch import Curves, Rival, Watch
 
 PROGRESS_SECONDS = 1.0
+MOST_TEXTS = 8
 
 
 class Runs:
@@ -34,6 +35,7 @@ class Runs:
         self._shown = 0.0
         self._curves = Curves()
         self._texts: dict[str, Mapping[str, str]] = {}
+        self._edits: dict[tuple[str, str], frozenset[str]] = {}
 
     def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
         """Until the recipe as it is has `wanted` runs, those that an earlier session left and are still valid first."""
@@ -70,8 +72,10 @@ class Runs:
         workspace.place(proposals.read(self._journal.path, pending.number, pending.revisions).files)
 
     def files(self, commit: str) -> Mapping[str, str]:
-        """The mutable files that there are now, as a commit has them. Each commit is read once."""
+        """The mutable files that there are now, as a commit has them. Those asked for lately are remembered."""
         if commit not in self._texts:
+            if len(self._texts) >= MOST_TEXTS:
+                self._texts.pop(next(iter(self._texts)))
             workspace, paths = self._bench.workspace, {*self._bench.workspace.mutable_files(), *self._pending.files}
             found = {path: workspace.show(commit, path) for path in paths}
             self._texts[commit] = {path: text for path, text in found.items() if text is not None}
@@ -102,7 +106,10 @@ class Runs:
         )
 
     def _changed(self, experiment: Experiment, before: Experiment) -> frozenset[str]:
-        return changed(self.files(before.commit), self.files(experiment.commit), self._constants())
+        pair = (before.commit, experiment.commit)
+        if pair not in self._edits:
+            self._edits[pair] = changed(self.files(before.commit), self.files(experiment.commit), self._constants())
+        return self._edits[pair]
 
     def _constants(self) -> Mapping[str, Any]:
         return known_constants(self._bench.protocol)

@@ -100,6 +100,7 @@ class Session:
             return "stopped by Ctrl-C"
         if stop_file(self.journal.path).exists():
             stop_file(self.journal.path).unlink()
+            self._confirm = False  # who wants an end wants no more runs
             return "stopped by `autoresearch stop`"
         reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
         return limits.reached(self._limits, self.state, time.monotonic() - self._began, reserve)

@@ -76,16 +76,19 @@ class Curves:
     def finished(
         self, experiments: Sequence[Experiment], changed: Callable[[Experiment, Experiment], Collection[str]]
     ) -> list[Finished]:
-        """Every experiment with a metric, beside its incumbent of that time. changed: what the first of two changes."""
+        """Every experiment with a curve and a metric, beside its incumbent of that time.
+
+        changed: what the first of two changes in the second.
+        """
         found, incumbent = [], None
         for experiment in experiments:
-            if incumbent is not None and experiment.metric is not None and incumbent.metric is not None:
-                runs = [run for run in experiment.runs if run.metric is not None][:1]
-                metric = runs[0].metric if runs else None
-                if metric is not None:
-                    beside = self.of(unbiased(incumbent) or incumbent.runs)
-                    value = incumbent.estimate if incumbent.estimate is not None else incumbent.metric
-                    found.append(Finished(self.of(runs), metric, beside, value, changed(experiment, incumbent)))
+            first = next((run for run in experiment.runs if run.metric is not None), None)
+            own = self.of([first]) if first is not None else ()
+            if incumbent is not None and incumbent.estimate is not None and first is not None and own:
+                assert first.metric is not None
+                beside = self.of(unbiased(incumbent) or incumbent.runs)
+                edits = changed(experiment, incumbent)
+                found.append(Finished(own, first.metric, beside, incumbent.estimate, edits))
             if experiment.verdict.status == "keep":
                 incumbent = experiment
         return found

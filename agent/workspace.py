@@ -213,8 +213,10 @@ class Workspace:
         self.keep(ref, commit)
         return commit
 
-    def place(self, files: Mapping[str, str]) -> None:
-        """Write a candidate's files to the working tree."""
+    def place(self, files: Mapping[str, str], without: Iterable[str] = ()) -> None:
+        """Write a candidate's files to the working tree; those in `without` it does not have."""
+        for path in without:
+            (self.folder / path).unlink(missing_ok=True)
         for path, text in files.items():
             target = self.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)

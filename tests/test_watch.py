@@ -1,0 +1,81 @@
+"""Runs that are ended early, in real sessions: hopeless beside the incumbent, or broken by themselves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.journal import read
+from agent.paths import journal_path
+from agent.state import replay
+from tests.conftest import Cli
+from tests.test_session import assert_consistent, commit_all, journal, rows
+
+# A curve of 40 points in about a second, whose end depends on RATE.
+TRAIN = '''"""Trains for about a second."""
+
+import math
+import time
+
+RATE = 0.4  # search: off
+
+last = 1.0 + 0.05 * (RATE - 0.4) ** 2
+for step in range(1, 41):
+    loss = float("nan") if RATE < 0 and step > 10 else last + 2 * math.exp(-step / 8)
+    print(f"step {step:05d} ({2.5 * step:.1f}%) | loss: {loss:.6f}", flush=True)
+    time.sleep(0.025)
+print(f"val_bpb:          {last:.6f}")
+print("num_steps:        40")
+'''
+# Sets RATE to the next of its arguments.
+AGENT = """
+import pathlib, re, sys
+number = int(re.findall(r"experiments so far: (\\d+)", pathlib.Path(sys.argv[1]).read_text())[0])
+train = pathlib.Path("train.py")
+train.write_text(re.sub("(?m)^RATE = \\S+", f"RATE = {sys.argv[2 + number]}", train.read_text()))
+"""
+USUAL = ("0.9", "1.4", "0.7", "1.9", "1.1", "0.6", "1.6", "0.8", "1.2")
+
+
+@pytest.fixture
+def curved(quick: Path) -> Path:
+    (quick / "train.py").write_text(TRAIN)
+    commit_all(quick, "a curve")
+    return quick
+
+
+def run(cli: Cli, folder: Path, agent: Path, rates: tuple[str, ...], *more: str) -> None:
+    agent.write_text(AGENT)
+    command = f"{sys.executable} {agent} {{prompt_file}} {' '.join(rates)}"
+    flags = ("--proposer", "command", "--agent-cmd", command, "--sandbox", "off", "--no-keep-awake")
+    done = cli(folder, "run", "--tag", "t", "--max-experiments", str(len(rates)), *flags, *more)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_without_a_chance_ends_early(curved: Path, cli: Cli, tmp_path: Path) -> None:
+    run(cli, curved, tmp_path / "agent.py", (*USUAL, "20", "30"))
+    assert_consistent(curved)
+    state = replay(read(journal_path(curved, "t")))
+    for experiment in state.experiments[-2:]:
+        last = experiment.runs[-1]
+        assert experiment.verdict.status == "discard" and last.pruned is not None and 0.2 <= last.pruned < 1
+        assert experiment.verdict.reason.startswith("pruned at ") and experiment.metric is None
+        assert experiment.estimate is not None and experiment.estimate > 5
+        assert last.seconds < state.experiments[0].runs[0].seconds
+    assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
+    assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
+
+
+def test_nothing_is_pruned_where_a_person_does_not_want_it(curved: Path, cli: Cli, tmp_path: Path) -> None:
+    run(cli, curved, tmp_path / "agent.py", (*USUAL, "20"), "--no-prune")
+    assert all(event.get("pruned") is None for event in journal(curved))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, tmp_path: Path) -> None:
+    run(cli, curved, tmp_path / "agent.py", ("-1.0",))
+    row = rows(curved)[1]
+    assert row["status"] == "crash" and "the loss became nan" in row["description"]
+    failed = next(event for event in journal(curved) if event["event"] == "measured" and event["number"] == 1)
+    assert failed["metric"] is None and failed["error"].startswith("pruned at ")
