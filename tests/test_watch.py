@@ -63,7 +63,6 @@ def test_a_run_without_a_chance_ends_early(curved: Path, cli: Cli, tmp_path: Pat
         assert experiment.verdict.status == "discard" and last.pruned is not None and 0.2 <= last.pruned < 1
         assert experiment.verdict.reason.startswith("pruned at ") and experiment.metric is None
         assert experiment.estimate is not None and experiment.estimate > 5
-        assert last.seconds < state.experiments[0].runs[0].seconds
     assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
     assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
 
