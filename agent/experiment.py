@@ -59,7 +59,7 @@ class Evidence:
     nothing was lost; "repeat" of a known program; "greedy", the classic rule.
     mean, runs: of the candidate; incumbent_mean, incumbent_runs: what it was compared with.
     gain: positive is better, in either direction. noise: standard deviation of one run, 0 where equal programs give
-    equal numbers. sigmas: the gain in its own standard errors; None without noise.
+    equal numbers. sigmas: the gain in its own standard errors; None without noise, and where it is only guessed.
     """
 
     how: str
@@ -133,8 +133,9 @@ CLEAR_SIGMAS = 6.0
 def unbiased(experiment: Experiment) -> tuple[Run, ...]:
     """The runs of an incumbent that tell its value without the luck by which it was chosen."""
     evidence = experiment.verdict.evidence
-    sigmas = evidence.sigmas if evidence else 0.0
-    chosen_by_luck = experiment.number > 0 and sigmas is not None and sigmas < CLEAR_SIGMAS
+    exact = evidence is not None and evidence.noise == 0.0
+    sigmas = (evidence.sigmas if evidence else None) or 0.0
+    chosen_by_luck = experiment.number > 0 and not exact and sigmas < CLEAR_SIGMAS
     runs = experiment.fresh if chosen_by_luck else (*experiment.runs, *experiment.fresh)
     latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
     return tuple(run for run in runs[latest:] if run.metric is not None)

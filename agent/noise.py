@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from agent.experiment import Experiment, Run, unbiased
 
-# Before anything was repeated: between the 0.05 % seen on one H100 and the 1 % of short runs on a Mac or a CPU. It
-# counts as much as one repetition, so that a few real ones outvote it.
-PRIOR = 0.0025
-PRIOR_DEGREES = 1.0
+# Before anything was repeated, as a share of the metric: between the 0.03 % seen on one H200 and the 1 % of short runs
+# on a CPU. It counts as a tenth of one repetition, so that the first real one outvotes it: noise differs more between
+# machines than any guess is good for, and a guess ten times too large would cost most of the power.
+PRIOR = 0.001
+PRIOR_DEGREES = 0.1
 SURELY_EQUAL = 2  # repetitions that all gave equal numbers
 
 

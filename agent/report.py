@@ -151,7 +151,10 @@ def evidence_words(number: int, evidence: Evidence | None) -> str:
     if evidence is None:
         return "provisional: one run each"
     runs = f"{evidence.runs} {'run' if evidence.runs == 1 else 'runs'} against {evidence.incumbent_runs}"
-    runs += f", {evidence.sigmas:.1f} sigma" if evidence.noise > 0 else ", and equal programs give equal numbers"
+    if evidence.noise == 0.0:
+        runs += ", and equal programs give equal numbers"
+    elif evidence.sigmas is not None:
+        runs += f", {evidence.sigmas:.1f} sigma"
     match evidence.how:
         case "confirmed":
             return f"confirmed: {runs}"

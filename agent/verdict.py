@@ -90,6 +90,9 @@ def weigh(
 def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise, direction: Direction) -> Verdict:
     """The classic rule: whatever is strictly better than the number that the incumbent was kept with."""
     evidence = _evidence(candidate, incumbent, noise, direction, how="greedy")
+    if noise.degrees < 1:
+        # Nothing was run twice: a number of sigmas would be that of a guess.
+        evidence = replace(evidence, sigmas=None)
     if evidence.gain > 0:
         return Verdict("keep", f"better by {_amount(evidence)}", evidence)
     return Verdict("discard", "equal" if evidence.gain == 0 else f"not better: {_amount(evidence)}", evidence)
@@ -142,5 +145,6 @@ def _next(evidence: Evidence, incumbent: Standing) -> Step:
 
 def _amount(evidence: Evidence) -> str:
     runs = f"{evidence.runs} run{'s' if evidence.runs > 1 else ''} against {evidence.incumbent_runs}"
-    sigmas = f", {evidence.sigmas:+.1f} sigma" if evidence.sigmas is not None else ""
-    return f"{evidence.gain:+.4g}{sigmas}, {runs}, noise {evidence.noise:.2g}"
+    if evidence.sigmas is None:
+        return f"{evidence.gain:+.4g}, {runs}"
+    return f"{evidence.gain:+.4g}, {evidence.sigmas:+.1f} sigma, {runs}, noise {evidence.noise:.2g}"

@@ -190,7 +190,7 @@ def main() -> None:
             for rule in RULES:
                 print(report(pool, rule, noise, 1.0, options.sessions, options.edits), flush=True)
         print(f"\ngaussian, the prior of the noise wrong by a factor\n{header}")
-        for prior in (0.2, 0.5, 2.0, 5.0):
+        for prior in (0.1, 0.3, 3.0, 10.0):
             row = report(pool, "confirm", "gaussian", prior, options.sessions, options.edits)
             print(row.replace("confirm", f"confirm, prior times {prior:g}"), flush=True)
 

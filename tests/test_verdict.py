@@ -13,7 +13,7 @@ from agent import verdict
 from agent.conditions import disturbed
 from agent.experiment import Evidence, Experiment, Run, Verdict, unbiased
 from agent.judging import Case, Rules, judge, why_disturbed
-from agent.noise import Noise, noise_of, pooled
+from agent.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
 from agent.simplicity import leaner, repeats
 from agent.state import Pending
 from agent.verdict import Standing, standing, weigh
@@ -96,16 +96,19 @@ def test_a_simpler_candidate_is_kept_where_nothing_is_lost() -> None:
 
 
 def test_noise_is_pooled_with_a_prior_that_real_repeats_outvote() -> None:
-    assert noise_of([kept(0, [2.0])]) == Noise(0.005, 1.0)
-    assert pooled([[2.0, 2.02]], 2.0).sd == pytest.approx(((0.0002 + 0.005**2) / 2) ** 0.5)
+    assert noise_of([kept(0, [2.0])]) == Noise(2.0 * PRIOR, PRIOR_DEGREES)
+    one = (0.0002 + PRIOR_DEGREES * (2.0 * PRIOR) ** 2) / (1 + PRIOR_DEGREES)
+    assert pooled([[2.0, 2.02]], 2.0).sd == pytest.approx(one**0.5)
+    # A repeat a hundred times as far apart as the prior has it leaves nothing of it.
+    assert pooled([[2.0, 2.2 * 2**0.5]], 2.0).sd > 50 * 2.0 * PRIOR
     many = pooled([[1.0, 2.0, 3.0]] * 20, 2.0)
-    assert many.sd == pytest.approx(1.0, abs=0.02) and many.degrees == 41
+    assert many.sd == pytest.approx(1.0, abs=0.02) and many.degrees == 40 + PRIOR_DEGREES
 
 
 def test_first_runs_of_candidates_do_not_count_as_repeats() -> None:
     base = kept(0, [2.0, 2.01])
     tried = replace(kept(1, [1.0, 2.0, 2.02]), verdict=Verdict("discard", ""))
-    assert noise_of([base, tried]).degrees == 1 + 1 + 1
+    assert noise_of([base, tried]).degrees == 1 + 1 + PRIOR_DEGREES
 
 
 def test_the_value_of_an_incumbent_comes_from_runs_that_did_not_choose_it() -> None:
@@ -189,6 +192,12 @@ def test_limits_failures_and_the_classic_rule() -> None:
     kept_at_once = judge(case(base, [Run(1.9999, 9.0)]), Rules("greedy"))
     assert isinstance(kept_at_once, Verdict) and kept_at_once.status == "keep"
     assert kept_at_once.evidence is not None and kept_at_once.evidence.how == "greedy"
+    # Nothing was run twice: the noise is a guess, which makes no sigmas, and the run may be a lucky one.
+    alone = replace(base, runs=base.runs[:1], fresh=())
+    guessed = judge(case(alone, [Run(1.9, 9.0)]), Rules("greedy"))
+    assert isinstance(guessed, Verdict) and guessed.evidence is not None and guessed.evidence.sigmas is None
+    assert "sigma" not in guessed.reason and "noise" not in guessed.reason
+    assert unbiased(replace(kept(1, [1.9]), verdict=guessed)) == ()
 
 
 def test_the_rates_of_error_are_those_that_are_stated() -> None:

@@ -71,11 +71,12 @@ def _verdict(data: dict[str, Any]) -> list[str]:
         return ["none yet"]
     lines = [f"{data['status']}: {data['reason']}"]
     if evidence is not None:
+        guessed = evidence["sigmas"] is None and evidence["noise"] > 0
         sigmas = f" ({evidence['sigmas']:.1f} sigma)" if evidence["sigmas"] is not None else ""
         lines.append(
             f"evidence  {evidence['how']}: mean {evidence['mean']:.6f} of {evidence['runs']} against "
             f"{evidence['incumbent_mean']:.6f} of {evidence['incumbent_runs']}, gain {evidence['gain']:+.6f}"
-            f"{sigmas}, noise of one run {evidence['noise']:.6f}"
+            f"{sigmas}, noise of one run {'not measured' if guessed else format(evidence['noise'], '.6f')}"
         )
     elif data["status"] == "keep" and data["number"] > 0:
         lines.append("evidence  none: provisional")
