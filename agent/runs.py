@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from agent import baseline, proposals, runner
-from agent.changes import changed
+from agent.changes import CODE, changed
 from agent.context import known_constants
+from agent.earlier import experiments_before
 from agent.errors import Suspended
 from agent.experiment import Experiment, Run, unbiased
 from agent.interrupts import Interrupts
@@ -18,7 +19,7 @@ from agent.journal import Journal
 from agent.measure import Bench, last_lines, measure
 from agent.noise import noise_of
 from agent.paths import experiment_folder
-from agent.prune import spared
+from agent.prune import MOST_HISTORY, Finished, spared
 from agent.state import Pending, expected_seconds
 from agent.watch import Curves, Rival, Watch
 
@@ -36,6 +37,7 @@ class Runs:
         self._curves = Curves()
         self._texts: dict[str, Mapping[str, str]] = {}
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
+        self._earlier: list[Finished] | None = None
 
     def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
         """Until the recipe as it is has `wanted` runs, those that an earlier session left and are still valid first."""
@@ -99,16 +101,26 @@ class Runs:
         return Rival(
             curve=self._curves.of(unbiased(incumbent) or incumbent.runs),
             metric=value,
-            history=self._curves.finished(state.experiments, self._changed),
+            history=[*self._before(), *self._curves.finished(state.experiments, self._changed)],
             changed=changed(self.files(incumbent.commit), self._bench.workspace.mutable_files(), self._constants()),
             direction=self._bench.protocol.metric.direction,
             noise=noise_of(state.experiments).sd,
         )
 
+    def _before(self) -> list[Finished]:
+        """The finished runs of this workspace's other sessions, read once."""
+        if self._earlier is None:
+            session = self._journal.state.session or {}
+            sessions = experiments_before(self._journal.path, session.get("fingerprint", {}), MOST_HISTORY)
+            self._earlier = [run for each in sessions for run in self._curves.finished(each, self._changed)]
+        return self._earlier
+
     def _changed(self, experiment: Experiment, before: Experiment) -> frozenset[str]:
         pair = (before.commit, experiment.commit)
         if pair not in self._edits:
-            self._edits[pair] = changed(self.files(before.commit), self.files(experiment.commit), self._constants())
+            old, new = self.files(before.commit), self.files(experiment.commit)
+            # A commit that is gone may have changed anything.
+            self._edits[pair] = changed(old, new, self._constants()) if old and new else frozenset({CODE})
         return self._edits[pair]
 
     def _constants(self) -> Mapping[str, Any]:

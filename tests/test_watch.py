@@ -46,11 +46,11 @@ def curved(quick: Path) -> Path:
     return quick
 
 
-def run(cli: Cli, folder: Path, agent: Path, rates: tuple[str, ...], *more: str) -> None:
+def run(cli: Cli, folder: Path, agent: Path, rates: tuple[str, ...], *more: str, tag: str = "t") -> None:
     agent.write_text(AGENT)
     command = f"{sys.executable} {agent} {{prompt_file}} {' '.join(rates)}"
     flags = ("--proposer", "command", "--agent-cmd", command, "--sandbox", "off", "--no-keep-awake")
-    done = cli(folder, "run", "--tag", "t", "--max-experiments", str(len(rates)), *flags, *more)
+    done = cli(folder, "run", "--tag", tag, "--max-experiments", str(len(rates)), *flags, *more)
     assert done.returncode == 0, done.stderr
 
 
@@ -65,6 +65,17 @@ def test_a_run_without_a_chance_ends_early(curved: Path, cli: Cli, tmp_path: Pat
         assert experiment.estimate is not None and experiment.estimate > 5
     assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
     assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
+
+    # The next session of this workspace has that history from its first experiment on.
+    broken = journal_path(curved, "broken")
+    broken.parent.mkdir()
+    broken.write_text("no event\n")
+    run(cli, curved, tmp_path / "agent.py", ("20",), tag="u")
+    first = replay(read(journal_path(curved, "u"))).experiments[1]
+    assert first.runs[-1].pruned is not None and first.verdict.reason.startswith("pruned at ")
+    # With another budget it is history of something else.
+    run(cli, curved, tmp_path / "agent.py", ("20",), "--training-seconds", "7", tag="v")
+    assert replay(read(journal_path(curved, "v"))).experiments[1].runs[-1].pruned is None
 
 
 def test_nothing_is_pruned_where_a_person_does_not_want_it(curved: Path, cli: Cli, tmp_path: Path) -> None:
