@@ -45,11 +45,6 @@ def agents(incomplete: str) -> Offers:
     return [(name, "") for name in PRESETS if name.startswith(incomplete)]
 
 
-def models(incomplete: str) -> Offers:
-    servers = ("openai:", "anthropic:", "ollama:", "lmstudio:", "mlx:")
-    return [(server, "") for server in servers if server.startswith(incomplete)]
-
-
 def proposers(incomplete: str) -> Offers:
     return [(name, "") for name in ("search", "llm", "command", "hybrid") if name.startswith(incomplete)]
 

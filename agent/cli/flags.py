@@ -49,7 +49,6 @@ Model = Annotated[
         metavar="MODEL",
         help="A language model: openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or "
         "'http://host:port/v1 NAME'.",
-        autocompletion=completion.models,
         rich_help_panel=PROPOSE,
     ),
 ]
