@@ -97,7 +97,7 @@ def _need(field: FieldInfo) -> str:
         return "required"
     default = field.get_default()
     if default is None or isinstance(default, BaseModel):
-        return "may be left out"
+        return "optional"
     return f"default {_code(json.dumps(default))}"
 
 
