@@ -80,8 +80,10 @@ class Sandbox(Model):
 
 
 class SetupCommand(Model):
-    kind: Literal["pip", "uv", "npm", "pnpm", "yarn", "cargo", "make", "bash", "sh"]
-    args: list[str]
+    kind: Literal["pip", "uv", "npm", "pnpm", "yarn", "cargo", "make", "bash", "sh"] = enforced(
+        "the program that runs; bash and sh are given `-c`"
+    )
+    args: list[str] = enforced("its arguments, each quoted")
 
 
 class Environment(Model):
@@ -237,7 +239,10 @@ class Autonomy(Model):
 
 
 class AgentRules(Model):
-    simplicity_criterion: bool = information("told to proposers", default=False)
+    simplicity_criterion: bool = enforced(
+        "what is simpler, or needs a tenth less memory, is kept where nothing is lost; proposers are told",
+        default=False,
+    )
     autonomy: Autonomy = enforced("about questions", default=Autonomy())
     experiment_timeout_notes: str | None = information("hardTimeoutSeconds is what is enforced", default=None)
     log_redirect_example: str | None = information("the program redirects by itself", default=None)

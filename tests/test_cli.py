@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -8,16 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli import app
 from tests.conftest import ROOT, Cli
+from tests.in_process import call
 
-COMMANDS = [
+COMMANDS: list[list[str]] = [
     [],
-    ["run"],
-    ["init"],
-    ["baseline"],
-    ["status"],
-    ["stop"],
-    ["report"],
+    *([str(each.name or each.callback.__name__)] for each in app.registered_commands if each.callback),
     ["protocol"],
     ["protocol", "check"],
     ["protocol", "schema"],
@@ -25,9 +24,36 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_help(cli: Cli, tmp_path: Path, command: list[str]) -> None:
-    done = cli(tmp_path, *command, "--help")
+def test_every_command_has_a_help_page_with_examples_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = call(tmp_path, *command, "--help")
     assert done.returncode == 0 and done.stdout.startswith("Usage: autoresearch")
+    assert max(map(len, done.stdout.splitlines())) <= 80 and "..." not in done.stdout.split("\n", 1)[1].replace(
+        "NAME,...", ""
+    )
+    examples = done.stdout.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(examples) >= 2
+    for example in examples:
+        args = shlex.split(re.split(r" {2,}\w| [>|] ", example.strip())[0])
+        assert args[0] == "autoresearch"
+        # What stands in an example is parsed as it stands there, up to where the command would begin.
+        assert call(tmp_path, *args[1:], "--help").returncode == 0, example
+
+
+def test_every_flag_of_run_stands_in_a_section(tmp_path: Path) -> None:
+    page = call(tmp_path, "run", "--help").stdout
+    sections = [line for line in page.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert sections == [
+        "The session:",
+        "When it ends:",
+        "Who proposes:",
+        "Runs and verdict:",
+        "What it tells:",
+        "Options:",
+    ]
+    assert page.partition("\nOptions:\n")[2].split()[:2] == ["-h,", "--help"]
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:

@@ -1,0 +1,71 @@
+"""What the shell offers after Tab: sessions and experiments of the workspace, read without loading anything heavy.
+
+zsh evaluates what it is offered, and what stands beside an experiment was written by a model: only plain characters
+of it are handed on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import typer
+
+from agent.errors import AutoresearchError
+from agent.paths import find_session, journal_path, state_folder
+
+PLAIN = re.compile(r"[^A-Za-z0-9_ .,+>=-]+")
+WIDEST = 60  # characters of what stands beside an offer
+
+Offers = list[tuple[str, str]]  # a value, and what zsh and fish say beside it
+
+
+def tags(ctx: typer.Context, incomplete: str) -> Offers:
+    """The sessions of the workspace, the one last worked on first."""
+    journals = (state_folder(_workspace(ctx)) / "sessions").glob("*/journal.jsonl")
+    found = sorted(journals, key=lambda path: path.stat().st_mtime, reverse=True)
+    names = [path.parent.name for path in found if not PLAIN.search(path.parent.name)]
+    return [(name, "") for name in names if name.startswith(incomplete)]
+
+
+def experiments(ctx: typer.Context, incomplete: str) -> Offers:
+    """`best`, `baseline` and the numbers of the session that is meant, the latest first; nothing without one."""
+    folder = _workspace(ctx)
+    try:
+        offers = _experiments(journal_path(folder, find_session(folder, ctx.params.get("tag"))))
+    except AutoresearchError:
+        return []  # Tab is no place for a sentence: the command itself says what is wrong
+    return [offer for offer in offers if offer[0].startswith(incomplete)]
+
+
+def agents(incomplete: str) -> Offers:
+    from agent.proposers.presets import PRESETS
+
+    return [(name, "") for name in PRESETS if name.startswith(incomplete)]
+
+
+def proposers(incomplete: str) -> Offers:
+    return [(name, "") for name in ("search", "llm", "command", "hybrid") if name.startswith(incomplete)]
+
+
+def _workspace(ctx: typer.Context) -> Path:
+    return Path(ctx.find_root().params.get("folder") or ".")
+
+
+def _experiments(journal: Path) -> Offers:
+    """From two kinds of events alone: folding a long journal into a state takes longer than a person waits for Tab."""
+    said: dict[int, list[str]] = {}
+    for line in journal.read_bytes().splitlines():
+        if b'"proposed"' not in line and b'"judged"' not in line:
+            continue
+        try:
+            event = json.loads(line)
+            if event["event"] == "proposed":
+                said[event["number"]] = ["under way", event["description"]]
+            elif event["event"] == "judged":
+                said[event["number"]][0] = event["status"]
+        except (ValueError, KeyError, TypeError):
+            continue  # a torn line, or one that is no event: the command itself says what is wrong
+    latest = [(str(number), PLAIN.sub(" ", " ".join(said[number]))[:WIDEST]) for number in sorted(said, reverse=True)]
+    return [("best", "the best so far"), ("baseline", "the recipe as it was"), *latest]

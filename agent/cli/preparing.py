@@ -1,0 +1,102 @@
+"""Before a session: a protocol for this repository, and whether machine and workspace are ready."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+import typer
+
+from agent.cli.flags import Agent, Json, Model, SandboxMode, Tag, TrainingSeconds
+from agent.cli.program import PREPARE, Options, answer, command, finish
+
+
+@command(PREPARE)
+def init(
+    command: Annotated[str | None, typer.Option(metavar="COMMAND", help="What to run, else it is found.")] = None,
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Which number of its output counts.")] = None,
+    direction: Annotated[
+        Literal["minimize", "maximize"] | None, typer.Option(help="Which way is better, else its name says so.")
+    ] = None,
+    mutable: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Files that may change; give it several times.")
+    ] = None,
+    training_seconds: TrainingSeconds = None,
+    sandbox: SandboxMode = "auto",
+    no_run: Annotated[bool, typer.Option("--no-run", help="Try nothing: write a draft to be finished.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing protocol.json.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a protocol.json for the repository here, of any kind.
+
+    Finds the command (training, a benchmark, tests), runs it in a copy of what is committed, and writes down which
+    number counts, what may change and what must not, each with its reason. Asks nothing; a flag wins over what it
+    finds. Only protocol.json is written, and nothing where something is missing.
+
+    \b
+    Examples:
+      autoresearch init
+      autoresearch init --command 'python bench.py --json' --metric ops_per_second
+
+    Exit code 1 where the command fails or has no number, 3 where there is no commit or a protocol.json already.
+    """
+
+    def work() -> int:
+        from agent import init as view
+
+        wanted = view.Wanted(
+            command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
+        )
+        data = view.init(Options.folder, wanted, lambda line: print(line, file=sys.stderr, flush=True))
+        answer(as_json, "init", data, view.lines(data))
+        return 0
+
+    finish(work, "init", as_json)
+
+
+@command(PREPARE)
+def doctor(
+    tag: Tag = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Finish or undo what a crash left half done, as every start does.")
+    ] = False,
+    model: Model = None,
+    agent: Agent = None,
+    smoke: Annotated[
+        bool | None,
+        typer.Option(
+            "--smoke/--no-smoke",
+            help="Train for two seconds in a copy. Without either: where the command is the MLX recipe and data is "
+            "prepared.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is well here and what is not, and what mends it.
+
+    Looks at the machine, the workspace, its sessions, and the model or agent that is named. Nothing is changed without
+    --repair, and nothing is spent: a model's server is only asked which models it has.
+
+    \b
+    Examples:
+      autoresearch doctor
+      autoresearch doctor --model ollama:qwen3-coder --no-smoke
+      autoresearch doctor --repair --tag mar5
+
+    Exit code 1 where something is broken; warnings do not count.
+    """
+
+    def work() -> int:
+        from agent import doctor as view
+        from agent.proposers.choose import Consult
+
+        folder = Options.folder.resolve()
+        done = view.repair(folder, tag) if repair else []
+        checks = view.examine(folder, tag, Consult(model=model, agent=agent), smoke)
+        shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
+        data = {"repaired": done, "checks": [asdict(check) for check in checks]}
+        answer(as_json, "doctor", data, [*shown, *view.lines(checks)])
+        return 1 if any(check.status == "broken" for check in checks) else 0
+
+    finish(work, "doctor", as_json)

@@ -1,0 +1,97 @@
+"""The program as a whole: what stands before a command, and how each command prints and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.usage import Commands, Page
+from agent.errors import AutoresearchError, explain
+
+RESEARCH, LOOK, PREPARE = "Research", "Look", "Prepare"  # the sections of the help page
+
+app = typer.Typer(
+    name="autoresearch",
+    cls=Commands,
+    help="The autonomous ML research loop that people trust overnight.\n\n"
+    "It edits train.py, trains it for a fixed time, keeps what is better, reverts what is not, and writes a row for "
+    "each experiment to results.tsv: all night, without asking anything. The rules are those of protocol.json.\n\n"
+    "\b\n"
+    "Examples:\n"
+    "  autoresearch run --tag mar5 --until 07:00\n"
+    "  autoresearch status --follow\n"
+    "  autoresearch report --open\n\n"
+    "\b\n"
+    "Exit codes:\n"
+    "  0    done, or a limit that was asked for is reached\n"
+    "  1    something failed\n"
+    "  2    wrong flags or arguments, or protocol.json is not valid\n"
+    "  3    something has to be there first: a clean tree, data, a session\n"
+    "  129, 130, 143   ended by a closed terminal, Ctrl-C, SIGTERM",
+    epilog="`autoresearch COMMAND --help` tells more of each.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,  # plain help: drawing it with rich takes longer than everything else
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Options:
+    """What stands before the command."""
+
+    folder = Path()
+    debug = False
+
+
+@app.callback()
+def main(
+    folder: Annotated[Path, typer.Option("-C", metavar="DIR", help="The workspace: where protocol.json is.")] = Path(),
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    Options.folder, Options.debug = folder, debug
+
+
+def command(section: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of the program, in a section of its help page. name: where it is not the function's."""
+    return app.command(name, cls=Page, rich_help_panel=section)
+
+
+def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) -> None:
+    """Print what a command found: as the envelope that all commands share, or as lines for a person."""
+    if as_json:
+        print(json.dumps({"version": 1, "command": command, "status": "ok", "data": data, "errors": []}), flush=True)
+    else:
+        print("\n".join(lines), flush=True)
+
+
+def finish(work: Callable[[], int], command: str, as_json: bool) -> None:
+    """Do a command's work and exit; an error is its sentence on stderr and its exit code."""
+    try:
+        code = work()
+    except AutoresearchError as error:
+        if Options.debug:
+            raise
+        if as_json:
+            envelope = {"version": 1, "command": command, "status": "error", "data": None, "errors": [str(error)]}
+            print(json.dumps(envelope))
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # Whoever read the output has gone, as in `autoresearch status | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if Options.debug:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        code = 1
+    raise typer.Exit(code)

@@ -1,0 +1,59 @@
+"""`autoresearch protocol`: what protocol.json says, and what it may say."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from agent.cli.flags import Json
+from agent.cli.program import PREPARE, Options, answer, app, finish
+from agent.cli.usage import Page
+
+protocol_app = typer.Typer(
+    help="Look at protocol.json: what may change, how to run.\n\n"
+    "\b\nExamples:\n  autoresearch protocol check\n  autoresearch protocol schema > protocol.schema.json",
+    no_args_is_help=True,
+)
+app.add_typer(protocol_app, name="protocol", rich_help_panel=PREPARE)
+
+
+@protocol_app.command("check", cls=Page)
+def protocol_check(as_json: Json = False) -> None:
+    """Check protocol.json, and say what is done with each field.
+
+    Prints a line a field: its value, where that comes from (protocol.json, default, or a variable), and what the
+    program does about it.
+
+    \b
+    Examples:
+      autoresearch protocol check
+      autoresearch protocol check --json
+
+    Exit code 2 where protocol.json is missing or not valid; the sentence names every faulty field.
+    """
+
+    def work() -> int:
+        from agent import protocol
+        from agent.protocol_check import check, lines
+
+        rules = protocol.load(Options.folder)
+        fields = check(rules)
+        answer(as_json, "protocol check", {"fields": fields}, lines(fields))
+        return 0
+
+    finish(work, "protocol check", as_json)
+
+
+@protocol_app.command("schema", cls=Page)
+def protocol_schema() -> None:
+    """Print the JSON Schema of protocol.json, for editors.
+
+    \b
+    Examples:
+      autoresearch protocol schema > protocol.schema.json
+      autoresearch protocol schema | jq '."$defs".Extract'
+    """
+    from agent.protocol import Protocol
+
+    print(json.dumps(Protocol.model_json_schema(by_alias=True), indent=2))

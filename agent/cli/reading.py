@@ -1,0 +1,244 @@
+"""Looking at sessions: all of these read the journal, and none disturbs a loop that runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.cli import completion
+from agent.cli.flags import Json, Tag
+from agent.cli.program import LOOK, Options, answer, command, finish
+from agent.errors import UsageError
+
+
+@command(LOOK)
+def status(
+    tag: Tag = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the loop ends.")] = False,
+    rows: Annotated[int, typer.Option("-n", min=0, metavar="N", help="How many of the last experiments to show.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show how a session is doing, while it runs or after.
+
+    Reads the journal, from any terminal or over ssh. With --follow on a terminal it is the live screen of `run`.
+
+    \b
+    Examples:
+      autoresearch status --follow
+      autoresearch status --tag mar5 -n 5 --json
+    """
+
+    def work() -> int:
+        from agent import status as view
+
+        if follow and not as_json:
+            view.watch(Options.folder.resolve(), tag)
+        while True:
+            data = view.status(Options.folder.resolve(), tag, rows)
+            answer(as_json, "status", data, view.lines(data))
+            if not follow or data["running_pid"] is None:
+                return 0
+            view.wait_for_change(Options.folder.resolve(), data["tag"])
+
+    finish(work, "status", as_json)
+
+
+@command(LOOK)
+def show(
+    which: Annotated[
+        str,
+        typer.Argument(
+            metavar="N|HASH",
+            help="Its number, 4 digits or more of its hash, best or baseline.",
+            autocompletion=completion.experiments,
+        ),
+    ],
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Show one experiment: what was tried, why, and what came of it.
+
+    Prints the proposal with its reasons, the verdict with its evidence, each run, the diff, and the log's end. The one
+    under way can be shown, too.
+
+    \b
+    Examples:
+      autoresearch show 12
+      autoresearch show best --tag mar5
+    """
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.closer import show_lines
+        from agent.views.paint import painted
+
+        data = inspection.show(Options.folder.resolve(), tag, which)
+        answer(as_json, "show", data, painted(show_lines(data)))
+        return 0
+
+    finish(work, "show", as_json)
+
+
+@command(LOOK)
+def diff(
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="N|HASH",
+            help="Without it the best.",
+            autocompletion=completion.experiments,
+        ),
+    ] = None,
+    other: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="OTHER",
+            help="What to compare with; without it what N was made from.",
+            autocompletion=completion.experiments,
+        ),
+    ] = None,
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Show what an experiment changed, or how two differ.
+
+    Without numbers it is the best against the baseline, as a patch that `git apply` takes. results.tsv is left out.
+
+    \b
+    Examples:
+      autoresearch diff > best.patch
+      autoresearch diff 12 7          what 12 has that 7 has not
+    """
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.paint import diff_lines, painted
+
+        data = inspection.diff(Options.folder.resolve(), tag, which, other)
+        if not data["diff"] and not as_json:
+            print("no difference", file=sys.stderr)
+            return 0
+        answer(as_json, "diff", data, painted(diff_lines(data["diff"])))
+        return 0
+
+    finish(work, "diff", as_json)
+
+
+@command(LOOK)
+def log(
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="N|HASH", help="Without it the latest experiment.", autocompletion=completion.experiments
+        ),
+    ] = None,
+    run: Annotated[
+        int | None, typer.Option("--run", min=1, metavar="K", help="Which of its runs, else the last.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run writes to it.")] = False,
+    tag: Tag = None,
+    as_json: Json = False,
+) -> None:
+    """Print the log of an experiment's run.
+
+    An experiment has more than one run where it was repeated, retried or confirmed; --run picks one.
+
+    \b
+    Examples:
+      autoresearch log --follow
+      autoresearch log 12 --run 2
+    """
+
+    def work() -> int:
+        from agent import inspection
+
+        if follow and as_json:
+            raise UsageError("--follow and --json exclude each other: JSON is printed once")
+        path = inspection.log(Options.folder.resolve(), tag, which, run)
+        if as_json:
+            answer(True, "log", {"path": str(path), "text": path.read_text(errors="replace")}, [])
+            return 0
+        for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
+            print(text, end="", flush=True)
+        return 0
+
+    finish(work, "log", as_json)
+
+
+@command(LOOK)
+def sessions(as_json: Json = False) -> None:
+    """List the sessions of this workspace, the latest first.
+
+    Of each: best, gain, whether that is confirmed or provisional, and when it was last at work.
+
+    \b
+    Examples:
+      autoresearch sessions
+      autoresearch sessions --json
+    """
+
+    def work() -> int:
+        from agent import inspection
+        from agent.views.closer import session_lines
+        from agent.views.paint import painted
+
+        found = inspection.sessions(Options.folder.resolve())
+        answer(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
+        return 0
+
+    finish(work, "sessions", as_json)
+
+
+@command(LOOK)
+def report(
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tag",
+            metavar="TAG",
+            help="The session; several times to compare. Without it the last one.",
+            autocompletion=completion.tags,
+        ),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; else .autoresearch/sessions/TAG/report.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what the page shows as one JSON object, and write nothing.")
+    ] = False,
+) -> None:
+    """Write the morning report: one page that needs no network.
+
+    index.html has the progress chart, what was learnt, where time and money went, and the diff; progress.svg and
+    progress.png are its chart. Prints the paths. `run` writes it at the end, too.
+
+    \b
+    Examples:
+      autoresearch report --open
+      autoresearch report --tag mar5 --tag mar6 --out compared
+    """
+
+    def work() -> int:
+        from agent import protocol
+        from agent import report as view
+        from agent.workspace import Workspace
+
+        workspace = Workspace(Options.folder, protocol.load(Options.folder))
+        try:
+            if as_json:
+                answer(True, "report", view.gather(workspace, tag or []), [])
+                return 0
+            paths = view.write_report(workspace, tag or [], out)
+        finally:
+            workspace.close()
+        print("\n".join(map(str, paths)))
+        if open_it and typer.launch(paths[0].resolve().as_uri()) != 0:
+            print(f"no browser could be started: open {paths[0]} yourself", file=sys.stderr)
+        return 0
+
+    finish(work, "report", as_json)
