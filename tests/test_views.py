@@ -26,7 +26,8 @@ from agent.limits import Limits
 from agent.paths import journal_path
 from agent.progress import Reading, reading
 from agent.state import State, step
-from agent.views.screen import Moment, screen
+from agent.views.current import Moment
+from agent.views.screen import screen
 from agent.views.text import duration
 from tests.conftest import ROOT, git, make_quick
 
@@ -175,7 +176,8 @@ def test_what_the_screen_says(states: list[State]) -> None:
     assert "anthropic:m is away, the search proposes: rate limit" in running
     assert "about 62 more by 07:00" in running and "$0.41" in running and "noise     not known yet" in running
     assert " confirmed, " in running and "baseline 1.732000" in running and " again " in texts[-4]
-    assert "4.5 sigma" in texts[-2] and "by repeated runs" in texts[-2]
+    assert "so far    1.100000, against " in texts[-4] and "so far" not in running
+    assert "sigma" in texts[-2] and re.search(r"4\.5 +", texts[-2]) and "by repeated runs" in texts[-2]
     assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1] and "provisional" not in texts[-1]
     rows = [line.split()[0] for line in drawn(states[-1], 80, 24) if re.match(r"#\d+ +(keep|dis)", line)]
     assert rows[-1] == "#9" and rows == sorted(rows) and len(rows) >= 3
@@ -213,4 +215,4 @@ def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10.0s", "1m00s", "6m41s", "2h05m"]
+    assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10s", "1m00s", "6m41s", "2h05m"]

@@ -41,7 +41,7 @@ def _change(experiments: Sequence[Experiment], index: int) -> str:
 
 def duration(seconds: float) -> str:
     """`9.4s`, `6m41s`, `2h05m`."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
@@ -68,6 +68,8 @@ def headline(summary: Mapping[str, Any]) -> str:
 def gain(summary: Mapping[str, Any]) -> str:
     """`0.0411, apparent; 0.0380 confirmed (0.0310 to 0.0450)`."""
     confirmed = summary["confirmed"]
+    if confirmed is None and summary["gain"] < 0:
+        return f"none yet ({summary['gain']:.4g})"  # a simplification may measure a little worse than the baseline
     if confirmed is None:
         return f"{summary['gain']:.4g} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
     said = f"{confirmed['gain']:.4g} {confirmed['verdict']} ({confirmed['low']:.4g} to {confirmed['high']:.4g})"
