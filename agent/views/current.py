@@ -15,7 +15,7 @@ from agent.progress import Reading
 from agent.results import one_line
 from agent.state import Comparison, Pending, State
 from agent.views.lines import clock, line, named, sides
-from agent.views.text import duration
+from agent.views.text import duration, figure
 
 GB, MB = 2**30, 2**20
 
@@ -81,7 +81,7 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
     values = _values(pending.runs)
     if values:
         best = state.incumbent
-        against = f", against {best.metric:.6f} of #{best.number}" if best and best.metric is not None else ""
+        against = f", against {figure(best.metric)} of #{best.number}" if best and best.metric is not None else ""
         lines.append(named("so far", values + against))
     found = under_way(state)
     if found is None:
@@ -110,7 +110,7 @@ def _name(state: State, label: str, commit: str) -> str:
 
 
 def _values(runs: Sequence[Run]) -> str:
-    return "  ".join(f"{run.metric:.6f}" for run in runs if run.metric is not None)
+    return "  ".join(figure(run.metric) for run in runs if run.metric is not None)
 
 
 def _running(started: Mapping[str, Any], since: float, which: str, moment: Moment) -> list[RenderableType]:

@@ -25,6 +25,7 @@ from agent.views.screen import screen
 from agent.views.text import COLOURS
 
 HINT = "Ctrl-C finishes this experiment and ends; a second Ctrl-C stops at once"
+LATER = "Ctrl-C leaves the confirming for later; a second Ctrl-C stops at once"
 LEAVE = "Ctrl-C leaves this view; the loop goes on. `autoresearch stop` ends it"
 # Training needs the cores more than the picture does.
 REFRESHES_PER_SECOND = 1
@@ -108,6 +109,8 @@ class LiveView:
             self._note(event)
         elif event.kind in ("interrupted", "nothing"):
             self._picture.message = " ".join(said)
+        elif event.kind == "running":
+            self._picture.message, self._picture.hint = "", LATER
         elif event.kind == "recorded":
             self._picture.message = ""
         if self._live is None:

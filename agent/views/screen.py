@@ -15,7 +15,7 @@ from agent.state import State
 from agent.summary import summarize
 from agent.views.current import Moment, current
 from agent.views.lines import clock, gap, line, named, sides
-from agent.views.text import COLOURS, cost, duration, status
+from agent.views.text import COLOURS, cost, duration, figure, status
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 # From this width on the rows stand beside the rest, which then takes so much.
@@ -59,11 +59,15 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
     if summary["baseline"] is None:
         return [*lines, line("measuring the baseline")]
     if summary["best_number"]:
-        best = ((f"{summary['best']:.6f}", "bold"), f"  #{summary['best_number']}   ", ("baseline ", "dim"))
-        lines += [named("best", *best, f"{summary['baseline']:.6f}"), _gain(state)]
+        best = ((figure(summary["best"]), "bold"), f"  #{summary['best_number']}   ", ("baseline ", "dim"))
+        lines += [named("best", *best, figure(summary["baseline"])), _gain(state)]
     else:
-        lines.append(named("baseline", (f"{summary['baseline']:.6f}", "bold"), "  nothing better yet"))
-    noise = f"{stands.noise:.6f}, standard deviation of one run" if stands.noise else "not known yet"
+        lines.append(named("baseline", (figure(summary["baseline"]), "bold"), "  nothing better yet"))
+    noise = (
+        f"{figure(stands.noise, summary['baseline'])}, standard deviation of one run"
+        if stands.noise
+        else "not known yet"
+    )
     lines.append(named("noise", noise))
     path = _path(state.experiments)
     if len(set(path)) > 1:
@@ -71,7 +75,7 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
     if summary["experiments"]:
         counts = f"{summary['kept']} kept, {summary['discarded']} discarded, {summary['crashed']} crashed"
         lines.append(named("tried", f"{summary['experiments']}: {counts}"))
-    if moment.forecast:
+    if moment.forecast and not state.comparison:
         lines.append(named("rate", moment.forecast))
     if summary["cost"]["calls"]:
         lines.append(named("cost", cost(summary["cost"])))
@@ -85,13 +89,15 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
 def _gain(state: State) -> Text:
     stands, baseline = standing(state), state.baseline
     assert stands.apparent is not None and baseline is not None and baseline.metric is not None
-    percent = f" ({100 * stands.apparent / abs(baseline.metric):.2f} %)" if baseline.metric else ""
+    like, percent = baseline.metric, f" ({stands.apparent / abs(baseline.metric):.2%})" if baseline.metric else ""
+    percent, apparent = percent.replace("%", " %"), figure(stands.apparent, like)
     if stands.confirmed is None and stands.apparent <= 0:
-        return named("gain", f"none yet: {stands.apparent:+.6f}{percent}")
+        return named("gain", f"none yet: {apparent}{percent}")
     if stands.confirmed is None:
-        return named("gain", f"{stands.apparent:.6f}{percent} ", (stands.word, "bold"))
-    interval = f", {stands.low:.6f} to {stands.high:.6f}; apparent {stands.apparent:.6f}{percent}"
-    return named("gain", (f"{stands.confirmed:.6f} confirmed", "bold green"), interval)
+        return named("gain", f"{apparent}{percent} ", (stands.word, "bold"))
+    low, high = (figure(end, like) for end in (stands.low, stands.high) if end is not None)
+    interval = f", {low} to {high}; apparent {apparent}{percent}"
+    return named("gain", (f"{figure(stands.confirmed, like)} confirmed", "bold green"), interval)
 
 
 def _rows(state: State, most: int) -> Table:
@@ -130,8 +136,8 @@ def _row(experiments: Sequence[Experiment], index: int) -> tuple[Text, ...]:
     return (
         Text(f"#{each.number}", style=style),
         Text(verdict, style=f"bold {COLOURS[verdict]}" if verdict != "discard" else style),
-        Text(f"{metric:.6f}" if metric is not None else "-", style=style),
-        Text(f"{metric - before:+.6f}" if metric is not None and before is not None else "-", style=style),
+        Text(figure(metric) if metric is not None else "-", style=style),
+        Text(figure(metric - before, metric, "+") if metric is not None and before is not None else "-", style=style),
         Text(f"{abs(evidence.sigmas):.1f}" if evidence and evidence.sigmas is not None else "", style=style),
         Text(duration(sum(run.seconds for run in each.runs)), style=style),
         Text(each.description + (f" [{more}]" if more else ""), style=style),
