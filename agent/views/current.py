@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from agent.experiment import Run
+from agent.experiment import Experiment, Run, unbiased
 from agent.progress import Reading
 from agent.results import one_line
 from agent.state import Comparison, Pending, State
@@ -80,9 +81,7 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
         lines.append(named("why", one_line(why)))
     values = _values(pending.runs)
     if values:
-        best = state.incumbent
-        against = f", against {figure(best.metric)} of #{best.number}" if best and best.metric is not None else ""
-        lines.append(named("so far", values + against))
+        lines.append(named("so far", values + _against(state.incumbent)))
     found = under_way(state)
     if found is None:
         return [*lines, line("its run starts" if pending.verdict is None else "being recorded", "dim")]
@@ -99,6 +98,15 @@ def _comparing(state: State, comparison: Comparison, moment: Moment) -> list[Ren
     number, count = sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names)
     lines.append(named("now", f"{names[found[0]['label']]}, run {number} of {count}"))
     return [*lines, *_running(*found, "", moment)]
+
+
+def _against(best: Experiment | None) -> str:
+    """What its runs are compared with: the mean of those of the incumbent that did not choose it."""
+    if best is None or best.metric is None:
+        return ""
+    values = [run.metric for run in unbiased(best) if run.metric is not None] or [best.metric]
+    runs = f", {len(values)} runs" if len(values) > 1 else ""
+    return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
 
 
 def _name(state: State, label: str, commit: str) -> str:
@@ -121,7 +129,7 @@ def _running(started: Mapping[str, Any], since: float, which: str, moment: Momen
     bar = Table.grid(expand=True, padding=(0, 2, 0, 0))
     bar.add_column(no_wrap=True, min_width=8)
     bar.add_column(ratio=1)
-    bar.add_column(no_wrap=True)
+    bar.add_column(no_wrap=True, min_width=32)  # so that the bar does not jump when the words change
     bar.add_row(Text(which, style="dim"), Bar(done, moment.ascii), f"{done:4.0%}  {_time(reading, seconds, expected)}")
     figures = [
         f"loss {reading.loss:.4f}" if reading.loss is not None else "",
@@ -138,7 +146,7 @@ def _time(reading: Reading, seconds: float, expected: float) -> str:
     """How long it has run, and how long it will: of the training as its log says, of the whole as others took."""
     taken, rest = duration(seconds), expected - seconds
     if reading.done is not None and reading.done >= 0.995:
-        return f"{taken}, trained, " + (f"about {duration(rest)} to the end" if rest > 0 else "at its end")
+        return f"{taken}, trained, " + (f"{duration(rest)} to the end" if rest > 0 else "at its end")
     if reading.left:
         return f"{taken}, {duration(reading.left)} of training left"
     return f"{taken}, about {duration(rest)} left" if rest > 0 else f"{taken}, longer than expected"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from agent.views import chart, sidebyside
 from agent.views.text import brief, cost, duration, figure
@@ -66,7 +66,8 @@ def _template() -> jinja2.Template:
         "clock": lambda at: time.strftime("%H:%M", time.localtime(at)) if at else "",
         "value": lambda value: "-" if value is None else figure(value),
         "signed": lambda value, like=None: "-" if value is None else figure(value, like, "+").replace("-", "\u2212"),
-        "brief": brief,
+        "brief": lambda value, digits=4: brief(value, digits).replace(" ", "\u00a0").replace("-", "\u2212"),
+        "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
         "percent": lambda part: f"{100 * part:,.{0 if part >= 10 else 1}f} %",
         "span": _span,
     }
