@@ -262,8 +262,11 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
 
 
 def _title(session: Session) -> str:
-    gained = session["gain"] or 0.0
-    came = f"{brief(gained)} better than the baseline" if gained > 0 else "no better than the baseline"
+    again = session["confirmation"]
+    sure = again if again and again["current"] and again["gain"] is not None else None
+    gained, word = (sure["gain"], sure["verdict"]) if sure else (session["gain"] or 0.0, "provisional")
+    ending = f", {word}" if word else ""
+    came = f"{brief(gained)} better than the baseline{ending}" if gained > 0 else "no better than the baseline"
     reached = f"{session['metric']} {brief(session['best'], 6)}"
     return f"{session['tag']}: {reached}, {came}, {session['experiments']} experiments"
 

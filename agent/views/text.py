@@ -83,8 +83,10 @@ def headline(summary: Mapping[str, Any]) -> str:
 def gain(summary: Mapping[str, Any]) -> str:
     """`0.0411, apparent; 0.0380 confirmed (0.0310 to 0.0450)`."""
     confirmed, apparent = summary["confirmed"], brief(summary["gain"])
-    if confirmed is None and summary["gain"] < 0:
-        return f"none yet ({apparent})"  # a simplification may measure a little worse than the baseline
+    if confirmed is None and summary["gain"] <= 0:
+        return (
+            f"none yet ({apparent})" if summary["gain"] else "none yet"
+        )  # a simplification may measure a little worse than the baseline
     if confirmed is None:
         return f"{apparent} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
     said = (
@@ -102,7 +104,7 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
         f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
         f"baseline  {figure(summary['baseline'])} {summary['metric']}",
         f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})",
-        f"gain      {gain(summary)}, {percent:.2f} %",
+        f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent else ""),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
