@@ -117,10 +117,8 @@ def _text(text: str) -> str:
 def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
     assert state.session is not None
     evidence = experiment.verdict.evidence
-    difference = change_of(state.experiments, experiment)
-    effect = evidence.gain if evidence else None
-    if effect is None and difference is not None:
-        effect = gain(0.0, difference, state.session["direction"])
+    difference = _change(state, experiment)
+    effect = gain(0.0, difference, state.session["direction"]) if difference is not None else None
     return {
         "number": experiment.number,
         "status": experiment.verdict.status,
@@ -142,6 +140,14 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "reasoning": experiment.reasoning,
         "expected": experiment.expected,
     }
+
+
+def _change(state: State, experiment: Experiment) -> float | None:
+    """Its metric against what it was judged by: the mean of the incumbent's runs, where there was a verdict on it."""
+    evidence = experiment.verdict.evidence
+    if evidence is not None and experiment.metric is not None:
+        return experiment.metric - evidence.incumbent_mean
+    return change_of(state.experiments, experiment)
 
 
 def evidence_words(number: int, evidence: Evidence | None) -> str:
@@ -210,7 +216,7 @@ def _ideas(state: State) -> list[dict[str, Any]]:
             groups[idea].append(experiment)
     found = []
     for idea, members in groups.items():
-        changes = [change for e in members if (change := change_of(state.experiments, e)) is not None]
+        changes = [change for e in members if (change := _change(state, e)) is not None]
         gains = [gain(0.0, change, state.session["direction"]) for change in changes]
         found.append(
             {

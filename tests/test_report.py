@@ -187,6 +187,7 @@ def test_a_confirmation_and_its_gaps(made: Made) -> None:
     found = session["confirmation"]
     assert found["current"] and found["runs"] == {"a": 3, "b": 3}
     assert found["interval"][0] < found["value"] < found["interval"][1]
+    assert "The gain is confirmed." in made.report("long").read_text()
     assert made.data("night")["sessions"][0]["confirmation"] is None
     journal = made.folder / ".autoresearch" / "sessions" / "bare" / "journal.jsonl"
     lines = (made.folder / ".autoresearch" / "sessions" / "long" / "journal.jsonl").read_text().splitlines()

@@ -26,8 +26,9 @@ from agent.limits import Limits
 from agent.paths import journal_path
 from agent.progress import Reading, reading
 from agent.state import State, step
-from agent.views.screen import Moment, screen
-from agent.views.text import duration
+from agent.views.current import Moment
+from agent.views.screen import screen
+from agent.views.text import brief, duration, figure, gain
 from tests.conftest import ROOT, git, make_quick
 
 
@@ -175,11 +176,48 @@ def test_what_the_screen_says(states: list[State]) -> None:
     assert "anthropic:m is away, the search proposes: rate limit" in running
     assert "about 62 more by 07:00" in running and "$0.41" in running and "noise     not known yet" in running
     assert " confirmed, " in running and "baseline 1.732000" in running and " again " in texts[-4]
-    assert "4.5 sigma" in texts[-2] and "by repeated runs" in texts[-2]
+    assert "so far    1.100000  against " in texts[-4] and "so far" not in running
+    assert "sigma" in texts[-2] and re.search(r"4\.5 +", texts[-2]) and "by repeated runs" in texts[-2]
     assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1] and "provisional" not in texts[-1]
     rows = [line.split()[0] for line in drawn(states[-1], 80, 24) if re.match(r"#\d+ +(keep|dis)", line)]
     assert rows[-1] == "#9" and rows == sorted(rows) and len(rows) >= 3
     assert all(ord(sign) < 128 for line in drawn(states[-1], 80, 24, ascii_only=True)[4:5] for sign in line)
+
+
+def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
+    state = states[-1]
+    assert state.baseline is not None and state.incumbent is not None
+    commits = {"a": state.baseline.commit, "b": state.incumbent.commit}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("comparing", {"commits": commits, "files": [], "count": 3}),
+        ("compared", {"label": "a", "run": 1, "metric": 1.9, "seconds": 301.0}),
+        ("running", {"label": "b", "run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
+    ]
+    for kind, data in events:
+        state = step(state, Event(kind, state.latest_at + 1, data))
+    text = "\n".join(drawn(state, 80, 24))
+    for words in (
+        "in turn: baseline and #9",
+        "baseline  1.900000",
+        "now       #9, run 2 of 6",
+        " 50%  ",
+        "loss 3.2140",
+    ):
+        assert words in text, text
+    assert "rate   " not in text
+
+
+def test_figures_of_any_size() -> None:
+    assert [figure(v) for v in (1.294512, -12.5, 176890964.0)] == ["1.294512", "-12.500000", "176,890,964"]
+    assert [figure(v, 2e8, "+") for v in (0.25, -1e6)] == ["+0", "-1,000,000"] and figure(float("inf")) == "inf"
+    assert [brief(v) for v in (0.041123, -1.5, 1234.0, 56789.0, 2.00511e8)] == [
+        "0.04112",
+        "-1.5",
+        "1234",
+        "56,789",
+        "200.5 M",
+    ]
+    assert gain({"confirmed": None, "gain": -0.1, "gain_is_provisional": False}) == "none yet (-0.1)"
 
 
 def test_the_forecast(states: list[State]) -> None:
@@ -213,4 +251,4 @@ def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10.0s", "1m00s", "6m41s", "2h05m"]
+    assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10s", "1m00s", "6m41s", "2h05m"]

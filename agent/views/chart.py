@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.views.scale import Axis, Box, Crowd, interesting, place, shortened, ticks, width, written
 from agent.views.signs import BLUE, FAINT, GREEN, GREY, INK, LINE, PAPER, WORDS, kind_of, letters, said, sign, value_of
+from agent.views.text import brief, figure
 
 ASSETS = Path(__file__).parent / "assets"
 Session = Mapping[str, Any]
@@ -122,7 +123,9 @@ def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
         parts.append(
             letters(end + 8, height + 0.35 * frame.size, name, frame.size, colour, f"line-{index % len(LINES)}")
         )
-    standing = "; ".join(f"{s['tag']}: baseline {s['baseline']:.6g}, best {s['best']:.6g}" for s in sessions)
+    standing = "; ".join(
+        f"{s['tag']}: baseline {brief(s['baseline'], 6)}, best {brief(s['best'], 6)}" for s in sessions
+    )
     return _svg(parts, frame, title, standing)
 
 
@@ -179,9 +182,9 @@ def _again(again: Mapping[str, Any], y: Axis, x: float) -> str:
     middle = y(again["value"])
     low, high = (y(end) for end in again["interval"] or (again["value"],) * 2)
     whisker = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10"
-    says = f"measured again: {again['value']:.6f}"
+    says = f"measured again: {figure(again['value'])}"
     if again["interval"]:
-        says += f", {again['interval'][0]:.6f} to {again['interval'][1]:.6f}"
+        says += f", {figure(again['interval'][0])} to {figure(again['interval'][1])}"
     return (
         f'<g class="again"><path d="{whisker}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
         f'<path class="diamond" d="M{x:.1f} {middle - 6:.1f}l6 6l-6 6l-6 -6z" fill="{BLUE}"/><title>{says}</title></g>'
@@ -259,17 +262,21 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
 
 
 def _title(session: Session) -> str:
-    gained = session["gain"] or 0.0
-    came = f"{gained:.4g} better than the baseline" if gained > 0 else "no better than the baseline"
-    return f"{session['tag']}: {session['metric']} {session['best']:.6g}, {came}, {session['experiments']} experiments"
+    again = session["confirmation"]
+    sure = again if again and again["current"] and again["gain"] is not None else None
+    gained, word = (sure["gain"], sure["verdict"]) if sure else (session["gain"] or 0.0, "provisional")
+    ending = f", {word}" if word else ""
+    came = f"{brief(gained)} better than the baseline{ending}" if gained > 0 else "no better than the baseline"
+    reached = f"{session['metric']} {brief(session['best'], 6)}"
+    return f"{session['tag']}: {reached}, {came}, {session['experiments']} experiments"
 
 
 def _described(session: Session, outside: int) -> str:
     far = f" {outside} lie beyond the edge." if outside else ""
     return (
         f"A chart of {session['experiments']} experiments: {session['kept']} kept, {session['discarded']} discarded, "
-        f"{session['crashed']} crashed. {session['metric']} went from {session['baseline']:.6g} to "
-        f"{session['best']:.6g}.{far} Every experiment is a row of the table below."
+        f"{session['crashed']} crashed. {session['metric']} went from {brief(session['baseline'], 6)} to "
+        f"{brief(session['best'], 6)}.{far} Every experiment is a row of the table below."
     )
 
 

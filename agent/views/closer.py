@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from agent.views.paint import diff_lines, status_text
-from agent.views.text import cost, duration
+from agent.views.text import cost, duration, figure
 
 LOST = "(the diff cannot be shown: `autoresearch doctor` says why)"
 RUN_FIGURES = ("peak_vram_mb", "num_steps", "mfu_percent")
@@ -53,15 +53,15 @@ def _effect(data: dict[str, Any]) -> list[str]:
     if data["value"] is None:
         came = "not measured yet" if data["status"] == "under way" else "no metric"
     else:
-        came = f"{name} {data['value']:.6f}"
+        came = f"{name} {figure(data['value'])}"
         before = data["compared_with"]
         if before is not None and before["value"] is not None:
             change = data["value"] - before["value"]
-            came += f", {change:+.6f} against {before['value']:.6f} of #{before['number']}"
+            came += f", {figure(change, data['value'], '+')} against {figure(before['value'])} of #{before['number']}"
             came += f" ({'better' if data['gain'] > 0 else 'worse' if data['gain'] < 0 else 'equal'})"
     lines.append(f"came      {came}")
     if data["estimate"] is not None and data["estimate"] != data["value"]:
-        lines.append(f"estimate  {data['estimate']:.6f}, by runs that did not choose it or were cut short")
+        lines.append(f"estimate  {figure(data['estimate'])}, by runs that did not choose it or were cut short")
     return [*lines, *([f"cost      {cost(data['cost'])}"] if data["cost"]["calls"] else [])]
 
 
@@ -71,12 +71,13 @@ def _verdict(data: dict[str, Any]) -> list[str]:
         return ["none yet"]
     lines = [f"{data['status']}: {data['reason']}"]
     if evidence is not None:
+        like = evidence["incumbent_mean"]
         guessed = evidence["sigmas"] is None and evidence["noise"] > 0
         sigmas = f" ({evidence['sigmas']:.1f} sigma)" if evidence["sigmas"] is not None else ""
         lines.append(
-            f"evidence  {evidence['how']}: mean {evidence['mean']:.6f} of {evidence['runs']} against "
-            f"{evidence['incumbent_mean']:.6f} of {evidence['incumbent_runs']}, gain {evidence['gain']:+.6f}"
-            f"{sigmas}, noise of one run {'not measured' if guessed else format(evidence['noise'], '.6f')}"
+            f"evidence  {evidence['how']}: mean {figure(evidence['mean'])} of {evidence['runs']} against "
+            f"{figure(like)} of {evidence['incumbent_runs']}, gain {figure(evidence['gain'], like, '+')}"
+            f"{sigmas}, noise of one run {'not measured' if guessed else figure(evidence['noise'], like)}"
         )
     elif data["status"] == "keep" and data["number"] > 0:
         lines.append("evidence  none: provisional")
@@ -86,7 +87,7 @@ def _verdict(data: dict[str, Any]) -> list[str]:
 def _runs(data: dict[str, Any]) -> list[str]:
     lines = []
     for number, run in enumerate(data["runs"], start=1):
-        value = f"{run['metric']:.6f}" if run["metric"] is not None else "-"
+        value = figure(run["metric"]) if run["metric"] is not None else "-"
         parts = [f"{number}  {value}  {duration(run['seconds'])}"]
         parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
         parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
@@ -103,14 +104,14 @@ def _session(each: dict[str, Any], now: float) -> tuple[str, ...]:
     at = time.strftime("%d %b %H:%M", time.localtime(each["last_activity"]))
     if each["error"]:
         return (each["tag"], "-", "-", "-", "-", f"{at}, {ago}", each.get("branch") or "-")
-    best = f"{each['best']:.6f} (#{each['best_number']})" if each["best"] is not None else "-"
+    best = f"{figure(each['best'])} (#{each['best_number']})" if each["best"] is not None else "-"
     if each["gain"] is None:
         gained = "-"
     elif each["confirmed_gain"] is not None:
-        gained = f"{each['confirmed_gain']:.6f} confirmed"
+        gained = f"{figure(each['confirmed_gain'], each['baseline'])} confirmed"
     else:
-        gained = f"{each['gain']:.6f} {each['gain_is']}" if each["gain"] else "none yet"
-    baseline = f"{each['baseline']:.6f}" if each["baseline"] is not None else "-"
+        gained = f"{figure(each['gain'], each['baseline'])} {each['gain_is']}" if each["gain"] > 0 else "none yet"
+    baseline = figure(each["baseline"]) if each["baseline"] is not None else "-"
     return (each["tag"], str(each["experiments"]), baseline, best, gained, f"{at}, {ago}", each["branch"])
 
 

@@ -19,11 +19,13 @@ from agent.limits import Limits
 from agent.measure import last_lines
 from agent.progress import memory, reading
 from agent.state import State
+from agent.views.current import Moment, under_way
 from agent.views.plain import lines
-from agent.views.screen import Moment, screen
+from agent.views.screen import screen
 from agent.views.text import COLOURS
 
 HINT = "Ctrl-C finishes this experiment and ends; a second Ctrl-C stops at once"
+LATER = "Ctrl-C leaves the confirming for later; a second Ctrl-C stops at once"
 LEAVE = "Ctrl-C leaves this view; the loop goes on. `autoresearch stop` ends it"
 # Training needs the cores more than the picture does.
 REFRESHES_PER_SECOND = 1
@@ -51,7 +53,8 @@ class Picture:
             yield screen(self.state, self._moment(options.ascii_only), *console.size)
 
     def _moment(self, ascii_only: bool) -> Moment:
-        started = self.state.pending.started if self.state.pending else None
+        found = under_way(self.state)
+        started = found[0] if found else None
         tail = last_lines(Path(started["log"]), LOG_LINES) if started else []
         now = time.time()
         return Moment(
@@ -106,6 +109,8 @@ class LiveView:
             self._note(event)
         elif event.kind in ("interrupted", "nothing"):
             self._picture.message = " ".join(said)
+        elif event.kind == "running":
+            self._picture.message, self._picture.hint = "", LATER
         elif event.kind == "recorded":
             self._picture.message = ""
         if self._live is None:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from agent.views import chart, sidebyside
-from agent.views.text import cost, duration
+from agent.views.text import brief, cost, duration, figure
 
 PARTS = {
     "training": "training",
@@ -64,9 +64,12 @@ def _template() -> jinja2.Template:
         "cost": cost,
         "date": lambda at: time.strftime("%Y-%m-%d %H:%M", time.localtime(at)),
         "clock": lambda at: time.strftime("%H:%M", time.localtime(at)) if at else "",
-        "value": lambda value: "-" if value is None else f"{value:.6f}",
-        "signed": lambda value: "-" if value is None else f"{value:+.6f}".replace("-", "\u2212"),
-        "percent": lambda part: f"{100 * part:.1f} %",
+        "value": lambda value: "-" if value is None else figure(value),
+        "signed": lambda value, like=None: "-" if value is None else figure(value, like, "+").replace("-", "\u2212"),
+        "brief": lambda value, digits=4: brief(value, digits).replace(" ", "\u00a0").replace("-", "\u2212"),
+        "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
+        "percent": lambda part: f"{100 * part:,.{0 if part >= 10 else 1}f} %",
+        "span": _span,
     }
     page.globals |= {
         "progress": lambda session, frame: Markup(chart.progress(session, frame)),
@@ -78,6 +81,12 @@ def _template() -> jinja2.Template:
         "diff_rows": lambda each: list(sidebyside.rows(each["before"] or "", each["after"] or "")),
     }
     return page.get_template("report.html")
+
+
+def _span(began: float, latest: float) -> str:
+    """`2026-03-05 22:10 to 07:02`; the day again where it is another."""
+    first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in (began, latest))
+    return f"{first} to {last.removeprefix(first[:10]).strip()}"
 
 
 def _foremost(kept: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -93,7 +102,7 @@ def _far(session: Mapping[str, Any]) -> str:
         return ""
     farthest = (max if session["direction"] == "minimize" else min)(values)
     which = "1 value lies" if len(values) == 1 else f"{len(values)} values lie"
-    return f" {which} beyond the edge, the farthest at {farthest:.4g}, and have a triangle there."
+    return f" {which} beyond the edge, the farthest at {brief(farthest)}, and have a triangle there."
 
 
 def _asset(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.events import Event
 from agent.state import State
-from agent.views.text import duration, row
+from agent.views.text import duration, figure, row
 
 MOST_NAMED = 5
 
@@ -70,4 +70,4 @@ def lines(event: Event, state: State) -> list[str]:
 
 
 def _result(data: Mapping[str, Any]) -> str:
-    return f"{data['metric']:.6f}" if data["metric"] is not None else str(data["error"])
+    return figure(data["metric"]) if data["metric"] is not None else str(data["error"])

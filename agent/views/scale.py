@@ -82,10 +82,13 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def written(values: Sequence[float]) -> list[str]:
-    """Ticks with as many decimals as tell them apart."""
+    """Ticks with as many decimals as tell them apart; large ones in thousands (k) or millions (M)."""
+    largest = max(map(abs, values), default=0.0)
+    unit, letter = (1e6, " M") if largest >= 1e6 else (1e3, " k") if largest >= 1e5 else (1.0, "")
+    values = [value / unit for value in values]
     step = min((b - a for a, b in pairwise(values)), default=1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{value:,.{decimals}f}" for value in values]
+    return [f"{value:,.{decimals}f}{letter if value else ''}" for value in values]
 
 
 def width(text: str, size: float) -> float:

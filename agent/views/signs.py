@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from agent.views.text import figure
+
 PAPER, INK, FAINT, LINE = "#ffffff", "#1f2328", "#6b7280", "#e5e7eb"
 GREY, GREEN, RED, BLUE = "#9ca3af", "#15803d", "#b91c1c", "#1d4ed8"
 WORDS = {
@@ -39,7 +41,7 @@ def kind_of(row: Mapping[str, Any]) -> str:
 
 
 def said(row: Mapping[str, Any]) -> str:
-    value = "" if row["metric"] is None else f" {row['metric']:.6f}"
+    value = "" if row["metric"] is None else f" {figure(row['metric'])}"
     return escape(f"#{row['number']} {row['status']}{value}: {row['description']}")
 
 

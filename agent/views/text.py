@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ def row(experiments: Sequence[Experiment], index: int) -> str:
     """`#12 keep 1.294512 -0.012300 (3.1 sigma) 6m41s MATRIX_LR 0.04 -> 0.05`: against the incumbent of that time."""
     experiment = experiments[index]
     metric, verdict = experiment.metric, experiment.verdict
-    value = f"{metric:.6f}" if metric is not None else "-"
+    value = figure(metric) if metric is not None else "-"
     seconds = duration(sum(run.seconds for run in experiment.runs))
     what = experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else "")
     return f"#{experiment.number} {status(experiment)} {value} {_change(experiments, index)} {seconds} {what}"
@@ -32,16 +33,29 @@ def _change(experiments: Sequence[Experiment], index: int) -> str:
     before = next((e.metric for e in reversed(experiments[:index]) if e.verdict.status == "keep"), None)
     if experiment.metric is None or before is None:
         return "-"
-    change = f"{experiment.metric - (evidence.incumbent_mean if evidence else before):+.6f}"
+    change = figure(experiment.metric - (evidence.incumbent_mean if evidence else before), experiment.metric, "+")
     said = [f"{abs(evidence.sigmas):.1f} sigma"] if evidence and evidence.sigmas is not None else []
     if experiment.verdict.status == "keep" and not (evidence and evidence.confirmed):
         said.append("provisional")
     return f"{change} ({', '.join(said)})" if said else change
 
 
+def figure(value: float, like: float | None = None, sign: str = "") -> str:
+    """`1.294512`, `-0.012300`, `176,890,964`: a value, or a difference of values `like` one, to the same decimals."""
+    size = abs(value if like is None else like)
+    return f"{value:{sign},.{6 if size < 100 or math.isinf(size) else max(0, 6 - int(math.log10(size)))}f}"
+
+
+def brief(value: float, digits: int = 4) -> str:
+    """`0.04112`, `1,234`, `200.5 M`: so many digits, without an exponent where it is large."""
+    if math.isfinite(value) and abs(value) >= 1e6:
+        return f"{value / 1e6:,.{max(0, digits - len(str(int(abs(value) / 1e6))))}f} M"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
+
+
 def duration(seconds: float) -> str:
     """`9.4s`, `6m41s`, `2h05m`."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
@@ -61,17 +75,24 @@ def headline(summary: Mapping[str, Any]) -> str:
     """The session in a line: `val_bpb 1.6401 (#3), baseline 1.6812, gain 0.0411 provisional`."""
     if summary["baseline"] is None:
         return f"{summary['metric']}: measuring the baseline"
-    line = f"{summary['metric']} {summary['best']:.6g} (#{summary['best_number']}), baseline {summary['baseline']:.6g}"
+    best, baseline = brief(summary["best"], 6), brief(summary["baseline"], 6)
+    line = f"{summary['metric']} {best} (#{summary['best_number']}), baseline {baseline}"
     return line + (f", gain {gain(summary)}" if summary["gain"] else ", no gain yet")
 
 
 def gain(summary: Mapping[str, Any]) -> str:
     """`0.0411, apparent; 0.0380 confirmed (0.0310 to 0.0450)`."""
-    confirmed = summary["confirmed"]
+    confirmed, apparent = summary["confirmed"], brief(summary["gain"])
+    if confirmed is None and summary["gain"] <= 0:
+        return (
+            f"none yet ({apparent})" if summary["gain"] else "none yet"
+        )  # a simplification may measure a little worse than the baseline
     if confirmed is None:
-        return f"{summary['gain']:.4g} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
-    said = f"{confirmed['gain']:.4g} {confirmed['verdict']} ({confirmed['low']:.4g} to {confirmed['high']:.4g})"
-    return f"{summary['gain']:.4g} apparent, {said}"
+        return f"{apparent} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
+    said = (
+        f"{brief(confirmed['gain'])} {confirmed['verdict']} ({brief(confirmed['low'])} to {brief(confirmed['high'])})"
+    )
+    return f"{brief(summary['gain'])} apparent, {said}"
 
 
 def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
@@ -81,9 +102,9 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
     percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
     return [
         f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
-        f"baseline  {summary['baseline']:.6f} {summary['metric']}",
-        f"best      {summary['best']:.6f} in experiment #{summary['best_number']} ({short})",
-        f"gain      {gain(summary)}, {percent:.2f} %",
+        f"baseline  {figure(summary['baseline'])} {summary['metric']}",
+        f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})",
+        f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent else ""),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",

@@ -1,0 +1,36 @@
+"""Lines of the live screen that stay one line high: what is too long ends in an ellipsis."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agent.results import one_line
+
+
+def line(text: str, style: str = "") -> Text:
+    return Text(one_line(text) if text.strip() == text else text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def named(name: str, *parts: str | tuple[str, str]) -> Text:
+    """A faint name of ten signs at most, and what it is."""
+    return Text.assemble((name.ljust(10), "dim"), *parts, no_wrap=True, overflow="ellipsis")
+
+
+def sides(left: Text, right: Text) -> Table:
+    table = Table.grid(expand=True, padding=(0, 1, 0, 0))
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True, justify="right")
+    table.add_row(left, right)
+    return table
+
+
+def gap(lines: int) -> list[RenderableType]:
+    return [Text() for _ in range(max(0, lines))]
+
+
+def clock(at: float) -> str:
+    return time.strftime("%H:%M", time.localtime(at))
