@@ -104,7 +104,7 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
         f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
         f"baseline  {figure(summary['baseline'])} {summary['metric']}",
         f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})",
-        f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent else ""),
+        f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent and not summary["confirmed"] else ""),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
