@@ -14,7 +14,8 @@ from agent.proposers.sameness import fingerprint_of
 SEED = re.compile(r"(^|_)SEED(_|$)", re.IGNORECASE)
 SEEDING = frozenset({"seed", "manual_seed", "key", "PRNGKey", "default_rng", "Random", "RandomState"})
 LEAST_TOKENS = 5  # fewer make no program simpler
-LESS_MEMORY = 0.9
+# Of memory, both at once: what a small recipe saves is worth no runs.
+LESS_MEMORY, LEAST_MEGABYTES = 0.9, 512.0
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
@@ -33,7 +34,7 @@ def leaner(files: Mapping[str, str], run: Run, incumbent: Mapping[str, str], its
     if fewer >= LEAST_TOKENS:
         return f"{fewer} tokens of code less"
     memory, before = (each.secondary.get("peak_vram_mb", 0.0) for each in (run, its_run))
-    if 0 < memory <= LESS_MEMORY * before:
+    if 0 < memory <= min(LESS_MEMORY * before, before - LEAST_MEGABYTES):
         return f"{100 * (1 - memory / before):.0f} % less memory"
     return None
 
