@@ -240,7 +240,7 @@ class Autonomy(Model):
 
 class AgentRules(Model):
     simplicity_criterion: bool = enforced(
-        "what is simpler, or needs a tenth less memory, is kept where nothing is lost; proposers are told",
+        "what is simpler, or needs clearly less memory, is kept where nothing is lost; proposers are told",
         default=False,
     )
     autonomy: Autonomy = enforced("about questions", default=Autonomy())
