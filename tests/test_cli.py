@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,13 +30,19 @@ def test_every_command_has_help(cli: Cli, tmp_path: Path, command: list[str]) ->
     assert done.returncode == 0 and done.stdout.startswith("Usage: autoresearch")
 
 
+def processor_seconds() -> float:
+    """What the processes that this one has waited for have computed: what else the machine does does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = processor_seconds()
         subprocess.run([sys.executable, "-m", "agent", "--help"], cwd=ROOT, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
+        seconds.append(processor_seconds() - before)
+    assert 0 < min(seconds) < 0.3
     code = (
         "import sys, agent.cli; "
         "print([m for m in ('mlx', 'optuna', 'git', 'pydantic', 'numpy', 'rich.live') if m in sys.modules])"

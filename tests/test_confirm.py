@@ -37,7 +37,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> None:
-    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "12", "--confirm")
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
     state = replay(read(journal_path(noisy, "t")))
@@ -66,7 +66,7 @@ def test_the_classic_rule_takes_one_run_each(noisy: Path, cli: Cli) -> None:
 
 def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     assert cli(quick, "confirm").returncode == 3
-    cli(quick, "run", "--tag", "t", "--max-experiments", "10")
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
     state = replay(read(journal_path(quick, "t")))
     best, baseline = state.incumbent, state.baseline
     assert best and baseline and best.metric is not None and baseline.metric is not None and best.number > 0
