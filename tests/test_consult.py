@@ -28,6 +28,7 @@ from agent.proposers.search import SearchProposer
 from agent.proposers.wire import Answer, Model
 from agent.state import Spent
 from tests.conftest import QUICK, ROOT, Cli, git
+from tests.in_process import call
 from tests.model_server import Script, model_server, reply
 from tests.test_blocks import edit
 from tests.test_wire import KEY, half, silent
@@ -283,7 +284,7 @@ def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> Non
     assert rows(quick)[1][3] == "keep" and git(quick, "show", "HEAD:new.py") == "X = 1"
 
 
-def test_wrong_flags_are_sentences(quick: Path, cli: Cli) -> None:
+def test_wrong_flags_are_sentences(quick: Path) -> None:
     for flags, code, words in (
         (("--proposer", "llm"), 2, "needs --model"),
         (("--proposer", "command"), 2, "needs --agent"),
@@ -293,7 +294,7 @@ def test_wrong_flags_are_sentences(quick: Path, cli: Cli) -> None:
         (("--model", "openai:gpt-5"), 3, "OPENAI_API_KEY"),
         (("--model", "ollama:x", "--agent", "claude"), 2, "exclude each other"),
     ):
-        done = cli(quick, "run", "--tag", "t", *flags)
+        done = call(quick, "run", "--tag", "t", *flags)
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr
         assert "Traceback" not in done.stderr
 
