@@ -9,6 +9,7 @@ import pytest
 
 from agent.journal import read
 from agent.paths import journal_path
+from agent.prune import spared
 from agent.state import replay
 from tests.conftest import Cli
 from tests.test_session import assert_consistent, commit_all, journal, rows
@@ -67,8 +68,9 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
         assert experiment.estimate is not None and experiment.estimate > 5
     assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
     assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
-    run(cli, curved, tmp_path / "agent.py", (*USUAL, "20", "30", "40"), "--no-prune")
-    whole = replay(read(journal_path(curved, "t"))).experiments[12]
+    run(cli, curved, tmp_path / "agent.py", (*USUAL, "20", "30", "40", "50"), "--no-prune")
+    assert not spared(0, 13), "this one would have finished without the flag"
+    whole = replay(read(journal_path(curved, "t"))).experiments[13]
     assert whole.runs[-1].pruned is None and whole.metric is not None
 
 
