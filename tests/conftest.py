@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
+
+# The tests start the program about a thousand times: it need not be compiled each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).parents[1]
 SIEVE = ROOT / "examples" / "sieve"
@@ -71,7 +75,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def make_quick(folder: Path) -> None:
     """A workspace whose experiments take milliseconds."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "protocol.json").write_text(json.dumps(quick_protocol(), indent=2))
     (folder / "train.py").write_text(QUICK)
     (folder / "prepare.py").write_text("HARNESS = True\n")
@@ -79,12 +83,56 @@ def make_quick(folder: Path) -> None:
     make_repository(folder)
 
 
-@pytest.fixture
-def quick(tmp_path: Path) -> Path:
-    """A workspace whose experiments take milliseconds."""
-    folder = tmp_path / "quick"
-    make_quick(folder)
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills once in a run of the suite, whichever worker comes first: only to be read."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the run's own, which holds one folder for each worker
+    folder, made = base / name, base / f"{name}.made"
+    with FileLock(base / f"{name}.lock"):
+        if not made.exists():
+            folder.mkdir()
+            make(folder)
+            made.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the embedded text prepared: only to be read."""
+
+    def make(cache: Path) -> None:
+        command = [sys.executable, "prepare.py", "--source", "embedded"]
+        env = {**os.environ, "AUTORESEARCH_CACHE": str(cache)}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "embedded", make)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `quick` is a copy of: only to be read."""
+    return made_once(tmp_path_factory, "fresh", make_quick)
+
+
+@pytest.fixture
+def quick(fresh: Path, tmp_path: Path) -> Path:
+    """A workspace whose experiments take milliseconds."""
+    return shutil.copytree(fresh, tmp_path / "quick")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A session of four experiments, which nobody disturbed: only to be read."""
+
+    def make(folder: Path) -> None:
+        make_quick(folder)
+        command = [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", "--max-experiments", "4"]
+        env = {**os.environ, "AUTORESEARCH_CONFIRM": "0", "AUTORESEARCH_REPORT": "0"}
+        subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+
+    return made_once(tmp_path_factory, "finished", make)
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -56,13 +56,19 @@ def test_every_flag_of_run_stands_in_a_section(tmp_path: Path) -> None:
     assert page.partition("\nOptions:\n")[2].split()[:2] == ["-h,", "--help"]
 
 
+def processor_seconds() -> float:
+    """What the processes that this one has waited for have computed: what else the machine does does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = processor_seconds()
         subprocess.run([sys.executable, "-m", "agent", "--help"], cwd=ROOT, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.3
+        seconds.append(processor_seconds() - before)
+    assert 0 < min(seconds) < 0.3
     code = (
         "import sys, agent.cli; "
         "print([m for m in ('mlx', 'optuna', 'git', 'pydantic', 'numpy', 'rich.live') if m in sys.modules])"

@@ -37,7 +37,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> None:
-    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "12", "--confirm")
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
     state = replay(read(journal_path(noisy, "t")))
@@ -66,7 +66,7 @@ def test_the_classic_rule_takes_one_run_each(noisy: Path, cli: Cli) -> None:
 
 def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     assert cli(quick, "confirm").returncode == 3
-    cli(quick, "run", "--tag", "t", "--max-experiments", "10")
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
     state = replay(read(journal_path(quick, "t")))
     best, baseline = state.incumbent, state.baseline
     assert best and baseline and best.metric is not None and baseline.metric is not None and best.number > 0
@@ -123,13 +123,13 @@ def wait_until(folder: Path, holds: Callable[[list[dict[str, Any]]], bool]) -> N
     raise AssertionError("the journal did not get there")
 
 
-@pytest.mark.parametrize("event", ["started", "running"])
-def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event: str) -> None:
+@pytest.mark.parametrize(("event", "count"), [("started", 8), ("running", 3)])
+def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event: str, count: int) -> None:
     """`started` with `of` is the incumbent beside a candidate; `running` is one side of the confirmation."""
     text = (noisy / "train.py").read_text()
     (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.4)\nprint("---")'))
     commit_all(noisy, "slower")
-    command = ("run", "--tag", "t", "--max-experiments", "8", "--confirm")
+    command = ("run", "--tag", "t", "--max-experiments", str(count), "--confirm")
     loop = start(noisy, *command)
 
     def there(found: list[dict[str, Any]]) -> bool:
@@ -142,6 +142,6 @@ def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event:
     done = cli(noisy, *command)
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
-    assert len(rows(noisy)) == 9 and len(events(noisy, "confirmed")) == 1
+    assert len(rows(noisy)) == count + 1 and len(events(noisy, "confirmed")) == 1
     if event == "running":
         assert len(events(noisy, "compared")) == 6

@@ -18,7 +18,7 @@ from agent.experiment import Evidence
 from agent.journal import Journal
 from agent.paths import journal_path
 from agent.standing import standing
-from tests.conftest import ROOT, Cli, git, make_quick
+from tests.conftest import ROOT, Cli, git
 from tests.in_process import call
 from tests.test_session import journal
 
@@ -34,16 +34,6 @@ def data(cli: Cli, folder: Path, *args: str) -> Any:
 @pytest.fixture
 def cli() -> Cli:
     return call
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A session of four experiments: only to be read."""
-    folder = tmp_path_factory.mktemp("finished") / "quick"
-    make_quick(folder)
-    command = [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", "--max-experiments", "4"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from agent.measure import Bench, measure
 from agent.protocol import load
 from agent.workspace import Workspace
 from tests.conftest import ROOT, make_repository, quick_protocol
-from tests.test_prepare import embedded as embedded  # the session's snapshot
 
 BUDGET = 0.3
 

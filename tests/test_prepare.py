@@ -22,6 +22,7 @@ import prepare
 import snapshots
 import sources
 from prepare import Tokenizer, evaluate_bpb, make_dataloader, pack_rows
+from tests.conftest import made_once
 from tests.data_server import Fault, serve
 
 # isort: split
@@ -72,15 +73,6 @@ def record(cache: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the embedded text, prepared once."""
-    cache = tmp_path_factory.mktemp("embedded")
-    done = run(cache, "--source", "embedded")
-    assert done.returncode == 0, done.stderr
-    return cache
-
-
 @pytest.fixture
 def cache(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same one, as what prepare.py finds in this process."""
@@ -96,22 +88,26 @@ def tokenizer(cache: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A part of the embedded text as climbmix is laid out: eight training shards and one for validation."""
-    folder = tmp_path_factory.mktemp("shards")
-    validation, speeches = sources.shards("embedded", None, folder, 1, lambda *_: None)
-    texts = list(islice(speeches.documents(), 1600))
-    for index in range(8):
-        pq.write_table(pa.table({"text": texts[index::8]}), folder / f"shard_{index:05d}.parquet")
-    pq.write_table(pa.table({"text": list(islice(validation.documents(), 400))}), folder / "shard_06542.parquet")
-    return folder
+
+    def make(folder: Path) -> None:
+        validation, speeches = sources.shards("embedded", None, folder, 1, lambda *_: None)
+        texts = list(islice(speeches.documents(), 1600))
+        for index in range(8):
+            pq.write_table(pa.table({"text": texts[index::8]}), folder / f"shard_{index:05d}.parquet")
+        pq.write_table(pa.table({"text": list(islice(validation.documents(), 400))}), folder / "shard_06542.parquet")
+
+    return made_once(tmp_path_factory, "shards", make)
 
 
 @pytest.fixture(scope="session")
 def shards_id(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The id of the snapshot that an undisturbed preparation of `shards` gives."""
-    cache = tmp_path_factory.mktemp("undisturbed")
-    done = run(cache, "--source", str(shards))
-    assert done.returncode == 0, done.stderr
-    return str(record(cache)["id"])
+
+    def make(cache: Path) -> None:
+        done = run(cache, "--source", str(shards))
+        assert done.returncode == 0, done.stderr
+
+    return str(record(made_once(tmp_path_factory, "undisturbed", make))["id"])
 
 
 # Preparation
@@ -129,7 +125,7 @@ def test_the_embedded_text_prepares_and_tells_what_it_made(embedded: Path, tmp_p
     for split, documents in texts.items():
         assert content["counts"][split]["documents"] == len(documents)
         assert content["counts"][split]["bytes"] == sum(len(text.encode()) for text in documents)
-    again = run(embedded, "--source", "embedded")
+    again = run(shutil.copytree(embedded, tmp_path / "cache"), "--source", "embedded")
     assert again.stdout.startswith("already prepared: embedded, profile cpu, snapshot ")
     assert again.stdout.count("\n") == 1 and again.stderr == ""
 
@@ -236,10 +232,11 @@ def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_i
     assert record(tmp_path)["id"] == shards_id
 
 
-def test_auto_falls_back_to_the_embedded_text_and_stays_with_it(embedded: Path) -> None:
-    done = run(embedded, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
+def test_auto_falls_back_to_the_embedded_text_and_stays_with_it(embedded: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (0, "Source embedded: the host of climbmix does not answer.\n")
-    assert run(embedded, AUTORESEARCH_DATA_URL="http://127.0.0.1:9").stdout.startswith("already prepared: embedded")
+    assert run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9").stdout.startswith("already prepared: embedded")
 
 
 def spoil(name: str) -> Callable[[Path], None]:

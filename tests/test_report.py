@@ -74,13 +74,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    assert cli(quick, "run", "--tag", "one", "--max-experiments", "6").returncode == 0
+    assert cli(quick, "run", "--tag", "one", "--max-experiments", "3").returncode == 0
     done = cli(quick, "report")
     assert done.returncode == 0, done.stderr
     html, svg, png = map(Path, done.stdout.split())
     assert html == quick / ".autoresearch" / "sessions" / "one" / "report" / "index.html"
     assert png.read_bytes().startswith(b"\x89PNG") and svg.read_text().startswith("<svg ")
-    assert svg.read_text().count('class="pt ') == 7
+    assert svg.read_text().count('class="pt ') == 4
     assert git(quick, "status", "--porcelain") == ""
     data = json.loads(cli(quick, "report", "--json").stdout)["data"]["sessions"][0]
     kept = [row for row in data["rows"][1:] if row["status"] == "keep"]

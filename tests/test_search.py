@@ -236,8 +236,8 @@ def test_the_model_learns_what_matters_and_where_to_look() -> None:
     assert abs(where[0] - 0.3) < 0.15 and where[1] < 0.3
 
 
-def test_asking_stays_quick_with_a_long_history() -> None:
-    history = session(SearchProposer(), 60, 0) * 5
+def test_asking_stays_quick_with_a_long_history(sessions: list[list[Experiment]]) -> None:
+    history = sessions[0] * 5
     told = SearchProposer()
     for e in history:
         told.tell(e)

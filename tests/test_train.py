@@ -30,15 +30,6 @@ PROGRESS = (
 )
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the embedded text prepared for a CPU."""
-    folder = tmp_path_factory.mktemp("cache")
-    command = [sys.executable, "prepare.py", "--source", "embedded", "--profile", "cpu"]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "AUTORESEARCH_CACHE": str(folder)}, check=True)
-    return folder
-
-
 def variant(folder: Path, **constants: object) -> Path:
     """Write a copy of train.py with some constants replaced, the first of each name: the block of the CPU."""
     source = (ROOT / "train.py").read_text()
@@ -69,10 +60,17 @@ def probe(script: Path, cache: Path, code: str) -> Any:
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "as-on-a-gpu"])
-def test_a_run_learns_and_reports(cache: Path, tmp_path: Path, gpu: bool) -> None:
-    small = {"WINDOW_PATTERN": "SL", "TOTAL_BATCH_SIZE": 2048, "DEVICE_BATCH_SIZE": 4}
+def test_a_run_learns_and_reports(embedded: Path, tmp_path: Path, gpu: bool) -> None:
+    # Small, as a CPU takes its time with bfloat16; two micro-steps a step.
+    small = {
+        "WINDOW_PATTERN": "SL",
+        "TOTAL_BATCH_SIZE": 1024,
+        "DEVICE_BATCH_SIZE": 2,
+        "ASPECT_RATIO": 32,
+        "HEAD_DIM": 32,
+    }
     script = variant(tmp_path, **small) if gpu else variant(tmp_path)
-    env = environment(cache)
+    env = environment(embedded)
     if gpu:
         # bfloat16, compiled, accumulating: on a CPU here, and without a compiler, which would build for 20 s.
         source = script.read_text().replace("ON_CPU = mx.default_device() == mx.cpu", "ON_CPU = False")
@@ -95,9 +93,9 @@ def test_a_run_learns_and_reports(cache: Path, tmp_path: Path, gpu: bool) -> Non
 
 
 @pytest.mark.parametrize("rate", ["MATRIX_LR", "UNEMBEDDING_LR"])
-def test_a_hopeless_learning_rate_fails_fast(cache: Path, tmp_path: Path, rate: str) -> None:
+def test_a_hopeless_learning_rate_fails_fast(embedded: Path, tmp_path: Path, rate: str) -> None:
     begun = time.monotonic()
-    done = train(variant(tmp_path, **{rate: 1e9}), environment(cache, seconds=20))
+    done = train(variant(tmp_path, **{rate: 1e9}), environment(embedded, seconds=20))
     assert done.returncode == 1
     assert re.fullmatch(r"Training (failed|diverged): .*\.\n", done.stderr)
     assert "val_bpb" not in done.stdout
@@ -114,9 +112,9 @@ def test_a_hopeless_learning_rate_fails_fast(cache: Path, tmp_path: Path, rate: 
     ],
 )
 def test_asserts_refuse_what_cannot_work(
-    cache: Path, tmp_path: Path, constants: dict[str, object], sentence: str
+    embedded: Path, tmp_path: Path, constants: dict[str, object], sentence: str
 ) -> None:
-    done = train(variant(tmp_path, **constants), environment(cache))
+    done = train(variant(tmp_path, **constants), environment(embedded))
     assert done.returncode == 1
     assert sentence in done.stderr
 
@@ -136,23 +134,23 @@ result = [position for position in range(train.MAX_SEQ_LEN) if moved[position].i
 """
 
 
-def test_logits_do_not_see_later_tokens(cache: Path, tmp_path: Path) -> None:
-    assert min(probe(variant(tmp_path), cache, REACH)) == 100
+def test_logits_do_not_see_later_tokens(embedded: Path, tmp_path: Path) -> None:
+    assert min(probe(variant(tmp_path), embedded, REACH)) == 100
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
-def test_a_short_window_is_half_the_context(cache: Path, tmp_path: Path, on_cpu: bool) -> None:
+def test_a_short_window_is_half_the_context(embedded: Path, tmp_path: Path, on_cpu: bool) -> None:
     short = f"train.ON_CPU = {on_cpu}\ntrain.window_kinds = lambda: 'S' * train.DEPTH\n" + REACH
-    reached = probe(variant(tmp_path, DEPTH=1, HEAD_DIM=64), cache, short)
+    reached = probe(variant(tmp_path, DEPTH=1, HEAD_DIM=64), embedded, short)
     assert reached == list(range(100, 100 + 128))
 
 
-def test_the_last_layer_sees_everything(cache: Path, tmp_path: Path) -> None:
+def test_the_last_layer_sees_everything(embedded: Path, tmp_path: Path) -> None:
     code = "result = train.GPT().windows"
-    assert probe(variant(tmp_path, WINDOW_PATTERN="SSSL", DEPTH=6), cache, code) == [128, 128, 128, 256, 128, 256]
+    assert probe(variant(tmp_path, WINDOW_PATTERN="SSSL", DEPTH=6), embedded, code) == [128, 128, 128, 256, 128, 256]
 
 
-def test_the_cpu_formulas_equal_those_of_mlx(cache: Path, tmp_path: Path) -> None:
+def test_the_cpu_formulas_equal_those_of_mlx(embedded: Path, tmp_path: Path) -> None:
     code = """
 def loss_and_gradients(on_cpu):
     train.ON_CPU = on_cpu
@@ -167,12 +165,12 @@ reference_loss, reference = loss_and_gradients(False)
 worst = max((mx.abs(g - r).max() / mx.abs(r).max()).item() for (_, g), (_, r) in zip(gradients, reference))
 result = [abs(loss - reference_loss).item(), worst]
 """
-    loss_error, gradient_error = probe(variant(tmp_path, WINDOW_PATTERN="SL"), cache, code)
+    loss_error, gradient_error = probe(variant(tmp_path, WINDOW_PATTERN="SL"), embedded, code)
     assert loss_error < 1e-4
     assert gradient_error < 1e-2
 
 
-def test_a_gpu_keeps_float32_weights_and_bfloat16_activations(cache: Path, tmp_path: Path) -> None:
+def test_a_gpu_keeps_float32_weights_and_bfloat16_activations(embedded: Path, tmp_path: Path) -> None:
     code = """
 train.ON_CPU, train.DTYPE = False, mx.bfloat16
 streams = []
@@ -189,7 +187,7 @@ kinds = lambda arrays: sorted({str(array.dtype) for array in arrays})
 result = [kinds(streams), kinds([logits, loss]), kinds(train.flat_parameters(model).values()),
           train.loss_fn(model, tokens, tokens).item() < loss.item()]
 """
-    assert probe(variant(tmp_path), cache, code) == [
+    assert probe(variant(tmp_path), embedded, code) == [
         ["mlx.core.bfloat16"],
         ["mlx.core.float32"],
         ["mlx.core.float32"],
@@ -197,7 +195,7 @@ result = [kinds(streams), kinds([logits, loss]), kinds(train.flat_parameters(mod
     ]
 
 
-def test_the_block_for_a_gpu_builds(cache: Path, tmp_path: Path) -> None:
+def test_the_block_for_a_gpu_builds(embedded: Path, tmp_path: Path) -> None:
     script = variant(tmp_path)
     script.write_text(script.read_text().replace('if PROFILE == "cpu":', "if False:"))
     code = """
@@ -205,10 +203,10 @@ model = train.GPT()
 logits = model(mx.zeros((1, train.MAX_SEQ_LEN), dtype=mx.int32))
 result = [list(logits.shape) == [1, train.MAX_SEQ_LEN, train.VOCAB_SIZE], train.WIDTH, len(model.blocks)]
 """
-    assert probe(script, cache, code) == [True, 256, 4]
+    assert probe(script, embedded, code) == [True, 256, 4]
 
 
-def test_every_parameter_has_one_optimizer(cache: Path, tmp_path: Path) -> None:
+def test_every_parameter_has_one_optimizer(embedded: Path, tmp_path: Path) -> None:
     code = """
 model = train.GPT()
 optimizer = train.make_optimizer()
@@ -218,7 +216,7 @@ result = {name: sum(other.startswith(name + ".") for other in owned) for name in
 muon = [name for name, _ in train.tree_flatten(optimizer.optimizers[-1].state)]
 result["muon"] = sorted(name for name in muon if "." in name)
 """
-    owned = probe(variant(tmp_path, DEPTH=1, HEAD_DIM=64), cache, code)
+    owned = probe(variant(tmp_path, DEPTH=1, HEAD_DIM=64), embedded, code)
     matrices = ["attention.gate", "attention.k", "attention.out", "attention.q", "attention.v", "mlp.down", "mlp.up"]
     assert owned.pop("muon") == [f"blocks.0.{matrix}.weight.v" for matrix in matrices]
     # One moment in Muon, two in AdamW.
@@ -227,8 +225,8 @@ result["muon"] = sorted(name for name in muon if "." in name)
     }
 
 
-def test_the_schedule(cache: Path, tmp_path: Path) -> None:
+def test_the_schedule(embedded: Path, tmp_path: Path) -> None:
     script = variant(tmp_path, WARMUP_RATIO=0.2, WARMDOWN_RATIO=0.5, FINAL_LR_FRACTION=0.1)
     code = "result = [train.lr_multiplier(progress) for progress in (0, 0.1, 0.2, 0.5, 0.75, 1)]"
     expected = [0, 0.5, 1, 1, 0.55, 0.1]
-    assert all(map(math.isclose, probe(script, cache, code), expected))
+    assert all(map(math.isclose, probe(script, embedded, code), expected))

@@ -54,7 +54,9 @@ def run(cli: Cli, folder: Path, agent: Path, rates: tuple[str, ...], *more: str,
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_without_a_chance_ends_early(curved: Path, cli: Cli, tmp_path: Path) -> None:
+def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
+    curved: Path, cli: Cli, tmp_path: Path
+) -> None:
     run(cli, curved, tmp_path / "agent.py", (*USUAL, "20", "30"))
     assert_consistent(curved)
     state = replay(read(journal_path(curved, "t")))
@@ -76,11 +78,9 @@ def test_a_run_without_a_chance_ends_early(curved: Path, cli: Cli, tmp_path: Pat
     # With another budget it is history of something else.
     run(cli, curved, tmp_path / "agent.py", ("20",), "--training-seconds", "7", tag="v")
     assert replay(read(journal_path(curved, "v"))).experiments[1].runs[-1].pruned is None
-
-
-def test_nothing_is_pruned_where_a_person_does_not_want_it(curved: Path, cli: Cli, tmp_path: Path) -> None:
-    run(cli, curved, tmp_path / "agent.py", (*USUAL, "20"), "--no-prune")
-    assert all(event.get("pruned") is None for event in journal(curved))
+    run(cli, curved, tmp_path / "agent.py", ("20",), "--no-prune", tag="w")
+    whole = replay(read(journal_path(curved, "w"))).experiments[1]
+    assert whole.runs[-1].pruned is None and whole.metric is not None
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, tmp_path: Path) -> None:
