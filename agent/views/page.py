@@ -101,8 +101,9 @@ def _far(session: Mapping[str, Any]) -> str:
     if not values:
         return ""
     farthest = (max if session["direction"] == "minimize" else min)(values)
-    which = "1 value lies" if len(values) == 1 else f"{len(values)} values lie"
-    return f" {which} beyond the edge, the farthest at {brief(farthest)}, and have a triangle there."
+    if len(values) == 1:
+        return f" One value, {brief(farthest)}, lies beyond the edge and has a triangle there."
+    return f" {len(values)} values lie beyond the edge, the farthest at {brief(farthest)}, and have a triangle there."
 
 
 def _asset(name: str) -> str:
