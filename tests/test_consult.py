@@ -493,8 +493,8 @@ def test_the_ledger_has_effects_and_noise() -> None:
     better = experiment(1, runs=(Run(metric=0.99, seconds=300),))
     told = dataclasses.replace(context(), history=(experiment(0, runs=runs), better), number=2)
     text = briefing(told)
-    assert "All experiments by idea; noise 0.0017 " in text
-    assert "RATE up: 1 tried, 0 kept, 0 crashed; best -0.01100 (6.6 x noise), median -0.01100" in text
+    assert "All experiments by idea; noise 0.001 " in text
+    assert "RATE up: 1 tried, 0 kept, 0 crashed; best -0.01100 (11.0 x noise), median -0.01100" in text
     assert "All experiments by idea; noise not measured" in briefing(context(history=5))
 
 
