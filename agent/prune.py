@@ -29,10 +29,10 @@ from agent.experiment import Direction
 from agent.state import gain
 from agent.student import cdf
 
-CHANCE = 0.005  # of winning, below which a run is pruned
+CHANCE = 0.0075  # of winning, below which a run is pruned
 LEAST = 8  # finished runs that can be compared, before anything is pruned
 MOST_HISTORY = 200  # finished runs that it learns from, the latest: machines change, and the work is bounded
-EARLIEST = 0.2  # of the training
+EARLIEST = 0.1  # of the training
 CONTROL = 0.05  # of the runs that would be pruned, allowed to finish
 
 WINDOW = 0.05  # of the training, over which a gap is averaged

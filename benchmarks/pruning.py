@@ -26,7 +26,7 @@ from agent.curves import Curve, average, broken, curve
 from agent.errors import AutoresearchError
 from agent.experiment import Direction, Experiment, Run
 from agent.journal import read
-from agent.prune import APART, CHANCE, Finished, hopeless, spared
+from agent.prune import APART, CHANCE, EARLIEST, Finished, hopeless, spared
 from agent.state import gain, replay
 from benchmarks import synthetic_curves
 
@@ -64,6 +64,7 @@ class Tally:
     controls: int = 0
     seconds: float = 0.0
     saved: float = 0.0
+    most: float = 0.0
     wins: int = 0
     lost: list[int] = field(default_factory=list)
     better: int = 0
@@ -74,9 +75,9 @@ class Tally:
         return Tally(self.name, **pairs)
 
     def row(self) -> str:
-        share = self.saved / self.seconds if self.seconds else 0.0
+        share, most = (part / self.seconds if self.seconds else 0.0 for part in (self.saved, self.most))
         return (
-            f"{self.name[-40:]:40} {self.runs:6} {self.pruned:7} {self.controls:8} {share:7.1%} "
+            f"{self.name[-40:]:40} {self.runs:6} {self.pruned:7} {self.controls:7} {share:7.1%} {most:7.1%} "
             f"{self.wins:5} {len(self.lost):5} {self.better:7}"
         )
 
@@ -104,14 +105,14 @@ def main() -> None:
             history = []
         tallies.append(replayed(name, runs, history, direction, given.chance, given.verbose))
     total = sum(tallies, Tally("total"))
-    print(
-        f"{'session':40} {'runs':>6} {'pruned':>7} {'controls':>8} {'saved':>7} {'wins':>5} {'lost':>5} {'better':>7}"
-    )
+    counts = " ".join(f"{name:>7}" for name in ("pruned", "control", "saved", "at most"))
+    print(f"{'session':40} {'runs':>6} {counts} {'wins':>5} {'lost':>5} {'better':>7}")
     for tally in tallies if given.synthetic < 20 else []:
         print(tally.row())
     print(total.row())
     saved, lost = total.saved / max(total.seconds, 1e-9), len(total.lost) / max(total.wins, 1)
     print(f"saved {saved:.1%} of machine time (target {TARGET_SAVED:.0%}), lost {lost:.2%} of wins ({TARGET_LOST:.0%})")
+    print(f"at most: every finished run that was no better, ended at {EARLIEST:.0%} of its training by one who knows")
     print("lost: kept when recorded; better: pruned although the first run was better than the incumbent at all")
     if len(total.errors) > 1:
         mean, spread = statistics.mean(total.errors), statistics.stdev(total.errors)
@@ -133,6 +134,8 @@ def replayed(
         tally.runs += 1
         tally.seconds += run.seconds
         tally.wins += run.kept
+        if run.metric is not None and gain(run.incumbent_metric, run.metric, direction) <= 0:
+            tally.most += max(0.0, run.remaining(EARLIEST) - LATENCY)
         stopped = ended_early(run, history, direction, chance)
         if stopped is not None and (run.metric is None or not spared(0, run.number)):
             fraction, estimate, reason = stopped

@@ -62,7 +62,7 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
     state = replay(read(journal_path(curved, "t")))
     for experiment in state.experiments[-2:]:
         last = experiment.runs[-1]
-        assert experiment.verdict.status == "discard" and last.pruned is not None and 0.2 <= last.pruned < 1
+        assert experiment.verdict.status == "discard" and last.pruned is not None and 0.1 <= last.pruned < 1
         assert experiment.verdict.reason.startswith("pruned at ") and experiment.metric is None
         assert experiment.estimate is not None and experiment.estimate > 5
     assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
