@@ -6,6 +6,7 @@ import dataclasses
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -249,3 +250,18 @@ def test_asking_stays_quick_with_a_long_history(sessions: list[list[Experiment]]
         told.ask(Context(number, 0, {"train.py": SOURCE}, incumbent, tuple(history), "minimize", KNOWN))
         seconds.append(time.thread_time() - start)
     assert sorted(seconds)[len(seconds) // 2] < 0.3
+
+
+def test_more_steps_are_tried_before_anything_else_and_how_a_step_is_cut_up_last() -> None:
+    source = "TOTAL_BATCH_SIZE = 2**13\nDEVICE_BATCH_SIZE = 16\nDEPTH = 4\nMATRIX_LR = 0.04\nROPE_BASE = 10000\n"
+    files = {"train.py": source}
+    start = tunable_parameters(files, {})
+    base = Experiment(0, "search", "", "c", digest(files), start, (Run(1.0, 1.0),), Verdict("keep", "baseline"))
+    firsts: Counter[tuple[str, bool]] = Counter()
+    for seed in range(200):
+        asked = SearchProposer().ask(Context(1, seed, files, base, (base,), "minimize", {})).parameters
+        firsts.update((name, asked[name] > was) for name, was in start.items() if asked[name] != was)  # type: ignore[operator]
+    assert firsts["TOTAL_BATCH_SIZE", False] == max(firsts.values())
+    assert firsts["TOTAL_BATCH_SIZE", False] > 1.5 * firsts["TOTAL_BATCH_SIZE", True]
+    assert firsts["DEPTH", False] > firsts["DEPTH", True] > 0
+    assert 0 < firsts["DEVICE_BATCH_SIZE", False] < firsts["MATRIX_LR", False]
