@@ -13,23 +13,33 @@ from agent.state import replay
 
 
 def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int) -> list[Sequence[Experiment]]:
-    """The experiments of the other sessions beside `journal`, those worked on last at the end: `most` or a few more.
+    """The latest experiments of the other sessions beside `journal`, those worked on last at the end.
 
     fingerprint: of this session; one measured on another machine, snapshot or budget is left out, and so is a journal
-    that cannot be read: a damaged neighbour is no reason to stop.
+    that cannot be read: a damaged neighbour is no reason to stop. most: experiments, besides the incumbents that they
+    were compared with.
     """
     others = (path for path in journal.parent.parent.glob("*/journal.jsonl") if path != journal)
     found: list[Sequence[Experiment]] = []
     for path in sorted(others, key=_worked_on, reverse=True):
-        if sum(len(each) for each in found) >= most:
+        if most <= 0:
             break
         try:
             state = replay(read(path))
         except (AutoresearchError, OSError):
             continue
         if state.session is not None and state.session.get("fingerprint") == fingerprint:
-            found.append(state.experiments)
+            found.append(_latest(state.experiments, most))
+            most -= len(state.experiments)
     return found[::-1]
+
+
+def _latest(experiments: Sequence[Experiment], most: int) -> Sequence[Experiment]:
+    """The last `most`, after the incumbent of that time: reading the logs of a thousand would take seconds."""
+    first = max(0, len(experiments) - most)
+    while first > 0 and experiments[first].verdict.status != "keep":
+        first -= 1
+    return experiments[first:]
 
 
 def _worked_on(path: Path) -> float:

@@ -1,6 +1,6 @@
 """Machine time that ending hopeless runs would have saved in recorded sessions, and the wins that it would have cost.
 
-    uv run python -m benchmarks.pruning FOLDER... [--pool] [--chance 0.005]
+    uv run python -m benchmarks.pruning FOLDER... [--pool] [--chance 0.0075]
     uv run python -m benchmarks.pruning --synthetic 100 [--lines 300]
 
 A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line,

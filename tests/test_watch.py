@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from agent.earlier import experiments_before
 from agent.journal import read
 from agent.paths import journal_path
 from agent.state import replay
 from tests.conftest import Cli
+from tests.journals import write_long_journal
 from tests.test_session import assert_consistent, commit_all, journal, rows
 
 # A curve of 40 points in about a second, whose end depends on RATE.
@@ -89,3 +92,18 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, t
     assert row["status"] == "crash" and "the loss became nan" in row["description"]
     failed = next(event for event in journal(curved) if event["event"] == "measured" and event["number"] == 1)
     assert failed["metric"] is None and failed["error"].startswith("pruned at ")
+
+
+def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: Path) -> None:
+    own = journal_path(tmp_path, "own")
+    for tag, count in (("first", 40), ("second", 30)):
+        write_long_journal(journal_path(tmp_path, tag), tag, count, "a" * 40, "b" * 40)
+    path = journal_path(tmp_path, "first")
+    os.utime(path, (1, 1))
+    session = replay(read(path)).session
+    assert session is not None
+    sessions = experiments_before(own, session["fingerprint"], 45)
+    assert [len(each) for each in sessions][1] == 31 and 45 - 31 <= len(sessions[0]) < 41
+    assert sessions[0][-1].number == 40 and sessions[0][0].verdict.status == "keep"
+    assert [len(each) for each in experiments_before(own, session["fingerprint"], 31)] == [31]
+    assert experiments_before(own, {}, 45) == []

@@ -272,7 +272,7 @@ def stop() -> None:
     \b
     Examples:
       autoresearch stop
-      autoresearch -C ~/work/recipe stop
+      autoresearch -C ../recipe stop
 
     Exit code 3 where no loop runs.
     """

@@ -84,9 +84,8 @@ def gain(summary: Mapping[str, Any]) -> str:
     """`0.0411, apparent; 0.0380 confirmed (0.0310 to 0.0450)`."""
     confirmed, apparent = summary["confirmed"], brief(summary["gain"])
     if confirmed is None and summary["gain"] <= 0:
-        return (
-            f"none yet ({apparent})" if summary["gain"] else "none yet"
-        )  # a simplification may measure a little worse than the baseline
+        # A simplification may measure a little worse than the baseline.
+        return f"none yet ({apparent})" if summary["gain"] else "none yet"
     if confirmed is None:
         return f"{apparent} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
     said = (
