@@ -424,7 +424,12 @@ def validation_rows(directory: Path, max_seq_len: int, eval_tokens: int) -> Arra
 
 
 if _attested := os.environ.get("AUTORESEARCH_ATTEST"):  # a loop wants the harness's own word: agent/attest.py
-    witness.watch(_attested, sys.modules[__name__], _current_snapshot(CACHE_DIR).directory.glob("val_*"))
+    witness.watch(
+        _attested,
+        sys.modules[__name__],
+        _current_snapshot(CACHE_DIR).directory.glob("val_*"),
+        float(os.environ.get("AUTORESEARCH_LONGEST_TRAINING") or math.inf),
+    )
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Command line

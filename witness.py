@@ -66,19 +66,21 @@ _reader: int | None = None  # the thread that may read the validation split
 _gaps: list[float] = []  # seconds between batches, and from the last to the evaluation
 _latest = _began
 _timed = False
+_longest = math.inf  # seconds of training after which a run is void
 
 
 def watching() -> bool:
     return _file is not None
 
 
-def watch(file: str, harness: ModuleType, validation: Iterable[Path]) -> None:
+def watch(file: str, harness: ModuleType, validation: Iterable[Path], longest: float) -> None:
     """Begin, and attest to `file`.
 
-    harness: the module whose functions and constants must stay as they are; validation: the files of that split.
+    harness: the module whose functions and constants must stay as they are; validation: the files of that split;
+    longest: seconds of training after which a run is ended as void.
     """
-    global _file
-    _file = file
+    global _file, _longest
+    _file, _longest = file, longest
     here = Path(harness.__file__ or "").parent
     for name in LIBRARIES:
         source = Path(sys.modules[name].__file__ or "")
@@ -182,7 +184,25 @@ def attest(name: str, metric: float, eval_tokens: int, folder: Path, snapshot: s
 
 
 def _lap() -> None:
-    _gaps.append(_now() - _latest)
+    """Note the time since the last batch, and end a run that has trained for too long to count."""
+    now = _now()
+    _gaps.append(now - _latest)
+    # Most of the time the clock alone says that there is nothing to work out.
+    if now - _began > _longest and len(_gaps) > 1 and (trained := _least_training_seconds()) > _longest:
+        _refuse(
+            f"it has trained for {trained:.0f} s by the harness's clock, and more than {_longest:.0f} s do not count"
+        )
+
+
+def _least_training_seconds() -> float:
+    """As `_training_seconds` of a run under way: its shortest batch is taken for the usual one.
+
+    Compilation may have been in all batches but that one. Where the run goes on, only a batch that takes less than any
+    so far could make this smaller.
+    """
+    usual = min(_gaps)
+    startup = sum(gap - usual for gap in _gaps[:STARTUP_BATCHES])
+    return sum(_gaps) - min(startup, STARTUP_SECONDS)
 
 
 def _training_seconds() -> float:

@@ -2,7 +2,8 @@
 
 A harness that knows the variable AUTORESEARCH_ATTEST writes what it computed itself to the file named there: one JSON
 object {name, metric, eval_tokens, training_seconds, elapsed_seconds, snapshot: {folder, id}, void}. The number in the
-log must agree with it, and void, where it is not null, says why the run does not count.
+log must agree with it, and void, where it is not null, says why the run does not count. It ends a run that has trained
+for longer than AUTORESEARCH_LONGEST_TRAINING, in seconds: such a run is void, whatever would come of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from agent.errors import Violation
 
 VARIABLE = "AUTORESEARCH_ATTEST"
+LONGEST_VARIABLE = "AUTORESEARCH_LONGEST_TRAINING"
 # A log may round to three decimals; what counts is the harness's own number.
 TOLERANCE = 6e-4
 # A last step begun within the budget ends after it, and a clock of the script's own may leave out what it reports.
@@ -26,6 +28,11 @@ AROUND_FACTOR, AROUND_SECONDS = 1.5, 120.0
 def attests(harness: Iterable[Path]) -> bool:
     """Whether the harness knows how to attest."""
     return any(path.is_file() and VARIABLE.encode() in path.read_bytes() for path in harness)
+
+
+def longest_training(budget: float) -> float:
+    """Seconds of training that are still taken for `budget` seconds of it."""
+    return BUDGET_FACTOR * budget + BUDGET_SECONDS
 
 
 def require_not_void(path: Path) -> None:
@@ -65,7 +72,7 @@ def attested(
         raise Violation(f"void: it was evaluated on other data, in {where}")
     if tokens != data.get("EVAL_TOKENS"):
         raise Violation(f"void: it was evaluated on {tokens} tokens instead of {data.get('EVAL_TOKENS')}")
-    if budget is not None and trained > BUDGET_FACTOR * budget + BUDGET_SECONDS:
+    if budget is not None and trained > longest_training(budget):
         raise Violation(f"void: it trained for {trained:.0f} s by the harness's clock; the budget is {budget:g} s")
     if seconds > AROUND_FACTOR * elapsed + AROUND_SECONDS:
         raise Violation(f"void: by the harness's clock it took {elapsed:.0f} s, in truth {seconds:.0f} s")

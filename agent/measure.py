@@ -37,12 +37,16 @@ LEAST_ROOM = 32 * 2**20
 
 @dataclass(frozen=True)
 class Bench:
-    """What every run of a session has in common. training_seconds is None where the protocol sets no budget."""
+    """What every run of a session has in common. training_seconds is None where the protocol sets no budget.
+
+    patient: whether a run goes on to its end although it has trained for too long to count.
+    """
 
     protocol: Protocol
     workspace: Workspace
     training_seconds: float | None
     sandbox: Sandbox = UNCONFINED
+    patient: bool = False
 
     @property
     def limit(self) -> float:
@@ -124,6 +128,8 @@ def execute(
         attested = temporary / "attest.json"
         if word is not None:
             env[attest.VARIABLE] = str(attested)
+            if bench.training_seconds is not None and not bench.patient:
+                env[attest.LONGEST_VARIABLE] = f"{attest.longest_training(bench.training_seconds):g}"
         ended = runner.run(
             bench.sandbox.command(bench.protocol.execution.command, workspace, temporary, guarded),
             cwd=workspace / bench.protocol.execution.cwd,

@@ -28,10 +28,11 @@ MOST_TEXTS = 8
 
 
 class Runs:
-    """prune: whether runs that are hopeless beside the incumbent end early. seed: of the session."""
+    """prune: whether runs end early that cannot win or count any more. seed: of the session."""
 
     def __init__(self, bench: Bench, journal: Journal, interrupts: Interrupts, *, prune: bool, seed: int) -> None:
-        self._bench, self._journal, self._interrupts = bench, journal, interrupts
+        self._bench = dataclasses.replace(bench, patient=not prune)
+        self._journal, self._interrupts = journal, interrupts
         self._prune, self._seed = prune, seed
         self._shown = 0.0
         self._curves = Curves()

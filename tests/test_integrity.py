@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import attest
 from agent.errors import PreconditionError
 from agent.experiment import Run
 from agent.measure import Bench, measure
@@ -340,3 +342,24 @@ def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(bench: Bench,
     shard.write_bytes(content)
     with pytest.raises(PreconditionError, match=r"uv run prepare\.py"):
         run(bench, "top", "")
+
+
+def test_a_run_that_overruns_its_budget_ends_before_its_evaluation(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before the hard limit where it never comes to one. Whoever wants its log whole lets it go on."""
+    monkeypatch.setattr(attest, "BUDGET_SECONDS", 1.0)
+    steps = "for _ in range(1000):\n    next(batches); time.sleep(0.1)"
+    ended = run(bench, "middle", steps)
+    assert ended.metric is None and "void: it has trained for" in (ended.error or ""), ended
+    assert ended.seconds < 30 and "val_bpb" not in Path(ended.log).read_text()
+    late = run(bench, "late", "time.sleep(3)")
+    assert "void: it has trained for" in (late.error or "") and "val_bpb" not in Path(late.log).read_text()
+    whole = run(dataclasses.replace(bench, patient=True), "late", "time.sleep(3)")
+    assert "void: it trained for" in (whole.error or "") and "val_bpb" in Path(whole.log).read_text()
+
+
+def test_a_long_compilation_is_no_overrun(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attest, "BUDGET_SECONDS", 1.0)
+    result = run(bench, "middle", "next(batches); time.sleep(3); next(batches); time.sleep(0.01)")
+    assert result.error is None and result.metric is not None

@@ -145,7 +145,7 @@ def run(
         bool,
         typer.Option(
             "--prune/--no-prune",
-            help="End runs early that have no chance left, once that can be told.",
+            help="End runs early that have no chance left, and those over their budget.",
             rich_help_panel=MEASURE,
         ),
     ] = True,
