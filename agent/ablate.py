@@ -12,6 +12,7 @@ from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench
 from agent.noise import noise_of
+from agent.views.text import figure
 
 RUNS = 2
 BEST, SMALLER = "best", "smaller"
@@ -60,18 +61,20 @@ def ablate(bench: Bench, journal: Journal, interrupts: Interrupts, count: int = 
 def lines(data: Mapping[str, Any]) -> list[str]:
     shown = []
     for entry in data["changes"]:
-        worth = (
-            f" {entry['worth']:+.6f} ({entry['low']:.6f} to {entry['high']:.6f})" if entry["worth"] is not None else ""
-        )
+        worth = f" {_worth(entry, entry['worth'])}" if entry["worth"] is not None else ""
         shown.append(f"#{entry['number']} {entry['verdict']}{worth}: {entry['description']}")
     smaller = data["smaller"]
     if smaller is None:
         return [*shown, "every change pays, or cannot be taken back: there is no smaller recipe to offer"]
     without = ", ".join(f"#{number}" for number in smaller["without"])
-    lost = f"{smaller['gain']:+.6f} ({smaller['low']:.6f} to {smaller['high']:.6f}) against the best"
+    lost = f"{_worth(smaller, smaller['gain'])} against the best"
     if not smaller["offered"]:
         return [*shown, f"without {without}: {lost}; together they do pay, keep them"]
     return [*shown, f"without {without}: {lost}", f"take it with `git checkout -b NAME {smaller['commit'][:12]}`"]
+
+
+def _worth(found: Mapping[str, Any], gain: float) -> str:
+    return f"{figure(gain, sign='+')} ({figure(found['low'])} to {figure(found['high'])})"
 
 
 def _smaller(

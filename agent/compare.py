@@ -17,7 +17,8 @@ from agent.journal import Journal
 from agent.measure import Bench, last_lines, measure
 from agent.noise import Noise
 from agent.paths import stop_file
-from agent.state import expected_seconds, gain
+from agent.state import Comparison, expected_seconds, gain
+from agent.turns import counted, next_turn, reasons
 
 LEVEL = 0.95
 
@@ -44,6 +45,8 @@ def compare(
 ) -> Mapping[str, Sequence[Run]]:
     """Run every commit `count` times; label -> runs. Logs go to `folder`. One that was cut off goes on.
 
+    A run that was disturbed is run again in its place (`agent.turns`).
+
     The working tree is as before when this returns or raises. Raises AutoresearchError where a commit has no result,
     Interrupted where a person wants it to end.
     """
@@ -52,21 +55,37 @@ def compare(
     files = sorted({path for each in texts.values() for path in each})
     if known is None or (dict(known.commits), known.count) != (dict(commits), count):
         journal.append("comparing", commits=dict(commits), files=files, count=count)
-    for number in range(1, count + 1):
-        labels = list(commits) if number % 2 else list(commits)[::-1]
-        for label in labels:
-            if len(_runs(journal, label)) >= number:
-                continue
-            _raise_if_stopped(journal, interrupts)
-            workspace.place(texts[label], without=set(files) - set(texts[label]))
-            try:
-                run = _run(bench, journal, interrupts, label, number, folder / f"{label}-{number}.log")
-            finally:
-                workspace.restore(files)
-            if run.metric is None:
-                raise AutoresearchError(f"{label} ({commits[label][:12]}) has no result: {run.error}; see {run.log}")
-            journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
-    return {label: _runs(journal, label) for label in commits}
+    while (label := next_turn(_comparison(journal))) is not None:
+        _raise_if_stopped(journal, interrupts)
+        number = len(_comparison(journal).runs.get(label, ())) + 1
+        if number > count:
+            _say_why_again(journal, label, number - count)
+        workspace.place(texts[label], without=set(files) - set(texts[label]))
+        try:
+            run = _run(bench, journal, interrupts, label, number, folder / f"{label}-{number}.log")
+        finally:
+            workspace.restore(files)
+        if run.metric is None:
+            raise AutoresearchError(f"{label} ({commits[label][:12]}) has no result: {run.error}; see {run.log}")
+        journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
+    for label in commits:
+        _say_what_stays(journal, label)
+    return {label: counted(_comparison(journal), label) for label in commits}
+
+
+def _say_why_again(journal: Journal, label: str, times: int) -> None:
+    """`times`: which further run of it comes now; each stands for one that does not count."""
+    index, why = list(reasons(_comparison(journal), label).items())[times - 1]
+    journal.show("note", text=f"{label} run {index + 1} is run again: {why}")
+
+
+def _say_what_stays(journal: Journal, label: str) -> None:
+    comparison = _comparison(journal)
+    why, done = reasons(comparison, label), len(comparison.runs[label])
+    if done - len(why) < comparison.count:
+        latest = why[max(why)]
+        text = f"{label} stays disturbed: {latest}; its latest {comparison.count} runs count as they are"
+        journal.show("note", text=text)
 
 
 def _raise_if_stopped(journal: Journal, interrupts: Interrupts) -> None:
@@ -101,9 +120,9 @@ def bench_files(bench: Bench, commit: str) -> dict[str, str]:
     return {path: text for path in paths if (text := bench.workspace.show(commit, path)) is not None}
 
 
-def _runs(journal: Journal, label: str) -> tuple[Run, ...]:
-    comparison = journal.state.comparison
-    return comparison.runs.get(label, ()) if comparison else ()
+def _comparison(journal: Journal) -> Comparison:
+    assert journal.state.comparison is not None
+    return journal.state.comparison
 
 
 def _run(bench: Bench, journal: Journal, interrupts: Interrupts, label: str, number: int, log: Path) -> Run:

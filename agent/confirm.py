@@ -13,6 +13,7 @@ from agent.journal import Journal
 from agent.measure import Bench
 from agent.noise import noise_of
 from agent.state import State
+from agent.views.text import figure
 
 RUNS = 3
 
@@ -63,9 +64,10 @@ def confirm(
 
 def lines(data: Mapping[str, Any]) -> list[str]:
     shown = [
-        f"{label}  {data[label][:12]}  {data['means'][label]:.6f} {data['metric']}, mean of {data['runs'][label]}: "
-        + " ".join(f"{value:.6f}" for value in data["values"][label])
+        f"{label}  {data[label][:12]}  {figure(data['means'][label])} {data['metric']}, mean of {data['runs'][label]}: "
+        + " ".join(figure(value) for value in data["values"][label])
         for label in ("a", "b")
     ]
-    interval = f"95 % interval {data['low']:.6f} to {data['high']:.6f}, noise of a run {data['noise']:.2g}"
-    return [*shown, f"gain {data['gain']:.6f} {data['verdict']}: {interval}"]
+    by, low, high = (figure(data[name], data["means"]["a"]) for name in ("gain", "low", "high"))
+    interval = f"95 % interval {low} to {high}, noise of a run {data['noise']:.2g}"
+    return [*shown, f"gain {by} {data['verdict']}: {interval}"]

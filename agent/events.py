@@ -29,7 +29,7 @@ Between experiments:
 
     comparing  {commits, files, count}                   fresh runs of several commits begin: label -> commit
     running    {label, run, pid, born, log, expected}    one of them
-    compared   {label, run, and the fields of Run}
+    compared   {label, run, and the fields of Run}       disturbed or not: `agent.turns` says which count
     confirmed  {a, b, means, runs, gain, low, high, noise, verdict}   what `confirm` found about two commits
     ablated    {changes, commit, ...}                    what `ablate` found
 

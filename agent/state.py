@@ -58,7 +58,7 @@ class Pending:
 class Comparison:
     """Fresh runs of several commits in turn. commits: label -> commit. files: those in which they differ.
 
-    started: the process that runs now.
+    runs: all of them, also those that do not count (`agent.turns`). started: the process that runs now.
     """
 
     commits: Mapping[str, str]

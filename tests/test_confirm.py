@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,10 +15,14 @@ from typing import Any
 
 import pytest
 
+from agent import conditions
+from agent.experiment import Run
 from agent.journal import read
 from agent.paths import journal_path
-from agent.state import replay
+from agent.state import Comparison, replay
+from agent.turns import counted, next_turn, reasons
 from tests.conftest import ROOT, Cli, git
+from tests.in_process import call
 from tests.test_session import assert_consistent, commit_all, journal, rows
 
 NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
@@ -106,6 +111,86 @@ def test_an_idle_change_is_offered_for_removal(quick: Path, cli: Cli) -> None:
     assert smaller["offered"] and smaller["without"] == [1] and smaller["gain"] == 0
     offered = git(quick, "show", f"{smaller['commit']}:train.py")
     assert "RATE = 0.1 " in offered and "WIDTH = 256 " in offered
+
+
+SLOW = """import os
+slow = os.path.basename(os.path.realpath("run.log")) in os.environ.get("SLOW", "").split()
+loss += 0.5 * slow
+"""
+
+
+def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (quick / "train.py").read_text().replace('print("---")', f'{SLOW}print("---")')
+    (quick / "train.py").write_text(
+        text.replace('print("num_steps:        10")', 'print("num_steps: ", 63 - 14 * slow)')
+    )
+    commit_all(quick, "runs that are slow on demand")
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "4").returncode == 0
+    # Runs of milliseconds, about whose processor time the kernel says little: their steps alone are looked at.
+    monkeypatch.setattr(conditions, "SHORTEST_RUN", 0.0)
+    monkeypatch.setattr(conditions, "MORE_CORES", math.inf)
+    done = call(quick, "confirm", "--runs", "2", SLOW="b-1.log")
+    assert done.returncode == 0, done.stderr
+    assert [(e["label"], e["run"]) for e in events(quick, "compared")] == [*zip("abbab", (1, 1, 2, 2, 3), strict=True)]
+    found = events(quick, "confirmed")[-1]
+    assert found["runs"] == {"a": 2, "b": 2} and found["verdict"] == "confirmed" and found["noise"] == 0
+    assert "b run 1 is run again: it made 49 steps, another run of b 63 with the same work a step" in done.stderr
+    # Cut off before or after the run that makes up for it: it is neither forgotten nor made twice.
+    lines = journal_path(quick, "t").read_text().splitlines(keepends=True)
+    for kept in (4, 5):
+        until = [index for index, line in enumerate(lines) if '"event": "compared"' in line][kept - 1]
+        journal_path(quick, "t").write_text("".join(lines[: until + 1]))
+        assert call(quick, "confirm", "--runs", "2").returncode == 0
+        again = events(quick, "confirmed")[-1]
+        assert len(events(quick, "compared")) == 5 and again["values"] == found["values"]
+    # One that stays disturbed is taken as it is in the end.
+    done = call(quick, "confirm", "--runs", "2", SLOW="a-2.log a-3.log a-4.log")
+    assert [e["label"] for e in events(quick, "compared")[5:]] == [*"abbaaa"]
+    assert "a stays disturbed: it made 49 steps" in done.stderr and "its latest 2 runs count as they are" in done.stderr
+    slow = events(quick, "confirmed")[-1]
+    assert slow["runs"] == {"a": 2, "b": 2} and slow["means"]["a"] == pytest.approx(found["means"]["a"] + 0.5)
+    assert_consistent(quick)
+
+
+def made(steps: float, **around: float) -> Run:
+    return Run(2.0, 300.0, {"num_steps": steps}, conditions=around)
+
+
+def side(count: int = 3, **runs: list[Run]) -> Comparison:
+    return Comparison({label: label for label in runs}, (), count, {k: tuple(v) for k, v in runs.items()})
+
+
+def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None:
+    usual, slow = made(63), made(49)
+    runs: dict[str, list[Run]] = {"a": [], "b": []}
+    turns = ""
+    while (label := next_turn(found := side(a=runs["a"], b=runs["b"]))) is not None:
+        # The first run of a and the second of b are slow.
+        runs[label].append(slow if (label, len(runs[label])) in (("a", 0), ("b", 1)) else usual)
+        turns += label
+    assert turns == "abbaab" + "ba" and all(counted(found, label) == (usual,) * 3 for label in "ab")
+    assert [*reasons(found, "a")] == [0] and [*reasons(found, "b")] == [1]
+
+
+def test_which_runs_are_disturbed() -> None:
+    usual, slow = made(63, others=0.1), made(49, others=0.1)
+    assert [*reasons(side(a=[slow, slow, usual]), "a")] == [0, 1]
+    # The code of two sides may take longer for a step; the machine around them is the same.
+    assert not reasons(side(a=[slow, slow], b=[usual, usual]), "a")
+    busy = made(63, others=3.1)
+    found = reasons(side(a=[usual, usual], b=[busy, busy]), "b")
+    assert found[0] == "other programs used 3.1 cores meanwhile, 0.1 beside the other runs"
+    assert not reasons(side(a=[usual, made(60, others=0.2), made(55, others=0.1)]), "a")
+    assert not reasons(side(a=[usual], b=[]), "a") and not reasons(side(a=[usual], b=[]), "b")
+    # Its metric alone never makes a run a disturbed one.
+    assert not reasons(side(a=[usual, Run(9.0, 300.0, {"num_steps": 63.0})]), "a")
+
+
+def test_what_stays_disturbed_is_run_no_more_than_twice_as_often() -> None:
+    usual, slow = made(63), made(49)
+    bound = side(2, a=[usual, slow, slow, slow], b=[usual, usual])
+    assert next_turn(bound) is None and counted(bound, "a") == (slow, slow)
+    assert next_turn(side(2, a=[usual, slow, slow], b=[usual, usual])) == "a"
 
 
 def start(folder: Path, *args: str) -> subprocess.Popen[str]:

@@ -153,6 +153,8 @@ def test_a_run_beside_other_programs_does_not_compare() -> None:
     slow = run(2.1, QUIET, num_steps=70.0)
     assert disturbed(slow, reference, equally_long=False) is None
     assert "70 steps" in (disturbed(slow, reference, equally_long=True) or "")
+    named = disturbed(slow, reference, equally_long=True, than="another run of it")
+    assert named == "it made 70 steps, another run of it 102 with the same work a step"
     mains, battery = {"plugged_in": 1.0}, {"plugged_in": 0.0}
     assert "battery" in (disturbed(run(2.0, battery), [run(2.0, mains)], equally_long=False) or "")
     hot, cool = run(2.0, {"celsius": 91.0}), [run(2.0, {"celsius": 60.0})]

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from agent.events import Event
-from agent.experiment import Evidence
+from agent.experiment import Evidence, Run
 from agent.forecast import forecast
 from agent.journal import read
 from agent.limits import Limits
@@ -205,6 +205,10 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     ):
         assert words in text, text
     assert "rate   " not in text
+    runs = {label: (Run(1.9, 301.0),) * 3 for label in commits}
+    assert state.comparison is not None
+    further = replace(state, comparison=replace(state.comparison, runs=runs))
+    assert "#9, run 7, in place of one that was disturbed" in "\n".join(drawn(further, 80, 24))
 
 
 def test_figures_of_any_size() -> None:

@@ -96,7 +96,8 @@ def _comparing(state: State, comparison: Comparison, moment: Moment) -> list[Ren
     found = under_way(state)
     assert found is not None
     number, count = sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names)
-    lines.append(named("now", f"{names[found[0]['label']]}, run {number} of {count}"))
+    of = f" of {count}" if number <= count else ", in place of one that was disturbed"
+    lines.append(named("now", f"{names[found[0]['label']]}, run {number}{of}"))
     return [*lines, *_running(*found, "", moment)]
 
 
