@@ -16,6 +16,8 @@ CROSSING = {
     "schedule": re.compile(r"WARM|FINAL_LR|DECAY|SCHEDULE|COOLDOWN|ANNEAL"),
     "size": re.compile(r"DEPTH|WIDTH|DIM|RATIO|LAYER|HEAD|HIDDEN|EMBD|WINDOW|CHANNELS"),
 }
+# An edit of nothing else leaves the work of a step as it is.
+SAME_WORK = re.compile(r"(^|_)(LR|RATE|BETA\d?|MOMENTUM|DECAY|WARMUP|WARMDOWN|FINAL|BASE|SEED|EPS)(_|$)")
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[str, Value]) -> frozenset[str]:
@@ -39,6 +41,11 @@ def kinds(changed: Collection[str]) -> frozenset[str]:
     """The kinds of edit among `changed` after which curves cross."""
     found = {kind for kind, names in CROSSING.items() if any(names.search(name.upper()) for name in changed)}
     return frozenset(found | ({CODE} if CODE in changed else set()))
+
+
+def same_work(changed: Collection[str]) -> bool:
+    """Whether a step takes as long before and after an edit of these, as far as their names tell."""
+    return CODE not in changed and all(SAME_WORK.search(name.upper()) for name in changed)
 
 
 def _masked(source: str, found: Mapping[str, Constant]) -> bytes:

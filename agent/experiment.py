@@ -60,6 +60,8 @@ class Evidence:
     mean, runs: of the candidate; incumbent_mean, incumbent_runs: what it was compared with.
     gain: positive is better, in either direction. noise: standard deviation of one run, 0 where equal programs give
     equal numbers. sigmas: the gain in its own standard errors; None without noise, and where it is only guessed.
+    doubt: where incumbent_mean is restated for the steps that the candidate had time for (`agent.steps`), the variance
+    that this adds, in that of one run; else None.
     """
 
     how: str
@@ -70,6 +72,7 @@ class Evidence:
     gain: float
     noise: float
     sigmas: float | None
+    doubt: float | None = None
 
     @property
     def confirmed(self) -> bool:

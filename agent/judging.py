@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import verdict
-from agent.changes import changed, kinds
+from agent.changes import changed, kinds, same_work
 from agent.conditions import disturbed
 from agent.experiment import Direction, Experiment, Run, Value, Verdict, unbiased
-from agent.noise import Noise, noise_of
+from agent.noise import Noise, noise_of, repeated
 from agent.simplicity import leaner, repeats
 from agent.state import Pending
+from agent.steps import Slope, slope_of
 
 MOST_DISTURBED = 3  # runs in a row; after that the incumbent is measured as things are now
 MOST_REFRESHES = 16  # of the incumbent within one experiment: one that keeps failing must not hold up the night
@@ -63,16 +64,18 @@ def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
 
 def _confirm(case: Case, rules: Rules, noise: Noise) -> Verdict | verdict.Step:
     pending, incumbent = case.pending, case.incumbent
-    stands = verdict.standing(incumbent, pending.number)
     again = repeats(case.files, case.incumbent_files)
     if again is not None:
+        stands = verdict.standing(incumbent, pending.number)
         return verdict.repeat(_metrics(pending.runs), stands, noise, case.direction, again)
     reference = unbiased(incumbent) or incumbent.runs
     good = [run for run in _worked(pending.runs) if not noise.sd or why_disturbed(case, run) is None]
     if not good:
         return "incumbent" if len(pending.runs) % MOST_DISTURBED == 0 else "candidate"
     simpler = leaner(case.files, good[-1], case.incumbent_files, reference[-1]) if rules.simplicity else None
-    step = verdict.weigh(_metrics(good), stands, noise, case.direction, leaner=simpler)
+    slope = _slope(case, good, noise)
+    stands = verdict.standing(incumbent, pending.number, slope, good)
+    step = verdict.weigh(_metrics(good), stands, slope.noise if slope else noise, case.direction, leaner=simpler)
     if step == "incumbent" and pending.refreshed >= MOST_REFRESHES:
         return Verdict("discard", "the incumbent could not be measured again to compare it with")
     return step
@@ -81,8 +84,19 @@ def _confirm(case: Case, rules: Rules, noise: Noise) -> Verdict | verdict.Step:
 def why_disturbed(case: Case, run: Run) -> str | None:
     """Why a run of the candidate does not compare with the incumbent's, in words for a person; None where it does."""
     reference = unbiased(case.incumbent) or case.incumbent.runs
-    edits = changed(case.incumbent_files, case.files, case.known)
-    return disturbed(run, reference, equally_long=not kinds(edits) & LONGER_STEPS)
+    return disturbed(run, reference, equally_long=not kinds(_edits(case)) & LONGER_STEPS)
+
+
+def _slope(case: Case, good: Sequence[Run], noise: Noise) -> Slope | None:
+    """How the metric goes with the steps, where those of candidate and incumbent take equally long by their edit."""
+    if noise.unsure or not same_work(_edits(case)):
+        return None
+    incumbent = [run for run in (*case.incumbent.runs, *case.incumbent.fresh) if run.metric is not None]
+    return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
+
+
+def _edits(case: Case) -> frozenset[str]:
+    return changed(case.incumbent_files, case.files, case.known)
 
 
 def _over(run: Run, most: float | None) -> str | None:

@@ -29,15 +29,21 @@ class Noise:
 
 
 def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> Noise:
-    """From the repeated runs of a session, and of the candidate under way.
+    """From the repeated runs of a session, and of the candidate under way."""
+    groups = [[run.metric for run in group if run.metric is not None] for group in repeated(experiments, candidate)]
+    return pooled(groups, _scale(experiments))
+
+
+def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:
+    """Runs of equal programs, two or more in a group, that tell how much they differ.
 
     A first run decides whether a candidate is run again, so it is a lucky one: only those after it count.
     """
-    groups = [_metrics(candidate)[1:]]
+    groups: list[Sequence[Run]] = [_worked(candidate)[1:]]
     for experiment in experiments:
         known = unbiased(experiment)
-        groups += [_metrics(known), [] if experiment.runs[:1] == known[:1] else _metrics(experiment.runs)[1:]]
-    return pooled([group for group in groups if len(group) > 1], _scale(experiments))
+        groups += [known, [] if experiment.runs[:1] == known[:1] else _worked(experiment.runs)[1:]]
+    return [group for group in groups if len(group) > 1]
 
 
 def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
@@ -53,8 +59,8 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
     return Noise(sd, total, unsure=degrees > 0 and squares == 0.0)
 
 
-def _metrics(runs: Iterable[Run]) -> list[float]:
-    return [run.metric for run in runs if run.metric is not None]
+def _worked(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if run.metric is not None]
 
 
 def _scale(experiments: Iterable[Experiment]) -> float:

@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agent.experiment import Direction, Evidence, Experiment, Verdict, unbiased
+from agent.experiment import Direction, Evidence, Experiment, Run, Verdict, unbiased
 from agent.noise import Noise
 from agent.state import gain
+from agent.steps import Slope
 
 Kind = Literal["confirm", "greedy"]
 Step = Literal["candidate", "incumbent"]
 
-# In standard deviations of one run: the gain that the test is made to find.
-EFFECT = 2.8
+# In standard deviations of one run: the gain that the test is made to find. At equal steps these are a fraction of the
+# ones as measured, and so small a gain as before is not worth the runs.
+EFFECT, EFFECT_AT_EQUAL_STEPS = 2.8, 4.2
 # Log likelihood ratios. A single run alone keeps only what no noise explains; it discards a little more readily than
 # repeated ones do, because most candidates end there.
 FIRST_KEEP, KEEP = 6.0, 3.0
@@ -38,20 +40,27 @@ DOUBTFUL = 2.0
 class Standing:
     """An incumbent. values: metrics of runs that did not choose it; chosen: of those that did.
 
-    age: experiments since it was kept.
+    age: experiments since it was kept. doubt: variance of the mean from restating these for the candidate's steps, in
+    that of one run; None where they are as measured.
     """
 
     values: Sequence[float]
     chosen: Sequence[float]
     age: int = 0
+    doubt: float | None = None
 
 
-def standing(incumbent: Experiment, number: int) -> Standing:
-    """What is known of the incumbent when the experiment `number` is judged."""
-    values, chosen = (
-        [run.metric for run in runs if run.metric is not None] for runs in (unbiased(incumbent), incumbent.runs)
-    )
-    return Standing(values, chosen, number - 1 - incumbent.number)
+def standing(incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()) -> Standing:
+    """What is known of the incumbent when the experiment `number` is judged.
+
+    slope: how the metric goes with the steps, where only the machine can make the candidate take more or fewer.
+    """
+    age = number - 1 - incumbent.number
+    known, chosen = ([run for run in runs if run.metric is not None] for runs in (unbiased(incumbent), incumbent.runs))
+    if slope is None:
+        return Standing(_metrics(known), _metrics(chosen), age)
+    doubt = slope.doubt(known or chosen, candidate)
+    return Standing(slope.restated(known, candidate), slope.restated(chosen, candidate), age, doubt)
 
 
 def weigh(
@@ -61,7 +70,7 @@ def weigh(
 
     candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
     """
-    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction)
+    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, doubt=incumbent.doubt)
     if noise.sd == 0.0:
         return _exact(evidence, leaner)
     if noise.unsure:
@@ -70,15 +79,15 @@ def weigh(
         return "incumbent"
     if incumbent.values and len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY):
         return "incumbent"
-    first = evidence.runs == 1
-    ratio = _log_ratio(evidence, noise, 0.0)
+    first, effect = evidence.runs == 1, EFFECT if evidence.doubt is None else EFFECT_AT_EQUAL_STEPS
+    ratio = _log_ratio(evidence, noise, effect, 0.0)
     if ratio >= (FIRST_KEEP if first else KEEP):
         return Verdict("keep", f"better by {_amount(evidence)}", evidence)
     if ratio > (FIRST_DISCARD if first else DISCARD) and evidence.runs < MOST_RUNS:
         return _next(evidence, incumbent)
     if leaner is not None:
-        # The same test, moved: "nothing is lost" against "worse by EFFECT".
-        ratio = _log_ratio(evidence, noise, EFFECT)
+        # The same test, moved: "nothing is lost" against "worse by the effect".
+        ratio = _log_ratio(evidence, noise, effect, effect)
         if ratio >= KEEP and not first and evidence.gain >= 0:
             why = f"simplification: {leaner}, and nothing is lost ({_amount(evidence)})"
             return Verdict("keep", why, replace(evidence, how="simplification"))
@@ -104,16 +113,21 @@ def repeat(candidate: Sequence[float], incumbent: Standing, noise: Noise, direct
 
 
 def _evidence(
-    candidate: Sequence[float], incumbent: Sequence[float], noise: Noise, direction: Direction, how: str = ""
+    candidate: Sequence[float],
+    incumbent: Sequence[float],
+    noise: Noise,
+    direction: Direction,
+    how: str = "",
+    doubt: float | None = None,
 ) -> Evidence:
     n, m = len(candidate), len(incumbent)
     mean, other = math.fsum(candidate) / n, math.fsum(incumbent) / m
     by = gain(other, mean, direction)
-    error = noise.sd * math.sqrt(1 / n + 1 / m)
+    error = noise.sd * math.sqrt(1 / n + 1 / m + (doubt or 0.0))
     sigmas = by / error if error else None
     confirmed = n > 1 or noise.sd == 0.0
     how = how or ("confirmed" if confirmed else "one run")
-    return Evidence(how, mean, n, other, m, by, noise.sd, sigmas)
+    return Evidence(how, mean, n, other, m, by, noise.sd, sigmas, doubt)
 
 
 def _exact(evidence: Evidence, leaner: str | None) -> Verdict:
@@ -126,15 +140,15 @@ def _exact(evidence: Evidence, leaner: str | None) -> Verdict:
     return Verdict("discard", f"worse by {-evidence.gain:.6g}" if evidence.gain else "equal", evidence)
 
 
-def _log_ratio(evidence: Evidence, noise: Noise, margin: float) -> float:
-    """Log of the likelihood of "better by EFFECT - margin or more" over that of "by -margin or less", in noise sds.
+def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -> float:
+    """Log of the likelihood of "better by effect - margin or more" over that of "by -margin or less", in noise sds.
 
     Each side by the value that fits best, so that a result beyond both is as decisive as it looks.
     """
-    information = 1 / (1 / evidence.runs + 1 / evidence.incumbent_runs)
+    information = 1 / (1 / evidence.runs + 1 / evidence.incumbent_runs + (evidence.doubt or 0.0))
     root, degrees = math.sqrt(information), noise.degrees
     z = (evidence.gain / noise.sd + margin) * root
-    from_better, from_equal = min(0.0, z - EFFECT * root), max(0.0, z)
+    from_better, from_equal = min(0.0, z - effect * root), max(0.0, z)
     return (degrees + 1) / 2 * (math.log1p(from_equal**2 / degrees) - math.log1p(from_better**2 / degrees))
 
 
@@ -143,8 +157,13 @@ def _next(evidence: Evidence, incumbent: Standing) -> Step:
     return "incumbent" if len(incumbent.values) <= evidence.runs + 1 else "candidate"
 
 
+def _metrics(runs: Sequence[Run]) -> list[float]:
+    return [run.metric for run in runs if run.metric is not None]
+
+
 def _amount(evidence: Evidence) -> str:
     runs = f"{evidence.runs} run{'s' if evidence.runs > 1 else ''} against {evidence.incumbent_runs}"
     if evidence.sigmas is None:
         return f"{evidence.gain:+.4g}, {runs}"
-    return f"{evidence.gain:+.4g}, {evidence.sigmas:+.1f} sigma, {runs}, noise {evidence.noise:.2g}"
+    how = "" if evidence.doubt is None else " at equal steps"
+    return f"{evidence.gain:+.4g}{how}, {evidence.sigmas:+.1f} sigma, {runs}, noise {evidence.noise:.2g}"
