@@ -1,6 +1,6 @@
 """Machine time that ending hopeless runs would have saved in recorded sessions, and the wins that it would have cost.
 
-    uv run python -m benchmarks.pruning FOLDER... [--pool] [--chance 0.0075]
+    uv run python -m benchmarks.pruning FOLDER... [--pool] [--chance 0.0075] [--overruns DIR]
     uv run python -m benchmarks.pruning --synthetic 100 [--lines 300]
 
 A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line,
@@ -8,7 +8,8 @@ in the order of its session, against the rule of agent/prune.py as it would have
 metric and is no history for the later ones, and 1 in 20 of them finishes as a control. Machine time is that of whole
 runs, start, evaluation, failures and repetitions included; of a pruned experiment only that one run is taken to be cut.
 What is recorded after a lost win stays as it was, though the session would have gone on from another incumbent.
---pool lets a session learn from those before it.
+--pool lets a session learn from those before it. Where `benchmarks.overruns` has run a night's failures again, what the
+harness saves by ending those over their budget counts too, in a column of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,9 +30,11 @@ from agent.journal import read
 from agent.prune import APART, CHANCE, EARLIEST, Finished, hopeless, spared
 from agent.state import gain, replay
 from benchmarks import synthetic_curves
+from benchmarks.overruns import known
 
 TARGET_SAVED, TARGET_LOST = 0.25, 0.01
 LATENCY = 0.5  # seconds from a line in the log to the end of the process
+NO_OVERRUNS: Mapping[int, float] = {}
 MODELS = ("llm", "command")  # proposers that edit more than constants
 START, EVALUATION = 3.5, 3.5  # seconds of a synthetic run, besides its training of one second a line
 
@@ -64,6 +67,7 @@ class Tally:
     controls: int = 0
     seconds: float = 0.0
     saved: float = 0.0
+    over: float = 0.0
     most: float = 0.0
     wins: int = 0
     lost: list[int] = field(default_factory=list)
@@ -75,10 +79,11 @@ class Tally:
         return Tally(self.name, **pairs)
 
     def row(self) -> str:
-        share, most = (part / self.seconds if self.seconds else 0.0 for part in (self.saved, self.most))
+        parts = (self.saved, self.over, self.most)
+        share, over, most = (part / self.seconds if self.seconds else 0.0 for part in parts)
         return (
-            f"{self.name[-40:]:40} {self.runs:6} {self.pruned:7} {self.controls:7} {share:7.1%} {most:7.1%} "
-            f"{self.wins:5} {len(self.lost):5} {self.better:7}"
+            f"{self.name[-40:]:40} {self.runs:6} {self.pruned:7} {self.controls:7} {share:7.1%} {over:7.1%} "
+            f"{most:7.1%} {self.wins:5} {len(self.lost):5} {self.better:7}"
         )
 
 
@@ -87,6 +92,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--pool", action="store_true", help="learn from the sessions before, too")
     parser.add_argument("--chance", type=float, default=CHANCE)
+    parser.add_argument("--overruns", type=Path, help="the folder of a night whose failures were run again")
     parser.add_argument("--synthetic", type=int, default=0, metavar="SESSIONS")
     parser.add_argument("--lines", type=int, default=10, help="of a synthetic log: its seconds of training")
     parser.add_argument("--gaussian", action="store_true", help="synthetic noise without heavy tails")
@@ -99,19 +105,22 @@ def main() -> None:
     made = [synthetic(seed, given.lines, not given.gaussian) for seed in range(given.synthetic)]
     if not sessions and not made:
         sys.exit("no session is there: name a folder with a journal.jsonl in or under it, or give --synthetic 100")
+    shorter = known(given.overruns) if given.overruns else {}
     tallies, history = [], list[Finished]()
     for name, direction, runs in [*sessions, *made]:
         if not given.pool:
             history = []
-        tallies.append(replayed(name, runs, history, direction, given.chance, given.verbose))
+        over = {number: before - now for (session, number), (before, now) in shorter.items() if f"/{session}/" in name}
+        tallies.append(replayed(name, runs, history, direction, given.chance, given.verbose, over))
     total = sum(tallies, Tally("total"))
-    counts = " ".join(f"{name:>7}" for name in ("pruned", "control", "saved", "at most"))
+    counts = " ".join(f"{name:>7}" for name in ("pruned", "control", "saved", "over", "at most"))
     print(f"{'session':40} {'runs':>6} {counts} {'wins':>5} {'lost':>5} {'better':>7}")
     for tally in tallies if given.synthetic < 20 else []:
         print(tally.row())
     print(total.row())
-    saved, lost = total.saved / max(total.seconds, 1e-9), len(total.lost) / max(total.wins, 1)
+    saved, lost = (total.saved + total.over) / max(total.seconds, 1e-9), len(total.lost) / max(total.wins, 1)
     print(f"saved {saved:.1%} of machine time (target {TARGET_SAVED:.0%}), lost {lost:.2%} of wins ({TARGET_LOST:.0%})")
+    print("saved: by the forecast; over: by ending what had trained for too long to count, as run again")
     print(f"at most: every finished run that was no better, ended at {EARLIEST:.0%} of its training by one who knows")
     print("lost: kept when recorded; better: pruned although the first run was better than the incumbent at all")
     if len(total.errors) > 1:
@@ -127,8 +136,12 @@ def replayed(
     direction: Direction,
     chance: float = CHANCE,
     verbose: bool = False,
+    over: Mapping[int, float] = NO_OVERRUNS,
 ) -> Tally:
-    """One session under the rule. `history` grows by the runs that finish."""
+    """One session under the rule. `history` grows by the runs that finish.
+
+    over: seconds that the harness saves, by number of the experiment.
+    """
     tally = Tally(name)
     for run in runs:
         tally.runs += 1
@@ -147,6 +160,7 @@ def replayed(
             if verbose:
                 print(f"{name} #{run.number}: {reason}; ended at {run.metric}, {', '.join(sorted(run.changed))}")
             continue
+        tally.over += over.get(run.number, 0.0)
         tally.controls += stopped is not None
         if run.metric is not None and run.curve:
             history.append(

@@ -1,0 +1,76 @@
+"""What a run over its budget costs, now that the harness ends it: the failures of recorded sessions, run again.
+
+    uv run python -m benchmarks.overruns --out DIR
+
+DIR is that of `benchmarks.night`, whose classic sessions let every run go to its end or the hard limit. Whatever gave
+no metric there is run once more, with the same budget and limit; DIR/overruns.jsonl holds the seconds of both, and the
+same command goes on where it was cut off. Nothing else may run meanwhile. `benchmarks.pruning` counts what it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from agent.experiment import Experiment
+from agent.measure import Bench, measure
+from agent.opening import open_bench
+from benchmarks.night import HARD_LIMIT, best_text, clone, state_of
+
+RECORD = "overruns.jsonl"
+
+
+def failures(out: Path) -> Iterator[tuple[str, Experiment]]:
+    """(name of the session, experiment) of all that gave no metric and were not pruned."""
+    for folder in sorted(each for each in out.iterdir() if (each / ".autoresearch" / "sessions").is_dir()):
+        for experiment in state_of(folder).experiments:
+            if experiment.runs[-1].metric is None and experiment.runs[-1].pruned is None:
+                yield folder.name, experiment
+
+
+def known(out: Path) -> dict[tuple[str, int], tuple[float, float]]:
+    """(session, number) -> seconds before and now, of what was run again."""
+    path = out / RECORD
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(each["session"], each["number"]): (each["before"], each["now"]) for each in lines}
+
+
+def again(bench: Bench, text: str, log: Path) -> tuple[float, str]:
+    """Seconds of one run of this `train.py`, and how it ended."""
+    bench.workspace.place({"train.py": text})
+    try:
+        run = measure(bench, log, lambda _: None, lambda _: None)
+    finally:
+        bench.workspace.restore(["train.py"])
+    return run.seconds, run.error or f"{run.metric}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Failures of recorded sessions, run again.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = parser.parse_args()
+    out = options.out.resolve()
+    folder = clone(out, "again")
+    with open_bench(folder, "again", options.seconds, "auto") as opened:
+        execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * options.seconds})
+        bench = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
+        for session, experiment in failures(out):
+            if (session, experiment.number) in known(out):
+                continue
+            log = folder / ".autoresearch" / "again" / f"{session}-{experiment.number}.log"
+            now, ended = again(bench, best_text(out / session, experiment.commit), log)
+            before = sum(run.seconds for run in experiment.runs)
+            print(f"{session} #{experiment.number}: {before:.1f} s, now {now:.1f} s: {ended}", flush=True)
+            entry = {"session": session, "number": experiment.number, "before": before, "now": now, "ended": ended}
+            with (out / RECORD).open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+    pairs = list(known(out).values())
+    print(f"{len(pairs)} failures: {sum(b for b, _ in pairs):.0f} s before, {sum(n for _, n in pairs):.0f} s now")
+
+
+if __name__ == "__main__":
+    main()
