@@ -56,7 +56,7 @@ def slope_of(
     runs = [run for group in groups for run in group]
     if not all(run.secondary.get(STEPS, 0.0) > 0 for run in (*runs, *compared)) or not runs or not raw.sd:
         return None
-    xx, xy, yy = (sum(parts) for parts in zip(*(_squares(group) for group in groups), strict=True))
+    xx, xy, yy = (sum(parts) for parts in zip(*(squares(group) for group in groups), strict=True))
     repetitions = len(runs) - len(groups)
     if repetitions < FEWEST or xx == 0 or (xy > 0) == (direction == "minimize"):
         return None
@@ -67,8 +67,8 @@ def slope_of(
     return Slope(xy / xx, xx, Noise(sd, degrees)) if 0 < sd < raw.sd else None
 
 
-def _squares(group: Sequence[Run]) -> tuple[float, float, float]:
-    """Sums of squares and products about the means: steps, steps and metric, metric."""
+def squares(group: Sequence[Run]) -> tuple[float, float, float]:
+    """Sums of squares and products about the means: logarithms of steps, these and the metric, the metric."""
     xs, ys = _logs(group), [run.metric or 0.0 for run in group]
     x, y = _mean(xs), _mean(ys)
     return (
