@@ -263,5 +263,57 @@ def test_more_steps_are_tried_before_anything_else_and_how_a_step_is_cut_up_last
         firsts.update((name, asked[name] > was) for name, was in start.items() if asked[name] != was)  # type: ignore[operator]
     assert firsts["TOTAL_BATCH_SIZE", False] == max(firsts.values())
     assert firsts["TOTAL_BATCH_SIZE", False] > 1.5 * firsts["TOTAL_BATCH_SIZE", True]
-    assert firsts["DEPTH", False] > firsts["DEPTH", True] > 0
-    assert 0 < firsts["DEVICE_BATCH_SIZE", False] < firsts["MATRIX_LR", False]
+    assert firsts["DEPTH", False] > firsts["DEPTH", True] > firsts["MATRIX_LR", False] > 0
+    assert firsts["DEVICE_BATCH_SIZE", False] < firsts["MATRIX_LR", False]
+    assert sum(firsts.values()) == 200
+
+
+def _first_steps(seed: int, count: int, kept: Callable[[dict[str, Value], int], bool]) -> list[Experiment]:
+    """The baseline and `count` experiments of a recipe in which one micro-step is half of the batch."""
+    source = "TOTAL_BATCH_SIZE = 8192  # search: 1024..32768 log\nDEVICE_BATCH_SIZE = 16\nDEPTH = 4\nMATRIX_LR = 0.04\n"
+    source += (
+        "EMBEDDING_LR = 0.3\nBETA = 0.8\nMLP_RATIO = 0.4\nassert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * 256) == 0\n"
+    )
+    files = {"train.py": source}
+    history: list[Experiment] = []
+    incumbent = None
+    for number in range(count + 1):
+        proposal = Proposal({}, "baseline", "", tunable_parameters(files, {}))
+        if incumbent is not None:
+            context = Context(number, seed, files, incumbent, tuple(history), "minimize", {})
+            proposal = SearchProposer().ask(context)
+        keep = incumbent is None or kept(dict(proposal.parameters), number)
+        texts, runs = {**files, **proposal.files}, (Run(1.0 if keep else 1.1, 1.0),)
+        verdict = Verdict("keep" if keep else "discard", "")
+        new = Experiment(number, "search", proposal.description, "c", digest(texts), proposal.parameters, runs, verdict)
+        history.append(new)
+        if keep:
+            incumbent, files = new, texts
+    return history
+
+
+def test_the_smaller_batch_comes_within_three_experiments_and_alone() -> None:
+    halved = 0
+    for seed in range(100):
+        descriptions = [e.description for e in _first_steps(seed, 3, lambda *_: False)]
+        assert not any("," in text for text in descriptions)
+        halved += "TOTAL_BATCH_SIZE 8192 -> 4096" in descriptions
+    assert halved >= 80
+
+
+def test_a_kept_batch_is_halved_again_and_takes_the_micro_step_along() -> None:
+    sessions = [_first_steps(seed, 5, lambda p, _: int(str(p["TOTAL_BATCH_SIZE"])) < 8192) for seed in range(50)]
+    further = [e.description for history in sessions for e in history[1:] if e.parameters["TOTAL_BATCH_SIZE"] == 2048]
+    assert sum(any(e.parameters["TOTAL_BATCH_SIZE"] == 2048 for e in history) for history in sessions) >= 35
+    assert "TOTAL_BATCH_SIZE 4096 -> 2048, DEVICE_BATCH_SIZE 16 -> 8" in further
+
+
+def test_one_failure_does_not_bury_the_smaller_batch() -> None:
+    """It fails once; then something else is kept, from which it is tried again."""
+    again = failed = 0
+    for seed in range(100):
+        history = _first_steps(seed, 6, lambda _, number: number == 3)
+        smaller = [number for number, e in enumerate(history) if int(str(e.parameters["TOTAL_BATCH_SIZE"])) < 8192]
+        if smaller and smaller[0] < 3:
+            failed, again = failed + 1, again + any(number > 3 for number in smaller)
+    assert failed > 50 and again > 0.3 * failed

@@ -10,7 +10,7 @@ import math
 import random
 import re
 import statistics
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,12 +19,11 @@ from agent.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.pool import groups, point, points, pool
 from agent.proposers.space import Dimension, Space, space_of
-from agent.state import gain
 
 # Where the gain is on slow machines: more steps, then size, then rates. Constants never tried go in this order, each
 # rank by this factor less often, and last what changes only how a step is cut up.
 PRIORITIES = ("BATCH", "DEPTH|LAYER", "WIDTH|DIM|ASPECT|HIDDEN", "LR$|RATE|LEARNING", "")
-FIRST_WEIGHT, RANK_FACTOR = 3.0, 0.5
+FIRST_WEIGHT, RANK_FACTOR = 3.0, 0.3
 LAST = "DEVICE|MICRO|ACCUM"
 # Of the first two ranks the smaller value goes first: in a fixed time it makes more steps.
 SMALLER_RANKS, LARGER_FACTOR = 2, 0.4
@@ -37,7 +36,9 @@ POOL, SHORTLIST = 400, 40
 PATIENCE, SHRINK = 4, 0.93
 FARTHEST = 3.0
 SMALLEST_STEP, LARGEST_STEP = 1.3, 2.0
-RETRY_CRASHED = 0.1
+# The weight of what was kept, and the shares of its first weight that a failure and a crash leave to a move: on a noisy
+# machine one bad measurement does not bury the most promising move.
+KEPT, RETRY_FAILED, RETRY_CRASHED = 4.0, 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tu
 
 def _steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
     """Steps by rules of thumb, then anything. A space that is nearly used up gives up its favourites step by step."""
-    lessons = _lessons(context.history, context.incumbent, context.direction)
+    lessons = _lessons(space, context.history, context.incumbent)
     for attempt in range(ATTEMPTS):
         yield _local(space, lessons, rng, attempt / ATTEMPTS)
     for values in pool(space, rng, ATTEMPTS):
@@ -150,21 +151,19 @@ def _value(experiment: Experiment) -> float | None:
 def _local(
     space: Space, lessons: Mapping[Move, float], rng: random.Random, loose: float
 ) -> tuple[dict[str, Value], str]:
-    """One constant, sometimes two or three, moved by a moderate step from where the incumbent has it."""
-    count = rng.choices((1, 2, 3), (0.8 - 0.5 * loose, 0.15 + 0.25 * loose, 0.05 + 0.25 * loose))[0]
+    """One constant moved by a moderate step from where the incumbent has it, two or three when those are used up."""
+    count = rng.choices((1, 2, 3), (1 - 0.7 * loose, 0.4 * loose, 0.3 * loose))[0]
     values: dict[str, Value] = {}
     reasons = []
     for _ in range(min(count, len(space.dimensions))):
-        weights = {}
-        for dimension in space.dimensions:
-            directions = (0,) if dimension.kind == "choice" else (1, -1)
-            for direction in directions:
-                move = Move(dimension.key, direction)
-                weights[move] = lessons.get(move, _unknown(dimension, direction)) + loose
-        move = rng.choices(list(weights), list(weights.values()))[0]
+        move = rng.choices(list(lessons), [weight + loose for weight in lessons.values()])[0]
         dimension = next(d for d in space.dimensions if d.key == move.key)
         values[move.key] = _moved(dimension, move.direction, rng)
-        reasons.append(f"{dimension.name} {'went well' if lessons.get(move, 0) > 2 else 'is tried'}")
+        reasons.append(f"{dimension.name} {'went well' if lessons[move] >= KEPT else 'is tried'}")
+        if re.search(PRIORITIES[0], dimension.name) and space.refuses(values):
+            # A batch of less than one micro-step takes the micro-step along.
+            cuts = [d for d in space.dimensions if re.search(LAST, d.name)]
+            values = {d.key: _moved(d, move.direction, rng) for d in cuts} | values
     return values, f"a step from the incumbent: {', '.join(reasons)}"
 
 
@@ -193,47 +192,44 @@ def _moved(dimension: Dimension, direction: int, rng: random.Random) -> Value:
     return dimension.rounded(value + direction * rng.uniform(0.08, 0.25) * (dimension.high - dimension.low))
 
 
-def _lessons(history: Sequence[Experiment], incumbent: Experiment, direction: Direction) -> dict[Move, float]:
-    """Weights of the moves that were made: repeat what was kept last, not what failed from this very incumbent."""
-    weights: dict[Move, float] = defaultdict(float)
+def _lessons(space: Space, history: Sequence[Experiment], incumbent: Experiment) -> dict[Move, float]:
+    """The weights of all moves: repeat what was kept last, less often what failed from this very incumbent."""
+    unknown = {
+        Move(dimension.key, direction): _unknown(dimension, direction)
+        for dimension in space.dimensions
+        for direction in ((0,) if dimension.kind == "choice" else (1, -1))
+    }
+    weights, crashed = dict(unknown), Counter[Move]()
     best = history[0] if history else incumbent
-    crashed: dict[Move, int] = defaultdict(int)
-    spread = _spread(history)
     for experiment in history[1:]:
-        moves = _moves(best.parameters, experiment.parameters)
-        for move in moves:
-            value, reference = _value(experiment), _value(best)
-            if value is None:
+        kept = experiment.verdict.status == "keep"
+        for move in _moves(space, best.parameters, experiment.parameters):
+            if _value(experiment) is None:
                 crashed[move] += 1
-                weights[move] = RETRY_CRASHED / crashed[move]
-            elif experiment.verdict.status == "keep":
-                weights[move] = 3.0
-                weights[Move(move.key, -move.direction)] = 0.1
+                weights[move] = unknown[move] * RETRY_CRASHED / crashed[move]
+            elif kept:
+                back = Move(move.key, -move.direction)
+                weights |= {back: unknown[back] * RETRY_FAILED, move: KEPT}
             else:
-                near = reference is not None and abs(gain(reference, value, direction)) < spread
-                weights[move] = 0.3 if near or len(moves) > 1 else 0.1
-        if experiment.verdict.status == "keep":
+                weights[move] = min(weights[move], unknown[move]) * RETRY_FAILED
+        if kept:
             best = experiment
             # From a new incumbent, what failed from the old one may be tried again.
-            for move in weights:
-                weights[move] = max(weights[move], 0.15) if not crashed[move] else weights[move]
+            for move in unknown.keys() - crashed.keys():
+                weights[move] = max(weights[move], unknown[move] * RETRY_FAILED)
     return weights
 
 
-def _moves(before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Move]:
+def _moves(space: Space, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Move]:
+    """What only cuts a step up is no move of its own where it went along with another."""
     moves = []
-    for key in before.keys() & after.keys():
-        a, b = before[key], after[key]
-        if a != b:
-            ordered = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
-            moves.append(Move(key, (1 if b > a else -1) if ordered else 0))  # type: ignore[operator]
-    return sorted(moves, key=lambda move: move.key)
-
-
-def _spread(history: Sequence[Experiment]) -> float:
-    """The interquartile range of all metrics: what counts as far apart in this session."""
-    metrics = sorted(value for e in history if (value := _value(e)) is not None)
-    return metrics[(3 * len(metrics)) // 4 if len(metrics) > 3 else -1] - metrics[len(metrics) // 4] if metrics else 0.0
+    for dimension in space.dimensions:
+        a, b = before.get(dimension.key), after.get(dimension.key)
+        if dimension.kind == "choice" and None not in (a, b) and a != b:
+            moves.append(Move(dimension.key, 0))
+        elif isinstance(a, int | float) and isinstance(b, int | float) and a != b:
+            moves.append(Move(dimension.key, 1 if b > a else -1))
+    return [move for move in moves if len(moves) == 1 or not re.search(LAST, move.key)]
 
 
 def _describe(space: Space, values: Mapping[str, Value]) -> str:
