@@ -249,7 +249,7 @@ def test_asking_stays_quick_with_a_long_history(sessions: list[list[Experiment]]
         start = time.thread_time()
         told.ask(Context(number, 0, {"train.py": SOURCE}, incumbent, tuple(history), "minimize", KNOWN))
         seconds.append(time.thread_time() - start)
-    assert sorted(seconds)[len(seconds) // 2] < 0.3
+    assert sorted(seconds)[len(seconds) // 2] < 1.0  # beside a run of minutes
 
 
 def test_more_steps_are_tried_before_anything_else_and_how_a_step_is_cut_up_last() -> None:
