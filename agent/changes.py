@@ -16,8 +16,10 @@ CROSSING = {
     "schedule": re.compile(r"WARM|FINAL_LR|DECAY|SCHEDULE|COOLDOWN|ANNEAL"),
     "size": re.compile(r"DEPTH|WIDTH|DIM|RATIO|LAYER|HEAD|HIDDEN|EMBD|WINDOW|CHANNELS"),
 }
-# An edit of nothing else leaves the work of a step as it is.
-SAME_WORK = re.compile(r"(^|_)(LR|RATE|BETA\d?|MOMENTUM|DECAY|WARMUP|WARMDOWN|FINAL|BASE|SEED|EPS)(_|$)")
+# An edit of nothing else leaves the work of a step as it is. Narrow, as a wrong guess makes a slower step look better.
+SAME_WORK = re.compile(
+    r"(^|_)(LR|LEARNING_RATE|BETA\d?|MOMENTUM|DECAY|WARMUP|WARMDOWN|EPS|SEED)(_|$)|^RATE$|(^|_)BASE$"
+)
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[str, Value]) -> frozenset[str]:
