@@ -180,3 +180,20 @@ def overdue(curve: Curve, seconds: float, limit: float) -> str | None:
     if projected <= OVERDUE * limit:
         return None
     return f"pruned at {last.fraction:.0%}: at its pace it takes {projected:.0f} s, the hard limit is {limit:g} s"
+
+
+def too_late(curve: Curve, seconds: float, limit: float, budget: float | None) -> str | None:
+    """Why a run that has taken `seconds` cannot end before its hard `limit` (seconds): what is left of its `budget`.
+
+    budget: the seconds of training that it was told, a part of which is what the log calls its share. None without a
+    curve, and where the limit leaves no room for the budget: then nobody can mean it.
+    """
+    if not curve or budget is None or budget >= limit:
+        return None
+    left = (1 - curve[-1].fraction) * budget
+    if seconds + left <= limit:
+        return None
+    return (
+        f"pruned at {curve[-1].fraction:.0%}: after {seconds:.0f} s it has {left:.0f} s of training before it, "
+        f"the hard limit is {limit:g} s"
+    )

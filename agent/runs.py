@@ -61,7 +61,7 @@ class Runs:
     def candidate(self, incumbent: Experiment) -> None:
         pending = self._pending
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
-        watch = Watch(log, self._bench.limit, self._rival(incumbent))
+        watch = Watch(log, self._bench.limit, self._bench.training_seconds, self._rival(incumbent))
         self._measured(self._undisturbed(lambda: measure(self._bench, log, self._started(log), self._tick(log, watch))))
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:

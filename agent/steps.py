@@ -26,11 +26,12 @@ DOUBT = 0.4
 class Slope:
     """per_log: change of the metric with e times the steps. spread: sum of squares of what it was learnt from.
 
-    noise: what remains of it at equal steps.
+    raw: the noise as measured; noise: what remains of it at equal steps.
     """
 
     per_log: float
     spread: float
+    raw: Noise
     noise: Noise
 
     def restated(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> list[float]:
@@ -38,6 +39,15 @@ class Slope:
         target = _mean(_logs(candidate))
         metrics = [run.metric for run in incumbent if run.metric is not None]
         return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics, strict=True)]
+
+    def nearest(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> Sequence[Run]:
+        """The incumbent's runs whose mean, restated, is known best: those with about as many steps, where there are."""
+        target = _mean(_logs(candidate))
+        runs = sorted(incumbent, key=lambda run: abs(math.log(run.secondary[STEPS]) - target))
+        return min(
+            (runs[:count] for count in range(1, len(runs) + 1)),
+            key=lambda near: 1 / len(near) + self.doubt(near, candidate),
+        )
 
     def doubt(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
         """Variance that restating adds to the incumbent's mean, in units of the noise's own."""
@@ -64,7 +74,7 @@ def slope_of(
     guessed = max(0.0, raw.sd**2 * raw.degrees - yy)
     degrees = raw.degrees - 1
     sd = math.sqrt(max(0.0, yy - xy * xy / xx + guessed) / degrees)
-    return Slope(xy / xx, xx, Noise(sd, degrees)) if 0 < sd < raw.sd else None
+    return Slope(xy / xx, xx, raw, Noise(sd, degrees)) if 0 < sd < raw.sd else None
 
 
 def squares(group: Sequence[Run]) -> tuple[float, float, float]:

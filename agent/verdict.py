@@ -22,8 +22,9 @@ Kind = Literal["confirm", "greedy"]
 Step = Literal["candidate", "incumbent"]
 
 # In standard deviations of one run: the gain that the test is made to find. At equal steps these are a fraction of the
-# ones as measured, and so small a gain as before is not worth the runs.
-EFFECT, EFFECT_AT_EQUAL_STEPS = 2.8, 4.2
+# ones as measured, and a gain that is as small a part of them is not worth the runs: nor one of less than LEAST_EFFECT
+# as measured.
+EFFECT, EFFECT_AT_EQUAL_STEPS, LEAST_EFFECT = 2.8, 4.2, 1.4
 # Log likelihood ratios. A single run alone keeps only what no noise explains; it discards a little more readily than
 # repeated ones do, because most candidates end there.
 FIRST_KEEP, KEEP = 6.0, 3.0
@@ -40,27 +41,41 @@ DOUBTFUL = 2.0
 class Standing:
     """An incumbent. values: metrics of runs that did not choose it; chosen: of those that did.
 
-    age: experiments since it was kept. doubt: variance of the mean from restating these for the candidate's steps, in
-    that of one run; None where they are as measured.
+    age: experiments since it was kept. near: where these are restated for the candidate's steps, those to compare with;
+    doubt: the variance of their mean that restating adds, in that of one run. effect: the gain to look for, in noises.
     """
 
     values: Sequence[float]
     chosen: Sequence[float]
     age: int = 0
+    near: Sequence[float] = ()
     doubt: float | None = None
+    effect: float = EFFECT
+
+    @property
+    def reference(self) -> Sequence[float]:
+        return self.near or self.values or self.chosen
 
 
 def standing(incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()) -> Standing:
-    """What is known of the incumbent when the experiment `number` is judged.
+    """What is known of the incumbent when the experiment `number` is judged."""
+    chosen = [run for run in incumbent.runs if run.metric is not None]
+    return standing_of(unbiased(incumbent), chosen, number - 1 - incumbent.number, slope, candidate)
+
+
+def standing_of(
+    known: Sequence[Run], chosen: Sequence[Run], age: int, slope: Slope | None, candidate: Sequence[Run]
+) -> Standing:
+    """known: runs that did not choose the incumbent. All have a metric.
 
     slope: how the metric goes with the steps, where only the machine can make the candidate take more or fewer.
     """
-    age = number - 1 - incumbent.number
-    known, chosen = ([run for run in runs if run.metric is not None] for runs in (unbiased(incumbent), incumbent.runs))
     if slope is None:
         return Standing(_metrics(known), _metrics(chosen), age)
-    doubt = slope.doubt(known or chosen, candidate)
-    return Standing(slope.restated(known, candidate), slope.restated(chosen, candidate), age, doubt)
+    near = slope.nearest(known or chosen, candidate)
+    values, first, beside = (slope.restated(runs, candidate) for runs in (known, chosen, near))
+    effect = max(EFFECT_AT_EQUAL_STEPS, LEAST_EFFECT * slope.raw.sd / slope.noise.sd)
+    return Standing(values, first, age, beside, slope.doubt(near, candidate), effect)
 
 
 def weigh(
@@ -70,7 +85,7 @@ def weigh(
 
     candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
     """
-    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, doubt=incumbent.doubt)
+    evidence = _evidence(candidate, incumbent.reference, noise, direction, doubt=incumbent.doubt)
     if noise.sd == 0.0:
         return _exact(evidence, leaner)
     if noise.unsure:
@@ -79,7 +94,7 @@ def weigh(
         return "incumbent"
     if incumbent.values and len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY):
         return "incumbent"
-    first, effect = evidence.runs == 1, EFFECT if evidence.doubt is None else EFFECT_AT_EQUAL_STEPS
+    first, effect = evidence.runs == 1, incumbent.effect
     ratio = _log_ratio(evidence, noise, effect, 0.0)
     if ratio >= (FIRST_KEEP if first else KEEP):
         return Verdict("keep", f"better by {_amount(evidence)}", evidence)
@@ -108,7 +123,7 @@ def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise,
 
 
 def repeat(candidate: Sequence[float], incumbent: Standing, noise: Noise, direction: Direction, what: str) -> Verdict:
-    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, how="repeat")
+    evidence = _evidence(candidate, incumbent.reference, noise, direction, how="repeat")
     return Verdict("discard", f"a repeat: {what}", evidence)
 
 

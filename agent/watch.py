@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.curves import Curve, CurveReader, average, broken, curve, overdue
+from agent.curves import Curve, CurveReader, average, broken, curve, overdue, too_late
 from agent.errors import Crashed, Hopeless, TimedOut
 from agent.experiment import Direction, Experiment, Run, unbiased
 from agent.prune import Finished, hopeless
@@ -29,19 +29,23 @@ class Rival:
 class Watch:
     """To be called with the seconds so far, several times a second. limit: the hard limit in seconds.
 
-    rival: None where a run is only ended for what its own curve shows.
+    budget: the seconds of training that the run was told. rival: None where a run is only ended for what its own curve
+    shows.
     """
 
-    def __init__(self, log: Path, limit: float, rival: Rival | None) -> None:
-        self._log, self._limit, self._rival = log, limit, rival
+    def __init__(self, log: Path, limit: float, budget: float | None, rival: Rival | None) -> None:
+        self._log, self._limit, self._budget, self._rival = log, limit, budget, rival
         self._reader = CurveReader()
         self._read = 0
 
     def __call__(self, seconds: float) -> None:
         """Raises Hopeless, Crashed or TimedOut where the run may as well end now."""
-        if not self._advance(seconds):
-            return
+        advanced = self._advance(seconds)
         so_far = self._reader.curve
+        if reason := too_late(so_far, seconds, self._limit, self._budget):
+            raise TimedOut(reason)
+        if not advanced:
+            return
         if reason := broken(so_far):
             raise Crashed(reason)
         if reason := overdue(so_far, seconds, self._limit):

@@ -1,4 +1,4 @@
-"""What a run over its budget costs, now that the harness ends it: the failures of recorded sessions, run again.
+"""What a run over its budget costs, now that it is ended at once: the failures of recorded sessions, run again.
 
     uv run python -m benchmarks.overruns --out DIR
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from agent.experiment import Experiment
 from agent.measure import Bench, measure
 from agent.opening import open_bench
+from agent.watch import Watch
 from benchmarks.night import HARD_LIMIT, best_text, clone, state_of
 
 RECORD = "overruns.jsonl"
@@ -42,7 +43,7 @@ def again(bench: Bench, text: str, log: Path) -> tuple[float, str]:
     """Seconds of one run of this `train.py`, and how it ended."""
     bench.workspace.place({"train.py": text})
     try:
-        run = measure(bench, log, lambda _: None, lambda _: None)
+        run = measure(bench, log, lambda _: None, Watch(log, bench.limit, bench.training_seconds, None))
     finally:
         bench.workspace.restore(["train.py"])
     return run.seconds, run.error or f"{run.metric}"

@@ -22,7 +22,7 @@ from functools import partial
 from agent.experiment import CLEAR_SIGMAS, Run, Verdict
 from agent.noise import PRIOR, pooled
 from agent.steps import STEPS, slope_of
-from agent.verdict import MOST_RUNS, Standing, weigh
+from agent.verdict import MOST_RUNS, standing_of, weigh
 
 Program = Callable[
     [], tuple[float, float]
@@ -128,13 +128,8 @@ class Simulated:
             groups = [group for group in (*self.groups, self.values, candidate[1:]) if len(group) > 1]
             noise = pooled([metrics(group) for group in groups], BASE * self.prior)
             slope = slope_of(groups, [*candidate, *self.values, *self.chosen], noise, "minimize")
-            if slope is None:
-                known = Standing(metrics(self.values), metrics(self.chosen), self.age)
-            else:
-                restated = [slope.restated(runs, candidate) for runs in (self.values, self.chosen)]
-                doubt = slope.doubt(self.values or self.chosen, candidate)
-                known, noise = Standing(restated[0], restated[1], self.age, doubt), slope.noise
-            step = weigh(metrics(candidate), known, noise, "minimize")
+            known = standing_of(self.values, self.chosen, self.age, slope, candidate)
+            step = weigh(metrics(candidate), known, slope.noise if slope else noise, "minimize")
             if isinstance(step, Verdict):
                 break
             if step == "candidate":

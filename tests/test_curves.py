@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agent.changes import CODE, changed, kinds
-from agent.curves import FINEST, Curve, CurveReader, Point, at, average, broken, curve, overdue, pace
+from agent.curves import FINEST, Curve, CurveReader, Point, at, average, broken, curve, overdue, pace, too_late
 from agent.prune import CONTROL, EARLIEST, LEAST, Finished, forecast, hopeless, spared
 from benchmarks.pruning import Tally, ended_early, replayed, synthetic
 
@@ -153,6 +153,16 @@ def test_a_run_too_slow_for_its_limit_is_ended_once_its_pace_is_clear() -> None:
     assert overdue(straight(5, 2), 100, 10) is None  # nobody looked at a clock
     slow_start = (Point(0.0, 5.0, 0.0), *(Point(0.1 + n / 100, 4.0, 400.0 + 3 * n) for n in range(20)))
     assert overdue(slow_start, 460, 900) is None
+
+
+def test_a_run_that_has_no_time_left_for_its_budget_is_ended() -> None:
+    begun = (Point(0.0, 5.0, 590.0),)
+    late = "pruned at 0%: after 601 s it has 300 s of training before it, the hard limit is 900 s"
+    assert too_late(begun, 601, 900, 300) == late and too_late(begun, 599, 900, 300) is None
+    assert too_late((*begun, Point(0.5, 4.0, 700.0)), 701, 900, 300) is None
+    assert too_late((*begun, Point(1.0, 4.0, 700.0)), 899, 900, 300) is None  # its evaluation takes long
+    assert too_late((), 899, 900, 300) is None and too_late(begun, 899, 900, None) is None
+    assert too_late(begun, 30, 60, 300) is None  # a protocol that contradicts itself
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -292,19 +292,21 @@ def _first_steps(seed: int, count: int, kept: Callable[[dict[str, Value], int], 
     return history
 
 
-def test_the_smaller_batch_comes_within_three_experiments_and_alone() -> None:
-    halved = 0
+def test_a_smaller_batch_and_a_shallower_model_come_within_four_experiments() -> None:
+    """Alone, or with what an assert asks for: one layer of 64 has no head of 128."""
+    halved = shallower = 0
     for seed in range(100):
-        descriptions = [e.description for e in _first_steps(seed, 3, lambda *_: False)]
-        assert not any("," in text for text in descriptions)
+        descriptions = [e.description for e in _first_steps(seed, 4, lambda *_: False)]
+        assert all("," not in text or text.startswith("DEPTH 2 ->") for text in descriptions), descriptions
         halved += "TOTAL_BATCH_SIZE 8192 -> 4096" in descriptions
-    assert halved >= 80
+        shallower += "DEPTH 2 -> 1, HEAD_DIM 128 -> 64" in descriptions
+    assert halved >= 65 and shallower >= 65, (halved, shallower)
 
 
 def test_a_kept_batch_is_halved_again_and_takes_the_micro_step_along() -> None:
     sessions = [_first_steps(seed, 5, lambda p, _: int(str(p["TOTAL_BATCH_SIZE"])) < 8192) for seed in range(50)]
     further = [e.description for history in sessions for e in history[1:] if e.parameters["TOTAL_BATCH_SIZE"] == 2048]
-    assert sum(any(e.parameters["TOTAL_BATCH_SIZE"] == 2048 for e in history) for history in sessions) >= 35
+    assert sum(any(e.parameters["TOTAL_BATCH_SIZE"] == 2048 for e in history) for history in sessions) >= 30
     assert "TOTAL_BATCH_SIZE 4096 -> 2048, DEVICE_BATCH_SIZE 16 -> 8" in further
 
 
@@ -316,4 +318,4 @@ def test_one_failure_does_not_bury_the_smaller_batch() -> None:
         smaller = [number for number, e in enumerate(history) if int(str(e.parameters["TOTAL_BATCH_SIZE"])) < 8192]
         if smaller and smaller[0] < 3:
             failed, again = failed + 1, again + any(number > 3 for number in smaller)
-    assert failed > 50 and again > 0.3 * failed
+    assert failed > 35 and again > 0.25 * failed

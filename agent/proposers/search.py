@@ -20,9 +20,10 @@ from agent.proposers.base import Context, Exhausted
 from agent.proposers.pool import groups, point, points, pool
 from agent.proposers.space import Dimension, Space, space_of
 
-# Where the gain is on slow machines: more steps, then size, then rates. Constants never tried go in this order, each
-# rank by this factor less often, and last what changes only how a step is cut up.
-PRIORITIES = ("BATCH", "DEPTH|LAYER", "WIDTH|DIM|ASPECT|HIDDEN", "LR$|RATE|LEARNING", "")
+# Where the gain is on slow machines: more steps, by smaller batches and shallower models, then size, then rates.
+# Constants never tried go in this order, each rank by this factor less often, and last what changes only how a step is
+# cut up.
+PRIORITIES = ("BATCH|DEPTH|LAYER", "WIDTH|DIM|ASPECT|HIDDEN|MLP|EXPAN|FFN", "LR$|LEARNING|RATE$", "")
 FIRST_WEIGHT, RANK_FACTOR = 3.0, 0.3
 LAST = "DEVICE|MICRO|ACCUM"
 # Of the first two ranks the smaller value goes first: in a fixed time it makes more steps.
@@ -160,11 +161,30 @@ def _local(
         dimension = next(d for d in space.dimensions if d.key == move.key)
         values[move.key] = _moved(dimension, move.direction, rng)
         reasons.append(f"{dimension.name} {'went well' if lessons[move] >= KEPT else 'is tried'}")
-        if re.search(PRIORITIES[0], dimension.name) and space.refuses(values):
-            # A batch of less than one micro-step takes the micro-step along.
-            cuts = [d for d in space.dimensions if re.search(LAST, d.name)]
-            values = {d.key: _moved(d, move.direction, rng) for d in cuts} | values
+        if re.search(PRIORITIES[0], dimension.name):
+            values = _allowed(space, values, rng)
     return values, f"a step from the incumbent: {', '.join(reasons)}"
+
+
+def _allowed(space: Space, values: dict[str, Value], rng: random.Random) -> dict[str, Value]:
+    """With one more constant moved, where only that makes them possible: a micro-step with its batch, heads with a width."""
+    if not space.refuses(values):
+        return values
+    for dimension in space.dimensions:
+        if dimension.key not in values and re.search("|".join(PRIORITIES[:SMALLER_RANKS]), dimension.name):
+            for value in _beside(dimension, rng):
+                if not space.refuses({**values, dimension.key: value}):
+                    return {dimension.key: value, **values}
+    return values
+
+
+def _beside(dimension: Dimension, rng: random.Random) -> list[Value]:
+    """Its neighbours, the nearest choices first, smaller before larger."""
+    if dimension.kind != "choice":
+        return [_moved(dimension, direction, rng) for direction in (-1, 1)]
+    place = dimension.choices.index(dimension.value)
+    others = [index for index in range(len(dimension.choices)) if index != place]
+    return [dimension.choices[index] for index in sorted(others, key=lambda index: abs(index - place))]
 
 
 def _unknown(dimension: Dimension, direction: int) -> float:
