@@ -40,15 +40,6 @@ class Slope:
         metrics = [run.metric for run in incumbent if run.metric is not None]
         return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics, strict=True)]
 
-    def nearest(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> Sequence[Run]:
-        """The incumbent's runs whose mean, restated, is known best: those with about as many steps, where there are."""
-        target = _mean(_logs(candidate))
-        runs = sorted(incumbent, key=lambda run: abs(math.log(run.secondary[STEPS]) - target))
-        return min(
-            (runs[:count] for count in range(1, len(runs) + 1)),
-            key=lambda near: 1 / len(near) + self.doubt(near, candidate),
-        )
-
     def doubt(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
         """Variance that restating adds to the incumbent's mean, in units of the noise's own."""
         away = _mean(_logs(candidate)) - _mean(_logs(incumbent))

