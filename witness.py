@@ -138,6 +138,8 @@ def timed(batches: Generator[Item, None, None]) -> Generator[Item, None, None]:
         for batch in batches:
             if _timed:
                 _lap()
+                if len(_gaps) > 1:  # of one batch alone nobody knows how much of it was compilation
+                    _require_in_time(_least_training_seconds)
             _latest, _timed = _now(), True
             yield batch
 
@@ -147,6 +149,7 @@ def evaluation() -> Iterator[None]:
     """Its time is not training. Refuses a run that has replaced something, before and after."""
     global _latest
     _lap()
+    _require_in_time(_training_seconds)
     require_untouched()
     yield
     require_untouched()
@@ -184,13 +187,15 @@ def attest(name: str, metric: float, eval_tokens: int, folder: Path, snapshot: s
 
 
 def _lap() -> None:
-    """Note the time since the last batch, and end a run that has trained for too long to count."""
-    now = _now()
-    _gaps.append(now - _latest)
+    _gaps.append(_now() - _latest)
+
+
+def _require_in_time(trained: Callable[[], float]) -> None:
+    """End a run that has trained for too long to count."""
     # Most of the time the clock alone says that there is nothing to work out.
-    if now - _began > _longest and len(_gaps) > 1 and (trained := _least_training_seconds()) > _longest:
+    if _now() - _began > _longest and (seconds := trained()) > _longest:
         _refuse(
-            f"it has trained for {trained:.0f} s by the harness's clock, and more than {_longest:.0f} s do not count"
+            f"it has trained for {seconds:.0f} s by the harness's clock, and more than {_longest:.0f} s do not count"
         )
 
 

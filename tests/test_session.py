@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -379,7 +380,7 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     second = cli(slow, "run", "--tag", "other")
     assert second.returncode == 3 and f"process {loop.pid} (session t)" in second.stderr
     shown = json.loads(cli(slow, "status", "--json").stdout)["data"]
-    assert shown["running_pid"] == loop.pid and shown["now"]["number"] == 1 and shown["now"]["done_at"]
+    assert shown["running_pid"] == loop.pid and shown["now"]["number"] >= 1 and shown["now"]["done_at"]
     follower = subprocess.Popen(
         [sys.executable, "-m", "agent", "status", "--follow"],
         cwd=slow,
@@ -392,7 +393,7 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     _, errors = loop.communicate(timeout=60)
     assert loop.returncode == 0 and "stopped by `autoresearch stop`" in errors
     followed, _ = follower.communicate(timeout=60)
-    assert "#1 " in followed and "stopped by" in followed
+    assert re.search(r"#\d+ ", followed) and "stopped by" in followed
     assert cli(slow, "stop").returncode == 3
     assert_consistent(slow)
 
