@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -142,14 +142,6 @@ def unbiased(experiment: Experiment) -> tuple[Run, ...]:
     runs = experiment.fresh if chosen_by_luck else (*experiment.runs, *experiment.fresh)
     latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
     return tuple(run for run in runs[latest:] if run.metric is not None)
-
-
-def worked(runs: Iterable[Run]) -> list[Run]:
-    return [run for run in runs if run.metric is not None]
-
-
-def metrics(runs: Iterable[Run]) -> list[float]:
-    return [run.metric for run in runs if run.metric is not None]
 
 
 def digest(files: Mapping[str, str]) -> str:

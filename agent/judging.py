@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from agent import verdict
 from agent.changes import changed, kinds, same_work
 from agent.conditions import disturbed
-from agent.experiment import Direction, Experiment, Run, Value, Verdict, metrics, unbiased, worked
+from agent.experiment import Direction, Experiment, Run, Value, Verdict, unbiased
 from agent.noise import Noise, noise_of, repeated
 from agent.simplicity import leaner, repeats
 from agent.state import Pending
@@ -51,14 +51,14 @@ def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
     if last.pruned is not None:
         return Verdict("discard", last.error or "pruned")
     if last.metric is None:
-        again = f"run {len(pending.runs)} failed after one that did not: " if len(worked(pending.runs)) else ""
+        again = f"run {len(pending.runs)} failed after one that did not: " if len(_worked(pending.runs)) else ""
         return Verdict("crash", again + (last.error or "no metric"))
     noise = noise_of(case.experiments, pending.runs)
     over = _over(last, rules.max_memory_gb)
     if over is not None:
         return Verdict("discard", over)
     if rules.kind == "greedy":
-        return verdict.greedy([last.metric], metrics(case.incumbent.runs), noise, case.direction)
+        return verdict.greedy([last.metric], _metrics(case.incumbent.runs), noise, case.direction)
     return _confirm(case, rules, noise)
 
 
@@ -67,15 +67,15 @@ def _confirm(case: Case, rules: Rules, noise: Noise) -> Verdict | verdict.Step:
     again = repeats(case.files, case.incumbent_files)
     if again is not None:
         stands = verdict.standing(incumbent, pending.number)
-        return verdict.repeat(metrics(pending.runs), stands, noise, case.direction, again)
+        return verdict.repeat(_metrics(pending.runs), stands, noise, case.direction, again)
     reference = unbiased(incumbent) or incumbent.runs
-    good = [run for run in worked(pending.runs) if not noise.sd or why_disturbed(case, run) is None]
+    good = [run for run in _worked(pending.runs) if not noise.sd or why_disturbed(case, run) is None]
     if not good:
         return "incumbent" if len(pending.runs) % MOST_DISTURBED == 0 else "candidate"
     simpler = leaner(case.files, good[-1], case.incumbent_files, reference[-1]) if rules.simplicity else None
     slope = _slope(case, good, noise)
     stands = verdict.standing(incumbent, pending.number, slope, good)
-    step = verdict.weigh(metrics(good), stands, slope.noise if slope else noise, case.direction, leaner=simpler)
+    step = verdict.weigh(_metrics(good), stands, slope.noise if slope else noise, case.direction, leaner=simpler)
     if step == "incumbent" and pending.refreshed >= MOST_REFRESHES:
         return Verdict("discard", "the incumbent could not be measured again to compare it with")
     return step
@@ -91,7 +91,7 @@ def _slope(case: Case, good: Sequence[Run], noise: Noise) -> Slope | None:
     """How the metric goes with the steps, where those of candidate and incumbent take equally long by their edit."""
     if noise.unsure or not same_work(_edits(case)):
         return None
-    incumbent = worked((*case.incumbent.runs, *case.incumbent.fresh))
+    incumbent = [run for run in (*case.incumbent.runs, *case.incumbent.fresh) if run.metric is not None]
     return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
 
 
@@ -102,3 +102,11 @@ def _edits(case: Case) -> frozenset[str]:
 def _over(run: Run, most: float | None) -> str | None:
     memory = run.secondary.get("peak_vram_mb", 0.0) / 1024
     return f"needs {memory:.1f} GB, --max-memory-gb is {most:g}" if most is not None and memory > most else None
+
+
+def _worked(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.metric is not None]
+
+
+def _metrics(runs: Sequence[Run]) -> list[float]:
+    return [run.metric for run in runs if run.metric is not None]

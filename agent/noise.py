@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.experiment import Experiment, Run, metrics, unbiased, worked
+from agent.experiment import Experiment, Run, unbiased
 
 # Before anything was repeated, as a share of the metric: between the 0.03 % seen on one H200 and the 1 % of short runs
 # on a CPU. It counts as a tenth of one repetition, so that the first real one outvotes it: noise differs more between
@@ -30,7 +30,8 @@ class Noise:
 
 def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> Noise:
     """From the repeated runs of a session, and of the candidate under way."""
-    return pooled([metrics(group) for group in repeated(experiments, candidate)], _scale(experiments))
+    groups = [[run.metric for run in group if run.metric is not None] for group in repeated(experiments, candidate)]
+    return pooled(groups, _scale(experiments))
 
 
 def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:
@@ -38,10 +39,10 @@ def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -
 
     A first run decides whether a candidate is run again, so it is a lucky one: only those after it count.
     """
-    groups: list[Sequence[Run]] = [worked(candidate)[1:]]
+    groups: list[Sequence[Run]] = [_worked(candidate)[1:]]
     for experiment in experiments:
         known = unbiased(experiment)
-        groups += [known, [] if experiment.runs[:1] == known[:1] else worked(experiment.runs)[1:]]
+        groups += [known, [] if experiment.runs[:1] == known[:1] else _worked(experiment.runs)[1:]]
     return [group for group in groups if len(group) > 1]
 
 
@@ -56,6 +57,10 @@ def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
     total = degrees + PRIOR_DEGREES
     sd = math.sqrt((squares + PRIOR_DEGREES * prior * prior) / total)
     return Noise(sd, total, unsure=degrees > 0 and squares == 0.0)
+
+
+def _worked(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if run.metric is not None]
 
 
 def _scale(experiments: Iterable[Experiment]) -> float:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.experiment import Direction, Run, metrics, worked
+from agent.experiment import Direction, Run
 from agent.noise import Noise
 
 STEPS = "num_steps"  # the secondary metric that counts them
@@ -37,7 +37,8 @@ class Slope:
     def restated(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> list[float]:
         """Metrics of the incumbent's runs, with as many steps as the candidate had."""
         target = _mean(_logs(candidate))
-        return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics(incumbent), strict=True)]
+        metrics = [run.metric for run in incumbent if run.metric is not None]
+        return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics, strict=True)]
 
     def doubt(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
         """Variance that restating adds to the incumbent's mean, in units of the noise's own."""
@@ -69,7 +70,7 @@ def slope_of(
 
 def squares(group: Sequence[Run]) -> tuple[float, float, float]:
     """Sums of squares and products about the means: logarithms of steps, these and the metric, the metric."""
-    xs, ys = _logs(group), metrics(group)
+    xs, ys = _logs(group), [run.metric or 0.0 for run in group]
     x, y = _mean(xs), _mean(ys)
     return (
         sum((a - x) ** 2 for a in xs),
@@ -79,7 +80,7 @@ def squares(group: Sequence[Run]) -> tuple[float, float, float]:
 
 
 def _logs(runs: Sequence[Run]) -> list[float]:
-    return [math.log(run.secondary[STEPS]) for run in worked(runs)]
+    return [math.log(run.secondary[STEPS]) for run in runs if run.metric is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agent.experiment import Direction, Evidence, Experiment, Run, Verdict, metrics, unbiased, worked
+from agent.experiment import Direction, Evidence, Experiment, Run, Verdict, unbiased
 from agent.noise import Noise
 from agent.state import gain
 from agent.steps import Slope
@@ -53,7 +53,8 @@ class Standing:
 
 def standing(incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()) -> Standing:
     """What is known of the incumbent when the experiment `number` is judged."""
-    return standing_of(unbiased(incumbent), worked(incumbent.runs), number - 1 - incumbent.number, slope, candidate)
+    chosen = [run for run in incumbent.runs if run.metric is not None]
+    return standing_of(unbiased(incumbent), chosen, number - 1 - incumbent.number, slope, candidate)
 
 
 def standing_of(
@@ -64,7 +65,7 @@ def standing_of(
     slope: how the metric goes with the steps, where only the machine can make the candidate take more or fewer.
     """
     if slope is None:
-        return Standing(metrics(known), metrics(chosen), age)
+        return Standing(_metrics(known), _metrics(chosen), age)
     values, first = (slope.restated(runs, candidate) for runs in (known, chosen))
     effect = min(EFFECT * slope.raw.sd / slope.noise.sd, MOST_EFFECT)
     return Standing(values, first, age, slope.doubt(known or chosen, candidate), effect)
@@ -162,6 +163,10 @@ def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -
 def _next(evidence: Evidence, incumbent: Standing) -> Step:
     """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
     return "incumbent" if len(incumbent.values) <= evidence.runs + 1 else "candidate"
+
+
+def _metrics(runs: Sequence[Run]) -> list[float]:
+    return [run.metric for run in runs if run.metric is not None]
 
 
 def _amount(evidence: Evidence) -> str:
