@@ -37,13 +37,15 @@ def ablate(bench: Bench, journal: Journal, interrupts: Interrupts, count: int = 
         if files is not None and files != texts:
             commits[label] = _commit(bench, journal, label, files)
     folder = journal.path.parent / "ablate" / best.commit[:12]
-    runs = compare(bench, journal, interrupts, commits, count, folder)
+    runs = compare(bench, journal, interrupts, commits, count, folder, may_fail=commits.keys() - {BEST})
     noise, direction = noise_of(state.experiments), bench.protocol.metric.direction
     found = []
     for after, before in changes:
         label = f"without-{after.number}"
         entry: dict[str, Any] = {"number": after.number, "commit": after.commit, "description": after.description}
-        if label in commits:
+        if label in commits and runs[label][-1].metric is None:
+            entry |= {"verdict": "pays", "worth": None, "fails": runs[label][-1].error}
+        elif label in commits:
             worth = difference(runs[label], runs[BEST], noise, direction)
             says = "pays" if worth.low > 0 else "harms" if worth.high < 0 else "not shown to pay"
             entry |= {"verdict": says, "worth": worth.gain, "low": worth.low, "high": worth.high}
@@ -62,11 +64,14 @@ def lines(data: Mapping[str, Any]) -> list[str]:
     shown = []
     for entry in data["changes"]:
         worth = f" {_worth(entry, entry['worth'])}" if entry["worth"] is not None else ""
+        worth = f" (without it there is no result: {entry['fails']})" if "fails" in entry else worth
         shown.append(f"#{entry['number']} {entry['verdict']}{worth}: {entry['description']}")
     smaller = data["smaller"]
     if smaller is None:
         return [*shown, "every change pays, or cannot be taken back: there is no smaller recipe to offer"]
     without = ", ".join(f"#{number}" for number in smaller["without"])
+    if smaller["gain"] is None:
+        return [*shown, f"without {without} together there is no result ({smaller['fails']}); keep them"]
     lost = f"{_worth(smaller, smaller['gain'])} against the best"
     if not smaller["offered"]:
         return [*shown, f"without {without}: {lost}; together they do pay, keep them"]
@@ -87,10 +92,14 @@ def _smaller(
         return None
     commit = _commit(bench, journal, SMALLER, files)
     folder = journal.path.parent / "ablate" / commit[:12]
-    runs = compare(bench, journal, interrupts, {BEST: best.commit, SMALLER: commit}, count, folder)
+    commits, without = {BEST: best.commit, SMALLER: commit}, [after.number for after, _ in idle]
+    runs = compare(bench, journal, interrupts, commits, count, folder, may_fail={SMALLER})
+    failed = runs[SMALLER][-1]
+    if failed.metric is None:
+        nothing = {"gain": None, "low": None, "high": None}
+        return {"commit": commit, "without": without, **nothing, "offered": False, "fails": failed.error}
     state, direction = journal.state, bench.protocol.metric.direction
     found = difference(runs[BEST], runs[SMALLER], noise_of(state.experiments), direction)
-    without = [after.number for after, _ in idle]
     worth = {"gain": found.gain, "low": found.low, "high": found.high}
     # Offered where it is not shown to be worse; a person sees the interval.
     return {"commit": commit, "without": without, **worth, "offered": found.high >= 0}

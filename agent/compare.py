@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from agent.measure import Bench, last_lines, measure
 from agent.noise import Noise
 from agent.paths import stop_file
 from agent.state import Comparison, expected_seconds, gain
-from agent.turns import counted, next_turn, reasons
+from agent.turns import counted, fails, next_turn, reasons
 
 LEVEL = 0.95
 
@@ -41,14 +41,21 @@ class Difference:
 
 
 def compare(
-    bench: Bench, journal: Journal, interrupts: Interrupts, commits: Mapping[str, str], count: int, folder: Path
+    bench: Bench,
+    journal: Journal,
+    interrupts: Interrupts,
+    commits: Mapping[str, str],
+    count: int,
+    folder: Path,
+    may_fail: Collection[str] = (),
 ) -> Mapping[str, Sequence[Run]]:
     """Run every commit `count` times; label -> runs. Logs go to `folder`. One that was cut off goes on.
 
-    A run that was disturbed is run again in its place (`agent.turns`).
+    A run that was disturbed is run again in its place (`agent.turns`). may_fail: labels for which a failure is a result:
+    it is the last of their runs then, with no metric.
 
-    The working tree is as before when this returns or raises. Raises AutoresearchError where a commit has no result,
-    Interrupted where a person wants it to end.
+    The working tree is as before when this returns or raises. Raises AutoresearchError where another commit has no
+    result, Interrupted where a person wants it to end.
     """
     workspace, known = bench.workspace, journal.state.comparison
     texts = {label: bench_files(bench, commit) for label, commit in commits.items()}
@@ -65,7 +72,7 @@ def compare(
             run = _run(bench, journal, interrupts, label, number, folder / f"{label}-{number}.log")
         finally:
             workspace.restore(files)
-        if run.metric is None:
+        if run.metric is None and label not in may_fail:
             raise AutoresearchError(f"{label} ({commits[label][:12]}) has no result: {run.error}; see {run.log}")
         journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
     for label in commits:
@@ -82,7 +89,7 @@ def _say_why_again(journal: Journal, label: str, times: int) -> None:
 def _say_what_stays(journal: Journal, label: str) -> None:
     comparison = _comparison(journal)
     why, done = reasons(comparison, label), len(comparison.runs[label])
-    if done - len(why) < comparison.count:
+    if not fails(comparison, label) and done - len(why) < comparison.count:
         latest = why[max(why)]
         text = f"{label} stays disturbed: {latest}; its latest {comparison.count} runs count as they are"
         journal.show("note", text=text)
@@ -103,7 +110,7 @@ def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Di
     means = [math.fsum(each) / len(each) for each in ours]
     by = gain(means[0], means[1], direction)
     squares = sum((value - mean) ** 2 for each, mean in zip(ours, means, strict=True) for value in each)
-    if squares == 0 and session.sd == 0:
+    if session.sd == 0 and all(min(each) == max(each) for each in ours):
         return Difference(by, by, by, 0.0)
     known = 0.0 if math.isinf(session.degrees) else session.degrees
     degrees = sum(len(each) - 1 for each in ours) + known

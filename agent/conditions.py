@@ -77,31 +77,39 @@ def _speed_limit() -> float | None:
     return float(limit[1]) if limit else None
 
 
-def disturbed(run: Run, reference: Sequence[Run], *, equally_long: bool, than: str = "the incumbent") -> str | None:
-    """Why the run was slower for a reason outside its code than the `reference`, in words; None where it was not.
+def disturbed(
+    runs: Sequence[Run], reference: Sequence[Run], *, equally_long: bool, than: str = "the incumbent"
+) -> str | None:
+    """Why the runs were slower for a reason outside their code than the `reference`, in words; None where they were
+    not. Of several, on either side, the median counts.
 
-    equally_long: whether a step of it takes as long as one of the reference, because both are the same program or
+    equally_long: whether a step of them takes as long as one of the reference, because both are the same program or
     differ in rates only; then fewer steps are such a reason. than: the reference, in these words.
     """
-    if run.metric is None or run.seconds < SHORTEST_RUN:
+    if any(run.metric is None or run.seconds < SHORTEST_RUN for run in runs):
         return None
-    others, before = _condition([run], "others"), _condition(reference, "others")
+    others, before = _condition(runs, "others"), _condition(reference, "others")
     most = max(MORE_CORES, MORE_SHARE * (os.cpu_count() or 1))
     if others is not None and before is not None and others > before + most:
         return f"other programs used {others:.1f} cores meanwhile, {before:.1f} beside {than}"
-    plugged, was = _condition([run], "plugged_in"), _condition(reference, "plugged_in")
+    plugged, was = _condition(runs, "plugged_in"), _condition(reference, "plugged_in")
     if plugged == 0 and was == 1:
         return f"the machine ran on its battery, and on mains with {than}"
-    warm, cool = _condition([run], "celsius"), _condition(reference, "celsius")
+    warm, cool = _condition(runs, "celsius"), _condition(reference, "celsius")
     if warm is not None and cool is not None and warm > cool + HOTTER:
         return f"the machine was at {warm:.0f} degrees, and at {cool:.0f} with {than}"
-    limit, full = _condition([run], "speed_limit"), _condition(reference, "speed_limit")
+    limit, full = _condition(runs, "speed_limit"), _condition(reference, "speed_limit")
     if limit is not None and full is not None and limit < full - SLOWED:
         return f"heat held the processor at {limit:.0f} % of its speed, {full:.0f} % with {than}"
-    steps, usual = _steps([run]), _steps(reference)
+    steps, usual = _steps(runs), _steps(reference)
     if equally_long and steps is not None and usual is not None and steps < LEAST_SPEED * usual:
         return f"it made {steps:.0f} steps, {than} {usual:.0f} with the same work a step"
     return None
+
+
+def undisturbed(runs: Sequence[Run]) -> list[Run]:
+    """Runs of one program, without those that were disturbed beside the middle of them; all where none is left."""
+    return [run for run in runs if disturbed([run], runs, equally_long=True) is None] or list(runs)
 
 
 def _condition(runs: Sequence[Run], name: str) -> float | None:

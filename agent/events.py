@@ -17,7 +17,7 @@ In the order in which an experiment goes through them:
     started    {number, run, pid, born, log, expected}   its command runs; {of} where it is the incumbent's, see there
     measured   {number, run, and the fields of Run}; a reused baseline adds {reused}, a run of the incumbent during
                the experiment adds {of}, its number
-    revised    {number, commit, digest, description, parameters}   a smaller batch within the same candidate
+    revised    {number, commit, digest, description, parameters, files}   a smaller batch within the same candidate
     repaired   {number, commit, digest, description, parameters, files}   its proposer has mended a crash
     unmended   {proposer, number, reason}                it could not mend a crash
     interrupted{number, reason}                          the run is void and is repeated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -119,29 +119,13 @@ class Experiment:
         values = [run.metric for run in self.runs if run.metric is not None]
         return sum(values) / len(values) if values and self.runs[-1].metric is not None else None
 
-    @property
-    def estimate(self) -> float | None:
-        """The best guess of its metric: the mean of runs that did not choose it where there are any; of a pruned one
-        what it would have come to."""
-        values = [run.metric for run in unbiased(self) if run.metric is not None]
-        if values:
-            return sum(values) / len(values)
-        return self.metric if self.metric is not None else next((run.estimate for run in reversed(self.runs)), None)
+
+def worked(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if run.metric is not None]
 
 
-# A candidate kept with this many standard errors would have been kept on any other day too: its runs are no lucky ones.
-CLEAR_SIGMAS = 6.0
-
-
-def unbiased(experiment: Experiment) -> tuple[Run, ...]:
-    """The runs of an incumbent that tell its value without the luck by which it was chosen."""
-    evidence = experiment.verdict.evidence
-    exact = evidence is not None and evidence.noise == 0.0
-    sigmas = (evidence.sigmas if evidence else None) or 0.0
-    chosen_by_luck = experiment.number > 0 and not exact and sigmas < CLEAR_SIGMAS
-    runs = experiment.fresh if chosen_by_luck else (*experiment.runs, *experiment.fresh)
-    latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
-    return tuple(run for run in runs[latest:] if run.metric is not None)
+def metrics(runs: Iterable[Run]) -> list[float]:
+    return [run.metric for run in runs if run.metric is not None]
 
 
 def digest(files: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent import lock, protocol
 from agent.errors import AutoresearchError, PreconditionError, UsageError
+from agent.estimate import estimate
 from agent.experiment import Experiment, Run
 from agent.journal import read
 from agent.measure import last_lines
@@ -186,7 +187,7 @@ def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
     direction = state.session["direction"]
     return {
         "value": value,
-        "estimate": experiment.estimate if experiment else None,
+        "estimate": estimate(experiment) if experiment else None,
         "compared_with": {"number": earlier[-1].number, "value": before} if earlier else None,
         "gain": gain(before, value, direction) if before is not None and value is not None else None,
     }

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent import verdict
-from agent.changes import changed, kinds, same_work
+from agent.changes import changed, same_work
 from agent.conditions import disturbed
-from agent.experiment import Direction, Experiment, Run, Value, Verdict, unbiased
+from agent.estimate import unbiased
+from agent.experiment import Direction, Experiment, Run, Value, Verdict, metrics, worked
 from agent.noise import Noise, noise_of, repeated
 from agent.simplicity import leaner, repeats
 from agent.state import Pending
 from agent.steps import Slope, slope_of
 
 MOST_DISTURBED = 3  # runs in a row; after that the incumbent is measured as things are now
-MOST_REFRESHES = 16  # of the incumbent within one experiment: one that keeps failing must not hold up the night
-LONGER_STEPS = {"batch", "size", "code"}  # kinds of edits after which a step may take longer
+# Within one experiment: a machine that is never the same for long must not hold up the night.
+MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 16, 16
+UNMEASURED = "the incumbent could not be measured again to compare it with"
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,14 @@ def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
     if last.pruned is not None:
         return Verdict("discard", last.error or "pruned")
     if last.metric is None:
-        again = f"run {len(pending.runs)} failed after one that did not: " if len(_worked(pending.runs)) else ""
+        again = f"run {len(pending.runs)} failed after one that did not: " if len(worked(pending.runs)) else ""
         return Verdict("crash", again + (last.error or "no metric"))
     noise = noise_of(case.experiments, pending.runs)
     over = _over(last, rules.max_memory_gb)
     if over is not None:
         return Verdict("discard", over)
     if rules.kind == "greedy":
-        return verdict.greedy([last.metric], _metrics(case.incumbent.runs), noise, case.direction)
+        return verdict.greedy([last.metric], metrics(case.incumbent.runs), noise, case.direction)
     return _confirm(case, rules, noise)
 
 
@@ -67,31 +69,67 @@ def _confirm(case: Case, rules: Rules, noise: Noise) -> Verdict | verdict.Step:
     again = repeats(case.files, case.incumbent_files)
     if again is not None:
         stands = verdict.standing(incumbent, pending.number)
-        return verdict.repeat(_metrics(pending.runs), stands, noise, case.direction, again)
-    reference = unbiased(incumbent) or incumbent.runs
-    good = [run for run in _worked(pending.runs) if not noise.sd or why_disturbed(case, run) is None]
-    if not good:
-        return "incumbent" if len(pending.runs) % MOST_DISTURBED == 0 else "candidate"
+        return verdict.repeat(metrics(pending.runs), stands, noise, case.direction, again)
+    good = worked(pending.runs)
+    if not noise.exact:
+        why = why_unlike(case, good[-1])
+        owed = _owed_by_the_machine(case, why) if why is not None else None
+        if owed is not None:
+            return owed
+        good = [run for run in good if why_unlike(case, run) is None] or good
+    reference = _reference(case)
     simpler = leaner(case.files, good[-1], case.incumbent_files, reference[-1]) if rules.simplicity else None
     slope = _slope(case, good, noise)
     stands = verdict.standing(incumbent, pending.number, slope, good)
-    step = verdict.weigh(_metrics(good), stands, slope.noise if slope else noise, case.direction, leaner=simpler)
+    step = verdict.weigh(metrics(good), stands, slope.noise if slope else noise, case.direction, leaner=simpler)
     if step == "incumbent" and pending.refreshed >= MOST_REFRESHES:
-        return Verdict("discard", "the incumbent could not be measured again to compare it with")
+        return Verdict("discard", UNMEASURED)
     return step
 
 
-def why_disturbed(case: Case, run: Run) -> str | None:
+def why_unlike(case: Case, run: Run) -> str | None:
     """Why a run of the candidate does not compare with the incumbent's, in words for a person; None where it does."""
-    reference = unbiased(case.incumbent) or case.incumbent.runs
-    return disturbed(run, reference, equally_long=not kinds(_edits(case)) & LONGER_STEPS)
+    return _why_slower(case, run) or _why_faster(case, run)
+
+
+def _why_slower(case: Case, run: Run) -> str | None:
+    return disturbed([run], _reference(case), equally_long=same_work(_edits(case)))
+
+
+def _why_faster(case: Case, run: Run) -> str | None:
+    # Steps are no reason here: where an edit leaves their work as it is, the incumbent is restated for them.
+    why = disturbed(_reference(case), [run], equally_long=False, than="the candidate")
+    return f"beside the incumbent {why}" if why is not None else None
+
+
+def _reference(case: Case) -> Sequence[Run]:
+    return unbiased(case.incumbent) or worked(case.incumbent.runs)
+
+
+def _owed_by_the_machine(case: Case, why: str) -> Verdict | verdict.Step | None:
+    """Whose run it takes after one of the candidate that does not compare: its own, three times, where it was slower;
+    then the incumbent's, as the machine is now. None where it has to be judged as it is."""
+    pending = case.pending
+    if pending.rebases >= MOST_REBASES or len(pending.runs) >= MOST_ATTEMPTS:
+        return Verdict("discard", f"the machine was never the same for it and the incumbent: {why}")
+    tried = pending.runs[pending.rebased_at :]
+    again = not tried or (_why_faster(case, tried[-1]) is None and _slower_in_a_row(case, tried) < MOST_DISTURBED)
+    if again:
+        return "candidate"
+    if verdict.is_lost(case.incumbent):
+        return None
+    return "incumbent" if pending.refreshed < MOST_REFRESHES else Verdict("discard", f"{UNMEASURED}: {why}")
+
+
+def _slower_in_a_row(case: Case, runs: Sequence[Run]) -> int:
+    return next((n for n, run in enumerate(reversed(runs)) if _why_slower(case, run) is None), len(runs))
 
 
 def _slope(case: Case, good: Sequence[Run], noise: Noise) -> Slope | None:
     """How the metric goes with the steps, where those of candidate and incumbent take equally long by their edit."""
     if noise.unsure or not same_work(_edits(case)):
         return None
-    incumbent = [run for run in (*case.incumbent.runs, *case.incumbent.fresh) if run.metric is not None]
+    incumbent = worked((*case.incumbent.runs, *case.incumbent.fresh))
     return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
 
 
@@ -102,11 +140,3 @@ def _edits(case: Case) -> frozenset[str]:
 def _over(run: Run, most: float | None) -> str | None:
     memory = run.secondary.get("peak_vram_mb", 0.0) / 1024
     return f"needs {memory:.1f} GB, --max-memory-gb is {most:g}" if most is not None and memory > most else None
-
-
-def _worked(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if run.metric is not None]
-
-
-def _metrics(runs: Sequence[Run]) -> list[float]:
-    return [run.metric for run in runs if run.metric is not None]

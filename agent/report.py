@@ -14,6 +14,7 @@ from typing import Any
 
 from agent import protocol
 from agent.errors import PreconditionError, UsageError
+from agent.estimate import estimate
 from agent.experiment import Evidence, Experiment
 from agent.fingerprint import differences
 from agent.ideas import change_of, ideas_of
@@ -124,7 +125,7 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "status": experiment.verdict.status,
         "reason": experiment.verdict.reason,
         "metric": experiment.metric,
-        "estimate": experiment.estimate,
+        "estimate": estimate(experiment),
         "pruned": next((run.pruned for run in reversed(experiment.runs) if run.pruned is not None), None),
         "change": difference,
         "effect": effect,

@@ -11,9 +11,11 @@ from typing import Any
 from agent import baseline, proposals, runner
 from agent.changes import CODE, changed
 from agent.context import known_constants
+from agent.curves import broken
 from agent.earlier import experiments_before
 from agent.errors import Suspended
-from agent.experiment import Experiment, Run, unbiased
+from agent.estimate import estimate, unbiased
+from agent.experiment import Experiment, Run
 from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench, last_lines, measure
@@ -21,6 +23,7 @@ from agent.noise import noise_of
 from agent.paths import experiment_folder
 from agent.prune import MOST_HISTORY, Finished, spared
 from agent.state import Pending, expected_seconds
+from agent.verdict import MOST_FAILURES, is_lost
 from agent.watch import Curves, Rival, Watch
 
 PROGRESS_SECONDS = 1.0
@@ -61,7 +64,7 @@ class Runs:
     def candidate(self, incumbent: Experiment) -> None:
         pending = self._pending
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
-        watch = Watch(log, self._bench.limit, self._bench.training_seconds, self._rival(incumbent))
+        watch = self._watch(log, incumbent) if self._prune else None
         self._measured(self._undisturbed(lambda: measure(self._bench, log, self._started(log), self._tick(log, watch))))
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
@@ -73,6 +76,12 @@ class Runs:
         run = self._undisturbed(lambda: measure(self._bench, log, started, self._tick(log, None)))
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         workspace.place(proposals.read(self._journal.path, pending.number, pending.revisions).files)
+        if is_lost(self._journal.state.experiments[incumbent.number]):
+            self._journal.show(
+                "note",
+                text=f"#{incumbent.number} has failed {MOST_FAILURES} times in a row when it was run again ({run.error}; "
+                f"see {run.log}): it is not run again, and what comes is compared with what is known of it",
+            )
 
     def files(self, commit: str) -> Mapping[str, str]:
         """The mutable files that there are now, as a commit has them. Those asked for lately are remembered."""
@@ -91,12 +100,17 @@ class Runs:
         began = self._pending.started_at
         return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
 
+    def _watch(self, log: Path, incumbent: Experiment) -> Watch:
+        usual = self._curves.of(unbiased(incumbent))
+        rises = any(broken(usual[:count]) for count in range(1, len(usual) + 1))
+        return Watch(log, self._bench.limit, self._bench.training_seconds, self._rival(incumbent), rises=rises)
+
     def _rival(self, incumbent: Experiment) -> Rival | None:
-        """None where nothing is pruned: too little is known, it is switched off, or this one is a control."""
+        """None where nothing is compared: it has run before, or this one is a control."""
         state, number = self._journal.state, self._pending.number
-        if not self._prune or len(self._pending.runs) > self._pending.revisions or spared(self._seed, number):
+        if len(self._pending.runs) > self._pending.revisions or spared(self._seed, number):
             return None
-        value = incumbent.estimate
+        value = estimate(incumbent)
         if value is None:
             return None
         return Rival(

@@ -15,7 +15,7 @@ from agent.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal
-from agent.judging import Case, Rules, judge, why_disturbed
+from agent.judging import Case, Rules, judge, why_unlike
 from agent.measure import Bench, last_lines
 from agent.memory import smaller_batch
 from agent.paths import experiment_folder, stop_file
@@ -149,15 +149,14 @@ class Session:
 
     def measure(self) -> None:
         """Run the candidate, and the incumbent again, until nothing is owed and there is enough to judge by."""
-        while True:
+        while self._pending.verdict is None:
             step = owed(self._pending, self.bench.protocol.safety) or self._asked()
             if step is None:
                 return
             if step == "incumbent":
                 self._require_own_branch()  # the incumbent is what its head has
-                self.runs.incumbent(
-                    self._incumbent, rebased=why_disturbed(self._case(), self._pending.runs[-1]) is not None
-                )
+                rebased = why_unlike(self._case(), self._pending.runs[-1]) is not None
+                self.runs.incumbent(self._incumbent, rebased=rebased)
             elif step in ("run", "candidate"):
                 self.runs.candidate(self._incumbent)
             elif not (self._revise() if step == "revision" else self._repair()):
@@ -255,6 +254,7 @@ class Session:
             digest=digest({**files, **texts}),
             description=description,
             parameters=dict(revised.parameters),
+            files=sorted(changed),
         )
         self.bench.workspace.place(changed)
         return True

@@ -15,7 +15,8 @@ from agent.experiment import Direction, Evidence, Experiment, Run, Value, Verdic
 class Pending:
     """The experiment under way, as far as it has come.
 
-    revisions: new versions of its candidate, repairs among them. refreshed: runs of the incumbent during it.
+    revisions: new versions of its candidate, repairs among them. refreshed: runs of the incumbent during it; rebases:
+    those of them that took the machine as it was then, the latest after the run `rebased_at` of the candidate.
     """
 
     number: int
@@ -35,6 +36,8 @@ class Pending:
     verdict: Verdict | None = None
     expected: float | None = None
     refreshed: int = 0
+    rebases: int = 0
+    rebased_at: int = 0
 
     @property
     def experiment(self) -> Experiment:
@@ -99,7 +102,8 @@ class State:
     reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
     waiting, away: why the model is tried again, or does not propose now, and until when (Unix time).
     nothing: why it had nothing for an experiment, until it has something again.
-    confirmation: what `agent.confirm` found last. comparison: one of `agent.compare` that is under way.
+    confirmation: what `agent.confirm` found last. comparison: one of `agent.compare` that is under way; parked: those
+    that it took the place of, which go on or are read when their turn comes again.
     """
 
     session: Mapping[str, Any] | None = None
@@ -117,6 +121,7 @@ class State:
     nothing: Mapping[str, Any] | None = None
     confirmation: Mapping[str, Any] | None = None
     comparison: Comparison | None = None
+    parked: tuple[Comparison, ...] = ()
 
     @property
     def cost(self) -> Spent:
@@ -172,14 +177,13 @@ def step(state: State, event: Event) -> State:
         case "ended":
             return replace(state, ended=data["reason"])
         case "comparing":
-            new = Comparison(data["commits"], tuple(data["files"]), data["count"])
-            return replace(state, comparison=new)
+            return _turned_to(state, Comparison(data["commits"], tuple(data["files"]), data["count"]))
         case "running" | "compared":
             return replace(state, comparison=_compared(state.comparison, event))
         case "confirmed":
             return replace(state, confirmation=data, comparison=None)
         case "ablated":
-            return replace(state, comparison=None)
+            return replace(state, comparison=None, parked=())
         case "proposed":
             keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
             known = {key: data[key] for key in keys}
@@ -192,16 +196,9 @@ def step(state: State, event: Event) -> State:
         case "committed":
             return replace(state, pending=replace(pending, commit=data["commit"]))
         case "revised":
-            changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
-            return replace(state, pending=replace(pending, revisions=pending.revisions + 1, **changes))
+            return replace(state, pending=_renewed(pending, data))
         case "repaired":
-            changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
-            changes |= {
-                "revisions": pending.revisions + 1,
-                "repairs": pending.repairs + 1,
-                "files": tuple(data["files"]),
-            }
-            return replace(state, pending=replace(pending, **changes))
+            return replace(state, pending=replace(_renewed(pending, data), repairs=pending.repairs + 1))
         case "started":
             return replace(state, pending=replace(pending, started=data, started_at=event.at))
         case "interrupted":
@@ -222,6 +219,13 @@ def step(state: State, event: Event) -> State:
     return state
 
 
+def _renewed(pending: Pending, data: Mapping[str, Any]) -> Pending:
+    """With a new version of its candidate."""
+    changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
+    files = tuple(data.get("files", pending.files))  # journals of old name none where the batch was halved
+    return replace(pending, revisions=pending.revisions + 1, files=files, **changes)
+
+
 def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
     """A run more of the candidate or, where the event has `of`, of the incumbent with that number."""
     run, of = run_of(data), data.get("of")
@@ -230,7 +234,18 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
         return replace(state, pending=replace(pending, runs=(*pending.runs, run)))
     again = replace(state.experiments[of], fresh=(*state.experiments[of].fresh, run))
     experiments = (*state.experiments[:of], again, *state.experiments[of + 1 :])
-    return replace(state, pending=replace(pending, refreshed=pending.refreshed + 1), experiments=experiments)
+    pending = replace(pending, refreshed=pending.refreshed + 1)
+    if run.rebased:
+        pending = replace(pending, rebases=pending.rebases + 1, rebased_at=len(pending.runs))
+    return replace(state, pending=pending, experiments=experiments)
+
+
+def _turned_to(state: State, new: Comparison) -> State:
+    """With `new` under way, and the runs that it has where it was parked."""
+    parked = (*state.parked, state.comparison) if state.comparison else state.parked
+    same = [each for each in parked if (each.commits, each.count) == (new.commits, new.count)]
+    rest = tuple(each for each in parked if each not in same)
+    return replace(state, comparison=replace(new, runs=same[-1].runs) if same else new, parked=rest)
 
 
 def _compared(comparison: Comparison | None, event: Event) -> Comparison | None:

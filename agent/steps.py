@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.experiment import Direction, Run
+from agent.experiment import Direction, Run, metrics, worked
 from agent.noise import Noise
 
 STEPS = "num_steps"  # the secondary metric that counts them
@@ -37,8 +37,7 @@ class Slope:
     def restated(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> list[float]:
         """Metrics of the incumbent's runs, with as many steps as the candidate had."""
         target = _mean(_logs(candidate))
-        metrics = [run.metric for run in incumbent if run.metric is not None]
-        return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics, strict=True)]
+        return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics(incumbent), strict=True)]
 
     def doubt(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
         """Variance that restating adds to the incumbent's mean, in units of the noise's own."""
@@ -70,7 +69,7 @@ def slope_of(
 
 def squares(group: Sequence[Run]) -> tuple[float, float, float]:
     """Sums of squares and products about the means: logarithms of steps, these and the metric, the metric."""
-    xs, ys = _logs(group), [run.metric or 0.0 for run in group]
+    xs, ys = _logs(group), metrics(group)
     x, y = _mean(xs), _mean(ys)
     return (
         sum((a - x) ** 2 for a in xs),
@@ -80,7 +79,7 @@ def squares(group: Sequence[Run]) -> tuple[float, float, float]:
 
 
 def _logs(runs: Sequence[Run]) -> list[float]:
-    return [math.log(run.secondary[STEPS]) for run in runs if run.metric is not None]
+    return [math.log(run.secondary[STEPS]) for run in worked(runs)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.conditions import disturbed
-from agent.experiment import Run
+from agent.experiment import Run, worked
 from agent.state import Comparison
 
 
@@ -22,7 +22,10 @@ def next_turn(comparison: Comparison) -> str | None:
 
 
 def counted(comparison: Comparison, label: str) -> tuple[Run, ...]:
-    """`count` runs of the label that nothing disturbed; where there are fewer in the end, its latest as they are."""
+    """`count` runs of the label that nothing disturbed; where there are fewer in the end, its latest as they are. Of one
+    that fails, its last run alone."""
+    if fails(comparison, label):
+        return _runs(comparison, label)[-1:]
     runs, why = _runs(comparison, label), reasons(comparison, label)
     good = tuple(run for index, run in enumerate(runs) if index not in why)
     return good[: comparison.count] if len(good) >= comparison.count else runs[-comparison.count :]
@@ -35,18 +38,24 @@ def reasons(comparison: Comparison, label: str) -> Mapping[int, str]:
     away. The sides differ in their code: together they show how the machine was, but not how many steps to expect.
     """
     runs, found = _runs(comparison, label), {}
-    beside = [run for each in comparison.commits if each != label for run in _runs(comparison, each)]
+    beside = [run for each in comparison.commits if each != label for run in worked(_runs(comparison, each))]
     for index, run in enumerate(runs):
         same = [*runs[:index], *runs[index + 1 :]]
-        whys = [disturbed(run, [other], equally_long=True, than=f"another run of {label}") for other in same]
-        whys.append(disturbed(run, [*same, *beside], equally_long=False, than="the other runs"))
+        whys = [disturbed([run], [other], equally_long=True, than=f"another run of {label}") for other in same]
+        whys.append(disturbed([run], [*same, *beside], equally_long=False, than="the other runs"))
         why = next((each for each in whys if each is not None), None)
         if why is not None:
             found[index] = why
     return found
 
 
+def fails(comparison: Comparison, label: str) -> bool:
+    return any(run.metric is None for run in _runs(comparison, label))
+
+
 def _is_short(comparison: Comparison, label: str) -> bool:
+    if fails(comparison, label):
+        return False
     done, count = len(_runs(comparison, label)), comparison.count
     return done < count or (done < 2 * count and done - len(reasons(comparison, label)) < count)
 

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agent.experiment import Direction, Evidence, Experiment, Run, Verdict, unbiased
+from agent.conditions import undisturbed
+from agent.estimate import unbiased
+from agent.experiment import Direction, Evidence, Experiment, Run, Verdict, metrics, worked
 from agent.noise import Noise
 from agent.state import gain
 from agent.steps import Slope
@@ -32,6 +34,8 @@ MOST_RUNS = 8  # of the candidate
 # The incumbent is run once more after every REFRESH_EVERY experiments until it has MOST_REFRESHES runs: one that was
 # measured too good by luck would else never be measured again, since nothing comes near it.
 REFRESH_EVERY, MOST_REFRESHES = 4, 6
+# An incumbent that fails so often in a row is asked for no more: the candidates after it are judged by what is known.
+MOST_FAILURES = 3
 # An incumbent that only the runs that chose it vouch for is run again before it judges anything within this distance.
 DOUBTFUL = 2.0
 
@@ -42,6 +46,7 @@ class Standing:
 
     age: experiments since it was kept. doubt: where these are restated for the candidate's steps, the variance that
     this adds to their mean, in that of one run; else None. effect: the gain to look for, in noises.
+    lost: it has failed each time that it was run again lately, and is judged by as it was.
     """
 
     values: Sequence[float]
@@ -49,12 +54,19 @@ class Standing:
     age: int = 0
     doubt: float | None = None
     effect: float = EFFECT
+    lost: bool = False
 
 
 def standing(incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()) -> Standing:
     """What is known of the incumbent when the experiment `number` is judged."""
-    chosen = [run for run in incumbent.runs if run.metric is not None]
-    return standing_of(unbiased(incumbent), chosen, number - 1 - incumbent.number, slope, candidate)
+    chosen, age = undisturbed(worked(incumbent.runs)), number - 1 - incumbent.number
+    found = standing_of(unbiased(incumbent), chosen, age, slope, candidate)
+    return replace(found, lost=is_lost(incumbent))
+
+
+def is_lost(incumbent: Experiment) -> bool:
+    latest = incumbent.fresh[-MOST_FAILURES:]
+    return len(latest) == MOST_FAILURES and not worked(latest)
 
 
 def standing_of(
@@ -65,7 +77,7 @@ def standing_of(
     slope: how the metric goes with the steps, where only the machine can make the candidate take more or fewer.
     """
     if slope is None:
-        return Standing(_metrics(known), _metrics(chosen), age)
+        return Standing(metrics(known), metrics(chosen), age)
     values, first = (slope.restated(runs, candidate) for runs in (known, chosen))
     effect = min(EFFECT * slope.raw.sd / slope.noise.sd, MOST_EFFECT)
     return Standing(values, first, age, slope.doubt(known or chosen, candidate), effect)
@@ -79,14 +91,10 @@ def weigh(
     candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
     """
     evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, doubt=incumbent.doubt)
+    if not noise.exact and not incumbent.lost and _is_doubtful(evidence, incumbent, noise):
+        return "incumbent"
     if noise.sd == 0.0:
         return _exact(evidence, leaner)
-    if noise.unsure:
-        return "incumbent"
-    if not incumbent.values and evidence.gain > -DOUBTFUL * noise.sd:
-        return "incumbent"
-    if incumbent.values and len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY):
-        return "incumbent"
     first, effect = evidence.runs == 1, incumbent.effect
     ratio = _log_ratio(evidence, noise, effect, 0.0)
     if ratio >= (FIRST_KEEP if first else KEEP):
@@ -102,6 +110,15 @@ def weigh(
         if ratio > DISCARD and evidence.runs < MOST_RUNS:
             return _next(evidence, incumbent)
     return Verdict("discard", f"not better: {_amount(evidence)}", evidence)
+
+
+def _is_doubtful(evidence: Evidence, incumbent: Standing, noise: Noise) -> bool:
+    """Whether the incumbent has to be run again before anything is compared with it."""
+    if noise.unsure:
+        return True
+    if incumbent.values:
+        return len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY)
+    return evidence.gain > -DOUBTFUL * noise.sd
 
 
 def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise, direction: Direction) -> Verdict:
@@ -133,7 +150,7 @@ def _evidence(
     by = gain(other, mean, direction)
     error = noise.sd * math.sqrt(1 / n + 1 / m + (doubt or 0.0))
     sigmas = by / error if error else None
-    confirmed = n > 1 or noise.sd == 0.0
+    confirmed = n > 1 or noise.exact
     how = how or ("confirmed" if confirmed else "one run")
     return Evidence(how, mean, n, other, m, by, noise.sd, sigmas, doubt)
 
@@ -162,11 +179,8 @@ def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -
 
 def _next(evidence: Evidence, incumbent: Standing) -> Step:
     """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
-    return "incumbent" if len(incumbent.values) <= evidence.runs + 1 else "candidate"
-
-
-def _metrics(runs: Sequence[Run]) -> list[float]:
-    return [run.metric for run in runs if run.metric is not None]
+    behind = len(incumbent.values) <= evidence.runs + 1
+    return "incumbent" if behind and not incumbent.lost else "candidate"
 
 
 def _amount(evidence: Evidence) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from agent.curves import Curve, CurveReader, average, broken, curve, overdue, too_late
 from agent.errors import Crashed, Hopeless, TimedOut
-from agent.experiment import Direction, Experiment, Run, unbiased
+from agent.estimate import estimate, unbiased
+from agent.experiment import Direction, Experiment, Run
 from agent.prune import Finished, hopeless
 
 LARGEST_LOOK = 2**20  # bytes of a log that are read at a time
@@ -30,11 +31,13 @@ class Watch:
     """To be called with the seconds so far, several times a second. limit: the hard limit in seconds.
 
     budget: the seconds of training that the run was told. rival: None where a run is only ended for what its own curve
-    shows.
+    shows. rises: whether its incumbent's curve has what breaks others, so that it means nothing in this program.
     """
 
-    def __init__(self, log: Path, limit: float, budget: float | None, rival: Rival | None) -> None:
-        self._log, self._limit, self._budget, self._rival = log, limit, budget, rival
+    def __init__(
+        self, log: Path, limit: float, budget: float | None, rival: Rival | None, *, rises: bool = False
+    ) -> None:
+        self._log, self._limit, self._budget, self._rival, self._rises = log, limit, budget, rival, rises
         self._reader = CurveReader()
         self._read = 0
 
@@ -46,7 +49,7 @@ class Watch:
             raise TimedOut(reason)
         if not advanced:
             return
-        if reason := broken(so_far):
+        if not self._rises and (reason := broken(so_far)):
             raise Crashed(reason)
         if reason := overdue(so_far, seconds, self._limit):
             raise TimedOut(reason)
@@ -88,11 +91,11 @@ class Curves:
         for experiment in experiments:
             first = next((run for run in experiment.runs if run.metric is not None), None)
             own = self.of([first]) if first is not None else ()
-            if incumbent is not None and incumbent.estimate is not None and first is not None and own:
+            worth = estimate(incumbent) if incumbent is not None else None
+            if incumbent is not None and worth is not None and first is not None and own:
                 assert first.metric is not None
                 beside = self.of(unbiased(incumbent) or incumbent.runs)
-                edits = changed(experiment, incumbent)
-                found.append(Finished(own, first.metric, beside, incumbent.estimate, edits))
+                found.append(Finished(own, first.metric, beside, worth, changed(experiment, incumbent)))
             if experiment.verdict.status == "keep":
                 incumbent = experiment
         return found

@@ -99,18 +99,56 @@ def test_an_idle_change_is_offered_for_removal(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     (quick / "train.py").write_text(text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2"))
     commit_all(quick, "rate matters only while the width is small")
-    moves = iter(("s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /"))
-    for count, move in enumerate(moves, start=1):
-        agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{move}" train.py')
-        done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", str(count))
-        assert done.returncode == 0, done.stderr
-    assert [row["status"] for row in rows(quick)] == ["keep"] * 3
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
     found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]
     assert [entry["verdict"] for entry in found["changes"]] == ["not shown to pay", "pays"]
     smaller = found["smaller"]
     assert smaller["offered"] and smaller["without"] == [1] and smaller["gain"] == 0
     offered = git(quick, "show", f"{smaller['commit']}:train.py")
     assert "RATE = 0.1 " in offered and "WIDTH = 256 " in offered
+
+
+def keep_in_turn(folder: Path, cli: Cli, *changes: str) -> None:
+    """A session whose experiments are these changes of train.py, each of which is kept."""
+    for count, change in enumerate(changes, start=1):
+        agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{change}" train.py')
+        done = cli(folder, "run", "--tag", "t", *agent, "--max-experiments", str(count))
+        assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in rows(folder)] == ["keep"] * (1 + len(changes))
+
+
+def test_a_change_that_the_best_does_not_run_without_pays(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss = ", "assert RATE > 0.2 or WIDTH < 100\nloss = "))
+    commit_all(quick, "wide ones need a rate")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    done = cli(quick, "ablate", "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["data"]["changes"]
+    assert first["verdict"] == second["verdict"] == "pays" and "AssertionError" in first["fails"]
+    assert first["worth"] is None and second["worth"] > 0
+    words = cli(quick, "ablate").stdout
+    assert "#1 pays (without it there is no result: " in words
+    assert_consistent(quick)
+
+
+def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    idle = text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2")
+    (quick / "train.py").write_text(idle.replace('print("---")', 'import time\ntime.sleep(0.3)\nprint("---")'))
+    commit_all(quick, "rate matters only while the width is small")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    work = start(quick, "ablate")
+    wait_until(quick, lambda found: found[-1].get("event") == "running" and found[-1]["label"] == "smaller")
+    work.send_signal(signal.SIGKILL)
+    work.communicate()
+    before = len(events(quick, "compared"))
+    assert before >= 6
+    found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]
+    assert [entry["verdict"] for entry in found["changes"]] == ["not shown to pay", "pays"]
+    # Two runs of each, of the best and both variants, then of the best and the smaller recipe.
+    assert found["smaller"]["offered"] and len(events(quick, "compared")) == 6 + 4
+    assert_consistent(quick)
 
 
 SLOW = """import os

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.earlier import experiments_before
+from agent.estimate import estimate
 from agent.journal import read
 from agent.paths import journal_path
 from agent.state import replay
@@ -67,7 +68,7 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
         last = experiment.runs[-1]
         assert experiment.verdict.status == "discard" and last.pruned is not None and 0.1 <= last.pruned < 1
         assert experiment.verdict.reason.startswith("pruned at ") and experiment.metric is None
-        assert experiment.estimate is not None and experiment.estimate > 5
+        assert (estimate(experiment) or 0) > 5
     assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
     assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
 
@@ -92,6 +93,22 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, t
     assert row["status"] == "crash" and "the loss became nan" in row["description"]
     failed = next(event for event in journal(curved) if event["event"] == "measured" and event["number"] == 1)
     assert failed["metric"] is None and failed["error"].startswith("pruned at ")
+
+
+def test_with_no_prune_not_even_that_ends_it(curved: Path, cli: Cli, tmp_path: Path) -> None:
+    run(cli, curved, tmp_path / "agent.py", ("-1.0",), "--no-prune")
+    whole = replay(read(journal_path(curved, "t"))).experiments[1]
+    assert whole.metric is not None and whole.verdict.status == "discard"
+
+
+def test_a_loss_that_rises_in_the_untouched_program_too_is_no_divergence(
+    curved: Path, cli: Cli, tmp_path: Path
+) -> None:
+    text = (curved / "train.py").read_text()
+    (curved / "train.py").write_text(text.replace("last + 2 * math.exp(-step / 8)", "0.01 * step"))
+    commit_all(curved, "a loss that rises")
+    run(cli, curved, tmp_path / "agent.py", ("0.9",))
+    assert replay(read(journal_path(curved, "t"))).experiments[1].metric is not None
 
 
 def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from agent.estimate import estimate
 from agent.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.pool import groups, point, points, pool
@@ -145,7 +146,7 @@ def _value(experiment: Experiment) -> float | None:
 
     The one place where a metric is read.
     """
-    metric = experiment.estimate
+    metric = estimate(experiment)
     return metric if metric is not None and math.isfinite(metric) else None
 
 

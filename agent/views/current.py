@@ -11,7 +11,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from agent.experiment import Experiment, Run, unbiased
+from agent.estimate import unbiased
+from agent.experiment import Experiment, Run, metrics
 from agent.progress import Reading
 from agent.results import one_line
 from agent.state import Comparison, Pending, State
@@ -105,7 +106,7 @@ def _against(best: Experiment | None) -> str:
     """What its runs are compared with: the mean of those of the incumbent that did not choose it."""
     if best is None or best.metric is None:
         return ""
-    values = [run.metric for run in unbiased(best) if run.metric is not None] or [best.metric]
+    values = metrics(unbiased(best)) or [best.metric]
     runs = f", {len(values)} runs" if len(values) > 1 else ""
     return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
 
