@@ -51,8 +51,8 @@ def compare(
 ) -> Mapping[str, Sequence[Run]]:
     """Run every commit `count` times; label -> runs. Logs go to `folder`. One that was cut off goes on.
 
-    A run that was disturbed is run again in its place (`agent.turns`). may_fail: labels for which a failure is a result:
-    it is the last of their runs then, with no metric.
+    A run that was disturbed is run again in its place (`agent.turns`). may_fail: labels for which a failure is a
+    result: it is the last of their runs then, with no metric.
 
     The working tree is as before when this returns or raises. Raises AutoresearchError where another commit has no
     result, Interrupted where a person wants it to end.

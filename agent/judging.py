@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from agent import verdict
 from agent.changes import changed, same_work
@@ -44,6 +45,11 @@ class Case:
     incumbent_files: Mapping[str, str]
     direction: Direction
     known: Mapping[str, Value] = field(default_factory=dict)
+
+    @cached_property
+    def same_work(self) -> bool:
+        """Whether a step takes as long for either, as far as the edit tells."""
+        return same_work(changed(self.incumbent_files, self.files, self.known))
 
 
 def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
@@ -93,7 +99,7 @@ def why_unlike(case: Case, run: Run) -> str | None:
 
 
 def _why_slower(case: Case, run: Run) -> str | None:
-    return disturbed([run], _reference(case), equally_long=same_work(_edits(case)))
+    return disturbed([run], _reference(case), equally_long=case.same_work)
 
 
 def _why_faster(case: Case, run: Run) -> str | None:
@@ -127,14 +133,10 @@ def _slower_in_a_row(case: Case, runs: Sequence[Run]) -> int:
 
 def _slope(case: Case, good: Sequence[Run], noise: Noise) -> Slope | None:
     """How the metric goes with the steps, where those of candidate and incumbent take equally long by their edit."""
-    if noise.unsure or not same_work(_edits(case)):
+    if noise.unsure or not case.same_work:
         return None
     incumbent = worked((*case.incumbent.runs, *case.incumbent.fresh))
     return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
-
-
-def _edits(case: Case) -> frozenset[str]:
-    return changed(case.incumbent_files, case.files, case.known)
 
 
 def _over(run: Run, most: float | None) -> str | None:

@@ -77,11 +77,11 @@ class Runs:
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         workspace.place(proposals.read(self._journal.path, pending.number, pending.revisions).files)
         if is_lost(self._journal.state.experiments[incumbent.number]):
-            self._journal.show(
-                "note",
-                text=f"#{incumbent.number} has failed {MOST_FAILURES} times in a row when it was run again ({run.error}; "
-                f"see {run.log}): it is not run again, and what comes is compared with what is known of it",
+            why = f"has failed {MOST_FAILURES} times in a row when it was run again ({run.error}; see {run.log})"
+            text = (
+                f"#{incumbent.number} {why}: it is not run again, and what comes is compared with what is known of it"
             )
+            self._journal.show("note", text=text)
 
     def files(self, commit: str) -> Mapping[str, str]:
         """The mutable files that there are now, as a commit has them. Those asked for lately are remembered."""

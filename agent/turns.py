@@ -22,8 +22,8 @@ def next_turn(comparison: Comparison) -> str | None:
 
 
 def counted(comparison: Comparison, label: str) -> tuple[Run, ...]:
-    """`count` runs of the label that nothing disturbed; where there are fewer in the end, its latest as they are. Of one
-    that fails, its last run alone."""
+    """`count` runs of the label that nothing disturbed; where there are fewer in the end, its latest as they are.
+    Of one that fails, its last run alone."""
     if fails(comparison, label):
         return _runs(comparison, label)[-1:]
     runs, why = _runs(comparison, label), reasons(comparison, label)

@@ -87,7 +87,8 @@ class Curves:
 
         changed: what the first of two changes in the second.
         """
-        found, incumbent = [], None
+        found: list[Finished] = []
+        incumbent: Experiment | None = None
         for experiment in experiments:
             first = next((run for run in experiment.runs if run.metric is not None), None)
             own = self.of([first]) if first is not None else ()

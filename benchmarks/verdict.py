@@ -19,7 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from agent.experiment import CLEAR_SIGMAS, Run, Verdict
+from agent.estimate import CLEAR_SIGMAS
+from agent.experiment import Run, Verdict
 from agent.noise import PRIOR, pooled
 from agent.steps import STEPS, slope_of
 from agent.verdict import MOST_RUNS, standing_of, weigh

@@ -26,8 +26,10 @@ from tests.test_verdict import kept
 
 NULL = ({"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"})
 SIZE = ({"a.py": "SEQ_LEN = 2\n"}, {"a.py": "SEQ_LEN = 1\n"})
-# Whether the machine is busy: by the number of this run, and of the candidate's and the incumbent's so far.
-Machine = Callable[[int, int, int], bool]
+# Whether the machine is busy in the run of this number, from 1.
+Machine = Callable[[int], bool]
+QUIET: Machine = lambda _: False  # noqa: E731
+BUSY: Machine = lambda _: True  # noqa: E731
 
 
 def made(metric: float, busy: bool, steps: float = 100.0) -> Run:
@@ -54,7 +56,7 @@ def driven(
     """What comes of an edit that changes the metric by `shift`: the verdict, whose runs it took, and the incumbent."""
     pending, turns = Pending(1, "x", "", "", {}, "d", (), 0.0, commit="c"), "c"
     while len(turns) < 60:
-        busy = machine(len(turns), len(pending.runs), pending.refreshed)
+        busy = machine(len(turns))
         run = made(value(7 * len(turns)), busy)
         if turns[-1] == "c":
             pending = replace(pending, runs=(*pending.runs, made(value(5 * len(turns)) + shift, busy, steps)))
@@ -74,12 +76,12 @@ def driven(
 @pytest.mark.parametrize(
     ("machine", "most"),
     [
-        pytest.param(lambda n, c, i: n <= 3, 12, id="busy for the first three runs"),
-        pytest.param(lambda n, c, i: n > 1, 16, id="busy from the second run on"),
-        pytest.param(lambda n, c, i: True, 12, id="busy all the time"),
-        pytest.param(lambda n, c, i: n % 2 == 0, 40, id="busy in every other run"),
-        pytest.param(lambda n, c, i: n % 4 in (1, 2), 40, id="busy in two runs of four"),
-        pytest.param(lambda n, c, i: n in (2, 3, 4), 16, id="busy for a while after the first run"),
+        pytest.param(lambda n: n <= 3, 12, id="busy for the first three runs"),
+        pytest.param(lambda n: n > 1, 16, id="busy from the second run on"),
+        pytest.param(BUSY, 12, id="busy all the time"),
+        pytest.param(lambda n: n % 2 == 0, 40, id="busy in every other run"),
+        pytest.param(lambda n: n % 4 in (1, 2), 40, id="busy in two runs of four"),
+        pytest.param(lambda n: n in (2, 3, 4), 16, id="busy for a while after the first run"),
     ],
 )
 @pytest.mark.parametrize("edit", [NULL, SIZE])
@@ -91,16 +93,16 @@ def test_an_edit_without_effect_is_judged_in_the_end_and_never_kept(
 
 
 def test_a_constant_that_makes_a_step_longer_is_judged_by_what_it_gives() -> None:
-    slower, turns, _ = driven(established(), lambda n, c, i: False, SIZE, steps=60.0, shift=-0.2)
+    slower, turns, _ = driven(established(), QUIET, SIZE, steps=60.0, shift=-0.2)
     assert slower.status == "keep" and turns == "c"
 
 
 def test_an_incumbent_measured_beside_a_busy_machine_gives_nothing_away_when_that_is_over() -> None:
     """Three busy runs and the incumbent as things are then; the next candidate finds the machine quiet."""
-    _, turns, incumbent = driven(established(), lambda n, c, i: True)
+    _, turns, incumbent = driven(established(), BUSY)
     assert turns[:4] == "ccci" and min(run.metric or 0 for run in unbiased(incumbent)) > 2.1
     for edit in (NULL, SIZE):
-        found, again, after = driven(incumbent, lambda n, c, i: False, edit)
+        found, again, after = driven(incumbent, QUIET, edit)
         assert found.status == "discard" and again.startswith("ci"), (found.reason, again)
         assert max(run.metric or 0 for run in unbiased(after)) < 2.05
 
@@ -114,7 +116,8 @@ def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_m
 
 
 def test_disturbed_runs_count_nowhere() -> None:
-    clear = replace(kept(2, [1.5], sigmas=9.0), runs=(made(1.5, busy=True), made(1.5, busy=False), made(1.5, busy=False)))
+    runs = (made(1.5, busy=True), made(1.5, busy=False), made(1.5, busy=False))
+    clear = replace(kept(2, [1.5], sigmas=9.0), runs=runs)
     assert [run.metric for run in unbiased(clear)] == [1.5, 1.5] and estimate(clear) == 1.5
     quiet = replace(kept(0, [2.0]), runs=(made(2.0, busy=False), made(2.01, busy=False)))
     disturbed = replace(quiet, fresh=(made(2.0, busy=True),))
@@ -142,7 +145,8 @@ def test_an_incumbent_that_fails_is_asked_for_no_more_and_the_session_moves_on()
 
 
 def test_a_session_on_a_machine_that_calms_down_goes_on(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (quick / "train.py").read_text().replace('print("---")', f'{SLOW}loss += 1e-4 * hash(os.getpid()) % 1e-2\nprint("---")')
+    shaky = f'{SLOW}loss += 1e-4 * os.getpid() % 0.01\nprint("---")'
+    text = (quick / "train.py").read_text().replace('print("---")', shaky)
     text = text.replace('print("num_steps:        10")', 'print("num_steps: ", 63 - 14 * slow)')
     (quick / "train.py").write_text(text.replace("1..16", "off").replace("8..512", "off"))
     commit_all(quick, "runs that are slow on demand")
@@ -158,12 +162,12 @@ def test_a_session_on_a_machine_that_calms_down_goes_on(quick: Path, monkeypatch
     assert_consistent(quick)
 
 
-FAILS_AGAIN = """import os
-again = os.path.basename(os.path.realpath("run.log")).startswith("incumbent")
-if again and DEPTH != 4:
+# With the noise of a run that of its log's name.
+FAILS_AGAIN = """import math, os, zlib
+log = os.path.realpath("run.log")[-20:]
+if "incumbent" in log and DEPTH != 4:
     sys.exit("no room any more")
-import random
-loss += random.gauss(0, 0.001)
+loss += 0.06 * math.sin(zlib.crc32(log.encode()))
 """
 
 
@@ -171,20 +175,21 @@ def test_a_session_whose_best_does_not_run_any_more_finds_another(quick: Path, c
     text = (quick / "train.py").read_text()
     (quick / "train.py").write_text(text.replace('print("---")', f'{FAILS_AGAIN}print("---")'))
     commit_all(quick, "a best that fails when it is run again")
-    for count, depth in enumerate((5, 6, 7), start=1):
+    for count, depth in enumerate((5, 6), start=1):
         change = f"sed -i 's/^DEPTH = [0-9]*/DEPTH = {depth}/' train.py"
-        done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", change, "--max-experiments", str(count))
+        agent = ("--proposer", "command", "--agent-cmd", change)
+        done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", str(count))
         assert done.returncode == 0, done.stderr
-    assert [row["status"] for row in rows(quick)] == ["keep"] * 4
+    assert [row["status"] for row in rows(quick)] == ["keep"] * 3
     failures = [event for event in events(quick, "measured") if event["metric"] is None]
-    assert len(failures) <= 2 * MOST_FAILURES
+    assert len(failures) == MOST_FAILURES and "#1 has failed 3 times in a row when it was run again" in done.stderr
     assert_consistent(quick)
 
 
 TWO_FILES = """import sys
 from size import ROWS
 DEVICE_BATCH_SIZE = 8  # search: off
-if ROWS > 1 and DEVICE_BATCH_SIZE > 4:
+if __name__ == "__main__" and ROWS > 1 and DEVICE_BATCH_SIZE > 4:
     raise MemoryError
 print(f"val_bpb: {1 + ROWS / 100:.6f}")
 """
@@ -206,11 +211,11 @@ def test_a_smaller_batch_in_another_file_than_the_candidates_leaves_a_clean_tree
     assert "DEVICE_BATCH_SIZE = 8" in (quick / "train.py").read_text()
 
 
-def test_a_verdict_that_was_written_down_stands(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_a_verdict_that_was_written_down_stands(quick: Path, cli: Cli) -> None:
     """Killed between `judged` and `recorded` of a crash: whoever could mend it now is not asked any more."""
-    crash = "sed -i 's/^loss = /loss = 1 \\/ 0 + /' train.py"
+    crash = """sed -i 's/^print("---")/if __name__ == "__main__": print(1 \\/ 0)/' train.py"""
     command = ("run", "--tag", "t", "--proposer", "command", "--max-experiments", "1", "--agent-cmd")
-    done = cli(quick, *command, f"test -e {tmp_path}/once || {crash}; touch {tmp_path}/once")
+    done = cli(quick, *command, crash)
     assert rows(quick)[1]["status"] == "crash", done.stderr
     path = journal_path(quick, "t")
     lines = path.read_text().splitlines(keepends=True)
@@ -218,9 +223,9 @@ def test_a_verdict_that_was_written_down_stands(quick: Path, cli: Cli, tmp_path:
     head = next(event["head"] for event in journal(quick) if event["event"] == "recorded" and event["number"] == 0)
     path.write_text("".join(lines[: judged + 1]))
     git(quick, "reset", "--quiet", "--hard", head)
-    done = cli(quick, *command, "sed -i 's/1 .* 0 + //' train.py")
+    done = cli(quick, *command, "sed -i 's/1 . 0/1/' train.py")
     assert done.returncode == 0, done.stderr
     assert rows(quick)[1]["status"] == "crash"
     later = [event["event"] for event in journal(quick)[judged + 1 :]]
-    assert "repaired" not in later and "measured" not in later and "recorded" in later
+    assert later == ["resumed", "recorded", "ended"]
     assert_consistent(quick)

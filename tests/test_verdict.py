@@ -180,9 +180,7 @@ def test_a_run_beside_other_programs_does_not_compare() -> None:
     assert "at 91 degrees" in (disturbed([hot], cool, equally_long=False) or "")
     held, free = run(2.0, {"speed_limit": 70.0}), [run(2.0, {"speed_limit": 100.0})]
     assert "70 % of its speed" in (disturbed([held], free, equally_long=False) or "")
-    assert (
-        disturbed(cool, [hot], equally_long=False) is None and disturbed(free, [held], equally_long=False) is None
-    )
+    assert disturbed(cool, [hot], equally_long=False) is None and disturbed(free, [held], equally_long=False) is None
 
 
 def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_things_are_now() -> None:
@@ -221,7 +219,7 @@ def test_limits_failures_and_the_classic_rule() -> None:
     guessed = judge(case(alone, [Run(1.9, 9.0)]), Rules("greedy"))
     assert isinstance(guessed, Verdict) and guessed.evidence is not None and guessed.evidence.sigmas is None
     assert "sigma" not in guessed.reason and "noise" not in guessed.reason
-    assert unbiased(replace(kept(1, [1.9]), verdict=guessed)) == ()
+    assert unbiased(replace(kept(1, [1.9]), verdict=guessed)) == []
 
 
 def test_the_rates_of_error_are_those_that_are_stated() -> None:
