@@ -7,6 +7,7 @@ earlier constants and the names the harness defines (PROFILE, MAX_SEQ_LEN, ...).
 from __future__ import annotations
 
 import ast
+import contextlib
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -177,20 +178,27 @@ def _live(body: list[ast.stmt], names: dict[str, Any], values: Mapping[str, Valu
             try:
                 branch = statement.body if _evaluate(statement.test, names) else statement.orelse
             except _Unknown:
-                for node in ast.walk(statement):
-                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                        names.pop(node.id, None)
+                _forget(statement, names)
                 continue
             yield from _live(branch, names, values)
             continue
-        target = _target(statement)
+        target, found = _target(statement), dict[str, Any]()
         if target is not None:
             name, node = target
-            try:
-                names[name] = values[name] if name in values else _evaluate(node, names)
-            except _Unknown:
-                names.pop(name, None)
+            with contextlib.suppress(_Unknown):
+                found[name] = values[name] if name in values else _evaluate(node, names)
+        _forget(statement, names)
+        names.update(found)
         yield statement
+
+
+def _forget(statement: ast.stmt, names: dict[str, Any]) -> None:
+    """Drop all that it binds: a loop, `with`, `try`, a tuple, `+=` are not followed. A function's names are its own."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.pop(node.id, None)
 
 
 def _target(statement: ast.stmt) -> tuple[str, ast.expr] | None:

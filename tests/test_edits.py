@@ -87,6 +87,26 @@ def test_asserts_refuse_what_the_file_would_refuse() -> None:
     assert refuses("x = 10**10**10\nassert x > 1\nassert 'a' * 10**9 != ''", {}, {}) is None
 
 
+@pytest.mark.parametrize(
+    "rebound",
+    [
+        "BATCH *= 2",
+        "for BATCH in (16,): pass",
+        "with opened() as BATCH: pass",
+        "try: BATCH = 16\nfinally: pass",
+        "BATCH, other = 16, 1",
+        "print(BATCH := 16)",
+        "other = (BATCH := 16)",
+        "del BATCH; from settings import *",
+    ],
+)
+def test_a_name_that_is_rebound_in_another_way_is_unknown(rebound: str) -> None:
+    source = f"BATCH = 8\n{rebound}\nassert BATCH % 16 == 0\n"
+    assert refuses(source, {}, {}) is None and constants(source, {})["BATCH"].value == 8
+    own = "BATCH = 8\ndef f():\n    BATCH = 16\nassert BATCH % 16 == 0\n"
+    assert refuses(own, {}, {}) == "BATCH % 16 == 0"
+
+
 @pytest.mark.parametrize("comment", ["1..", "5..1", "0..1 log", "a..b", "1 | x y", "nonsense", ""])
 def test_a_malformed_search_comment_is_named(comment: str) -> None:
     with pytest.raises(UsageError, match=r"t\.py line 2: the search comment of RATE is malformed"):
