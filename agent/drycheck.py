@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent import runner
+from agent.edits import unmarked
 from agent.measure import Bench, last_lines
 
 SECONDS = 10.0
@@ -27,7 +28,7 @@ def why_not(bench: Bench, files: Mapping[str, str], tick: Callable[[], None]) ->
     for path, text in files.items():
         if path.endswith(".py"):
             try:
-                compile(text, path, "exec", dont_inherit=True)
+                compile(unmarked(text), path, "exec", dont_inherit=True)
             except (SyntaxError, ValueError) as error:
                 return f"{path} does not compile: {error}"
             except (RecursionError, MemoryError):

@@ -74,7 +74,7 @@ def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
     """The live constants with a literal value, by name; of a name assigned twice the last. Empty for broken syntax, and
     for branches too deep to follow.
     """
-    tree = _parse(source)
+    tree = parsed(source)
     try:
         return _constants(tree, source, known) if tree else {}
     except RecursionError:
@@ -122,7 +122,7 @@ def literal(value: Value, like: str) -> str:
 
 def refuses(source: str, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
     """The first live module-level `assert` that `values` would fail, as text; None where none is known to."""
-    tree = _parse(source)
+    tree = parsed(source)
     if tree is None:
         return "the syntax is broken"
     try:
@@ -148,9 +148,15 @@ class _Unknown(Exception):
     """The expression depends on something that cannot be worked out."""
 
 
-def _parse(source: str) -> ast.Module | None:
+def unmarked(source: str) -> str:
+    """Without a byte order mark, which Python takes at the start of a file but not at the start of a text."""
+    return source.removeprefix("\ufeff")
+
+
+def parsed(source: str) -> ast.Module | None:
+    """The syntax tree; None for broken syntax, and for what is nested too deeply."""
     try:
-        return ast.parse(source.removeprefix("\ufeff"))
+        return ast.parse(unmarked(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
