@@ -111,6 +111,19 @@ def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
     assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "search", "llm"]
 
 
+def test_a_recipe_that_wants_what_git_ignores_has_its_model_all_the_same(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text("import ignored\n" + QUICK)
+    (quick / ".gitignore").write_text("ignored.py\n")
+    (quick / "ignored.py").touch()
+    git(quick, "add", ".gitignore", "train.py")
+    git(quick, "commit", "--quiet", "-m", "with an ignored module")
+    with model_server(walk()) as server:
+        done = run(cli, quick, server)
+    assert done.returncode == 0, done.stderr
+    assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "llm", "llm"]
+    assert done.stderr.count("candidates are not imported before they run") == 1
+
+
 def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     """What Python's parser, the search's comments or UTF-8 cannot take goes back, or loses what is wrong with it."""
     line = "RATE = 0.1  # search: 0.001..10 log"
