@@ -145,6 +145,23 @@ def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character"
 
 
+def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
+    depth, rate = "DEPTH = 4  # search: 1..16", "RATE = 0.1  # search: 0.001..10 log"
+    answers = iter(
+        [
+            NOTES.format("endless") + edit(depth, "DEPTH = 5  # search: 1..inf"),
+            NOTES.format("unhashable") + edit(rate, "RATE = 0.3  # search: {[]} | 1"),
+            NOTES.format("good") + edit(rate, "RATE = 0.3"),
+        ]
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=1)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "search comment of DEPTH is malformed" in told[1] and "search comment of RATE is malformed" in told[2]
+    assert rows(quick)[1][3:] == ["keep", "good"]
+
+
 def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
     refuse = lambda handler: reply(handler, 500, b'{"error": {"message": "half \\ud83d a character"}}')  # noqa: E731
     with model_server(lambda _: refuse) as server:

@@ -107,10 +107,24 @@ def test_a_name_that_is_rebound_in_another_way_is_unknown(rebound: str) -> None:
     assert refuses(own, {}, {}) == "BATCH % 16 == 0"
 
 
-@pytest.mark.parametrize("comment", ["1..", "5..1", "0..1 log", "a..b", "1 | x y", "nonsense", ""])
-def test_a_malformed_search_comment_is_named(comment: str) -> None:
+ENDLESS = ["0..inf", "1..inf log", "-inf..1", "nan..1", "0..1e999", "0..1e308", "0.5 | 1e999", f"1 | 1{'0' * 400}"]
+UNREADABLE = ["{[]} | 1", f"{'(' * 1000}1 | 2", f"{'-' * 100_000}1 | 2", "1j | 2", "[1] | 2", r'"\ud83d" | "L"']
+
+
+@pytest.mark.parametrize("value", ["0.5", "3", "1e999"])
+@pytest.mark.parametrize(
+    "comment", ["1..", "5..1", "0..1 log", "a..b", "1 | x y", "nonsense", "", *ENDLESS, *UNREADABLE]
+)
+def test_a_malformed_search_comment_is_named(comment: str, value: str) -> None:
     with pytest.raises(UsageError, match=r"t\.py line 2: the search comment of RATE is malformed"):
-        space_of({"t.py": f"\nRATE = 0.5  # search: {comment}\n"}, {})
+        space_of({"t.py": f"\nRATE = {value}  # search: {comment}\n"}, {})
+
+
+def test_a_value_without_end_is_not_searched() -> None:
+    for comment in ("1..2", "1.0 | 2.0"):
+        with pytest.raises(UsageError, match="malformed"):
+            space_of({"t.py": f"RATE = 1e999  # search: {comment}\n"}, {})
+    assert tunable_parameters({"t.py": f"A = 1e999\nB = 1{'0' * 305}\nC = 1e308\nD = 1\n"}, {}) == {"D": 1}
 
 
 def test_ranges_from_comments_and_from_values() -> None:
