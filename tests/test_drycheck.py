@@ -50,13 +50,14 @@ def test_the_interpreter_of_the_workspace_is_used_in_the_copy(quick: Path) -> No
 
 def test_modules_are_found_as_in_a_run(quick: Path) -> None:
     (quick / "src").mkdir()
+    (quick / "above.py").touch()
     (quick / "src" / "model.py").write_text("LAYERS = 2\n")
     (quick / "src" / "train.py").write_text("import model\n" + QUICK)
     with bench(quick, f"{sys.executable} src/train.py > run.log 2>&1", []) as found:
         assert against(found, {"src/train.py": "from model import LAYERS\n" + QUICK}) is None
         assert "cannot import name" in (against(found, {"src/train.py": "from model import MORE\n" + QUICK}) or "")
-        beside = against(found, {"src/train.py": "import prepare\n" + QUICK})
-        assert "No module named 'prepare'" in (beside or ""), "the folder that a run starts in is not on its path"
+        outside = against(found, {"src/train.py": "import above\n" + QUICK})
+        assert "No module named 'above'" in (outside or ""), "the folder that a run starts in is not on its path"
 
 
 def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: Path) -> None:
