@@ -50,7 +50,7 @@ def context_of(
         program=_program(workspace.folder / PROGRAM),
         machine="\n".join(f"{key}: {value}" for key, value in fingerprint.items() if value is not None),
         texts=texts,
-        check=lambda files: why_not(bench, files, tick),
+        check=lambda files: why_not(bench, files, incumbent.commit, tick),
         tick=tick,
         export=workspace.export,
         allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from agent.edits import parsed
 from agent.guess import in_lines
 
 Kind = Literal["training", "benchmark", "tests"]
@@ -87,9 +88,8 @@ def printed(source: str) -> str:
 
     Where that says nothing, the keys of its dictionaries, one of which may become JSON.
     """
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    tree = parsed(source)
+    if tree is None:
         return ""
     lines, keys = [], []
     for node in ast.walk(tree):

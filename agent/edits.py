@@ -7,6 +7,7 @@ earlier constants and the names the harness defines (PROFILE, MAX_SEQ_LEN, ...).
 from __future__ import annotations
 
 import ast
+import contextlib
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,7 @@ def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
     """The live constants with a literal value, by name; of a name assigned twice the last. Empty for broken syntax, and
     for branches too deep to follow.
     """
-    tree = _parse(source)
+    tree = parsed(source)
     try:
         return _constants(tree, source, known) if tree else {}
     except RecursionError:
@@ -121,7 +122,7 @@ def literal(value: Value, like: str) -> str:
 
 def refuses(source: str, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
     """The first live module-level `assert` that `values` would fail, as text; None where none is known to."""
-    tree = _parse(source)
+    tree = parsed(source)
     if tree is None:
         return "the syntax is broken"
     try:
@@ -147,9 +148,15 @@ class _Unknown(Exception):
     """The expression depends on something that cannot be worked out."""
 
 
-def _parse(source: str) -> ast.Module | None:
+def unmarked(source: str) -> str:
+    """Without a byte order mark, which Python takes at the start of a file but not at the start of a text."""
+    return source.removeprefix("\ufeff")
+
+
+def parsed(source: str) -> ast.Module | None:
+    """The syntax tree; None for broken syntax, and for what is nested too deeply."""
     try:
-        return ast.parse(source.removeprefix("\ufeff"))
+        return ast.parse(unmarked(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
@@ -177,20 +184,27 @@ def _live(body: list[ast.stmt], names: dict[str, Any], values: Mapping[str, Valu
             try:
                 branch = statement.body if _evaluate(statement.test, names) else statement.orelse
             except _Unknown:
-                for node in ast.walk(statement):
-                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                        names.pop(node.id, None)
+                _forget(statement, names)
                 continue
             yield from _live(branch, names, values)
             continue
-        target = _target(statement)
+        target, found = _target(statement), dict[str, Any]()
         if target is not None:
             name, node = target
-            try:
-                names[name] = values[name] if name in values else _evaluate(node, names)
-            except _Unknown:
-                names.pop(name, None)
+            with contextlib.suppress(_Unknown):
+                found[name] = values[name] if name in values else _evaluate(node, names)
+        _forget(statement, names)
+        names.update(found)
         yield statement
+
+
+def _forget(statement: ast.stmt, names: dict[str, Any]) -> None:
+    """Drop all that it binds: a loop, `with`, `try`, a tuple, `+=` are not followed. A function's names are its own."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.pop(node.id, None)
 
 
 def _target(statement: ast.stmt) -> tuple[str, ast.expr] | None:

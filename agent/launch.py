@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import sys
@@ -74,6 +75,7 @@ def run(folder: Path, wanted: Wanted) -> int:
         _view(wanted, bench) as view,
     ):
         journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view, notifier])
+        bench = dataclasses.replace(bench, say=lambda text: journal.show("note", text=text))
         session = Session(
             tag=wanted.tag,
             seed=wanted.seed,

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Bench:
     """What every run of a session has in common. training_seconds is None where the protocol sets no budget.
 
     patient: whether a run goes on to its end although it has trained for too long to count.
+    say: shows a person a sentence. imports: of incumbents, by commit, why they fail while they are imported in a copy;
+    None where they do not.
     """
 
     protocol: Protocol
@@ -47,6 +49,8 @@ class Bench:
     training_seconds: float | None
     sandbox: Sandbox = UNCONFINED
     patient: bool = False
+    say: Callable[[str], None] = lambda _: None
+    imports: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def limit(self) -> float:

@@ -6,15 +6,20 @@ import os
 from typing import Any
 
 from agent import runner
+from agent.context import known_constants
 from agent.errors import PreconditionError
 from agent.fingerprint import differences
 from agent.journal import Journal
+from agent.proposers.space import tunable_parameters
 from agent.protocol import Protocol
 from agent.workspace import Workspace
 
 
 def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> None:
-    """Raises PreconditionError, before anything is touched, where a new session would lose something or cannot work."""
+    """Raises PreconditionError, before anything is touched, where a new session would lose something or cannot work.
+
+    Raises UsageError on a malformed search comment.
+    """
     _ = workspace.head
     if workspace.resolve(f"refs/heads/{branch}") is not None:
         raise PreconditionError(
@@ -25,9 +30,11 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> 
     path = protocol.provenance.results_log.path
     if (workspace.folder / path).exists() and not workspace.is_tracked(path):
         raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
-    if not workspace.mutable_files():
+    files = workspace.mutable_files()
+    if not files:
         globs = ", ".join(protocol.mutable_surface.allowed_globs)
         raise PreconditionError(f"no tracked file matches allowedGlobs ({globs}): commit the file to be researched")
+    tunable_parameters(files, known_constants(protocol))
 
 
 def create(

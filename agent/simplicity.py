@@ -8,6 +8,7 @@ import re
 import tokenize
 from collections.abc import Mapping
 
+from agent.edits import parsed, unmarked
 from agent.experiment import Run
 from agent.proposers.sameness import fingerprint_of
 
@@ -45,7 +46,8 @@ def _tokens(files: Mapping[str, str]) -> int:
 
 def _count(text: str) -> int:
     try:
-        return sum(token.type not in _LAYOUT for token in tokenize.generate_tokens(io.StringIO(text).readline))
+        tokens = tokenize.generate_tokens(io.StringIO(unmarked(text)).readline)
+        return sum(token.type not in _LAYOUT for token in tokens)
     except (tokenize.TokenError, SyntaxError):
         return len(text.split())
 
@@ -82,8 +84,9 @@ def _zero(node: ast.expr) -> ast.expr:
 def _unseeded(files: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for path, text in files.items():
+        tree = parsed(text) if path.endswith(".py") else None
         try:
-            found[path] = ast.unparse(_Unseed().visit(ast.parse(text))) if path.endswith(".py") else text
-        except (SyntaxError, ValueError, RecursionError):
+            found[path] = ast.unparse(_Unseed().visit(tree)) if tree else text
+        except (ValueError, RecursionError):  # a number too long to be written out, for one
             found[path] = text
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import fingerprint, runner
 from agent.check import Check
-from agent.drycheck import SCRIPT
+from agent.drycheck import SCRIPT, program
 from agent.errors import ExperimentError
 from agent.measure import last_lines
 from agent.metrics import extract
@@ -33,13 +33,11 @@ def worthwhile(rules: Protocol) -> bool:
 
 def check(workspace: Workspace, rules: Protocol) -> Check:
     """Run it in the sandbox, in a copy that is thrown away: no branch, no results and no journal know of it."""
-    script = SCRIPT.fullmatch(rules.execution.command)
-    command = rules.execution.command
+    command, started = rules.execution.command, program(rules, workspace.folder)
     by_hand = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
-    if script is not None and script["start"] == "uv run":
-        # In the copy uv would make an environment of its own.
-        project = shlex.quote(str(workspace.folder))
-        command = f"uv run --no-sync --project {project} python {shlex.quote(script['script'])}"
+    if started is not None:
+        start, script = started
+        command = shlex.join([*start, script])
     sandbox = choose("auto", rules.environment.constraints)
     with tempfile.TemporaryDirectory(prefix="autoresearch-smoke-", ignore_cleanup_errors=True) as name:
         folder, temporary, log = workspace.export(Path(name) / "copy"), Path(name) / "temporary", Path(name) / "log"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from agent.discover import TEST_FILE, Candidate, Files
+from agent.edits import parsed
 from agent.protocol import matches
 
 HARNESS = re.compile(
@@ -126,9 +127,8 @@ def reached(begin: Iterable[str], files: Files) -> list[str]:
 
 def _references(path: str, source: str) -> Iterator[str]:
     """Where the modules that a file imports may lie, and file names that it holds as strings."""
-    try:
-        tree = ast.parse(source) if path.endswith(".py") else ast.Module([], [])
-    except (SyntaxError, ValueError):
+    tree = parsed(source) if path.endswith(".py") else None
+    if tree is None:
         return
     here = PurePosixPath(path).parent
     roots = {here, PurePosixPath(), PurePosixPath("src")}

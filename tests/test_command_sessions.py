@@ -25,10 +25,12 @@ def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_pat
     script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + NOTES
     flags = ["--proposer", "command", "--agent-cmd", agent(tmp_path, script).command, "--max-experiments", "1"]
     command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     loop = subprocess.Popen(
         [sys.executable, "-m", "agent", *command],
         cwd=quick,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
         stderr=subprocess.DEVNULL,
     )
     while not checked.exists():
@@ -36,9 +38,11 @@ def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_pat
         time.sleep(0.02)
     loop.kill()
     loop.wait()
-    done = cli(quick, *command)
+    assert list(temporary.glob("autoresearch-*"))
+    done = cli(quick, *command, TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     assert counter.read_text() == "x"
+    assert not list(temporary.glob("autoresearch-*")), "the copy that the killed loop has left"
     assert [row["description"] for row in rows(quick)] == ["baseline", "a larger rate"]
 
 

@@ -111,6 +111,19 @@ def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
     assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "search", "llm"]
 
 
+def test_a_recipe_that_wants_what_git_ignores_has_its_model_all_the_same(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text("import ignored\n" + QUICK)
+    (quick / ".gitignore").write_text("ignored.py\n")
+    (quick / "ignored.py").touch()
+    git(quick, "add", ".gitignore", "train.py")
+    git(quick, "commit", "--quiet", "-m", "with an ignored module")
+    with model_server(walk()) as server:
+        done = run(cli, quick, server)
+    assert done.returncode == 0, done.stderr
+    assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "llm", "llm"]
+    assert done.stderr.count("candidates are not imported before they run") == 1
+
+
 def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     """What Python's parser, the search's comments or UTF-8 cannot take goes back, or loses what is wrong with it."""
     line = "RATE = 0.1  # search: 0.001..10 log"
@@ -130,6 +143,23 @@ def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
     assert "search comment" in told[1] and "does not compile" in told[2]
     assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character"
+
+
+def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
+    depth, rate = "DEPTH = 4  # search: 1..16", "RATE = 0.1  # search: 0.001..10 log"
+    answers = iter(
+        [
+            NOTES.format("endless") + edit(depth, "DEPTH = 5  # search: 1..inf"),
+            NOTES.format("unhashable") + edit(rate, "RATE = 0.3  # search: {[]} | 1"),
+            NOTES.format("good") + edit(rate, "RATE = 0.3"),
+        ]
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=1)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "search comment of DEPTH is malformed" in told[1] and "search comment of RATE is malformed" in told[2]
+    assert rows(quick)[1][3:] == ["keep", "good"]
 
 
 def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:

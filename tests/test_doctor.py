@@ -193,6 +193,16 @@ def test_a_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
         assert smoke["command"].startswith("AUTORESEARCH_TRAINING_SECONDS=2 ")
 
 
+def test_a_smoke_training_uses_the_interpreter_of_the_workspace(quick: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=quick, check=True)
+    rules = json.loads((quick / "protocol.json").read_bytes())
+    rules["execution"]["command"] = ".venv/bin/python train.py > run.log 2>&1"
+    (quick / "protocol.json").write_text(json.dumps(rules))
+    git(quick, "commit", "--quiet", "-am", "an environment of its own")
+    (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")
+    assert smoke["status"] == "ok", smoke
+
+
 @contextmanager
 def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
     """A server that answers every GET so: its address, and path and key of each request."""

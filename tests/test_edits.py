@@ -87,10 +87,44 @@ def test_asserts_refuse_what_the_file_would_refuse() -> None:
     assert refuses("x = 10**10**10\nassert x > 1\nassert 'a' * 10**9 != ''", {}, {}) is None
 
 
-@pytest.mark.parametrize("comment", ["1..", "5..1", "0..1 log", "a..b", "1 | x y", "nonsense", ""])
-def test_a_malformed_search_comment_is_named(comment: str) -> None:
+@pytest.mark.parametrize(
+    "rebound",
+    [
+        "BATCH *= 2",
+        "for BATCH in (16,): pass",
+        "with opened() as BATCH: pass",
+        "try: BATCH = 16\nfinally: pass",
+        "BATCH, other = 16, 1",
+        "print(BATCH := 16)",
+        "other = (BATCH := 16)",
+        "del BATCH; from settings import *",
+    ],
+)
+def test_a_name_that_is_rebound_in_another_way_is_unknown(rebound: str) -> None:
+    source = f"BATCH = 8\n{rebound}\nassert BATCH % 16 == 0\n"
+    assert refuses(source, {}, {}) is None and constants(source, {})["BATCH"].value == 8
+    own = "BATCH = 8\ndef f():\n    BATCH = 16\nassert BATCH % 16 == 0\n"
+    assert refuses(own, {}, {}) == "BATCH % 16 == 0"
+
+
+ENDLESS = ["0..inf", "1..inf log", "-inf..1", "nan..1", "0..1e999", "0..1e308", "0.5 | 1e999", f"1 | 1{'0' * 400}"]
+UNREADABLE = ["{[]} | 1", f"{'(' * 1000}1 | 2", f"{'-' * 100_000}1 | 2", "1j | 2", "[1] | 2", r'"\ud83d" | "L"']
+
+
+@pytest.mark.parametrize("value", ["0.5", "3", "1e999"])
+@pytest.mark.parametrize(
+    "comment", ["1..", "5..1", "0..1 log", "a..b", "1 | x y", "nonsense", "", *ENDLESS, *UNREADABLE]
+)
+def test_a_malformed_search_comment_is_named(comment: str, value: str) -> None:
     with pytest.raises(UsageError, match=r"t\.py line 2: the search comment of RATE is malformed"):
-        space_of({"t.py": f"\nRATE = 0.5  # search: {comment}\n"}, {})
+        space_of({"t.py": f"\nRATE = {value}  # search: {comment}\n"}, {})
+
+
+def test_a_value_without_end_is_not_searched() -> None:
+    for comment in ("1..2", "1.0 | 2.0"):
+        with pytest.raises(UsageError, match="malformed"):
+            space_of({"t.py": f"RATE = 1e999  # search: {comment}\n"}, {})
+    assert tunable_parameters({"t.py": f"A = 1e999\nB = 1{'0' * 305}\nC = 1e308\nD = 1\n"}, {}) == {"D": 1}
 
 
 def test_ranges_from_comments_and_from_values() -> None:

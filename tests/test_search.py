@@ -16,6 +16,7 @@ import pytest
 from agent.experiment import Direction, Experiment, Proposal, Run, Value, Verdict, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.model import fit, improvement
+from agent.proposers.pool import point, pool
 from agent.proposers.search import FARTHEST, SearchProposer, _targets
 from agent.proposers.space import space_of, tunable_parameters
 from agent.state import gain
@@ -176,6 +177,15 @@ def test_nothing_to_search_and_nothing_left() -> None:
     tried = Experiment(1, "search", "", "c", digest(flag.files), flag.parameters, (), Verdict("discard", ""))
     with pytest.raises(Exhausted, match="nothing new"):
         ask("FLAG = True\n", (tried,))
+
+
+def test_tiny_constants_are_moved_by_factors() -> None:
+    space = space_of({"t.py": "EPS = 1e-15\nOFF = 0.0  # search: 0.001..0.1 log\n"}, {})
+    drawn = pool(space, random.Random(0), 200)
+    found, off = ([float(values[name]) for values in drawn if name in values] for name in ("EPS", "OFF"))
+    assert min(found) < 5e-16 and max(found) > 2e-15 and len(set(found)) > 50
+    assert point(space, {"EPS": 1e-15, "OFF": 0.0}) == pytest.approx([0.5, 0.0])
+    assert max(off) > 1e-9
 
 
 def test_far_off_values_and_failures_hide_nothing() -> None:

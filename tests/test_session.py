@@ -417,6 +417,20 @@ def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     assert git(quick, "for-each-ref") == before and not journal_path(quick, "t").exists()
 
 
+def test_a_malformed_search_comment_costs_no_tag(quick: Path, cli: Cli) -> None:
+    whole = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(whole.replace("1..16", "1-16"))
+    commit_all(quick, "a slip")
+    for flags in (["--dry-run"], []):
+        refused = cli(quick, "run", "--tag", "t", "--max-experiments", "0", *flags)
+        assert refused.returncode == 2 and "the search comment of DEPTH is malformed" in refused.stderr
+        assert not journal_path(quick, "t").exists() and "autoresearch" not in git(quick, "for-each-ref")
+    (quick / "train.py").write_text(whole)
+    commit_all(quick, "mended")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
+    assert done.returncode == 0, done.stderr
+
+
 def test_json_events_and_plain_lines(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]

@@ -147,6 +147,9 @@ def test_only_the_seed_or_only_comments_make_a_repeat() -> None:
     for old, new in (("SEED = 1", "SEED = 2"), ("seed(3)", "seed(5)"), ("seed=4", "seed=9")):
         assert repeats({"a.py": text.replace(old, new)}, {"a.py": text}) == "only the seed differs"
     assert repeats({"a.py": text.replace("0.1", "0.2")}, {"a.py": text}) is None
+    marked = {"a.py": "\ufeff" + text}
+    assert repeats(marked, {"a.py": text}) == "only comments and layout differ"
+    assert repeats({"a.py": marked["a.py"].replace("SEED = 1", "SEED = 2")}, marked) == "only the seed differs"
 
 
 def test_leaner_means_less_code_or_less_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ SPREADS = (0.03, 0.08, 0.2, 0.3)
 SMALLEST_SPREAD = 0.03
 # Two choices are as far apart as this share of a range.
 CHOICE_DISTANCE = 0.6
+# What stands for zero on a log scale, in the range of a constant that is switched off.
+ZERO = 1e-12
 OUTSIDE = 0.5
 
 
@@ -95,7 +98,9 @@ def _unit(dimension: Dimension, value: float) -> float:
 
 
 def _scaled(dimension: Dimension, value: float) -> float:
-    return math.log(max(value, 1e-12)) if _is_log(dimension) else value
+    if not _is_log(dimension):
+        return value
+    return math.log(max(value, sys.float_info.min if dimension.low > 0 else ZERO))
 
 
 def _is_log(dimension: Dimension) -> bool:

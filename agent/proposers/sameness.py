@@ -6,6 +6,7 @@ import ast
 import hashlib
 from collections.abc import Mapping
 
+from agent.edits import parsed
 from agent.proposers.base import Context
 
 
@@ -37,9 +38,8 @@ class Seen:
 
 
 def _meaning(path: str, text: str) -> str:
-    if not path.endswith(".py"):
-        return text
+    tree = parsed(text) if path.endswith(".py") else None
     try:
-        return ast.dump(ast.parse(text))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.dump(tree) if tree else text
+    except (ValueError, RecursionError, MemoryError):  # a number too long to be written out, for one
         return text

@@ -24,6 +24,8 @@ RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
 NEVER = re.compile(r"(^|_)(SEED|EVAL|LOG|PRINT|VERSION|PATH|DIR)(_|$)")
 FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
 DIGITS = 3
+# Beyond this the width of a range, or a multiple of a value, might be no number any more.
+LARGEST = 1e300
 FORM = "write `# search: LOW..HIGH`, `# search: LOW..HIGH log`, `# search: a | b | c` or `# search: off`"
 
 
@@ -124,7 +126,7 @@ def _dimension(path: str, constant: Constant) -> Dimension | None:
         return None
     try:
         return _choices(path, constant, text) if "|" in text else _range(path, constant, text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError):
         raise UsageError(
             f"{path} line {constant.line}: the search comment of {constant.name} is malformed: {FORM}"
         ) from None
@@ -132,10 +134,13 @@ def _dimension(path: str, constant: Constant) -> Dimension | None:
 
 def _choices(path: str, constant: Constant, text: str) -> Dimension:
     choices = [ast.literal_eval(part.strip()) for part in text.split("|")]
-    if not all(isinstance(choice, int | float | bool | str) for choice in choices):
-        raise ValueError(text)
     if constant.value not in choices:
         choices.insert(0, constant.value)
+    for choice in choices:
+        if isinstance(choice, str):
+            choice.encode()  # raises ValueError on half a character, which no journal can hold
+        elif not _is_number(choice):
+            raise ValueError(text)
     return Dimension(constant.name, path, constant.name, "choice", constant.value, choices=tuple(choices))
 
 
@@ -144,9 +149,13 @@ def _range(path: str, constant: Constant, text: str) -> Dimension:
     if form is None or isinstance(constant.value, str | bool):
         raise ValueError(text)
     low, high = float(form.group(1)), float(form.group(2))
-    if not low < high or (form.group(3) and low <= 0):
+    if not low < high or (form.group(3) and low <= 0) or not all(map(_is_number, (low, high, constant.value))):
         raise ValueError(text)
     return _numeric(path, constant, low, high, bool(form.group(3)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _inferred(path: str, constant: Constant) -> Dimension | None:
@@ -158,7 +167,7 @@ def _inferred(path: str, constant: Constant) -> Dimension | None:
     fraction = FRACTION.search(name) is not None
     if value == 0:
         return _numeric(path, constant, 0.0, 0.5, False) if fraction and isinstance(value, float) else None
-    if value < 0:
+    if value < 0 or value > LARGEST:
         return None
     if isinstance(value, int):
         if _is_power(value):
