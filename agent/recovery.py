@@ -27,7 +27,10 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> 
         raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
     if not workspace.mutable_files():
         globs = ", ".join(protocol.mutable_surface.allowed_globs)
-        raise PreconditionError(f"no tracked file matches allowedGlobs ({globs}): commit the file to be researched")
+        raise PreconditionError(
+            f"no tracked file matches allowedGlobs ({globs}), symbolic links left out: commit the file to be "
+            "researched, or name it there"
+        )
 
 
 def create(

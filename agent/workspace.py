@@ -99,13 +99,17 @@ class Workspace:
         return bool(self._git("ls-files", "--", self._in_repo(path)))
 
     def mutable_files(self) -> dict[str, str]:
-        """path -> text of every tracked file that a candidate may change, from the working tree."""
+        """path -> text of every tracked file that a candidate may change, from the working tree.
+
+        No symbolic link is one: what git keeps of it is where it leads, and a program's text leads nowhere.
+        """
         texts = {}
         for name in self._git("ls-files", "-z", "--", str(self.folder)).split("\0"):
             path = str(PurePosixPath(name).relative_to(self._prefix)) if name else ""
-            if path and self._protocol.mutable_surface.allows(path) and (self.folder / path).is_file():
+            file = self.folder / path
+            if path and self._protocol.mutable_surface.allows(path) and file.is_file() and not file.is_symlink():
                 with contextlib.suppress(UnicodeDecodeError):  # a binary file is no text to edit
-                    texts[path] = _read(self.folder / path)
+                    texts[path] = _read(file)
         return texts
 
     def sources(self) -> list[Path]:

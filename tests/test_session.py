@@ -394,6 +394,29 @@ def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_perso
     assert_consistent(quick)
 
 
+def test_a_link_is_none_of_the_files_that_may_change(quick: Path) -> None:
+    surface = quick_protocol()["mutableSurface"]
+    set_protocol(quick, mutableSurface={**surface, "allowedGlobs": ["train.py", "link.py"]})
+    (quick / "link.py").symlink_to("train.py")
+    git(quick, "add", "link.py")
+    git(quick, "commit", "--quiet", "-m", "a link")
+    done = call(quick, "run", "--tag", "t", "--max-experiments", "3")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert git(quick, "show", "HEAD:link.py") == "train.py" and str((quick / "link.py").readlink()) == "train.py"
+    assert {name for event in journal(quick) if event["event"] == "proposed" for name in event["files"]} == {"train.py"}
+
+
+def test_a_link_alone_is_refused(quick: Path) -> None:
+    git(quick, "mv", "train.py", "real.py")
+    (quick / "train.py").symlink_to("real.py")
+    git(quick, "add", "train.py")
+    git(quick, "commit", "--quiet", "-m", "a link")
+    done = call(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 3 and "links left out" in done.stderr and "Traceback" not in done.stderr
+    assert str((quick / "train.py").readlink()) == "real.py"
+
+
 def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "50")
     wait_for(slow, "started", 1)
