@@ -34,9 +34,9 @@ def attached(pid: int, mark: str) -> Iterator[None]:
 def main() -> None:
     pid, mark = int(sys.argv[1]), sys.argv[2]
     if not sys.stdin.buffer.read(1):
-        from agent.runner import end_all, kin
+        from agent.runner import end_all
 
-        end_all(kin(pid, mark))
+        end_all(pid, mark)
 
 
 if __name__ == "__main__":

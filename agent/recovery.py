@@ -33,7 +33,10 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> 
     files = workspace.mutable_files()
     if not files:
         globs = ", ".join(protocol.mutable_surface.allowed_globs)
-        raise PreconditionError(f"no tracked file matches allowedGlobs ({globs}): commit the file to be researched")
+        raise PreconditionError(
+            f"no tracked file matches allowedGlobs ({globs}), symbolic links left out: commit the file to be "
+            "researched, or name it there"
+        )
     tunable_parameters(files, known_constants(protocol))
 
 

@@ -16,6 +16,8 @@ import psutil
 from agent.lifeline import attached
 
 TERM_GRACE_SECONDS = 5.0
+# Each ends what was started during the one before; what starts something new for ever must not hold the loop.
+MOST_KILLS = 20
 LARGEST_LOG = 64 * 2**20
 # The wall clock also moves when it is set; what is less than this is no suspend.
 SHORTEST_SLEEP = 10.0
@@ -97,7 +99,7 @@ def run(
             left = _left_running(kin(process.pid, mark)) if stopped is None else ()
             return Ended(returncode, seconds, stopped, asleep if asleep >= SHORTEST_SLEEP else 0.0, left)
     finally:
-        end_all(kin(process.pid, mark))
+        end_all(process.pid, mark)
         process.wait()
 
 
@@ -118,26 +120,44 @@ def end_orphan(process: Process) -> bool:
         mark = leader.environ().get(MARK, "")
     except psutil.Error:
         return False
-    end_all(kin(process.pid, mark))
+    end_all(process.pid, mark)
     return True
 
 
-def end_all(processes: list[psutil.Process]) -> None:
-    """TERM, a grace, then KILL."""
-    for process in processes:
+def end_all(pid: int, mark: str) -> None:
+    """TERM to the command and its kin, a grace, then KILL until none is left: some answer TERM with a new process."""
+    family = kin(pid, mark)
+    if not family:
+        return
+    for process in family:
         _signal(process.terminate)
-    _, alive = psutil.wait_procs(processes, timeout=TERM_GRACE_SECONDS)
-    for process in alive:
-        _signal(process.kill)
-    psutil.wait_procs(alive, timeout=TERM_GRACE_SECONDS)
+    psutil.wait_procs(family, timeout=TERM_GRACE_SECONDS)
+    killed: set[psutil.Process] = set()
+    for _ in range(MOST_KILLS):
+        # Not by `pid`, which may be another's by now.
+        alive = [process for process in _with_kin(family, mark) if process not in killed and _alive(process)]
+        if not alive:
+            return
+        for process in alive:
+            _signal(process.kill)
+        psutil.wait_procs(alive, timeout=TERM_GRACE_SECONDS)
+        killed.update(alive)
 
 
 def kin(pid: int, mark: str) -> list[psutil.Process]:
     """The command, its descendants, and those that left its tree or session but carry its mark in their environment."""
-    found: dict[int, psutil.Process] = {}
+    leader: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(pid)
-        found = {p.pid: p for p in (leader, *leader.children(recursive=True))}
+        leader = [psutil.Process(pid)]
+    return _with_kin(leader, mark)
+
+
+def _with_kin(family: list[psutil.Process], mark: str) -> list[psutil.Process]:
+    """`family`, its descendants, and all that carry the mark."""
+    found = {process.pid: process for process in family}
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            found.update((child.pid, child) for child in process.children(recursive=True))
     for process in psutil.process_iter():
         try:
             if mark and process.environ().get(MARK) == mark:
@@ -155,6 +175,12 @@ def _left_running(processes: list[psutil.Process]) -> tuple[str, ...]:
             if process.status() != psutil.STATUS_ZOMBIE:
                 names.append(process.name())
     return tuple(sorted(name for name in names if name not in NOBODYS))
+
+
+def _alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _born(pid: int) -> float:

@@ -99,13 +99,17 @@ class Workspace:
         return bool(self._git("ls-files", "--", self._in_repo(path)))
 
     def mutable_files(self) -> dict[str, str]:
-        """path -> text of every tracked file that a candidate may change, from the working tree."""
+        """path -> text of every tracked file that a candidate may change, from the working tree.
+
+        No symbolic link is one: what git keeps of it is where it leads, and a program's text leads nowhere.
+        """
         texts = {}
         for name in self._git("ls-files", "-z", "--", str(self.folder)).split("\0"):
             path = str(PurePosixPath(name).relative_to(self._prefix)) if name else ""
-            if path and self._protocol.mutable_surface.allows(path) and (self.folder / path).is_file():
+            file = self.folder / path
+            if path and self._protocol.mutable_surface.allows(path) and file.is_file() and not file.is_symlink():
                 with contextlib.suppress(UnicodeDecodeError):  # a binary file is no text to edit
-                    texts[path] = _read(self.folder / path)
+                    texts[path] = _read(file)
         return texts
 
     def sources(self) -> list[Path]:
@@ -125,12 +129,8 @@ class Workspace:
 
     def show(self, commit: str, path: str) -> str | None:
         """The text of `path` in `commit`, or None where it has no such file."""
-        try:
-            return str(
-                self._repo.git.execute([*GIT, "show", f"{commit}:{self._in_repo(path)}"], strip_newline_in_stdout=False)
-            )
-        except git.GitCommandError:
-            return None
+        content = self._content(commit, path)
+        return None if content is None else content.decode(errors="surrogateescape")
 
     def without(self, text: str, after: str, before: str) -> str | None:
         """`text` with the change from `before` to `after` taken back; None where later changes stand in the way."""
@@ -246,14 +246,15 @@ class Workspace:
     def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
         """Restore what a crash left half written: files that hold (a beginning of) what one of `commits` has in them.
 
-        Anything else in them is the person's own work and stays. Returns the names of those that were not as in HEAD.
+        Anything else in them, text or not, is the person's own work and stays. Returns the names of those that were
+        not as in HEAD.
         """
         before = self.changes()
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
             target = self.folder / path
-            text = _read(target) if target.is_file() else ""
-            if any((self.show(commit, path) or "").startswith(text) for commit in known):
+            found = target.read_bytes() if target.is_file() else b""
+            if any((self._content(commit, path) or b"").startswith(found) for commit in known):
                 self.restore([path])
         return sorted({*before} - {*self.changes()})
 
@@ -298,6 +299,14 @@ class Workspace:
                 self._git("update-index", "--add", "--cacheinfo", f"{mode},{sha},{name}", env=index)
             tree = self._git("write-tree", env=index)
         return self._git("commit-tree", tree, "-p", parent, "-m", message)
+
+    def _content(self, commit: str, path: str) -> bytes | None:
+        """What `path` holds in `commit`, or None where it has no such file."""
+        command = [*GIT, "show", f"{commit}:{self._in_repo(path)}"]
+        try:
+            return bytes(self._repo.git.execute(command, strip_newline_in_stdout=False, stdout_as_string=False))
+        except git.GitCommandError:
+            return None
 
     def _in_repo(self, path: str) -> str:
         return str(self._prefix / path)

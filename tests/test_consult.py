@@ -282,6 +282,31 @@ def test_a_cap_needs_a_price(quick: Path, cli: Cli) -> None:
     assert done.returncode == 2 and "prices.toml" in done.stderr and not server.requests
 
 
+def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: Cli) -> None:
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, "--max-cost-per-experiment", "1", experiments=4)
+    assert done.returncode == 0 and not server.requests, done.stderr
+    assert "away until the session ends" in done.stderr and "--max-cost-per-experiment 1 is spent" in done.stderr
+    assert len(events(quick, "away")) == 1 and not events(quick, "nothing") and len(rows(quick)) == 5
+
+
+@pytest.mark.parametrize(("cap", "calls"), [("1", 0), ("20", 1)])
+def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap: str, calls: int) -> None:
+    """There is nothing to wait for: with the second cap a call that broke off has used up the experiment's money."""
+    text = QUICK.replace("RATE", "rate").replace("DEPTH", "depth").replace("WIDTH", "width")
+    (quick / "train.py").write_text(text)
+    git(quick, "commit", "-qam", "no constants")
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(lambda _: half) as server:
+        done = run(cli, quick, server, "--max-cost-per-experiment", cap)
+    assert done.returncode == 0 and len(server.requests) == calls, done.stderr
+    assert f"--max-cost-per-experiment {cap} is spent" in done.stderr
+    assert "ended: there is nothing to search" in done.stderr and len(rows(quick)) == 1
+
+
 def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> None:
     protocol = json.loads((quick / "protocol.json").read_text())
     protocol["mutableSurface"]["allowedGlobs"] = ["*.py"]

@@ -85,6 +85,16 @@ def test_errors_in_json(places: dict[str, Path]) -> None:
         assert envelope["errors"] == [done.stderr.removeprefix("error: ").strip()]
 
 
+def test_what_the_system_refuses_is_an_envelope_too(tmp_path: Path) -> None:
+    make_quick(tmp_path / "quick")
+    journal_path(tmp_path / "quick", "t").mkdir(parents=True)  # no rights are needed for it to be unreadable
+    for args in (["status"], ["show", "1"], ["diff"], ["log"]):
+        done = call(tmp_path / "quick", *args, "--json")
+        envelope = json.loads(done.stdout)
+        assert done.returncode == 1 and envelope["status"] == "error" and "the system says" in envelope["errors"][0]
+        assert envelope["errors"] == [done.stderr.removeprefix("error: ").strip()]
+
+
 def test_the_table_has_every_command() -> None:
     commands = {str(each.name or each.callback.__name__) for each in app.registered_commands if each.callback}
     named = {str(row.values[1]).split()[0] for row in ROWS}

@@ -130,8 +130,12 @@ def test_the_cap_of_one_experiment() -> None:
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}
     budget = Budget(model, Price(1, 1), None, 0.05, lambda: spent, lambda *_, **__: None)
     budget.require(3, "short", 1000)
-    with pytest.raises(NoIdea, match="max-cost-per-experiment"):
+    with pytest.raises(NoIdea, match="max-cost-per-experiment") as nothing:
         budget.require(1, "short", MOST_TOKENS)
+    assert nothing.value.final
+    with pytest.raises(Away, match="max-cost-per-experiment") as away:
+        budget.require(3, "short", 10 * MOST_TOKENS)
+    assert away.value.for_good
 
 
 def test_a_thousand_experiments_fit_the_briefing() -> None:

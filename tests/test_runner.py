@@ -72,6 +72,15 @@ def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
     assert gone(int((tmp_path / "run.log").read_text()))
 
 
+def test_what_a_supervisor_starts_anew_on_term_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "TERM_GRACE_SECONDS", 1.0)
+    worker = "sh -c 'echo $$ >> pids; exec sleep 60'"
+    assert run(f"echo $$ > pids; trap : TERM; while :; do {worker}; done", tmp_path, limit=1).returncode is None
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) >= 3, "it was to answer TERM with a new worker"
+    assert all(gone(pid) for pid in pids)
+
+
 def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path) -> None:
     (tmp_path / "daemon.py").write_text(
         "import os, subprocess, sys\n"

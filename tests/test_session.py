@@ -374,6 +374,49 @@ def test_a_branch_that_moved_and_edits_made_in_between_are_not_overwritten(quick
     assert done.returncode == 3 and "the session left it at" in done.stderr
 
 
+def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_persons(quick: Path) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss = ", "# größer ist schlechter\nloss = "), encoding="utf-8")
+    commit_all(quick, "a comment")
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    for name in ("results.tsv", "train.py"):
+        whole = (quick / name).read_bytes()
+        (quick / name).write_text(whole.decode(), encoding="utf-16")  # as a spreadsheet saves it
+        for command in (("run", "--tag", "t", "--max-experiments", "2"), ("doctor", "--repair")):
+            done = call(quick, *command)
+            assert done.returncode == 3 and f"uncommitted changes ({name})" in done.stderr, done.stderr
+        assert (quick / name).read_text(encoding="utf-16").encode() == whole
+        (quick / name).write_bytes(whole)
+    whole = (quick / "train.py").read_bytes()
+    (quick / "train.py").write_bytes(whole[: whole.index("ö".encode()) + 1])
+    done = call(quick, "doctor", "--repair")
+    assert done.returncode == 0 and "restored train.py" in done.stdout, done.stderr
+    assert_consistent(quick)
+
+
+def test_a_link_is_none_of_the_files_that_may_change(quick: Path) -> None:
+    surface = quick_protocol()["mutableSurface"]
+    set_protocol(quick, mutableSurface={**surface, "allowedGlobs": ["train.py", "link.py"]})
+    (quick / "link.py").symlink_to("train.py")
+    git(quick, "add", "link.py")
+    git(quick, "commit", "--quiet", "-m", "a link")
+    done = call(quick, "run", "--tag", "t", "--max-experiments", "3")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert git(quick, "show", "HEAD:link.py") == "train.py" and str((quick / "link.py").readlink()) == "train.py"
+    assert {name for event in journal(quick) if event["event"] == "proposed" for name in event["files"]} == {"train.py"}
+
+
+def test_a_link_alone_is_refused(quick: Path) -> None:
+    git(quick, "mv", "train.py", "real.py")
+    (quick / "train.py").symlink_to("real.py")
+    git(quick, "add", "train.py")
+    git(quick, "commit", "--quiet", "-m", "a link")
+    done = call(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 3 and "links left out" in done.stderr and "Traceback" not in done.stderr
+    assert str((quick / "train.py").readlink()) == "real.py"
+
+
 def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "50")
     wait_for(slow, "started", 1)

@@ -83,6 +83,52 @@ def test_refusals(behaviour: Callable[[Any], None], lasting: bool, retry_after: 
     assert KEY not in str(caught.value) and len(server.requests) == 1
 
 
+def begins_refusal(handler: Any, **headers: str) -> None:
+    handler.send_response(503)
+    for name, value in {"Retry-After": "7", **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+
+
+def refusal_cut_off(handler: Any) -> None:
+    begins_refusal(handler, Content_Length="1000")
+    handler.wfile.write(b'{"error": {"mess')
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def refusal_cut_off_in_a_chunk(handler: Any) -> None:
+    begins_refusal(handler, Transfer_Encoding="chunked")
+    handler.wfile.write(b'400\r\n{"error": {"mess')
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def refusal_stalls(handler: Any) -> None:
+    begins_refusal(handler, Content_Length="1000")
+    handler.wfile.write(b'{"error": {"mess')
+    handler.ends.wait()
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        refusal_cut_off,
+        refusal_cut_off_in_a_chunk,
+        refusal_stalls,
+        lambda handler: reply(handler, 503, b"no gzip", Retry_After="7", Content_Encoding="gzip"),
+        lambda handler: reply(handler, 503, b"[" * 4096, Retry_After="7"),
+        lambda handler: reply(handler, 503, b"", Retry_After="7"),
+    ],
+)
+def test_a_refusal_is_one_whatever_becomes_of_its_body(behaviour: Callable[[Any], None]) -> None:
+    with (
+        model_server(lambda _: behaviour) as server,
+        pytest.raises(Away, match=r"503: (\[|Service)") as caught,
+    ):
+        ask(model_at(server.url), silence=0.5)
+    assert not isinstance(caught.value, Broken) and not caught.value.lasting
+    assert caught.value.retry_after == 7
+
+
 def half(handler: Any) -> None:
     begin_stream(handler)
     send(handler, {"choices": [{"delta": {"content": "RATE = "}, "finish_reason": None}]})
@@ -114,6 +160,12 @@ def malformed(handler: Any) -> None:
     end_stream(handler)
 
 
+def deep(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, "[" * 100_000)
+    end_stream(handler)
+
+
 def silent(handler: Any) -> None:
     handler.ends.wait()
 
@@ -136,6 +188,8 @@ def stalls(handler: Any) -> None:
         silent,
         stalls,
         lambda handler: reply(handler, 200, b"<html>"),
+        lambda handler: reply(handler, 200, b"[" * 100_000),
+        deep,
         lambda handler: reply(handler, 200, []),
         lambda handler: reply(handler, 200, {"choices": [], "content": None}),
     ],

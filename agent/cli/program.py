@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -78,10 +79,7 @@ def finish(work: Callable[[], int], command: str, as_json: bool) -> None:
     except AutoresearchError as error:
         if Options.debug:
             raise
-        if as_json:
-            envelope = {"version": 1, "command": command, "status": "error", "data": None, "errors": [str(error)]}
-            print(json.dumps(envelope))
-        print(f"error: {error}", file=sys.stderr)
+        _tell(str(error), command, as_json)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
@@ -92,6 +90,15 @@ def finish(work: Callable[[], int], command: str, as_json: bool) -> None:
     except OSError as error:
         if Options.debug:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        _tell(explain(error), command, as_json)
         code = 1
     raise typer.Exit(code)
+
+
+def _tell(sentence: str, command: str, as_json: bool) -> None:
+    """An error: its envelope on stdout where JSON is wanted, and its sentence on stderr."""
+    if as_json:
+        envelope = {"version": 1, "command": command, "status": "error", "data": None, "errors": [sentence]}
+        with contextlib.suppress(OSError):  # it may have been stdout that could not be written
+            print(json.dumps(envelope))
+    print(f"error: {sentence}", file=sys.stderr)

@@ -69,7 +69,14 @@ class Away(Exception):
 
 
 class NoIdea(Exception):
-    """A proposer was there but gave nothing that can be measured; its text says why."""
+    """A proposer was there but gave nothing that can be measured; its text says why.
+
+    final: asked again for the same experiment it gives nothing either.
+    """
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
 
 
 class Proposer(Protocol):

@@ -85,7 +85,7 @@ class Budget:
         self._spent, self._record = spent, record
 
     def require(self, number: int, prompt: str, most_tokens: int) -> None:
-        """Raises Away for good, or NoIdea for this experiment, where the next call could go beyond a cap.
+        """Raises Away for good, or a final NoIdea for this experiment, where the next call could go beyond a cap.
 
         No tokenizer makes more tokens than there are bytes.
         """
@@ -101,10 +101,12 @@ class Budget:
             )
         here = spent.get(number, Spent()).dollars
         if self._most_per_experiment is not None and here + worst > self._most_per_experiment:
-            raise NoIdea(
+            reason = (
                 f"the next call could cost ${worst:.2f}, and ${here:.2f} of --max-cost-per-experiment "
                 f"{self._most_per_experiment:g} is spent"
             )
+            # A first call that is too dear is so in each experiment to come.
+            raise NoIdea(reason, final=True) if here else Away(reason, for_good=True)
 
     def reserve(self, number: int, prompt: str, most_tokens: int) -> None:
         """Journal a call that is about to be made."""

@@ -62,13 +62,14 @@ class HybridProposer:
         self._nothings = 0
         self._retry_at = 0.0  # on the monotonic clock
         self._away = False
+        self._over: int | None = None  # the experiment for which the model has nothing more
 
     def tell(self, experiment: Experiment) -> None:
         self._search.tell(experiment)
         self._model.tell(experiment)
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Exhausted where the search has nothing new and the model is away for good."""
+        """Raises Exhausted where the search has nothing new and the model is not to be asked again."""
         if self._models_turn(context) and time.monotonic() >= self._retry_at:
             proposal = self._consult(context, self._fallback_after)
             if proposal is not None:
@@ -95,7 +96,7 @@ class HybridProposer:
 
     def _insist(self, context: Context, reason: Exhausted) -> Proposal:
         """The search has nothing: wait for the model, as long as it may come back."""
-        while self._retry_at < float("inf"):
+        while self._retry_at < float("inf") and self._over != context.number:
             self._wait(context, self._retry_at - time.monotonic())
             proposal = self._consult(context, 0.0)
             if proposal is not None:
@@ -112,6 +113,8 @@ class HybridProposer:
                 self._come_back()
                 self._nothings += 1
                 self._announce("nothing", proposer=self._model.name, number=context.number, reason=str(nothing))
+                if nothing.final:
+                    self._over = context.number
                 if self._nothings >= MOST_NOTHINGS:
                     self._leave(f"{self._nothings} times in a row it gave nothing: {nothing}", LONGEST_WAIT)
                 return None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import requests
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, SSLError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
 from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Away
@@ -148,7 +148,7 @@ def _ask(model: Model, system: str, messages: Sequence[Message], most_tokens: in
         raise Broken(_short(broken, model)) from None
     except requests.RequestException as error:
         raise _broken_off(model, error, silence) from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise Broken(
             f"{model.label} answered in another format than {model.format}'s: {_short(error, model)}"
         ) from None
@@ -182,8 +182,8 @@ def headers_of(model: Model) -> dict[str, str]:
 def _refusal(model: Model, response: requests.Response) -> Away:
     """What a status other than 200 means."""
     code = response.status_code
-    said = response.raw.read(4096, decode_content=True).decode(errors="replace")
-    what = f"{model.label} answered {code}: {_short(_message(said), model)}"
+    said = _beginning(response)
+    what = f"{model.label} answered {code}: {_short(_message(said) or response.reason or '(nothing)', model)}"
     if code in (401, 403):
         return Away(f"{what}; the key is refused", lasting=True)
     if code == 402 or any(words in said.lower() for words in NO_CREDIT):
@@ -191,6 +191,14 @@ def _refusal(model: Model, response: requests.Response) -> Away:
     if code in (408, 409, 425, 429) or code >= 500:
         return Away(what, _retry_after(response.headers.get("Retry-After")))
     return Away(what, lasting=True)
+
+
+def _beginning(response: requests.Response) -> str:
+    """Of a refusal's body; empty where that breaks off or cannot be unpacked: the status says what matters."""
+    try:
+        return response.raw.read(4096, decode_content=True).decode(errors="replace").strip()
+    except (HTTPError, OSError):
+        return ""
 
 
 def _broken_off(model: Model, error: requests.RequestException, silence: float) -> Away:
@@ -210,7 +218,7 @@ def _message(said: str) -> str:
         content = json.loads(said)
         error = content.get("error", content)
         return str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return said
 
 
