@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.compare import bench_files, compare, difference
+from agent.compare import compare, difference
 from agent.errors import PreconditionError
 from agent.experiment import Experiment
 from agent.interrupts import Interrupts
@@ -29,7 +29,7 @@ def ablate(bench: Bench, journal: Journal, interrupts: Interrupts, count: int = 
     kept = [e for e in state.experiments if e.verdict.status == "keep"]
     if best is None or best.number == 0:
         raise PreconditionError("nothing better than the baseline was kept: there is nothing to take away")
-    texts = bench_files(bench, best.commit)
+    texts = bench.workspace.files(best.commit)
     changes = list(zip(kept[1:], kept, strict=False))
     variants = {f"without-{after.number}": _without(bench, texts, [(after, before)]) for after, before in changes}
     commits = {BEST: best.commit}
@@ -87,7 +87,7 @@ def _smaller(
 ) -> dict[str, Any] | None:
     best = journal.state.incumbent
     assert best is not None
-    files = _without(bench, bench_files(bench, best.commit), idle)
+    files = _without(bench, bench.workspace.files(best.commit), idle)
     if files is None:
         return None
     commit = _commit(bench, journal, SMALLER, files)
@@ -126,6 +126,7 @@ def _commit(bench: Bench, journal: Journal, label: str, files: Mapping[str, str]
     assert journal.state.session is not None
     ref = f"refs/autoresearch/{journal.state.session['tag']}/ablate/{label}"
     known = bench.workspace.resolve(ref)
-    if known is not None and bench_files(bench, known) == files:
+    if known is not None and bench.workspace.files(known) == files:
         return known  # so that an ablation that was cut off goes on with the same commits
-    return bench.workspace.commit_candidate(ref, files, f"ablation: {label}")
+    assert journal.state.head is not None
+    return bench.workspace.commit_candidate(ref, journal.state.head, files, f"ablation: {label}")

@@ -14,7 +14,7 @@ from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal, read
 from agent.measure import Bench
-from agent.opening import open_bench, prepare
+from agent.opening import open_bench, prepared
 from agent.paths import find_session, journal_path, stop_file
 from agent.sandbox import Mode
 from agent.session import Session
@@ -60,8 +60,11 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
     session = replay(read(journal_path(folder.resolve(), tag))).session
     if session is None:
         raise PreconditionError(f"session {tag} ended before it began: there is nothing to compare")
-    with open_bench(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as bench, kept_awake():
-        prepare(bench, setup=False)
+    with (
+        open_bench(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as opened,
+        prepared(opened, setup=False, commit=session["base"]) as bench,
+        kept_awake(),
+    ):
         path = journal_path(bench.workspace.folder, tag)
         resumed = Journal(path)  # without a view: that the session goes on is no news here
         conditions = fingerprint(bench.protocol, bench.training_seconds)

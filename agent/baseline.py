@@ -20,23 +20,25 @@ def measure_baseline(
     before: Sequence[Run],
     started: Callable[[runner.Process], None],
     tick: Callable[[float], None],
+    commit: str | None = None,
 ) -> Run:
-    """Run the recipe as it is once more; keep log and fingerprint, with what `before` gave.
+    """Run the recipe as it is in `commit`, by default what is checked out, once more; keep log and fingerprint, with what `before` gave.
 
     Raises AutoresearchError where it gives no metric.
     """
     log = log_path(bench, len(before) + 1)
     if not before:
         record_path(bench).unlink(missing_ok=True)
-    run = measure(bench, log, started, tick)
+    commit = commit or bench.workspace.head
+    run = measure(bench, commit, log, started, tick)
     if run.error:
         raise AutoresearchError(
             f"the baseline has no result, so there is nothing to improve on: {run.error}; see {log}"
         )
     record = {
         "fingerprint": fingerprint,
-        "digest": digest(bench.workspace.mutable_files()),
-        "commit": bench.workspace.head,
+        "digest": digest(bench.workspace.files(commit)),
+        "commit": commit,
         "runs": [dataclasses.asdict(each) for each in (*before, run)],
     }
     part = record_path(bench).with_suffix(".part")
@@ -45,11 +47,11 @@ def measure_baseline(
     return run
 
 
-def valid_baseline(bench: Bench, fingerprint: dict[str, Any]) -> list[Run]:
+def valid_baseline(bench: Bench, fingerprint: dict[str, Any], commit: str) -> list[Run]:
     """The kept runs of the baseline, if they were measured with these very files under this very fingerprint."""
     try:
         record = json.loads(record_path(bench).read_bytes())
-        same = record["fingerprint"] == fingerprint and record["digest"] == digest(bench.workspace.mutable_files())
+        same = record["fingerprint"] == fingerprint and record["digest"] == digest(bench.workspace.files(commit))
         return [Run(**run) for run in record["runs"]] if same else []
     except (OSError, ValueError, KeyError, TypeError):
         return []

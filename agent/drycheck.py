@@ -1,25 +1,23 @@
 """Whether a candidate would start at all: asked before a run costs minutes.
 
-Each changed Python file must compile; the script that the protocol's command runs is also imported, in a copy of what
-git tracks and in the sandbox, without running its main part. What goes on beyond a few seconds has started. Only what
+Each changed Python file must compile; the script that the protocol's command runs is also imported, in a room
+as a run has it, without running its main part. What goes on beyond a few seconds has started. Only what
 the candidate breaks counts: where the copy lacks something that the script wants, the incumbent fails in it as well.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from agent import runner
+from agent import fingerprint
 from agent.edits import unmarked
-from agent.measure import Bench, last_lines
+from agent.evaluation import Allowance
+from agent.measure import Bench, execute, last_lines, opened
 from agent.paths import state_folder
 from agent.proposers.notes import plain
 from agent.protocol import Protocol
-from agent.sandbox import temporary_folder
 
 SECONDS = 10.0
 # uv run SCRIPT.py, or an interpreter and a script: anything else is not imported.
@@ -34,7 +32,7 @@ IMPORT = (
 def why_not(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
     """Why the candidate would fail at once, in a sentence; None where nothing speaks against it.
 
-    incumbent: the commit whose files HEAD has.
+    incumbent: the commit that it changes.
     """
     for path, text in files.items():
         if path.endswith(".py"):
@@ -47,30 +45,23 @@ def why_not(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callab
     return _fails_by_itself(bench, files, incumbent, tick)
 
 
-def program(rules: Protocol, workspace: Path) -> tuple[list[str], str] | None:
-    """What runs the protocol's script in a copy of the workspace, and the script; None for any other command.
-
-    The environment is the workspace's own: uv would make the copy another one, and git does not track it.
-    """
+def program(rules: Protocol) -> tuple[list[str], str] | None:
+    """The interpreter that the protocol's command starts, and its script; None for any other command."""
     found = SCRIPT.fullmatch(rules.execution.command)
     if found is None:
         return None
     start = shlex.split(found["start"])
-    if start[0] == "uv":
-        start = ["uv", "run", "--no-sync", "--project", str(workspace), "python"]
-    elif "/" in start[0]:
-        start = [str(workspace / rules.execution.cwd / start[0])]
-    return start, found["script"]
+    return ["uv", "run", "python"] if start[0] == "uv" else start, found["script"]
 
 
 def _fails_by_itself(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
     known = bench.imports
-    failure = None if known.get(incumbent) else _fails_at_import(bench, files, tick)
+    failure = None if known.get(incumbent) else _fails_at_import(bench, files, incumbent, tick)
     if failure is None:
         return None
     if incumbent not in known:
         off = any(known.values())
-        known[incumbent] = _fails_at_import(bench, {}, tick)
+        known[incumbent] = _fails_at_import(bench, {}, incumbent, tick)
         if known[incumbent] and not off:
             bench.say(
                 "candidates are not imported before they run: in a copy of what git tracks the incumbent fails as well "
@@ -79,30 +70,19 @@ def _fails_by_itself(bench: Bench, files: Mapping[str, str], incumbent: str, tic
     return None if known[incumbent] else f"it fails while it is imported: {failure}"
 
 
-def _fails_at_import(bench: Bench, files: Mapping[str, str], tick: Callable[[], None]) -> str | None:
-    """The last words of the script with `files` on top of what HEAD has; None where it does not fail."""
-    started = program(bench.protocol, bench.workspace.folder)
+def _fails_at_import(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
+    """The last words of the script with `files` on top of what the incumbent has; None where it does not fail."""
+    started = program(bench.protocol)
     if started is None:
         return None
     start, script = started
     # A key of its own: what a run or an agent is at work in is nothing left over.
-    with temporary_folder(state_folder(bench.workspace.folder) / "drycheck") as name:
-        folder = bench.workspace.export(Path(name) / "copy")
-        for path, text in files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text, encoding="utf-8", newline="")
-        log = Path(name) / "log"
-        temporary = Path(name) / "temporary"
-        temporary.mkdir()
+    key = state_folder(bench.workspace.folder) / "drycheck"
+    with opened(bench, incumbent, fingerprint.snapshot_folder(bench.protocol), files, key) as place:
+        log = place.layout.folder / "log"
         command = shlex.join([*start, "-c", IMPORT.format(script=script)])
-        ended = runner.run(
-            bench.sandbox.command(command, folder, temporary, [bench.workspace.folder]),
-            cwd=folder / bench.protocol.execution.cwd,
-            log=log,
-            limit=SECONDS,
-            env=bench.sandbox.environment({**os.environ, "PYTHONUNBUFFERED": "1"}, temporary),
-            started=lambda _: None,
-            tick=lambda _: tick(),
+        ended = execute(
+            bench, place, log, None, lambda _: None, lambda _: tick(), Allowance(None), command=command, limit=SECONDS
         )
         if not ended.returncode:
             return None

@@ -26,7 +26,7 @@ def fingerprint(protocol: Protocol, training_seconds: float | None) -> dict[str,
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1024**3),
         "os": f"{platform.system()} {platform.release()}",
-        "mlx": _version("mlx"),
+        "mlx": installed("mlx"),
         "backend": backend(),
         "snapshot": snapshot(protocol).get("id"),
         "protocol": protocol.digest,
@@ -36,7 +36,7 @@ def fingerprint(protocol: Protocol, training_seconds: float | None) -> dict[str,
 
 def backend() -> str | None:
     """Which back end of MLX is installed."""
-    return next((name for name, package in MLX_BACKENDS.items() if _version(package)), None)
+    return next((name for name, package in MLX_BACKENDS.items() if installed(package)), None)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -93,7 +93,8 @@ def _chip() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """Return the version of a package in the program's environment; None where it is not there."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

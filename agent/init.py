@@ -21,7 +21,7 @@ from agent.explain import Because, explain, notes_on
 from agent.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.metrics import extract
 from agent.protocol import FILENAME, Constraints, Protocol, matches
-from agent.sandbox import Mode, Sandbox
+from agent.sandbox import Mode
 from agent.sandbox import choose as choose_sandbox
 from agent.surface import Surface, surface
 from agent.workspace import Workspace
@@ -58,9 +58,8 @@ def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, 
         path = workspace.folder / FILENAME
         if path.exists() and not wanted.force:
             raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
-        with trial.copied(workspace) as copy:
-            plan = _plan(workspace.folder, _texts(copy), wanted)
-            outcome = _tried(workspace, copy, plan, wanted, say) if wanted.run else _untried(plan, wanted)
+        plan = _plan(workspace.folder, workspace.files(workspace.head), wanted)
+        outcome = _tried(workspace, plan, wanted, say) if wanted.run else _untried(plan, wanted)
         changed = [name for name in workspace.changes() if Path(name).name != FILENAME]
     finally:
         workspace.close()
@@ -119,33 +118,33 @@ def _plan(folder: Path, files: Files, wanted: Wanted) -> Plan:
     return Plan(files, candidate, around, setup, network_of(around, files), budget)
 
 
-def _tried(workspace: Workspace, copy: Path, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
-    """Run the command, find its number, write the rule, and measure once more with the protocol itself."""
+def _tried(workspace: Workspace, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
+    """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
+    rules = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
+    sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
+    with trial.opened(workspace, rules, sandbox) as stage:
+        return _tried_in(stage, plan, wanted, say)
+
+
+def _tried_in(stage: trial.Stage, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
     given = plan.budget.seconds
     if given is not None and plan.budget.honoured:
         given = min(given, LONGEST_BUDGET)
-    large = trial.lend_small(workspace, copy)
-    _set_up(plan, copy, say)  # not in the sandbox, so before the person's own folders can be reached from the copy
-    sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
-    if large and sandbox.way is None:
-        say(f"the trial does without {', '.join(large)}: git does not track what is there, and no sandbox guards it")
-    trial.lend_large(
-        workspace, copy, [*(large if sandbox.way else []), *([".venv"] if ".venv/" in plan.candidate.command else [])]
-    )
+    _set_up(stage, plan, say)
     say(
         f"running `{plan.candidate.command}` in a copy of what is committed, for at most {LONGEST_RUN / 60:.0f} minutes"
     )
-    plan, ran = _attempted(plan, copy, given, sandbox, say)
+    plan, ran = _attempted(stage, plan, given, say)
     seen = _seen(ran)
     found = _chosen(plan, ran, seen, wanted)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
     rules = Protocol.model_validate(protocol)
-    value = extract(rules.metric, ran.text, copy, ran.since)
+    value = extract(rules.metric, ran.text, stage.folder, ran.since)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
     repeated = "not tried: the run is long"
     if ran.seconds <= LONGEST_TWICE:
-        second = trial.again(rules, copy, given, _for(plan, sandbox))
+        second = trial.again(stage, rules, given)
         repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": there is noise")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
     return Outcome(plan, protocol, found, seconds, repeated)
@@ -176,7 +175,7 @@ def _untried(plan: Plan, wanted: Wanted) -> Outcome:
 
 
 def _attempted(
-    plan: Plan, copy: Path, given: float | None, sandbox: Sandbox, say: Callable[[str], None]
+    stage: trial.Stage, plan: Plan, given: float | None, say: Callable[[str], None]
 ) -> tuple[Plan, trial.Trial]:
     """The run; once more with a network where it fails for want of one."""
     lenient = plan.candidate
@@ -185,13 +184,13 @@ def _attempted(
         lenient = dataclasses.replace(lenient, command=f"{lenient.command} || [ $? -eq 1 ]")
     rules = Protocol.model_validate(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
     try:
-        ran = trial.attempt(rules, copy, given, _for(plan, sandbox))
+        ran = trial.attempt(stage, rules, given, network=plan.network[0] == "full")
     except ExperimentError as error:
-        if plan.network[0] != "full" and trial.wants_network(copy):
+        if plan.network[0] != "full" and trial.wants_network(stage):
             say("it wants a network: once more with one")
             open_to_all = dataclasses.replace(plan, network=("full", "without a network the command failed"))
-            return _attempted(open_to_all, copy, given, sandbox, say)
-        for line in trial.tail(copy, TAIL_LINES):
+            return _attempted(stage, open_to_all, given, say)
+        for line in trial.tail(stage, TAIL_LINES):
             say(f"  | {line}")
         raise AutoresearchError(
             f"`{plan.candidate.command}` ({plan.candidate.why}) gave no result: {error}. "
@@ -200,10 +199,6 @@ def _attempted(
     summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
     failing = summary is not None and summary.name == "passed"
     return (dataclasses.replace(plan, candidate=lenient) if failing else plan), ran
-
-
-def _for(plan: Plan, sandbox: Sandbox) -> Sandbox:
-    return dataclasses.replace(sandbox, network=True) if plan.network[0] == "full" else sandbox
 
 
 def _seen(ran: trial.Trial) -> list[Found]:
@@ -236,9 +231,9 @@ def _directed(found: Found, wanted: Wanted) -> Found:
     return dataclasses.replace(found, direction=direction)
 
 
-def _set_up(plan: Plan, copy: Path, say: Callable[[str], None]) -> None:
+def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
     try:
-        trial.prepare(Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN)), copy, say)
+        trial.prepare(stage, Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN)), say)
     except AutoresearchError as error:
         raise AutoresearchError(
             f"{str(error).split(':')[0]}: mend what it says above, or name a command without it with --command"
@@ -280,13 +275,3 @@ def _everything() -> Protocol:
             "measurement": {"primaryMetric": UNKNOWN},
         }
     )
-
-
-def _texts(copy: Path) -> Files:
-    if not copy.is_dir():
-        return {}  # nothing in this folder of the repository is committed
-    workspace = Workspace(copy, _everything())
-    try:
-        return workspace.mutable_files()
-    finally:
-        workspace.close()

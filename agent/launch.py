@@ -24,7 +24,7 @@ from agent.judging import Rules
 from agent.limits import Limits
 from agent.loop import run_session
 from agent.measure import Bench
-from agent.opening import open_bench, prepare
+from agent.opening import open_bench, prepared
 from agent.paths import journal_path
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import Consult
@@ -62,6 +62,7 @@ class Wanted:
     confirm: bool = True
     report: bool = True
     notify: tuple[str, ...] = ()
+    allow_untraced: bool = False
 
 
 def run(folder: Path, wanted: Wanted) -> int:
@@ -94,9 +95,13 @@ def run(folder: Path, wanted: Wanted) -> int:
         if wanted.dry_run:
             print(_plan(session))
             return 0
-        prepare(bench, setup=wanted.setup)
         journal.show("note", text=bench.sandbox.says)
-        with kept_awake() if wanted.keep_awake else contextlib.nullcontext():
+        base = journal.state.session["base"] if journal.state.session else None
+        with (
+            prepared(bench, setup=wanted.setup, commit=base, untraced=wanted.allow_untraced) as ready,
+            kept_awake() if wanted.keep_awake else contextlib.nullcontext(),
+        ):
+            session.work_on(ready)
             try:
                 code = guarded(session)
                 if code == 0 and session.owes_confirmation():
@@ -117,9 +122,11 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         if interrupts.finishing:
             raise Interrupted("stopped: the baseline was not measured", 130)
 
-    with open_bench(folder, "baseline", training_seconds, sandbox) as bench:
+    with (
+        open_bench(folder, "baseline", training_seconds, sandbox) as opened,
+        prepared(opened, setup=setup) as bench,
+    ):
         bench.workspace.require_clean()
-        prepare(bench, setup=setup)
         found = fingerprint(bench.protocol, bench.training_seconds)
         interrupts.install()
         print(bench.sandbox.says, file=sys.stderr)
@@ -171,10 +178,10 @@ def _plan(session: Session) -> str:
     return "\n".join(
         [
             f"would {start} on the branch {session.branch}",
-            f"would run `{bench.protocol.execution.command}` in {bench.workspace.folder}, each at most "
+            f"would run `{bench.protocol.execution.command}` in a fresh copy of each candidate, each at most "
             f"{duration(bench.limit)}"
             + (f", {duration(bench.training_seconds)} of it training" if bench.training_seconds else ""),
-            f"would change {', '.join(bench.workspace.mutable_files())} and write "
+            f"would change {', '.join(bench.workspace.files(bench.workspace.head))} and write "
             f"{bench.protocol.provenance.results_log.path}",
             bench.sandbox.says,
         ]

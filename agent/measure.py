@@ -1,17 +1,17 @@
-"""One run of the protocol's command, from the files as they lie there to a metric or the reason why there is none."""
+"""One run of the protocol's command: (commit, snapshot, seconds) -> (log, metric), or the reason why there is none."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent import attest, fingerprint, integrity, runner
+from agent import evaluation, fingerprint, integrity, room, runner
 from agent.conditions import clock, conditions
 from agent.errors import (
     AutoresearchError,
@@ -24,22 +24,28 @@ from agent.errors import (
     TimedOut,
     Violation,
 )
-from agent.experiment import Run, digest
+from agent.evaluation import Allowance, Evaluator, Harness
+from agent.experiment import Run
 from agent.memory import ran_out
 from agent.metrics import extract
 from agent.protocol import Protocol
-from agent.sandbox import UNCONFINED, Sandbox, temporary_folder
+from agent.room import NOTHING, Furniture, Lent, Room
+from agent.sandbox import UNCONFINED, Sandbox
 from agent.workspace import Workspace
 
 LOG_NAME = "run.log"
 LEAST_ROOM = 32 * 2**20
+LARGEST_TEXT = 2 * runner.LARGEST_LOG
+NO_ROOM = "the room could not be set up: "
 
 
 @dataclass(frozen=True)
 class Bench:
     """What every run of a session has in common. training_seconds is None where the protocol sets no budget.
 
-    patient: whether a run goes on to its end although it has trained for too long to count.
+    patient: whether a run goes on to its end although it has trained for too long to count. lent: what runs see of what
+    git does not track. harness: None where it has no evaluator. linked: whether `run.log` in the workspace leads to the
+    log of the run under way.
     say: shows a person a sentence. imports: of incumbents, by commit, why they fail while they are imported in a copy;
     None where they do not.
     """
@@ -49,6 +55,9 @@ class Bench:
     training_seconds: float | None
     sandbox: Sandbox = UNCONFINED
     patient: bool = False
+    linked: bool = True
+    lent: Lent = NOTHING
+    harness: Harness | None = None
     say: Callable[[str], None] = lambda _: None
     imports: dict[str, str | None] = field(default_factory=dict)
 
@@ -57,95 +66,201 @@ class Bench:
         return self.protocol.execution.hard_timeout_seconds
 
 
-def measure(bench: Bench, log: Path, started: Callable[[runner.Process], None], tick: Callable[[float], None]) -> Run:
-    """Run the command once on the working tree as it is. A failure is a Run with an error.
+@dataclass(frozen=True)
+class Place:
+    """Where a run's log lies, and beside it the losses of each token; reference: the incumbent's of those."""
 
-    `tick` may raise an ExperimentError, such as Hopeless, to end the run. Raises Suspended where the machine slept
-    meanwhile: then nothing is known about the candidate.
+    log: Path
+    allowance: Allowance
+    reference: Path | None = None
+
+
+def losses_of(log: Path) -> Path:
+    return log.with_suffix(".losses.npy")
+
+
+def measure(
+    bench: Bench,
+    commit: str,
+    log: Path,
+    started: Callable[[runner.Process], None],
+    tick: Callable[[float], None],
+    incumbent: tuple[Run, ...] = (),
+    baseline: tuple[Run, ...] = (),
+) -> Run:
+    """Run the command once on `commit`, in a room of its own. A failure is a Run with an error.
+
+    `tick` may raise an ExperimentError, such as Hopeless, to end the run. incumbent, baseline: runs of those that the
+    time before the hand-over is compared with. Raises Suspended where the machine slept meanwhile: then nothing is
+    known about the candidate.
     """
+    allowance = Allowance(bench.training_seconds, _untimed(incumbent), _untimed(baseline))
+    try:
+        return _measure(bench, commit, log, started, tick, allowance, incumbent)
+    except (AutoresearchError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a run has left: it is one run that has no result, and no end of the night
+        return Run(
+            None, 0.0, error=f"crashed: {type(error).__name__} while its result was read: {error}"[:300], log=str(log)
+        )
+
+
+def _measure(
+    bench: Bench,
+    commit: str,
+    log: Path,
+    started: Callable[[runner.Process], None],
+    tick: Callable[[float], None],
+    allowance: Allowance,
+    incumbent: tuple[Run, ...],
+) -> Run:
     log.parent.mkdir(parents=True, exist_ok=True)
     _require_room(log.parent)
-    _link(bench.workspace.folder / LOG_NAME, log)
-    folder = bench.workspace.folder / bench.protocol.execution.cwd
-    candidate = bench.workspace.mutable_files()
-    snapshot, data = fingerprint.snapshot_folder(bench.protocol), fingerprint.snapshot(bench.protocol)
-    protected = bench.workspace.protected_files()
-    integrity.drop_bytecode(bench.workspace.sources())
-    before = integrity.manifest(protected, folder, snapshot, data)
-    attesting = snapshot is not None and attest.attests(protected)
-    word = log.with_suffix(".attest.json")
-    word.unlink(missing_ok=True)
+    _link(bench, log)
+    snapshot = fingerprint.snapshot_folder(bench.protocol)
+    integrity.require_prepared(snapshot, fingerprint.snapshot(bench.protocol))
     since, began = time.time(), clock()
     ended: runner.Ended | None = None
     given_up: ExperimentError | None = None
-    try:
-        ended = execute(bench, log, word if attesting else None, started, tick)
-    except ExperimentError as error:
-        given_up = error
-    finally:
-        touched = _undo(bench, before, candidate, log.with_suffix(".undone"))
-        integrity.put_aside(before, log.with_suffix(".saved"))
-    if ended and ended.asleep and not touched:
-        raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
-    text = log.read_text(errors="replace")
-    seconds = ended.seconds if ended else clock().wall - began.wall
-    around: dict[str, Any] = {"conditions": conditions(began), "log": str(log), "seconds": seconds}
-    try:
-        if touched:
-            raise touched
-        if ended is None:
-            assert given_up is not None
-            raise given_up
-        attest.require_not_void(word)
-        require_success(ended, text)
-        metric = extract(bench.protocol.metric, text, folder, since)
-        if attesting:
-            name, budget = bench.protocol.metric.name, bench.training_seconds
-            metric = attest.attested(
-                word, name, metric, seconds=ended.seconds, budget=budget, folder=snapshot, data=data
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(opened(bench, commit, snapshot))
+        beside = None
+        if bench.harness is not None:
+            reference = next(
+                (losses for run in reversed(incumbent) if (losses := losses_of(Path(run.log))).exists()), None
             )
-    except Hopeless as error:
-        return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
-    except ExperimentError as error:
-        _require_room(log.parent)
-        return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
-    return Run(metric=metric, secondary=_secondary(bench, text, folder, since), **around)
+            args = bench.sandbox, place.layout.folder, bench.workspace.folder, reference, losses_of(log)
+            beside = stack.enter_context(evaluation.evaluator(bench.harness, *args))
+        try:
+            ended = execute(bench, place, log, beside, started, tick, allowance)
+        except ExperimentError as error:
+            given_up = error
+        if ended and ended.asleep:
+            raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
+        around: dict[str, Any] = {
+            "conditions": conditions(began),
+            "log": str(log),
+            "seconds": ended.seconds if ended else clock().wall - began.wall,
+            "unconfined": bench.sandbox.way is None,
+        }
+        text = _text(log)
+        try:
+            if given_up is not None:
+                raise given_up
+            assert ended is not None
+            around |= _result(bench, place, beside, ended, text, since, allowance)
+        except Hopeless as error:
+            return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
+        except ExperimentError as error:
+            _require_room(log.parent)
+            return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
+        return Run(secondary=_secondary(bench, text, place.workspace / bench.protocol.execution.cwd, since), **around)
+
+
+def _result(
+    bench: Bench,
+    place: Room,
+    beside: Evaluator | None,
+    ended: runner.Ended,
+    text: str,
+    since: float,
+    allowance: Allowance,
+) -> dict[str, Any]:
+    """The metric, who computed it, and the untimed seconds. Raises ExperimentError where there is none."""
+    if ended.returncode == 126 and text.startswith(NO_ROOM):
+        raise AutoresearchError(f"{text.strip()[:300]}; start with --sandbox off, or see docs/reliability.md")
+    if beside is not None and beside.event("refused"):
+        attested_reason = beside.event("refused").get("reason")
+        raise Violation(f"void: {' '.join(str(attested_reason).split())[:300]}")
+    require_success(ended, text)
+    metric = bench.protocol.metric
+    folder = place.workspace / bench.protocol.execution.cwd
+    if beside is None or bench.harness is None:
+        return {"metric": extract(metric, text, folder, since), "source": "from the log"}
+    if beside.event("untraced") and not beside.event("answer"):
+        return {"metric": extract(metric, text, folder, since), "source": "untraced"}
+    in_log = None
+    # A progress bar that left its line open is no fault of a number that somebody else has computed.
+    with contextlib.suppress(NoMetric):
+        in_log = extract(metric, text, folder, since)
+    value, untimed = evaluation.attested(beside, bench.harness, metric.name, in_log, allowance, ended.began)
+    return {"metric": value, "source": "attested", "untimed": untimed}
+
+
+@contextlib.contextmanager
+def opened(
+    bench: Bench,
+    commit: str,
+    snapshot: Path | None,
+    files: Mapping[str, str] | None = None,
+    key: Path | None = None,
+) -> Iterator[Room]:
+    """The room of a run on `commit` and, on top of it, `files`. key: as for `room.opened`."""
+    furniture = Furniture(
+        command=bench.protocol.execution.command, read=() if bench.harness else (fingerprint.cache_folder(),)
+    )
+    if bench.harness is not None and snapshot is not None:
+        furniture = replace(furniture, hide_texts=True, cache=_without_texts(snapshot), hidden=_source(bench.harness))
+    elif not bench.harness:
+        furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(fingerprint.cache_folder())})
+    with room.opened(bench.sandbox, bench.workspace, commit, bench.lent, furniture, files=files, key=key) as place:
+        yield place
+
+
+def _without_texts(snapshot: Path) -> dict[str, Path | bytes]:
+    """What a run sees of the prepared data before its clock runs."""
+    names = ("snapshot.json", "tokenizer.json")
+    cache: dict[str, Path | bytes] = {
+        f"snapshots/{snapshot.name}/{name}": (snapshot / name).read_bytes()
+        for name in names
+        if (snapshot / name).exists()
+    }
+    return {**cache, "current": snapshot.name.encode()}
+
+
+def _source(harness: Harness) -> tuple[Path, ...]:
+    """The person's own folder of text, where the data was made of one."""
+    source = harness.record.get("source")
+    return (Path(source),) if isinstance(source, str) and source.startswith("/") else ()
 
 
 def execute(
     bench: Bench,
+    place: Room,
     log: Path,
-    word: Path | None,
+    beside: Evaluator | None,
     started: Callable[[runner.Process], None],
     tick: Callable[[float], None],
+    allowance: Allowance,
+    *,
+    command: str | None = None,
+    limit: float | None = None,
 ) -> runner.Ended:
-    """The command in its sandbox, with a temporary folder that lasts as long; the harness attests to `word`."""
-    workspace = bench.workspace.folder
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    """Run the protocol's command, or another, in its room."""
+    env = dict(place.environment)
     if bench.training_seconds is not None:
         env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
-    cache = fingerprint.cache_folder()
-    guarded = [workspace / ".git", workspace / ".autoresearch", workspace / ".venv"]
-    guarded += [cache / "snapshots", cache / "current"]
-    with temporary_folder(workspace) as name:
-        temporary = Path(name)
-        attested = temporary / "attest.json"
-        if word is not None:
-            env[attest.VARIABLE] = str(attested)
-            if bench.training_seconds is not None and not bench.patient:
-                env[attest.LONGEST_VARIABLE] = f"{attest.longest_training(bench.training_seconds):g}"
-        ended = runner.run(
-            bench.sandbox.command(bench.protocol.execution.command, workspace, temporary, guarded),
-            cwd=workspace / bench.protocol.execution.cwd,
-            log=log,
-            limit=bench.limit,
-            env=bench.sandbox.environment(env, temporary),
-            started=started,
-            tick=tick,
-        )
-        if word is not None and attested.is_file():
-            shutil.copyfile(attested, word)
-    return ended
+    if beside is not None:
+        env[evaluation.VARIABLE] = str(beside.socket)
+        if bench.harness and bench.harness.untraced:
+            env[evaluation.UNTRACED_VARIABLE] = "1"
+
+    def watched(seconds: float) -> None:
+        tick(seconds)
+        if beside is not None and not bench.patient:
+            evaluation.require_in_time(beside, allowance, seconds)
+
+    return runner.run(
+        lambda report: place.arguments(
+            command or bench.protocol.execution.command, bench.protocol.execution.cwd, report
+        ),
+        cwd=place.layout.folder,
+        log=log,
+        limit=limit or bench.limit,
+        env=env,
+        started=started,
+        tick=watched,
+    )
 
 
 def last_lines(log: Path, count: int = 1) -> list[str]:
@@ -158,19 +273,6 @@ def last_lines(log: Path, count: int = 1) -> list[str]:
     except OSError:
         return []
     return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]
-
-
-def _undo(bench: Bench, before: integrity.Manifest, candidate: dict[str, str], rescued: Path) -> Violation | None:
-    """Put back whatever the run changed in the workspace, and say what it was; the changed files stay in `rescued`."""
-    try:
-        integrity.verify(before, rescued)
-    except Violation as violation:
-        return violation
-    unexpected = bench.workspace.restore_unexpected(candidate, rescued)
-    if digest(bench.workspace.mutable_files()) != digest(candidate):
-        bench.workspace.place(candidate)
-        unexpected += ["the candidate itself"]
-    return Violation(f"the run changed {', '.join(unexpected)}: it is void") if unexpected else None
 
 
 def require_success(ended: runner.Ended, text: str) -> None:
@@ -190,9 +292,18 @@ def require_success(ended: runner.Ended, text: str) -> None:
         raise Crashed(f"crashed: {what}{last}")
 
 
+def _untimed(runs: tuple[Run, ...]) -> float | None:
+    return max((run.untimed for run in runs if run.untimed is not None), default=None)
+
+
+def _text(log: Path) -> str:
+    with log.open("rb") as file:
+        return file.read(LARGEST_TEXT).decode(errors="replace")
+
+
 def _require_room(folder: Path) -> None:
     """A run on a full disk fails whatever the candidate is worth. Raises AutoresearchError: it ends the session."""
-    free = shutil.disk_usage(folder).free
+    free = room.free(folder)
     if free < LEAST_ROOM:
         raise AutoresearchError(
             f"only {free // 2**20} MiB are free in {folder}: make room, then run again; the session goes on from here"
@@ -209,8 +320,18 @@ def _secondary(bench: Bench, text: str, folder: Path, since: float) -> dict[str,
     return found
 
 
-def _link(link: Path, log: Path) -> None:
-    """`run.log` in the workspace is always the log of the run under way, so that `tail -F run.log` follows it."""
+def _link(bench: Bench, log: Path) -> None:
+    """`run.log` in the workspace leads to the log of the run under way, so that `tail -F run.log` follows it.
+
+    A file of that name that git tracks, or that a person made, is theirs.
+    """
+    link = bench.workspace.folder / LOG_NAME
+    if not bench.linked:
+        return
+    if os.path.lexists(link) and not link.is_symlink():
+        return
+    if bench.workspace.is_tracked(LOG_NAME):
+        return
     try:
         link.unlink(missing_ok=True)
         link.symlink_to(log)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent import lock, protocol
-from agent.errors import PreconditionError
+from agent import evaluation, fingerprint, lock, protocol, room
 from agent.measure import Bench
 from agent.paths import state_folder
-from agent.sandbox import Mode, choose
+from agent.sandbox import Mode, choose, temporary_folder
 from agent.setup import set_up
 from agent.workspace import Workspace
 
@@ -31,13 +31,25 @@ def open_bench(folder: Path, tag: str, training_seconds: float | None, sandbox: 
         workspace.close()
 
 
-def prepare(bench: Bench, *, setup: bool) -> None:
-    """The protocol's set-up commands, if they are due and wanted. Raises PreconditionError without a lock file."""
-    folder = bench.workspace.folder
+@contextlib.contextmanager
+def prepared(bench: Bench, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Bench]:
+    """Run the set-up commands, if they are due and wanted, and find what runs need: what is lent to them, an evaluator.
+
+    commit: whose harness it is, by default what is checked out.
+    """
+    folder, rules = bench.workspace.folder, bench.protocol
     if setup:
-        set_up(bench.protocol, folder, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
-    # `uv run` writes a missing uv.lock, and a run that writes a forbidden file is void.
-    lock_file = folder / "uv.lock"
-    forbidden = lock_file in bench.workspace.protected_files()
-    if forbidden and not lock_file.exists() and bench.protocol.execution.command.startswith("uv run"):
-        raise PreconditionError(f"{lock_file} is missing: run `uv sync`, or start without --no-setup")
+        set_up(bench, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
+    commit = commit or bench.workspace.head
+    lent = room.lendable(bench.workspace)
+    for name in lent.kept_back:
+        bench.say(f"{name} may hold keys: runs do not see it")
+    with contextlib.ExitStack() as stack:
+        harness = None
+        snapshot = fingerprint.snapshot_folder(rules)
+        where = evaluation.speaks(bench.workspace, commit, rules.immutable_harness.paths) if snapshot else None
+        if snapshot is not None and where is not None:
+            copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
+            inside = bench.workspace.export(copy, commit)
+            harness = evaluation.Harness(inside / where, snapshot, fingerprint.snapshot(rules), untraced)
+        yield dataclasses.replace(bench, lent=lent, harness=harness)

@@ -30,7 +30,7 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> 
     path = protocol.provenance.results_log.path
     if (workspace.folder / path).exists() and not workspace.is_tracked(path):
         raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
-    files = workspace.mutable_files()
+    files = workspace.files(workspace.head)
     if not files:
         globs = ", ".join(protocol.mutable_surface.allowed_globs)
         raise PreconditionError(
@@ -87,16 +87,19 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
         raise _moved(branch, at, state.head)
     elif at != state.head:
         done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, where its last experiment belongs")
+    workspace.sweep()
     if workspace.branch == branch:
-        workspace.move(branch, state.head)
+        if state.previous and state.previous != state.head:
+            workspace.advance(branch, state.head, state.previous)  # where it was cut off between its renames
         done += [
             f"restored {name}, which was half written" for name in workspace.heal(*_left_half_done(journal, results))
         ]
-    workspace.require_clean()
-    workspace.move(branch, state.head)
-    if workspace.branch != branch:
+    else:
+        workspace.require_clean()
+        workspace.advance(branch, state.head, at or state.head)
         workspace.switch(branch)
         done.append(f"checked out {branch}")
+    workspace.require_clean()
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = f"refs/autoresearch/{tag}/{experiment.number}"
@@ -107,16 +110,13 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
 
 
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
-    """Raises PreconditionError where a person works on the session's branch meanwhile: their work comes first."""
-    if workspace.branch != branch:
-        raise PreconditionError(
-            f"{workspace.branch or 'a detached HEAD'} is checked out instead of {branch}: "
-            f"`git checkout {branch}`, then run again"
-        )
+    """Raises PreconditionError where the session's branch is no longer where the session left it.
+
+    What a person edits, commits or checks out besides is in nobody's way: runs have rooms of their own.
+    """
     at = workspace.resolve(f"refs/heads/{branch}")
     if at != head:
         raise _moved(branch, at, head)
-    workspace.require_clean()
 
 
 def _moved(branch: str, at: str | None, head: str) -> PreconditionError:
@@ -137,7 +137,10 @@ def _require_same(session: Any, fingerprint: dict[str, Any]) -> None:
 
 
 def _left_half_done(journal: Journal, results: str) -> tuple[list[str], list[str]]:
-    """The files that the step under way may have been writing, and the commits whose content they may have."""
+    """The files that a loop that was killed may have been writing, and the commits whose content they may have.
+
+    Loops of the version before this one ran candidates in the checkout.
+    """
     state = journal.state
     files, commits = {results}, [state.head, state.previous]
     if state.experiments:

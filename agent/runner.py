@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 import uuid
@@ -19,13 +20,13 @@ TERM_GRACE_SECONDS = 5.0
 # Each ends what was started during the one before; what starts something new for ever must not hold the loop.
 MOST_KILLS = 20
 LARGEST_LOG = 64 * 2**20
+LEAST_FREE = 16 * 2**20
 # The wall clock also moves when it is set; what is less than this is no suspend.
 SHORTEST_SLEEP = 10.0
 POLL_SECONDS = 0.2
 # What a command has started may end a moment after it without being left behind.
 LEAVING_SECONDS = 0.5
-# bubblewrap's own first process stays as long as anything that it holds.
-NOBODYS = frozenset({"bwrap"})
+LARGEST_REPORT = 2**16
 MARK = "AUTORESEARCH_RUN"
 
 
@@ -41,7 +42,8 @@ class Process:
 class Ended:
     """returncode is None where a limit ended the command, which `stopped` then names. asleep: seconds of suspend.
 
-    left: the names of the processes that went on after the command had finished, and were ended.
+    left: the names of the processes that went on after the command had finished, and were ended. began: when it was
+    started, by the monotonic clock.
     """
 
     returncode: int | None
@@ -49,10 +51,11 @@ class Ended:
     stopped: str | None = None
     asleep: float = 0.0
     left: tuple[str, ...] = ()
+    began: float = 0.0
 
 
 def run(
-    command: Sequence[str],
+    command: Sequence[str] | Callable[[int], Sequence[str]],
     *,
     cwd: Path,
     log: Path,
@@ -62,25 +65,33 @@ def run(
     tick: Callable[[float], None],
     wall: Callable[[], float] = time.time,
 ) -> Ended:
-    """Run `command` in a session of its own, stdout and stderr to `log`, for at most `limit` seconds awake.
+    """Run a command in a session of its own, stdout and stderr to `log`, for at most `limit` seconds awake.
 
-    `env` is all that it sees of the environment, besides the mark by which its descendants are known.
-    `started` is told the process, `tick` the seconds so far several times a second. Whatever either raises ends the
-    command too. When this returns or raises, the command and all its descendants are gone; and if this process dies
-    before, they go with it.
+    `command` may be a function that gives the arguments for a descriptor, which is told by lines what was left running.
+    `env` is all that it sees of the environment, besides the mark by which its descendants are known. `started` is told the process,
+    `tick` the seconds so far several times a second. Whatever either raises ends the command too. When this returns or
+    raises, the command and all its descendants are gone; and if this process dies before, they go with it.
     """
     mark = uuid.uuid4().hex
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**env, MARK: mark},
-        )
-    began, clock = time.monotonic(), wall()
+    told, report = os.pipe()
+    try:
+        with log.open("wb") as output:
+            began, clock = time.monotonic(), wall()
+            process = subprocess.Popen(
+                command(report) if callable(command) else command,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**env, MARK: mark},
+                pass_fds=(report,),
+            )
+    except BaseException:
+        os.close(told)
+        raise
+    finally:
+        os.close(report)
     returncode, stopped = None, None
     try:
         with attached(process.pid, mark):
@@ -96,9 +107,12 @@ def run(
             # The monotonic clock stands still while the machine sleeps, the wall clock does not.
             seconds = time.monotonic() - began
             asleep = wall() - clock - seconds
-            left = _left_running(kin(process.pid, mark)) if stopped is None else ()
-            return Ended(returncode, seconds, stopped, asleep if asleep >= SHORTEST_SLEEP else 0.0, left)
+            left = _left_running(kin(process.pid, mark)) + _read(told) if stopped is None else ()
+            return Ended(
+                returncode, seconds, stopped, asleep if asleep >= SHORTEST_SLEEP else 0.0, tuple(sorted(left)), began
+            )
     finally:
+        os.close(told)
         end_all(process.pid, mark)
         process.wait()
 
@@ -108,7 +122,17 @@ def _exceeded(seconds: float, limit: float, log: Path) -> str | None:
         return f"timed out: killed after the hard limit of {limit:g} s"
     if log.stat().st_size > LARGEST_LOG:
         return f"killed: its log grew beyond {LARGEST_LOG // 2**20} MiB"
+    if shutil.disk_usage(log.parent).free < LEAST_FREE:
+        return "killed: it filled the disk"
     return None
+
+
+def _read(told: int) -> tuple[str, ...]:
+    """What the command's supervisor has told; a process that kept the other end open tells no more."""
+    os.set_blocking(told, False)
+    with contextlib.suppress(BlockingIOError):
+        return tuple(os.read(told, LARGEST_REPORT).decode(errors="replace").splitlines())
+    return ()
 
 
 def end_orphan(process: Process) -> bool:
@@ -120,12 +144,17 @@ def end_orphan(process: Process) -> bool:
         mark = leader.environ().get(MARK, "")
     except psutil.Error:
         return False
+    if not mark:
+        return False  # not a run of this program: a journal may name any process
     end_all(process.pid, mark)
     return True
 
 
 def end_all(pid: int, mark: str) -> None:
-    """TERM to the command and its kin, a grace, then KILL until none is left: some answer TERM with a new process."""
+    """TERM to the command and its kin, a grace, then KILL until none is left: some answer TERM with a new process.
+
+    The leader, to which those come back that have lost their parents, is ended last.
+    """
     family = kin(pid, mark)
     if not family:
         return
@@ -138,10 +167,11 @@ def end_all(pid: int, mark: str) -> None:
         alive = [process for process in _with_kin(family, mark) if process not in killed and _alive(process)]
         if not alive:
             return
-        for process in alive:
+        others = [process for process in alive if process.pid != pid] or alive
+        for process in others:
             _signal(process.kill)
-        psutil.wait_procs(alive, timeout=TERM_GRACE_SECONDS)
-        killed.update(alive)
+        psutil.wait_procs(others, timeout=TERM_GRACE_SECONDS)
+        killed.update(others)
 
 
 def kin(pid: int, mark: str) -> list[psutil.Process]:
@@ -174,7 +204,7 @@ def _left_running(processes: list[psutil.Process]) -> tuple[str, ...]:
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
                 names.append(process.name())
-    return tuple(sorted(name for name in names if name not in NOBODYS))
+    return tuple(names)
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent import baseline, proposals, runner
+from agent import baseline, runner
 from agent.changes import CODE, changed
 from agent.context import known_constants
 from agent.curves import broken
 from agent.earlier import experiments_before
-from agent.errors import Suspended
+from agent.errors import AutoresearchError, Suspended
 from agent.estimate import estimate, unbiased
 from agent.experiment import Experiment, Run
 from agent.interrupts import Interrupts
@@ -34,7 +34,8 @@ class Runs:
     """prune: whether runs end early that cannot win or count any more. seed: of the session."""
 
     def __init__(self, bench: Bench, journal: Journal, interrupts: Interrupts, *, prune: bool, seed: int) -> None:
-        self._bench = dataclasses.replace(bench, patient=not prune)
+        self._patient = not prune
+        self.work_on(bench)
         self._journal, self._interrupts = journal, interrupts
         self._prune, self._seed = prune, seed
         self._shown = 0.0
@@ -43,11 +44,17 @@ class Runs:
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
         self._earlier: list[Finished] | None = None
 
+    def work_on(self, bench: Bench) -> None:
+        """Take the bench that has all that runs need."""
+        self._bench = dataclasses.replace(bench, patient=self._patient)
+
     def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
         """Until the recipe as it is has `wanted` runs, those that an earlier session left and are still valid first."""
+        commit = self._pending.commit
+        assert commit is not None
         done = [run for run in self._pending.runs if run.metric is not None]
         if not done:
-            for run in baseline.valid_baseline(self._bench, fingerprint)[:wanted]:
+            for run in baseline.valid_baseline(self._bench, fingerprint, commit)[:wanted]:
                 name = self._bench.protocol.metric.name
                 self._journal.show("note", text=f"the baseline of {name} is still valid: reused ({run.metric:.6f})")
                 self._measured(run, reused=True)
@@ -56,26 +63,32 @@ class Runs:
             log = baseline.log_path(self._bench, len(done) + 1)
             started, tick, before = self._started(log), self._tick(log, None), tuple(done)
             run = self._undisturbed(
-                lambda: baseline.measure_baseline(self._bench, fingerprint, before, started, tick)  # noqa: B023
+                lambda: baseline.measure_baseline(self._bench, fingerprint, before, started, tick, commit)  # noqa: B023
             )
             self._measured(run)
             done.append(run)
 
     def candidate(self, incumbent: Experiment) -> None:
         pending = self._pending
+        assert pending.commit is not None
+        commit, beside = pending.commit, self._beside(incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
         watch = self._watch(log, incumbent) if self._prune else None
-        self._measured(self._undisturbed(lambda: measure(self._bench, log, self._started(log), self._tick(log, watch))))
+        self._measured(
+            self._undisturbed(
+                lambda: measure(self._bench, commit, log, self._started(log), self._tick(log, watch), *beside)
+            )
+        )
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
-        """Run the incumbent again beside the candidate, whose files make room for it meanwhile."""
-        pending, workspace = self._pending, self._bench.workspace
+        """Run the incumbent again beside the candidate."""
+        pending, beside = self._pending, self._beside(incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
         started = self._started(log, of=incumbent.number)
-        workspace.restore(pending.files)
-        run = self._undisturbed(lambda: measure(self._bench, log, started, self._tick(log, None)))
+        run = self._undisturbed(
+            lambda: measure(self._bench, incumbent.commit, log, started, self._tick(log, None), *beside)
+        )
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
-        workspace.place(proposals.read(self._journal.path, pending.number, pending.revisions).files)
         if is_lost(self._journal.state.experiments[incumbent.number]):
             why = f"has failed {MOST_FAILURES} times in a row when it was run again ({run.error}; see {run.log})"
             text = (
@@ -83,14 +96,20 @@ class Runs:
             )
             self._journal.show("note", text=text)
 
+    def _beside(self, incumbent: Experiment) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+        """The runs of incumbent and baseline, whose time before the hand-over is what a candidate may take."""
+        first = self._journal.state.experiments[0]
+        return (*incumbent.runs, *incumbent.fresh), (*first.runs, *first.fresh)
+
     def files(self, commit: str) -> Mapping[str, str]:
-        """The mutable files that there are now, as a commit has them. Those asked for lately are remembered."""
+        """The mutable files of a commit. Those asked for lately are remembered."""
         if commit not in self._texts:
             if len(self._texts) >= MOST_TEXTS:
                 self._texts.pop(next(iter(self._texts)))
-            workspace, paths = self._bench.workspace, {*self._bench.workspace.mutable_files(), *self._pending.files}
-            found = {path: workspace.show(commit, path) for path in paths}
-            self._texts[commit] = {path: text for path, text in found.items() if text is not None}
+            try:
+                self._texts[commit] = self._bench.workspace.files(commit)
+            except AutoresearchError:
+                return {}  # it is gone from the repository
         return self._texts[commit]
 
     def expected_seconds(self) -> float:
@@ -117,7 +136,7 @@ class Runs:
             curve=self._curves.of(unbiased(incumbent) or incumbent.runs),
             metric=value,
             history=[*self._before(), *self._curves.finished(state.experiments, self._changed)],
-            changed=changed(self.files(incumbent.commit), self._bench.workspace.mutable_files(), self._constants()),
+            changed=changed(self.files(incumbent.commit), self.files(self._pending.commit or ""), self._constants()),
             direction=self._bench.protocol.metric.direction,
             noise=noise_of(state.experiments).sd,
         )

@@ -1,43 +1,62 @@
-"""Where training may write, whether it has a network, and which of the person's variables it sees."""
+"""How a room is closed on this system: which way works here, and the arguments that run a command in it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from agent import confine
 from agent.errors import PreconditionError
-from agent.fingerprint import cache_folder
+from agent.places import devices, split
 from agent.protocol import Constraints
 
 Mode = Literal["auto", "off", "strict"]
-Way = Literal["bubblewrap", "Landlock and namespaces", "Landlock", "Seatbelt"]
+Way = Literal["namespaces", "bubblewrap", "Landlock", "Seatbelt"]
+Kind = Literal["ro", "rw", "cow"]
 
-# Names that programs give to what must not leak. Words of their own: TOKENIZERS_PARALLELISM is no token, PWD no
-# password. What a URL holds (UV_INDEX_URL, HTTPS_PROXY) passes: uv may need it.
-SECRET = re.compile(
-    r"API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|(^|_)(ACCESS_?KEY|PRIVATE_?KEY|TOKEN|AUTH)(_|$)|(^|_)(KEY|PAT)$"
-    r"|_(PASS|PWD)$|^AWS_",
-    re.IGNORECASE,
-)
-KEEP_VARIABLE = "AUTORESEARCH_KEEP_ENV"
-# Writable everywhere: devices, shared memory and, on a Mac, where Metal keeps its compiled shaders.
-DEVICES = {"linux": ("/dev",), "darwin": ("/dev", "/private/var/folders")}
+# These give a room a root of its own, so that its files can stand where the workspace's do.
+WITH_ROOT: tuple[Way, ...] = ("namespaces", "bubblewrap")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """source: on this machine; target: where a room with a root of its own shows it, else it is `source` itself.
+
+    kind: "rw", "ro", or "cow": writable, and what is written is thrown away; where that cannot be had it is read-only.
+    """
+
+    source: Path
+    target: Path
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a room shows. folder: of its own, with the empty folders `root` and `scratch` in it.
+
+    read: of the machine, where it lies; hidden: what of all that is not shown.
+    """
+
+    folder: Path
+    shown: tuple[Shown, ...]
+    read: tuple[Path, ...]
+    hidden: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """way: what confines writes, None for nothing; network: whether it is left open; says: what a person is told;
-    missing: what `auto` could not have here."""
+    """way: what closes the room, None for nothing; network: whether it is left open; hide: whether variables that are
+    not known to be harmless are left out; says: what a person is told; missing: what `auto` could not have here."""
 
     way: Way | None = None
     network: bool = True
@@ -45,52 +64,41 @@ class Sandbox:
     says: str = "sandbox: off"
     missing: tuple[str, ...] = ()
 
-    def command(self, command: str, workspace: Path, temporary: Path, guarded: Sequence[Path] = ()) -> list[str]:
-        """The arguments that run `command` in a shell, confined.
+    @property
+    def has_root(self) -> bool:
+        return self.way in WITH_ROOT
 
-        guarded: what stays read-only in the workspace and the cache, where the way can tell it apart.
+    @property
+    def layers(self) -> bool:
+        """Whether folders can be shown as they are and written to without being changed."""
+        return self.way == "namespaces"
+
+    def enter(self, command: Sequence[str], layout: Layout, cwd: Path, report: int | None = None) -> list[str]:
+        """Return the arguments that run `command` in the room.
+
+        report: a descriptor that the process inherits, which is told the names of what was left running.
         """
-        shell = ["/bin/sh", "-c", command]
-        if self.way is None:
-            return shell
-        uv = _uv_cache()
-        if shutil.which("uv"):
-            uv.mkdir(parents=True, exist_ok=True)
-        writable = [workspace, temporary, cache_folder(), uv, *map(Path, DEVICES[sys.platform])]
-        # uv links the files of .venv, those of other projects too, to what it has unpacked here.
-        unpacked = [*uv.glob("archive-v*"), *uv.glob("wheels-v*")]
-        folders = [str(folder.resolve()) for folder in writable if folder.exists()]
-        kept = [str(place.resolve()) for place in (*guarded, *unpacked) if place.exists()]
-        return [*_prefix(self.way, folders, kept, self.network), *shell]
-
-    def agents(self, command: str, writable: Sequence[Path]) -> list[str]:
-        """The arguments that run a coding agent's `command` in a shell: it may write to `writable` and use the network.
-
-        Landlock's rules are made for folders here: a file among `writable` stays read-only under it.
-        """
-        shell = ["/bin/sh", "-c", command]
-        if self.way is None:
-            return shell
-        places = [place for place in (*writable, *map(Path, DEVICES[sys.platform])) if place.exists()]
-        if self.way.startswith("Landlock"):
-            places = [place for place in places if place.is_dir()]
-        return [*_prefix(self.way, [str(place.resolve()) for place in places], [], network=True), *shell]
-
-    def environment(self, environment: Mapping[str, str], temporary: Path) -> dict[str, str]:
-        """What training sees: secrets left out, temporary files in a folder of the run's own."""
-        kept = environment.get(KEEP_VARIABLE, "").replace(",", " ").split()
-        seen = {name: value for name, value in environment.items() if name in kept or not self._hides(name)}
-        return {**seen, "TMPDIR": str(temporary)} if self.way else seen
-
-    def _hides(self, name: str) -> bool:
-        return self.hide and SECRET.search(name) is not None
+        spec: dict[str, Any] = {"cwd": str(cwd), "report": report, "confined": self.way is not None}
+        match self.way:
+            case None:
+                return _supervised(spec, command)
+            case "namespaces":
+                spec |= _with_root(layout) | {"no_network": not self.network}
+                return _supervised(spec, command)
+            case "bubblewrap":
+                return [*_bubblewrap(layout, self.network), *_supervised({**spec, "inner": True}, command)]
+            case "Landlock":
+                spec |= _rules(layout) | {"no_network": not self.network}
+                return _supervised(spec, command)
+            case "Seatbelt":
+                return ["sandbox-exec", "-p", seatbelt(layout, self.network), *command]
 
 
 UNCONFINED = Sandbox()
 
 
 def choose(mode: Mode, constraints: Constraints, platform: str = sys.platform) -> Sandbox:
-    """What can be enforced here. Raises PreconditionError where `strict` wants more."""
+    """Return what can be enforced here. Raises PreconditionError where `strict` wants more."""
     if mode == "off":
         return UNCONFINED
     hosts = constraints.network_allowlist
@@ -104,7 +112,7 @@ def choose(mode: Mode, constraints: Constraints, platform: str = sys.platform) -
         missing.append(f"the network is open, although networkPolicy is {constraints.network_policy}")
     if missing and mode == "strict":
         raise PreconditionError(f"--sandbox strict cannot be kept here: {'; '.join(missing)}. Use --sandbox auto")
-    enforced = [f"writes confined by {way} to the workspace, the cache and temporary space"] if way else []
+    enforced = [f"each run in a room of its own, writes confined by {way}"] if way else ["unconfined"]
     enforced += ["no network"] if closed else [f"network open (networkPolicy {constraints.network_policy})"]
     enforced += ["secrets hidden"]
     says = f"sandbox: {', '.join(enforced)}" + "".join(f"; {m}" for m in missing)
@@ -112,97 +120,161 @@ def choose(mode: Mode, constraints: Constraints, platform: str = sys.platform) -
 
 
 def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
-    """What `way` leaves open of what it should close. landlock: the kernel's version of it."""
+    """Return what `way` leaves open of what it should close. landlock: the kernel's version of it."""
     if way is None:
-        return [f"writes are not confined ({_advice()})"]
+        return [f"nothing confines what a run reads and writes ({_advice()})"]
     found = []
     if way == "Landlock":
-        found.append("git's and the loop's own folders in the workspace stay writable (install bubblewrap)")
+        found.append("runs see the names of other processes, and have no shared memory (install bubblewrap)")
     if way == "Landlock" and closed:
         found.append("UDP stays open (install bubblewrap)")
-    if way.startswith("Landlock") and landlock < 3:
+    if way == "Landlock" and landlock < 3:
         found.append(f"files elsewhere can be emptied (Landlock {landlock}; install bubblewrap)")
+    if way == "Landlock" and landlock < 6:
+        found.append(f"runs can signal the person's processes (Landlock {landlock}; install bubblewrap)")
     return found
 
 
-def temporary_folder(workspace: Path) -> tempfile.TemporaryDirectory[str]:
-    """A new one for a run there. Removes what a loop that was killed has left of its own: one loop a workspace."""
-    prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
-
-
 def available(network: bool, platform: str = sys.platform) -> Way | None:
-    """The first way that works here; network: whether it may stay open.
+    """Return the first way that works here; network: whether it may stay open.
 
-    Landlock by itself comes last: it cannot guard a folder inside a writable one.
+    Landlock by itself comes last: it cannot show the room's files where the workspace's are.
     """
     ways: dict[str, tuple[Way, ...]] = {
         "darwin": ("Seatbelt",),
-        "linux": ("bubblewrap", "Landlock and namespaces", "Landlock"),
+        "linux": ("namespaces", "bubblewrap", "Landlock"),
     }
     return next((way for way in ways.get(platform, ()) if works(way, network)), None)
 
 
 def works(way: Way, network: bool) -> bool:
-    """Whether a command can be confined so, found out by doing it."""
-    folder = str(Path(tempfile.gettempdir()).resolve())
-    try:
-        command = [*_prefix(way, [folder], [folder], network), "true"]
-        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+    """Return whether a command can be confined so, found out by doing it."""
+    with temporary_folder(Path("/no workspace") / str(os.getpid())) as folder:
+        for name in ("root", "scratch", "tree", "lent"):
+            (folder / name).mkdir()
+        shown = (Shown(folder / "tree", folder / "tree", "rw"), Shown(folder / "lent", folder / "tree" / "lent", "cow"))
+        base = [
+            Path(each) for each in ("/usr", "/bin", "/lib", "/lib64", "/etc", "/System", "/Library", "/nix", "/gnu")
+        ]
+        programs = [Path(sys.base_prefix).resolve(), *base]
+        layout = Layout(folder, shown, tuple(each for each in programs if each.exists()), ())
+        try:
+            command = Sandbox(way, network).enter(["true"], layout, folder / "tree")
+            return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
 
 
-def _prefix(way: Way, folders: Sequence[str], guarded: Sequence[str], network: bool) -> list[str]:
-    match way:
-        case "bubblewrap":
-            return _bubblewrap(folders, guarded, network)
-        case "Seatbelt":
-            return _seatbelt(folders, guarded, network)
-        case "Landlock and namespaces":
-            return _landlock(["--namespaces", *(f"--guard={place}" for place in guarded)], folders, network)
-        case "Landlock":
-            return _landlock([], folders, network)
+@contextmanager
+def temporary_folder(workspace: Path) -> Iterator[Path]:
+    """Make a folder for a run there, and remove it with all that it holds.
 
-
-def _bubblewrap(folders: Sequence[str], guarded: Sequence[str], network: bool) -> list[str]:
-    """man bwrap: the file system as it is but read-only, and on top of it what may be written, and what may not.
-
-    It sees no other processes: those of the same person tell their environment, with its secrets, in /proc.
+    What a loop that was killed has left of its own goes first: there is one loop a workspace.
     """
-    writable = [part for folder in folders for part in ("--bind", folder, folder) if folder != "/dev"]
-    read_only = [part for folder in guarded for part in ("--ro-bind", folder, folder)]
-    alone = [] if network else ["--unshare-net"]
-    whole = ["--ro-bind", "/", "/", "--dev-bind", "/dev", "/dev", "--unshare-pid", "--proc", "/proc"]
-    return ["bwrap", *whole, *writable, *read_only, *alone, "--"]
+    prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        remove(left)
+    folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
-def _landlock(namespaces: Sequence[str], folders: Sequence[str], network: bool) -> list[str]:
-    alone = [] if network else ["--no-network"]
-    return [sys.executable, "-I", "-S", confine.__file__, *namespaces, *alone, *folders, "--"]
+def remove(folder: Path) -> None:
+    """Remove a folder that a run has written to, however deep it is nested and whatever rights it has there."""
+    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+        if not os.path.lexists(folder):
+            return
+        subprocess.run([*command, "--", str(folder)], capture_output=True, check=False)
 
 
-def _seatbelt(folders: Sequence[str], guarded: Sequence[str], network: bool) -> list[str]:
-    """man sandbox-exec, and the profiles in /System/Library/Sandbox/Profiles: the last rule that matches decides."""
-    profile = ["(version 1)", "(allow default)", "(deny file-write*)"]
-    profile += [f"(allow file-write* (subpath {_quoted(folder)}))" for folder in folders]
-    profile += [f"(deny file-write* (subpath {_quoted(folder)}))" for folder in guarded]
-    profile += [] if network else ["(deny network*)"]
-    return ["sandbox-exec", "-p", "\n".join(profile)]
+def _supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", confine.__file__, json.dumps(spec), "--", *command]
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _with_root(layout: Layout) -> dict[str, Any]:
+    binds, links = _binds(layout)
+    return {
+        "binds": [[str(each.source), str(each.target), each.kind] for each in binds],
+        "links": links,
+        "hidden": [str(place) for place in layout.hidden],
+        "root": str(layout.folder / "root"),
+        "scratch": str(layout.folder / "scratch"),
+    }
+
+
+def _binds(layout: Layout) -> tuple[list[Shown], list[list[str]]]:
+    """What is mounted in a root of its own, parents first, and the symbolic links there."""
+    links = [[str(place.readlink()), str(place)] for place in layout.read if place.is_symlink()]
+    links += [["/proc/self/fd", "/dev/fd"], *([f"/proc/self/fd/{n}", f"/dev/{name}"] for n, name in enumerate(STREAMS))]
+    read = [Shown(place, place, "ro") for place in layout.read if not place.is_symlink()]
+    nodes = [Shown(node, node, "rw") for node in devices()]
+    return sorted([*read, *nodes, *layout.shown], key=lambda each: len(each.target.parts)), links
+
+
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+def _bubblewrap(layout: Layout, network: bool) -> list[str]:
+    """man bwrap: nothing but what is named, no other processes, no shared memory of others."""
+    binds, links = _binds(layout)
+    argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--die-with-parent", *([] if network else ["--unshare-net"])]
+    argv += ["--proc", "/proc", "--tmpfs", "/dev", "--tmpfs", "/dev/shm"]
+    for each in binds:
+        how = "--dev-bind" if each.target.is_relative_to("/dev") else "--bind" if each.kind == "rw" else "--ro-bind"
+        argv += [how, str(each.source), str(each.target)]
+    for target, path in links:
+        argv += ["--symlink", target, path]
+    for place in layout.hidden:
+        argv += ["--tmpfs", str(place)] if place.is_dir() else ["--ro-bind", "/dev/null", str(place)]
+    # What enters is found at its own place.
+    return [*argv, "--ro-bind", confine.__file__, confine.__file__, "--"]
+
+
+def _rules(layout: Layout) -> dict[str, Any]:
+    """Landlock can allow and not take back."""
+    read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), Path("/proc")]
+    write = [each.source for each in layout.shown if each.kind == "rw"]
+    return {
+        "read": [str(place) for place in split(read, layout.hidden)],
+        "write": [str(place) for place in (*write, *devices())],
+    }
+
+
+def seatbelt(layout: Layout, network: bool) -> str:
+    """Return the profile: man sandbox-exec, and /System/Library/Sandbox/Profiles: the last rule that matches decides.
+
+    Nothing of a person's is readable but what is named; the system is, as no program starts without it. Metal keeps
+    compiled shaders in a cache that is found by confstr, wherever TMPDIR points.
+    """
+    write = [each.source for each in layout.shown if each.kind == "rw"]
+    read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), *write]
+    profile = ["(version 1)", "(allow default)", "(deny file-write*)", "(deny signal (target others))"]
+    profile += ["(deny process-info* (target others))", '(deny mach-lookup (global-name "com.apple.SecurityServer"))']
+    private = ("/Users", "/Volumes", "/private/tmp", "/private/var", "/Library/Keychains", "/Network", "/home")
+    profile += [f"(deny file-read-data file-read-xattr (subpath {_quoted(place)}))" for place in private]
+    profile += [
+        f"(allow file-read* (subpath {_quoted(place)}))" for place in ("/private/var/db", "/private/var/select")
+    ]
+    profile += [f"(allow file-read* (subpath {_quoted(place)}))" for place in read]
+    profile += [f"(allow file-write* (subpath {_quoted(place)}))" for place in write]
+    profile += [
+        f"(allow file-write* (literal {_quoted(node)}))" for node in ("/dev/null", "/dev/zero", "/dev/dtracehelper")
+    ]
+    metal = r'#"^/private/var/folders/[^/]+/[^/]+/C/.*com\.apple\.metal"'
+    profile += [f"(allow file-read* file-write* (regex {metal}))"]
+    profile += [f"(deny file-read* file-write* (subpath {_quoted(place)}))" for place in layout.hidden]
+    if not network:
+        profile += ["(deny network*)", *(f"(allow network* (subpath {_quoted(place)}))" for place in write)]
+    return "\n".join(profile)
+
+
+def _quoted(place: Path | str) -> str:
+    return '"' + str(place).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _advice() -> str:
-    return "install bubblewrap" if sys.platform == "linux" else "no sandbox is known for this system"
-
-
-def _uv_cache() -> Path:
-    """Where uv keeps what it has downloaded: docs.astral.sh/uv, Caching. `uv run` takes a lock there."""
-    given = os.environ.get("UV_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else (Path(base) if base else Path.home() / ".cache") / "uv"
+    return "install bubblewrap" if shutil.which("apt") or sys.platform == "linux" else "no way is known for this system"

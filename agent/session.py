@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ class Session:
         self.interrupts = interrupts
         self.runs = Runs(bench, journal, interrupts, prune=prune, seed=seed)
         self._began = time.monotonic()
+        self._told: set[str] = set()
+
+    def work_on(self, bench: Bench) -> None:
+        """Take the bench as it is after the set-up commands, with all that runs need."""
+        self.bench = bench
+        self.runs.work_on(bench)
 
     @property
     def state(self) -> State:
@@ -82,7 +89,7 @@ class Session:
             if self.state.pending is None:
                 self._propose_baseline()
             if self._pending.commit is None:
-                self.journal.append("committed", number=0, commit=self.bench.workspace.head)
+                self.journal.append("committed", number=0, commit=self._head)
             self.runs.baseline(self._baseline_runs, self._fingerprint)
             return self.record(Verdict("keep", "baseline"))
         return self._incumbent
@@ -121,9 +128,10 @@ class Session:
         if pending is not None:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
         recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
-        number, files = len(self.state.experiments), self.bench.workspace.mutable_files()
+        number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
+        self._say_what_waits()
         proposal = self._proposer.ask(self._context(number, incumbent))
-        # Asking can take many minutes, in which a person may have begun to work here.
+        # Asking can take many minutes, in which a person may have moved the branch.
         recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
         proposals.write(self.journal.path, number, 0, proposal)
         self.journal.append(
@@ -140,12 +148,11 @@ class Session:
         return proposal
 
     def commit(self, proposal: Proposal) -> None:
-        """Give the candidate its own commit, and its files to the working tree."""
+        """Give the candidate its own commit."""
         pending = self._pending
         if pending.commit is None:
             commit = self._commit(pending.number, proposal)
             self.journal.append("committed", number=pending.number, commit=commit)
-        self.bench.workspace.place(proposal.files)
 
     def measure(self) -> None:
         """Run the candidate, and the incumbent again, until nothing is owed and there is enough to judge by."""
@@ -154,7 +161,6 @@ class Session:
             if step is None:
                 return
             if step == "incumbent":
-                self._require_own_branch()  # the incumbent is what its head has
                 rebased = why_unlike(self._case(), self._pending.runs[-1]) is not None
                 self.runs.incumbent(self._incumbent, rebased=rebased)
             elif step in ("run", "candidate"):
@@ -199,8 +205,10 @@ class Session:
         rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short)
         head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
         self.journal.append("recorded", number=experiment.number, head=head)
-        workspace.move(self.branch, head, old)
-        workspace.restore([*pending.files, self.bench.protocol.provenance.results_log.path])
+        for path in workspace.advance(self.branch, head, old):
+            self._say_once(
+                f"{path} has changes of yours in the checkout: they stay, and git has what the session writes"
+            )
         self._proposer.tell(experiment)
         return self._incumbent
 
@@ -209,19 +217,17 @@ class Session:
             self.journal.append("ended", reason=reason)
 
     def abandon(self, reason: str) -> None:
-        """Void the run under way and leave a clean tree; the candidate is measured when the session goes on."""
+        """Void the run under way; the candidate is measured when the session goes on."""
         pending = self.state.pending
         if pending is not None:
             self.journal.append("interrupted", number=pending.number, reason=reason)
-            self.bench.workspace.restore(pending.files)
         self.end(reason)
 
     def _require_own_branch(self) -> None:
-        if self.bench.workspace.resolve(f"refs/heads/{self.branch}") != self._head:
-            recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
+        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
 
     def _propose_baseline(self) -> None:
-        files = self.bench.workspace.mutable_files()
+        files = self.bench.workspace.files(self._head)
         self.journal.append(
             "proposed",
             number=0,
@@ -235,7 +241,7 @@ class Session:
 
     def _revise(self) -> bool:
         """Halve the device batch within the candidate. Returns whether that was possible."""
-        pending, files = self._pending, self.bench.workspace.mutable_files()
+        pending, files = self._pending, self._candidate_files()
         smaller = smaller_batch(files, self._constants())
         if smaller is None:
             return False
@@ -256,18 +262,17 @@ class Session:
             parameters=dict(revised.parameters),
             files=sorted(changed),
         )
-        self.bench.workspace.place(changed)
         return True
 
     def _repair(self) -> bool:
         """Let the proposer mend what crashed in its own code. Returns whether there is something new to run."""
-        pending, files = self._pending, self.bench.workspace.mutable_files()
+        pending, files = self._pending, self._candidate_files()
         if pending.proposer == "search":
             return False  # values that crash are a lesson for the search, not a mistake in the code
         tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
         if not any(f'{path}", line ' in tail for path in files):
             return False
-        context = self._context(pending.number, self._incumbent)
+        context = self._context(pending.number, self._incumbent, files)
         proposal = self._proposer.mend(context, tail, pending.repairs + 1)
         if proposal is None:
             return False
@@ -285,7 +290,6 @@ class Session:
             parameters=dict(mended.parameters),
             files=sorted(changed),
         )
-        self.bench.workspace.place(changed)
         return True
 
     @property
@@ -306,9 +310,24 @@ class Session:
     def _constants(self) -> dict[str, Value]:
         return known_constants(self.bench.protocol)
 
-    def _context(self, number: int, incumbent: Experiment) -> Context:
+    def _candidate_files(self) -> dict[str, str]:
+        assert self._pending.commit is not None
+        return dict(self.runs.files(self._pending.commit))
+
+    def _say_what_waits(self) -> None:
+        """A person may edit what the session researches: it is in nobody's way, and waits."""
+        for path in self.bench.workspace.edited():
+            self._say_once(f"{path} has changes of yours in the checkout: they wait there, and no run has them")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.journal.show("note", text=text)
+
+    def _context(self, number: int, incumbent: Experiment, files: Mapping[str, str] | None = None) -> Context:
         return context_of(
             self.bench,
+            files=files or self.runs.files(incumbent.commit),
             number=number,
             seed=self._seed,
             incumbent=incumbent,
@@ -327,4 +346,4 @@ class Session:
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = f"refs/autoresearch/{self.tag}/{number}"
         message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
-        return self.bench.workspace.commit_candidate(ref, proposal.files, message)
+        return self.bench.workspace.commit_candidate(ref, self._head, proposal.files, message)

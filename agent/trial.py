@@ -1,28 +1,29 @@
-"""A command tried for real, in a copy of what is committed: under its limits and in its sandbox, as the loop has it."""
+"""A command tried for real, in a room as the loop has it, with its limits."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import dataclasses
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from agent.errors import AutoresearchError
-from agent.measure import Bench, execute, last_lines, measure, require_success
-from agent.paths import state_folder
+from agent.errors import AutoresearchError, ExperimentError
+from agent.evaluation import Allowance
+from agent.measure import Bench, execute, last_lines, require_success
+from agent.metrics import extract
 from agent.protocol import Protocol
-from agent.sandbox import Sandbox
-from agent.setup import set_up
+from agent.room import Furniture, Lent, Room, furnish, lendable, make_parts
+from agent.sandbox import Sandbox, temporary_folder
+from agent.setup import furniture, lines, run
 from agent.workspace import Workspace
 
-LOG = "init.log"
 TOLD_EVERY = 15.0
-# Data that git does not track is copied where it is small; what is larger is linked, which only a sandbox makes safe.
-LARGEST_COPY = 64 * 2**20
+LARGEST_JSON, MOST_FILES = 2**20, 100_000
 LEFT_BEHIND = {"__pycache__", "build", "dist", "results.tsv", "run.log", "protocol.json"}
 NO_NETWORK = (
     "Temporary failure in name resolution",
@@ -43,91 +44,79 @@ class Trial:
     files: dict[str, str]
 
 
-@contextlib.contextmanager
-def copied(workspace: Workspace) -> Iterator[Path]:
-    """A throw-away copy of the workspace, as HEAD has it, in a repository of its own."""
-    with TemporaryDirectory(prefix="autoresearch-init-", ignore_cleanup_errors=True) as name:
-        yield workspace.copy(Path(name).resolve() / workspace.folder.name)
+@dataclass(frozen=True)
+class Stage:
+    """The room of an `init`: set-up commands work in it, then the command. folder: the workspace's copy."""
 
+    bench: Bench
+    room: Room
 
-def lend_small(workspace: Workspace, copy: Path) -> list[str]:
-    """Give the copy the small files and folders that git does not track, its data perhaps. Returns the large ones."""
-    large = []
-    for name in workspace.untracked():
-        source, target = workspace.folder / name, copy / name
-        parts = Path(name).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if hidden or LEFT_BEHIND & {*parts} or not target.parent.is_dir() or target.exists():
-            continue
-        if not _is_small(source):
-            large.append(name)
-        elif source.is_dir():
-            shutil.copytree(source, target, symlinks=True)
-        else:
-            shutil.copy2(source, target, follow_symlinks=False)
-    return large
+    @property
+    def folder(self) -> Path:
+        return self.room.workspace
 
-
-def lend_large(workspace: Workspace, copy: Path, names: list[str]) -> None:
-    """Let the copy see the person's own folders; what a run could spoil only in a sandbox, which keeps it whole."""
-    for name in names:
-        if not (copy / name).exists():
-            (copy / name).symlink_to(workspace.folder / name)
-
-
-def prepare(rules: Protocol, copy: Path, say: Callable[[str], None]) -> None:
-    """The set-up commands, as `run` gives them to the workspace itself before its first run."""
-    set_up(rules, copy, state_folder(copy), say)
-
-
-def attempt(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -> Trial:
-    """Run the command once. Raises ExperimentError where it fails, AutoresearchError where the loop cannot use it."""
-    with _bench(rules, copy, budget, sandbox) as bench:
-        log = state_folder(copy) / LOG
-        log.parent.mkdir(parents=True, exist_ok=True)
-        since = time.time()
-        ended = execute(bench, log, None, lambda _: None, _telling(log))
-        text = log.read_text(errors="replace")
-        require_success(ended, text)
-        changed = bench.workspace.changes()
-        if changed:
-            names = ", ".join(changed[:3])
-            raise AutoresearchError(
-                f"`{rules.execution.command}` changes {names}, which git tracks, so each of its runs would be void: "
-                f"let git forget it (`git rm --cached {changed[0]}`, a line in .gitignore, a commit), then run again"
-            )
-        return Trial(ended.seconds, text, since, _written(bench.workspace, since))
-
-
-def again(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -> float:
-    """The metric of one more run, measured just as the loop will. Raises AutoresearchError where there is none."""
-    with _bench(rules, copy, budget, sandbox) as bench:
-        log = state_folder(copy) / "again.log"
-        run = measure(bench, log, lambda _: None, _telling(log))
-        if run.metric is None:
-            raise AutoresearchError(
-                f"a first run of `{rules.execution.command}` gave {rules.metric.name}, a second one not: {run.error}"
-            )
-        return run.metric
-
-
-def tail(copy: Path, count: int) -> list[str]:
-    """The last lines of what the command said in `attempt`; they go with the copy."""
-    return last_lines(state_folder(copy) / LOG, count)
-
-
-def wants_network(copy: Path) -> bool:
-    said = "\n".join(tail(copy, 60))
-    return any(sign in said for sign in NO_NETWORK)
+    @property
+    def log(self) -> Path:
+        return self.room.layout.folder / "log"
 
 
 @contextlib.contextmanager
-def _bench(rules: Protocol, copy: Path, budget: float | None, sandbox: Sandbox) -> Iterator[Bench]:
-    workspace = Workspace(copy, rules)
+def opened(workspace: Workspace, rules: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
+    """Open a room with what is committed, and with what git does not track lent to it."""
+    bench = Bench(rules, workspace, None, sandbox)
+    lent = lendable(workspace)
+    names = tuple(name for name in lent.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
+    with temporary_folder(workspace.folder / "init") as base:
+        make_parts(base)
+        workspace.export(base / "tree", workspace.head)
+        place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, Lent(names), _furniture())
+        yield Stage(bench, place)
+
+
+def _furniture() -> Furniture:
+    more = furniture()
+    return dataclasses.replace(more, kind="setup", variables={**more.variables, "PYTHONUNBUFFERED": "1"})
+
+
+def prepare(stage: Stage, rules: Protocol, say: Callable[[str], None]) -> None:
+    """Run the set-up commands in the room. Raises AutoresearchError naming the one that failed."""
+    with_network = dataclasses.replace(stage.room, sandbox=dataclasses.replace(stage.room.sandbox, network=True))
+    for command in lines(rules):
+        say(f"setting up: {command}")
+        run(with_network, command)
+
+
+def attempt(stage: Stage, rules: Protocol, budget: float | None, *, network: bool) -> Trial:
+    """Run the command once. Raises ExperimentError where it fails."""
+    sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
+    bench = dataclasses.replace(stage.bench, protocol=rules, training_seconds=budget)
+    since = time.time()
+    place = dataclasses.replace(stage.room, sandbox=sandbox)
+    ended = execute(bench, place, stage.log, None, lambda _: None, _telling(stage.log), Allowance(None))
+    text = stage.log.read_text(errors="replace")
+    require_success(ended, text)
+    return Trial(ended.seconds, text, since, _written(stage, since))
+
+
+def again(stage: Stage, rules: Protocol, budget: float | None) -> float:
+    """Return the metric of one more run, read as the loop will. Raises AutoresearchError where there is none."""
     try:
-        yield Bench(rules, workspace, budget, sandbox)
-    finally:
-        workspace.close()
+        ran = attempt(stage, rules, budget, network=rules.environment.constraints.network_policy == "full")
+        return extract(rules.metric, ran.text, stage.folder / rules.execution.cwd, ran.since)
+    except ExperimentError as error:
+        raise AutoresearchError(
+            f"a first run of `{rules.execution.command}` gave {rules.metric.name}, a second one not: {error}"
+        ) from None
+
+
+def tail(stage: Stage, count: int) -> list[str]:
+    """The last lines of what the command said in `attempt`; they go with the room."""
+    return last_lines(stage.log, count)
+
+
+def wants_network(stage: Stage) -> bool:
+    said = "\n".join(tail(stage, 60))
+    return any(sign in said for sign in NO_NETWORK)
 
 
 def _telling(log: Path) -> Callable[[float], None]:
@@ -143,26 +132,25 @@ def _telling(log: Path) -> Callable[[float], None]:
     return tick
 
 
-def _written(workspace: Workspace, since: float) -> dict[str, str]:
-    """path -> text of each file of JSON in the folder that this run wrote."""
+def _written(stage: Stage, since: float) -> dict[str, str]:
+    """path -> text of each file of JSON in the workspace's copy that this run wrote."""
     found = {}
-    for name in workspace.untracked():
-        path = workspace.folder / name
-        if name.startswith(".") or path.is_symlink():
-            continue
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                stat = file.stat()
-                if file.suffix in (".json", ".jsonl") and stat.st_mtime >= since and stat.st_size < 2**20:
-                    found[file.relative_to(workspace.folder).as_posix()] = file.read_text()
+    for name in _listed(stage.folder):
+        path = stage.folder / name
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            status = path.lstat()
+            plain = stat.S_ISREG(status.st_mode) and status.st_size < LARGEST_JSON
+            if path.suffix in (".json", ".jsonl") and plain and status.st_mtime >= since:
+                found[name] = path.read_text()
     return found
 
 
-def _is_small(path: Path) -> bool:
-    total = 0
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        with contextlib.suppress(OSError):
-            total += file.lstat().st_size
-        if total > LARGEST_COPY:
-            return False
-    return True
+def _listed(folder: Path) -> list[str]:
+    """Files below `folder`, hidden folders left out, relative to it."""
+    found: list[str] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [(Path(parent) / name).relative_to(folder).as_posix() for name in names]
+        if len(found) > MOST_FILES:
+            break
+    return found

@@ -1,8 +1,8 @@
 """Git: the session's branch, candidates, keeping and discarding. The only module that touches git.
 
-A candidate is a commit from the moment it exists, made without the index and without moving the branch: its files are
-written to the working tree, and `refs/autoresearch/<tag>/<number>` keeps it for ever. The branch moves once an
-experiment, to a commit that holds the incumbent and the new row of the results.
+A candidate is a commit from the moment it exists, made without index and working tree and without moving the branch:
+`refs/autoresearch/<tag>/<number>` keeps it for ever. The branch moves once an experiment, to a commit that holds the
+incumbent and the new row of the results, and takes the person's checkout along where that is theirs to follow.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
@@ -27,6 +28,7 @@ except ImportError as failed:  # it runs `git version` even so
 # The person's hooks are for the person's commits; at night one that fails or asks would end the session.
 GIT = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
+MOST_TREES = 8
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 
 
@@ -44,9 +46,10 @@ class Workspace:
             ) from None
         if self._repo.bare or self._repo.working_tree_dir is None:
             raise PreconditionError(f"{self.folder} is in a bare repository: clone it and run there")
-        self._top = Path(self._repo.working_tree_dir).resolve()
-        self._prefix = PurePosixPath(self.folder.relative_to(self._top).as_posix())
+        self.top = Path(self._repo.working_tree_dir).resolve()
+        self._prefix = PurePosixPath(self.folder.relative_to(self.top).as_posix())
         self._short: dict[str, str] = {}
+        self._trees: dict[str, dict[str, tuple[str, str]]] = {}
         self._env: dict[str, str] = {}
         self._env = self._identity()
 
@@ -66,7 +69,7 @@ class Workspace:
             return self._git("rev-parse", "--verify", "HEAD")
         except AutoresearchError:
             raise PreconditionError(
-                f"{self._top} has no commit yet: `git add` what belongs to it and commit, then run again"
+                f"{self.top} has no commit yet: `git add` what belongs to it and commit, then run again"
             ) from None
 
     @property
@@ -96,36 +99,31 @@ class Workspace:
         return [entry[3:] for entry in status.split("\0") if entry]
 
     def is_tracked(self, path: str) -> bool:
-        return bool(self._git("ls-files", "--", self._in_repo(path)))
+        return bool(self._git("ls-files", "--", self.in_repository(path)))
 
-    def mutable_files(self) -> dict[str, str]:
-        """path -> text of every tracked file that a candidate may change, from the working tree.
+    def files(self, commit: str) -> dict[str, str]:
+        """path -> text of every file that a candidate may change, as `commit` has it.
 
         No symbolic link is one: what git keeps of it is where it leads, and a program's text leads nowhere.
         """
+        wanted = {
+            inside: blob
+            for path, (mode, blob) in self._tree(commit).items()
+            if mode.startswith("100")
+            and (inside := self._inside(path))
+            and self._protocol.mutable_surface.allows(inside)
+        }
+        contents = self._blobs([*wanted.values()])
         texts = {}
-        for name in self._git("ls-files", "-z", "--", str(self.folder)).split("\0"):
-            path = str(PurePosixPath(name).relative_to(self._prefix)) if name else ""
-            file = self.folder / path
-            if path and self._protocol.mutable_surface.allows(path) and file.is_file() and not file.is_symlink():
-                with contextlib.suppress(UnicodeDecodeError):  # a binary file is no text to edit
-                    texts[path] = _read(file)
+        for path, blob in wanted.items():
+            with contextlib.suppress(UnicodeDecodeError):  # a binary file is no text to edit
+                texts[path] = contents[blob].decode()
         return texts
 
-    def sources(self) -> list[Path]:
-        """Every tracked Python file of the workspace."""
-        names = self._git("ls-files", "-z", "--", f"{self.folder}/*.py").split("\0")
-        return [self._top / name for name in names if name]
-
-    def protected_files(self) -> list[Path]:
-        """The harness, the forbidden files (tracked or not) and protocol.json itself."""
-        patterns = [*self._protocol.immutable_harness.paths, *self._protocol.mutable_surface.forbidden_globs]
-        found = {self.folder / "protocol.json"}
-        for pattern in patterns:
-            found.update(path for path in self.folder.glob(pattern.removeprefix("/")) if path.is_file())
-            if not any(sign in pattern for sign in "*?["):
-                found.add(self.folder / pattern)
-        return sorted(path for path in found if not path.is_dir())
+    def edited(self) -> list[str]:
+        """Files that a candidate may change and that a person has changed in the checkout."""
+        names = (self._inside(name) for name in self.changes())
+        return [name for name in names if name is not None and self._protocol.mutable_surface.allows(name)]
 
     def show(self, commit: str, path: str) -> str | None:
         """The text of `path` in `commit`, or None where it has no such file."""
@@ -146,17 +144,26 @@ class Workspace:
 
     def diff(self, old: str, new: str) -> str:
         """The unified diff of the workspace from one commit to another, the results left out."""
-        results = f":(top,exclude){self._in_repo(self._protocol.provenance.results_log.path)}"
+        results = f":(top,exclude){self.in_repository(self._protocol.provenance.results_log.path)}"
         return self._git(
             "diff", "--no-color", "--no-ext-diff", "--no-textconv", old, new, "--", str(self.folder), results
         )
 
-    def export(self, folder: Path) -> Path:
-        """Write every tracked file, as HEAD has it, below `folder`, without git's own. Returns the workspace there."""
+    def export(self, folder: Path, commit: str = "HEAD") -> Path:
+        """Write every file of `commit` below `folder`, without git's own. Returns the workspace there.
+
+        What is the same in the checkout keeps its time of change: builds go by that.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
-            self._git("read-tree", "HEAD", env=index)
+            self._git("read-tree", commit, env=index)
             self._git("checkout-index", "--all", f"--prefix={folder}/", env=index)
+        for path, (mode, blob) in self._staged().items():
+            if self._tree(commit).get(path) == (mode, blob):
+                with contextlib.suppress(OSError):
+                    there = (self.top / path).lstat()
+                    os.utime(folder / path, ns=(there.st_atime_ns, there.st_mtime_ns), follow_symlinks=False)
+        (folder / self._prefix).mkdir(parents=True, exist_ok=True)
         return folder / self._prefix
 
     def copy(self, folder: Path) -> Path:
@@ -171,9 +178,8 @@ class Workspace:
         return inside
 
     def untracked(self) -> list[str]:
-        """Files and folders of the workspace that git does not track, ignored ones too."""
-        names = self._git("ls-files", "-z", "--others", "--directory", "--", str(self.folder)).split("\0")
-        return [str(PurePosixPath(name).relative_to(self._prefix)) for name in names if name]
+        """Files and folders of the repository that git does not track, ignored ones too, relative to its top."""
+        return [name.rstrip("/") for name in self._lines("ls-files", "-z", "--others", "--directory")]
 
     def short(self, commit: str) -> str:
         """Seven characters, or as many more as tell it apart. Remembered: every row is written again with each."""
@@ -203,48 +209,64 @@ class Workspace:
         if self.branch != branch:
             self._git("checkout", "--quiet", branch)
 
-    def commit_candidate(self, ref: str, files: Mapping[str, str], message: str) -> str:
-        """A commit on top of HEAD with `files` changed, kept under `ref`. Raises Violation on a path not allowed."""
+    def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
+        """A commit on top of `parent` with `files` changed, kept under `ref`. Raises Violation on a path not allowed."""
         for path in files:
             inside = (self.folder / path).resolve().is_relative_to(self.folder)
             if not inside or not self._protocol.mutable_surface.allows(path):
                 raise Violation(f"the proposal changes {path}, which mutableSurface does not allow")
-        commit = self._commit_on(self.head, {path: text.encode() for path, text in files.items()}, message)
+        commit = self._commit_on(parent, {path: text.encode() for path, text in files.items()}, message)
         self.keep(ref, commit)
         return commit
-
-    def place(self, files: Mapping[str, str], without: Iterable[str] = ()) -> None:
-        """Write a candidate's files to the working tree; those in `without` it does not have."""
-        for path in without:
-            (self.folder / path).unlink(missing_ok=True)
-        for path, text in files.items():
-            target = self.folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write(target, text)
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
         """A commit on top of `parent` with the results in it. Nothing moves yet: `move` does that."""
         return self._commit_on(parent, {self._protocol.provenance.results_log.path: text.encode()}, message)
 
-    def move(self, branch: str, new: str, old: str | None = None) -> None:
-        """Move `branch`; with `old`, only from there. The working tree stays as it is."""
-        self._git("update-ref", f"refs/heads/{branch}", new, *([old] if old else []))
+    def advance(self, branch: str, new: str, old: str) -> list[str]:
+        """Move `branch` from `old` to `new`, with the checkout where that is on it. Returns what stays a person's.
 
-    def restore(self, files: Iterable[str]) -> None:
-        """Give `files` in the index and in the working tree the content that HEAD has."""
-        for path in files:
-            name = self._in_repo(path)
-            if self._git("ls-tree", "--name-only", "--full-tree", "HEAD", "--", name):
-                self._git("checkout", "--quiet", "HEAD", "--", f":/{name}")
-            else:
-                self._git("rm", "--quiet", "--cached", "--ignore-unmatch", "--", f":/{name}")
-                (self.folder / path).unlink(missing_ok=True)
+        Of the files that differ between both, those with the content of either are the loop's and get the new one, in
+        the working tree and in the index; another content is a person's edit, which stays. Doing it again, after it was
+        cut off anywhere, comes to the same. All is made ready first, so that the checkout is only for the time of some
+        renames between the two.
+        """
+        if self.branch != branch:
+            self._git("update-ref", f"refs/heads/{branch}", new)
+            return []
+        before, after, staged = self._tree(old), self._tree(new), self._staged()
+        changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+        theirs = [path for path in changed if not self._is_ours(path, before.get(path), after.get(path))]
+        entries = [path for path in changed if staged.get(path) in (before.get(path), after.get(path))]
+        with tempfile.TemporaryDirectory(dir=self._git_folder(), prefix="autoresearch-") as scratch:
+            parts = {
+                path: self._part(path, new, Path(scratch)) for path in changed if path in after and path not in theirs
+            }
+            try:
+                index = self._index_with(Path(scratch) / "index", {path: after.get(path) for path in entries})
+                with self._moving(branch, new):
+                    for path in changed:
+                        if path in parts:
+                            parts.pop(path).replace(self.top / path)
+                        elif path not in after and path not in theirs:
+                            (self.top / path).unlink(missing_ok=True)
+                    index.replace(self._git_folder() / "index")
+            finally:
+                for part in parts.values():
+                    part.unlink(missing_ok=True)
+        return theirs
+
+    def sweep(self) -> None:
+        """Remove what an `advance` that was killed has left in git's own folder."""
+        for left in self._git_folder().glob("autoresearch-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def keep(self, ref: str, commit: str) -> None:
         self._git("update-ref", ref, commit)
 
     def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
-        """Restore what a crash left half written: files that hold (a beginning of) what one of `commits` has in them.
+        """Restore what a loop that was killed left half done: `files` that hold (a beginning of) what one of `commits`
+        has in them.
 
         Anything else in them, text or not, is the person's own work and stays. Returns the names of those that were
         not as in HEAD.
@@ -253,9 +275,9 @@ class Workspace:
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
             target = self.folder / path
-            found = target.read_bytes() if target.is_file() else b""
+            found = target.read_bytes() if target.is_file() and not target.is_symlink() else b""
             if any((self._content(commit, path) or b"").startswith(found) for commit in known):
-                self.restore([path])
+                self._restore(path)
         return sorted({*before} - {*self.changes()})
 
     def exclude(self, patterns: Iterable[str]) -> None:
@@ -266,22 +288,6 @@ class Workspace:
         if missing:
             exclude.parent.mkdir(exist_ok=True)
             exclude.write_text("\n".join([*present, *missing]) + "\n")
-
-    def restore_unexpected(self, files: Iterable[str], rescued: Path) -> list[str]:
-        """Undo what happened to tracked files other than `files` during a run; returns their names.
-
-        The run did it, or a person who edited something meanwhile: what was there is kept under `rescued`.
-        """
-        if self.branch is not None and self.resolve(f"refs/heads/{self.branch}") is None:
-            return []  # somebody deleted the branch: there is nothing to compare with, and the loop will say so
-        expected = {self._in_repo(path) for path in files}
-        unexpected = [name for name in self.changes() if name not in expected]
-        for name in unexpected:
-            if (self._top / name).is_file():
-                (rescued / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(self._top / name, rescued / name)
-            self._git("checkout", "--quiet", "HEAD", "--", f":/{name}")
-        return unexpected
 
     # Inside
 
@@ -294,7 +300,7 @@ class Workspace:
                 blob = Path(scratch) / "blob"
                 blob.write_bytes(content)
                 sha = self._git("hash-object", "-w", "--no-filters", "--", str(blob))
-                name = self._in_repo(path)
+                name = self.in_repository(path)
                 mode = self._git("ls-tree", "--full-tree", "--format=%(objectmode)", parent, "--", name) or "100644"
                 self._git("update-index", "--add", "--cacheinfo", f"{mode},{sha},{name}", env=index)
             tree = self._git("write-tree", env=index)
@@ -302,14 +308,153 @@ class Workspace:
 
     def _content(self, commit: str, path: str) -> bytes | None:
         """What `path` holds in `commit`, or None where it has no such file."""
-        command = [*GIT, "show", f"{commit}:{self._in_repo(path)}"]
+        command = [*GIT, "show", f"{commit}:{self.in_repository(path)}"]
         try:
             return bytes(self._repo.git.execute(command, strip_newline_in_stdout=False, stdout_as_string=False))
         except git.GitCommandError:
             return None
 
-    def _in_repo(self, path: str) -> str:
+    def in_repository(self, path: str) -> str:
+        """Return the path of a file of the workspace relative to the repository's top."""
         return str(self._prefix / path)
+
+    def _inside(self, path: str) -> str | None:
+        """Relative to the workspace; None for what lies elsewhere in the repository."""
+        name = PurePosixPath(path)
+        return str(name.relative_to(self._prefix)) if name.is_relative_to(self._prefix) else None
+
+    def _tree(self, commit: str) -> dict[str, tuple[str, str]]:
+        """path -> mode and blob of all that `commit` holds. Remembered: a hash means the same for ever."""
+        known = self._trees.get(commit)
+        if known is None:
+            known = {}
+            for line in self._lines("ls-tree", "-r", "-z", "--full-tree", commit):
+                about, _, path = line.partition("\t")
+                mode, _, blob = about.split(" ")
+                known[path] = (mode, blob)
+            if len(commit) >= 40:
+                while len(self._trees) >= MOST_TREES:
+                    self._trees.pop(next(iter(self._trees)))
+                self._trees[commit] = known
+        return known
+
+    def _staged(self) -> dict[str, tuple[str, str]]:
+        """path -> mode and blob of all that the index holds."""
+        found = {}
+        for line in self._lines("ls-files", "--stage", "-z"):
+            about, _, path = line.partition("\t")
+            mode, blob, _ = about.split(" ")
+            found[path] = (mode, blob)
+        return found
+
+    def _is_ours(self, path: str, *entries: tuple[str, str] | None) -> bool:
+        """Whether the working tree has at `path` what one of the entries says."""
+        file = self.top / path
+        if not os.path.lexists(file):
+            return None in entries
+        if file.is_symlink() or not file.is_file():
+            return False
+        blob = self._git("hash-object", f"--path={path}", "--", str(file))
+        return any(entry is not None and entry[1] == blob for entry in entries)
+
+    def _part(self, path: str, commit: str, scratch: Path) -> Path:
+        """What `commit` has at `path`, as the checkout wants it, in a file that a rename can put there."""
+        target = self.top / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [*GIT, "cat-file", "--filters", f"{commit}:{path}"]
+        content = bytes(self._repo.git.execute(command, strip_newline_in_stdout=False, stdout_as_string=False))
+        mode = 0o755 if self._tree(commit)[path][0] == "100755" else 0o644
+        same_disk = scratch.stat().st_dev == target.parent.stat().st_dev
+        descriptor, name = tempfile.mkstemp(suffix=".part", dir=scratch if same_disk else target.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), target.stat().st_mode & 0o777 if target.exists() else mode)
+        return Path(name)
+
+    def _index_with(self, scratch: Path, entries: Mapping[str, tuple[str, str] | None]) -> Path:
+        """A copy of the index with these entries; None takes one away."""
+        with contextlib.suppress(FileNotFoundError):
+            scratch.write_bytes((self._git_folder() / "index").read_bytes())
+        said = "".join(
+            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * 40}\t{path}\0"
+            for path, entry in entries.items()
+        )
+        if said:
+            self._fed(["update-index", "-z", "--index-info"], said, {"GIT_INDEX_FILE": str(scratch)})
+        return scratch
+
+    @contextlib.contextmanager
+    def _moving(self, branch: str, new: str) -> Iterator[None]:
+        """Move the branch at the end of the block: git has all ready for it at its beginning."""
+        mover = subprocess.Popen(
+            [*GIT, "update-ref", "--stdin"],
+            cwd=self.top,
+            env={**os.environ, **self._env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert mover.stdin is not None and mover.stdout is not None
+        said = ""
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                mover.stdin.write(f"start\nupdate refs/heads/{branch} {new}\nprepare\n")
+                mover.stdin.flush()
+                said = mover.stdout.readline() + mover.stdout.readline()
+            if "prepare: ok" in said:
+                yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                mover.stdin.write("commit\n" if "prepare: ok" in said else "abort\n")
+                mover.stdin.flush()
+            _, errors = mover.communicate()
+        if "prepare: ok" not in said or mover.returncode != 0:
+            raise AutoresearchError(
+                f"`git update-ref` failed in {self.top}: {' '.join(errors.split()) or mover.returncode}"
+            )
+
+    def _fed(self, args: list[str], said: str, env: Mapping[str, str]) -> bytes:
+        """Run git with `said` on its standard input. Returns what it prints."""
+        done = subprocess.run(
+            [*GIT, *args],
+            cwd=self.top,
+            env={**os.environ, **self._env, **env},
+            input=os.fsencode(said),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            words = " ".join(done.stderr.decode(errors="replace").split())
+            raise AutoresearchError(f"`git {args[0]}` failed in {self.top}: {words or done.returncode}")
+        return done.stdout
+
+    def _git_folder(self) -> Path:
+        return Path(self._repo.git_dir)
+
+    def _blobs(self, wanted: list[str]) -> dict[str, bytes]:
+        """blob -> what it holds, all from one git (git-cat-file(1), batch output)."""
+        said = self._fed(["cat-file", "--batch"], "".join(f"{blob}\n" for blob in wanted), {})
+        found, at = {}, 0
+        for blob in wanted:
+            head = said.index(b"\n", at)
+            size = int(said[at:head].split()[2])
+            found[blob] = said[head + 1 : head + 1 + size]
+            at = head + 1 + size + 1
+        return found
+
+    def _lines(self, *args: str) -> list[str]:
+        """What git prints with `-z`, entry by entry."""
+        return [line for line in self._git(*args).split("\0") if line]
+
+    def _restore(self, path: str) -> None:
+        """Give a file in the index and in the working tree the content that HEAD has."""
+        name = self.in_repository(path)
+        if self._git("ls-tree", "--name-only", "--full-tree", "HEAD", "--", name):
+            self._git("checkout", "--quiet", "HEAD", "--", f":/{name}")
+        else:
+            self._git("rm", "--quiet", "--cached", "--ignore-unmatch", "--", f":/{name}")
+            (self.folder / path).unlink(missing_ok=True)
 
     def _git(self, *args: str, env: Mapping[str, str] | None = None) -> str:
         """Run git; raises AutoresearchError with git's own words."""
@@ -322,14 +467,14 @@ class Workspace:
                 words = (error.stderr or error.stdout or "").strip().removeprefix("stderr: ").strip("' \n")
                 # Another git may be at work for a moment: an editor's status, a person's commit.
                 if last or ".lock': File exists" not in words:
-                    what = f"`git {' '.join(args[:2])}` failed in {self._top}"
+                    what = f"`git {' '.join(args[:2])}` failed in {self.top}"
                     raise AutoresearchError(f"{what}: {' '.join(words.split()) or error.status}") from None
                 time.sleep(LOCK_WAIT_SECONDS)
         raise AssertionError("unreachable")
 
     def _is_ignored(self, path: str) -> bool:
         try:
-            return bool(self._git("check-ignore", "--no-index", "--", self._in_repo(path)))
+            return bool(self._git("check-ignore", "--no-index", "--", self.in_repository(path)))
         except AutoresearchError:
             return False
 
@@ -357,10 +502,6 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, with the mode that the file had."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
+    """Text with its line endings as they are."""
+    with path.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
-    if path.exists():
-        part.chmod(path.stat().st_mode)
-    part.replace(path)

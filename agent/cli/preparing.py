@@ -64,13 +64,12 @@ def doctor(
     model: Model = None,
     agent: Agent = None,
     smoke: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--smoke/--no-smoke",
-            help="Train for two seconds in a copy. Without either: where the command is the MLX recipe and data is "
-            "prepared.",
+            help="Train for two seconds in a room, as a run has it. Nothing else runs code of the workspace.",
         ),
-    ] = None,
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say what is well here and what is not, and what mends it.
@@ -81,7 +80,7 @@ def doctor(
     \b
     Examples:
       autoresearch doctor
-      autoresearch doctor --model ollama:qwen3-coder --no-smoke
+      autoresearch doctor --model ollama:qwen3-coder --smoke
       autoresearch doctor --repair --tag mar5
 
     Exit code 1 where something is broken; warnings do not count.

@@ -133,6 +133,14 @@ def run(
     ] = None,
     training_seconds: TrainingSeconds = None,
     sandbox: SandboxMode = "auto",
+    allow_untraced: Annotated[
+        bool,
+        typer.Option(
+            "--allow-untraced",
+            help="Let a model that cannot be traced compute its own metric; such results count as unattested.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = False,
     keep_awake: Annotated[
         bool,
         typer.Option(
@@ -246,6 +254,7 @@ def run(
             training_seconds=training_seconds,
             setup=setup,
             keep_awake=keep_awake,
+            allow_untraced=allow_untraced,
             sandbox=sandbox,
             dry_run=dry_run,
             json=as_json,

@@ -23,6 +23,7 @@ from agent.proposers.presets import check_available, confines_itself, own_folder
 from agent.proposers.sameness import Seen
 from agent.proposers.scratch import NOTES, PROMPT, Changes
 from agent.proposers.space import tunable_parameters
+from agent.room import NOTHING, Furniture, furnish, make_parts
 from agent.sandbox import UNCONFINED, Sandbox, temporary_folder
 
 MOST_CORRECTIONS = 2
@@ -55,7 +56,7 @@ class CommandProposer:
     ) -> None:
         self.command = command
         self._time_limit, self._briefing, self._announce = time_limit, briefing, announce
-        self._sandbox = UNCONFINED if confines_itself(command) else sandbox
+        self._sandbox = UNCONFINED if confines_itself(command) else replace(sandbox, network=True)
         self._seen, self._left = Seen(), Left()
         self._dropped: tuple[str, ...] = ()  # of its last attempt
         self._nothings = 0  # in a row
@@ -146,10 +147,11 @@ class CommandProposer:
         """One run of the agent in a fresh copy of the incumbent with `draft` on top."""
         # One for the whole session, so that the next run removes what a killed loop has left of any.
         with temporary_folder(context.folder.parent if context.folder else Path(f"/no folder/{id(self)}")) as root:
-            copy = scratch.make(context, Path(root) / "copy", draft)
-            temporary = Path(root) / "temporary"
-            temporary.mkdir()
-            kept = context.folder or Path(root)
+            copy = scratch.make(context, root / "copy", draft)
+            make_parts(root)
+            own = Furniture("agent", self.command, write=tuple(own_folders(self.command)), variables=QUIET)
+            place = furnish(self._sandbox, root, copy.top, copy.top, copy.workspace, NOTHING, own)
+            kept = context.folder or root
             kept.mkdir(parents=True, exist_ok=True)
             log = kept / f"{name}.log"
             (kept / f"{name}-prompt.md").write_text(prompt, encoding="utf-8")
@@ -157,16 +159,11 @@ class CommandProposer:
             command = _filled(self.command, prompt, copy.workspace / PROMPT, [*context.files, NOTES])
             try:
                 ended = runner.run(
-                    self._sandbox.agents(command, [copy.top, temporary, *own_folders(self.command)]),
-                    cwd=copy.workspace,
+                    lambda report: place.arguments(command, report=report),
+                    cwd=root,
                     log=log,
                     limit=self._time_limit,
-                    env={
-                        **scratch.environment(),
-                        **QUIET,
-                        "GIT_CEILING_DIRECTORIES": str(copy.top.parent),
-                        "TMPDIR": str(temporary),
-                    },
+                    env={**place.environment, "GIT_CEILING_DIRECTORIES": str(copy.top.parent)},
                     started=lambda _: None,
                     tick=lambda _: context.tick(),
                 )

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from agent.proposers.base import Away, Context
 from agent.proposers.notes import plain
-from agent.sandbox import SECRET
+from agent.variables import SECRET
 
 # In the copy, because some agents read nothing outside the folder they start in.
 PROMPT, NOTES = "autoresearch-prompt.md", "autoresearch-notes.md"

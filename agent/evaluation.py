@@ -1,0 +1,252 @@
+"""The harness's evaluator beside a run: a process outside the room that computes the metric from the exported model.
+
+A harness that knows the variable AUTORESEARCH_EVALUATOR has an `evaluator.py` beside it. The loop starts that before
+the run, in a room of its own that shows the whole snapshot, from the text of the session's first commit. It says by
+lines of JSON on its standard output what it sees: `ready`; `clock`, when it gives out the training text; `handed_over`,
+when a model has arrived; then `answer` with the metric, or `refused` with the reason why the run is void.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.errors import AutoresearchError, Violation
+from agent.places import places
+from agent.runner import end_all
+from agent.sandbox import Layout, Sandbox, Shown
+from agent.workspace import Workspace
+
+VARIABLE, SCRIPT = "AUTORESEARCH_EVALUATOR", "evaluator.py"
+REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
+SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
+READY_SECONDS = 30.0
+# A log may round to three decimals; what counts is the evaluator's number.
+TOLERANCE = 6e-4
+# By how much the untimed part of a run may be longer than its incumbent's, and after how many keeps than the baseline's.
+UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
+# What a run may still do once its model is handed over: write files, print. It cannot change its number.
+AFTERWARDS_SECONDS = 60.0
+LARGEST_WORD = 2**20
+
+
+@dataclass(frozen=True)
+class Harness:
+    """folder: a copy of the harness; snapshot: the prepared data that it evaluates on, and `record` its snapshot.json.
+
+    untraced: whether a model that cannot be traced may be evaluated by its own process.
+    """
+
+    folder: Path
+    snapshot: Path
+    record: dict[str, Any]
+    untraced: bool = False
+
+
+@dataclass
+class Evaluator:
+    """One evaluator at work. socket: on this machine, where the room is shown it."""
+
+    socket: Path
+    _process: subprocess.Popen[bytes]
+    _said: bytes = b""
+    _events: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def event(self, name: str) -> dict[str, Any]:
+        """What the evaluator has said under this name, the first time; empty where it has not."""
+        self._listen()
+        return self._events.get(name, {})
+
+    def require_answered_soon(self, seconds: float) -> None:
+        """Wait until the answer to what was handed over is there. Raises AutoresearchError where it does not come."""
+        deadline = time.monotonic() + seconds
+        while not (self.event("answer") or self.event("refused") or self._process.poll() is not None):
+            if time.monotonic() > deadline:
+                raise AutoresearchError("the evaluator does not answer: `autoresearch doctor` looks at the harness")
+            time.sleep(0.01)
+        self._listen()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(BlockingIOError):
+            while len(self._said) < LARGEST_WORD and (more := os.read(self._process.stdout.fileno(), 65536)):
+                self._said += more
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                said = json.loads(line)
+                if isinstance(said, dict) and isinstance(said.get("event"), str):
+                    self._events.setdefault(said["event"], {"at": time.monotonic(), **said})
+
+
+def speaks(workspace: Workspace, commit: str, paths: list[str]) -> str | None:
+    """Return the folder, relative to the workspace, of a harness with an evaluator; None where there is none."""
+    for path in paths:
+        folder = str(Path(path).parent)
+        if VARIABLE in (workspace.show(commit, path) or "") and workspace.show(commit, str(Path(folder) / SCRIPT)):
+            return folder
+    return None
+
+
+@contextlib.contextmanager
+def evaluator(
+    harness: Harness, sandbox: Sandbox, base: Path, workspace: Path, reference: Path | None, losses: Path | None
+) -> Iterator[Evaluator]:
+    """Start one, and end it with the block. base: the run's folder, where its socket and what it writes lie.
+
+    reference: the losses of the incumbent, which it compares with; losses: where those of this run go.
+    Raises AutoresearchError where it does not start.
+    """
+    for name in ("evaluator", "evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
+        (base / name).mkdir()
+    socket = base / "evaluator" / "socket"
+    written = base / "losses" / "losses.npy"
+    shown = (Shown(base / "evaluator", base / "evaluator", "rw"), Shown(base / "losses", base / "losses", "rw"))
+    cache = harness.snapshot.parent.parent
+    python = _python(workspace)
+    more = [harness.folder, harness.snapshot, *([reference] if reference and reference.exists() else [])]
+    if (workspace / ".venv").exists():
+        more.append(workspace / ".venv")
+    found = places(workspace, str(python), more)
+    layout = Layout(base / "evaluator-root", shown, found.read, found.hidden)
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(base / "evaluator"),
+        "TMPDIR": str(base / "evaluator"),
+        "AUTORESEARCH_CACHE": str(cache),
+        SNAPSHOT_VARIABLE: harness.snapshot.name,
+        LOSSES_VARIABLE: str(written),
+        **({REFERENCE_VARIABLE: str(reference)} if reference and reference.exists() else {}),
+        **({UNTRACED_VARIABLE: "1"} if harness.untraced else {}),
+    }
+    closed = Sandbox(sandbox.way, network=False, hide=True) if sandbox.way else sandbox
+    command = closed.enter([str(python), SCRIPT, str(socket)], layout, harness.folder)
+    with (base / "evaluator.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=harness.folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert process.stdout is not None and process.stdin is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    beside = Evaluator(socket, process)
+    try:
+        _require_ready(beside, process, base / "evaluator.log")
+        yield beside
+        _keep(written, losses)
+    finally:
+        process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.2)
+        end_all(process.pid, "")
+        process.wait()
+        process.stdout.close()
+
+
+def _require_ready(beside: Evaluator, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not beside.event("ready"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise AutoresearchError(f"the harness's evaluator does not start: {''.join(last)[:200] or 'no answer'}")
+        time.sleep(0.002)
+
+
+def _keep(written: Path, losses: Path | None) -> None:
+    if losses is not None and written.is_file() and not written.is_symlink():
+        part = losses.with_name(f".{losses.name}.part")
+        part.write_bytes(written.read_bytes())
+        part.replace(losses)
+
+
+def _python(workspace: Path) -> Path:
+    """The workspace's own interpreter, where it has one: the metric is computed with its MLX."""
+    own = workspace / ".venv" / "bin" / "python"
+    return own if own.exists() else Path(sys.executable)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Of a run's untimed seconds. own: the incumbent's; baseline: the baseline's; None where they are not known."""
+
+    budget: float | None
+    own: float | None = None
+    baseline: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        if self.budget is None or self.own is None:
+            return math.inf
+        more = min(UNTIMED_SHARE * self.budget, UNTIMED_SECONDS)
+        return min(self.own + more, (math.inf if self.baseline is None else self.baseline) + UNTIMED_STEPS * more)
+
+    def require(self, seconds: float) -> None:
+        """Raises Violation where a run took more. seconds: from the command's start to the hand-over."""
+        if self.budget is not None and seconds - self.budget > self.seconds:
+            own = self.own or 0.0
+            raise Violation(
+                f"void: {seconds:.1f} s passed until it handed over its model, {seconds - self.budget:.1f} s more than "
+                f"its budget of {self.budget:g} s; the incumbent needs {own:.1f} s more, and {self.seconds:.1f} s count"
+            )
+
+
+def require_in_time(beside: Evaluator, allowance: Allowance, seconds: float) -> None:
+    """Raises Violation where the run under way has no chance to count any more. seconds: that it has run."""
+    if beside.event("refused"):
+        raise Violation(f"void: {_words(beside.event('refused'))}")
+    over = beside.event("handed_over")
+    if not over:
+        allowance.require(seconds)
+    elif (answer := beside.event("answer")) and time.monotonic() - _at(answer) > AFTERWARDS_SECONDS:
+        raise Violation(f"void: it went on for more than {AFTERWARDS_SECONDS:.0f} s after its metric was known")
+
+
+def attested(
+    beside: Evaluator, harness: Harness, name: str, in_log: float | None, allowance: Allowance, began: float
+) -> tuple[float, float]:
+    """Return the metric `name` as the evaluator computed it, and the untimed seconds.
+
+    in_log: what the log says, None where it says nothing clear: the evaluator's number is the one that counts.
+    Raises Violation where there is none, or where the log says another.
+    """
+    if refused := beside.event("refused"):
+        raise Violation(f"void: {_words(refused)}")
+    word = beside.event("answer")
+    if not word:
+        raise Violation("void: it handed no model to the evaluator, so nobody but the run itself computed its metric")
+    value, tokens = word.get("metric"), word.get("eval_tokens")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise Violation(f"void: the evaluator's metric is {str(value)[:40]}, no finite number")
+    if word.get("snapshot") != harness.record.get("id") or tokens != harness.record.get("EVAL_TOKENS"):
+        raise Violation(f"void: it was evaluated on other data: {tokens} tokens of {str(word.get('snapshot'))[:12]}")
+    seconds = _at(beside.event("handed_over")) - began
+    allowance.require(seconds)
+    if word.get("name") != name:
+        if in_log is None:
+            raise Violation(f"void: the evaluator computes {str(word.get('name'))[:40]}, and the log has no {name}")
+        return in_log, seconds - (allowance.budget or 0.0)
+    if in_log is not None and abs(value - in_log) > TOLERANCE:
+        raise Violation(f"void: the log says {in_log:.6f}, the evaluator computed {value:.6f}")
+    return float(value), seconds - (allowance.budget or 0.0)
+
+
+def _at(event: dict[str, Any]) -> float:
+    at = event.get("at")
+    return float(at) if isinstance(at, int | float) else math.inf
+
+
+def _words(event: dict[str, Any]) -> str:
+    return " ".join(str(event.get("reason", "it was refused")).split())[:300]
