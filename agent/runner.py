@@ -151,10 +151,7 @@ def end_orphan(process: Process) -> bool:
 
 
 def end_all(pid: int, mark: str) -> None:
-    """TERM to the command and its kin, a grace, then KILL until none is left: some answer TERM with a new process.
-
-    The leader, to which those come back that have lost their parents, is ended last.
-    """
+    """TERM to the command and its kin, a grace, then KILL until none is left: some answer TERM with a new process."""
     family = kin(pid, mark)
     if not family:
         return
@@ -167,11 +164,15 @@ def end_all(pid: int, mark: str) -> None:
         alive = [process for process in _with_kin(family, mark) if process not in killed and _alive(process)]
         if not alive:
             return
-        others = [process for process in alive if process.pid != pid] or alive
-        for process in others:
+        # Stopped first, none starts another that nobody knows once its parents are gone.
+        for process in alive:
+            if process.pid != pid:
+                _signal(process.suspend)
+        family = _with_kin(family, mark)
+        for process in family:
             _signal(process.kill)
-        psutil.wait_procs(others, timeout=TERM_GRACE_SECONDS)
-        killed.update(others)
+        psutil.wait_procs(family, timeout=TERM_GRACE_SECONDS)
+        killed.update(family)
 
 
 def kin(pid: int, mark: str) -> list[psutil.Process]:
