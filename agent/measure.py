@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ from agent.workspace import Workspace
 LOG_NAME = "run.log"
 LEAST_ROOM = 32 * 2**20
 LARGEST_TEXT = 2 * runner.LARGEST_LOG
+REDIRECTION = re.compile(r"\s*(&>|>)\s*run\.log(\s+2>&1)?\s*$")
 NO_ROOM = "the room could not be set up: "
 
 
@@ -251,9 +253,7 @@ def execute(
             evaluation.require_in_time(beside, allowance, seconds)
 
     return runner.run(
-        lambda report: place.arguments(
-            command or bench.protocol.execution.command, bench.protocol.execution.cwd, report
-        ),
+        lambda report: place.arguments(command or command_of(bench.protocol), bench.protocol.execution.cwd, report),
         cwd=place.layout.folder,
         log=log,
         limit=limit or bench.limit,
@@ -261,6 +261,11 @@ def execute(
         started=started,
         tick=watched,
     )
+
+
+def command_of(protocol: Protocol) -> str:
+    """Return the protocol's command, without a redirection of its own to the log, which is the loop's."""
+    return REDIRECTION.sub("", protocol.execution.command)
 
 
 def last_lines(log: Path, count: int = 1) -> list[str]:

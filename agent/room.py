@@ -19,7 +19,7 @@ from typing import Literal
 from agent import variables
 from agent.errors import AutoresearchError
 from agent.places import places, texts
-from agent.sandbox import Kind, Layout, Sandbox, Shown, temporary_folder
+from agent.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.workspace import Workspace
 
 PARTS = ("tree", "home", "tmp", "cache", "root", "scratch")
@@ -227,7 +227,7 @@ def _show(sandbox: Sandbox, source: Path, target: Path, inside: Path, kind: Kind
 def _copy(source: Path, target: Path) -> None:
     """With times and rights; blocks are shared with the original where the file system can."""
     how = ["-cRp"] if sys.platform == "darwin" else ["-a", "--reflink=auto"]
-    done = subprocess.run(["cp", *how, "--", str(source), str(target)], capture_output=True, text=True, check=False)
+    done = subprocess.run([program("cp"), *how, "--", str(source), str(target)], capture_output=True, text=True, check=False)
     if done.returncode != 0 and not target.exists():
         raise AutoresearchError(f"{source} cannot be copied for a run: {done.stderr.strip()[:200]}")
 

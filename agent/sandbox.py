@@ -186,7 +186,12 @@ def remove(folder: Path) -> None:
     for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
         if not os.path.lexists(folder):
             return
-        subprocess.run([*command, "--", str(folder)], capture_output=True, check=False)
+        subprocess.run([program(command[0]), *command[1:], "--", str(folder)], capture_output=True, check=False)
+
+
+def program(name: str) -> str:
+    """Return where one of the system's own programs lies, whatever PATH says."""
+    return shutil.which(name, path=os.pathsep.join(("/bin", "/usr/bin"))) or name
 
 
 def _supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:

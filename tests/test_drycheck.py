@@ -12,6 +12,7 @@ from pathlib import Path
 from agent import protocol
 from agent.drycheck import why_not
 from agent.measure import Bench
+from agent.room import lendable
 from agent.workspace import Workspace
 from tests.conftest import QUICK, git, quick_protocol
 
@@ -27,7 +28,7 @@ def bench(folder: Path, command: str, said: list[str]) -> Iterator[Bench]:
     git(folder, "commit", "--quiet", "-m", "for a test")
     workspace = Workspace(folder, protocol.load(folder))
     try:
-        yield Bench(protocol.load(folder), workspace, None, say=said.append)
+        yield Bench(protocol.load(folder), workspace, None, lent=lendable(workspace), say=said.append)
     finally:
         workspace.close()
 

@@ -254,12 +254,6 @@ def test_without_a_run_it_is_a_draft(tmp_path: Path, cli: Cli) -> None:
         ({"train.py": "print('loss: 1')"}, ["--mutable", "none/*.py"], 3, "--mutable GLOB"),
         ({"train.py": "x = 1"}, ["--no-run"], 3, "--metric NAME"),
         ({"train.py": "print('loss: 1')"}, ["--direction", "up"], 2, "--direction"),
-        (
-            {"train.py": "open('out.json', 'w').write('{\"loss\": 1}')", "out.json": "{}"},
-            [],
-            1,
-            "git rm --cached out.json",
-        ),
     ],
 )
 def test_what_stops_it_is_one_sentence_and_nothing_is_written(
@@ -281,7 +275,7 @@ def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal
     command = [sys.executable, "-m", "agent", "init"]
     process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "temporary").glob("*/repo/born")) and time.monotonic() < deadline:
+    while not list((tmp_path / "temporary").glob("*/tree/born")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
@@ -332,21 +326,12 @@ def test_the_number_that_is_meant_is_found_and_read_back(text: str, name: str | 
         assert found.value == value == extract(metric, text) == extract(metric, found.extract["exampleStdout"])
 
 
-def test_what_git_does_not_track_is_lent_to_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = repository(tmp_path / "repo", {"train.py": "x = 1\n", "protocol.json": json.dumps(quick_protocol())})
-    for name in ("small/a.txt", "large/b.txt", ".env", "results.tsv"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("x" * 100 if "large" in name else "x")
-    monkeypatch.setattr(trial, "LARGEST_COPY", 50)
-    workspace = Workspace(folder, load(folder))
-    with trial.copied(workspace) as copy:
-        assert trial.lend_small(workspace, copy) == ["large"]
-        assert (copy / "small" / "a.txt").read_text() == "x" and not (copy / ".env").exists()
-        trial.lend_large(workspace, copy, ["large"])
-        assert (copy / "large").is_symlink() and (copy / "large" / "b.txt").is_file()
-        assert not (copy / "results.tsv").exists()
-    assert not copy.exists() and (folder / "large" / "b.txt").is_file()
-    workspace.close()
+def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cli: Cli) -> None:
+    files = {"train.py": "open('out.json', 'w').write('{\"loss\": 1}')\nprint('loss: 1')", "out.json": "{}"}
+    folder = repository(tmp_path / "repo", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out.json").read_text() == "{}" and git(folder, "status", "--porcelain") == "?? protocol.json"
 
 
 def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:

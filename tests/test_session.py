@@ -142,16 +142,22 @@ def test_crashes_get_rows_and_the_loop_goes_on(quick: Path, cli: Cli) -> None:
     assert all("exit code 1: ValueError: rate" in row["description"] for row in crashes)
 
 
-def test_a_run_that_changes_the_harness_is_void_and_undone(quick: Path, cli: Cli) -> None:
+def test_what_a_run_changes_is_thrown_away_with_its_room(quick: Path, cli: Cli) -> None:
+    """Each run finds the harness, the results and the folders as they were committed, whatever the one before did."""
     text = (quick / "train.py").read_text()
-    cheat = "from pathlib import Path\nif RATE != 0.1:\n    Path('prepare.py').write_text('')\nloss = "
-    (quick / "train.py").write_text(text.replace("loss = ", cheat).replace("1..16", "off").replace("8..512", "off"))
-    commit_all(quick, "cheats when touched")
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    changes = (
+        "from pathlib import Path\nassert Path('prepare.py').read_text() == 'HARNESS = True\\n', 'changed before'\n"
+        "assert not Path('weights.npz').exists() and not Path('../weights.npz').exists()\n"
+        "for name in ('prepare.py', 'results.tsv', 'weights.npz', '../weights.npz', 'numpy.py'):\n"
+        "    Path(name).write_text('')\nloss = "
+    )
+    (quick / "train.py").write_text(text.replace("loss = ", changes))
+    commit_all(quick, "changes all it can")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
     assert done.returncode == 0, done.stderr
-    assert [row["status"] for row in rows(quick)] == ["keep", "crash", "crash"]
-    assert "the run changed prepare.py" in rows(quick)[1]["description"]
+    assert "crash" not in [row["status"] for row in rows(quick)]
     assert (quick / "prepare.py").read_text() == "HARNESS = True\n"
+    assert not (quick / "numpy.py").exists() and not (quick.parent / "weights.npz").exists()
     assert_consistent(quick)
 
 

@@ -122,7 +122,7 @@ def test_a_session_whose_machine_drifts_judges_at_equal_steps(quick: Path, cli: 
     text = (quick / "train.py").read_text()
     drift = (
         "import math, pathlib\n"
-        "count = pathlib.Path('.autoresearch/count')\n"
+        f"count = pathlib.Path({str(quick.parent / 'count')!r})\n"
         "turn = int(count.read_text()) if count.exists() else 0\n"
         "count.write_text(str(turn + 1))\n"
         "steps = round(60 + 6 * math.sin(turn))\n"
