@@ -19,12 +19,14 @@ import json
 import math
 import os
 import queue
-import secrets
+import subprocess
 import sys
+import tempfile
 import threading
+import traceback
 from bisect import bisect_left, insort
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -34,11 +36,11 @@ import numpy.typing as npt
 import tiktoken
 
 import blas
+import handover
 
 blas.load()  # before MLX is imported, or MLX has bound its own slow one
 import mlx.core as mx  # noqa: E402
-
-import witness  # noqa: E402
+import mlx.nn as nn  # noqa: E402
 
 if TYPE_CHECKING:
     from sources import Split
@@ -47,6 +49,7 @@ Array = npt.NDArray[Any]
 Batch = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int]
 # length in tokens, shard, first token in the shard
 Document = tuple[int, int, int]
+Shards = list[tuple[Array, npt.NDArray[np.int64]]]
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Constants
@@ -74,9 +77,6 @@ SPECIAL_TOKENS = (BOS, "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>")
 # Documents that packing chooses from. With more no less is cropped, and the longest wait longer for their turn.
 PACKING_DOCUMENTS = 64
 PREFETCHED_BATCHES = 4
-PROBED_ROWS = 8  # on which it is tested that a model is not fooling the metric
-SURPRISE = 3.0  # nats by which the loss may rise where a row goes on as another one does; 0.1 to 0.4 is usual
-MOST_LEARNT = 0.02  # nats by which the loss on the same rows may fall during the evaluation
 EVAL_LOGITS_BYTES = 256 * 2**20  # the most that the float32 logits of one forward pass of the evaluation take
 
 
@@ -219,8 +219,16 @@ def make_dataloader(
         raise ValueError(f"A batch needs at least one row and one token, not {batch_size} x {seq_len}.")
     if tokenizer.vocab_size != snapshot.vocab_size:
         raise ValueError(f"The tokenizer is not the one of the snapshot in {snapshot.directory}.")
-    batches = _work_ahead(_batches(pack_rows(snapshot.directory, split, seq_len + 1, seed), batch_size))
-    return witness.timed(batches) if split == "train" else batches
+    address = handover.at_work()
+    if address and split == "val":
+        raise ValueError("The validation text is for the evaluator alone: a run trains, and hands its model over.")
+
+    def rows() -> Iterator[tuple[Array, int]]:
+        # Not before the first batch is asked for: the training text comes when its clock begins.
+        shards = _opened(handover.training_files(address)) if address else _shards(snapshot.directory, split)
+        yield from _pack(shards, seed if split == "train" else None, seq_len + 1)
+
+    return _work_ahead(_batches(rows(), batch_size))
 
 
 def pack_rows(directory: Path, split: "Split", row_length: int, seed: int = 0) -> Iterator[tuple[Array, int]]:
@@ -229,12 +237,30 @@ def pack_rows(directory: Path, split: "Split", row_length: int, seed: int = 0) -
     Best fit: a row takes the longest of the waiting documents that fits whole into what is left of it. Where none
     fits, the shortest is cropped and its rest dropped, so that there is no padding.
     """
-    shards = [
-        (np.asarray(np.load(path, mmap_mode="r")), np.load(offsets_path(path)))
-        for path in sorted(directory.glob(f"{split}_*.tokens.npy"))
-    ]
+    return _pack(_shards(directory, split), seed if split == "train" else None, row_length)
+
+
+def _shards(directory: Path, split: "Split") -> Shards:
+    """Tokens and the offsets of the documents in them, of each shard of a snapshot."""
+    paths = sorted(directory.glob(f"{split}_*.tokens.npy"))
+    return [(np.asarray(np.load(path, mmap_mode="r")), np.load(offsets_path(path))) for path in paths]
+
+
+def _opened(files: Mapping[str, int]) -> Shards:
+    """The same of files that are open under these descriptors, which this closes."""
+    found = {}
+    for name, descriptor in files.items():
+        with os.fdopen(descriptor, "rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, kind = np.lib.format.read_array_header_1_0(file)
+            found[name] = np.memmap(file, dtype=kind, mode="r", offset=file.tell(), shape=shape)
+    paths = [name for name in sorted(found) if ".tokens." in name]
+    return [(np.asarray(found[name]), np.array(found[offsets_path(Path(name)).name])) for name in paths]
+
+
+def _pack(shards: Shards, seed: int | None, row_length: int) -> Iterator[tuple[Array, int]]:
     tokens = [content for content, _ in shards]
-    documents = _documents([offsets for _, offsets in shards], seed if split == "train" else None)
+    documents = _documents([offsets for _, offsets in shards], seed)
     waiting: list[Document] = []  # sorted, shortest first
     epoch = 1
     while True:
@@ -318,89 +344,111 @@ def evaluate_bpb(model: Callable[[mx.array], mx.array], tokenizer: Tokenizer, ba
 
     The cross-entropy of every target in nats, over the bytes of text that the targets stand for, over ln 2; special
     tokens stand for none and are left out of both. It is comparable between vocabularies (Gao et al. 2020, The Pile,
-    section 3.1). `model` maps int32 (rows, MAX_SEQ_LEN) to logits (rows, MAX_SEQ_LEN, VOCAB_SIZE) and never sees the
-    targets. Raises ValueError where the logits have another shape, depend on later tokens, which are the targets, or
-    change from one evaluation to the next; under the loop the latter two end the run as void (witness.py).
+    section 3.1). `model` maps int32 (rows, MAX_SEQ_LEN) to logits (rows, MAX_SEQ_LEN, VOCAB_SIZE). It is traced, and
+    the graph computed in another process, evaluator.py, which a loop has started, or else this function: that process
+    runs none of the model's Python. A model with an `eval` method is put into that mode before.
+
+    Raises ValueError where the logits have another shape, where the model cannot be traced, with the line at which that
+    fails, where its predictions depend on later tokens, and where a run has had its one evaluation.
     """
     if batch_size < 1:
         raise ValueError(f"A batch needs at least one row, not {batch_size}.")
     snapshot = _current_snapshot(CACHE_DIR)
     if tokenizer.vocab_size != snapshot.vocab_size:
         raise ValueError(f"The tokenizer is not the one of the snapshot in {snapshot.directory}.")
-    with witness.evaluation():
-        with witness.reading_validation():
-            rows = validation_rows(snapshot.directory, snapshot.max_seq_len, snapshot.eval_tokens)
-            lengths = Tokenizer.from_directory(snapshot.directory).token_bytes[rows[:, 1:]]
-        row_bytes = snapshot.max_seq_len * snapshot.vocab_size * 4
-        step = max(1, min(batch_size, EVAL_LOGITS_BYTES // row_bytes))
-        begins = range(0, len(rows), step)
-        # Which rows are probed, and when, cannot be told from outside, or a model could behave for those.
-        start, probe_at = secrets.randbelow(len(rows)), secrets.choice(begins)
-        count = min(step, PROBED_ROWS)
-        probe, others = np.split(np.roll(rows, -start, axis=0)[: 2 * count], 2)
-        losses = np.empty(lengths.shape)
-        for begin in begins:
-            if begin == probe_at:
-                _require_causal(model, probe, others, snapshot.vocab_size)
-            block = rows[begin : begin + step]
-            losses[begin : begin + step] = _losses(_logits(model, block, snapshot.vocab_size), block)
-        again = _losses(_logits(model, rows[:count], snapshot.vocab_size), rows[:count])
-        learnt = losses[:count].mean() - again.mean()
-        if learnt > MOST_LEARNT:
-            witness.refuse(
-                f"the model learns while it is evaluated: on the same text it got better by {learnt:.3f} nats"
-            )
-        bits = float(losses[lengths > 0].sum()) / (math.log(2) * int(lengths.sum()))
-    witness.attest("val_bpb", bits, losses.size, snapshot.directory, snapshot.id)
-    return bits
+    row_bytes = snapshot.max_seq_len * snapshot.vocab_size * 4
+    rows = max(1, min(batch_size, EVAL_LOGITS_BYTES // row_bytes, snapshot.eval_tokens // snapshot.max_seq_len))
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "model.mlxfn"
+        try:
+            _trace(model, (rows, snapshot.max_seq_len), snapshot.vocab_size, graph)
+        except Untraceable:
+            if os.environ.get(handover.UNTRACED_VARIABLE) != "1":
+                raise
+            return _evaluate_here(model, rows)
+        with _evaluator() as address:
+            answer, _ = handover.ask(address, {"ask": "model", "rows": rows}, graph)
+    return float(answer["metric"])
 
 
-def _logits(model: Callable[[mx.array], mx.array], block: Array, vocab_size: int) -> mx.array:
-    """float32 (rows, MAX_SEQ_LEN, VOCAB_SIZE). Raises ValueError where the model gives something else."""
-    logits = model(mx.array(block[:, :-1]))
-    expected = (len(block), block.shape[1] - 1, vocab_size)
-    if type(logits) is not mx.array or logits.shape != expected:
-        raise ValueError(f"The model gives {getattr(logits, 'shape', type(logits))}, not logits {expected}.")
-    return logits.astype(mx.float32)
+class Untraceable(ValueError):
+    """The model's forward pass is more than a graph of MLX."""
 
 
-def _losses(logits: mx.array, block: Array) -> Array:
-    """The cross-entropy of each target in nats, float64 (rows, MAX_SEQ_LEN)."""
-    if mx.default_device() != mx.cpu:
-        of_targets = mx.take_along_axis(logits, mx.array(block[:, 1:])[..., None], axis=-1)[..., 0]
-        return np.asarray(mx.logsumexp(logits, axis=-1) - of_targets, dtype=np.float64)
-    # numpy's exp takes a fifth of the time of MLX's on a CPU.
-    scores = np.asarray(logits)
-    largest = scores.max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinite scores give a metric that is no number, which the caller refuses
-        totals = np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True)) + largest
-    chosen = np.take_along_axis(scores, block[:, 1:, None], axis=-1)
-    losses: Array = (totals - chosen)[..., 0].astype(np.float64)
-    return losses
+def _trace(model: Callable[[mx.array], mx.array], shape: tuple[int, int], vocab_size: int, graph: Path) -> None:
+    """Write the forward pass for tokens of this shape to `graph`. Raises Untraceable, and WrongShape."""
+    if isinstance(model, nn.Module):
+        model.eval()
+        mx.eval(model.parameters())  # or the graph would hold how they came about
+
+    def logits(tokens: mx.array) -> mx.array:
+        given = model(tokens)
+        expected = (*shape, vocab_size)
+        if type(given) is not mx.array or given.shape != expected:
+            raise WrongShape(f"The model gives {getattr(given, 'shape', type(given))}, not logits {expected}.")
+        return given.astype(mx.float32)
+
+    try:
+        mx.export_function(str(graph), logits, mx.zeros(shape, mx.int32))
+    except WrongShape:
+        raise
+    except Exception as error:
+        raise Untraceable(
+            f"The model cannot be traced{_line_of(error)}: {' '.join(str(error).split())[:200]}. Its forward pass has "
+            "to be MLX alone, without numpy, mx.eval and mx.checkpoint."
+        ) from None
 
 
-def _require_causal(model: Callable[[mx.array], mx.array], rows: Array, others: Array, vocab_size: int) -> None:
-    """Refuse a model whose logits depend on later tokens, or that knows how the validation text goes on.
+class WrongShape(ValueError):
+    """The model gives something else than logits."""
 
-    From some place on, each row goes on as one of the others does: before it nothing may change, and after it the loss
-    must be about that of any text.
-    """
-    seam = rows.shape[1] // 4 + secrets.randbelow(rows.shape[1] // 2)
-    spliced = np.concatenate([rows[:, :seam], others[:, seam:]], axis=1)
-    real, changed = _logits(model, rows, vocab_size), _logits(model, spliced, vocab_size)
-    # Rounding to bfloat16 moves a logit by a 256th of itself; float32 on a CPU repeats itself almost exactly.
-    relative, absolute = (1e-3, 1e-2) if mx.default_device() == mx.cpu else (0.02, 0.1)
-    if not mx.allclose(real[:, :seam], changed[:, :seam], relative, absolute, equal_nan=True).item():
-        witness.refuse(
-            "the model's logits depend on later tokens, which are what it should predict (or they are random): they "
-            "differ between two texts that are equal up to there"
-        )
-    usual, surprised = float(_losses(real, rows).mean()), float(_losses(changed, spliced)[:, seam:].mean())
-    if surprised - usual > SURPRISE:
-        witness.refuse(
-            f"the model knows the validation text: its loss is {usual:.2f} nats, and {surprised:.2f} where that text "
-            "goes on in another way"
-        )
+
+def _line_of(error: BaseException) -> str:
+    """Where in the person's code an exception came from."""
+    here = Path(__file__).resolve()
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() != here]
+    own = [frame for frame in frames if not {"site-packages", "dist-packages"} & {*Path(frame.filename).parts}]
+    return f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
+
+
+@contextmanager
+def _evaluator() -> Iterator[Path]:
+    """The socket of the evaluator: the loop's, or that of one which is started for the time of the block."""
+    if given := handover.at_work():
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        address = Path(folder) / "socket"
+        command = [sys.executable, str(Path(__file__).with_name("evaluator.py")), str(address)]
+        env = {**os.environ, "AUTORESEARCH_SNAPSHOT": _current_snapshot(CACHE_DIR).directory.name}
+        with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                process.stdout.readline()  # that it is ready
+                yield address
+            finally:
+                process.stdin.close()
+
+
+def _evaluate_here(model: Callable[[mx.array], mx.array], rows: int) -> float:
+    """The metric of a model that cannot be traced, computed by its own process: nothing vouches for it."""
+    import evaluator
+
+    if address := handover.at_work():
+        answer, files = handover.ask(address, {"ask": "rows"})
+        shards = _opened(dict(zip(answer["names"], files, strict=True)))
+    else:
+        shards = _shards(_current_snapshot(CACHE_DIR).directory, "val")
+    snapshot = _current_snapshot(CACHE_DIR)
+    text = _rows_of(shards, snapshot.max_seq_len, snapshot.eval_tokens)
+    lengths = Tokenizer.from_directory().token_bytes[text[:, 1:]]
+    total = 0.0
+    for begin in range(0, len(text), rows):
+        block = text[begin : begin + rows]
+        logits = np.asarray(model(mx.array(block[:, :-1])).astype(mx.float32))
+        losses, _, _ = evaluator.losses_of(logits, block, block, np.full(len(block), block.shape[1]))
+        total += float(losses[lengths[begin : begin + rows] > 0].sum())
+    return total / (math.log(2) * int(lengths.sum()))
 
 
 class TooFewTokens(ValueError):
@@ -412,8 +460,12 @@ def validation_rows(directory: Path, max_seq_len: int, eval_tokens: int) -> Arra
 
     Raises TooFewTokens where the validation documents do not give as many without repeating one.
     """
+    return _rows_of(_shards(directory, "val"), max_seq_len, eval_tokens)
+
+
+def _rows_of(shards: Shards, max_seq_len: int, eval_tokens: int) -> Array:
     count = eval_tokens // max_seq_len
-    packed = list(itertools.islice(pack_rows(directory, "val", max_seq_len + 1), count))
+    packed = list(itertools.islice(_pack(shards, None, max_seq_len + 1), count))
     # The epoch advances when the next document to wait for its turn is a repeated one.
     if packed[-1][1] > 1:
         whole = sum(epoch == 1 for _, epoch in packed)
@@ -422,14 +474,6 @@ def validation_rows(directory: Path, max_seq_len: int, eval_tokens: int) -> Arra
         )
     return np.stack([row for row, _ in packed])
 
-
-if _attested := os.environ.get("AUTORESEARCH_ATTEST"):  # a loop wants the harness's own word: agent/attest.py
-    witness.watch(
-        _attested,
-        sys.modules[__name__],
-        _current_snapshot(CACHE_DIR).directory.glob("val_*"),
-        float(os.environ.get("AUTORESEARCH_LONGEST_TRAINING") or math.inf),
-    )
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Command line

@@ -141,12 +141,16 @@ def attention_mask(length: int, window: int) -> mx.array | str:
     return (distance >= 0) & (distance < window)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str) -> mx.array:
-    """Softmax attention of normalised queries and keys; all (B, heads, T, HEAD_DIM)."""
+def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, training: bool) -> mx.array:
+    """Softmax attention of normalised queries and keys; all (B, heads, T, HEAD_DIM).
+
+    Outside training it is MLX alone, which the evaluation can trace.
+    """
     if isinstance(mask, str) or not ON_CPU:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mask)
     # Normalised, a score is at most HEAD_DIM**0.5, so the softmax needs no shift.
-    shares: Any = exp((q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2))
+    scores = (q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2)
+    shares: Any = exp(scores) if training else mx.exp(scores)
     weights = mx.where(mask, shares, 0.0)
     return (weights @ v) / weights.sum(axis=-1, keepdims=True)
 
@@ -179,7 +183,7 @@ class Attention(nn.Module):
             v = v + gate[..., None] * self.value_embedding(tokens).reshape(v.shape)
         q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
         q, k = norm(self.rope(q)), norm(self.rope(k))
-        y = attend(q, k, v, mask)
+        y = attend(q, k, v, mask, self.training)
         return self.out(y.transpose(0, 2, 1, 3).reshape(batch, length, WIDTH))
 
 
@@ -372,6 +376,8 @@ def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple
         return result
 
     def micro_step(inputs: np.ndarray, targets: np.ndarray, gradients: Any) -> tuple[float, Any]:
+        # A worker cannot compute what another thread has left lazy, such as an average of weights.
+        mx.eval(model.parameters())
         for replica in replicas[1:]:
             replica.update(model.parameters())
         parts = on_workers(run, steps, np.split(inputs, WORKERS), np.split(targets, WORKERS))
@@ -383,23 +389,6 @@ def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple
         return float(sum(losses)) / WORKERS, gradients
 
     return micro_step
-
-
-def on_all_workers(model: GPT) -> Callable[[mx.array], mx.array]:
-    """tokens (B, T) -> the model's logits, each worker's for a part of the rows."""
-    if WORKERS == 1:
-        return model
-
-    def run(tokens: np.ndarray) -> mx.array:
-        logits = model(mx.array(tokens))
-        mx.eval(logits)
-        return logits
-
-    def forward(tokens: mx.array) -> mx.array:
-        rows = np.array(tokens)
-        return mx.concatenate(list(on_workers(run, np.array_split(rows, min(WORKERS, len(rows))))))
-
-    return forward
 
 
 def check_loss(loss: float, step: int) -> None:
@@ -445,7 +434,7 @@ def main() -> None:
 
     steps, seconds = train(model, batches)
     evaluation = time.perf_counter()
-    val_bpb = evaluate_bpb(on_all_workers(model), tokenizer, EVAL_BATCH_SIZE)
+    val_bpb = evaluate_bpb(model, tokenizer, EVAL_BATCH_SIZE)
     print(f"evaluation: {time.perf_counter() - evaluation:.1f}s", flush=True)
     if not math.isfinite(val_bpb):
         sys.exit(f"Training failed: the evaluation gave {val_bpb}. A learning rate may be too high.")

@@ -227,7 +227,9 @@ def _show(sandbox: Sandbox, source: Path, target: Path, inside: Path, kind: Kind
 def _copy(source: Path, target: Path) -> None:
     """With times and rights; blocks are shared with the original where the file system can."""
     how = ["-cRp"] if sys.platform == "darwin" else ["-a", "--reflink=auto"]
-    done = subprocess.run([program("cp"), *how, "--", str(source), str(target)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("cp"), *how, "--", str(source), str(target)], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0 and not target.exists():
         raise AutoresearchError(f"{source} cannot be copied for a run: {done.stderr.strip()[:200]}")
 

@@ -93,7 +93,9 @@ def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, t
     assert loop.returncode == 0, errors
     assert (quick / "train.py").read_text() == mine and (quick / "program.md").read_text() == "goal\nand more\n"
     assert (quick / "numpy.py").exists() and not (quick / "notes.md").exists()
-    assert git(quick, "rev-parse", "elsewhere") == theirs and git(quick, "symbolic-ref", "--short", "HEAD").endswith("/t")
+    assert git(quick, "rev-parse", "elsewhere") == theirs and git(quick, "symbolic-ref", "--short", "HEAD").endswith(
+        "/t"
+    )
     assert sorted(git(quick, "status", "--porcelain").split()) == ["??", "D", "M", "M", "notes.md", "numpy.py"] + [
         "program.md", "train.py"
     ]  # fmt: skip

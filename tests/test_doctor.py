@@ -185,7 +185,10 @@ def test_a_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
     assert smoke["status"] == "ok" and smoke["message"].startswith("val_bpb 1.")
     assert before == (git(quick, "rev-parse", "HEAD"), sorted(quick.iterdir()), journal_path(quick, "t").read_text())
     assert git(quick, "status", "--porcelain") == ""
-    for text, words in [("raise SystemExit('no luck')", "exit code 1: no luck"), ("print('x')", "no line of the log matches")]:
+    for text, words in [
+        ("raise SystemExit('no luck')", "exit code 1: no luck"),
+        ("print('x')", "no line of the log matches"),
+    ]:
         (quick / "train.py").write_text(text)
         git(quick, "commit", "--quiet", "-am", "broken")
         (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")

@@ -1,0 +1,87 @@
+"""How a run and the evaluator talk: a socket over which a run asks for the training text and hands over its model.
+
+A request is a line of JSON, followed by as many bytes as it says; an answer is a line of JSON, with open files beside
+it where those were asked for. Nothing here imports MLX.
+"""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "AUTORESEARCH_EVALUATOR"
+UNTRACED_VARIABLE = "AUTORESEARCH_ALLOW_UNTRACED"
+LONGEST_LINE = 2**16
+FILES_AT_ONCE = 100
+LONGEST_ADDRESS = 100  # bytes; the system allows 104 to 108
+
+_moving = threading.Lock()
+
+
+class Refused(ValueError):
+    """The evaluator does not do what it was asked for; the text says why."""
+
+
+def at_work() -> Path | None:
+    """Return the socket of the evaluator that a loop has started beside this run; None where it runs by hand."""
+    given = os.environ.get(VARIABLE)
+    return Path(given) if given else None
+
+
+@contextmanager
+def reachable(address: Path) -> Iterator[str]:
+    """Give a name of `address` that is short enough for a socket."""
+    if len(os.fsencode(address)) <= LONGEST_ADDRESS:
+        yield str(address)
+        return
+    with _moving:  # the current folder is the whole process's
+        before = os.open(".", os.O_RDONLY)
+        try:
+            os.chdir(address.parent)
+            yield address.name
+        finally:
+            os.fchdir(before)
+            os.close(before)
+
+
+def ask(address: Path, request: dict[str, Any], content: Path | None = None) -> tuple[dict[str, Any], list[int]]:
+    """Send a request, with the bytes of `content`. Returns the answer and the descriptors of the files that came along.
+
+    Raises Refused with the evaluator's sentence, and where it is gone.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as line:
+            with reachable(address) as name:
+                line.connect(name)
+            size = content.stat().st_size if content else 0
+            line.sendall(json.dumps({**request, "bytes": size}).encode() + b"\n")
+            if content is not None:
+                with content.open("rb") as file:
+                    line.sendfile(file)
+            said, files = b"", []
+            while not said.endswith(b"\n") and len(said) < LONGEST_LINE:
+                more, came, _, _ = socket.recv_fds(line, LONGEST_LINE, FILES_AT_ONCE)
+                files += came
+                if not more:
+                    break
+                said += more
+            answer = json.loads(said)
+    except (OSError, ValueError) as error:
+        raise Refused(f"The evaluator does not answer ({error}).") from None
+    if "refused" in answer:
+        raise Refused(str(answer["refused"]))
+    return answer, files
+
+
+def training_files(address: Path) -> dict[str, int]:
+    """Return the files of the training text, by name, as open descriptors. The clock of the training runs from here."""
+    found: dict[str, int] = {}
+    while True:
+        answer, files = ask(address, {"ask": "train", "from": len(found)})
+        found.update(zip(answer["names"], files, strict=True))
+        if len(found) >= answer["of"]:
+            return found
