@@ -49,19 +49,20 @@ MOST_CLIENTS = 64
 # What an exported graph may consist of: arithmetic on its input and its own constants. Nothing that reads a file, talks
 # to other processes or holds a program of its own (custom kernels).
 PRIMITIVES = frozenset(
-    (
-        "Abs Add AddMM All And Any Arange ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTan2 ArcTanh ArgMax ArgMin ArgPartition "
-        "ArgReduce ArgSort AsStrided AsType BitwiseAnd BitwiseBinary BitwiseInvert BitwiseOr BitwiseXor BlockMaskedMM "
-        "Broadcast BroadcastAxes Ceil Concatenate Conjugate Contiguous Convolution Copy Cos Cosh CrossEntropy CumLogaddexp "
-        "CumMax CumMin CumProd CumSum Cummax Cummin Cumprod Cumsum Depends DivMod Divide DynamicSlice DynamicSliceUpdate "
-        "Equal Erf ErfInv Exp ExpandDims Expm1 Eye FFT Flatten Floor Full Gather GatherAxis GatherMM GatherQMM Greater "
-        "GreaterEqual Hadamard Imag LayerNorm LeftShift Less LessEqual Log Log10 Log1p Log2 LogAddExp LogSumExp LogicalAnd "
-        "LogicalNot LogicalOr MaskedScatter Matmul Max Maximum Mean Min Minimum Multiply NaNEqual Negative NotEqual "
-        "NumberOfElements Or Pad Partition Power Prod QQMatmul Quantize QuantizedMatmul RMSNorm RandomBits Real Reduce "
-        "Remainder Reshape RightShift RoPE Round Rsqrt ScaledDotProductAttention Scan Scatter ScatterAdd ScatterAxis "
-        "ScatterMax ScatterMin ScatterProd SegmentedMM Select Sigmoid Sign Sin Sinh Slice SliceUpdate Softmax Sort Split "
-        "Sqrt Square Squeeze StopGradient Subtract Sum Tan Tanh Transpose Unflatten View"
-    ).split()
+    """
+    Abs Add AddMM All And Any Arange ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTan2 ArcTanh ArgMax ArgMin
+    ArgPartition ArgReduce ArgSort AsStrided AsType BitwiseAnd BitwiseBinary BitwiseInvert BitwiseOr BitwiseXor
+    BlockMaskedMM Broadcast BroadcastAxes Ceil Concatenate Conjugate Contiguous Convolution Copy Cos Cosh
+    CrossEntropy CumLogaddexp CumMax CumMin CumProd CumSum Cummax Cummin Cumprod Cumsum Depends DivMod Divide
+    DynamicSlice DynamicSliceUpdate Equal Erf ErfInv Exp ExpandDims Expm1 Eye FFT Flatten Floor Full Gather
+    GatherAxis GatherMM GatherQMM Greater GreaterEqual Hadamard Imag LayerNorm LeftShift Less LessEqual Log Log10
+    Log1p Log2 LogAddExp LogSumExp LogicalAnd LogicalNot LogicalOr MaskedScatter Matmul Max Maximum Mean Min
+    Minimum Multiply NaNEqual Negative NotEqual NumberOfElements Or Pad Partition Power Prod QQMatmul Quantize
+    QuantizedMatmul RMSNorm RandomBits Real Reduce Remainder Reshape RightShift RoPE Round Rsqrt
+    ScaledDotProductAttention Scan Scatter ScatterAdd ScatterAxis ScatterMax ScatterMin ScatterProd SegmentedMM
+    Select Sigmoid Sign Sin Sinh Slice SliceUpdate Softmax Sort Split Sqrt Square Squeeze StopGradient Subtract
+    Sum Tan Tanh Transpose Unflatten View
+    """.split()
 )
 COMPILED = re.compile(r"Compiled\w*")
 

@@ -1,8 +1,8 @@
 """The harness's evaluator beside a run: a process outside the room that computes the metric from the exported model.
 
-A harness that knows the variable AUTORESEARCH_EVALUATOR has an `evaluator.py` beside it. The loop starts that before
-the run, in a room of its own that shows the whole snapshot, from the text of the session's first commit. It says by
-lines of JSON on its standard output what it sees: `ready`; `clock`, when it gives out the training text; `handed_over`,
+A harness that hands models over has an `evaluator.py` beside it. The loop starts that before the run, in a room of its
+own that shows the whole snapshot, from the text of the session's first commit, and tells the run where its socket is
+(AUTORESEARCH_EVALUATOR). It says by lines of JSON on its standard output what it sees: `ready`; `clock`, when it gives out the training text; `handed_over`,
 when a model has arrived; then `answer` with the metric, or `refused` with the reason why the run is void.
 """
 
@@ -26,7 +26,7 @@ from agent.runner import end_all
 from agent.sandbox import Layout, Sandbox, Shown
 from agent.workspace import Workspace
 
-VARIABLE, SCRIPT = "AUTORESEARCH_EVALUATOR", "evaluator.py"
+VARIABLE, SCRIPT, HANDED_OVER = "AUTORESEARCH_EVALUATOR", "evaluator.py", "handed_over"
 REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
 SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
 READY_SECONDS = 30.0
@@ -92,7 +92,7 @@ def speaks(workspace: Workspace, commit: str, paths: list[str]) -> str | None:
     """Return the folder, relative to the workspace, of a harness with an evaluator; None where there is none."""
     for path in paths:
         folder = str(Path(path).parent)
-        if VARIABLE in (workspace.show(commit, path) or "") and workspace.show(commit, str(Path(folder) / SCRIPT)):
+        if HANDED_OVER in (workspace.show(commit, str(Path(folder) / SCRIPT)) or ""):
             return folder
     return None
 
