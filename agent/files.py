@@ -19,6 +19,7 @@ READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # A part file is new, or the writing fails: nobody can lay a link there first.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MB = 2**20
+TAIL = 8192  # bytes
 
 
 class Unusable(OSError):
@@ -88,6 +89,18 @@ def read_end(path: Path, most: int) -> bytes:
             parts.append(part)
             left -= len(part)
     return b"".join(parts)
+
+
+def last_lines(path: Path, count: int = 1) -> list[str]:
+    """Return the last non-empty lines of a log, however long it is; carriage returns count as line ends.
+
+    None where it is no plain file.
+    """
+    try:
+        text = read_end(path, TAIL).decode(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]
 
 
 def read_text(path: Path, most: int) -> str:

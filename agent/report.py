@@ -13,14 +13,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent import protocol
-from agent.errors import PreconditionError, UsageError
+from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.estimate import estimate
 from agent.experiment import Evidence, Experiment
+from agent.files import write_whole
 from agent.fingerprint import differences
+from agent.format import plain
 from agent.ideas import change_of, ideas_of
-from agent.journal import read
+from agent.journal import NO_EVENT, damaged, read
 from agent.paths import find_session, journal_path, state_folder
-from agent.proposers.notes import plain
 from agent.protocol import Protocol
 from agent.state import State, gain, replay
 from agent.summary import summarize
@@ -42,9 +43,7 @@ def write_report(workspace: Workspace, tags: Sequence[str], out: Path | None = N
     svg = chart.alone(data["sessions"])
     files = {"index.html": page.render(data).encode(), "progress.svg": svg.encode(), "progress.png": chart.png(svg)}
     for name, content in files.items():
-        part = folder / f".{name}.part"
-        part.write_bytes(content)
-        part.replace(folder / name)
+        write_whole(folder / name, content, durable=False)
     return [folder / name for name in files]
 
 
@@ -76,7 +75,10 @@ def _folder(workspace: Workspace, tags: Sequence[str]) -> Path:
 
 def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
     events = list(read(journal_path(workspace.folder, tag)))
-    state = replay(events)
+    try:
+        state = replay(events)
+    except NO_EVENT as error:
+        raise AutoresearchError(damaged(journal_path(workspace.folder, tag), error)) from None
     about = state.session
     if about is None or not state.experiments:
         raise PreconditionError(

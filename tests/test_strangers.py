@@ -116,4 +116,4 @@ def test_no_wait_is_longer_than_an_hour(wanted: float) -> None:
 
 def test_a_search_that_fails_says_so_in_a_sentence() -> None:
     with pytest.raises(Exhausted, match="AttributeError"):
-        SearchProposer().ask(context(incumbent=None))
+        SearchProposer().ask(context(files={"train.py": None}))
