@@ -18,6 +18,10 @@ _HIDDEN = re.compile(
 )
 
 
+class Painted(str):
+    """A line with a terminal's codes that the program itself has put there."""
+
+
 def plain(text: str) -> str:
     """Remove control characters, terminals' escapes, what turns text around and zero-width signs; keep lines and tabs.
 
@@ -32,9 +36,13 @@ def block(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """As `plain`, with runs of tabs, newlines and other controls as one space."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", _SEQUENCES.sub("", text))
-    return _HIDDEN.sub("", text).strip()
+    """Tabs, newlines and other controls as spaces, without what is hidden: a line that is read as it stands there."""
+    return flat(text).strip()
+
+
+def flat(text: str) -> str:
+    """As `one_line`, with spaces at the ends as they are: for a part of a line."""
+    return _HIDDEN.sub("", re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text))
 
 
 def fence(*texts: str) -> str:

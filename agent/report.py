@@ -18,7 +18,7 @@ from agent.estimate import estimate
 from agent.experiment import Evidence, Experiment
 from agent.files import write_whole
 from agent.fingerprint import differences
-from agent.format import plain
+from agent.format import block, plain
 from agent.ideas import change_of, ideas_of
 from agent.journal import NO_EVENT, damaged, read
 from agent.paths import find_session, journal_path, state_folder
@@ -115,6 +115,10 @@ def _clean(experiment: Experiment) -> Experiment:
 
 def _text(text: str) -> str:
     return re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", plain(text))
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", block(text))
 
 
 def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
@@ -250,7 +254,11 @@ def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
     assert baseline is not None and best is not None
     changed = sorted({path for e in state.experiments if e.verdict.status == "keep" for path in e.files})
     texts = [
-        {"path": path, "before": workspace.show(baseline.commit, path), "after": workspace.show(best.commit, path)}
+        {
+            "path": _text(path),
+            "before": _shown(workspace.show(baseline.commit, path)),
+            "after": _shown(workspace.show(best.commit, path)),
+        }
         for path in changed
     ]
     return [each for each in texts if each["before"] != each["after"]]
@@ -277,4 +285,4 @@ def _commands(rules: Protocol, prefix: str, state: State) -> list[dict[str, str]
         picked = " ".join(e.commit[:12] for e in kept)
         found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
     found.append(("Go on where it stopped", f"autoresearch run --tag {tag}"))
-    return [{"says": says, "command": command} for says, command in found]
+    return [{"says": _text(says), "command": _text(command)} for says, command in found]

@@ -12,6 +12,7 @@ from typing import Any
 from agent import lock
 from agent.errors import PreconditionError
 from agent.experiment import Experiment
+from agent.format import one_line
 from agent.journal import fold
 from agent.paths import find_session, journal_path, state_folder, stop_file
 from agent.state import Spent, State
@@ -66,7 +67,7 @@ def lines(data: dict[str, Any]) -> list[str]:
         shown.append("running")
     else:
         shown.append(f"not running: {data['ended'] or 'it was cut off; the same `run --tag` goes on'}")
-    return shown
+    return [one_line(line) for line in shown]
 
 
 def watch(workspace: Path, tag: str | None) -> None:
