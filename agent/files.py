@@ -138,6 +138,35 @@ def write_whole(path: Path, content: bytes | str, mode: int | None = None, *, du
         _sync_folder(path.parent)
 
 
+def remove_tree(top: Path) -> None:
+    """Remove a folder with all in it, however deep it is nested and whatever its permissions; never follow a link.
+
+    What lies deeper is first moved up beside the rest: no path gets longer than the system takes, and nothing recurs.
+    Files that cannot be removed stay, and the folder with them.
+    """
+    if top.is_symlink() or not top.is_dir():
+        return
+    left = [top]
+    while left:
+        folder = left.pop()
+        with contextlib.suppress(OSError):
+            folder.chmod(stat.S_IRWXU)
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                with contextlib.suppress(OSError):
+                    if not entry.is_dir(follow_symlinks=False):
+                        Path(entry.path).unlink()
+                        continue
+                    inner = Path(entry.path)
+                    inner.chmod(stat.S_IRWXU)
+                    left.append(inner.rename(top / secrets.token_hex(12)))
+        if folder != top:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    with contextlib.suppress(OSError):
+        top.rmdir()
+
+
 def _sync_folder(folder: Path) -> None:
     """Put a rename on the disk, where the system can."""
     with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.files import Unusable, read_bounded, read_end, write_whole
+from agent.files import Unusable, read_bounded, read_end, remove_tree, write_whole
 
 MIB = 2**20
 
@@ -97,3 +97,29 @@ def test_write_keeps_the_mode_and_leaves_no_part(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_whole(folder, b"cannot be replaced by a file")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def nested(folder: Path, depth: int) -> None:
+    """`depth` folders within each other, longer than any path may be."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("inner-folder", dir_fd=here)
+        inner = os.open("inner-folder", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+
+
+def test_a_tree_is_removed_however_deep(tmp_path: Path) -> None:
+    top, other = tmp_path / "top", tmp_path / "other"
+    top.mkdir()
+    other.mkdir()
+    (other / "mine").write_text("mine")
+    nested(top, 3000)
+    (top / "link").symlink_to(other)
+    os.mkfifo(top / "pipe")
+    (top / "closed" / "inside").mkdir(parents=True)
+    (top / "closed").chmod(0)
+    remove_tree(top)
+    assert not top.exists() and (other / "mine").read_text() == "mine"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent import runner
 from agent.experiment import Experiment, Proposal
-from agent.files import last_lines, read_end, write_whole
+from agent.files import last_lines, read_end, remove_tree, write_whole
 from agent.format import fenced
 from agent.proposers import notes, scratch
 from agent.proposers.base import Away, Context, NoIdea
@@ -181,6 +181,9 @@ class CommandProposer:
             attempt = Attempt(replace(changes, dropped=dropped), failure, lasting)
             # While the copy is still there: removing it may take a while.
             self._left.write(context, name, draft, attempt)
+            # Here and not by the folder's own end, which recurs as deep as an agent has nested its folders.
+            remove_tree(copy.top)
+            remove_tree(temporary)
             return attempt
 
     def _instructions(self, context: Context, why: str) -> str:
