@@ -151,8 +151,7 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
         key=lambda path: path.lstat().st_mtime,
         reverse=True,
     )
-    if not paths:
-        find_session(folder, None)
+    find_session(folder, None)
     holder = lock.holder(state_folder(folder))
     return [_session(path, holder is not None and holder.tag == path.parent.name) for path in paths]
 
