@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agent.cli import app
-from agent.errors import AutoresearchError, Interrupted, Violation
+from agent.errors import AutoresearchError, Interrupted, UsageError, Violation
 from agent.events import Event
 from agent.experiment import Experiment, Proposal, Run, Verdict
 from agent.files import remove_tree
@@ -28,15 +28,18 @@ from agent.paths import came_with_the_repository, own_log
 from agent.proposers import scratch
 from agent.proposers.base import Away, Context, Exhausted
 from agent.proposers.briefing import briefing
+from agent.proposers.cost import price_of
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.scratch import Scratch
 from agent.proposers.search import SearchProposer
+from agent.proposers.wire import Model
 from agent.protocol import Protocol, load
 from agent.results import render
 from agent.state import State
 from agent.views import ndjson
 from agent.views import plain as plain_view
 from tests.conftest import ROOT, Cli, git
+from tests.model_server import model_server, reply
 from tests.test_files import nested
 
 TEXT = "RATE = 0.1  # search: 0.001..10 log\nDEPTH = 4  # search: 1..16\n"
@@ -250,8 +253,8 @@ def test_journals_that_are_no_files(session: Path) -> None:
 def test_a_journal_that_a_server_has_poisoned_replays(tmp_path: Path, told: object) -> None:
     path = tmp_path / "journal.jsonl"
     asked = {"number": 1, "model": "m", "input_tokens": 1000, "output_tokens": 200, "dollars": 0.5}
-    poisoned = {"number": 1, "model": "m", "input_tokens": told, "output_tokens": told, "dollars": told}
-    events = [
+    poisoned: dict[str, Any] = {"number": 1, "model": "m", "input_tokens": told, "output_tokens": told, "dollars": told}
+    events: list[tuple[str, dict[str, Any]]] = [
         ("session", {"base": "b"}),
         ("calling", asked),
         ("called", poisoned),
@@ -261,6 +264,29 @@ def test_a_journal_that_a_server_has_poisoned_replays(tmp_path: Path, told: obje
     state = fold(path)
     assert state.spent[1].dollars == 0.5 and state.spent[1].input_tokens == 1000
     assert state.cost.dollars >= 0.5
+
+
+@pytest.mark.parametrize("price", ["nan", "inf", "-1", "true", '"1"', "1" + "0" * 400, "1979-05-27"])
+def test_a_price_table_that_is_none_is_a_sentence(tmp_path: Path, price: str) -> None:
+    (tmp_path / "prices.toml").write_text(f'["http:scripted"]\ninput = {price}\noutput = 1\n')
+    with pytest.raises(UsageError, match="price table"):
+        price_of(Model("http", "scripted", "openai", "http://127.0.0.1"), tmp_path / "prices.toml")
+
+
+@pytest.mark.parametrize("told", [-(10**12), "12", 10**15, None, 0.5, True])
+def test_no_usage_lowers_what_is_spent(quick: Path, cli: Cli, told: object) -> None:
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    usage = {"prompt_tokens": told, "completion_tokens": told}
+    content = {"choices": [{"message": {"content": "nothing to use"}, "finish_reason": "stop"}], "usage": usage}
+    with model_server(lambda _: lambda handler: reply(handler, 200, content)) as server:
+        model = f"{server.url} scripted"
+        flags = ("--model", model, "--proposer", "llm", "--max-cost", "33", "--max-experiments", "2")
+        done = cli(quick, "run", "--tag", "t", "--no-setup", "--no-keep-awake", *flags)
+    assert done.returncode == 0 and "of --max-cost 33 is spent" in done.stderr, done.stderr
+    assert len(server.requests) == 2  # at 16 dollars each at worst
+    assert fold(journal_of(quick)).cost.dollars == 32
+    assert cli(quick, "status").returncode == 0
 
 
 def test_state_that_came_with_the_repository_is_not_believed(session: Path, cli: Cli) -> None:
