@@ -17,7 +17,10 @@ from typing import Any
 
 import pytest
 
+from agent import guess
 from agent.cli import app
+from agent.curves import curve
+from agent.draft import budget_of
 from agent.errors import AutoresearchError, Interrupted, UsageError, Violation
 from agent.events import Event
 from agent.experiment import Experiment, Proposal, Run, Verdict
@@ -25,6 +28,7 @@ from agent.files import remove_tree
 from agent.format import fenced
 from agent.journal import fold
 from agent.paths import came_with_the_repository, own_log
+from agent.progress import reading
 from agent.proposers import scratch
 from agent.proposers.base import Away, Context, Exhausted
 from agent.proposers.briefing import briefing
@@ -36,8 +40,11 @@ from agent.proposers.wire import Model
 from agent.protocol import Protocol, load
 from agent.results import render
 from agent.state import State
+from agent.surface import Surface
 from agent.views import ndjson
 from agent.views import plain as plain_view
+from agent.views.text import duration, figure
+from agent.watch import Curves, Watch
 from tests.conftest import ROOT, Cli, git
 from tests.model_server import model_server, reply
 from tests.test_files import nested
@@ -448,3 +455,31 @@ def test_a_copys_git_is_only_read_inside(tmp_path: Path, head: str) -> None:
     copy, about = copy_of(tmp_path)
     (copy.top / ".git" / "HEAD").write_text(head)
     assert scratch.changes(copy, about).dropped
+
+
+def test_output_of_a_foreign_command_is_read_in_its_length() -> None:
+    began = time.monotonic()
+    assert guess.in_lines("a" * 200_000 + "\nloss: 1.5\n" + f"{'n' * 300}: 1\nscore: {'1' * 400}\n")[0].name == "loss"
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("text", ["1.2.3", "1" * 400, "0", "..."])
+def test_a_budget_that_is_no_time_is_none(text: str) -> None:
+    surface = Surface(("t.py",), (), (), ("t.py",), "")
+    assert budget_of(surface, {"t.py": f"TIME_BUDGET = {text}\n"}, None).seconds is None
+    assert budget_of(surface, {"t.py": f"TIME_BUDGET = {text}\nMAX_SECONDS = 7\n"}, None).seconds == 7
+
+
+NINES = "9" * 4000
+
+
+@pytest.mark.parametrize("text", ["eta 1e999s loss 1.0", f"loss {NINES} 50%", f"step {NINES}/{NINES} loss 1"])
+def test_a_log_of_a_run_can_be_looked_at(tmp_path: Path, text: str) -> None:
+    said = reading([text])
+    assert all(value is None or value < 1e13 for value in (said.done, said.loss, said.left, said.tokens_per_second))
+    curve(f"{text} loss: 2.0 50%\n")
+    path = tmp_path / "run.log"
+    os.mkfifo(path)
+    Watch(path, 60.0, None, None)(1.0)
+    assert Curves().of([Run(1.0, 1.0, log=str(path))]) == ()
+    assert duration(float("inf")) == "?" and figure(float("nan"))
