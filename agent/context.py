@@ -9,13 +9,16 @@ from typing import Any
 
 from agent.drycheck import why_not
 from agent.experiment import Experiment, Value
+from agent.files import read_text
 from agent.fingerprint import snapshot
 from agent.measure import Bench
+from agent.names import linked_part
 from agent.proposers.base import Context
 from agent.protocol import Protocol
 
 PROGRAM = "program.md"
 LONGEST_PROGRAM = 20_000
+LARGEST_PROGRAM = 2**24  # bytes
 
 
 def context_of(
@@ -86,8 +89,9 @@ def _rules(protocol: Protocol, training_seconds: float | None) -> str:
 
 def _may_be_made(folder: Path, protocol: Protocol, path: str) -> bool:
     """Whether a candidate may bring a new file: never in the place of an untracked one, which is a person's."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or not protocol.mutable_surface.allows(path):
+    if path in (where for _, where in protocol.written) or not protocol.mutable_surface.allows(path):
+        return False
+    if linked_part(folder, path) is not None:
         return False
     below_a_file = any((folder / parent).is_file() for parent in PurePosixPath(path).parents)
     return not below_a_file and not os.path.lexists(folder / path)
@@ -99,6 +103,6 @@ def _guarded(protocol: Protocol) -> list[str]:
 
 def _program(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")[:LONGEST_PROGRAM]
+        return read_text(path, LARGEST_PROGRAM)[:LONGEST_PROGRAM]
     except OSError:
         return ""

@@ -91,7 +91,7 @@ def point(line: str, seconds: float = math.nan) -> Point | None:
     if loss is None:
         return None
     if count := COUNT.search(line):
-        done, of = int(count[1]), int(count[2])
+        done, of = float(count[1]), float(count[2])  # of any number of digits
         fraction = done / of if of else math.inf
     elif percent := PERCENT.search(line):
         fraction = float(percent[1]) / 100

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.discover import Candidate, Files
 from agent.guess import Found
+from agent.protocol import LONGEST_SECONDS
 from agent.surface import Surface
 
 ROOM, SHORTEST_LIMIT = 3, 60.0
@@ -38,13 +39,25 @@ class Budget:
 def budget_of(surface: Surface, files: Files, wanted: float | None) -> Budget:
     texts = [files[path] for path in surface.read]
     honoured = any(VARIABLE in text for text in texts)
-    named = next((match for text in texts for form in (BUDGET, DEFAULT) for match in form.finditer(text)), None)
+    found = (
+        (match[1], _seconds(match[2])) for text in texts for form in (BUDGET, DEFAULT) for match in form.finditer(text)
+    )
+    named = next(((name, seconds) for name, seconds in found if seconds is not None), None)
     if wanted is not None:
         blind = "" if honoured else f", but nothing that the command reads looks at {VARIABLE}"
         return Budget(wanted, honoured, f"you named it{blind}")
     if named is not None:
-        return Budget(float(named[2]), honoured, f"{named[1]} in the code")
+        return Budget(named[1], honoured, f"{named[0]} in the code")
     return Budget(None, honoured, "no time budget is seen in the code")
+
+
+def _seconds(text: str) -> float | None:
+    """None for what is no time, such as 1.2.3 or a number of 400 digits."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= LONGEST_SECONDS else None
 
 
 def network_of(surface: Surface, files: Files) -> tuple[str, str]:

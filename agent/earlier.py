@@ -8,8 +8,7 @@ from typing import Any
 
 from agent.errors import AutoresearchError
 from agent.experiment import Experiment
-from agent.journal import read
-from agent.state import replay
+from agent.journal import fold
 
 
 def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int) -> list[Sequence[Experiment]]:
@@ -25,7 +24,7 @@ def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int)
         if most <= 0:
             break
         try:
-            state = replay(read(path))
+            state = fold(path)
         except (AutoresearchError, OSError):
             continue
         if state.session is not None and state.session.get("fingerprint") == fingerprint:

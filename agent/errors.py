@@ -14,6 +14,12 @@ AutoresearchError                  a sentence: what happened, where, what to do 
     └── NoMetric                   it ended well, but its log holds no number to judge by
 """
 
+from __future__ import annotations
+
+from agent.format import one_line
+
+LONGEST_FAULT = 300  # characters
+
 
 class AutoresearchError(Exception):
     """Ends the program with its sentence on stderr and `exit_code`; never with a traceback unless --debug."""
@@ -75,3 +81,12 @@ def explain(error: OSError) -> str:
     """The sentence for what the system refuses."""
     where = f" ({error.filename})" if error.filename else ""
     return f"the system says {error.strerror or error}{where}: mend that, then run again"
+
+
+def fault(error: Exception) -> str:
+    """An unexpected exception in a line: its type and what it says."""
+    try:
+        said = one_line(str(error))[:LONGEST_FAULT]
+    except Exception:  # an error that cannot even say what it is
+        said = ""
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -106,7 +106,7 @@ def evaluator(
     reference: the losses of the incumbent, which it compares with; losses: where those of this run go.
     Raises AutoresearchError where it does not start.
     """
-    for name in ("evaluator", "evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
+    for name in ("evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
         (base / name).mkdir()
     socket = base / "evaluator" / "socket"
     written = base / "losses" / "losses.npy"

@@ -5,7 +5,6 @@ Functions of texts alone. A number is offered only if `metrics.extract` finds it
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from agent.errors import NoMetric
 from agent.metrics import extract, last_json
-from agent.protocol import Metric
+from agent.protocol import LONGEST_NAME, Metric
 
 Direction = Literal["minimize", "maximize"]
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -55,6 +54,8 @@ PAIR = re.compile(
     rf'(?P<between>"?[ \t]*[:=][ \t]*|[ \t]+)(?P<number>{NUMBER})(?![\w.,]*\d)',
     re.IGNORECASE,
 )
+LONG_LINE = re.compile(r"[^\n]{2000,}")
+LARGEST = 1e300
 LONGEST_TEXT, MOST_NAMES, LONGEST_EXAMPLE = 200_000, 60, 4000
 
 
@@ -132,11 +133,13 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
 def in_lines(text: str) -> list[Found]:
     """Numbers behind a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`; of a name that recurs the last."""
     found: dict[str, Found] = {}
+    # A line without end, such as a picture in base64, tells nothing and takes the square of its length.
+    text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
     for match in list(PAIR.finditer(text, max(0, len(text) - LONGEST_TEXT)))[::-1]:
         label = f"{match['before']}{match['name']}{match['unit'] or ''}"
         name = slug(label)
         bare = not re.search("[:=]", match["between"])
-        if name in found or len(found) >= MOST_NAMES or (bare and meaning(name)[0] is None):
+        if name in found or len(found) >= MOST_NAMES or len(name) > LONGEST_NAME or (bare and meaning(name)[0] is None):
             continue
         if (candidate := _in_line(text, match, label)) is not None:
             found[name] = candidate
@@ -187,7 +190,7 @@ def _in_line(text: str, match: re.Match[str], label: str) -> Found | None:
         try:
             if _value(rule, text) == _value(rule, rule["exampleStdout"]) == value:
                 return _found(slug(label), value, rule, where)
-        except NoMetric:
+        except (NoMetric, ValueError):  # also a pattern that is longer than any may be
             continue
     return None
 
@@ -222,5 +225,5 @@ def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
     elif isinstance(value, list):
         for index, inner in enumerate(value[:20]):
             yield from _leaves(inner, (*keys, str(index)))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
         yield keys, float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
@@ -13,16 +14,17 @@ from agent import lock, protocol
 from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.estimate import estimate
 from agent.experiment import Experiment, Run
-from agent.journal import read
-from agent.measure import last_lines
-from agent.paths import find_session, journal_path, state_folder
+from agent.files import Unusable, last_lines, open_plain
+from agent.journal import fold
+from agent.paths import find_session, journal_path, own_log, state_folder
 from agent.standing import standing
-from agent.state import Pending, Spent, State, gain, replay
+from agent.state import Pending, Spent, State, gain
 from agent.workspace import Workspace
 
 SHORTEST_HASH = 4
 TAIL_LINES = 12
 POLL_SECONDS = 0.3
+BLOCK = 2**20
 
 
 def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         "cost": asdict(state.spent.get(found.number, Spent())),
         "diff": _change(folder, found),
         "log": logs[-1] if logs else None,
-        "log_tail": last_lines(Path(logs[-1]), TAIL_LINES) if logs else [],
+        "log_tail": _tail(folder, logs[-1]) if logs else [],
     }
 
 
@@ -96,33 +98,60 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     if run is not None and not 1 <= run <= len(logs):
         has = f"{len(logs)} runs, numbered from 1" if len(logs) > 1 else "one run"
         raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}: it has {has}")
-    path = Path(logs[(run or len(logs)) - 1])
-    if not path.is_file():
-        raise PreconditionError(f"the log {path} of experiment #{found.number} is gone: it was deleted or moved")
+    name = logs[(run or len(logs)) - 1]
+    try:
+        path = own_log(folder, name, _artifact(folder))
+        open_plain(path).close()
+    except FileNotFoundError:
+        raise PreconditionError(
+            f"the log {name} of experiment #{found.number} is gone: it was deleted or moved"
+        ) from None
+    except Unusable as fault:
+        raise PreconditionError(f"the log {name} of experiment #{found.number} {fault}: it is not shown") from None
     return path
 
 
 def follow(folder: Path, path: Path, go_on: bool) -> Iterator[str]:
     """A log's text from its beginning; with `go_on` as it grows, until its run is over."""
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    with open_plain(path) as file:
         while True:
             last = not go_on or not _is_written(folder, path)
-            text = file.read()
-            if text:
-                yield text
+            some = False
+            while block := file.read(BLOCK):
+                some = True
+                yield decoder.decode(block)
             if last:
+                yield decoder.decode(b"", final=True)
                 return
-            if not text:
+            if not some:
                 time.sleep(POLL_SECONDS)
+
+
+def _tail(folder: Path, log: str) -> list[str]:
+    """The last lines of a log; none where it is none of the workspace's."""
+    try:
+        return last_lines(own_log(folder, log, _artifact(folder)), TAIL_LINES)
+    except Unusable:
+        return []
+
+
+def _artifact(folder: Path) -> str | None:
+    """Where the protocol keeps the baseline's log; None where there is no protocol that can be read."""
+    try:
+        return protocol.load(folder).provenance.baseline_artifact_path
+    except AutoresearchError:
+        return None
 
 
 def sessions(folder: Path) -> list[dict[str, Any]]:
     """One entry for every tag, the one last worked on first. A damaged journal is an entry with its error."""
     paths = sorted(
-        (state_folder(folder) / "sessions").glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True
+        (state_folder(folder) / "sessions").glob("*/journal.jsonl"),
+        key=lambda path: path.lstat().st_mtime,
+        reverse=True,
     )
-    if not paths:
-        find_session(folder, None)
+    find_session(folder, None)
     holder = lock.holder(state_folder(folder))
     return [_session(path, holder is not None and holder.tag == path.parent.name) for path in paths]
 
@@ -130,7 +159,7 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
 def load(folder: Path, tag: str | None) -> tuple[str, State]:
     """The tag that is meant and its state. Raises PreconditionError where there is none."""
     tag = find_session(folder, tag)
-    state = replay(read(journal_path(folder, tag)))
+    state = fold(journal_path(folder, tag))
     if state.session is None:
         raise PreconditionError(
             f"session {tag} ended before it began: start it again with `autoresearch run --tag {tag}`"
@@ -230,14 +259,14 @@ def _is_written(folder: Path, path: Path) -> bool:
     holder = lock.holder(state_folder(folder))
     if holder is None:
         return False
-    pending = replay(read(journal_path(folder, holder.tag))).pending
+    pending = fold(journal_path(folder, holder.tag)).pending
     return pending is not None and pending.started is not None and pending.started["log"] == str(path)
 
 
 def _session(path: Path, running: bool) -> dict[str, Any]:
-    tag, at = path.parent.name, path.stat().st_mtime
+    tag, at = path.parent.name, path.lstat().st_mtime
     try:
-        state = replay(read(path))
+        state = fold(path)
     except AutoresearchError as error:
         return {"tag": tag, "error": str(error), "running": running, "last_activity": at}
     session, best, stands = state.session, state.incumbent, standing(state)

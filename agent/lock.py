@@ -13,6 +13,9 @@ import psutil
 from filelock import FileLock, Timeout
 
 from agent.errors import PreconditionError
+from agent.files import read_bounded, write_whole
+
+LARGEST_NOTE = 4096
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def hold(state_folder: Path, tag: str) -> Iterator[None]:
     note = _note(state_folder)
     try:
         me = Holder(os.getpid(), psutil.Process().create_time(), tag)
-        note.write_text(json.dumps(asdict(me)))
+        write_whole(note, json.dumps(asdict(me)), durable=False)
         yield
     finally:
         note.unlink(missing_ok=True)
@@ -51,9 +54,11 @@ def hold(state_folder: Path, tag: str) -> Iterator[None]:
 def holder(state_folder: Path) -> Holder | None:
     """The loop that runs now, if one does."""
     try:
-        found = Holder(**json.loads(_note(state_folder).read_bytes()))
+        found = Holder(**json.loads(read_bounded(_note(state_folder), LARGEST_NOTE)))
+        if not isinstance(found.tag, str) or isinstance(found.pid, bool):
+            return None
         alive = abs(psutil.Process(found.pid).create_time() - found.born) < 1
-    except (OSError, ValueError, TypeError, psutil.Error):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, psutil.Error):
         return None
     return found if alive else None
 

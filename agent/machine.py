@@ -14,12 +14,12 @@ import psutil
 from agent import awake, fingerprint
 from agent.check import Check
 from agent.errors import AutoresearchError
-from agent.journal import read
+from agent.files import read_bounded
+from agent.journal import fold
 from agent.measure import LEAST_ROOM
 from agent.paths import state_folder
 from agent.protocol import Protocol
 from agent.sandbox import choose
-from agent.state import replay
 from agent.workspace import FALLBACK_IDENTITY, Workspace
 
 # A night writes little, but a full disk ends it: uv, data and logs share the room.
@@ -112,19 +112,19 @@ def _memory(workspace: Workspace) -> Check:
 def _peak(workspace: Workspace) -> float | None:
     """Bytes at the peak of the last run that told: of the session worked on last, or of the kept baseline."""
     folder = state_folder(workspace.folder)
-    paths = sorted(folder.glob("sessions/*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    paths = sorted(folder.glob("sessions/*/journal.jsonl"), key=lambda path: path.lstat().st_mtime, reverse=True)
     for path in paths:
         try:
-            experiments = replay(read(path)).experiments
-        except AutoresearchError:
+            experiments = fold(path).experiments
+        except (AutoresearchError, OSError):
             continue
         for run in (run for each in reversed(experiments) for run in reversed(each.runs)):
             if "peak_vram_mb" in run.secondary:
                 return run.secondary["peak_vram_mb"] * MB
     try:
-        kept = json.loads((folder / "create" / "baseline.json").read_bytes())
+        kept = json.loads(read_bounded(folder / "create" / "baseline.json", 2**24))
         return float(kept["run"]["secondary"]["peak_vram_mb"]) * MB
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

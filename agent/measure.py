@@ -202,7 +202,7 @@ def opened(
         command=bench.protocol.execution.command, read=() if bench.harness else (fingerprint.cache_folder(),)
     )
     if bench.harness is not None and snapshot is not None:
-        furniture = replace(furniture, hide_texts=True, cache=_without_texts(snapshot), hidden=_source(bench.harness))
+        furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(bench.harness))
     elif not bench.harness:
         furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(fingerprint.cache_folder())})
     with room.opened(bench.sandbox, bench.workspace, commit, bench.lent, furniture, files=files, key=key) as place:
@@ -243,7 +243,7 @@ def execute(
     if bench.training_seconds is not None:
         env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
     if beside is not None:
-        env[evaluation.VARIABLE] = str(beside.socket)
+        env[evaluation.VARIABLE] = str(place.seen(beside.socket))
         if bench.harness and bench.harness.untraced:
             env[evaluation.UNTRACED_VARIABLE] = "1"
 

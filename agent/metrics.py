@@ -1,4 +1,4 @@
-"""Numbers out of a run's log."""
+"""Numbers out of a run's log, or out of a file that it wrote: whatever stands there, a number or one sentence."""
 
 from __future__ import annotations
 
@@ -7,58 +7,95 @@ import math
 import re
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.parsers import expat
 
 from agent.errors import NoMetric
+from agent.files import read_text
+from agent.format import one_line
+from agent.patterns import SECONDS, Endless, found
 from agent.protocol import Metric
 
+LARGEST_FILE = 64 * 2**20
+LONGEST_SUMMARY = 1000  # characters of a line of pytest's
+LONGEST_NUMBER = 1000  # characters
+LONGEST_SHOWN = 40
+
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
-def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0) -> float:
-    """The metric's value in `log` or, where the protocol names a file, in that file under `folder`.
+def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0, seconds: float = SECONDS) -> float:
+    """Return the metric's value in `log` or, where the protocol names a file, in that file under `folder`.
 
-    since: Unix time at which the run began; an older file is left over from another run.
-    Raises NoMetric where there is none, more than one that differ, or one that is not a finite number.
+    Args:
+        since: Unix time at which the run began; an older file is left over from another run.
+        seconds: how long the protocol's pattern may take.
+
+    Raises:
+        NoMetric: there is none, more than one that differ, or one that is not a finite number.
     """
     how = metric.extract
     if how.path is not None:
-        log = _read(folder / how.path, since)
-    value = {"regex": _regex, "json_pointer": _json_pointer, "junit": _junit, "pytest_summary": _pytest_summary}[
-        how.kind
-    ](metric, log)
+        log = _read(folder, how.path, since)
+    if how.kind == "regex":
+        value = _regex(metric, log, seconds)
+    else:
+        value = {"json_pointer": _json_pointer, "junit": _junit, "pytest_summary": _pytest_summary}[how.kind](
+            metric, log
+        )
     if not math.isfinite(value):
         raise NoMetric(f"{metric.name} is {value}, not a finite number")
     return value
 
 
-def _regex(metric: Metric, log: str) -> float:
-    values = set()
-    for match in re.finditer(metric.extract.pattern or "", log, re.MULTILINE):
-        line_end = log.find("\n", match.end(1))
-        rest = log[match.end(1) : line_end if line_end >= 0 else len(log)]
-        # A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds, unless the
-        # pattern itself goes on to the line's end and the number does not.
-        spelled_out = match.end() >= match.end(1) + len(rest) and not re.match(r"[\w.,+-]*\d", rest)
-        if rest.strip() and not spelled_out:
-            raise NoMetric(f"{metric.name} is followed by {rest.strip()[:40]!r} on its line, so it is no plain number")
-        values.add(match.group(1))
+def _regex(metric: Metric, log: str, seconds: float) -> float:
+    values: set[str | None] = set()
+    try:
+        for match in found(metric.extract.pattern or "", log, seconds):
+            end = match.end(1) if match.end(1) >= 0 else match.end()
+            line_end = log.find("\n", end)
+            line_end = line_end if line_end >= 0 else len(log)
+            rest = log[end : min(line_end, end + LONGEST_NUMBER)]
+            # A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds, unless
+            # the pattern itself goes on to the line's end and the number does not.
+            spelled_out = match.end() >= line_end and not re.match(r"[\w.,+-]*\d", rest)
+            if rest.strip() and not spelled_out:
+                raise NoMetric(
+                    f"{metric.name} is followed by {_shown(rest.strip())} on its line, so it is no plain number"
+                )
+            values.add(match.group(1))
+    except Endless as endless:
+        raise NoMetric(f"{metric.name} cannot be read: {endless}") from None
     if not values:
         raise NoMetric(f"no line of the log matches the pattern for {metric.name}")
     if len(values) > 1:
         raise NoMetric(f"the log holds {len(values)} different values of {metric.name}")
-    return _number(metric, values.pop())
+    return _number(metric.name, values.pop())
 
 
 def _json_pointer(metric: Metric, log: str) -> float:
     value = last_json(metric.name, log)
+    where = _shown(metric.extract.pointer)
     for part in (metric.extract.pointer or "").split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, _Object) and key in value.doubled:
+            raise NoMetric(f"the JSON has different values at {where} for {metric.name}")
         try:
-            value = value[int(key)] if isinstance(value, list) else value[key]
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise NoMetric(f"the JSON has nothing at {metric.extract.pointer} for {metric.name}") from None
-    return _number(metric, value)
+            value = value[int(key)] if isinstance(value, list) and _INDEX.fullmatch(key) else value[key]
+        except (KeyError, IndexError, TypeError):
+            raise NoMetric(f"the JSON has nothing at {where} for {metric.name}") from None
+    return _number(metric.name, value)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its names stood there with different values."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.doubled: set[str] = set()
+        if len(self) < len(pairs):
+            self.doubled = {name for name, value in pairs if isinstance(value, dict | list) or value != self[name]}
 
 
 def last_json(name: str, log: str) -> Any:
@@ -66,52 +103,112 @@ def last_json(name: str, log: str) -> Any:
     for text in (log, *reversed(log.splitlines())):
         if text.lstrip()[:1] in ("{", "["):
             try:
-                return json.loads(text)
-            except ValueError:
+                return json.loads(text, object_pairs_hook=_Object)
+            except (ValueError, RecursionError, MemoryError):
                 continue
     raise NoMetric(f"there is no JSON to read {name} from")
 
 
 def _junit(metric: Metric, log: str) -> float:
+    suites = _suites(metric.name, log)
+    if not suites:
+        raise NoMetric(f"the JUnit file for {metric.name} has no testsuite")
+
+    def sum_of(key: str) -> float:
+        numbers = [_number(f"{key} of the JUnit file for {metric.name}", suite.get(key) or "0") for suite in suites]
+        if any(number < 0 for number in numbers):
+            raise NoMetric(f"{key} of the JUnit file for {metric.name} is negative")
+        return math.fsum(numbers) if all(map(math.isfinite, numbers)) else math.nan
+
+    keys = {"total": "tests", "failed": "failures", "errors": "errors", "skipped": "skipped", "seconds": "time"}
+    if metric.extract.count in keys:
+        return sum_of(keys[metric.extract.count])
+    passed = sum_of("tests") - sum_of("failures") - sum_of("errors") - sum_of("skipped")
+    if passed < 0:
+        raise NoMetric(f"the JUnit file for {metric.name} counts more failures than tests")
+    return passed
+
+
+def _suites(name: str, log: str) -> list[dict[str, str]]:
+    """The attributes of the outermost suites. No document type is taken: entities can grow without end."""
+    suites: list[dict[str, str]] = []
+    depth, single = 0, False
+    parser = expat.ParserCreate()
+
+    def begin(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, single
+        single = single or (depth == 0 and tag == "testsuite")
+        if tag == "testsuite" and depth == (0 if single else 1):
+            suites.append(attributes)
+        depth += 1
+
+    def end(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def refuse(*_: object) -> None:
+        raise NoMetric(f"the JUnit file for {name} declares a document type, which is not read")
+
+    parser.StartElementHandler, parser.EndElementHandler = begin, end
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
     try:
-        root = ElementTree.fromstring(log)
-    except ElementTree.ParseError as error:
-        raise NoMetric(f"the JUnit file for {metric.name} is not XML: {error}") from None
-    suites = [root] if root.tag == "testsuite" else root.findall("testsuite")
-    total, failed, errors, skipped, seconds = (
-        sum(float(suite.get(key) or 0) for suite in suites)
-        for key in ("tests", "failures", "errors", "skipped", "time")
-    )
-    counts = {"total": total, "failed": failed, "errors": errors, "skipped": skipped, "seconds": seconds}
-    return counts.get(metric.extract.count, total - failed - errors - skipped)
+        parser.Parse(log.encode("utf-8", errors="replace"), True)
+    except expat.ExpatError as error:
+        raise NoMetric(f"the JUnit file for {name} is not XML: {error}") from None
+    except (LookupError, ValueError, RecursionError, MemoryError):
+        raise NoMetric(f"the JUnit file for {name} is not XML that can be read") from None
+    return suites
 
 
 def _pytest_summary(metric: Metric, log: str) -> float:
-    summaries = [line for line in log.splitlines() if re.search(r"\d+ \w+.* in [\d.]+s", line)]
-    if not summaries:
+    lines = (line for line in reversed(log.splitlines()) if len(line) <= LONGEST_SUMMARY)
+    line = next((line for line in lines if re.search(r"[0-9] [a-z]+.* in [0-9.]+s", line)), None)
+    if line is None:
         raise NoMetric(f"the log has no pytest summary line for {metric.name}")
-    line, count = summaries[-1], metric.extract.count
+    count = metric.extract.count
     if count == "seconds":
-        return float(re.findall(r" in ([\d.]+)s", line)[-1])
-    found = {
-        word.rstrip("s"): float(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", line)
-    }
-    return sum(found.values()) if count == "total" else found.get(_PYTEST_WORDS[count], 0.0)
+        return _number(metric.name, re.findall(r" in ([0-9.]+)s", line)[-1])
+    counts: dict[str, float] = {}
+    for number, word in re.findall(r"([0-9]+) (passed|failed|errors?|skipped)", line):
+        value = _number(metric.name, number)
+        if counts.setdefault(word.rstrip("s"), value) != value:
+            raise NoMetric(f"pytest's summary line counts {word} twice, so {metric.name} is no plain number")
+    return sum(counts.values()) if count == "total" else counts.get(_PYTEST_WORDS[count], 0.0)
 
 
-def _number(metric: Metric, value: object) -> float:
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise NoMetric(f"{metric.name} is {value!r}, not a number")
+def _number(name: str, value: object) -> float:
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text):
+            return float(text)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise NoMetric(f"{name} is too large for a number") from None
+    raise NoMetric(f"{name} is {_shown(value)}, not a number")
+
+
+def _shown(value: object) -> str:
+    """A value in few plain words: it may be an object of a gigabyte, or an integer too long to be written out."""
+    if isinstance(value, str):
+        text = one_line(value[: 10 * LONGEST_SHOWN])
+        return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
+    return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
+        dict if isinstance(value, dict) else type(value), type(value).__name__
+    )
+
+
+def _read(folder: Path, name: str, since: float) -> str:
+    """The file of a run. Only a plain one counts, inside of the folder, and not one that a link leads to."""
+    path = folder / name
     try:
-        return float(value)
-    except ValueError:
-        raise NoMetric(f"{metric.name} is {value!r}, not a number") from None
-
-
-def _read(path: Path, since: float) -> str:
-    try:
-        if path.stat().st_mtime < since:
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise NoMetric(f"{path.name} lies outside of the folder that the command ran in")
+        if path.lstat().st_mtime < since:
             raise NoMetric(f"{path.name} was not written by this run")
-        return path.read_text(errors="replace")
+        return read_text(path, LARGEST_FILE)
+    except RuntimeError:
+        raise NoMetric(f"{path.name} cannot be read: its folders lead to themselves") from None
     except OSError as error:
         raise NoMetric(f"{path.name} cannot be read: {error.strerror}") from None

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 from pathlib import Path
 
 from agent.errors import PreconditionError
+from agent.files import Unusable
+from agent.format import one_line
+from agent.names import STATE
+
+GIT_SECONDS = 30
+MOST_NAMED = 3
 
 
 def state_folder(workspace: Path) -> Path:
-    return workspace / ".autoresearch"
+    return workspace / STATE
 
 
 def journal_path(workspace: Path, tag: str) -> Path:
@@ -25,10 +34,15 @@ def stop_file(journal: Path) -> Path:
 
 
 def find_session(workspace: Path, tag: str | None) -> str:
-    """The tag that is meant: the one named, or the session that was last worked on. Raises PreconditionError."""
+    """The tag that is meant: the one named, or the session that was last worked on.
+
+    Raises PreconditionError where there is none, or where it came with the repository.
+    """
     journals = sorted(
-        (state_folder(workspace) / "sessions").glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime
+        (state_folder(workspace) / "sessions").glob("*/journal.jsonl"), key=lambda path: path.lstat().st_mtime
     )
+    if journals:
+        require_own_state(workspace)
     tags = [path.parent.name for path in journals]
     if not tags:
         raise PreconditionError(f"there is no session in {workspace} yet: start one with `autoresearch run --tag NAME`")
@@ -37,3 +51,51 @@ def find_session(workspace: Path, tag: str | None) -> str:
     if tag not in tags:
         raise PreconditionError(f"there is no session {tag} in {workspace}; there is {', '.join(sorted(tags))}")
     return tag
+
+
+def came_with_the_repository(workspace: Path) -> list[str]:
+    """What git keeps of the state folder, relative to the workspace: somebody else's journals, prices and baselines.
+
+    Empty where there is no git, or no repository.
+    """
+    # Nothing of the environment or of the repository's configuration takes part.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    ask = ["git", "-c", "core.fsmonitor=false", "ls-files", "-z", "--", f":(icase){STATE}"]
+    quiet = subprocess.DEVNULL
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ask, cwd=workspace, env=env, stdin=quiet, capture_output=True, timeout=GIT_SECONDS, check=False
+        )
+        return [name.decode(errors="replace") for name in done.stdout.split(b"\0") if name]
+    return []
+
+
+def require_own_state(workspace: Path) -> None:
+    """Raises PreconditionError where the state came with the repository: nothing in it is believed."""
+    names = [one_line(name) for name in came_with_the_repository(workspace)]
+    if names:
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        raise PreconditionError(
+            f"git tracks {', '.join(names[:MOST_NAMED])}{more}: journals, prices and baselines that came with a "
+            f"repository are not believed; run `git rm -r --cached {STATE}`, commit, and move the folder away"
+        )
+
+
+def own_log(workspace: Path, log: str, artifact: str | None = None) -> Path:
+    """The log of a run that a journal names: it lies in the state folder, or is the baseline's.
+
+    artifact: where the protocol keeps that, relative to the workspace. Raises Unusable for any other place.
+    """
+    path, state = Path(log), state_folder(workspace)
+    try:
+        if artifact and path.parent.resolve() == (workspace / artifact).parent.resolve():
+            if path.name.startswith(Path(artifact).stem):
+                return path
+        elif not path.parent.resolve().is_relative_to(state.resolve()):
+            # The workspace was moved or copied since: the same log in this one.
+            path = state / log.rpartition(f"/{STATE}/")[2]
+        if f"/{STATE}/" in log and path.parent.resolve().is_relative_to(state.resolve()):
+            return path
+    except (OSError, RuntimeError, ValueError):
+        pass
+    raise Unusable("is none of this workspace's logs", log)

@@ -17,6 +17,8 @@ _RATE = re.compile(
 )
 _LEFT = re.compile(rf"\b(?:remaining|left|eta)\W{{0,3}}{_NUMBER}\s?s", re.IGNORECASE)
 
+LARGEST, LONGEST_LINE = 1e12, 500
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -30,7 +32,7 @@ class Reading:
 
 def reading(lines: Sequence[str]) -> Reading:
     """The latest line that tells of progress; every script prints in a way of its own, so any part may be missing."""
-    for line in reversed(lines):
+    for line in (line[-LONGEST_LINE:] for line in reversed(lines)):
         done, loss = _found(_DONE, line), _found(_LOSS, line)
         if done is not None or loss is not None:
             part = min(1.0, done / 100) if done is not None else None
@@ -51,4 +53,5 @@ def memory(pid: int) -> int | None:
 
 def _found(pattern: re.Pattern[str], line: str) -> float | None:
     match = pattern.search(line)
-    return float(next(group for group in match.groups() if group).replace(",", "")) if match else None
+    value = float(next(group for group in match.groups() if group).replace(",", "")) if match else None
+    return value if value is not None and abs(value) < LARGEST else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, fault
 from agent.experiment import Proposal
+from agent.files import read_bounded, write_whole
 from agent.paths import experiment_folder
+
+LARGEST_FILE = 64 * 2**20
 
 
 def write(journal: Path, number: int, revision: int, proposal: Proposal) -> None:
@@ -24,10 +26,7 @@ def save(path: Path, content: object) -> None:
     """As JSON, on the disk for good when this returns. Raises AutoresearchError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
+        write_whole(path, json.dumps(content))
     except OSError as error:
         raise AutoresearchError(
             f"{path} cannot be written: {error.strerror}; make room or give back the rights, then run again"
@@ -35,7 +34,17 @@ def save(path: Path, content: object) -> None:
 
 
 def read(journal: Path, number: int, revision: int) -> Proposal:
-    return Proposal(**json.loads(_path(journal, number, revision).read_bytes()))
+    """Raises AutoresearchError where it is gone or damaged."""
+    path = _path(journal, number, revision)
+    try:
+        proposal = Proposal(**json.loads(read_bounded(path, LARGEST_FILE)))
+        if not all(isinstance(each, str) for pair in dict(proposal.files).items() for each in pair):
+            raise ValueError
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise AutoresearchError(
+            f"the proposal {path} cannot be read ({fault(error)}): put it back, or start another --tag"
+        ) from None
+    return proposal
 
 
 def _path(journal: Path, number: int, revision: int) -> Path:

@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from agent.errors import UsageError
+from agent.errors import NoMetric, UsageError
+from agent.files import read_bounded
+from agent.format import plain
+from agent.names import STATE, fault_of_branch, fault_of_own, fault_of_path, linked_part, may_be_committed
+from agent.patterns import LONGEST_GLOB, fault_of_expression, short
+from agent.patterns import matches as matches
 
 FILENAME = "protocol.json"
 RESULT_COLUMNS = ("commit", "memory_gb", "status", "description")
+LARGEST_FILE = 2**20
+LARGEST_EXAMPLE = 100_000  # characters
+LONGEST_NAME, LONGEST_COMMAND = 100, 10_000
+MOST_GLOBS, MOST_METRICS = 1000, 100
+LONGEST_SECONDS = 365 * 24 * 3600.0
+LARGEST_COUNT = 10**12
+MOST_FAULTS, LONGEST_WHERE = 10, 200
 
 
 def enforced(effect: str, **kwargs: Any) -> Any:
@@ -30,7 +43,58 @@ def information(text: str, **kwargs: Any) -> Any:
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, allow_inf_nan=False)
+
+
+def _checked_path(path: str) -> str:
+    return _checked(path, fault_of_own(path))
+
+
+def _checked_glob(glob: str) -> str:
+    too_long = f"is longer than {LONGEST_GLOB} characters" if len(glob) > LONGEST_GLOB else None
+    return _checked(glob, too_long or fault_of_path(glob))
+
+
+def _checked_own_glob(glob: str) -> str:
+    return _checked(_checked_glob(glob), fault_of_own(glob))
+
+
+def _checked_name(name: str) -> str:
+    """It is a column's title and stands in every line: one line of plain text."""
+    if len(name) > LONGEST_NAME or any(unicodedata.category(sign)[0] == "C" for sign in name):
+        raise ValueError(f"{short(name)} has to be one line of at most {LONGEST_NAME} plain characters")
+    return name
+
+
+def _checked_command(command: str) -> str:
+    if len(command) > LONGEST_COMMAND or "\0" in command or not _is_unicode(command):
+        raise ValueError(f"has to be text of at most {LONGEST_COMMAND} characters, without NUL")
+    return command
+
+
+def _checked(text: str, fault: str | None) -> str:
+    if fault is not None:
+        raise ValueError(f"{short(text)} {fault}")
+    return text
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+InsidePath = Annotated[str, AfterValidator(_checked_path)]
+Glob = Annotated[str, AfterValidator(_checked_own_glob)]
+ForbiddenGlob = Annotated[str, AfterValidator(_checked_glob)]  # .git/** may be forbidden, too
+Name = Annotated[str, AfterValidator(_checked_name)]
+Command = Annotated[str, AfterValidator(_checked_command)]
+Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=LONGEST_SECONDS)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0, le=LARGEST_COUNT)]
 
 
 class Repo(Model):
@@ -76,20 +140,20 @@ class Sandbox(Model):
     image: str | None = information("not enforced: runs are processes, not containers", default=None)
     cpus: float | None = information("not enforced", default=None)
     memory: str | None = information("not enforced", default=None)
-    pids: int | None = information("not enforced", default=None)
+    pids: Count | None = information("not enforced", default=None)
 
 
 class SetupCommand(Model):
     kind: Literal["pip", "uv", "npm", "pnpm", "yarn", "cargo", "make", "bash", "sh"] = enforced(
         "the program that runs; bash and sh are given `-c`"
     )
-    args: list[str] = enforced("its arguments, each quoted")
+    args: list[Command] = enforced("its arguments, each quoted")
 
 
 class Environment(Model):
     os_hints: list[str] = information("where it was made for", default=[])
     package_managers: list[str] = information("what its commands need", default=[])
-    setup_commands: list[str | SetupCommand] = enforced(
+    setup_commands: list[Command | SetupCommand] = enforced(
         "run in order before the first run, once per workspace (--no-setup leaves them out)", default=[]
     )
     asset_prep: list[str] = information("told to the person", default=[])
@@ -98,21 +162,31 @@ class Environment(Model):
 
 
 class MutableSurface(Model):
-    allowed_globs: list[str] = enforced("only files that match enter a candidate", min_length=1)
-    forbidden_globs: list[str] = enforced("files that match never change; verified around every run", default=[])
+    allowed_globs: list[Glob] = enforced("only files that match enter a candidate", min_length=1, max_length=MOST_GLOBS)
+    forbidden_globs: list[ForbiddenGlob] = enforced(
+        "files that match never change; verified around every run", default=[], max_length=MOST_GLOBS
+    )
     allowed_kinds: list[Literal["code_edit", "config_edit"]] = information(
         "what proposers are told; the globs are what is enforced", default=["code_edit"]
     )
 
     def allows(self, path: str) -> bool:
-        """Whether a candidate may change `path` (relative to the workspace, forward slashes)."""
-        return any(matches(path, glob) for glob in self.allowed_globs) and not any(
-            matches(path, glob) for glob in self.forbidden_globs
+        """Whether a candidate may change `path` (relative to the workspace, forward slashes).
+
+        However wide the globs are: never the protocol itself, the program's state, or a name that git refuses.
+        """
+        return (
+            path != FILENAME
+            and may_be_committed(path)
+            and any(matches(path, glob) for glob in self.allowed_globs)
+            and not any(matches(path, glob) for glob in self.forbidden_globs)
         )
 
 
 class ImmutableHarness(Model):
-    paths: list[str] = enforced("verified by hash around every run; a run that changed one is void", default=[])
+    paths: list[Glob] = enforced(
+        "verified by hash around every run; a run that changed one is void", default=[], max_length=MOST_GLOBS
+    )
     rationale: str | None = information("why", default=None)
 
 
@@ -120,11 +194,11 @@ class StopCondition(Model):
     type: Literal["wall_clock", "max_steps", "epochs", "until_metric", "fixed_suite"] = information(
         "how the command itself decides to end"
     )
-    training_seconds_budget: float | None = enforced(
-        "handed to the command as AUTORESEARCH_TRAINING_SECONDS (--training-seconds)", default=None, gt=0
+    training_seconds_budget: Seconds | None = enforced(
+        "handed to the command as AUTORESEARCH_TRAINING_SECONDS (--training-seconds)", default=None
     )
-    max_steps: int | None = information("the command's own limit", default=None)
-    epochs: int | None = information("the command's own limit", default=None)
+    max_steps: Count | None = information("the command's own limit", default=None)
+    epochs: Count | None = information("the command's own limit", default=None)
     target_metric: float | None = information("the command's own limit; --target stops the session", default=None)
     exclude_compilation_from_budget: bool | None = information("the command's own clock decides", default=None)
     notes: str | None = information("remarks", default=None)
@@ -136,10 +210,10 @@ class Determinism(Model):
 
 
 class Execution(Model):
-    command: str = enforced("run by the shell, output to run.log", min_length=1)
-    cwd: str = enforced("where, relative to the workspace", default=".")
+    command: Command = enforced("run by the shell, output to run.log", min_length=1)
+    cwd: InsidePath = enforced("where, relative to the workspace", default=".")
     stop_condition: StopCondition | None = information("when a run ends", default=None)
-    hard_timeout_seconds: float = enforced("a run that takes longer is killed with all its children", default=900, gt=0)
+    hard_timeout_seconds: Seconds = enforced("a run that takes longer is killed with all its children", default=900)
     determinism: Determinism = information("about seeds", default=Determinism())
 
 
@@ -152,12 +226,16 @@ class Extract(Model):
     pattern: str | None = enforced(
         "regex: the number is group 1; it ends its line, or the pattern goes on to the line's end", default=None
     )
-    pointer: str | None = enforced("json_pointer: RFC 6901, into `path` or the log's last JSON line", default=None)
-    path: str | None = enforced("json_pointer, junit: the file the command writes", default=None)
+    pointer: str | None = enforced(
+        "json_pointer: RFC 6901, into `path` or the log's last JSON line", default=None, max_length=LONGEST_COMMAND
+    )
+    path: InsidePath | None = enforced("json_pointer, junit: the file the command writes", default=None)
     count: Literal["passed", "failed", "errors", "skipped", "total", "seconds"] = enforced(
         "junit, pytest_summary: which figure counts", default="passed"
     )
-    example_stdout: str | None = enforced("the extraction is tried on it when the protocol is loaded", default=None)
+    example_stdout: str | None = enforced(
+        "the extraction is tried on it when the protocol is loaded", default=None, max_length=LARGEST_EXAMPLE
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -167,19 +245,16 @@ class Extract(Model):
         if self.kind == "custom":
             raise ValueError("kind custom cannot be run; let the command print a line and use kind regex")
         if self.pattern is not None:
-            try:
-                groups = re.compile(self.pattern, re.MULTILINE).groups
-            except re.error as error:
-                raise ValueError(f"the pattern {self.pattern!r} is no regular expression: {error}") from None
-            if groups < 1:
-                raise ValueError(f"the pattern {self.pattern!r} needs a group around the number")
+            fault = fault_of_expression(self.pattern)
+            if fault is not None:
+                raise ValueError(f"the pattern {short(self.pattern)} {fault}")
         if self.pointer is not None and self.pointer and not self.pointer.startswith("/"):
-            raise ValueError(f"the pointer {self.pointer!r} must be empty or start with '/'")
+            raise ValueError(f"the pointer {short(self.pointer)} must be empty or start with '/'")
         return self
 
 
 class Metric(Model):
-    name: str = enforced("its column and its word everywhere", min_length=1)
+    name: Name = enforced("its column and its word everywhere", min_length=1)
     direction: Literal["minimize", "maximize"] = enforced("which way is better")
     extract: Extract = enforced("how it is read")
 
@@ -192,14 +267,20 @@ class BaselinePolicy(Model):
 
 class Measurement(Model):
     primary_metric: Metric = enforced("what a candidate is judged by")
-    secondary_metrics: list[Metric] = enforced("recorded with every run", default=[])
+    secondary_metrics: list[Metric] = enforced("recorded with every run", default=[], max_length=MOST_METRICS)
     baseline_policy: BaselinePolicy = enforced("how the baseline is made", default=BaselinePolicy())
 
 
 class ResultsLog(Model):
     format: Literal["tsv", "csv", "jsonl"] = enforced("the form of the results", default="tsv")
-    path: str = enforced("where, relative to the workspace", default="results.tsv")
-    columns: list[str] | None = enforced("its columns, in this order", default=None)
+    path: InsidePath = enforced("where, relative to the workspace", default="results.tsv")
+    columns: list[Name] | None = enforced("its columns, in this order", default=None, max_length=MOST_METRICS)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if STATE in (part.casefold() for part in PurePosixPath(self.path).parts):
+            raise ValueError(f"the path {short(self.path)} lies in {STATE}, which git does not keep")
+        return self
 
 
 class GitWorkflow(Model):
@@ -213,13 +294,16 @@ class GitWorkflow(Model):
     def _check(self) -> Self:
         if "<tag>" not in self.branch_pattern:
             raise ValueError("branchPattern needs <tag> in it, as in autoresearch/<tag>")
+        fault = fault_of_branch(self.branch_pattern.replace("<tag>", "tag"))
+        if fault is not None:
+            raise ValueError(f"branchPattern {short(self.branch_pattern)} {fault}")
         return self
 
 
 class Provenance(Model):
     results_log: ResultsLog = enforced("the table of experiments", default=ResultsLog())
     git_workflow: GitWorkflow = enforced("where it is kept", default=GitWorkflow())
-    baseline_artifact_path: str = enforced(
+    baseline_artifact_path: InsidePath = enforced(
         "where the baseline's log is kept", default=".autoresearch/create/baseline_run.log"
     )
 
@@ -249,9 +333,9 @@ class AgentRules(Model):
 
 
 class MiningLoop(Model):
-    max_trials: int | None = enforced("like --max-experiments", default=None, gt=0)
-    max_session_wall_seconds: float | None = enforced("like --max-hours", default=None, gt=0)
-    max_consecutive_non_improvements: int | None = enforced("like --patience", default=None, gt=0)
+    max_trials: Count | None = enforced("like --max-experiments", default=None)
+    max_session_wall_seconds: Seconds | None = enforced("like --max-hours", default=None)
+    max_consecutive_non_improvements: Count | None = enforced("like --patience", default=None)
     stop_after_successful_pr: bool | None = information("no pull requests are made", default=None)
     on_chain_project_id: str | int | None = information("nothing is sent anywhere", default=None)
 
@@ -290,7 +374,41 @@ class Protocol(Model):
                 raise ValueError(
                     f"provenance.resultsLog.columns: {column!r} is not known; possible here: {', '.join(sorted(known))}"
                 )
+        for field, path in self.written:
+            taken = self._taken(path)
+            if taken is not None:
+                raise ValueError(f"{field}: {short(path)} would be written over: it is {taken}")
+        first, second = (PurePosixPath(path) for _, path in self.written)
+        if first == second or first in second.parents or second in first.parents:
+            raise ValueError("provenance.baselineArtifactPath: the results are written there, or beside it")
         return self
+
+    @property
+    def written(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """The files that the program writes where the protocol says: field and path."""
+        return (
+            ("provenance.resultsLog.path", self.provenance.results_log.path),
+            ("provenance.baselineArtifactPath", self.provenance.baseline_artifact_path),
+        )
+
+    def _taken(self, path: str) -> str | None:
+        """What a file is already that the program would write; None where it is nothing."""
+        path = PurePosixPath(path).as_posix()
+        if path in (".", FILENAME):
+            return "the protocol's own file" if path == FILENAME else "the workspace itself"
+        if any(matches(path, glob) for glob in self.immutable_harness.paths):
+            return "part of the harness"
+        if any(PurePosixPath(glob).as_posix() == path for glob in self.mutable_surface.allowed_globs):
+            return "a file that candidates change"
+        if any(PurePosixPath(glob).as_posix() == path for glob in self.mutable_surface.forbidden_globs):
+            return "a file that must not change"
+        if any(source.path is not None and PurePosixPath(source.path).as_posix() == path for source in self._sources):
+            return "what the command writes"
+        return None
+
+    @property
+    def _sources(self) -> Iterator[Extract]:
+        yield from (metric.extract for metric in (self.metric, *self.measurement.secondary_metrics))
 
     @property
     def metric(self) -> Metric:
@@ -323,13 +441,23 @@ def load(workspace: Path) -> Protocol:
     """Read and check `protocol.json`. Raises UsageError with one sentence that names every faulty field."""
     path = workspace / FILENAME
     try:
-        protocol = Protocol.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+        text = read_bounded(path, LARGEST_FILE).decode("utf-8-sig")
+        json.loads(text, object_pairs_hook=_without_doubles)
+        protocol = Protocol.model_validate_json(text)
+        protocol.digest  # noqa: B018 - what cannot be written down again cannot be recorded
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"there is no {FILENAME} in {workspace}: change to a workspace, or name it with -C") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: it {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a valid protocol: it is not UTF-8 text") from None
     except ValidationError as error:
         raise UsageError(f"{path} is not a valid protocol: {_sentence(error)}") from None
+    except RecursionError:
+        raise UsageError(f"{path} is not a valid protocol: it is nested too deeply") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not a valid protocol: {' '.join(str(error).split())}") from None
+    _require_inside(protocol, workspace, path)
     _try_examples(protocol, path)
     return protocol
 
@@ -342,27 +470,55 @@ def require_runnable(protocol: Protocol) -> None:
         raise UsageError(f"{FILENAME} says meta.eligibility {protocol.meta.eligibility}: only eligible ones are run")
 
 
-def matches(path: str, glob: str) -> bool:
-    """Whether `path` matches `glob`: `*` and `?` stay within a folder, `**` crosses them, a folder means all in it."""
-    pattern = ""
-    for part in re.split(r"(\*\*/|\*\*|\*|\?)", PurePosixPath(glob).as_posix()):
-        pattern += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
-    return re.fullmatch(pattern + "(?:/.*)?", path) is not None
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two fields of one name counts."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {short(next(name for name in names if names.count(name) > 1))} is there twice")
+    return fields
+
+
+def _require_inside(protocol: Protocol, workspace: Path, path: Path) -> None:
+    """Raises UsageError where a path of the protocol leads out of the workspace, or onto a file that is not its own."""
+    for field, place in protocol.written:
+        link = linked_part(workspace, place)
+        if link is not None:
+            raise UsageError(f"{path}: {field}: {short(link)} is a link: remove it, or name another path")
+        if (workspace / place).exists() and not (workspace / place).is_file():
+            raise UsageError(f"{path}: {field}: {short(place)} is no plain file: remove it, or name another path")
+    artifact = protocol.provenance.baseline_artifact_path
+    if PurePosixPath(artifact).parts[0] != STATE and _is_foreign(workspace / artifact):
+        raise UsageError(
+            f"{path}: provenance.baselineArtifactPath: {short(artifact)} is there already and is no baseline's log: "
+            "name another path"
+        )
+    try:
+        inside = (workspace / protocol.execution.cwd).resolve().is_relative_to(workspace.resolve())
+    except (OSError, RuntimeError):  # links that lead to themselves
+        inside = False
+    if not inside:
+        raise UsageError(f"{path}: execution.cwd: {short(protocol.execution.cwd)} leads out of the workspace")
+
+
+def _is_foreign(log: Path) -> bool:
+    """Whether something is there that no baseline has written: those leave their record beside the log."""
+    return log.exists() and not log.with_name("baseline.json").is_file()
 
 
 def _sentence(error: ValidationError) -> str:
     faults = []
-    for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"])
+    for fault in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]:
+        where = ".".join(str(part) for part in fault["loc"])[:LONGEST_WHERE]
         what = (
             "the field is unknown" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
         )
         faults.append(f"{where}: {what}" if where else what)
-    return "; ".join(faults)
+    more = error.error_count() - len(faults)
+    return plain("; ".join(faults) + (f"; and {more} more" if more else ""))
 
 
 def _try_examples(protocol: Protocol, path: Path) -> None:
-    from agent.errors import NoMetric
     from agent.metrics import extract
 
     for metric in (protocol.metric, *protocol.measurement.secondary_metrics):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -21,7 +21,7 @@ from agent.protocol import FILENAME, Protocol
 
 BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 HEAD = ("| field | holds | what the program does about it | for example |", "|---|---|---|---|")
-BOUNDS = {"gt": "above {}", "ge": "at least {}", "min_length": "not empty"}
+BOUNDS = {"gt": "above {}", "ge": "at least {}", "le": "at most {:,.0f}", "min_length": "not empty"}
 NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 WIDEST = 60  # characters of an example
 
@@ -69,17 +69,24 @@ def _row(path: str, field: FieldInfo, value: Any) -> str:
 
 
 def _holds(field: FieldInfo) -> str:
-    bounds = [
+    return ", ".join([_kind(field.annotation), *_bounds(field.metadata)])
+
+
+def _bounds(rules: Iterable[Any]) -> list[str]:
+    return [
         words.format(getattr(rule, name))
-        for rule in field.metadata
+        for rule in rules
         for name, words in BOUNDS.items()
         if getattr(rule, name, None) is not None
     ]
-    return ", ".join([_kind(field.annotation), *bounds])
 
 
 def _kind(annotation: Any) -> str:
     """A type in words, without the None of a field that may be left out."""
+    if get_origin(annotation) is Annotated:
+        kind, *rules = get_args(annotation)
+        within = [each for rule in rules if isinstance(rule, FieldInfo) for each in rule.metadata]
+        return ", ".join([_kind(kind), *_bounds(within)])
     if get_origin(annotation) is Literal:
         return " or ".join(_code(each) for each in get_args(annotation))
     if get_origin(annotation) is list:

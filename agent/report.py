@@ -13,14 +13,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent import protocol
-from agent.errors import PreconditionError, UsageError
+from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.estimate import estimate
 from agent.experiment import Evidence, Experiment
+from agent.files import write_whole
 from agent.fingerprint import differences
+from agent.format import block, plain
 from agent.ideas import change_of, ideas_of
-from agent.journal import read
+from agent.journal import NO_EVENT, damaged, read
 from agent.paths import find_session, journal_path, state_folder
-from agent.proposers.notes import plain
 from agent.protocol import Protocol
 from agent.state import State, gain, replay
 from agent.summary import summarize
@@ -42,9 +43,7 @@ def write_report(workspace: Workspace, tags: Sequence[str], out: Path | None = N
     svg = chart.alone(data["sessions"])
     files = {"index.html": page.render(data).encode(), "progress.svg": svg.encode(), "progress.png": chart.png(svg)}
     for name, content in files.items():
-        part = folder / f".{name}.part"
-        part.write_bytes(content)
-        part.replace(folder / name)
+        write_whole(folder / name, content, durable=False)
     return [folder / name for name in files]
 
 
@@ -76,7 +75,10 @@ def _folder(workspace: Workspace, tags: Sequence[str]) -> Path:
 
 def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
     events = list(read(journal_path(workspace.folder, tag)))
-    state = replay(events)
+    try:
+        state = replay(events)
+    except NO_EVENT as error:
+        raise AutoresearchError(damaged(journal_path(workspace.folder, tag), error)) from None
     about = state.session
     if about is None or not state.experiments:
         raise PreconditionError(
@@ -113,6 +115,10 @@ def _clean(experiment: Experiment) -> Experiment:
 
 def _text(text: str) -> str:
     return re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", plain(text))
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", block(text))
 
 
 def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
@@ -248,7 +254,11 @@ def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
     assert baseline is not None and best is not None
     changed = sorted({path for e in state.experiments if e.verdict.status == "keep" for path in e.files})
     texts = [
-        {"path": path, "before": workspace.show(baseline.commit, path), "after": workspace.show(best.commit, path)}
+        {
+            "path": _text(path),
+            "before": _shown(workspace.show(baseline.commit, path)),
+            "after": _shown(workspace.show(best.commit, path)),
+        }
         for path in changed
     ]
     return [each for each in texts if each["before"] != each["after"]]
@@ -275,4 +285,4 @@ def _commands(rules: Protocol, prefix: str, state: State) -> list[dict[str, str]
         picked = " ".join(e.commit[:12] for e in kept)
         found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
     found.append(("Go on where it stopped", f"autoresearch run --tag {tag}"))
-    return [{"says": says, "command": command} for says, command in found]
+    return [{"says": _text(says), "command": _text(command)} for says, command in found]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Iterable
 
 from agent.experiment import Experiment
+from agent.format import one_line as one_line
 from agent.protocol import Protocol
 
 LONGEST_REASON = 160
+# A spreadsheet takes a cell that begins with one of these for a formula (OWASP, CSV injection).
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+TEXTS = ("commit", "status", "description")
 
 
 def render(protocol: Protocol, experiments: Iterable[Experiment], short: Callable[[str], str]) -> str:
@@ -29,8 +32,16 @@ def render(protocol: Protocol, experiments: Iterable[Experiment], short: Callabl
         else csv.writer(out, lineterminator="\n")
     )
     writer.writerow(columns)
-    writer.writerows([r[column] for column in columns] for r in rows)
+    writer.writerows([cell(column, r[column]) for column in columns] for r in rows)
     return out.getvalue()
+
+
+def cell(column: str, text: str) -> str:
+    """A cell of a table that a spreadsheet opens: text that would be a formula there has an apostrophe before it.
+
+    In tsv too: spreadsheets open both alike. Numbers stay as they are; jsonl is opened by none.
+    """
+    return f"'{text}" if column in TEXTS and text.lstrip(" ").startswith(FORMULA) else text
 
 
 def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str]) -> dict[str, str]:
@@ -51,8 +62,3 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
         "status": experiment.verdict.status,
         "description": one_line(description),
     }
-
-
-def one_line(text: str) -> str:
-    """Tabs, newlines and other control characters as spaces."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip()

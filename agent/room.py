@@ -22,7 +22,7 @@ from agent.places import places, texts
 from agent.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.workspace import Workspace
 
-PARTS = ("tree", "home", "tmp", "cache", "root", "scratch")
+PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
 ENVIRONMENT = ".venv"
 # Never lent: the loop's own, what a run could have planted, and what holds keys.
 KEPT_BACK = {".autoresearch", ".git", "__pycache__", "run.log", ".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
@@ -81,7 +81,8 @@ class Furniture:
 
     kind: for whom it is; "setup" prepares the workspace itself, and "agent" edits a copy and signs in somewhere.
     cache: what stands in the run's own cache, by its name there; a folder is shown and not copied. read, write: more
-    of the machine; hidden: what of it all is not shown. hide_texts: no package that holds the text of the metric.
+    of the machine; hidden: what of it all is not shown. evaluated: an evaluator beside the run
+    computes the metric, so that nothing here shows the text that it is taken over.
     """
 
     kind: Literal["run", "setup", "agent"] = "run"
@@ -90,7 +91,7 @@ class Furniture:
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
-    hide_texts: bool = False
+    evaluated: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -166,7 +167,8 @@ def furnish(
     more = [*furniture.read, *leads, *_leading_out(tree)]
     found = places(workspace, furniture.command, more, furniture.hidden, installing=furniture.kind == "setup")
     hidden = [*found.hidden, *(place for place in furniture.hidden if place.is_relative_to(tree))]
-    if furniture.hide_texts:
+    if furniture.evaluated:
+        shown.append(Shown(base / "evaluator", Path("/evaluator"), "ro"))
         own = [each.target if sandbox.has_root else each.source for each in shown if each.source.name == ENVIRONMENT]
         hidden += texts([*found.read, *own])
     shown += [Shown(place, place, "rw") for place in furniture.write]

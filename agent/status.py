@@ -12,9 +12,10 @@ from typing import Any
 from agent import lock
 from agent.errors import PreconditionError
 from agent.experiment import Experiment
-from agent.journal import read
+from agent.format import one_line
+from agent.journal import fold
 from agent.paths import find_session, journal_path, state_folder, stop_file
-from agent.state import Spent, State, replay
+from agent.state import Spent, State
 from agent.summary import summarize
 from agent.views.text import cost, duration, headline, row
 
@@ -25,7 +26,7 @@ LONGEST_SILENCE = 10.0
 def status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
     """The summary, the last `rows` experiments, and what runs now. Raises PreconditionError where there is none."""
     tag = find_session(workspace, tag)
-    state = replay(read(journal_path(workspace, tag)))
+    state = fold(journal_path(workspace, tag))
     if state.session is None:
         raise PreconditionError(
             f"session {tag} ended before it began: start it again with `autoresearch run --tag {tag}`"
@@ -66,7 +67,7 @@ def lines(data: dict[str, Any]) -> list[str]:
         shown.append("running")
     else:
         shown.append(f"not running: {data['ended'] or 'it was cut off; the same `run --tag` goes on'}")
-    return shown
+    return [one_line(line) for line in shown]
 
 
 def watch(workspace: Path, tag: str | None) -> None:
@@ -78,7 +79,7 @@ def watch(workspace: Path, tag: str | None) -> None:
 
     def load() -> State | None:
         holder = lock.holder(state_folder(workspace))
-        return replay(read(path)) if holder is not None and holder.tag == tag else None
+        return fold(path) if holder is not None and holder.tag == tag else None
 
     if can_draw(sys.stdout):
         follow(load, lambda: wait_for_change(workspace, tag))
@@ -87,8 +88,8 @@ def watch(workspace: Path, tag: str | None) -> None:
 def wait_for_change(workspace: Path, tag: str) -> None:
     """Return when the journal has grown, or its loop is gone, or a while has passed."""
     path, start = journal_path(workspace, tag), time.monotonic()
-    size = path.stat().st_size
-    while time.monotonic() - start < LONGEST_SILENCE and path.stat().st_size == size:
+    size = path.lstat().st_size
+    while time.monotonic() - start < LONGEST_SILENCE and path.lstat().st_size == size:
         if lock.holder(state_folder(workspace)) is None:
             return
         time.sleep(POLL_SECONDS)
@@ -100,7 +101,7 @@ def stop(workspace: Path) -> str:
     if holder is None:
         raise PreconditionError(f"no loop runs in {workspace}: there is nothing to stop")
     stop_file(journal_path(workspace, holder.tag)).touch()
-    state = replay(read(journal_path(workspace, holder.tag)))
+    state = fold(journal_path(workspace, holder.tag))
     now = _now(state)
     left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
     return f"session {holder.tag} (process {holder.pid}) ends after its experiment{left}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.events import Event
+from agent.files import read_end
 
 _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
 LOG_BYTES = 4096  # from the end of a log: where the figures of a run stand
@@ -74,9 +75,10 @@ def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, repeat: bool) 
 
 def _evaluation(log: str) -> float:
     try:
-        with Path(log).open("rb") as file:
-            file.seek(max(0, Path(log).stat().st_size - LOG_BYTES))
-            found = _EVALUATION.findall(file.read().decode(errors="replace"))
+        found = _EVALUATION.findall(read_end(Path(log), LOG_BYTES).decode(errors="replace"))
     except OSError:
         return 0.0
-    return float(found[-1]) if found else 0.0
+    try:
+        return max(0.0, float(found[-1])) if found else 0.0
+    except ValueError:  # 1.2.3s
+        return 0.0

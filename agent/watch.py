@@ -10,9 +10,11 @@ from agent.curves import Curve, CurveReader, average, broken, curve, overdue, to
 from agent.errors import Crashed, Hopeless, TimedOut
 from agent.estimate import estimate, unbiased
 from agent.experiment import Direction, Experiment, Run
+from agent.files import open_plain, read_text
 from agent.prune import Finished, hopeless
 
 LARGEST_LOOK = 2**20  # bytes of a log that are read at a time
+LARGEST_LOG = 2**27
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Watch:
 
     def _advance(self, seconds: float) -> bool:
         try:
-            with self._log.open("rb") as file:
+            with open_plain(self._log) as file:
                 file.seek(self._read)
                 new = file.read(LARGEST_LOOK)
         except OSError:
@@ -104,7 +106,7 @@ class Curves:
     def _curve(self, log: str) -> Curve:
         if log not in self._known:
             try:
-                self._known[log] = curve(Path(log).read_text(errors="replace"))
+                self._known[log] = curve(read_text(Path(log), LARGEST_LOG))
             except OSError:
                 self._known[log] = ()
         return self._known[log]

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import time
+from itertools import product
+
 import pytest
 
 from agent.proposers import notes
@@ -91,3 +95,53 @@ def test_notes() -> None:
 def test_a_summary_where_nothing_was_said() -> None:
     assert notes.summary({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}) == "RATE 0.1 -> 0.2"
     assert notes.summary({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}) == "1 lines added, 0 removed in t.py"
+
+
+ODD = [
+    "<<<<<<< SEARCH\n=======\n",
+    "<<<<<<< SEARCH\nRATE = 0.1\n",
+    "=======\n",
+    ">>>>>>> REPLACE\n",
+    "WHOLE FILE train.py\n```\n",
+    "WHOLE FILE train.py\n\n\n",
+    "```\n~~~\n",
+    "DESCRIPTION: \nHYPOTHESIS\nEXPECTED" + "*" * 50 + "\n",
+    "*_`# " * 10,
+    "`" * 60 + "\n",
+    " _:_" * 30,
+    "RATE = 0.1\n",
+]
+
+
+@pytest.mark.parametrize("parts", [*((part,) for part in ODD), *product(ODD, repeat=2)])
+def test_answers_take_no_longer_than_their_length(parts: tuple[str, ...]) -> None:
+    answer = ("".join(parts) * 60_000)[:200_000]
+    began = time.monotonic()
+    with contextlib.suppress(Unusable):
+        apply(answer, {"train.py": FILE, "b.py": "RATE = 0.1\n" * 2000}, lambda _: True)
+    notes.parse(answer)
+    assert time.monotonic() - began < 4
+
+
+def test_a_quote_of_many_like_lines_takes_no_longer_than_the_file() -> None:
+    text = "x = 1\n" * 30_000
+    for line in ("x = 1", " x = 1"):
+        began = time.monotonic()
+        with pytest.raises(Unusable):
+            applied(edit(f"{line}\n" * 15_000 + "y = 2", "z"), text)
+        with pytest.raises(Unusable, match="stands"):
+            applied(edit(line, "z"), text)
+        assert time.monotonic() - began < 3
+
+
+def test_a_thousand_blocks_are_enough() -> None:
+    blocks = "".join(edit(f"A{n} = 1", f"A{n} = 2") for n in range(1001))
+    with pytest.raises(Unusable, match="more than 1000"):
+        applied(blocks, "".join(f"A{n} = 1\n" for n in range(1001)))
+
+
+def test_a_block_that_is_left_open_takes_none_of_the_others() -> None:
+    assert applied(edit("RATE = 0.1", "RATE = 0.2") + "<<<<<<< SEARCH\nDEPTH = 4\n=======\n") == FILE.replace(
+        "0.1", "0.2"
+    )
+    assert applied("WHOLE FILE b.py\n```\nopen\n\n" + edit("RATE = 0.1", "RATE = 0.2")) == FILE.replace("0.1", "0.2")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,162 @@ def test_pytest_summary() -> None:
     assert extract(metric(kind="pytest_summary", count="seconds"), log) == 0.12
     with pytest.raises(NoMetric):
         extract(metric(kind="pytest_summary"), "no tests here")
+
+
+HUGE = "1" * 400
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        HUGE,
+        "1" * 5000,
+        "1e999",
+        "-1e999",
+        "NaN",
+        "Infinity",
+        "true",
+        "null",
+        '"1.2.3"',
+        '"' + HUGE + '"',
+        "[1]",
+        '{"a": 1}',
+        '"\\u0661\\u0662"',
+        '"1_000"',
+        '"\\u001b[31m"',
+        '"' + "x" * 100_000 + '"',
+    ],
+)
+def test_json_that_holds_no_number_is_one_sentence(value: str) -> None:
+    with pytest.raises(NoMetric) as refused:
+        extract(metric(kind="json_pointer", pointer="/score"), f'{{"score": {value}}}')
+    assert len(str(refused.value)) < 200 and "\n" not in str(refused.value) and "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "log", [DEEP, '{"score":' * 100_000, '{"score": 1, "score": 2}', '{"score": {}, "score": 1}', '{"score": 1' * 2000]
+)
+def test_json_that_cannot_be_read_is_one_sentence(log: str) -> None:
+    with pytest.raises(NoMetric):
+        extract(metric(kind="json_pointer", pointer="/score"), log)
+
+
+def test_json_with_the_same_value_twice_and_with_doubles_elsewhere_counts() -> None:
+    score = metric(kind="json_pointer", pointer="/score")
+    assert extract(score, '{"score": 2, "score": 2}') == 2
+    assert extract(score, '{"other": 1, "other": 2, "score": 3}') == 3
+
+
+def test_json_pointers_count_as_their_standard_says() -> None:
+    for pointer in ("/-1", "/01", "/" + "9" * 5000, "/\u0660", "/+0", "/ 0"):
+        with pytest.raises(NoMetric):
+            extract(metric(kind="json_pointer", pointer=pointer), "[1, 2]")
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
+    f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' if n else '<!ENTITY a0 "&a;">' for n in range(10)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<testsuite tests="many"/>',
+        f'<testsuite tests="{HUGE}"/>',
+        '<testsuite tests="nan"/>',
+        '<testsuite tests="inf"/>',
+        '<testsuite tests="1e999"/>',
+        '<testsuite tests="-3"/>',
+        '<testsuite tests="1" failures="5"/>',
+        '<testsuite tests="1" tests="2"/>',
+        '<testsuite tests="3" failures="x"/>',
+        "<testsuites/>",
+        "<html/>",
+        "",
+        f'{BOMB}]><testsuite tests="&a9;"/>',
+        '<!DOCTYPE a SYSTEM "file:///etc/passwd"><testsuite tests="1"/>',
+        '<?xml version="1.0" encoding="nonsense"?><testsuite tests="1"/>',
+        "<testsuite>" * 200_000,
+        "\0",
+    ],
+)
+def test_junit_that_holds_no_number_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "j.xml").write_text(text)
+    began = time.monotonic()
+    with pytest.raises(NoMetric) as refused:
+        extract(metric(kind="junit", path="j.xml"), "", tmp_path)
+    assert time.monotonic() - began < 5 and len(str(refused.value)) < 200
+
+
+def test_junit_of_honest_tools_counts(tmp_path: Path) -> None:
+    inner = '<testcase name="a"><system-out><![CDATA[<!DOCTYPE html><b>&x;</b>]]></system-out></testcase>'
+    (tmp_path / "j.xml").write_text(
+        f'<?xml version="1.0" encoding="utf-8"?><testsuites tests="9"><testsuite tests="3" failures="1" time="1,234.5">'
+        f'{inner}<testsuite tests="2"/></testsuite><testsuite tests="4"/></testsuites>'
+    )
+    assert extract(metric(kind="junit", path="j.xml"), "", tmp_path) == 6
+    with pytest.raises(NoMetric):
+        extract(metric(kind="junit", path="j.xml", count="seconds"), "", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", ["3 passed in 1.2.3s", "3 passed in ..s", f"{HUGE} passed in 1s", "3 passed, 4 passed in 1s"]
+)
+def test_pytest_summaries_that_hold_no_number(line: str) -> None:
+    for count in ("passed", "seconds"):
+        try:
+            value = extract(metric(kind="pytest_summary", count=count), line)
+        except NoMetric:
+            continue
+        assert value in (1, 3)
+
+
+def test_long_lines_take_no_longer_than_their_length() -> None:
+    began = time.monotonic()
+    for kind in (
+        {"kind": "pytest_summary"},
+        {"kind": "regex", "pattern": r"(\d?)"},
+        {"kind": "regex", "pattern": "(a+)+$"},
+    ):
+        with pytest.raises(NoMetric):
+            extract(metric(**kind), "1 a" * 300_000 + " " * 1_000_000 + "x", seconds=1)
+    assert time.monotonic() - began < 8
+
+
+def test_a_number_of_four_hundred_digits_in_a_log() -> None:
+    for text in (HUGE, "9" * 5000, "1" * 5000 + ".5"):
+        with pytest.raises(NoMetric) as refused:
+            extract(BPB, f"val_bpb: {text}\n")
+        assert len(str(refused.value)) < 200
+
+
+def test_odd_files_of_a_run_are_one_sentence(tmp_path: Path) -> None:
+    score = metric(kind="json_pointer", pointer="/score", path="out/score.json")
+    folder, elsewhere = tmp_path / "room", tmp_path / "elsewhere"
+    (folder / "out").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "score.json").write_text('{"score": 1}')
+    path = folder / "out" / "score.json"
+
+    def sparse() -> None:
+        with path.open("wb") as file:
+            file.truncate(16 * 2**30)
+
+    makes: list[Callable[[], object]] = [
+        lambda: os.mkfifo(path),
+        path.mkdir,
+        sparse,
+        lambda: path.symlink_to(elsewhere / "score.json"),
+        lambda: path.symlink_to("/dev/zero"),
+        lambda: path.symlink_to(path),
+    ]
+    for make in makes:
+        make()
+        with pytest.raises(NoMetric):
+            extract(score, "", folder)
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    (folder / "out").rmdir()
+    (folder / "out").symlink_to(elsewhere)
+    with pytest.raises(NoMetric, match="outside"):
+        extract(score, "", folder)

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import functools
+import gzip
+import json
+import resource
 import socket
+import threading
 import time
+import zlib
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
@@ -9,6 +15,7 @@ from typing import Any
 import pytest
 
 from agent.errors import PreconditionError, UsageError
+from agent.proposers import wire as module
 from agent.proposers.base import Away
 from agent.proposers.wire import LARGEST_ANSWER, Broken, Format, Model, complete, parse_model
 from tests.model_server import begin_stream, end_stream, model_server, reply, send
@@ -250,3 +257,202 @@ def test_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("gpt-5", "nobody:x", "openai:", "http://127.0.0.1/v1"):
         with pytest.raises(UsageError, match="--model"):
             parse_model(wrong)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("1e300", 3600.0),
+        ("inf", 3600.0),
+        ("9" * 400, 3600.0),
+        ("-5", 0.0),
+        ("nan", None),
+        ("soon", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
+        ("Fri, 31 Dec 99999999999 23:59:59 GMT", None),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("7, 8", None),
+    ],
+)
+def test_retry_after_is_at_most_an_hour(header: str, seconds: float | None) -> None:
+    with model_server(lambda _: status(503, "busy", Retry_After=header)) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    assert caught.value.retry_after == seconds
+
+
+NO_COUNTS = ["12", -1, -10_000_000_000, 1.5, 12.0, True, None, [], {}, 10**12, 10**400, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("told", NO_COUNTS, ids=lambda told: str(told)[:12])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("wire", FORMATS)
+def test_usage_that_is_no_count_is_not_told(wire: Format, stream: bool, told: object) -> None:
+    openai = {"prompt_tokens": told, "completion_tokens": told}
+    anthropic = {"input_tokens": told, "output_tokens": told}
+
+    def answers(handler: Any) -> None:
+        if wire == "openai" and stream:
+            begin_stream(handler)
+            send(handler, {"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}], "usage": openai})
+            end_stream(handler)
+        elif wire == "openai":
+            choices = [{"message": {"content": "yes"}, "finish_reason": "stop"}]
+            reply(handler, 200, {"choices": choices, "usage": openai})
+        elif stream:
+            begin_stream(handler)
+            send(handler, {"type": "message_start", "message": {"usage": anthropic}})
+            send(handler, {"type": "content_block_delta", "delta": {"text": "yes"}})
+            send(handler, {"type": "message_stop"})
+            end_stream(handler)
+        else:
+            reply(handler, 200, {"content": [{"text": "yes"}], "usage": anthropic})
+
+    with model_server(lambda _: answers) as server:
+        answer = ask(model_at(server.url, wire))
+    assert answer.text == "yes"
+    assert answer.input_tokens is None and answer.output_tokens is None
+
+
+@pytest.mark.parametrize("usage", ["many", 7, [1], True])
+def test_usage_that_is_no_object_is_not_told(usage: object) -> None:
+    content = {"choices": [{"message": {"content": "yes"}}], "usage": usage}
+    with model_server(lambda _: lambda handler: reply(handler, 200, content)) as server:
+        answer = ask(model_at(server.url))
+    assert (answer.text, answer.input_tokens, answer.output_tokens) == ("yes", None, None)
+
+
+@functools.cache
+def bomb(coding: str) -> bytes:
+    """A quarter of a MiB that is 256 MiB unpacked."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31 if coding == "gzip" else 15)
+    zeros = b" " * 2**24
+    return b"".join([*(packer.compress(zeros) for _ in range(16)), packer.flush()])
+
+
+def packed(handler: Any, code: int, data: bytes, coding: str, location: str = "") -> None:
+    handler.send_response(code)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Encoding", coding)
+    if location:
+        handler.send_header("Location", location)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("code", [200, 302, 503])
+def test_no_bomb_is_unpacked(code: int, coding: str) -> None:
+    data = bomb(coding)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with model_server(
+        lambda _: lambda handler: packed(handler, code, data, coding, "/x" if code == 302 else "")
+    ) as server:
+        with pytest.raises(Away) as caught:
+            ask(model_at(server.url))
+        assert server.requests[0][1]["Accept-Encoding"] == "identity"
+    assert isinstance(caught.value, Broken) is (code == 200)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 100 * 1024  # KiB
+
+
+def test_what_is_packed_without_being_asked_for_is_one_sentence() -> None:
+    data = gzip.compress(json.dumps({"choices": [{"message": {"content": "yes"}}]}).encode())
+    with (
+        model_server(lambda _: lambda handler: packed(handler, 200, data, "gzip")) as server,
+        pytest.raises(Broken, match="compressed"),
+    ):
+        ask(model_at(server.url))
+
+
+def flood(*first: bytes, again: bytes) -> Callable[[Any], None]:
+    """Send `first`, and then `again` without end."""
+
+    def floods(handler: Any) -> None:
+        try:
+            for part in first:
+                handler.wfile.write(part)
+            while not handler.ends.is_set():
+                handler.wfile.write(again)
+        except OSError:
+            pass
+
+    return floods
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+ENDLESS = {
+    "body": flood(OK + b"\r\n", again=b"x" * 60_000),
+    "huge length": flood(OK + b"Content-Length: 99999999999\r\n\r\n", again=b"x" * 60_000),
+    "huge chunk": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n", again=b"x" * 60_000),
+    "chunk's name": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n1;", again=b"x" * 60_000),
+    "trailers": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", again=b"A: b\r\n" * 10_000),
+    "header": flood(OK + b"A: ", again=b"x" * 60_000),
+    "headers": flood(OK, again=b"A: b\r\n" * 10_000),
+    "status": flood(b"HTTP/1.1 ", again=b"2" * 60_000),
+    "continue": flood(again=b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "refusal": flood(b"HTTP/1.1 503 Busy\r\n\r\n", again=b"x" * 60_000),
+    "redirect": flood(b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", again=b"x" * 60_000),
+    "small chunks": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n", again=b"1\r\nx\r\n" * 10_000),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_no_answer_is_endless(name: str) -> None:
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with model_server(lambda _: ENDLESS[name]) as server, pytest.raises(Away):
+        ask(model_at(server.url))
+    assert time.monotonic() - began < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def drip(first: bytes, again: bytes = b"x") -> Callable[[Any], None]:
+    def drips(handler: Any) -> None:
+        try:
+            handler.wfile.write(first)
+            while not handler.ends.wait(0.05):
+                handler.wfile.write(again)
+        except OSError:
+            pass
+
+    return drips
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"", b"HTTP/1.1 200 OK\r\nA: ", OK + b"Content-Length: 100000\r\n\r\n", b"HTTP/1.1 503 Busy\r\n\r\n"],
+    ids=["status", "header", "body", "refusal"],
+)
+def test_a_slow_drip_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
+    monkeypatch.setattr(module, "LONGEST_ANSWER_SECONDS", 1.0)
+    before, began = set(threading.enumerate()), time.monotonic()
+    with model_server(lambda _: drip(first)) as server:
+        with pytest.raises(Away):
+            ask(model_at(server.url))
+        assert time.monotonic() - began < 3
+        time.sleep(0.5)  # its thread ends with it
+        assert not any("asks" in thread.name for thread in set(threading.enumerate()) - before)
+
+
+def test_thousands_of_choices_are_one() -> None:
+    choices = [{"index": n, "message": {"content": f"answer {n}"}, "delta": {"content": f"{n} "}} for n in range(5000)]
+    with model_server(lambda _: lambda handler: reply(handler, 200, {"choices": choices})) as server:
+        assert ask(model_at(server.url)).text == "answer 0"
+
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        send(handler, {"choices": choices})
+        send(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        end_stream(handler)
+
+    with model_server(lambda _: streams) as server:
+        assert ask(model_at(server.url)).text == "0 "
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff" * 5000, b"\x1b[31m" * 2000, "\u202e".encode() * 3000, b"[" * 100_000, b"\0" * 10]
+)
+def test_a_refusals_body_is_a_short_plain_sentence(body: bytes) -> None:
+    with model_server(lambda _: lambda handler: reply(handler, 500, body)) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    said = str(caught.value)
+    assert len(said) < 300 and "\n" not in said and "\x1b" not in said and "\u202e" not in said

@@ -13,9 +13,11 @@ from pathlib import Path
 import typer
 
 from agent.errors import AutoresearchError
+from agent.files import read_end
 from agent.paths import find_session, journal_path, state_folder
 
 PLAIN = re.compile(r"[^A-Za-z0-9_ .,+>=-]+")
+LARGEST_READ = 2**24  # bytes of a journal, from its end
 WIDEST = 60  # characters of what stands beside an offer
 
 Offers = list[tuple[str, str]]  # a value, and what zsh and fish say beside it
@@ -24,7 +26,7 @@ Offers = list[tuple[str, str]]  # a value, and what zsh and fish say beside it
 def tags(ctx: typer.Context, incomplete: str) -> Offers:
     """The sessions of the workspace, the one last worked on first."""
     journals = (state_folder(_workspace(ctx)) / "sessions").glob("*/journal.jsonl")
-    found = sorted(journals, key=lambda path: path.stat().st_mtime, reverse=True)
+    found = sorted(journals, key=lambda path: path.lstat().st_mtime, reverse=True)
     names = [path.parent.name for path in found if not PLAIN.search(path.parent.name)]
     return [(name, "") for name in names if name.startswith(incomplete)]
 
@@ -34,7 +36,7 @@ def experiments(ctx: typer.Context, incomplete: str) -> Offers:
     folder = _workspace(ctx)
     try:
         offers = _experiments(journal_path(folder, find_session(folder, ctx.params.get("tag"))))
-    except AutoresearchError:
+    except (AutoresearchError, OSError):
         return []  # Tab is no place for a sentence: the command itself says what is wrong
     return [offer for offer in offers if offer[0].startswith(incomplete)]
 
@@ -56,16 +58,16 @@ def _workspace(ctx: typer.Context) -> Path:
 def _experiments(journal: Path) -> Offers:
     """From two kinds of events alone: folding a long journal into a state takes longer than a person waits for Tab."""
     said: dict[int, list[str]] = {}
-    for line in journal.read_bytes().splitlines():
+    for line in read_end(journal, LARGEST_READ).splitlines():
         if b'"proposed"' not in line and b'"judged"' not in line:
             continue
         try:
             event = json.loads(line)
             if event["event"] == "proposed":
-                said[event["number"]] = ["under way", event["description"]]
+                said[int(event["number"])] = ["under way", str(event["description"])]
             elif event["event"] == "judged":
-                said[event["number"]][0] = event["status"]
-        except (ValueError, KeyError, TypeError):
+                said[int(event["number"])][0] = str(event["status"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a torn line, or one that is no event: the command itself says what is wrong
     latest = [(str(number), PLAIN.sub(" ", " ".join(said[number]))[:WIDEST]) for number in sorted(said, reverse=True)]
     return [("best", "the best so far"), ("baseline", "the recipe as it was"), *latest]

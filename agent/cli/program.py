@@ -13,8 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.usage import Commands, Page
-from agent.errors import AutoresearchError, explain
+from agent.errors import AutoresearchError, explain, fault
+from agent.format import Painted, block, one_line
 
+# What a view raises of a journal that holds what no session can have put there.
+DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(MemoryError, RecursionError, TypeError, ValueError),
+)
 RESEARCH, LOOK, PREPARE = "Research", "Look", "Prepare"  # the sections of the help page
 
 app = typer.Typer(
@@ -69,11 +75,14 @@ def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) 
     if as_json:
         print(json.dumps({"version": 1, "command": command, "status": "ok", "data": data, "errors": []}), flush=True)
     else:
-        print("\n".join(lines), flush=True)
+        print("\n".join(line if isinstance(line, Painted) else block(line) for line in lines), flush=True)
 
 
-def finish(work: Callable[[], int], command: str, as_json: bool) -> None:
-    """Do a command's work and exit; an error is its sentence on stderr and its exit code."""
+def finish(work: Callable[[], int], command: str, as_json: bool, *, reads: bool = False) -> None:
+    """Do a command's work and exit; an error is its sentence on stderr and its exit code.
+
+    reads: it only shows what a journal tells, and what it cannot show is the journal's fault.
+    """
     try:
         code = work()
     except AutoresearchError as error:
@@ -92,6 +101,11 @@ def finish(work: Callable[[], int], command: str, as_json: bool) -> None:
             raise
         _tell(explain(error), command, as_json)
         code = 1
+    except DAMAGE as error:
+        if Options.debug or not reads:
+            raise
+        _tell(f"the session's journal is damaged, so it cannot be shown: {fault(error)}", command, as_json)
+        code = 1
     raise typer.Exit(code)
 
 
@@ -101,4 +115,4 @@ def _tell(sentence: str, command: str, as_json: bool) -> None:
         envelope = {"version": 1, "command": command, "status": "error", "data": None, "errors": [sentence]}
         with contextlib.suppress(OSError):  # it may have been stdout that could not be written
             print(json.dumps(envelope))
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {one_line(sentence)}", file=sys.stderr)

@@ -13,6 +13,10 @@ from agent.cli import completion
 from agent.cli.flags import Json, Tag
 from agent.cli.program import LOOK, Options, answer, command, finish
 from agent.errors import UsageError
+from agent.files import read_end
+from agent.format import block
+
+LARGEST_LOG = 2**27  # bytes, from its end
 
 
 @command(LOOK)
@@ -44,7 +48,7 @@ def status(
                 return 0
             view.wait_for_change(Options.folder.resolve(), data["tag"])
 
-    finish(work, "status", as_json)
+    finish(work, "status", as_json, reads=True)
 
 
 @command(LOOK)
@@ -80,7 +84,7 @@ def show(
         answer(as_json, "show", data, painted(show_lines(data)))
         return 0
 
-    finish(work, "show", as_json)
+    finish(work, "show", as_json, reads=True)
 
 
 @command(LOOK)
@@ -122,10 +126,10 @@ def diff(
         if not data["diff"] and not as_json:
             print("no difference", file=sys.stderr)
             return 0
-        answer(as_json, "diff", data, painted(diff_lines(data["diff"])))
+        answer(as_json, "diff", data, painted(diff_lines(data["diff"]), raw=True))
         return 0
 
-    finish(work, "diff", as_json)
+    finish(work, "diff", as_json, reads=True)
 
 
 @command(LOOK)
@@ -160,13 +164,15 @@ def log(
             raise UsageError("--follow and --json exclude each other: JSON is printed once")
         path = inspection.log(Options.folder.resolve(), tag, which, run)
         if as_json:
-            answer(True, "log", {"path": str(path), "text": path.read_text(errors="replace")}, [])
+            text = read_end(path, LARGEST_LOG).decode(errors="replace")
+            answer(True, "log", {"path": str(path), "text": text}, [])
             return 0
         for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
-            print(text, end="", flush=True)
+            # On a pipe the log is as it is; a terminal is not steered by it.
+            print(block(text) if sys.stdout.isatty() else text, end="", flush=True)
         return 0
 
-    finish(work, "log", as_json)
+    finish(work, "log", as_json, reads=True)
 
 
 @command(LOOK)
@@ -190,7 +196,7 @@ def sessions(as_json: Json = False) -> None:
         answer(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
         return 0
 
-    finish(work, "sessions", as_json)
+    finish(work, "sessions", as_json, reads=True)
 
 
 @command(LOOK)
@@ -241,4 +247,4 @@ def report(
             print(f"no browser could be started: open {paths[0]} yourself", file=sys.stderr)
         return 0
 
-    finish(work, "report", as_json)
+    finish(work, "report", as_json, reads=True)

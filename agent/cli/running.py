@@ -11,6 +11,7 @@ from agent.cli import completion
 from agent.cli.flags import END, MEASURE, PROPOSE, SESSION, TELL, Agent, Model, SandboxMode, Setup, TrainingSeconds
 from agent.cli.program import RESEARCH, Options, command, finish
 from agent.errors import UsageError
+from agent.format import one_line
 
 
 @command(RESEARCH)
@@ -289,7 +290,7 @@ def stop() -> None:
     def work() -> int:
         from agent import status as view
 
-        print(view.stop(Options.folder.resolve()))
+        print(one_line(view.stop(Options.folder.resolve())))
         return 0
 
     finish(work, "stop", False)

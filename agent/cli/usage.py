@@ -11,6 +11,8 @@ from typer._click.exceptions import NoArgsIsHelpError, UsageError  # typer has i
 from typer._click.formatting import HelpFormatter
 from typer.core import TyperCommand, TyperGroup, _TyperParameter
 
+from agent.format import one_line
+
 FEW = 12  # options that a page without sections can hold
 
 Rows = list[tuple[str, str]]
@@ -26,7 +28,7 @@ class Commands(TyperGroup):
             no_command.show()
             sys.exit(2)
         except UsageError as error:
-            what = " ".join(error.format_message().split()).rstrip(".")
+            what = one_line(error.format_message()).rstrip(".")
             where = error.ctx.command_path if error.ctx else "autoresearch"
             print(f"error: {what}: see `{where} --help`", file=sys.stderr)
             sys.exit(2)

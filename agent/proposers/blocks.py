@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 FORMAT = """\
@@ -24,15 +25,15 @@ WHOLE FILE train.py
 ...
 ```"""
 
-_EDIT = re.compile(
-    r"^<{5,9} ?SEARCH[ \t]*\n(?P<search>.*?)^={5,9}[ \t]*\n(?P<replace>.*?)^>{5,9} ?REPLACE[ \t]*$",
-    re.MULTILINE | re.DOTALL,
-)
-_WHOLE = re.compile(
-    r"^[ \t*_#`]*WHOLE FILE:? +`?(?P<path>[^\s`*]+)[`*_: \t]*\n+"
-    r"(?P<fence>`{3,}|~{3,})[^\n]*\n(?P<text>.*?)^(?P=fence)[ \t]*$",
-    re.MULTILINE | re.DOTALL | re.IGNORECASE,
-)
+MOST_BLOCKS = 1000
+MOST_PLACES = 100
+LONGEST_MARK = 500  # characters of a line that names a whole file
+
+_SEARCH = re.compile(r"<{5,9} ?SEARCH[ \t]*")
+_MIDDLE = re.compile(r"={5,9}[ \t]*")
+_REPLACE = re.compile(r">{5,9} ?REPLACE[ \t]*")
+_WHOLE = re.compile(r"[ \t*_#`]*WHOLE FILE:? +`?(?P<path>[^\s`*]+)[`*_: \t]*", re.IGNORECASE)
+_FENCED = re.compile(r"(?P<fence>`{3,}|~{3,})[^\n]*")
 _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
 
 
@@ -71,24 +72,67 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
 
 
 def parse(answer: str, known: list[str]) -> list[Block]:
-    """The blocks in order. A block without a file's name belongs to the one before it, or to the only file there is."""
-    answer = answer.replace("\r\n", "\n")
-    found: list[tuple[int, Block]] = [
-        (match.start(), Block(match["path"], None, match["text"])) for match in _WHOLE.finditer(answer)
-    ]
-    path = known[0] if len(known) == 1 else ""
-    for match in _EDIT.finditer(answer):
-        path = _named_before(answer[: match.start()], known) or path
-        if not path:
-            raise Unusable(f"a block does not say which file it edits: name one of {', '.join(known)} above it")
-        found.append((match.start(), Block(path, match["search"], match["replace"])))
+    """The blocks in order. A block without a file's name belongs to the one before it, or to the only file there is.
+
+    Every line is looked at once or twice, whatever the answer repeats or leaves open. Raises Unusable.
+    """
+    lines = answer.replace("\r\n", "\n").split("\n")
+    found = [*_whole_files(lines), *_edits(lines, known)]
+    if len(found) > MOST_BLOCKS:
+        raise Unusable(f"it has {len(found)} blocks, more than {MOST_BLOCKS}: give the whole file instead")
     return [block for _, block in sorted(found, key=lambda each: each[0])]
 
 
-def _named_before(text: str, known: list[str]) -> str | None:
-    """The file named on the last line before a block, fences left out."""
-    lines = [line for line in text.splitlines() if line.strip() and not _FENCE.match(line)]
-    words = re.findall(r"[\w./-]+", lines[-1]) if lines else []
+def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
+    """Each block with the number of its first line. One that is not ended is none, nor is any after it."""
+    path = known[0] if len(known) == 1 else ""
+    before = ""  # the last line that is neither empty nor a fence
+    begin = middle = -1
+    for number, line in enumerate(lines):
+        if begin < 0 and _SEARCH.fullmatch(line):
+            begin = number
+            path = _named_in(before, known) or path
+        elif begin >= 0 and middle < 0 and _MIDDLE.fullmatch(line):
+            middle = number
+        elif middle >= 0 and _REPLACE.fullmatch(line):
+            if not path:
+                raise Unusable(f"a block does not say which file it edits: name one of {', '.join(known)} above it")
+            yield begin, Block(path, _text(lines[begin + 1 : middle]), _text(lines[middle + 1 : number]))
+            begin = middle = -1
+        if line.strip() and not _FENCE.match(line):
+            before = line
+
+
+def _whole_files(lines: list[str]) -> Iterator[tuple[int, Block]]:
+    """Each with the number of its first line. The fence that ends it is the one that began it."""
+    ends: dict[str, list[int]] = {}
+    for number, line in enumerate(lines):
+        if line[:1] in ("`", "~"):
+            ends.setdefault(line.rstrip(" \t"), []).append(number)
+    number = 0
+    while number < len(lines):
+        begin = number
+        number += 1
+        mark = _WHOLE.fullmatch(lines[begin]) if len(lines[begin]) <= LONGEST_MARK else None
+        if mark is None:
+            continue
+        while number < len(lines) - 1 and not lines[number]:
+            number += 1
+        opened = _FENCED.fullmatch(lines[number]) if number < len(lines) else None
+        closing = ends.get(opened["fence"], []) if opened else []
+        place = bisect.bisect_right(closing, number)
+        if place < len(closing):
+            yield begin, Block(mark["path"], None, _text(lines[number + 1 : closing[place]]))
+            number = closing[place] + 1
+
+
+def _text(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _named_in(line: str, known: list[str]) -> str | None:
+    """The file named on the last line before a block."""
+    words = re.findall(r"[\w./-]+", line)
     named = [word.removeprefix("./") for word in words if word.removeprefix("./") in known or word.endswith(".py")]
     return named[-1] if named and len(words) <= 3 else None
 
@@ -114,11 +158,23 @@ def _replaced(text: str, block: Block, number: int) -> str:
 
 def _count_of_lines(text: str, search: str) -> int:
     """How often `search` stands in `text` as whole lines."""
-    return len(re.findall(rf"(?m)^{re.escape(search)}", _ended(text)))
+    return len(_places("\n" + _ended(text), "\n" + search))
 
 
 def _put(text: str, search: str, replace: str) -> str:
-    return re.sub(rf"(?m)^{re.escape(search)}", lambda _: replace, _ended(text), count=1)
+    text = _ended(text)
+    place = ("\n" + text).find("\n" + search)
+    return text[:place] + replace + text[place + len(search) :]
+
+
+def _places(text: str, wanted: str) -> list[int]:
+    """Where `wanted`, which begins and ends with a line's end, stands in `text`; the ends of two may be one."""
+    found = []
+    place = text.find(wanted)
+    while place >= 0:
+        found.append(place)
+        place = text.find(wanted, place + max(1, len(wanted) - 1))
+    return found
 
 
 def _ended(text: str) -> str:
@@ -128,11 +184,9 @@ def _ended(text: str) -> str:
 def _loosely(text: str, search: str, block: Block, number: int) -> str:
     lines, wanted = _ended(text).splitlines(keepends=True), search.splitlines()
     bare = [line.strip() for line in wanted]
-    places = [
-        start
-        for start in range(len(lines) - len(wanted) + 1)
-        if [line.strip() for line in lines[start : start + len(wanted)]] == bare
-    ]
+    stripped = "".join(f"\n{line.strip()}" for line in lines) + "\n"
+    quoted_bare = "".join(f"\n{line}" for line in bare) + "\n"
+    places = [stripped.count("\n", 0, place) for place in _places(stripped, quoted_bare)[:MOST_PLACES]]
     if len(places) != 1:
         where = f"stands {len(places)} times" if places else "does not stand"
         raise Unusable(f"what block {number} quotes {where} in {block.path}; it begins with {bare[0][:80]!r}")

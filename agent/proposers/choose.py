@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.errors import PreconditionError, UsageError
 from agent.journal import Journal
-from agent.paths import state_folder
+from agent.paths import require_own_state, state_folder
 from agent.proposers.base import Proposer
 from agent.proposers.hybrid import SHARE, Consulted, HybridProposer
 from agent.proposers.search import SearchProposer
@@ -38,6 +38,7 @@ class Consult:
 
 def choose(wanted: Consult, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
     """Raises UsageError where the flags do not go together, PreconditionError where something they need is missing."""
+    require_own_state(workspace.folder)
     named = [wanted.model, wanted.agent, wanted.agent_command]
     if sum(each is not None for each in named) > 1:
         raise UsageError("--model, --agent and --agent-cmd exclude each other: name one of them")

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import UsageError
+from agent.files import read_bounded
+from agent.format import one_line
+from agent.patterns import short
 from agent.proposers.base import Away, NoIdea
 from agent.proposers.wire import Answer, Model
 from agent.state import Spent
@@ -16,6 +19,8 @@ from agent.state import Spent
 TABLE = Path(__file__).with_name("prices.toml")
 # Beyond the bytes of a prompt: what a server adds to it for roles and formatting.
 OVERHEAD_TOKENS = 1000
+LARGEST_TABLE = 2**20
+DEAREST = 1e6  # dollars for a million tokens
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,21 @@ def price_of(model: Model, own_table: Path) -> Price | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            entries = tomllib.load(file)
+        entries = tomllib.loads(read_bounded(path, LARGEST_TABLE).decode())
         for name, entry in entries.items():
-            if not all(isinstance(entry[key], int | float) and entry[key] >= 0 for key in ("input", "output")):
-                raise ValueError(f"{name} needs input and output in dollars for a million tokens")
+            if not (isinstance(entry, dict) and _is_price(entry.get("input")) and _is_price(entry.get("output"))):
+                raise ValueError(f"{short(name)} needs input and output in dollars for a million tokens")
         return entries
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"the price table {path} cannot be used: {error}") from None
+    except OSError as error:
+        raise UsageError(f"the price table {path} cannot be used: it {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the price table {path} cannot be used: {one_line(str(error))}") from None
+
+
+def _is_price(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= DEAREST
 
 
 class Budget:
@@ -93,14 +103,15 @@ class Budget:
             return
         worst = self._price.of(len(prompt.encode()) + OVERHEAD_TOKENS, most_tokens)
         spent = self._spent()
-        total = sum(each.dollars for each in spent.values())
-        if self._most is not None and total + worst > self._most:
+        total = sum(max(0.0, each.dollars) for each in spent.values())
+        # Asked so that what is no number is beyond any cap.
+        if self._most is not None and not total + worst <= self._most:
             raise Away(
                 f"the next call could cost ${worst:.2f}, and ${total:.2f} of --max-cost {self._most:g} is spent",
                 for_good=True,
             )
-        here = spent.get(number, Spent()).dollars
-        if self._most_per_experiment is not None and here + worst > self._most_per_experiment:
+        here = max(0.0, spent.get(number, Spent()).dollars)
+        if self._most_per_experiment is not None and not here + worst <= self._most_per_experiment:
             reason = (
                 f"the next call could cost ${worst:.2f}, and ${here:.2f} of --max-cost-per-experiment "
                 f"{self._most_per_experiment:g} is spent"
@@ -113,7 +124,10 @@ class Budget:
         self._journal("calling", number, prompt, most_tokens, None)
 
     def charge(self, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:
-        """Journal what a call has cost. What the server does not tell is taken to be the worst that it can be."""
+        """Journal what a call has cost.
+
+        What the server does not tell, or tells beyond all that the call can cost, is taken to be the worst.
+        """
         self._journal("called", number, prompt, most_tokens, answer)
 
     def refund(self, number: int) -> None:
@@ -122,8 +136,8 @@ class Budget:
 
     def _journal(self, kind: str, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:
         told = answer or Answer("", None, None)
-        tokens_in = told.input_tokens if told.input_tokens is not None else len(prompt.encode()) + OVERHEAD_TOKENS
-        tokens_out = told.output_tokens if told.output_tokens is not None else most_tokens
+        tokens_in = _told(told.input_tokens, len(prompt.encode()) + OVERHEAD_TOKENS)
+        tokens_out = _told(told.output_tokens, most_tokens)
         dollars = self._price.of(tokens_in, tokens_out) if self._price else 0.0
         self._record(
             kind,
@@ -133,3 +147,7 @@ class Budget:
             output_tokens=tokens_out,
             dollars=dollars,
         )
+
+
+def _told(tokens: int | None, worst: int) -> int:
+    return tokens if tokens is not None and 0 <= tokens <= worst else worst

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from agent.errors import AutoresearchError, ExperimentError, fault
 from agent.experiment import Experiment, Proposal
 from agent.proposers.base import Away, Context, Exhausted, NoIdea, Proposer
 
@@ -20,6 +21,7 @@ STUCK_AFTER = 8
 STUCK_SHARE = 0.5
 FIRST_WAIT, LONGEST_WAIT = 2.0, 900.0  # seconds
 MOST_NOTHINGS = 3
+LONGEST_RETRY = 3600.0  # seconds, of what a server asks for
 TICK_SECONDS = 0.2
 
 
@@ -82,7 +84,8 @@ class HybridProposer:
     def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:
         """The model's repair of its own candidate; None where it has none now."""
         try:
-            return replace(self._model.mend(context, error, attempt), proposer=self._model.name)
+            proposal = _consulted(lambda context: self._model.mend(context, error, attempt), context, self._model.name)
+            return replace(proposal, proposer=self._model.name)
         except (Away, NoIdea) as reason:
             self._announce("unmended", proposer=self._model.name, number=context.number, reason=str(reason))
             return None
@@ -108,7 +111,7 @@ class HybridProposer:
         began = time.monotonic()
         while True:
             try:
-                proposal = self._model.ask(context)
+                proposal = _consulted(self._model.ask, context, self._model.name)
             except NoIdea as nothing:
                 self._come_back()
                 self._nothings += 1
@@ -139,7 +142,8 @@ class HybridProposer:
         if away.lasting:
             return LONGEST_WAIT
         own: float = FIRST_WAIT * 2 ** min(self._failures - 1, 20) * random.uniform(0.5, 1.5)
-        return max(min(LONGEST_WAIT, own), away.retry_after or 0.0)
+        wanted = away.retry_after if away.retry_after is not None and away.retry_after > 0 else 0.0
+        return max(min(LONGEST_WAIT, own), min(LONGEST_RETRY, wanted))
 
     def _leave(self, reason: str, delay: float) -> None:
         self._retry_at = time.monotonic() + delay
@@ -158,3 +162,28 @@ class HybridProposer:
         while (left := until - time.monotonic()) > 0:
             context.tick()
             time.sleep(min(TICK_SECONDS, left))
+
+
+def _consulted(ask: Callable[[Context], Proposal], context: Context, name: str) -> Proposal:
+    """What the model or the agent gives. Whatever goes wrong with it is an absence and never the session's end.
+
+    Only what `tick` raises passes, and errors that concern the session: they say so by their kind.
+    """
+    passing: list[BaseException] = []
+
+    def tick() -> None:
+        try:
+            context.tick()
+        except BaseException as error:
+            passing.append(error)
+            raise
+
+    try:
+        return ask(replace(context, tick=tick))
+    except (Away, NoIdea):
+        raise
+    except Exception as error:
+        concerns_session = isinstance(error, AutoresearchError) and not isinstance(error, ExperimentError)
+        if concerns_session or error in passing:
+            raise
+        raise Away(f"{name} failed in a way that nobody expected: {fault(error)}", lasting=True) from error

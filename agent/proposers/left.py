@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.proposals import save
+from agent.files import read_bounded
+from agent.proposals import LARGEST_FILE, save
 from agent.proposers.base import Context
 from agent.proposers.scratch import Changes
 
@@ -38,12 +39,12 @@ class Left:
         if path is None or path in self._over:
             return None
         try:
-            said = json.loads(path.read_bytes())
+            said = json.loads(read_bounded(path, LARGEST_FILE))
             if said["of"] != _question(context, draft):
                 return None
             changes = Changes(dict(said["files"]), tuple(said["dropped"]), said["notes"])
             return Attempt(changes, said["failure"], said["lasting"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def write(self, context: Context, name: str, draft: Mapping[str, str], attempt: Attempt) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.edits import constants
+from agent.format import plain as plain
 
 FORMAT = """\
 DESCRIPTION: what changes, in one line of at most 80 characters
@@ -59,14 +60,6 @@ def summary(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     if changes and len(changes) == added == removed:
         return ", ".join(changes)[:LONGEST_DESCRIPTION]
     return f"{added} lines added, {removed} removed in {', '.join(sorted(new))}"[:LONGEST_DESCRIPTION]
-
-
-def plain(text: str) -> str:
-    """Without control characters, the escapes of terminals, what turns text around, and halves of characters."""
-    text = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)", "", text)
-    return re.sub(
-        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", "", text
-    ).strip()
 
 
 def _number(text: str) -> float | None:

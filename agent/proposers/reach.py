@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 
@@ -9,12 +10,14 @@ import requests
 
 from agent.check import Check
 from agent.errors import PreconditionError, UsageError
+from agent.format import one_line
+from agent.proposers import exchange
 from agent.proposers.choose import Consult
 from agent.proposers.presets import PRESETS, check_available
 from agent.proposers.wire import SERVERS, Model, headers_of, parse_model
 
 SECONDS = 5.0
-SHOWN_MODELS = 5
+SHOWN_MODELS, LONGEST_NAME = 5, 100
 START = {"ollama": "ollama serve", "lmstudio": "lms server start", "mlx": "mlx_lm.server --model {name}"}
 INSTALL = {
     "claude": "npm install -g @anthropic-ai/claude-code",
@@ -54,11 +57,16 @@ def _model(text: str) -> Check:
         return Check("model", "broken", str(error), f"export {SERVERS[text.partition(':')[0]][3]}=...")
     address = f"{model.url}/v1/models" if model.format == "anthropic" else f"{model.url}/models"
     try:
-        # A redirect would carry the key to somebody else.
-        answer = requests.get(address, headers=headers_of(model), timeout=SECONDS, allow_redirects=False)
-    except (requests.RequestException, ValueError):
+        with exchange.exchange(
+            "GET", address, headers=headers_of(model), silence=SECONDS, seconds=3 * SECONDS
+        ) as answer:
+            return _answered(model, answer)
+    except (requests.RequestException, OSError, ValueError):
         start = START.get(model.scheme, f"curl -sS {shlex.quote(address)}").format(name=shlex.quote(model.name))
         return Check("model", "broken", f"{model.label} cannot be reached at {model.url}", start)
+
+
+def _answered(model: Model, answer: requests.Response) -> Check:
     if answer.status_code in (401, 403):
         key = SERVERS[model.scheme][3] if model.scheme in SERVERS else ""
         mend = f"export {key or 'AUTORESEARCH_MODEL_KEY'}=..."
@@ -72,8 +80,9 @@ def _model(text: str) -> Check:
 def _listed(model: Model, answer: requests.Response) -> Check:
     """Servers name models in forms of their own, so one that is not in the list is a warning and no more."""
     try:
-        names = [str(each["id"]) for each in answer.json()["data"]]
-    except (ValueError, KeyError, TypeError):
+        listed = json.loads(b"".join(exchange.body(answer)))["data"]
+        names = [one_line(str(each["id"]))[:LONGEST_NAME] for each in listed]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Check("model", "ok", f"{model.url} answers, in a format of its own")
     if not names or any(name == model.name or name.startswith(f"{model.name}:") for name in names):
         return Check("model", "ok", f"{model.label} answers at {model.url}")

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import itertools
 import os
 import posixpath
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
+from agent.files import Unusable, open_plain, read_bounded, write_whole
+from agent.format import one_line
+from agent.names import fault_of_path, linked_part
 from agent.proposers.base import Away, Context
-from agent.proposers.notes import plain
 from agent.variables import SECRET
 
 # In the copy, because some agents read nothing outside the folder they start in.
 PROMPT, NOTES = "autoresearch-prompt.md", "autoresearch-notes.md"
 LARGEST_FILE = 2**20
 LARGEST_COMPARED = 2**26
-MOST_FILES = 200_000
+MOST_FILES, DEEPEST = 200_000, 100
+LONGEST_SHOWN = 200  # characters of a name
 SHORTEST_SECRET = 12
 GIT_SECONDS = 120
 
@@ -91,15 +95,18 @@ def environment() -> dict[str, str]:
 def changes(scratch: Scratch, context: Context) -> Changes:
     """What differs from the incumbent, sorted into what may be taken and what may not."""
     workspace = scratch.workspace
-    if workspace.resolve() != workspace or not workspace.is_dir():
+    if linked_part(Path(workspace.anchor), str(workspace.relative_to(workspace.anchor))) or not workspace.is_dir():
         return Changes({}, ("removed the folder that it worked in",), "")
     files, dropped = {}, _git_matters(scratch)
-    after = _states(scratch.top, workspace)
+    after = _states(scratch.top, workspace, scratch.before)
+    if len(after) >= MOST_FILES:
+        dropped.append(f"made more than {MOST_FILES:,} files, of which the rest is not looked at")
     for path in sorted({*scratch.before, *after} - {PROMPT, NOTES}):
         if scratch.before.get(path) == after.get(path) or (path not in scratch.before and _is_litter(path)):
             continue
         # A name may be bytes that are no text.
-        shown = plain(path.encode(errors="replace").decode())
+        shown = one_line(path.encode(errors="replace").decode())
+        shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
         did = f"{'deleted' if path not in after else 'changed' if path in scratch.before else 'made'} {shown}"
         if path.startswith("../") or not path.isprintable() or not context.allows(path):
             dropped.append(f"{did}, which may not change")
@@ -136,10 +143,10 @@ def _secrets() -> dict[str, str]:
 def _place(workspace: Path, files: Mapping[str, str]) -> None:
     for path, text in files.items():
         target = workspace / path
+        if linked_part(workspace, str(PurePosixPath(path).parent)) is not None:
+            raise Away(f"no scratch repository for the agent: {one_line(path)} lies behind a link")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_symlink():
-            target.unlink()
-        target.write_text(text, encoding="utf-8", newline="")
+        write_whole(target, text, durable=False)
 
 
 def _commit(top: Path) -> None:
@@ -190,7 +197,7 @@ def _head(top: Path) -> tuple[str, str] | None:
         return None
     branch = head.removeprefix("ref: ")
     try:
-        return head, _text(top / ".git" / branch) if branch != head and ".." not in branch else ""
+        return head, _text(top / ".git" / branch) if branch.startswith("refs/") and not fault_of_path(branch) else ""
     except Refused:
         return head, ""
 
@@ -201,58 +208,71 @@ def _is_litter(path: str) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
-def _states(top: Path, workspace: Path) -> dict[str, str]:
-    """path relative to the workspace -> what is there, for all below `top` but git's own."""
-    found: dict[str, str] = {}
+def _states(top: Path, workspace: Path, known: Iterable[str] = ()) -> dict[str, str]:
+    """path relative to the workspace -> what is there, for all below `top` but git's own.
+
+    known: what is looked for first, whatever else is there. All else is only counted up to a bound in number and depth.
+    """
     prefix = workspace.relative_to(top).as_posix()
-    for folder, folders, names in os.walk(top):
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        folders[:] = [name for name in folders if name not in (".git", "__pycache__", *links)]
-        for name in (*names, *links):
+    found: dict[str, str] = {}
+    for path in known:
+        place = PurePosixPath(posixpath.normpath(posixpath.join(prefix, path)))
+        if linked_part(top, str(place.parent)) is None and os.path.lexists(top / place):
+            found[path] = _state(top / place)
+    left = [(top, 0)]
+    while left and len(found) < MOST_FILES:
+        folder, depth = left.pop()
+        for entry in _entries(folder):
+            path = posixpath.relpath(Path(entry.path).relative_to(top).as_posix(), prefix)
+            if not entry.is_dir(follow_symlinks=False):
+                found.setdefault(path, _state(Path(entry.path)) if not known else "new")
+            elif entry.name not in (".git", "__pycache__") and depth < DEEPEST:
+                left.append((Path(entry.path), depth + 1))
+            elif depth >= DEEPEST:
+                found[path] = "too deep"
             if len(found) >= MOST_FILES:
-                return found
-            path = Path(folder) / name
-            found[posixpath.relpath(path.relative_to(top).as_posix(), prefix)] = _state(path)
+                break
     return found
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, up to a bound; nothing where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(itertools.islice(entries, MOST_FILES))
+    except OSError:
+        return []
 
 
 def _state(path: Path) -> str:
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
-            return f"link to {path.readlink()}"
+            return f"link to {os.fsencode(path.readlink()).hex()}"
         if not stat.S_ISREG(status.st_mode):
             return "special"
         if status.st_size > LARGEST_COMPARED:
             return f"{status.st_size} bytes"
-        with _opened(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        with open_plain(path) as file:
+            return hashlib.file_digest(io.BufferedReader(file), "sha256").hexdigest()
+    except (OSError, ValueError):
         return "unreadable"
 
 
 def _text(path: Path) -> str:
     """The text of a plain file. Raises Refused."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise Refused("which is no plain file any more")
-        with _opened(path) as file:
-            content = file.read(LARGEST_FILE + 1)
-        text = content.decode("utf-8")
+        text = read_bounded(path, LARGEST_FILE).decode("utf-8")
+    except Unusable as fault:
+        large = "larger" in str(fault)
+        raise Refused(f"which {fault}" if large else "which is no plain file any more") from None
     except OSError as error:
         raise Refused(f"which cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise Refused("which is not UTF-8 text") from None
-    if len(content) > LARGEST_FILE:
-        raise Refused("which is larger than 1 MiB")
     if "\0" in text:
         raise Refused("which is not text")
     for secret, name in _secrets().items():
         if secret in text:
             raise Refused(f"which holds the value of {name}")
     return text
-
-
-def _opened(path: Path) -> BufferedReader:
-    """No link is followed, and no pipe waits for a writer."""
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")

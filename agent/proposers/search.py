@@ -6,6 +6,7 @@ the experiment and that history.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from agent.errors import AutoresearchError, fault
 from agent.estimate import estimate
 from agent.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
@@ -64,7 +66,18 @@ class SearchProposer:
         return None
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Exhausted where no constants can be searched, or all that can be drawn has been tried."""
+        """Raises Exhausted where no constants can be searched, or all that can be drawn has been tried.
+
+        So it does where it fails itself: then a model proposes, or the session ends with a sentence.
+        """
+        try:
+            return self._ask(context)
+        except (Exhausted, AutoresearchError):
+            raise
+        except Exception as error:
+            raise Exhausted(f"the search failed in a way that nobody expected: {fault(error)}") from error
+
+    def _ask(self, context: Context) -> Proposal:
         space = space_of(context.files, context.constants)
         if not space.dimensions:
             raise Exhausted(
@@ -73,7 +86,7 @@ class SearchProposer:
             )
         seen = {experiment.digest for experiment in context.history}
         rng = random.Random(f"{context.seed}:{context.number}")
-        for values, why in chain(_expected(space, context, rng), _steps(space, context, rng)):
+        for values, why in chain(_until_it_fails(_expected(space, context, rng)), _steps(space, context, rng)):
             texts = space.apply(values)
             if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
                 return Proposal(texts, _describe(space, values), why, {**space.values(), **values})
@@ -101,6 +114,14 @@ def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tu
     expected = improvement(model, points(space, candidates), best)
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
         yield candidates[index], f"expected improvement by a model of {len(values)} experiments"
+
+
+def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:
+    """No numbers that were measured, however odd, end the search: without its model it goes on by rules of thumb."""
+    with contextlib.suppress(
+        ArithmeticError, ValueError, LookupError, TypeError, MemoryError
+    ):  # LinAlgError is the 2nd
+        yield from candidates
 
 
 def _steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:

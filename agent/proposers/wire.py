@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import os
 import queue
 import threading
@@ -20,12 +21,15 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
 from agent.errors import PreconditionError, UsageError
+from agent.format import plain
+from agent.proposers import exchange
 from agent.proposers.base import Away
-from agent.proposers.notes import plain
+from agent.proposers.exchange import LARGEST_ANSWER as LARGEST_ANSWER
 
-CONNECT_SECONDS = 10.0
 LONGEST_ANSWER_SECONDS = 900.0
-LARGEST_ANSWER = 2**20  # bytes
+LONGEST_RETRY_SECONDS = 3600.0
+LARGEST_COUNT = 10**8  # of tokens that a server can mean
+LARGEST_REFUSAL = 4096  # bytes that are read of it
 TICK_SECONDS = 0.2
 ANTHROPIC_VERSION = "2023-06-01"
 # What a server says where waiting does not help: there is no more money.
@@ -113,34 +117,27 @@ def complete(
 
     Raises Away where there is no whole answer, and whatever `tick` raises.
     """
-    return _in_background(lambda: _ask(model, system, messages, most_tokens, silence), tick)
-
-
-def _ask(model: Model, system: str, messages: Sequence[Message], most_tokens: int, silence: float) -> Answer:
-    address, headers, body = _request(model, system, messages, most_tokens)
-    deadline = time.monotonic() + LONGEST_ANSWER_SECONDS
-
-    def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # Set here, nothing in a .netrc takes its place.
-        request.headers.update(headers)
-        return request
-
+    seconds = LONGEST_ANSWER_SECONDS
     try:
-        # A redirect would carry the key to somebody else.
-        with requests.post(
-            address,
-            json=body,
-            auth=authorize,
-            stream=True,
-            allow_redirects=False,
-            timeout=(CONNECT_SECONDS, silence),
+        return _in_background(lambda: _ask(model, system, messages, most_tokens, silence, seconds), tick, seconds)
+    except TimeoutError:
+        raise Broken(f"{model.label} has not ended its answer after {seconds:g} s") from None
+
+
+def _ask(
+    model: Model, system: str, messages: Sequence[Message], most_tokens: int, silence: float, seconds: float
+) -> Answer:
+    address, headers, body = _request(model, system, messages, most_tokens)
+    try:
+        with exchange.exchange(
+            "POST", address, headers=headers, json=body, silence=silence, seconds=seconds
         ) as response:
             if response.status_code != 200:
                 raise _refusal(model, response)
             if "event-stream" in response.headers.get("Content-Type", ""):
-                answer = _READ_STREAM[model.format](_events(response, deadline))
+                answer = _READ_STREAM[model.format](_events(response))
             else:
-                answer = _READ_WHOLE[model.format](json.loads(_whole(response, deadline)))
+                answer = _READ_WHOLE[model.format](json.loads(b"".join(exchange.body(response))))
             # JSON can hold half a character, UTF-8 cannot.
             text = answer.text.encode(errors="replace").decode()
             return replace(answer, text=_without_key(text, model))
@@ -148,6 +145,8 @@ def _ask(model: Model, system: str, messages: Sequence[Message], most_tokens: in
         raise Broken(_short(broken, model)) from None
     except requests.RequestException as error:
         raise _broken_off(model, error, silence) from None
+    except (OSError, HTTPError, MemoryError) as error:
+        raise Broken(f"{model.label} broke off its answer: {_short(error, model)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise Broken(
             f"{model.label} answered in another format than {model.format}'s: {_short(error, model)}"
@@ -194,10 +193,12 @@ def _refusal(model: Model, response: requests.Response) -> Away:
 
 
 def _beginning(response: requests.Response) -> str:
-    """Of a refusal's body; empty where that breaks off or cannot be unpacked: the status says what matters."""
+    """Of a refusal's body; empty where that breaks off or is compressed: the status says what matters."""
+    if exchange.is_packed(response):
+        return ""
     try:
-        return response.raw.read(4096, decode_content=True).decode(errors="replace").strip()
-    except (HTTPError, OSError):
+        return response.raw.read(LARGEST_REFUSAL, decode_content=True).decode(errors="replace").strip()
+    except (HTTPError, OSError, ValueError):
         return ""
 
 
@@ -223,35 +224,31 @@ def _message(said: str) -> str:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds from now; the header holds them, or a date (RFC 9110, 10.2.3)."""
+    """Seconds from now, an hour at most; the header holds them, or a date (RFC 9110, 10.2.3)."""
     if header is None:
         return None
     try:
-        return max(0.0, float(header))
-    except ValueError:
-        date = email.utils.parsedate_tz(header)
-        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
+        try:
+            seconds = float(header)
+        except ValueError:
+            date = email.utils.parsedate_tz(header)
+            if date is None:
+                return None
+            seconds = email.utils.mktime_tz(date) - time.time()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_RETRY_SECONDS)
 
 
-def _whole(response: requests.Response, deadline: float) -> bytes:
-    return b"".join(_chunks(response, deadline))
-
-
-def _chunks(response: requests.Response, deadline: float) -> Iterator[bytes]:
-    """What arrives, bounded in size and time. Raises ValueError beyond that."""
-    size = 0
-    for chunk in response.iter_content(chunk_size=None):
-        size += len(chunk)
-        if size > LARGEST_ANSWER or time.monotonic() > deadline:
-            raise ValueError("it goes on without end")
-        yield chunk
-
-
-def _events(response: requests.Response, deadline: float) -> Iterator[dict[str, Any]]:
+def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
-    rest = b""
-    for chunk in _chunks(response, deadline):
-        *lines, rest = (rest + chunk).split(b"\n")
+    rest: list[bytes] = []  # joined at a line's end alone: chunks may be of one byte each
+    for chunk in exchange.body(response):
+        rest.append(chunk)
+        if b"\n" not in chunk:
+            continue
+        *lines, last = b"".join(rest).split(b"\n")
+        rest = [last]
         for line in lines:
             if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
                 yield json.loads(line[5:])
@@ -259,24 +256,29 @@ def _events(response: requests.Response, deadline: float) -> Iterator[dict[str, 
 
 def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
     text: list[str] = []
-    usage: dict[str, Any] = {}
+    usage: Mapping[str, Any] = {}
     finish = None
     for event in events:
         if event.get("error"):
             raise Broken(f"the server broke off: {_message(json.dumps(event))}")
-        usage = event.get("usage") or usage
+        usage = _usage(event) or usage
         for choice in event.get("choices") or []:
-            text.append(choice.get("delta", {}).get("content") or "")
-            finish = choice.get("finish_reason") or finish
+            if choice.get("index", 0) == 0:
+                text.append(choice.get("delta", {}).get("content") or "")
+                finish = choice.get("finish_reason") or finish
     if finish is None:
         raise Broken("the stream ended in the middle of the answer")
-    return Answer("".join(text), usage.get("prompt_tokens"), usage.get("completion_tokens"), finish == "length")
+    return Answer("".join(text), *_openai_tokens(usage), finish == "length")
 
 
 def _openai_whole(content: dict[str, Any]) -> Answer:
-    choice, usage = content["choices"][0], content.get("usage") or {}
+    choice = content["choices"][0]
     cut = choice.get("finish_reason") == "length"
-    return Answer(choice["message"]["content"] or "", usage.get("prompt_tokens"), usage.get("completion_tokens"), cut)
+    return Answer(choice["message"]["content"] or "", *_openai_tokens(_usage(content)), cut)
+
+
+def _openai_tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
 
 
 def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
@@ -288,30 +290,45 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
         if kind == "error":
             raise Broken(f"the server broke off: {_message(json.dumps(event))}")
         if kind == "message_start":
-            usage.update(event["message"].get("usage") or {})
+            usage.update(_usage(event["message"]))
         elif kind == "content_block_delta":
             text.append(event["delta"].get("text") or "")
         elif kind == "message_delta":
-            usage.update(event.get("usage") or {})
+            usage.update(_usage(event))
             finish = event["delta"].get("stop_reason") or finish
         ended = ended or kind == "message_stop"
     if not ended:
         raise Broken("the stream ended in the middle of the answer")
-    return Answer("".join(text), _anthropic_input(usage), usage.get("output_tokens"), finish == "max_tokens")
+    return Answer("".join(text), _anthropic_input(usage), _count(usage.get("output_tokens")), finish == "max_tokens")
 
 
 def _anthropic_whole(content: dict[str, Any]) -> Answer:
-    text = "".join(block.get("text", "") for block in content["content"])
-    usage = content.get("usage") or {}
-    return Answer(text, _anthropic_input(usage), usage.get("output_tokens"), content.get("stop_reason") == "max_tokens")
+    text, usage = "".join(block.get("text", "") for block in content["content"]), _usage(content)
+    cut = content.get("stop_reason") == "max_tokens"
+    return Answer(text, _anthropic_input(usage), _count(usage.get("output_tokens")), cut)
 
 
 def _anthropic_input(usage: Mapping[str, Any]) -> int | None:
     """Tokens read from or written to a cache are counted apart."""
     if "input_tokens" not in usage:
         return None
-    parts = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    return sum(usage.get(part) or 0 for part in parts)
+    parts = [_count(usage["input_tokens"])]
+    # Null where no cache took part.
+    caches = ("cache_creation_input_tokens", "cache_read_input_tokens")
+    parts += [_count(usage[name]) for name in caches if usage.get(name) is not None]
+    told = [part for part in parts if part is not None]
+    return sum(told) if len(told) == len(parts) else None
+
+
+def _usage(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    usage = content.get("usage")
+    return usage if isinstance(usage, dict) else {}
+
+
+def _count(tokens: object) -> int | None:
+    """A number of tokens; None for all that cannot be one, which counts as not told."""
+    whole = isinstance(tokens, int) and not isinstance(tokens, bool)
+    return tokens if whole and 0 <= tokens <= LARGEST_COUNT else None  # type: ignore[operator, return-value]
 
 
 _READ_STREAM = {"openai": _openai_stream, "anthropic": _anthropic_stream}
@@ -328,8 +345,11 @@ def _without_key(text: str, model: Model) -> str:
     return text.replace(model.key, "***") if model.key else text
 
 
-def _in_background(work: Callable[[], T], tick: Callable[[], None]) -> T:
-    """`work` on a thread of its own, so that Ctrl-C need not wait for the network."""
+def _in_background(work: Callable[[], T], tick: Callable[[], None], seconds: float) -> T:
+    """`work` on a thread of its own, so that neither Ctrl-C nor a slow drip waits for the network.
+
+    Raises TimeoutError where it takes longer than `seconds`; the thread is left to its own deadline.
+    """
     results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
@@ -338,12 +358,15 @@ def _in_background(work: Callable[[], T], tick: Callable[[], None]) -> T:
         except BaseException as error:
             results.put((None, error))
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name="asks a model", daemon=True).start()
+    ends = time.monotonic() + seconds
     while True:
         try:
             result, error = results.get(timeout=TICK_SECONDS)
         except queue.Empty:
             tick()
+            if time.monotonic() > ends:
+                raise TimeoutError from None
             continue
         if error is not None:
             raise error

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from agent.format import one_line
 from agent.views.paint import diff_lines, status_text
 from agent.views.text import cost, duration, figure
 
@@ -15,7 +16,7 @@ RUN_FIGURES = ("peak_vram_mb", "num_steps", "mfu_percent")
 
 
 def show_lines(data: dict[str, Any]) -> list[str | Text]:
-    head = status_text(f"#{data['number']} {data['status']}  {data['description']}", data["status"])
+    head = status_text(one_line(f"#{data['number']} {data['status']}  {data['description']}"), data["status"])
     by = f"by {data['proposer']} in session {data['tag']}" + (
         f", commit {data['commit'][:12]}" if data["commit"] else ""
     )
@@ -36,7 +37,7 @@ def show_lines(data: dict[str, Any]) -> list[str | Text]:
 def session_lines(sessions: list[dict[str, Any]], now: float) -> list[str | Text]:
     """A table: every column as wide as its longest entry."""
     titles = ("tag", "experiments", "baseline", "best", "gain", "last activity", "branch")
-    rows = [titles, *(_session(each, now) for each in sessions)]
+    rows = [titles, *(tuple(map(one_line, _session(each, now))) for each in sessions)]
     wide = [max(len(row[column]) for row in rows) for column in range(len(titles))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
     marked = [

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from agent.estimate import unbiased
 from agent.experiment import Experiment, Run, metrics
+from agent.format import one_line
 from agent.progress import Reading
-from agent.results import one_line
 from agent.state import Comparison, Pending, State
 from agent.views.lines import clock, line, named, sides
 from agent.views.text import duration, figure
@@ -74,7 +74,7 @@ def current(state: State, moment: Moment) -> list[RenderableType]:
 
 
 def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableType]:
-    what = Text.assemble((f"#{pending.number}  ", "bold cyan"), (pending.description, "bold"))
+    what = Text.assemble((f"#{pending.number}  ", "bold cyan"), (one_line(pending.description), "bold"))
     by = f"by {pending.proposer}" if pending.number else ""
     lines: list[RenderableType] = [sides(what, line(by, "dim"))]
     why = next((each.strip() for each in pending.reasoning.splitlines() if each.strip()), "")

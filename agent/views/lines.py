@@ -8,16 +8,20 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.results import one_line
+from agent.format import flat
 
 
 def line(text: str, style: str = "") -> Text:
-    return Text(one_line(text) if text.strip() == text else text, style=style, no_wrap=True, overflow="ellipsis")
+    return Text(flat(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def named(name: str, *parts: str | tuple[str, str]) -> Text:
     """A faint name of ten signs at most, and what it is."""
-    return Text.assemble((name.ljust(10), "dim"), *parts, no_wrap=True, overflow="ellipsis")
+    return Text.assemble((flat(name).ljust(10), "dim"), *map(_flat, parts), no_wrap=True, overflow="ellipsis")
+
+
+def _flat(part: str | tuple[str, str]) -> str | tuple[str, str]:
+    return flat(part) if isinstance(part, str) else (flat(part[0]), part[1])
 
 
 def sides(left: Text, right: Text) -> Table:

@@ -14,9 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from agent.events import Event
+from agent.files import last_lines
 from agent.forecast import forecast
+from agent.format import one_line
 from agent.limits import Limits
-from agent.measure import last_lines
 from agent.progress import memory, reading
 from agent.state import State
 from agent.views.current import Moment, under_way
@@ -108,7 +109,7 @@ class LiveView:
         if event.kind == "note":
             self._note(event)
         elif event.kind in ("interrupted", "nothing"):
-            self._picture.message = " ".join(said)
+            self._picture.message = one_line(" ".join(said))
         elif event.kind == "running":
             self._picture.message, self._picture.hint = "", LATER
         elif event.kind == "recorded":
@@ -118,16 +119,16 @@ class LiveView:
         self._live.refresh()
 
     def _say(self, line: str) -> None:
-        text = Text(line)
+        text = Text(one_line(line))
         for status, colour in COLOURS.items():
             text.highlight_regex(rf"^#\d+ {status}", f"bold {colour}")
         self._console.print(text, soft_wrap=True)
 
     def _note(self, event: Event) -> None:
         if event.data.get("ending"):
-            self._picture.hint = event.data["text"]
+            self._picture.hint = one_line(event.data["text"])
         else:
-            self._picture.message = event.data["text"]
+            self._picture.message = one_line(event.data["text"])
 
 
 def follow(load: Callable[[], State | None], wait: Callable[[], None]) -> None:

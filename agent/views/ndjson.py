@@ -8,4 +8,4 @@ from agent.state import State
 
 def show(event: Event, _state: State) -> None:
     if event.kind != "progress":
-        print(event.to_json(), flush=True)
+        print(event.to_json(ascii_only=True), flush=True)

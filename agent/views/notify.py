@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from agent.errors import PreconditionError, UsageError
 from agent.events import Event
-from agent.results import one_line
+from agent.format import one_line
 from agent.state import State
 from agent.summary import summarize
 from agent.views.text import headline
@@ -55,7 +55,7 @@ class Notifier:
         said = self._worth_saying(event, state)
         if said is None or state.session is None:
             return
-        title = f"autoresearch {state.session['tag']}: {said[0]}"
+        title = one_line(f"autoresearch {state.session['tag']}: {said[0]}")[:LONGEST_TEXT]
         text = one_line(said[1])[:LONGEST_TEXT]
         # The live screen has put something of its own in the place of sys.stderr.
         terminal = sys.__stderr__

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from rich.console import Console
 from rich.text import Text
 
+from agent.format import Painted, block
 from agent.views.text import COLOURS
 
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
+def painted(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
+    """The lines with the terminal's codes in them. Nothing is wrapped: a diff is copied as it is.
 
-def painted(lines: Iterable[str | Text]) -> list[str]:
-    """The lines with the terminal's codes in them, or as they are. Nothing is wrapped: a diff is copied as it is."""
+    What a run or a model wrote steers no terminal. raw: on a pipe the lines are as they are, for a diff to be applied.
+    """
     console = Console(highlight=False)
     if not console.is_terminal:
-        return [line.plain if isinstance(line, Text) else line for line in lines]
+        plain = [line.plain if isinstance(line, Text) else line for line in lines]
+        return [Painted(line if raw else block(line)) for line in plain]
     with console.capture() as capture:
         for line in lines:
             text = line if isinstance(line, Text) else Text(line)
-            # What a run or a model wrote must not steer the terminal.
-            text.plain = CONTROL.sub("?", text.plain)
+            text = Text(clean, style=text.style) if (clean := block(text.plain)) != text.plain else text
             console.print(text, soft_wrap=True)
-    return capture.get().removesuffix("\n").split("\n")
+    return [Painted(line) for line in capture.get().removesuffix("\n").split("\n")]
 
 
 def diff_lines(diff: str) -> list[Text]:

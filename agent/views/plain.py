@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.events import Event
+from agent.format import one_line
 from agent.state import State
 from agent.views.text import duration, figure, row
 
@@ -16,7 +17,7 @@ MOST_NAMED = 5
 
 def show(event: Event, state: State) -> None:
     for line in lines(event, state):
-        print(line, file=sys.stderr, flush=True)
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 def lines(event: Event, state: State) -> list[str]:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.experiment import Experiment
-from agent.results import one_line
+from agent.format import one_line
 from agent.standing import standing
 from agent.state import State
 from agent.summary import summarize
@@ -55,7 +55,7 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
     assert state.session is not None
     summary, stands = summarize(state), standing(state)
     what = f"{summary['metric']}, {'lower' if summary['direction'] == 'minimize' else 'higher'} is better"
-    lines: list[RenderableType] = [sides(Text(f"autoresearch {summary['tag']}", style="bold"), line(what, "dim"))]
+    lines: list[RenderableType] = [sides(line(f"autoresearch {summary['tag']}", "bold"), line(what, "dim"))]
     if summary["baseline"] is None:
         return [*lines, line("measuring the baseline")]
     if summary["best_number"]:
@@ -140,7 +140,7 @@ def _row(experiments: Sequence[Experiment], index: int) -> tuple[Text, ...]:
         Text(figure(metric - before, metric, "+") if metric is not None and before is not None else "-", style=style),
         Text(f"{abs(evidence.sigmas):.1f}" if evidence and evidence.sigmas is not None else "", style=style),
         Text(duration(sum(run.seconds for run in each.runs)), style=style),
-        Text(each.description + (f" [{more}]" if more else ""), style=style),
+        Text(one_line(each.description) + (f" [{more}]" if more else ""), style=style),
     )
 
 

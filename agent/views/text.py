@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.experiment import Experiment
+from agent.format import one_line
 
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
 
@@ -17,7 +18,7 @@ def row(experiments: Sequence[Experiment], index: int) -> str:
     metric, verdict = experiment.metric, experiment.verdict
     value = figure(metric) if metric is not None else "-"
     seconds = duration(sum(run.seconds for run in experiment.runs))
-    what = experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else "")
+    what = one_line(experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else ""))
     return f"#{experiment.number} {status(experiment)} {value} {_change(experiments, index)} {seconds} {what}"
 
 
@@ -43,7 +44,7 @@ def _change(experiments: Sequence[Experiment], index: int) -> str:
 def figure(value: float, like: float | None = None, sign: str = "") -> str:
     """`1.294512`, `-0.012300`, `176,890,964`: a value, or a difference of values `like` one, to the same decimals."""
     size = abs(value if like is None else like)
-    return f"{value:{sign},.{6 if size < 100 or math.isinf(size) else max(0, 6 - int(math.log10(size)))}f}"
+    return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
 
 
 def brief(value: float, digits: int = 4) -> str:
@@ -55,6 +56,8 @@ def brief(value: float, digits: int = 4) -> str:
 
 def duration(seconds: float) -> str:
     """`9.4s`, `6m41s`, `2h05m`."""
+    if not math.isfinite(seconds):
+        return "?"
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -99,7 +102,7 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
     if summary["baseline"] is None:
         return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
     percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
-    return [
+    lines = [
         f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
         f"baseline  {figure(summary['baseline'])} {summary['metric']}",
         f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})",
@@ -110,3 +113,4 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         f"look at   results.tsv, `git show {short}`, {log_folder}",
     ]
+    return [one_line(line) for line in lines]

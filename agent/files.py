@@ -1,0 +1,193 @@
+"""The one way to read and write files that a run, an agent, a clone or a server may have touched.
+
+What lies there may be a link to somewhere else, a pipe that never ends, a folder, or a sparse file of 16 GiB. None of
+them is followed, waited for or read: each is one clause in an OSError, which callers already turn into a sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from io import FileIO
+from pathlib import Path
+
+# Without following a link at the end, without waiting for the other end of a pipe, without leaking into children.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# A part file is new, or the writing fails: nobody can lay a link there first.
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+MB = 2**20
+TAIL = 8192  # bytes
+
+
+class Unusable(OSError):
+    """A file that is not read; `str` and `strerror` go on after its name: "is a link"."""
+
+    def __init__(self, clause: str, path: Path | str = "") -> None:
+        super().__init__(errno.EINVAL, clause)
+        self.path = str(path)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def open_plain(path: Path) -> FileIO:
+    """Open a plain file for reading. The caller closes it.
+
+    Raises Unusable where `path` is a link, a folder, a pipe or a device, and FileNotFoundError and other OSErrors as
+    `open` does.
+    """
+    try:
+        descriptor = os.open(path, READ)
+    except ValueError:  # a NUL in the name
+        raise Unusable("is no file name", path) from None
+    except OSError as error:
+        clause = {errno.ELOOP: "is a link", errno.EMLINK: "is a link", errno.ENXIO: "is no plain file"}.get(
+            error.errno or 0
+        )
+        if clause is None:
+            raise
+        raise Unusable(clause, path) from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Unusable("is no plain file", path)
+        return FileIO(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """Return the content of a plain file of at most `most` bytes.
+
+    Raises Unusable where it is none or larger, and FileNotFoundError and other OSErrors as `open` does.
+    """
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise Unusable(f"is larger than {_amount(most)}", path)
+        parts: list[bytes] = []
+        left = most + 1
+        # What grows while it is read is bounded too.
+        while left > 0 and (part := file.read(min(left, MB))):
+            parts.append(part)
+            left -= len(part)
+        if left <= 0:
+            raise Unusable(f"is larger than {_amount(most)}", path)
+    return b"".join(parts)
+
+
+def read_end(path: Path, most: int) -> bytes:
+    """Return the last `most` bytes of a plain file of any size. Raises as `open_plain` does."""
+    with open_plain(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+        parts: list[bytes] = []
+        left = most
+        while left > 0 and (part := file.read(min(left, MB))):
+            parts.append(part)
+            left -= len(part)
+    return b"".join(parts)
+
+
+def last_lines(path: Path, count: int = 1) -> list[str]:
+    """Return the last non-empty lines of a log, however long it is; carriage returns count as line ends.
+
+    None where it is no plain file.
+    """
+    try:
+        text = read_end(path, TAIL).decode(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return the content of a plain file as text; bytes that are no UTF-8 become U+FFFD. Raises as `read_bounded`."""
+    return read_bounded(path, most).decode(errors="replace")
+
+
+def write_whole(path: Path, content: bytes | str, mode: int | None = None, *, durable: bool = True) -> None:
+    """Write a file in one step: it holds the old content or the new, never a part of it.
+
+    A link at `path` is replaced, not followed. The part file has a random name, and is removed where this fails.
+
+    Args:
+        mode: the permissions; None keeps those of the file that is replaced, or is what the umask gives a new one.
+        durable: whether it is on the disk for good when this returns.
+    """
+    data = content.encode("utf-8", errors="surrogateescape") if isinstance(content, str) else content
+    kept = _mode(path) if mode is None else mode
+    part = path.with_name(f".{secrets.token_hex(12)}.part")
+    descriptor = os.open(part, NEW, 0o666 if kept is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if kept is not None:
+                os.fchmod(file.fileno(), kept)
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def remove_tree(top: Path) -> None:
+    """Remove a folder with all in it, however deep it is nested and whatever its permissions; never follow a link.
+
+    What lies deeper is first moved up beside the rest: no path gets longer than the system takes, and nothing recurs.
+    Files that cannot be removed stay, and the folder with them.
+    """
+    if top.is_symlink() or not top.is_dir():
+        return
+    left = [top]
+    while left:
+        folder = left.pop()
+        with contextlib.suppress(OSError):
+            folder.chmod(stat.S_IRWXU)
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                with contextlib.suppress(OSError):
+                    if not entry.is_dir(follow_symlinks=False):
+                        Path(entry.path).unlink()
+                        continue
+                    inner = Path(entry.path)
+                    inner.chmod(stat.S_IRWXU)
+                    left.append(inner.rename(top / secrets.token_hex(12)))
+        if folder != top:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+    with contextlib.suppress(OSError):
+        top.rmdir()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a rename on the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _mode(path: Path) -> int | None:
+    """The permissions of the plain file there; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return stat.S_IMODE(found.st_mode) & 0o777 if stat.S_ISREG(found.st_mode) else None
+
+
+def _amount(size: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size:,} bytes"

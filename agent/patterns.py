@@ -1,0 +1,162 @@
+"""Patterns that somebody else wrote, matched in bounded time: globs without backtracking, expressions with a limit.
+
+`re` cannot be stopped once `(a+)+$` has met a long line. The `regex` package can: it reads what `re` reads, but for
+fuzzy matching such as `{e<=1}`, which here is the literal text that it is for `re`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import regex
+
+LONGEST_EXPRESSION = 1000  # characters
+LONGEST_GLOB = 500
+LARGEST_EXPANSION = 100_000  # of an expression with its repetitions written out
+SECONDS = 5.0
+
+_BRACE = re.compile(r"\\.|\{(?!\d*,?\d*\})", re.DOTALL)
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(|\)|\{(\d*),?(\d*)\}|.", re.DOTALL)
+_GLOB = re.compile(r"(\*\*/|\*\*|\*|\?)")
+
+
+class Endless(Exception):
+    """An expression took longer than its limit; the text says so."""
+
+
+def fault_of_expression(pattern: str) -> str | None:
+    """Say why an expression cannot be used, None where it can: `is no regular expression: ...`."""
+    if len(pattern) > LONGEST_EXPRESSION:
+        return f"is longer than {LONGEST_EXPRESSION} characters"
+    try:
+        groups = re.compile(pattern, re.MULTILINE).groups
+        if _expansion(pattern) > LARGEST_EXPANSION:
+            return "repeats more than can be matched: use smaller counts"
+        compiled(pattern)
+    except (re.error, regex.error) as error:
+        return f"is no regular expression: {error}"
+    except (OverflowError, RecursionError, MemoryError, ValueError):
+        return "is no regular expression: it is nested or repeated too deeply"
+    return "needs a group around the number" if groups < 1 else None
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(pattern: str) -> regex.Pattern[str]:
+    """Compile an expression as `re` with MULTILINE would read it."""
+    literal = _BRACE.sub(lambda found: r"\{" if found[0] == "{" else found[0], pattern)
+    return regex.compile(literal, regex.MULTILINE | regex.VERSION0)
+
+
+def found(pattern: str, text: str, seconds: float = SECONDS) -> Iterator[regex.Match[str]]:
+    """Every match of an expression. Raises Endless where finding them takes longer than `seconds`."""
+    ends = time.monotonic() + seconds
+    try:
+        for match in compiled(pattern).finditer(text, timeout=seconds):
+            yield match
+            if time.monotonic() > ends:
+                raise TimeoutError
+    except (TimeoutError, MemoryError, RecursionError):
+        raise Endless(f"the pattern {short(pattern)} has not come to an end after {seconds:g} s") from None
+
+
+def matches(path: str, glob: str) -> bool:
+    """Whether `path` matches `glob`: `*` and `?` stay within a folder, `**` crosses them, a folder means all in it.
+
+    All ways through the glob are followed at once, as bits of a number: the time is that of the path's length.
+    """
+    literals, anywhere, inside, loops, skips, end = _automaton(glob)
+    states = _closed(1, skips)
+    for sign in path:
+        if sign == "/" and states >> end & 1:
+            return True
+        stay = states & anywhere if sign == "/" else states & (anywhere | inside)
+        steps = literals.get(sign, 0) | (loops if sign == "/" else literals.get("", 0))
+        states = _closed(stay | (states & steps) << 1, skips)
+        if not states:
+            return False
+    return bool(states >> end & 1)
+
+
+def short(text: str, most: int = 60) -> str:
+    """A text as Python writes it, cut where it is long."""
+    return repr(text if len(text) <= most else text[:most] + "...")
+
+
+_Automaton = tuple[dict[str, int], int, int, int, tuple[tuple[int, int], ...], int]
+
+
+@functools.lru_cache(maxsize=4096)
+def _automaton(glob: str) -> _Automaton:
+    """Bits of the states of a glob: those that a sign leads on from, that stay on any sign, on any but a slash, that
+    stay on any and are led on from by a slash; pairs of a state and the one that it is as well; and the last state.
+
+    The sign "" stands for any but a slash.
+    """
+    literals: dict[str, int] = {}
+    anywhere = inside = loops = 0
+    skips: list[tuple[int, int]] = []
+    state = 0
+    parts = [part for part in _GLOB.split(PurePosixPath(glob).as_posix()[: LONGEST_GLOB + 1]) if part]
+    for part in _collapsed(parts):
+        if part == "**/":  # nothing, or anything that ends with a slash
+            skips += [(state, state + 1), (state, state + 2)]
+            anywhere |= 1 << state + 1
+            loops |= 1 << state + 1
+            state += 2
+        elif part in ("*", "**"):
+            skips.append((state, state + 1))
+            if part == "*":
+                inside |= 1 << state
+            else:
+                anywhere |= 1 << state
+            state += 1
+        else:
+            for sign in [""] if part == "?" else part:
+                literals[sign] = literals.get(sign, 0) | 1 << state
+                state += 1
+    return literals, anywhere, inside, loops, tuple(skips), state
+
+
+def _collapsed(parts: list[str]) -> list[str]:
+    """Without wildcards beside one that means the same and more."""
+    kept: list[str] = []
+    for part in parts:
+        before = kept[-1] if kept else ""
+        if (part in ("*", "**", "**/") and before == "**") or (part in ("*", "**/") and part == before):
+            continue
+        while part == "**" and kept and kept[-1] in ("*", "**", "**/"):
+            kept.pop()
+        kept.append(part)
+    return kept
+
+
+def _closed(states: int, skips: tuple[tuple[int, int], ...]) -> int:
+    """With all states that these are as well; the pairs stand in order."""
+    for state, other in skips:
+        if states >> state & 1:
+            states |= 1 << other
+    return states
+
+
+def _expansion(pattern: str) -> int:
+    """About how long an expression is with its repetitions written out."""
+    lengths, last = [0], 0
+    for token in _TOKEN.finditer(pattern):
+        if token[0] == "(":
+            lengths.append(0)
+            last = 0
+        elif token[0] == ")" and len(lengths) > 1:
+            last = lengths.pop()
+            lengths[-1] += last
+        elif token[1] is not None and token[0] != "{}":
+            times = max(int(count or 1) for count in (token[1], token[2] or ""))
+            lengths[-1] += last * (times - 1)
+            last *= times
+        else:
+            last = 1
+            lengths[-1] += 1
+    return sum(lengths)
