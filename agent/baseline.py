@@ -22,7 +22,9 @@ def measure_baseline(
     tick: Callable[[float], None],
     commit: str | None = None,
 ) -> Run:
-    """Run the recipe as it is in `commit`, by default what is checked out, once more; keep log and fingerprint, with what `before` gave.
+    """Run the recipe as it is in `commit`, by default what is checked out, once more.
+
+    Keeps log and fingerprint, with what `before` gave.
 
     Raises AutoresearchError where it gives no metric.
     """

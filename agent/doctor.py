@@ -91,7 +91,7 @@ def _tree(workspace: Workspace) -> Check:
 
 
 def _blas(workspace: Workspace) -> Iterator[Check]:
-    """What will serve the products of MLX on a Linux CPU, where the workspace looks for a fast one: by what is installed."""
+    """Say by what is installed what will serve MLX's products on a Linux CPU, where the workspace wants a fast one."""
     if sys.platform != "linux" or backend() != "cpu" or not workspace.is_tracked("blas.py"):
         return
     found = {package: installed(package) for package in BLAS_PACKAGES}

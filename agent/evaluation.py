@@ -2,8 +2,9 @@
 
 A harness that hands models over has an `evaluator.py` beside it. The loop starts that before the run, in a room of its
 own that shows the whole snapshot, from the text of the session's first commit, and tells the run where its socket is
-(AUTORESEARCH_EVALUATOR). It says by lines of JSON on its standard output what it sees: `ready`; `clock`, when it gives out the training text; `handed_over`,
-when a model has arrived; then `answer` with the metric, or `refused` with the reason why the run is void.
+(AUTORESEARCH_EVALUATOR). It says by lines of JSON on its standard output what it sees: `ready`; `clock`, when it gives
+out the training text; `handed_over`, when a model has arrived; then `answer` with the metric, or `refused` with the
+reason why the run is void.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_AL
 READY_SECONDS = 30.0
 # A log may round to three decimals; what counts is the evaluator's number.
 TOLERANCE = 6e-4
-# By how much the untimed part of a run may be longer than its incumbent's, and after how many keeps than the baseline's.
+# By how much the untimed part of a run may be longer than its incumbent's; by how many such parts, than the baseline's.
 UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
 # What a run may still do once its model is handed over: write files, print. It cannot change its number.
 AFTERWARDS_SECONDS = 60.0

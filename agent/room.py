@@ -146,7 +146,7 @@ def make_parts(base: Path) -> None:
 def furnish(
     sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path, lent: Lent, furniture: Furniture
 ) -> Room:
-    """Return the room in `base` around the repository that lies at `tree` and is found at `top`, as the workspace is."""
+    """Return the room in `base` around the repository that lies at `tree` and, as the workspace, is found at `top`."""
     home = Path.home()
     shown = [
         Shown(base / "home", home, "rw"),

@@ -68,7 +68,8 @@ def run(
     """Run a command in a session of its own, stdout and stderr to `log`, for at most `limit` seconds awake.
 
     `command` may be a function that gives the arguments for a descriptor, which is told by lines what was left running.
-    `env` is all that it sees of the environment, besides the mark by which its descendants are known. `started` is told the process,
+    `env` is all that it sees of the environment, besides the mark by which its descendants are known.
+    `started` is told the process,
     `tick` the seconds so far several times a second. Whatever either raises ends the command too. When this returns or
     raises, the command and all its descendants are gone; and if this process dies before, they go with it.
     """

@@ -178,9 +178,6 @@ class CommandProposer:
             attempt = Attempt(replace(changes, dropped=dropped), failure, lasting)
             # While the copy is still there: removing it may take a while.
             self._left.write(context, name, draft, attempt)
-            # Here and not by the folder's own end, which recurs as deep as an agent has nested its folders.
-            remove_tree(copy.top)
-            remove_tree(temporary)
             return attempt
 
     def _instructions(self, context: Context, why: str) -> str:
