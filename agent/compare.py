@@ -12,9 +12,10 @@ from typing import Any
 from agent import runner, student
 from agent.errors import AutoresearchError, Interrupted, Suspended
 from agent.experiment import Direction, Run
+from agent.files import last_lines
 from agent.interrupts import Interrupts
 from agent.journal import Journal
-from agent.measure import Bench, last_lines, measure
+from agent.measure import Bench, measure
 from agent.noise import Noise
 from agent.paths import stop_file
 from agent.state import Comparison, expected_seconds, gain

@@ -4,11 +4,12 @@
 
 SPEC is one JSON object; a key that is left out means no:
 
-    binds      [source, target, kind] of a root of the room's own, parents first: namespaces for mounts, processes and
-               shared memory. kind: "ro", "rw", or "cow": writable, and what is written is thrown away
+    binds      [source, target, kind, layer] of a root of the room's own, parents first: namespaces for mounts,
+               processes and shared memory. kind: "ro", "rw", or "cow": writable, and what is written goes to `layer`,
+               a folder of `scratch`
     links      [target, path] of symbolic links in that root
     hidden     paths in it that are shown empty
-    root       an empty folder where that root is mounted; scratch: one for what is written to "cow" folders
+    root       an empty folder where that root is mounted; scratch: one for the layers
     read, write  what may be read, and read and written, by Landlock's rules: where there is no root of its own
     no_network   a network of its own, where there are namespaces, else no TCP
     report     an inherited descriptor that is told the names of what was left running, a line each
@@ -111,9 +112,9 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
     root = spec["root"]
     _mount(None, "/", None, PRIVATE_ALL)
     _mount("tmpfs", root, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755")
-    for number, (source, target, kind) in enumerate(spec["binds"]):
+    for source, target, kind, layer in spec["binds"]:
         place = _place(root, target, os.path.isdir(source))  # noqa: PTH112  # pathlib takes longer to import than all else
-        if kind == "cow" and _overlay(source, place, f"{spec['scratch']}/{number}", f"{root}/.scratch/{number}", users):
+        if kind == "cow" and _overlay(source, place, f"{spec['scratch']}/{layer}", f"{root}/.scratch/{layer}", users):
             continue
         _mount(source, place, None, BIND_ALL)
         limits = SET_NO_SETUID | (0 if target.startswith("/dev") else SET_NO_DEVICES)

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.compare import compare, difference
 from agent.errors import PreconditionError, UsageError
+from agent.experiment import reservations
 from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench
@@ -57,6 +58,7 @@ def confirm(
         "high": found.high,
         "noise": found.noise,
         "verdict": found.verdict,
+        "reservations": reservations([*runs["a"], *runs["b"]]),
     }
     journal.append("confirmed", **data)
     return data
@@ -70,4 +72,5 @@ def lines(data: Mapping[str, Any]) -> list[str]:
     ]
     by, low, high = (figure(data[name], data["means"]["a"]) for name in ("gain", "low", "high"))
     interval = f"95 % interval {low} to {high}, noise of a run {data['noise']:.2g}"
-    return [*shown, f"gain {by} {data['verdict']}: {interval}"]
+    words = "".join(f", {word}" for word in data.get("reservations", ()))
+    return [*shown, f"gain {by} {data['verdict']}{words}: {interval}"]

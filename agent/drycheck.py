@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from agent import fingerprint
 from agent.edits import unmarked
 from agent.evaluation import Allowance
-from agent.measure import Bench, execute, last_lines, opened
+from agent.files import last_lines
+from agent.measure import Bench, execute, opened
 from agent.paths import state_folder
 from agent.proposers.notes import plain
 from agent.protocol import Protocol

@@ -38,7 +38,7 @@ class Run:
     pruned: the part of its budget after which it was ended as hopeless, and `estimate` what its metric would have been.
     rebased: the incumbent's, taken as it came after the machine had changed: earlier runs of it no longer compare.
     source: who computed the metric: the harness's evaluator, which saw nothing of the run but its model; the run
-    itself, by its log; or the run itself with the harness's code, because its model could not be traced. "" in old journals.
+    itself, by its log; or the run itself with the harness's code, because its model could not be traced.
     untimed: seconds from the command's start to the hand-over of its model, less the budget. unconfined: nothing kept
     the run from the person's files.
     """
@@ -142,3 +142,10 @@ def digest(files: Mapping[str, str]) -> str:
         sha.update(f"{path}\0{len(files[path].encode())}\0".encode())
         sha.update(files[path].encode())
     return sha.hexdigest()
+
+
+def reservations(runs: Iterable[Run]) -> list[str]:
+    """Return what has to be said with every claim that is made from these runs."""
+    every = list(runs)
+    said = ["unconfined"] if any(run.unconfined for run in every) else []
+    return [*said, *(["unattested"] if any(run.source == "untraced" for run in every) else [])]

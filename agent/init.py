@@ -19,7 +19,7 @@ from agent.draft import Outcome, Plan, budget_of, limit_of, network_of, secondar
 from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError
 from agent.explain import Because, explain, notes_on
 from agent.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
-from agent.metrics import extract
+from agent.measure import read
 from agent.protocol import FILENAME, Constraints, Protocol, matches
 from agent.sandbox import Mode
 from agent.sandbox import choose as choose_sandbox
@@ -140,7 +140,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: Wanted, say: Callable[[str
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
     rules = Protocol.model_validate(protocol)
-    value = extract(rules.metric, ran.text, stage.folder, ran.since)
+    value = read(stage.room, rules, rules.metric, ran.text, ran.since)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
     repeated = "not tried: the run is long"
     if ran.seconds <= LONGEST_TWICE:

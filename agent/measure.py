@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ from agent.evaluation import Allowance, Evaluator, Harness
 from agent.experiment import Run
 from agent.memory import ran_out
 from agent.metrics import extract
-from agent.protocol import Protocol
+from agent.protocol import Metric, Protocol
 from agent.room import NOTHING, Furniture, Lent, Room
 from agent.sandbox import UNCONFINED, Sandbox
 from agent.workspace import Workspace
@@ -156,7 +157,7 @@ def _measure(
         except ExperimentError as error:
             _require_room(log.parent)
             return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
-        return Run(secondary=_secondary(bench, text, place.workspace / bench.protocol.execution.cwd, since), **around)
+        return Run(secondary=_secondary(bench, place, text, since), **around)
 
 
 def _result(
@@ -176,15 +177,14 @@ def _result(
         raise Violation(f"void: {' '.join(str(attested_reason).split())[:300]}")
     require_success(ended, text)
     metric = bench.protocol.metric
-    folder = place.workspace / bench.protocol.execution.cwd
     if beside is None or bench.harness is None:
-        return {"metric": extract(metric, text, folder, since), "source": "from the log"}
+        return {"metric": read(place, bench.protocol, metric, text, since), "source": "from the log"}
     if beside.event("untraced") and not beside.event("answer"):
-        return {"metric": extract(metric, text, folder, since), "source": "untraced"}
+        return {"metric": read(place, bench.protocol, metric, text, since), "source": "untraced"}
     in_log = None
     # A progress bar that left its line open is no fault of a number that somebody else has computed.
     with contextlib.suppress(NoMetric):
-        in_log = extract(metric, text, folder, since)
+        in_log = read(place, bench.protocol, metric, text, since)
     value, untimed = evaluation.attested(beside, bench.harness, metric.name, in_log, allowance, ended.began)
     return {"metric": value, "source": "attested", "untimed": untimed}
 
@@ -268,16 +268,16 @@ def command_of(protocol: Protocol) -> str:
     return REDIRECTION.sub("", protocol.execution.command)
 
 
-def last_lines(log: Path, count: int = 1) -> list[str]:
-    """The last non-empty lines of a log, however long it is; carriage returns count as line ends."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 8192))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()][-count:]
+def read(place: Room, protocol: Protocol, metric: Metric, text: str, since: float) -> float:
+    """Return a metric from the log's text, or from the file in the room that the protocol names. Raises NoMetric."""
+    name = metric.extract.path
+    if name is None:
+        return extract(metric, text, place.workspace, since)
+    found = place.written(os.path.join(protocol.execution.cwd, name))  # noqa: PTH118
+    if not found.parent.resolve().is_relative_to(place.layout.folder):
+        raise NoMetric(f"{found.name} lies outside of the room")
+    only = metric.model_copy(update={"extract": metric.extract.model_copy(update={"path": found.name})})
+    return extract(only, text, found.parent, since)
 
 
 def require_success(ended: runner.Ended, text: str) -> None:
@@ -308,20 +308,18 @@ def _text(log: Path) -> str:
 
 def _require_room(folder: Path) -> None:
     """A run on a full disk fails whatever the candidate is worth. Raises AutoresearchError: it ends the session."""
-    free = room.free(folder)
+    free = shutil.disk_usage(folder).free
     if free < LEAST_ROOM:
         raise AutoresearchError(
             f"only {free // 2**20} MiB are free in {folder}: make room, then run again; the session goes on from here"
         )
 
 
-def _secondary(bench: Bench, text: str, folder: Path, since: float) -> dict[str, float]:
+def _secondary(bench: Bench, place: Room, text: str, since: float) -> dict[str, float]:
     found = {}
     for metric in bench.protocol.measurement.secondary_metrics:
-        try:
-            found[metric.name] = extract(metric, text, folder, since)
-        except NoMetric:
-            continue
+        with contextlib.suppress(NoMetric):
+            found[metric.name] = read(place, bench.protocol, metric, text, since)
     return found
 
 

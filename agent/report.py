@@ -15,7 +15,7 @@ from typing import Any
 from agent import protocol
 from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.estimate import estimate
-from agent.experiment import Evidence, Experiment
+from agent.experiment import Evidence, Experiment, reservations
 from agent.files import write_whole
 from agent.fingerprint import differences
 from agent.format import block, plain
@@ -137,7 +137,7 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "effect": effect,
         "evidence": asdict(evidence) if evidence else None,
         "confirmed": evidence.confirmed if evidence else False,
-        "words": evidence_words(experiment.number, evidence),
+        "words": ", ".join([evidence_words(experiment.number, evidence), *reservations(experiment.runs)]),
         "runs": len(experiment.runs) + len(experiment.fresh),
         "seconds": sum(run.seconds for run in (*experiment.runs, *experiment.fresh)),
         "at": at,

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 
-from agent.experiment import Experiment
+from agent.experiment import Experiment, reservations
 from agent.format import one_line as one_line
 from agent.protocol import Protocol
 
@@ -54,6 +54,7 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
         description = f"{description} [{experiment.verdict.reason[:LONGEST_REASON]}]"
     elif experiment.runs[-1].pruned is not None:
         description = f"{description} (pruned at {100 * experiment.runs[-1].pruned:.0f} %)"
+    description += "".join(f" [{word}]" for word in reservations(experiment.runs))
     return {
         **values,
         "commit": short(experiment.commit),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,10 +54,17 @@ class Room:
                 return each.target / path.relative_to(each.source)
         return path
 
-    @property
-    def temporary(self) -> Path:
-        """Its folder for temporary files, on this machine."""
-        return self.layout.folder / "tmp"
+    def written(self, path: str) -> Path:
+        """Return the folder, on this machine, below which `path`, relative to the workspace, lies if the run wrote it.
+
+        What is written to a folder that is shown in layers lies in its layer, by its name there.
+        """
+        inside = Path(os.path.normpath(self.inside / path))
+        for each in self.layout.shown:
+            layer = self.layout.folder / "scratch" / each.layer / "upper"
+            if each.kind == "cow" and inside.is_relative_to(each.target) and layer.is_dir():
+                return layer / inside.relative_to(each.target)
+        return self.workspace / path
 
 
 @dataclass(frozen=True)
@@ -270,8 +276,3 @@ def _link_tools(room_home: Path, home: Path, read: Iterable[Path]) -> None:
             if not os.path.lexists(target) and not any(parent.is_symlink() for parent in target.parents):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(place)
-
-
-def free(path: Path) -> int:
-    """Return the bytes that are free where `path` lies."""
-    return shutil.disk_usage(path).free

@@ -16,9 +16,10 @@ from agent.earlier import experiments_before
 from agent.errors import AutoresearchError, Suspended
 from agent.estimate import estimate, unbiased
 from agent.experiment import Experiment, Run
+from agent.files import last_lines
 from agent.interrupts import Interrupts
 from agent.journal import Journal
-from agent.measure import Bench, last_lines, measure
+from agent.measure import Bench, measure
 from agent.noise import noise_of
 from agent.paths import experiment_folder
 from agent.prune import MOST_HISTORY, Finished, spared

@@ -39,6 +39,11 @@ class Shown:
     target: Path
     kind: Kind
 
+    @property
+    def layer(self) -> str:
+        """The folder in the room's `scratch` that holds what is written to a "cow" folder."""
+        return hashlib.sha256(os.fsencode(self.target)).hexdigest()[:12]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -203,7 +208,7 @@ def _supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
 def _with_root(layout: Layout) -> dict[str, Any]:
     binds, links = _binds(layout)
     return {
-        "binds": [[str(each.source), str(each.target), each.kind] for each in binds],
+        "binds": [[str(each.source), str(each.target), each.kind, each.layer] for each in binds],
         "links": links,
         "hidden": [str(place) for place in layout.hidden],
         "root": str(layout.folder / "root"),

@@ -13,11 +13,12 @@ from agent.attempts import owed
 from agent.confirm import RUNS
 from agent.context import context_of, known_constants
 from agent.experiment import Experiment, Proposal, Value, Verdict, digest
+from agent.files import last_lines
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.judging import Case, Rules, judge, why_unlike
-from agent.measure import Bench, last_lines
+from agent.measure import Bench
 from agent.memory import smaller_batch
 from agent.paths import experiment_folder, stop_file
 from agent.proposers.base import Context, Exhausted, Proposer

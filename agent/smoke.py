@@ -9,7 +9,8 @@ from agent import fingerprint
 from agent.check import Check
 from agent.drycheck import SCRIPT
 from agent.errors import AutoresearchError
-from agent.measure import Bench, last_lines, measure
+from agent.files import last_lines
+from agent.measure import Bench, measure
 from agent.opening import prepared
 from agent.protocol import Protocol
 from agent.sandbox import choose

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.experiment import reservations
 from agent.noise import PRIOR_DEGREES, noise_of
 from agent.state import State, gain
 
@@ -16,6 +17,7 @@ class Standing:
     with `low` and `high` as its interval; None until `confirm` has compared these very two.
     repeated: whether the best was kept after more than one run, or where equal programs give equal numbers.
     noise: standard deviation of one run; None before anything was repeated, and where there is none.
+    reservations: what to say with it: "unconfined", "unattested".
     """
 
     apparent: float | None = None
@@ -24,6 +26,7 @@ class Standing:
     high: float | None = None
     noise: float | None = None
     repeated: bool = False
+    reservations: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:
@@ -40,9 +43,10 @@ def standing(state: State) -> Standing:
     known = noise_of(state.experiments)
     noise = known.sd if known.degrees > PRIOR_DEGREES and known.sd else None
     repeated = best.verdict.evidence is not None and best.verdict.evidence.confirmed
+    said = tuple(reservations([*baseline.runs, *best.runs]))
     found = state.confirmation
     # An interval that holds zero confirms nothing, and one of an earlier best says nothing of this one.
     sides = {found.get("a"), found.get("b")} if found else set()
     if found is None or sides != {baseline.commit, best.commit} or found.get("low", 0.0) <= 0:
-        return Standing(apparent, noise=noise, repeated=repeated)
-    return Standing(apparent, found["gain"], found["low"], found["high"], noise, repeated)
+        return Standing(apparent, noise=noise, repeated=repeated, reservations=said)
+    return Standing(apparent, found["gain"], found["low"], found["high"], noise, repeated, said)

@@ -27,6 +27,7 @@ def summarize(state: State) -> dict[str, Any]:
         "best_number": best.number if best else None,
         "gain": stands.apparent,
         "gain_is_provisional": stands.word == "provisional",
+        "reservations": [*stands.reservations],
         "confirmed": _confirmation(state),
         "noise": stands.noise,
         "experiments": len(tried),

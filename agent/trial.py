@@ -14,8 +14,8 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError, ExperimentError
 from agent.evaluation import Allowance
-from agent.measure import Bench, execute, last_lines, require_success
-from agent.metrics import extract
+from agent.files import last_lines
+from agent.measure import Bench, execute, read, require_success
 from agent.protocol import Protocol
 from agent.room import Furniture, Lent, Room, furnish, lendable, make_parts
 from agent.sandbox import Sandbox, temporary_folder
@@ -102,7 +102,7 @@ def again(stage: Stage, rules: Protocol, budget: float | None) -> float:
     """Return the metric of one more run, read as the loop will. Raises AutoresearchError where there is none."""
     try:
         ran = attempt(stage, rules, budget, network=rules.environment.constraints.network_policy == "full")
-        return extract(rules.metric, ran.text, stage.folder / rules.execution.cwd, ran.since)
+        return read(stage.room, rules, rules.metric, ran.text, ran.since)
     except ExperimentError as error:
         raise AutoresearchError(
             f"a first run of `{rules.execution.command}` gave {rules.metric.name}, a second one not: {error}"

@@ -93,6 +93,8 @@ def _runs(data: dict[str, Any]) -> list[str]:
         parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
         parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
         parts += ["fresh, after its verdict"] if run["kind"] == "fresh" else []
+        parts += [run["source"]] if run.get("source") else []
+        parts += ["unconfined"] if run.get("unconfined") else []
         if run["pruned"] is not None:
             parts.append(f"ended after {run['pruned']:.0%} as hopeless")
         parts += [run["error"]] if run["error"] else []

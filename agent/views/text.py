@@ -85,6 +85,10 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 def gain(summary: Mapping[str, Any]) -> str:
     """`0.0411, apparent; 0.0380 confirmed (0.0310 to 0.0450)`."""
+    return ", ".join([_gained(summary), *summary.get("reservations", ())])
+
+
+def _gained(summary: Mapping[str, Any]) -> str:
     confirmed, apparent = summary["confirmed"], brief(summary["gain"])
     if confirmed is None and summary["gain"] <= 0:
         # A simplification may measure a little worse than the baseline.
