@@ -11,7 +11,10 @@ from typing import Any
 from agent import runner
 from agent.errors import AutoresearchError
 from agent.experiment import Run, digest
+from agent.files import read_bounded, write_whole
 from agent.measure import Bench, measure
+
+LARGEST_RECORD = 2**22
 
 
 def measure_baseline(
@@ -43,16 +46,14 @@ def measure_baseline(
         "commit": commit,
         "runs": [dataclasses.asdict(each) for each in (*before, run)],
     }
-    part = record_path(bench).with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(record_path(bench))
+    write_whole(record_path(bench), json.dumps(record, indent=2) + "\n")
     return run
 
 
 def valid_baseline(bench: Bench, fingerprint: dict[str, Any], commit: str) -> list[Run]:
     """The kept runs of the baseline, if they were measured with these very files under this very fingerprint."""
     try:
-        record = json.loads(record_path(bench).read_bytes())
+        record = json.loads(read_bounded(record_path(bench), LARGEST_RECORD))
         same = record["fingerprint"] == fingerprint and record["digest"] == digest(bench.workspace.files(commit))
         return [Run(**run) for run in record["runs"]] if same else []
     except (OSError, ValueError, KeyError, TypeError):

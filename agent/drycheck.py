@@ -65,7 +65,7 @@ def _fails_by_itself(bench: Bench, files: Mapping[str, str], incumbent: str, tic
         known[incumbent] = _fails_at_import(bench, {}, incumbent, tick)
         if known[incumbent] and not off:
             bench.say(
-                "candidates are not imported before they run: in a copy of what git tracks the incumbent fails as well "
+                "candidates are not imported before they run: in a room of its own the incumbent fails as well "
                 f"({known[incumbent]})"
             )
     return None if known[incumbent] else f"it fails while it is imported: {failure}"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, Violation
+from agent.files import read_bounded, write_whole
 from agent.places import places
 from agent.runner import end_all
 from agent.sandbox import Layout, Sandbox, Shown
@@ -37,7 +38,7 @@ TOLERANCE = 6e-4
 UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
 # What a run may still do once its model is handed over: write files, print. It cannot change its number.
 AFTERWARDS_SECONDS = 60.0
-LARGEST_WORD = 2**20
+LARGEST_WORD, LARGEST_LOSSES = 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,9 @@ def _require_ready(beside: Evaluator, process: subprocess.Popen[bytes], log: Pat
 
 
 def _keep(written: Path, losses: Path | None) -> None:
-    if losses is not None and written.is_file() and not written.is_symlink():
-        part = losses.with_name(f".{losses.name}.part")
-        part.write_bytes(written.read_bytes())
-        part.replace(losses)
+    if losses is not None:
+        with contextlib.suppress(FileNotFoundError):
+            write_whole(losses, read_bounded(written, LARGEST_LOSSES))
 
 
 def _python(workspace: Path) -> Path:

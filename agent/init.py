@@ -18,6 +18,7 @@ from agent.discover import Files, candidates, is_project, named, printed, prose,
 from agent.draft import Outcome, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError
 from agent.explain import Because, explain, notes_on
+from agent.files import write_whole
 from agent.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.measure import read
 from agent.protocol import FILENAME, Constraints, Protocol, matches
@@ -65,9 +66,7 @@ def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, 
         workspace.close()
     rules = Protocol.model_validate(outcome.protocol)
     explanations, notes = explain(outcome), notes_on(outcome, rules, changed)
-    part = path.with_name(f".{FILENAME}.part")
-    part.write_text(json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")
     return {
         "path": str(path),
         "protocol": outcome.protocol,

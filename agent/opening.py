@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent import evaluation, fingerprint, lock, protocol, room
 from agent.measure import Bench
-from agent.paths import state_folder
+from agent.paths import require_own_state, state_folder
 from agent.sandbox import Mode, choose, temporary_folder
 from agent.setup import set_up
 from agent.workspace import Workspace
@@ -23,6 +23,7 @@ def open_bench(folder: Path, tag: str, training_seconds: float | None, sandbox: 
     protocol.require_runnable(rules)
     workspace = Workspace(folder, rules)
     try:
+        require_own_state(workspace.folder)
         confined = choose(sandbox, rules.environment.constraints)
         with lock.hold(state_folder(workspace.folder), tag):
             workspace.exclude([".autoresearch/", "run.log"])

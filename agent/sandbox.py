@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from agent import confine
 from agent.errors import PreconditionError
+from agent.files import remove_tree
 from agent.places import devices, split
 from agent.protocol import Constraints
 
@@ -178,20 +179,12 @@ def temporary_folder(workspace: Path) -> Iterator[Path]:
     """
     prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        remove(left)
+        remove_tree(left)
     folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     try:
         yield folder
     finally:
-        remove(folder)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder that a run has written to, however deep it is nested and whatever rights it has there."""
-    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
-        if not os.path.lexists(folder):
-            return
-        subprocess.run([program(command[0]), *command[1:], "--", str(folder)], capture_output=True, check=False)
+        remove_tree(folder)
 
 
 def program(name: str) -> str:

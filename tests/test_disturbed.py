@@ -170,16 +170,14 @@ def test_a_damaged_journal_is_named_and_left_alone(quick: Path, cli: Cli) -> Non
     assert path.read_text() == damaged
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
-def test_a_full_disk_under_the_log_is_a_sentence(quick: Path, cli: Cli) -> None:
+def test_a_file_in_the_place_of_a_folder_is_a_sentence(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     folder = quick / ".autoresearch/sessions/t/experiments/0002"
-    folder.mkdir()
-    (folder / "proposal.json").symlink_to("/dev/full")
+    folder.touch()
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
-    assert done.returncode == 1 and "No space left" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
-    (folder / "proposal.json").unlink()
+    folder.unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)
 
