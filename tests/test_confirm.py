@@ -152,18 +152,27 @@ def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: 
 
 
 # A run sees nothing of the loop: without a sandbox it can look up in the journal which one it is.
-SLOW = """import json, os, pathlib
-lines = [json.loads(line) for line in pathlib.Path(JOURNAL).read_text().splitlines() if '"running"' in line]
-which = f"{lines[-1]['label']}-{lines[-1]['run']}.log" if lines else ""
-slow = which in os.environ.get("SLOW", "").split()
+WHICH = """import json, os, pathlib
+begun = [json.loads(line) for line in pathlib.Path(JOURNAL).read_text().splitlines() if '"log"' in line]
+log = begun[-1]["log"] if begun else ""
+"""
+SLOW = (
+    WHICH
+    + """
+slow = os.path.basename(log) in os.environ.get("SLOW", "").split()
 loss += 0.5 * slow
 """
+)
+
+
+def knowing(code: str, workspace: Path) -> str:
+    """`code` that begins with WHICH, for the session `t` of a workspace."""
+    return code.replace("JOURNAL", repr(str(journal_path(workspace, "t"))))
 
 
 def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTORESEARCH_SANDBOX", "off")
-    slow_on_demand = SLOW.replace("JOURNAL", repr(str(journal_path(quick, "t"))))
-    text = (quick / "train.py").read_text().replace('print("---")', f'{slow_on_demand}print("---")')
+    text = (quick / "train.py").read_text().replace('print("---")', f'{knowing(SLOW, quick)}print("---")')
     (quick / "train.py").write_text(
         text.replace('print("num_steps:        10")', 'print("num_steps: ", 63 - 14 * slow)')
     )
