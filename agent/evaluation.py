@@ -36,6 +36,8 @@ READY_SECONDS = 30.0
 TOLERANCE = 6e-4
 # By how much the untimed part of a run may be longer than its incumbent's; by how many such parts, than the baseline's.
 UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
+# The start of a program takes so much longer at times, whatever its budget.
+LEAST_UNTIMED_SECONDS = 1.0
 # What a run may still do once its model is handed over: write files, print. It cannot change its number.
 AFTERWARDS_SECONDS = 60.0
 LARGEST_WORD, LARGEST_LOSSES = 2**20, 2**30
@@ -191,7 +193,7 @@ class Allowance:
     def seconds(self) -> float:
         if self.budget is None or self.own is None:
             return math.inf
-        more = min(UNTIMED_SHARE * self.budget, UNTIMED_SECONDS)
+        more = max(LEAST_UNTIMED_SECONDS, min(UNTIMED_SHARE * self.budget, UNTIMED_SECONDS))
         return min(self.own + more, (math.inf if self.baseline is None else self.baseline) + UNTIMED_STEPS * more)
 
     def require(self, seconds: float) -> None:

@@ -164,7 +164,7 @@ class Environment(Model):
 class MutableSurface(Model):
     allowed_globs: list[Glob] = enforced("only files that match enter a candidate", min_length=1, max_length=MOST_GLOBS)
     forbidden_globs: list[ForbiddenGlob] = enforced(
-        "files that match never change; verified around every run", default=[], max_length=MOST_GLOBS
+        "files that match never change: no candidate has another one of them", default=[], max_length=MOST_GLOBS
     )
     allowed_kinds: list[Literal["code_edit", "config_edit"]] = information(
         "what proposers are told; the globs are what is enforced", default=["code_edit"]
@@ -185,7 +185,7 @@ class MutableSurface(Model):
 
 class ImmutableHarness(Model):
     paths: list[Glob] = enforced(
-        "verified by hash around every run; a run that changed one is void", default=[], max_length=MOST_GLOBS
+        "never changed by a candidate; a run finds them as they were committed", default=[], max_length=MOST_GLOBS
     )
     rationale: str | None = information("why", default=None)
 
