@@ -195,7 +195,9 @@ def program(name: str) -> str:
 def _supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
     if sys.platform != "linux":
         return list(command)
-    return [sys.executable, "-I", "-S", confine.__file__, json.dumps(spec), "--", *command]
+    # The interpreter itself, and not its environment, which a room need not show.
+    python = str(Path(sys.executable).resolve())
+    return [python, "-I", "-S", confine.__file__, json.dumps(spec), "--", *command]
 
 
 def _with_root(layout: Layout) -> dict[str, Any]:
