@@ -97,7 +97,7 @@ class Sandbox:
                 spec |= _rules(layout) | {"no_network": not self.network}
                 return _supervised(spec, command)
             case "Seatbelt":
-                return ["sandbox-exec", "-p", seatbelt(layout, self.network), *command]
+                return ["sandbox-exec", "-p", seatbelt(layout, self.network), *_in_folder(cwd, command)]
 
 
 UNCONFINED = Sandbox()
@@ -194,10 +194,14 @@ def program(name: str) -> str:
 
 def _supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
     if sys.platform != "linux":
-        return list(command)
+        return _in_folder(Path(spec["cwd"]), command)
     # The interpreter itself, and not its environment, which a room need not show.
     python = str(Path(sys.executable).resolve())
     return [python, "-I", "-S", confine.__file__, json.dumps(spec), "--", *command]
+
+
+def _in_folder(cwd: Path, command: Sequence[str]) -> list[str]:
+    return ["/bin/sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(cwd), *command]
 
 
 def _with_root(layout: Layout) -> dict[str, Any]:
