@@ -184,7 +184,7 @@ def test_patterns_that_never_end_are_one_sentence(tmp_path: Path, cli: Cli, patt
     (tmp_path / "protocol.json").write_text(json.dumps(content))
     began = time.monotonic()
     done = cli(tmp_path, "protocol", "check")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 

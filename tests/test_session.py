@@ -400,6 +400,22 @@ def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_perso
     assert_consistent(quick)
 
 
+def test_a_session_of_the_version_that_ran_in_the_checkout_goes_on(quick: Path, finished: Path, cli: Cli) -> None:
+    """It was killed with its candidate in the working tree, whole or half written."""
+    for number, cut in ((1, None), (3, 40)):
+        loop = start(quick, "--max-experiments", "4")
+        wait_for(quick, "started", number)
+        loop.kill()
+        loop.communicate(timeout=60)
+        committed = [e for e in journal(quick) if e["event"] == "committed"][-1]
+        whole = git(quick, "show", f"{committed['commit']}:train.py") + "\n"
+        (quick / "train.py").write_text(whole[:cut])
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [r["val_bpb"] for r in rows(quick)] == [r["val_bpb"] for r in rows(finished)]
+
+
 def test_a_link_is_none_of_the_files_that_may_change(quick: Path) -> None:
     surface = quick_protocol()["mutableSurface"]
     set_protocol(quick, mutableSurface={**surface, "allowedGlobs": ["train.py", "link.py"]})
