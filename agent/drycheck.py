@@ -2,7 +2,7 @@
 
 Each changed Python file must compile; the script that the protocol's command runs is also imported, in a room
 as a run has it, without running its main part. What goes on beyond a few seconds has started. Only what
-the candidate breaks counts: where the copy lacks something that the script wants, the incumbent fails in it as well.
+the candidate breaks counts: a script that cannot be imported is no fault of the candidate's.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _fails_by_itself(bench: Bench, files: Mapping[str, str], incumbent: str, tic
         known[incumbent] = _fails_at_import(bench, {}, incumbent, tick)
         if known[incumbent] and not off:
             bench.say(
-                "candidates are not imported before they run: in a copy of what git tracks the incumbent fails as well "
-                f"({known[incumbent]})"
+                "candidates are not imported before they run, as the incumbent fails while it is imported: "
+                f"{known[incumbent]}"
             )
     return None if known[incumbent] else f"it fails while it is imported: {failure}"
 

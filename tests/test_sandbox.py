@@ -323,11 +323,7 @@ def test_the_cache_of_a_run_holds_what_it_is_given(workspace: Workspace, tmp_pat
 @pytest.mark.parametrize("way", ALL)
 def test_a_room_is_removed_whatever_was_made_in_it(workspace: Workspace, tmp_path: Path, way: Way | None) -> None:
     nests = (
-        "import os\n"
-        "for _ in range(1500):\n"
-        "    os.mkdir('a' * 30)\n"
-        "    os.chdir('a' * 30)\n"
-        "open('file', 'w').close()\n"
+        "import os\nfor _ in range(1500):\n    os.mkdir('a' * 30)\n    os.chdir('a' * 30)\nopen('file', 'w').close()\n"
     )
     closes = "mkdir -p closed/within && touch closed/within/file && chmod 000 closed/within closed"
     with opened(way, workspace) as place:
