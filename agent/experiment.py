@@ -38,7 +38,8 @@ class Run:
     pruned: the part of its budget after which it was ended as hopeless, and `estimate` what its metric would have been.
     rebased: the incumbent's, taken as it came after the machine had changed: earlier runs of it no longer compare.
     source: who computed the metric: the harness's evaluator, which saw nothing of the run but its model; the run
-    itself, by its log; or the run itself with the harness's code, because its model could not be traced. "" in old journals.
+    itself, by its log; or the run itself with the harness's code, because its model could not be traced. "" in old
+    journals.
     untimed: seconds from the command's start to the hand-over of its model, less the budget. unconfined: nothing kept
     the run from the person's files.
     """

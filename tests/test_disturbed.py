@@ -96,8 +96,8 @@ def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, t
     assert git(quick, "rev-parse", "elsewhere") == theirs and git(quick, "symbolic-ref", "--short", "HEAD").endswith(
         "/t"
     )
-    assert sorted(git(quick, "status", "--porcelain").split()) == ["??", "D", "M", "M", "notes.md", "numpy.py"] + [
-        "program.md", "train.py"
+    assert sorted(git(quick, "status", "--porcelain").split()) == [
+        "??", "D", "M", "M", "notes.md", "numpy.py", "program.md", "train.py"
     ]  # fmt: skip
     assert len(rows(quick)) == 11 and all(float(row["val_bpb"]) > 0.5 for row in rows(quick))
     assert "crash" not in {row["status"] for row in rows(quick)}
@@ -106,7 +106,7 @@ def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, t
     assert "train.py has changes of yours" in errors
 
 
-def test_another_branch_may_be_checked_out_meanwhile(slow: Path, go: Path, cli: Cli) -> None:
+def test_another_branch_may_be_checked_out_meanwhile(slow: Path, go: Path) -> None:
     loop = start(slow, "--max-experiments", "2")
     wait_for(slow, "started", 1)
     git(slow, "checkout", "--quiet", "main")

@@ -23,7 +23,7 @@ from agent.proposers import reach
 from agent.proposers.choose import Consult
 from agent.proposers.presets import PRESETS
 from agent.runner import MARK
-from tests.conftest import ROOT, Cli, git
+from tests.conftest import Cli, git
 from tests.in_process import call
 from tests.test_session import assert_consistent, journal, rows
 

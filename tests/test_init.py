@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 
-from agent import trial
 from agent.errors import NoMetric
 from agent.guess import choose, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.metrics import extract
 from agent.protocol import Metric, load, require_runnable
-from agent.workspace import Workspace
-from tests.conftest import ROOT, SIEVE, Cli, git, make_repository, quick_protocol
+from tests.conftest import ROOT, SIEVE, Cli, git, make_repository
 
 SCORE = "def score(rate, depth):\n    return 1 + (rate - 0.4) ** 2 + 0.01 * (depth - 7) ** 2\n"
 KARPATHY = {

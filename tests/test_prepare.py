@@ -728,7 +728,8 @@ def tied(_: Bigram) -> Callable[[mx.array], mx.array]:
         def __call__(self, tokens: mx.array) -> mx.array:
             embedded = self.embedding(tokens)
             count = mx.arange(1, tokens.shape[1] + 1)[:, None]
-            return self.embedding.as_linear(embedded + mx.cumsum(embedded, axis=1) / count)
+            logits: mx.array = self.embedding.as_linear(embedded + mx.cumsum(embedded, axis=1) / count)
+            return logits
 
     return Tied()
 

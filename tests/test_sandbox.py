@@ -17,7 +17,7 @@ import pytest
 
 from agent import confine, protocol, room, runner, sandbox, variables
 from agent.errors import PreconditionError
-from agent.places import places, split
+from agent.places import devices, places, split
 from agent.protocol import Constraints
 from agent.room import Furniture, Room, lendable
 from agent.sandbox import Layout, Sandbox, Shown, Way, choose, shortfalls, temporary_folder
@@ -186,7 +186,7 @@ def test_a_run_reaches_its_room_and_nothing_else(workspace: Workspace, tmp_path:
     assert found["home"] == found["own home"] == (str(tmp_path / "person") if with_root else found["home"])
     assert found["temporary"] == found["own temporary"] == ("/tmp" if with_root else found["temporary"])
     if with_root:
-        gpu = {node.name for node in sandbox.devices()} - {"null", "zero", "urandom"}
+        gpu = {node.name for node in devices()} - {"null", "zero", "urandom"}
         expected = {"null", "zero", "urandom", "fd", "stdin", "stdout", "stderr", "shm"}
         assert set(found["dev"]) - gpu == expected
     require_untouched(workspace, tmp_path)
@@ -206,7 +206,7 @@ def require_untouched(workspace: Workspace, tmp_path: Path) -> None:
 def test_an_unconfined_run_still_has_a_room(workspace: Workspace, tmp_path: Path) -> None:
     """Nothing keeps it from the rest, but what it writes as every program does goes with the room."""
     found = tries(None, workspace, tmp_path)
-    assert OWN <= succeeded(found) and "read keys" not in succeeded(found)
+    assert succeeded(found) >= OWN and "read keys" not in succeeded(found)
     assert found["home"] == found["own home"] and found["temporary"] == found["own temporary"]
     assert (workspace.top / "train.py").read_text() == "tracked\n"
     assert (workspace.top / "notes.txt").read_text() == (workspace.top / "data/text.txt").read_text() == "lent"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent import runner
 from agent.experiment import Experiment, Proposal
-from agent.files import last_lines, read_end, remove_tree, write_whole
+from agent.files import last_lines, read_end, write_whole
 from agent.format import fenced
 from agent.proposers import notes, scratch
 from agent.proposers.base import Away, Context, NoIdea
