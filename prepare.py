@@ -420,7 +420,8 @@ def _evaluator() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         address = Path(folder) / "socket"
         command = [sys.executable, str(Path(__file__).with_name("evaluator.py")), str(address)]
-        env = {**os.environ, "AUTORESEARCH_SNAPSHOT": _current_snapshot(CACHE_DIR).directory.name}
+        snapshot = _current_snapshot(CACHE_DIR).directory.name
+        env = {**os.environ, "AUTORESEARCH_CACHE": str(CACHE_DIR), "AUTORESEARCH_SNAPSHOT": snapshot}
         with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None and process.stdout is not None
             try:

@@ -192,6 +192,8 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
     base, kind = room.layout.folder, furniture.kind
     choose = {"run": variables.harmless, "setup": variables.of_setup, "agent": variables.of_agents}[kind]
     seen = choose(os.environ) if room.sandbox.hide else dict(os.environ)
+    if kind != "setup":  # git in a copy must not be led to the person's repository
+        seen = {name: value for name, value in seen.items() if not name.startswith("GIT_")}
     temporary, cache = (str(room.seen(base / part)) for part in ("tmp", "cache"))
     own = {"TMPDIR": temporary, "TMP": temporary, "TEMP": temporary}
     if room.sandbox.hide:

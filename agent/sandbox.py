@@ -162,7 +162,9 @@ def works(way: Way, network: bool) -> bool:
         base = [
             Path(each) for each in ("/usr", "/bin", "/lib", "/lib64", "/etc", "/System", "/Library", "/nix", "/gnu")
         ]
-        programs = [Path(sys.base_prefix).resolve(), *base]
+        # This interpreter enters the room, from whatever environment it was started in.
+        own = [Path(sys.prefix), Path(sys.base_prefix)]
+        programs = dict.fromkeys([*own, *(each.resolve() for each in own), *base])
         layout = Layout(folder, shown, tuple(each for each in programs if each.exists()), ())
         try:
             command = Sandbox(way, network).enter(["true"], layout, folder / "tree")

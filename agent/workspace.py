@@ -210,7 +210,7 @@ class Workspace:
             self._git("checkout", "--quiet", branch)
 
     def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
-        """Make a commit on top of `parent` with `files` changed, kept under `ref`. Raises Violation for other paths."""
+        """Commit `files` on top of `parent`, kept under `ref`. Raises Violation where one of them may not change."""
         for path in files:
             inside = (self.folder / path).resolve().is_relative_to(self.folder)
             if not inside or not self._protocol.mutable_surface.allows(path):

@@ -1,31 +1,44 @@
-"""Our evaluate_bpb against the MLX port's: seconds for the same tokens of the same model, and the difference.
+"""Our evaluate_bpb against a loop in the model's own process, and the MLX port's: seconds for the same tokens.
 
-    uv run python -m benchmarks.evaluation --port DIR
+    uv run python -m benchmarks.evaluation [--port DIR]
 
-The port's function is taken from a checkout and given our constants, our validation rows and our count of bytes, with
-the loss computed as its model does (cross-entropy without reduction). Ours gets the model as train.py hands it over:
-on all cores. Both have the same BLAS.
+Ours is taken as in a session: an evaluator that is ready when the model is handed over, on all cores, with its second
+pass over the rows that shows causality. The loop in the process goes over the rows once, on all cores, and computes the
+same losses. The port's function is taken from a checkout and given our constants, our validation rows and our count of
+bytes, with the loss computed as its model does (cross-entropy without reduction). All have the same BLAS.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+import evaluator
+import handover
 import prepare
-from benchmarks.port import commit_of
-from train import EVAL_BATCH_SIZE, GPT, on_all_workers
+from benchmarks.port import ROOT, commit_of
+from train import EVAL_BATCH_SIZE, GPT, WORKERS, on_workers
 
 # isort: split
 import mlx.core as mx
 import mlx.nn as nn
 
 ROUNDS = 3
+STARTING_SECONDS = 5.0  # of an evaluator and its processes; a run trains for longer
 
 
 def load(port: Path, tokenizer: prepare.Tokenizer) -> ModuleType:
@@ -44,6 +57,46 @@ def load(port: Path, tokenizer: prepare.Tokenizer) -> ModuleType:
     return theirs
 
 
+@contextmanager
+def ready_evaluator() -> Iterator[None]:
+    """What `evaluate_bpb` hands its model to, started as a loop does before a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = Path(folder) / "socket"
+        env = {**os.environ, "AUTORESEARCH_CACHE": str(prepare.CACHE_DIR)}
+        command = [sys.executable, str(ROOT / "evaluator.py"), str(address)]
+        with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None and process.stdout is not None
+            assert json.loads(process.stdout.readline())["event"] == "ready"
+            time.sleep(STARTING_SECONDS)
+            os.environ[handover.VARIABLE] = str(address)
+            try:
+                yield
+            finally:
+                del os.environ[handover.VARIABLE]
+                process.stdin.close()
+
+
+def in_process(model: GPT, tokenizer: prepare.Tokenizer) -> float:
+    """Bits per byte by a loop over the rows, a part of each batch on each core."""
+
+    def run(tokens: Any) -> mx.array:
+        logits: mx.array = model(mx.array(tokens)).astype(mx.float32)
+        mx.eval(logits)
+        return logits
+
+    rows = prepare.validation_rows(prepare.SNAPSHOT.directory, prepare.MAX_SEQ_LEN, prepare.EVAL_TOKENS)
+    lengths = tokenizer.token_bytes[rows[:, 1:]]
+    step = max(1, min(EVAL_BATCH_SIZE, prepare.EVAL_LOGITS_BYTES // (4 * prepare.MAX_SEQ_LEN * prepare.VOCAB_SIZE)))
+    total = 0.0
+    for begin in range(0, len(rows), step):
+        block = rows[begin : begin + step]
+        parts = on_workers(run, np.array_split(block[:, :-1], min(WORKERS, len(block))))
+        logits = np.concatenate([np.asarray(part) for part in parts])
+        losses, _, _ = evaluator.losses_of(logits, block, block, np.full(len(block), block.shape[1]))
+        total += float(losses[lengths[begin : begin + step] > 0].sum())
+    return total / (math.log(2) * int(lengths.sum()))
+
+
 def timed(evaluate: Callable[[], float]) -> tuple[float, float]:
     begun = time.perf_counter()
     value = evaluate()
@@ -51,11 +104,11 @@ def timed(evaluate: Callable[[], float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our evaluation against the MLX port's.")
-    parser.add_argument("--port", type=Path, required=True, help="a checkout of trevin-creator/autoresearch-mlx")
-    port = parser.parse_args().port.resolve()
+    parser = argparse.ArgumentParser(description="Our evaluation against a loop in the process, and the port's.")
+    parser.add_argument("--port", type=Path, help="a checkout of trevin-creator/autoresearch-mlx")
+    port: Path | None = parser.parse_args().port
     tokenizer = prepare.Tokenizer.from_directory()
-    theirs = load(port, tokenizer)
+    theirs = load(port.resolve(), tokenizer) if port else None
     mx.random.seed(1)
     model = GPT()
     model.head.weight = 0.02 * mx.random.normal(model.head.weight.shape)
@@ -64,16 +117,25 @@ def main() -> None:
     def with_targets(tokens: mx.array, targets: mx.array, **_: str) -> Any:
         return nn.losses.cross_entropy(model(tokens), targets, reduction="none")
 
-    ours, port_s = [], []
+    ours, here, port_s = [], [], []
     for _ in range(ROUNDS):
-        ours.append(timed(lambda: prepare.evaluate_bpb(on_all_workers(model), tokenizer, EVAL_BATCH_SIZE)))
-        port_s.append(timed(lambda: theirs.evaluate_bpb(with_targets, tokenizer, EVAL_BATCH_SIZE)))
-    seconds, port_seconds = min(s for _, s in ours), min(s for _, s in port_s)
-    tokens = prepare.EVAL_TOKENS
-    print(f"{tokens:,} tokens, best of {ROUNDS}, the port at {commit_of(port)}")
-    print(f"port {port_seconds:.2f} s, {port_s[0][0]:.6f}\nours {seconds:.2f} s, {ours[0][0]:.6f}")
-    difference = abs(ours[0][0] - port_s[0][0])
-    print(f"ours takes {seconds / port_seconds:.2f} of the time, the numbers differ by {difference:.1e}")
+        with ready_evaluator():
+            ours.append(timed(lambda: prepare.evaluate_bpb(model, tokenizer, EVAL_BATCH_SIZE)))
+        here.append(timed(lambda: in_process(model, tokenizer)))
+        if theirs is not None:
+            port_s.append(timed(lambda: theirs.evaluate_bpb(with_targets, tokenizer, EVAL_BATCH_SIZE)))
+    print(f"{prepare.EVAL_TOKENS:,} tokens, best of {ROUNDS}")
+    value, seconds = ours[0][0], min(s for _, s in ours)
+    print(f"ours {seconds:.2f} s, {value:.6f}")
+    others = {"the loop in the process": here}
+    if port is not None:
+        others[f"the port at {commit_of(port.resolve())}"] = port_s
+    for name, measured in others.items():
+        best, other = min(s for _, s in measured), measured[0][0]
+        print(
+            f"{name} {best:.2f} s, {other:.6f}: ours takes {seconds / best:.2f} of the time, the numbers differ by "
+            f"{abs(value - other):.1e}"
+        )
 
 
 if __name__ == "__main__":

@@ -41,11 +41,9 @@ def known(out: Path) -> dict[tuple[str, int], tuple[float, float]]:
 
 def again(bench: Bench, text: str, log: Path) -> tuple[float, str]:
     """Seconds of one run of this `train.py`, and how it ended."""
-    bench.workspace.place({"train.py": text})
-    try:
-        run = measure(bench, log, lambda _: None, Watch(log, bench.limit, bench.training_seconds, None))
-    finally:
-        bench.workspace.restore(["train.py"])
+    workspace = bench.workspace
+    commit = workspace.commit_candidate("refs/autoresearch/again", workspace.head, {"train.py": text}, log.stem)
+    run = measure(bench, commit, log, lambda _: None, Watch(log, bench.limit, bench.training_seconds, None))
     return run.seconds, run.error or f"{run.metric}"
 
 

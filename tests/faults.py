@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent import confine
+
 ROOT = Path(__file__).parents[1]
 TEMPORARY = Path(tempfile.gettempdir())
 SESSION = ("run", "--tag", "t", "--max-experiments", "2", "--no-keep-awake", "--sandbox", "off")
@@ -114,6 +116,7 @@ def name_of(path: object, workspace: Path) -> str | None:
         text = "temporary/" + "/".join(whole.relative_to(TEMPORARY).parts[1:])
     else:
         return None
+    text = re.sub(r"autoresearch-\w+|(?<=tmp)\w{8}(?=\.part)|(?<=\.)[0-9a-f]{8,}(?=\.part)", "N", text)
     return None if text.endswith((".py.pyc", ".pyc")) else re.sub(r"\d+", "N", text)
 
 
@@ -138,9 +141,10 @@ def inject(fault: Fault, workspace: Path, seen: Callable[[str, str], None]) -> N
             name: str | None = Path(os.fsdecode(program)).name
             if name == "git":
                 return
-            name = "lifeline" if "agent.lifeline" in args[1] else "the command" if name == "sh" else name
+            confined = confine.__file__ in args[1]
+            name = "lifeline" if "agent.lifeline" in args[1] else "the command" if confined else name
         else:
-            name = name_of(args[0], workspace)
+            name = name_of(args[1 if kind == "symlink" else 0], workspace)
         if hit(kind, name):
             raise OSError(fault.code, os.strerror(fault.code), str(args[0]))
 

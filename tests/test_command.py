@@ -76,7 +76,7 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
         proposer="baseline",
         description="baseline",
         commit=workspace.head,
-        digest=digest(workspace.mutable_files()),
+        digest=digest(workspace.files(workspace.head)),
         parameters={},
         runs=(Run(1.1, 1.0),),
         verdict=Verdict("keep", "baseline"),
@@ -84,6 +84,7 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
     bench = Bench(protocol.load(workspace.folder), workspace, None)
     return context_of(
         bench,
+        files=workspace.files(workspace.head),
         number=1,
         seed=0,
         incumbent=baseline,
@@ -238,7 +239,9 @@ for name, folder in tries.items():
     (tmp_path / "python3").symlink_to(sys.executable)
     proposer.command = proposer.command.replace(shlex.quote(sys.executable), str(tmp_path / "python3"))
     assert dict(proposer.ask(context).files) == {"train.py": BETTER}
-    assert (tmp_path / "kept" / "agent.log").read_text().split() == ["own", "temporary", "copy"]
+    # With a root of its own the home folder is the room's.
+    written = (tmp_path / "kept" / "agent.log").read_text().split()
+    assert written == [*(["home"] if CONFINED.has_root else []), "own", "temporary", "copy"]
     assert not (home / "new.txt").exists() and not (tmp_path / "new.txt").exists()
 
 
@@ -429,7 +432,7 @@ def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: P
 
 def test_an_earlier_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
     workspace = Workspace(quick, protocol.load(quick))
-    commit = workspace.commit_candidate("refs/autoresearch/t/1", {"train.py": BETTER}, "a larger rate")
+    commit = workspace.commit_candidate("refs/autoresearch/t/1", workspace.head, {"train.py": BETTER}, "a larger rate")
     workspace.close()
     earlier = dataclasses.replace(
         context.history[0], number=1, commit=commit, description="a larger rate", verdict=Verdict("discard", "worse")

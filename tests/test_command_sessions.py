@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.conftest import QUICK, ROOT, Cli, git
-from tests.test_command import HONEST, HOSTILE, NEEDS_ONE, NOTES, agent, counting
+from tests.test_command import BETTER, HONEST, HOSTILE, NEEDS_ONE, NOTES, agent, counting
 from tests.test_runner import gone
 from tests.test_session import assert_consistent, rows
 
@@ -147,18 +147,16 @@ time.sleep(600)
 
 
 def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    """Its edit is not overwritten, and what the agent has made meanwhile is not lost."""
+    """What the person edits waits and is not measured; what the agent has made meanwhile is."""
     counter, mine = tmp_path / "count", quick / "train.py"
     text = QUICK + "# mine\n"
     script = counting(counter) + HONEST + NOTES
     script += f"pathlib.Path({str(mine)!r}).write_text({text!r})\n"
     command = agent(tmp_path, script).command
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
-    stopped = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
-    assert stopped.returncode == 3 and "train.py" in stopped.stderr and mine.read_text() == text
-    git(quick, "checkout", "--quiet", "train.py")
     done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "train.py has changes of yours" in done.stderr, done.stderr
+    assert mine.read_text() == text and git(quick, "show", "HEAD:train.py") == BETTER.strip()
     assert counter.read_text() == "x" and rows(quick)[1]["description"] == "a larger rate"
 
 

@@ -111,8 +111,13 @@ def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
     assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "search", "llm"]
 
 
-def test_a_recipe_that_wants_what_git_ignores_has_its_model_all_the_same(quick: Path, cli: Cli) -> None:
-    (quick / "train.py").write_text("import ignored\n" + QUICK)
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("import ignored", 0), ("if __name__ != '__main__':\n    raise SystemExit('no module')", 1)],
+    ids=["it wants what git ignores", "it cannot be imported"],
+)
+def test_a_recipe_is_imported_with_what_a_run_has(quick: Path, cli: Cli, line: str, said: int) -> None:
+    (quick / "train.py").write_text(f"{line}\n{QUICK}")
     (quick / ".gitignore").write_text("ignored.py\n")
     (quick / "ignored.py").touch()
     git(quick, "add", ".gitignore", "train.py")
@@ -121,7 +126,7 @@ def test_a_recipe_that_wants_what_git_ignores_has_its_model_all_the_same(quick: 
         done = run(cli, quick, server)
     assert done.returncode == 0, done.stderr
     assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "llm", "llm"]
-    assert done.stderr.count("candidates are not imported before they run") == 1
+    assert done.stderr.count("candidates are not imported before they run") == said
 
 
 def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:

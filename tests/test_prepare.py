@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import handover
 import prepare
 import snapshots
 import sources
@@ -28,6 +32,7 @@ from tests.data_server import Fault, serve
 # isort: split
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 ROOT = Path(__file__).parents[1]
 T = 256
@@ -499,7 +504,7 @@ class Bigram(nn.Module):
         self.rows: list[int] = []
 
     def __call__(self, tokens: mx.array) -> mx.array:
-        self.rows.append(tokens.shape[0])
+        self.rows.append(tokens.shape[0])  # of what it is traced for
         embedded = 8 * self.embedding(tokens)
         count = mx.arange(1, tokens.shape[1] + 1)[:, None]
         logits: mx.array = self.head(embedded + mx.cumsum(embedded, axis=1) / count)
@@ -538,7 +543,7 @@ def test_bits_per_byte_are_those_of_the_definition(model: Bigram, tokenizer: Tok
     measured = [evaluate_bpb(model, tokenizer, batch_size) for batch_size in (3, 16, 256)]
     assert measured == pytest.approx([expected] * 3, abs=1e-4)
     assert max(measured) - min(measured) < 1e-6
-    assert sum(model.rows) == sum(65536 // T + 3 * probed for probed in (3, 8, 8))
+    assert model.rows == [3, 16, 256]
 
 
 def test_the_logits_alive_are_bounded(model: Bigram, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,15 +560,300 @@ def test_a_uniform_model_needs_the_same_bits_for_every_token(tokenizer: Tokenize
     assert evaluate_bpb(lambda tokens: mx.zeros((*tokens.shape, 1024)), tokenizer, 16) == pytest.approx(expected)
 
 
-def test_a_model_that_sees_later_tokens_is_refused(model: Bigram, tokenizer: Tokenizer) -> None:
+def test_logits_of_another_shape_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="1025"):
+        evaluate_bpb(lambda tokens: mx.zeros((*tokens.shape, 1025)), tokenizer, 16)
+
+
+# The evaluator
+
+
+@pytest.fixture
+def beside(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Beside"]:
+    """An evaluator as the loop starts it: this process is the run that it serves."""
+    address = tmp_path / "socket"
+    env = {**os.environ, "AUTORESEARCH_CACHE": str(cache), "AUTORESEARCH_LOSSES": str(tmp_path / "losses.npy")}
+    command = [sys.executable, str(ROOT / "evaluator.py"), str(address)]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        found = Beside(address, process)
+        assert found.event()["event"] == "ready"
+        monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(address))
+        yield found
+        process.stdin.close()
+        process.wait(20)
+
+
+@dataclass
+class Beside:
+    address: Path
+    process: "subprocess.Popen[str]"
+
+    def event(self) -> dict[str, Any]:
+        """The next one."""
+        assert self.process.stdout is not None
+        said: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return said
+
+    def send(self, content: bytes) -> bytes:
+        """What comes back."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(30)
+            with handover.reachable(self.address) as name:
+                line.connect(name)
+            with suppress(BrokenPipeError, ConnectionResetError):
+                line.sendall(content)
+                line.shutdown(socket.SHUT_WR)
+                return line.recv(2**16)
+            return b""
+
+
+def test_a_run_has_one_evaluation(model: Bigram, tokenizer: Tokenizer, beside: Beside, tmp_path: Path) -> None:
+    value = evaluate_bpb(model, tokenizer, 16)
+    assert beside.event()["event"] == "handed_over"
+    answer = beside.event()
+    assert (answer["event"], answer["metric"], answer["eval_tokens"]) == ("answer", value, 65536)
+    losses = np.load(tmp_path / "losses.npy")
+    rows = prepare.validation_rows(current(prepare.CACHE_DIR), T, 65536)
+    lengths = tokenizer.token_bytes[rows[:, 1:]]
+    assert losses.shape == lengths.shape
+    assert losses[lengths > 0].sum() / lengths.sum() / np.log(2) == pytest.approx(value, abs=1e-5)
+    with pytest.raises(ValueError, match="there is one evaluation in a run"):
+        evaluate_bpb(Bigram(), tokenizer, 16)
+
+
+def test_a_run_has_the_training_text_when_it_asks_for_it(tokenizer: Tokenizer, beside: Beside) -> None:
+    expected = list(islice(pack_rows(current(prepare.CACHE_DIR), "train", T + 1, seed=3), 8))
+    batches = make_dataloader(tokenizer, 8, T, "train", 3)
+    inputs, targets, _ = next(batches)
+    batches.close()
+    assert beside.event()["event"] == "clock"
+    for row, (whole, _) in enumerate(expected):
+        assert (np.append(inputs[row], targets[row, -1]) == whole).all()
+
+
+def test_a_run_does_not_see_the_validation_text(tokenizer: Tokenizer, beside: Beside) -> None:
+    with pytest.raises(ValueError, match="for the evaluator alone"):
+        make_dataloader(tokenizer, 8, T, "val")
+    with pytest.raises(handover.Refused, match="for the evaluator alone"):
+        handover.ask(beside.address, {"ask": "rows"})
+
+
+GARBAGE = [
+    b"",
+    b"\n",
+    b"\x00" * 100,
+    b"x" * 200_000,
+    b"[" * 60_000 + b"\n",
+    b"null\n",
+    b"[1, 2]\n",
+    b'{"ask": {}}\n',
+    b'{"ask": "nothing"}\n',
+    b'{"ask": "model", "bytes": "many"}\n',
+    b'{"ask": "model", "bytes": -1}\n',
+    b'{"ask": "model", "bytes": 1e400}\n',
+    b'{"ask": "model", "bytes": 1' + b"0" * 400 + b"}\n",
+    b'{"ask": "model", "bytes": 100000, "rows": 16}\nthe beginning of a model',
+    b'{"ask": "train", "from": "the start"}\n',
+    b'{"ask": "train", "from": -1}\n',
+]
+
+
+def test_no_request_keeps_the_evaluator_from_its_work(model: Bigram, tokenizer: Tokenizer, beside: Beside) -> None:
+    for content in GARBAGE:
+        answer = beside.send(content)
+        assert b"metric" not in answer and len(answer) < 1000
+    silent = []
+    for _ in range(20):
+        line = socket.socket(socket.AF_UNIX)
+        with handover.reachable(beside.address) as name:
+            line.connect(name)
+        silent.append(line)
+    assert 2 < evaluate_bpb(model, tokenizer, 16) < 12
+    for line in silent:
+        line.close()
+
+
+def test_a_run_that_dies_while_it_hands_over_has_no_metric(model: Bigram, tokenizer: Tokenizer, beside: Beside) -> None:
+    dies = (
+        "import json, os, pathlib, signal, socket, sys\n"
+        "line = socket.socket(socket.AF_UNIX)\n"
+        "os.chdir(os.path.dirname(sys.argv[1]))\n"
+        "line.connect('socket')\n"
+        "line.sendall(json.dumps({'ask': 'model', 'rows': 16, 'bytes': 1000000}).encode() + b'\\n' + bytes(5000))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", dies, str(beside.address)], check=False)
+    assert done.returncode == -9
+    # Nothing was handed over, so that the one evaluation is still there.
+    assert 2 < evaluate_bpb(model, tokenizer, 16) < 12
+    assert [beside.event()["event"] for _ in range(2)] == ["handed_over", "answer"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "content", "words"),
+    [
+        ({"rows": 16}, b"no graph at all", "no graph that can be read"),
+        ({"rows": 16}, b"", "no graph that can be read"),
+        ({"rows": 0}, b"x", "a batch of 0 rows"),
+        ({"rows": 10**9}, b"x", "a batch of 1000000000 rows"),
+        ({"rows": "all"}, b"x", "cannot be evaluated"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_a_sentence(
+    beside: Beside, tmp_path: Path, request_: dict[str, Any], content: bytes, words: str
+) -> None:
+    (tmp_path / "graph").write_bytes(content)
+    with pytest.raises(handover.Refused, match=words):
+        handover.ask(beside.address, {"ask": "model", **request_}, tmp_path / "graph")
+    assert beside.event()["event"] == "handed_over"
+    refused = beside.event()
+    assert refused["event"] == "refused" and words in refused["reason"]
+
+
+def test_an_evaluator_that_is_gone_is_a_sentence(model: Bigram, tokenizer: Tokenizer, beside: Beside) -> None:
+    beside.process.kill()
+    beside.process.wait()
+    with pytest.raises(ValueError, match="The evaluator does not answer"):
+        evaluate_bpb(model, tokenizer, 16)
+
+
+# Honest models
+
+
+def tied(_: Bigram) -> Callable[[mx.array], mx.array]:
+    """The head is the embedding's table; the head of its own is left in, unused."""
+
+    class Tied(Bigram):
+        def __call__(self, tokens: mx.array) -> mx.array:
+            embedded = self.embedding(tokens)
+            count = mx.arange(1, tokens.shape[1] + 1)[:, None]
+            logits: mx.array = self.embedding.as_linear(embedded + mx.cumsum(embedded, axis=1) / count)
+            return logits
+
+    return Tied()
+
+
+def averaged(model: Bigram) -> Callable[[mx.array], mx.array]:
+    """An average of weights that nobody has evaluated."""
+    other = Bigram()
+    both = zip(tree_flatten(model.parameters()), tree_flatten(other.parameters()), strict=True)
+    model.update(tree_unflatten([(name, 0.5 * a + 0.5 * b) for (name, a), (_, b) in both]))
+    return model
+
+
+def compiled(model: Bigram) -> Callable[[mx.array], mx.array]:
+    return mx.compile(model.__call__)
+
+
+def shifted(model: Bigram) -> Callable[[mx.array], mx.array]:
+    return lambda tokens: model(tokens) + 40.0
+
+
+@pytest.mark.parametrize("make", [tied, averaged, compiled, shifted])
+def test_unusual_models_have_a_metric(make: Any, model: Bigram, tokenizer: Tokenizer) -> None:
+    expected = independent_bpb(Bigram(), tokenizer)
+    assert evaluate_bpb(make(model), tokenizer, 16) == pytest.approx(expected, rel=0.6)
+
+
+def test_a_model_is_put_into_the_mode_for_evaluation(tokenizer: Tokenizer) -> None:
+    class Dropping(Bigram):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def __call__(self, tokens: mx.array) -> mx.array:
+            dropped: mx.array = self.dropout(super().__call__(tokens))
+            return dropped
+
+    mx.random.seed(0)
+    plain = Bigram()
+    mx.random.seed(0)
+    assert evaluate_bpb(Dropping(), tokenizer, 16) == pytest.approx(evaluate_bpb(plain, tokenizer, 16), abs=1e-9)
+
+
+# Models that want another metric than theirs
+
+
+def peeking(model: Bigram) -> Callable[[mx.array], mx.array]:
     def cheat(tokens: mx.array) -> mx.array:
         following = mx.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)
         return model(tokens) + 20 * (following[..., None] == mx.arange(1024))
 
+    return cheat
+
+
+def prefix_language_model(model: Bigram) -> Callable[[mx.array], mx.array]:
+    """Each position sees the whole row: a mean over it instead of one over what was before."""
+
+    def cheat(tokens: mx.array) -> mx.array:
+        counts = (tokens[:, :, None] == mx.arange(1024)).astype(mx.float32).sum(axis=1, keepdims=True)
+        return model(tokens) + mx.log(1 + counts)
+
+    return cheat
+
+
+def peeking_at_other_rows(model: Bigram) -> Callable[[mx.array], mx.array]:
+    def cheat(tokens: mx.array) -> mx.array:
+        counts = (tokens[:, :, None] == mx.arange(1024)).astype(mx.float32).sum(axis=(0, 1))
+        return model(tokens) + mx.log(1 + counts)
+
+    return cheat
+
+
+def random_logits(model: Bigram) -> Callable[[mx.array], mx.array]:
+    def cheat(tokens: mx.array) -> mx.array:
+        seed = tokens.sum()
+        noise = mx.random.normal((*tokens.shape, 1024), key=mx.random.key(0) + seed.astype(mx.uint32))
+        return model(tokens) + noise
+
+    return cheat
+
+
+@pytest.mark.parametrize("make", [peeking, prefix_language_model, peeking_at_other_rows, random_logits])
+def test_a_model_that_sees_what_it_should_predict_is_refused(make: Any, model: Bigram, tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="depend on later tokens"):
-        evaluate_bpb(cheat, tokenizer, 16)
+        evaluate_bpb(make(model), tokenizer, 16)
 
 
-def test_logits_of_another_shape_are_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ValueError, match="1025"):
-        evaluate_bpb(lambda tokens: mx.zeros((*tokens.shape, 1025)), tokenizer, 16)
+def test_adding_to_all_logits_gains_nothing(model: Bigram, tokenizer: Tokenizer) -> None:
+    """At 1e8, float32 has no room for differences: all tokens are as likely, which is what it then costs."""
+    uniform = evaluate_bpb(lambda tokens: mx.zeros((*tokens.shape, 1024)), tokenizer, 16)
+    assert evaluate_bpb(lambda tokens: model(tokens) + 1e8, tokenizer, 16) > 0.8 * uniform
+
+
+def test_logits_that_are_no_numbers_are_no_metric(model: Bigram, tokenizer: Tokenizer) -> None:
+    assert not np.isfinite(evaluate_bpb(lambda tokens: model(tokens) * mx.array(np.nan), tokenizer, 16))
+
+
+def test_a_model_that_reads_a_file_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    mx.save(str(tmp_path / "table.npy"), mx.zeros((1024,)))
+    with pytest.raises(ValueError):
+        evaluate_bpb(
+            lambda tokens: mx.zeros((*tokens.shape, 1024)) + mx.load(str(tmp_path / "table.npy")), tokenizer, 16
+        )
+
+
+# Models that cannot be traced
+
+
+def untraceable(model: Bigram) -> Callable[[mx.array], mx.array]:
+    def forward(tokens: mx.array) -> mx.array:
+        logits = model(tokens)
+        return mx.array(np.asarray(logits))  # the line
+
+    return forward
+
+
+def test_a_model_that_cannot_be_traced_is_told_its_line(model: Bigram, tokenizer: Tokenizer) -> None:
+    (number,) = [n for n, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# the line")]
+    with pytest.raises(prepare.Untraceable, match=rf"cannot be traced \(line {number} of test_prepare.py\)"):
+        evaluate_bpb(untraceable(model), tokenizer, 16)
+
+
+def test_a_model_that_cannot_be_traced_may_be_evaluated_by_itself(
+    model: Bigram, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate_bpb(model, tokenizer, 16)
+    monkeypatch.setenv("AUTORESEARCH_ALLOW_UNTRACED", "1")
+    assert evaluate_bpb(untraceable(model), tokenizer, 16) == pytest.approx(expected, abs=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -50,11 +51,13 @@ def test_killed_at_random_instants(quick: Path, cli: Cli, kills: int, experiment
 
 
 def survivors(folder: Path) -> list[int]:
-    """Processes of any run of this workspace that still live."""
+    """Processes of any run of this workspace that still live, whichever room they are in."""
+    rooms = f"autoresearch-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}-"
     found = []
     for process in psutil.process_iter():
         try:
-            if MARK in process.environ() and process.cwd() == str(folder):
+            known = [process.cwd(), *process.cmdline(), *process.environ().values()]
+            if MARK in process.environ() and any(str(folder) in each or rooms in each for each in known):
                 found.append(process.pid)
         except (psutil.Error, OSError):
             continue
