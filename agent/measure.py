@@ -129,9 +129,8 @@ def _measure(
         place = stack.enter_context(opened(bench, commit, snapshot))
         beside = None
         if bench.harness is not None:
-            reference = next(
-                (losses for run in reversed(incumbent) if (losses := losses_of(Path(run.log))).exists()), None
-            )
+            kept = [losses_of(Path(run.log)) for run in reversed(incumbent) if run.log]
+            reference = next((losses for losses in kept if losses.exists()), None)
             args = bench.sandbox, place.layout.folder, bench.workspace.folder, reference, losses_of(log)
             beside = stack.enter_context(evaluation.evaluator(bench.harness, *args))
         try:

@@ -7,8 +7,8 @@ adversary makes of the candidate one that reads the next token at the positions 
 gain. It escapes an evaluation where none of the places that `evaluator.choose_places` draws is one of these; between
 gains, the rate is that of 400 evaluations. A keep takes two runs of the candidate, and `confirm` three more.
 
-By formula: of M, the mean of what the candidate gains on the incumbent, counted where it gains, a peek that gains g nats
-a token is g / M; N drawn places miss it with (1 - g / M)^N.
+By formula: of M, the mean of what the candidate gains on the incumbent, counted where it gains, a peek that gains g
+nats a token is g / M; N drawn places miss it with (1 - g / M)^N.
 """
 
 from __future__ import annotations
