@@ -833,7 +833,7 @@ def test_a_model_that_reads_a_file_is_refused(tokenizer: Tokenizer, tmp_path: Pa
         table: Any = mx.load(str(tmp_path / "table.npy"))
         return mx.zeros((*tokens.shape, 1024)) + table
 
-    with pytest.raises(ValueError, match="cannot be traced.*Load"):
+    with pytest.raises(ValueError, match=r"cannot be traced.*Load"):
         evaluate_bpb(reading, tokenizer, 16)
 
 
