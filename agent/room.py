@@ -199,6 +199,8 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
     if room.sandbox.hide:
         # An agent finds its sign-in where the person's home folder is; the rest of that it does not see.
         own["HOME"] = str(Path.home() if kind == "agent" else room.seen(base / "home"))
+        if kind == "agent" and not room.sandbox.has_root:
+            own["GIT_CONFIG_GLOBAL"] = os.devnull  # git gives up over a person's that it may not read
     if kind == "run":
         # The environment is read-only, so that uv cannot bring it up to date within a run.
         own |= {"UV_NO_SYNC": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_CACHE_DIR": f"{cache}/uv"}

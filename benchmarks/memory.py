@@ -4,8 +4,8 @@
 
 Both as MLX counts it (mx.get_peak_memory), in float32 on a CPU, on the same documents. One optimizer step and one
 evaluation batch reach the peak. Of the port's step one micro-step is taken, a copy of the gradients less than it needs;
-its evaluation batch of 256 rows goes through the model 32 at a time, so 32 rows are enough. Our evaluation is that of the
-exported model, once for each of the evaluator's processes. It takes ten minutes.
+its evaluation batch of 256 rows goes through the model 32 at a time, so 32 rows are enough. Our evaluation is that of
+the exported model, once for each of the evaluator's processes. It takes ten minutes.
 """
 
 from __future__ import annotations
