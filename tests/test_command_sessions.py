@@ -43,7 +43,7 @@ def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_pat
     assert done.returncode == 0, done.stderr
     assert counter.read_text() == "x"
     assert not list(temporary.glob("autoresearch-*")), "the copy that the killed loop has left"
-    assert [row["description"] for row in rows(quick)] == ["baseline", "a larger rate"]
+    assert [row["description"] for row in rows(quick)] == ["baseline [unconfined]", "a larger rate [unconfined]"]
 
 
 def test_a_session(quick: Path, cli: Cli, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_pat
     done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
     assert done.returncode == 0 and "train.py has changes of yours" in done.stderr, done.stderr
     assert mine.read_text() == text and git(quick, "show", "HEAD:train.py") == BETTER.strip()
-    assert counter.read_text() == "x" and rows(quick)[1]["description"] == "a larger rate"
+    assert counter.read_text() == "x" and rows(quick)[1]["description"] == "a larger rate [unconfined]"
 
 
 def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -> None:

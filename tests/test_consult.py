@@ -147,7 +147,7 @@ def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
     assert "search comment" in told[1] and "does not compile" in told[2]
-    assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character"
+    assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character [unconfined]"
 
 
 def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
@@ -164,7 +164,7 @@ def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
     assert "search comment of DEPTH is malformed" in told[1] and "search comment of RATE is malformed" in told[2]
-    assert rows(quick)[1][3:] == ["keep", "good"]
+    assert rows(quick)[1][3:] == ["keep", "good [unconfined]"]
 
 
 def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
@@ -202,7 +202,7 @@ def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
-    assert [row[3:] for row in rows(quick)][1] == ["discard", "crashes (mended)"]
+    assert [row[3:] for row in rows(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
     assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 6
     assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]
     commit = rows(quick)[1][0]

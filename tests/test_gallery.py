@@ -266,9 +266,11 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "escape codes in its last words": ("late", "sys.exit('\\x1b]0;x\\x07\\x1b[2J`````')", "crashed"),
 }
 CHEATS_IN_EVERY_RUN = (
-    "a metric printed by hand", "a model that sees the next token", "a prefix language model", "a peek at a few tokens",
-    "the validation loader", "twice the time", "what is hidden from it", "folders without end, a pipe, a huge file",
-)  # fmt: skip
+    "a metric printed by hand",
+    "a peek at a few tokens",
+    "twice the time",
+    "what is hidden from it",
+)
 
 MODULE = """
 class M(nn.Module):
@@ -374,10 +376,7 @@ HONEST: Mapping[str, tuple[str, str]] = {
     "two loaders": ("middle", "more = make_dataloader(tokenizer, 4, 64, 'train', seed=2); next(more); next(more)"),
     "ends by itself": ("end", "import atexit; atexit.register(print, 'bye')"),
 }
-ODD_IN_EVERY_RUN = (
-    "as it is", "a checkpoint", "an average of weights, not evaluated", "tied embeddings",
-    "a progress bar without a last newline",
-)  # fmt: skip
+ODD_IN_EVERY_RUN = ("as it is", "an average of weights, not evaluated", "a progress bar without a last newline")
 
 
 @pytest.fixture

@@ -750,6 +750,7 @@ def shifted(model: Bigram) -> Callable[[mx.array], mx.array]:
     return lambda tokens: model(tokens) + 40.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tied, averaged, compiled, shifted])
 def test_unusual_models_have_a_metric(make: Any, model: Bigram, tokenizer: Tokenizer) -> None:
     expected = independent_bpb(Bigram(), tokenizer)

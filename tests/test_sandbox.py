@@ -495,7 +495,7 @@ def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (Path("/Users/me/x/secret"),),
     )
     argv = Sandbox("Seatbelt", network=False).enter(["true"], layout, Path("/"))
-    assert argv == ["sandbox-exec", "-p", sandbox.seatbelt(layout, False), "true"]
+    assert argv[:3] == ["sandbox-exec", "-p", sandbox.seatbelt(layout, False)] and argv[-2:] == ["/", "true"]
     lines = argv[2].splitlines()
     # The last rule that matches decides.
     order = [
