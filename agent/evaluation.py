@@ -38,6 +38,8 @@ TOLERANCE = 6e-4
 UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
 # The start of a program takes so much longer at times, whatever its budget.
 LEAST_UNTIMED_SECONDS = 1.0
+# The last step begins within the budget; a candidate's may be longer than its incumbent's.
+MOST_STEPS = 2
 # What a run may still do once its model is handed over: write files, print. It cannot change its number.
 AFTERWARDS_SECONDS = 60.0
 LARGEST_WORD, LARGEST_LOSSES = 2**20, 2**30
@@ -183,26 +185,54 @@ def _python(workspace: Path) -> Path:
 
 @dataclass(frozen=True)
 class Allowance:
-    """Of a run's untimed seconds. own: the incumbent's; baseline: the baseline's; None where they are not known."""
+    """Of a run's time beyond its budget, in seconds; None where something is not known.
+
+    own, baseline: the untimed seconds of incumbent and baseline. overrun: by how much the incumbent trained for longer
+    than its budget, from its first text to its hand-over; step: how long one of its steps takes.
+    """
 
     budget: float | None
     own: float | None = None
     baseline: float | None = None
+    overrun: float | None = None
+    step: float = 0.0
 
     @property
     def seconds(self) -> float:
-        if self.budget is None or self.own is None:
+        """What may pass from the command's start to the hand-over, less the budget."""
+        if self.own is None:
             return math.inf
-        more = max(LEAST_UNTIMED_SECONDS, min(UNTIMED_SHARE * self.budget, UNTIMED_SECONDS))
-        return min(self.own + more, (math.inf if self.baseline is None else self.baseline) + UNTIMED_STEPS * more)
+        return min(
+            self.own + self._more, (math.inf if self.baseline is None else self.baseline) + UNTIMED_STEPS * self._more
+        )
+
+    @property
+    def training(self) -> float:
+        """What may pass from the first text to the hand-over, less the budget."""
+        if self.overrun is None:
+            return math.inf
+        return self.overrun + max(LEAST_UNTIMED_SECONDS, min(MOST_STEPS * self.step, self._more))
+
+    @property
+    def _more(self) -> float:
+        return max(LEAST_UNTIMED_SECONDS, min(UNTIMED_SHARE * (self.budget or 0.0), UNTIMED_SECONDS))
 
     def require(self, seconds: float) -> None:
         """Raises Violation where a run took more. seconds: from the command's start to the hand-over."""
         if self.budget is not None and seconds - self.budget > self.seconds:
-            own = self.own or 0.0
             raise Violation(
                 f"void: {seconds:.1f} s passed until it handed over its model, {seconds - self.budget:.1f} s more than "
-                f"its budget of {self.budget:g} s; the incumbent needs {own:.1f} s more, and {self.seconds:.1f} s count"
+                f"its budget of {self.budget:g} s; the incumbent needs {self.own or 0.0:.1f} s more, and "
+                f"{self.seconds:.1f} s count"
+            )
+
+    def require_trained(self, seconds: float) -> None:
+        """Raises Violation where a run trained for more. seconds: from its first text to the hand-over."""
+        if self.budget is not None and seconds - self.budget > self.training:
+            raise Violation(
+                f"void: it trained for {seconds:.1f} s from its first text on, {seconds - self.budget:.1f} s more than "
+                f"its budget of {self.budget:g} s; the incumbent took {self.overrun or 0.0:.1f} s more, and "
+                f"{self.training:.1f} s count"
             )
 
 
@@ -217,13 +247,23 @@ def require_in_time(beside: Evaluator, allowance: Allowance, seconds: float) -> 
         raise Violation(f"void: it went on for more than {AFTERWARDS_SECONDS:.0f} s after its metric was known")
 
 
+@dataclass(frozen=True)
+class Attested:
+    """The metric of a run; `by_evaluator` where it is the evaluator's. untimed, overrun: as in `Run`."""
+
+    metric: float
+    by_evaluator: bool
+    untimed: float
+    overrun: float | None
+
+
 def attested(
     beside: Evaluator, harness: Harness, name: str, in_log: float | None, allowance: Allowance, began: float
-) -> tuple[float, float]:
-    """Return the metric `name` as the evaluator computed it, and the untimed seconds.
+) -> Attested:
+    """Return the metric `name` as the evaluator computed it.
 
     in_log: what the log says, None where it says nothing clear: the evaluator's number is the one that counts.
-    Raises Violation where there is none, or where the log says another.
+    Raises Violation where there is none, or where the log says another, or the run took too long.
     """
     if refused := beside.event("refused"):
         raise Violation(f"void: {_words(refused)}")
@@ -235,15 +275,19 @@ def attested(
         raise Violation(f"void: the evaluator's metric is {str(value)[:40]}, no finite number")
     if word.get("snapshot") != harness.record.get("id") or tokens != harness.record.get("EVAL_TOKENS"):
         raise Violation(f"void: it was evaluated on other data: {tokens} tokens of {str(word.get('snapshot'))[:12]}")
-    seconds = _at(beside.event("handed_over")) - began
-    allowance.require(seconds)
-    if word.get("name") != name:
-        if in_log is None:
-            raise Violation(f"void: the evaluator computes {str(word.get('name'))[:40]}, and the log has no {name}")
-        return in_log, seconds - (allowance.budget or 0.0)
-    if in_log is not None and abs(value - in_log) > TOLERANCE:
+    handed_over, budget = _at(beside.event("handed_over")), allowance.budget or 0.0
+    allowance.require(handed_over - began)
+    overrun = None
+    if clock := beside.event("clock"):
+        allowance.require_trained(handed_over - _at(clock))
+        overrun = handed_over - _at(clock) - budget
+    by_evaluator = word.get("name") == name
+    if not by_evaluator and in_log is None:
+        raise Violation(f"void: the evaluator computes {str(word.get('name'))[:40]}, and the log has no {name}")
+    if by_evaluator and in_log is not None and abs(value - in_log) > TOLERANCE:
         raise Violation(f"void: the log says {in_log:.6f}, the evaluator computed {value:.6f}")
-    return float(value), seconds - (allowance.budget or 0.0)
+    metric = value if by_evaluator or in_log is None else in_log
+    return Attested(float(metric), by_evaluator, handed_over - began - budget, overrun)
 
 
 def _at(event: dict[str, Any]) -> float:

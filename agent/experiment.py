@@ -39,8 +39,8 @@ class Run:
     rebased: the incumbent's, taken as it came after the machine had changed: earlier runs of it no longer compare.
     source: who computed the metric: the harness's evaluator, which saw nothing of the run but its model; the run
     itself, by its log; or the run itself with the harness's code, because its model could not be traced.
-    untimed: seconds from the command's start to the hand-over of its model, less the budget. unconfined: nothing kept
-    the run from the person's files.
+    untimed, overrun: seconds to the hand-over of its model, less the budget, from the command's start and from the
+    first text that it trained on. unconfined: nothing kept the run from the person's files.
     """
 
     metric: float | None
@@ -55,6 +55,7 @@ class Run:
     rebased: bool = False
     source: Literal["", "attested", "from the log", "untraced"] = ""
     untimed: float | None = None
+    overrun: float | None = None
     unconfined: bool = False
 
 

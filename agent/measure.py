@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,11 @@ def measure(
     time before the hand-over is compared with. Raises Suspended where the machine slept meanwhile: then nothing is
     known about the candidate.
     """
-    allowance = Allowance(bench.training_seconds, _untimed(incumbent), _untimed(baseline))
+    budget = bench.training_seconds
+    own, first = (_most([run.untimed for run in runs]) for runs in (incumbent, baseline))
+    steps = min((run.secondary["num_steps"] for run in incumbent if run.secondary.get("num_steps")), default=0.0)
+    step = budget / steps if budget and steps >= 1 else 0.0
+    allowance = Allowance(budget, own, first, _most([run.overrun for run in incumbent]), step)
     try:
         return _measure(bench, commit, log, started, tick, allowance, incumbent)
     except (AutoresearchError, OSError, KeyboardInterrupt):
@@ -168,7 +172,7 @@ def _result(
     since: float,
     allowance: Allowance,
 ) -> dict[str, Any]:
-    """The metric, who computed it, and the untimed seconds. Raises ExperimentError where there is none."""
+    """The metric, who computed it, and the time beyond the budget. Raises ExperimentError where there is none."""
     if ended.returncode == 126 and text.startswith(NO_ROOM):
         raise AutoresearchError(f"{text.strip()[:300]}; start with --sandbox off, or see docs/reliability.md")
     if beside is not None and beside.event("refused"):
@@ -184,8 +188,9 @@ def _result(
     # A progress bar that left its line open is no fault of a number that somebody else has computed.
     with contextlib.suppress(NoMetric):
         in_log = read(place, bench.protocol, metric, text, since)
-    value, untimed = evaluation.attested(beside, bench.harness, metric.name, in_log, allowance, ended.began)
-    return {"metric": value, "source": "attested", "untimed": untimed}
+    word = evaluation.attested(beside, bench.harness, metric.name, in_log, allowance, ended.began)
+    source = "attested" if word.by_evaluator else "from the log"
+    return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
 
 
 @contextlib.contextmanager
@@ -296,8 +301,8 @@ def require_success(ended: runner.Ended, text: str) -> None:
         raise Crashed(f"crashed: {what}{last}")
 
 
-def _untimed(runs: tuple[Run, ...]) -> float | None:
-    return max((run.untimed for run in runs if run.untimed is not None), default=None)
+def _most(seconds: Iterable[float | None]) -> float | None:
+    return max((each for each in seconds if each is not None), default=None)
 
 
 def _text(log: Path) -> str:

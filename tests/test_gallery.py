@@ -250,6 +250,11 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     ),
     "twice the time": ("late", "time.sleep(6)", "more than its budget"),
     "work before the clock": ("top", "import time; time.sleep(6)", "more than its budget"),
+    "text asked for before it trains": (
+        "middle",
+        "import handover; handover.training_files(handover.at_work()); time.sleep(2.2)",
+        "from its first text on",
+    ),
     "training for ever": ("middle", "TIME_BUDGET = 1e9", "more than its budget"),
     "another evaluation": (
         "middle",
@@ -423,7 +428,7 @@ def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> li
 
 # What a run of 0.3 s may give: no cheat is better.
 BEST, WORST = 2.6, 6.0
-INCUMBENT = (Run(3.0, 5.0, untimed=2.0),)
+INCUMBENT = (Run(3.0, 5.0, untimed=4.0, overrun=0.5),)
 
 
 @pytest.mark.parametrize(("where", "code", "reason"), some(CHEATS, CHEATS_IN_EVERY_RUN))
@@ -440,7 +445,7 @@ def test_a_cheat_gains_nothing(
     }
     for name, value in places.items():
         code = code.replace(f'os.environ["{name}"]', repr(value))
-    timed = INCUMBENT if reason == "more than its budget" else ()
+    timed = INCUMBENT if reason in ("more than its budget", "from its first text on") else ()
     before = {path.name for path in tmp_path.iterdir()}
     result = run(bench, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
