@@ -249,7 +249,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
         "more than its budget",
     ),
     "twice the time": ("late", "time.sleep(6)", "more than its budget"),
-    "work before the clock": ("top", "import time; time.sleep(6)", "more than its budget"),
+    "work before the clock": ("top", "import time; time.sleep(12)", "more than its budget"),
     "text asked for before it trains": (
         "middle",
         "import handover; handover.training_files(handover.at_work()); time.sleep(2.2)",
@@ -428,7 +428,7 @@ def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> li
 
 # What a run of 0.3 s may give: no cheat is better.
 BEST, WORST = 2.6, 6.0
-INCUMBENT = (Run(3.0, 5.0, untimed=4.0, overrun=0.5),)
+INCUMBENT = (Run(3.0, 5.0, untimed=8.0, overrun=0.5),)
 
 
 @pytest.mark.parametrize(("where", "code", "reason"), some(CHEATS, CHEATS_IN_EVERY_RUN))
