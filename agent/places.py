@@ -146,6 +146,9 @@ def split(read: Iterable[Path], hidden: Iterable[Path]) -> list[Path]:
     def parts(place: Path) -> Iterator[Path]:
         if place in secret:
             return
+        # A rule for a link is one for all that it leads to: lib64, say, for lib.
+        if place.is_symlink() and any(each.resolve().is_relative_to(place.resolve()) for each in secret):
+            return
         if not any(each.is_relative_to(place) for each in secret):
             yield place
             return

@@ -571,3 +571,15 @@ def test_the_checkout_is_out_of_a_runs_reach(quick: Path, cli: Cli, target: str)
     found = (quick / target).read_text() if (quick / target).exists() else None
     assert found != "planted" and (before is None or found == before)
     assert git(quick, "status", "--porcelain") == ""
+
+
+def test_no_link_leads_around_what_is_hidden(tmp_path: Path) -> None:
+    """As `lib64` leads to `lib` in a virtual environment."""
+    hidden = tmp_path / "env" / "lib" / "text"
+    hidden.mkdir(parents=True)
+    (tmp_path / "env" / "lib" / "other").mkdir()
+    (tmp_path / "env" / "lib64").symlink_to("lib")
+    (tmp_path / "env" / "bin").mkdir()
+    (tmp_path / "env" / "sbin").symlink_to("bin")
+    parts = split([tmp_path / "env"], [hidden])
+    assert parts == [tmp_path / "env" / name for name in ("bin", "lib/other", "sbin")]
