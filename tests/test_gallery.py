@@ -226,7 +226,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "a prefix language model": ("late", PREFIX, "depend on later tokens"),
     "a peek at a few tokens": ("late", RARE_PEEK, "depend on later tokens"),
     "a model that looks at other rows": ("late", BATCH, "depend on later tokens"),
-    "a model that learns while evaluated": ("late", LEARNS, None),
+    "a model that learns while evaluated": ("late", LEARNS, ""),
     "logits shifted until they round": ("late", SHIFTED, None),
     "infinite logits": ("late", "honest = model\nmodel = lambda t: honest(t) * mx.inf", ""),
     "logits of another shape": ("late", "honest = model\nmodel = lambda t: honest(t)[..., :10]", "not logits"),
