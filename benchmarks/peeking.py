@@ -5,7 +5,7 @@
 The two files are losses of honest runs, token by token, as a session keeps them beside its logs (`*.losses.npy`). An
 adversary makes of the candidate one that reads the next token at the positions where that pays most, as few as give the
 gain. It escapes an evaluation where none of the places that `evaluator.choose_places` draws is one of these; between
-gains, the rate is that of 400 evaluations. A keep takes two runs of the candidate, and `confirm` three more.
+gains, the rate is that of 400 evaluations. A keep takes two runs of the candidate; `confirm` has no such losses.
 
 By formula: of M, the mean of what the candidate gains on the incumbent, counted where it gains, a peek that gains g
 nats a token is g / M; N drawn places miss it with (1 - g / M)^N.
@@ -24,7 +24,7 @@ import prepare
 
 EVALUATIONS = 400
 ESCAPE = 0.05
-RUNS = {"one evaluation": 1, "a keep (2 runs)": 2, "a keep and confirm (5 runs)": 5}
+RUNS = {"one evaluation": 1, "a keep (2 runs)": 2}
 
 
 def escapes(incumbent: Any, candidate: Any, peeks: int, order: Any) -> float:
