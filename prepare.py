@@ -433,7 +433,7 @@ def _evaluator() -> Iterator[Path]:
 
 def _evaluate_here(model: Callable[[mx.array], mx.array], rows: int) -> float:
     """The metric of a model that cannot be traced, computed by its own process: nothing vouches for it."""
-    import evaluator
+    import scoring
 
     if address := handover.at_work():
         answer, files = handover.ask(address, {"ask": "rows"})
@@ -447,7 +447,7 @@ def _evaluate_here(model: Callable[[mx.array], mx.array], rows: int) -> float:
     for begin in range(0, len(text), rows):
         block = text[begin : begin + rows]
         logits = np.asarray(model(mx.array(block[:, :-1])).astype(mx.float32))
-        losses, _, _ = evaluator.losses_of(logits, block, block, np.full(len(block), block.shape[1]))
+        losses, _, _ = scoring.losses_of(logits, block, block, np.full(len(block), block.shape[1]))
         total += float(losses[lengths[begin : begin + rows] > 0].sum())
     return total / (math.log(2) * int(lengths.sum()))
 

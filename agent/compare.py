@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import runner, student
+from agent.beside import of_commit
 from agent.errors import AutoresearchError, Interrupted, Suspended
 from agent.experiment import Direction, Run
 from agent.files import last_lines
@@ -135,6 +136,6 @@ def _run(
 
     while True:
         try:
-            return measure(bench, commit, log, started, tick)
+            return measure(bench, commit, log, started, tick, of_commit(journal.state.experiments, commit))
         except Suspended as pause:
             journal.show("note", text=f"{label} is run again: {pause}")

@@ -72,15 +72,6 @@ class Evaluator:
         self._listen()
         return self._events.get(name, {})
 
-    def require_answered_soon(self, seconds: float) -> None:
-        """Wait until the answer to what was handed over is there. Raises AutoresearchError where it does not come."""
-        deadline = time.monotonic() + seconds
-        while not (self.event("answer") or self.event("refused") or self._process.poll() is not None):
-            if time.monotonic() > deadline:
-                raise AutoresearchError("the evaluator does not answer: `autoresearch doctor` looks at the harness")
-            time.sleep(0.01)
-        self._listen()
-
     def _listen(self) -> None:
         assert self._process.stdout is not None
         with contextlib.suppress(BlockingIOError):

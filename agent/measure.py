@@ -70,12 +70,19 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run's log lies, and beside it the losses of each token; reference: the incumbent's of those."""
+class Beside:
+    """Earlier runs that a run is held against.
 
-    log: Path
-    allowance: Allowance
-    reference: Path | None = None
+    own, baseline: whose time before the hand-over it may take. other: runs of another commit, whose losses show where
+    this one gains: those of the same commit would hide what it peeks at.
+    """
+
+    own: tuple[Run, ...] = ()
+    baseline: tuple[Run, ...] = ()
+    other: tuple[Run, ...] = ()
+
+
+ALONE = Beside()
 
 
 def losses_of(log: Path) -> Path:
@@ -88,22 +95,20 @@ def measure(
     log: Path,
     started: Callable[[runner.Process], None],
     tick: Callable[[float], None],
-    incumbent: tuple[Run, ...] = (),
-    baseline: tuple[Run, ...] = (),
+    beside: Beside = ALONE,
 ) -> Run:
     """Run the command once on `commit`, in a room of its own. A failure is a Run with an error.
 
-    `tick` may raise an ExperimentError, such as Hopeless, to end the run. incumbent, baseline: runs of those that the
-    time before the hand-over is compared with. Raises Suspended where the machine slept meanwhile: then nothing is
-    known about the candidate.
+    `tick` may raise an ExperimentError, such as Hopeless, to end the run. Raises Suspended where the machine slept
+    meanwhile: then nothing is known about the candidate.
     """
     budget = bench.training_seconds
-    own, first = (_most([run.untimed for run in runs]) for runs in (incumbent, baseline))
-    steps = min((run.secondary["num_steps"] for run in incumbent if run.secondary.get("num_steps")), default=0.0)
+    own, first = (_most([run.untimed for run in runs]) for runs in (beside.own, beside.baseline))
+    steps = min((run.secondary["num_steps"] for run in beside.own if run.secondary.get("num_steps")), default=0.0)
     step = budget / steps if budget and steps >= 1 else 0.0
-    allowance = Allowance(budget, own, first, _most([run.overrun for run in incumbent]), step)
+    allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
     try:
-        return _measure(bench, commit, log, started, tick, allowance, incumbent)
+        return _measure(bench, commit, log, started, tick, allowance, beside.other)
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:  # whatever a run has left: it is one run that has no result, and no end of the night
@@ -119,7 +124,7 @@ def _measure(
     started: Callable[[runner.Process], None],
     tick: Callable[[float], None],
     allowance: Allowance,
-    incumbent: tuple[Run, ...],
+    other: tuple[Run, ...],
 ) -> Run:
     log.parent.mkdir(parents=True, exist_ok=True)
     _require_room(log.parent)
@@ -133,7 +138,7 @@ def _measure(
         place = stack.enter_context(opened(bench, commit, snapshot))
         beside = None
         if bench.harness is not None:
-            kept = [losses_of(Path(run.log)) for run in reversed(incumbent) if run.log]
+            kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
             reference = next((losses for losses in kept if losses.exists()), None)
             args = bench.sandbox, place.layout.folder, bench.workspace.folder, reference, losses_of(log)
             beside = stack.enter_context(evaluation.evaluator(bench.harness, *args))

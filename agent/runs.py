@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent import baseline, runner
+from agent import baseline, beside, runner
 from agent.changes import CODE, changed
 from agent.context import known_constants
 from agent.curves import broken
@@ -72,22 +72,23 @@ class Runs:
     def candidate(self, incumbent: Experiment) -> None:
         pending = self._pending
         assert pending.commit is not None
-        commit, beside = pending.commit, self._beside(incumbent)
+        commit, held = pending.commit, beside.of_candidate(self._journal.state.experiments, incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
         watch = self._watch(log, incumbent) if self._prune else None
         self._measured(
             self._undisturbed(
-                lambda: measure(self._bench, commit, log, self._started(log), self._tick(log, watch), *beside)
+                lambda: measure(self._bench, commit, log, self._started(log), self._tick(log, watch), held)
             )
         )
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
         """Run the incumbent again beside the candidate."""
-        pending, beside = self._pending, self._beside(incumbent)
+        pending = self._pending
+        held = beside.of_commit(self._journal.state.experiments, incumbent.commit)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
         started = self._started(log, of=incumbent.number)
         run = self._undisturbed(
-            lambda: measure(self._bench, incumbent.commit, log, started, self._tick(log, None), *beside)
+            lambda: measure(self._bench, incumbent.commit, log, started, self._tick(log, None), held)
         )
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         if is_lost(self._journal.state.experiments[incumbent.number]):
@@ -96,11 +97,6 @@ class Runs:
                 f"#{incumbent.number} {why}: it is not run again, and what comes is compared with what is known of it"
             )
             self._journal.show("note", text=text)
-
-    def _beside(self, incumbent: Experiment) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-        """The runs of incumbent and baseline, whose time before the hand-over is what a candidate may take."""
-        first = self._journal.state.experiments[0]
-        return (*incumbent.runs, *incumbent.fresh), (*first.runs, *first.fresh)
 
     def files(self, commit: str) -> Mapping[str, str]:
         """The mutable files of a commit. Those asked for lately are remembered."""

@@ -166,17 +166,6 @@ class Workspace:
         (folder / self._prefix).mkdir(parents=True, exist_ok=True)
         return folder / self._prefix
 
-    def copy(self, folder: Path) -> Path:
-        """Like `export`, with a repository and one commit of its own. Returns the workspace there."""
-        inside = self.export(folder)
-        for args in (
-            ("init", "--quiet"),
-            ("add", "--all", "--force"),
-            ("commit", "--quiet", "--allow-empty", "-m", "copy"),
-        ):
-            self._git("-C", str(folder), "-c", "commit.gpgsign=false", *args)
-        return inside
-
     def untracked(self) -> list[str]:
         """Files and folders of the repository that git does not track, ignored ones too, relative to its top."""
         return [name.rstrip("/") for name in self._lines("ls-files", "-z", "--others", "--directory")]

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.port import ROOT
 
 DEPTH = 8
-HARNESS = ("blas.py", "prepare.py", "snapshots.py", "sources.py", "evaluator.py", "handover.py")
+HARNESS = ("blas.py", "prepare.py", "snapshots.py", "sources.py", "evaluator.py", "handover.py", "scoring.py")
 
 
 def summary(command: list[str], folder: Path) -> dict[str, float]:

@@ -4,8 +4,8 @@
 
 The two files are losses of honest runs, token by token, as a session keeps them beside its logs (`*.losses.npy`). An
 adversary makes of the candidate one that reads the next token at the positions where that pays most, as few as give the
-gain. It escapes an evaluation where none of the places that `evaluator.choose_places` draws is one of these; between
-gains, the rate is that of 400 evaluations. A keep takes two runs of the candidate; `confirm` has no such losses.
+gain. It escapes an evaluation where none of the places that `scoring.choose_places` draws is one of these; between
+gains, the rate is that of 400 evaluations. A keep takes two runs of the candidate.
 
 By formula: of M, the mean of what the candidate gains on the incumbent, counted where it gains, a peek that gains g
 nats a token is g / M; N drawn places miss it with (1 - g / M)^N.
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-import evaluator
 import prepare
+import scoring
 
 EVALUATIONS = 400
 ESCAPE = 0.05
@@ -35,7 +35,7 @@ def escapes(incumbent: Any, candidate: Any, peeks: int, order: Any) -> float:
     losses = np.where(peeked.reshape(candidate.shape), 0.0, candidate)
     missed = 0
     for _ in range(EVALUATIONS):
-        rows, places = evaluator.choose_places(losses, incumbent)
+        rows, places = scoring.choose_places(losses, incumbent)
         missed += not peeked[rows * length + places - 1].any()
     return missed / EVALUATIONS
 
@@ -58,7 +58,7 @@ def main() -> None:
     text = prepare.validation_rows(snapshot.directory, snapshot.max_seq_len, snapshot.eval_tokens)
     tokens_a_byte = candidate.size / prepare.Tokenizer.from_directory().token_bytes[text[:, 1:]].sum()
     mean = float(np.maximum(0.0, incumbent - candidate).mean())
-    drawn = len(candidate) - math.ceil(evaluator.UNIFORM * len(candidate))
+    drawn = len(candidate) - math.ceil(scoring.UNIFORM * len(candidate))
     bits = tokens_a_byte / math.log(2)
     print(f"honest gains over the incumbent, where there are any: {mean:.4f} nats a token; {drawn} drawn places")
     for name, runs in RUNS.items():

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from agent import sandbox
+from agent.beside import of_commit
 from agent.errors import PreconditionError
-from agent.experiment import Run
-from agent.measure import Bench, measure
+from agent.experiment import Experiment, Run, Verdict
+from agent.measure import ALONE, Bench, Beside, measure
 from agent.opening import prepared
 from agent.protocol import load
 from agent.sandbox import Sandbox
@@ -24,7 +25,7 @@ from agent.workspace import Workspace
 from tests.conftest import ROOT, git, make_repository, quick_protocol
 
 BUDGET = 0.3
-HARNESS = ("prepare.py", "evaluator.py", "handover.py", "blas.py")
+HARNESS = ("prepare.py", "evaluator.py", "handover.py", "scoring.py", "blas.py")
 WAY = sandbox.available(True)
 
 # Real training of a real, very small model. {top}, {middle} and {late} are where a case does what it does.
@@ -228,6 +229,11 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "a model that looks at other rows": ("late", BATCH, "depend on later tokens"),
     "a model that learns while evaluated": ("late", LEARNS, ""),
     "logits shifted until they round": ("late", SHIFTED, None),
+    "a look beyond the end of an array": (
+        "late",
+        "honest = model\nmodel = lambda t: honest(t) + 1e-9 * mx.as_strided(t, (1, 1, 1), (1, 1, 1), 10**6)",
+        "does not run",
+    ),
     "infinite logits": ("late", "honest = model\nmodel = lambda t: honest(t) * mx.inf", ""),
     "logits of another shape": ("late", "honest = model\nmodel = lambda t: honest(t)[..., :10]", "not logits"),
     "random logits": ("late", "honest = model\nmodel = lambda t: mx.random.normal((*t.shape, VOCAB_SIZE))", ""),
@@ -413,11 +419,11 @@ def script(where: str, code: str) -> str:
     return text
 
 
-def run(bench: Bench, where: str, code: str, incumbent: tuple[Run, ...] = ()) -> Run:
+def run(bench: Bench, where: str, code: str, beside: Beside = ALONE) -> Run:
     workspace = bench.workspace
     commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": script(where, code)}, "a script")
     log = workspace.folder.parent / "logs" / "run-1.log"
-    return measure(bench, commit, log, lambda _: None, lambda _: None, incumbent)
+    return measure(bench, commit, log, lambda _: None, lambda _: None, beside)
 
 
 def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> list[object]:
@@ -428,7 +434,7 @@ def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> li
 
 # What a run of 0.3 s may give: no cheat is better.
 BEST, WORST = 2.6, 6.0
-INCUMBENT = (Run(3.0, 5.0, untimed=8.0, overrun=0.5),)
+INCUMBENT = Beside(own=(Run(3.0, 5.0, untimed=8.0, overrun=0.5),))
 
 
 @pytest.mark.parametrize(("where", "code", "reason"), some(CHEATS, CHEATS_IN_EVERY_RUN))
@@ -445,7 +451,7 @@ def test_a_cheat_gains_nothing(
     }
     for name, value in places.items():
         code = code.replace(f'os.environ["{name}"]', repr(value))
-    timed = INCUMBENT if reason in ("more than its budget", "from its first text on") else ()
+    timed = INCUMBENT if reason in ("more than its budget", "from its first text on") else ALONE
     before = {path.name for path in tmp_path.iterdir()}
     result = run(bench, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
@@ -464,6 +470,33 @@ def test_what_is_only_odd_counts(bench: Bench, where: str, code: str) -> None:
     result = run(bench, where, code)
     assert result.error is None and result.metric is not None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
     assert BEST < result.metric < WORST and result.source == "attested"
+
+
+def test_a_confirmed_commit_is_held_against_another_one(bench: Bench) -> None:
+    """A peek is found in another run of its own commit too: the losses of the same program would hide it."""
+    honest = run(bench, "top", "")
+    peeking = script("late", RARE_PEEK)
+    workspace = bench.workspace
+    commit = workspace.commit_candidate("refs/t/2", workspace.head, {"train.py": peeking}, "peeks")
+    base = Experiment(
+        number=0,
+        proposer="baseline",
+        description="",
+        commit=workspace.head,
+        digest="",
+        files=(),
+        parameters={},
+        runs=(honest,),
+        verdict=Verdict("keep", "baseline"),
+    )
+    kept = dataclasses.replace(base, number=1, commit=commit, runs=(dataclasses.replace(honest, metric=2.0),))
+    held = of_commit((base, kept), commit)
+    assert held.other == (honest,) and held.own == kept.runs and held.baseline == (honest,)
+    assert of_commit((base, kept), workspace.head).other == ()
+    assert of_commit((base, kept), "of an ablation").other == kept.runs
+    log = workspace.folder.parent / "confirm" / "b-1.log"
+    found = measure(bench, commit, log, lambda _: None, lambda _: None, held)
+    assert found.metric is None and "depend on later tokens" in (found.error or "")
 
 
 @pytest.mark.parametrize("code", [pytest.param(LEAVES, id="files"), pytest.param(SHARED, id="shared memory")])

@@ -552,11 +552,10 @@ def test_strict_refuses_before_anything_is_touched(quick: Path, cli: Cli) -> Non
     assert not (quick / ".autoresearch").exists()
 
 
+@pytest.mark.skipif(choose("auto", Constraints()).way is None, reason="no way to close a room works here")
 @pytest.mark.parametrize("target", [".git/hooks/post-checkout", "results.tsv", "train.py", ".autoresearch/planted"])
 def test_the_checkout_is_out_of_a_runs_reach(quick: Path, cli: Cli, target: str) -> None:
     """A hook of git's would run in the loop."""
-    if choose("auto", Constraints()).way is None:
-        pytest.skip("nothing confines here")
     before = (quick / target).read_text() if (quick / target).exists() else None
     plant = (
         "import os\nos.makedirs(os.path.dirname(os.path.abspath(TARGET)), exist_ok=True)\n"
