@@ -49,8 +49,9 @@ class Service:
     def __init__(self) -> None:
         # Processes of their own: one that a hostile graph brings down is not the one that answers. They start, and the
         # rows are read, while the run trains.
-        self._workers = [Worker() for _ in range(cores())]
-        self._load = self._workers[0].start("load_task")
+        self._workers = [Worker() for _ in range(processes())]
+        self._reader = Worker()  # a graph's process never held the rows
+        self._load = self._reader.start("load_task")
         self._lock = threading.Lock()
         self._clock_runs = self._has_model = False
 
@@ -76,6 +77,7 @@ class Service:
         say("handed_over", at=at)
         try:
             task = self._load()
+            self._reader.end()
             batch = int(request.get("rows", 0))
             if not 1 <= batch <= len(task.rows):
                 raise NotEvaluated(f"a batch of {batch} rows cannot be evaluated")
@@ -93,7 +95,7 @@ class Service:
         return {"metric": bits}
 
     def end(self) -> None:
-        for worker in self._workers:
+        for worker in (*self._workers, self._reader):
             worker.end()
 
     def rows(self) -> tuple[dict[str, Any], list[int]]:
@@ -146,8 +148,9 @@ def work() -> None:
     os.dup2(2, 1)  # what is printed is no answer
     import prepare  # noqa: F401
 
-    tasks: dict[str, Callable[..., Any]]
-    tasks = {each.__name__: each for each in (scoring.load_task, scoring.forward, scoring.require_harmless)}
+    own = scoring.Predictions()
+    known = (scoring.load_task, scoring.require_harmless, own.predict, own.compare)
+    tasks: dict[str, Callable[..., Any]] = {each.__name__: each for each in known}
     while True:
         try:
             name, args = pickle.load(sys.stdin.buffer)
@@ -165,11 +168,12 @@ def work() -> None:
         answers.flush()
 
 
-def cores() -> int:
-    """How many processes evaluate: one a core, without MLX; a GPU is busy with one."""
+def processes() -> int:
+    """How many evaluate: one a core, and two at least, as no row is computed twice by the same one."""
     if os.path.exists("/dev/nvidia0") or sys.platform == "darwin":  # noqa: PTH110
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return 2
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, own)
 
 
 def save_losses(losses: "Array") -> None:

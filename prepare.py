@@ -246,6 +246,12 @@ def _shards(directory: Path, split: "Split") -> Shards:
     return [(np.asarray(np.load(path, mmap_mode="r")), np.load(offsets_path(path))) for path in paths]
 
 
+def training_tokens(directory: Path, number: int) -> Array:
+    """About `number` tokens of the training text, a part of each shard."""
+    shards = _shards(directory, "train")
+    return np.concatenate([tokens[: max(1, number // len(shards))] for tokens, _ in shards])
+
+
 def _opened(files: Mapping[str, int]) -> Shards:
     """The same of files that are open under these descriptors, which this closes."""
     found = {}
@@ -447,8 +453,7 @@ def _evaluate_here(model: Callable[[mx.array], mx.array], rows: int) -> float:
     for begin in range(0, len(text), rows):
         block = text[begin : begin + rows]
         logits = np.asarray(model(mx.array(block[:, :-1])).astype(mx.float32))
-        losses, _, _ = scoring.losses_of(logits, block, block, np.full(len(block), block.shape[1]))
-        total += float(losses[lengths[begin : begin + rows] > 0].sum())
+        total += float(scoring.losses_of(logits, block[:, 1:])[lengths[begin : begin + rows] > 0].sum())
     return total / (math.log(2) * int(lengths.sum()))
 
 

@@ -1,12 +1,20 @@
 """The metric of an exported graph, and the proof that it looks at no later token.
 
 A graph has no Python, clock, file or state. That it looks at no later token is shown on the very rows of the metric:
-in a second pass, of as many rows as the first, in another order, other batches and from a fresh import, rows go on as
-other text from some place on, and all that was predicted before that place must stay as it was. Each pair of row and
-place is tried where a peek would pay: a share UNIFORM of the places is spread evenly over all positions, the others are
-drawn in proportion to what this model gains there on the incumbent (AUTORESEARCH_REFERENCE: its losses, token by
-token). With a gain of g nats a token by peeking at single tokens, and M the mean of all such gains over the incumbent,
-honest ones included, none of N drawn places shows a peek with probability (1 - g / M)^N: benchmarks/peeking.py.
+in a second pass rows go on as other text from a place on, among other rows and in another process, and all that was
+predicted before that place must stay as it was. A process learns the targets of a batch after it gave the logits.
+
+A model may look ahead at a few positions alone, so where the text is replaced matters more than how often. A look ahead
+shows as a loss that is too low. Position i is tried with the expected number
+
+    e_i = min(1, n ((1 - u) s_i / sum(s) + u / N)),    s_i = max(0, predicted_i - loss_i - MARGIN)
+
+with n places, N positions and a share u = UNIFORM of even ones. The prediction is the least-squares fit of the losses
+to references that the run did not make: those of the incumbent (AUTORESEARCH_REFERENCE), and of trigrams counted in the
+training text. Systematic sampling draws position i with probability e_i, so that a set S of positions that a model
+looks ahead at escapes with about exp(-sum of e_i over S): five per cent is a sum of 3. benchmarks/peeking.py measures
+the largest gain that escapes. A run that is clearly worse than its incumbent cannot be kept, and gets a tenth of the
+places.
 """
 
 import math
@@ -15,12 +23,14 @@ import re
 import secrets
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import mlx.core as mx
+    import numpy as np
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
@@ -45,10 +55,15 @@ PRIMITIVES = frozenset(
 )
 COMPILED = re.compile(r"Compiled\w*")
 
-# Rounding differs between batches by 2e-5 nats with float32 on a CPU; bfloat16 on a GPU was never measured.
-TOLERANCE_CPU, TOLERANCE_GPU = 1e-3, 2e-2  # nats at any position
-MEAN_TOLERANCE = 2e-3  # nats, of the mean at the places themselves
-UNIFORM = 0.25  # of the places, spread evenly over all positions
+# Nats by which a loss may differ. In float32 one repeats itself to 2e-5 in another batch; a GPU was never measured.
+FINE, COARSE = 1e-3, 2e-2
+MEAN_TOLERANCE = (
+    2e-3  # nats, of the mean at the places: looking ahead below COARSE everywhere would gain COARSE a token
+)
+UNIFORM = 0.2  # of the places, spread evenly: what no reference makes look suspicious
+MARGIN = 1.5  # nats below the prediction that are no ground for suspicion
+WORSE, FEWER = 1.02, 10  # a metric of WORSE times the incumbent's gets a place for FEWER rows
+COUNTED_TOKENS = 500_000  # of training text, for the trigrams
 SURPRISE = 3.0  # nats by which the loss may rise where a row goes on as another one does; 0.1 to 0.4 is usual
 LEAST_BITS_PER_BYTE = 0.25  # no text is compressed this far: children's stories reach about 0.4, general English 0.6
 
@@ -67,18 +82,19 @@ class NotEvaluated(Exception):
 class Task:
     """What is evaluated on. rows: int32 (rows, T + 1); lengths: bytes of text of each target, (rows, T).
 
-    reference: the incumbent's losses in nats, (rows, T); None where there is none.
+    references: losses in nats, (rows, T) each, the incumbent's first where there is one. has_incumbent: whether.
     """
 
     rows: "Array"
     lengths: "Array"
     vocab_size: int
     snapshot: str
-    reference: "Array | None"
+    references: "list[Array]"
+    has_incumbent: bool
 
 
 def load_task() -> Task:
-    """Read the rows of the metric and the incumbent's losses."""
+    """Read the rows of the metric and the incumbent's losses, and count trigrams."""
     import numpy as np
 
     import prepare
@@ -87,11 +103,14 @@ def load_task() -> Task:
     snapshot = prepare.Snapshot.load(directory)
     rows = prepare.validation_rows(directory, snapshot.max_seq_len, snapshot.eval_tokens)
     lengths = prepare.Tokenizer.from_directory(directory).token_bytes[rows[:, 1:]]
-    reference = None
+    references = [trigram_losses(prepare.training_tokens(directory, COUNTED_TOKENS), rows, snapshot.vocab_size)]
+    has_incumbent = False
     if given := os.environ.get("AUTORESEARCH_REFERENCE"):
         found = np.load(given, allow_pickle=False)
-        reference = found.astype(np.float64) if found.shape == lengths.shape and np.isfinite(found).all() else None
-    return Task(rows, lengths, snapshot.vocab_size, snapshot.id, reference)
+        has_incumbent = found.shape == lengths.shape and bool(np.isfinite(found).all())
+        if has_incumbent:
+            references.insert(0, found.astype(np.float64))
+    return Task(rows, lengths, snapshot.vocab_size, snapshot.id, references, has_incumbent)
 
 
 def snapshot_folder() -> Path:
@@ -108,132 +127,214 @@ def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -
     import numpy as np
 
     count, length = task.lengths.shape
-    workers[0].start("require_harmless", model, (batch, length, task.vocab_size))()
-    whole = np.full(count, length + 1)
-    losses, sums, _ = run(model, batch, task.rows, task.rows, whole, workers)
+    coarse = workers[0].start("require_harmless", model, (batch, length, task.vocab_size))()
+    owners = np.arange(count) // batch * len(workers) // math.ceil(count / batch)
+    losses = run(model, batch, task.rows[:, :-1], task.rows[:, 1:], owners, workers)
     if not np.isfinite(losses).all():
         return math.nan, losses
-    picked, places = choose_places(losses, task.reference)
-    other = (picked + 1 + np.array([secrets.randbelow(max(1, count - 1)) for _ in picked])) % count
-    spliced = task.rows[picked].copy()
-    for row, (source, place) in enumerate(zip(other, places, strict=True)):
-        spliced[row, place:] = task.rows[source, place:]
-    again, sums_again, beyond = run(model, batch, spliced, task.rows[picked], places, workers)
-    require_causal(losses[picked], again, sums[picked], sums_again, places)
-    usual = float(losses.mean())
-    if float(np.nanmean(beyond)) - usual > SURPRISE:
-        raise NotEvaluated(
-            f"the model knows the validation text: its loss is {usual:.2f} nats, and {np.nanmean(beyond):.2f} where "
-            "that text goes on in another way"
-        )
-    bits = float(losses[task.lengths > 0].sum()) / (math.log(2) * int(task.lengths.sum()))
+    bits = bits_per_byte(losses, task.lengths)
+    hopeless = task.has_incumbent and bits > WORSE * bits_per_byte(task.references[0], task.lengths)
+    expected = expected_places(losses, task.references, task.lengths > 0, math.ceil(count / (FEWER if hopeless else 1)))
+    generator = np.random.default_rng(secrets.randbits(128))
+    picked, places = draw(expected, generator)
+    spliced = splice(task.rows, picked, places, generator)
+    # At the place itself the target is still the true one, which the model cannot see.
+    targets = spliced[:, 1:].copy()
+    targets[np.arange(len(picked)), places - 1] = task.rows[picked, places]
+    others = (owners[picked] + 1) % len(workers)
+    again = run(model, batch, spliced[:, :-1], targets, others, workers)
+    require_causal(losses, again, picked, places, COARSE if coarse else FINE)
     if bits < LEAST_BITS_PER_BYTE:
         raise NotEvaluated(f"{bits:.6f} bits per byte is less than any text can be compressed to")
     return bits, losses
 
 
-def choose_places(losses: "Array", reference: "Array | None") -> tuple["Array", "Array"]:
-    """Return rows, and for each the first position of its input, from 1, that is replaced; as many as there are rows.
+def bits_per_byte(losses: "Array", lengths: "Array") -> float:
+    """Losses in nats and bytes of each target, (rows, T) each; a target of no bytes does not count."""
+    return float(losses[lengths > 0].sum()) / (math.log(2) * int(lengths.sum()))
 
-    The prediction at the position before is the one that could have peeked at it.
+
+def expected_places(losses: "Array", references: "Sequence[Array]", counted: "Array", count: int) -> "Array":
+    """Return how often each position is to be tried, (rows, T), in all `count` times.
+
+    counted: targets that the metric is taken over. Position i stands for text that is replaced from i + 1 on; the last
+    target is in no model's input.
     """
     import numpy as np
 
-    count, length = losses.shape
-    generator = np.random.default_rng(secrets.randbits(128))
-    gains = np.zeros_like(losses) if reference is None else np.maximum(0.0, reference - losses)
-    gains = gains[:, : length - 1].ravel()  # what the last position predicts is no part of the input
-    drawn = count - math.ceil(UNIFORM * count) if gains.sum() > 0 else 0
-    even = count - drawn
-    rows = generator.permutation(count)[:even]
-    # One place in each of as many equal parts of all positions.
-    places = 1 + ((np.arange(even) + generator.random(even)) * (length - 1) / even).astype(int)
-    generator.shuffle(places)
-    if drawn:
-        ends = np.cumsum(gains)
-        at = np.searchsorted(ends, (np.arange(drawn) + generator.random(drawn)) * ends[-1] / drawn, side="right")
-        at = np.minimum(at, gains.size - 1)
-        rows, places = np.concatenate([rows, at // (length - 1)]), np.concatenate([places, at % (length - 1) + 1])
-    order = generator.permutation(count)
-    return rows[order], places[order]
+    useful = counted.copy()
+    useful[:, -1] = False
+    known = np.stack([np.ones(int(useful.sum())), *(reference[useful] for reference in references)], axis=1)
+    weights, *_ = np.linalg.lstsq(known, losses[useful], rcond=None)
+    suspicion = np.zeros(losses.shape)
+    suspicion[useful] = np.maximum(known @ weights - losses[useful] - MARGIN, 0.0)
+    uniform = UNIFORM if suspicion.any() else 1.0
+    shares = uniform * useful / useful.sum() + (1 - uniform) * suspicion / max(suspicion.sum(), 1e-300)
+    expected: Array = np.minimum(1.0, count * shares)
+    for _ in range(10):  # once is enough for any: what is over goes to the others
+        rest = expected < 1
+        left, have = count - int((~rest).sum()), float(expected[rest].sum())
+        if have <= 0 or left <= have * (1 + 1e-9):
+            break
+        expected[rest] = np.minimum(1.0, expected[rest] * left / have)
+    return expected
 
 
-def require_causal(before: "Array", after: "Array", sums: "Array", sums_after: "Array", places: "Array") -> None:
+def draw(expected: "Array", generator: "np.random.Generator") -> tuple["Array", "Array"]:
+    """Return rows, and for each the first position of its input, from 1, that is replaced; drawn systematically."""
+    import numpy as np
+
+    ends = np.cumsum(expected)
+    points = np.arange(math.ceil(ends[-1] - 1e-9)) + generator.random()
+    at = np.unique(np.searchsorted(ends, points[points < ends[-1]], side="right"))
+    rows, positions = np.divmod(generator.permutation(at), expected.shape[1])
+    return rows, positions + 1
+
+
+def splice(rows: "Array", picked: "Array", places: "Array", generator: "np.random.Generator") -> "Array":
+    """Return the picked rows, which go on from their place as another row does there, with another token first."""
+    import numpy as np
+
+    others = generator.integers(len(rows), size=len(picked))
+    for _ in range(64):
+        same = rows[others, places] == rows[picked, places]
+        if not same.any():
+            break
+        others[same] = generator.integers(len(rows), size=int(same.sum()))
+    return np.where(np.arange(rows.shape[1]) >= places[:, None], rows[others], rows[picked])
+
+
+def require_causal(losses: "Array", again: "Array", picked: "Array", places: "Array", tolerance: float) -> None:
     """Raise NotEvaluated where what was predicted before the replaced places has changed.
 
-    before, after: losses of the same targets, (rows, T); sums: how likely the likeliest token was, by its logarithm.
+    losses: (rows, T); again: those of the picked rows after the replacement, (places, T).
     """
-    import mlx.core as mx
     import numpy as np
 
-    tolerance = TOLERANCE_CPU if mx.default_device() == mx.cpu else TOLERANCE_GPU
-    seen = np.arange(before.shape[1]) < places[:, None]
-    changed = np.where(seen, np.maximum(np.abs(after - before), np.abs(sums_after - sums)), 0.0)
-    at_place = np.take_along_axis(after - before, places[:, None] - 1, axis=1)
-    if not changed.max() <= tolerance or abs(at_place.mean()) > MEAN_TOLERANCE:
+    seen = np.arange(losses.shape[1]) < places[:, None]
+    changed = np.where(seen, np.abs(again - losses[picked]), 0.0)
+    at_place = (again - losses[picked])[np.arange(len(picked)), places - 1]
+    # Written so that what is no number is too much.
+    if not (changed.max() <= tolerance and abs(at_place.mean()) <= min(tolerance, MEAN_TOLERANCE)):
         where = int((np.nan_to_num(changed, nan=math.inf).max(axis=1) > tolerance).sum())
         raise NotEvaluated(
-            "the model's predictions depend on later tokens, which are what it should predict, or on the other rows of "
-            f"its batch: they changed by {float(np.nanmax(changed)):.3g} nats between two texts that are equal up to "
-            f"there, in {where} of {len(before)} rows"
+            "the model's predictions depend on later tokens, which are what it should predict, on the other rows of "
+            f"its batch, or on chance: they changed by {float(np.nanmax(changed)):.3g} nats between two texts that are "
+            f"equal up to there, in {where} of {len(picked)} rows"
+        )
+    usual, beyond = float(losses.mean()), again[~seen]
+    if beyond.size and float(beyond.mean()) - usual > SURPRISE:
+        raise NotEvaluated(
+            f"the model knows the validation text: its loss is {usual:.2f} nats, and {beyond.mean():.2f} where that "
+            "text goes on in another way"
         )
 
 
-def run(
-    model: Path, batch: int, rows: "Array", targets: "Array", until: "Array", workers: "Sequence[Worker]"
-) -> tuple["Array", "Array", "Array"]:
-    """Run the graph, imported afresh, on all rows.
+def trigram_losses(tokens: "Array", rows: "Array", vocab_size: int) -> "Array":
+    """Return the losses in nats of n-grams counted in `tokens`, (rows, T), interpolated (Witten and Bell 1991)."""
+    import numpy as np
 
-    Returns the losses of `targets` and the logarithm of the likeliest token's share, (rows, T) each, and the mean loss
-    of each row on its own text from `until` on, NaN where there is none.
+    text, sequence = tokens.astype(np.int64), rows.astype(np.int64)
+    unigrams = np.bincount(text, minlength=vocab_size) + 1.0
+    probability = (unigrams / unigrams.sum())[sequence[:, 1:]]
+    for order in (1, 2):
+        context = np.zeros(len(text) - order, dtype=np.int64)
+        wanted = np.zeros((len(rows), rows.shape[1] - order), dtype=np.int64)
+        for back in range(order):
+            context = context * vocab_size + text[back : back + len(context)]
+            wanted = wanted * vocab_size + sequence[:, back : back + wanted.shape[1]]
+        grams, counts = np.unique(context * vocab_size + text[order:], return_counts=True)
+        contexts, starts, kinds = np.unique(grams // vocab_size, return_index=True, return_counts=True)
+        seen = _look_up(contexts, np.add.reduceat(counts, starts), wanted)
+        kinds_seen = _look_up(contexts, kinds, wanted)
+        hits = _look_up(grams, counts, wanted * vocab_size + sequence[:, order:])
+        lower = probability[:, order - 1 :]
+        mixed = (hits + kinds_seen * lower) / np.maximum(seen + kinds_seen, 1) + lower * (seen == 0)
+        probability[:, order - 1 :] = mixed
+    losses: Array = -np.log(probability)
+    return losses
+
+
+def _look_up(keys: "Array", values: "Array", wanted: "Array") -> "Array":
+    """The value of each wanted key, 0 where there is none; `keys` are sorted."""
+    import numpy as np
+
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0).astype(np.float64)
+
+
+def run(
+    model: Path, batch: int, inputs: "Array", targets: "Array", owners: "Array", workers: "Sequence[Worker]"
+) -> "Array":
+    """Return the losses of `targets` in nats, float64, where `inputs` are what the graph sees; (rows, T) each.
+
+    owners: which of the workers computes each row. A batch that is not full repeats its rows.
     """
     import numpy as np
 
-    share = math.ceil(math.ceil(len(rows) / batch) / len(workers)) * batch
-    parts = [
-        worker.start("forward", model, batch, *(each[begin : begin + share] for each in (rows, targets, until)))
-        for worker, begin in zip(workers, range(0, len(rows), share), strict=False)
-    ]
-    losses, sums, beyond = (np.concatenate(each) for each in zip(*(part() for part in parts), strict=True))
-    return losses, sums, beyond
+    losses = np.empty(targets.shape)
+
+    def work(number: int) -> None:
+        (mine,) = np.nonzero(owners == number)
+        for begin in range(0, len(mine), batch):
+            part = mine[begin : begin + batch]
+            workers[number].start("predict", model, inputs[np.resize(part, batch)])()
+            losses[part] = workers[number].start("compare", targets[part])()
+
+    with ThreadPoolExecutor(len(workers)) as threads:
+        list(threads.map(work, range(len(workers))))
+    return losses
 
 
-def forward(
-    model: Path, batch: int, rows: "Array", targets: "Array", until: "Array"
-) -> tuple["Array", "Array", "Array"]:
-    """`run` in one process: an imported graph belongs to the main thread."""
-    import mlx.core as mx
+class Predictions:
+    """The graph in one process, and the logits of the batch that it has seen last."""
+
+    def __init__(self) -> None:
+        self._function: Any = None
+        self._logits: Any = None
+
+    def predict(self, model: Path, tokens: "Array") -> None:
+        """Compute the logits of int32 tokens (rows, T)."""
+        import mlx.core as mx
+
+        self._function = self._function or mx.import_function(str(model))
+        self._logits = self._function(mx.array(tokens))[0].astype(mx.float32)
+        mx.eval(self._logits)
+
+    def compare(self, targets: "Array") -> "Array":
+        """Return the losses of targets (at most as many rows, T)."""
+        import mlx.core as mx
+        import numpy as np
+
+        if mx.default_device() == mx.cpu:
+            return losses_of(np.asarray(self._logits)[: len(targets)], targets)
+        shifted = self._logits[: len(targets)] - self._logits[: len(targets)].max(axis=-1, keepdims=True)
+        chosen = mx.take_along_axis(shifted, mx.array(targets)[..., None], axis=-1)[..., 0]
+        return np.array(mx.log(mx.exp(shifted).sum(axis=-1)) - chosen).astype(np.float64)
+
+
+def losses_of(logits: "Array", targets: "Array") -> "Array":
+    """Return the cross-entropy in nats, float64 (rows, T), of float32 logits (rows, T, V).
+
+    The largest logit is subtracted first and never added again, so that adding to all of them gains nothing.
+    """
     import numpy as np
 
-    function: Any = mx.import_function(str(model))
-    found = []
-    for begin in range(0, len(rows), batch):
-        block = rows[begin : begin + batch]
-        filled = np.resize(block, (batch, block.shape[1])) if len(block) < batch else block
-        logits = np.asarray(function(mx.array(filled[:, :-1]))[0].astype(mx.float32))[: len(block)]
-        found.append(losses_of(logits, block, targets[begin : begin + batch], until[begin : begin + batch]))
-    losses, sums, beyond = (np.concatenate(each) for each in zip(*found, strict=True))
-    return losses, sums, beyond
-
-
-def losses_of(logits: "Array", block: "Array", targets: "Array", until: "Array") -> tuple["Array", "Array", "Array"]:
-    """As `run`, of float32 logits (rows, T, V). Shifted by the largest, so that adding to all of them gains nothing."""
-    import numpy as np
-
+    losses = np.empty(targets.shape)
     with np.errstate(invalid="ignore", over="ignore"):  # what is no number gives a metric that is none
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        totals = np.log(np.exp(shifted).sum(axis=-1, dtype=np.float64))
-    losses = totals - np.take_along_axis(shifted, targets[:, 1:, None], axis=-1)[..., 0]
-    beyond = np.full(len(block), np.nan)
-    for row, place in enumerate(until):
-        if place < block.shape[1] - 1:
-            own = np.take_along_axis(shifted[row, place:], block[row, place + 1 :, None], axis=-1)[..., 0]
-            beyond[row] = (totals[row, place:] - own).mean()
-    return losses, totals, beyond
+        for row, (score, target) in enumerate(zip(logits, targets, strict=True)):  # a row stays in a core's cache
+            shifted = score - score.max(axis=-1, keepdims=True)
+            chosen = np.take_along_axis(shifted, target[:, None], axis=-1)[:, 0].astype(np.float64)
+            np.exp(shifted, out=shifted)
+            losses[row] = np.log(shifted.sum(axis=-1, dtype=np.float64)) - chosen
+    return losses
 
 
-def require_harmless(model: Path, logits: tuple[int, int, int]) -> None:
-    """Raise NotEvaluated where the graph holds anything but arithmetic, or gives something else than `logits`."""
+def require_harmless(model: Path, logits: tuple[int, int, int]) -> bool:
+    """Return whether the graph rounds to 16 bits, or to what a GPU does.
+
+    Raises NotEvaluated where it holds anything but arithmetic, or gives something else than `logits`.
+    """
     import mlx.core as mx
 
     tokens = mx.zeros(logits[:2], mx.int32)
@@ -253,6 +354,21 @@ def require_harmless(model: Path, logits: tuple[int, int, int]) -> None:
     mx.eval(outputs)
     if "Load" in primitives(function(tokens)):
         raise NotEvaluated("the model reads a file while it is evaluated")
+    return mx.default_device() != mx.cpu or not kinds_of(function, tokens).isdisjoint((mx.bfloat16, mx.float16))
+
+
+def kinds_of(function: Any, tokens: "mx.array") -> "set[mx.Dtype]":
+    """Return the types of all arrays of a graph."""
+    import mlx.core as mx
+
+    found: set[mx.Dtype] = set()
+
+    def look(node: dict[str, Any]) -> None:
+        if node["type"] == "primitive":
+            found.update(kind for _, _, kind in (*node["inputs"], *node["outputs"]))
+
+    mx.export_function(look, function, tokens)
+    return found
 
 
 def primitives(outputs: "Sequence[mx.array]") -> set[str]:

@@ -146,11 +146,10 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, training
 
     Outside training it is MLX alone, which the evaluation can trace.
     """
-    if isinstance(mask, str) or not ON_CPU:
+    if isinstance(mask, str) or not ON_CPU or not training:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mask)
     # Normalised, a score is at most HEAD_DIM**0.5, so the softmax needs no shift.
-    scores = (q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2)
-    shares: Any = exp(scores) if training else mx.exp(scores)
+    shares: Any = exp((q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2))
     weights = mx.where(mask, shares, 0.0)
     return (weights @ v) / weights.sum(axis=-1, keepdims=True)
 

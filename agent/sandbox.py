@@ -255,16 +255,34 @@ def _rules(layout: Layout) -> dict[str, Any]:
     }
 
 
+# Services of macOS that do for a program what its sandbox forbids: give keys, start others, hold what was copied.
+_OUTSIDE = (
+    "com.apple.SecurityServer",
+    "com.apple.securityd.xpc",
+    "com.apple.secd",
+    "com.apple.coreservices.launchservicesd",
+    "com.apple.coreservices.quarantine-resolver",
+    "com.apple.pboard",
+)
+
+
 def seatbelt(layout: Layout, network: bool) -> str:
     """Return the profile: man sandbox-exec, and /System/Library/Sandbox/Profiles: the last rule that matches decides.
 
     Nothing of a person's is readable but what is named; the system is, as no program starts without it. Metal keeps
-    compiled shaders in a cache that is found by confstr, wherever TMPDIR points.
+    compiled shaders in a cache that is found by confstr, wherever TMPDIR points. Signals are denied to all and allowed
+    within the sandbox: "(deny signal (target others))" is reported not to hold on macOS 26. kern.procargs shows the
+    variables of other processes; LaunchServices and Apple events start programs outside; keys lie behind SecurityServer
+    and secd; POSIX shared memory outlives who made it.
     """
     write = [each.source for each in layout.shown if each.kind == "rw"]
     read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), *write]
-    profile = ["(version 1)", "(allow default)", "(deny file-write*)", "(deny signal (target others))"]
-    profile += ["(deny process-info* (target others))", '(deny mach-lookup (global-name "com.apple.SecurityServer"))']
+    profile = ["(version 1)", "(allow default)", "(deny file-write*)"]
+    for operation in ("signal", "process-info*"):
+        profile += [f"(deny {operation})", f"(allow {operation} (target same-sandbox))"]
+    profile += ['(deny sysctl-read (sysctl-name-prefix "kern.procargs"))', "(deny appleevent-send)"]
+    profile += ["(deny mach-priv-task-port)", "(deny ipc-posix-shm-write-create)", "(deny ipc-sysv*)"]
+    profile += [f"(deny mach-lookup (global-name {_quoted(service)}))" for service in _OUTSIDE]
     private = ("/Users", "/Volumes", "/private/tmp", "/private/var", "/Library/Keychains", "/Network", "/home")
     profile += [f"(deny file-read-data file-read-xattr (subpath {_quoted(place)}))" for place in private]
     profile += [

@@ -92,7 +92,7 @@ def in_process(model: GPT, tokenizer: prepare.Tokenizer) -> float:
         block = rows[begin : begin + step]
         parts = on_workers(run, np.array_split(block[:, :-1], min(WORKERS, len(block))))
         logits = np.concatenate([np.asarray(part) for part in parts])
-        losses, _, _ = scoring.losses_of(logits, block, block, np.full(len(block), block.shape[1]))
+        losses = scoring.losses_of(logits, block[:, 1:])
         total += float(losses[lengths[begin : begin + step] > 0].sum())
     return total / (math.log(2) * int(lengths.sum()))
 

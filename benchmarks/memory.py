@@ -61,8 +61,8 @@ with tempfile.TemporaryDirectory() as folder:
     # What the run holds meanwhile, and its evaluator's processes.
     held = mx.get_active_memory()
     mx.reset_peak_memory()
-    scoring.forward(graph, batch, block, block, np.full(batch, MAX_SEQ_LEN + 1))
-    print("evaluation", held + evaluator.cores() * (mx.get_peak_memory() - held))
+    scoring.Predictions().predict(graph, block[:, :-1])
+    print("evaluation", held + evaluator.processes() * (mx.get_peak_memory() - held))
 """
 
 

@@ -1,70 +1,101 @@
-"""The smallest gain by peeking at single later tokens that the evaluator misses once in twenty times.
+"""Measure how much a model may gain by looking ahead and escape the evaluator.
 
-    uv run python -m benchmarks.peeking INCUMBENT.npy CANDIDATE.npy
+    uv run python -m benchmarks.peeking [LOSSES LOSSES LOSSES]
 
-The two files are losses of honest runs, token by token, as a session keeps them beside its logs (`*.losses.npy`). An
-adversary makes of the candidate one that reads the next token at the positions where that pays most, as few as give the
-gain. It escapes an evaluation where none of the places that `scoring.choose_places` draws is one of these; between
-gains, the rate is that of 400 evaluations. A keep takes two runs of the candidate.
-
-By formula: of M, the mean of what the candidate gains on the incumbent, counted where it gains, a peek that gains g
-nats a token is g / M; N drawn places miss it with (1 - g / M)^N.
+The losses are those of three honest runs, token by token, as a session keeps them beside its logs (`*.losses.npy`): the
+incumbent, the run that looks ahead, and a model that tells it how low a loss is plausible. Without them three are
+trained here, 20 s each. Each way of looking ahead picks positions in an order and a gain at each; the largest total
+gain that escapes with at least 5 % is printed, in bits per byte, for one evaluation, two and five.
 """
 
 from __future__ import annotations
 
-import math
+import os
+import re
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import prepare
 import scoring
+from benchmarks.port import ROOT
 
-EVALUATIONS = 400
+SEEDS, SECONDS = (42, 43, 44), 20
+RUNS = (1, 2, 5)  # one evaluation, the two of a keep, with the three that confirm makes
 ESCAPE = 0.05
-RUNS = {"one evaluation": 1, "a keep (2 runs)": 2}
+Way = tuple[str, Any, Any]  # name, positions in order, gain at each in nats
 
 
-def escapes(incumbent: Any, candidate: Any, peeks: int, order: Any) -> float:
-    """Return the share of evaluations that show none of the `peeks` best positions of `order`."""
-    length = candidate.shape[1]
-    peeked = np.zeros(candidate.size, dtype=bool)
-    peeked[order[:peeks]] = True
-    losses = np.where(peeked.reshape(candidate.shape), 0.0, candidate)
-    missed = 0
-    for _ in range(EVALUATIONS):
-        rows, places = scoring.choose_places(losses, incumbent)
-        missed += not peeked[rows * length + places - 1].any()
-    return missed / EVALUATIONS
+def train(folder: Path) -> list[Path]:
+    """Return the losses of honest runs with several seeds."""
+    files = []
+    for seed in SEEDS:
+        source = re.sub(r"(?m)^SEED = \d+", f"SEED = {seed}", (ROOT / "train.py").read_text())
+        (folder / "train.py").write_text(source)
+        files.append(folder / f"{seed}.npy")
+        names = {"AUTORESEARCH_LOSSES": files[-1], "AUTORESEARCH_TRAINING_SECONDS": SECONDS, "PYTHONPATH": ROOT}
+        env = {**os.environ, **{name: str(value) for name, value in names.items()}}
+        subprocess.run([sys.executable, "train.py"], cwd=folder, env=env, check=True, capture_output=True)
+    return files
 
 
-def smallest(incumbent: Any, candidate: Any, runs: int) -> float:
-    """Return the gain in nats a token that escapes all of `runs` evaluations with the chance ESCAPE."""
-    inside = candidate.copy()
-    inside[:, -1] = 0.0  # what the last position predicts is no part of the input
-    order = np.argsort(inside, axis=None)[::-1]
-    low, high = 1, candidate.size // 4
-    while high - low > max(1, low // 50):
-        middle = (low + high) // 2
-        low, high = (middle, high) if escapes(incumbent, candidate, middle, order) ** runs > ESCAPE else (low, middle)
-    return float(np.sort(inside, axis=None)[::-1][:low].sum() / candidate.size)
+def ways(honest: Any, own: Any, generator: np.random.Generator) -> Iterator[Way]:
+    """Give ways of looking ahead; `own` is a model that shows how low a loss is plausible."""
+    flat = honest.reshape(-1)
+    highest = np.argsort(-flat)
+    yield "all of the highest losses", highest, np.maximum(flat - 0.05, 0)
+    yield "half of the highest losses", highest, flat / 2
+    for gain, least in ((0.5, 0.5), (1.0, 4.0), (2.0, 2.5), (3.0, 4.0)):
+        order = generator.permutation(np.flatnonzero(flat > least))
+        yield f"{gain} nats, losses above {least}", order, np.full(flat.size, gain)
+    plausible = np.maximum(flat - own.reshape(-1), 0)
+    yield "down to a model of its own", np.argsort(-plausible), plausible
+    yield "to 1 nat above that", np.argsort(-plausible), np.maximum(plausible - 1, 0)
+
+
+def escape(expected: Any, looked: Any) -> float:
+    """Return the chance that a draw, which is systematic, meets none of the positions `looked`, flat."""
+    ends = np.cumsum(expected)
+    begins = np.maximum(ends[looked] - expected.reshape(-1)[looked], 0)
+    arcs = []
+    for begin, end in zip(begins % 1, begins % 1 + expected.reshape(-1)[looked], strict=True):
+        arcs += [(begin, min(end, 1.0)), (0.0, max(end - 1, 0.0))]
+    met, reached = 0.0, 0.0
+    for begin, end in sorted(arcs):
+        met += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return 1.0 - met
 
 
 def main() -> None:
-    incumbent, candidate = (np.load(path).astype(np.float64) for path in sys.argv[1:3])
-    snapshot = prepare.SNAPSHOT
-    text = prepare.validation_rows(snapshot.directory, snapshot.max_seq_len, snapshot.eval_tokens)
-    tokens_a_byte = candidate.size / prepare.Tokenizer.from_directory().token_bytes[text[:, 1:]].sum()
-    mean = float(np.maximum(0.0, incumbent - candidate).mean())
-    drawn = len(candidate) - math.ceil(scoring.UNIFORM * len(candidate))
-    bits = tokens_a_byte / math.log(2)
-    print(f"honest gains over the incumbent, where there are any: {mean:.4f} nats a token; {drawn} drawn places")
-    for name, runs in RUNS.items():
-        formula = mean * (1 - ESCAPE ** (1 / (drawn * runs)))
-        found = smallest(incumbent, candidate, runs)
-        print(f"{name}: {found * bits:.5f} bits per byte escape with {ESCAPE:.0%}; by formula {formula * bits:.5f}")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(name) for name in sys.argv[1:]] or train(Path(folder))
+        incumbent, honest, own = (np.load(file).astype(np.float64) for file in files)
+    task = scoring.load_task()
+    counted, nats = task.lengths > 0, np.log(2) * task.lengths.sum()
+    visible = counted.copy()
+    visible[:, -1] = False  # what the last position predicts is no part of the input
+    generator = np.random.default_rng(0)
+    trigrams = task.references[-1]
+    for name, losses in {"incumbent": incumbent, "run": honest, "own": own, "trigrams": trigrams}.items():
+        print(f"{name}: {scoring.bits_per_byte(losses, task.lengths):.4f} bits per byte")
+
+    for title, references in {"an incumbent": [incumbent, trigrams], "no incumbent": [trigrams]}.items():
+        print(f"\nwith {title}: bits per byte that escape with {ESCAPE:.0%} over {RUNS} evaluations")
+        for name, order, gains in ways(np.where(visible, honest, 0), own, generator):
+            best = dict.fromkeys(RUNS, 0.0)
+            for number in np.unique(np.geomspace(1, min(len(order), 8192), 60).astype(int)):
+                taken = order[:number]
+                losses = honest.copy().reshape(-1)
+                losses[taken] -= gains[taken]
+                expected = scoring.expected_places(losses.reshape(honest.shape), references, counted, len(honest))
+                missed, gain = escape(expected, taken), gains[taken].sum() / nats
+                best = {runs: max(most, gain) if missed**runs > ESCAPE else most for runs, most in best.items()}
+            print(f"{name:30} {'  '.join(f'{most:.5f}' for most in best.values())}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,105 @@
+"""Where the evaluator looks for a look ahead, and what it compares with."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import scoring
+
+ROWS, LENGTH, VOCABULARY = 64, 32, 50
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(1)
+
+
+@pytest.fixture
+def losses(generator: np.random.Generator) -> Any:
+    """Honest losses: most are small, some large."""
+    return generator.exponential(3.0, (ROWS, LENGTH))
+
+
+def test_every_position_is_as_likely_where_nothing_is_suspicious() -> None:
+    even = np.full((ROWS, LENGTH), 2.0)
+    expected = scoring.expected_places(even, [even], np.ones((ROWS, LENGTH), bool), ROWS)
+    assert expected[:, :-1] == pytest.approx(ROWS / (ROWS * (LENGTH - 1)))
+    assert not expected[:, -1].any()  # what the last position predicts is no part of the input
+
+
+def test_places_go_where_a_loss_is_lower_than_the_incumbent_explains(
+    losses: Any, generator: np.random.Generator
+) -> None:
+    candidate = np.abs(losses + generator.normal(0, 0.2, losses.shape))
+    high = np.argsort(-candidate[:, :-1], axis=None)[:5]
+    rows, positions = np.divmod(high, LENGTH - 1)
+    candidate[rows, positions] = 0.0
+    expected = scoring.expected_places(candidate, [losses], np.ones(losses.shape, bool), ROWS)
+    assert (expected[rows, positions] > 0.9).all()
+    assert expected.sum() == pytest.approx(ROWS)
+    assert expected.max() <= 1
+
+
+def test_targets_of_no_bytes_are_not_tried(losses: Any) -> None:
+    counted = np.ones(losses.shape, bool)
+    counted[:, ::2] = False
+    expected = scoring.expected_places(losses, [losses], counted, ROWS)
+    assert not expected[:, ::2].any()
+
+
+def test_draws_follow_what_is_expected(generator: np.random.Generator) -> None:
+    expected = generator.uniform(0, 0.05, (ROWS, LENGTH))
+    expected[3, 7] = 1.0
+    drawn = np.zeros_like(expected)
+    for _ in range(2000):
+        rows, places = scoring.draw(expected, generator)
+        assert (places >= 1).all()
+        drawn[rows, places - 1] += 1
+    assert drawn[3, 7] == 2000
+    assert np.abs(drawn / 2000 - expected).max() < 0.03
+
+
+def test_a_spliced_row_goes_on_with_another_token(generator: np.random.Generator) -> None:
+    text = generator.integers(0, VOCABULARY, (ROWS, LENGTH + 1))
+    picked, places = np.arange(ROWS), generator.integers(1, LENGTH, ROWS)
+    spliced = scoring.splice(text, picked, places, generator)
+    for row, place in enumerate(places):
+        assert (spliced[row, :place] == text[row, :place]).all()
+        assert spliced[row, place] != text[row, place]
+
+
+def test_trigrams_give_shares_that_add_up_to_one(generator: np.random.Generator) -> None:
+    text = generator.integers(0, VOCABULARY, 5000)
+    begin = np.tile(text[:2], (VOCABULARY, 1))
+    rows = np.concatenate([begin, np.arange(VOCABULARY)[:, None]], axis=1)
+    shares = np.exp(-scoring.trigram_losses(text, rows, VOCABULARY)[:, -1])
+    assert shares.sum() == pytest.approx(1.0)
+
+
+class InProcess:
+    """A worker without a process: it counts the rows that it computes."""
+
+    rows = 0
+
+    def __init__(self, losses: Any) -> None:
+        self._losses = losses
+
+    def start(self, name: str, *args: Any) -> Any:
+        if name == "compare":
+            InProcess.rows += len(args[0])
+        answers = {"require_harmless": False, "predict": None, "compare": self._losses}
+        return lambda: answers[name][: len(args[0])] if name == "compare" else answers[name]
+
+
+@pytest.mark.parametrize(("share", "tried"), [(1.0, ROWS), (1.5, 7)])
+def test_a_run_that_is_clearly_worse_than_its_incumbent_is_tried_at_fewer_places(
+    share: float, tried: int, losses: Any, generator: np.random.Generator
+) -> None:
+    text = generator.integers(0, VOCABULARY, (ROWS, LENGTH + 1)).astype(np.int32)
+    task = scoring.Task(text, np.ones(losses.shape, int), VOCABULARY, "s", [np.full(losses.shape, 2.0)], True)
+    InProcess.rows = 0
+    workers = [InProcess(np.full((ROWS, LENGTH), 2.0 * share)) for _ in range(2)]
+    bits, _ = scoring.evaluate(None, 16, task, workers)  # type: ignore[arg-type]
+    assert bits == pytest.approx(2.0 * share / np.log(2))
+    assert InProcess.rows == ROWS + tried
