@@ -8,6 +8,6 @@ here = Path.cwd()
 if here != Path(__file__).resolve().parents[1]:
     sys.path[:] = [place for place in sys.path if place and Path(place) != here]
 
-from agent.cli import app  # noqa: E402
+from agent.cli import start  # noqa: E402
 
-app(prog_name="autoresearch")
+start()

@@ -52,7 +52,8 @@ class Wanted:
 def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
     """Write protocol.json; returns it with the reason for each field. Raises AutoresearchError with nothing written."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, _stop)
     workspace = Workspace(folder, _everything())
     try:
         _ = workspace.head

@@ -24,7 +24,9 @@ class Interrupts:
 
     def install(self) -> None:
         for number in (signal.SIGINT, *IMMEDIATE):
-            signal.signal(number, self._handle)
+            # `nohup` has a closed terminal ignored, and that is obeyed.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def raise_if_immediate(self) -> None:
         """Raises Interrupted after a second Ctrl-C, a SIGTERM or a SIGHUP."""

@@ -91,7 +91,7 @@ def run(folder: Path, wanted: Wanted) -> int:
             confirm=wanted.confirm,
         )
         if journal.state.session is None:
-            recovery.require_startable(bench.workspace, bench.protocol, session.branch)
+            recovery.require_startable(bench.workspace, bench.protocol, session.branch, wanted.tag)
         if wanted.dry_run:
             print(_plan(session))
             return 0

@@ -34,7 +34,7 @@ def fault_of_path(path: str) -> str | None:
         return "is absolute: give it relative to the workspace"
     if "\\" in path:
         return "has a backslash: write forward slashes"
-    if path.startswith("~"):
+    if path == "~" or (path.startswith("~") and "/" in path):  # `~x.py` alone is a name as any other
         return "begins with ~: give it relative to the workspace"
     if ".." in parts:
         return "leads out of the workspace: .. is not allowed"

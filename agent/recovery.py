@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
-from agent import runner
+from agent import results, runner
 from agent.context import known_constants
 from agent.errors import PreconditionError
 from agent.fingerprint import differences
@@ -15,21 +16,14 @@ from agent.protocol import Protocol
 from agent.workspace import Workspace
 
 
-def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> None:
+def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str) -> None:
     """Raises PreconditionError, before anything is touched, where a new session would lose something or cannot work.
 
     Raises UsageError on a malformed search comment.
     """
-    _ = workspace.head
-    if workspace.resolve(f"refs/heads/{branch}") is not None:
-        raise PreconditionError(
-            f"the branch {branch} exists but no session here belongs to it: choose another --tag, "
-            f"or delete the branch with `git branch -D {branch}`"
-        )
+    workspace.require_free(branch, f"refs/autoresearch/{tag}")
     workspace.require_clean()
-    path = protocol.provenance.results_log.path
-    if (workspace.folder / path).exists() and not workspace.is_tracked(path):
-        raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
+    _require_own_results(workspace, protocol)
     files = workspace.files(workspace.head)
     if not files:
         globs = ", ".join(protocol.mutable_surface.allowed_globs)
@@ -40,13 +34,33 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str) -> 
     tunable_parameters(files, known_constants(protocol))
 
 
+def _require_own_results(workspace: Workspace, protocol: Protocol) -> None:
+    """Raises PreconditionError where the loop's rows cannot stand in the file that the protocol names for them."""
+    path = protocol.provenance.results_log.path
+    tracked = workspace.show(workspace.head, path)
+    if (workspace.folder / path).exists() and tracked is None:
+        raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
+    if tracked is not None and not results.has_columns(protocol, tracked):
+        raise PreconditionError(
+            f"{path} has rows in other columns than the protocol's ({', '.join(protocol.columns)}), and no row of the "
+            f"loop fits below them: `git mv {path} earlier-{Path(path).name}`, commit, then run again"
+        )
+
+
 def create(
-    journal: Journal, workspace: Workspace, protocol: Protocol, branch: str, fingerprint: dict[str, Any], **about: Any
+    journal: Journal,
+    workspace: Workspace,
+    protocol: Protocol,
+    branch: str,
+    fingerprint: dict[str, Any],
+    tag: str,
+    **about: Any,
 ) -> None:
     """Take a new branch."""
-    require_startable(workspace, protocol, branch)
+    require_startable(workspace, protocol, branch, tag)
     journal.append(
         "session",
+        tag=tag,
         branch=branch,
         base=workspace.head,
         metric=protocol.metric.name,
@@ -99,7 +113,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
         workspace.advance(branch, state.head, at or state.head)
         workspace.switch(branch)
         done.append(f"checked out {branch}")
-    workspace.require_clean()
+    workspace.require_clean(notes=False)  # a person may have written in program.md all the while
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = f"refs/autoresearch/{tag}/{experiment.number}"

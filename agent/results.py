@@ -17,12 +17,20 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20
 TEXTS = ("commit", "status", "description")
 
 
-def render(protocol: Protocol, experiments: Iterable[Experiment], short: Callable[[str], str]) -> str:
-    """The whole file in the protocol's format and columns. `short` abbreviates a commit."""
+def render(
+    protocol: Protocol, experiments: Iterable[Experiment], short: Callable[[str], str], earlier: str = ""
+) -> str:
+    """Return the whole file in the protocol's format and columns.
+
+    short: abbreviates a commit. earlier: what the file held before the session, which stays above its rows.
+    """
     columns = protocol.columns
     rows = [row(protocol, experiment, short) for experiment in experiments]
+    above = earlier if not earlier or earlier.endswith("\n") else f"{earlier}\n"
     if protocol.provenance.results_log.format == "jsonl":
-        return "".join(json.dumps({column: r[column] for column in columns}, ensure_ascii=False) + "\n" for r in rows)
+        return above + "".join(
+            json.dumps({column: r[column] for column in columns}, ensure_ascii=False) + "\n" for r in rows
+        )
     tabs = protocol.provenance.results_log.format == "tsv"
     out = io.StringIO()
     # A tsv of this family is split at tabs and knows no quotes; `one_line` has taken out what would need them.
@@ -31,9 +39,20 @@ def render(protocol: Protocol, experiments: Iterable[Experiment], short: Callabl
         if tabs
         else csv.writer(out, lineterminator="\n")
     )
-    writer.writerow(columns)
+    if not above.strip():
+        above = ""
+        writer.writerow(columns)
     writer.writerows([cell(column, r[column]) for column in columns] for r in rows)
-    return out.getvalue()
+    return above + out.getvalue()
+
+
+def has_columns(protocol: Protocol, text: str) -> bool:
+    """Return whether rows of the protocol's columns can follow `text`: it is empty, or begins with their names."""
+    log = protocol.provenance.results_log
+    if log.format == "jsonl" or not text.strip():
+        return True
+    head = text.removeprefix("\ufeff").splitlines()[0]
+    return next(csv.reader([head], delimiter="\t" if log.format == "tsv" else ",")) == protocol.columns
 
 
 def cell(column: str, text: str) -> str:

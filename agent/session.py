@@ -75,8 +75,8 @@ class Session:
         workspace, protocol = self.bench.workspace, self.bench.protocol
         self._fingerprint = fingerprint(protocol, self.bench.training_seconds)
         if self.state.session is None:
-            about = {"tag": self.tag, "seed": self._seed, "proposer": self._proposer.name}
-            recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, **about)
+            about = {"seed": self._seed, "proposer": self._proposer.name}
+            recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, self.tag, **about)
         else:
             path = protocol.provenance.results_log.path
             recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint)
@@ -203,7 +203,9 @@ class Session:
         self._require_own_branch()
         experiment = self._pending.experiment
         parent = experiment.commit if verdict.status == "keep" else old
-        rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short)
+        assert self.state.session is not None
+        others = workspace.results(self.state.session["base"])
+        rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short, others)
         head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
         self.journal.append("recorded", number=experiment.number, head=head)
         for path in workspace.advance(self.branch, head, old):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
-from agent.protocol import Protocol
+from agent.protocol import FILENAME, Protocol
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a missing git is for us to report, when it is needed
 try:
@@ -30,6 +31,12 @@ GIT = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 MOST_TREES = 8
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
+# Of git's variables those that say how it works. The others say on what: a hook's or an alias's repository, not this.
+OF_GIT = re.compile(
+    r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|EXEC_PATH|PYTHON_\w+|CEILING_DIRECTORIES)"
+)
+# A path is a path, whatever sign it begins with (gitglossary(7), pathspec).
+LITERAL = "GIT_LITERAL_PATHSPECS"
 
 
 class Workspace:
@@ -38,6 +45,9 @@ class Workspace:
     def __init__(self, folder: Path, protocol: Protocol) -> None:
         self.folder = folder.resolve()
         self._protocol = protocol
+        for name in [*os.environ]:
+            if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
+                del os.environ[name]
         try:
             self._repo = git.Repo(self.folder, search_parent_directories=True)
         except git.InvalidGitRepositoryError:
@@ -76,7 +86,8 @@ class Workspace:
     def branch(self) -> str | None:
         """The branch that is checked out; None for a detached HEAD."""
         try:
-            return self._git("symbolic-ref", "--quiet", "--short", "HEAD")
+            # Not the short name, which is another where a tag is called like the branch.
+            return self._git("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
         except AutoresearchError:
             return None
 
@@ -144,16 +155,17 @@ class Workspace:
 
     def diff(self, old: str, new: str) -> str:
         """The unified diff of the workspace from one commit to another, the results left out."""
-        results = f":(top,exclude){self.in_repository(self._protocol.provenance.results_log.path)}"
-        return self._git(
-            "diff", "--no-color", "--no-ext-diff", "--no-textconv", old, new, "--", str(self.folder), results
-        )
+        results = f":(top,exclude,literal){self.in_repository(self._protocol.provenance.results_log.path)}"
+        here = f":(top,literal){'' if self.prefix == '.' else self.prefix}"
+        plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
+        return self._git(*plain, old, new, "--", here, results, env={LITERAL: "0"})
 
-    def export(self, folder: Path, commit: str = "HEAD") -> Path:
-        """Write every file of `commit` below `folder`, without git's own. Returns the workspace there.
+    def export(self, folder: Path, commit: str | None = None) -> Path:
+        """Write every file of `commit`, by default HEAD, below `folder`. Returns the workspace there.
 
         What is the same in the checkout keeps its time of change: builds go by that.
         """
+        commit = commit or self.head
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             self._git("read-tree", commit, env=index)
@@ -165,6 +177,10 @@ class Workspace:
                     os.utime(folder / path, ns=(there.st_atime_ns, there.st_mtime_ns), follow_symlinks=False)
         (folder / self._prefix).mkdir(parents=True, exist_ok=True)
         return folder / self._prefix
+
+    def results(self, commit: str) -> str:
+        """What the file of the results holds in `commit`; empty where there is none."""
+        return self.show(commit, self._protocol.provenance.results_log.path) or ""
 
     def untracked(self) -> list[str]:
         """Files and folders of the repository that git does not track, ignored ones too, relative to its top."""
@@ -178,8 +194,51 @@ class Workspace:
 
     # What a session does
 
-    def require_clean(self) -> None:
-        changed = self.changes()
+    def require_free(self, branch: str, refs: str) -> None:
+        """Raises PreconditionError where git could not make `branch`, or commits are kept below `refs` already."""
+        full = f"refs/heads/{branch}"
+        try:
+            self._git("check-ref-format", full)
+        except AutoresearchError:
+            raise PreconditionError(
+                f"{branch!r} is no name that git takes for a branch: choose another --tag, or branchPattern"
+            ) from None
+        # On such a disk git takes names that differ in their case for one.
+        same = str.casefold if self._configured("core.ignorecase") == "true" else str
+        for ref in self._git("for-each-ref", "--format=%(refname)").splitlines():
+            found, kind = same(ref), ref.removeprefix("refs/heads/")
+            if found == same(full):
+                raise PreconditionError(
+                    f"the branch {kind} exists but no session here belongs to it: choose another --tag, or delete the "
+                    f"branch with `git branch -D {kind}`"
+                )
+            if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
+                raise PreconditionError(
+                    f"git cannot have the branch {branch} beside {kind}: rename that with `git branch -m {kind} NAME`, "
+                    "or choose another --tag"
+                )
+            if same(refs).startswith(f"{found}/") or found == same(refs):
+                raise PreconditionError(
+                    f"git cannot keep commits as {refs}/1 beside {ref}: rename that, or choose another --tag"
+                )
+            if found.startswith(f"{same(refs)}/"):
+                raise PreconditionError(
+                    f"{ref} keeps an experiment of a session that is no longer here: choose another --tag, or let go "
+                    f"of those with `git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`"
+                )
+
+    def require_clean(self, *, notes: bool = True) -> None:
+        """Raises PreconditionError where tracked files have changes, or git is in the middle of something.
+
+        notes: whether those count that are neither harness nor rows and that no candidate may change.
+        """
+        rules = self._protocol
+        own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths}
+        changed = [
+            name
+            for name in self.changes()
+            if notes or ((inside := self._inside(name)) and (inside in own or rules.mutable_surface.allows(inside)))
+        ]
         if changed:
             shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise PreconditionError(
@@ -191,12 +250,13 @@ class Workspace:
                     f"git is in the middle of something ({name}): finish or abort it, then run again"
                 )
 
-    def start_branch(self, branch: str, at: str = "HEAD") -> None:
-        self._git("checkout", "--quiet", "-b", branch, at)
+    def start_branch(self, branch: str, at: str | None = None) -> None:
+        """Make a branch and check it out. at: a commit, by default what is checked out."""
+        self._git("checkout", "--quiet", "-b", branch, at or self.head)
 
     def switch(self, branch: str) -> None:
         if self.branch != branch:
-            self._git("checkout", "--quiet", branch)
+            self._git("checkout", "--quiet", branch, "--")
 
     def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
         """Commit `files` on top of `parent`, kept under `ref`. Raises Violation where one of them may not change."""
@@ -210,7 +270,8 @@ class Workspace:
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
         """A commit on top of `parent` with the results in it. Nothing moves yet: `move` does that."""
-        return self._commit_on(parent, {self._protocol.provenance.results_log.path: text.encode()}, message)
+        content = text.encode(errors="surrogateescape")  # rows of others are as they are
+        return self._commit_on(parent, {self._protocol.provenance.results_log.path: content}, message)
 
     def advance(self, branch: str, new: str, old: str) -> list[str]:
         """Move `branch` from `old` to `new`, with the checkout where that is on it. Returns what stays a person's.
@@ -408,7 +469,7 @@ class Workspace:
         done = subprocess.run(
             [*GIT, *args],
             cwd=self.top,
-            env={**os.environ, **self._env, **env},
+            env={**os.environ, LITERAL: "1", **self._env, **env},
             input=os.fsencode(said),
             capture_output=True,
             check=False,
@@ -439,17 +500,17 @@ class Workspace:
     def _restore(self, path: str) -> None:
         """Give a file in the index and in the working tree the content that HEAD has."""
         name = self.in_repository(path)
-        if self._git("ls-tree", "--name-only", "--full-tree", "HEAD", "--", name):
-            self._git("checkout", "--quiet", "HEAD", "--", f":/{name}")
+        if self._git("ls-tree", "--name-only", "--full-tree", self.head, "--", name):
+            self._git("checkout", "--quiet", self.head, "--", name)
         else:
-            self._git("rm", "--quiet", "--cached", "--ignore-unmatch", "--", f":/{name}")
+            self._git("rm", "--quiet", "--cached", "--ignore-unmatch", "--", name)
             (self.folder / path).unlink(missing_ok=True)
 
     def _git(self, *args: str, env: Mapping[str, str] | None = None) -> str:
         """Run git; raises AutoresearchError with git's own words."""
         for last in (*[False] * LOCK_ATTEMPTS, True):
             try:
-                return str(self._repo.git.execute([*GIT, *args], env={**self._env, **(env or {})}))
+                return str(self._repo.git.execute([*GIT, *args], env={LITERAL: "1", **self._env, **(env or {})}))
             except git.GitCommandNotFound:
                 raise PreconditionError("git is not installed: install it, then run again") from None
             except git.GitCommandError as error:

@@ -77,7 +77,7 @@ if [ "$FAULT_KIND" = git ] && [ "$FAULT_NAME" = "$sub" ] && [ "$FAULT_NTH" = $co
     echo "$FAULT_SAYS" >&2; exit 128
 fi
 if [ "$FAULT_KIND" = git-after ] && [ "$FAULT_NAME" = "$sub" ] && [ "$FAULT_NTH" = $count ]; then
-    "$FAULT_GIT" "$@" >/dev/null; echo "$FAULT_SAYS" >&2; exit 128
+    "$FAULT_GIT" "$@"; echo "$FAULT_SAYS" >&2; exit 128
 fi
 exec "$FAULT_GIT" "$@"
 """

@@ -5,6 +5,6 @@ help page.
 """
 
 from agent.cli import running, measuring, reading, preparing, protocol  # noqa: F401, I001  # the help page's order
-from agent.cli.program import app
+from agent.cli.program import app, start
 
-__all__ = ["app"]
+__all__ = ["app", "start"]

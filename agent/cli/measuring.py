@@ -47,7 +47,7 @@ def confirm_(
         answer(as_json, "confirm", data, lines(data))
         return 0
 
-    finish(work, "confirm", as_json)
+    finish(work, "confirm", as_json, measures=True)
 
 
 @command(RESEARCH)
@@ -89,7 +89,7 @@ def ablate(
         answer(as_json, "ablate", data, lines(data))
         return 0
 
-    finish(work, "ablate", as_json)
+    finish(work, "ablate", as_json, measures=True)
 
 
 @command(RESEARCH)
@@ -116,4 +116,4 @@ def baseline(
         answer(as_json, "baseline", data, [f"{data['metric']}  {data['value']:.6f}", f"log  {data['log']}"])
         return 0
 
-    finish(work, "baseline", as_json)
+    finish(work, "baseline", as_json, measures=True)

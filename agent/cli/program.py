@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agent.cli import streams
 from agent.cli.usage import Commands, Page
 from agent.errors import AutoresearchError, explain, fault
 from agent.format import Painted, block, one_line
@@ -65,6 +66,19 @@ def main(
     Options.folder, Options.debug = folder, debug
 
 
+def start() -> None:
+    """The program itself."""
+    streams.harden()
+    try:
+        app(prog_name="autoresearch")
+    except OSError as error:  # a help page that cannot be written
+        if Options.debug:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        _drop_output()
+        sys.exit(1)
+
+
 def command(section: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a command of the program, in a section of its help page. name: where it is not the function's."""
     return app.command(name, cls=Page, rich_help_panel=section)
@@ -78,11 +92,16 @@ def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) 
         print("\n".join(line if isinstance(line, Painted) else block(line) for line in lines), flush=True)
 
 
-def finish(work: Callable[[], int], command: str, as_json: bool, *, reads: bool = False) -> None:
+def finish(
+    work: Callable[[], int], command: str, as_json: bool, *, reads: bool = False, measures: bool = False
+) -> None:
     """Do a command's work and exit; an error is its sentence on stderr and its exit code.
 
-    reads: it only shows what a journal tells, and what it cannot show is the journal's fault.
+    reads: it only shows what a journal tells, and what it cannot show is the journal's fault. measures: what it does
+    is worth more than what it prints, and goes on when nobody reads that any more.
     """
+    if measures:
+        streams.keep_going()
     try:
         code = work()
     except AutoresearchError as error:
@@ -94,12 +113,16 @@ def finish(work: Callable[[], int], command: str, as_json: bool, *, reads: bool 
         code = 130
     except BrokenPipeError:
         # Whoever read the output has gone, as in `autoresearch status | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 0
     except OSError as error:
         if Options.debug:
             raise
         _tell(explain(error), command, as_json)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         code = 1
     except DAMAGE as error:
         if Options.debug or not reads:
@@ -107,6 +130,11 @@ def finish(work: Callable[[], int], command: str, as_json: bool, *, reads: bool 
         _tell(f"the session's journal is damaged, so it cannot be shown: {fault(error)}", command, as_json)
         code = 1
     raise typer.Exit(code)
+
+
+def _drop_output() -> None:
+    """Let Python find nothing to complain of when it empties standard output at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(sentence: str, command: str, as_json: bool) -> None:

@@ -270,7 +270,7 @@ def run(
         )
         return launch(Options.folder, wanted)
 
-    finish(work, "run", False)
+    finish(work, "run", False, measures=True)
 
 
 @command(RESEARCH)

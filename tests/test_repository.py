@@ -1,0 +1,178 @@
+"""Repositories as people have them: rows of others, names that git reads in its own way, branches in the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli, git, quick_protocol
+
+THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
+
+
+def commit(folder: Path, message: str = "theirs") -> None:
+    git(folder, "add", "-A", ":!.autoresearch")
+    git(folder, "commit", "--quiet", "-m", message)
+
+
+def go(cli: Cli, folder: Path, tag: str = "t", count: int = 2) -> None:
+    done = cli(folder, "run", "--tag", tag, "--max-experiments", str(count))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("ending", ["", "# no last newline\t0\t0\tkeep\tx"])
+def test_rows_of_others_stay_above_ours(quick: Path, cli: Cli, ending: str) -> None:
+    (quick / "results.tsv").write_text(THEIRS + ending)
+    commit(quick)
+    go(cli, quick)
+    text = (quick / "results.tsv").read_text()
+    assert text.startswith(THEIRS + ending)
+    assert text.count("val_bpb") == 1
+    with (quick / "results.tsv").open(newline="") as file:
+        described = [row["description"] for row in csv.DictReader(file, delimiter="\t")]
+    assert described[0] == "somebody's"
+    assert described[-3] == "baseline"
+    assert "the 3 rows that the journal gives" in cli(quick, "doctor").stdout
+
+
+def test_rows_of_an_earlier_session_stay_above_those_of_one_that_begins_on_its_branch(quick: Path, cli: Cli) -> None:
+    go(cli, quick, "first")
+    first = (quick / "results.tsv").read_text()
+    go(cli, quick, "second")
+    second = (quick / "results.tsv").read_text()
+    assert second.startswith(first)
+    assert len(second.splitlines()) == len(first.splitlines()) + 3
+
+
+def test_rows_that_are_no_text_keep_their_bytes(quick: Path, cli: Cli) -> None:
+    theirs = THEIRS.encode() + b"abc\t1\t1\tkeep\tr\xe9glage\r\n"
+    (quick / "results.tsv").write_bytes(theirs)
+    git(quick, "config", "core.autocrlf", "false")
+    commit(quick)
+    go(cli, quick)
+    assert (quick / "results.tsv").read_bytes().startswith(theirs)
+
+
+@pytest.mark.parametrize("content", ["step,loss\n1,2.0\n", "commit\tval_bpb\nabc\t1\n", "notes of mine\n"])
+def test_rows_in_other_columns_are_refused_with_what_to_do(quick: Path, cli: Cli, content: str) -> None:
+    (quick / "results.tsv").write_text(content)
+    commit(quick)
+    for more in (["--dry-run"], []):
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
+        assert done.returncode == 3
+        assert "git mv results.tsv earlier-results.tsv" in done.stderr
+    assert (quick / "results.tsv").read_text() == content
+    assert git(quick, "branch", "--show-current") == "main"
+
+
+@pytest.mark.parametrize("name", ["autoresearch/t", "t", "main", "HEAD"])
+def test_a_tag_called_like_a_branch_is_in_nobody_s_way(quick: Path, cli: Cli, name: str) -> None:
+    git(quick, "tag", name)
+    go(cli, quick)
+    go(cli, quick, count=3)
+    assert git(quick, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+    assert len((quick / "results.tsv").read_text().splitlines()) == 5
+    git(quick, "switch", "--quiet", "main")
+    go(cli, quick, count=4)
+    assert git(quick, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (("branch", "autoresearch"), "git branch -m autoresearch NAME"),
+        (("branch", "autoresearch/t"), "git branch -D autoresearch/t"),
+        (("branch", "autoresearch/t/more"), "git branch -m autoresearch/t/more NAME"),
+        (("update-ref", "refs/autoresearch", "HEAD"), "beside refs/autoresearch"),
+        (("update-ref", "refs/autoresearch/t", "HEAD"), "beside refs/autoresearch/t"),
+        (("update-ref", "refs/autoresearch/t/1", "HEAD"), "keeps an experiment of a session that is no longer here"),
+    ],
+)
+def test_a_name_in_the_way_is_found_before_a_session_begins(
+    quick: Path, cli: Cli, make: tuple[str, ...], words: str
+) -> None:
+    git(quick, *make)
+    for more in (["--dry-run"], []):
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
+        assert done.returncode == 3
+        assert words in done.stderr
+    assert not (quick / ".autoresearch" / "sessions" / "t" / "journal.jsonl").exists()
+
+
+def test_a_branch_pattern_that_git_does_not_take_is_refused(quick: Path, cli: Cli) -> None:
+    protocol = quick_protocol()
+    protocol["provenance"]["gitWorkflow"]["branchPattern"] = "lab/<tag>..now"
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    commit(quick)
+    done = cli(quick, "run", "--tag", "t", "--dry-run")
+    assert done.returncode in (2, 3)
+    assert "branch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["_x.py", "-x.py", "@x.py", "#x.py", "=x.py", "%x.py", "~x.py", ":x.py", "^x.py", "!x.py"]
+)
+def test_a_path_is_a_path_whatever_it_begins_with(quick: Path, cli: Cli, name: str) -> None:
+    protocol = quick_protocol()
+    protocol["mutableSurface"]["allowedGlobs"] = [name]
+    protocol["execution"]["command"] = protocol["execution"]["command"].replace("train.py", f"./{name}")
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    (quick / "train.py").rename(quick / name)
+    commit(quick)
+    go(cli, quick, count=3)
+    assert len((quick / "results.tsv").read_text().splitlines()) == 5
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert name in cli(quick, "diff", "1").stdout
+
+
+def test_git_s_variables_of_a_hook_lead_to_no_other_repository(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "theirs.txt").write_text("theirs")
+    git(other, "init", "--quiet")
+    git(other, "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "--allow-empty", "-m", "theirs")
+    before = git(other, "for-each-ref") + git(other, "status", "--porcelain")
+    hostile = {
+        "GIT_DIR": str(other / ".git"),
+        "GIT_WORK_TREE": str(other),
+        "GIT_INDEX_FILE": str(other / ".git" / "index"),
+        "GIT_OBJECT_DIRECTORY": str(other / ".git" / "objects"),
+        "GIT_NAMESPACE": "elsewhere",
+        "GIT_PREFIX": "sub/",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "core.worktree",
+        "GIT_CONFIG_VALUE_0": str(other),
+        "GIT_GLOB_PATHSPECS": "1",
+    }
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2", **hostile).returncode == 0
+    assert git(other, "for-each-ref") + git(other, "status", "--porcelain") == before
+    assert git(quick, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+    for command in (["status"], ["doctor"], ["diff"], ["report"]):
+        assert cli(quick, *command, **hostile).returncode == 0
+
+
+def test_a_session_goes_on_beside_notes_of_a_person(quick: Path, cli: Cli) -> None:
+    for name in ("program.md", "docs/ideas.md"):
+        (quick / name).parent.mkdir(exist_ok=True)
+        (quick / name).write_text("try a larger rate\n")
+    commit(quick)
+    go(cli, quick)
+    for name in ("program.md", "docs/ideas.md"):
+        (quick / name).write_text("try a smaller rate\n")
+    go(cli, quick, count=4)
+    assert (quick / "program.md").read_text() == (quick / "docs/ideas.md").read_text() == "try a smaller rate\n"
+    assert git(quick, "show", "HEAD:program.md") == "try a larger rate"
+    assert len((quick / "results.tsv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("name", ["train.py", "prepare.py", "protocol.json"])
+def test_changes_of_what_is_measured_are_refused_when_a_session_goes_on(quick: Path, cli: Cli, name: str) -> None:
+    go(cli, quick)
+    text = (quick / name).read_text() + "\n"
+    (quick / name).write_text(text)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
+    assert done.returncode == 3
+    assert (quick / name).read_text() == text
