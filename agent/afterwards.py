@@ -55,7 +55,10 @@ def write_report(session: Session) -> Path | None:
 
 
 def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet: bool) -> dict[str, Any]:
-    """Fresh runs within a session that is there: `confirm` and `ablate`. Returns what `work` found."""
+    """Fresh runs of a session's commits: `confirm` and `ablate`. Returns what `work` found.
+
+    They happen in rooms of their own, so that branch and checkout stay as they are, and an ended session stays ended.
+    """
     tag = find_session(folder.resolve(), tag)
     session = replay(read(journal_path(folder.resolve(), tag))).session
     if session is None:
@@ -66,13 +69,11 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         kept_awake(),
     ):
         path = journal_path(bench.workspace.folder, tag)
-        resumed = Journal(path)  # without a view: that the session goes on is no news here
-        conditions = fingerprint(bench.protocol, bench.training_seconds)
-        results = bench.protocol.provenance.results_log.path
-        recovery.resume(resumed, bench.workspace, session["branch"], results, conditions)
-        resumed.close()
-        stop_file(path).unlink(missing_ok=True)
         journal = Journal(path, [] if quiet else [show])
+        recovery.require_same(session, fingerprint(bench.protocol, bench.training_seconds))
+        for done in recovery.end_orphan(journal.state):
+            journal.show("note", text=done)
+        stop_file(path).unlink(missing_ok=True)
         if journal.state.pending is not None:
             raise PreconditionError(
                 f"experiment #{journal.state.pending.number} is not finished: `autoresearch run --tag {tag}` first"

@@ -21,6 +21,7 @@ from agent.noise import Noise
 from agent.paths import stop_file
 from agent.state import Comparison, expected_seconds, gain
 from agent.turns import counted, fails, next_turn, reasons
+from agent.views.text import side
 
 LEVEL = 0.95
 
@@ -58,9 +59,7 @@ def compare(
 
     Raises AutoresearchError where another commit has no result, Interrupted where a person wants it to end.
     """
-    known = journal.state.comparison
-    if known is None or (dict(known.commits), known.count) != (dict(commits), count):
-        journal.append("comparing", commits=dict(commits), files=[], count=count)
+    journal.append("comparing", commits=dict(commits), files=[], count=count)
     while (label := next_turn(_comparison(journal))) is not None:
         _raise_if_stopped(journal, interrupts)
         number = len(_comparison(journal).runs.get(label, ())) + 1
@@ -68,17 +67,21 @@ def compare(
             _say_why_again(journal, label, number - count)
         run = _run(bench, journal, interrupts, label, commits[label], number, folder / f"{label}-{number}.log")
         if run.metric is None and label not in may_fail:
-            raise AutoresearchError(f"{label} ({commits[label][:12]}) has no result: {run.error}; see {run.log}")
+            raise AutoresearchError(f"{_name(journal, label)} has no result: {run.error}; see {run.log}")
         journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
     for label in commits:
         _say_what_stays(journal, label)
     return {label: counted(_comparison(journal), label) for label in commits}
 
 
+def _name(journal: Journal, label: str) -> str:
+    return side(journal.state, label, _comparison(journal).commits[label])
+
+
 def _say_why_again(journal: Journal, label: str, times: int) -> None:
     """`times`: which further run of it comes now; each stands for one that does not count."""
     index, why = list(reasons(_comparison(journal), label).items())[times - 1]
-    journal.show("note", text=f"{label} run {index + 1} is run again: {why}")
+    journal.show("note", text=f"{_name(journal, label)} run {index + 1} is run again: {why}")
 
 
 def _say_what_stays(journal: Journal, label: str) -> None:
@@ -86,7 +89,9 @@ def _say_what_stays(journal: Journal, label: str) -> None:
     why, done = reasons(comparison, label), len(comparison.runs[label])
     if not fails(comparison, label) and done - len(why) < comparison.count:
         latest = why[max(why)]
-        text = f"{label} stays disturbed: {latest}; its latest {comparison.count} runs count as they are"
+        text = (
+            f"{_name(journal, label)} stays disturbed: {latest}; its latest {comparison.count} runs count as they are"
+        )
         journal.show("note", text=text)
 
 
@@ -138,4 +143,4 @@ def _run(
         try:
             return measure(bench, commit, log, started, tick, of_commit(journal.state.experiments, commit))
         except Suspended as pause:
-            journal.show("note", text=f"{label} is run again: {pause}")
+            journal.show("note", text=f"{_name(journal, label)} is run again: {pause}")

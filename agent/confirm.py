@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.compare import compare, difference
 from agent.errors import PreconditionError, UsageError
-from agent.experiment import reservations
+from agent.experiment import Run, reservations, worked
 from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench
 from agent.noise import noise_of
-from agent.state import State
-from agent.views.text import figure
+from agent.state import Comparison, State
+from agent.turns import counted
+from agent.views.text import figure, side
 
 RUNS = 3
 
@@ -22,6 +23,7 @@ RUNS = 3
 def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str, str]:
     """The two commits. Without names the baseline and the best; one name alone is compared with the baseline.
 
+    A name is a number of an experiment, `best`, `baseline`, or anything that git takes for a commit.
     Raises UsageError for what is no commit, PreconditionError where there is nothing to compare.
     """
     baseline, best = state.baseline, state.incumbent
@@ -31,24 +33,56 @@ def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str,
         a, b = None, a
     if b is None and best.number == 0:
         raise PreconditionError("nothing better than the baseline was kept: there is no gain to confirm")
-    named = {"a": a or baseline.commit, "b": b or best.commit}
-    found = {label: bench.workspace.resolve(name) for label, name in named.items()}
-    for label, commit in found.items():
-        if commit is None:
-            raise UsageError(f"{named[label]!r} is no commit here: take a hash from results.tsv")
-    return {label: commit for label, commit in found.items() if commit is not None}
+    found = {
+        "a": baseline.commit if a is None else _commit(bench, state, a),
+        "b": best.commit if b is None else _commit(bench, state, b),
+    }
+    own = {label: _experiment_of(bench, state, commit) for label, commit in found.items()}
+    if own["a"] == own["b"] and found["a"] != found["b"]:
+        raise UsageError(f"{a or 'baseline'} and {b} are the same program: name two that differ, such as two numbers")
+    return own
+
+
+def _commit(bench: Bench, state: State, name: str) -> str:
+    if name.isdecimal() and int(name) < len(state.experiments):
+        return state.experiments[int(name)].commit
+    named = {"best": state.incumbent, "baseline": state.baseline}.get(name)
+    commit = named.commit if named else bench.workspace.resolve(name)
+    if commit is None:
+        raise UsageError(f"{name!r} is no commit here: take a number or a hash from results.tsv")
+    return commit
+
+
+def _experiment_of(bench: Bench, state: State, commit: str) -> str:
+    """The commit of the experiment whose program this is, as that of a commit that adds nothing but rows; else itself.
+
+    So what is found of it counts for the experiment.
+    """
+    commits = dict.fromkeys(e.commit for e in reversed(state.experiments))
+    if commit in commits:
+        return commit
+    return next((own for own in commits if not bench.workspace.diff(own, commit)), commit)
 
 
 def confirm(
     bench: Bench, journal: Journal, interrupts: Interrupts, commits: Mapping[str, str], count: int = RUNS
 ) -> dict[str, Any]:
-    """Compare the commits `a` and `b`, journal what came of it, and return that: the evidence, as plain data."""
+    """Compare the commits `a` and `b`, journal what came of it, and return that: the evidence, as plain data.
+
+    All fresh runs of the two count, those of earlier confirmations too.
+    """
+    pair = set(commits.values())
+    earlier = [each for each in journal.state.compared if len(pair) > 1 and set(each.commits.values()) == pair]
     folder = journal.path.parent / "confirm" / f"{commits['a'][:12]}-{commits['b'][:12]}"
-    runs = compare(bench, journal, interrupts, commits, count, folder)
+    if earlier:
+        folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
+    latest = compare(bench, journal, interrupts, commits, count, folder)
+    runs = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
     found = difference(runs["a"], runs["b"], noise_of(journal.state.experiments), bench.protocol.metric.direction)
     values = {label: [run.metric for run in each if run.metric is not None] for label, each in runs.items()}
     data = {
         **commits,
+        "names": {label: side(journal.state, label, commit) for label, commit in commits.items()},
         "metric": bench.protocol.metric.name,
         "values": values,
         "means": {label: math.fsum(each) / len(each) for label, each in values.items()},
@@ -64,10 +98,22 @@ def confirm(
     return data
 
 
+def _runs_of(comparisons: Sequence[Comparison], commit: str) -> list[Run]:
+    return [
+        run
+        for each in comparisons
+        for label in each.commits
+        if each.commits[label] == commit
+        for run in worked(counted(each, label))
+    ]
+
+
 def lines(data: Mapping[str, Any]) -> list[str]:
+    names = data["names"]
+    wide = max(map(len, names.values()))
     shown = [
-        f"{label}  {data[label][:12]}  {figure(data['means'][label])} {data['metric']}, mean of {data['runs'][label]}: "
-        + " ".join(figure(value) for value in data["values"][label])
+        f"{names[label]:{wide}}  {data[label][:12]}  {figure(data['means'][label])} {data['metric']}, "
+        f"mean of {data['runs'][label]}: " + " ".join(figure(value) for value in data["values"][label])
         for label in ("a", "b")
     ]
     by, low, high = (figure(data[name], data["means"]["a"]) for name in ("gain", "low", "high"))

@@ -13,6 +13,7 @@ from agent.fingerprint import differences
 from agent.journal import Journal
 from agent.proposers.space import tunable_parameters
 from agent.protocol import Protocol
+from agent.state import State
 from agent.workspace import Workspace
 
 
@@ -75,7 +76,7 @@ def create(
 def resume(journal: Journal, workspace: Workspace, branch: str, results: str, fingerprint: dict[str, Any]) -> None:
     """Finish or undo the one step that was under way. Raises PreconditionError where the record and git disagree."""
     assert journal.state.session is not None
-    _require_same(journal.state.session, fingerprint)
+    require_same(journal.state.session, fingerprint)
     for done in reconcile(journal, workspace, branch, results):
         journal.show("note", text=done)
     journal.append("resumed", pid=os.getpid())
@@ -86,13 +87,9 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
 
     Raises PreconditionError where that would take away a person's work.
     """
-    state, done = journal.state, []
+    state, done = journal.state, list[str]()
     assert state.session is not None and state.head is not None
-    started = (state.pending.started if state.pending else None) or (
-        state.comparison.started if state.comparison else None
-    )
-    if started and runner.end_orphan(runner.Process(started["pid"], started["born"])):
-        done.append(f"ended the orphaned run with pid {started['pid']}")
+    done += end_orphan(state)
     at = workspace.resolve(f"refs/heads/{branch}")
     if at is None and not state.experiments:
         workspace.start_branch(branch, at=state.head)
@@ -123,6 +120,16 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
     return done
 
 
+def end_orphan(state: State) -> list[str]:
+    """End the run of a loop that was killed, where it still runs. Returns what was done, a sentence or none."""
+    started = (state.pending.started if state.pending else None) or (
+        state.comparison.started if state.comparison else None
+    )
+    if started and runner.end_orphan(runner.Process(started["pid"], started["born"])):
+        return [f"ended the orphaned run with pid {started['pid']}"]
+    return []
+
+
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
     """Raises PreconditionError where the session's branch is no longer where the session left it.
 
@@ -141,7 +148,8 @@ def _moved(branch: str, at: str | None, head: str) -> PreconditionError:
     )
 
 
-def _require_same(session: Any, fingerprint: dict[str, Any]) -> None:
+def require_same(session: Any, fingerprint: dict[str, Any]) -> None:
+    """Raises PreconditionError where runs would not compare with those of the session."""
     differing = differences(session["fingerprint"], fingerprint)
     if differing:
         raise PreconditionError(

@@ -188,8 +188,11 @@ def _noise(state: State) -> float | None:
 
 
 def _confirmation(state: State) -> dict[str, Any] | None:
-    """The last comparison by fresh runs, with the interval as values of the metric; None where there is none."""
-    found, best = state.confirmation, state.incumbent
+    """What fresh runs of the baseline and the best found, else of the baseline and an earlier best, with the interval
+    as values of the metric; None where there is neither."""
+    best = state.incumbent
+    pairs = (f"{state.experiments[0].commit} {e.commit}" for e in reversed(state.experiments))
+    found = next((state.confirmations[pair] for pair in pairs if pair in state.confirmations), None)
     means = (found or {}).get("means") or {}
     if not found or means.get("a") is None or means.get("b") is None or state.session is None or best is None:
         return None

@@ -115,10 +115,10 @@ class Session:
 
     def owes_confirmation(self) -> bool:
         """Whether the best is to be compared with the baseline by fresh runs before the session is over."""
-        best, known = self.state.incumbent, self.state.confirmation
+        best = self.state.incumbent
         if not self._confirm or best is None or best.number == 0 or self.interrupts.finishing:
             return False
-        return known is None or known["b"] != best.commit
+        return self.state.confirmation is None
 
     def propose(self, incumbent: Experiment) -> Proposal:
         """The next candidate, or the one that was proposed but not recorded when the session last ended.

@@ -102,7 +102,8 @@ class State:
     reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
     waiting, away: why the model is tried again, or does not propose now, and until when (Unix time).
     nothing: why it had nothing for an experiment, until it has something again.
-    confirmation: what `agent.confirm` found last. comparison: one of `agent.compare` that is under way; parked: those
+    confirmations: what `agent.confirm` found of each pair of commits, `{a} {b}`; compared: the comparisons behind them,
+    whose runs were chosen by nothing. comparison: one of `agent.compare` that is under way; parked: those
     that it took the place of, which go on or are read when their turn comes again.
     """
 
@@ -119,7 +120,8 @@ class State:
     waiting: Mapping[str, Any] | None = None
     away: Mapping[str, Any] | None = None
     nothing: Mapping[str, Any] | None = None
-    confirmation: Mapping[str, Any] | None = None
+    confirmations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compared: tuple[Comparison, ...] = ()
     comparison: Comparison | None = None
     parked: tuple[Comparison, ...] = ()
 
@@ -137,10 +139,20 @@ class State:
         return next((e for e in reversed(self.experiments) if e.verdict.status == "keep"), None)
 
     @property
+    def confirmation(self) -> Mapping[str, Any] | None:
+        """What fresh runs of the baseline and of what is the best now found; None where there were none."""
+        baseline, best = self.baseline, self.incumbent
+        return self.confirmations.get(f"{baseline.commit} {best.commit}") if baseline and best else None
+
+    @property
     def since_keep(self) -> int:
         """Experiments since the last improvement."""
         incumbent = self.incumbent
         return self.experiments[-1].number - incumbent.number if incumbent else 0
+
+
+# Before these the loop may have been at rest.
+BEGINNINGS = ("session", "resumed", "comparing")
 
 
 def replay(events: Iterable[Event]) -> State:
@@ -152,7 +164,7 @@ def replay(events: Iterable[Event]) -> State:
 
 def step(state: State, event: Event) -> State:
     """The state after one more event. Unknown kinds are information and change nothing."""
-    worked = 0.0 if event.kind in ("session", "resumed") else max(0.0, event.at - state.latest_at)
+    worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
     state = replace(state, latest_at=event.at, seconds=state.seconds + worked)
     data, pending = event.data, state.pending
     match event.kind:
@@ -181,7 +193,7 @@ def step(state: State, event: Event) -> State:
         case "running" | "compared":
             return replace(state, comparison=_compared(state.comparison, event))
         case "confirmed":
-            return replace(state, confirmation=data, comparison=None)
+            return _confirmed(state, data)
         case "ablated":
             return replace(state, comparison=None, parked=())
         case "proposed":
@@ -246,6 +258,12 @@ def _turned_to(state: State, new: Comparison) -> State:
     same = [each for each in parked if (each.commits, each.count) == (new.commits, new.count)]
     rest = tuple(each for each in parked if each not in same)
     return replace(state, comparison=replace(new, runs=same[-1].runs) if same else new, parked=rest)
+
+
+def _confirmed(state: State, data: Mapping[str, Any]) -> State:
+    known = {**state.confirmations, f"{data.get('a')} {data.get('b')}": data}
+    done = (state.comparison,) if state.comparison else ()
+    return replace(state, confirmations=known, compared=(*state.compared, *done), comparison=None)
 
 
 def _compared(comparison: Comparison | None, event: Event) -> Comparison | None:

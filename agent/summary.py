@@ -28,7 +28,7 @@ def summarize(state: State) -> dict[str, Any]:
         "gain": stands.apparent,
         "gain_is_provisional": stands.word == "provisional",
         "reservations": [*stands.reservations],
-        "confirmed": _confirmation(state),
+        "confirmed": dict(state.confirmation) if state.confirmation else None,
         "noise": stands.noise,
         "experiments": len(tried),
         "kept": counts["keep"],
@@ -42,12 +42,6 @@ def summarize(state: State) -> dict[str, Any]:
         "nothing": dict(state.nothing) if state.nothing else None,
         "ended": state.ended,
     }
-
-
-def _confirmation(state: State) -> dict[str, Any] | None:
-    """What `confirm` found, if that was for what is the best now."""
-    found, best = state.confirmation, state.incumbent
-    return dict(found) if found and best and found.get("b") == best.commit else None
 
 
 def _tokens(state: State) -> dict[str, int]:

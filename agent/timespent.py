@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.events import Event
 from agent.files import read_end
+from agent.state import BEGINNINGS
 
 _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
 LOG_BYTES = 4096  # from the end of a log: where the figures of a run stand
@@ -37,7 +38,7 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
     """Each event accounts for the time since the one before; between a stop and the next start none is spent."""
     spent, latest, started = TimeSpent(), 0.0, None
     for event in events:
-        gap = 0.0 if event.kind in ("session", "resumed") else max(0.0, event.at - latest)
+        gap = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - latest)
         latest = event.at
         match event.kind:
             case "proposed" | "repaired" | "called" | "away" | "back" | "nothing":

@@ -41,7 +41,7 @@ def reasons(comparison: Comparison, label: str) -> Mapping[int, str]:
     beside = [run for each in comparison.commits if each != label for run in worked(_runs(comparison, each))]
     for index, run in enumerate(runs):
         same = [*runs[:index], *runs[index + 1 :]]
-        whys = [disturbed([run], [other], equally_long=True, than=f"another run of {label}") for other in same]
+        whys = [disturbed([run], [other], equally_long=True, than="another run of it") for other in same]
         whys.append(disturbed([run], [*same, *beside], equally_long=False, than="the other runs"))
         why = next((each for each in whys if each is not None), None)
         if why is not None:

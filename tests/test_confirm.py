@@ -186,7 +186,7 @@ def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatc
     assert [(e["label"], e["run"]) for e in events(quick, "compared")] == [*zip("abbab", (1, 1, 2, 2, 3), strict=True)]
     found = events(quick, "confirmed")[-1]
     assert found["runs"] == {"a": 2, "b": 2} and found["verdict"] == "confirmed" and found["noise"] == 0
-    assert "b run 1 is run again: it made 49 steps, another run of b 63 with the same work a step" in done.stderr
+    assert "best #4 run 1 is run again: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
     # Cut off before or after the run that makes up for it: it is neither forgotten nor made twice.
     lines = journal_path(quick, "t").read_text().splitlines(keepends=True)
     for kept in (4, 5):
@@ -198,9 +198,13 @@ def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatc
     # One that stays disturbed is taken as it is in the end.
     done = call(quick, "confirm", "--runs", "2", SLOW="a-2.log a-3.log a-4.log")
     assert [e["label"] for e in events(quick, "compared")[5:]] == [*"abbaaa"]
-    assert "a stays disturbed: it made 49 steps" in done.stderr and "its latest 2 runs count as they are" in done.stderr
+    assert (
+        "baseline stays disturbed: it made 49 steps" in done.stderr
+        and "its latest 2 runs count as they are" in done.stderr
+    )
     slow = events(quick, "confirmed")[-1]
-    assert slow["runs"] == {"a": 2, "b": 2} and slow["means"]["a"] == pytest.approx(found["means"]["a"] + 0.5)
+    assert slow["runs"] == {"a": 4, "b": 4}  # with those of the first confirmation
+    assert slow["means"]["a"] == pytest.approx(found["means"]["a"] + 0.25)
     assert_consistent(quick)
 
 
@@ -282,3 +286,74 @@ def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event:
     assert len(rows(noisy)) == count + 1 and len(events(noisy, "confirmed")) == 1
     if event == "running":
         assert len(events(noisy, "compared")) == 6
+
+
+def confirmed(folder: Path, cli: Cli, *args: str) -> dict[str, Any]:
+    done = cli(folder, "confirm", *args, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["data"]
+    return found
+
+
+def test_names_are_those_of_the_checkout_of_the_person_which_stays(quick: Path, cli: Cli) -> None:
+    (quick / "notes.md").write_text("a\n")
+    git(quick, "add", "notes.md")
+    git(quick, "commit", "--quiet", "-m", "notes")
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    state = replay(read(journal_path(quick, "t")))
+    assert state.incumbent is not None and state.baseline is not None
+    git(quick, "switch", "--quiet", "main")
+    (quick / "notes.md").write_text("being written\n")
+    found = confirmed(quick, cli, "HEAD", "best")
+    assert (found["a"], found["b"]) == (state.baseline.commit, state.incumbent.commit)
+    numbers = confirmed(quick, cli, "0", str(state.incumbent.number))
+    assert (numbers["a"], numbers["b"]) == (state.baseline.commit, state.incumbent.commit)
+    assert git(quick, "branch", "--show-current") == "main"
+    assert (quick / "notes.md").read_text() == "being written\n"
+    assert "baseline" in cli(quick, "confirm").stdout
+    assert cli(quick, "ablate").returncode == 0
+    assert git(quick, "branch", "--show-current") == "main"
+
+
+def test_commits_that_add_rows_alone_are_the_experiment_that_they_hold(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    best = replay(read(journal_path(quick, "t"))).incumbent
+    assert best is not None
+    assert confirmed(quick, cli, "HEAD")["b"] == best.commit
+    same = cli(quick, "confirm", "HEAD~1", "HEAD")
+    assert same.returncode == 2
+    assert "are the same program" in same.stderr
+
+
+def test_an_ended_session_stays_ended_and_its_time_does_not_grow(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    before = replay(read(journal_path(quick, "t")))
+    path = journal_path(quick, "t")
+    lines = path.read_text().splitlines()
+    # As if it had ended an hour ago.
+    old = [json.loads(line) for line in lines]
+    path.write_text("".join(json.dumps({**each, "at": each["at"] - 3600}) + "\n" for each in old))
+    confirmed(quick, cli)
+    confirmed(quick, cli, "0", "1", "--runs", "2")
+    state = replay(read(path))
+    assert state.ended == before.ended
+    assert state.seconds < before.seconds + 600
+    assert "cut off" not in cli(quick, "status").stdout
+
+
+def test_all_fresh_runs_of_a_pair_count(noisy: Path, cli: Cli) -> None:
+    cli(noisy, "run", "--tag", "t", "--max-experiments", "6")
+    first = confirmed(noisy, cli, "0", "best", "--runs", "3")
+    logs = sorted(path.read_bytes() for path in (journal_path(noisy, "t").parent / "confirm").glob("*/*.log"))
+    second = confirmed(noisy, cli, "0", "best", "--runs", "2")
+    assert second["runs"] == {"a": 5, "b": 5}
+    assert second["values"]["a"][:3] == first["values"]["a"]
+    assert second["means"]["b"] == pytest.approx(sum(second["values"]["b"]) / 5)
+    again = sorted(path.read_bytes() for path in (journal_path(noisy, "t").parent / "confirm").glob("*/*.log"))
+    assert len(again) >= len(logs) + 4  # none was written over
+    # Another pair is no news of this one.
+    confirmed(noisy, cli, "0", "1", "--runs", "2")
+    status = json.loads(cli(noisy, "status", "--json").stdout)["data"]
+    assert status["confirmed"]["gain"] == second["gain"]
+    report = json.loads(cli(noisy, "report", "--json").stdout)["data"]["sessions"][0]
+    assert report["confirmation"]["gain"] == second["gain"]

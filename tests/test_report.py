@@ -191,7 +191,9 @@ def test_a_confirmation_and_its_gaps(made: Made) -> None:
     assert made.data("night")["sessions"][0]["confirmation"] is None
     journal = made.folder / ".autoresearch" / "sessions" / "bare" / "journal.jsonl"
     lines = (made.folder / ".autoresearch" / "sessions" / "long" / "journal.jsonl").read_text().splitlines()
-    bare = '{"event": "confirmed", "at": 1795000000, "means": {"a": 1.8, "b": 1.4}}'
+    last = next(each for each in map(json.loads, reversed(lines)) if each["event"] == "confirmed")
+    pair = {side: last[side] for side in ("a", "b")}
+    bare = json.dumps({"event": "confirmed", "at": 1795000000, **pair, "means": {"a": 1.8, "b": 1.4}})
     journal.parent.mkdir()
     journal.write_text("\n".join([*lines[:-2], bare]).replace('"tag": "long"', '"tag": "bare"') + "\n")
     assert made.data("bare")["sessions"][0]["confirmation"]["interval"] is None

@@ -197,9 +197,9 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
         state = step(state, Event(kind, state.latest_at + 1, data))
     text = "\n".join(drawn(state, 80, 24))
     for words in (
-        "in turn: baseline and #9",
+        "in turn: baseline and best #9",
         "baseline  1.900000",
-        "now       #9, run 2 of 6",
+        "now       best #9, run 2 of 6",
         " 50%  ",
         "loss 3.2140",
     ):

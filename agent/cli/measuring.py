@@ -12,8 +12,8 @@ from agent.cli.program import RESEARCH, Options, answer, command, finish
 
 @command(RESEARCH, "confirm")
 def confirm_(
-    a: Annotated[str | None, typer.Argument(metavar="A", help="A commit; without it the baseline.")] = None,
-    b: Annotated[str | None, typer.Argument(metavar="B", help="A commit; without it the best.")] = None,
+    a: Annotated[str | None, typer.Argument(metavar="A", help="A number or a commit; without it the baseline.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="A number or a commit; without it the best.")] = None,
     runs: Annotated[int, typer.Option(min=2, metavar="RUNS", help="Fresh runs of each.")] = 3,
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
@@ -28,7 +28,8 @@ def confirm_(
     \b
     Examples:
       autoresearch confirm
-      autoresearch confirm 1a2b3c4 5d6e7f8 --runs 5
+      autoresearch confirm 12 best --runs 5
+      autoresearch confirm 1a2b3c4 HEAD
     """
 
     def work() -> int:

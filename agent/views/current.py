@@ -17,7 +17,7 @@ from agent.format import one_line
 from agent.progress import Reading
 from agent.state import Comparison, Pending, State
 from agent.views.lines import clock, line, named, sides
-from agent.views.text import duration, figure
+from agent.views.text import duration, figure, side
 
 GB, MB = 2**30, 2**20
 
@@ -91,7 +91,7 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
 
 
 def _comparing(state: State, comparison: Comparison, moment: Moment) -> list[RenderableType]:
-    names = {label: _name(state, label, commit) for label, commit in comparison.commits.items()}
+    names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
     lines: list[RenderableType] = [line(f"confirming by fresh runs, in turn: {' and '.join(names.values())}", "bold")]
     lines += [named(names[label], _values(runs)) for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
@@ -109,14 +109,6 @@ def _against(best: Experiment | None) -> str:
     values = metrics(unbiased(best)) or [best.metric]
     runs = f", {len(values)} runs" if len(values) > 1 else ""
     return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
-
-
-def _name(state: State, label: str, commit: str) -> str:
-    """`baseline` or `best #7` for the two sides of a confirmation, else its label."""
-    if state.baseline is not None and commit == state.baseline.commit:
-        return "baseline"
-    number = next((each.number for each in reversed(state.experiments) if each.commit == commit), None)
-    return label if number is None else f"#{number}"
 
 
 def _values(runs: Sequence[Run]) -> str:

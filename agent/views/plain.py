@@ -10,7 +10,7 @@ from typing import Any
 from agent.events import Event
 from agent.format import one_line
 from agent.state import State
-from agent.views.text import duration, figure, row
+from agent.views.text import duration, figure, row, side
 
 MOST_NAMED = 5
 
@@ -40,9 +40,9 @@ def lines(event: Event, state: State) -> list[str]:
         case "measured" if data["number"] and data["error"] is None and data["run"] > 1:
             return [f"#{data['number']} run {data['run']}: {_result(data)}"]
         case "running":
-            return [f"{data['label']} running, run {data['run']}, about {duration(data['expected'])}"]
+            return [f"{_side(state, data)} running, run {data['run']}, about {duration(data['expected'])}"]
         case "compared":
-            return [f"{data['label']} run {data['run']}: {_result(data)}"]
+            return [f"{_side(state, data)} run {data['run']}: {_result(data)}"]
         case "recorded":
             return [row(state.experiments, len(state.experiments) - 1)]
         case "interrupted":
@@ -68,6 +68,11 @@ def lines(event: Event, state: State) -> list[str]:
         case "note":
             return [data["text"]]
     return []
+
+
+def _side(state: State, data: Mapping[str, Any]) -> str:
+    label, commits = data["label"], state.comparison.commits if state.comparison else {}
+    return side(state, label, commits.get(label, label))
 
 
 def _result(data: Mapping[str, Any]) -> str:

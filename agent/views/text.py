@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.experiment import Experiment
 from agent.format import one_line
+from agent.state import State
 
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
 
@@ -45,6 +46,16 @@ def figure(value: float, like: float | None = None, sign: str = "") -> str:
     """`1.294512`, `-0.012300`, `176,890,964`: a value, or a difference of values `like` one, to the same decimals."""
     size = abs(value if like is None else like)
     return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
+
+
+def side(state: State, label: str, commit: str) -> str:
+    """What a person calls one side of a comparison: `baseline`, `best #7`, `#3`; its label where it is none of them."""
+    if state.baseline is not None and commit == state.baseline.commit:
+        return "baseline"
+    number = next((each.number for each in reversed(state.experiments) if each.commit == commit), None)
+    if number is None:
+        return label if len(label) > 1 else commit[:12]
+    return f"best #{number}" if state.incumbent and state.incumbent.number == number else f"#{number}"
 
 
 def brief(value: float, digits: int = 4) -> str:
