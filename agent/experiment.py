@@ -10,6 +10,8 @@ from typing import Literal
 Direction = Literal["minimize", "maximize"]
 Status = Literal["keep", "discard", "crash"]
 Value = int | float | bool | str
+# A difference of fewer standard errors is within the noise.
+CLEAR = 2.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ class Evidence:
     @property
     def confirmed(self) -> bool:
         return self.how in ("confirmed", "simplification")
+
+    @property
+    def word(self) -> str:
+        """`better`, `worse`, `equal`, or `within noise`."""
+        if self.gain and self.sigmas is not None and abs(self.sigmas) < CLEAR:
+            return "within noise"
+        return "better" if self.gain > 0 else "worse" if self.gain < 0 else "equal"
 
 
 @dataclass(frozen=True)

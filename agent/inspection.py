@@ -17,8 +17,8 @@ from agent.experiment import Experiment, Run
 from agent.files import Unusable, last_lines, open_plain
 from agent.journal import fold
 from agent.paths import find_session, journal_path, own_log, state_folder
-from agent.standing import standing
-from agent.state import Pending, Spent, State, gain
+from agent.standing import outcome, standing
+from agent.state import Pending, Spent, State
 from agent.workspace import Workspace
 
 SHORTEST_HASH = 4
@@ -206,19 +206,19 @@ def _numbers(everything: Sequence[Experiment | Pending]) -> str:
 
 def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
     """value: what it was judged by; gain: over `compared_with`, the incumbent of its time; estimate: see Experiment."""
-    assert state.session is not None
-    earlier = [e for e in state.experiments if e.number < found.number and e.verdict.status == "keep"]
-    experiment = found if isinstance(found, Experiment) else None
-    value = experiment.metric if experiment else None
-    before = earlier[-1].metric if earlier else None
-    if found.verdict and found.verdict.evidence:
-        before = found.verdict.evidence.incumbent_mean
-    direction = state.session["direction"]
+    if isinstance(found, Pending):
+        if found.commit is None or found.verdict is None:
+            best = state.incumbent
+            before = {"number": best.number, "value": estimate(best)} if best else None
+            return {"value": None, "estimate": None, "compared_with": before, "gain": None, "outcome": None}
+        found = found.experiment
+    came = outcome(state, found)
     return {
-        "value": value,
-        "estimate": estimate(experiment) if experiment else None,
-        "compared_with": {"number": earlier[-1].number, "value": before} if earlier else None,
-        "gain": gain(before, value, direction) if before is not None and value is not None else None,
+        "value": came.value,
+        "estimate": estimate(found),
+        "compared_with": {"number": came.incumbent, "value": came.against} if came.incumbent is not None else None,
+        "gain": came.gain,
+        "outcome": asdict(came),
     }
 
 
@@ -276,8 +276,8 @@ def _session(path: Path, running: bool) -> dict[str, Any]:
         "branch": session["branch"] if session else None,
         "metric": session["metric"] if session else None,
         "experiments": max(0, len(state.experiments) - 1),
-        "baseline": state.baseline.metric if state.baseline else None,
-        "best": best.metric if best else None,
+        "baseline": stands.baseline,
+        "best": stands.best,
         "best_number": best.number if best else None,
         "best_commit": best.commit if best else None,
         "gain": stands.apparent,

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TypeVar
 
+from agent.estimate import estimate
 from agent.protocol import Protocol
 from agent.state import State, gain
 
@@ -50,9 +51,10 @@ def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) 
         return f"it is {until}" if time.time() >= limits.until else f"{until} is near: what is left is for confirming"
     if limits.patience is not None and state.since_keep >= limits.patience:
         return f"{state.since_keep} experiments in a row brought no improvement"
-    if limits.target is not None and incumbent is not None and incumbent.metric is not None:
+    worth = estimate(incumbent) if incumbent is not None else None
+    if limits.target is not None and worth is not None:
         assert state.session is not None
-        if gain(limits.target, incumbent.metric, state.session["direction"]) >= 0:
+        if gain(limits.target, worth, state.session["direction"]) >= 0:
             return f"the target {limits.target:g} is reached"
     return None
 

@@ -19,11 +19,12 @@ from agent.experiment import Evidence, Experiment, reservations
 from agent.files import write_whole
 from agent.fingerprint import differences
 from agent.format import block, plain
-from agent.ideas import change_of, ideas_of
+from agent.ideas import ideas_of
 from agent.journal import NO_EVENT, damaged, read
 from agent.paths import find_session, journal_path, state_folder
 from agent.protocol import Protocol
-from agent.state import State, gain, replay
+from agent.standing import outcome
+from agent.state import State, replay
 from agent.summary import summarize
 from agent.timespent import time_spent
 from agent.workspace import Workspace
@@ -123,9 +124,7 @@ def _shown(text: str | None) -> str | None:
 
 def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
     assert state.session is not None
-    evidence = experiment.verdict.evidence
-    difference = _change(state, experiment)
-    effect = gain(0.0, difference, state.session["direction"]) if difference is not None else None
+    evidence, came = experiment.verdict.evidence, outcome(state, experiment)
     return {
         "number": experiment.number,
         "status": experiment.verdict.status,
@@ -133,11 +132,12 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "metric": experiment.metric,
         "estimate": estimate(experiment),
         "pruned": next((run.pruned for run in reversed(experiment.runs) if run.pruned is not None), None),
-        "change": difference,
-        "effect": effect,
+        "change": came.value - came.against if came.value is not None and came.against is not None else None,
+        "effect": came.gain,
+        "word": came.word,
         "evidence": asdict(evidence) if evidence else None,
-        "confirmed": evidence.confirmed if evidence else False,
-        "words": ", ".join([evidence_words(experiment.number, evidence), *reservations(experiment.runs)]),
+        "confirmed": came.sure,
+        "words": ", ".join([_words(state, experiment), *reservations(experiment.runs)]),
         "runs": len(experiment.runs) + len(experiment.fresh),
         "seconds": sum(run.seconds for run in (*experiment.runs, *experiment.fresh)),
         "at": at,
@@ -149,12 +149,12 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
     }
 
 
-def _change(state: State, experiment: Experiment) -> float | None:
-    """Its metric against what it was judged by: the mean of the incumbent's runs, where there was a verdict on it."""
+def _words(state: State, experiment: Experiment) -> str:
     evidence = experiment.verdict.evidence
-    if evidence is not None and experiment.metric is not None:
-        return experiment.metric - evidence.incumbent_mean
-    return change_of(state.experiments, experiment)
+    words = evidence_words(experiment.number, evidence)
+    if evidence is not None and not evidence.confirmed and outcome(state, experiment).sure:
+        return f"confirmed by fresh runs; when it was kept {words}"
+    return words
 
 
 def evidence_words(number: int, evidence: Evidence | None) -> str:
@@ -168,6 +168,8 @@ def evidence_words(number: int, evidence: Evidence | None) -> str:
         runs += ", and equal programs give equal numbers"
     elif evidence.sigmas is not None:
         runs += f", {evidence.sigmas:.1f} sigma"
+    if evidence.doubt is not None:
+        runs += ", at equal steps"
     match evidence.how:
         case "confirmed":
             return f"confirmed: {runs}"
@@ -226,8 +228,7 @@ def _ideas(state: State) -> list[dict[str, Any]]:
             groups[idea].append(experiment)
     found = []
     for idea, members in groups.items():
-        changes = [change for e in members if (change := _change(state, e)) is not None]
-        gains = [gain(0.0, change, state.session["direction"]) for change in changes]
+        gains = [gained for e in members if (gained := outcome(state, e).gain) is not None]
         found.append(
             {
                 "idea": idea,

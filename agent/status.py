@@ -39,7 +39,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
         "running_pid": holder.pid if holder and running else None,
         "now": _now(state) if running else None,
         "rows": [_row(e, state.spent.get(e.number, Spent())) for e in state.experiments[first:]],
-        "lines": [row(state.experiments, index) for index in range(first, len(state.experiments))],
+        "lines": [row(state, index) for index in range(first, len(state.experiments))],
         "at": state.latest_at,
     }
 

@@ -10,7 +10,7 @@ from agent.state import State
 
 def summarize(state: State) -> dict[str, Any]:
     """Everything a person asks first, as plain data. Values are None until there is a baseline."""
-    session, baseline, best = state.session, state.baseline, state.incumbent
+    session, best = state.session, state.incumbent
     assert session is not None
     tried = state.experiments[1:]
     counts = {status: sum(e.verdict.status == status for e in tried) for status in ("keep", "discard", "crash")}
@@ -21,8 +21,10 @@ def summarize(state: State) -> dict[str, Any]:
         "branch": session["branch"],
         "metric": session["metric"],
         "direction": session["direction"],
-        "baseline": baseline.metric if baseline else None,
-        "best": best.metric if best else None,
+        "baseline": stands.baseline,
+        "baseline_runs": stands.baseline_runs,
+        "best": stands.best,
+        "best_runs": stands.best_runs,
         "best_commit": best.commit if best else None,
         "best_number": best.number if best else None,
         "gain": stands.apparent,

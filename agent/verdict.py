@@ -109,7 +109,12 @@ def weigh(
             return Verdict("keep", why, replace(evidence, how="simplification"))
         if ratio > DISCARD and evidence.runs < MOST_RUNS:
             return _next(evidence, incumbent)
-    return Verdict("discard", f"not better: {_amount(evidence)}", evidence)
+    return Verdict("discard", f"{_short(evidence)}: {_amount(evidence)}", evidence)
+
+
+def _short(evidence: Evidence) -> str:
+    """How what is discarded falls short."""
+    return "not shown to be better" if evidence.word == "better" else evidence.word
 
 
 def _is_doubtful(evidence: Evidence, incumbent: Standing, noise: Noise) -> bool:
@@ -129,7 +134,7 @@ def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise,
         evidence = replace(evidence, sigmas=None)
     if evidence.gain > 0:
         return Verdict("keep", f"better by {_amount(evidence)}", evidence)
-    return Verdict("discard", "equal" if evidence.gain == 0 else f"not better: {_amount(evidence)}", evidence)
+    return Verdict("discard", "equal" if evidence.gain == 0 else f"{_short(evidence)}: {_amount(evidence)}", evidence)
 
 
 def repeat(candidate: Sequence[float], incumbent: Standing, noise: Noise, direction: Direction, what: str) -> Verdict:

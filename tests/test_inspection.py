@@ -87,7 +87,7 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     record.close()
     text = cli(session, "show", "best").stdout
     assert "  first\n  second\n" in text and "expected  -0.25 of val_bpb" in text
-    assert "-0.250000 against 1.500000" in text and "(better)" in text
+    assert "+0.250000 against 1.500000" in text and "(better; a gain is positive)" in text
     assert "confirmed: mean 1.250000 of 2 against 1.500000 of 3, gain +0.250000 (8.5 sigma)" in text
     assert "crashed: exit code 1" in text and "1m01s  load 0.5" in text
     earlier = next(e for e in reversed(record.state.experiments[:-1]) if e.verdict.status == "keep")

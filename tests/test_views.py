@@ -19,16 +19,18 @@ import pytest
 from rich.console import Console
 
 from agent.events import Event
-from agent.experiment import Evidence, Run
+from agent.experiment import Evidence, Run, Verdict
 from agent.forecast import forecast
 from agent.journal import read
 from agent.limits import Limits
 from agent.paths import journal_path
 from agent.progress import Reading, reading
+from agent.standing import outcome
 from agent.state import State, step
+from agent.summary import summarize
 from agent.views.current import Moment
 from agent.views.screen import screen
-from agent.views.text import brief, duration, figure, gain
+from agent.views.text import brief, duration, figure, gain, headline, row
 from tests.conftest import ROOT, git, make_quick
 
 
@@ -256,3 +258,36 @@ def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10s", "1m00s", "6m41s", "2h05m"]
+
+
+def measured(values: list[float], steps: float = 100.0) -> tuple[Run, ...]:
+    return tuple(Run(value, 300.0, {"num_steps": steps}) for value in values)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_gain_is_positive_where_it_is_better_in_every_view(direction: str, states: list[State]) -> None:
+    sign = -1 if direction == "minimize" else 1
+    old = states[-1]
+    kept = Evidence("confirmed", 2.0 + sign * 0.03, 4, 2.0, 3, 0.03, 0.005, 7.8)
+    near = Evidence("confirmed", 2.0 + sign * 0.05, 2, 2.0 + sign * 0.0517, 4, -0.0017, 0.005, -0.4, doubt=0.3)
+    baseline = replace(
+        old.experiments[0], runs=measured([2.0, 2.0, 2.0]), verdict=Verdict("keep", "baseline"), fresh=()
+    )
+    best = replace(
+        old.experiments[1], runs=measured([2.0 + sign * 0.03] * 4), verdict=Verdict("keep", "k", kept), fresh=()
+    )
+    last = replace(old.experiments[2], runs=measured([2.0 + sign * 0.05] * 2), verdict=Verdict("discard", "d", near))
+    session = {**(old.session or {}), "direction": direction}
+    state = replace(old, session=session, experiments=(baseline, best, last), confirmations={}, pending=None)
+    assert "+0.030000 (7.8 sigma, mean of 4 runs)" in row(state, 1)
+    # The number looks better than the best's: the steps that it had explain it.
+    assert "-0.001700 (within noise, at equal steps, mean of 2 runs)" in row(state, 2)
+    text = "\n".join(drawn(state, 120, 30))
+    assert "+0.030000" in text
+    assert "at equal steps" in text
+    summary = summarize(state)
+    assert summary["gain"] == pytest.approx(0.03)
+    assert summary["best_runs"] == 4
+    assert "mean of 4 runs" in headline(summary)
+    assert near.word == "within noise"
+    assert outcome(state, last).gain == -0.0017

@@ -55,11 +55,13 @@ def _effect(data: dict[str, Any]) -> list[str]:
         came = "not measured yet" if data["status"] == "under way" else "no metric"
     else:
         came = f"{name} {figure(data['value'])}"
-        before = data["compared_with"]
-        if before is not None and before["value"] is not None:
-            change = data["value"] - before["value"]
-            came += f", {figure(change, data['value'], '+')} against {figure(before['value'])} of #{before['number']}"
-            came += f" ({'better' if data['gain'] > 0 else 'worse' if data['gain'] < 0 else 'equal'})"
+        found = data["outcome"]
+        if found["runs"] > 1:
+            came += f", mean of {found['runs']} runs"
+        if found["gain"] is not None:
+            steps = " at equal steps" if found["equal_steps"] else ""
+            came += f", {figure(found['gain'], data['value'], '+')} against {figure(found['against'])} of "
+            came += f"#{found['incumbent']}{steps} ({found['word']}; a gain is positive)"
     lines.append(f"came      {came}")
     if data["estimate"] is not None and data["estimate"] != data["value"]:
         lines.append(f"estimate  {figure(data['estimate'])}, by runs that did not choose it or were cut short")

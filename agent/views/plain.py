@@ -44,7 +44,7 @@ def lines(event: Event, state: State) -> list[str]:
         case "compared":
             return [f"{_side(state, data)} run {data['run']}: {_result(data)}"]
         case "recorded":
-            return [row(state.experiments, len(state.experiments) - 1)]
+            return [row(state, len(state.experiments) - 1)]
         case "interrupted":
             return [f"#{data['number']} interrupted: {data['reason']}"]
         case "ended":

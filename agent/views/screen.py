@@ -10,7 +10,7 @@ from rich.text import Text
 
 from agent.experiment import Experiment
 from agent.format import one_line
-from agent.standing import standing
+from agent.standing import outcome, standing
 from agent.state import State
 from agent.summary import summarize
 from agent.views.current import Moment, current
@@ -59,7 +59,8 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
     if summary["baseline"] is None:
         return [*lines, line("measuring the baseline")]
     if summary["best_number"]:
-        best = ((figure(summary["best"]), "bold"), f"  #{summary['best_number']}   ", ("baseline ", "dim"))
+        runs = f", mean of {summary['best_runs']} runs" if summary["best_runs"] > 1 else ""
+        best = ((figure(summary["best"]), "bold"), f"  #{summary['best_number']}{runs}   ", ("baseline ", "dim"))
         lines += [named("best", *best, figure(summary["baseline"])), _gain(state)]
     else:
         lines.append(named("baseline", (figure(summary["baseline"]), "bold"), "  nothing better yet"))
@@ -87,9 +88,9 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
 
 
 def _gain(state: State) -> Text:
-    stands, baseline = standing(state), state.baseline
-    assert stands.apparent is not None and baseline is not None and baseline.metric is not None
-    like, percent = baseline.metric, f" ({stands.apparent / abs(baseline.metric):.2%})" if baseline.metric else ""
+    stands = standing(state)
+    assert stands.apparent is not None and stands.baseline is not None
+    like, percent = stands.baseline, f" ({stands.apparent / abs(stands.baseline):.2%})" if stands.baseline else ""
     percent, apparent = percent.replace("%", " %"), figure(stands.apparent, like)
     if stands.confirmed is None and stands.apparent <= 0:
         return named("gain", f"none yet: {apparent}{percent}")
@@ -103,12 +104,12 @@ def _gain(state: State) -> Text:
 def _rows(state: State, most: int) -> Table:
     """The names of the columns and the last experiments, the newest at the bottom, `most` lines at most."""
     first = max(0, len(state.experiments) - max(0, most - 1))
-    shown = [_row(state.experiments, index) for index in range(first, len(state.experiments))]
+    shown = [_row(state, index) for index in range(first, len(state.experiments))]
     if not shown or state.session is None:
         return Table.grid()
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     metric = state.session["metric"]
-    titles = ("#", "verdict", metric if len(metric) <= LONGEST_NAME else "metric", "change", "sigma", "took", "what")
+    titles = ("#", "verdict", metric if len(metric) <= LONGEST_NAME else "metric", "gain", "sigma", "took", "what")
     # Where nothing has been compared by its noise there is no column for it.
     columns = [
         column for column in range(len(titles)) if titles[column] != "sigma" or any(row[column] for row in shown)
@@ -123,24 +124,24 @@ def _rows(state: State, most: int) -> Table:
     return table
 
 
-def _row(experiments: Sequence[Experiment], index: int) -> tuple[Text, ...]:
-    each = experiments[index]
-    verdict, evidence, metric = each.verdict.status, each.verdict.evidence, each.metric
-    before = next((e.metric for e in reversed(experiments[:index]) if e.verdict.status == "keep"), None)
-    if evidence is not None:
-        before = evidence.incumbent_mean
-    more = status(each).removeprefix(verdict).strip(" ()")
+def _row(state: State, index: int) -> tuple[Text, ...]:
+    each = state.experiments[index]
+    verdict, evidence, came = each.verdict.status, each.verdict.evidence, outcome(state, each)
+    more = [status(each).removeprefix(verdict).strip(" ()")]
     if verdict == "crash" or (evidence is not None and evidence.how == "simplification"):
-        more = one_line(each.verdict.reason)
+        more = [one_line(each.verdict.reason)]
+    more += ["at equal steps"] if came.equal_steps else []
+    said = "; ".join(filter(None, more))
     style = "" if verdict == "keep" else "dim"
+    sigmas = "noise" if came.word == "within noise" else f"{abs(came.sigmas):.1f}" if came.sigmas is not None else ""
     return (
         Text(f"#{each.number}", style=style),
         Text(verdict, style=f"bold {COLOURS[verdict]}" if verdict != "discard" else style),
-        Text(figure(metric) if metric is not None else "-", style=style),
-        Text(figure(metric - before, metric, "+") if metric is not None and before is not None else "-", style=style),
-        Text(f"{abs(evidence.sigmas):.1f}" if evidence and evidence.sigmas is not None else "", style=style),
+        Text(figure(came.value) if came.value is not None else "-", style=style),
+        Text(figure(came.gain, came.value, "+") if came.gain is not None else "-", style=style),
+        Text(sigmas, style=style),
         Text(duration(sum(run.seconds for run in each.runs)), style=style),
-        Text(one_line(each.description) + (f" [{more}]" if more else ""), style=style),
+        Text(one_line(each.description) + (f" [{said}]" if said else ""), style=style),
     )
 
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from agent.experiment import Experiment
 from agent.format import one_line
+from agent.standing import Outcome, outcome
 from agent.state import State
 
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
 
 
-def row(experiments: Sequence[Experiment], index: int) -> str:
-    """`#12 keep 1.294512 -0.012300 (3.1 sigma) 6m41s MATRIX_LR 0.04 -> 0.05`: against the incumbent of that time."""
-    experiment = experiments[index]
-    metric, verdict = experiment.metric, experiment.verdict
-    value = figure(metric) if metric is not None else "-"
+def row(state: State, index: int) -> str:
+    """`#12 keep 1.294512 +0.012300 (3.1 sigma) 6m41s MATRIX_LR 0.04 -> 0.05`: the gain on the incumbent of its time."""
+    experiment = state.experiments[index]
+    verdict, came = experiment.verdict, outcome(state, experiment)
+    value = figure(came.value) if came.value is not None else "-"
     seconds = duration(sum(run.seconds for run in experiment.runs))
     what = one_line(experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else ""))
-    return f"#{experiment.number} {status(experiment)} {value} {_change(experiments, index)} {seconds} {what}"
+    return f"#{experiment.number} {status(experiment)} {value} {_gained_by(experiment, came)} {seconds} {what}"
 
 
 def status(experiment: Experiment) -> str:
@@ -29,17 +30,16 @@ def status(experiment: Experiment) -> str:
     return experiment.verdict.status + (f" (pruned at {100 * fraction:.0f} %)" if fraction is not None else "")
 
 
-def _change(experiments: Sequence[Experiment], index: int) -> str:
-    """By how much it differs from what it was compared with, and how sure that is."""
-    experiment, evidence = experiments[index], experiments[index].verdict.evidence
-    before = next((e.metric for e in reversed(experiments[:index]) if e.verdict.status == "keep"), None)
-    if experiment.metric is None or before is None:
+def _gained_by(experiment: Experiment, came: Outcome) -> str:
+    """The gain, and how sure that is."""
+    if came.gain is None:
         return "-"
-    change = figure(experiment.metric - (evidence.incumbent_mean if evidence else before), experiment.metric, "+")
-    said = [f"{abs(evidence.sigmas):.1f} sigma"] if evidence and evidence.sigmas is not None else []
-    if experiment.verdict.status == "keep" and not (evidence and evidence.confirmed):
-        said.append("provisional")
-    return f"{change} ({', '.join(said)})" if said else change
+    said = ["within noise"] if came.word == "within noise" else []
+    said += [f"{abs(came.sigmas):.1f} sigma"] if came.sigmas is not None and not said else []
+    said += ["at equal steps"] if came.equal_steps else []
+    said += [f"mean of {came.runs} runs"] if came.runs > 1 else []
+    said += ["provisional"] if experiment.verdict.status == "keep" and not came.sure else []
+    return figure(came.gain, came.value, "+") + (f" ({', '.join(said)})" if said else "")
 
 
 def figure(value: float, like: float | None = None, sign: str = "") -> str:
@@ -90,8 +90,12 @@ def headline(summary: Mapping[str, Any]) -> str:
     if summary["baseline"] is None:
         return f"{summary['metric']}: measuring the baseline"
     best, baseline = brief(summary["best"], 6), brief(summary["baseline"], 6)
-    line = f"{summary['metric']} {best} (#{summary['best_number']}), baseline {baseline}"
+    line = f"{summary['metric']} {best} (#{summary['best_number']}{_mean(summary['best_runs'])}), baseline {baseline}"
     return line + (f", gain {gain(summary)}" if summary["gain"] else ", no gain yet")
+
+
+def _mean(runs: int) -> str:
+    return f", mean of {runs} runs" if runs > 1 else ""
 
 
 def gain(summary: Mapping[str, Any]) -> str:
@@ -119,8 +123,9 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
     percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
     lines = [
         f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
-        f"baseline  {figure(summary['baseline'])} {summary['metric']}",
-        f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})",
+        f"baseline  {figure(summary['baseline'])} {summary['metric']}{_mean(summary['baseline_runs'])}",
+        f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})"
+        f"{_mean(summary['best_runs'])}",
         f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent and not summary["confirmed"] else ""),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
