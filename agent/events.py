@@ -2,8 +2,9 @@
 
 In the order in which an experiment goes through them:
 
-    session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid}   once, first
-    resumed    {pid}                                     each later start
+    session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid, flags, left}   once, first;
+               flags: those that it keeps; left: the branch that the person was on
+    resumed    {pid, flags}                              each later start
     calling    {number, model, input_tokens, output_tokens, dollars}   a model is asked: the worst that it can cost
     called     {number, model, input_tokens, output_tokens, dollars}   what it has cost, whatever came of it
     refused    {number}                                  it did not take the call, which costs nothing
@@ -166,9 +167,9 @@ FIELDS: dict[str, dict[str, Check]] = {
     "session": {
         "tag": _text, "branch": _text, "base": _commit, "metric": _text, "direction": _one_of("minimize", "maximize"),
         "fingerprint": _map(lambda value: value is None or _scalar(value)), "seed": _number, "proposer": _text,
-        "pid": _count,
+        "pid": _count, "flags": _map(_scalar),
     },
-    "resumed": {"pid": _count},
+    "resumed": {"pid": _count, "flags": _map(_scalar)},
     "calling": {"number": _count, "model": _text},
     "called": {"number": _count, "model": _text},
     "refused": {"number": _count},

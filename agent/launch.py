@@ -7,8 +7,9 @@ import dataclasses
 import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ SEARCH = Consult()
 
 @dataclass(frozen=True)
 class Wanted:
-    """The flags of `run`. training_seconds None: what the protocol says; baseline_runs None: what the verdict needs."""
+    """The flags of `run`. training_seconds None: what the protocol says; baseline_runs None: what the verdict needs.
+
+    kept: those that the session keeps, by name. said: what of them has changed, a sentence each.
+    """
 
     tag: str
     consult: Consult = SEARCH
@@ -63,6 +67,8 @@ class Wanted:
     report: bool = True
     notify: tuple[str, ...] = ()
     allow_untraced: bool = False
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    said: Sequence[str] = ()
 
 
 def run(folder: Path, wanted: Wanted) -> int:
@@ -89,13 +95,15 @@ def run(folder: Path, wanted: Wanted) -> int:
             baseline_runs=wanted.baseline_runs or (1 if wanted.verdict == "greedy" else BASELINE_RUNS),
             prune=wanted.prune,
             confirm=wanted.confirm,
+            flags=wanted.kept,
         )
         if journal.state.session is None:
             recovery.require_startable(bench.workspace, bench.protocol, session.branch, wanted.tag)
         if wanted.dry_run:
             print(_plan(session))
             return 0
-        journal.show("note", text=bench.sandbox.says)
+        for text in (bench.sandbox.says, *wanted.said):
+            journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else None
         with (
             prepared(bench, setup=wanted.setup, commit=base, untraced=wanted.allow_untraced) as ready,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def create(
         tag=tag,
         branch=branch,
         base=workspace.head,
+        left=workspace.branch,
         metric=protocol.metric.name,
         direction=protocol.metric.direction,
         fingerprint=fingerprint,
@@ -73,13 +75,20 @@ def create(
     workspace.start_branch(branch)
 
 
-def resume(journal: Journal, workspace: Workspace, branch: str, results: str, fingerprint: dict[str, Any]) -> None:
+def resume(
+    journal: Journal,
+    workspace: Workspace,
+    branch: str,
+    results: str,
+    fingerprint: dict[str, Any],
+    flags: Mapping[str, Any],
+) -> None:
     """Finish or undo the one step that was under way. Raises PreconditionError where the record and git disagree."""
     assert journal.state.session is not None
     require_same(journal.state.session, fingerprint)
     for done in reconcile(journal, workspace, branch, results):
         journal.show("note", text=done)
-    journal.append("resumed", pid=os.getpid())
+    journal.append("resumed", pid=os.getpid(), flags=dict(flags))
 
 
 def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str) -> list[str]:

@@ -46,12 +46,13 @@ class Session:
         baseline_runs: int,
         prune: bool,
         confirm: bool,
+        flags: Mapping[str, Any],
     ) -> None:
         self.tag = tag
         self.bench = bench
         self.journal = journal
         self.branch = bench.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
-        self._seed = seed
+        self._seed, self._flags = seed, flags
         self._fingerprint: dict[str, Any] = {}
         self._proposer = proposer
         self._limits = wanted.within(bench.protocol)
@@ -75,11 +76,11 @@ class Session:
         workspace, protocol = self.bench.workspace, self.bench.protocol
         self._fingerprint = fingerprint(protocol, self.bench.training_seconds)
         if self.state.session is None:
-            about = {"seed": self._seed, "proposer": self._proposer.name}
+            about = {"seed": self._seed, "proposer": self._proposer.name, "flags": dict(self._flags)}
             recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, self.tag, **about)
         else:
             path = protocol.provenance.results_log.path
-            recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint)
+            recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint, self._flags)
         stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)

@@ -96,7 +96,8 @@ class Spent:
 class State:
     """The fold of a journal.
 
-    session: the data of the first event. head: where the branch should be; previous: where it was before that.
+    session: the data of the first event. flags: those of `run` that it keeps (`agent.flags`).
+    head: where the branch should be; previous: where it was before that.
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
     spent: what models have cost, by the number of the experiment.
     reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
@@ -108,6 +109,7 @@ class State:
     """
 
     session: Mapping[str, Any] | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
     experiments: tuple[Experiment, ...] = ()
     pending: Pending | None = None
     head: str | None = None
@@ -169,9 +171,10 @@ def step(state: State, event: Event) -> State:
     data, pending = event.data, state.pending
     match event.kind:
         case "session":
-            return replace(state, session=data, head=data["base"], previous=data["base"])
+            return replace(state, session=data, flags=_flags(data), head=data["base"], previous=data["base"])
         case "resumed":
-            return replace(state, ended=None, waiting=None, away=None, reserved=Spent())
+            flags = data.get("flags", state.flags)
+            return replace(state, flags=flags, ended=None, waiting=None, away=None, reserved=Spent())
         case "calling" | "called" | "refused":
             number, call = data["number"], Spent()
             if event.kind != "refused":
@@ -229,6 +232,15 @@ def step(state: State, event: Event) -> State:
                 head=data["head"],
             )
     return state
+
+
+def _flags(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Versions before this one kept none but the seed, and the training budget in the fingerprint."""
+    if "flags" in data:
+        found: Mapping[str, Any] = data["flags"]
+        return found
+    known = {"seed": data.get("seed"), "training_seconds": data.get("fingerprint", {}).get("training_seconds")}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _renewed(pending: Pending, data: Mapping[str, Any]) -> Pending:

@@ -137,6 +137,7 @@ def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> 
             baseline_runs=2 if arm.verdict == "confirm" else 1,
             prune=arm.verdict == "confirm",
             confirm=False,
+            flags={},
         )
         code = guarded(session)
         journal.close()

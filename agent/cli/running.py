@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from agent.format import one_line
 
 @command(RESEARCH)
 def run(
+    context: typer.Context,
     tag: Annotated[
         str,
         typer.Option(
@@ -199,6 +200,9 @@ def run(
     may change, the protocol's command runs, its metric is read, the change is kept or reverted, and results.tsv gets
     a row. Asks nothing, and refuses to start on a tree with uncommitted changes.
 
+    A session keeps its flags, but for when to end: to go on, its tag is enough, and what you give anew holds from then
+    on.
+
     The first Ctrl-C finishes the experiment under way, a second one stops at once. After either, after a crash and
     after a reboot the same command goes on where it was.
 
@@ -225,6 +229,7 @@ def run(
     """
 
     def work() -> int:
+        from agent.flags import given_in, merged
         from agent.launch import Wanted
         from agent.launch import run as launch
         from agent.limits import Limits
@@ -237,36 +242,61 @@ def run(
             patience=patience,
             target=target,
         )
+        values: dict[str, Any] = {
+            "seed": seed,
+            "training_seconds": training_seconds,
+            "verdict": verdict,
+            "baseline_runs": baseline_runs,
+            "prune": prune,
+            "max_memory_gb": max_memory_gb,
+            "sandbox": sandbox,
+            "allow_untraced": allow_untraced,
+            "proposer": proposer,
+            "model": model,
+            "agent": agent,
+            "agent_cmd": agent_cmd,
+            "share": share,
+            "fallback_after": fallback_after,
+            "model_timeout": model_timeout,
+            "agent_timeout": agent_timeout,
+            "max_cost": max_cost,
+            "max_cost_per_experiment": max_cost_per_experiment,
+        }
+        by_default = {name for name in values if _is_default(context, name)}
+        kept, said = merged(Options.folder.resolve(), tag, given_in(values, by_default))
+        flags = {**values, **kept}
         wanted = Wanted(
             tag=tag,
             consult=Consult(
-                proposer=proposer,
-                model=model,
-                agent=agent,
-                agent_command=agent_cmd,
-                share=share,
-                fallback_after=fallback_after,
-                silence=model_timeout,
-                agent_seconds=agent_timeout,
-                max_cost=max_cost,
-                max_cost_per_experiment=max_cost_per_experiment,
+                proposer=flags["proposer"],
+                model=flags["model"],
+                agent=flags["agent"],
+                agent_command=flags["agent_cmd"],
+                share=flags["share"],
+                fallback_after=flags["fallback_after"],
+                silence=flags["model_timeout"],
+                agent_seconds=flags["agent_timeout"],
+                max_cost=flags["max_cost"],
+                max_cost_per_experiment=flags["max_cost_per_experiment"],
             ),
-            seed=seed,
-            training_seconds=training_seconds,
+            seed=flags["seed"],
+            training_seconds=flags["training_seconds"],
             setup=setup,
             keep_awake=keep_awake,
-            allow_untraced=allow_untraced,
-            sandbox=sandbox,
+            allow_untraced=flags["allow_untraced"],
+            sandbox=flags["sandbox"],
             dry_run=dry_run,
             json=as_json,
             limits=limits,
-            verdict=verdict,
-            baseline_runs=baseline_runs,
-            prune=prune,
-            max_memory_gb=max_memory_gb,
+            verdict=flags["verdict"],
+            baseline_runs=flags["baseline_runs"],
+            prune=flags["prune"],
+            max_memory_gb=flags["max_memory_gb"],
             confirm=confirm,
             report=report,
             notify=tuple(notify or ()),
+            kept=kept,
+            said=said,
         )
         return launch(Options.folder, wanted)
 
@@ -294,6 +324,11 @@ def stop() -> None:
         return 0
 
     finish(work, "stop", False)
+
+
+def _is_default(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name.startswith("DEFAULT")
 
 
 def _next(clock: str) -> float:
