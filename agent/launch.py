@@ -113,6 +113,8 @@ def run(folder: Path, wanted: Wanted) -> int:
             try:
                 code = guarded(session)
                 if code == 0 and session.owes_confirmation():
+                    if wanted.report and (page := write_report(session)):  # a kill must not take the night's with it
+                        journal.show("note", text=f"the report so far: {page}")
                     code = confirm_gain(session)
             finally:
                 journal.close()
@@ -202,7 +204,7 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         print(json.dumps({"event": "summary", **summary, "report": str(page) if page else None}), flush=True)
         return
     commit = (summary["best_commit"] or "")[:7]
-    print("\n".join(closing(summary, commit, str(session.journal.path.parent))))
+    print("\n".join(closing(session.state, summary, commit, str(session.journal.path.parent))))
     if page is not None:
         print(f"report    {page}")
 

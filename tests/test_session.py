@@ -80,6 +80,25 @@ def test_a_session_improves_and_keeps_the_invariants(quick: Path, cli: Cli) -> N
     assert len({git(quick, "show", f"{row['commit']}:train.py") for row in table}) == 13
 
 
+def test_the_commands_that_a_session_ends_with_do_what_they_say(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "12", AUTORESEARCH_REPORT="1")
+    said = dict(re.split(r"  +| (?=git switch)", line, maxsplit=1) for line in done.stdout.splitlines() if "  " in line)
+    best = replay(read(journal_path(quick, "t"))).incumbent
+    assert best is not None
+    assert 0 < done.stdout.count("kept      #") <= 5
+    assert said["look"] == "autoresearch report --tag t --open"
+    home = next(line for line in done.stdout.splitlines() if line.startswith("take home")).removeprefix("take home ")
+    program = f"{sys.executable} -m agent"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    taken = home.replace("autoresearch diff", f"{program} diff")
+    subprocess.run(["bash", "-c", taken], cwd=quick, env=env, check=True, capture_output=True)
+    assert git(quick, "branch", "--show-current") == "main"
+    assert git(quick, "diff", best.commit, "--", "train.py") == ""
+    git(quick, "restore", "train.py")
+    again = said["go on"].removeprefix("autoresearch ").split()
+    assert cli(quick, *again, "--max-experiments", "13").returncode == 0
+
+
 def test_the_other_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     done = cli(sieve, "run", "--tag", "t", "--max-experiments", "8")
     assert done.returncode == 0, done.stderr

@@ -75,7 +75,11 @@ def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool
     for words in ("loss 3.2140", "14,000 tokens/s", " 50%", "1m28s of training left", "Ctrl-C finishes", "by search"):
         assert words in plain, words
     assert "val_bpb, lower is better" in plain and "measuring the baseline" in plain
-    assert "#0 keep" in re.sub(r"\x1b\[[0-9;]*m", "", after) and "1 experiments are done" in after
+    # No rows: a calm summary that ends in three commands.
+    last = re.sub(r"\x1b\[[0-9;]*m", "", after)
+    assert "#0 keep" not in last
+    assert "1 experiments are done" in last
+    assert last.strip().splitlines()[-1] == "go on     autoresearch run --tag t"
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", shown)) is colour
 
 

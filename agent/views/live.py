@@ -32,7 +32,9 @@ LEAVE = "Ctrl-C leaves this view; the loop goes on. `autoresearch stop` ends it"
 REFRESHES_PER_SECOND = 1
 MEMORY_SECONDS = 3.0
 LOG_LINES = 5
-KEPT_LINES = 25
+KEPT_LINES = 8
+# What is still worth reading when the screen is gone: the summary that follows has the figures and what was kept.
+LASTING = ("note", "ended", "failed", "interrupted", "away", "nothing")
 
 
 def can_draw(stream: TextIO) -> bool:
@@ -79,7 +81,7 @@ class Picture:
 
 class LiveView:
     """A context manager and a view of the journal. The screen comes with the session's first event, since set-up
-    commands print before it; it goes, and the last lines are printed, when this ends, however it ends."""
+    commands print before it; it goes, and the last notes are printed, when this ends, however it ends."""
 
     def __init__(self, limits: Limits) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -105,7 +107,8 @@ class LiveView:
             for line in said:
                 self._say(line)
             return
-        self._said.extend(said)
+        if event.kind in LASTING:
+            self._said.extend(said)
         if event.kind == "note":
             self._note(event)
         elif event.kind in ("interrupted", "nothing"):

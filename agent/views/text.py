@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from agent.format import one_line
 from agent.standing import Outcome, outcome
 from agent.state import State
 
+MOST_KEPT = 5
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
 
 
@@ -116,8 +118,8 @@ def _gained(summary: Mapping[str, Any]) -> str:
     return f"{brief(summary['gain'])} apparent, {said}"
 
 
-def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
-    """What `run` ends with: figures and where to look."""
+def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
+    """What `run` ends with: what came of it, what was kept, and three commands: look, take home, go on."""
     if summary["baseline"] is None:
         return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
     percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
@@ -131,6 +133,26 @@ def closing(summary: Mapping[str, Any], short: str, log_folder: str) -> list[str
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
-        f"look at   results.tsv, `git show {short}`, {log_folder}",
+        *_kept(state),
+        f"look      autoresearch report --tag {summary['tag']} --open",
+        *([f"take home {_home(state)}"] if summary["best_number"] else []),
+        f"go on     autoresearch run --tag {summary['tag']}",
     ]
     return [one_line(line) for line in lines]
+
+
+def _kept(state: State) -> list[str]:
+    """The kept changes that gained most, in their order."""
+    kept = [(e, outcome(state, e).gain or 0.0) for e in state.experiments[1:] if e.verdict.status == "keep"]
+    most = sorted(kept, key=lambda each: -each[1])[:MOST_KEPT]
+    shown = sorted(most, key=lambda each: each[0].number)
+    lines = [f"kept      #{e.number} {figure(by, e.metric, '+')}  {e.description}" for e, by in shown]
+    return [*lines, f"          and {len(kept) - len(shown)} more"] if len(kept) > len(shown) else lines
+
+
+def _home(state: State) -> str:
+    """How the best comes to the branch that the person was on."""
+    assert state.session is not None
+    left = state.session.get("left")
+    back = f"git switch {shlex.quote(left)} && " if left else ""
+    return f"{back}autoresearch diff --tag {state.session['tag']} | git apply"
