@@ -17,7 +17,7 @@ from agent.files import last_lines
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal
-from agent.judging import Case, Rules, judge, why_unlike
+from agent.judging import Case, Rules, judge, require_limits, why_unlike
 from agent.measure import Bench
 from agent.memory import smaller_batch
 from agent.paths import experiment_folder, stop_file
@@ -92,7 +92,9 @@ class Session:
             if self._pending.commit is None:
                 self.journal.append("committed", number=0, commit=self._head)
             self.runs.baseline(self._baseline_runs, self._fingerprint)
+            require_limits(self._rules, self._pending.runs)
             return self.record(Verdict("keep", "baseline"))
+        require_limits(self._rules, self._incumbent.runs)
         return self._incumbent
 
     def should_stop(self) -> bool:
