@@ -20,6 +20,7 @@ from agent.steps import Slope, slope_of
 MOST_DISTURBED = 3  # runs in a row; after that the incumbent is measured as things are now
 # Within one experiment: a machine that is never the same for long must not hold up the night.
 MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 16, 16
+MOST_FAULTED = 2  # runs that a fault of the machine ended for good, of a candidate that has run
 MEMORY = "peak_vram_mb"
 UNMEASURED = "the incumbent could not be measured again to compare it with"
 
@@ -60,6 +61,10 @@ def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
     last = pending.runs[-1]
     if last.pruned is not None:
         return Verdict("discard", last.error or "pruned")
+    if last.fault:
+        if worked(pending.runs) and sum(run.fault != "" for run in pending.runs) < MOST_FAULTED:
+            return "candidate"
+        return Verdict("discard", f"it could not be measured here: {last.error}")
     if last.metric is None:
         again = f"run {len(pending.runs)} failed after one that did not: " if len(worked(pending.runs)) else ""
         return Verdict("crash", again + (last.error or "no metric"))

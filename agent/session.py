@@ -15,6 +15,7 @@ from agent.context import context_of, known_constants
 from agent.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.files import last_lines
 from agent.fingerprint import fingerprint
+from agent.gpufault import described
 from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.judging import Case, Rules, judge, require_limits, why_unlike
@@ -249,7 +250,8 @@ class Session:
         if smaller is None:
             return False
         texts, change = smaller
-        description = f"{pending.description} ({change}: out of memory)"
+        fault = pending.runs[-1].fault
+        description = f"{pending.description} ({change}: {described(fault) if fault else 'out of memory'})"
         changed = {path: text for path, text in {**files, **texts}.items() if path in {*pending.files, *texts}}
         revised = Proposal(
             changed, description, pending.reasoning, tunable_parameters({**files, **texts}, self._constants())
