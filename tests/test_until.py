@@ -102,7 +102,8 @@ def test_durations_count_from_now_whatever_the_clocks_do(zone: str, text: str, h
 
 @pytest.mark.parametrize(
     "text",
-    ["", "7", "dawn", "25:00", "07:60", "7:5", "13pm", "0am", "7am pm", "07:00m", "0h", "-8h", "8h 8h", "8x", "8", "8hm",
+    ["", "7", "dawn", "25:00", "07:60", "7:5", "13pm", "0am", "7am pm",
+     "07:00m", "0h", "-8h", "8h 8h", "8x", "8", "8hm",
      "1e9h", "99999h", "07:00.", "7.30", "h", "8:00h"],
 )  # fmt: skip
 def test_what_is_neither_is_one_sentence(tmp_path: Path, text: str) -> None:
