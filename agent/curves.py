@@ -16,11 +16,14 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from agent.format import printed
+
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)"
 PERCENT = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d+)?) ?%")
 COUNT = re.compile(r"\b(?:step|steps|iter|iteration|batch|it)\W{0,3}(\d+) ?(?:/|of) ?(\d+)", re.IGNORECASE)
 STEP = re.compile(r"\b(?:step|iter|iteration)\W{0,3}(\d+)", re.IGNORECASE)
 LOSS = re.compile(rf"(?<![a-z])((?:[a-z]+[_/ -])?)loss\W{{1,3}}?({NUMBER})(?![\w.])", re.IGNORECASE)
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 HELD_OUT = re.compile(r"val|eval|test|dev|best|min", re.IGNORECASE)
 
 LONGEST_LINE = 4096
@@ -87,6 +90,7 @@ def curve(text: str) -> Curve:
 
 def point(line: str, seconds: float = math.nan) -> Point | None:
     """What one line says; None where it lacks the share, the loss, or sense."""
+    line = THOUSANDS.sub("", printed(line))
     loss = next((found for found in LOSS.finditer(line) if not HELD_OUT.search(found[1])), None)
     if loss is None:
         return None

@@ -8,6 +8,7 @@ AutoresearchError                  a sentence: what happened, where, what to do 
     ├── Violation                  a file changed that must not, or a candidate outside the allowed globs
     ├── Crashed                    the command ended with an error
     ├── OutOfMemory                it crashed for want of memory
+    ├── Faulted                    it crashed by a fault of the machine's GPU: measured again
     ├── TimedOut                   the hard limit ended it, or its log grew without end
     ├── Suspended                  the machine slept meanwhile: no result, measured again
     ├── Hopeless                   ended early: it had no chance left
@@ -15,6 +16,8 @@ AutoresearchError                  a sentence: what happened, where, what to do 
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from agent.format import one_line
 
@@ -55,6 +58,14 @@ class Crashed(ExperimentError):
 
 class OutOfMemory(Crashed):
     pass
+
+
+class Faulted(Crashed):
+    """fault: as in `agent.gpufault`."""
+
+    def __init__(self, reason: str, fault: Literal["watchdog", "machine"]) -> None:
+        super().__init__(reason)
+        self.fault = fault
 
 
 class TimedOut(ExperimentError):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agent.gpufault import Fault
+
 Direction = Literal["minimize", "maximize"]
 Status = Literal["keep", "discard", "crash"]
 Value = int | float | bool | str
@@ -43,6 +45,7 @@ class Run:
     itself, by its log; or the run itself with the harness's code, because its model could not be traced.
     untimed, overrun: seconds to the hand-over of its model, less the budget, from the command's start and from the
     first text that it trained on. unconfined: nothing kept the run from the person's files.
+    fault: of the machine, that ended it again and again (`agent.gpufault`).
     """
 
     metric: float | None
@@ -59,6 +62,7 @@ class Run:
     untimed: float | None = None
     overrun: float | None = None
     unconfined: bool = False
+    fault: Fault = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
+# What a progress display leaves in a log beside colours: another way to a line's start, bells, backspaces.
+_TO_START = re.compile(r"\x1b\[[01]?G")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 
 
 class Painted(str):
@@ -33,6 +36,16 @@ def plain(text: str) -> str:
 def block(text: str) -> str:
     """As `plain`, with white space at the ends as it is. A carriage return at a line's end goes like any control."""
     return _HIDDEN.sub("", _SEQUENCES.sub("", text))
+
+
+def printed(text: str) -> str:
+    """A log as a terminal shows it: without colours and controls. Carriage returns within a line are kept."""
+    if "\x1b" in text:
+        text = _SEQUENCES.sub("", _TO_START.sub("\r", text))
+    if _CONTROLS.search(text):
+        text = _CONTROLS.sub("", text)
+    text = text.replace("\r\n", "\n")
+    return re.sub(r"\r+\n", "\n", text) if "\r\n" in text else text
 
 
 def one_line(text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.errors import NoMetric
+from agent.format import printed
 from agent.metrics import extract, last_json
 from agent.protocol import LONGEST_NAME, Metric
 
@@ -106,6 +107,7 @@ def meaning(name: str) -> tuple[Direction | None, int]:
 
 def in_output(text: str) -> list[Found]:
     """Every number of a log: in its JSON, and behind a name in its lines."""
+    text = printed(text).replace("\r", "\n")
     return [*in_json(text), *in_lines(text)]
 
 

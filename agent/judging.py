@@ -9,6 +9,7 @@ from functools import cached_property
 from agent import verdict
 from agent.changes import changed, same_work
 from agent.conditions import disturbed
+from agent.errors import PreconditionError
 from agent.estimate import unbiased
 from agent.experiment import Direction, Experiment, Run, Value, Verdict, metrics, worked
 from agent.noise import Noise, noise_of, repeated
@@ -19,6 +20,8 @@ from agent.steps import Slope, slope_of
 MOST_DISTURBED = 3  # runs in a row; after that the incumbent is measured as things are now
 # Within one experiment: a machine that is never the same for long must not hold up the night.
 MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 16, 16
+MOST_FAULTED = 2  # runs that a fault of the machine ended for good, of a candidate that has run
+MEMORY = "peak_vram_mb"
 UNMEASURED = "the incumbent could not be measured again to compare it with"
 
 
@@ -58,6 +61,10 @@ def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
     last = pending.runs[-1]
     if last.pruned is not None:
         return Verdict("discard", last.error or "pruned")
+    if last.fault:
+        if worked(pending.runs) and sum(run.fault != "" for run in pending.runs) < MOST_FAULTED:
+            return "candidate"
+        return Verdict("discard", f"it could not be measured here: {last.error}")
     if last.metric is None:
         again = f"run {len(pending.runs)} failed after one that did not: " if len(worked(pending.runs)) else ""
         return Verdict("crash", again + (last.error or "no metric"))
@@ -139,6 +146,21 @@ def _slope(case: Case, good: Sequence[Run], noise: Noise) -> Slope | None:
     return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
 
 
+def require_limits(rules: Rules, incumbent: Sequence[Run]) -> None:
+    """Raises PreconditionError where a limit that a person set could not be kept: runs do not tell what it limits."""
+    good = worked(incumbent)
+    if rules.max_memory_gb is None or not good or any(MEMORY in run.secondary for run in good):
+        return
+    raise PreconditionError(
+        f"--max-memory-gb {rules.max_memory_gb:g} cannot be kept: no {MEMORY} can be read by the protocol's "
+        f"secondaryMetrics in {good[-1].log}; correct the pattern or what is printed there, or leave the limit out"
+    )
+
+
 def _over(run: Run, most: float | None) -> str | None:
-    memory = run.secondary.get("peak_vram_mb", 0.0) / 1024
-    return f"needs {memory:.1f} GB, --max-memory-gb is {most:g}" if most is not None and memory > most else None
+    if most is None:
+        return None
+    if MEMORY not in run.secondary:
+        return f"tells no {MEMORY} that can be read, and --max-memory-gb is {most:g}"
+    memory = run.secondary[MEMORY] / 1024
+    return f"needs {memory:.1f} GB, --max-memory-gb is {most:g}" if memory > most else None

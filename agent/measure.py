@@ -19,6 +19,7 @@ from agent.errors import (
     AutoresearchError,
     Crashed,
     ExperimentError,
+    Faulted,
     Hopeless,
     NoMetric,
     OutOfMemory,
@@ -28,6 +29,7 @@ from agent.errors import (
 )
 from agent.evaluation import Allowance, Evaluator, Harness
 from agent.experiment import Run
+from agent.gpufault import PAUSE_SECONDS, REPEATS, described, fault_in
 from agent.memory import ran_out
 from agent.metrics import extract
 from agent.protocol import Metric, Protocol
@@ -99,8 +101,9 @@ def measure(
 ) -> Run:
     """Run the command once on `commit`, in a room of its own. A failure is a Run with an error.
 
-    `tick` may raise an ExperimentError, such as Hopeless, to end the run. Raises Suspended where the machine slept
-    meanwhile: then nothing is known about the candidate.
+    `tick` may raise an ExperimentError, such as Hopeless, to end the run. A fault of the machine's GPU is no result:
+    the run is repeated as often as `agent.gpufault` says. Raises Suspended where the machine slept meanwhile: then
+    nothing is known about the candidate.
     """
     budget = bench.training_seconds
     own, first = (_most([run.untimed for run in runs]) for runs in (beside.own, beside.baseline))
@@ -108,13 +111,28 @@ def measure(
     step = budget / steps if budget and steps >= 1 else 0.0
     allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
     try:
-        return _measure(bench, commit, log, started, tick, allowance, beside.other)
+        run = _measure(bench, commit, log, started, tick, allowance, beside.other)
+        for _ in range(REPEATS[run.fault]):
+            bench.say(f"measured again in {PAUSE_SECONDS:g} s: {run.error}")
+            _pause(tick)
+            run = _measure(bench, commit, log, started, tick, allowance, beside.other)
+            if not run.fault:
+                break
+        return run
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:  # whatever a run has left: it is one run that has no result, and no end of the night
         return Run(
             None, 0.0, error=f"crashed: {type(error).__name__} while its result was read: {error}"[:300], log=str(log)
         )
+
+
+def _pause(tick: Callable[[float], None]) -> None:
+    ends = time.monotonic() + PAUSE_SECONDS
+    while time.monotonic() < ends:
+        with contextlib.suppress(ExperimentError):  # there is no run that it could end
+            tick(0.0)
+        time.sleep(runner.POLL_SECONDS)
 
 
 def _measure(
@@ -164,6 +182,7 @@ def _measure(
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
             _require_room(log.parent)
+            around["fault"] = error.fault if isinstance(error, Faulted) else ""
             return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
         return Run(secondary=_secondary(bench, place, text, since), **around)
 
@@ -290,7 +309,7 @@ def read(place: Room, protocol: Protocol, metric: Metric, text: str, since: floa
 
 
 def require_success(ended: runner.Ended, text: str) -> None:
-    """Raises TimedOut, OutOfMemory or Crashed with what the log's last line says."""
+    """Raises TimedOut, OutOfMemory, Faulted or Crashed with what the log's last line says."""
     if ended.stopped is not None:
         raise TimedOut(ended.stopped)
     if ended.returncode:
@@ -303,6 +322,8 @@ def require_success(ended: runner.Ended, text: str) -> None:
         last = f": {lines[-1].strip()[:120]}" if lines else ""
         if ran_out(code, text):
             raise OutOfMemory(f"out of memory: {what}{last}")
+        if fault := fault_in(code, text):
+            raise Faulted(f"{described(fault)}: {what}{last}", fault)
         raise Crashed(f"crashed: {what}{last}")
 
 

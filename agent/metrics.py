@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+import regex
+
 from agent.errors import NoMetric
 from agent.files import read_text
-from agent.format import one_line
+from agent.format import one_line, printed
 from agent.patterns import SECONDS, Endless, found
 from agent.protocol import Metric
 
@@ -19,9 +21,12 @@ LARGEST_FILE = 64 * 2**20
 LONGEST_SUMMARY = 1000  # characters of a line of pytest's
 LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
+LEAST_DECIMALS = 2  # of a number that may be a rounded one
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
+# 45,060.2: thousands with a comma between them.
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?![\d,.])", re.IGNORECASE)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -38,6 +43,8 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
     how = metric.extract
     if how.path is not None:
         log = _read(folder, how.path, since)
+    if how.kind != "junit":
+        log = printed(log)
     if how.kind == "regex":
         value = _regex(metric, log, seconds)
     else:
@@ -50,28 +57,63 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
 
 
 def _regex(metric: Metric, log: str, seconds: float) -> float:
-    values: set[str | None] = set()
+    # A carriage return ends a line as far as patterns go, and what follows it on its line takes its place.
+    lines = log.replace("\r", "\n")
+    values: dict[int, str] = {}
+    line = place = 0
     try:
-        for match in found(metric.extract.pattern or "", log, seconds):
-            end = match.end(1) if match.end(1) >= 0 else match.end()
-            line_end = log.find("\n", end)
-            line_end = line_end if line_end >= 0 else len(log)
-            rest = log[end : min(line_end, end + LONGEST_NUMBER)]
-            # A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds, unless
-            # the pattern itself goes on to the line's end and the number does not.
-            spelled_out = match.end() >= line_end and not re.match(r"[\w.,+-]*\d", rest)
-            if rest.strip() and not spelled_out:
-                raise NoMetric(
-                    f"{metric.name} is followed by {_shown(rest.strip())} on its line, so it is no plain number"
-                )
-            values.add(match.group(1))
+        for match in found(metric.extract.pattern or "", lines, seconds):
+            at = match.start(1) if match.start(1) >= 0 else match.start()
+            line, place = max(line, log.rfind("\n", place, at) + 1), max(place, at)
+            values[line] = _whole(metric.name, lines, match)
     except Endless as endless:
         raise NoMetric(f"{metric.name} cannot be read: {endless}") from None
     if not values:
         raise NoMetric(f"no line of the log matches the pattern for {metric.name}")
-    if len(values) > 1:
-        raise NoMetric(f"the log holds {len(values)} different values of {metric.name}")
-    return _number(metric.name, values.pop())
+    return _one_number(metric.name, set(values.values()))
+
+
+def _whole(name: str, lines: str, match: regex.Match[str]) -> str:
+    """The number as it stands there. Raises NoMetric where a match is only a part of one.
+
+    A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds, unless the pattern
+    itself goes on to the line's end and the number does not. It reads 45,060.2 as 45: that is taken whole.
+    """
+    text, end = match.group(1) or "", match.end(1) if match.end(1) >= 0 else match.end()
+    line_end = lines.find("\n", end)
+    line_end = line_end if line_end >= 0 else len(lines)
+    grouped = _GROUPED.match(lines, match.start(1), line_end) if text else None
+    if grouped and grouped.end() > end:
+        text, end = grouped[0], grouped.end()
+    rest = lines[end : min(line_end, end + LONGEST_NUMBER)]
+    spelled_out = match.end() >= line_end and not re.match(r"[\w.,+-]*\d", rest)
+    if rest.strip() and not spelled_out:
+        raise NoMetric(f"{name} is followed by {_shown(rest.strip())} on its line, so it is no plain number")
+    return text
+
+
+def _one_number(name: str, texts: set[str]) -> float:
+    """The number that all of them are, in whatever digits. Raises NoMetric where they are several."""
+    values = {text: _number(name, text) for text in texts}
+    finest = max(texts, key=lambda text: (_decimals(text), text))
+    value = values[finest]
+    others = {each for text, each in values.items() if not _rounds_to(value, text, each)}
+    if others:
+        raise NoMetric(f"the log holds {len({*others, value})} different values of {name}")
+    return value
+
+
+def _rounds_to(value: float, text: str, rounded: float) -> bool:
+    """Whether `text`, which is `rounded`, is the value itself, or is it with fewer digits behind the point."""
+    if rounded == value or (math.isnan(rounded) and math.isnan(value)):
+        return True
+    decimals = _decimals(text)
+    return decimals >= LEAST_DECIMALS and abs(value - rounded) <= 0.5000001 * 10.0**-decimals
+
+
+def _decimals(text: str) -> int:
+    """How many digits it has behind the point; 0 where an exponent moves that."""
+    return len(text.strip().partition(".")[2]) if "e" not in text.lower() else 0
 
 
 def _json_pointer(metric: Metric, log: str) -> float:
@@ -179,6 +221,8 @@ def _pytest_summary(metric: Metric, log: str) -> float:
 def _number(name: str, value: object) -> float:
     if isinstance(value, str):
         text = value.strip()
+        if len(text) <= LONGEST_NUMBER and _GROUPED.fullmatch(text):
+            text = text.replace(",", "")
         if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text):
             return float(text)
     elif isinstance(value, int | float) and not isinstance(value, bool):

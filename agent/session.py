@@ -15,9 +15,10 @@ from agent.context import context_of, known_constants
 from agent.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.files import last_lines
 from agent.fingerprint import fingerprint
+from agent.gpufault import described
 from agent.interrupts import Interrupts
 from agent.journal import Journal
-from agent.judging import Case, Rules, judge, why_unlike
+from agent.judging import Case, Rules, judge, require_limits, why_unlike
 from agent.measure import Bench
 from agent.memory import smaller_batch
 from agent.paths import experiment_folder, stop_file
@@ -93,7 +94,9 @@ class Session:
             if self._pending.commit is None:
                 self.journal.append("committed", number=0, commit=self._head)
             self.runs.baseline(self._baseline_runs, self._fingerprint)
+            require_limits(self._rules, self._pending.runs)
             return self.record(Verdict("keep", "baseline"))
+        require_limits(self._rules, self._incumbent.runs)
         return self._incumbent
 
     def should_stop(self) -> bool:
@@ -250,7 +253,8 @@ class Session:
         if smaller is None:
             return False
         texts, change = smaller
-        description = f"{pending.description} ({change}: out of memory)"
+        fault = pending.runs[-1].fault
+        description = f"{pending.description} ({change}: {described(fault) if fault else 'out of memory'})"
         changed = {path: text for path, text in {**files, **texts}.items() if path in {*pending.files, *texts}}
         revised = Proposal(
             changed, description, pending.reasoning, tunable_parameters({**files, **texts}, self._constants())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ class Watch:
     def _advance(self, seconds: float) -> bool:
         try:
             with open_plain(self._log) as file:
+                if os.fstat(file.fileno()).st_size < self._read:  # it begins again
+                    self._reader, self._read = CurveReader(), 0
                 file.seek(self._read)
                 new = file.read(LARGEST_LOOK)
         except OSError:

@@ -40,6 +40,91 @@ def test_edits_that_apply(answer: str, old: str, new: str) -> None:
     assert applied(answer) == FILE.replace(old, new)
 
 
+RAISED = FILE.replace("RATE = 0.1", "RATE = 0.2")
+BLOCK = edit("RATE = 0.1", "RATE = 0.2")
+
+
+def shifted(text: str, prefix: str) -> str:
+    return "".join(f"{prefix}{line}\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"1. The rate:\n\n{shifted(BLOCK, '   ')}",
+        f"- The rate:\n{shifted(BLOCK, '  ')}",
+        f"* Now\n{shifted(BLOCK, chr(9))}",
+        shifted(BLOCK, "> "),
+        shifted(BLOCK, ">"),
+        f"1. ```python\n{shifted(BLOCK, '   ')}   ```\n",
+        BLOCK.replace("<<<<<<<", "- <<<<<<<"),
+        "train.py\n```\n" + BLOCK.split("\n", 1)[1].rstrip("\n") + "```\n",
+        "train.py\n" + BLOCK.split("\n", 1)[1].replace("<<<<<<<", "```<<<<<<<"),
+        "```train.py\n" + BLOCK.split("\n", 1)[1] + "```\n",
+        BLOCK.replace("SEARCH", "SEARCH train.py").split("\n", 1)[1],
+        BLOCK.replace("SEARCH", "search").replace("REPLACE", "replace:"),
+        BLOCK.replace("train.py", "/workspace/train.py"),
+        BLOCK.replace("train.py", "./train.py"),
+        BLOCK.replace("    ", "  ").replace("\n", "\r\n"),
+        f"1. WHOLE FILE /home/me/train.py\n   ```python\n{shifted(RAISED, '   ')}   ```\n",
+        f"  WHOLE FILE train.py\n  ```python\n{shifted(RAISED, '  ')}  ```\n",
+    ],
+)
+def test_blocks_in_lists_quotations_and_fences(answer: str) -> None:
+    assert applied(answer) == RAISED
+
+
+def test_a_block_of_several_files_is_named_wherever_the_model_names_it() -> None:
+    files = {"a.py": "X = 1\n", "b.py": "X = 1\n"}
+    block = edit("X = 1", "X = 2", "").lstrip("\n")
+    for before in ("```b.py\n", "1. In `b.py` I raise X from one to two:\n", "/w/b.py\n", "b.py\n\n```python\n"):
+        assert apply(before + block, files, lambda _: True) == {"b.py": "X = 2\n"}
+    assert apply(block.replace("SEARCH", "SEARCH b.py"), files, lambda _: True) == {"b.py": "X = 2\n"}
+
+
+NESTED = "def f(x):\n    if x > 0:\n        for i in range(3):\n            x += 1\n    return x\n"
+TABS = NESTED.replace("    ", "\t")
+LOOP = "    if x > 0:\n        for i in range(3):\n            x += 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "search"),
+    [
+        (TABS, LOOP),
+        (TABS, LOOP.lstrip()),
+        (TABS, LOOP.replace("    ", "  ")),
+        (TABS, shifted(LOOP, "   ").rstrip("\n")),
+        (TABS, "for i in range(3):\n    x += 1"),
+        (TABS, "        for i in range(3):"),
+        (NESTED, LOOP.replace("    ", "\t")),
+        (NESTED, LOOP.lstrip()),
+        (NESTED, shifted(LOOP, "   ").rstrip("\n")),
+        (NESTED, LOOP.replace("    ", "  ")),
+        (NESTED, "if x > 0:\n    for i in range(3):"),
+        (NESTED, "if x > 0:\nfor i in range(3):\nx += 1"),
+        (NESTED, "        if x > 0:\n            for i in range(3):"),
+    ],
+)
+def test_lines_are_indented_as_the_file_is(text: str, search: str) -> None:
+    assert applied(edit(search, search.replace("3", "2")), text) == text.replace("3", "2")
+
+
+def test_lines_that_an_edit_adds_are_indented_as_the_file_is() -> None:
+    more = LOOP.replace("            x += 1", "            if i:\n                x += 2")
+    assert applied(edit(LOOP, more), TABS) == TABS.replace("\t\t\tx += 1", "\t\t\tif i:\n\t\t\t\tx += 2")
+    # The first line alone has lost its indentation; what follows it has it, or has lost it as well.
+    for second in ("    y = 1", "y = 1"):
+        assert applied(edit("return x", f"x += 1\n{second}\n    return x" if second[0] == " " else "y = 1\nreturn x"),
+                       NESTED).endswith("    y = 1\n    return x\n")  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_the_lines_that_an_edit_leaves_alone_keep_their_ends(end: str) -> None:
+    mixed = FILE.replace("\n", end, 3).rstrip("\n")
+    assert applied(edit("return 0", "return 1"), mixed) == mixed.replace("return 0", "return 1")
+    assert applied(BLOCK, mixed) == mixed.replace("0.1", "0.2")
+
+
 def test_line_endings_and_a_missing_last_one_stay() -> None:
     assert applied(edit("RATE = 0.1", "RATE = 0.2"), FILE.replace("\n", "\r\n")) == FILE.replace("0.1", "0.2").replace(
         "\n", "\r\n"
@@ -61,7 +146,21 @@ def test_a_whole_file() -> None:
         (edit("RATE = 0.1", "RATE = 0.1"), "change nothing"),
         (edit("RATE = 0.1", "x", "prepare.py"), "may not change"),
         (edit("RATE = 0.1", "x", "../../etc/passwd.py"), "may not change"),
-        ("<<<<<<< SEARCH\nRATE = 0.1\n=======\n", "no edit block"),
+        ("<<<<<<< SEARCH\nRATE = 0.1\n=======\n", "line 1 is not ended: the line `>>>>>>> REPLACE`"),
+        ("So:\n<<<<<<< SEARCH\nRATE = 0.1\n>>>>>>> REPLACE\n", "line 2 is not ended: the line `=======`"),
+        ("<<<<<<< SEARCH\nA\n=======\nB\n" + edit("RATE = 0.1", "x"), "line 1 is not ended before another"),
+        ("------- SEARCH\nRATE = 0.1\n=======\nRATE = 0.2\n+++++++ REPLACE\n", "line 1, `------- SEARCH`, is none"),
+        ("<<<<<<< ORIGINAL\nRATE = 0.1\n=======\nRATE = 0.2\n>>>>>>> UPDATED\n", "line 1, `<<<<<<< ORIGINAL`, is none"),
+        ("<<<\nRATE = 0.1\n===\nRATE = 0.2\n>>>\n", "line 1, `<<<`, is none"),
+        ("**SEARCH:**\n```\nRATE = 0.1\n```\n**REPLACE:**\n```\nRATE = 0.2\n```\n", r"line 1, `\*\*SEARCH"),
+        (
+            "```diff\n--- a/train.py\n+++ b/train.py\n@@ -3 +3 @@\n-RATE = 0.1\n+RATE = 0.2\n```\n",
+            "line 2 begins a diff",
+        ),
+        ("*** Begin Patch\n*** Update File: train.py\n-RATE = 0.1\n+RATE = 0.2\n", "line 1 begins a diff"),
+        ("```python\nRATE = 0.2\n```\n", "in a fence without the marks"),
+        ("WHOLE FILE train.py\n```python\nRATE = 0.2\n", "line 1 does not stand between two fences"),
+        (edit("if x:\nreturn RATE", "if x:\ny = RATE\nreturn y"), "lost the indentation"),
     ],
 )
 def test_edits_that_do_not(answer: str, why: str) -> None:

@@ -78,6 +78,19 @@ def test_passes_over_what_is_no_point(text: str) -> None:
     assert curve(text + "\n") == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("step 1,200/10,000 | loss: 1,234.5 | tok/sec: 33,000", (0.12, 1234.5)),
+        ("step 12 (12.0%) | \x1b[32mloss: \x1b[1m3.5\x1b[0m | tok/sec: 33,000", (0.12, 3.5)),
+        ("loss 3,14 (12%)", (0.12, 3.0)),
+    ],
+)
+def test_thousands_and_colours_change_no_loss(text: str, expected: tuple[float, float]) -> None:
+    found = curve(f"{text}\n")
+    assert [(point.fraction, point.loss) for point in found] == [expected]
+
+
 def test_nan_is_a_point() -> None:
     assert math.isnan(curve(line(10, "nan"))[0].loss)
 

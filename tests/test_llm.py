@@ -93,6 +93,28 @@ def test_a_hypothesis_and_an_effect_are_asked_for_once(tmp_path: Path) -> None:
         assert "a hypothesis and an expected effect" in told and "RATE = 0.2" in proposal.files["train.py"]
 
 
+LINE = "RATE = 0.1  # search: 0.001..10 log"
+
+
+def test_what_was_drafted_in_thinking_is_neither_applied_nor_described() -> None:
+    draft = NOTES.format("drafted") + edit("DEPTH = 4  # search: 1..16", "DEPTH = 2")
+    said = f"{draft}\nNo.\n</think>\n" + NOTES.format("answered") + edit(LINE, "RATE = 0.2")
+    with model_server(lambda _: said) as server:
+        model = Model("http", "m", "openai", server.url)
+        proposal = LLMProposer(model, Budget(model, None, None, None, dict, lambda *_, **__: None), 5).ask(context())
+    assert proposal.description == "answered" and len(server.requests) == 1
+    assert "RATE = 0.2" in proposal.files["train.py"] and "DEPTH = 4" in proposal.files["train.py"]
+
+
+def test_blocks_that_stand_in_thinking_alone_go_back_with_that_reason() -> None:
+    good = NOTES.format("answered") + edit(LINE, "RATE = 0.2")
+    answers = iter([f"<think>{good}</think>\nDone as said above.", good])
+    with model_server(lambda _: next(answers)) as server:
+        model = Model("http", "m", "openai", server.url)
+        LLMProposer(model, Budget(model, None, None, None, dict, lambda *_, **__: None), 5).ask(context())
+    assert "what stands in its thinking is no answer" in server.requests[1][2]["messages"][-1]["content"]
+
+
 def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -> None:
     """The search may have nothing either; then the model is asked once more, and not its old answers."""
     answers = iter([*["no edit"] * 3, NOTES.format("good") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3")])

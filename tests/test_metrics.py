@@ -57,6 +57,109 @@ def test_two_different_values_are_none_and_the_same_twice_is_one() -> None:
     assert extract(BPB, "val_bpb: 1.0\nval_bpb: 1.0\n") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("texts", "value"),
+    [
+        (("2.04", "2.040000"), 2.04),
+        (("2.040000", "2.04", "2.0400"), 2.04),
+        (("2.03", "2.032900"), 2.0329),
+        (("1.99", "1.9949999"), 1.9949999),
+        (("204", "2.04e2", "204.0", "+204", "2.04E+2"), 204),
+        (("1,234.50", "1234.5"), 1234.5),
+    ],
+)
+def test_one_number_in_other_digits_is_one(texts: tuple[str, ...], value: float) -> None:
+    score = metric(kind="regex", pattern=r"^score: (\S+)$")
+    assert extract(score, "".join(f"score: {text}\n" for text in texts)) == value
+
+
+@pytest.mark.parametrize(
+    "texts", [("2.04", "2.05"), ("2.03", "2.036"), ("2", "2.04"), ("0.9", "0.93"), ("2.04", "2.04e1")]
+)
+def test_numbers_that_only_look_alike_are_several(texts: tuple[str, ...]) -> None:
+    with pytest.raises(NoMetric, match="2 different values"):
+        extract(metric(kind="regex", pattern=r"^score: (\S+)$"), "".join(f"score: {text}\n" for text in texts))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("45,060.2", 45060.2),
+        ("1,234,567", 1234567),
+        ("-1,024.5", -1024.5),
+        ("45060.2", 45060.2),
+        ("999", 999),
+    ],
+)
+@pytest.mark.parametrize(
+    "pattern", [r"^peak:\s+([-0-9]+(?:\.[0-9]+)?)", r"^peak: ([-\d.]+)", r"^peak: ([-0-9.,]+)$", r"^peak: (\S+)"]
+)
+def test_thousands_may_be_set_apart(text: str, value: float, pattern: str) -> None:
+    peak = metric(kind="regex", pattern=pattern)
+    assert extract(peak, f"peak: {text}\n") == value
+    assert extract(metric(kind="json_pointer", pointer="/peak"), f'{{"peak": "{text}"}}') == value
+
+
+@pytest.mark.parametrize(
+    "text", ["0,987", "12,34", "1,2345", "1,234,56", "1,234,567,8", "1,234.5.6", "1234,567", ",123", "1,234 5"]
+)
+def test_what_only_looks_like_thousands_is_no_number(text: str) -> None:
+    with pytest.raises(NoMetric):
+        extract(metric(kind="regex", pattern=r"^peak: ([0-9]+(?:\.[0-9]+)?)"), f"peak: {text}\n")
+
+
+def test_thousands_before_a_unit_that_the_pattern_names() -> None:
+    peak = metric(kind="regex", pattern=r"peak: ([0-9.]+)[^\n]*$")
+    assert extract(peak, "peak: 45,060.2 MB (of 80,000)\n") == 45060.2
+    assert extract(peak, "peak: 45060.2 MB\n") == 45060.2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\x1b[32mval_bpb: 2.5\x1b[0m",
+        "val_bpb: \x1b[1m2.5\x1b[0m",
+        "val_bpb: \x1b[1;38;5;208m2.5\x1b[0m\x1b[K",
+        "\x1b]8;;http://x\x1b\\val_bpb: 2.5\x1b]8;;\x1b\\",
+        "\x1b[2K\x1b[1Gval_bpb: 2.5",
+        "step 99: 100%\rval_bpb: 2.5",
+        "step 99: 100%\x1b[Gval_bpb: 2.5   ",
+        "val_bpb: 2.5\r",
+        "val_bpb: 2.5\r\r",
+        "val_bpb: 3.5\rval_bpb: 3.0\rval_bpb: 2.5",
+        "val_bpb: 2.5\b\b\b",
+        "\ufeffval_bpb: 2.5\0",
+        "\x1b(B\x1b[mval_bpb: 2.5",
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_colours_and_carriage_returns_around_a_metric(line: str, end: str) -> None:
+    log = f"step 1\n{line}{end}"
+    for pattern in (BPB.extract.pattern, r"^val_bpb: ([0-9.]+)\s*$", r"\A[\s\S]*^val_bpb:\s*([0-9.]+)"):
+        assert extract(metric(kind="regex", pattern=pattern), log) == 2.5
+
+
+def test_lines_that_differ_are_no_progress_of_one() -> None:
+    for log in ("val_bpb: 3.0\nval_bpb: 2.5\n", "x\rval_bpb: 3.0\ny\rval_bpb: 2.5\n"):
+        with pytest.raises(NoMetric, match="2 different values"):
+            extract(BPB, log)
+
+
+def test_colours_in_a_pytest_summary_and_beside_json() -> None:
+    log = "\x1b[31m\x1b[1m2 failed\x1b[0m, \x1b[32m3 passed\x1b[0m\x1b[31m in 0.12s\x1b[0m\n"
+    assert extract(metric(kind="pytest_summary"), log) == 3
+    assert extract(metric(kind="pytest_summary", count="seconds"), log) == 0.12
+    assert extract(metric(kind="json_pointer", pointer="/a"), 'running\r\x1b[32m{"a": 1.5}\x1b[0m\r\n') == 1.5
+
+
+def test_a_metric_among_a_million_carriage_returns() -> None:
+    log = "".join(f"\rstep {n:05d} val_bpb {n}" for n in range(200_000)) + "\nval_bpb: 2.5\r\n"
+    began = time.monotonic()
+    assert extract(BPB, log) == 2.5
+    assert extract(BPB, "\r".join(f"val_bpb: {n}.0" for n in range(100_000))) == 99_999
+    assert time.monotonic() - began < 5
+
+
 def test_json_pointer_reads_the_last_json_line() -> None:
     score = metric(kind="json_pointer", pointer="/runs/1/a~1b")
     assert extract(score, 'warming up\n{"runs": [{}, {"a/b": 2}]}\n{"runs": [{}, {"a/b": 3.5}]}\n') == 3.5
@@ -190,8 +293,7 @@ def test_junit_of_honest_tools_counts(tmp_path: Path) -> None:
         f'{inner}<testsuite tests="2"/></testsuite><testsuite tests="4"/></testsuites>'
     )
     assert extract(metric(kind="junit", path="j.xml"), "", tmp_path) == 6
-    with pytest.raises(NoMetric):
-        extract(metric(kind="junit", path="j.xml", count="seconds"), "", tmp_path)
+    assert extract(metric(kind="junit", path="j.xml", count="seconds"), "", tmp_path) == 1234.5
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,134 @@ def status(code: int, message: str = "no", **headers: str) -> Callable[[Any], No
     return lambda handler: reply(handler, code, {"error": {"message": f"{message} {KEY}"}}, **headers)
 
 
+LIMIT = "Rate limit reached for m: Limit 30000, Requested 5000. {} Raise it at https://example.org/account/billing."
+QUOTA = "You exceeded your current quota, please check your plan and billing details. {}"
+
+
+def refused(said: str, status: int = 429, headers: dict[str, str] | None = None, **more: Any) -> Callable[[Any], None]:
+    return lambda handler: reply(handler, status, {"error": {"message": said, **more}}, **(headers or {}))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "seconds"),
+    [
+        (refused(LIMIT, headers={"Retry-After": "1"}), 1),
+        (refused(QUOTA, headers={"Retry-After": "1"}, code="RESOURCE_EXHAUSTED"), 1),
+        (refused(QUOTA, headers={"Retry-After": "soon"}), None),
+        (refused(LIMIT, headers={"retry_after_ms": "1500"}), 1.5),
+        (refused(LIMIT.format("Please try again in 6m1.5s.")), 361.5),
+        (refused(LIMIT.format("Please try again in 120ms.")), 0.12),
+        (refused(QUOTA.format("Please retry in 37.25s.")), 37.25),
+        (refused(QUOTA.format("Try again after 2 minutes 5 seconds.")), 125),
+        (refused(QUOTA.format("Try again in 3 days.")), 3600),
+        (refused(QUOTA, details=[{"@type": "google.rpc.RetryInfo", "retryDelay": "17s"}]), 17),
+        (refused(LIMIT, code="rate_limit_exceeded"), None),
+        (refused(QUOTA, 503, headers={"Retry-After": "2"}), 2),
+    ],
+)
+def test_limits_of_a_time_are_waited_for_whatever_they_say_of_money(behaviour: Any, seconds: float | None) -> None:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    assert not caught.value.lasting and caught.value.retry_after == (seconds and pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        refused(QUOTA),
+        refused(QUOTA, code="insufficient_quota"),
+        refused("Your credit balance is too low. Try again after 1 s.", 400),
+        refused("Insufficient credits", 402, headers={"Retry-After": "1"}),
+    ],
+)
+def test_where_there_is_no_money_waiting_does_not_help(behaviour: Any) -> None:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    assert caught.value.lasting
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "yes"}],
+        [THINKING, {"type": "text", "text": "y"}, {"type": "text", "text": "es"}],
+        [{"type": "reasoning", "text": "hm"}, "yes", None, {"type": "image_url", "image_url": {"url": "x"}}],
+        [{"type": "output_text", "text": "yes"}, {"type": "text", "text": None}],
+        {"type": "text", "text": "yes"},
+    ],
+)
+def test_content_in_parts(content: Any, stream: bool) -> None:
+    def answers(handler: Any) -> None:
+        if not stream:
+            reply(handler, 200, {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
+            return
+        begin_stream(handler)
+        for part in content if isinstance(content, list) else [content]:
+            send(handler, {"choices": [{"index": None, "delta": {"content": part if part is None else [part]}}]})
+        send(handler, {"choices": [{"delta": None, "finish_reason": "stop"}]})
+        end_stream(handler)
+
+    with model_server(lambda _: answers) as server:
+        assert ask(model_at(server.url)).text == "yes"
+
+
+def test_anthropic_content_in_parts() -> None:
+    for content in ("yes", [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]):
+        said = {"content": content, "stop_reason": "end_turn"}
+        with model_server(lambda _, said=said: lambda handler: reply(handler, 200, said)) as server:  # type: ignore[misc]
+            assert ask(model_at(server.url, "anthropic")).text == "yes"
+
+
+def events_of(*events: Any) -> Callable[[Any], None]:
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        for event in events:
+            send(handler, event)
+        end_stream(handler)
+
+    return streams
+
+
+YES = {"choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": None}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (YES, "[DONE]"),
+        (YES, USAGE, "[DONE]"),
+        (YES, None, "[DONE]"),
+        (YES, {"choices": None}, {"choices": [None]}, {"choices": [{"index": 0, "delta": None}]}, "[DONE]"),
+        (YES, {"choices": [{"index": 0, "delta": {"content": None}, "finish_reason": "stop"}]}),
+    ],
+)
+def test_streams_of_gateways_are_whole(events: tuple[Any, ...]) -> None:
+    with model_server(lambda _: events_of(*events)) as server:
+        assert ask(model_at(server.url)).text == "yes"
+
+
+def test_a_stream_may_lack_the_last_newline() -> None:
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        send(handler, YES)
+        handler.wfile.write(b"c\r\ndata: [DONE]\r\n")
+        end_stream(handler)
+
+    with model_server(lambda _: streams) as server:
+        assert ask(model_at(server.url)).text == "yes"
+
+
+def test_a_stream_without_an_end_is_none() -> None:
+    for events in ((YES,), (YES, USAGE), (YES, None)):
+        with model_server(lambda _, events=events: events_of(*events)) as server, pytest.raises(Broken):  # type: ignore[misc]
+            ask(model_at(server.url))
+
+
 def in_an_hour() -> str:
     return formatdate(time.time() + 3600, usegmt=True)
 

@@ -10,7 +10,6 @@ import typer
 from agent.cli import completion
 from agent.cli.flags import END, MEASURE, PROPOSE, SESSION, TELL, Agent, Model, SandboxMode, Setup, TrainingSeconds
 from agent.cli.program import RESEARCH, Options, command, finish
-from agent.errors import UsageError
 from agent.format import one_line
 
 
@@ -47,7 +46,10 @@ def run(
         float | None, typer.Option(min=0, metavar="HOURS", help="After this long.", rich_help_panel=END)
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="HH:MM", help="At this time of day.", rich_help_panel=END)
+        str | None,
+        typer.Option(
+            metavar="TIME", help="At a time of day (07:00, 7am) or after a duration (8h, 1h30m).", rich_help_panel=END
+        ),
     ] = None,
     patience: Annotated[
         int | None,
@@ -234,11 +236,12 @@ def run(
         from agent.launch import run as launch
         from agent.limits import Limits
         from agent.proposers.choose import Consult
+        from agent.until import moment
 
         limits = Limits(
             experiments=max_experiments,
             seconds=None if max_hours is None else 3600 * max_hours,
-            until=None if until is None else _next(until),
+            until=None if until is None else moment(until, time.time()),
             patience=patience,
             target=target,
         )
@@ -329,14 +332,3 @@ def stop() -> None:
 def _is_default(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name.startswith("DEFAULT")
-
-
-def _next(clock: str) -> float:
-    """The next moment at which the clock shows `HH:MM`, as Unix time."""
-    try:
-        hour, minute = time.strptime(clock, "%H:%M")[3:5]
-    except ValueError:
-        raise UsageError(f"--until takes a time such as 07:00, not {clock!r}") from None
-    now = time.localtime()
-    then = time.mktime((now.tm_year, now.tm_mon, now.tm_mday, hour, minute, 0, 0, 0, -1))
-    return then if then > time.time() else then + 24 * 3600

@@ -7,6 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from agent.format import plain
+from agent.proposers.placing import Unusable as Unusable
+from agent.proposers.placing import replaced
+
 FORMAT = """\
 Each edit is a block that names the file on a line of its own, quotes the lines to be replaced exactly as they stand
 there (as few as make them unique), and gives what takes their place:
@@ -26,19 +30,25 @@ WHOLE FILE train.py
 ```"""
 
 MOST_BLOCKS = 1000
-MOST_PLACES = 100
 LONGEST_MARK = 500  # characters of a line that names a whole file
+LONGEST_SHOWN = 60
 
-_SEARCH = re.compile(r"<{5,9} ?SEARCH[ \t]*")
-_MIDDLE = re.compile(r"={5,9}[ \t]*")
-_REPLACE = re.compile(r">{5,9} ?REPLACE[ \t]*")
-_WHOLE = re.compile(r"[ \t*_#`]*WHOLE FILE:? +`?(?P<path>[^\s`*]+)[`*_: \t]*", re.IGNORECASE)
-_FENCED = re.compile(r"(?P<fence>`{3,}|~{3,})[^\n]*")
-_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})")
-
-
-class Unusable(Exception):
-    """The answer holds no edits that apply; its text is what the model is told."""
+# In a list, a quotation or a fence the marks are indented, follow a sign, or have a fence on their line.
+_LISTED = r"[ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?"
+_QUOTE = re.compile(r"[ \t]*>(?!>)[ \t]?")
+_SEARCH = re.compile(
+    rf"(?P<before>{_LISTED}(?:[`~]{{3,}}\w*[ \t]*)?)<{{5,9}} ?SEARCH[ \t:]*(?P<path>[\w./-]*)[ \t]*", re.IGNORECASE
+)
+_MIDDLE = re.compile(r"(?P<before>[ \t]*)={5,9}[ \t]*")
+_REPLACE = re.compile(r"[ \t]*>{5,9} ?REPLACE[ \t:]*(?:`{3,}|~{3,})?[ \t]*", re.IGNORECASE)
+_WHOLE = re.compile(r"[ \t*_#`\d.)+-]*WHOLE FILE:? +`?(?P<path>[^\s`*]+)[`*_: \t]*", re.IGNORECASE)
+_FENCED = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[^\n]*")
+_FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})(?P<info>[^\n]*)")
+# What stands for a mark in other formats, or was meant to be one.
+_NEAR = re.compile(
+    r"[ \t>*`-]{0,9}(?:<{3,}|>{5,}).*|\W{0,20}\b(?:SEARCH|REPLACE|ORIGINAL|UPDATED)(?: BLOCK)?\W{0,20}", re.IGNORECASE
+)
+_DIFF = re.compile(r"@@ .*|diff --git .*|(?:---|\+\+\+) \S+\.\w+.*|\*\*\* (?:Begin Patch|Update File).*")
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
     """The new texts of the files that the answer changes. Raises Unusable."""
     blocks = parse(answer, list(files))
     if not blocks:
-        raise Unusable("it holds no edit block; use the format exactly as shown")
+        raise Unusable(_slip(_lines(answer)))
     texts = dict(files)
     for number, block in enumerate(blocks, start=1):
         if not allows(block.path):
@@ -64,7 +74,7 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
         elif block.path not in texts:
             raise Unusable(f"block {number} edits {block.path}, and there is no such file; there is {', '.join(files)}")
         else:
-            texts[block.path] = _replaced(texts[block.path], block, number)
+            texts[block.path] = replaced(texts[block.path], block.path, block.search, block.replace, f"block {number}")
     changed = {path: text for path, text in texts.items() if files.get(path) != text}
     if not changed:
         raise Unusable("its edits change nothing")
@@ -76,38 +86,57 @@ def parse(answer: str, known: list[str]) -> list[Block]:
 
     Every line is looked at once or twice, whatever the answer repeats or leaves open. Raises Unusable.
     """
-    lines = answer.replace("\r\n", "\n").split("\n")
-    found = [*_whole_files(lines), *_edits(lines, known)]
+    lines = _lines(answer)
+    found = [*_whole_files(lines, known), *_edits(lines, known)]
     if len(found) > MOST_BLOCKS:
         raise Unusable(f"it has {len(found)} blocks, more than {MOST_BLOCKS}: give the whole file instead")
     return [block for _, block in sorted(found, key=lambda each: each[0])]
 
 
+def _lines(answer: str) -> list[str]:
+    return answer.replace("\r\n", "\n").split("\n")
+
+
 def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
-    """Each block with the number of its first line. One that is not ended is none, nor is any after it."""
+    """Each block with the number of its first line. One that is not ended is none."""
     path = known[0] if len(known) == 1 else ""
     before = ""  # the last line that is neither empty nor a fence
     begin = middle = -1
-    for number, line in enumerate(lines):
-        if begin < 0 and _SEARCH.fullmatch(line):
-            begin = number
-            path = _named_in(before, known) or path
-        elif begin >= 0 and middle < 0 and _MIDDLE.fullmatch(line):
+    quoted = indented = False
+    for number, whole in enumerate(lines):
+        line = _unquoted(whole) if quoted or begin < 0 else whole
+        if mark := _SEARCH.fullmatch(line):
+            if begin >= 0:
+                raise Unusable(f"the block that begins in line {begin + 1} is not ended before another begins")
+            begin, quoted, indented = number, line != whole, mark["before"] != ""
+            # On the mark itself, else before it.
+            path = _named_in(mark["path"], known) or _named_in(before, known) or path or _mentioned_in(before, known)
+        elif begin >= 0 and middle < 0 and (mark := _MIDDLE.fullmatch(line)) and (indented or not mark["before"]):
             middle = number
         elif middle >= 0 and _REPLACE.fullmatch(line):
             if not path:
                 raise Unusable(f"a block does not say which file it edits: name one of {', '.join(known)} above it")
-            yield begin, Block(path, _text(lines[begin + 1 : middle]), _text(lines[middle + 1 : number]))
+            parts = lines[begin + 1 : middle], lines[middle + 1 : number]
+            search, replace = (_text([_unquoted(each) for each in part] if quoted else part) for part in parts)
+            yield begin, Block(path, search, replace)
             begin = middle = -1
-        if line.strip() and not _FENCE.match(line):
-            before = line
+            quoted = False
+        fence = _FENCE.match(line)
+        if line.strip() and (fence is None or _named_in(fence["info"], known)):
+            before = line if fence is None else fence["info"]
 
 
-def _whole_files(lines: list[str]) -> Iterator[tuple[int, Block]]:
+def _unquoted(line: str) -> str:
+    """Without the sign of a quotation, which a mark's own signs are not."""
+    quote = _QUOTE.match(line)
+    return line[quote.end() :] if quote else line
+
+
+def _whole_files(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
     """Each with the number of its first line. The fence that ends it is the one that began it."""
     ends: dict[str, list[int]] = {}
     for number, line in enumerate(lines):
-        if line[:1] in ("`", "~"):
+        if line.lstrip(" \t")[:1] in ("`", "~"):
             ends.setdefault(line.rstrip(" \t"), []).append(number)
     number = 0
     while number < len(lines):
@@ -119,11 +148,46 @@ def _whole_files(lines: list[str]) -> Iterator[tuple[int, Block]]:
         while number < len(lines) - 1 and not lines[number]:
             number += 1
         opened = _FENCED.fullmatch(lines[number]) if number < len(lines) else None
-        closing = ends.get(opened["fence"], []) if opened else []
+        closing = _after(ends, number, opened["indent"], opened["fence"]) if opened else None
+        if opened and closing is not None:
+            content = [_outdented(line, len(opened["indent"])) for line in lines[number + 1 : closing]]
+            yield begin, Block(_in_workspace(mark["path"], known), None, _text(content))
+            number = closing + 1
+
+
+def _after(ends: Mapping[str, list[int]], number: int, indent: str, fence: str) -> int | None:
+    """The first line after `number` that is this fence, indented as its beginning or not at all."""
+    found = []
+    for each in {indent + fence, fence}:
+        closing = ends.get(each, [])
         place = bisect.bisect_right(closing, number)
-        if place < len(closing):
-            yield begin, Block(mark["path"], None, _text(lines[number + 1 : closing[place]]))
-            number = closing[place] + 1
+        found += closing[place : place + 1]
+    return min(found, default=None)
+
+
+def _outdented(line: str, width: int) -> str:
+    """Without as much of its indentation as the fence around it has (CommonMark 0.31, 4.5)."""
+    return line[min(width, len(line) - len(line.lstrip(" \t"))) :]
+
+
+def _slip(lines: list[str]) -> str:
+    """What keeps an answer from having a block, in words that its author can follow."""
+    begun = next((number for number, line in enumerate(lines) if _SEARCH.fullmatch(_unquoted(line))), None)
+    if begun is not None:
+        rest = [_unquoted(line) for line in lines[begun:]]
+        lacks = ">>>>>>> REPLACE" if any(map(_MIDDLE.fullmatch, rest)) else "======="
+        return f"the block that begins in line {begun + 1} is not ended: the line `{lacks}` of its own is missing"
+    for number, line in enumerate(lines, start=1):
+        if _NEAR.fullmatch(line[:LONGEST_MARK]):
+            shown = plain(line)[:LONGEST_SHOWN]
+            return f"line {number}, `{shown}`, is none of the three marks of a block: write them exactly as shown"
+        if _DIFF.fullmatch(line):
+            return f"line {number} begins a diff, which is not applied: quote the lines in a block as shown"
+        if len(line) <= LONGEST_MARK and _WHOLE.fullmatch(line):
+            return f"the whole file in line {number} does not stand between two fences that are alike"
+    if any(map(_FENCE.match, lines)):
+        return "its code stands in a fence without the marks of a block: put these around it exactly as shown"
+    return "it holds no edit block; use the format exactly as shown"
 
 
 def _text(lines: list[str]) -> str:
@@ -133,76 +197,18 @@ def _text(lines: list[str]) -> str:
 def _named_in(line: str, known: list[str]) -> str | None:
     """The file named on the last line before a block."""
     words = re.findall(r"[\w./-]+", line)
-    named = [word.removeprefix("./") for word in words if word.removeprefix("./") in known or word.endswith(".py")]
+    named = [path for path in (_in_workspace(word, known) for word in words) if path in known or path.endswith(".py")]
     return named[-1] if named and len(words) <= 3 else None
 
 
-def _replaced(text: str, block: Block, number: int) -> str:
-    """`text` with the block applied: on an exact match, else on one that agrees but for spaces at the lines' ends and a
-    common indentation. Raises Unusable where there is none, or more than one.
-    """
-    search = block.search or ""
-    crlf = "\r\n" in text
-    plain = text.replace("\r\n", "\n")
-    if not search.strip():
-        raise Unusable(f"block {number} quotes no line to be replaced")
-    count = _count_of_lines(plain, search)
-    if count == 1:
-        changed = _put(plain, search, block.replace)
-    elif count > 1:
-        raise Unusable(f"what block {number} quotes stands {count} times in {block.path}: quote more lines around it")
-    else:
-        changed = _loosely(plain, search, block, number)
-    return changed.replace("\n", "\r\n") if crlf else changed
+def _mentioned_in(line: str, known: list[str]) -> str:
+    """The only one of the files that a sentence speaks of; empty for none."""
+    named = {_in_workspace(word.rstrip("."), known) for word in re.findall(r"[\w./-]+", line)} & {*known}
+    return named.pop() if len(named) == 1 else ""
 
 
-def _count_of_lines(text: str, search: str) -> int:
-    """How often `search` stands in `text` as whole lines."""
-    return len(_places("\n" + _ended(text), "\n" + search))
-
-
-def _put(text: str, search: str, replace: str) -> str:
-    text = _ended(text)
-    place = ("\n" + text).find("\n" + search)
-    return text[:place] + replace + text[place + len(search) :]
-
-
-def _places(text: str, wanted: str) -> list[int]:
-    """Where `wanted`, which begins and ends with a line's end, stands in `text`; the ends of two may be one."""
-    found = []
-    place = text.find(wanted)
-    while place >= 0:
-        found.append(place)
-        place = text.find(wanted, place + max(1, len(wanted) - 1))
-    return found
-
-
-def _ended(text: str) -> str:
-    return text if text.endswith("\n") else text + "\n"
-
-
-def _loosely(text: str, search: str, block: Block, number: int) -> str:
-    lines, wanted = _ended(text).splitlines(keepends=True), search.splitlines()
-    bare = [line.strip() for line in wanted]
-    stripped = "".join(f"\n{line.strip()}" for line in lines) + "\n"
-    quoted_bare = "".join(f"\n{line}" for line in bare) + "\n"
-    places = [stripped.count("\n", 0, place) for place in _places(stripped, quoted_bare)[:MOST_PLACES]]
-    if len(places) != 1:
-        where = f"stands {len(places)} times" if places else "does not stand"
-        raise Unusable(f"what block {number} quotes {where} in {block.path}; it begins with {bare[0][:80]!r}")
-    start = places[0]
-    # What the quoted lines lack in indentation their replacement lacks too.
-    first = next(i for i, line in enumerate(bare) if line)
-    real, quoted = _indentation(lines[start + first]), _indentation(wanted[first])
-    new = [_indented(line, quoted, real) for line in block.replace.splitlines(keepends=True)]
-    return "".join([*lines[:start], *new, *lines[start + len(wanted) :]])
-
-
-def _indentation(line: str) -> str:
-    return line[: len(line) - len(line.lstrip())]
-
-
-def _indented(line: str, quoted: str, real: str) -> str:
-    if not line.strip():
-        return line
-    return real + line[len(quoted) :] if line.startswith(quoted) else line
+def _in_workspace(path: str, known: list[str]) -> str:
+    """A path as the workspace has it: a model that was told of no folder may still name one."""
+    path = path.removeprefix("./")
+    ends = [each for each in known if path.startswith("/") and path.endswith(f"/{each}")]
+    return max(ends, key=len, default=path)

@@ -20,6 +20,7 @@ from agent.proposers.candidate import against
 from agent.proposers.cost import Budget
 from agent.proposers.sameness import Seen
 from agent.proposers.space import tunable_parameters
+from agent.proposers.thinking import answered
 from agent.proposers.wire import Answer, Broken, Message, Model, complete
 
 MOST_CORRECTIONS = 2
@@ -128,12 +129,19 @@ class LLMProposer:
         """The proposal in an answer. Raises Unusable with the reason that the model is told."""
         if answer.cut:
             raise Unusable(f"it was cut off at {MOST_TOKENS} tokens: be shorter, and edit with small blocks")
-        changed = blocks.apply(answer.text, context.files, context.allows)
+        text = answered(answer.text)
+        try:
+            changed = blocks.apply(text, context.files, context.allows)
+        except Unusable as unusable:
+            if text.strip() == answer.text.strip():
+                raise
+            why = f"{unusable} (what stands in its thinking is no answer: give all of it after that)"
+            raise Unusable(why) from None
         whole = {**context.files, **changed}
         reason = against(whole, context, self._seen)
         if reason:
             raise Unusable(reason)
-        said = notes.parse(answer.text)
+        said = notes.parse(text)
         return Proposal(
             files=changed,
             description=said.description or notes.summary(context.files, changed),

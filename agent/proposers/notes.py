@@ -18,7 +18,7 @@ EXPECTED: by how much the metric should change, as a signed number, for example 
 
 LONGEST_DESCRIPTION = 120
 LONGEST_HYPOTHESIS = 2000
-_NAMED = re.compile(r"(?im)^[ \t>*_#-]*(description|hypothesis|expected)[ \t*_]*:[ \t*_]*(.*)$")
+_NAMED = re.compile(r"(?im)^[ \t>*_#`\d.)-]*(description|hypothesis|expected)[ \t*_]*:[ \t*_]*(.*)$")
 _NUMBER = re.compile(r"[+\-\u2212]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 

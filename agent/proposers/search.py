@@ -139,6 +139,8 @@ def _measured(
     """Points and their values, smaller is better, None for a failure. What lacks a constant of today is left out."""
     rows, values = [], []
     for experiment in history:
+        if _is_unknown(experiment):
+            continue
         try:
             rows.append(point(space, experiment.parameters))
         except (KeyError, TypeError):
@@ -169,6 +171,11 @@ def _value(experiment: Experiment) -> float | None:
     """
     metric = estimate(experiment)
     return metric if metric is not None and math.isfinite(metric) else None
+
+
+def _is_unknown(experiment: Experiment) -> bool:
+    """Whether only the machine failed in it, so that it teaches nothing."""
+    return bool(experiment.runs) and experiment.runs[-1].fault != ""
 
 
 def _local(
@@ -245,6 +252,8 @@ def _lessons(space: Space, history: Sequence[Experiment], incumbent: Experiment)
     best = history[0] if history else incumbent
     for experiment in history[1:]:
         kept = experiment.verdict.status == "keep"
+        if _is_unknown(experiment):
+            continue
         for move in _moves(space, best.parameters, experiment.parameters):
             if _value(experiment) is None:
                 crashed[move] += 1

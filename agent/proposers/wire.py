@@ -11,6 +11,7 @@ import json
 import math
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,11 @@ TICK_SECONDS = 0.2
 ANTHROPIC_VERSION = "2023-06-01"
 # What a server says where waiting does not help: there is no more money.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
+RATE_LIMITED = re.compile(r'"(?:code|type)":\s*"rate_limit_exceeded"')
+# `Please try again in 1.5s`, and what Google's errors hold as RetryInfo.
+AMOUNT = r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?"
+RETRY_IN = re.compile(rf'(?:(?:retry|try again) (?:in|after)|"retryDelay":) ?"?((?:{AMOUNT}){{1,4}})', re.IGNORECASE)
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}  # any other is of a thousandth
 
 Format = Literal["openai", "anthropic"]
 Message = Mapping[str, str]
@@ -48,6 +54,8 @@ SERVERS: dict[str, tuple[Format, str, str, str]] = {
     "mlx": ("openai", "http://127.0.0.1:8080/v1", "MLX_BASE_URL", ""),
 }
 OWN_KEY = "AUTORESEARCH_MODEL_KEY"
+DONE: dict[str, Any] = {}  # a stream's last event, by its identity
+TEXT_PARTS = ("text", "output_text", "text_delta")
 
 
 @dataclass(frozen=True)
@@ -185,11 +193,29 @@ def _refusal(model: Model, response: requests.Response) -> Away:
     what = f"{model.label} answered {code}: {_short(_message(said) or response.reason or '(nothing)', model)}"
     if code in (401, 403):
         return Away(f"{what}; the key is refused", lasting=True)
-    if code == 402 or any(words in said.lower() for words in NO_CREDIT):
+    wait = _wanted_wait(response.headers, said)
+    temporary = code in (408, 409, 425, 429) or code >= 500
+    # Limits of a minute speak of quotas and billing too. That there is no money left comes with no time to wait for.
+    timed = wait is not None or "Retry-After" in response.headers
+    limited = temporary and (timed or RATE_LIMITED.search(said) is not None)
+    if code == 402 or (not limited and any(words in said.lower() for words in NO_CREDIT)):
         return Away(f"{what}; the quota is used up", lasting=True)
-    if code in (408, 409, 425, 429) or code >= 500:
-        return Away(what, _retry_after(response.headers.get("Retry-After")))
+    if temporary:
+        return Away(what, wait)
     return Away(what, lasting=True)
+
+
+def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
+    """The seconds that a server asks to wait for, in a header or in its words; None where it does not."""
+    if (wait := _retry_after(headers.get("Retry-After"))) is not None:
+        return wait
+    if (wait := _retry_after(headers.get("retry-after-ms"))) is not None:
+        return wait / 1000
+    words = RETRY_IN.search(said)
+    if words is None:
+        return None
+    amounts = re.findall(AMOUNT, words[1], re.IGNORECASE)
+    return min(sum(float(count) * UNITS.get(unit.lower(), 1e-3) for count, unit in amounts), LONGEST_RETRY_SECONDS)
 
 
 def _beginning(response: requests.Response) -> str:
@@ -250,31 +276,57 @@ def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
         *lines, last = b"".join(rest).split(b"\n")
         rest = [last]
         for line in lines:
-            if line.startswith(b"data:") and line[5:].strip() not in (b"", b"[DONE]"):
-                yield json.loads(line[5:])
+            if line.startswith(b"data:") and (data := line[5:].strip()):
+                event = DONE if data == b"[DONE]" else json.loads(data)
+                if isinstance(event, dict):
+                    yield event
+    if b"".join(rest).removeprefix(b"data:").strip() == b"[DONE]":
+        yield DONE
 
 
 def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
     text: list[str] = []
     usage: Mapping[str, Any] = {}
-    finish = None
+    finish, ended = None, False
     for event in events:
         if event.get("error"):
             raise Broken(f"the server broke off: {_message(json.dumps(event))}")
+        # Several gateways end the stream and give no reason for the answer's end.
+        ended = ended or event is DONE
         usage = _usage(event) or usage
         for choice in event.get("choices") or []:
-            if choice.get("index", 0) == 0:
-                text.append(choice.get("delta", {}).get("content") or "")
+            if choice and not choice.get("index"):
+                text.append(_said((choice.get("delta") or {}).get("content")))
                 finish = choice.get("finish_reason") or finish
-    if finish is None:
+    if finish is None and not ended:
         raise Broken("the stream ended in the middle of the answer")
     return Answer("".join(text), *_openai_tokens(usage), finish == "length")
 
 
 def _openai_whole(content: dict[str, Any]) -> Answer:
+    if content.get("error"):
+        raise Broken(f"the server broke off: {_message(json.dumps(content))}")
     choice = content["choices"][0]
     cut = choice.get("finish_reason") == "length"
-    return Answer(choice["message"]["content"] or "", *_openai_tokens(_usage(content)), cut)
+    return Answer(_said(choice["message"]["content"]), *_openai_tokens(_usage(content)), cut)
+
+
+def _said(content: Any) -> str:
+    """The text of a message: all of it, or its parts of text; those of thinking and pictures are none.
+
+    Raises TypeError where it is neither.
+    """
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if isinstance(content, dict):
+        if content.get("type", "text") not in TEXT_PARTS:
+            return ""
+        return _said(content.get("text"))
+    if isinstance(content, list):
+        return "".join(map(_said, content))
+    raise TypeError(f"{type(content).__name__} for a text")
 
 
 def _openai_tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -290,20 +342,22 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
         if kind == "error":
             raise Broken(f"the server broke off: {_message(json.dumps(event))}")
         if kind == "message_start":
-            usage.update(_usage(event["message"]))
+            usage.update(_usage(event.get("message") or {}))
         elif kind == "content_block_delta":
-            text.append(event["delta"].get("text") or "")
+            text.append(_said(event.get("delta")))
         elif kind == "message_delta":
             usage.update(_usage(event))
-            finish = event["delta"].get("stop_reason") or finish
-        ended = ended or kind == "message_stop"
+            finish = (event.get("delta") or {}).get("stop_reason") or finish
+        ended = ended or kind == "message_stop" or event is DONE
     if not ended:
         raise Broken("the stream ended in the middle of the answer")
     return Answer("".join(text), _anthropic_input(usage), _count(usage.get("output_tokens")), finish == "max_tokens")
 
 
 def _anthropic_whole(content: dict[str, Any]) -> Answer:
-    text, usage = "".join(block.get("text", "") for block in content["content"]), _usage(content)
+    if content["content"] is None:
+        raise TypeError("no content")
+    text, usage = _said(content["content"]), _usage(content)
     cut = content.get("stop_reason") == "max_tokens"
     return Answer(text, _anthropic_input(usage), _count(usage.get("output_tokens")), cut)
 

@@ -1,0 +1,91 @@
+"""When `--until` ends a session: a time of day, or a duration from now, in the ways that people write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from agent.errors import UsageError
+
+LONGEST_HOURS = 24 * 366
+
+_CLOCK = re.compile(
+    r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?(?::(?P<second>\d{2}))?\s*(?P<half>[ap])?(?:\.?m\.?)?", re.I
+)
+_NAMED = {"noon": "12:00", "midday": "12:00", "midnight": "00:00"}
+_UNITS = {"d": 24.0, "h": 1.0, "m": 1 / 60, "s": 1 / 3600}  # in hours
+_PART = r"(\d+(?:\.\d+)?)\s*(d(?:ays?)?|h(?:(?:ou)?rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)(?![a-z])[\s,]*"
+_DURATION = re.compile(rf"(?:in\s+|\+\s*)?((?:{_PART})+)", re.I)
+
+
+def moment(text: str, now: float) -> float:
+    """Return the Unix time that `text` means: `07:00`, `7am` and `7:30pm` are times of day, the next such moment; `8h`,
+    `90m` and `1h30m` count from now.
+
+    Raises UsageError where it is neither.
+    """
+    said = " ".join(text.split())
+    hours = _hours(said)
+    if hours is not None:
+        return now + 3600 * hours
+    wanted = _time_of_day(_NAMED.get(said.lower(), said))
+    if wanted is not None:
+        return _next(wanted, now)
+    raise UsageError(
+        f"--until takes a time such as 07:00 or 7am, or a duration such as 8h or 1h30m, not {text!r}"
+    ) from None
+
+
+def _hours(said: str) -> float | None:
+    """Of a duration; None where it is none, or none that a session can last."""
+    found = _DURATION.fullmatch(said)
+    if found is None:
+        return None
+    parts = re.findall(_PART, found[1], re.I)
+    hours = sum(float(count) * _UNITS[unit[0].lower()] for count, unit in parts)
+    # Each unit once: `8h 8h` is a slip.
+    once = len({unit[0].lower() for _, unit in parts}) == len(parts)
+    return hours if once and 0 < hours <= LONGEST_HOURS else None
+
+
+def _time_of_day(said: str) -> timedelta | None:
+    """What has passed since midnight by the clock; None where it is no time of day."""
+    found = _CLOCK.fullmatch(said)
+    if found is None:
+        return None
+    hour, minute, second = (int(found[name] or 0) for name in ("hour", "minute", "second"))
+    half, bare = (found["half"] or "").lower(), found["minute"] is None
+    # 7 alone may be either half of the day, or hours from now; and `07:00m` is no time.
+    if (half and not 1 <= hour <= 12) or (not half and (bare or said[-1:].lower() in ("m", "."))):
+        return None
+    if half:
+        hour = hour % 12 + (12 if half == "p" else 0)
+    if hour == 24 and minute == second == 0:
+        hour = 0
+    return timedelta(hours=hour, minutes=minute, seconds=second) if max(minute, second) < 60 and hour < 24 else None
+
+
+def _next(wanted: timedelta, now: float) -> float:
+    """The next moment at which the clock shows it, whatever changes of clocks lie between; where one leaves it out, the
+    moment of the change."""
+    today = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
+    return min(at for days in range(3) for at in _moments(today + timedelta(days=days) + wanted) if at > now)
+
+
+def _moments(shown: datetime) -> Iterator[float]:
+    """When the clock shows this date and time: once, twice where clocks go back, or as they go past it."""
+    first, second = (shown.replace(fold=fold).timestamp() for fold in (0, 1))
+    if first <= second:
+        yield first
+        yield second
+        return
+    # The clock goes from before it to after it between the two.
+    before, after = second, first
+    while after - before > 1:
+        middle = (before + after) // 2
+        if datetime.fromtimestamp(middle) < shown:
+            before = middle
+        else:
+            after = middle
+    yield after
