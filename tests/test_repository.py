@@ -176,3 +176,62 @@ def test_changes_of_what_is_measured_are_refused_when_a_session_goes_on(quick: P
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
     assert done.returncode == 3
     assert (quick / name).read_text() == text
+
+
+FILTER = {
+    "clean": "sed s/smudged/plain/",
+    "smudge": "sed s/plain/smudged/",
+    "required": "true",
+}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "config"),
+    [
+        ("*.py text eol=crlf\n*.tsv text eol=crlf\n", {}),
+        ("* text=auto\n", {"core.autocrlf": "true"}),
+        ("* text=auto\n", {"core.eol": "crlf"}),
+        ("*.py ident\n", {}),
+        ("*.py filter=own\n", {f"filter.own.{name}": value for name, value in FILTER.items()}),
+        ("*.py working-tree-encoding=UTF-16\n", {}),
+        ("*.tsv merge=union diff=none -text\n", {}),
+    ],
+)
+def test_what_git_makes_of_bytes_on_their_way_to_the_checkout_dirties_nothing(
+    quick: Path, cli: Cli, attributes: str, config: dict[str, str]
+) -> None:
+    for name, value in config.items():
+        git(quick, "config", name, value)
+    text = (quick / "train.py").read_text().replace('"""Prints', '"""$Id$ plain Prints')
+    (quick / "train.py").write_text(text, newline="\n", encoding="utf-16" if "UTF-16" in attributes else "utf-8")
+    if "UTF-16" in attributes:  # Python reads no such program: the checkout alone is in it
+        protocol = quick_protocol()
+        protocol["execution"]["command"] = "sh -c 'iconv -f UTF-16 -t UTF-8 train.py | python3'"
+        (quick / "protocol.json").write_text(json.dumps(protocol))
+        (quick / "prepare.py").write_text("HARNESS = True\n", encoding="utf-16")
+    (quick / ".gitattributes").write_text(attributes)
+    commit(quick)
+    git(quick, "rm", "--quiet", "-r", "--cached", ".")
+    git(quick, "reset", "--quiet", "--hard")
+    go(cli, quick, count=6)
+    assert git(quick, "status", "--porcelain") == ""
+    go(cli, quick, count=7)
+    assert len(git(quick, "show", "HEAD:results.tsv").splitlines()) == 9
+    # A candidate differs from the baseline in what it changed and in nothing else.
+    assert git(quick, "diff", "--stat", "main", "refs/autoresearch/t/1", "--", "train.py").endswith(
+        "1 insertion(+), 1 deletion(-)"
+    )
+
+
+@pytest.mark.parametrize("name", ["run.log", "__pycache__/x.cpython-311.pyc", "docs/run.log", "junit.xml"])
+def test_a_tracked_file_that_runs_write_stays_as_it_is(quick: Path, cli: Cli, name: str) -> None:
+    (quick / name).parent.mkdir(exist_ok=True)
+    (quick / name).write_bytes(b"theirs\n")
+    git(quick, "add", "--force", name)
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(f"{text}open({name!r}, 'w').write('a run was here')\n".replace("sys.exit(0)", ""))
+    commit(quick)
+    go(cli, quick, count=3)
+    assert (quick / name).read_bytes() == b"theirs\n"
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert len((quick / "results.tsv").read_text().splitlines()) == 5
