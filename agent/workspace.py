@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
@@ -26,8 +27,14 @@ try:
 except ImportError as failed:  # it runs `git version` even so
     raise PreconditionError(f"git cannot be run: {' '.join(str(failed).split())}; mend that, then run again") from None
 
-# The person's hooks are for the person's commits; at night one that fails or asks would end the session.
-GIT = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
+# The person's hooks are for the person's commits; at night one that fails or asks would end the session. Patches and
+# messages are as programs expect them, however the person likes to see them.
+SETTINGS = (
+    *("core.hooksPath=/dev/null", "core.fsmonitor=false", "i18n.commitEncoding=UTF-8", "i18n.logOutputEncoding=UTF-8"),
+    *("diff.noprefix=false", "diff.mnemonicPrefix=false", "diff.relative=false", "diff.submodule=short"),
+    *("color.ui=false", "core.quotePath=false"),
+)
+GIT = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 MOST_TREES = 8
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
@@ -382,7 +389,7 @@ class Workspace:
                 about, _, path = line.partition("\t")
                 mode, _, blob = about.split(" ")
                 known[path] = (mode, blob)
-            if len(commit) >= 40:
+            if len(commit) >= 40:  # a whole hash
                 while len(self._trees) >= MOST_TREES:
                     self._trees.pop(next(iter(self._trees)))
                 self._trees[commit] = known
@@ -426,7 +433,7 @@ class Workspace:
         with contextlib.suppress(FileNotFoundError):
             scratch.write_bytes((self._git_folder() / "index").read_bytes())
         said = "".join(
-            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * 40}\t{path}\0"
+            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * self._digits}\t{path}\0"
             for path, entry in entries.items()
         )
         if said:
@@ -478,6 +485,11 @@ class Workspace:
             words = " ".join(done.stderr.decode(errors="replace").split())
             raise AutoresearchError(f"`git {args[0]}` failed in {self.top}: {words or done.returncode}")
         return done.stdout
+
+    @cached_property
+    def _digits(self) -> int:
+        """How long a hash is here: 40, or 64 where they are of SHA-256."""
+        return len(self.head)
 
     def _git_folder(self) -> Path:
         return Path(self._repo.git_dir)

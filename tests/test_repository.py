@@ -235,3 +235,57 @@ def test_a_tracked_file_that_runs_write_stays_as_it_is(quick: Path, cli: Cli, na
     assert (quick / name).read_bytes() == b"theirs\n"
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
     assert len((quick / "results.tsv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"diff.noprefix": "true", "color.ui": "always", "diff.external": "false", "diff.relative": "true"},
+        {"diff.mnemonicPrefix": "true", "i18n.commitEncoding": "ISO-8859-1", "commit.gpgSign": "true"},
+        {"core.splitIndex": "true", "core.untrackedCache": "true", "index.version": "4", "core.abbrev": "no"},
+        {"core.sparseCheckout": "true", "status.showUntrackedFiles": "all", "core.quotePath": "true"},
+        {"checkout.guess": "false", "branch.autoSetupMerge": "always", "advice.detachedHead": "true"},
+    ],
+)
+def test_how_a_person_likes_git_changes_nothing(quick: Path, cli: Cli, settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        git(quick, "config", name, value)
+    text = (quick / "train.py").read_text().replace('"""Prints', '"""λ Prints')
+    (quick / "train.py").write_text(text)
+    git(quick, "-c", "commit.gpgSign=false", "commit", "--quiet", "-am", "theirs")
+    go(cli, quick, count=4)
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    patch = cli(quick, "diff", "1").stdout
+    (quick.parent / "patch").write_text(patch)
+    git(quick, "checkout", "--quiet", "--detach", "main")
+    git(quick, "apply", str(quick.parent / "patch"))
+    assert git(quick, "diff", "--no-ext-diff", "--no-color", "refs/autoresearch/t/1", "--", "train.py") == ""
+
+
+def test_a_repository_with_hashes_of_sha_256(tmp_path: Path, quick: Path, cli: Cli) -> None:
+    folder = tmp_path / "sha256"
+    folder.mkdir()
+    for name in ("protocol.json", "train.py", "prepare.py", "pyproject.toml"):
+        (folder / name).write_bytes((quick / name).read_bytes())
+    git(folder, "init", "--quiet", "--object-format=sha256", "--initial-branch", "main")
+    git(folder, "config", "user.name", "Tester")
+    git(folder, "config", "user.email", "tester@example.invalid")
+    commit(folder)
+    go(cli, folder, count=4)
+    go(cli, folder, count=5)
+    assert git(folder, "status", "--porcelain") == ""
+    assert cli(folder, "doctor").returncode == 0
+    assert cli(folder, "show", "1").returncode == 0
+
+
+def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    git(quick, "worktree", "add", "--quiet", "-b", "side", str(beside))
+    go(cli, beside, count=3)
+    assert git(beside, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+    assert git(beside, "status", "--porcelain") == ""
+    assert git(quick, "branch", "--show-current") == "main"
+    refused = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert refused.returncode == 3
+    go(cli, quick, "u", 2)
+    assert git(quick, "status", "--porcelain") == ""
