@@ -357,3 +357,15 @@ def test_all_fresh_runs_of_a_pair_count(noisy: Path, cli: Cli) -> None:
     assert status["confirmed"]["gain"] == second["gain"]
     report = json.loads(cli(noisy, "report", "--json").stdout)["data"]["sessions"][0]
     assert report["confirmation"]["gain"] == second["gain"]
+
+
+def test_the_report_is_there_before_the_confirmation_begins(quick: Path, cli: Cli) -> None:
+    wanted = {"AUTORESEARCH_CONFIRM": "1", "AUTORESEARCH_REPORT": "1"}
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "4", **wanted)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("the report so far: "))
+    assert first < next(index for index, line in enumerate(lines) if line.startswith("confirming: "))
+    assert any(line.startswith("baseline run 1: ") for line in lines)
+    assert not any(line.startswith(("a ", "b ")) for line in lines)
+    assert "gain is confirmed" in Path(lines[first].removeprefix("the report so far: ")).read_text()  # as it is now
