@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from agent.budget import Known, Limits
 from agent.drycheck import why_not
 from agent.experiment import Experiment, Value
 from agent.files import read_text
@@ -60,13 +61,16 @@ def context_of(
     )
 
 
-def known_constants(protocol: Protocol) -> dict[str, Value]:
+def known_constants(protocol: Protocol) -> Known:
     """What the harness defines for train.py, so that the search can tell which of its branches is live."""
     found = snapshot(protocol)
     constants: dict[str, Value] = {key: value for key, value in found.items() if key.isupper()}
     if "profile" in found:
         constants["PROFILE"] = found["profile"]
-    return constants
+    stop = protocol.execution.stop_condition
+    count = stop.max_steps or stop.epochs if stop else None
+    counted = stop is not None and stop.type in ("max_steps", "epochs")
+    return Known(constants, Limits(protocol.training_seconds, count, counted))
 
 
 def _rules(protocol: Protocol, training_seconds: float | None) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from agent import fingerprint
 from agent.edits import unmarked
+from agent.encoded import encoded
 from agent.evaluation import Allowance
 from agent.files import last_lines
 from agent.measure import Bench, execute, opened
@@ -43,6 +44,10 @@ def why_not(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callab
                 return f"{path} does not compile: {error}"
             except (RecursionError, MemoryError):
                 return f"{path} does not compile: it is nested too deeply"
+            try:
+                encoded(path, text)
+            except UnicodeEncodeError as error:
+                return f"{path} is in {error.encoding}, which has no {error.object[error.start]!r}"
     return _fails_by_itself(bench, files, incumbent, tick)
 
 

@@ -86,7 +86,7 @@ def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dic
     starts = _line_starts(data)
     found: dict[str, Constant] = {}
     for name, node, value in _assignments(tree, known, {}):
-        if NAME.fullmatch(name) and _is_literal(node) and isinstance(value, int | float | bool | str):
+        if NAME.fullmatch(name) and is_literal(node) and isinstance(value, int | float | bool | str):
             assert node.end_lineno is not None and node.end_col_offset is not None
             begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
             rest = data[end:].split(b"\n", 1)[0].decode(errors="replace").strip()
@@ -172,7 +172,7 @@ def _assignments(
 ) -> Iterator[tuple[str, ast.expr, Any]]:
     names: dict[str, Any] = dict(known)
     for statement in _live(tree.body, names, values):
-        target = _target(statement)
+        target = target_of(statement)
         if target is not None:
             yield target[0], target[1], names.get(target[0])
 
@@ -188,7 +188,7 @@ def _live(body: list[ast.stmt], names: dict[str, Any], values: Mapping[str, Valu
                 continue
             yield from _live(branch, names, values)
             continue
-        target, found = _target(statement), dict[str, Any]()
+        target, found = target_of(statement), dict[str, Any]()
         if target is not None:
             name, node = target
             with contextlib.suppress(_Unknown):
@@ -207,7 +207,7 @@ def _forget(statement: ast.stmt, names: dict[str, Any]) -> None:
             names.pop(node.id, None)
 
 
-def _target(statement: ast.stmt) -> tuple[str, ast.expr] | None:
+def target_of(statement: ast.stmt) -> tuple[str, ast.expr] | None:
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
         return statement.targets[0].id, statement.value
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None:
@@ -215,7 +215,7 @@ def _target(statement: ast.stmt) -> tuple[str, ast.expr] | None:
     return None
 
 
-def _is_literal(node: ast.expr) -> bool:
+def is_literal(node: ast.expr) -> bool:
     """A number, string or bool, a negative number, or a power such as 2**16."""
     match node:
         case ast.Constant():

@@ -23,6 +23,8 @@ def unbiased(experiment: Experiment) -> list[Run]:
 def estimate(experiment: Experiment) -> float | None:
     """The best guess of its metric: the mean of runs that did not choose it where there are any; of a pruned one what
     it would have come to. None where nothing is known."""
+    if experiment.void:
+        return None
     values = metrics(unbiased(experiment))
     if values:
         return sum(values) / len(values)

@@ -153,7 +153,7 @@ _RUN: dict[str, Check] = {
     "number": _count, "run": _count, "of": _count, "label": _text, "metric": _maybe(_number), "seconds": _seconds,
     "secondary": _map(_figure), "error": _maybe(_text), "out_of_memory": _flag, "conditions": _map(_figure),
     "log": _text, "pruned": _maybe(_number), "estimate": _maybe(_number), "rebased": _flag,
-    "fault": _one_of("", "watchdog", "machine"),
+    "fault": _one_of("", "watchdog", "machine"), "trained": _maybe(_seconds),
 }  # fmt: skip
 _STARTED: dict[str, Check] = {
     "number": _count, "run": _count, "of": _count, "label": _text, "pid": _count, "born": _number, "log": _text,

@@ -45,7 +45,8 @@ class Run:
     itself, by its log; or the run itself with the harness's code, because its model could not be traced.
     untimed, overrun: seconds to the hand-over of its model, less the budget, from the command's start and from the
     first text that it trained on. unconfined: nothing kept the run from the person's files.
-    fault: of the machine, that ended it again and again (`agent.gpufault`).
+    fault: of the machine, that ended it again and again (`agent.gpufault`). trained: seconds of training by its log,
+    which is the word of the run itself.
     """
 
     metric: float | None
@@ -63,6 +64,7 @@ class Run:
     overrun: float | None = None
     unconfined: bool = False
     fault: Fault = ""
+    trained: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,15 @@ class Experiment:
     fresh: tuple[Run, ...] = ()
 
     @property
+    def void(self) -> bool:
+        """Whether its number is no measure of its recipe."""
+        return self.verdict.status == "discard" and self.verdict.reason.startswith("void: ")
+
+    @property
     def metric(self) -> float | None:
-        """What its row says: the mean that it was judged by. None where its last run failed or was pruned."""
+        """What its row says: the mean that it was judged by. None where its last run failed or was pruned, or void."""
+        if self.void:
+            return None
         if self.verdict.evidence is not None:
             return self.verdict.evidence.mean
         values = [run.metric for run in self.runs if run.metric is not None]

@@ -12,6 +12,7 @@ from agent.conditions import disturbed
 from agent.errors import PreconditionError
 from agent.estimate import unbiased
 from agent.experiment import Direction, Experiment, Run, Value, Verdict, metrics, worked
+from agent.longer import why_longer
 from agent.noise import Noise, noise_of, repeated
 from agent.simplicity import leaner, repeats
 from agent.state import Pending
@@ -27,11 +28,15 @@ UNMEASURED = "the incumbent could not be measured again to compare it with"
 
 @dataclass(frozen=True)
 class Rules:
-    """How a session decides. max_memory_gb: more makes a candidate no keep, whatever it gains; None for no limit."""
+    """How a session decides. max_memory_gb: more makes a candidate no keep, whatever it gains; None for no limit.
+
+    trains: whether what trained longer than the baseline is no keep (`agent.longer`).
+    """
 
     kind: verdict.Kind = "confirm"
     max_memory_gb: float | None = None
     simplicity: bool = False
+    trains: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,19 @@ class Case:
 
 def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
     """The verdict, or whose run it takes first: "candidate" or "incumbent"."""
+    found = _judged(case, rules)
+    if not (rules.trains and case.experiments and isinstance(found, Verdict) and found.status == "keep"):
+        return found
+    why = why_longer(case.pending.runs, case.experiments[0], case.incumbent)
+    if why is None:
+        return found
+    # A busy machine may have made it longer: it has a second run to be as short as it should.
+    if len(worked(case.pending.runs)) < 2:
+        return "candidate"
+    return Verdict("discard", f"void: {why}; {found.reason} is no gain of the recipe", found.evidence)
+
+
+def _judged(case: Case, rules: Rules) -> Verdict | verdict.Step:
     pending = case.pending
     last = pending.runs[-1]
     if last.pruned is not None:

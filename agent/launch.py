@@ -17,12 +17,14 @@ from agent import recovery
 from agent.afterwards import confirm_gain, write_report
 from agent.awake import kept_awake
 from agent.baseline import log_path, measure_baseline
-from agent.errors import AutoresearchError, Interrupted, UsageError, explain
+from agent.context import known_constants
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
 from agent.journal import Journal, View
 from agent.judging import Rules
 from agent.limits import Limits
+from agent.longer import trains
 from agent.loop import run_session
 from agent.measure import Bench
 from agent.opening import open_bench, prepared
@@ -30,6 +32,8 @@ from agent.paths import journal_path
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import Consult
 from agent.proposers.choose import choose as choose_proposer
+from agent.proposers.space import remarks as remarks_on
+from agent.proposers.space import why_nothing
 from agent.sandbox import Mode
 from agent.session import Session
 from agent.summary import summarize
@@ -38,6 +42,7 @@ from agent.views.notify import Notifier
 from agent.views.text import closing, duration
 
 BASELINE_RUNS = 2
+MOST_REMARKS = 5
 NO_LIMITS = Limits()
 SEARCH = Consult()
 
@@ -91,7 +96,12 @@ def run(folder: Path, wanted: Wanted) -> int:
             proposer=choose_proposer(wanted.consult, journal, bench.workspace, bench.sandbox),
             wanted=wanted.limits,
             interrupts=Interrupts(),
-            rules=Rules(wanted.verdict, wanted.max_memory_gb, bench.protocol.agent_rules.simplicity_criterion),
+            rules=Rules(
+                wanted.verdict,
+                wanted.max_memory_gb,
+                bench.protocol.agent_rules.simplicity_criterion,
+                trains(bench.protocol),
+            ),
             baseline_runs=wanted.baseline_runs or (1 if wanted.verdict == "greedy" else BASELINE_RUNS),
             prune=wanted.prune,
             confirm=wanted.confirm,
@@ -99,10 +109,11 @@ def run(folder: Path, wanted: Wanted) -> int:
         )
         if journal.state.session is None:
             recovery.require_startable(bench.workspace, bench.protocol, session.branch, wanted.tag)
+        remarks = _about_the_search(session, wanted)
         if wanted.dry_run:
-            print(_plan(session))
+            print("\n".join([_plan(session), *remarks]))
             return 0
-        for text in (bench.sandbox.says, *wanted.said):
+        for text in (bench.sandbox.says, *wanted.said, *remarks):
             journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else None
         with (
@@ -180,6 +191,22 @@ def _finishing(session: Session) -> str:
         return "ending after this step; Ctrl-C again stops at once"
     left = duration(session.runs.remaining_seconds())
     return f"finishing experiment #{pending.number}, about {left} more; Ctrl-C again stops it at once"
+
+
+def _about_the_search(session: Session, wanted: Wanted) -> list[str]:
+    """Sentences about what keeps the search from finding something. Raises PreconditionError where nobody else does.
+
+    A session that has begun may have used up all there was.
+    """
+    bench = session.bench
+    if session.state.experiments or wanted.limits.experiments == 0:
+        return []
+    files = bench.workspace.files(bench.workspace.head)
+    nothing = why_nothing(files, known_constants(bench.protocol))
+    found = [*remarks_on(files)[:MOST_REMARKS], *([nothing] if nothing else [])]
+    if nothing and session.proposer == "search":
+        raise PreconditionError(". ".join(reversed(found)))
+    return found
 
 
 def _plan(session: Session) -> str:

@@ -31,7 +31,7 @@ from agent.evaluation import Allowance, Evaluator, Harness
 from agent.experiment import Run
 from agent.gpufault import PAUSE_SECONDS, REPEATS, described, fault_in
 from agent.memory import ran_out
-from agent.metrics import extract
+from agent.metrics import extract, told_training
 from agent.protocol import Metric, Protocol
 from agent.room import NOTHING, Furniture, Lent, Room
 from agent.sandbox import UNCONFINED, Sandbox
@@ -184,7 +184,7 @@ def _measure(
             _require_room(log.parent)
             around["fault"] = error.fault if isinstance(error, Faulted) else ""
             return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
-        return Run(secondary=_secondary(bench, place, text, since), **around)
+        return Run(secondary=_secondary(bench, place, text, since), trained=told_training(text), **around)
 
 
 def _result(

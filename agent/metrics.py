@@ -21,12 +21,18 @@ LARGEST_FILE = 64 * 2**20
 LONGEST_SUMMARY = 1000  # characters of a line of pytest's
 LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
+LONGEST_END = 2**20  # characters of a log's end that tell of the training
 LEAST_DECIMALS = 2  # of a number that may be a rounded one
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 # 45,060.2: thousands with a comma between them.
 _GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?![\d,.])", re.IGNORECASE)
+_TRAINED = re.compile(
+    r"^[ \t]*(?:total[_ ])?train(?:ing)?[_ ](?:seconds|secs?|time|time[_ ]s|duration)[ \t]*[:=][ \t]*"
+    r"([0-9][0-9,]{0,12}(?:\.[0-9]{1,12})?)[ \t]*(?:s|sec|secs|seconds)?[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
@@ -114,6 +120,15 @@ def _rounds_to(value: float, text: str, rounded: float) -> bool:
 def _decimals(text: str) -> int:
     """How many digits it has behind the point; 0 where an exponent moves that."""
     return len(text.strip().partition(".")[2]) if "e" not in text.lower() else 0
+
+
+def told_training(log: str) -> float | None:
+    """How many seconds of training a log tells of, in a line such as `training_seconds: 300.1`; None for none."""
+    found = [*_TRAINED.finditer(printed(log[-LONGEST_END:]).replace("\r", "\n"))]
+    try:
+        return _number("training", found[-1][1]) if found else None
+    except NoMetric:
+        return None
 
 
 def _json_pointer(metric: Metric, log: str) -> float:

@@ -69,7 +69,7 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
     secondary = experiment.runs[-1].secondary if metric is not None else {}
     values = {m.name: f"{secondary.get(m.name, 0.0):g}" for m in protocol.measurement.secondary_metrics}
     description = experiment.description
-    if experiment.verdict.status == "crash":
+    if experiment.verdict.status == "crash" or experiment.void:
         description = f"{description} [{experiment.verdict.reason[:LONGEST_REASON]}]"
     elif experiment.runs[-1].pruned is not None:
         description = f"{description} (pruned at {100 * experiment.runs[-1].pruned:.0f} %)"

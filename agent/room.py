@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from agent import variables
+from agent.encoded import encoded
 from agent.errors import AutoresearchError
 from agent.places import places, texts
 from agent.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
@@ -139,7 +140,7 @@ def opened(
         inside = workspace.export(base / "tree", commit)
         for path, text in (files or {}).items():
             (inside / path).parent.mkdir(parents=True, exist_ok=True)
-            (inside / path).write_text(text, encoding="utf-8", newline="")
+            (inside / path).write_bytes(encoded(path, text))
         yield furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, lent, furniture or Furniture())
 
 

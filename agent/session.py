@@ -69,6 +69,10 @@ class Session:
         self.runs.work_on(bench)
 
     @property
+    def proposer(self) -> str:
+        return self._proposer.name
+
+    @property
     def state(self) -> State:
         return self.journal.state
 

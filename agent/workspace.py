@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from agent.encoded import decoded, encoded
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol import FILENAME, Protocol
 
@@ -134,8 +135,8 @@ class Workspace:
         contents = self._blobs([*wanted.values()])
         texts = {}
         for path, blob in wanted.items():
-            with contextlib.suppress(UnicodeDecodeError):  # a binary file is no text to edit
-                texts[path] = contents[blob].decode()
+            with contextlib.suppress(UnicodeError):  # a binary file is no text to edit
+                texts[path] = decoded(path, contents[blob])
         return texts
 
     def edited(self) -> list[str]:
@@ -271,7 +272,7 @@ class Workspace:
             inside = (self.folder / path).resolve().is_relative_to(self.folder)
             if not inside or not self._protocol.mutable_surface.allows(path):
                 raise Violation(f"the proposal changes {path}, which mutableSurface does not allow")
-        commit = self._commit_on(parent, {path: text.encode() for path, text in files.items()}, message)
+        commit = self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
         self.keep(ref, commit)
         return commit
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CHANGED = (1, 1, 2, 3)
 SPREADS = (0.03, 0.08, 0.2, 0.3)
 SMALLEST_SPREAD = 0.03
+# No change of an integer is smaller than this share of it: no night can tell it from noise.
+SMALLEST_SHARE = 0.02
 # Two choices are as far apart as this share of a range.
 CHOICE_DISTANCE = 0.6
 # What stands for zero on a log scale, in the range of a constant that is switched off.
@@ -85,11 +87,17 @@ def _moved(dimension: Dimension, rng: random.Random, spread: float) -> Value:
     moved = _scaled(dimension, value) + rng.gauss(0, spread) * (high - low)
     moved = min(max(moved, low), high)
     new = dimension.rounded(math.exp(moved) if _is_log(dimension) else moved)
-    if new == value and dimension.kind != "float":
+    if dimension.kind != "float" and abs(_number(new) - value) < max(SMALLEST_SHARE * abs(value), 0.5):
         # The smallest step there is.
         direction = rng.choice((-1, 1))
-        return dimension.rounded(value * 2.0**direction if dimension.kind == "power" else value + direction)
+        step = max(1.0, SMALLEST_SHARE * abs(value))
+        return dimension.rounded(value * 2.0**direction if dimension.kind == "power" else value + direction * step)
     return new
+
+
+def _number(value: Value) -> float:
+    assert isinstance(value, int | float)
+    return value
 
 
 def _unit(dimension: Dimension, value: float) -> float:

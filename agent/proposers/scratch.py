@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from agent.encoded import decoded, encoded
 from agent.files import Unusable, open_plain, read_bounded, write_whole
 from agent.format import one_line
 from agent.names import fault_of_path, linked_part
@@ -146,7 +147,7 @@ def _place(workspace: Path, files: Mapping[str, str]) -> None:
         if linked_part(workspace, str(PurePosixPath(path).parent)) is not None:
             raise Away(f"no scratch repository for the agent: {one_line(path)} lies behind a link")
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, text, durable=False)
+        write_whole(target, encoded(path, text), durable=False)
 
 
 def _commit(top: Path) -> None:
@@ -262,14 +263,14 @@ def _state(path: Path) -> str:
 def _text(path: Path) -> str:
     """The text of a plain file. Raises Refused."""
     try:
-        text = read_bounded(path, LARGEST_FILE).decode("utf-8")
+        text = decoded(path.name, read_bounded(path, LARGEST_FILE))
     except Unusable as fault:
         large = "larger" in str(fault)
         raise Refused(f"which {fault}" if large else "which is no plain file any more") from None
     except OSError as error:
         raise Refused(f"which cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Refused("which is not UTF-8 text") from None
+    except UnicodeError:
+        raise Refused("which is not text in UTF-8, or in the encoding that it declares") from None
     if "\0" in text:
         raise Refused("which is not text")
     for secret, name in _secrets().items():

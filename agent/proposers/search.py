@@ -21,7 +21,7 @@ from agent.estimate import estimate
 from agent.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.pool import groups, point, points, pool
-from agent.proposers.space import Dimension, Space, space_of
+from agent.proposers.space import Dimension, Space, space_of, why_nothing
 
 # Where the gain is on slow machines: more steps, by smaller batches and shallower models, then size, then rates.
 # Constants never tried go in this order, each rank by this factor less often, and last what changes only how a step is
@@ -40,6 +40,9 @@ POOL, SHORTLIST = 400, 40
 PATIENCE, SHRINK = 4, 0.93
 FARTHEST = 3.0
 SMALLEST_STEP, LARGEST_STEP = 1.3, 2.0
+# An integer below this counts one by one; a larger one moves by a share of itself.
+COUNTED = 32
+SMALLEST_SHARE, LARGEST_SHARE = 0.08, 0.25
 # The weight of what was kept, and the shares of its first weight that a failure and a crash leave to a move: on a noisy
 # machine one bad measurement does not bury the most promising move.
 KEPT, RETRY_FAILED, RETRY_CRASHED = 4.0, 0.5, 0.1
@@ -79,11 +82,8 @@ class SearchProposer:
 
     def _ask(self, context: Context) -> Proposal:
         space = space_of(context.files, context.constants)
-        if not space.dimensions:
-            raise Exhausted(
-                "there is nothing to search: the mutable files hold no ALL_CAPS constants at module level; "
-                "name the numbers to be tuned, as in RATE = 0.1"
-            )
+        if (nothing := why_nothing(context.files, context.constants)) is not None:
+            raise Exhausted(nothing)
         seen = {experiment.digest for experiment in context.history}
         rng = random.Random(f"{context.seed}:{context.number}")
         for values, why in chain(_until_it_fails(_expected(space, context, rng)), _steps(space, context, rng)):
@@ -234,11 +234,19 @@ def _moved(dimension: Dimension, direction: int, rng: random.Random) -> Value:
         return dimension.rounded(value * 2.0**direction)
     factor = rng.uniform(SMALLEST_STEP, LARGEST_STEP) ** direction
     if dimension.kind == "int":
-        step = dimension.rounded(value * factor) if dimension.log else value
+        if dimension.log:
+            step = dimension.rounded(value * factor)
+        else:
+            step = dimension.rounded(value + direction * _stride(value, rng))
         return step if step != value else dimension.rounded(value + direction)
     if dimension.log:
         return dimension.rounded(value * factor)
     return dimension.rounded(value + direction * rng.uniform(0.08, 0.25) * (dimension.high - dimension.low))
+
+
+def _stride(value: float, rng: random.Random) -> float:
+    """How far an integer without `log` moves: small ones count one by one, of large ones one more is no change."""
+    return 1 if abs(value) < COUNTED else abs(value) * rng.uniform(SMALLEST_SHARE, LARGEST_SHARE)
 
 
 def _lessons(space: Space, history: Sequence[Experiment], incumbent: Experiment) -> dict[Move, float]:

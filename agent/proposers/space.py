@@ -15,18 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from agent.budget import limits_of, timed_names, why_budget
 from agent.edits import Constant, constants, refuses, replace
 from agent.errors import UsageError
 from agent.experiment import Value
+from agent.proposers.comments import COMMENT, FORM, misplaced, others, require_plain
 
-COMMENT = re.compile(r"#\s*search:\s*([^;#]*)")
 RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
 NEVER = re.compile(r"(^|_)(SEED|EVAL|LOG|PRINT|VERSION|PATH|DIR)(_|$)")
 FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
 DIGITS = 3
+MOST_REASONS = 4
 # Beyond this the width of a range, or a multiple of a value, might be no number any more.
 LARGEST = 1e300
-FORM = "write `# search: LOW..HIGH`, `# search: LOW..HIGH log`, `# search: a | b | c` or `# search: off`"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Dimension:
                 )
             )
         if self.kind == "int":
-            return round(value)
+            few = float(f"{value:.{DIGITS}g}")
+            return round(few if self.low <= few <= self.high else value)
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
 
@@ -98,14 +100,15 @@ class Space:
 
 
 def space_of(files: Mapping[str, str], known: Mapping[str, Value]) -> Space:
-    """Raises UsageError on a malformed search comment, naming file and line."""
-    found = {path: constants(text, known) for path, text in files.items() if path.endswith(".py")}
+    """Raises UsageError on a search comment that is malformed or not read, naming file and line."""
+    for path, text in files.items():
+        require_plain(path, text)
+    budgets = _budgets(files, known)
     dimensions = []
-    for path, by_name in found.items():
-        for constant in by_name.values():
-            dimension = _dimension(path, constant)
-            if dimension is not None:
-                dimensions.append(dimension)
+    for path, constant in _constants(files, known):
+        dimension = _dimension(path, constant, budgets.get((path, constant.name)))
+        if dimension is not None:
+            dimensions.append(dimension)
     if len({dimension.path for dimension in dimensions}) == 1:
         return Space(files, known, tuple(dimensions))
     keyed = [Dimension(**{**vars(d), "key": f"{d.path}:{d.name}"}) for d in dimensions]
@@ -117,13 +120,74 @@ def tunable_parameters(files: Mapping[str, str], known: Mapping[str, Value]) -> 
     return space_of(files, known).values()
 
 
-def _dimension(path: str, constant: Constant) -> Dimension | None:
+def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | None:
+    """Say that there is nothing to search, and why, as far as can be seen; None where there is something."""
+    if space_of(files, known).dimensions:
+        return None
+    budgets = _budgets(files, known)
+    reasons = [
+        f"{constant.name} {_why_left_out(constant, budgets.get((path, constant.name)))}"
+        for path, constant in _constants(files, known)
+    ]
+    reasons += [reason for path, text in files.items() if path.endswith(".py") for reason in others(text)]
+    shown = ", ".join(dict.fromkeys(reasons[:MOST_REASONS])) or f"{', '.join([*files][:3])} gives no number a name"
+    more = f" and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+    return (
+        f"there is nothing to search: {shown}{more}; give what may be tuned a name in capitals at module level, as in "
+        "RATE = 0.1, or let a model or an agent propose (--model, --agent)"
+    )
+
+
+def remarks(files: Mapping[str, str]) -> list[str]:
+    """Sentences about search comments that do nothing."""
+    return [remark for path, text in files.items() for remark in misplaced(path, text)]
+
+
+def _why_left_out(constant: Constant, budget: str | None) -> str:
+    if budget is not None:
+        return f"is left out ({budget})"
+    if COMMENT.search(constant.comment):
+        return "is switched off by its comment"
+    if isinstance(constant.value, str):
+        return "is a text without a list of choices in a search comment"
+    if NEVER.search(constant.name):
+        return "is never searched by its name"
+    return "is negative, 0 or too large for a range of its own: give it a search comment"
+
+
+def _constants(files: Mapping[str, str], known: Mapping[str, Value]) -> list[tuple[str, Constant]]:
+    return [
+        (path, constant)
+        for path, text in files.items()
+        if path.endswith(".py")
+        for constant in constants(text, known).values()
+    ]
+
+
+def _budgets(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[tuple[str, str], str]:
+    """Why constants are budgets of training, by file and name."""
+    timed = {name for path, text in files.items() if path.endswith(".py") for name in timed_names(text)}
+    found = {}
+    for path, constant in _constants(files, known):
+        why = why_budget(constant.name, constant.value, limits_of(known), timed)
+        if why is not None:
+            found[path, constant.name] = why
+    return found
+
+
+def _dimension(path: str, constant: Constant, budget: str | None) -> Dimension | None:
+    """budget: why it is one of training. Raises UsageError where a comment wants that searched."""
     comment = COMMENT.search(constant.comment)
     if comment is None:
-        return None if NEVER.search(constant.name) else _inferred(path, constant)
+        return None if budget or NEVER.search(constant.name) else _inferred(path, constant)
     text = comment.group(1).strip()
     if text == "off":
         return None
+    if budget is not None:
+        raise UsageError(
+            f"{path} line {constant.line}: {constant.name} is not searched, for longer training is no better recipe "
+            f"({budget}): write `# search: off` behind it"
+        )
     try:
         return _choices(path, constant, text) if "|" in text else _range(path, constant, text)
     except (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError):
