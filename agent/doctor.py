@@ -42,6 +42,9 @@ def examine(folder: Path, tag: str | None, consult: Consult = SEARCH, train: boo
             watch = f"autoresearch status --follow --tag {running.tag}"
             message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
             return [*found, Check("loop", "warning", message, watch)]
+        homeless = machine.without_home()
+        if homeless is not None:
+            return [*found, _tree(workspace), homeless]
         found += [_tree(workspace), *machine.checks(workspace, rules), *_blas(workspace)]
         found += reach.checks(consult)
         if train:
@@ -86,7 +89,7 @@ def _tree(workspace: Workspace) -> Check:
     try:
         workspace.require_clean()
     except AutoresearchError as error:
-        return Check("tree", "warning", str(error))
+        return Check("tree", "broken", str(error))
     return Check("tree", "ok", f"no uncommitted changes, on {workspace.branch or 'a detached HEAD'}")
 
 

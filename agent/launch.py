@@ -72,7 +72,7 @@ def run(folder: Path, wanted: Wanted) -> int:
         raise UsageError(f"the tag {tag!r} cannot name a branch: use letters, digits, '_', '-' and single dots")
     with (
         Notifier(wanted.notify) as notifier,
-        open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench,
+        open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox, wanted.limits) as bench,
         _view(wanted, bench) as view,
     ):
         journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view, notifier])

@@ -17,7 +17,7 @@ from agent.errors import AutoresearchError
 from agent.files import read_bounded
 from agent.journal import fold
 from agent.measure import LEAST_ROOM
-from agent.paths import state_folder
+from agent.paths import home_folder, state_folder
 from agent.protocol import Protocol
 from agent.sandbox import choose
 from agent.workspace import FALLBACK_IDENTITY, Workspace
@@ -38,6 +38,15 @@ def checks(workspace: Workspace, rules: Protocol) -> Iterator[Check]:
     yield _memory(workspace)
     yield _awake()
     yield _sandbox(rules)
+
+
+def without_home() -> Check | None:
+    """A user without a home folder: rooms and caches have no place, and nothing else can be looked at."""
+    try:
+        home_folder()
+    except AutoresearchError as error:
+        return Check("home", "broken", str(error))
+    return None
 
 
 def _uv(rules: Protocol) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from agent import variables
 from agent.errors import AutoresearchError
+from agent.paths import home_folder
 from agent.places import places, texts
 from agent.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.workspace import Workspace
@@ -153,7 +154,7 @@ def furnish(
     sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path, lent: Lent, furniture: Furniture
 ) -> Room:
     """Return the room in `base` around the repository that lies at `tree` and, as the workspace, is found at `top`."""
-    home = Path.home()
+    home = home_folder()
     shown = [
         Shown(base / "home", home, "rw"),
         Shown(base / "tmp", Path("/tmp"), "rw"),
@@ -198,7 +199,7 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
     own = {"TMPDIR": temporary, "TMP": temporary, "TEMP": temporary}
     if room.sandbox.hide:
         # An agent finds its sign-in where the person's home folder is; the rest of that it does not see.
-        own["HOME"] = str(Path.home() if kind == "agent" else room.seen(base / "home"))
+        own["HOME"] = str(home_folder() if kind == "agent" else room.seen(base / "home"))
         if kind == "agent" and not room.sandbox.has_root:
             own["GIT_CONFIG_GLOBAL"] = os.devnull  # git gives up over a person's that it may not read
     if kind == "run":
@@ -267,7 +268,7 @@ def _leading_out(tree: Path) -> Iterable[Path]:
                 if (
                     lead.exists()
                     and not lead.is_relative_to(tree)
-                    and lead not in (Path.home(), Path("/"), *Path.home().parents)
+                    and lead not in (home_folder(), Path("/"), *home_folder().parents)
                 ):
                     yield lead
 

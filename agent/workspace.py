@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
+from agent.paths import NOT_TRUSTED, not_trusted
 from agent.protocol import Protocol
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a missing git is for us to report, when it is needed
@@ -29,6 +30,7 @@ except ImportError as failed:  # it runs `git version` even so
 GIT = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 MOST_TREES = 8
+NO_COMMIT = "Needed a single revision"  # git's own words: GitPython asks for them in English
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 
 
@@ -39,7 +41,8 @@ class Workspace:
         self.folder = folder.resolve()
         self._protocol = protocol
         try:
-            self._repo = git.Repo(self.folder, search_parent_directories=True)
+            # A folder may be called `run$X`: its name is no place for variables.
+            self._repo = git.Repo(self.folder, search_parent_directories=True, expand_vars=False)
         except git.InvalidGitRepositoryError:
             raise PreconditionError(
                 f"{self.folder} is not in a git repository: run `git init && git add -A && git commit -m start` there"
@@ -47,10 +50,12 @@ class Workspace:
         if self._repo.bare or self._repo.working_tree_dir is None:
             raise PreconditionError(f"{self.folder} is in a bare repository: clone it and run there")
         self.top = Path(self._repo.working_tree_dir).resolve()
+        self._literally(self.top)
         self._prefix = PurePosixPath(self.folder.relative_to(self.top).as_posix())
         self._short: dict[str, str] = {}
         self._trees: dict[str, dict[str, tuple[str, str]]] = {}
         self._env: dict[str, str] = {}
+        self._require_trusted()
         self._env = self._identity()
 
     def close(self) -> None:
@@ -67,7 +72,9 @@ class Workspace:
     def head(self) -> str:
         try:
             return self._git("rev-parse", "--verify", "HEAD")
-        except AutoresearchError:
+        except AutoresearchError as error:
+            if NO_COMMIT not in str(error):
+                raise
             raise PreconditionError(
                 f"{self.top} has no commit yet: `git add` what belongs to it and commit, then run again"
             ) from None
@@ -279,6 +286,21 @@ class Workspace:
             exclude.write_text("\n".join([*present, *missing]) + "\n")
 
     # Inside
+
+    def _literally(self, folder: Path) -> None:
+        """Run git in `folder` as it is spelled: GitPython puts variables into the text of a path, never into a Path."""
+        wrapper = git.Git(folder)
+        wrapper.update_environment(**self._repo.git.environment())
+        self._repo.git = wrapper
+
+    def _require_trusted(self) -> None:
+        """Raise PreconditionError where git reads nothing here because the folder belongs to another user."""
+        try:
+            self._git("rev-parse", "--git-dir")
+        except AutoresearchError as error:
+            if NOT_TRUSTED not in str(error):
+                raise
+            raise not_trusted(self.top) from None
 
     def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
         """Plumbing throughout: no hook, no signature prompt and no index of the person's is involved."""

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.usage import Commands, Page
-from agent.errors import AutoresearchError, explain, fault
+from agent.errors import AutoresearchError, UsageError, explain, fault
 from agent.format import Painted, block, one_line
+from agent.paths import workspace_of
 
 # What a view raises of a journal that holds what no session can have put there.
 DAMAGE = (
@@ -51,18 +52,21 @@ app = typer.Typer(
 
 
 class Options:
-    """What stands before the command."""
+    """What stands before the command. here: the folder as it was named; folder: the workspace that it lies in."""
 
-    folder = Path()
+    here = folder = Path()
     debug = False
 
 
 @app.callback()
 def main(
-    folder: Annotated[Path, typer.Option("-C", metavar="DIR", help="The workspace: where protocol.json is.")] = Path(),
+    folder: Annotated[
+        Path,
+        typer.Option("-C", metavar="DIR", help="The workspace, where protocol.json is, or a folder inside it."),
+    ] = Path(),
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
-    Options.folder, Options.debug = folder, debug
+    Options.here, Options.folder, Options.debug = folder, workspace_of(folder), debug
 
 
 def command(section: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -84,6 +88,7 @@ def finish(work: Callable[[], int], command: str, as_json: bool, *, reads: bool 
     reads: it only shows what a journal tells, and what it cannot show is the journal's fault.
     """
     try:
+        _require_folder(Options.here)
         code = work()
     except AutoresearchError as error:
         if Options.debug:
@@ -107,6 +112,13 @@ def finish(work: Callable[[], int], command: str, as_json: bool, *, reads: bool 
         _tell(f"the session's journal is damaged, so it cannot be shown: {fault(error)}", command, as_json)
         code = 1
     raise typer.Exit(code)
+
+
+def _require_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder: name the one with protocol.json in it, as in -C DIR")
+    if not folder.exists():
+        raise UsageError(f"there is no folder {folder}, so there is no protocol.json in it: name another with -C")
 
 
 def _tell(sentence: str, command: str, as_json: bool) -> None:

@@ -64,6 +64,7 @@ class Picture:
             lines=tail,
             memory=self._held(started["pid"]) if started else None,
             forecast=forecast(self._limits, self.state, now, time.monotonic() - self._began),
+            ends=self._limits.words(),
             message=self.message,
             hint=self.hint,
             ascii=ascii_only,
@@ -131,10 +132,13 @@ class LiveView:
             self._picture.message = one_line(event.data["text"])
 
 
-def follow(load: Callable[[], State | None], wait: Callable[[], None]) -> None:
-    """Show a loop that runs elsewhere. load: its state, None once it runs no longer. wait: until there may be more."""
+def follow(load: Callable[[], State | None], wait: Callable[[], None], limits: Limits) -> None:
+    """Show a loop that runs elsewhere. load: its state, None once it runs no longer. wait: until there may be more.
+
+    limits: what ends it, hours as a time of day.
+    """
     console = Console(highlight=False)
-    picture = Picture(Limits(), LEAVE)
+    picture = Picture(limits, LEAVE)
     state = load()
     if state is None:
         return

@@ -57,7 +57,8 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
     what = f"{summary['metric']}, {'lower' if summary['direction'] == 'minimize' else 'higher'} is better"
     lines: list[RenderableType] = [sides(line(f"autoresearch {summary['tag']}", "bold"), line(what, "dim"))]
     if summary["baseline"] is None:
-        return [*lines, line("measuring the baseline")]
+        ends = [named("ends", moment.ends)] if moment.ends else []
+        return [*lines, line("measuring the baseline"), *ends]
     if summary["best_number"]:
         best = ((figure(summary["best"]), "bold"), f"  #{summary['best_number']}   ", ("baseline ", "dim"))
         lines += [named("best", *best, figure(summary["baseline"])), _gain(state)]
@@ -77,6 +78,8 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
         lines.append(named("tried", f"{summary['experiments']}: {counts}"))
     if moment.forecast and not state.comparison:
         lines.append(named("rate", moment.forecast))
+    if moment.ends and not state.comparison:
+        lines.append(named("ends", moment.ends))
     if summary["cost"]["calls"]:
         lines.append(named("cost", cost(summary["cost"])))
     if state.away:
