@@ -20,6 +20,7 @@ from agent.errors import AutoresearchError, ExperimentError, Interrupted, Precon
 from agent.explain import Because, explain, notes_on
 from agent.files import write_whole
 from agent.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.invocation import hint
 from agent.measure import read
 from agent.protocol import FILENAME, Constraints, Protocol, matches
 from agent.sandbox import Mode
@@ -241,10 +242,10 @@ def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
 
 def _next(wanted: Wanted) -> list[str]:
     if not wanted.run:
-        return ["next: autoresearch init --force"]
+        return [f"next: {hint('init --force')}"]
     return [
         "next: git add protocol.json && git commit -m protocol",
-        "then: autoresearch run --tag first --max-experiments 3",
+        f"then: {hint('run --tag first --max-experiments 3')}",
     ]
 
 

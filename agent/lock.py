@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from agent.errors import PreconditionError
 from agent.files import read_bounded, write_whole
+from agent.invocation import hint
 
 LARGEST_NOTE = 4096
 
@@ -46,8 +47,8 @@ def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> 
         other = holder(state_folder)
         who = f"process {other.pid} (session {other.tag})" if other else "another process"
         raise PreconditionError(
-            f"a loop runs in this workspace already: {who}. Watch it with `autoresearch status --follow`, "
-            "end it with `autoresearch stop`"
+            f"a loop runs in this workspace already: {who}. Watch it with `{hint('status --follow')}`, "
+            f"end it with `{hint('stop')}`"
         ) from None
     note = _note(state_folder)
     try:

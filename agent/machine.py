@@ -26,6 +26,8 @@ from agent.workspace import FALLBACK_IDENTITY, Workspace
 COMFORTABLE_ROOM = 2 * 2**30
 MB, GB = 2**20, 2**30
 ASK_SECONDS = 10
+# docs.astral.sh/uv: pip refuses where the system manages its Python, as on Debian and with Homebrew.
+UV_INSTALLER = "curl -LsSf https://astral.sh/uv/install.sh | sh"
 
 
 def checks(workspace: Workspace, rules: Protocol) -> Iterator[Check]:
@@ -55,7 +57,7 @@ def _uv(rules: Protocol) -> Iterator[Check]:
         return
     said = _ask("uv", "--version")
     if said is None:
-        yield Check("uv", "broken", "uv cannot be run, and the protocol's commands need it", "pip install uv")
+        yield Check("uv", "broken", "uv cannot be run, and the protocol's commands need it", UV_INSTALLER)
     else:
         yield Check("uv", "ok", said)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.errors import PreconditionError
 from agent.files import Unusable
 from agent.format import one_line
+from agent.invocation import hint
 from agent.names import PROTOCOL, STATE
 
 GIT_SECONDS = 30
@@ -74,7 +75,7 @@ def find_session(workspace: Path, tag: str | None) -> str:
         require_own_state(workspace)
     tags = [path.parent.name for path in journals]
     if not tags:
-        raise PreconditionError(f"there is no session in {workspace} yet: start one with `autoresearch run --tag NAME`")
+        raise PreconditionError(f"there is no session in {workspace} yet: start one with `{hint('run --tag NAME')}`")
     if tag is None:
         return tags[-1]
     if tag not in tags:

@@ -13,6 +13,7 @@ from agent import lock
 from agent.errors import PreconditionError
 from agent.experiment import Experiment
 from agent.format import one_line
+from agent.invocation import hint
 from agent.journal import fold
 from agent.limits import of_note
 from agent.paths import find_session, journal_path, state_folder, stop_file
@@ -31,13 +32,13 @@ def status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
     if beginning is not None:
         raise PreconditionError(
             f"session {beginning.tag} is about to begin in process {beginning.pid}, which sets up: "
-            f"`autoresearch status --follow` waits for it"
+            f"`{hint('status --follow')}` waits for it"
         )
     tag = find_session(workspace, tag)
     state = fold(journal_path(workspace, tag))
     if state.session is None:
         raise PreconditionError(
-            f"session {tag} ended before it began: start it again with `autoresearch run --tag {tag}`"
+            f"session {tag} ended before it began: start it again with `{hint(f'run --tag {tag}')}`"
         )
     holder = lock.holder(state_folder(workspace))
     running = holder is not None and holder.tag == tag

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from agent.fingerprint import backend
+from agent.machine import UV_INSTALLER
 from agent.paths import journal_path
 from agent.proposers import reach
 from agent.proposers.choose import Consult
@@ -165,7 +166,7 @@ def test_the_machine_without_what_it_needs(quick: Path, tmp_path: Path) -> None:
     tools.mkdir()
     (tools / "git").symlink_to(str(shutil.which("git")))
     found = {check["name"]: check for check in asked(quick, PATH=str(tools), AUTORESEARCH_CACHE=str(tmp_path))}
-    assert (found["uv"]["status"], found["uv"]["command"]) == ("broken", "pip install uv")
+    assert (found["uv"]["status"], found["uv"]["command"]) == ("broken", UV_INSTALLER)
     assert found["identity"]["status"] == "warning" and found["identity"]["command"].startswith("git config --global")
     assert (found["data"]["status"], found["data"]["command"]) == ("warning", "uv run prepare.py")
     assert found["mlx"]["status"] == "ok" and "smoke" not in found

@@ -15,6 +15,7 @@ import typer
 from agent.cli.usage import Commands, Page
 from agent.errors import AutoresearchError, UsageError, explain, fault
 from agent.format import Painted, block, one_line
+from agent.invocation import stand
 from agent.paths import workspace_of
 
 # What a view raises of a journal that holds what no session can have put there.
@@ -66,6 +67,7 @@ def main(
     ] = Path(),
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
+    stand(folder if folder != Path() else None)
     Options.here, Options.folder, Options.debug = folder, workspace_of(folder), debug
 
 

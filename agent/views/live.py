@@ -17,6 +17,7 @@ from agent.events import Event
 from agent.files import last_lines
 from agent.forecast import forecast
 from agent.format import one_line
+from agent.invocation import hint
 from agent.limits import Limits
 from agent.progress import memory, reading
 from agent.state import State
@@ -27,7 +28,7 @@ from agent.views.text import COLOURS
 
 HINT = "Ctrl-C finishes this experiment and ends; a second Ctrl-C stops at once"
 LATER = "Ctrl-C leaves the confirming for later; a second Ctrl-C stops at once"
-LEAVE = "Ctrl-C leaves this view; the loop goes on. `autoresearch stop` ends it"
+LEAVE = "Ctrl-C leaves this view; the loop goes on. `{stop}` ends it"
 # Training needs the cores more than the picture does.
 REFRESHES_PER_SECOND = 1
 MEMORY_SECONDS = 3.0
@@ -138,7 +139,7 @@ def follow(load: Callable[[], State | None], wait: Callable[[], None], limits: L
     limits: what ends it, hours as a time of day.
     """
     console = Console(highlight=False)
-    picture = Picture(limits, LEAVE)
+    picture = Picture(limits, LEAVE.format(stop=hint("stop")))
     state = load()
     if state is None:
         return
