@@ -48,8 +48,15 @@ def program(folder: Path | None = None) -> str:
     return shlex.quote(str(script)) if script.is_file() else f"{shlex.quote(sys.executable)} -m agent"
 
 
+def git_here(top: Path) -> str:
+    """Return what starts git for the repository at `top`: with -C where the current folder is outside of it."""
+    return "git" if _Standing.named is None else f"git -C {shlex.quote(str(top))}"
+
+
 def here(path: Path) -> str:
-    """Return a path as the person's shell takes it in the current folder: relative below it, else whole."""
+    """Return a path as the person's shell takes it: relative below the current folder, else whole."""
+    if _Standing.named is not None:
+        return shlex.quote(str(path.resolve()))
     try:
         return shlex.quote(str(path.relative_to(Path.cwd())))
     except (OSError, ValueError):

@@ -103,9 +103,9 @@ class Furniture:
 
 
 def lendable(workspace: Workspace) -> Lent:
-    """Return what a run may need of what git does not track, as it lies there now."""
+    """Return what a run may need of what this repository's git does not keep, submodules too, as it lies there now."""
     names, kept_back = [], []
-    for name in workspace.untracked():
+    for name in (*workspace.untracked(), *workspace.submodules()):
         parts = PurePosixPath(name).parts
         if KEPT_BACK & {*parts} or name == workspace.in_repository("results.tsv"):
             continue
@@ -211,6 +211,8 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
 
 def _lend(sandbox: Sandbox, source: Path, target: Path, inside: Path, leads: list[Path]) -> list[Shown]:
     """Give the copy one file or folder that git does not track. Adds to `leads` where links in it lead."""
+    with contextlib.suppress(OSError):
+        target.rmdir()  # an empty folder stands for a submodule
     if os.path.lexists(target) or not os.path.lexists(source):
         return []
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ except ImportError as failed:  # it runs `git version` even so
 GIT = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 MOST_TREES = 8
+SUBMODULE = "160000"
 NO_COMMIT = "Needed a single revision"  # git's own words: GitPython asks for them in English
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 
@@ -176,6 +177,10 @@ class Workspace:
     def untracked(self) -> list[str]:
         """Files and folders of the repository that git does not track, ignored ones too, relative to its top."""
         return [name.rstrip("/") for name in self._lines("ls-files", "-z", "--others", "--directory")]
+
+    def submodules(self) -> list[str]:
+        """Return where other repositories are part of this one, relative to its top."""
+        return [path for path, (mode, _) in self._staged().items() if mode == SUBMODULE]
 
     def short(self, commit: str) -> str:
         """Seven characters, or as many more as tell it apart. Remembered: every row is written again with each."""
