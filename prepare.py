@@ -86,6 +86,13 @@ def fail(sentence: str, code: int = 3) -> NoReturn:
     raise SystemExit(code)
 
 
+def _cache_folder() -> Path:
+    try:
+        return Path(os.environ.get("AUTORESEARCH_CACHE") or "~/.cache/autoresearch").expanduser()
+    except RuntimeError:
+        fail("This user has no home folder: name a folder for the data with AUTORESEARCH_CACHE.")
+
+
 def _time_budget() -> float:
     given = os.environ.get("AUTORESEARCH_TRAINING_SECONDS", "300")
     try:
@@ -97,7 +104,7 @@ def _time_budget() -> float:
     return seconds
 
 
-CACHE_DIR = Path(os.environ.get("AUTORESEARCH_CACHE") or "~/.cache/autoresearch").expanduser()
+CACHE_DIR = _cache_folder()
 TIME_BUDGET = _time_budget()  # seconds of training, without startup and evaluation
 
 # Those of the current snapshot; __getattr__ looks them up when first used, as this file also runs before there is one.

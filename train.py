@@ -5,6 +5,7 @@ optimizers, hyperparameters, training. Every hyperparameter is an ALL_CAPS liter
 is the range in which the built-in search looks (docs/recipe.md says what each one does).
 """
 
+import argparse
 import gc
 import math
 import sys
@@ -13,6 +14,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+
+if __name__ == "__main__":  # before the data is looked for, which --help does without
+    argparse.ArgumentParser(
+        description=__doc__,
+        epilog="AUTORESEARCH_TRAINING_SECONDS is the time it trains, 300 without it. `uv run prepare.py` comes first.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
 
 # prepare goes before MLX: it puts the fast BLAS in front, which is too late once mlx.core is imported.
 import blas

@@ -12,6 +12,7 @@ from agent.confirm import confirm, lines, sides
 from agent.errors import AutoresearchError, Interrupted, PreconditionError
 from agent.fingerprint import fingerprint
 from agent.interrupts import Interrupts
+from agent.invocation import hint
 from agent.journal import Journal, read
 from agent.measure import Bench
 from agent.opening import open_bench, prepared
@@ -34,7 +35,7 @@ def confirm_gain(session: Session) -> int:
         return stop.exit_code
     except AutoresearchError as error:
         # The session itself has come to its end and lost nothing.
-        journal.show("note", text=f"not confirmed: {error}; try again with `autoresearch confirm`")
+        journal.show("note", text=f"not confirmed: {error}; try again with `{hint('confirm')}`")
         return 0
     for line in lines(data):
         journal.show("note", text=line)
@@ -76,7 +77,7 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         stop_file(path).unlink(missing_ok=True)
         if journal.state.pending is not None:
             raise PreconditionError(
-                f"experiment #{journal.state.pending.number} is not finished: `autoresearch run --tag {tag}` first"
+                f"experiment #{journal.state.pending.number} is not finished: `{hint(f'run --tag {tag}')}` first"
             )
         interrupts = Interrupts()
         interrupts.install()

@@ -27,7 +27,27 @@ OTHER = re.compile(
     r"(^|_)(prepare|download|preprocess|install|setup|sample|generate|plot|demo|serve|server|app|export|convert|infer"
     r"|inference|chat|web|conftest|test|tests)(_|$)"
 )
+# Drivers of a loop of the repository's own: they run experiments, and this program runs in their place.
+OWN_LOOP = re.compile(
+    r"(^|_)(loop|agents?|auto_?research\w*|autonomous\w*|orchestrat\w*|driver|supervisor|controller|researchers?|evolve"
+    r"|evolution|miner|sweep|nightly|overnight)(_|$)"
+)
+COMMITS = re.compile(
+    r"[\"']git[\"']\s*,[^\n]{0,30}[\"'](commit|reset|checkout|revert|stash)[\"']"
+    r"|[\"'`]git (commit|reset|checkout|revert|stash)\b"
+)
+ASKS_A_MODEL = re.compile(r"^\s*(import|from) (anthropic|openai|litellm|ollama)\b", re.MULTILINE)
+CALLS_ITSELF = re.compile(
+    r"\b(autonomous (loop|agent|driver|research\w*)"
+    r"|(research|experiment|agent|improvement|optimi[sz]ation) (loop|driver)s?"
+    r"|keeps? what is better|keeps? or (reverts?|discards?))\b",
+    re.IGNORECASE,
+)
 TEST_FILE = re.compile(r"(^|/)(test_[^/]*|[^/]*_test)\.py$")
+REDIRECTED = re.compile(r"\s*[\d&]?>.*|\s*\|.*")
+OPENS = re.compile(r"[rRuU]?(\"\"\"|'''|/\*)")
+COMMENTS = ("#", "//", ";", "--", '"', "'")
+README_BONUS, LAST, LONGEST_HEADER = 100, 500, 60
 RUNNERS = ("uv run", "poetry run", "pdm run", "hatch run", "pixi run", "pipenv run")
 STARTS = r"(?:\w+=\S+\s+)*(?:uv run|poetry run|python3?|pytest|make|bash|sh|\./)\b"
 CODE_LINE = re.compile(rf"^\s*(?:[$>%]\s+)?({STARTS}.*)$")
@@ -79,8 +99,8 @@ def is_project(files: Files) -> bool:
 
 
 def prose(files: Files) -> str:
-    """README and program.md: what the repository says of itself."""
-    return "\n".join(text for name, text in files.items() if _is_prose(name) or name == "program.md")
+    """README, program.md and the like: what the repository says of itself."""
+    return "\n".join(text for name, text in files.items() if _is_prose(name))
 
 
 def printed(source: str) -> str:
@@ -123,9 +143,9 @@ def _of_readme(files: Files, python: str) -> Iterator[Candidate]:
         if not _is_prose(name):
             continue
         for number, line in _code(text):
-            command = line.split("#")[0].split("&&")[-1].split(">")[0].strip()
+            command = REDIRECTED.sub("", line.split("#")[0].split("&&")[-1]).strip()
             if not re.search(r"[<\[|\\$`]|\.\.\.", command):
-                yield from _weighed(_by(command, python), files, f"{name} line {number} says so", 10)
+                yield from _weighed(_by(command, python), files, f"{name} line {number} says so", README_BONUS)
 
 
 def _code(text: str) -> Iterator[tuple[int, str]]:
@@ -154,7 +174,8 @@ def _of_names(files: Files, python: str) -> Iterator[Candidate]:
     for path in files:
         pure = PurePosixPath(path)
         if pure.suffix == ".py" and len(pure.parts) <= 3 and _is_main(files[path], pure):
-            yield from _weighed(f"{python} {shlex.quote(path)}", files, f"there is {path}", -5 * (len(pure.parts) - 1))
+            bonus = -5 * (len(pure.parts) - 1) - (0 if does(files[path]) else LAST)
+            yield from _weighed(f"{python} {shlex.quote(path)}", files, f"there is {path}", bonus)
     for name, target in _pyproject(files).get("project", {}).get("scripts", {}).items():
         if python == "uv run" and isinstance(target, str):
             yield from _weighed(f"uv run {name}", files, f"pyproject.toml has the script {name}", -3, name)
@@ -174,11 +195,38 @@ def _weighed(command: str, files: Files, why: str, bonus: int, name: str = "") -
     stem = name.replace("-", "_").lower() or (PurePosixPath(script).stem.lower() if script else "")
     if re.search(r"\bpytest\b", command) or not stem or OTHER.search(stem):
         return  # tests are found by their files
+    if is_own_loop(stem, files.get(script or "", "")) or (script and is_own_loop(PurePosixPath(script).stem, "")):
+        return
     hints = any(found.direction for found in in_lines(printed(files.get(script or "", ""))))
     weight = 100 if TRAINING.search(stem) else 90 if BENCHMARK.search(stem) else 40 if ENTRY.search(stem) else 0
     if not weight and not (script and hints):
         return
     yield Candidate(command, _kind(command, script, stem), script, why, (weight or 30) + bonus + (30 if hints else 0))
+
+
+def is_own_loop(stem: str, source: str) -> bool:
+    """Whether a script runs experiments itself: by what it does to git, by its name, or by what it says it is."""
+    stem = stem.replace("-", "_").lower()
+    if COMMITS.search(source):
+        return True
+    if TRAINING.search(stem) or BENCHMARK.search(stem):
+        return False
+    return any((OWN_LOOP.search(stem), ASKS_A_MODEL.search(source), CALLS_ITSELF.search(header(source))))
+
+
+def header(source: str) -> str:
+    """What a file says of itself before its first line of code: docstring and comments."""
+    said: list[str] = []
+    end = ""
+    for line in source.splitlines()[:LONGEST_HEADER]:
+        rest = text = line.strip()
+        if not end and (opened := OPENS.match(text)):
+            end, rest = opened[1].replace("/*", "*/"), text[opened.end() :]
+        elif not end and text and not text.startswith(COMMENTS):
+            break
+        said.append(text)
+        end = "" if end and end in rest else end
+    return "\n".join(said)
 
 
 def _kind(command: str, script: str | None, name: str = "") -> Kind:
@@ -206,8 +254,18 @@ def _is_main(source: str, path: PurePosixPath) -> bool:
     )
 
 
+def does(source: str) -> bool:
+    """Whether a Python file does anything when it is run: a module that only defines and assigns prints nothing."""
+    tree = parsed(source)
+    if tree is None:
+        return True
+    quiet = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    words = (node for node in tree.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)))
+    return any(not isinstance(node, quiet) for node in words)
+
+
 def _is_prose(name: str) -> bool:
-    return re.fullmatch(r"readme(\.\w+)?|contributing\.md", name, re.IGNORECASE) is not None
+    return re.fullmatch(r"readme(\.\w+)?|(contributing|program|claude|agents)\.md", name, re.IGNORECASE) is not None
 
 
 def _pyproject(files: Files) -> dict[str, Any]:

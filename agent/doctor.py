@@ -13,6 +13,7 @@ from agent import lock, machine, protocol, recovery, results, smoke
 from agent.check import Check
 from agent.errors import AutoresearchError, PreconditionError
 from agent.fingerprint import backend, installed
+from agent.invocation import hint
 from agent.journal import Journal, drop_torn_line
 from agent.paths import find_session, journal_path, state_folder
 from agent.proposers import reach
@@ -39,9 +40,12 @@ def examine(folder: Path, tag: str | None, consult: Consult = SEARCH, train: boo
         found = [Check("protocol", "ok", f"{rules.execution.command}, {rules.metric.name} {rules.metric.direction}")]
         running = lock.holder(state_folder(workspace.folder))
         if running is not None:
-            watch = f"autoresearch status --follow --tag {running.tag}"
+            watch = hint(f"status --follow --tag {running.tag}")
             message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
             return [*found, Check("loop", "warning", message, watch)]
+        homeless = machine.without_home()
+        if homeless is not None:
+            return [*found, _tree(workspace), homeless]
         found += [_tree(workspace), *machine.checks(workspace, rules), *_blas(workspace)]
         found += reach.checks(consult)
         if train:
@@ -67,9 +71,7 @@ def repair(folder: Path, tag: str | None) -> list[str]:
             done = [f"dropped the half-written last line of the journal ({torn} bytes)"] if torn else []
             journal = Journal(path)
             if journal.state.session is None:
-                raise PreconditionError(
-                    f"session {tag} ended before it began: `autoresearch run --tag {tag}` starts it"
-                )
+                raise PreconditionError(f"session {tag} ended before it began: `{hint(f'run --tag {tag}')}` starts it")
             branch, where = journal.state.session["branch"], rules.provenance.results_log.path
             return [*done, *recovery.reconcile(journal, workspace, branch, where)]
 
@@ -86,7 +88,7 @@ def _tree(workspace: Workspace) -> Check:
     try:
         workspace.require_clean()
     except AutoresearchError as error:
-        return Check("tree", "warning", str(error))
+        return Check("tree", "broken", str(error))
     return Check("tree", "ok", f"no uncommitted changes, on {workspace.branch or 'a detached HEAD'}")
 
 
@@ -105,14 +107,14 @@ def _blas(workspace: Workspace) -> Iterator[Check]:
 
 def _session(workspace: Workspace, rules: Protocol, tag: str) -> Iterator[Check]:
     path = journal_path(workspace.folder, tag)
-    mend = f"autoresearch doctor --repair --tag {tag}"
+    mend = hint(f"doctor --repair --tag {tag}")
     try:
         state = Journal(path).state
     except AutoresearchError as error:
         yield Check(f"{tag}: journal", "broken", str(error))
         return
     if state.session is None or state.head is None:
-        yield Check(f"{tag}: journal", "warning", "it ended before it began", f"autoresearch run --tag {tag}")
+        yield Check(f"{tag}: journal", "warning", "it ended before it began", hint(f"run --tag {tag}"))
         return
     if path.read_bytes().endswith(b"\n"):
         yield Check(f"{tag}: journal", "ok", f"{max(0, len(state.experiments) - 1)} experiments, {path}")
@@ -132,7 +134,7 @@ def _process(state: State, tag: str, mend: str) -> Iterator[Check]:
                 yield Check(f"{tag}: run", "warning", f"process {started['pid']} outlived its loop", mend)
     if state.pending is not None:
         what = f"#{state.pending.number} ({state.pending.description}) is proposed and not recorded; it is measured by"
-        yield Check(f"{tag}: pending", "ok", what, f"autoresearch run --tag {tag}")
+        yield Check(f"{tag}: pending", "ok", what, hint(f"run --tag {tag}"))
 
 
 def _branch(workspace: Workspace, state: State, tag: str, mend: str) -> Check:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agent.context import known_constants
 from agent.draft import Outcome
 from agent.guess import meaning
+from agent.invocation import hint
 from agent.proposers.space import tunable_parameters
 from agent.protocol import FILENAME, Protocol
 
@@ -70,5 +71,5 @@ def notes_on(outcome: Outcome, rules: Protocol, changed: list[str]) -> list[str]
             f"not looked at: uncommitted changes of {', '.join(changed[:3])}; `run` wants them committed or stashed"
         )
     if rules.schema_kind != "protocol":
-        notes.append("a discoveryDraft is not run: `autoresearch init --force` tries it and makes it a protocol")
+        notes.append(f"a discoveryDraft is not run: `{hint('init --force')}` tries it and makes it a protocol")
     return notes

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from agent.errors import PreconditionError
+from agent.paths import home_folder
 from agent.protocol import Protocol
 
 MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cuda-13", "cpu": "mlx-cpu"}
@@ -49,7 +50,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("AUTORESEARCH_CACHE") or Path.home() / ".cache" / "autoresearch").expanduser()
+    return Path(os.environ.get("AUTORESEARCH_CACHE") or home_folder() / ".cache" / "autoresearch").expanduser()
 
 
 def snapshot_folder(protocol: Protocol) -> Path | None:

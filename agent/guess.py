@@ -5,6 +5,7 @@ Functions of texts alone. A number is offered only if `metrics.extract` finds it
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,31 @@ WORDS = {word: (direction, weight) for words, direction, weight in MEANINGS for 
 A_SECOND = re.compile(r"(_per_|/)(s|secs?|seconds?|minutes?|hours?)$|(tok|it|samples|images|ops|req|mb|gb)_s$")
 PER_BYTE = re.compile(r"bits_per_(byte|char|dim|token)")
 HELD_OUT = {"val", "valid", "validation", "test", "eval", "dev", "heldout"}
+# Of scores of the same thing the ordinary one is meant, not an end of their range.
+ENDS = {
+    "best": 10,
+    "max": 15,
+    "maximum": 15,
+    "highest": 15,
+    "worst": 25,
+    "min": 25,
+    "minimum": 25,
+    "lowest": 25,
+    "std": 60,
+}
+RESERVED = 5  # off for a test set: it is for the end, where there is a validation set
+CALLED_METRIC = 150
+METRIC_WORD = re.compile(
+    r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
+    r"|target)\b",
+    re.IGNORECASE,
+)
+ANOTHER = re.compile(r"\b(secondary|extra|informational|tie[- ]?break\w*|diagnostics?)\b", re.IGNORECASE)
+BETTER = re.compile(
+    r"\b(?:(higher|larger|bigger|greater|more)|(lower|smaller|less|fewer)) (?:is|are|=) (?:better|good)"
+    r"|\b(maximi[sz]\w*|highest|largest)|\b(minimi[sz]\w*|lowest|smallest)",
+    re.IGNORECASE,
+)
 SETTINGS = {
     "lr",
     "learning",
@@ -86,9 +112,36 @@ def choose(found: list[Found], wanted: str | None, prose: str) -> Found | None:
 
     def likely(candidate: Found) -> int:
         said = len(candidate.name) > 4 and re.search(rf"\b{re.escape(candidate.name)}\b", prose)
-        return candidate.weight + (15 if said else 0)
+        return (
+            candidate.weight + (15 if said else 0) + (CALLED_METRIC if _is_called_metric(candidate.name, prose) else 0)
+        )
 
-    return max((f for f in found if f.direction is not None), key=likely, default=None)
+    directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
+    # Of several as likely the first that is printed: what comes after it explains it.
+    return max((f for f in directed if f.direction is not None), key=likely, default=None)
+
+
+def said_direction(name: str, prose: str) -> Direction | None:
+    """Return which way a README says is better for the number called `name`: `val_f1` (higher is better)."""
+    for clause in _clauses(name, prose):
+        if found := BETTER.search(clause.partition(name)[2]) or BETTER.search(clause):
+            return "maximize" if found[1] or found[3] else "minimize"
+    return None
+
+
+def _is_called_metric(name: str, prose: str) -> bool:
+    return any(METRIC_WORD.search(clause) for clause in _clauses(name, prose))
+
+
+def _clauses(name: str, prose: str) -> Iterator[str]:
+    """The sentences of `prose` that have `name` in them, up to a word such as "secondary"."""
+    whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    if len(name) < 2 or not whole.search(prose):
+        return
+    for clause in re.split(r"(?<=[.;!?])\s+|\n\s*\n|\n\s*[-*|#]", LONG_LINE.sub("", prose)):
+        said = ANOTHER.split(clause)[0]
+        if whole.search(said):
+            yield said
 
 
 def meaning(name: str) -> tuple[Direction | None, int]:
@@ -97,6 +150,7 @@ def meaning(name: str) -> tuple[Direction | None, int]:
     if SETTINGS & set(words):
         return None, 0
     extra = (30 if HELD_OUT & set(words) else 0) - (30 if {"train", "training"} & set(words) else 0)
+    extra -= sum(ENDS.get(word, 0) for word in words) + (RESERVED if "test" in words else 0)
     if PER_BYTE.search(slug(name)):
         return "minimize", 100 + extra
     if A_SECOND.search(name.lower()) or A_SECOND.search(slug(name)):
@@ -133,7 +187,10 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
 
 
 def in_lines(text: str) -> list[Found]:
-    """Numbers behind a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`; of a name that recurs the last."""
+    """Numbers behind a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`; of a name that recurs the last.
+
+    In the order in which they come.
+    """
     found: dict[str, Found] = {}
     # A line without end, such as a picture in base64, tells nothing and takes the square of its length.
     text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
@@ -145,7 +202,7 @@ def in_lines(text: str) -> list[Found]:
             continue
         if (candidate := _in_line(text, match, label)) is not None:
             found[name] = candidate
-    return list(found.values())
+    return list(found.values())[::-1]
 
 
 def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | None:

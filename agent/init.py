@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -14,12 +15,13 @@ from types import FrameType
 from typing import Any, Literal
 
 from agent import trial
-from agent.discover import Files, candidates, is_project, named, printed, prose, uses_uv
+from agent.discover import Candidate, Files, candidates, is_project, named, printed, prose, uses_uv
 from agent.draft import Outcome, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError
 from agent.explain import Because, explain, notes_on
 from agent.files import write_whole
 from agent.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.invocation import git_here, here, hint
 from agent.measure import read
 from agent.protocol import FILENAME, Constraints, Protocol, matches
 from agent.sandbox import Mode
@@ -28,11 +30,16 @@ from agent.surface import Surface, surface
 from agent.workspace import Workspace
 
 LONGEST_RUN = 1800.0
+MOST_TRIED, MOST_NAMED = 4, 3
 TAIL_LINES = 12  # of a run that failed: its log goes with the copy
 LONGEST_TWICE = 10.0  # seconds of a run that is worth a second one, to see whether the number is the same
 LONGEST_BUDGET = 20.0  # seconds of training that are enough to see the number, where the code takes what it is given
 COUNTS = ("passed", "failed", "errors", "skipped", "total", "seconds")
 UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "regex", "pattern": "(.+)"}}
+
+
+class NoNumber(AutoresearchError):
+    """A command ran and printed nothing that says which way is better: another one may."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,8 @@ def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, 
         path = workspace.folder / FILENAME
         if path.exists() and not wanted.force:
             raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
-        plan = _plan(workspace.folder, workspace.files(workspace.head), wanted)
-        outcome = _tried(workspace, plan, wanted, say) if wanted.run else _untried(plan, wanted)
+        plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
+        outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
         changed = [name for name in workspace.changes() if Path(name).name != FILENAME]
     finally:
         workspace.close()
@@ -73,7 +80,7 @@ def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, 
         "protocol": outcome.protocol,
         "explanations": [dataclasses.asdict(because) for because in explanations],
         "notes": notes,
-        "next": _next(wanted),
+        "next": _next(wanted, workspace.top, path),
     }
 
 
@@ -94,18 +101,26 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise Interrupted("stopped: nothing was written", 128 + number)
 
 
-def _plan(folder: Path, files: Files, wanted: Wanted) -> Plan:
+def _plans(folder: Path, files: Files, wanted: Wanted) -> list[Plan]:
+    """What may be tried, the likeliest first: one where the person named a command. Raises PreconditionError."""
     files = {path: text for path, text in files.items() if path != FILENAME}
     python = _python(folder, files)
     if wanted.command is not None:
-        candidate = named(wanted.command, files)
-    elif not (offered := candidates(files, python)):
+        return [_plan(named(wanted.command, files), files, wanted)]
+    if not (offered := candidates(files, python)):
         raise PreconditionError(
             f"nothing to run is found among the committed files of {folder} (a training script, a benchmark, tests): "
             "name it with --command 'python SCRIPT'"
         )
-    else:
-        candidate = offered[0]
+    first, *others = offered[:MOST_TRIED]
+    plans = [_plan(first, files, wanted)]
+    for candidate in others:
+        with contextlib.suppress(PreconditionError):  # nothing that it reads may change
+            plans.append(_plan(candidate, files, wanted))
+    return plans
+
+
+def _plan(candidate: Candidate, files: Files, wanted: Wanted) -> Plan:
     uv = candidate.command.startswith("uv run")
     project = uv and is_project(files)
     around = surface(candidate, files, [*wanted.mutable], project)
@@ -118,12 +133,34 @@ def _plan(folder: Path, files: Files, wanted: Wanted) -> Plan:
     return Plan(files, candidate, around, setup, network_of(around, files), budget)
 
 
+def _first_with_a_number(
+    workspace: Workspace, plans: list[Plan], wanted: Wanted, say: Callable[[str], None]
+) -> Outcome:
+    """Try one plan after the other until a command prints a number. Raises the first one's error where none does."""
+    silent: NoNumber | None = None
+    for plan in plans:
+        try:
+            return _tried(workspace, plan, wanted, say)
+        except NoNumber as error:
+            say(f"`{plan.candidate.command}` gave no number to go by")
+            silent = silent or error
+        except AutoresearchError as error:
+            if silent is None or isinstance(error, Interrupted):
+                raise
+            say(str(error))
+    assert silent is not None
+    raise silent
+
+
 def _tried(workspace: Workspace, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
     """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
     rules = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
     with trial.opened(workspace, rules, sandbox) as stage:
-        return _tried_in(stage, plan, wanted, say)
+        outcome = _tried_in(stage, plan, wanted, say)
+        if changed := trial.changed_tracked(workspace, stage, stage.since):
+            say(_tracked_and_written(workspace, changed))
+        return outcome
 
 
 def _tried_in(stage: trial.Stage, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
@@ -194,11 +231,21 @@ def _attempted(
             say(f"  | {line}")
         raise AutoresearchError(
             f"`{plan.candidate.command}` ({plan.candidate.why}) gave no result: {error}. "
-            "Mend that, or name another command with --command"
+            f"{_without_submodules(stage)}Mend that, or name another command with --command"
         ) from None
     summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
     failing = summary is not None and summary.name == "passed"
     return (dataclasses.replace(plan, candidate=lenient) if failing else plan), ran
+
+
+def _without_submodules(stage: trial.Stage) -> str:
+    """A sentence where a submodule is not checked out, so that what it holds is missing in the copy, too."""
+    workspace = stage.bench.workspace
+    empty = [name for name in workspace.submodules() if not any((workspace.top / name).glob("*"))]
+    if not empty:
+        return ""
+    update = f"{git_here(workspace.top)} submodule update --init --recursive"
+    return f"The submodule {', '.join(empty[:MOST_NAMED])} is not checked out: `{update}`. "
 
 
 def _seen(ran: trial.Trial) -> list[Found]:
@@ -216,7 +263,7 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: Wanted) -> 
         return _directed(found, wanted)
     names = ", ".join(dict.fromkeys(f.name for f in seen)) or "none with a name"
     what = f"no number called {wanted.metric}" if wanted.metric else "no number that says which way is better"
-    raise AutoresearchError(
+    raise NoNumber(
         f"`{plan.candidate.command}` ran for {ran.seconds:.1f} s and gave {what} (numbers seen: {names[:200]}): let it "
         "print a line such as `loss: 1.23`, or name one with --metric NAME, or another command with --command"
     )
@@ -240,12 +287,23 @@ def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
         ) from None
 
 
-def _next(wanted: Wanted) -> list[str]:
+def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
+    """What to do about files that git tracks and each run writes."""
+    paths = " ".join(here(workspace.folder / name) for name in names[:MOST_NAMED])
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return (
+        f"a run changes {', '.join(names[:MOST_NAMED])}{more}, which git tracks: after a run by hand your tree "
+        f"changes, and no session starts. `{git_here(workspace.top)} rm --cached {paths}` and a line in .gitignore "
+        "leave them out"
+    )
+
+
+def _next(wanted: Wanted, top: Path, path: Path) -> list[str]:
     if not wanted.run:
-        return ["next: autoresearch init --force"]
+        return [f"next: {hint('init --force')}"]
     return [
-        "next: git add protocol.json && git commit -m protocol",
-        "then: autoresearch run --tag first --max-experiments 3",
+        f"next: {git_here(top)} add {here(path)} && {git_here(top)} commit -m protocol",
+        f"then: {hint('run --tag first --max-experiments 3')}",
     ]
 
 

@@ -83,7 +83,7 @@ def run(folder: Path, wanted: Wanted) -> int:
         raise UsageError(f"the tag {tag!r} cannot name a branch: use letters, digits, '_', '-' and single dots")
     with (
         Notifier(wanted.notify) as notifier,
-        open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox) as bench,
+        open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox, wanted.limits) as bench,
         _view(wanted, bench) as view,
     ):
         journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view, notifier])
@@ -231,7 +231,11 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         print(json.dumps({"event": "summary", **summary, "report": str(page) if page else None}), flush=True)
         return
     commit = (summary["best_commit"] or "")[:7]
-    print("\n".join(closing(session.state, summary, commit, str(session.journal.path.parent))))
+    print(
+        "\n".join(
+            closing(session.state, summary, commit, str(session.journal.path.parent), session.bench.workspace.top)
+        )
+    )
     if page is not None:
         print(f"report    {page}")
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.estimate import estimate
 from agent.protocol import Protocol
 from agent.state import State, gain
+
+NOTED: dict[str, type] = {"experiments": int, "until": float, "patience": int, "target": float}
+LATEST = 1e11  # Unix time that a calendar can show
 
 Number = TypeVar("Number", int, float)
 
@@ -37,6 +42,35 @@ class Limits:
             patience=_least(self.patience, mining.max_consecutive_non_improvements),
             target=self.target,
         )
+
+    def words(self) -> str:
+        """Say what ends the session: `after 100 experiments, or at 07:00`; empty where nothing does."""
+        hours = f"{self.seconds / 3600:.3g} hours" if self.seconds is not None else ""
+        said = [
+            f"after {self.experiments:,} experiments" if self.experiments is not None else "",
+            f"after {hours}" if hours else "",
+            f"at {time.strftime('%H:%M', time.localtime(self.until))}" if self.until is not None else "",
+            f"after {self.patience:,} in a row without a keep" if self.patience is not None else "",
+            f"at the target {self.target:g}" if self.target is not None else "",
+        ]
+        return ", or ".join(each for each in said if each)
+
+
+def noted(limits: Limits, now: float) -> dict[str, Any]:
+    """Return the limits for another process to read, hours as the Unix time at which they are over."""
+    ends = _least(limits.until, None if limits.seconds is None else now + limits.seconds)
+    found = {"experiments": limits.experiments, "until": ends, "patience": limits.patience, "target": limits.target}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def of_note(note: Mapping[str, Any]) -> Limits:
+    """Return what `noted` wrote; what is no limit in it is left out."""
+    found = {
+        name: kind(note[name])
+        for name, kind in NOTED.items()
+        if isinstance(note.get(name), int | float) and math.isfinite(note[name]) and abs(note[name]) < LATEST
+    }
+    return Limits(**found)
 
 
 def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) -> str | None:

@@ -17,7 +17,7 @@ from agent.errors import AutoresearchError
 from agent.files import read_bounded
 from agent.journal import fold
 from agent.measure import LEAST_ROOM
-from agent.paths import state_folder
+from agent.paths import home_folder, state_folder
 from agent.protocol import Protocol
 from agent.sandbox import choose
 from agent.workspace import FALLBACK_IDENTITY, Workspace
@@ -26,6 +26,8 @@ from agent.workspace import FALLBACK_IDENTITY, Workspace
 COMFORTABLE_ROOM = 2 * 2**30
 MB, GB = 2**20, 2**30
 ASK_SECONDS = 10
+# docs.astral.sh/uv: pip refuses where the system manages its Python, as on Debian and with Homebrew.
+UV_INSTALLER = "curl -LsSf https://astral.sh/uv/install.sh | sh"
 
 
 def checks(workspace: Workspace, rules: Protocol) -> Iterator[Check]:
@@ -40,13 +42,22 @@ def checks(workspace: Workspace, rules: Protocol) -> Iterator[Check]:
     yield _sandbox(rules)
 
 
+def without_home() -> Check | None:
+    """A user without a home folder: rooms and caches have no place, and nothing else can be looked at."""
+    try:
+        home_folder()
+    except AutoresearchError as error:
+        return Check("home", "broken", str(error))
+    return None
+
+
 def _uv(rules: Protocol) -> Iterator[Check]:
     commands = [rules.execution.command, *(str(each) for each in rules.environment.setup_commands)]
     if not any(command.startswith("uv ") for command in commands):
         return
     said = _ask("uv", "--version")
     if said is None:
-        yield Check("uv", "broken", "uv cannot be run, and the protocol's commands need it", "pip install uv")
+        yield Check("uv", "broken", "uv cannot be run, and the protocol's commands need it", UV_INSTALLER)
     else:
         yield Check("uv", "ok", said)
 

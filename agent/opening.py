@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from agent import evaluation, fingerprint, lock, protocol, room
+from agent.limits import Limits, noted
 from agent.measure import Bench
 from agent.paths import require_own_state, state_folder
 from agent.sandbox import Mode, choose, temporary_folder
@@ -17,15 +19,18 @@ from agent.workspace import Workspace
 
 
 @contextlib.contextmanager
-def open_bench(folder: Path, tag: str, training_seconds: float | None, sandbox: Mode) -> Iterator[Bench]:
-    """The workspace, held for this process alone."""
+def open_bench(
+    folder: Path, tag: str, training_seconds: float | None, sandbox: Mode, limits: Limits | None = None
+) -> Iterator[Bench]:
+    """The workspace, held for this process alone. limits: of the session that is about to begin or go on."""
     rules = protocol.load(folder)
     protocol.require_runnable(rules)
     workspace = Workspace(folder, rules)
     try:
         require_own_state(workspace.folder)
+        ends = None if limits is None else noted(limits.within(rules), time.time())
         confined = choose(sandbox, rules.environment.constraints)
-        with lock.hold(state_folder(workspace.folder), tag):
+        with lock.hold(state_folder(workspace.folder), tag, ends):
             workspace.exclude([".autoresearch/", "run.log"])
             yield Bench(rules, workspace, training_seconds or rules.training_seconds, confined)
     finally:

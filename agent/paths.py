@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 from agent.errors import PreconditionError
 from agent.files import Unusable
 from agent.format import one_line
-from agent.names import STATE
+from agent.invocation import hint
+from agent.names import PROTOCOL, STATE
 
 GIT_SECONDS = 30
+GIT_CONFIGURED = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM")
 MOST_NAMED = 3
+NOT_TRUSTED = "dubious ownership"  # git's own words
+
+
+def workspace_of(folder: Path) -> Path:
+    """Return the workspace that `folder` lies in: the nearest with a protocol.json, up to the top of its repository.
+
+    `folder` itself where none has one.
+    """
+    with contextlib.suppress(OSError):  # the current folder may be gone: the command itself says so
+        whole = folder.resolve()
+        for place in (whole, *whole.parents):
+            if (place / PROTOCOL).exists():
+                return folder if place == whole else place
+            if (place / ".git").exists():
+                break
+    return folder
+
+
+def home_folder() -> Path:
+    """Return the person's home folder. Raises PreconditionError for a user who has none, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise PreconditionError(
+            "this user has no home folder and HOME is not set: name one that may be written to, as in "
+            "`export HOME=/tmp/home`, then run again"
+        ) from None
 
 
 def state_folder(workspace: Path) -> Path:
@@ -45,7 +75,7 @@ def find_session(workspace: Path, tag: str | None) -> str:
         require_own_state(workspace)
     tags = [path.parent.name for path in journals]
     if not tags:
-        raise PreconditionError(f"there is no session in {workspace} yet: start one with `autoresearch run --tag NAME`")
+        raise PreconditionError(f"there is no session in {workspace} yet: start one with `{hint('run --tag NAME')}`")
     if tag is None:
         return tags[-1]
     if tag not in tags:
@@ -53,19 +83,32 @@ def find_session(workspace: Path, tag: str | None) -> str:
     return tag
 
 
+def not_trusted(folder: Path) -> PreconditionError:
+    """Return the error for a repository of another user, in which git reads nothing."""
+    mend = f"git config --global --add safe.directory {shlex.quote(str(folder))}"
+    return PreconditionError(
+        f"git reads nothing in {folder}, which belongs to another user ({NOT_TRUSTED}): if you trust it, run "
+        f"`{mend}`, then the same command again"
+    )
+
+
 def came_with_the_repository(workspace: Path) -> list[str]:
     """What git keeps of the state folder, relative to the workspace: somebody else's journals, prices and baselines.
 
-    Empty where there is no git, or no repository.
+    Empty where there is no git, or no repository. Raises PreconditionError where git reads nothing in it.
     """
-    # Nothing of the environment or of the repository's configuration takes part.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Nothing of the environment takes part but the person's configuration, which says whom git trusts; its errors are
+    # in English.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in GIT_CONFIGURED}
+    env["LC_ALL"] = "C"
     ask = ["git", "-c", "core.fsmonitor=false", "ls-files", "-z", "--", f":(icase){STATE}"]
     quiet = subprocess.DEVNULL
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
             ask, cwd=workspace, env=env, stdin=quiet, capture_output=True, timeout=GIT_SECONDS, check=False
         )
+        if NOT_TRUSTED.encode() in done.stderr:
+            raise not_trusted(workspace)
         return [name.decode(errors="replace") for name in done.stdout.split(b"\0") if name]
     return []
 

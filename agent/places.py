@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.paths import home_folder
+
 READ_VARIABLE = "AUTORESEARCH_READ"
 
 SYSTEM = {
@@ -113,11 +115,11 @@ def places(
 
     AUTORESEARCH_READ names further folders, as PATH does: data that no link in the workspace leads to.
     """
-    wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(Path.home()), *_programs(workspace, command), *more]
+    wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
     wanted += [Path(each).expanduser() for each in os.environ.get(READ_VARIABLE, "").split(os.pathsep) if each]
     read = _outermost(each for each in wanted if each.exists())
     of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
-    secret = [*map(Path, of_system), *(Path.home() / each for each in SECRET_OF_TOOLS), *hidden]
+    secret = [*map(Path, of_system), *(home_folder() / each for each in SECRET_OF_TOOLS), *hidden]
     return Places(read, tuple(each for each in secret if each.exists() and any(map(each.is_relative_to, read))))
 
 
@@ -186,7 +188,8 @@ def _programs(workspace: Path, command: str) -> list[Path]:
 def _installation(folder: Path) -> Path:
     """The prefix that a folder of programs belongs to, or the folder itself."""
     above = folder.parent
-    prefix = folder.name in ("bin", "sbin", "shims") and above not in (Path.home(), Path("/"), Path.home() / ".local")
+    home = home_folder()
+    prefix = folder.name in ("bin", "sbin", "shims") and above not in (home, Path("/"), home / ".local")
     owned = (above / "lib").is_dir() or (above / "pyvenv.cfg").is_file() or (above / "versions").is_dir()
     return above if prefix and owned and not (above / ".git").exists() else folder
 

@@ -19,11 +19,11 @@ from pydantic.alias_generators import to_camel
 from agent.errors import NoMetric, UsageError
 from agent.files import read_bounded
 from agent.format import plain
-from agent.names import STATE, fault_of_branch, fault_of_own, fault_of_path, linked_part, may_be_committed
+from agent.names import PROTOCOL, STATE, fault_of_branch, fault_of_own, fault_of_path, linked_part, may_be_committed
 from agent.patterns import LONGEST_GLOB, fault_of_expression, short
 from agent.patterns import matches as matches
 
-FILENAME = "protocol.json"
+FILENAME = PROTOCOL
 RESULT_COLUMNS = ("commit", "memory_gb", "status", "description")
 LARGEST_FILE = 2**20
 LARGEST_EXAMPLE = 100_000  # characters

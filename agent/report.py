@@ -20,6 +20,7 @@ from agent.files import write_whole
 from agent.fingerprint import differences
 from agent.format import block, plain
 from agent.ideas import ideas_of
+from agent.invocation import hint, program
 from agent.journal import NO_EVENT, damaged, read
 from agent.paths import find_session, journal_path, state_folder
 from agent.protocol import Protocol
@@ -84,7 +85,7 @@ def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
     if about is None or not state.experiments:
         raise PreconditionError(
             f"session {tag} has no measured baseline yet, so there is nothing to report: "
-            f"go on with `autoresearch run --tag {tag}`"
+            f"go on with `{hint(f'run --tag {tag}')}`"
         )
     state = replace(state, experiments=tuple(map(_clean, state.experiments)))
     recorded = {event.data["number"]: event.at for event in events if event.kind == "recorded"}
@@ -103,7 +104,7 @@ def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
         "crashes": _crashes(state.experiments),
         "time": asdict(time_spent(events)),
         "diff": _diff(workspace, state),
-        "commands": _commands(rules, workspace.prefix, state),
+        "commands": _commands(rules, workspace, state),
     }
 
 
@@ -268,10 +269,10 @@ def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
     return [each for each in texts if each["before"] != each["after"]]
 
 
-def _commands(rules: Protocol, prefix: str, state: State) -> list[dict[str, str]]:
+def _commands(rules: Protocol, workspace: Workspace, state: State) -> list[dict[str, str]]:
     """What to paste into a shell in the workspace, each with what it does."""
     assert state.session is not None and state.incumbent is not None
-    tag, best = state.session["tag"], state.incumbent.commit
+    tag, best, prefix = state.session["tag"], state.incumbent.commit, workspace.prefix
     kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
     paths = sorted({path for e in kept for path in e.files})
     # Beside the repository, whose top may lie above the workspace.
@@ -288,5 +289,5 @@ def _commands(rules: Protocol, prefix: str, state: State) -> list[dict[str, str]
     if kept:
         picked = " ".join(e.commit[:12] for e in kept)
         found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
-    found.append(("Go on where it stopped", f"autoresearch run --tag {tag}"))
+    found.append(("Go on where it stopped", f"{program(workspace.folder)} run --tag {tag}"))
     return [{"says": _text(says), "command": _text(command)} for says, command in found]

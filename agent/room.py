@@ -18,6 +18,7 @@ from typing import Literal
 from agent import variables
 from agent.encoded import encoded
 from agent.errors import AutoresearchError
+from agent.paths import home_folder
 from agent.places import places, texts
 from agent.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.workspace import Workspace
@@ -103,9 +104,9 @@ class Furniture:
 
 
 def lendable(workspace: Workspace) -> Lent:
-    """Return what a run may need of what git does not track, as it lies there now."""
+    """Return what a run may need of what this repository's git does not keep, submodules too, as it lies there now."""
     names, kept_back = [], []
-    for name in workspace.untracked():
+    for name in (*workspace.untracked(), *workspace.submodules()):
         parts = PurePosixPath(name).parts
         if KEPT_BACK & {*parts} or name == workspace.in_repository("results.tsv"):
             continue
@@ -154,7 +155,7 @@ def furnish(
     sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path, lent: Lent, furniture: Furniture
 ) -> Room:
     """Return the room in `base` around the repository that lies at `tree` and, as the workspace, is found at `top`."""
-    home = Path.home()
+    home = home_folder()
     shown = [
         Shown(base / "home", home, "rw"),
         Shown(base / "tmp", Path("/tmp"), "rw"),
@@ -199,7 +200,7 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
     own = {"TMPDIR": temporary, "TMP": temporary, "TEMP": temporary}
     if room.sandbox.hide:
         # An agent finds its sign-in where the person's home folder is; the rest of that it does not see.
-        own["HOME"] = str(Path.home() if kind == "agent" else room.seen(base / "home"))
+        own["HOME"] = str(home_folder() if kind == "agent" else room.seen(base / "home"))
         if kind == "agent" and not room.sandbox.has_root:
             own["GIT_CONFIG_GLOBAL"] = os.devnull  # git gives up over a person's that it may not read
     if kind == "run":
@@ -211,6 +212,8 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
 
 def _lend(sandbox: Sandbox, source: Path, target: Path, inside: Path, leads: list[Path]) -> list[Shown]:
     """Give the copy one file or folder that git does not track. Adds to `leads` where links in it lead."""
+    with contextlib.suppress(OSError):
+        target.rmdir()  # an empty folder stands for a submodule
     if os.path.lexists(target) or not os.path.lexists(source):
         return []
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +271,7 @@ def _leading_out(tree: Path) -> Iterable[Path]:
                 if (
                     lead.exists()
                     and not lead.is_relative_to(tree)
-                    and lead not in (Path.home(), Path("/"), *Path.home().parents)
+                    and lead not in (home_folder(), Path("/"), *home_folder().parents)
                 ):
                     yield lead
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from agent.errors import AutoresearchError
 from agent.fingerprint import cache_folder, snapshot_folder
 from agent.measure import Bench
+from agent.paths import home_folder
 from agent.protocol import Protocol, SetupCommand
 from agent.room import NOTHING, Furniture, Room, furnish, make_parts
 from agent.sandbox import Sandbox, temporary_folder
@@ -86,7 +87,7 @@ def lines(protocol: Protocol) -> list[str]:
 
 def furniture(hidden: tuple[Path, ...] = ()) -> Furniture:
     """Return what set-up commands see and may write besides a workspace."""
-    home = Path.home()
+    home = home_folder()
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     write = [cache, *(home / name for name in CACHES if (home / name).is_dir())]
@@ -109,7 +110,7 @@ def _workshop(sandbox: Sandbox, top: Path, folder: Path) -> Iterator[Room]:
 def _uv_cache() -> Path:
     """Where uv keeps what it has downloaded: docs.astral.sh/uv, Caching."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "uv"
+    return (Path(base) if base else home_folder() / ".cache") / "uv"
 
 
 def _line(command: str | SetupCommand) -> str:

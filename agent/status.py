@@ -13,7 +13,9 @@ from agent import lock
 from agent.errors import PreconditionError
 from agent.experiment import Experiment
 from agent.format import one_line
+from agent.invocation import hint
 from agent.journal import fold
+from agent.limits import of_note
 from agent.paths import find_session, journal_path, state_folder, stop_file
 from agent.state import Spent, State
 from agent.summary import summarize
@@ -21,15 +23,22 @@ from agent.views.text import cost, duration, headline, row
 
 POLL_SECONDS = 0.5
 LONGEST_SILENCE = 10.0
+LONGEST_START = 10.0  # seconds that a loop takes from its command to its lock, on a machine that is busy
 
 
 def status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
     """The summary, the last `rows` experiments, and what runs now. Raises PreconditionError where there is none."""
+    beginning = about_to_begin(workspace, tag)
+    if beginning is not None:
+        raise PreconditionError(
+            f"session {beginning.tag} is about to begin in process {beginning.pid}, which sets up: "
+            f"`{hint('status --follow')}` waits for it"
+        )
     tag = find_session(workspace, tag)
     state = fold(journal_path(workspace, tag))
     if state.session is None:
         raise PreconditionError(
-            f"session {tag} ended before it began: start it again with `autoresearch run --tag {tag}`"
+            f"session {tag} ended before it began: start it again with `{hint(f'run --tag {tag}')}`"
         )
     holder = lock.holder(state_folder(workspace))
     running = holder is not None and holder.tag == tag
@@ -38,6 +47,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
         **summarize(state),
         "running_pid": holder.pid if holder and running else None,
         "now": _now(state) if running else None,
+        "limits": holder.limits if holder and running else None,
         "rows": [_row(e, state.spent.get(e.number, Spent())) for e in state.experiments[first:]],
         "lines": [row(state, index) for index in range(first, len(state.experiments))],
         "at": state.latest_at,
@@ -57,6 +67,8 @@ def lines(data: dict[str, Any]) -> list[str]:
         shown.append(f"{nothing['proposer']} had nothing for #{nothing['number']}: {nothing['reason']}")
     if data["away"]:
         shown.append(f"{data['away']['proposer']} is away, the search proposes: {data['away']['reason']}")
+    if data["limits"] and (ends := of_note(data["limits"]).words()):
+        shown.append(f"ends {ends}")
     now = data["now"]
     if now:
         until = time.strftime("%H:%M:%S", time.localtime(now["done_at"])) if now["done_at"] else "?"
@@ -70,6 +82,34 @@ def lines(data: dict[str, Any]) -> list[str]:
     return [one_line(line) for line in shown]
 
 
+def about_to_begin(workspace: Path, tag: str | None) -> lock.Holder | None:
+    """Return the loop whose session, the one that is meant, is still to begin: its set-up commands run."""
+    holder = lock.holder(state_folder(workspace))
+    if holder is None or holder.limits is None or tag not in (None, holder.tag):
+        return None
+    return None if fold(journal_path(workspace, holder.tag)).session else holder
+
+
+def await_beginning(workspace: Path, tag: str | None) -> None:
+    """Return once the session that is meant has begun, or none has in a while: its loop may just have been started."""
+    start, told = time.monotonic(), False
+    while (beginning := about_to_begin(workspace, tag)) or time.monotonic() - start < LONGEST_START:
+        if beginning is None and any_begun(workspace, tag):
+            return
+        if not told:
+            print("waiting for the session to begin", file=sys.stderr, flush=True)
+        told = True
+        time.sleep(POLL_SECONDS)
+
+
+def any_begun(workspace: Path, tag: str | None) -> bool:
+    """Return whether the session that is meant has a beginning."""
+    try:
+        return fold(journal_path(workspace, find_session(workspace, tag))).session is not None
+    except PreconditionError:
+        return False
+
+
 def watch(workspace: Path, tag: str | None) -> None:
     """On a terminal the live screen until the loop ends; anywhere else nothing."""
     from agent.views.live import can_draw, follow
@@ -81,8 +121,9 @@ def watch(workspace: Path, tag: str | None) -> None:
         holder = lock.holder(state_folder(workspace))
         return fold(path) if holder is not None and holder.tag == tag else None
 
-    if can_draw(sys.stdout):
-        follow(load, lambda: wait_for_change(workspace, tag))
+    holder = lock.holder(state_folder(workspace))
+    if can_draw(sys.stdout) and holder is not None:
+        follow(load, lambda: wait_for_change(workspace, tag), of_note(holder.limits or {}))
 
 
 def wait_for_change(workspace: Path, tag: str) -> None:
@@ -100,6 +141,10 @@ def stop(workspace: Path) -> str:
     holder = lock.holder(state_folder(workspace))
     if holder is None:
         raise PreconditionError(f"no loop runs in {workspace}: there is nothing to stop")
+    if about_to_begin(workspace, holder.tag):
+        raise PreconditionError(
+            f"session {holder.tag} has not begun, its set-up commands run: `kill -INT {holder.pid}` ends it"
+        )
     stop_file(journal_path(workspace, holder.tag)).touch()
     state = fold(journal_path(workspace, holder.tag))
     now = _now(state)

@@ -46,10 +46,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Stage:
-    """The room of an `init`: set-up commands work in it, then the command. folder: the workspace's copy."""
+    """The room of an `init`: set-up commands work in it, then the command. folder: the workspace's copy.
+
+    since: Unix time at which the copy was whole.
+    """
 
     bench: Bench
     room: Room
+    since: float
 
     @property
     def folder(self) -> Path:
@@ -70,7 +74,7 @@ def opened(workspace: Workspace, rules: Protocol, sandbox: Sandbox) -> Iterator[
         make_parts(base)
         workspace.export(base / "tree", workspace.head)
         place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, Lent(names), _furniture())
-        yield Stage(bench, place)
+        yield Stage(bench, place, time.time())
 
 
 def _furniture() -> Furniture:
@@ -107,6 +111,21 @@ def again(stage: Stage, rules: Protocol, budget: float | None) -> float:
         raise AutoresearchError(
             f"a first run of `{rules.execution.command}` gave {rules.metric.name}, a second one not: {error}"
         ) from None
+
+
+def changed_tracked(workspace: Workspace, stage: Stage, since: float) -> list[str]:
+    """Return the files that git tracks and a run since then has changed, relative to the workspace."""
+    found = []
+    for name in _listed(stage.folder):
+        path = stage.folder / name
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_mtime < since or not workspace.is_tracked(name):
+                continue
+            before = workspace.show(workspace.head, name)
+            if before is not None and before.encode(errors="surrogateescape") != path.read_bytes():
+                found.append(name)
+    return sorted(found)
 
 
 def tail(stage: Stage, count: int) -> list[str]:

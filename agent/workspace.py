@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from agent.encoded import decoded, encoded
 from agent.errors import AutoresearchError, PreconditionError, Violation
+from agent.paths import NOT_TRUSTED, not_trusted
 from agent.protocol import FILENAME, Protocol
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a missing git is for us to report, when it is needed
@@ -38,6 +39,8 @@ SETTINGS = (
 GIT = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 MOST_TREES = 8
+SUBMODULE = "160000"
+NO_COMMIT = "Needed a single revision"  # git's own words: GitPython asks for them in English
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 # Of git's variables those that say how it works. The others say on what: a hook's or an alias's repository, not this.
 OF_GIT = re.compile(
@@ -57,7 +60,8 @@ class Workspace:
             if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
                 del os.environ[name]
         try:
-            self._repo = git.Repo(self.folder, search_parent_directories=True)
+            # A folder may be called `run$X`: its name is no place for variables.
+            self._repo = git.Repo(self.folder, search_parent_directories=True, expand_vars=False)
         except git.InvalidGitRepositoryError:
             raise PreconditionError(
                 f"{self.folder} is not in a git repository: run `git init && git add -A && git commit -m start` there"
@@ -65,10 +69,12 @@ class Workspace:
         if self._repo.bare or self._repo.working_tree_dir is None:
             raise PreconditionError(f"{self.folder} is in a bare repository: clone it and run there")
         self.top = Path(self._repo.working_tree_dir).resolve()
+        self._literally(self.top)
         self._prefix = PurePosixPath(self.folder.relative_to(self.top).as_posix())
         self._short: dict[str, str] = {}
         self._trees: dict[str, dict[str, tuple[str, str]]] = {}
         self._env: dict[str, str] = {}
+        self._require_trusted()
         self._env = self._identity()
 
     def close(self) -> None:
@@ -85,7 +91,9 @@ class Workspace:
     def head(self) -> str:
         try:
             return self._git("rev-parse", "--verify", "HEAD")
-        except AutoresearchError:
+        except AutoresearchError as error:
+            if NO_COMMIT not in str(error):
+                raise
             raise PreconditionError(
                 f"{self.top} has no commit yet: `git add` what belongs to it and commit, then run again"
             ) from None
@@ -193,6 +201,10 @@ class Workspace:
     def untracked(self) -> list[str]:
         """Files and folders of the repository that git does not track, ignored ones too, relative to its top."""
         return [name.rstrip("/") for name in self._lines("ls-files", "-z", "--others", "--directory")]
+
+    def submodules(self) -> list[str]:
+        """Return where other repositories are part of this one, relative to its top."""
+        return [path for path, (mode, _) in self._staged().items() if mode == SUBMODULE]
 
     def short(self, commit: str) -> str:
         """Seven characters, or as many more as tell it apart. Remembered: every row is written again with each."""
@@ -349,6 +361,21 @@ class Workspace:
 
     # Inside
 
+    def _literally(self, folder: Path) -> None:
+        """Run git in `folder` as it is spelled: GitPython puts variables into the text of a path, never into a Path."""
+        wrapper = git.Git(folder)
+        wrapper.update_environment(**self._repo.git.environment())
+        self._repo.git = wrapper
+
+    def _require_trusted(self) -> None:
+        """Raise PreconditionError where git reads nothing here because the folder belongs to another user."""
+        try:
+            self._git("rev-parse", "--git-dir")
+        except AutoresearchError as error:
+            if NOT_TRUSTED not in str(error):
+                raise
+            raise not_trusted(self.top) from None
+
     def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
         """Plumbing throughout: no hook, no signature prompt and no index of the person's is involved."""
         with tempfile.TemporaryDirectory() as scratch:
@@ -365,12 +392,14 @@ class Workspace:
         return self._git("commit-tree", tree, "-p", parent, "-m", message)
 
     def _content(self, commit: str, path: str) -> bytes | None:
-        """What `path` holds in `commit`, or None where it has no such file."""
-        command = [*GIT, "show", f"{commit}:{self.in_repository(path)}"]
-        try:
-            return bytes(self._repo.git.execute(command, strip_newline_in_stdout=False, stdout_as_string=False))
-        except git.GitCommandError:
+        """What `path` holds in `commit`, or None where it has no such file, or there is no such commit.
+
+        Raises AutoresearchError where git fails: a file that cannot be read is not one that is not there.
+        """
+        if commit not in self._trees and self.resolve(commit) is None:
             return None
+        mode, blob = self._tree(commit).get(self.in_repository(path), (SUBMODULE, ""))
+        return None if mode == SUBMODULE else self._blobs([blob])[blob]
 
     def in_repository(self, path: str) -> str:
         """Return the path of a file of the workspace relative to the repository's top."""
@@ -419,8 +448,7 @@ class Workspace:
         """What `commit` has at `path`, as the checkout wants it, in a file that a rename can put there."""
         target = self.top / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [*GIT, "cat-file", "--filters", f"{commit}:{path}"]
-        content = bytes(self._repo.git.execute(command, strip_newline_in_stdout=False, stdout_as_string=False))
+        content = self._fed(["cat-file", "--filters", f"{commit}:{path}"], "", {})
         mode = 0o755 if self._tree(commit)[path][0] == "100755" else 0o644
         same_disk = scratch.stat().st_dev == target.parent.stat().st_dev
         descriptor, name = tempfile.mkstemp(suffix=".part", dir=scratch if same_disk else target.parent)

@@ -1,5 +1,6 @@
 """Matrix products in MLX with its own BLAS and with the one blas.py puts in front. Usage: python -m benchmarks.blas"""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -46,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

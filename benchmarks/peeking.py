@@ -10,6 +10,7 @@ gain that escapes with at least 5 % is printed, in bits per byte, for one evalua
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -72,8 +73,10 @@ def escape(expected: Any, looked: Any) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("losses", nargs="*", type=Path, help="files of three honest runs, or none")
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(name) for name in sys.argv[1:]] or train(Path(folder))
+        files = parser.parse_args().losses or train(Path(folder))
         incumbent, honest, own = (np.load(file).astype(np.float64) for file in files)
     task = scoring.load_task()
     counted, nats = task.lengths > 0, np.log(2) * task.lengths.sum()

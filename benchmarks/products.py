@@ -9,6 +9,7 @@ could not be left out.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import statistics
 import time
@@ -129,4 +130,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from agent.fingerprint import backend
+from agent.machine import UV_INSTALLER
 from agent.paths import journal_path
 from agent.proposers import reach
 from agent.proposers.choose import Consult
@@ -61,6 +62,13 @@ def test_all_is_well(quick: Path, cli: Cli) -> None:
     assert done.returncode == 0 and done.stdout.startswith("did      nothing: all was in order")
 
 
+def test_a_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
+    (quick / "train.py").write_text("RATE = 1.0\n")
+    tree = checks(quick)["tree"]
+    assert tree["status"] == "broken" and "git stash" in tree["message"]
+    assert call(quick, "doctor").returncode == 1 and call(quick, "run", "--tag", "t").returncode == 3
+
+
 def test_a_step_left_half_done_is_finished_by_hand(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     expected = rows(quick)
@@ -74,8 +82,9 @@ def test_a_step_left_half_done_is_finished_by_hand(quick: Path, cli: Cli) -> Non
     git(quick, "update-ref", "-d", "refs/autoresearch/t/1")
     found = checks(quick)
     assert {name for name, check in found.items() if check["status"] == "warning"} - SYSTEM == {
-        "tree", "t: journal", "t: branch", "t: commits"
+        "t: journal", "t: branch", "t: commits"
     }  # fmt: skip
+    assert found["tree"]["status"] == "broken"
     assert found["t: branch"]["command"] == "autoresearch doctor --repair --tag t"
     done = cli(quick, "doctor", "--repair")
     assert done.returncode == 0, done.stderr
@@ -157,7 +166,7 @@ def test_the_machine_without_what_it_needs(quick: Path, tmp_path: Path) -> None:
     tools.mkdir()
     (tools / "git").symlink_to(str(shutil.which("git")))
     found = {check["name"]: check for check in asked(quick, PATH=str(tools), AUTORESEARCH_CACHE=str(tmp_path))}
-    assert (found["uv"]["status"], found["uv"]["command"]) == ("broken", "pip install uv")
+    assert (found["uv"]["status"], found["uv"]["command"]) == ("broken", UV_INSTALLER)
     assert found["identity"]["status"] == "warning" and found["identity"]["command"].startswith("git config --global")
     assert (found["data"]["status"], found["data"]["command"]) == ("warning", "uv run prepare.py")
     assert found["mlx"]["status"] == "ok" and "smoke" not in found

@@ -59,6 +59,30 @@ def probe(script: Path, cache: Path, code: str) -> Any:
     return json.loads(done.stdout)
 
 
+SCRIPTS = ("train.py", "prepare.py", "examples/sieve/bench.py")
+MODULES = ("blas", "evaluation", "peeking", "products", "search", "verdict")
+
+
+HELPFUL = [*([each] for each in SCRIPTS), *(["-m", f"benchmarks.{each}"] for each in MODULES)]
+
+
+@pytest.mark.parametrize("command", HELPFUL, ids=lambda command: command[-1])
+def test_help_explains_and_does_nothing(tmp_path: Path, embedded: Path, command: list[str]) -> None:
+    # Benchmarks of the recipe load it, which takes data.
+    cache = tmp_path / "no-data" if command[0] != "-m" else embedded
+    run = [sys.executable, *command, "--help"]
+    env = environment(cache)
+    done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == "", done.stderr
+    assert len(done.stdout.splitlines()) > 4 and not (tmp_path / "no-data").exists()
+
+
+def test_train_takes_no_arguments(embedded: Path) -> None:
+    run = [sys.executable, "train.py", "--lr", "3"]
+    done = subprocess.run(run, cwd=ROOT, env=environment(embedded), capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "unrecognized arguments: --lr 3" in done.stderr
+
+
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "as-on-a-gpu"])
 def test_a_run_learns_and_reports(embedded: Path, tmp_path: Path, gpu: bool) -> None:
     # Small, as a CPU takes its time with bfloat16; two micro-steps a step.

@@ -14,7 +14,7 @@ import typer
 
 from agent.errors import AutoresearchError
 from agent.files import read_end
-from agent.paths import find_session, journal_path, state_folder
+from agent.paths import find_session, journal_path, state_folder, workspace_of
 
 PLAIN = re.compile(r"[^A-Za-z0-9_ .,+>=-]+")
 LARGEST_READ = 2**24  # bytes of a journal, from its end
@@ -52,7 +52,7 @@ def proposers(incomplete: str) -> Offers:
 
 
 def _workspace(ctx: typer.Context) -> Path:
-    return Path(ctx.find_root().params.get("folder") or ".")
+    return workspace_of(Path(ctx.find_root().params.get("folder") or "."))
 
 
 def _experiments(journal: Path) -> Offers:

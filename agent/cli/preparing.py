@@ -49,7 +49,7 @@ def init(
         wanted = view.Wanted(
             command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
         )
-        data = view.init(Options.folder, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
+        data = view.init(Options.here, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
         answer(as_json, "init", data, view.lines(data))
         return 0
 

@@ -14,8 +14,10 @@ import typer
 
 from agent.cli import streams
 from agent.cli.usage import Commands, Page
-from agent.errors import AutoresearchError, explain, fault
+from agent.errors import AutoresearchError, UsageError, explain, fault
 from agent.format import Painted, block, one_line
+from agent.invocation import stand
+from agent.paths import workspace_of
 
 # What a view raises of a journal that holds what no session can have put there.
 DAMAGE = (
@@ -52,18 +54,22 @@ app = typer.Typer(
 
 
 class Options:
-    """What stands before the command."""
+    """What stands before the command. here: the folder as it was named; folder: the workspace that it lies in."""
 
-    folder = Path()
+    here = folder = Path()
     debug = False
 
 
 @app.callback()
 def main(
-    folder: Annotated[Path, typer.Option("-C", metavar="DIR", help="The workspace: where protocol.json is.")] = Path(),
+    folder: Annotated[
+        Path,
+        typer.Option("-C", metavar="DIR", help="The workspace, where protocol.json is, or a folder inside it."),
+    ] = Path(),
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
-    Options.folder, Options.debug = folder, debug
+    stand(folder if folder != Path() else None)
+    Options.here, Options.folder, Options.debug = folder, workspace_of(folder), debug
 
 
 def start() -> None:
@@ -103,6 +109,7 @@ def finish(
     if measures:
         streams.keep_going()
     try:
+        _require_folder(Options.here)
         code = work()
     except AutoresearchError as error:
         if Options.debug:
@@ -135,6 +142,13 @@ def finish(
 def _drop_output() -> None:
     """Let Python find nothing to complain of when it empties standard output at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _require_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder: name the one with protocol.json in it, as in -C DIR")
+    if not folder.exists():
+        raise UsageError(f"there is no folder {folder}, so there is no protocol.json in it: name another with -C")
 
 
 def _tell(sentence: str, command: str, as_json: bool) -> None:

@@ -39,6 +39,8 @@ def status(
     def work() -> int:
         from agent import status as view
 
+        if follow:
+            view.await_beginning(Options.folder.resolve(), tag)
         if follow and not as_json:
             view.watch(Options.folder.resolve(), tag)
         while True:

@@ -12,6 +12,7 @@ from typer._click.formatting import HelpFormatter
 from typer.core import TyperCommand, TyperGroup, _TyperParameter
 
 from agent.format import one_line
+from agent.invocation import program
 
 FEW = 12  # options that a page without sections can hold
 
@@ -29,8 +30,8 @@ class Commands(TyperGroup):
             sys.exit(2)
         except UsageError as error:
             what = one_line(error.format_message()).rstrip(".")
-            where = error.ctx.command_path if error.ctx else "autoresearch"
-            print(f"error: {what}: see `{where} --help`", file=sys.stderr)
+            inside = error.ctx.command_path.partition(" ")[2] if error.ctx else ""
+            print(f"error: {what}: see `{' '.join([program(), *inside.split(), '--help'])}`", file=sys.stderr)
             sys.exit(2)
         except typer.Abort:
             sys.exit(130)

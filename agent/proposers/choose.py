@@ -45,6 +45,7 @@ def choose(wanted: Consult, journal: Journal, workspace: Workspace, sandbox: San
     name = wanted.proposer or ("hybrid" if any(named) else "search")
     if name not in NAMES:
         raise UsageError(f"there is no proposer {name!r}; there is {', '.join(NAMES)}")
+    _require_model_for_caps(wanted)
     if name == "search":
         return SearchProposer()
     if name == "llm" and not wanted.model:
@@ -62,6 +63,15 @@ def choose(wanted: Consult, journal: Journal, workspace: Workspace, sandbox: San
         fallback_after=wanted.fallback_after,
         announce=journal.append,
     )
+
+
+def _require_model_for_caps(wanted: Consult) -> None:
+    """Only a model's calls have a price here: a cap on anything else would be a promise that nobody keeps."""
+    caps = {"--max-cost": wanted.max_cost, "--max-cost-per-experiment": wanted.max_cost_per_experiment}
+    given = [flag for flag, cap in caps.items() if cap is not None]
+    if given and wanted.model is None:
+        known = "an agent's costs are its own" if wanted.agent or wanted.agent_command else "the search costs nothing"
+        raise UsageError(f"{given[0]} needs --model, for example --model ollama:qwen3-coder: {known}")
 
 
 def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted:

@@ -12,6 +12,8 @@ import shlex
 import shutil
 from pathlib import Path
 
+from agent.paths import home_folder
+
 PRESETS = {
     "claude": (
         "claude -p --permission-mode acceptEdits --tools Read,Edit,Write,Glob,Grep --strict-mcp-config "
@@ -70,7 +72,7 @@ def own_folders(command: str) -> list[Path]:
     # What uv keeps is linked into the environments of other projects.
     if program is not None and _PROGRAM.fullmatch(Path(program).name) and Path(program).name not in ("uv", "uvx"):
         names.add(Path(program).name)
-    home = Path.home()
+    home = home_folder()
     bases = [
         *(Path(os.environ.get(variable) or home / default) for variable, default in _XDG.items()),
         home / "Library" / "Application Support",

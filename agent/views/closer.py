@@ -8,10 +8,11 @@ from typing import Any
 from rich.text import Text
 
 from agent.format import one_line
+from agent.invocation import hint
 from agent.views.paint import diff_lines, status_text
 from agent.views.text import cost, duration, figure
 
-LOST = "(the diff cannot be shown: `autoresearch doctor` says why)"
+LOST = "(the diff cannot be shown: `{doctor}` says why)"
 RUN_FIGURES = ("peak_vram_mb", "num_steps", "mfu_percent")
 
 
@@ -28,7 +29,8 @@ def show_lines(data: dict[str, Any]) -> list[str | Text]:
     if data["runs"]:
         lines += [_title("runs"), *_indented("\n".join(_runs(data))), ""]
     if data["number"] > 0:
-        lines += [_title("diff"), *(diff_lines(data["diff"]) if data["diff"] is not None else [LOST]), ""]
+        lost = [LOST.format(doctor=hint("doctor"))]
+        lines += [_title("diff"), *(diff_lines(data["diff"]) if data["diff"] is not None else lost), ""]
     if data["log"]:
         lines += [_title(f"log  {data['log']}"), *_indented("\n".join(data["log_tail"]) or "(empty)")]
     return lines

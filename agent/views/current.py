@@ -26,7 +26,8 @@ GB, MB = 2**30, 2**20
 class Moment:
     """What the state does not hold. now: Unix time. lines: the end of the log of the run under way. memory: bytes.
 
-    forecast: see `agent.forecast`. message: the latest that a person may want to know. hint: what Ctrl-C does.
+    forecast: see `agent.forecast`. ends: what ends the session. message: the latest that a person may want to know.
+    hint: what Ctrl-C does.
     """
 
     now: float
@@ -34,6 +35,7 @@ class Moment:
     lines: Sequence[str] = ()
     memory: int | None = None
     forecast: str | None = None
+    ends: str = ""
     message: str = ""
     hint: str = ""
     ascii: bool = False

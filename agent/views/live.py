@@ -17,6 +17,7 @@ from agent.events import Event
 from agent.files import last_lines
 from agent.forecast import forecast
 from agent.format import one_line
+from agent.invocation import hint
 from agent.limits import Limits
 from agent.progress import memory, reading
 from agent.state import State
@@ -27,7 +28,7 @@ from agent.views.text import COLOURS
 
 HINT = "Ctrl-C finishes this experiment and ends; a second Ctrl-C stops at once"
 LATER = "Ctrl-C leaves the confirming for later; a second Ctrl-C stops at once"
-LEAVE = "Ctrl-C leaves this view; the loop goes on. `autoresearch stop` ends it"
+LEAVE = "Ctrl-C leaves this view; the loop goes on. `{stop}` ends it"
 # Training needs the cores more than the picture does.
 REFRESHES_PER_SECOND = 1
 MEMORY_SECONDS = 3.0
@@ -66,6 +67,7 @@ class Picture:
             lines=tail,
             memory=self._held(started["pid"]) if started else None,
             forecast=forecast(self._limits, self.state, now, time.monotonic() - self._began),
+            ends=self._limits.words(),
             message=self.message,
             hint=self.hint,
             ascii=ascii_only,
@@ -134,10 +136,13 @@ class LiveView:
             self._picture.message = one_line(event.data["text"])
 
 
-def follow(load: Callable[[], State | None], wait: Callable[[], None]) -> None:
-    """Show a loop that runs elsewhere. load: its state, None once it runs no longer. wait: until there may be more."""
+def follow(load: Callable[[], State | None], wait: Callable[[], None], limits: Limits) -> None:
+    """Show a loop that runs elsewhere. load: its state, None once it runs no longer. wait: until there may be more.
+
+    limits: what ends it, hours as a time of day.
+    """
     console = Console(highlight=False)
-    picture = Picture(Limits(), LEAVE)
+    picture = Picture(limits, LEAVE.format(stop=hint("stop")))
     state = load()
     if state is None:
         return

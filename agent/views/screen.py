@@ -57,7 +57,8 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
     what = f"{summary['metric']}, {'lower' if summary['direction'] == 'minimize' else 'higher'} is better"
     lines: list[RenderableType] = [sides(line(f"autoresearch {summary['tag']}", "bold"), line(what, "dim"))]
     if summary["baseline"] is None:
-        return [*lines, line("measuring the baseline")]
+        ends = [named("ends", moment.ends)] if moment.ends else []
+        return [*lines, line("measuring the baseline"), *ends]
     if summary["best_number"]:
         runs = f", mean of {summary['best_runs']} runs" if summary["best_runs"] > 1 else ""
         best = ((figure(summary["best"]), "bold"), f"  #{summary['best_number']}{runs}   ", ("baseline ", "dim"))
@@ -78,6 +79,8 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
         lines.append(named("tried", f"{summary['experiments']}: {counts}"))
     if moment.forecast and not state.comparison:
         lines.append(named("rate", moment.forecast))
+    if moment.ends and not state.comparison:
+        lines.append(named("ends", moment.ends))
     if summary["cost"]["calls"]:
         lines.append(named("cost", cost(summary["cost"])))
     if state.away:

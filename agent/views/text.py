@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from agent.experiment import Experiment
 from agent.format import one_line
+from agent.invocation import git_here, hint
 from agent.standing import Outcome, outcome
 from agent.state import State
 
@@ -118,11 +120,12 @@ def _gained(summary: Mapping[str, Any]) -> str:
     return f"{brief(summary['gain'])} apparent, {said}"
 
 
-def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
+def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str, top: Path) -> list[str]:
     """What `run` ends with: what came of it, what was kept, and three commands: look, take home, go on."""
     if summary["baseline"] is None:
         return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
     percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
+    tag = summary["tag"]
     lines = [
         f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
         f"baseline  {figure(summary['baseline'])} {summary['metric']}{_mean(summary['baseline_runs'])}",
@@ -134,9 +137,9 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         *_kept(state),
-        f"look      autoresearch report --tag {summary['tag']} --open",
-        *([f"take home {_home(state)}"] if summary["best_number"] else []),
-        f"go on     autoresearch run --tag {summary['tag']}",
+        f"look      {hint(f'report --tag {tag} --open')}",
+        *([f"take home {_home(state, top)}"] if summary["best_number"] else []),
+        f"go on     {hint(f'run --tag {tag}')}",
     ]
     return [one_line(line) for line in lines]
 
@@ -150,9 +153,9 @@ def _kept(state: State) -> list[str]:
     return [*lines, f"          and {len(kept) - len(shown)} more"] if len(kept) > len(shown) else lines
 
 
-def _home(state: State) -> str:
-    """How the best comes to the branch that the person was on."""
+def _home(state: State, top: Path) -> str:
+    """How the best comes to the branch that the person was on. top: of the repository."""
     assert state.session is not None
-    left = state.session.get("left")
-    back = f"git switch {shlex.quote(left)} && " if left else ""
-    return f"{back}autoresearch diff --tag {state.session['tag']} | git apply"
+    left, git = state.session.get("left"), git_here(top)
+    back = f"{git} switch {shlex.quote(left)} && " if left else ""
+    return f"{back}{hint('diff --tag ' + state.session['tag'])} | {git} apply"
