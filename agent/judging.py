@@ -171,7 +171,8 @@ def require_limits(rules: Rules, incumbent: Sequence[Run]) -> None:
         return
     raise PreconditionError(
         f"--max-memory-gb {rules.max_memory_gb:g} cannot be kept: no {MEMORY} can be read by the protocol's "
-        f"secondaryMetrics in {good[-1].log}; correct the pattern or what is printed there, or leave the limit out"
+        f"secondaryMetrics in {good[-1].log}; correct the pattern or what is printed there, or take the limit back "
+        "with --max-memory-gb inf"
     )
 
 

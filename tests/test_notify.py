@@ -49,7 +49,7 @@ def test_a_night_is_told_of(quick: Path, cli: Cli, tmp_path: Path) -> None:
 
 def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_path: Path) -> None:
     program = teller(tmp_path, "tell")
-    (quick / "train.py").write_text("raise SystemExit('no luck')\n")
+    (quick / "train.py").write_text("RATE = 0.1\nraise SystemExit('no luck')\n")
     git(quick, "commit", "--quiet", "-am", "broken")
     done = cli(quick, "run", "--tag", "t", "--notify", f"{program} {{title}} {{text}}")
     assert done.returncode == 1

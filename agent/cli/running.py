@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from typing import Annotated, Any, Literal
 
 import typer
@@ -203,7 +203,7 @@ def run(
     a row. Asks nothing, and refuses to start on a tree with uncommitted changes.
 
     A session keeps its flags, but for when to end: to go on, its tag is enough, and what you give anew holds from then
-    on.
+    on. A limit is taken back with inf, as in --max-cost inf.
 
     The first Ctrl-C finishes the experiment under way, a second one stops at once. After either, after a crash and
     after a reboot the same command goes on where it was.
@@ -267,7 +267,7 @@ def run(
         }
         by_default = {name for name in values if _is_default(context, name)}
         kept, said = merged(Options.folder.resolve(), tag, given_in(values, by_default))
-        flags = {**values, **kept}
+        flags = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
         wanted = Wanted(
             tag=tag,
             consult=Consult(
