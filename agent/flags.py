@@ -59,16 +59,16 @@ def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, 
     """
     path = journal_path(folder, tag)
     if not path.exists():
-        return dict(given), []
+        return {name: value for name, value in given.items() if value != math.inf}, []
     require_own_state(folder)
     kept = {name: value for name, value in fold(path).flags.items() if name in KEPT and KEPT[name](value)}
     changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
     left = _but_who(kept) if not set(WHO).isdisjoint(given) else kept
     said = [f"{_flag_of(name)} is {given[name]} from now on; the session had {kept[name]}" for name in changed]
-    said += [
-        f"{_flag_of(name)} {kept[name]} of the session holds no more" for name in kept if name not in {**left, **given}
-    ]
-    return {**left, **given}, said
+    hold = {**left, **given}
+    said += [f"{_flag_of(name)} {kept[name]} of the session holds no more" for name in kept if name not in hold]
+    # `--max-cost inf` takes a limit back.
+    return {name: value for name, value in hold.items() if value != math.inf}, said
 
 
 def given_in(values: Mapping[str, Any], by_default: Collection[str]) -> dict[str, Any]:

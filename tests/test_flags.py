@@ -95,3 +95,11 @@ def test_flags_of_a_journal_that_make_no_sense_are_left_out(quick: Path, cli: Cl
     path.write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
     session(quick, cli, "--max-experiments", "2")
     assert flags(quick) == {}
+
+
+def test_inf_takes_a_limit_back(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--max-memory-gb", "8", "--max-experiments", "1")
+    assert flags(quick) == {"max_memory_gb": 8}
+    said = session(quick, cli, "--max-memory-gb", "inf", "--max-experiments", "2")
+    assert "--max-memory-gb is inf from now on" in said
+    assert flags(quick) == {}
