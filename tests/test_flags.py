@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent.journal import fold
 from agent.paths import journal_path
 from tests.conftest import Cli
@@ -103,3 +105,12 @@ def test_inf_takes_a_limit_back(quick: Path, cli: Cli) -> None:
     said = session(quick, cli, "--max-memory-gb", "inf", "--max-experiments", "2")
     assert "--max-memory-gb is inf from now on" in said
     assert flags(quick) == {}
+
+
+@pytest.mark.parametrize("flag", ["--share=0.5", "--fallback-after=10", "--model-timeout=5", "--agent-timeout=5"])
+def test_a_flag_that_would_do_nothing_is_refused(quick: Path, cli: Cli, flag: str) -> None:
+    done = cli(quick, "run", "--tag", "t", flag, "--dry-run")
+    assert done.returncode == 2
+    assert "is for a model or an agent" in done.stderr
+    agent = ("--agent-cmd", "true # {prompt_file}")
+    assert cli(quick, "run", "--tag", "t", flag, *agent, "--dry-run").returncode == 0

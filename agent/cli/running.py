@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from agent.cli import completion
 from agent.cli.flags import END, MEASURE, PROPOSE, SESSION, TELL, Agent, Model, SandboxMode, Setup, TrainingSeconds
 from agent.cli.program import RESEARCH, Options, command, finish
+from agent.errors import UsageError
 from agent.format import one_line
 
 
@@ -267,7 +269,9 @@ def run(
             "max_cost_per_experiment": max_cost_per_experiment,
         }
         by_default = {name for name in values if _is_default(context, name)}
-        kept, said = merged(Options.folder.resolve(), tag, given_in(values, by_default))
+        given = given_in(values, by_default)
+        kept, said = merged(Options.folder.resolve(), tag, given)
+        _require_consulted(given, kept)
         flags = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
         wanted = Wanted(
             tag=tag,
@@ -328,6 +332,13 @@ def stop() -> None:
         return 0
 
     finish(work, "stop", False)
+
+
+def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
+    """Raises UsageError for a flag about a model or an agent where none is asked: it would do nothing."""
+    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
+    if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
+        raise UsageError(f"--{idle[0].replace('_', '-')} is for a model or an agent: name one with --model or --agent")
 
 
 def _is_default(context: typer.Context, name: str) -> bool:

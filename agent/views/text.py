@@ -150,7 +150,9 @@ def _kept(state: State) -> list[str]:
     most = sorted(kept, key=lambda each: -each[1])[:MOST_KEPT]
     shown = sorted(most, key=lambda each: each[0].number)
     lines = [f"kept      #{e.number} {figure(by, e.metric, '+')}  {e.description}" for e, by in shown]
-    return [*lines, f"          and {len(kept) - len(shown)} more"] if len(kept) > len(shown) else lines
+    return (
+        [*lines, f"kept      and {len(kept) - len(shown)} more, which gained less"] if len(kept) > len(shown) else lines
+    )
 
 
 def _home(state: State, top: Path) -> str:
