@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from agent.protocol import Protocol
+from agent.errors import PreconditionError, UsageError
+from agent.protocol import Protocol, require_runnable
 
 VARIABLES = {"execution.stopCondition.trainingSecondsBudget": "AUTORESEARCH_TRAINING_SECONDS"}
 
@@ -15,6 +18,20 @@ VARIABLES = {"execution.stopCondition.trainingSecondsBudget": "AUTORESEARCH_TRAI
 def check(protocol: Protocol) -> list[dict[str, Any]]:
     """One entry a field: {field, value, origin, enforced, effect}. Origin is protocol.json, default or a variable."""
     return _fields(protocol, "")
+
+
+def require_usable(rules: Protocol, folder: Path) -> None:
+    """Raises UsageError with what `run` says of a protocol that it refuses. What git lacks is none of its faults."""
+    from agent.workspace import Workspace, nothing_may_change
+
+    require_runnable(rules)
+    try:
+        with contextlib.closing(Workspace(folder, rules)) as workspace:
+            empty = not workspace.files(workspace.head)
+    except PreconditionError:
+        return
+    if empty:
+        raise UsageError(nothing_may_change(rules))
 
 
 def lines(fields: list[dict[str, Any]]) -> list[str]:

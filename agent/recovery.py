@@ -15,7 +15,7 @@ from agent.journal import Journal
 from agent.proposers.space import tunable_parameters
 from agent.protocol import Protocol
 from agent.state import State
-from agent.workspace import Workspace
+from agent.workspace import Workspace, nothing_may_change
 
 
 def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str) -> None:
@@ -28,11 +28,7 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag
     _require_own_results(workspace, protocol)
     files = workspace.files(workspace.head)
     if not files:
-        globs = ", ".join(protocol.mutable_surface.allowed_globs)
-        raise PreconditionError(
-            f"no tracked file matches allowedGlobs ({globs}), symbolic links left out: commit the file to be "
-            "researched, or name it there"
-        )
+        raise PreconditionError(nothing_may_change(protocol))
     tunable_parameters(files, known_constants(protocol))
 
 

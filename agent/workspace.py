@@ -586,6 +586,15 @@ class Workspace:
             return ""
 
 
+def nothing_may_change(protocol: Protocol) -> str:
+    """Say that `Workspace.files` finds none."""
+    globs = ", ".join(protocol.mutable_surface.allowed_globs)
+    return (
+        f"no tracked file matches allowedGlobs ({globs}) but links, files that are no text, and what forbiddenGlobs "
+        "take back: commit the file to be researched, or name it there"
+    )
+
+
 def _read(path: Path) -> str:
     """Text with its line endings as they are."""
     with path.open(encoding="utf-8", newline="") as file:

@@ -7,11 +7,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.cli import app
-from tests.conftest import ROOT, Cli
+from tests.conftest import ROOT, Cli, git
 from tests.in_process import call
 
 COMMANDS: list[list[str]] = [
@@ -123,3 +124,31 @@ def test_status_of_a_named_and_of_the_latest_session(quick: Path, cli: Cli) -> N
 def test_without_git_there_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path) -> None:
     done = cli(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
     assert done.returncode == 3 and done.stderr.startswith("error: git ") and "Traceback" not in done.stderr
+
+
+def test_the_version(tmp_path: Path, cli: Cli) -> None:
+    done = cli(tmp_path, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"autoresearch \d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "words"),
+    [
+        ("meta", "eligibility", "ineligible", "only eligible ones are run"),
+        ("mutableSurface", "allowedGlobs", ["nothing/*.py"], "no tracked file matches allowedGlobs (nothing/*.py)"),
+        ("mutableSurface", "forbiddenGlobs", ["*.py"], "what forbiddenGlobs take"),
+    ],
+)
+def test_protocol_check_refuses_what_run_would(
+    quick: Path, cli: Cli, section: str, field: str, value: Any, words: str
+) -> None:
+    protocol = json.loads((quick / "protocol.json").read_text())
+    protocol[section][field] = value
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    git(quick, "commit", "--quiet", "-am", "protocol")
+    assert words in cli(quick, "run", "--tag", "t", "--dry-run").stderr
+    for more in ([], ["--json"]):
+        done = cli(quick, "protocol", "check", *more)
+        assert done.returncode == 2
+        assert words in done.stderr

@@ -54,6 +54,8 @@ def test_the_installed_program_works_in_any_repository(installed: Path, tmp_path
     path = f"{installed}{os.pathsep}/usr/bin{os.pathsep}/bin{os.pathsep}{Path(sys.executable).parent}"
     env = {"PATH": path, "HOME": str(tmp_path), "AUTORESEARCH_CACHE": str(tmp_path / "cache")}
     program = str(installed / "autoresearch")
+    assert done(folder, program, "--version", **env).stdout.startswith("autoresearch 0.")
+    assert [*installed.parent.glob("lib/python*/site-packages/autoresearch-*.dist-info/licenses/LICENSE")]
     assert "then: autoresearch run --tag first" in done(folder, program, "init", **env).stdout
     git(folder, "add", "protocol.json")
     git(folder, "commit", "--quiet", "-m", "protocol")

@@ -53,6 +53,14 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        print(f"autoresearch {metadata.version('autoresearch')}")
+        raise typer.Exit
+
+
 class Options:
     """What stands before the command. here: the folder as it was named; folder: the workspace that it lies in."""
 
@@ -67,6 +75,9 @@ def main(
         typer.Option("-C", metavar="DIR", help="The workspace, where protocol.json is, or a folder inside it."),
     ] = Path(),
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version, and end.")
+    ] = False,
 ) -> None:
     stand(folder if folder != Path() else None)
     Options.here, Options.folder, Options.debug = folder, workspace_of(folder), debug

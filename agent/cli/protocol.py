@@ -30,16 +30,21 @@ def protocol_check(as_json: Json = False) -> None:
       autoresearch protocol check
       autoresearch protocol check --json
 
-    Exit code 2 where protocol.json is missing or not valid; the sentence names every faulty field.
+    Exit code 2 where protocol.json is missing or not valid, with every faulty field, and where `run` would refuse it:
+    it is not eligible, or nothing that is committed may change.
     """
 
     def work() -> int:
         from agent import protocol
-        from agent.protocol_check import check, lines
+        from agent.protocol_check import check, lines, require_usable
 
         rules = protocol.load(Options.folder)
         fields = check(rules)
-        answer(as_json, "protocol check", {"fields": fields}, lines(fields))
+        if not as_json:
+            answer(False, "protocol check", {}, lines(fields))
+        require_usable(rules, Options.folder)
+        if as_json:
+            answer(True, "protocol check", {"fields": fields}, [])
         return 0
 
     finish(work, "protocol check", as_json)
