@@ -301,11 +301,15 @@ class Workspace:
         cut off anywhere, comes to the same. All is made ready first, so that the checkout is only for the time of some
         renames between the two.
         """
+        # Git moves it from there alone: a commit that a person makes in this moment is an error, and is not lost.
+        at = self.resolve(f"refs/heads/{branch}")
+        at = at if at in (old, new) else old
         if self.branch != branch:
-            self._git("update-ref", f"refs/heads/{branch}", new)
+            self._git("update-ref", f"refs/heads/{branch}", new, at)
             return []
         before, after, staged = self._tree(old), self._tree(new), self._staged()
         changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+        seen = {path: self._written(path) for path in changed}
         theirs = [path for path in changed if not self._is_ours(path, before.get(path), after.get(path))]
         entries = [path for path in changed if staged.get(path) in (before.get(path), after.get(path))]
         with tempfile.TemporaryDirectory(dir=self._git_folder(), prefix="autoresearch-") as scratch:
@@ -314,11 +318,15 @@ class Workspace:
             }
             try:
                 index = self._index_with(Path(scratch) / "index", {path: after.get(path) for path in entries})
-                with self._moving(branch, new):
+                with self._moving(branch, new, at):
                     for path in changed:
-                        if path in parts:
+                        if path in theirs:
+                            continue
+                        if self._written(path) != seen[path]:  # a person has written there meanwhile
+                            theirs.append(path)
+                        elif path in parts:
                             parts.pop(path).replace(self.top / path)
-                        elif path not in after and path not in theirs:
+                        else:
                             (self.top / path).unlink(missing_ok=True)
                     index.replace(self._git_folder() / "index")
             finally:
@@ -444,6 +452,14 @@ class Workspace:
         blob = self._git("hash-object", f"--path={path}", "--", str(file))
         return any(entry is not None and entry[1] == blob for entry in entries)
 
+    def _written(self, path: str) -> tuple[int, ...] | None:
+        """What changes with every write to a file of the checkout; None where there is none."""
+        try:
+            found = (self.top / path).lstat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
     def _part(self, path: str, commit: str, scratch: Path) -> Path:
         """What `commit` has at `path`, as the checkout wants it, in a file that a rename can put there."""
         target = self.top / path
@@ -470,7 +486,7 @@ class Workspace:
         return scratch
 
     @contextlib.contextmanager
-    def _moving(self, branch: str, new: str) -> Iterator[None]:
+    def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:
         """Move the branch at the end of the block: git has all ready for it at its beginning."""
         mover = subprocess.Popen(
             [*GIT, "update-ref", "--stdin"],
@@ -485,7 +501,7 @@ class Workspace:
         said = ""
         try:
             with contextlib.suppress(BrokenPipeError):
-                mover.stdin.write(f"start\nupdate refs/heads/{branch} {new}\nprepare\n")
+                mover.stdin.write(f"start\nupdate refs/heads/{branch} {new} {old}\nprepare\n")
                 mover.stdin.flush()
                 said = mover.stdout.readline() + mover.stdout.readline()
             if "prepare: ok" in said:

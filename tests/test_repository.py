@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent import protocol
+from agent.errors import AutoresearchError
+from agent.workspace import Workspace
 from tests.conftest import Cli, git, quick_protocol
 
 THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
@@ -289,3 +294,54 @@ def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: C
     assert refused.returncode == 3
     go(cli, quick, "u", 2)
     assert git(quick, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("edit", ["written", "deleted", "created anew"])
+def test_what_a_person_writes_while_the_branch_moves_stays(quick: Path, edit: str) -> None:
+    """The edit comes after the loop has looked at the file, when it renames the first of two."""
+    workspace = Workspace(quick, protocol.load(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old, text = workspace.head, (quick / "train.py").read_text()
+    kept = workspace.commit_candidate("refs/t/1", old, {"train.py": text.replace("RATE = 0.1", "RATE = 0.2")}, "kept")
+    new = workspace.commit_results(kept, "commit\tval_bpb\n", "rows")
+    armed = True
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal armed
+        if armed and event == "os.rename" and str(args[1]) == str(quick / "results.tsv"):
+            armed = False
+            if edit != "written":
+                (quick / "train.py").unlink()
+            if edit != "deleted":
+                (quick / "train.py").write_text("mine\n")
+
+    sys.addaudithook(hear)
+    try:
+        assert workspace.advance("autoresearch/t", new, old) == ["train.py"]
+    finally:
+        armed = False
+        workspace.close()
+    assert git(quick, "rev-parse", "HEAD") == new
+    if edit == "deleted":
+        assert not (quick / "train.py").exists()
+    else:
+        assert (quick / "train.py").read_text() == "mine\n"
+    assert (quick / "results.tsv").read_text() == "commit\tval_bpb\n"
+    assert "RATE = 0.2" in git(quick, "show", ":train.py")
+
+
+def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
+    workspace = Workspace(quick, protocol.load(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    git(quick, "commit", "--quiet", "--allow-empty", "-m", "theirs")
+    theirs = workspace.head
+    with pytest.raises(AutoresearchError):
+        workspace.advance("autoresearch/t", new, old)
+    git(quick, "switch", "--quiet", "main")
+    with pytest.raises(AutoresearchError):
+        workspace.advance("autoresearch/t", new, old)
+    workspace.close()
+    assert git(quick, "rev-parse", "autoresearch/t") == theirs
+    assert not (quick / "results.tsv").exists()
