@@ -18,6 +18,7 @@ from agent.turns import counted
 from agent.views.text import figure, side
 
 RUNS = 3
+LONGEST_NUMBER = 9  # digits of an experiment's; more are a hash at best
 
 
 def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str, str]:
@@ -44,7 +45,7 @@ def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str,
 
 
 def _commit(bench: Bench, state: State, name: str) -> str:
-    if name.isdecimal() and int(name) < len(state.experiments):
+    if name.isdecimal() and len(name) <= LONGEST_NUMBER and int(name) < len(state.experiments):
         return state.experiments[int(name)].commit
     named = {"best": state.incumbent, "baseline": state.baseline}.get(name)
     commit = named.commit if named else bench.workspace.resolve(name)

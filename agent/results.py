@@ -52,7 +52,10 @@ def has_columns(protocol: Protocol, text: str) -> bool:
     if log.format == "jsonl" or not text.strip():
         return True
     head = text.removeprefix("\ufeff").splitlines()[0]
-    return next(csv.reader([head], delimiter="\t" if log.format == "tsv" else ",")) == protocol.columns
+    try:
+        return next(csv.reader([head], delimiter="\t" if log.format == "tsv" else ",")) == protocol.columns
+    except csv.Error:  # a line without end, for one
+        return False
 
 
 def cell(column: str, text: str) -> str:

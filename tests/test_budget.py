@@ -175,6 +175,7 @@ def based(*seconds: float, trained: float | None = None) -> Experiment:
         (timed(700.0, trained=300.2), based(320.0, trained=300.1), "it ran for 700.0 s"),
         (timed(620.0, trained=300.2), based(320.0), "it ran for 620.0 s"),
         (timed(620.0, source="attested"), based(320.0), None),
+        (timed(620.0, source="untraced"), based(320.0), "it ran for 620.0 s"),  # no evaluator saw its hand-over
         ([Run(None, 900.0)], based(320.0), None),
     ],
 )

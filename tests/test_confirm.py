@@ -82,6 +82,7 @@ def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     assert (data["a"], data["b"]) == (baseline.commit, best.commit)
     with_itself = json.loads(cli(quick, "confirm", best.commit, best.commit[:8], "--json").stdout)["data"]
     assert with_itself["gain"] == 0 and with_itself["verdict"] == "not confirmed"
+    assert "is no commit here" in cli(quick, "confirm", "9" * 5000).stderr
     wrong = cli(quick, "confirm", "nothing")
     assert wrong.returncode == 2 and "'nothing' is no commit here" in wrong.stderr and "Traceback" not in wrong.stderr
     ablated = cli(quick, "ablate", "--json")

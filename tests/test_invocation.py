@@ -73,8 +73,6 @@ def test_uv_run_in_a_project_that_has_the_program(project: Path) -> None:
 
 
 def test_uv_run_itself_is_recognised() -> None:
-    if shutil.which("uv") is None:
-        pytest.skip("there is no uv")
     done = started(ROOT, ["uv", "run", "--no-sync", "autoresearch", "-C", "tests", "run"], PLAIN_PATH)
     assert "see `uv run autoresearch run --help`" in done.stderr, done.stderr
 

@@ -61,7 +61,9 @@ def test_rows_that_are_no_text_keep_their_bytes(quick: Path, cli: Cli) -> None:
     assert (quick / "results.tsv").read_bytes().startswith(theirs)
 
 
-@pytest.mark.parametrize("content", ["step,loss\n1,2.0\n", "commit\tval_bpb\nabc\t1\n", "notes of mine\n"])
+@pytest.mark.parametrize(
+    "content", ["step,loss\n1,2.0\n", "commit\tval_bpb\nabc\t1\n", "notes of mine\n", "x" * 200_000]
+)
 def test_rows_in_other_columns_are_refused_with_what_to_do(quick: Path, cli: Cli, content: str) -> None:
     (quick / "results.tsv").write_text(content)
     commit(quick)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -30,8 +29,6 @@ def done(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The program, built from what is here, in an environment of its own; its dependencies are lent to it."""
-    if shutil.which("uv") is None:
-        pytest.skip("there is no uv")
     done(ROOT, "uv", "build", "--quiet", "--wheel", "--out-dir", str(tmp_path / "dist"))
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     tool = tmp_path / "tool"
