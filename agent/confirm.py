@@ -13,12 +13,11 @@ from agent.interrupts import Interrupts
 from agent.journal import Journal
 from agent.measure import Bench
 from agent.noise import noise_of
-from agent.state import Comparison, State
+from agent.state import Comparison, State, named
 from agent.turns import counted
 from agent.views.text import figure, side
 
 RUNS = 3
-LONGEST_NUMBER = 9  # digits of an experiment's; more are a hash at best
 
 
 def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str, str]:
@@ -45,12 +44,10 @@ def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str,
 
 
 def _commit(bench: Bench, state: State, name: str) -> str:
-    if name.isdecimal() and len(name) <= LONGEST_NUMBER and int(name) < len(state.experiments):
-        return state.experiments[int(name)].commit
-    named = {"best": state.incumbent, "baseline": state.baseline}.get(name)
-    commit = named.commit if named else bench.workspace.resolve(name)
+    found = named(state, name)
+    commit = found.commit if found is not None else bench.workspace.resolve(name)
     if commit is None:
-        raise UsageError(f"{name!r} is no commit here: take a number or a hash from results.tsv")
+        raise UsageError(f"{name[:80]!r} is no commit here: take a number or a hash from results.tsv")
     return commit
 
 

@@ -19,7 +19,7 @@ from agent.invocation import hint
 from agent.journal import fold
 from agent.paths import find_session, journal_path, own_log, state_folder
 from agent.standing import outcome, standing
-from agent.state import Pending, Spent, State
+from agent.state import Pending, Spent, State, named
 from agent.workspace import Workspace
 
 SHORTEST_HASH = 4
@@ -175,20 +175,16 @@ def find(state: State, tag: str, which: str) -> Experiment | Pending:
     """
     everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
     has = f"it has {_numbers(everything)}"
-    named = {"best": state.incumbent, "baseline": state.baseline}
-    if which in named:
-        found = named[which]
-        if found is None:
-            raise PreconditionError(f"session {tag} has no {which} yet: {has}")
+    if (found := named(state, which)) is not None:
         return found
+    if which in ("best", "baseline"):
+        raise PreconditionError(f"session {tag} has no {which} yet: {has}")
     digits = which.removeprefix("#")
-    if digits.isdecimal() and (which.startswith("#") or len(digits) < SHORTEST_HASH or int(digits) < len(everything)):
-        if int(digits) < len(everything):
-            return everything[int(digits)]
-        raise PreconditionError(f"there is no experiment #{int(digits)} in session {tag}: {has}")
+    if digits.isdecimal() and (which.startswith("#") or len(digits) < SHORTEST_HASH):
+        raise PreconditionError(f"there is no experiment #{digits[:20]} in session {tag}: {has}")
     if len(which) < SHORTEST_HASH or not set(which.lower()) <= set("0123456789abcdef"):
         raise UsageError(
-            f"{which!r} names no experiment: give its number, {SHORTEST_HASH} digits or more of its hash, "
+            f"{which[:80]!r} names no experiment: give its number, {SHORTEST_HASH} digits or more of its hash, "
             "best or baseline"
         )
     fitting = [each for each in everything if (each.commit or "").startswith(which.lower())]
@@ -197,7 +193,9 @@ def find(state: State, tag: str, which: str) -> Experiment | Pending:
         numbers = ", ".join(f"#{each.number}" for each in fitting)
         raise UsageError(f"{which} is the beginning of several hashes ({numbers}): give more of it, or the number")
     if not fitting:
-        raise PreconditionError(f"no experiment of session {tag} has the hash {which}: {has}, or name another --tag")
+        raise PreconditionError(
+            f"no experiment of session {tag} has the hash {which[:80]}: {has}, or name another --tag"
+        )
     return fitting[0]
 
 

@@ -153,6 +153,7 @@ class State:
         return self.experiments[-1].number - incumbent.number if incumbent else 0
 
 
+LONGEST_NUMBER = 9  # digits of an experiment's
 # Before these the loop may have been at rest.
 BEGINNINGS = ("session", "resumed", "comparing")
 
@@ -291,6 +292,17 @@ def _compared(comparison: Comparison | None, event: Event) -> Comparison | None:
 def run_of(data: Mapping[str, Any]) -> Run:
     names = {each.name for each in fields(Run)}
     return Run(**{key: value for key, value in data.items() if key in names})
+
+
+def named(state: State, which: str) -> Experiment | Pending | None:
+    """The experiment that a person calls `12`, `#12`, `best` or `baseline`; None where there is none of that name."""
+    if which in ("best", "baseline"):
+        return state.incumbent if which == "best" else state.baseline
+    everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
+    digits = which.removeprefix("#")
+    if digits.isdecimal() and len(digits) <= LONGEST_NUMBER and int(digits) < len(everything):
+        return everything[int(digits)]
+    return None
 
 
 def gain(baseline: float, value: float, direction: Direction) -> float:

@@ -72,6 +72,9 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     commit = record.state.incumbent.commit
     what = {"description": "RATE 1 -> 2", "reasoning": "first\nsecond", "parameters": {}, "digest": "d"}
     record.append("proposed", number=number, proposer="llm", files=["train.py"], expected=-0.25, **what)
+    for which in ("9" * 5000, "#" + "9" * 5000):
+        assert "damaged" not in cli(session, "show", which).stderr
+        assert cli(session, "show", which).returncode == 3
     assert "under way" in cli(session, "show", str(number)).stdout
     assert "has no commit yet" in cli(session, "diff", str(number)).stderr
     assert "has no run of experiment #5 yet" in cli(session, "log").stderr
