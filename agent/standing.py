@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from agent.estimate import estimate, unbiased
 from agent.experiment import Direction, Experiment, reservations, worked
+from agent.ideas import incumbent_before
 from agent.noise import PRIOR_DEGREES, noise_of
 from agent.state import State, gain
 
@@ -99,8 +100,7 @@ class Outcome:
 def outcome(state: State, experiment: Experiment) -> Outcome:
     assert state.session is not None
     direction: Direction = state.session["direction"]
-    earlier = state.experiments[: experiment.number]
-    before = next((e for e in reversed(earlier) if e.verdict.status == "keep"), None)
+    before = incumbent_before(state.experiments, experiment.number)
     number = before.number if before else None
     evidence, best = experiment.verdict.evidence, state.incumbent
     if evidence is not None:
