@@ -153,9 +153,16 @@ def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: 
 
 
 # A run sees nothing of the loop: without a sandbox it can look up in the journal which one it is.
-WHICH = """import json, os, pathlib
-begun = [json.loads(line) for line in pathlib.Path(JOURNAL).read_text().splitlines() if '"log"' in line]
-log = begun[-1]["log"] if begun else ""
+# The loop journals a run when its process is there, which may be later than the run's first line.
+WHICH = """import json, os, pathlib, time
+deadline, log = time.monotonic() + 30, None
+while log is None and time.monotonic() < deadline:
+    journal = pathlib.Path(JOURNAL)
+    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+    begun = [json.loads(line) for line in lines if '"log"' in line and line.endswith(chr(10))]
+    log = next((each["log"] for each in reversed(begun) if each.get("pid") == os.getsid(0)), None)
+    time.sleep(0.005)
+assert log is not None
 """
 SLOW = (
     WHICH
