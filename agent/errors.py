@@ -61,7 +61,7 @@ class OutOfMemory(Crashed):
 
 
 class Faulted(Crashed):
-    """fault: as in `agent.gpufault`."""
+    """fault: as in `agent.execution.gpu_fault`."""
 
     def __init__(self, reason: str, fault: Literal["watchdog", "machine"]) -> None:
         super().__init__(reason)

@@ -1,9 +1,11 @@
-"""Text that somebody else wrote, made fit to be shown: what steers a terminal or turns text around goes."""
+"""Text and figures as they are shown: what steers a terminal or turns text around goes, numbers get their decimals."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 # Whole sequences first, so that no `[31m` is left of one: CSI, the strings OSC, DCS, SOS, PM and APC, then the rest.
 _SEQUENCES = re.compile(
@@ -73,3 +75,36 @@ def fenced(text: str, language: str = "") -> str:
 def fenced_files(files: Iterable[tuple[str, str]]) -> str:
     """Each path on a line of its own, and its text between fences."""
     return "\n\n".join(f"{plain(path)}\n{fenced(text)}" for path, text in files)
+
+
+def figure(value: float, like: float | None = None, sign: str = "") -> str:
+    """`1.294512`, `-0.012300`, `176,890,964`: a value, or a difference of values `like` one, to the same decimals."""
+    size = abs(value if like is None else like)
+    return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
+
+
+def brief(value: float, digits: int = 4) -> str:
+    """`0.04112`, `1,234`, `200.5 M`: so many digits, without an exponent where it is large."""
+    if math.isfinite(value) and abs(value) >= 1e6:
+        return f"{value / 1e6:,.{max(0, digits - len(str(int(abs(value) / 1e6))))}f} M"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`9.4s`, `6m41s`, `2h05m`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def cost(spent: Mapping[str, Any]) -> str:
+    """`12 calls of models, 81,000 tokens in, 9,000 out, $0.41`; money only where a price is known."""
+    money = f", ${spent['dollars']:.2f}" if spent["dollars"] else ""
+    calls = f"{spent['calls']} call{'s' if spent['calls'] > 1 else ''} of models"
+    return f"{calls}, {spent['input_tokens']:,} tokens in, {spent['output_tokens']:,} out{money}"

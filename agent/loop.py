@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.session import Session
+from agent.session.session import Session
 
 
 def run_session(session: Session) -> None:

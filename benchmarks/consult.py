@@ -19,14 +19,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from agent.edits import constants
-from agent.edits import replace as replace_constants
-from agent.experiment import Experiment, Proposal, Value, digest
+from agent.decision.sequential_test import Kind
+from agent.journal.experiment import Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, NoIdea
 from agent.proposers.hybrid import SHARE, HybridProposer
-from agent.proposers.search import SearchProposer
-from agent.proposers.space import tunable_parameters
-from agent.verdict import Kind
+from agent.proposers.search.search import SearchProposer
+from agent.proposers.search.space import tunable_parameters
+from agent.source.constants import constants
+from agent.source.constants import replace as replace_constants
 from benchmarks.surrogate import NUMBERS, simulate, surrogate
 
 GOOD_MOVES: tuple[Mapping[str, Value], ...] = (

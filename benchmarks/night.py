@@ -24,20 +24,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from agent.experiment import Experiment, Proposal, Value, digest
-from agent.interrupts import Interrupts
-from agent.journal import Journal, read
-from agent.judging import Rules
-from agent.launch import guarded
-from agent.limits import Limits
-from agent.opening import open_bench
-from agent.paths import journal_path
+from agent.cli.launch import guarded
+from agent.decision.decide import Rules
+from agent.decision.limits import Limits
+from agent.decision.sequential_test import Kind
+from agent.journal.experiment import Experiment, Proposal, Value, digest
+from agent.journal.journal import Journal, read
+from agent.journal.paths import journal_path
+from agent.journal.state import State, replay
 from agent.proposers.base import Context, Exhausted, Proposer
-from agent.proposers.search import SearchProposer
-from agent.proposers.space import space_of
-from agent.session import Session
-from agent.state import State, replay
-from agent.verdict import Kind
+from agent.proposers.search.search import SearchProposer
+from agent.proposers.search.space import space_of
+from agent.session.opening import open_bench
+from agent.session.session import Session
+from agent.session.signals import Interrupts
 from agent.views.plain import show
 from benchmarks.search import decoded, distribution, encoded
 

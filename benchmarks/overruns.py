@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from agent.experiment import Experiment
-from agent.measure import Bench, measure
-from agent.opening import open_bench
-from agent.watch import Watch
+from agent.execution.measure import Bench, measure
+from agent.journal.experiment import Experiment
+from agent.pruning.monitor import Watch
+from agent.session.opening import open_bench
 from benchmarks.night import HARD_LIMIT, best_text, clone, state_of
 
 RECORD = "overruns.jsonl"

@@ -4,9 +4,9 @@
     uv run python -m benchmarks.pruning --synthetic 100 [--lines 300]
 
 A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line,
-in the order of its session, against the rule of agent/prune.py as it would have stood then: a run that it prunes has no
-metric and is no history for the later ones, and 1 in 20 of them finishes as a control. Machine time is that of whole
-runs, start, evaluation, failures and repetitions included; of a pruned experiment only that one run is taken to be cut.
+in the order of its session, against the rule of pruning/forecast.py as it would have stood then: a run that it prunes
+has no metric and is no history for the later ones, and 1 in 20 of them finishes as a control. Machine time is that of
+whole runs, start, evaluation, failures and repetitions included; of a pruned experiment only that one run is cut.
 What is recorded after a lost win stays as it was, though the session would have gone on from another incumbent.
 --pool lets a session learn from those before it. Where `benchmarks.overruns` has run a night's failures again, what the
 harness saves by ending those over their budget counts too, in a column of its own.
@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.changes import CODE
-from agent.curves import Curve, average, broken, curve
 from agent.errors import AutoresearchError
-from agent.experiment import Direction, Experiment, Run
-from agent.journal import read
-from agent.prune import APART, CHANCE, EARLIEST, Finished, hopeless, spared
-from agent.state import gain, replay
+from agent.journal.experiment import Direction, Experiment, Run
+from agent.journal.journal import read
+from agent.journal.state import gain, replay
+from agent.pruning.curves import Curve, average, broken, curve
+from agent.pruning.forecast import APART, CHANCE, EARLIEST, Finished, hopeless, spared
+from agent.source.diff import CODE
 from benchmarks import synthetic_curves
 from benchmarks.overruns import known
 

@@ -24,11 +24,11 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from agent.experiment import Experiment, Proposal, Value
+from agent.decision.sequential_test import Kind
+from agent.journal.experiment import Experiment, Proposal, Value
 from agent.proposers.base import Context, Proposer
-from agent.proposers.search import SearchProposer
-from agent.proposers.space import Dimension, space_of
-from agent.verdict import Kind
+from agent.proposers.search.search import SearchProposer
+from agent.proposers.search.space import Dimension, space_of
 from benchmarks.surrogate import FILES, NOISE, simulate, surrogate
 
 ARMS = ("search", "random", "tpe", "cma-es", "cma-es at the default")

@@ -4,7 +4,8 @@
 
 DIR is that of `benchmarks.night`. Runs of one program are a group: those of an experiment in its session, and the fresh
 ones of a best. Of each: its runs, the slope of the metric in the logarithm of the steps, and the standard deviation of
-one run as measured and at equal steps, by its own slope. The last row has one slope for all, as agent/steps.py does.
+one run as measured and at equal steps, by its own slope. The last row has one slope for all, as
+decision/equal_steps.py does.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent.experiment import Run
-from agent.steps import STEPS, squares
+from agent.decision.equal_steps import STEPS, squares
+from agent.journal.experiment import Run
 from benchmarks.night import state_of
 
 Group = tuple[str, Sequence[Run]]

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from agent.experiment import Experiment, Proposal, Run, Value, Verdict, digest
-from agent.noise import noise_of
+from agent.decision.noise import noise_of
+from agent.decision.sequential_test import Kind, Step, greedy, standing, weigh
+from agent.journal.experiment import Experiment, Proposal, Run, Value, Verdict, digest
 from agent.proposers.base import Context, Proposer
-from agent.proposers.space import tunable_parameters
-from agent.verdict import Kind, Step, greedy, standing, weigh
+from agent.proposers.search.space import tunable_parameters
 
 if TYPE_CHECKING:
     import numpy as np

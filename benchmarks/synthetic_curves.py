@@ -11,7 +11,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from agent.curves import Curve, Point
+from agent.pruning.curves import Curve, Point
 
 NATS = 2.04  # per bit per byte, with 2.94 bytes a token
 NOISE = 0.01  # of the metric between equal runs

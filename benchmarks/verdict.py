@@ -19,11 +19,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from agent.estimate import CLEAR_SIGMAS
-from agent.experiment import Run, Verdict
-from agent.noise import PRIOR, pooled
-from agent.steps import STEPS, slope_of
-from agent.verdict import MOST_RUNS, standing_of, weigh
+from agent.decision.equal_steps import STEPS, slope_of
+from agent.decision.estimate import CLEAR_SIGMAS
+from agent.decision.noise import PRIOR, pooled
+from agent.decision.sequential_test import MOST_RUNS, standing_of, weigh
+from agent.journal.experiment import Run, Verdict
 
 Program = Callable[
     [], tuple[float, float]

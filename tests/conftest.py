@@ -1,64 +1,19 @@
-"""Real workspaces in temporary folders: git repositories with a protocol and a command that really runs."""
+"""Fixtures that every test may ask for; what they are built with is in tests/common/."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from filelock import FileLock
+
+from tests.common.workspaces import ROOT, SIEVE, Cli, made_once, make_quick, make_repository
 
 # The tests start the program about a thousand times: it need not be compiled each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
-ROOT = Path(__file__).parents[1]
-SIEVE = ROOT / "examples" / "sieve"
-
-# A stand-in for a training script that takes milliseconds: its metric is a smooth function of its constants.
-QUICK = '''"""Prints a metric that depends on the constants."""
-
-import sys
-
-RATE = 0.1  # search: 0.001..10 log
-DEPTH = 4  # search: 1..16
-WIDTH = 64  # search: 8..512
-
-loss = 1.0 + (RATE - 0.4) ** 2 + 0.05 * (DEPTH - 7) ** 2 + 0.001 * abs(WIDTH - 256)
-print("---")
-print(f"val_bpb:          {loss:.6f}")
-print("peak_vram_mb:     2048.0")
-print("num_steps:        10")
-sys.exit(0)
-'''
-
-
-def git(folder: Path, *args: str) -> str:
-    done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-def make_repository(folder: Path) -> None:
-    git(folder, "init", "--quiet", "--initial-branch", "main")
-    git(folder, "config", "user.name", "Tester")
-    git(folder, "config", "user.email", "tester@example.invalid")
-    git(folder, "add", "-A")
-    git(folder, "commit", "--quiet", "-m", "start")
-
-
-def quick_protocol(**changes: Any) -> dict[str, Any]:
-    """The user's protocol with a command that needs no training; `changes` replace top-level sections."""
-    protocol: dict[str, Any] = json.loads((ROOT / "protocol.json").read_bytes())
-    protocol["meta"]["archetype"] = "benchmark_opt"
-    protocol["environment"]["setupCommands"] = []
-    protocol["execution"]["command"] = f"{sys.executable} train.py"
-    protocol["execution"]["hardTimeoutSeconds"] = 60
-    return {**protocol, **changes}
 
 
 @pytest.fixture(autouse=True)
@@ -76,30 +31,6 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     programs = str(Path(sys.executable).parent)
     if programs not in os.environ["PATH"].split(os.pathsep):
         monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-
-
-def make_quick(folder: Path) -> None:
-    """A workspace whose experiments take milliseconds."""
-    folder.mkdir(exist_ok=True)
-    (folder / "protocol.json").write_text(json.dumps(quick_protocol(), indent=2))
-    (folder / "train.py").write_text(QUICK)
-    (folder / "prepare.py").write_text("HARNESS = True\n")
-    (folder / "pyproject.toml").write_text("")
-    make_repository(folder)
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that `make` fills once in a run of the suite, whichever worker comes first: only to be read."""
-    base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # the run's own, which holds one folder for each worker
-    folder, made = base / name, base / f"{name}.made"
-    with FileLock(base / f"{name}.lock"):
-        if not made.exists():
-            folder.mkdir()
-            make(folder)
-            made.touch()
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -147,9 +78,6 @@ def sieve(tmp_path: Path) -> Path:
     shutil.copytree(SIEVE, folder, ignore=shutil.ignore_patterns("__pycache__", ".autoresearch"))
     make_repository(folder)
     return folder
-
-
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 import typer
 
 from agent.errors import AutoresearchError
-from agent.files import read_end
-from agent.paths import find_session, journal_path, state_folder, workspace_of
+from agent.journal.paths import find_session, journal_path, state_folder, workspace_of
+from agent.system.files import read_end
 
 PLAIN = re.compile(r"[^A-Za-z0-9_ .,+>=-]+")
 LARGEST_READ = 2**24  # bytes of a journal, from its end
@@ -42,7 +42,7 @@ def experiments(ctx: typer.Context, incomplete: str) -> Offers:
 
 
 def agents(incomplete: str) -> Offers:
-    from agent.proposers.presets import PRESETS
+    from agent.proposers.agent.presets import PRESETS
 
     return [(name, "") for name in PRESETS if name.startswith(incomplete)]
 

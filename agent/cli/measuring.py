@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.flags import Json, SandboxMode, Setup, Tag, TrainingSeconds
+from agent.cli.options import Json, SandboxMode, Setup, Tag, TrainingSeconds
 from agent.cli.program import RESEARCH, Options, answer, command, finish
 
 
@@ -33,8 +33,8 @@ def confirm_(
     """
 
     def work() -> int:
-        from agent.afterwards import compared
-        from agent.confirm import confirm, lines, sides
+        from agent.cli.afterwards import compared
+        from agent.session.confirm import confirm, lines, sides
 
         data = compared(
             Options.folder,
@@ -77,8 +77,8 @@ def ablate(
     """
 
     def work() -> int:
-        from agent.ablate import ablate, lines
-        from agent.afterwards import compared
+        from agent.cli.afterwards import compared
+        from agent.session.ablate import ablate, lines
 
         data = compared(
             Options.folder,
@@ -111,7 +111,7 @@ def baseline(
     """
 
     def work() -> int:
-        from agent.launch import baseline as launch
+        from agent.cli.launch import baseline as launch
 
         data = launch(Options.folder, training_seconds, setup, sandbox)
         answer(as_json, "baseline", data, [f"{data['metric']}  {data['value']:.6f}", f"log  {data['log']}"])

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agent.cli.flags import Agent, Json, Model, SandboxMode, Tag, TrainingSeconds
+from agent.cli.options import Agent, Json, Model, SandboxMode, Tag, TrainingSeconds
 from agent.cli.program import PREPARE, Options, answer, command, finish
 from agent.format import block
 
@@ -44,7 +44,7 @@ def init(
     """
 
     def work() -> int:
-        from agent import init as view
+        from agent.init import init as view
 
         wanted = view.Wanted(
             command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
@@ -88,7 +88,7 @@ def doctor(
     """
 
     def work() -> int:
-        from agent import doctor as view
+        from agent.doctor import doctor as view
         from agent.proposers.choose import Consult
 
         folder = Options.folder.resolve()

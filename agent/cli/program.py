@@ -16,8 +16,8 @@ from agent.cli import streams
 from agent.cli.usage import Commands, Page
 from agent.errors import AutoresearchError, UsageError, explain, fault
 from agent.format import Painted, block, one_line
-from agent.invocation import stand
-from agent.paths import workspace_of
+from agent.journal.paths import workspace_of
+from agent.system.invocation import stand
 
 # What a view raises of a journal that holds what no session can have put there.
 DAMAGE = (

@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from agent.cli.flags import Json
+from agent.cli.options import Json
 from agent.cli.program import PREPARE, Options, answer, app, finish
 from agent.cli.usage import Page
 
@@ -35,10 +35,11 @@ def protocol_check(as_json: Json = False) -> None:
     """
 
     def work() -> int:
-        from agent import protocol
-        from agent.protocol_check import check, lines, require_usable
+        from agent.protocol.check import check, lines
+        from agent.protocol.load import load_protocol
+        from agent.session.recovery import require_usable
 
-        rules = protocol.load(Options.folder)
+        rules = load_protocol(Options.folder)
         fields = check(rules)
         if not as_json:
             answer(False, "protocol check", {}, lines(fields))
@@ -59,6 +60,6 @@ def protocol_schema() -> None:
       autoresearch protocol schema > protocol.schema.json
       autoresearch protocol schema | jq '."$defs".Extract'
     """
-    from agent.protocol import Protocol
+    from agent.protocol.models import Protocol
 
     print(json.dumps(Protocol.model_json_schema(by_alias=True), indent=2))

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from agent.cli import completion
-from agent.cli.flags import Json, Tag
+from agent.cli.options import Json, Tag
 from agent.cli.program import LOOK, Options, answer, command, finish
 from agent.errors import UsageError
-from agent.files import read_end
 from agent.format import block
+from agent.system.files import read_end
 
 LARGEST_LOG = 2**27  # bytes, from its end
 
@@ -37,18 +37,20 @@ def status(
     """
 
     def work() -> int:
-        from agent import status as view
+        from agent.report.status import await_beginning, wait_for_change
+        from agent.views.status import session_status, status_lines, watch
 
+        folder = Options.folder.resolve()
         if follow:
-            view.await_beginning(Options.folder.resolve(), tag)
+            await_beginning(folder, tag)
         if follow and not as_json:
-            view.watch(Options.folder.resolve(), tag)
+            watch(folder, tag)
         while True:
-            data = view.status(Options.folder.resolve(), tag, rows)
-            answer(as_json, "status", data, view.lines(data))
+            data = session_status(folder, tag, rows)
+            answer(as_json, "status", data, status_lines(data))
             if not follow or data["running_pid"] is None:
                 return 0
-            view.wait_for_change(Options.folder.resolve(), data["tag"])
+            wait_for_change(folder, data["tag"])
 
     finish(work, "status", as_json, reads=True)
 
@@ -78,9 +80,9 @@ def show(
     """
 
     def work() -> int:
-        from agent import inspection
-        from agent.views.closer import show_lines
-        from agent.views.paint import painted
+        from agent.report import inspection
+        from agent.views.color import painted
+        from agent.views.details import show_lines
 
         data = inspection.show(Options.folder.resolve(), tag, which)
         answer(as_json, "show", data, painted(show_lines(data)))
@@ -121,8 +123,8 @@ def diff(
     """
 
     def work() -> int:
-        from agent import inspection
-        from agent.views.paint import diff_lines, painted
+        from agent.report import inspection
+        from agent.views.color import diff_lines, painted
 
         data = inspection.diff(Options.folder.resolve(), tag, which, other)
         if not data["diff"] and not as_json:
@@ -160,7 +162,7 @@ def log(
     """
 
     def work() -> int:
-        from agent import inspection
+        from agent.report import inspection
 
         if follow and as_json:
             raise UsageError("--follow and --json exclude each other: JSON is printed once")
@@ -190,9 +192,9 @@ def sessions(as_json: Json = False) -> None:
     """
 
     def work() -> int:
-        from agent import inspection
-        from agent.views.closer import session_lines
-        from agent.views.paint import painted
+        from agent.report import inspection
+        from agent.views.color import painted
+        from agent.views.details import session_lines
 
         found = inspection.sessions(Options.folder.resolve())
         answer(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
@@ -232,16 +234,17 @@ def report(
     """
 
     def work() -> int:
-        from agent import protocol
-        from agent import report as view
-        from agent.workspace import Workspace
+        from agent.protocol.load import load_protocol
+        from agent.report.gather import gather
+        from agent.repository.workspace import Workspace
+        from agent.views.page.write import write_report
 
-        workspace = Workspace(Options.folder, protocol.load(Options.folder))
+        workspace = Workspace(Options.folder, load_protocol(Options.folder))
         try:
             if as_json:
-                answer(True, "report", view.gather(workspace, tag or []), [])
+                answer(True, "report", gather(workspace, tag or []), [])
                 return 0
-            paths = view.write_report(workspace, tag or [], out)
+            paths = write_report(workspace, tag or [], out)
         finally:
             workspace.close()
         print("\n".join(map(str, paths)))

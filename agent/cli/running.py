@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from agent.cli import completion
-from agent.cli.flags import END, MEASURE, PROPOSE, SESSION, TELL, Agent, Model, SandboxMode, Setup, TrainingSeconds
+from agent.cli.options import END, MEASURE, PROPOSE, SESSION, TELL, Agent, Model, SandboxMode, Setup, TrainingSeconds
 from agent.cli.program import RESEARCH, Options, command, finish
 from agent.errors import UsageError
 from agent.format import one_line
@@ -234,12 +234,12 @@ def run(
     """
 
     def work() -> int:
-        from agent.flags import given_in, merged
-        from agent.launch import Wanted
-        from agent.launch import run as launch
-        from agent.limits import Limits
+        from agent.cli.kept_flags import given_in, merged
+        from agent.cli.launch import Wanted
+        from agent.cli.launch import run as launch
+        from agent.cli.until import moment
+        from agent.decision.limits import Limits
         from agent.proposers.choose import Consult
-        from agent.until import moment
 
         limits = Limits(
             experiments=max_experiments,
@@ -326,9 +326,9 @@ def stop() -> None:
     """
 
     def work() -> int:
-        from agent import status as view
+        from agent.report.status import request_stop
 
-        print(one_line(view.stop(Options.folder.resolve())))
+        print(one_line(request_stop(Options.folder.resolve())))
         return 0
 
     finish(work, "stop", False)

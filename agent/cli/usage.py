@@ -12,7 +12,7 @@ from typer._click.formatting import HelpFormatter
 from typer.core import TyperCommand, TyperGroup, _TyperParameter
 
 from agent.format import one_line
-from agent.invocation import program
+from agent.system.invocation import program
 
 FEW = 12  # options that a page without sections can hold
 

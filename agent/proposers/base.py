@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agent.experiment import Direction, Experiment, Proposal, Value
+from agent.journal.experiment import Direction, Experiment, Proposal, Value
 
 
 @dataclass(frozen=True)

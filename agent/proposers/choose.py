@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.errors import PreconditionError, UsageError
-from agent.journal import Journal
-from agent.paths import require_own_state, state_folder
+from agent.journal.journal import Journal
+from agent.journal.paths import require_own_state, state_folder
 from agent.proposers.base import Proposer
 from agent.proposers.hybrid import SHARE, Consulted, HybridProposer
-from agent.proposers.search import SearchProposer
-from agent.sandbox import Sandbox
-from agent.workspace import Workspace
+from agent.proposers.search.search import SearchProposer
+from agent.repository.workspace import Workspace
+from agent.room.sandbox import Sandbox
 
 NAMES = ("search", "llm", "command", "hybrid")
 
@@ -75,9 +75,9 @@ def _require_model_for_caps(wanted: Consult) -> None:
 
 
 def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted:
-    from agent.proposers.cost import Budget, price_of
-    from agent.proposers.llm import LLMProposer
-    from agent.proposers.wire import parse_model
+    from agent.proposers.model.cost import Budget, price_of
+    from agent.proposers.model.llm import LLMProposer
+    from agent.proposers.model.wire import parse_model
 
     assert wanted.model is not None
     model = parse_model(wanted.model)
@@ -87,9 +87,9 @@ def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted
 
 
 def _command(wanted: Consult, journal: Journal, sandbox: Sandbox) -> Consulted:
-    from agent.proposers.briefing import briefing
-    from agent.proposers.command import CommandProposer, confinement
-    from agent.proposers.presets import PRESETS, check_available
+    from agent.proposers.agent.command import CommandProposer, confinement
+    from agent.proposers.agent.presets import PRESETS, check_available
+    from agent.proposers.model.briefing import briefing
 
     if wanted.agent and wanted.agent not in PRESETS:
         known = ", ".join(PRESETS)

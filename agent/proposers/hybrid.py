@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from agent.errors import AutoresearchError, ExperimentError, fault
-from agent.experiment import Experiment, Proposal
+from agent.journal.experiment import Experiment, Proposal
 from agent.proposers.base import Away, Context, Exhausted, NoIdea, Proposer
 
 SHARE = 0.3

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.events import Event
-from agent.state import State
+from agent.journal.events import Event
+from agent.journal.state import State
 
 
 def show(event: Event, _state: State) -> None:

@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 
 from agent.errors import PreconditionError, UsageError
-from agent.events import Event
 from agent.format import one_line
-from agent.state import State
-from agent.summary import summarize
+from agent.journal.events import Event
+from agent.journal.state import State
+from agent.report.summary import summarize
 from agent.views.text import headline
 
 # A command that hangs is ended; the end of a session waits no longer than this for the last ones.

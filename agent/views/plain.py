@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from agent.events import Event
-from agent.format import one_line
-from agent.state import State
-from agent.views.text import duration, figure, row, side
+from agent.format import duration, figure, one_line
+from agent.journal.events import Event
+from agent.journal.state import State, side
+from agent.views.text import row
 
 MOST_NAMED = 5
 

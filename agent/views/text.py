@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.experiment import Experiment
-from agent.format import one_line
-from agent.invocation import git_here, hint
-from agent.standing import Outcome, outcome
-from agent.state import State
+from agent.format import brief, cost, duration, figure, one_line
+from agent.journal.experiment import Experiment
+from agent.journal.state import State
+from agent.report.gain import Outcome, outcome
+from agent.system.invocation import git_here, hint
 
 MOST_KEPT = 5
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
@@ -44,49 +43,6 @@ def _gained_by(experiment: Experiment, came: Outcome) -> str:
     said += [f"mean of {came.runs} runs"] if came.runs > 1 else []
     said += ["provisional"] if experiment.verdict.status == "keep" and not came.sure else []
     return figure(came.gain, came.value, "+") + (f" ({', '.join(said)})" if said else "")
-
-
-def figure(value: float, like: float | None = None, sign: str = "") -> str:
-    """`1.294512`, `-0.012300`, `176,890,964`: a value, or a difference of values `like` one, to the same decimals."""
-    size = abs(value if like is None else like)
-    return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
-
-
-def side(state: State, label: str, commit: str) -> str:
-    """What a person calls one side of a comparison: `baseline`, `best #7`, `#3`; its label where it is none of them."""
-    if state.baseline is not None and commit == state.baseline.commit:
-        return "baseline"
-    number = next((each.number for each in reversed(state.experiments) if each.commit == commit), None)
-    if number is None:
-        return label if len(label) > 1 else commit[:12]
-    return f"best #{number}" if state.incumbent and state.incumbent.number == number else f"#{number}"
-
-
-def brief(value: float, digits: int = 4) -> str:
-    """`0.04112`, `1,234`, `200.5 M`: so many digits, without an exponent where it is large."""
-    if math.isfinite(value) and abs(value) >= 1e6:
-        return f"{value / 1e6:,.{max(0, digits - len(str(int(abs(value) / 1e6))))}f} M"
-    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """`9.4s`, `6m41s`, `2h05m`."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 9.95:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
-
-
-def cost(spent: Mapping[str, Any]) -> str:
-    """`12 calls of models, 81,000 tokens in, 9,000 out, $0.41`; money only where a price is known."""
-    money = f", ${spent['dollars']:.2f}" if spent["dollars"] else ""
-    calls = f"{spent['calls']} call{'s' if spent['calls'] > 1 else ''} of models"
-    return f"{calls}, {spent['input_tokens']:,} tokens in, {spent['output_tokens']:,} out{money}"
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -1,0 +1,91 @@
+"""Whether the model or the agent that is to propose can be had, found out without spending anything."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+
+import requests
+
+from agent.doctor.check import Check
+from agent.errors import PreconditionError, UsageError
+from agent.format import one_line
+from agent.proposers.agent.presets import PRESETS, check_available
+from agent.proposers.choose import Consult
+from agent.proposers.model import exchange
+from agent.proposers.model.wire import SERVERS, Model, headers_of, parse_model
+
+SECONDS = 5.0
+SHOWN_MODELS, LONGEST_NAME = 5, 100
+START = {"ollama": "ollama serve", "lmstudio": "lms server start", "mlx": "mlx_lm.server --model {name}"}
+INSTALL = {
+    "claude": "npm install -g @anthropic-ai/claude-code",
+    "codex": "npm install -g @openai/codex",
+    "gemini": "npm install -g @google/gemini-cli",
+    "opencode": "npm install -g opencode-ai",
+    "aider": "uv tool install aider-chat",
+    "mini": "uv tool install mini-swe-agent",
+}
+
+
+def checks(consult: Consult) -> Iterator[Check]:
+    """One line each for what is named, or one that says that nothing is."""
+    if consult.model is not None:
+        yield _model(consult.model)
+    if consult.agent is not None:
+        yield _agent(consult.agent)
+    if consult.model is None and consult.agent is None:
+        yield Check("proposer", "ok", "the built-in search, which needs nothing; no --model or --agent is named")
+
+
+def _agent(name: str) -> Check:
+    if name not in PRESETS:
+        return Check("agent", "broken", f"there is no agent {name!r}; there is {', '.join(PRESETS)}")
+    missing = check_available(PRESETS[name])
+    if missing:
+        return Check("agent", "broken", missing, INSTALL[name])
+    return Check("agent", "ok", f"{name} is installed; whether it is signed in shows with its first proposal")
+
+
+def _model(text: str) -> Check:
+    try:
+        model = parse_model(text)
+    except UsageError as error:
+        return Check("model", "broken", str(error))
+    except PreconditionError as error:
+        return Check("model", "broken", str(error), f"export {SERVERS[text.partition(':')[0]][3]}=...")
+    address = f"{model.url}/v1/models" if model.format == "anthropic" else f"{model.url}/models"
+    try:
+        with exchange.exchange(
+            "GET", address, headers=headers_of(model), silence=SECONDS, seconds=3 * SECONDS
+        ) as answer:
+            return _answered(model, answer)
+    except (requests.RequestException, OSError, ValueError):
+        start = START.get(model.scheme, f"curl -sS {shlex.quote(address)}").format(name=shlex.quote(model.name))
+        return Check("model", "broken", f"{model.label} cannot be reached at {model.url}", start)
+
+
+def _answered(model: Model, answer: requests.Response) -> Check:
+    if answer.status_code in (401, 403):
+        key = SERVERS[model.scheme][3] if model.scheme in SERVERS else ""
+        mend = f"export {key or 'AUTORESEARCH_MODEL_KEY'}=..."
+        return Check("model", "broken", f"{model.url} refuses the key ({answer.status_code})", mend)
+    if answer.status_code != 200:
+        message = f"{model.url} is there, but does not say which models it has ({answer.status_code})"
+        return Check("model", "ok" if answer.status_code in (404, 405, 501) else "warning", message)
+    return _listed(model, answer)
+
+
+def _listed(model: Model, answer: requests.Response) -> Check:
+    """Servers name models in forms of their own, so one that is not in the list is a warning and no more."""
+    try:
+        listed = json.loads(b"".join(exchange.body(answer)))["data"]
+        names = [one_line(str(each["id"]))[:LONGEST_NAME] for each in listed]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Check("model", "ok", f"{model.url} answers, in a format of its own")
+    if not names or any(name == model.name or name.startswith(f"{model.name}:") for name in names):
+        return Check("model", "ok", f"{model.label} answers at {model.url}")
+    shown = ", ".join(names[:SHOWN_MODELS]) + (" and others" if len(names) > SHOWN_MODELS else "")
+    pull = f"ollama pull {shlex.quote(model.name)}" if model.scheme == "ollama" else None
+    return Check("model", "warning", f"{model.url} does not list {model.name}; it has {shown}", pull)

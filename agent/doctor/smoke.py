@@ -1,0 +1,58 @@
+"""Two seconds of training in a room, as a run has it: whether a run can work at all on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from agent.doctor.check import Check
+from agent.errors import AutoresearchError
+from agent.execution import fingerprint
+from agent.execution.measure import Bench, measure
+from agent.execution.preflight import SCRIPT
+from agent.format import duration
+from agent.protocol.models import Protocol
+from agent.repository.workspace import Workspace
+from agent.room.sandbox import choose
+from agent.session.opening import prepared
+from agent.system.files import last_lines
+
+TRAINING_SECONDS = 2
+# Compilation and evaluation come on top of the training, and take as long as in a real run.
+LONGEST_SECONDS = 300.0
+
+
+def worthwhile(rules: Protocol) -> bool:
+    """Whether the command is a recipe on MLX that keeps to a budget, with data prepared for it."""
+    script = SCRIPT.fullmatch(rules.execution.command)
+    recipe = script is not None and Path(script["script"]).name == "train.py"
+    return recipe and rules.training_seconds is not None and bool(fingerprint.snapshot_folder(rules))
+
+
+def check(workspace: Workspace, rules: Protocol) -> Check:
+    """Measure what is committed, with a short budget: no branch, no results and no journal know of it."""
+    command = rules.execution.command
+    by_hand = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
+    limit = min(LONGEST_SECONDS, rules.execution.hard_timeout_seconds)
+    execution = rules.execution.model_copy(update={"hard_timeout_seconds": limit})
+    bench = Bench(
+        rules.model_copy(update={"execution": execution}),
+        workspace,
+        TRAINING_SECONDS,
+        choose("auto", rules.environment.constraints),
+        patient=True,
+        linked=False,
+    )
+    with TemporaryDirectory(prefix="autoresearch-smoke-") as name, prepared(bench, setup=False) as ready:
+        log = Path(name) / "run.log"
+        try:
+            run = measure(ready, workspace.head, log, lambda _: None, lambda _: None)
+        except AutoresearchError as error:
+            return Check("smoke", "broken", f"two seconds of training: {error}", by_hand)
+        if run.metric is None:
+            last = " | ".join(last_lines(log, 2))
+            return Check("smoke", "broken", f"two seconds of training {run.error}: {last}", by_hand)
+        took = duration(run.seconds)
+        return Check(
+            "smoke", "ok", f"{rules.metric.name} {run.metric:.4f} after two seconds of training, {took} in all"
+        )

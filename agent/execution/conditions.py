@@ -1,0 +1,124 @@
+"""The machine around a run: what may make equal code slower. Only what the system tells."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from agent.journal.experiment import Run
+
+# Cores that other programs may use more than they did beside the incumbent: as many, or this share of all.
+MORE_CORES, MORE_SHARE = 0.3, 0.1
+HOTTER, SLOWED = 15.0, 5.0  # degrees, percent of the processor's speed
+LEAST_SPEED = 0.8  # of the incumbent's steps, where the code of both takes equally long
+# The kernel counts in hundredths of a second: about shorter runs it says little.
+SHORTEST_RUN = 5.0
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds so far: of the clock, of all cores at work, taken by other machines on this host, of this program."""
+
+    wall: float
+    busy: float
+    stolen: float
+    own: float
+
+
+def clock() -> Clock:
+    times, own = psutil.cpu_times(), os.times()
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    spent = own.user + own.system + own.children_user + own.children_system
+    return Clock(time.monotonic(), busy, getattr(times, "steal", 0.0), spent)
+
+
+def conditions(since: Clock) -> dict[str, float]:
+    """others: cores that other programs used meanwhile, on average; load: processes ready to run, over the last minute;
+    battery_percent; plugged_in: 1 or 0; celsius: the hottest; speed_limit: of the processor, in percent (macOS).
+    """
+    now, found = clock(), {}
+    seconds = max(now.wall - since.wall, 1e-3)
+    others = now.busy - since.busy - (now.own - since.own) + now.stolen - since.stolen
+    found["others"] = round(max(0.0, others / seconds), 2)
+    with contextlib.suppress(OSError):
+        found["load"] = round(os.getloadavg()[0], 2)
+    # Neither function exists on every platform.
+    with contextlib.suppress(AttributeError, OSError, psutil.Error):
+        battery = psutil.sensors_battery()
+        if battery is not None:
+            found["battery_percent"] = round(battery.percent, 1)
+            found["plugged_in"] = float(bool(battery.power_plugged))
+    with contextlib.suppress(AttributeError, OSError, psutil.Error):
+        readings = [reading.current for chip in psutil.sensors_temperatures().values() for reading in chip]
+        if readings:
+            found["celsius"] = round(max(readings), 1)
+    limit = _speed_limit()
+    return found if limit is None else {**found, "speed_limit": limit}
+
+
+def _speed_limit() -> float | None:
+    """What `pmset -g therm` says on macOS, 100 where the processor may run at full speed."""
+    if shutil.which("pmset") is None:
+        return None
+    try:
+        asked = subprocess.run(["pmset", "-g", "therm"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", asked.stdout)
+    return float(limit[1]) if limit else None
+
+
+def disturbed(
+    runs: Sequence[Run], reference: Sequence[Run], *, equally_long: bool, than: str = "the incumbent"
+) -> str | None:
+    """Why the runs were slower for a reason outside their code than the `reference`, in words; None where they were
+    not. Of several, on either side, the median counts.
+
+    equally_long: whether a step of them takes as long as one of the reference, because both are the same program or
+    differ in rates only; then fewer steps are such a reason. than: the reference, in these words.
+    """
+    if any(run.metric is None or run.seconds < SHORTEST_RUN for run in runs):
+        return None
+    others, before = _condition(runs, "others"), _condition(reference, "others")
+    most = max(MORE_CORES, MORE_SHARE * (os.cpu_count() or 1))
+    if others is not None and before is not None and others > before + most:
+        return f"other programs used {others:.1f} cores meanwhile, {before:.1f} beside {than}"
+    plugged, was = _condition(runs, "plugged_in"), _condition(reference, "plugged_in")
+    if plugged == 0 and was == 1:
+        return f"the machine ran on its battery, and on mains with {than}"
+    warm, cool = _condition(runs, "celsius"), _condition(reference, "celsius")
+    if warm is not None and cool is not None and warm > cool + HOTTER:
+        return f"the machine was at {warm:.0f} degrees, and at {cool:.0f} with {than}"
+    limit, full = _condition(runs, "speed_limit"), _condition(reference, "speed_limit")
+    if limit is not None and full is not None and limit < full - SLOWED:
+        return f"heat held the processor at {limit:.0f} % of its speed, {full:.0f} % with {than}"
+    steps, usual = _steps(runs), _steps(reference)
+    if equally_long and steps is not None and usual is not None and steps < LEAST_SPEED * usual:
+        return f"it made {steps:.0f} steps, {than} {usual:.0f} with the same work a step"
+    return None
+
+
+def undisturbed(runs: Sequence[Run]) -> list[Run]:
+    """Runs of one program, without those that were disturbed beside the middle of them; all where none is left."""
+    return [run for run in runs if disturbed([run], runs, equally_long=True) is None] or list(runs)
+
+
+def _condition(runs: Sequence[Run], name: str) -> float | None:
+    return _median([run.conditions[name] for run in runs if name in run.conditions])
+
+
+def _steps(runs: Sequence[Run]) -> float | None:
+    return _median([run.secondary["num_steps"] for run in runs if "num_steps" in run.secondary])
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None

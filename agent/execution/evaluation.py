@@ -1,0 +1,290 @@
+"""The harness's evaluator beside a run: a process outside the room that computes the metric from the exported model.
+
+A harness that hands models over has an `evaluator.py` beside it. The loop starts that before the run, in a room of its
+own that shows the whole snapshot, from the text of the session's first commit, and tells the run where its socket is
+(AUTORESEARCH_EVALUATOR). It says by lines of JSON on its standard output what it sees: `ready`; `clock`, when it gives
+out the training text; `handed_over`, when a model has arrived; then `answer` with the metric, or `refused` with the
+reason why the run is void.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.errors import AutoresearchError, Violation
+from agent.execution.process_tree import end_all
+from agent.repository.workspace import Workspace
+from agent.room.places import places
+from agent.room.sandbox import Layout, Sandbox, Shown
+from agent.system.files import read_bounded, write_whole
+
+VARIABLE, SCRIPT, HANDED_OVER = "AUTORESEARCH_EVALUATOR", "evaluator.py", "handed_over"
+REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
+SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
+READY_SECONDS = 30.0
+# A log may round to three decimals; what counts is the evaluator's number.
+TOLERANCE = 6e-4
+# By how much the untimed part of a run may be longer than its incumbent's; by how many such parts, than the baseline's.
+UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
+# The start of a program takes so much longer at times, whatever its budget.
+LEAST_UNTIMED_SECONDS = 1.0
+# The last step begins within the budget; a candidate's may be longer than its incumbent's.
+MOST_STEPS = 2
+# What a run may still do once its model is handed over: write files, print. It cannot change its number.
+AFTERWARDS_SECONDS = 60.0
+LARGEST_WORD, LARGEST_LOSSES = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Harness:
+    """folder: a copy of the harness; snapshot: the prepared data that it evaluates on, and `record` its snapshot.json.
+
+    untraced: whether a model that cannot be traced may be evaluated by its own process.
+    """
+
+    folder: Path
+    snapshot: Path
+    record: dict[str, Any]
+    untraced: bool = False
+
+
+@dataclass
+class Evaluator:
+    """One evaluator at work. socket: on this machine, where the room is shown it."""
+
+    socket: Path
+    _process: subprocess.Popen[bytes]
+    _said: bytes = b""
+    _events: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def event(self, name: str) -> dict[str, Any]:
+        """What the evaluator has said under this name, the first time; empty where it has not."""
+        self._listen()
+        return self._events.get(name, {})
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(BlockingIOError):
+            while len(self._said) < LARGEST_WORD and (more := os.read(self._process.stdout.fileno(), 65536)):
+                self._said += more
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError, RecursionError):
+                said = json.loads(line)
+                if isinstance(said, dict) and isinstance(said.get("event"), str):
+                    self._events.setdefault(said["event"], {"at": time.monotonic(), **said})
+
+
+def speaks(workspace: Workspace, commit: str, paths: list[str]) -> str | None:
+    """Return the folder, relative to the workspace, of a harness with an evaluator; None where there is none."""
+    for path in paths:
+        folder = str(Path(path).parent)
+        if HANDED_OVER in (workspace.show(commit, str(Path(folder) / SCRIPT)) or ""):
+            return folder
+    return None
+
+
+@contextlib.contextmanager
+def evaluator(
+    harness: Harness, sandbox: Sandbox, base: Path, workspace: Path, reference: Path | None, losses: Path | None
+) -> Iterator[Evaluator]:
+    """Start one, and end it with the block. base: the run's folder, where its socket and what it writes lie.
+
+    reference: the losses of the incumbent, which it compares with; losses: where those of this run go.
+    Raises AutoresearchError where it does not start.
+    """
+    for name in ("evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
+        (base / name).mkdir()
+    socket = base / "evaluator" / "socket"
+    written = base / "losses" / "losses.npy"
+    shown = (Shown(base / "evaluator", base / "evaluator", "rw"), Shown(base / "losses", base / "losses", "rw"))
+    cache = harness.snapshot.parent.parent
+    python = _python(workspace)
+    more = [harness.folder, harness.snapshot, *([reference] if reference and reference.exists() else [])]
+    if (workspace / ".venv").exists():
+        more.append(workspace / ".venv")
+    found = places(workspace, str(python), more)
+    layout = Layout(base / "evaluator-root", shown, found.read, found.hidden)
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(base / "evaluator"),
+        "TMPDIR": str(base / "evaluator"),
+        "AUTORESEARCH_CACHE": str(cache),
+        SNAPSHOT_VARIABLE: harness.snapshot.name,
+        LOSSES_VARIABLE: str(written),
+        **({REFERENCE_VARIABLE: str(reference)} if reference and reference.exists() else {}),
+        **({UNTRACED_VARIABLE: "1"} if harness.untraced else {}),
+    }
+    closed = Sandbox(sandbox.way, network=False, hide=True) if sandbox.way else sandbox
+    command = closed.enter([str(python), SCRIPT, str(socket)], layout, harness.folder)
+    with (base / "evaluator.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=harness.folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert process.stdout is not None and process.stdin is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    beside = Evaluator(socket, process)
+    try:
+        _require_ready(beside, process, base / "evaluator.log")
+        yield beside
+        _keep(written, losses)
+    finally:
+        process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.2)
+        end_all(process.pid, "")
+        process.wait()
+        process.stdout.close()
+
+
+def _require_ready(beside: Evaluator, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not beside.event("ready"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise AutoresearchError(f"the harness's evaluator does not start: {''.join(last)[:200] or 'no answer'}")
+        time.sleep(0.002)
+
+
+def _keep(written: Path, losses: Path | None) -> None:
+    if losses is not None:
+        with contextlib.suppress(FileNotFoundError):
+            write_whole(losses, read_bounded(written, LARGEST_LOSSES))
+
+
+def _python(workspace: Path) -> Path:
+    """The workspace's own interpreter, where it has one: the metric is computed with its MLX."""
+    own = workspace / ".venv" / "bin" / "python"
+    return own if own.exists() else Path(sys.executable)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Of a run's time beyond its budget, in seconds; None where something is not known.
+
+    own, baseline: the untimed seconds of incumbent and baseline. overrun: by how much the incumbent trained for longer
+    than its budget, from its first text to its hand-over; step: how long one of its steps takes.
+    """
+
+    budget: float | None
+    own: float | None = None
+    baseline: float | None = None
+    overrun: float | None = None
+    step: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What may pass from the command's start to the hand-over, less the budget."""
+        if self.own is None:
+            return math.inf
+        return min(
+            self.own + self._more, (math.inf if self.baseline is None else self.baseline) + UNTIMED_STEPS * self._more
+        )
+
+    @property
+    def training(self) -> float:
+        """What may pass from the first text to the hand-over, less the budget."""
+        if self.overrun is None:
+            return math.inf
+        return self.overrun + max(LEAST_UNTIMED_SECONDS, min(MOST_STEPS * self.step, self._more))
+
+    @property
+    def _more(self) -> float:
+        return max(LEAST_UNTIMED_SECONDS, min(UNTIMED_SHARE * (self.budget or 0.0), UNTIMED_SECONDS))
+
+    def require(self, seconds: float) -> None:
+        """Raises Violation where a run took more. seconds: from the command's start to the hand-over."""
+        if self.budget is not None and seconds - self.budget > self.seconds:
+            raise Violation(
+                f"void: {seconds:.1f} s passed until it handed over its model, {seconds - self.budget:.1f} s more than "
+                f"its budget of {self.budget:g} s; the incumbent needs {self.own or 0.0:.1f} s more, and "
+                f"{self.seconds:.1f} s count"
+            )
+
+    def require_trained(self, seconds: float) -> None:
+        """Raises Violation where a run trained for more. seconds: from its first text to the hand-over."""
+        if self.budget is not None and seconds - self.budget > self.training:
+            raise Violation(
+                f"void: it trained for {seconds:.1f} s from its first text on, {seconds - self.budget:.1f} s more than "
+                f"its budget of {self.budget:g} s; the incumbent took {self.overrun or 0.0:.1f} s more, and "
+                f"{self.training:.1f} s count"
+            )
+
+
+def require_in_time(beside: Evaluator, allowance: Allowance, seconds: float) -> None:
+    """Raises Violation where the run under way has no chance to count any more. seconds: that it has run."""
+    if beside.event("refused"):
+        raise Violation(f"void: {_words(beside.event('refused'))}")
+    over = beside.event("handed_over")
+    if not over:
+        allowance.require(seconds)
+    elif (answer := beside.event("answer")) and time.monotonic() - _at(answer) > AFTERWARDS_SECONDS:
+        raise Violation(f"void: it went on for more than {AFTERWARDS_SECONDS:.0f} s after its metric was known")
+
+
+@dataclass(frozen=True)
+class Attested:
+    """The metric of a run; `by_evaluator` where it is the evaluator's. untimed, overrun: as in `Run`."""
+
+    metric: float
+    by_evaluator: bool
+    untimed: float
+    overrun: float | None
+
+
+def attested(
+    beside: Evaluator, harness: Harness, name: str, in_log: float | None, allowance: Allowance, began: float
+) -> Attested:
+    """Return the metric `name` as the evaluator computed it.
+
+    in_log: what the log says, None where it says nothing clear: the evaluator's number is the one that counts.
+    Raises Violation where there is none, or where the log says another, or the run took too long.
+    """
+    if refused := beside.event("refused"):
+        raise Violation(f"void: {_words(refused)}")
+    word = beside.event("answer")
+    if not word:
+        raise Violation("void: it handed no model to the evaluator, so nobody but the run itself computed its metric")
+    value, tokens = word.get("metric"), word.get("eval_tokens")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise Violation(f"void: the evaluator's metric is {str(value)[:40]}, no finite number")
+    if word.get("snapshot") != harness.record.get("id") or tokens != harness.record.get("EVAL_TOKENS"):
+        raise Violation(f"void: it was evaluated on other data: {tokens} tokens of {str(word.get('snapshot'))[:12]}")
+    handed_over, budget = _at(beside.event("handed_over")), allowance.budget or 0.0
+    allowance.require(handed_over - began)
+    overrun = None
+    if clock := beside.event("clock"):
+        allowance.require_trained(handed_over - _at(clock))
+        overrun = handed_over - _at(clock) - budget
+    by_evaluator = word.get("name") == name
+    if not by_evaluator and in_log is None:
+        raise Violation(f"void: the evaluator computes {str(word.get('name'))[:40]}, and the log has no {name}")
+    if by_evaluator and in_log is not None and abs(value - in_log) > TOLERANCE:
+        raise Violation(f"void: the log says {in_log:.6f}, the evaluator computed {value:.6f}")
+    metric = value if by_evaluator or in_log is None else in_log
+    return Attested(float(metric), by_evaluator, handed_over - began - budget, overrun)
+
+
+def _at(event: dict[str, Any]) -> float:
+    at = event.get("at")
+    return float(at) if isinstance(at, int | float) else math.inf
+
+
+def _words(event: dict[str, Any]) -> str:
+    return " ".join(str(event.get("reason", "it was refused")).split())[:300]

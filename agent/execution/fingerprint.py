@@ -1,0 +1,106 @@
+"""What a measurement depends on besides the code: two runs compare only where their fingerprints are equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agent.errors import PreconditionError
+from agent.journal.paths import home_folder
+from agent.protocol.models import Protocol
+
+MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cuda-13", "cpu": "mlx-cpu"}
+
+
+def fingerprint(protocol: Protocol, training_seconds: float | None) -> dict[str, Any]:
+    """Chip, memory, system, MLX, data and budget, each under the word that a person is told when it differs."""
+    return {
+        "chip": _chip(),
+        "cores": psutil.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1024**3),
+        "os": f"{platform.system()} {platform.release()}",
+        "mlx": installed("mlx"),
+        "backend": backend(),
+        "snapshot": snapshot(protocol).get("id"),
+        "protocol": protocol.digest,
+        "training_seconds": training_seconds,
+    }
+
+
+def backend() -> str | None:
+    """Which back end of MLX is installed."""
+    return next((name for name, package in MLX_BACKENDS.items() if installed(package)), None)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One phrase for every entry that differs."""
+    return [
+        f"{key} was {_show(before.get(key))} and is {_show(now.get(key))}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("AUTORESEARCH_CACHE") or home_folder() / ".cache" / "autoresearch").expanduser()
+
+
+def snapshot_folder(protocol: Protocol) -> Path | None:
+    """Where the prepared data lies that the next run will use; None where the protocol has none or it is missing."""
+    if protocol.meta.archetype != "ml_train":
+        return None
+    cache = cache_folder()
+    try:
+        folder = cache / "snapshots" / (cache / "current").read_text().strip()
+    except OSError:
+        return None
+    return folder if (folder / "snapshot.json").is_file() else None
+
+
+def snapshot(protocol: Protocol) -> dict[str, Any]:
+    """The content of snapshot.json, empty where there is none. Raises PreconditionError where it is damaged."""
+    folder = snapshot_folder(protocol)
+    if folder is None:
+        return {}
+    try:
+        content = json.loads((folder / "snapshot.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise PreconditionError(
+            f"{folder / 'snapshot.json'} cannot be read ({error}): delete {folder} and run `uv run prepare.py`"
+        ) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _chip() -> str:
+    if platform.system() == "Darwin":
+        asked = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        return asked.stdout.strip() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def installed(package: str) -> str | None:
+    """Return the version of a package in the program's environment; None where it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _show(value: object) -> str:
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

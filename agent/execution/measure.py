@@ -1,0 +1,375 @@
+"""One run of the protocol's command: (commit, snapshot, seconds) -> (log, metric), or the reason why there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from agent.errors import (
+    AutoresearchError,
+    Crashed,
+    ExperimentError,
+    Faulted,
+    Hopeless,
+    NoMetric,
+    OutOfMemory,
+    Suspended,
+    TimedOut,
+    Violation,
+)
+from agent.execution import evaluation, fingerprint, integrity, process
+from agent.execution.conditions import clock, conditions
+from agent.execution.evaluation import Allowance, Evaluator, Harness
+from agent.execution.gpu_fault import PAUSE_SECONDS, REPEATS, described, fault_in
+from agent.execution.oom import ran_out
+from agent.execution.process import Ended, run_command
+from agent.execution.process_tree import Process
+from agent.journal.experiment import Run
+from agent.protocol.extract import extract, told_training
+from agent.protocol.models import Metric, Protocol
+from agent.repository.workspace import Workspace
+from agent.room import room
+from agent.room.room import NOTHING, Furniture, Lent, Room
+from agent.room.sandbox import UNCONFINED, Sandbox
+
+LOG_NAME = "run.log"
+LEAST_ROOM = 32 * 2**20
+LARGEST_TEXT = 2 * process.LARGEST_LOG
+REDIRECTION = re.compile(r"\s*(&>|>)\s*run\.log(\s+2>&1)?\s*$")
+NO_ROOM = "the room could not be set up: "
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every run of a session has in common. training_seconds is None where the protocol sets no budget.
+
+    patient: whether a run goes on to its end although it has trained for too long to count. lent: what runs see of what
+    git does not track. harness: None where it has no evaluator. linked: whether `run.log` in the workspace leads to the
+    log of the run under way.
+    say: shows a person a sentence. imports: of incumbents, by commit, why they fail while they are imported in a copy;
+    None where they do not.
+    """
+
+    protocol: Protocol
+    workspace: Workspace
+    training_seconds: float | None
+    sandbox: Sandbox = UNCONFINED
+    patient: bool = False
+    linked: bool = True
+    lent: Lent = NOTHING
+    harness: Harness | None = None
+    say: Callable[[str], None] = lambda _: None
+    imports: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> float:
+        return self.protocol.execution.hard_timeout_seconds
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Earlier runs that a run is held against.
+
+    own, baseline: whose time before the hand-over it may take. other: runs of another commit, whose losses show where
+    this one gains: those of the same commit would hide what it peeks at.
+    """
+
+    own: tuple[Run, ...] = ()
+    baseline: tuple[Run, ...] = ()
+    other: tuple[Run, ...] = ()
+
+
+ALONE = Beside()
+
+
+def losses_of(log: Path) -> Path:
+    return log.with_suffix(".losses.npy")
+
+
+def measure(
+    bench: Bench,
+    commit: str,
+    log: Path,
+    started: Callable[[Process], None],
+    tick: Callable[[float], None],
+    beside: Beside = ALONE,
+) -> Run:
+    """Run the command once on `commit`, in a room of its own. A failure is a Run with an error.
+
+    `tick` may raise an ExperimentError, such as Hopeless, to end the run. A fault of the machine's GPU is no result:
+    the run is repeated as often as `execution.gpu_fault` says. Raises Suspended where the machine slept meanwhile: then
+    nothing is known about the candidate.
+    """
+    budget = bench.training_seconds
+    own, first = (_most([run.untimed for run in runs]) for runs in (beside.own, beside.baseline))
+    steps = min((run.secondary["num_steps"] for run in beside.own if run.secondary.get("num_steps")), default=0.0)
+    step = budget / steps if budget and steps >= 1 else 0.0
+    allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
+    try:
+        run = _measure(bench, commit, log, started, tick, allowance, beside.other)
+        for _ in range(REPEATS[run.fault]):
+            bench.say(f"measured again in {PAUSE_SECONDS:g} s: {run.error}")
+            _pause(tick)
+            run = _measure(bench, commit, log, started, tick, allowance, beside.other)
+            if not run.fault:
+                break
+        return run
+    except (AutoresearchError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a run has left: it is one run that has no result, and no end of the night
+        return Run(
+            None, 0.0, error=f"crashed: {type(error).__name__} while its result was read: {error}"[:300], log=str(log)
+        )
+
+
+def _pause(tick: Callable[[float], None]) -> None:
+    ends = time.monotonic() + PAUSE_SECONDS
+    while time.monotonic() < ends:
+        with contextlib.suppress(ExperimentError):  # there is no run that it could end
+            tick(0.0)
+        time.sleep(process.POLL_SECONDS)
+
+
+def _measure(
+    bench: Bench,
+    commit: str,
+    log: Path,
+    started: Callable[[Process], None],
+    tick: Callable[[float], None],
+    allowance: Allowance,
+    other: tuple[Run, ...],
+) -> Run:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(log.parent)
+    _link(bench, log)
+    snapshot = fingerprint.snapshot_folder(bench.protocol)
+    integrity.require_prepared(snapshot, fingerprint.snapshot(bench.protocol))
+    since, began = time.time(), clock()
+    ended: Ended | None = None
+    given_up: ExperimentError | None = None
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(opened(bench, commit, snapshot))
+        beside = None
+        if bench.harness is not None:
+            kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
+            reference = next((losses for losses in kept if losses.exists()), None)
+            args = bench.sandbox, place.layout.folder, bench.workspace.folder, reference, losses_of(log)
+            beside = stack.enter_context(evaluation.evaluator(bench.harness, *args))
+        try:
+            ended = execute(bench, place, log, beside, started, tick, allowance)
+        except ExperimentError as error:
+            given_up = error
+        if ended and ended.asleep:
+            raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
+        around: dict[str, Any] = {
+            "conditions": conditions(began),
+            "log": str(log),
+            "seconds": ended.seconds if ended else clock().wall - began.wall,
+            "unconfined": bench.sandbox.way is None,
+        }
+        text = _text(log)
+        try:
+            if given_up is not None:
+                raise given_up
+            assert ended is not None
+            around |= _result(bench, place, beside, ended, text, since, allowance)
+        except Hopeless as error:
+            return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
+        except ExperimentError as error:
+            _require_room(log.parent)
+            around["fault"] = error.fault if isinstance(error, Faulted) else ""
+            return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
+        return Run(secondary=_secondary(bench, place, text, since), trained=told_training(text), **around)
+
+
+def _result(
+    bench: Bench,
+    place: Room,
+    beside: Evaluator | None,
+    ended: Ended,
+    text: str,
+    since: float,
+    allowance: Allowance,
+) -> dict[str, Any]:
+    """The metric, who computed it, and the time beyond the budget. Raises ExperimentError where there is none."""
+    if ended.returncode == 126 and text.startswith(NO_ROOM):
+        raise AutoresearchError(f"{text.strip()[:300]}; start with --sandbox off, or see docs/reliability.md")
+    if beside is not None and beside.event("refused"):
+        attested_reason = beside.event("refused").get("reason")
+        raise Violation(f"void: {' '.join(str(attested_reason).split())[:300]}")
+    require_success(ended, text)
+    metric = bench.protocol.metric
+    if beside is None or bench.harness is None:
+        return {"metric": read(place, bench.protocol, metric, text, since), "source": "from the log"}
+    if beside.event("untraced") and not beside.event("answer"):
+        return {"metric": read(place, bench.protocol, metric, text, since), "source": "untraced"}
+    in_log = None
+    # A progress bar that left its line open is no fault of a number that somebody else has computed.
+    with contextlib.suppress(NoMetric):
+        in_log = read(place, bench.protocol, metric, text, since)
+    word = evaluation.attested(beside, bench.harness, metric.name, in_log, allowance, ended.began)
+    source = "attested" if word.by_evaluator else "from the log"
+    return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
+
+
+@contextlib.contextmanager
+def opened(
+    bench: Bench,
+    commit: str,
+    snapshot: Path | None,
+    files: Mapping[str, str] | None = None,
+    key: Path | None = None,
+) -> Iterator[Room]:
+    """The room of a run on `commit` and, on top of it, `files`. key: as for `room.opened`."""
+    furniture = Furniture(
+        command=bench.protocol.execution.command, read=() if bench.harness else (fingerprint.cache_folder(),)
+    )
+    if bench.harness is not None and snapshot is not None:
+        furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(bench.harness))
+    elif not bench.harness:
+        furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(fingerprint.cache_folder())})
+    with room.opened(bench.sandbox, bench.workspace, commit, bench.lent, furniture, files=files, key=key) as place:
+        yield place
+
+
+def _without_texts(snapshot: Path) -> dict[str, Path | bytes]:
+    """What a run sees of the prepared data before its clock runs."""
+    names = ("snapshot.json", "tokenizer.json")
+    cache: dict[str, Path | bytes] = {
+        f"snapshots/{snapshot.name}/{name}": (snapshot / name).read_bytes()
+        for name in names
+        if (snapshot / name).exists()
+    }
+    return {**cache, "current": snapshot.name.encode()}
+
+
+def _source(harness: Harness) -> tuple[Path, ...]:
+    """The person's own folder of text, where the data was made of one."""
+    source = harness.record.get("source")
+    return (Path(source),) if isinstance(source, str) and source.startswith("/") else ()
+
+
+def execute(
+    bench: Bench,
+    place: Room,
+    log: Path,
+    beside: Evaluator | None,
+    started: Callable[[Process], None],
+    tick: Callable[[float], None],
+    allowance: Allowance,
+    *,
+    command: str | None = None,
+    limit: float | None = None,
+) -> Ended:
+    """Run the protocol's command, or another, in its room."""
+    env = dict(place.environment)
+    if bench.training_seconds is not None:
+        env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
+    if beside is not None:
+        env[evaluation.VARIABLE] = str(place.seen(beside.socket))
+        if bench.harness and bench.harness.untraced:
+            env[evaluation.UNTRACED_VARIABLE] = "1"
+
+    def watched(seconds: float) -> None:
+        tick(seconds)
+        if beside is not None and not bench.patient:
+            evaluation.require_in_time(beside, allowance, seconds)
+
+    return run_command(
+        lambda report: place.arguments(command or command_of(bench.protocol), bench.protocol.execution.cwd, report),
+        cwd=place.layout.folder,
+        log=log,
+        limit=limit or bench.limit,
+        env=env,
+        started=started,
+        tick=watched,
+    )
+
+
+def command_of(protocol: Protocol) -> str:
+    """Return the protocol's command, without a redirection of its own to the log, which is the loop's."""
+    return REDIRECTION.sub("", protocol.execution.command)
+
+
+def read(place: Room, protocol: Protocol, metric: Metric, text: str, since: float) -> float:
+    """Return a metric from the log's text, or from the file in the room that the protocol names. Raises NoMetric."""
+    name = metric.extract.path
+    if name is None:
+        return extract(metric, text, place.workspace, since)
+    found = place.written(os.path.join(protocol.execution.cwd, name))  # noqa: PTH118
+    if not found.parent.resolve().is_relative_to(place.layout.folder):
+        raise NoMetric(f"{found.name} lies outside of the room")
+    only = metric.model_copy(update={"extract": metric.extract.model_copy(update={"path": found.name})})
+    return extract(only, text, found.parent, since)
+
+
+def require_success(ended: Ended, text: str) -> None:
+    """Raises TimedOut, OutOfMemory, Faulted or Crashed with what the log's last line says."""
+    if ended.stopped is not None:
+        raise TimedOut(ended.stopped)
+    if ended.returncode:
+        code = ended.returncode
+        # A shell reports a child that a signal ended as 128 + its number, Popen one of its own as the negative.
+        number = -code if code < 0 else code - 128
+        names = {s.value: s.name for s in signal.Signals}
+        what = f"killed by {names[number]}" if number in names else f"exit code {code}"
+        lines = [line for line in text.splitlines() if line.strip()]
+        last = f": {lines[-1].strip()[:120]}" if lines else ""
+        if ran_out(code, text):
+            raise OutOfMemory(f"out of memory: {what}{last}")
+        if fault := fault_in(code, text):
+            raise Faulted(f"{described(fault)}: {what}{last}", fault)
+        raise Crashed(f"crashed: {what}{last}")
+
+
+def _most(seconds: Iterable[float | None]) -> float | None:
+    return max((each for each in seconds if each is not None), default=None)
+
+
+def _text(log: Path) -> str:
+    with log.open("rb") as file:
+        return file.read(LARGEST_TEXT).decode(errors="replace")
+
+
+def _require_room(folder: Path) -> None:
+    """A run on a full disk fails whatever the candidate is worth. Raises AutoresearchError: it ends the session."""
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_ROOM:
+        raise AutoresearchError(
+            f"only {free // 2**20} MiB are free in {folder}: make room, then run again; the session goes on from here"
+        )
+
+
+def _secondary(bench: Bench, place: Room, text: str, since: float) -> dict[str, float]:
+    found = {}
+    for metric in bench.protocol.measurement.secondary_metrics:
+        with contextlib.suppress(NoMetric):
+            found[metric.name] = read(place, bench.protocol, metric, text, since)
+    return found
+
+
+def _link(bench: Bench, log: Path) -> None:
+    """`run.log` in the workspace leads to the log of the run under way, so that `tail -F run.log` follows it.
+
+    A file of that name that git tracks, or that a person made, is theirs.
+    """
+    link = bench.workspace.folder / LOG_NAME
+    if not bench.linked:
+        return
+    if os.path.lexists(link) and not link.is_symlink():
+        return
+    if bench.workspace.is_tracked(LOG_NAME):
+        return
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(log)
+    except OSError as error:
+        raise AutoresearchError(f"{link} cannot be written: {error.strerror}") from None

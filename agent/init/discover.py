@@ -1,0 +1,288 @@
+"""What a repository offers to run: training scripts, benchmarks, tests. Functions of its files' texts.
+
+`files` is path -> text throughout: the tracked text files, paths relative to the workspace, forward slashes.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from agent.init.guess import in_lines
+from agent.source.constants import parsed
+
+Kind = Literal["training", "benchmark", "tests"]
+Files = Mapping[str, str]
+TRAINING = re.compile(r"(^|_)(pre|fine)?_?(train|trainer|training|tune)(_|$)")
+BENCHMARK = re.compile(r"(^|_)(bench|benchmarks?|perf|profile|speed|eval|evaluate)(_|$)")
+ENTRY = re.compile(r"^(main|run|solve|experiment|__main__)$")
+# Named in a README too, but they prepare, show or serve.
+OTHER = re.compile(
+    r"(^|_)(prepare|download|preprocess|install|setup|sample|generate|plot|demo|serve|server|app|export|convert|infer"
+    r"|inference|chat|web|conftest|test|tests)(_|$)"
+)
+# Drivers of a loop of the repository's own: they run experiments, and this program runs in their place.
+OWN_LOOP = re.compile(
+    r"(^|_)(loop|agents?|auto_?research\w*|autonomous\w*|orchestrat\w*|driver|supervisor|controller|researchers?|evolve"
+    r"|evolution|miner|sweep|nightly|overnight)(_|$)"
+)
+COMMITS = re.compile(
+    r"[\"']git[\"']\s*,[^\n]{0,30}[\"'](commit|reset|checkout|revert|stash)[\"']"
+    r"|[\"'`]git (commit|reset|checkout|revert|stash)\b"
+)
+ASKS_A_MODEL = re.compile(r"^\s*(import|from) (anthropic|openai|litellm|ollama)\b", re.MULTILINE)
+CALLS_ITSELF = re.compile(
+    r"\b(autonomous (loop|agent|driver|research\w*)"
+    r"|(research|experiment|agent|improvement|optimi[sz]ation) (loop|driver)s?"
+    r"|keeps? what is better|keeps? or (reverts?|discards?))\b",
+    re.IGNORECASE,
+)
+TEST_FILE = re.compile(r"(^|/)(test_[^/]*|[^/]*_test)\.py$")
+REDIRECTED = re.compile(r"\s*[\d&]?>.*|\s*\|.*")
+OPENS = re.compile(r"[rRuU]?(\"\"\"|'''|/\*)")
+COMMENTS = ("#", "//", ";", "--", '"', "'")
+README_BONUS, LAST, LONGEST_HEADER = 100, 500, 60
+RUNNERS = ("uv run", "poetry run", "pdm run", "hatch run", "pixi run", "pipenv run")
+STARTS = r"(?:\w+=\S+\s+)*(?:uv run|poetry run|python3?|pytest|make|bash|sh|\./)\b"
+CODE_LINE = re.compile(rf"^\s*(?:[$>%]\s+)?({STARTS}.*)$")
+INLINE = re.compile(rf"`({STARTS}[^`]*)`")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A command that may be worth researching. script: the tracked file it runs; weight: how likely it is the one."""
+
+    command: str
+    kind: Kind
+    script: str | None
+    why: str
+    weight: int = 0
+
+
+def candidates(files: Files, python: str) -> list[Candidate]:
+    """The likeliest first. python: what runs a script here, such as `uv run` or `python`."""
+    found = [
+        *_of_readme(files, python),
+        *_of_makefile(files, python),
+        *_of_names(files, python),
+        *_of_tests(files, python),
+    ]
+    best: dict[str, Candidate] = {}
+    for candidate in found:
+        if candidate.weight > best.get(candidate.command, candidate).weight or candidate.command not in best:
+            best[candidate.command] = candidate
+    return sorted(best.values(), key=lambda c: (-c.weight, len(c.command), c.command))
+
+
+def named(command: str, files: Files) -> Candidate:
+    """What a person's own command is."""
+    script = script_of(command, files)
+    return Candidate(command, _kind(command, script), script, "you named it")
+
+
+def uses_uv(files: Files) -> bool:
+    """Whether uv keeps this project's environment: its lock or table, its own words, or dependencies it could sync."""
+    project = _pyproject(files)
+    told = any(re.search(r"\buv (run|sync)\b", text) for name, text in files.items() if _is_prose(name))
+    pip = any(re.search(r"\bpip install\b|\bconda\b", text) for name, text in files.items() if _is_prose(name))
+    return "uv.lock" in files or "uv" in project.get("tool", {}) or told or ("project" in project and not pip)
+
+
+def is_project(files: Files) -> bool:
+    return "project" in _pyproject(files)
+
+
+def prose(files: Files) -> str:
+    """README, program.md and the like: what the repository says of itself."""
+    return "\n".join(text for name, text in files.items() if _is_prose(name))
+
+
+def printed(source: str) -> str:
+    """What a Python file prints, a line a call, with 1.0 for what only a run can tell: `val_bpb: 1.0`.
+
+    Where that says nothing, the keys of its dictionaries, one of which may become JSON.
+    """
+    tree = parsed(source)
+    if tree is None:
+        return ""
+    lines, keys = [], []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) in ("print", "info", "write", "log", "echo"):
+            lines.append(" ".join(_shown(argument) for argument in node.args))
+        elif isinstance(node, ast.Dict):
+            keys += [f"{k.value}: 1.0" for k in node.keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
+    said = "\n".join(lines)
+    return said if any(found.direction for found in in_lines(said)) else "\n".join([*lines, *keys])
+
+
+def script_of(command: str, files: Files) -> str | None:
+    """The tracked file that `command` runs: `uv run python -m pkg.train --fast` runs pkg/train.py."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    for before, word in zip(["", *words], words, strict=False):
+        if before == "-m" and word != "pytest":
+            stem = word.replace(".", "/")
+            options = [f"{root}{stem}{end}" for root in ("", "src/") for end in (".py", "/__main__.py")]
+            return next((path for path in options if path in files), None)
+        path = word.removeprefix("./")
+        if path in files and PurePosixPath(path).suffix in (".py", ".sh", ".js", ".rb", ".pl", ""):
+            return path
+    return None
+
+
+def _of_readme(files: Files, python: str) -> Iterator[Candidate]:
+    for name, text in files.items():
+        if not _is_prose(name):
+            continue
+        for number, line in _code(text):
+            command = REDIRECTED.sub("", line.split("#")[0].split("&&")[-1]).strip()
+            if not re.search(r"[<\[|\\$`]|\.\.\.", command):
+                yield from _weighed(_by(command, python), files, f"{name} line {number} says so", README_BONUS)
+
+
+def _code(text: str) -> Iterator[tuple[int, str]]:
+    """The commands of a README with their lines: in fences, indented, after a `$`, or between backticks."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith(("```", "~~~")):
+            fenced = not fenced
+        elif fenced or line.startswith(("    ", "\t", "$ ")):
+            if match := CODE_LINE.match(line):
+                yield number, match[1]
+        else:
+            yield from ((number, match[1]) for match in INLINE.finditer(line))
+
+
+def _of_makefile(files: Files, python: str) -> Iterator[Candidate]:
+    name = next((n for n in ("Makefile", "makefile") if n in files), "")
+    for match in re.finditer(r"^([\w-]+):[^=\n]*\n((?:\t.*\n?)+)", files.get(name, ""), re.M):
+        recipe = [line.strip().lstrip("@-") for line in match[2].splitlines() if line.strip()]
+        one = recipe[0] if len(recipe) == 1 and "$" not in recipe[0] else None
+        command = _by(one, python) if one and script_of(one, files) else f"make {match[1]}"
+        yield from _weighed(command, files, f"the target {match[1]} of {name}", 5, match[1])
+
+
+def _of_names(files: Files, python: str) -> Iterator[Candidate]:
+    for path in files:
+        pure = PurePosixPath(path)
+        if pure.suffix == ".py" and len(pure.parts) <= 3 and _is_main(files[path], pure):
+            bonus = -5 * (len(pure.parts) - 1) - (0 if does(files[path]) else LAST)
+            yield from _weighed(f"{python} {shlex.quote(path)}", files, f"there is {path}", bonus)
+    for name, target in _pyproject(files).get("project", {}).get("scripts", {}).items():
+        if python == "uv run" and isinstance(target, str):
+            yield from _weighed(f"uv run {name}", files, f"pyproject.toml has the script {name}", -3, name)
+
+
+def _of_tests(files: Files, python: str) -> Iterator[Candidate]:
+    tests = [path for path in files if TEST_FILE.search(path)]
+    if tests:
+        runner = "uv run" if python == "uv run" else f"{python} -m"
+        why = f"there are tests, such as {min(tests, key=lambda path: (path.count('/'), path))}"
+        yield Candidate(f"{runner} pytest -q --color=no -p no:cacheprovider", "tests", None, why, 60)
+
+
+def _weighed(command: str, files: Files, why: str, bonus: int, name: str = "") -> Iterator[Candidate]:
+    """The command with its weight; nothing for one that runs no tracked file and has no name that says anything."""
+    script = script_of(command, files)
+    stem = name.replace("-", "_").lower() or (PurePosixPath(script).stem.lower() if script else "")
+    if re.search(r"\bpytest\b", command) or not stem or OTHER.search(stem):
+        return  # tests are found by their files
+    if is_own_loop(stem, files.get(script or "", "")) or (script and is_own_loop(PurePosixPath(script).stem, "")):
+        return
+    hints = any(found.direction for found in in_lines(printed(files.get(script or "", ""))))
+    weight = 100 if TRAINING.search(stem) else 90 if BENCHMARK.search(stem) else 40 if ENTRY.search(stem) else 0
+    if not weight and not (script and hints):
+        return
+    yield Candidate(command, _kind(command, script, stem), script, why, (weight or 30) + bonus + (30 if hints else 0))
+
+
+def is_own_loop(stem: str, source: str) -> bool:
+    """Whether a script runs experiments itself: by what it does to git, by its name, or by what it says it is."""
+    stem = stem.replace("-", "_").lower()
+    if COMMITS.search(source):
+        return True
+    if TRAINING.search(stem) or BENCHMARK.search(stem):
+        return False
+    return any((OWN_LOOP.search(stem), ASKS_A_MODEL.search(source), CALLS_ITSELF.search(header(source))))
+
+
+def header(source: str) -> str:
+    """What a file says of itself before its first line of code: docstring and comments."""
+    said: list[str] = []
+    end = ""
+    for line in source.splitlines()[:LONGEST_HEADER]:
+        rest = text = line.strip()
+        if not end and (opened := OPENS.match(text)):
+            end, rest = opened[1].replace("/*", "*/"), text[opened.end() :]
+        elif not end and text and not text.startswith(COMMENTS):
+            break
+        said.append(text)
+        end = "" if end and end in rest else end
+    return "\n".join(said)
+
+
+def _kind(command: str, script: str | None, name: str = "") -> Kind:
+    if re.search(r"\bpytest\b", command):
+        return "tests"
+    stem = name or (PurePosixPath(script).stem.lower() if script else command.lower())
+    return "benchmark" if BENCHMARK.search(stem) and not TRAINING.search(stem) else "training"
+
+
+def _by(command: str, python: str) -> str:
+    """A README's `python train.py` as it is run here."""
+    bare = command
+    for runner in RUNNERS:
+        bare = bare.removeprefix(runner).strip()
+    bare = re.sub(r"^python3?\s+", "", bare)
+    if bare == command or bare.startswith(("pytest", "make")):
+        return command
+    return f"{python} {'python ' if python == 'uv run' and bare.startswith('-m ') else ''}{bare}"
+
+
+def _is_main(source: str, path: PurePosixPath) -> bool:
+    stem = path.stem.lower()
+    return bool(TRAINING.search(stem) or BENCHMARK.search(stem) or ENTRY.search(stem) or "__main__" in source) and (
+        not any(part in ("tests", "test", "docs") for part in path.parts)
+    )
+
+
+def does(source: str) -> bool:
+    """Whether a Python file does anything when it is run: a module that only defines and assigns prints nothing."""
+    tree = parsed(source)
+    if tree is None:
+        return True
+    quiet = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    words = (node for node in tree.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)))
+    return any(not isinstance(node, quiet) for node in words)
+
+
+def _is_prose(name: str) -> bool:
+    return re.fullmatch(r"readme(\.\w+)?|(contributing|program|claude|agents)\.md", name, re.IGNORECASE) is not None
+
+
+def _pyproject(files: Files) -> dict[str, Any]:
+    try:
+        return tomllib.loads(files.get("pyproject.toml", ""))
+    except tomllib.TOMLDecodeError:
+        return {}
+
+
+def _called(node: ast.Call) -> str:
+    function = node.func
+    return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+
+
+def _shown(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "1.0" for part in node.values)
+    return "1.0"

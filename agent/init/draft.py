@@ -1,0 +1,187 @@
+"""A protocol put together from what was found, and the reason for each of its fields."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.init.discover import Candidate, Files
+from agent.init.guess import Found
+from agent.init.surface import Surface
+from agent.protocol.models import LONGEST_SECONDS
+
+ROOM, SHORTEST_LIMIT = 3, 60.0
+SECONDARY = {"peak_vram_mb": "minimize", "num_steps": "maximize"}
+BUDGET = re.compile(r"^(\w*TIME_BUDGET\w*|TRAIN(?:ING)?_SECONDS|MAX_SECONDS)\s*(?::\s*\w+\s*)?=\s*([\d.]+)", re.M)
+VARIABLE = "AUTORESEARCH_TRAINING_SECONDS"
+DEFAULT = re.compile(rf"({VARIABLE})[\"'],\s*[\"']?([\d.]+)")  # os.environ.get(NAME, "300")
+DOWNLOADS = re.compile(
+    r"\b(requests\.(get|post)|urlopen|urlretrieve|httpx\.|hf_hub_download|snapshot_download|load_dataset\(|from_pretrained\("
+    r"|get_kernel\(|wandb\.init|download=True|boto3|gdown\.)"
+)
+RATIONALE = "They prepare the data or compute the metric: with one of them changed, results would not compare."
+ARCHETYPES = {"training": "pipeline_job", "benchmark": "benchmark_opt", "tests": "build_test"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds of training; honoured: the code reads the variable that a run is given them in."""
+
+    seconds: float | None
+    honoured: bool
+    why: str
+
+
+def budget_of(surface: Surface, files: Files, wanted: float | None) -> Budget:
+    texts = [files[path] for path in surface.read]
+    honoured = any(VARIABLE in text for text in texts)
+    found = (
+        (match[1], _seconds(match[2])) for text in texts for form in (BUDGET, DEFAULT) for match in form.finditer(text)
+    )
+    named = next(((name, seconds) for name, seconds in found if seconds is not None), None)
+    if wanted is not None:
+        blind = "" if honoured else f", but nothing that the command reads looks at {VARIABLE}"
+        return Budget(wanted, honoured, f"you named it{blind}")
+    if named is not None:
+        return Budget(named[1], honoured, f"{named[0]} in the code")
+    return Budget(None, honoured, "no time budget is seen in the code")
+
+
+def _seconds(text: str) -> float | None:
+    """None for what is no time, such as 1.2.3 or a number of 400 digits."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= LONGEST_SECONDS else None
+
+
+def network_of(surface: Surface, files: Files) -> tuple[str, str]:
+    """networkPolicy and why. What only prepares or judges may download before; the files that change may not."""
+    for path in surface.read:
+        match = DOWNLOADS.search(files[path]) if path not in surface.harness else None
+        if match:
+            return "full", f"{path} has {match[0].rstrip('(')}"
+    return "offline", "nothing in the code that it runs downloads"
+
+
+def setup_of(files: Files, uv: bool, project: bool, candidate: Candidate) -> list[str]:
+    prepares = candidate.kind == "training" and "prepare.py" in files and candidate.script != "prepare.py"
+    return [*(["uv sync"] if project else []), *([f"{'uv run' if uv else 'python'} prepare.py"] if prepares else [])]
+
+
+def limit_of(seconds: float, budget: Budget, given: float | None) -> float:
+    """Room for a slower candidate. given: the training seconds of the run that took `seconds`."""
+    expected = seconds
+    if budget.honoured and budget.seconds is not None and given is not None:
+        expected = max(0.0, seconds - given) + budget.seconds
+    expected = max(ROOM * expected, 1.5 * (budget.seconds or 0))
+    return max(SHORTEST_LIMIT, 60.0 * math.ceil(expected / 60))
+
+
+def content(
+    candidate: Candidate,
+    surface: Surface,
+    setup: list[str],
+    network: str,
+    budget: Budget,
+    metric: Mapping[str, Any],
+    limit: float,
+    kind: str = "protocol",
+) -> dict[str, Any]:
+    """protocol.json with the fields that the family uses, in its order."""
+    name, better = metric["name"], "lower" if metric["direction"] == "minimize" else "higher"
+    prepared = any("prepare.py" in command for command in setup)
+    stop: dict[str, Any] = {"type": "fixed_suite"}
+    if budget.seconds is not None:
+        stop = {"type": "wall_clock", "trainingSecondsBudget": _whole(budget.seconds)}
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {
+        "schemaKind": kind,
+        "protocolVersion": "1.0",
+        "meta": {
+            "archetype": "ml_train" if prepared else ARCHETYPES[candidate.kind],
+            "eligibility": "eligible",
+            "purposeStatement": f"Make {name} {better} by changing {', '.join(surface.mutable)}.",
+            "createdAt": now,
+            "updatedAt": now,
+        },
+        "environment": {
+            "packageManagers": ["uv"] if candidate.command.startswith("uv ") else [],
+            "setupCommands": setup,
+            "constraints": {"noNewDependencies": True, "networkPolicy": network},
+        },
+        "mutableSurface": {
+            "allowedGlobs": [*surface.mutable],
+            "forbiddenGlobs": [*surface.forbidden],
+            "allowedKinds": ["code_edit"],
+        },
+        "immutableHarness": {"paths": [*surface.harness], "rationale": RATIONALE} if surface.harness else {},
+        "execution": {
+            "command": candidate.command,
+            "cwd": ".",
+            **({"stopCondition": stop} if budget.seconds is not None or candidate.kind != "training" else {}),
+            "hardTimeoutSeconds": _whole(limit),
+            "determinism": {"seedPolicy": "optional"},
+        },
+        "measurement": {
+            "primaryMetric": dict(metric),
+            "secondaryMetrics": [],
+            "baselinePolicy": {"establishOnHardware": True, "sameDataSnapshot": True},
+        },
+        "provenance": {
+            "resultsLog": {
+                "format": "tsv",
+                "path": "results.tsv",
+                "columns": ["commit", name, "memory_gb", "status", "description"],
+            },
+            "gitWorkflow": {"branchPattern": "autoresearch/<tag>"},
+            "baselineArtifactPath": ".autoresearch/create/baseline_run.log",
+        },
+        "safety": {"oomPolicy": "reduce_batch" if candidate.kind == "training" else "fail", "crashStatus": "discard"},
+        "agentRules": {"simplicityCriterion": True, "autonomy": {"noAskHumanToContinue": True}},
+    }
+
+
+def _whole(seconds: float) -> float:
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
+def secondary(found: list[Found], name: str) -> list[dict[str, Any]]:
+    """What the family records beside the metric, where this output has it."""
+    seen = {f.name: f.extract for f in found}
+    return [
+        {"name": other, "direction": direction, "extract": seen[other]}
+        for other, direction in SECONDARY.items()
+        if other in seen and other != name
+    ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before the command has run. network: the policy and why."""
+
+    files: Files
+    candidate: Candidate
+    surface: Surface
+    setup: list[str]
+    network: tuple[str, str]
+    budget: Budget
+
+    def protocol(self, metric: dict[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
+        return content(self.candidate, self.surface, self.setup, self.network[0], self.budget, metric, limit, kind)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A protocol and what it rests on: how long the command took, and whether its number is the same twice."""
+
+    plan: Plan
+    protocol: dict[str, Any]
+    found: Found
+    seconds: str
+    repeated: str

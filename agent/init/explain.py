@@ -1,0 +1,75 @@
+"""What `init` found, in words: a line a field with its reason, and what else a person should know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.init.draft import Outcome
+from agent.init.guess import meaning
+from agent.proposers.search.space import tunable_parameters
+from agent.protocol.models import FILENAME, Protocol
+from agent.session.context import known_constants
+from agent.system.invocation import hint
+
+
+@dataclass(frozen=True)
+class Because:
+    """One field: what it says, why, and how to change it."""
+
+    field: str
+    value: str
+    why: str
+    change: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.field:<13} {self.value}  ({self.why}; {self.change})"
+
+
+def explain(outcome: Outcome) -> list[Because]:
+    plan, found, protocol = outcome.plan, outcome.found, outcome.protocol
+    execution, around = protocol["execution"], plan.surface
+    rule = {key: value for key, value in found.extract.items() if key != "exampleStdout"}
+    seconds, ran = plan.budget.seconds, protocol["schemaKind"] == "protocol"
+    fixed = ", ".join(dict.fromkeys((*around.harness, *around.forbidden, FILENAME)))
+    by_name = "its name says so" if meaning(found.name)[0] == found.direction else "as you said, or pytest's count is"
+    tested = "read back from a real run" if ran else "not tested: a draft"
+    return [
+        Because("command", execution["command"], plan.candidate.why, "--command"),
+        Because("set-up", "; ".join(plan.setup) or "none", "before the first run", "environment.setupCommands"),
+        Because("may change", ", ".join(around.mutable), around.why, "--mutable GLOB"),
+        Because("must not", fixed, "tests, data, evaluation, dependencies", "mutableSurface.forbiddenGlobs"),
+        Because("metric", f"{found.name} = {found.value:g}" if ran else found.name, found.where, "--metric NAME"),
+        Because("direction", str(found.direction), by_name, "--direction minimize|maximize"),
+        Because("rule", " ".join(str(value) for value in rule.values()), tested, "measurement.primaryMetric.extract"),
+        Because("training", f"{seconds:g} s" if seconds else "no budget", plan.budget.why, "--training-seconds"),
+        Because("limit", f"{execution['hardTimeoutSeconds']:g} s", outcome.seconds, "execution.hardTimeoutSeconds"),
+        Because("network", plan.network[0], plan.network[1], "environment.constraints.networkPolicy"),
+        Because("noise", outcome.repeated, "it says how small a gain can be believed", "fix the seed"),
+    ]
+
+
+def notes_on(outcome: Outcome, rules: Protocol, changed: list[str]) -> list[str]:
+    plan, notes = outcome.plan, []
+    mutable = {path: text for path, text in plan.files.items() if rules.mutable_surface.allows(path)}
+    if not tunable_parameters(mutable, known_constants(rules)):
+        notes.append(
+            f"the built-in search has nothing to change in {', '.join(sorted(mutable)[:3])}: give what may be tuned a "
+            "name in capitals at module level, such as RATE = 0.1, or let a model edit the code with --model or --agent"
+        )
+    if plan.surface.judged_inside and plan.candidate.kind != "tests":
+        notes.append(
+            f"{plan.candidate.script} may change and computes {outcome.found.name} itself: safer is a "
+            "file that measures and stands in immutableHarness"
+        )
+    if plan.budget.seconds is not None and not plan.budget.honoured:
+        notes.append(
+            "the code does not read AUTORESEARCH_TRAINING_SECONDS: --training-seconds of `run` will not change it"
+        )
+    if changed:
+        notes.append(
+            f"not looked at: uncommitted changes of {', '.join(changed[:3])}; `run` wants them committed or stashed"
+        )
+    if rules.schema_kind != "protocol":
+        notes.append(f"a discoveryDraft is not run: `{hint('init --force')}` tries it and makes it a protocol")
+    return notes

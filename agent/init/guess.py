@@ -1,0 +1,288 @@
+"""Which number of a command's output is worth researching, which way is better, and a rule that reads it back.
+
+Functions of texts alone. A number is offered only if `metrics.extract` finds it in that very text with that very rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent.errors import NoMetric
+from agent.format import printed
+from agent.protocol.extract import extract, last_json
+from agent.protocol.models import LONGEST_NAME, Metric
+
+Direction = Literal["minimize", "maximize"]
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# What a name's words say, and how likely it is that this is what the work is about.
+MEANINGS: tuple[tuple[str, Direction, int], ...] = (
+    ("bpb bpc loss nll perplexity ppl", "minimize", 100),
+    ("accuracy acc f1 auc auroc bleu rouge iou dice precision recall r2 map mrr ndcg", "maximize", 95),
+    ("error err rmse mse mae wer cer regret cost", "minimize", 90),
+    ("score reward return elo speedup passed", "maximize", 85),
+    ("throughput ops qps rps tps fps flops gflops tflops bandwidth speed", "maximize", 80),
+    ("latency time seconds second secs sec ms us ns elapsed duration runtime took", "minimize", 70),
+    ("failed failures errors", "minimize", 60),
+    ("memory vram rss mb gb mib gib kb bytes", "minimize", 30),
+)
+WORDS = {word: (direction, weight) for words, direction, weight in MEANINGS for word in words.split()}
+A_SECOND = re.compile(r"(_per_|/)(s|secs?|seconds?|minutes?|hours?)$|(tok|it|samples|images|ops|req|mb|gb)_s$")
+PER_BYTE = re.compile(r"bits_per_(byte|char|dim|token)")
+HELD_OUT = {"val", "valid", "validation", "test", "eval", "dev", "heldout"}
+# Of scores of the same thing the ordinary one is meant, not an end of their range.
+ENDS = {
+    "best": 10,
+    "max": 15,
+    "maximum": 15,
+    "highest": 15,
+    "worst": 25,
+    "min": 25,
+    "minimum": 25,
+    "lowest": 25,
+    "std": 60,
+}
+RESERVED = 5  # off for a test set: it is for the end, where there is a validation set
+CALLED_METRIC = 150
+METRIC_WORD = re.compile(
+    r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
+    r"|target)\b",
+    re.IGNORECASE,
+)
+ANOTHER = re.compile(r"\b(secondary|extra|informational|tie[- ]?break\w*|diagnostics?)\b", re.IGNORECASE)
+BETTER = re.compile(
+    r"\b(?:(higher|larger|bigger|greater|more)|(lower|smaller|less|fewer)) (?:is|are|=) (?:better|good)"
+    r"|\b(maximi[sz]\w*|highest|largest)|\b(minimi[sz]\w*|lowest|smallest)",
+    re.IGNORECASE,
+)
+SETTINGS = {
+    "lr",
+    "learning",
+    "batch",
+    "vocab",
+    "block",
+    "seed",
+    "limit",
+    "timeout",
+    "budget",
+    "params",
+    "tolerance",
+    "std",
+    "var",
+}
+QUALIFIERS = (
+    r"(?:val|valid|validation|test|train|training|eval|dev|final|best|mean|median|avg|average|total|elapsed|wall|peak)"
+)
+PAIR = re.compile(
+    rf"(?P<before>(?:\b{QUALIFIERS}[ \t]+)*)(?P<name>[A-Za-z_][\w./@-]*)(?P<unit>[ \t]*\([\w/ %.]+\))?"
+    rf'(?P<between>"?[ \t]*[:=][ \t]*|[ \t]+)(?P<number>{NUMBER})(?![\w.,]*\d)',
+    re.IGNORECASE,
+)
+LONG_LINE = re.compile(r"[^\n]{2000,}")
+LARGEST = 1e300
+LONGEST_TEXT, MOST_NAMES, LONGEST_EXAMPLE = 200_000, 60, 4000
+
+
+@dataclass(frozen=True)
+class Found:
+    """A number with a name. weight: how likely it is what is meant; where: in words; extract: as in protocol.json."""
+
+    name: str
+    value: float
+    direction: Direction | None
+    weight: int
+    extract: dict[str, Any]
+    where: str
+
+    @property
+    def metric(self) -> dict[str, Any]:
+        return {"name": self.name, "direction": self.direction, "extract": self.extract}
+
+
+def choose(found: list[Found], wanted: str | None, prose: str) -> Found | None:
+    """The number called `wanted`, else the likeliest whose direction is known; `prose`, the README, breaks ties."""
+    if wanted is not None:
+        named = [f for f in found if slug(f.name) == slug(wanted)] or [
+            f for f in found if slug(f.name).endswith(f"_{slug(wanted)}")
+        ]
+        return max(named, key=lambda f: f.weight, default=None)
+
+    def likely(candidate: Found) -> int:
+        said = len(candidate.name) > 4 and re.search(rf"\b{re.escape(candidate.name)}\b", prose)
+        return (
+            candidate.weight + (15 if said else 0) + (CALLED_METRIC if _is_called_metric(candidate.name, prose) else 0)
+        )
+
+    directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
+    # Of several as likely the first that is printed: what comes after it explains it.
+    return max((f for f in directed if f.direction is not None), key=likely, default=None)
+
+
+def said_direction(name: str, prose: str) -> Direction | None:
+    """Return which way a README says is better for the number called `name`: `val_f1` (higher is better)."""
+    for clause in _clauses(name, prose):
+        if found := BETTER.search(clause.partition(name)[2]) or BETTER.search(clause):
+            return "maximize" if found[1] or found[3] else "minimize"
+    return None
+
+
+def _is_called_metric(name: str, prose: str) -> bool:
+    return any(METRIC_WORD.search(clause) for clause in _clauses(name, prose))
+
+
+def _clauses(name: str, prose: str) -> Iterator[str]:
+    """The sentences of `prose` that have `name` in them, up to a word such as "secondary"."""
+    whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    if len(name) < 2 or not whole.search(prose):
+        return
+    for clause in re.split(r"(?<=[.;!?])\s+|\n\s*\n|\n\s*[-*|#]", LONG_LINE.sub("", prose)):
+        said = ANOTHER.split(clause)[0]
+        if whole.search(said):
+            yield said
+
+
+def meaning(name: str) -> tuple[Direction | None, int]:
+    """Which way is better and how likely the name is what is meant: `val_loss` is, `training_seconds` hardly."""
+    words = [word for word in re.split(r"[^a-z0-9]+", slug(name)) if word]
+    if SETTINGS & set(words):
+        return None, 0
+    extra = (30 if HELD_OUT & set(words) else 0) - (30 if {"train", "training"} & set(words) else 0)
+    extra -= sum(ENDS.get(word, 0) for word in words) + (RESERVED if "test" in words else 0)
+    if PER_BYTE.search(slug(name)):
+        return "minimize", 100 + extra
+    if A_SECOND.search(name.lower()) or A_SECOND.search(slug(name)):
+        return "maximize", 80 + extra
+    known = [WORDS[word] for word in words if word in WORDS]
+    return (known[-1][0], known[-1][1] + extra) if known else (None, extra)
+
+
+def in_output(text: str) -> list[Found]:
+    """Every number of a log: in its JSON, and behind a name in its lines."""
+    text = printed(text).replace("\r", "\n")
+    return [*in_json(text), *in_lines(text)]
+
+
+def in_json(text: str, path: str | None = None) -> list[Found]:
+    """Numbers of the JSON that `text` is or ends with. path: the file that the text comes from, None for the log."""
+    try:
+        content = last_json("the metric", text)
+    except NoMetric:
+        return []
+    found = []
+    for keys, value in _leaves(content, ()):
+        names = [key for key in keys if not key.isdigit()] or ["value"]
+        # `/latency/p99` means something by its last two keys only.
+        shown = next((n for n in (slug("_".join(names[-k:])) for k in (1, 2, 3)) if meaning(n)[0]), slug(names[-1]))
+        pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)
+        rule: dict[str, Any] = {"kind": "json_pointer", "pointer": pointer}
+        if path is not None:
+            rule["path"] = path
+        elif example := _json_example(text):
+            rule["exampleStdout"] = example
+        found.append(_found(shown, value, rule, f"{pointer} of {path or 'the JSON that it prints'}"))
+    return found
+
+
+def in_lines(text: str) -> list[Found]:
+    """Numbers behind a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`; of a name that recurs the last.
+
+    In the order in which they come.
+    """
+    found: dict[str, Found] = {}
+    # A line without end, such as a picture in base64, tells nothing and takes the square of its length.
+    text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
+    for match in list(PAIR.finditer(text, max(0, len(text) - LONGEST_TEXT)))[::-1]:
+        label = f"{match['before']}{match['name']}{match['unit'] or ''}"
+        name = slug(label)
+        bare = not re.search("[:=]", match["between"])
+        if name in found or len(found) >= MOST_NAMES or len(name) > LONGEST_NAME or (bare and meaning(name)[0] is None):
+            continue
+        if (candidate := _in_line(text, match, label)) is not None:
+            found[name] = candidate
+    return list(found.values())[::-1]
+
+
+def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | None:
+    """The figure of a test run: `wanted`, else passed where a test fails and seconds where none does."""
+    rule: dict[str, Any] = {"kind": "pytest_summary", "exampleStdout": "\n".join(text.strip().splitlines()[-3:])}
+    try:
+        failing = sum(_value({**rule, "count": count}, text) for count in ("failed", "errors"))
+        count = wanted or ("passed" if failing else "seconds")
+        value = _value({**rule, "count": count}, text)
+    except NoMetric:
+        return None
+    rule = {"kind": "junit", "path": junit, "count": count} if junit else {**rule, "count": count}
+    direction: Direction = "maximize" if count in ("passed", "total") else "minimize"
+    why = "not every test passes" if failing else "every test passes, so what is left is the time"
+    return Found(count, value, direction, 0, rule, f"pytest's summary; {why}")
+
+
+def slug(label: str) -> str:
+    """`Test accuracy (%)` as test_accuracy: a column's name."""
+    return re.sub(r"_*\W+_*", "_", re.sub(r"\([^)]*\)", "", label)).strip("_").lower()
+
+
+def _found(name: str, value: float, rule: dict[str, Any], where: str) -> Found:
+    direction, weight = meaning(name)
+    return Found(name, value, direction, weight, rule, where)
+
+
+def _in_line(text: str, match: re.Match[str], label: str) -> Found | None:
+    start = text.rfind("\n", 0, match.start()) + 1
+    end = text.find("\n", match.end())
+    line = text[start : end if end >= 0 else len(text)]
+    first = not text[start : match.start()].strip()
+    alone = not line[match.end() - start :].strip()
+    sign = re.search("[:=]", match["between"])
+    between = r"\s+" if sign is None else ('"' if '"' in match["between"] else "") + rf"\s*{sign.group()}\s*"
+    words = r"\s+".join(re.escape(word) for word in label.split())
+    head = (r"^" if match.start() == start else r"^[ \t]*") if first else r"(?<![\w./-])"
+    pattern = f"{head}{words}{between}({NUMBER})" + (r"\s*$" if alone else r"[^\n]*$")
+    value = float(match["number"])
+    # A summary has its line once, twice means something is wrong; a log of epochs has one each: the last counts.
+    ways = [(pattern, "the line that has it")] if first and alone else []
+    for way, where in (*ways, (rf"\A[\s\S]*{pattern}", "the last line that has it")):
+        rule = {"kind": "regex", "pattern": way, "exampleStdout": _excerpt(text, start, len(line))}
+        try:
+            if _value(rule, text) == _value(rule, rule["exampleStdout"]) == value:
+                return _found(slug(label), value, rule, where)
+        except (NoMetric, ValueError):  # also a pattern that is longer than any may be
+            continue
+    return None
+
+
+def _value(rule: dict[str, Any], text: str) -> float:
+    return extract(Metric.model_validate({"name": "metric", "direction": "minimize", "extract": rule}), text)
+
+
+def _excerpt(text: str, start: int, length: int) -> str:
+    """The line from `start`, with the two before it."""
+    before = text.rfind("\n", 0, max(0, text.rfind("\n", 0, max(0, start - 1)))) + 1
+    whole = text[before : start + length]
+    return whole if len(whole) <= LONGEST_EXAMPLE else text[start : start + length]
+
+
+def _json_example(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    shortest = text.strip() if text.lstrip()[:1] in ("{", "[") and len(lines) > 1 else lines[-1]
+    try:
+        last_json("", shortest)
+    except NoMetric:
+        return ""
+    return shortest if len(shortest) <= LONGEST_EXAMPLE else ""
+
+
+def _leaves(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    if len(keys) > 8:
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*keys, str(key)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value[:20]):
+            yield from _leaves(inner, (*keys, str(index)))
+    elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        yield keys, float(value)

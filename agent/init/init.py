@@ -1,0 +1,335 @@
+"""`init`: from a repository of any kind to a protocol.json whose command ran and whose number was read back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError
+from agent.execution.measure import read
+from agent.init import trial
+from agent.init.discover import Candidate, Files, candidates, is_project, named, printed, prose, uses_uv
+from agent.init.draft import Outcome, Plan, budget_of, limit_of, network_of, secondary, setup_of
+from agent.init.explain import Because, explain, notes_on
+from agent.init.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.init.surface import Surface, surface
+from agent.protocol.models import FILENAME, Constraints, Protocol, matches
+from agent.repository.workspace import Workspace
+from agent.room.sandbox import Mode
+from agent.room.sandbox import choose as choose_sandbox
+from agent.system.files import write_whole
+from agent.system.invocation import git_here, here, hint
+
+LONGEST_RUN = 1800.0
+MOST_TRIED, MOST_NAMED = 4, 3
+TAIL_LINES = 12  # of a run that failed: its log goes with the copy
+LONGEST_TWICE = 10.0  # seconds of a run that is worth a second one, to see whether the number is the same
+LONGEST_BUDGET = 20.0  # seconds of training that are enough to see the number, where the code takes what it is given
+COUNTS = ("passed", "failed", "errors", "skipped", "total", "seconds")
+UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "regex", "pattern": "(.+)"}}
+
+
+class NoNumber(AutoresearchError):
+    """A command ran and printed nothing that says which way is better: another one may."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The flags of `init`: what a person says wins over what is found."""
+
+    command: str | None = None
+    metric: str | None = None
+    direction: Literal["minimize", "maximize"] | None = None
+    mutable: tuple[str, ...] = ()
+    training_seconds: float | None = None
+    run: bool = True
+    force: bool = False
+    sandbox: Mode = "auto"
+
+
+def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write protocol.json; returns it with the reason for each field. Raises AutoresearchError with nothing written."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, _stop)
+    workspace = Workspace(folder, _everything())
+    try:
+        _ = workspace.head
+        path = workspace.folder / FILENAME
+        if path.exists() and not wanted.force:
+            raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
+        plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
+        outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
+        changed = [name for name in workspace.changes() if Path(name).name != FILENAME]
+    finally:
+        workspace.close()
+    rules = Protocol.model_validate(outcome.protocol)
+    explanations, notes = explain(outcome), notes_on(outcome, rules, changed)
+    write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")
+    return {
+        "path": str(path),
+        "protocol": outcome.protocol,
+        "explanations": [dataclasses.asdict(because) for because in explanations],
+        "notes": notes,
+        "next": _next(wanted, workspace.top, path),
+    }
+
+
+def lines(data: dict[str, Any]) -> list[str]:
+    """A line a field, what else to know, and the next command."""
+    explained = [Because(**because).line for because in data["explanations"]]
+    return [
+        f"wrote {data['path']}",
+        *explained,
+        *(f"note          {note}" for note in data["notes"]),
+        "",
+        *data["next"],
+    ]
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """On its way out the exception ends the run and removes the copy."""
+    raise Interrupted("stopped: nothing was written", 128 + number)
+
+
+def _plans(folder: Path, files: Files, wanted: Wanted) -> list[Plan]:
+    """What may be tried, the likeliest first: one where the person named a command. Raises PreconditionError."""
+    files = {path: text for path, text in files.items() if path != FILENAME}
+    python = _python(folder, files)
+    if wanted.command is not None:
+        return [_plan(named(wanted.command, files), files, wanted)]
+    if not (offered := candidates(files, python)):
+        raise PreconditionError(
+            f"nothing to run is found among the committed files of {folder} (a training script, a benchmark, tests): "
+            "name it with --command 'python SCRIPT'"
+        )
+    first, *others = offered[:MOST_TRIED]
+    plans = [_plan(first, files, wanted)]
+    for candidate in others:
+        with contextlib.suppress(PreconditionError):  # nothing that it reads may change
+            plans.append(_plan(candidate, files, wanted))
+    return plans
+
+
+def _plan(candidate: Candidate, files: Files, wanted: Wanted) -> Plan:
+    uv = candidate.command.startswith("uv run")
+    project = uv and is_project(files)
+    around = surface(candidate, files, [*wanted.mutable], project)
+    if not any(_may_change(path, around) for path in files):
+        raise PreconditionError(
+            f"no committed file that may change is found for `{candidate.command}`: name them with --mutable GLOB"
+        )
+    setup = setup_of(files, uv, project, candidate)
+    budget = budget_of(around, files, wanted.training_seconds)
+    return Plan(files, candidate, around, setup, network_of(around, files), budget)
+
+
+def _first_with_a_number(
+    workspace: Workspace, plans: list[Plan], wanted: Wanted, say: Callable[[str], None]
+) -> Outcome:
+    """Try one plan after the other until a command prints a number. Raises the first one's error where none does."""
+    silent: NoNumber | None = None
+    for plan in plans:
+        try:
+            return _tried(workspace, plan, wanted, say)
+        except NoNumber as error:
+            say(f"`{plan.candidate.command}` gave no number to go by")
+            silent = silent or error
+        except AutoresearchError as error:
+            if silent is None or isinstance(error, Interrupted):
+                raise
+            say(str(error))
+    assert silent is not None
+    raise silent
+
+
+def _tried(workspace: Workspace, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
+    """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
+    rules = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
+    sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
+    with trial.opened(workspace, rules, sandbox) as stage:
+        outcome = _tried_in(stage, plan, wanted, say)
+        if changed := trial.changed_tracked(workspace, stage, stage.since):
+            say(_tracked_and_written(workspace, changed))
+        return outcome
+
+
+def _tried_in(stage: trial.Stage, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
+    given = plan.budget.seconds
+    if given is not None and plan.budget.honoured:
+        given = min(given, LONGEST_BUDGET)
+    _set_up(stage, plan, say)
+    say(
+        f"running `{plan.candidate.command}` in a copy of what is committed, for at most {LONGEST_RUN / 60:.0f} minutes"
+    )
+    plan, ran = _attempted(stage, plan, given, say)
+    seen = _seen(ran)
+    found = _chosen(plan, ran, seen, wanted)
+    protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
+    protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
+    rules = Protocol.model_validate(protocol)
+    value = read(stage.room, rules, rules.metric, ran.text, ran.since)
+    seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
+    repeated = "not tried: the run is long"
+    if ran.seconds <= LONGEST_TWICE:
+        second = trial.again(stage, rules, given)
+        repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": there is noise")
+        protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
+    return Outcome(plan, protocol, found, seconds, repeated)
+
+
+def _untried(plan: Plan, wanted: Wanted) -> Outcome:
+    """A draft: what the source says that it prints, without a run that proves it."""
+    source = plan.files.get(plan.candidate.script or "", "")
+    rule: dict[str, Any] = {"kind": "regex", "pattern": rf"^{re.escape(wanted.metric or '')}:\s+({NUMBER})\s*$"}
+    if plan.candidate.kind == "tests":
+        name = wanted.metric if wanted.metric in COUNTS else "seconds"
+        better: Any = "maximize" if name in ("passed", "total", "skipped") else "minimize"
+        found: Found | None = Found(name, 0.0, better, 0, {"kind": "pytest_summary", "count": name}, "pytest's summary")
+    else:
+        found = choose(in_lines(printed(source)), wanted.metric, prose(plan.files))
+        if found is None and wanted.metric:
+            found = Found(wanted.metric, 0.0, meaning(wanted.metric)[0], 0, rule, "a line with its name, as you said")
+    if found is None:
+        raise PreconditionError(
+            "without a run the metric is not known: name it with --metric NAME, or leave --no-run out"
+        )
+    found = dataclasses.replace(
+        _directed(found, wanted), extract={k: v for k, v in found.extract.items() if k != "exampleStdout"}
+    )
+    limit = max(900.0, 3 * (plan.budget.seconds or 0))
+    protocol = plan.protocol(found.metric, limit, "discoveryDraft")
+    return Outcome(plan, protocol, found, "a usual limit, for nothing was run", "not tried")
+
+
+def _attempted(
+    stage: trial.Stage, plan: Plan, given: float | None, say: Callable[[str], None]
+) -> tuple[Plan, trial.Trial]:
+    """The run; once more with a network where it fails for want of one."""
+    lenient = plan.candidate
+    if lenient.kind == "tests":
+        # pytest ends with 1 where a test fails, which is a result here and no crash.
+        lenient = dataclasses.replace(lenient, command=f"{lenient.command} || [ $? -eq 1 ]")
+    rules = Protocol.model_validate(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
+    try:
+        ran = trial.attempt(stage, rules, given, network=plan.network[0] == "full")
+    except ExperimentError as error:
+        if plan.network[0] != "full" and trial.wants_network(stage):
+            say("it wants a network: once more with one")
+            open_to_all = dataclasses.replace(plan, network=("full", "without a network the command failed"))
+            return _attempted(stage, open_to_all, given, say)
+        for line in trial.tail(stage, TAIL_LINES):
+            say(f"  | {line}")
+        raise AutoresearchError(
+            f"`{plan.candidate.command}` ({plan.candidate.why}) gave no result: {error}. "
+            f"{_without_submodules(stage)}Mend that, or name another command with --command"
+        ) from None
+    summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
+    failing = summary is not None and summary.name == "passed"
+    return (dataclasses.replace(plan, candidate=lenient) if failing else plan), ran
+
+
+def _without_submodules(stage: trial.Stage) -> str:
+    """A sentence where a submodule is not checked out, so that what it holds is missing in the copy, too."""
+    workspace = stage.bench.workspace
+    empty = [name for name in workspace.submodules() if not any((workspace.top / name).glob("*"))]
+    if not empty:
+        return ""
+    update = f"{git_here(workspace.top)} submodule update --init --recursive"
+    return f"The submodule {', '.join(empty[:MOST_NAMED])} is not checked out: `{update}`. "
+
+
+def _seen(ran: trial.Trial) -> list[Found]:
+    return [*in_output(ran.text), *(found for name, text in ran.files.items() for found in in_json(text, name))]
+
+
+def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: Wanted) -> Found:
+    """The number to research. Raises AutoresearchError that says which flag names it."""
+    found = None
+    if plan.candidate.kind == "tests" and (wanted.metric is None or wanted.metric in COUNTS):
+        junit = re.search(r"--junit-?xml[= ](\S+)", plan.candidate.command)
+        found = pytest_summary(ran.text, junit[1] if junit else None, wanted.metric)
+    found = found or choose(seen, wanted.metric, prose(plan.files))
+    if found is not None:
+        return _directed(found, wanted)
+    names = ", ".join(dict.fromkeys(f.name for f in seen)) or "none with a name"
+    what = f"no number called {wanted.metric}" if wanted.metric else "no number that says which way is better"
+    raise NoNumber(
+        f"`{plan.candidate.command}` ran for {ran.seconds:.1f} s and gave {what} (numbers seen: {names[:200]}): let it "
+        "print a line such as `loss: 1.23`, or name one with --metric NAME, or another command with --command"
+    )
+
+
+def _directed(found: Found, wanted: Wanted) -> Found:
+    direction = wanted.direction or found.direction
+    if direction is None:
+        raise AutoresearchError(
+            f"the name {found.name} does not say which way is better: add --direction minimize or --direction maximize"
+        )
+    return dataclasses.replace(found, direction=direction)
+
+
+def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
+    try:
+        trial.prepare(stage, Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN)), say)
+    except AutoresearchError as error:
+        raise AutoresearchError(
+            f"{str(error).split(':')[0]}: mend what it says above, or name a command without it with --command"
+        ) from None
+
+
+def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
+    """What to do about files that git tracks and each run writes."""
+    paths = " ".join(here(workspace.folder / name) for name in names[:MOST_NAMED])
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return (
+        f"a run changes {', '.join(names[:MOST_NAMED])}{more}, which git tracks: after a run by hand your tree "
+        f"changes, and no session starts. `{git_here(workspace.top)} rm --cached {paths}` and a line in .gitignore "
+        "leave them out"
+    )
+
+
+def _next(wanted: Wanted, top: Path, path: Path) -> list[str]:
+    if not wanted.run:
+        return [f"next: {hint('init --force')}"]
+    return [
+        f"next: {git_here(top)} add {here(path)} && {git_here(top)} commit -m protocol",
+        f"then: {hint('run --tag first --max-experiments 3')}",
+    ]
+
+
+def _python(folder: Path, files: Files) -> str:
+    if uses_uv(files) and shutil.which("uv"):
+        return "uv run"
+    if (folder / ".venv" / "bin" / "python").exists():
+        return ".venv/bin/python"
+    return "python" if shutil.which("python") else "python3"
+
+
+def _may_change(path: str, around: Surface) -> bool:
+    return any(matches(path, glob) for glob in around.mutable) and not any(
+        matches(path, glob) for glob in (*around.forbidden, *around.harness)
+    )
+
+
+def _everything() -> Protocol:
+    """Rules that let every tracked file be read."""
+    return Protocol.model_validate(
+        {
+            "schemaKind": "discoveryDraft",
+            "protocolVersion": "1.0",
+            "meta": {"archetype": "unknown", "eligibility": "needs_harness"},
+            "mutableSurface": {"allowedGlobs": ["**"]},
+            "execution": {"command": "true"},
+            "measurement": {"primaryMetric": UNKNOWN},
+        }
+    )

@@ -1,0 +1,310 @@
+"""Which files of a repository may change and which must not, from the command that is researched."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from agent.init.discover import TEST_FILE, Candidate, Files, header, prose
+from agent.protocol.models import matches
+from agent.source.constants import parsed
+
+HARNESS = re.compile(
+    r"^(prepare.*|preprocess.*|datasets?|dataload\w*|data|evaluat\w*|eval|metrics?|scor\w+|bench.*|benchmarks?|harness"
+    r"|judge|checker|grade\w*|test_.*|.*_test|conftest|setup|noxfile|witness|attest|ref|reference.*|.*_reference|oracles?"
+    r"|.*_oracle|golden.*|ground_?truth|verif\w+|validat\w+|referee)$"
+)
+HARNESS_FOLDERS = {"reference", "references", "oracle", "oracles", "golden", "benchmark", "benchmarks", "evaluation"}
+FIXED = re.compile(
+    r"\b((do not|don't|dont|must not|may not|should not|shouldn't|mustn't|never|not to|cannot|can't|not) (be )?"
+    r"(modif\w*|edit\w*|chang\w*|touch\w*|alter\w*|rewrit\w*)|read[- ]only|frozen|immutable|hands off|off[- ]limits)\b",
+    re.IGNORECASE,
+)
+EXCEPT = re.compile(
+    r"\b(except|other than|besides|apart from|outside( of)?|(every|any)thing else|all others?|other files|the rest)\b",
+    re.IGNORECASE,
+)
+PART_OF_A_FILE = re.compile(
+    r"^\W*(anything |code )?(below|above|this (line|section|block|part)|the (line|section|block)s?)", re.IGNORECASE
+)
+JUDGES = re.compile(
+    r"^\W*((the|an?|pure|fixed|independent|slow|naive|simple|plain|holds|this (file|module|script) (is|holds|has)) )*"
+    r"(evaluator|oracles?|judge|referee|ground[- ]truth|reference implementations?|(test|benchmark) harness)\b",
+    re.IGNORECASE,
+)
+EDITS = r"(?:edit|modif|chang|tun|improv|optimi[sz]|rewrit|touch)\w*"
+NAME = r"[`*\"']*([\w./-]+\.\w{1,6})\b[`*\"']*"
+FILE = re.compile(
+    r"(?<![\w./-])([\w./-]*\w\.(?:pyx?|c|cc|cpp|cu|h|hpp|rs|go|js|ts|java|jl|rb|zig|metal|sh|json|ya?ml|toml))\b"
+)
+BETWEEN_NAMES = re.compile(r"[`*\"'\s]*(?:,|and|or|&)*[`*\"'\s]*")
+MAY = r"(?:may|can|must|should|will|is|are|to|allowed|only|freely|just)"
+MAY_CHANGE = re.compile(
+    rf"\bagents?\b(?: {MAY}\b)* {EDITS} (?:only )?(?:the file )?{NAME}"
+    rf"|\bonly {EDITS} (?:the file )?{NAME}"
+    rf"|\bonly (?:the file )?{NAME}[^\n.;]{{0,20}} (?:may|can|should|must) be {EDITS}"
+    rf"|{NAME}[^\n.;]{{0,30}}\bthe (?:only|single|one) file\b[^\n.;]{{0,40}}\b{EDITS}"
+    rf"|\b(?:only|single|one) file\b[^\n.;]{{0,40}}\b{EDITS}[^\n.;]{{0,20}}?{NAME}"
+    rf"|\b(?:except|other than|besides|apart from) (?:for )?(?:the file )?{NAME}",
+    re.IGNORECASE,
+)
+CONFIGURATION = re.compile(
+    r"^(pyproject\.toml|uv\.lock|poetry\.lock|Pipfile.*|requirements.*\.txt|setup\.(py|cfg)|environment\.ya?ml|tox\.ini"
+    r"|pytest\.ini|conftest\.py|noxfile\.py|[Mm]akefile|justfile|package(-lock)?\.json|pnpm-lock\.yaml|yarn\.lock"
+    r"|Cargo\.(toml|lock)|go\.(mod|sum)|CMakeLists\.txt|\.python-version)$"
+)
+CODE = (
+    ".py",
+    ".c",
+    ".cc",
+    ".cpp",
+    ".cu",
+    ".h",
+    ".hpp",
+    ".rs",
+    ".go",
+    ".js",
+    ".ts",
+    ".java",
+    ".jl",
+    ".rb",
+    ".zig",
+    ".metal",
+)
+TEST_FOLDERS = ("tests", "test")
+MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Surface:
+    """mutable, harness and forbidden are globs; read: the files that the command reads, as far as can be seen.
+
+    why: of the mutable ones; judged_inside: a mutable file computes its own metric.
+    """
+
+    mutable: tuple[str, ...]
+    harness: tuple[str, ...]
+    forbidden: tuple[str, ...]
+    read: tuple[str, ...]
+    why: str
+    judged_inside: bool = False
+
+
+def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) -> Surface:
+    """wanted: the person's own globs, which win; locks: uv writes a lock file here, tracked or not."""
+    tests = [path for path in files if TEST_FILE.search(path) or PurePosixPath(path).parts[0] in TEST_FOLDERS]
+    begin = tests if candidate.kind == "tests" else [candidate.script] if candidate.script else []
+    read = reached(begin, files)
+    configuration = {path for path in files if _configures(PurePosixPath(path))}
+    harness = [] if candidate.kind == "tests" else _harness(candidate, read, files)
+    fixed = {*harness, *tests, *configuration, *said_fixed(files)}
+    mutable = [path for path in read if path not in fixed]
+    why = "what the tests import" if candidate.kind == "tests" else f"what `{candidate.command}` runs and imports"
+    named = [path for path in said_to_change(files) if path not in {*tests, *configuration}]
+    unseen = not (candidate.script or "").endswith(".py")
+    if named and candidate.kind != "tests" and (unseen or {*named} & {*read}):
+        # What else it reads judges, or is at least no business of the search's.
+        mutable, why = named, "the README says so"
+        harness = [path for path in read if path not in named and path not in {*tests, *configuration}]
+        fixed = {*fixed, *harness} - {*named}
+    if not mutable:
+        mutable, named = _unseen(candidate, files, fixed)
+        harness, why = [*harness, *named], "the source files here: which of them the command reads cannot be seen"
+    if not mutable and candidate.script in harness and candidate.script not in said_fixed(files):
+        mutable, harness = [candidate.script], [path for path in harness if path != candidate.script]
+        why = "it reads no other file of this repository, as far as can be seen"
+    globs = tuple(wanted) or _collapsed(mutable, fixed)
+    judges = _collapsed_tests(tests) if candidate.kind == "tests" else sorted(harness)
+    forbidden = {*_collapsed_tests(tests), *configuration} | ({"uv.lock"} if locks else set())
+    return Surface(
+        mutable=globs,
+        harness=tuple(path for path in judges if not _named(path, wanted)),
+        forbidden=tuple(sorted(path for path in forbidden if not _named(path, wanted))),
+        read=tuple(read),
+        why="you named it (--mutable)" if wanted else why,
+        judged_inside=not judges and any(matches(candidate.script or "", glob) for glob in globs),
+    )
+
+
+def _harness(candidate: Candidate, read: list[str], files: Files) -> list[str]:
+    """What prepares data or judges, by its name, with what only that reads; of a benchmark the script itself."""
+    asked = said_fixed(files)
+    named = [path for path in read if path in asked or (path != candidate.script and _judges(path))]
+    others = {path: text for path, text in files.items() if path not in named or path == candidate.script}
+    direct = reached([candidate.script] if candidate.script else [], others)
+    judge = [candidate.script] if candidate.kind == "benchmark" and candidate.script else []
+    return list(dict.fromkeys([*judge, *named, *(path for path in read if path not in direct)]))
+
+
+def _judges(path: str) -> bool:
+    """Whether a file is one that prepares or judges, by its name or its folder's."""
+    pure = PurePosixPath(path)
+    return HARNESS.match(pure.stem.lower()) is not None or not HARNESS_FOLDERS.isdisjoint(pure.parts[:-1])
+
+
+def said_fixed(files: Files) -> set[str]:
+    """Return the files that a header or the README says must not change, and those that say they judge."""
+    found = {path for path, text in files.items() if path.endswith(CODE) and _asks_to_be_left_alone(path, header(text))}
+    for text in (header(text) for path, text in files.items() if path.endswith(CODE)):
+        # Without a name a sentence is about the file itself.
+        sentences = [each for line in text.splitlines() for each in _sentences(line) if FILE.search(each)]
+        found |= {path for sentence in sentences for path in _forbidden_in(sentence, files)}
+    found |= {path for line in prose(files).splitlines() for path in _forbidden_in(line, files)}
+    return found
+
+
+def said_to_change(files: Files) -> list[str]:
+    """Return the files of which the README says that an agent edits them, or that only they are edited."""
+    found = []
+    for match in MAY_CHANGE.finditer(prose(files)):
+        name = next(each for each in match.groups() if each)
+        if not FIXED.search(match[0]):
+            found += _meant(name, files)
+    return sorted({*found} - said_fixed(files))
+
+
+def _asks_to_be_left_alone(path: str, said: str) -> bool:
+    own = PurePosixPath(path).name
+    for sentence in _sentences(said):
+        for match in FIXED.finditer(sentence):
+            others = {PurePosixPath(name).name for name in FILE.findall(sentence)} - {own}
+            if not others and not PART_OF_A_FILE.match(sentence[match.end() :]):
+                return True
+    first = next((line for line in said.splitlines() if re.search(r"\w", line) and not line.startswith("#!")), "")
+    return JUDGES.search(first) is not None
+
+
+def _forbidden_in(line: str, files: Files) -> list[str]:
+    """The files that a line of a README forbids to change.
+
+    Those that the sentence names after the ban; else those that an entry of a list begins with; else those named last.
+    """
+    found: list[str] = []
+    subject = _first_named(line)
+    before = ""
+    for sentence in _sentences(line):
+        for match in FIXED.finditer(sentence) if not EXCEPT.search(sentence) else ():
+            after = FILE.findall(sentence[match.start() :])
+            meant = after or subject or _last_named(sentence[: match.start()]) or _last_named(before)
+            found += [path for name in meant for path in _meant(name, files)]
+        before = sentence if FILE.search(sentence) else before
+    return found
+
+
+def _first_named(line: str) -> list[str]:
+    """The files that an entry of a list or table is about: `- a.py, b.py: the engine`."""
+    entry = re.match(r"\s*(?:[-*+|#]+|\d+[.)])[\s`*\"']*(?=[\w./-])", line)
+    names: list[str] = []
+    at = entry.end() if entry else -1
+    while entry and (match := FILE.match(line, at)):
+        names.append(match[1])
+        gap = BETWEEN_NAMES.match(line, match.end())
+        at = gap.end() if gap else len(line)
+    return names
+
+
+def _last_named(text: str) -> list[str]:
+    """The file that a text names last, with those before it in the same list: `a.py, b.py and c.py`."""
+    names: list[re.Match[str]] = []
+    for match in reversed([*FILE.finditer(text)]):
+        if names and not BETWEEN_NAMES.fullmatch(text[match.end() : names[-1].start()]):
+            break
+        names.append(match)
+    return [match[1] for match in names]
+
+
+def _sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.;!?])\s+|,? but |\n\s*\n", text)
+
+
+def _meant(name: str, files: Files) -> list[str]:
+    """The files of the repository that a text means: by the whole path, or by a name that only one has."""
+    name = name.removeprefix("./")
+    if name in files:
+        return [name]
+    alike = [path for path in files if path.endswith(f"/{name}")]
+    return alike if len(alike) == 1 else []
+
+
+def _unseen(candidate: Candidate, files: Files, fixed: set[str]) -> tuple[list[str], list[str]]:
+    """The sources that a command may read though nobody can see it: those to change, and those that judge by name.
+
+    What a Python script reads of other Python files is seen.
+    """
+    python = (candidate.script or "").endswith(".py")
+    sources = [path for path in files if path.endswith(CODE) and not (python and path.endswith(".py"))]
+    judges = [path for path in sources if _judges(path)]
+    return [path for path in sources if path not in fixed and path not in judges], judges
+
+
+def _configures(path: PurePosixPath) -> bool:
+    """By its name; in a folder `setup.py` may be a module like any other."""
+    top_only = path.suffix == ".py" and path.name != "conftest.py"
+    return CONFIGURATION.match(path.name) is not None and not (top_only and len(path.parts) > 1)
+
+
+def reached(begin: Iterable[str], files: Files) -> list[str]:
+    """The Python files that `begin` imports or names, directly or not, with themselves; sorted."""
+    found: set[str] = set()
+    waiting = list(begin)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path in files:
+            found.add(path)
+            waiting += [other for other in _references(path, files[path]) if other in files]
+    return sorted(path for path in found if path.endswith(".py") or path in begin)
+
+
+def _references(path: str, source: str) -> Iterator[str]:
+    """Where the modules that a file imports may lie, and file names that it holds as strings."""
+    tree = parsed(source) if path.endswith(".py") else None
+    if tree is None:
+        return
+    here = PurePosixPath(path).parent
+    roots = {here, PurePosixPath(), PurePosixPath("src")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(alias.name.split("."), roots)
+        elif isinstance(node, ast.ImportFrom):
+            parts = node.module.split(".") if node.module else []
+            above = {[here, *here.parents][min(node.level - 1, len(here.parents))]} if node.level else roots
+            for alias in node.names:
+                yield from _files_of([*parts, alias.name], above)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
+            yield from (str(root / node.value) for root in roots)
+
+
+def _files_of(parts: list[str], roots: Iterable[PurePosixPath]) -> Iterator[str]:
+    """`a.b` may be a/b.py, or a folder; a/__init__.py is read on the way to either."""
+    for root in roots:
+        for count in range(1, len(parts) + 1):
+            stem = root.joinpath(*parts[:count])
+            yield f"{stem}.py"
+            yield f"{stem}/__init__.py"
+
+
+def _collapsed(paths: list[str], fixed: set[str]) -> tuple[str, ...]:
+    """The paths, or where they are many the folders that hold them, unless those hold what must not change."""
+    if len(paths) <= MOST_NAMED:
+        return tuple(paths)
+    globs = set()
+    for path in paths:
+        pure = PurePosixPath(path)
+        glob = f"{pure.parts[0]}/**/*{pure.suffix}" if len(pure.parts) > 1 else path
+        globs.add(path if any(matches(other, glob) for other in fixed) else glob)
+    return tuple(sorted(globs))
+
+
+def _collapsed_tests(tests: list[str]) -> list[str]:
+    folders = sorted({PurePosixPath(path).parts[0] for path in tests} & {*TEST_FOLDERS})
+    loose = [path for path in tests if PurePosixPath(path).parts[0] not in folders]
+    return [*(f"{folder}/**/*.py" for folder in folders), *sorted(loose)]
+
+
+def _named(path: str, wanted: list[str]) -> bool:
+    """Whether a person's glob means this very file, or lies in this very folder."""
+    return any(path == glob or ("*" in path and glob.startswith(path.split("*")[0])) for glob in wanted)

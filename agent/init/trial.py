@@ -1,0 +1,175 @@
+"""A command tried for real, in a room as the loop has it, with its limits."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import AutoresearchError, ExperimentError
+from agent.execution.evaluation import Allowance
+from agent.execution.measure import Bench, execute, read, require_success
+from agent.execution.setup import furniture, lines, run
+from agent.protocol.models import Protocol
+from agent.repository.workspace import Workspace
+from agent.room.room import Furniture, Lent, Room, furnish, lendable, make_parts
+from agent.room.sandbox import Sandbox, temporary_folder
+from agent.system.files import last_lines
+
+TOLD_EVERY = 15.0
+LARGEST_JSON, MOST_FILES = 2**20, 100_000
+LEFT_BEHIND = {"__pycache__", "build", "dist", "results.tsv", "run.log", "protocol.json"}
+NO_NETWORK = (
+    "Temporary failure in name resolution",
+    "Name or service not known",
+    "nodename nor servname provided",
+    "Network is unreachable",
+    "Failed to establish a new connection",
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """since: Unix time of its start; files: those of JSON that it wrote, relative to the workspace."""
+
+    seconds: float
+    text: str
+    since: float
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The room of an `init`: set-up commands work in it, then the command. folder: the workspace's copy.
+
+    since: Unix time at which the copy was whole.
+    """
+
+    bench: Bench
+    room: Room
+    since: float
+
+    @property
+    def folder(self) -> Path:
+        return self.room.workspace
+
+    @property
+    def log(self) -> Path:
+        return self.room.layout.folder / "log"
+
+
+@contextlib.contextmanager
+def opened(workspace: Workspace, rules: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
+    """Open a room with what is committed, and with what git does not track lent to it."""
+    bench = Bench(rules, workspace, None, sandbox)
+    lent = lendable(workspace)
+    names = tuple(name for name in lent.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
+    with temporary_folder(workspace.folder / "init") as base:
+        make_parts(base)
+        workspace.export(base / "tree", workspace.head)
+        place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, Lent(names), _furniture())
+        yield Stage(bench, place, time.time())
+
+
+def _furniture() -> Furniture:
+    more = furniture()
+    return dataclasses.replace(more, kind="setup", variables={**more.variables, "PYTHONUNBUFFERED": "1"})
+
+
+def prepare(stage: Stage, rules: Protocol, say: Callable[[str], None]) -> None:
+    """Run the set-up commands in the room. Raises AutoresearchError naming the one that failed."""
+    with_network = dataclasses.replace(stage.room, sandbox=dataclasses.replace(stage.room.sandbox, network=True))
+    for command in lines(rules):
+        say(f"setting up: {command}")
+        run(with_network, command)
+
+
+def attempt(stage: Stage, rules: Protocol, budget: float | None, *, network: bool) -> Trial:
+    """Run the command once. Raises ExperimentError where it fails."""
+    sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
+    bench = dataclasses.replace(stage.bench, protocol=rules, training_seconds=budget)
+    since = time.time()
+    place = dataclasses.replace(stage.room, sandbox=sandbox)
+    ended = execute(bench, place, stage.log, None, lambda _: None, _telling(stage.log), Allowance(None))
+    text = stage.log.read_text(errors="replace")
+    require_success(ended, text)
+    return Trial(ended.seconds, text, since, _written(stage, since))
+
+
+def again(stage: Stage, rules: Protocol, budget: float | None) -> float:
+    """Return the metric of one more run, read as the loop will. Raises AutoresearchError where there is none."""
+    try:
+        ran = attempt(stage, rules, budget, network=rules.environment.constraints.network_policy == "full")
+        return read(stage.room, rules, rules.metric, ran.text, ran.since)
+    except ExperimentError as error:
+        raise AutoresearchError(
+            f"a first run of `{rules.execution.command}` gave {rules.metric.name}, a second one not: {error}"
+        ) from None
+
+
+def changed_tracked(workspace: Workspace, stage: Stage, since: float) -> list[str]:
+    """Return the files that git tracks and a run since then has changed, relative to the workspace."""
+    found = []
+    for name in _listed(stage.folder):
+        path = stage.folder / name
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_mtime < since or not workspace.is_tracked(name):
+                continue
+            before = workspace.show(workspace.head, name)
+            if before is not None and before.encode(errors="surrogateescape") != path.read_bytes():
+                found.append(name)
+    return sorted(found)
+
+
+def tail(stage: Stage, count: int) -> list[str]:
+    """The last lines of what the command said in `attempt`; they go with the room."""
+    return last_lines(stage.log, count)
+
+
+def wants_network(stage: Stage) -> bool:
+    said = "\n".join(tail(stage, 60))
+    return any(sign in said for sign in NO_NETWORK)
+
+
+def _telling(log: Path) -> Callable[[float], None]:
+    """A line now and then on a long run: what it said last."""
+    due = TOLD_EVERY
+
+    def tick(seconds: float) -> None:
+        nonlocal due
+        if seconds >= due:
+            due += TOLD_EVERY
+            print(f"  {seconds:.0f} s  {''.join(last_lines(log))[:100]}", file=sys.stderr, flush=True)
+
+    return tick
+
+
+def _written(stage: Stage, since: float) -> dict[str, str]:
+    """path -> text of each file of JSON in the workspace's copy that this run wrote."""
+    found = {}
+    for name in _listed(stage.folder):
+        path = stage.folder / name
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            status = path.lstat()
+            plain = stat.S_ISREG(status.st_mode) and status.st_size < LARGEST_JSON
+            if path.suffix in (".json", ".jsonl") and plain and status.st_mtime >= since:
+                found[name] = path.read_text()
+    return found
+
+
+def _listed(folder: Path) -> list[str]:
+    """Files below `folder`, hidden folders left out, relative to it."""
+    found: list[str] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [(Path(parent) / name).relative_to(folder).as_posix() for name in names]
+        if len(found) > MOST_FILES:
+            break
+    return found

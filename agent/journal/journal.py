@@ -1,0 +1,170 @@
+"""The durable record of a session: one event a line, on disk before what it announces happens."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from agent.errors import AutoresearchError, fault
+from agent.journal.events import Event, fault_of
+from agent.journal.state import State, replay, step
+from agent.system.files import Unusable, open_plain, read_end
+
+LARGEST_JOURNAL, LONGEST_LINE = 512 * 2**20, 16 * 2**20
+COSTS = ("input_tokens", "output_tokens", "dollars")
+LARGEST_COST = 1e9  # tokens or dollars
+# What an event raises that is none, or that cannot follow those before it.
+NO_EVENT = (ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError, OverflowError)
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+View = Callable[[Event, State], None]
+
+
+class Journal:
+    """Appends events, folds them into `state` and tells the views."""
+
+    def __init__(self, path: Path, views: Sequence[View] = ()) -> None:
+        self.path = path
+        self.state = fold(path)
+        self._views = views
+        self._file: IO[str] | None = None
+
+    def append(self, kind: str, **data: Any) -> None:
+        """Returns once the event is on the disk. Raises AutoresearchError where it cannot be written."""
+        event = Event(kind, round(time.time(), 3), data)
+        try:
+            file = self._file or self._open()
+            file.write(event.to_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise AutoresearchError(
+                f"{self.path} cannot be written: {error.strerror}; make room or give back the rights, then run again: "
+                "the session goes on where it stopped"
+            ) from None
+        self.state = step(self.state, event)
+        self._show(event)
+
+    def show(self, kind: str, **data: Any) -> None:
+        """Tell the views something that is not worth keeping."""
+        self._show(Event(kind, time.time(), data))
+
+    def close(self) -> None:
+        # What could not be written has been reported where it was; closing only tries it once more.
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _show(self, event: Event) -> None:
+        for view in self._views:
+            view(event, self.state)
+
+    def _open(self) -> IO[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        drop_torn_line(self.path)
+        self._file = os.fdopen(os.open(self.path, APPEND, 0o666), "a", encoding="utf-8")
+        return self._file
+
+
+def read(path: Path) -> Iterator[Event]:
+    """The events of a journal. A torn last line is left out; raises AutoresearchError on any other that is no event.
+
+    An event that cannot follow those before it is none either, nor one that holds what no event of its kind can.
+    """
+    state, costs, whole = State(), _Costs(), True
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            data = json.loads(line)
+            event = costs.sound(Event(data.pop("event"), data.pop("at"), data))
+            if fault_of(event) is not None:
+                raise ValueError
+            # What does not begin as a session is a list of events, and nothing follows from it.
+            whole = whole and not (event.kind == "session" and "base" not in event.data)
+            state = step(state, event) if whole else state
+        except (*NO_EVENT, RecursionError, MemoryError):
+            raise AutoresearchError(
+                f"line {number} of {path} is not an event; the journal is the record of the session and is not "
+                "rewritten: mend that line by hand, or start another --tag"
+            ) from None
+        yield event
+
+
+def fold(path: Path) -> State:
+    """What a session has come to. Raises AutoresearchError where its journal is damaged."""
+    try:
+        return replay(read(path))
+    except NO_EVENT as error:
+        raise AutoresearchError(damaged(path, error)) from None
+
+
+def damaged(path: Path, error: Exception) -> str:
+    return (
+        f"{path} does not tell of a session ({fault(error)}): the journal is the record of the session and is not "
+        "rewritten; mend it by hand, or start another --tag"
+    )
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines. Raises AutoresearchError where it is no journal at all."""
+    try:
+        with open_plain(path) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_JOURNAL:
+                raise Unusable(f"is larger than {LARGEST_JOURNAL // 2**20} MiB", path)
+            reader = io.BufferedReader(file)
+            while line := reader.readline(LONGEST_LINE + 1):
+                if len(line) > LONGEST_LINE:
+                    raise Unusable(f"has a line of more than {LONGEST_LINE // 2**20} MiB", path)
+                if not line.endswith(b"\n"):
+                    return
+                yield line
+    except FileNotFoundError:
+        return
+    except Unusable as fault:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
+        raise AutoresearchError(
+            f"{path} {fault}, which no journal does: it is the record of the session and is not rewritten; look at it, "
+            "or start another --tag"
+        ) from None
+
+
+class _Costs:
+    """Mends what an earlier version believed of a server: usage as text, below zero, or beyond all sense.
+
+    What is no number counts as the worst that the call could cost, which stands in the event before it.
+    """
+
+    def __init__(self) -> None:
+        self._worst: dict[str, float] = {}
+
+    def sound(self, event: Event) -> Event:
+        if event.kind not in ("calling", "called"):
+            return event
+        known = {**dict.fromkeys(COSTS, 0), **(self._worst if event.kind == "called" else {})}
+        costs = {name: event.data[name] if _is_cost(event.data.get(name)) else known[name] for name in COSTS}
+        self._worst = costs if event.kind == "calling" else {}
+        return Event(event.kind, event.at, {**event.data, **costs})
+
+
+def _is_cost(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST_COST
+
+
+def drop_torn_line(path: Path) -> int:
+    """Remove a line that power loss cut short: it announced something that then did not happen. Returns its bytes."""
+    try:
+        with open_plain(path) as file:
+            size = file.seek(0, os.SEEK_END)
+        whole = size - len(read_end(path, LONGEST_LINE).rpartition(b"\n")[2])
+    except FileNotFoundError:
+        return 0
+    if whole < size:
+        os.truncate(path, whole)
+    return size - whole

@@ -1,0 +1,76 @@
+"""One loop per workspace: a lock that dies with its process, and a note of who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from agent.errors import PreconditionError
+from agent.system.files import read_bounded, write_whole
+from agent.system.invocation import hint
+
+LARGEST_NOTE = 4096
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The loop that runs in a workspace: its process (pid and Unix time of birth) and its session.
+
+    limits: what ends it, as `limits.noted` writes it; None where no session begins or goes on, as in a comparison.
+    """
+
+    pid: int
+    born: float
+    tag: str
+    limits: dict[str, Any] | None = None
+
+
+@contextlib.contextmanager
+def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> Iterator[None]:
+    """Hold the workspace. Raises PreconditionError naming the process that holds it already.
+
+    limits: what ends the session, for those who look at it.
+    """
+    state_folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(state_folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = holder(state_folder)
+        who = f"process {other.pid} (session {other.tag})" if other else "another process"
+        raise PreconditionError(
+            f"a loop runs in this workspace already: {who}. Watch it with `{hint('status --follow')}`, "
+            f"end it with `{hint('stop')}`"
+        ) from None
+    note = _note(state_folder)
+    try:
+        me = Holder(os.getpid(), psutil.Process().create_time(), tag, limits)
+        write_whole(note, json.dumps(asdict(me)), durable=False)
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(state_folder: Path) -> Holder | None:
+    """The loop that runs now, if one does."""
+    try:
+        found = Holder(**json.loads(read_bounded(_note(state_folder), LARGEST_NOTE)))
+        if not isinstance(found.tag, str) or isinstance(found.pid, bool) or not isinstance(found.limits, dict | None):
+            return None
+        alive = abs(psutil.Process(found.pid).create_time() - found.born) < 1
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, psutil.Error):
+        return None
+    return found if alive else None
+
+
+def _note(state_folder: Path) -> Path:
+    return state_folder / "loop.json"

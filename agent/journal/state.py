@@ -1,0 +1,326 @@
+"""What a session has come to: the journal's events, folded."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from agent.journal.events import Event
+from agent.journal.experiment import Direction, Evidence, Experiment, Run, Value, Verdict
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The experiment under way, as far as it has come.
+
+    revisions: new versions of its candidate, repairs among them. refreshed: runs of the incumbent during it; rebases:
+    those of them that took the machine as it was then, the latest after the run `rebased_at` of the candidate.
+    """
+
+    number: int
+    proposer: str
+    description: str
+    reasoning: str
+    parameters: Mapping[str, Value]
+    digest: str
+    files: tuple[str, ...]
+    proposed_at: float
+    commit: str | None = None
+    revisions: int = 0
+    repairs: int = 0
+    started: Mapping[str, Any] | None = None
+    started_at: float | None = None
+    runs: tuple[Run, ...] = ()
+    verdict: Verdict | None = None
+    expected: float | None = None
+    refreshed: int = 0
+    rebases: int = 0
+    rebased_at: int = 0
+
+    @property
+    def experiment(self) -> Experiment:
+        assert self.commit is not None and self.verdict is not None
+        return Experiment(
+            number=self.number,
+            proposer=self.proposer,
+            description=self.description,
+            commit=self.commit,
+            digest=self.digest,
+            files=self.files,
+            parameters=self.parameters,
+            runs=self.runs,
+            verdict=self.verdict,
+            reasoning=self.reasoning,
+            expected=self.expected,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Fresh runs of several commits in turn. commits: label -> commit. files: those in which they differ.
+
+    runs: all of them, also those that do not count (`agent.decision.schedule`). started: the process that runs now.
+    """
+
+    commits: Mapping[str, str]
+    files: tuple[str, ...]
+    count: int
+    runs: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
+    started: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Calls of models and what they cost: tokens in and out, dollars as far as prices are known."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    dollars: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.calls + other.calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.dollars + other.dollars,
+        )
+
+    def __sub__(self, other: Spent) -> Spent:
+        return self + Spent(-other.calls, -other.input_tokens, -other.output_tokens, -other.dollars)
+
+
+@dataclass(frozen=True)
+class State:
+    """The fold of a journal.
+
+    session: the data of the first event. flags: those of `run` that it keeps (`agent.cli.kept_flags`).
+    head: where the branch should be; previous: where it was before that.
+    seconds: how long the loop has worked on it, the time between a stop and the next start left out.
+    spent: what models have cost, by the number of the experiment.
+    reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
+    waiting, away: why the model is tried again, or does not propose now, and until when (Unix time).
+    nothing: why it had nothing for an experiment, until it has something again.
+    confirmations: what `session.confirm` found of each pair of commits, `{a} {b}`; compared: the comparisons behind
+    them, whose runs were chosen by nothing. comparison: one of `agent.session.compare` that is under way; parked: those
+    that it took the place of, which go on or are read when their turn comes again.
+    """
+
+    session: Mapping[str, Any] | None = None
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    experiments: tuple[Experiment, ...] = ()
+    pending: Pending | None = None
+    head: str | None = None
+    previous: str | None = None
+    ended: str | None = None
+    seconds: float = 0.0
+    latest_at: float = 0.0
+    spent: Mapping[int, Spent] = field(default_factory=dict)
+    reserved: Spent = Spent()
+    waiting: Mapping[str, Any] | None = None
+    away: Mapping[str, Any] | None = None
+    nothing: Mapping[str, Any] | None = None
+    confirmations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    compared: tuple[Comparison, ...] = ()
+    comparison: Comparison | None = None
+    parked: tuple[Comparison, ...] = ()
+
+    @property
+    def cost(self) -> Spent:
+        return sum(self.spent.values(), Spent())
+
+    @property
+    def baseline(self) -> Experiment | None:
+        return self.experiments[0] if self.experiments else None
+
+    @property
+    def incumbent(self) -> Experiment | None:
+        """The best kept experiment: the last kept one, since a keep must beat the one before."""
+        return next((e for e in reversed(self.experiments) if e.verdict.status == "keep"), None)
+
+    @property
+    def confirmation(self) -> Mapping[str, Any] | None:
+        """What fresh runs of the baseline and of what is the best now found; None where there were none."""
+        baseline, best = self.baseline, self.incumbent
+        return self.confirmations.get(f"{baseline.commit} {best.commit}") if baseline and best else None
+
+    @property
+    def since_keep(self) -> int:
+        """Experiments since the last improvement."""
+        incumbent = self.incumbent
+        return self.experiments[-1].number - incumbent.number if incumbent else 0
+
+
+LONGEST_NUMBER = 9  # digits of an experiment's
+# Before these the loop may have been at rest.
+BEGINNINGS = ("session", "resumed", "comparing")
+
+
+def replay(events: Iterable[Event]) -> State:
+    state = State()
+    for event in events:
+        state = step(state, event)
+    return state
+
+
+def step(state: State, event: Event) -> State:
+    """The state after one more event. Unknown kinds are information and change nothing."""
+    worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
+    state = replace(state, latest_at=event.at, seconds=state.seconds + worked)
+    data, pending = event.data, state.pending
+    match event.kind:
+        case "session":
+            return replace(state, session=data, flags=_flags(data), head=data["base"], previous=data["base"])
+        case "resumed":
+            flags = data.get("flags", state.flags)
+            return replace(state, flags=flags, ended=None, waiting=None, away=None, reserved=Spent())
+        case "calling" | "called" | "refused":
+            number, call = data["number"], Spent()
+            if event.kind != "refused":
+                call = Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
+            spent = {**state.spent, number: state.spent.get(number, Spent()) - state.reserved + call}
+            return replace(state, spent=spent, reserved=call if event.kind == "calling" else Spent())
+        case "waiting":
+            return replace(state, waiting=data)
+        case "away":
+            return replace(state, waiting=None, away=data)
+        case "nothing":
+            return replace(state, waiting=None, nothing=data)
+        case "back":
+            return replace(state, away=None)
+        case "ended":
+            return replace(state, ended=data["reason"])
+        case "comparing":
+            return _turned_to(state, Comparison(data["commits"], tuple(data["files"]), data["count"]))
+        case "running" | "compared":
+            return replace(state, comparison=_compared(state.comparison, event))
+        case "confirmed":
+            return _confirmed(state, data)
+        case "ablated":
+            return replace(state, comparison=None, parked=())
+        case "proposed":
+            keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
+            known = {key: data[key] for key in keys}
+            pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
+            nothing = state.nothing if pending.proposer == "search" else None
+            return replace(state, pending=pending, waiting=None, nothing=nothing)
+    if pending is None or data.get("number") != pending.number:
+        return state
+    match event.kind:
+        case "committed":
+            return replace(state, pending=replace(pending, commit=data["commit"]))
+        case "revised":
+            return replace(state, pending=_renewed(pending, data))
+        case "repaired":
+            return replace(state, pending=replace(_renewed(pending, data), repairs=pending.repairs + 1))
+        case "started":
+            return replace(state, pending=replace(pending, started=data, started_at=event.at))
+        case "interrupted":
+            return replace(state, pending=replace(pending, started=None, started_at=None))
+        case "measured":
+            return _measured(state, pending, data)
+        case "judged":
+            evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
+            return replace(state, pending=replace(pending, verdict=Verdict(data["status"], data["reason"], evidence)))
+        case "recorded":
+            return replace(
+                state,
+                experiments=(*state.experiments, pending.experiment),
+                pending=None,
+                previous=state.head,
+                head=data["head"],
+            )
+    return state
+
+
+def _flags(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Versions before this one kept none but the seed, and the training budget in the fingerprint."""
+    if "flags" in data:
+        found: Mapping[str, Any] = data["flags"]
+        return found
+    known = {"seed": data.get("seed"), "training_seconds": data.get("fingerprint", {}).get("training_seconds")}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _renewed(pending: Pending, data: Mapping[str, Any]) -> Pending:
+    """With a new version of its candidate."""
+    changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
+    files = tuple(data.get("files", pending.files))  # journals of old name none where the batch was halved
+    return replace(pending, revisions=pending.revisions + 1, files=files, **changes)
+
+
+def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
+    """A run more of the candidate or, where the event has `of`, of the incumbent with that number."""
+    run, of = run_of(data), data.get("of")
+    pending = replace(pending, started=None, started_at=None)
+    if of is None:
+        return replace(state, pending=replace(pending, runs=(*pending.runs, run)))
+    again = replace(state.experiments[of], fresh=(*state.experiments[of].fresh, run))
+    experiments = (*state.experiments[:of], again, *state.experiments[of + 1 :])
+    pending = replace(pending, refreshed=pending.refreshed + 1)
+    if run.rebased:
+        pending = replace(pending, rebases=pending.rebases + 1, rebased_at=len(pending.runs))
+    return replace(state, pending=pending, experiments=experiments)
+
+
+def _turned_to(state: State, new: Comparison) -> State:
+    """With `new` under way, and the runs that it has where it was parked."""
+    parked = (*state.parked, state.comparison) if state.comparison else state.parked
+    same = [each for each in parked if (each.commits, each.count) == (new.commits, new.count)]
+    rest = tuple(each for each in parked if each not in same)
+    return replace(state, comparison=replace(new, runs=same[-1].runs) if same else new, parked=rest)
+
+
+def _confirmed(state: State, data: Mapping[str, Any]) -> State:
+    known = {**state.confirmations, f"{data.get('a')} {data.get('b')}": data}
+    done = (state.comparison,) if state.comparison else ()
+    return replace(state, confirmations=known, compared=(*state.compared, *done), comparison=None)
+
+
+def _compared(comparison: Comparison | None, event: Event) -> Comparison | None:
+    if comparison is None:
+        return None
+    if event.kind == "running":
+        return replace(comparison, started=event.data)
+    label = event.data["label"]
+    runs = (*comparison.runs.get(label, ()), run_of(event.data))
+    return replace(comparison, started=None, runs={**comparison.runs, label: runs})
+
+
+def run_of(data: Mapping[str, Any]) -> Run:
+    names = {each.name for each in fields(Run)}
+    return Run(**{key: value for key, value in data.items() if key in names})
+
+
+def named(state: State, which: str) -> Experiment | Pending | None:
+    """The experiment that a person calls `12`, `#12`, `best` or `baseline`; None where there is none of that name."""
+    if which in ("best", "baseline"):
+        return state.incumbent if which == "best" else state.baseline
+    everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
+    digits = which.removeprefix("#")
+    if digits.isdecimal() and len(digits) <= LONGEST_NUMBER and int(digits) < len(everything):
+        return everything[int(digits)]
+    return None
+
+
+def gain(baseline: float, value: float, direction: Direction) -> float:
+    """By how much `value` is better than `baseline`: positive is better in either direction."""
+    return baseline - value if direction == "minimize" else value - baseline
+
+
+def expected_seconds(state: State, training_seconds: float | None, limit: float) -> float:
+    """How long a run takes: the median of those that succeeded, or what the budget suggests before there is one."""
+    seconds = [e.runs[-1].seconds for e in state.experiments if e.runs and e.runs[-1].error is None]
+    return statistics.median(seconds) if seconds else min(1.1 * (training_seconds or limit) + 15, limit)
+
+
+def side(state: State, label: str, commit: str) -> str:
+    """What a person calls one side of a comparison: `baseline`, `best #7`, `#3`; its label where it is none of them."""
+    if state.baseline is not None and commit == state.baseline.commit:
+        return "baseline"
+    number = next((each.number for each in reversed(state.experiments) if each.commit == commit), None)
+    if number is None:
+        return label if len(label) > 1 else commit[:12]
+    return f"best #{number}" if state.incumbent and state.incumbent.number == number else f"#{number}"

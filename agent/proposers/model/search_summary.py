@@ -1,0 +1,71 @@
+"""What the search has to go by, for a model to read: the best points, where each constant's good values lie, and where
+runs fail.
+
+It is the view that the search itself takes: the best quarter of all measured points against the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.journal.experiment import Experiment, Value
+from agent.proposers.base import Context
+
+BEST = 5
+GOOD_SHARE = 0.25
+FEWEST_GOOD = 2
+MOST_VALUES = 4
+
+
+def best_points(context: Context) -> list[str]:
+    """`#12 0.993210: RATE 0.3, DEPTH 7`, best first: what differs from the baseline."""
+    base = context.history[0].parameters if context.history else {}
+    lines = []
+    for experiment in _ranked(context)[:BEST]:
+        moved = [f"{key} {value}" for key, value in experiment.parameters.items() if base.get(key) != value]
+        what = ", ".join(moved) or "the baseline's constants"
+        lines.append(f"#{experiment.number} {experiment.metric:.6f}: {what}")
+    return lines
+
+
+def constants(context: Context) -> list[str]:
+    """`RATE now 0.3: the best 4 of 15 have 0.25..0.31, the rest 0.1..0.9; crashed at 2.0, 3.1`, most tried first."""
+    ranked = _ranked(context)
+    count = max(FEWEST_GOOD, round(GOOD_SHARE * len(ranked)))
+    good, rest = ranked[:count], ranked[count:]
+    crashed = [e for e in context.history if e.metric is None]
+    lines = []
+    for key, now in context.incumbent.parameters.items():
+        tried = {value for e in context.history if (value := e.parameters.get(key)) is not None}
+        if len(tried) < 2:
+            continue
+        parts = [f"the best {len(good)} of {len(ranked)} have {_values(good, key)}"]
+        if rest:
+            parts[0] += f", the rest {_values(rest, key)}"
+        # A crash speaks against what it had moved, and not against all that it had.
+        failed = [e for e in crashed if e.parameters.get(key) not in (None, *_measured_values(ranked, key))]
+        if failed:
+            parts.append(f"crashed at {_values(failed, key)}")
+        lines.append((len(tried), f"{key} now {now}: {'; '.join(parts)}"))
+    return [line for _, line in sorted(lines, key=lambda each: -each[0])]
+
+
+def _ranked(context: Context) -> list[Experiment]:
+    """What was measured, best first."""
+    sign = 1 if context.direction == "minimize" else -1
+    measured = [(sign * e.metric, e) for e in context.history if e.metric is not None]
+    return [e for _, e in sorted(measured, key=lambda each: each[0])]
+
+
+def _measured_values(experiments: Sequence[Experiment], key: str) -> set[Value]:
+    return {e.parameters[key] for e in experiments if key in e.parameters}
+
+
+def _values(experiments: Sequence[Experiment], key: str) -> str:
+    """`0.1, 0.3`, or `0.1..0.9` where numbers are many."""
+    found = _measured_values(experiments, key)
+    numbers = sorted(v for v in found if isinstance(v, int | float) and not isinstance(v, bool))
+    if len(numbers) == len(found) > MOST_VALUES:
+        return f"{numbers[0]}..{numbers[-1]}"
+    shown = [str(value) for value in numbers] + sorted(str(v) for v in found if v not in numbers)
+    return ", ".join(shown[: 2 * MOST_VALUES])

@@ -1,0 +1,427 @@
+"""The two wire formats that every model server speaks: OpenAI's chat completions and Anthropic's messages.
+
+Sources: the API references of both (chat/create with stream and stream_options; messages with stream). Keys come from
+the environment only and go into a header only: no log, text or error holds one.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+import requests
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+
+from agent.errors import PreconditionError, UsageError
+from agent.format import plain
+from agent.proposers.base import Away
+from agent.proposers.model import exchange
+from agent.proposers.model.exchange import LARGEST_ANSWER as LARGEST_ANSWER
+
+LONGEST_ANSWER_SECONDS = 900.0
+LONGEST_RETRY_SECONDS = 3600.0
+LARGEST_COUNT = 10**8  # of tokens that a server can mean
+LARGEST_REFUSAL = 4096  # bytes that are read of it
+TICK_SECONDS = 0.2
+ANTHROPIC_VERSION = "2023-06-01"
+# What a server says where waiting does not help: there is no more money.
+NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
+RATE_LIMITED = re.compile(r'"(?:code|type)":\s*"rate_limit_exceeded"')
+# `Please try again in 1.5s`, and what Google's errors hold as RetryInfo.
+AMOUNT = r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?"
+RETRY_IN = re.compile(rf'(?:(?:retry|try again) (?:in|after)|"retryDelay":) ?"?((?:{AMOUNT}){{1,4}})', re.IGNORECASE)
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}  # any other is of a thousandth
+
+Format = Literal["openai", "anthropic"]
+Message = Mapping[str, str]
+T = TypeVar("T")
+
+# scheme -> format, address, variable that may replace it, variable with the key
+SERVERS: dict[str, tuple[Format, str, str, str]] = {
+    "openai": ("openai", "https://api.openai.com/v1", "OPENAI_BASE_URL", "OPENAI_API_KEY"),
+    "anthropic": ("anthropic", "https://api.anthropic.com", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
+    "ollama": ("openai", "http://127.0.0.1:11434/v1", "OLLAMA_BASE_URL", ""),
+    "lmstudio": ("openai", "http://127.0.0.1:1234/v1", "LMSTUDIO_BASE_URL", ""),
+    "mlx": ("openai", "http://127.0.0.1:8080/v1", "MLX_BASE_URL", ""),
+}
+OWN_KEY = "AUTORESEARCH_MODEL_KEY"
+DONE: dict[str, Any] = {}  # a stream's last event, by its identity
+TEXT_PARTS = ("text", "output_text", "text_delta")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Who is asked. scheme: a key of SERVERS, or "http" for any other server."""
+
+    scheme: str
+    name: str
+    format: Format
+    url: str
+    key: str = field(default="", repr=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.scheme}:{self.name}"
+
+    @property
+    def local(self) -> bool:
+        return self.scheme in ("ollama", "lmstudio", "mlx")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """input_tokens, output_tokens: None where the server does not say. cut: it reached the limit of tokens."""
+
+    text: str
+    input_tokens: int | None
+    output_tokens: int | None
+    cut: bool = False
+
+
+class Broken(Away):
+    """The server had the request and gave no whole answer: it may charge for it."""
+
+
+def parse_model(text: str) -> Model:
+    """`openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
+
+    Raises UsageError, and PreconditionError where the key is not in the environment.
+    """
+    if text.startswith(("http://", "https://")):
+        url, _, name = text.partition(" ")
+        if not name.strip():
+            raise UsageError(f"--model {text!r} lacks the model's name: write 'http://host:port/v1 NAME'")
+        return Model("http", name.strip(), "openai", url.rstrip("/"), os.environ.get(OWN_KEY, ""))
+    scheme, _, name = text.partition(":")
+    if scheme not in SERVERS or not name:
+        known = ", ".join(f"{each}:NAME" for each in SERVERS)
+        raise UsageError(f"--model {text!r} is not known: use {known} or 'http://host:port/v1 NAME'")
+    wire, address, url_variable, key_variable = SERVERS[scheme]
+    key = os.environ.get(key_variable, "") if key_variable else ""
+    if key_variable and not key:
+        raise PreconditionError(f"{key_variable} is not set: export the key of {scheme}, or use a local model")
+    return Model(scheme, name, wire, os.environ.get(url_variable, address).rstrip("/"), key)
+
+
+def complete(
+    model: Model,
+    system: str,
+    messages: Sequence[Message],
+    *,
+    most_tokens: int,
+    silence: float,
+    tick: Callable[[], None],
+) -> Answer:
+    """Ask once. silence: seconds without a byte after which the server is taken to be gone.
+
+    Raises Away where there is no whole answer, and whatever `tick` raises.
+    """
+    seconds = LONGEST_ANSWER_SECONDS
+    try:
+        return _in_background(lambda: _ask(model, system, messages, most_tokens, silence, seconds), tick, seconds)
+    except TimeoutError:
+        raise Broken(f"{model.label} has not ended its answer after {seconds:g} s") from None
+
+
+def _ask(
+    model: Model, system: str, messages: Sequence[Message], most_tokens: int, silence: float, seconds: float
+) -> Answer:
+    address, headers, body = _request(model, system, messages, most_tokens)
+    try:
+        with exchange.exchange(
+            "POST", address, headers=headers, json=body, silence=silence, seconds=seconds
+        ) as response:
+            if response.status_code != 200:
+                raise _refusal(model, response)
+            if "event-stream" in response.headers.get("Content-Type", ""):
+                answer = _READ_STREAM[model.format](_events(response))
+            else:
+                answer = _READ_WHOLE[model.format](json.loads(b"".join(exchange.body(response))))
+            # JSON can hold half a character, UTF-8 cannot.
+            text = answer.text.encode(errors="replace").decode()
+            return replace(answer, text=_without_key(text, model))
+    except Broken as broken:
+        raise Broken(_short(broken, model)) from None
+    except requests.RequestException as error:
+        raise _broken_off(model, error, silence) from None
+    except (OSError, HTTPError, MemoryError) as error:
+        raise Broken(f"{model.label} broke off its answer: {_short(error, model)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise Broken(
+            f"{model.label} answered in another format than {model.format}'s: {_short(error, model)}"
+        ) from None
+
+
+def _request(
+    model: Model, system: str, messages: Sequence[Message], most_tokens: int
+) -> tuple[str, dict[str, str], dict[str, Any]]:
+    said = [dict(message) for message in messages]
+    if model.format == "anthropic":
+        body = {"model": model.name, "max_tokens": most_tokens, "system": system, "messages": said, "stream": True}
+        return f"{model.url}/v1/messages", headers_of(model), body
+    # OpenAI's reasoning models refuse the old name of the limit, most other servers know only that.
+    limit = "max_completion_tokens" if model.scheme == "openai" else "max_tokens"
+    body = {
+        "model": model.name,
+        "messages": [{"role": "system", "content": system}, *said],
+        limit: most_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return f"{model.url}/chat/completions", headers_of(model), body
+
+
+def headers_of(model: Model) -> dict[str, str]:
+    if model.format == "anthropic":
+        return {"x-api-key": model.key, "anthropic-version": ANTHROPIC_VERSION}
+    return {"Authorization": f"Bearer {model.key}"} if model.key else {}
+
+
+def _refusal(model: Model, response: requests.Response) -> Away:
+    """What a status other than 200 means."""
+    code = response.status_code
+    said = _beginning(response)
+    what = f"{model.label} answered {code}: {_short(_message(said) or response.reason or '(nothing)', model)}"
+    if code in (401, 403):
+        return Away(f"{what}; the key is refused", lasting=True)
+    wait = _wanted_wait(response.headers, said)
+    temporary = code in (408, 409, 425, 429) or code >= 500
+    # Limits of a minute speak of quotas and billing too. That there is no money left comes with no time to wait for.
+    timed = wait is not None or "Retry-After" in response.headers
+    limited = temporary and (timed or RATE_LIMITED.search(said) is not None)
+    if code == 402 or (not limited and any(words in said.lower() for words in NO_CREDIT)):
+        return Away(f"{what}; the quota is used up", lasting=True)
+    if temporary:
+        return Away(what, wait)
+    return Away(what, lasting=True)
+
+
+def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
+    """The seconds that a server asks to wait for, in a header or in its words; None where it does not."""
+    if (wait := _retry_after(headers.get("Retry-After"))) is not None:
+        return wait
+    if (wait := _retry_after(headers.get("retry-after-ms"))) is not None:
+        return wait / 1000
+    words = RETRY_IN.search(said)
+    if words is None:
+        return None
+    amounts = re.findall(AMOUNT, words[1], re.IGNORECASE)
+    return min(sum(float(count) * UNITS.get(unit.lower(), 1e-3) for count, unit in amounts), LONGEST_RETRY_SECONDS)
+
+
+def _beginning(response: requests.Response) -> str:
+    """Of a refusal's body; empty where that breaks off or is compressed: the status says what matters."""
+    if exchange.is_packed(response):
+        return ""
+    try:
+        return response.raw.read(LARGEST_REFUSAL, decode_content=True).decode(errors="replace").strip()
+    except (HTTPError, OSError, ValueError):
+        return ""
+
+
+def _broken_off(model: Model, error: requests.RequestException, silence: float) -> Away:
+    """What an error of the connection means."""
+    cause = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(cause, NewConnectionError | ConnectTimeoutError | SSLError):
+        return Away(f"{model.label} cannot be reached at {model.url}: {_short(cause, model)}")
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+        return Broken(f"{model.label} sent nothing for {silence:g} s")
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
+        return Away(f"the address {model.url} is not one: {_short(error, model)}", lasting=True)
+    return Broken(f"{model.label} broke off its answer: {_short(error, model)}")
+
+
+def _message(said: str) -> str:
+    try:
+        content = json.loads(said)
+        error = content.get("error", content)
+        return str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError, RecursionError):
+        return said
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds from now, an hour at most; the header holds them, or a date (RFC 9110, 10.2.3)."""
+    if header is None:
+        return None
+    try:
+        try:
+            seconds = float(header)
+        except ValueError:
+            date = email.utils.parsedate_tz(header)
+            if date is None:
+                return None
+            seconds = email.utils.mktime_tz(date) - time.time()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_RETRY_SECONDS)
+
+
+def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
+    rest: list[bytes] = []  # joined at a line's end alone: chunks may be of one byte each
+    for chunk in exchange.body(response):
+        rest.append(chunk)
+        if b"\n" not in chunk:
+            continue
+        *lines, last = b"".join(rest).split(b"\n")
+        rest = [last]
+        for line in lines:
+            if line.startswith(b"data:") and (data := line[5:].strip()):
+                event = DONE if data == b"[DONE]" else json.loads(data)
+                if isinstance(event, dict):
+                    yield event
+    if b"".join(rest).removeprefix(b"data:").strip() == b"[DONE]":
+        yield DONE
+
+
+def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
+    text: list[str] = []
+    usage: Mapping[str, Any] = {}
+    finish, ended = None, False
+    for event in events:
+        if event.get("error"):
+            raise Broken(f"the server broke off: {_message(json.dumps(event))}")
+        # Several gateways end the stream and give no reason for the answer's end.
+        ended = ended or event is DONE
+        usage = _usage(event) or usage
+        for choice in event.get("choices") or []:
+            if choice and not choice.get("index"):
+                text.append(_said((choice.get("delta") or {}).get("content")))
+                finish = choice.get("finish_reason") or finish
+    if finish is None and not ended:
+        raise Broken("the stream ended in the middle of the answer")
+    return Answer("".join(text), *_openai_tokens(usage), finish == "length")
+
+
+def _openai_whole(content: dict[str, Any]) -> Answer:
+    if content.get("error"):
+        raise Broken(f"the server broke off: {_message(json.dumps(content))}")
+    choice = content["choices"][0]
+    cut = choice.get("finish_reason") == "length"
+    return Answer(_said(choice["message"]["content"]), *_openai_tokens(_usage(content)), cut)
+
+
+def _said(content: Any) -> str:
+    """The text of a message: all of it, or its parts of text; those of thinking and pictures are none.
+
+    Raises TypeError where it is neither.
+    """
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if isinstance(content, dict):
+        if content.get("type", "text") not in TEXT_PARTS:
+            return ""
+        return _said(content.get("text"))
+    if isinstance(content, list):
+        return "".join(map(_said, content))
+    raise TypeError(f"{type(content).__name__} for a text")
+
+
+def _openai_tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+
+
+def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
+    text: list[str] = []
+    usage: dict[str, Any] = {}
+    finish, ended = None, False
+    for event in events:
+        kind = event.get("type")
+        if kind == "error":
+            raise Broken(f"the server broke off: {_message(json.dumps(event))}")
+        if kind == "message_start":
+            usage.update(_usage(event.get("message") or {}))
+        elif kind == "content_block_delta":
+            text.append(_said(event.get("delta")))
+        elif kind == "message_delta":
+            usage.update(_usage(event))
+            finish = (event.get("delta") or {}).get("stop_reason") or finish
+        ended = ended or kind == "message_stop" or event is DONE
+    if not ended:
+        raise Broken("the stream ended in the middle of the answer")
+    return Answer("".join(text), _anthropic_input(usage), _count(usage.get("output_tokens")), finish == "max_tokens")
+
+
+def _anthropic_whole(content: dict[str, Any]) -> Answer:
+    if content["content"] is None:
+        raise TypeError("no content")
+    text, usage = _said(content["content"]), _usage(content)
+    cut = content.get("stop_reason") == "max_tokens"
+    return Answer(text, _anthropic_input(usage), _count(usage.get("output_tokens")), cut)
+
+
+def _anthropic_input(usage: Mapping[str, Any]) -> int | None:
+    """Tokens read from or written to a cache are counted apart."""
+    if "input_tokens" not in usage:
+        return None
+    parts = [_count(usage["input_tokens"])]
+    # Null where no cache took part.
+    caches = ("cache_creation_input_tokens", "cache_read_input_tokens")
+    parts += [_count(usage[name]) for name in caches if usage.get(name) is not None]
+    told = [part for part in parts if part is not None]
+    return sum(told) if len(told) == len(parts) else None
+
+
+def _usage(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    usage = content.get("usage")
+    return usage if isinstance(usage, dict) else {}
+
+
+def _count(tokens: object) -> int | None:
+    """A number of tokens; None for all that cannot be one, which counts as not told."""
+    whole = isinstance(tokens, int) and not isinstance(tokens, bool)
+    return tokens if whole and 0 <= tokens <= LARGEST_COUNT else None  # type: ignore[operator, return-value]
+
+
+_READ_STREAM = {"openai": _openai_stream, "anthropic": _anthropic_stream}
+_READ_WHOLE = {"openai": _openai_whole, "anthropic": _anthropic_whole}
+
+
+def _short(error: object, model: Model) -> str:
+    text = " ".join(plain(str(error)).split())
+    return _without_key(text, model)[:200] or type(error).__name__
+
+
+def _without_key(text: str, model: Model) -> str:
+    """A server can say what it was told, and what it says is kept."""
+    return text.replace(model.key, "***") if model.key else text
+
+
+def _in_background(work: Callable[[], T], tick: Callable[[], None], seconds: float) -> T:
+    """`work` on a thread of its own, so that neither Ctrl-C nor a slow drip waits for the network.
+
+    Raises TimeoutError where it takes longer than `seconds`; the thread is left to its own deadline.
+    """
+    results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((work(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=run, name="asks a model", daemon=True).start()
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            result, error = results.get(timeout=TICK_SECONDS)
+        except queue.Empty:
+            tick()
+            if time.monotonic() > ends:
+                raise TimeoutError from None
+            continue
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]

@@ -1,0 +1,115 @@
+"""Candidates around the incumbent, and every candidate as a point: each constant's range becomes 0..1."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agent.journal.experiment import Value
+from agent.proposers.search.space import Dimension, Space
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+    Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+# How many constants a candidate changes, and by how much of the range: each is drawn from these.
+CHANGED = (1, 1, 2, 3)
+SPREADS = (0.03, 0.08, 0.2, 0.3)
+SMALLEST_SPREAD = 0.03
+# No change of an integer is smaller than this share of it: no night can tell it from noise.
+SMALLEST_SHARE = 0.02
+# Two choices are as far apart as this share of a range.
+CHOICE_DISTANCE = 0.6
+# What stands for zero on a log scale, in the range of a constant that is switched off.
+ZERO = 1e-12
+OUTSIDE = 0.5
+
+
+def pool(space: Space, rng: random.Random, count: int, reach: float = 1.0) -> list[dict[str, Value]]:
+    """Up to `count` different changes of the incumbent: one to three constants, small steps and large ones.
+
+    reach: shrinks the steps.
+    """
+    found: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
+    for _ in range(count):
+        spread = max(rng.choice(SPREADS) * reach, SMALLEST_SPREAD)
+        chosen = rng.sample(space.dimensions, min(rng.choice(CHANGED), len(space.dimensions)))
+        values = {dimension.key: _moved(dimension, rng, spread) for dimension in chosen}
+        found[tuple(sorted(values.items()))] = values
+    return list(found.values())
+
+
+def groups(space: Space) -> Indices:
+    """Of each feature of a point the index of its constant: a number takes one feature, a choice one for each value."""
+    import numpy as np
+
+    return np.repeat(np.arange(len(space.dimensions)), [len(d.choices) or 1 for d in space.dimensions])
+
+
+def point(space: Space, values: Mapping[str, Value]) -> list[float]:
+    """Raises KeyError where a constant is missing and TypeError where it is not of its kind any more."""
+    return [feature for d in space.dimensions for feature in _features(d, values[d.key])]
+
+
+def points(space: Space, candidates: Sequence[Mapping[str, Value]]) -> Array:
+    """The points of changes of the incumbent: candidates x features."""
+    import numpy as np
+
+    starts = dict(zip((d.key for d in space.dimensions), np.unique(groups(space), return_index=True)[1], strict=True))
+    found = np.tile(np.array(point(space, space.values())), (len(candidates), 1))
+    by_key = {d.key: d for d in space.dimensions}
+    for row, changes in zip(found, candidates, strict=True):
+        for key, value in changes.items():
+            features = _features(by_key[key], value)
+            row[starts[key] : starts[key] + len(features)] = features
+    return found
+
+
+def _features(dimension: Dimension, value: Value) -> list[float]:
+    if dimension.kind == "choice":
+        return [CHOICE_DISTANCE * math.sqrt(0.5) * (value == choice) for choice in dimension.choices]
+    if not isinstance(value, int | float):
+        raise TypeError(dimension.key)
+    return [min(max(_unit(dimension, value), -OUTSIDE), 1 + OUTSIDE)]
+
+
+def _moved(dimension: Dimension, rng: random.Random, spread: float) -> Value:
+    value = dimension.value
+    if dimension.kind == "choice":
+        return rng.choice(dimension.choices)
+    assert isinstance(value, int | float)
+    low, high = _scaled(dimension, dimension.low), _scaled(dimension, dimension.high)
+    moved = _scaled(dimension, value) + rng.gauss(0, spread) * (high - low)
+    moved = min(max(moved, low), high)
+    new = dimension.rounded(math.exp(moved) if _is_log(dimension) else moved)
+    if dimension.kind != "float" and abs(_number(new) - value) < max(SMALLEST_SHARE * abs(value), 0.5):
+        # The smallest step there is.
+        direction = rng.choice((-1, 1))
+        step = max(1.0, SMALLEST_SHARE * abs(value))
+        return dimension.rounded(value * 2.0**direction if dimension.kind == "power" else value + direction * step)
+    return new
+
+
+def _number(value: Value) -> float:
+    assert isinstance(value, int | float)
+    return value
+
+
+def _unit(dimension: Dimension, value: float) -> float:
+    low, high = _scaled(dimension, dimension.low), _scaled(dimension, dimension.high)
+    return (_scaled(dimension, value) - low) / ((high - low) or 1.0)
+
+
+def _scaled(dimension: Dimension, value: float) -> float:
+    if not _is_log(dimension):
+        return value
+    return math.log(max(value, sys.float_info.min if dimension.low > 0 else ZERO))
+
+
+def _is_log(dimension: Dimension) -> bool:
+    return dimension.kind == "power" or dimension.log

@@ -1,0 +1,105 @@
+"""Search comments, and what was meant to be one: `# Search: 0.01..0.05` leaves no range without a word."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+
+from agent.errors import UsageError
+from agent.source.constants import NAME, is_literal, parsed, target_of, unmarked
+
+COMMENT = re.compile(r"#\s*search:\s*([^;#]*)")
+FORM = "write `# search: LOW..HIGH`, `# search: LOW..HIGH log`, `# search: a | b | c` or `# search: off`"
+
+# A word at a comment's start, perhaps with a sign behind it, and what it may say.
+_SLIP = re.compile(
+    r"#+[\s:]*(?P<word>[A-Za-z]{4,10})(?:[\s-]+(?:range|space|over|in|from))?"
+    r"\s*(?P<sign>[:=\uff1a]*)\s*(?P<rest>[^;#]*)"
+)
+_NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_RULE = re.compile(
+    rf"(?:{_NUMBER}\s*(?:\.\.|\u2026|-|\u2013|to|,)\s*{_NUMBER}(?:\s+log)?|.*\|.*|off)\s*[.!]?\s*", re.IGNORECASE
+)
+_ALIKE = 0.8
+LONGEST_COMMENT = 500
+
+
+def require_plain(path: str, source: str) -> None:
+    """Raises UsageError on a comment that was meant to steer the search and is not read, naming file and line."""
+    for line, comment, _ in _comments(path, source):
+        if COMMENT.search(comment) is None and _is_slip(comment):
+            raise UsageError(f"{path} line {line}: `{comment[:60]}` is no search comment: {FORM}")
+
+
+def misplaced(path: str, source: str) -> Iterator[str]:
+    """A sentence for each search comment that stands where it steers nothing."""
+    tree = parsed(source) if path.endswith(".py") else None
+    beside = {*_lines_of_literals(tree)} if tree is not None else set()
+    for line, comment, alone in _comments(path, source):
+        rule = COMMENT.search(comment)
+        if rule is not None and line not in beside and _RULE.fullmatch(rule[1].strip()):
+            where = "on a line of its own" if alone else "beside no constant that can be searched"
+            yield (
+                f"{path} line {line}: the search comment stands {where} and does nothing: it belongs behind "
+                "NAME = number at module level"
+            )
+
+
+def _is_slip(comment: str) -> bool:
+    found = _SLIP.match(comment[:LONGEST_COMMENT])
+    if found is None:
+        return False
+    word, rest = found["word"].lower(), found["rest"].strip()
+    rule = _RULE.fullmatch(rest) is not None or ".." in rest
+    if word == "search":
+        return bool(found["sign"]) or rule
+    return rule and word.startswith("s") and difflib.SequenceMatcher(None, word, "search").ratio() >= _ALIKE
+
+
+def _comments(path: str, source: str) -> Iterator[tuple[int, str, bool]]:
+    """Each comment of a Python file with its line, and whether nothing stands before it there."""
+    if not path.endswith(".py"):
+        return
+    text = unmarked(source)
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string, not token.line[: token.start[1]].strip()
+    except (tokenize.TokenError, SyntaxError, RecursionError):
+        return
+
+
+def _lines_of_literals(tree: ast.Module) -> Iterator[int]:
+    """Where a name in capitals is given a single literal, in whatever branch: the lines on which these end."""
+    for node in ast.walk(tree):
+        found = target_of(node) if isinstance(node, ast.stmt) else None
+        if found is not None and NAME.fullmatch(found[0]) and is_literal(found[1]) and found[1].end_lineno is not None:
+            yield found[1].end_lineno
+
+
+def others(source: str) -> Iterator[str]:
+    """What else a file holds that a person may have meant to be searched, in words."""
+    tree = parsed(source)
+    if tree is None:
+        return
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="add_argument"), args=[ast.Constant(value=str(flag)), *_]):
+                yield f"{flag} is a flag of the command"
+            case ast.ClassDef(name=name, body=body) if any(isinstance(each, ast.AnnAssign) for each in body):
+                yield f"the fields of {name} stand in a class"
+    for statement in tree.body:
+        found = target_of(statement)
+        if found is None or found[0].startswith("__"):
+            continue
+        name, value = found
+        if isinstance(value, ast.Tuple | ast.List | ast.Dict | ast.Set):
+            yield f"{name} is no single number"
+        elif is_literal(value) and not NAME.fullmatch(name):
+            yield f"{name} is not in capitals"
+        elif NAME.fullmatch(name) and not is_literal(value):
+            yield f"{name} is computed"

@@ -1,0 +1,259 @@
+"""Which constants of the mutable files are searched, and where: from a comment, or from the value itself.
+
+LEARNING_RATE = 0.04  # search: 0.004..0.4 log
+DEPTH = 4             # search: 1..12
+PATTERN = "SSSL"      # search: "L" | "SL" | "SSSL"
+SEED = 42             # search: off; free text may follow a semicolon
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from agent.errors import UsageError
+from agent.journal.experiment import Value
+from agent.proposers.search.comments import COMMENT, FORM, misplaced, others, require_plain
+from agent.source.constants import Constant, constants, refuses, replace
+from agent.source.training_budget import limits_of, timed_names, why_budget
+
+RANGE = re.compile(r"(\S+?)\s*\.\.\s*(\S+)(\s+log)?")
+NEVER = re.compile(r"(^|_)(SEED|EVAL|LOG|PRINT|VERSION|PATH|DIR)(_|$)")
+FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
+DIGITS = 3
+MOST_REASONS = 4
+# Beyond this the width of a range, or a multiple of a value, might be no number any more.
+LARGEST = 1e300
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched constant. Numbers lie in low..high; kind `power` means powers of two; choices have no order."""
+
+    key: str
+    path: str
+    name: str
+    kind: Literal["float", "int", "power", "choice"]
+    value: Value
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[Value, ...] = ()
+
+    def fits(self, value: Value) -> bool:
+        if self.kind == "choice":
+            return value in self.choices
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def rounded(self, value: float) -> Value:
+        """The nearest value that may be proposed: within the range, of the constant's type, with few digits."""
+        value = min(max(value, self.low), self.high)
+        if self.kind == "power":
+            return int(
+                2
+                ** min(
+                    max(round(math.log2(max(value, 1))), math.ceil(math.log2(max(self.low, 1)))),
+                    int(math.log2(self.high)),
+                )
+            )
+        if self.kind == "int":
+            few = float(f"{value:.{DIGITS}g}")
+            return round(few if self.low <= few <= self.high else value)
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The searched constants of a set of files."""
+
+    files: Mapping[str, str]
+    known: Mapping[str, Value]
+    dimensions: tuple[Dimension, ...]
+
+    def values(self) -> dict[str, Value]:
+        return {dimension.key: dimension.value for dimension in self.dimensions}
+
+    def apply(self, values: Mapping[str, Value]) -> dict[str, str]:
+        """The new text of every file that `values` changes."""
+        texts = {}
+        for path, text in self.files.items():
+            named = self._of_file(path, values)
+            changed = replace(text, constants(text, self.known), named) if named else text
+            if changed != text:
+                texts[path] = changed
+        return texts
+
+    def refuses(self, values: Mapping[str, Value]) -> bool:
+        """Whether a file's own asserts would refuse `values`."""
+        return any(
+            refuses(text, self.known, self._of_file(path, values)) is not None
+            for path, text in self.files.items()
+            if path.endswith(".py")
+        )
+
+    def _of_file(self, path: str, values: Mapping[str, Value]) -> dict[str, Value]:
+        return {d.name: values[d.key] for d in self.dimensions if d.path == path and d.key in values}
+
+
+def space_of(files: Mapping[str, str], known: Mapping[str, Value]) -> Space:
+    """Raises UsageError on a search comment that is malformed or not read, naming file and line."""
+    for path, text in files.items():
+        require_plain(path, text)
+    budgets = _budgets(files, known)
+    dimensions = []
+    for path, constant in _constants(files, known):
+        dimension = _dimension(path, constant, budgets.get((path, constant.name)))
+        if dimension is not None:
+            dimensions.append(dimension)
+    if len({dimension.path for dimension in dimensions}) == 1:
+        return Space(files, known, tuple(dimensions))
+    keyed = [Dimension(**{**vars(d), "key": f"{d.path}:{d.name}"}) for d in dimensions]
+    return Space(files, known, tuple(keyed))
+
+
+def tunable_parameters(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, Value]:
+    """The searched constants and their values: NAME, or path:NAME where several files have some."""
+    return space_of(files, known).values()
+
+
+def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | None:
+    """Say that there is nothing to search, and why, as far as can be seen; None where there is something."""
+    if space_of(files, known).dimensions:
+        return None
+    budgets = _budgets(files, known)
+    reasons = [
+        f"{constant.name} {_why_left_out(constant, budgets.get((path, constant.name)))}"
+        for path, constant in _constants(files, known)
+    ]
+    reasons += [reason for path, text in files.items() if path.endswith(".py") for reason in others(text)]
+    shown = ", ".join(dict.fromkeys(reasons[:MOST_REASONS])) or f"{', '.join([*files][:3])} gives no number a name"
+    more = f" and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+    return (
+        f"there is nothing to search: {shown}{more}; give what may be tuned a name in capitals at module level, as in "
+        "RATE = 0.1, or let a model or an agent propose (--model, --agent)"
+    )
+
+
+def remarks(files: Mapping[str, str]) -> list[str]:
+    """Sentences about search comments that do nothing."""
+    return [remark for path, text in files.items() for remark in misplaced(path, text)]
+
+
+def _why_left_out(constant: Constant, budget: str | None) -> str:
+    if budget is not None:
+        return f"is left out ({budget})"
+    if COMMENT.search(constant.comment):
+        return "is switched off by its comment"
+    if isinstance(constant.value, str):
+        return "is a text without a list of choices in a search comment"
+    if NEVER.search(constant.name):
+        return "is never searched by its name"
+    return "is negative, 0 or too large for a range of its own: give it a search comment"
+
+
+def _constants(files: Mapping[str, str], known: Mapping[str, Value]) -> list[tuple[str, Constant]]:
+    return [
+        (path, constant)
+        for path, text in files.items()
+        if path.endswith(".py")
+        for constant in constants(text, known).values()
+    ]
+
+
+def _budgets(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[tuple[str, str], str]:
+    """Why constants are budgets of training, by file and name."""
+    timed = {name for path, text in files.items() if path.endswith(".py") for name in timed_names(text)}
+    found = {}
+    for path, constant in _constants(files, known):
+        why = why_budget(constant.name, constant.value, limits_of(known), timed)
+        if why is not None:
+            found[path, constant.name] = why
+    return found
+
+
+def _dimension(path: str, constant: Constant, budget: str | None) -> Dimension | None:
+    """budget: why it is one of training. Raises UsageError where a comment wants that searched."""
+    comment = COMMENT.search(constant.comment)
+    if comment is None:
+        return None if budget or NEVER.search(constant.name) else _inferred(path, constant)
+    text = comment.group(1).strip()
+    if text == "off":
+        return None
+    if budget is not None:
+        raise UsageError(
+            f"{path} line {constant.line}: {constant.name} is not searched, for longer training is no better recipe "
+            f"({budget}): write `# search: off` behind it"
+        )
+    try:
+        return _choices(path, constant, text) if "|" in text else _range(path, constant, text)
+    except (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError):
+        raise UsageError(
+            f"{path} line {constant.line}: the search comment of {constant.name} is malformed: {FORM}"
+        ) from None
+
+
+def _choices(path: str, constant: Constant, text: str) -> Dimension:
+    choices = [ast.literal_eval(part.strip()) for part in text.split("|")]
+    if constant.value not in choices:
+        choices.insert(0, constant.value)
+    for choice in choices:
+        if isinstance(choice, str):
+            choice.encode()  # raises ValueError on half a character, which no journal can hold
+        elif not _is_number(choice):
+            raise ValueError(text)
+    return Dimension(constant.name, path, constant.name, "choice", constant.value, choices=tuple(choices))
+
+
+def _range(path: str, constant: Constant, text: str) -> Dimension:
+    form = RANGE.fullmatch(text)
+    if form is None or isinstance(constant.value, str | bool):
+        raise ValueError(text)
+    low, high = float(form.group(1)), float(form.group(2))
+    if not low < high or (form.group(3) and low <= 0) or not all(map(_is_number, (low, high, constant.value))):
+        raise ValueError(text)
+    return _numeric(path, constant, low, high, bool(form.group(3)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LARGEST
+
+
+def _inferred(path: str, constant: Constant) -> Dimension | None:
+    value, name = constant.value, constant.name
+    if isinstance(value, bool):
+        return Dimension(name, path, name, "choice", value, choices=(False, True))
+    if isinstance(value, str):
+        return None
+    fraction = FRACTION.search(name) is not None
+    if value == 0:
+        return _numeric(path, constant, 0.0, 0.5, False) if fraction and isinstance(value, float) else None
+    if value < 0 or value > LARGEST:
+        return None
+    if isinstance(value, int):
+        if _is_power(value):
+            return _numeric(path, constant, max(1, value // 4), value * 4, True)
+        return _numeric(path, constant, max(1, min(value // 2, value - 1)), max(value * 2, value + 1), False)
+    if fraction and value <= 1:
+        return _numeric(path, constant, value / 8, min(1.0, value * 8), False)
+    return _numeric(path, constant, value / 8, value * 8, True)
+
+
+def _numeric(path: str, constant: Constant, low: float, high: float, log: bool) -> Dimension:
+    """A value outside its own range widens the range: the incumbent is always part of the space."""
+    value = constant.value
+    assert isinstance(value, int | float)
+    low, high = min(low, value), max(high, value)
+    kind: Literal["float", "int", "power"] = "float"
+    if isinstance(value, int):
+        # A range without `log` counts one by one: DEPTH = 4, ASPECT_RATIO = 64.
+        kind = "power" if _is_power(value) and log else "int"
+        low, high = math.ceil(low), math.floor(high)
+    return Dimension(constant.name, path, constant.name, kind, value, low, high, log)
+
+
+def _is_power(value: int) -> bool:
+    return value >= 2 and value & (value - 1) == 0

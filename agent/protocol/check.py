@@ -1,0 +1,58 @@
+"""`protocol check`: every field, its value, where that comes from, and what the program does about it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import BaseModel
+
+from agent.protocol.models import Protocol
+
+VARIABLES = {"execution.stopCondition.trainingSecondsBudget": "AUTORESEARCH_TRAINING_SECONDS"}
+
+
+def check(protocol: Protocol) -> list[dict[str, Any]]:
+    """One entry a field: {field, value, origin, enforced, effect}. Origin is protocol.json, default or a variable."""
+    return _fields(protocol, "")
+
+
+def lines(fields: list[dict[str, Any]]) -> list[str]:
+    wide = max(len(field["field"]) for field in fields)
+    return [
+        f"{field['field']:<{wide}}  {_short(field['value'])}  ({field['origin']})  "
+        f"{'enforced' if field['enforced'] else 'information'}: {field['effect']}"
+        for field in fields
+    ]
+
+
+def _fields(model: BaseModel, prefix: str) -> list[dict[str, Any]]:
+    found = []
+    for name, field in type(model).model_fields.items():
+        value, path = getattr(model, name), f"{prefix}{field.alias or name}"
+        if isinstance(value, BaseModel):
+            found += _fields(value, f"{path}.")
+        elif isinstance(value, list) and value and all(isinstance(item, BaseModel) for item in value):
+            for index, item in enumerate(value):
+                found += _fields(item, f"{path}.{index}.")
+        else:
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            variable = VARIABLES.get(path, "")
+            origin = "protocol.json" if name in model.model_fields_set else "default"
+            if variable in os.environ:
+                value, origin = os.environ[variable], variable
+            found.append(
+                {
+                    "field": path,
+                    "value": value,
+                    "origin": origin,
+                    "enforced": bool(extra.get("enforced", True)),
+                    "effect": field.description or "part of the field above",
+                }
+            )
+    return found
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

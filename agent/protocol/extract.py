@@ -1,0 +1,273 @@
+"""Numbers out of a run's log, or out of a file that it wrote: whatever stands there, a number or one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+import regex
+
+from agent.errors import NoMetric
+from agent.format import one_line, printed
+from agent.protocol.models import Metric
+from agent.system.files import read_text
+from agent.system.patterns import SECONDS, Endless, found
+
+LARGEST_FILE = 64 * 2**20
+LONGEST_SUMMARY = 1000  # characters of a line of pytest's
+LONGEST_NUMBER = 1000  # characters
+LONGEST_SHOWN = 40
+LONGEST_END = 2**20  # characters of a log's end that tell of the training
+LEAST_DECIMALS = 2  # of a number that may be a rounded one
+
+_PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
+# 45,060.2: thousands with a comma between them.
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?![\d,.])", re.IGNORECASE)
+_TRAINED = re.compile(
+    r"^[ \t]*(?:total[_ ])?train(?:ing)?[_ ](?:seconds|secs?|time|time[_ ]s|duration)[ \t]*[:=][ \t]*"
+    r"([0-9][0-9,]{0,12}(?:\.[0-9]{1,12})?)[ \t]*(?:s|sec|secs|seconds)?[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+
+
+def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0, seconds: float = SECONDS) -> float:
+    """Return the metric's value in `log` or, where the protocol names a file, in that file under `folder`.
+
+    Args:
+        since: Unix time at which the run began; an older file is left over from another run.
+        seconds: how long the protocol's pattern may take.
+
+    Raises:
+        NoMetric: there is none, more than one that differ, or one that is not a finite number.
+    """
+    how = metric.extract
+    if how.path is not None:
+        log = _read(folder, how.path, since)
+    if how.kind != "junit":
+        log = printed(log)
+    if how.kind == "regex":
+        value = _regex(metric, log, seconds)
+    else:
+        value = {"json_pointer": _json_pointer, "junit": _junit, "pytest_summary": _pytest_summary}[how.kind](
+            metric, log
+        )
+    if not math.isfinite(value):
+        raise NoMetric(f"{metric.name} is {value}, not a finite number")
+    return value
+
+
+def _regex(metric: Metric, log: str, seconds: float) -> float:
+    # A carriage return ends a line as far as patterns go, and what follows it on its line takes its place.
+    lines = log.replace("\r", "\n")
+    values: dict[int, str] = {}
+    line = place = 0
+    try:
+        for match in found(metric.extract.pattern or "", lines, seconds):
+            at = match.start(1) if match.start(1) >= 0 else match.start()
+            line, place = max(line, log.rfind("\n", place, at) + 1), max(place, at)
+            values[line] = _whole(metric.name, lines, match)
+    except Endless as endless:
+        raise NoMetric(f"{metric.name} cannot be read: {endless}") from None
+    if not values:
+        raise NoMetric(f"no line of the log matches the pattern for {metric.name}")
+    return _one_number(metric.name, set(values.values()))
+
+
+def _whole(name: str, lines: str, match: regex.Match[str]) -> str:
+    """The number as it stands there. Raises NoMetric where a match is only a part of one.
+
+    A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds, unless the pattern
+    itself goes on to the line's end and the number does not. It reads 45,060.2 as 45: that is taken whole.
+    """
+    text, end = match.group(1) or "", match.end(1) if match.end(1) >= 0 else match.end()
+    line_end = lines.find("\n", end)
+    line_end = line_end if line_end >= 0 else len(lines)
+    grouped = _GROUPED.match(lines, match.start(1), line_end) if text else None
+    if grouped and grouped.end() > end:
+        text, end = grouped[0], grouped.end()
+    rest = lines[end : min(line_end, end + LONGEST_NUMBER)]
+    spelled_out = match.end() >= line_end and not re.match(r"[\w.,+-]*\d", rest)
+    if rest.strip() and not spelled_out:
+        raise NoMetric(f"{name} is followed by {_shown(rest.strip())} on its line, so it is no plain number")
+    return text
+
+
+def _one_number(name: str, texts: set[str]) -> float:
+    """The number that all of them are, in whatever digits. Raises NoMetric where they are several."""
+    values = {text: _number(name, text) for text in texts}
+    finest = max(texts, key=lambda text: (_decimals(text), text))
+    value = values[finest]
+    others = {each for text, each in values.items() if not _rounds_to(value, text, each)}
+    if others:
+        raise NoMetric(f"the log holds {len({*others, value})} different values of {name}")
+    return value
+
+
+def _rounds_to(value: float, text: str, rounded: float) -> bool:
+    """Whether `text`, which is `rounded`, is the value itself, or is it with fewer digits behind the point."""
+    if rounded == value or (math.isnan(rounded) and math.isnan(value)):
+        return True
+    decimals = _decimals(text)
+    return decimals >= LEAST_DECIMALS and abs(value - rounded) <= 0.5000001 * 10.0**-decimals
+
+
+def _decimals(text: str) -> int:
+    """How many digits it has behind the point; 0 where an exponent moves that."""
+    return len(text.strip().partition(".")[2]) if "e" not in text.lower() else 0
+
+
+def told_training(log: str) -> float | None:
+    """How many seconds of training a log tells of, in a line such as `training_seconds: 300.1`; None for none."""
+    found = [*_TRAINED.finditer(printed(log[-LONGEST_END:]).replace("\r", "\n"))]
+    try:
+        return _number("training", found[-1][1]) if found else None
+    except NoMetric:
+        return None
+
+
+def _json_pointer(metric: Metric, log: str) -> float:
+    value = last_json(metric.name, log)
+    where = _shown(metric.extract.pointer)
+    for part in (metric.extract.pointer or "").split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, _Object) and key in value.doubled:
+            raise NoMetric(f"the JSON has different values at {where} for {metric.name}")
+        try:
+            value = value[int(key)] if isinstance(value, list) and _INDEX.fullmatch(key) else value[key]
+        except (KeyError, IndexError, TypeError):
+            raise NoMetric(f"the JSON has nothing at {where} for {metric.name}") from None
+    return _number(metric.name, value)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its names stood there with different values."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.doubled: set[str] = set()
+        if len(self) < len(pairs):
+            self.doubled = {name for name, value in pairs if isinstance(value, dict | list) or value != self[name]}
+
+
+def last_json(name: str, log: str) -> Any:
+    """The JSON that `log` is, or that its last line with some holds. Raises NoMetric where there is none."""
+    for text in (log, *reversed(log.splitlines())):
+        if text.lstrip()[:1] in ("{", "["):
+            try:
+                return json.loads(text, object_pairs_hook=_Object)
+            except (ValueError, RecursionError, MemoryError):
+                continue
+    raise NoMetric(f"there is no JSON to read {name} from")
+
+
+def _junit(metric: Metric, log: str) -> float:
+    suites = _suites(metric.name, log)
+    if not suites:
+        raise NoMetric(f"the JUnit file for {metric.name} has no testsuite")
+
+    def sum_of(key: str) -> float:
+        numbers = [_number(f"{key} of the JUnit file for {metric.name}", suite.get(key) or "0") for suite in suites]
+        if any(number < 0 for number in numbers):
+            raise NoMetric(f"{key} of the JUnit file for {metric.name} is negative")
+        return math.fsum(numbers) if all(map(math.isfinite, numbers)) else math.nan
+
+    keys = {"total": "tests", "failed": "failures", "errors": "errors", "skipped": "skipped", "seconds": "time"}
+    if metric.extract.count in keys:
+        return sum_of(keys[metric.extract.count])
+    passed = sum_of("tests") - sum_of("failures") - sum_of("errors") - sum_of("skipped")
+    if passed < 0:
+        raise NoMetric(f"the JUnit file for {metric.name} counts more failures than tests")
+    return passed
+
+
+def _suites(name: str, log: str) -> list[dict[str, str]]:
+    """The attributes of the outermost suites. No document type is taken: entities can grow without end."""
+    suites: list[dict[str, str]] = []
+    depth, single = 0, False
+    parser = expat.ParserCreate()
+
+    def begin(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth, single
+        single = single or (depth == 0 and tag == "testsuite")
+        if tag == "testsuite" and depth == (0 if single else 1):
+            suites.append(attributes)
+        depth += 1
+
+    def end(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def refuse(*_: object) -> None:
+        raise NoMetric(f"the JUnit file for {name} declares a document type, which is not read")
+
+    parser.StartElementHandler, parser.EndElementHandler = begin, end
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    try:
+        parser.Parse(log.encode("utf-8", errors="replace"), True)
+    except expat.ExpatError as error:
+        raise NoMetric(f"the JUnit file for {name} is not XML: {error}") from None
+    except (LookupError, ValueError, RecursionError, MemoryError):
+        raise NoMetric(f"the JUnit file for {name} is not XML that can be read") from None
+    return suites
+
+
+def _pytest_summary(metric: Metric, log: str) -> float:
+    lines = (line for line in reversed(log.splitlines()) if len(line) <= LONGEST_SUMMARY)
+    line = next((line for line in lines if re.search(r"[0-9] [a-z]+.* in [0-9.]+s", line)), None)
+    if line is None:
+        raise NoMetric(f"the log has no pytest summary line for {metric.name}")
+    count = metric.extract.count
+    if count == "seconds":
+        return _number(metric.name, re.findall(r" in ([0-9.]+)s", line)[-1])
+    counts: dict[str, float] = {}
+    for number, word in re.findall(r"([0-9]+) (passed|failed|errors?|skipped)", line):
+        value = _number(metric.name, number)
+        if counts.setdefault(word.rstrip("s"), value) != value:
+            raise NoMetric(f"pytest's summary line counts {word} twice, so {metric.name} is no plain number")
+    return sum(counts.values()) if count == "total" else counts.get(_PYTEST_WORDS[count], 0.0)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) <= LONGEST_NUMBER and _GROUPED.fullmatch(text):
+            text = text.replace(",", "")
+        if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text):
+            return float(text)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise NoMetric(f"{name} is too large for a number") from None
+    raise NoMetric(f"{name} is {_shown(value)}, not a number")
+
+
+def _shown(value: object) -> str:
+    """A value in few plain words: it may be an object of a gigabyte, or an integer too long to be written out."""
+    if isinstance(value, str):
+        text = one_line(value[: 10 * LONGEST_SHOWN])
+        return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
+    return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
+        dict if isinstance(value, dict) else type(value), type(value).__name__
+    )
+
+
+def _read(folder: Path, name: str, since: float) -> str:
+    """The file of a run. Only a plain one counts, inside of the folder, and not one that a link leads to."""
+    path = folder / name
+    try:
+        if not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise NoMetric(f"{path.name} lies outside of the folder that the command ran in")
+        if path.lstat().st_mtime < since:
+            raise NoMetric(f"{path.name} was not written by this run")
+        return read_text(path, LARGEST_FILE)
+    except RuntimeError:
+        raise NoMetric(f"{path.name} cannot be read: its folders lead to themselves") from None
+    except OSError as error:
+        raise NoMetric(f"{path.name} cannot be read: {error.strerror}") from None

@@ -1,0 +1,268 @@
+"""The morning report: what the journal and git know about sessions, as plain data, and the files made of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from agent.decision.estimate import estimate
+from agent.errors import AutoresearchError, PreconditionError, UsageError
+from agent.execution.fingerprint import differences
+from agent.format import block, plain
+from agent.journal.experiment import Evidence, Experiment, reservations
+from agent.journal.history import ideas_of
+from agent.journal.journal import NO_EVENT, damaged, read
+from agent.journal.paths import find_session, journal_path
+from agent.journal.state import State, replay
+from agent.protocol.load import load_protocol
+from agent.protocol.models import Protocol
+from agent.report.gain import outcome
+from agent.report.summary import summarize
+from agent.report.timing import time_spent
+from agent.repository.workspace import Workspace
+from agent.system.invocation import hint, program
+
+
+def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
+    """Everything that the page shows, as JSON has it: `sessions`, in the order of `tags`, and how they compare."""
+    rules = load_protocol(workspace.folder)
+    names = list(dict.fromkeys(tags)) or [find_session(workspace.folder, None)]
+    sessions = [_session(workspace, rules, find_session(workspace.folder, name)) for name in names]
+    first = sessions[0]
+    for other in sessions[1:]:
+        if (other["metric"], other["direction"]) != (first["metric"], first["direction"]):
+            raise UsageError(
+                f"session {first['tag']} is to {first['direction']} {first['metric']} and {other['tag']} to "
+                f"{other['direction']} {other['metric']}: make a report of each"
+            )
+    unlike = {s["tag"]: differences(first["fingerprint"], s["fingerprint"]) for s in sessions[1:]}
+    return {
+        "made_at": time.time(),
+        "sessions": sessions,
+        "unlike": {tag: found for tag, found in unlike.items() if found},
+    }
+
+
+def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
+    events = list(read(journal_path(workspace.folder, tag)))
+    try:
+        state = replay(events)
+    except NO_EVENT as error:
+        raise AutoresearchError(damaged(journal_path(workspace.folder, tag), error)) from None
+    about = state.session
+    if about is None or not state.experiments:
+        raise PreconditionError(
+            f"session {tag} has no measured baseline yet, so there is nothing to report: "
+            f"go on with `{hint(f'run --tag {tag}')}`"
+        )
+    state = replace(state, experiments=tuple(map(_clean, state.experiments)))
+    recorded = {event.data["number"]: event.at for event in events if event.kind == "recorded"}
+    rows = [_row(state, experiment, recorded.get(experiment.number)) for experiment in state.experiments]
+    return {
+        **summarize(state),
+        "began": events[0].at,
+        "latest": state.latest_at,
+        "seconds": state.seconds,
+        "proposer": about.get("proposer"),
+        "fingerprint": dict(about["fingerprint"]),
+        "rows": rows,
+        "noise": _noise(state),
+        "confirmation": _confirmation(state),
+        "ideas": _ideas(state),
+        "crashes": _crashes(state.experiments),
+        "time": asdict(time_spent(events)),
+        "diff": _diff(workspace, state),
+        "commands": _commands(rules, workspace, state),
+    }
+
+
+def _clean(experiment: Experiment) -> Experiment:
+    """Without the characters that models and runs may write but no page can hold."""
+    description, reasoning = _text(experiment.description), _text(experiment.reasoning)
+    verdict = replace(experiment.verdict, reason=_text(experiment.verdict.reason))
+    return replace(experiment, description=description, reasoning=reasoning, verdict=verdict)
+
+
+def _text(text: str) -> str:
+    return re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", plain(text))
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", block(text))
+
+
+def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
+    assert state.session is not None
+    evidence, came = experiment.verdict.evidence, outcome(state, experiment)
+    return {
+        "number": experiment.number,
+        "status": experiment.verdict.status,
+        "reason": experiment.verdict.reason,
+        "metric": experiment.metric,
+        "estimate": estimate(experiment),
+        "pruned": next((run.pruned for run in reversed(experiment.runs) if run.pruned is not None), None),
+        "change": came.value - came.against if came.value is not None and came.against is not None else None,
+        "effect": came.gain,
+        "word": came.word,
+        "evidence": asdict(evidence) if evidence else None,
+        "confirmed": came.sure,
+        "words": ", ".join([_words(state, experiment), *reservations(experiment.runs)]),
+        "runs": len(experiment.runs) + len(experiment.fresh),
+        "seconds": sum(run.seconds for run in (*experiment.runs, *experiment.fresh)),
+        "at": at,
+        "commit": experiment.commit,
+        "proposer": experiment.proposer,
+        "description": experiment.description,
+        "reasoning": experiment.reasoning,
+        "expected": experiment.expected,
+    }
+
+
+def _words(state: State, experiment: Experiment) -> str:
+    evidence = experiment.verdict.evidence
+    words = evidence_words(experiment.number, evidence)
+    if evidence is not None and not evidence.confirmed and outcome(state, experiment).sure:
+        return f"confirmed by fresh runs; when it was kept {words}"
+    return words
+
+
+def evidence_words(number: int, evidence: Evidence | None) -> str:
+    """What a verdict rests on, in words that begin with confirmed or provisional."""
+    if number == 0:
+        return "the baseline"
+    if evidence is None:
+        return "provisional: one run each"
+    runs = f"{evidence.runs} {'run' if evidence.runs == 1 else 'runs'} against {evidence.incumbent_runs}"
+    if evidence.noise == 0.0:
+        runs += ", and equal programs give equal numbers"
+    elif evidence.sigmas is not None:
+        runs += f", {evidence.sigmas:.1f} sigma"
+    if evidence.doubt is not None:
+        runs += ", at equal steps"
+    match evidence.how:
+        case "confirmed":
+            return f"confirmed: {runs}"
+        case "simplification":
+            return f"confirmed as a simplification that loses nothing: {runs}"
+        case "repeat":
+            return "a repeat of a program already measured"
+        case "greedy":
+            return f"provisional, any gain was enough: {runs}"
+    return f"provisional: {runs}"
+
+
+def _noise(state: State) -> float | None:
+    """The standard deviation of one run, as the latest verdict knew it; None where nothing was measured twice."""
+    known = [e.verdict.evidence.noise for e in state.experiments if e.verdict.evidence]
+    noise = known[-1] if known else (state.confirmation or {}).get("noise")
+    return float(noise) if noise else None
+
+
+def _confirmation(state: State) -> dict[str, Any] | None:
+    """What fresh runs of the baseline and the best found, else of the baseline and an earlier best, with the interval
+    as values of the metric; None where there is neither."""
+    best = state.incumbent
+    pairs = (f"{state.experiments[0].commit} {e.commit}" for e in reversed(state.experiments))
+    found = next((state.confirmations[pair] for pair in pairs if pair in state.confirmations), None)
+    means = (found or {}).get("means") or {}
+    if not found or means.get("a") is None or means.get("b") is None or state.session is None or best is None:
+        return None
+    sign = -1 if state.session["direction"] == "minimize" else 1
+    low, high = found.get("low"), found.get("high")
+    ends = [means["a"] + sign * end for end in (low, high)] if low is not None and high is not None else None
+    number = next((e.number for e in reversed(state.experiments) if e.commit == found.get("b")), None)
+    return {
+        "number": number,
+        "current": number == best.number,
+        "baseline": means["a"],
+        "value": means["b"],
+        "interval": sorted(ends) if ends else None,
+        "gain": found.get("gain"),
+        "gain_interval": [low, high] if ends else None,
+        "runs": {side: _count((found.get("runs") or {}).get(side)) for side in ("a", "b")},
+        "verdict": str(found.get("verdict") or ""),
+    }
+
+
+def _count(runs: object) -> int | None:
+    return len(runs) if isinstance(runs, list) else runs if isinstance(runs, int) else None
+
+
+def _ideas(state: State) -> list[dict[str, Any]]:
+    """What was moved, how often and what came of it; gains are positive where better. Those that never helped first."""
+    assert state.session is not None
+    groups: dict[str, list[Experiment]] = defaultdict(list)
+    for experiment in state.experiments[1:]:
+        for idea in ideas_of(state.experiments, experiment):
+            groups[idea].append(experiment)
+    found = []
+    for idea, members in groups.items():
+        gains = [gained for e in members if (gained := outcome(state, e).gain) is not None]
+        found.append(
+            {
+                "idea": idea,
+                "tried": len(members),
+                "kept": sum(e.verdict.status == "keep" for e in members),
+                "crashed": sum(e.verdict.status == "crash" for e in members),
+                "best": max(gains, default=None),
+                "median": statistics.median(gains) if gains else None,
+                "numbers": [e.number for e in members],
+            }
+        )
+    return sorted(found, key=lambda each: (each["kept"] > 0, -each["tried"]))
+
+
+def _crashes(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for experiment in experiments:
+        if experiment.verdict.status == "crash":
+            groups[experiment.verdict.reason].append(experiment.number)
+    found = [{"reason": reason, "numbers": numbers} for reason, numbers in groups.items()]
+    return sorted(found, key=lambda each: -len(each["numbers"]))
+
+
+def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
+    """The files that differ between baseline and best, whole; None where a commit has no such file or is gone."""
+    baseline, best = state.baseline, state.incumbent
+    assert baseline is not None and best is not None
+    changed = sorted({path for e in state.experiments if e.verdict.status == "keep" for path in e.files})
+    texts = [
+        {
+            "path": _text(path),
+            "before": _shown(workspace.show(baseline.commit, path)),
+            "after": _shown(workspace.show(best.commit, path)),
+        }
+        for path in changed
+    ]
+    return [each for each in texts if each["before"] != each["after"]]
+
+
+def _commands(rules: Protocol, workspace: Workspace, state: State) -> list[dict[str, str]]:
+    """What to paste into a shell in the workspace, each with what it does."""
+    assert state.session is not None and state.incumbent is not None
+    tag, best, prefix = state.session["tag"], state.incumbent.commit, workspace.prefix
+    kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
+    paths = sorted({path for e in kept for path in e.files})
+    # Beside the repository, whose top may lie above the workspace.
+    folder = "../" * (1 + len(PurePosixPath(prefix).parts)) + f"best-{tag}"
+    enter = f"cd {shlex.quote(str(PurePosixPath(folder, prefix, rules.execution.cwd)))}"
+    seconds = state.session["fingerprint"].get("training_seconds")
+    budget = f"AUTORESEARCH_TRAINING_SECONDS={seconds:g} " if seconds else ""
+    found = [
+        (f"See {path} as it was measured", f"git show {best}:{shlex.quote(str(PurePosixPath(prefix, path)))}")
+        for path in paths
+    ]
+    found.append(("Run the best again, in a folder of its own", f"git worktree add {folder} {best}"))
+    found.append(("", f"{enter} && {budget}{rules.execution.command}"))
+    if kept:
+        picked = " ".join(e.commit[:12] for e in kept)
+        found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
+    found.append(("Go on where it stopped", f"{program(workspace.folder)} run --tag {tag}"))
+    return [{"says": _text(says), "command": _text(command)} for says, command in found]

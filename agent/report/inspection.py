@@ -1,0 +1,289 @@
+"""Looking closer at what a session has: one experiment, two of them compared, a run's log, all sessions."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agent.decision.estimate import estimate
+from agent.errors import AutoresearchError, PreconditionError, UsageError
+from agent.journal import lock
+from agent.journal.experiment import Experiment, Run
+from agent.journal.journal import fold
+from agent.journal.paths import find_session, journal_path, own_log, state_folder
+from agent.journal.state import Pending, Spent, State, named
+from agent.protocol.load import load_protocol
+from agent.report.gain import outcome, standing
+from agent.repository.workspace import Workspace
+from agent.system.files import Unusable, last_lines, open_plain
+from agent.system.invocation import hint
+
+SHORTEST_HASH = 4
+TAIL_LINES = 12
+POLL_SECONDS = 0.3
+BLOCK = 2**20
+
+
+def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
+    """Everything that is known of one experiment, the one under way included. Raises PreconditionError."""
+    tag, state = load(folder, tag)
+    found = find(state, tag, which)
+    assert state.session is not None
+    logs = [run.log for run in found.runs]
+    if isinstance(found, Pending) and found.started:
+        logs.append(found.started["log"])
+    return {
+        "tag": tag,
+        "number": found.number,
+        "status": found.verdict.status if found.verdict else "under way",
+        "reason": found.verdict.reason if found.verdict else None,
+        "evidence": asdict(found.verdict.evidence) if found.verdict and found.verdict.evidence else None,
+        "description": found.description,
+        "proposer": found.proposer,
+        "reasoning": found.reasoning,
+        "commit": found.commit,
+        "files": list(found.files),
+        "metric": state.session["metric"],
+        "direction": state.session["direction"],
+        **_effect(state, found),
+        "expected": found.expected,
+        "runs": [_run(run, "measured") for run in found.runs] + [_run(run, "fresh") for run in _fresh(found)],
+        "cost": asdict(state.spent.get(found.number, Spent())),
+        "diff": _change(folder, found),
+        "log": logs[-1] if logs else None,
+        "log_tail": _tail(folder, logs[-1]) if logs else [],
+    }
+
+
+def diff(folder: Path, tag: str | None, which: str | None, other: str | None) -> dict[str, Any]:
+    """What `which` has that `other` has not. Without `other` an experiment is compared with what it was made from;
+    without either, the best with the baseline."""
+    tag, state = load(folder, tag)
+    new = find(state, tag, which or "best")
+    old = find(state, tag, other or "baseline") if other or which is None else None
+    for each in (new, old):
+        if each is not None and each.commit is None:
+            raise PreconditionError(
+                f"experiment #{each.number} of session {tag} has no commit yet: try again in a moment"
+            )
+    with _workspace(folder) as workspace:
+        assert new.commit is not None
+        if old is None:
+            text = _change_in(workspace, new)
+        else:
+            assert old.commit is not None
+            text = workspace.diff(old.commit, new.commit)
+    return {
+        "tag": tag,
+        "from": {"number": old.number if old else None, "commit": old.commit if old else f"{new.commit}^"},
+        "to": {"number": new.number, "commit": new.commit},
+        "diff": text,
+    }
+
+
+def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Path:
+    """The log of an experiment's run, the last one without `run`; without `which`, of the latest experiment."""
+    tag, state = load(folder, tag)
+    last = state.pending or (state.experiments[-1] if state.experiments else None)
+    found = last if which is None else find(state, tag, which)
+    logs = [each.log for each in (*found.runs, *_fresh(found))] if found else []
+    if isinstance(found, Pending) and found.started:
+        logs.append(found.started["log"])
+    if found is None or not logs:
+        what = f"experiment #{found.number}" if found else "an experiment"
+        raise PreconditionError(f"session {tag} has no run of {what} yet: `{hint('status')}` says how far it is")
+    if run is not None and not 1 <= run <= len(logs):
+        has = f"{len(logs)} runs, numbered from 1" if len(logs) > 1 else "one run"
+        raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}: it has {has}")
+    name = logs[(run or len(logs)) - 1]
+    try:
+        path = own_log(folder, name, _artifact(folder))
+        open_plain(path).close()
+    except FileNotFoundError:
+        raise PreconditionError(
+            f"the log {name} of experiment #{found.number} is gone: it was deleted or moved"
+        ) from None
+    except Unusable as fault:
+        raise PreconditionError(f"the log {name} of experiment #{found.number} {fault}: it is not shown") from None
+    return path
+
+
+def follow(folder: Path, path: Path, go_on: bool) -> Iterator[str]:
+    """A log's text from its beginning; with `go_on` as it grows, until its run is over."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    with open_plain(path) as file:
+        while True:
+            last = not go_on or not _is_written(folder, path)
+            some = False
+            while block := file.read(BLOCK):
+                some = True
+                yield decoder.decode(block)
+            if last:
+                yield decoder.decode(b"", final=True)
+                return
+            if not some:
+                time.sleep(POLL_SECONDS)
+
+
+def _tail(folder: Path, log: str) -> list[str]:
+    """The last lines of a log; none where it is none of the workspace's."""
+    try:
+        return last_lines(own_log(folder, log, _artifact(folder)), TAIL_LINES)
+    except Unusable:
+        return []
+
+
+def _artifact(folder: Path) -> str | None:
+    """Where the protocol keeps the baseline's log; None where there is no protocol that can be read."""
+    try:
+        return load_protocol(folder).provenance.baseline_artifact_path
+    except AutoresearchError:
+        return None
+
+
+def sessions(folder: Path) -> list[dict[str, Any]]:
+    """One entry for every tag, the one last worked on first. A damaged journal is an entry with its error."""
+    paths = sorted(
+        (state_folder(folder) / "sessions").glob("*/journal.jsonl"),
+        key=lambda path: path.lstat().st_mtime,
+        reverse=True,
+    )
+    find_session(folder, None)
+    holder = lock.holder(state_folder(folder))
+    return [_session(path, holder is not None and holder.tag == path.parent.name) for path in paths]
+
+
+def load(folder: Path, tag: str | None) -> tuple[str, State]:
+    """The tag that is meant and its state. Raises PreconditionError where there is none."""
+    tag = find_session(folder, tag)
+    state = fold(journal_path(folder, tag))
+    if state.session is None:
+        raise PreconditionError(
+            f"session {tag} ended before it began: start it again with `{hint(f'run --tag {tag}')}`"
+        )
+    return tag, state
+
+
+def find(state: State, tag: str, which: str) -> Experiment | Pending:
+    """By number (`12`, `#12`), by the beginning of its hash, or as `best` or `baseline`.
+
+    Raises PreconditionError where there is none, UsageError where a hash fits several or is none at all.
+    """
+    everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
+    has = f"it has {_numbers(everything)}"
+    if (found := named(state, which)) is not None:
+        return found
+    if which in ("best", "baseline"):
+        raise PreconditionError(f"session {tag} has no {which} yet: {has}")
+    digits = which.removeprefix("#")
+    if digits.isdecimal() and (which.startswith("#") or len(digits) < SHORTEST_HASH):
+        raise PreconditionError(f"there is no experiment #{digits[:20]} in session {tag}: {has}")
+    if len(which) < SHORTEST_HASH or not set(which.lower()) <= set("0123456789abcdef"):
+        raise UsageError(
+            f"{which[:80]!r} names no experiment: give its number, {SHORTEST_HASH} digits or more of its hash, "
+            "best or baseline"
+        )
+    fitting = [each for each in everything if (each.commit or "").startswith(which.lower())]
+    # A reused text can have one commit twice; the first is the one that was measured.
+    if len({each.commit for each in fitting}) > 1:
+        numbers = ", ".join(f"#{each.number}" for each in fitting)
+        raise UsageError(f"{which} is the beginning of several hashes ({numbers}): give more of it, or the number")
+    if not fitting:
+        raise PreconditionError(
+            f"no experiment of session {tag} has the hash {which[:80]}: {has}, or name another --tag"
+        )
+    return fitting[0]
+
+
+def _numbers(everything: Sequence[Experiment | Pending]) -> str:
+    return f"#0 to #{len(everything) - 1}" if len(everything) > 1 else "only #0" if everything else "none"
+
+
+def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
+    """value: what it was judged by; gain: over `compared_with`, the incumbent of its time; estimate: see Experiment."""
+    if isinstance(found, Pending):
+        if found.commit is None or found.verdict is None:
+            best = state.incumbent
+            before = {"number": best.number, "value": estimate(best)} if best else None
+            return {"value": None, "estimate": None, "compared_with": before, "gain": None, "outcome": None}
+        found = found.experiment
+    came = outcome(state, found)
+    return {
+        "value": came.value,
+        "estimate": estimate(found),
+        "compared_with": {"number": came.incumbent, "value": came.against} if came.incumbent is not None else None,
+        "gain": came.gain,
+        "outcome": asdict(came),
+    }
+
+
+def _fresh(found: Experiment | Pending) -> tuple[Run, ...]:
+    return found.fresh if isinstance(found, Experiment) else ()
+
+
+def _run(run: Run, kind: str) -> dict[str, Any]:
+    """kind: `measured` before the verdict, `fresh` after it."""
+    return {"kind": kind, **asdict(run)}
+
+
+def _change(folder: Path, found: Experiment | Pending) -> str | None:
+    """None where git or protocol.json cannot be read: the rest of what is known is worth showing all the same."""
+    if found.commit is None:
+        return None
+    try:
+        with _workspace(folder) as workspace:
+            return _change_in(workspace, found)
+    except AutoresearchError:
+        return None
+
+
+def _change_in(workspace: Workspace, found: Experiment | Pending) -> str:
+    """A candidate's only parent is what it was made from; the baseline was made from nothing."""
+    assert found.commit is not None
+    return workspace.diff(f"{found.commit}^", found.commit) if found.number > 0 else ""
+
+
+@contextlib.contextmanager
+def _workspace(folder: Path) -> Iterator[Workspace]:
+    with contextlib.closing(Workspace(folder, load_protocol(folder))) as workspace:
+        yield workspace
+
+
+def _is_written(folder: Path, path: Path) -> bool:
+    """Whether a loop that lives has this log's run under way."""
+    holder = lock.holder(state_folder(folder))
+    if holder is None:
+        return False
+    pending = fold(journal_path(folder, holder.tag)).pending
+    return pending is not None and pending.started is not None and pending.started["log"] == str(path)
+
+
+def _session(path: Path, running: bool) -> dict[str, Any]:
+    tag, at = path.parent.name, path.lstat().st_mtime
+    try:
+        state = fold(path)
+    except AutoresearchError as error:
+        return {"tag": tag, "error": str(error), "running": running, "last_activity": at}
+    session, best, stands = state.session, state.incumbent, standing(state)
+    return {
+        "tag": tag,
+        "error": None if session else "it ended before it began",
+        "branch": session["branch"] if session else None,
+        "metric": session["metric"] if session else None,
+        "experiments": max(0, len(state.experiments) - 1),
+        "baseline": stands.baseline,
+        "best": stands.best,
+        "best_number": best.number if best else None,
+        "best_commit": best.commit if best else None,
+        "gain": stands.apparent,
+        "confirmed_gain": stands.confirmed,
+        "gain_is": stands.word,
+        "last_activity": max(at, state.latest_at),
+        "running": running,
+        "ended": state.ended,
+    }

@@ -1,0 +1,141 @@
+"""How a session is doing, read from its journal: from any terminal, without disturbing the loop."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agent.errors import PreconditionError
+from agent.format import duration
+from agent.journal import lock
+from agent.journal.experiment import Experiment
+from agent.journal.journal import fold
+from agent.journal.paths import find_session, journal_path, state_folder, stop_file
+from agent.journal.state import Spent, State
+from agent.report.summary import summarize
+from agent.system.invocation import hint
+
+POLL_SECONDS = 0.5
+LONGEST_SILENCE = 10.0
+LONGEST_START = 10.0  # seconds that a loop takes from its command to its lock, on a machine that is busy
+
+
+def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any], State]:
+    """The summary, the last `rows` experiments, and what runs now; and the state that they are taken from.
+
+    Raises PreconditionError where there is no session.
+    """
+    beginning = about_to_begin(workspace, tag)
+    if beginning is not None:
+        raise PreconditionError(
+            f"session {beginning.tag} is about to begin in process {beginning.pid}, which sets up: "
+            f"`{hint('status --follow')}` waits for it"
+        )
+    tag = find_session(workspace, tag)
+    state = fold(journal_path(workspace, tag))
+    if state.session is None:
+        raise PreconditionError(
+            f"session {tag} ended before it began: start it again with `{hint(f'run --tag {tag}')}`"
+        )
+    holder = lock.holder(state_folder(workspace))
+    running = holder is not None and holder.tag == tag
+    first = max(0, len(state.experiments) - rows)
+    data = {
+        **summarize(state),
+        "running_pid": holder.pid if holder and running else None,
+        "now": _now(state) if running else None,
+        "limits": holder.limits if holder and running else None,
+        "rows": [_row(e, state.spent.get(e.number, Spent())) for e in state.experiments[first:]],
+        "at": state.latest_at,
+    }
+    return data, state
+
+
+def about_to_begin(workspace: Path, tag: str | None) -> lock.Holder | None:
+    """Return the loop whose session, the one that is meant, is still to begin: its set-up commands run."""
+    holder = lock.holder(state_folder(workspace))
+    if holder is None or holder.limits is None or tag not in (None, holder.tag):
+        return None
+    return None if fold(journal_path(workspace, holder.tag)).session else holder
+
+
+def await_beginning(workspace: Path, tag: str | None) -> None:
+    """Return once the session that is meant has begun, or none has in a while: its loop may just have been started."""
+    start, told = time.monotonic(), False
+    while (beginning := about_to_begin(workspace, tag)) or time.monotonic() - start < LONGEST_START:
+        if beginning is None and any_begun(workspace, tag):
+            return
+        if not told:
+            print("waiting for the session to begin", file=sys.stderr, flush=True)
+        told = True
+        time.sleep(POLL_SECONDS)
+
+
+def any_begun(workspace: Path, tag: str | None) -> bool:
+    """Return whether the session that is meant has a beginning."""
+    try:
+        return fold(journal_path(workspace, find_session(workspace, tag))).session is not None
+    except PreconditionError:
+        return False
+
+
+def wait_for_change(workspace: Path, tag: str) -> None:
+    """Return when the journal has grown, or its loop is gone, or a while has passed."""
+    path, start = journal_path(workspace, tag), time.monotonic()
+    size = path.lstat().st_size
+    while time.monotonic() - start < LONGEST_SILENCE and path.lstat().st_size == size:
+        if lock.holder(state_folder(workspace)) is None:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def request_stop(workspace: Path) -> str:
+    """Ask the loop that runs here to end. Raises PreconditionError where none does."""
+    holder = lock.holder(state_folder(workspace))
+    if holder is None:
+        raise PreconditionError(f"no loop runs in {workspace}: there is nothing to stop")
+    if about_to_begin(workspace, holder.tag):
+        raise PreconditionError(
+            f"session {holder.tag} has not begun, its set-up commands run: `kill -INT {holder.pid}` ends it"
+        )
+    stop_file(journal_path(workspace, holder.tag)).touch()
+    state = fold(journal_path(workspace, holder.tag))
+    now = _now(state)
+    left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
+    return f"session {holder.tag} (process {holder.pid}) ends after its experiment{left}"
+
+
+def _now(state: State) -> dict[str, Any] | None:
+    pending = state.pending
+    if pending is None:
+        return None
+    started = pending.started_at
+    expected = pending.started["expected"] if pending.started else None
+    return {
+        "number": pending.number,
+        "description": pending.description,
+        "proposer": pending.proposer,
+        "seconds": time.time() - (started or pending.proposed_at),
+        "done_at": started + expected if started and expected else None,
+        "log": os.fspath(pending.started["log"]) if pending.started else None,
+    }
+
+
+def _row(experiment: Experiment, cost: Spent) -> dict[str, Any]:
+    return {
+        "number": experiment.number,
+        "status": experiment.verdict.status,
+        "reason": experiment.verdict.reason,
+        "metric": experiment.metric,
+        "seconds": sum(run.seconds for run in experiment.runs),
+        "secondary": dict(experiment.runs[-1].secondary) if experiment.runs else {},
+        "commit": experiment.commit,
+        "proposer": experiment.proposer,
+        "description": experiment.description,
+        "expected": experiment.expected,
+        "cost": asdict(cost),
+    }

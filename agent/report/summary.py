@@ -1,0 +1,50 @@
+"""A session in figures: what `run` ends with and `status` begins with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.journal.state import State
+from agent.report.gain import standing
+
+
+def summarize(state: State) -> dict[str, Any]:
+    """Everything a person asks first, as plain data. Values are None until there is a baseline."""
+    session, best = state.session, state.incumbent
+    assert session is not None
+    tried = state.experiments[1:]
+    counts = {status: sum(e.verdict.status == status for e in tried) for status in ("keep", "discard", "crash")}
+    stands = standing(state)
+    hours = state.seconds / 3600
+    return {
+        "tag": session["tag"],
+        "branch": session["branch"],
+        "metric": session["metric"],
+        "direction": session["direction"],
+        "baseline": stands.baseline,
+        "baseline_runs": stands.baseline_runs,
+        "best": stands.best,
+        "best_runs": stands.best_runs,
+        "best_commit": best.commit if best else None,
+        "best_number": best.number if best else None,
+        "gain": stands.apparent,
+        "gain_is_provisional": stands.word == "provisional",
+        "reservations": [*stands.reservations],
+        "confirmed": dict(state.confirmation) if state.confirmation else None,
+        "noise": stands.noise,
+        "experiments": len(tried),
+        "kept": counts["keep"],
+        "discarded": counts["discard"],
+        "crashed": counts["crash"],
+        "hours": hours,
+        "per_hour": len(tried) / hours if hours > 0 else None,
+        "cost": {"dollars": round(state.cost.dollars, 6), "calls": state.cost.calls, **_tokens(state)},
+        "waiting": dict(state.waiting) if state.waiting else None,
+        "away": dict(state.away) if state.away else None,
+        "nothing": dict(state.nothing) if state.nothing else None,
+        "ended": state.ended,
+    }
+
+
+def _tokens(state: State) -> dict[str, int]:
+    return {"input_tokens": state.cost.input_tokens, "output_tokens": state.cost.output_tokens}

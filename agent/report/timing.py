@@ -1,0 +1,85 @@
+"""Where a session's time went: training, evaluation, proposing, and what was lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent.journal.events import Event
+from agent.journal.state import BEGINNINGS
+from agent.system.files import read_end
+
+_EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
+LOG_BYTES = 4096  # from the end of a log: where the figures of a run stand
+
+
+@dataclass(frozen=True)
+class TimeSpent:
+    """Seconds. repeats: further runs of the incumbent and of both sides of a confirmation. other: git, checks, waiting.
+
+    starting: of good runs, what was neither training nor evaluation: the interpreter, data, compilation. It and
+    evaluation are 0 where runs do not tell them apart; then training is all of the run.
+    """
+
+    training: float = 0.0
+    evaluation: float = 0.0
+    starting: float = 0.0
+    repeats: float = 0.0
+    proposing: float = 0.0
+    crashes: float = 0.0
+    interruptions: float = 0.0
+    other: float = 0.0
+
+
+def time_spent(events: Iterable[Event]) -> TimeSpent:
+    """Each event accounts for the time since the one before; between a stop and the next start none is spent."""
+    spent, latest, started = TimeSpent(), 0.0, None
+    for event in events:
+        gap = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - latest)
+        latest = event.at
+        match event.kind:
+            case "proposed" | "repaired" | "called" | "away" | "back" | "nothing":
+                spent = replace(spent, proposing=spent.proposing + gap)
+            case "measured" | "compared":
+                spent = _of_a_run(spent, event.data, gap, repeat=event.kind == "compared" or "of" in event.data)
+            case "interrupted" if started is not None:
+                spent = replace(spent, interruptions=spent.interruptions + event.at - started)
+            case _:
+                spent = replace(spent, other=spent.other + gap)
+        started = event.at if event.kind in ("started", "running") else None
+    return spent
+
+
+def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, repeat: bool) -> TimeSpent:
+    if data.get("reused"):
+        return replace(spent, other=spent.other + gap)
+    seconds = float(data.get("seconds") or 0.0)
+    spent = replace(spent, other=spent.other + max(0.0, gap - seconds))
+    if data.get("error"):
+        return replace(spent, crashes=spent.crashes + seconds)
+    if repeat:
+        return replace(spent, repeats=spent.repeats + seconds)
+    training = float((data.get("secondary") or {}).get("training_seconds") or 0.0)
+    if not 0.0 < training <= seconds:
+        return replace(spent, training=spent.training + seconds)
+    evaluation = min(_evaluation(data.get("log") or ""), seconds - training)
+    return replace(
+        spent,
+        training=spent.training + training,
+        evaluation=spent.evaluation + evaluation,
+        starting=spent.starting + seconds - training - evaluation,
+    )
+
+
+def _evaluation(log: str) -> float:
+    try:
+        found = _EVALUATION.findall(read_end(Path(log), LOG_BYTES).decode(errors="replace"))
+    except OSError:
+        return 0.0
+    try:
+        return max(0.0, float(found[-1])) if found else 0.0
+    except ValueError:  # 1.2.3s
+        return 0.0

@@ -1,0 +1,401 @@
+"""Enters a room, runs a command in it, and ends whatever the command leaves behind (Linux).
+
+    python -I -S agent/room/confine.py SPEC -- COMMAND...
+
+SPEC is one JSON object; a key that is left out means no:
+
+    binds      [source, target, kind, layer] of a root of the room's own, parents first: namespaces for mounts,
+               processes and shared memory. kind: "ro", "rw", or "cow": writable, and what is written goes to `layer`,
+               a folder of `scratch`
+    links      [target, path] of symbolic links in that root
+    hidden     paths in it that are shown empty
+    root       an empty folder where that root is mounted; scratch: one for the layers
+    read, write  what may be read, and read and written, by Landlock's rules: where there is no root of its own
+    no_network   a network of its own, where there are namespaces, else no TCP
+    report     an inherited descriptor that is told the names of what was left running, a line each
+
+Interfaces and constants: Documentation/userspace-api/landlock.rst and filesystems/overlayfs.rst of the kernel, and the
+manual pages landlock(7), namespaces(7), mount_setattr(2), pivot_root(2), seccomp(2). What was set up holds for the
+command and all its descendants and cannot be lifted. Whatever goes wrong on the way ends with exit code 126 and a
+sentence on stderr, before the command has run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+# System calls, with the same numbers on every architecture.
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF, MOUNT_SETATTR = 444, 445, 446, 442
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+# Shared memory, queues and keys outlive the processes that made them: shmget, msgget, semget, mq_open, add_key,
+# request_key, keyctl. With the number of the architecture in the audit header.
+LASTING = {
+    "x86_64": (0xC000003E, (29, 68, 64, 240, 248, 249, 250)),
+    "aarch64": (0xC00000B7, (194, 186, 190, 180, 217, 218, 219)),
+}
+VERSION_FLAG, PATH_BENEATH = 1, 1
+# prctl
+PARENT_DEATH_SIGNAL, SECCOMP, CAPBSET_DROP, SUBREAPER, NO_NEW_PRIVS = 1, 22, 24, 36, 38
+# unshare
+NEW_MOUNTS, NEW_IPC, NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+# mount
+NO_SETUID, NO_DEVICES, BIND_ALL, PRIVATE_ALL, DETACH = 2, 4, 0x1000 | 0x4000, 0x40000 | 0x4000, 2
+HERE, RECURSIVE, SET_READ_ONLY, SET_NO_SETUID, SET_NO_DEVICES = -100, 0x8000, 1, 2, 4  # mount_setattr
+INTERNET, DATAGRAM, SET_FLAGS, UP_AND_RUNNING = 2, 2, 0x8914, 0x41  # socket, ioctl: netdevice(7)
+# What root may keep: to own, read and write files that the room shows to it. CHOWN, DAC_OVERRIDE, FOWNER, FSETID.
+KEPT_CAPABILITIES, MOST_CAPABILITIES = (0, 1, 3, 4), 64
+
+# Rights over files, by the bit of each and the version of Landlock that brought it.
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE, REFER = 1, 2, 4, 8, 1 << 14, 1 << 13
+REMOVE_AND_MAKE = sum(1 << bit for bit in range(4, 13))
+OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
+TCP = 3  # bind, connect: version 4
+ABSTRACT_SOCKETS_AND_SIGNALS = 3  # to processes outside: version 6
+
+# What a command has started may end a moment after it without being left behind.
+LEAVING_SECONDS, KILLING_SECONDS = 0.5, 10.0
+
+
+class PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+class Filter(ctypes.Structure):
+    """One instruction of a seccomp filter: struct sock_filter."""
+
+    _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("value", ctypes.c_uint32))
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_uint16), ("filters", ctypes.POINTER(Filter)))
+
+
+def version() -> int:
+    """Return the kernel's version of Landlock; 0 where it has none."""
+    if sys.platform != "linux":
+        return 0
+    return max(0, int(ctypes.CDLL(None).syscall(CREATE_RULESET, None, 0, VERSION_FLAG)))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A root of its own
+
+
+def separate(network: bool) -> bool:
+    """Leave the machine's mounts, processes and shared memory. Returns whether this took a user namespace."""
+    libc = _libc()
+    apart = NEW_MOUNTS | NEW_IPC | NEW_PROCESSES | (0 if network else NEW_NETWORK)
+    # Root does without new users: it would lose its rights over everybody else's files.
+    if libc.unshare(apart) == 0:
+        return False
+    user, group = os.getuid(), os.getgid()
+    _checked(libc.unshare(apart | NEW_USER))
+    _write("setgroups", "deny")
+    _write("uid_map", f"{user} {user} 1")
+    _write("gid_map", f"{group} {group} 1")
+    return True
+
+
+def build_root(spec: dict[str, Any], users: bool) -> None:
+    """Mount what the room shows, and make it the root of this process. Raises OSError."""
+    root = spec["root"]
+    _mount(None, "/", None, PRIVATE_ALL)
+    _mount("tmpfs", root, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755")
+    for source, target, kind, layer in spec["binds"]:
+        place = _place(root, target, os.path.isdir(source))  # noqa: PTH112  # pathlib takes longer to import than all else
+        if kind == "cow" and _overlay(source, place, f"{spec['scratch']}/{layer}", f"{root}/.scratch/{layer}", users):
+            continue
+        _mount(source, place, None, BIND_ALL)
+        limits = SET_NO_SETUID | (0 if target.startswith("/dev") else SET_NO_DEVICES)
+        _limit(place, limits | (SET_READ_ONLY if kind != "rw" else 0))
+    for target, path in spec.get("links", ()):
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)  # noqa: PTH103, PTH120
+            os.symlink(target, root + path)  # noqa: PTH211
+    for path in spec.get("hidden", ()):
+        _hide(root, path)
+    _mount("proc", _place(root, "/proc", True), "proc", NO_SETUID | NO_DEVICES)
+    _mount("tmpfs", _place(root, "/dev/shm", True), "tmpfs", NO_SETUID | NO_DEVICES, "mode=1777")
+    os.chdir(root)
+    _checked(_libc().syscall(PIVOT_ROOT[os.uname().machine], b".", b"."))
+    _checked(_libc().umount2(b".", DETACH))
+    os.chdir("/")
+
+
+def _place(root: str, target: str, folder: bool) -> str:
+    """An empty folder or file to mount on."""
+    place = root + target
+    if not os.path.lexists(place):
+        os.makedirs(place if folder else os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+        if not folder:
+            os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+    return place
+
+
+def _overlay(source: str, place: str, scratch: str, in_memory: str, users: bool) -> bool:
+    """Show `source` with writes kept in `scratch`, or in memory where no disk here can. Returns whether that worked."""
+    lower = os.open(source, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for base in (scratch, in_memory):
+            upper, work = f"{base}/upper", f"{base}/work"
+            for folder in (upper, work):
+                os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            os.chmod(upper, os.stat(source).st_mode & 0o7777)  # noqa: PTH101, PTH116
+            options = f"lowerdir=/proc/self/fd/{lower},upperdir={upper},workdir={work}"
+            with contextlib.suppress(OSError):
+                _mount("overlay", place, "overlay", NO_SETUID | NO_DEVICES, options + (",userxattr" if users else ""))
+                return True
+    except OSError:
+        pass
+    finally:
+        os.close(lower)
+    return False
+
+
+def _hide(root: str, path: str) -> None:
+    if os.path.isdir(root + path):  # noqa: PTH112
+        _mount("tmpfs", root + path, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755,size=4k")
+        _limit(root + path, SET_READ_ONLY)
+    elif os.path.exists(root + path):  # noqa: PTH110
+        _mount("/dev/null", root + path, None, BIND_ALL)
+        _limit(root + path, SET_READ_ONLY)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    named = [None if word is None else os.fsencode(word) for word in (source or "none", target, kind, options)]
+    if _libc().mount(named[0], named[1], named[2], ctypes.c_ulong(flags), named[3]) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{target} cannot be mounted: {os.strerror(number)}")
+
+
+def _limit(place: str, attributes: int) -> None:
+    asked = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    _checked(_libc().syscall(MOUNT_SETATTR, HERE, os.fsencode(place), RECURSIVE, ctypes.byref(asked), 32))
+
+
+def _raise_loopback() -> None:
+    """Programs talk to their own processes through it; in a new network it is down."""
+    libc = _libc()
+    socket = _checked(libc.socket(INTERNET, DATAGRAM, 0))
+    request = b"lo".ljust(16, b"\0") + UP_AND_RUNNING.to_bytes(2, sys.byteorder) + bytes(22)
+    _checked(libc.ioctl(socket, SET_FLAGS, ctypes.create_string_buffer(request)))
+    os.close(socket)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Rules for one process and its descendants
+
+
+def restrict(read: Sequence[str], write: Sequence[str], network: bool, everything: bool = False) -> None:
+    """Let this process read and write only these, and reach nobody outside. Raises OSError.
+
+    everything: files are left alone, as the room's own root limits them.
+    """
+    libc, supported = _libc(), version()
+    if not network and supported < 4:
+        raise OSError("the network cannot be closed here")
+    writing = WRITE_FILE | REMOVE_AND_MAKE | (REFER if supported >= 2 else 0) | (TRUNCATE if supported >= 3 else 0)
+    reading = EXECUTE | READ_FILE | READ_DIR
+    handled = 0 if everything else reading | writing
+    scoped = ABSTRACT_SOCKETS_AND_SIGNALS if supported >= 6 else 0
+    if not (handled or scoped or not network):
+        return
+    # An older kernel takes the longer structure as long as what it does not know is zero.
+    attributes = (ctypes.c_uint64 * 3)(handled, 0 if network else TCP, scoped)
+    rules = _checked(libc.syscall(CREATE_RULESET, ctypes.byref(attributes), ctypes.sizeof(attributes), 0))
+    for places, rights in () if everything else ((read, reading), (write, reading | writing)):
+        for place in places:
+            try:
+                opened = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            allowed = rights if os.path.isdir(place) else rights & OF_FILES  # noqa: PTH112
+            _checked(libc.syscall(ADD_RULE, rules, PATH_BENEATH, ctypes.byref(PathBeneath(allowed, opened)), 0))
+            os.close(opened)
+    _checked(libc.syscall(RESTRICT_SELF, rules, 0))
+    os.close(rules)
+
+
+def give_up_rights() -> None:
+    """Drop what root may do beyond its files, and never gain anything by a program that is run. Raises OSError."""
+    libc = _libc()
+    for capability in range(MOST_CAPABILITIES):
+        if capability not in KEPT_CAPABILITIES:
+            libc.prctl(CAPBSET_DROP, capability, 0, 0, 0)
+    _checked(libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def refuse_lasting_memory() -> None:
+    """Refuse the system calls by which something outlives all processes of a run without being a file."""
+    machine = os.uname().machine
+    if machine not in LASTING or os.uname().sysname != "Linux":
+        return
+    architecture, numbers = LASTING[machine]
+    load, equal, above, give = 0x20, 0x15, 0x35, 0x06  # BPF: LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K
+    allow, refuse = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
+    end = len(numbers) + 1
+    program = [
+        Filter(load, 0, 0, 4),
+        Filter(equal, 0, end + 1, architecture),
+        Filter(load, 0, 0, 0),
+        Filter(above, end - 1, 0, 0x40000000),  # the calls of x32, which are the same under other numbers
+        *(Filter(equal, end - 2 - index, 0, number) for index, number in enumerate(numbers)),
+        Filter(give, 0, 0, allow),
+        Filter(give, 0, 0, refuse),
+    ]
+    filters = (Filter * len(program))(*program)
+    wanted = Program(len(program), filters)
+    # A kernel without seccomp goes without.
+    _libc().prctl(SECCOMP, 2, ctypes.byref(wanted), 0, 0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def supervise(command: Sequence[str], spec: dict[str, Any]) -> int:
+    """Run the command, wait for it, and end all that it has started. Returns its exit code.
+
+    Daemons come back to this process, whatever they did to their parents, sessions and environment.
+    """
+    report = spec.get("report")
+    main = os.fork()
+    if main == 0:
+        _enter(command, spec)
+    code = 0
+    while True:
+        pid, status = os.wait()
+        if pid == main:
+            code = os.waitstatus_to_exitcode(status)
+            break
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while (left := _names(os.getpid())) and time.monotonic() < deadline:
+        _reap()
+        time.sleep(0.005)
+    if report is not None:
+        with contextlib.suppress(OSError):
+            os.write(report, "".join(f"{name}\n" for name in left[:100]).encode(errors="replace"))
+    _kill_all(os.getpid())
+    return code if code >= 0 else 128 - code
+
+
+def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
+    """Become the command."""
+    try:
+        for number in (spec.get("report"), spec.get("ready")):
+            if number is not None:
+                os.close(number)
+        os.chdir(spec["cwd"])
+        own = "binds" in spec or bool(spec.get("inner"))
+        if spec.get("confined"):
+            give_up_rights()
+            restrict(spec.get("read", ()), spec.get("write", ()), own or not spec.get("no_network"), everything=own)
+            refuse_lasting_memory()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.execvp(command[0], [*command])
+    except OSError as error:
+        _fail(error)
+
+
+def _kill_all(parent: int) -> None:
+    deadline = time.monotonic() + KILLING_SECONDS
+    while (found := list(_descendants(parent))) and time.monotonic() < deadline:
+        # Stopped first, so that none starts another while the others are being ended.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid, _ in found:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
+        _reap()
+        time.sleep(0.002)
+
+
+def _names(parent: int) -> list[str]:
+    return [name for _, name in _descendants(parent)]
+
+
+def _descendants(parent: int) -> Iterator[tuple[int, str]]:
+    """Process id and name of all below `parent` that are not yet dead."""
+    children: dict[int, list[tuple[int, str, str]]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+                    before, _, after = file.read().rpartition(")")
+            except OSError:
+                continue
+            state, above = after.split()[:2]
+            children.setdefault(int(above), []).append((int(entry), before.partition("(")[2], state))
+    waiting = [parent]
+    while waiting:
+        for pid, name, state in children.get(waiting.pop(), ()):
+            waiting.append(pid)
+            if state not in "ZX":
+                yield pid, name
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _write(name: str, content: str) -> None:
+    with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
+        file.write(content)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def _fail(error: OSError) -> None:
+    os.write(2, f"the room could not be set up: {error.strerror or error}\n".encode())
+    os._exit(126)
+
+
+def main() -> None:
+    spec: dict[str, Any] = json.loads(sys.argv[1])
+    command = sys.argv[3:]
+    # Who ends the run says TERM to all of it; this process stays until the others are gone.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    try:
+        _checked(_libc().prctl(SUBREAPER, 1, 0, 0, 0))
+        if "binds" not in spec:
+            os._exit(supervise(command, spec))
+        users = separate(not spec.get("no_network"))
+        first = os.fork()
+        if first:
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) % 256)
+        _checked(_libc().prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
+        build_root(spec, users)
+        if spec.get("no_network"):
+            _raise_loopback()
+        os._exit(supervise(command, spec))
+    except OSError as error:
+        _fail(error)
+
+
+if __name__ == "__main__":
+    main()

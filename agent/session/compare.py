@@ -1,0 +1,146 @@
+"""Fresh runs of several commits, in turn, so that a machine that slows down does so for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.decision import student_t as student
+from agent.decision.noise import Noise
+from agent.decision.schedule import counted, fails, next_turn, reasons
+from agent.errors import AutoresearchError, Interrupted, Suspended
+from agent.execution.measure import Bench, measure
+from agent.execution.process_tree import Process
+from agent.journal.experiment import Direction, Run
+from agent.journal.journal import Journal
+from agent.journal.paths import stop_file
+from agent.journal.state import Comparison, expected_seconds, gain, side
+from agent.session.references import of_commit
+from agent.session.signals import Interrupts
+from agent.system.files import last_lines
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much `b` is better than `a`, positive in either direction, with the interval at LEVEL.
+
+    noise: standard deviation of one run, from these runs and the session's.
+    """
+
+    gain: float
+    low: float
+    high: float
+    noise: float
+
+    @property
+    def verdict(self) -> str:
+        return "confirmed" if self.low > 0 else "refuted" if self.high < 0 else "not confirmed"
+
+
+def compare(
+    bench: Bench,
+    journal: Journal,
+    interrupts: Interrupts,
+    commits: Mapping[str, str],
+    count: int,
+    folder: Path,
+    may_fail: Collection[str] = (),
+) -> Mapping[str, Sequence[Run]]:
+    """Run every commit `count` times; label -> runs. Logs go to `folder`. One that was cut off goes on.
+
+    A run that was disturbed is run again in its place (`decision.schedule`). may_fail: labels for which a failure is a
+    result: it is the last of their runs then, with no metric.
+
+    Raises AutoresearchError where another commit has no result, Interrupted where a person wants it to end.
+    """
+    journal.append("comparing", commits=dict(commits), files=[], count=count)
+    while (label := next_turn(_comparison(journal))) is not None:
+        _raise_if_stopped(journal, interrupts)
+        number = len(_comparison(journal).runs.get(label, ())) + 1
+        if number > count:
+            _say_why_again(journal, label, number - count)
+        run = _run(bench, journal, interrupts, label, commits[label], number, folder / f"{label}-{number}.log")
+        if run.metric is None and label not in may_fail:
+            raise AutoresearchError(f"{_name(journal, label)} has no result: {run.error}; see {run.log}")
+        journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
+    for label in commits:
+        _say_what_stays(journal, label)
+    return {label: counted(_comparison(journal), label) for label in commits}
+
+
+def _name(journal: Journal, label: str) -> str:
+    return side(journal.state, label, _comparison(journal).commits[label])
+
+
+def _say_why_again(journal: Journal, label: str, times: int) -> None:
+    """`times`: which further run of it comes now; each stands for one that does not count."""
+    index, why = list(reasons(_comparison(journal), label).items())[times - 1]
+    journal.show("note", text=f"{_name(journal, label)} run {index + 1} is run again: {why}")
+
+
+def _say_what_stays(journal: Journal, label: str) -> None:
+    comparison = _comparison(journal)
+    why, done = reasons(comparison, label), len(comparison.runs[label])
+    if not fails(comparison, label) and done - len(why) < comparison.count:
+        latest = why[max(why)]
+        text = (
+            f"{_name(journal, label)} stays disturbed: {latest}; its latest {comparison.count} runs count as they are"
+        )
+        journal.show("note", text=text)
+
+
+def _raise_if_stopped(journal: Journal, interrupts: Interrupts) -> None:
+    if interrupts.finishing:
+        raise Interrupted("stopped; the same command goes on from here", 130)
+    asked = stop_file(journal.path)
+    if asked.exists():
+        asked.unlink()
+        raise Interrupted("stopped by `autoresearch stop`; the same command goes on from here", 0)
+
+
+def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Direction) -> Difference:
+    """Student's t interval; the noise is pooled over both and what the session knows of it."""
+    ours = [[run.metric for run in runs if run.metric is not None] for runs in (a, b)]
+    means = [math.fsum(each) / len(each) for each in ours]
+    by = gain(means[0], means[1], direction)
+    squares = sum((value - mean) ** 2 for each, mean in zip(ours, means, strict=True) for value in each)
+    if session.sd == 0 and all(min(each) == max(each) for each in ours):
+        return Difference(by, by, by, 0.0)
+    known = 0.0 if math.isinf(session.degrees) else session.degrees
+    degrees = sum(len(each) - 1 for each in ours) + known
+    noise = math.sqrt((squares + known * session.sd**2) / max(degrees, 1.0))
+    width = (
+        student.quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(sum(1 / len(each) for each in ours))
+    )
+    return Difference(by, by - width, by + width, noise)
+
+
+def _comparison(journal: Journal) -> Comparison:
+    assert journal.state.comparison is not None
+    return journal.state.comparison
+
+
+def _run(
+    bench: Bench, journal: Journal, interrupts: Interrupts, label: str, commit: str, number: int, log: Path
+) -> Run:
+    expected = expected_seconds(journal.state, bench.training_seconds, bench.limit)
+
+    def started(process: Process) -> None:
+        about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": expected}
+        journal.append("running", label=label, run=number, **about)
+
+    def tick(seconds: float) -> None:
+        interrupts.raise_if_immediate()
+        journal.show("progress", seconds=seconds, expected=expected, line="".join(last_lines(log)))
+
+    while True:
+        try:
+            return measure(bench, commit, log, started, tick, of_commit(journal.state.experiments, commit))
+        except Suspended as pause:
+            journal.show("note", text=f"{_name(journal, label)} is run again: {pause}")

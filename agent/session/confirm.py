@@ -1,0 +1,120 @@
+"""Is the gain there? Baseline and best, or any two commits, by fresh runs that chose neither."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.decision.noise import noise_of
+from agent.decision.schedule import counted
+from agent.errors import PreconditionError, UsageError
+from agent.execution.measure import Bench
+from agent.format import figure
+from agent.journal.experiment import Run, reservations, worked
+from agent.journal.journal import Journal
+from agent.journal.state import Comparison, State, named, side
+from agent.session.compare import compare, difference
+from agent.session.signals import Interrupts
+
+RUNS = 3
+
+
+def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str, str]:
+    """The two commits. Without names the baseline and the best; one name alone is compared with the baseline.
+
+    A name is a number of an experiment, `best`, `baseline`, or anything that git takes for a commit.
+    Raises UsageError for what is no commit, PreconditionError where there is nothing to compare.
+    """
+    baseline, best = state.baseline, state.incumbent
+    if baseline is None or best is None:
+        raise PreconditionError("the session has no baseline yet: let it run first")
+    if a is not None and b is None:
+        a, b = None, a
+    if b is None and best.number == 0:
+        raise PreconditionError("nothing better than the baseline was kept: there is no gain to confirm")
+    found = {
+        "a": baseline.commit if a is None else _commit(bench, state, a),
+        "b": best.commit if b is None else _commit(bench, state, b),
+    }
+    own = {label: _experiment_of(bench, state, commit) for label, commit in found.items()}
+    if own["a"] == own["b"] and found["a"] != found["b"]:
+        raise UsageError(f"{a or 'baseline'} and {b} are the same program: name two that differ, such as two numbers")
+    return own
+
+
+def _commit(bench: Bench, state: State, name: str) -> str:
+    found = named(state, name)
+    commit = found.commit if found is not None else bench.workspace.resolve(name)
+    if commit is None:
+        raise UsageError(f"{name[:80]!r} is no commit here: take a number or a hash from results.tsv")
+    return commit
+
+
+def _experiment_of(bench: Bench, state: State, commit: str) -> str:
+    """The commit of the experiment whose program this is, as that of a commit that adds nothing but rows; else itself.
+
+    So what is found of it counts for the experiment.
+    """
+    commits = dict.fromkeys(e.commit for e in reversed(state.experiments))
+    if commit in commits:
+        return commit
+    return next((own for own in commits if not bench.workspace.diff(own, commit)), commit)
+
+
+def confirm(
+    bench: Bench, journal: Journal, interrupts: Interrupts, commits: Mapping[str, str], count: int = RUNS
+) -> dict[str, Any]:
+    """Compare the commits `a` and `b`, journal what came of it, and return that: the evidence, as plain data.
+
+    All fresh runs of the two count, those of earlier confirmations too.
+    """
+    pair = set(commits.values())
+    earlier = [each for each in journal.state.compared if len(pair) > 1 and set(each.commits.values()) == pair]
+    folder = journal.path.parent / "confirm" / f"{commits['a'][:12]}-{commits['b'][:12]}"
+    if earlier:
+        folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
+    latest = compare(bench, journal, interrupts, commits, count, folder)
+    runs = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
+    found = difference(runs["a"], runs["b"], noise_of(journal.state.experiments), bench.protocol.metric.direction)
+    values = {label: [run.metric for run in each if run.metric is not None] for label, each in runs.items()}
+    data = {
+        **commits,
+        "names": {label: side(journal.state, label, commit) for label, commit in commits.items()},
+        "metric": bench.protocol.metric.name,
+        "values": values,
+        "means": {label: math.fsum(each) / len(each) for label, each in values.items()},
+        "runs": {label: len(each) for label, each in values.items()},
+        "gain": found.gain,
+        "low": found.low,
+        "high": found.high,
+        "noise": found.noise,
+        "verdict": found.verdict,
+        "reservations": reservations([*runs["a"], *runs["b"]]),
+    }
+    journal.append("confirmed", **data)
+    return data
+
+
+def _runs_of(comparisons: Sequence[Comparison], commit: str) -> list[Run]:
+    return [
+        run
+        for each in comparisons
+        for label in each.commits
+        if each.commits[label] == commit
+        for run in worked(counted(each, label))
+    ]
+
+
+def lines(data: Mapping[str, Any]) -> list[str]:
+    names = data["names"]
+    wide = max(map(len, names.values()))
+    shown = [
+        f"{names[label]:{wide}}  {data[label][:12]}  {figure(data['means'][label])} {data['metric']}, "
+        f"mean of {data['runs'][label]}: " + " ".join(figure(value) for value in data["values"][label])
+        for label in ("a", "b")
+    ]
+    by, low, high = (figure(data[name], data["means"]["a"]) for name in ("gain", "low", "high"))
+    interval = f"95 % interval {low} to {high}, noise of a run {data['noise']:.2g}"
+    words = "".join(f", {word}" for word in data.get("reservations", ()))
+    return [*shown, f"gain {by} {data['verdict']}{words}: {interval}"]

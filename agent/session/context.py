@@ -1,0 +1,112 @@
+"""What a proposer is told: copies and questions, never the workspace itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from agent.execution.fingerprint import snapshot
+from agent.execution.measure import Bench
+from agent.execution.preflight import why_not
+from agent.journal.experiment import Experiment, Value
+from agent.proposers.base import Context
+from agent.protocol.models import Protocol
+from agent.source.training_budget import Known, Limits
+from agent.system.files import read_text
+from agent.system.names import linked_part
+
+PROGRAM = "program.md"
+LONGEST_PROGRAM = 20_000
+LARGEST_PROGRAM = 2**24  # bytes
+
+
+def context_of(
+    bench: Bench,
+    *,
+    files: Mapping[str, str],
+    number: int,
+    seed: int,
+    incumbent: Experiment,
+    history: tuple[Experiment, ...],
+    fingerprint: Mapping[str, Any],
+    folder: Path,
+    tick: Callable[[], None],
+) -> Context:
+    """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment."""
+    workspace, protocol = bench.workspace, bench.protocol
+
+    def texts(experiment: Experiment) -> dict[str, str]:
+        return workspace.files(experiment.commit)
+
+    return Context(
+        number=number,
+        seed=seed,
+        files=files,
+        incumbent=incumbent,
+        history=history,
+        direction=protocol.metric.direction,
+        constants=known_constants(protocol),
+        metric=protocol.metric.name,
+        rules=_rules(protocol, bench.training_seconds),
+        program=_program(workspace.folder / PROGRAM),
+        machine="\n".join(f"{key}: {value}" for key, value in fingerprint.items() if value is not None),
+        texts=texts,
+        check=lambda candidate: why_not(bench, candidate, incumbent.commit, tick),
+        tick=tick,
+        export=lambda folder: workspace.export(folder, incumbent.commit),
+        allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),
+        folder=folder,
+    )
+
+
+def known_constants(protocol: Protocol) -> Known:
+    """What the harness defines for train.py, so that the search can tell which of its branches is live."""
+    found = snapshot(protocol)
+    constants: dict[str, Value] = {key: value for key, value in found.items() if key.isupper()}
+    if "profile" in found:
+        constants["PROFILE"] = found["profile"]
+    stop = protocol.execution.stop_condition
+    count = stop.max_steps or stop.epochs if stop else None
+    counted = stop is not None and stop.type in ("max_steps", "epochs")
+    return Known(constants, Limits(protocol.training_seconds, count, counted))
+
+
+def _rules(protocol: Protocol, training_seconds: float | None) -> str:
+    surface, budget = protocol.mutable_surface, training_seconds
+    lines = [
+        protocol.meta.purpose_statement or "",
+        f"- Goal: {protocol.metric.direction} {protocol.metric.name}.",
+        f"- The command is `{protocol.execution.command}`"
+        + (f"; it trains for {budget:g} s by its own clock" if budget else "")
+        + f" and is ended after {protocol.execution.hard_timeout_seconds:g} s.",
+        f"- Only files that match {', '.join(surface.allowed_globs)} may change.",
+        f"- Never to be changed, read around or fooled: {', '.join(_guarded(protocol))}. A run that does is void.",
+        "- No new dependencies." if protocol.environment.constraints.no_new_dependencies else "",
+        "- The same gain with less code is better; a tiny gain with ugly code is not worth it."
+        if protocol.agent_rules.simplicity_criterion
+        else "",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _may_be_made(folder: Path, protocol: Protocol, path: str) -> bool:
+    """Whether a candidate may bring a new file: never in the place of an untracked one, which is a person's."""
+    if path in (where for _, where in protocol.written) or not protocol.mutable_surface.allows(path):
+        return False
+    if linked_part(folder, path) is not None:
+        return False
+    below_a_file = any((folder / parent).is_file() for parent in PurePosixPath(path).parents)
+    return not below_a_file and not os.path.lexists(folder / path)
+
+
+def _guarded(protocol: Protocol) -> list[str]:
+    return sorted({*protocol.immutable_harness.paths, *protocol.mutable_surface.forbidden_globs, "protocol.json"})
+
+
+def _program(path: Path) -> str:
+    try:
+        return read_text(path, LARGEST_PROGRAM)[:LONGEST_PROGRAM]
+    except OSError:
+        return ""

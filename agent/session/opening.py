@@ -1,0 +1,64 @@
+"""The workspace, opened for one process alone, with what its runs need."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.decision.limits import Limits, noted
+from agent.execution import evaluation, fingerprint
+from agent.execution.measure import Bench
+from agent.execution.setup import set_up
+from agent.journal import lock
+from agent.journal.paths import require_own_state, state_folder
+from agent.protocol.load import load_protocol, require_runnable
+from agent.repository.workspace import Workspace
+from agent.room import room
+from agent.room.sandbox import Mode, choose, temporary_folder
+
+
+@contextlib.contextmanager
+def open_bench(
+    folder: Path, tag: str, training_seconds: float | None, sandbox: Mode, limits: Limits | None = None
+) -> Iterator[Bench]:
+    """The workspace, held for this process alone. limits: of the session that is about to begin or go on."""
+    rules = load_protocol(folder)
+    require_runnable(rules)
+    workspace = Workspace(folder, rules)
+    try:
+        require_own_state(workspace.folder)
+        ends = None if limits is None else noted(limits.within(rules), time.time())
+        confined = choose(sandbox, rules.environment.constraints)
+        with lock.hold(state_folder(workspace.folder), tag, ends):
+            workspace.exclude([".autoresearch/", "run.log"])
+            yield Bench(rules, workspace, training_seconds or rules.training_seconds, confined)
+    finally:
+        workspace.close()
+
+
+@contextlib.contextmanager
+def prepared(bench: Bench, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Bench]:
+    """Run the set-up commands, if they are due and wanted, and find what runs need: what is lent to them, an evaluator.
+
+    commit: whose harness it is, by default what is checked out.
+    """
+    folder, rules = bench.workspace.folder, bench.protocol
+    if setup:
+        set_up(bench, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
+    commit = commit or bench.workspace.head
+    lent = room.lendable(bench.workspace)
+    for name in lent.kept_back:
+        bench.say(f"{name} may hold keys: runs do not see it")
+    with contextlib.ExitStack() as stack:
+        harness = None
+        snapshot = fingerprint.snapshot_folder(rules)
+        where = evaluation.speaks(bench.workspace, commit, rules.immutable_harness.paths) if snapshot else None
+        if snapshot is not None and where is not None:
+            copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
+            inside = bench.workspace.export(copy, commit)
+            harness = evaluation.Harness(inside / where, snapshot, fingerprint.snapshot(rules), untraced)
+        yield dataclasses.replace(bench, lent=lent, harness=harness)

@@ -1,0 +1,205 @@
+"""The runs of the experiment under way: each one journalled, watched, and repeated where the machine slept."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.decision.estimate import estimate, unbiased
+from agent.decision.noise import noise_of
+from agent.decision.sequential_test import MOST_FAILURES, is_lost
+from agent.errors import AutoresearchError, Suspended
+from agent.execution.measure import Bench, measure
+from agent.execution.process_tree import Process
+from agent.journal.experiment import Experiment, Run
+from agent.journal.history import experiments_before
+from agent.journal.journal import Journal
+from agent.journal.paths import experiment_folder
+from agent.journal.state import Pending, expected_seconds
+from agent.pruning.curves import broken
+from agent.pruning.forecast import MOST_HISTORY, Finished, spared
+from agent.pruning.monitor import Curves, Rival, Watch
+from agent.session import baseline
+from agent.session import references as beside
+from agent.session.context import known_constants
+from agent.session.signals import Interrupts
+from agent.source.diff import CODE, changed
+from agent.system.files import last_lines
+
+PROGRESS_SECONDS = 1.0
+MOST_TEXTS = 8
+
+
+class Runs:
+    """prune: whether runs end early that cannot win or count any more. seed: of the session."""
+
+    def __init__(self, bench: Bench, journal: Journal, interrupts: Interrupts, *, prune: bool, seed: int) -> None:
+        self._patient = not prune
+        self.work_on(bench)
+        self._journal, self._interrupts = journal, interrupts
+        self._prune, self._seed = prune, seed
+        self._shown = 0.0
+        self._curves = Curves()
+        self._texts: dict[str, Mapping[str, str]] = {}
+        self._edits: dict[tuple[str, str], frozenset[str]] = {}
+        self._earlier: list[Finished] | None = None
+
+    def work_on(self, bench: Bench) -> None:
+        """Take the bench that has all that runs need."""
+        self._bench = dataclasses.replace(bench, patient=self._patient)
+
+    def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
+        """Until the recipe as it is has `wanted` runs, those that an earlier session left and are still valid first."""
+        commit = self._pending.commit
+        assert commit is not None
+        done = [run for run in self._pending.runs if run.metric is not None]
+        if not done:
+            for run in baseline.valid_baseline(self._bench, fingerprint, commit)[:wanted]:
+                name = self._bench.protocol.metric.name
+                self._journal.show("note", text=f"the baseline of {name} is still valid: reused ({run.metric:.6f})")
+                self._measured(run, reused=True)
+                done.append(run)
+        while len(done) < wanted:
+            log = baseline.log_path(self._bench, len(done) + 1)
+            started, tick, before = self._started(log), self._tick(log, None), tuple(done)
+            run = self._undisturbed(
+                lambda: baseline.measure_baseline(self._bench, fingerprint, before, started, tick, commit)  # noqa: B023
+            )
+            self._measured(run)
+            done.append(run)
+
+    def candidate(self, incumbent: Experiment) -> None:
+        pending = self._pending
+        assert pending.commit is not None
+        commit, held = pending.commit, beside.of_candidate(self._journal.state.experiments, incumbent)
+        log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
+        watch = self._watch(log, incumbent) if self._prune else None
+        self._measured(
+            self._undisturbed(
+                lambda: measure(self._bench, commit, log, self._started(log), self._tick(log, watch), held)
+            )
+        )
+
+    def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
+        """Run the incumbent again beside the candidate."""
+        pending = self._pending
+        held = beside.of_commit(self._journal.state.experiments, incumbent.commit)
+        log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
+        started = self._started(log, of=incumbent.number)
+        run = self._undisturbed(
+            lambda: measure(self._bench, incumbent.commit, log, started, self._tick(log, None), held)
+        )
+        self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
+        if is_lost(self._journal.state.experiments[incumbent.number]):
+            why = f"has failed {MOST_FAILURES} times in a row when it was run again ({run.error}; see {run.log})"
+            text = (
+                f"#{incumbent.number} {why}: it is not run again, and what comes is compared with what is known of it"
+            )
+            self._journal.show("note", text=text)
+
+    def files(self, commit: str) -> Mapping[str, str]:
+        """The mutable files of a commit. Those asked for lately are remembered."""
+        if commit not in self._texts:
+            if len(self._texts) >= MOST_TEXTS:
+                self._texts.pop(next(iter(self._texts)))
+            try:
+                self._texts[commit] = self._bench.workspace.files(commit)
+            except AutoresearchError:
+                return {}  # it is gone from the repository
+        return self._texts[commit]
+
+    def expected_seconds(self) -> float:
+        return expected_seconds(self._journal.state, self._bench.training_seconds, self._bench.limit)
+
+    def remaining_seconds(self) -> float:
+        began = self._pending.started_at
+        return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
+
+    def _watch(self, log: Path, incumbent: Experiment) -> Watch:
+        usual = self._curves.of(unbiased(incumbent))
+        rises = any(broken(usual[:count]) for count in range(1, len(usual) + 1))
+        return Watch(log, self._bench.limit, self._bench.training_seconds, self._rival(incumbent), rises=rises)
+
+    def _rival(self, incumbent: Experiment) -> Rival | None:
+        """None where nothing is compared: it has run before, or this one is a control."""
+        state, number = self._journal.state, self._pending.number
+        if len(self._pending.runs) > self._pending.revisions or spared(self._seed, number):
+            return None
+        value = estimate(incumbent)
+        if value is None:
+            return None
+        return Rival(
+            curve=self._curves.of(unbiased(incumbent) or incumbent.runs),
+            metric=value,
+            history=[*self._before(), *self._curves.finished(state.experiments, self._changed)],
+            changed=changed(self.files(incumbent.commit), self.files(self._pending.commit or ""), self._constants()),
+            direction=self._bench.protocol.metric.direction,
+            noise=noise_of(state.experiments).sd,
+        )
+
+    def _before(self) -> list[Finished]:
+        """The finished runs of this workspace's other sessions, read once."""
+        if self._earlier is None:
+            session = self._journal.state.session or {}
+            sessions = experiments_before(self._journal.path, session.get("fingerprint", {}), MOST_HISTORY)
+            self._earlier = [run for each in sessions for run in self._curves.finished(each, self._changed)]
+        return self._earlier
+
+    def _changed(self, experiment: Experiment, before: Experiment) -> frozenset[str]:
+        pair = (before.commit, experiment.commit)
+        if pair not in self._edits:
+            old, new = self.files(before.commit), self.files(experiment.commit)
+            # A commit that is gone may have changed anything.
+            self._edits[pair] = changed(old, new, self._constants()) if old and new else frozenset({CODE})
+        return self._edits[pair]
+
+    def _constants(self) -> Mapping[str, Any]:
+        return known_constants(self._bench.protocol)
+
+    def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
+        """Repeat a run until the machine does not sleep through it."""
+        while True:
+            try:
+                return run_once()
+            except Suspended as pause:
+                self._journal.append("interrupted", number=self._pending.number, reason=str(pause))
+
+    def _measured(self, run: Run, **more: Any) -> None:
+        number = len(self._pending.runs) + 1
+        self._journal.append("measured", number=self._pending.number, run=number, **dataclasses.asdict(run), **more)
+
+    def _started(self, log: Path, **more: Any) -> Callable[[Process], None]:
+        def started(process: Process) -> None:
+            self._journal.append(
+                "started",
+                number=self._pending.number,
+                run=len(self._pending.runs) + 1,
+                pid=process.pid,
+                born=process.born,
+                log=str(log),
+                sandbox=self._bench.sandbox.says,
+                expected=self.expected_seconds(),
+                **more,
+            )
+
+        return started
+
+    def _tick(self, log: Path, watch: Watch | None) -> Callable[[float], None]:
+        def tick(seconds: float) -> None:
+            self._interrupts.raise_if_immediate()
+            if watch is not None:
+                watch(seconds)
+            if time.monotonic() - self._shown >= PROGRESS_SECONDS:
+                self._shown = time.monotonic()
+                line = "".join(last_lines(log))
+                self._journal.show("progress", seconds=seconds, expected=self.expected_seconds(), line=line)
+
+        return tick
+
+    @property
+    def _pending(self) -> Pending:
+        assert self._journal.state.pending is not None
+        return self._journal.state.pending

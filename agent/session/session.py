@@ -1,0 +1,363 @@
+"""The steps of the loop, over journal, workspace and proposer."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.decision import limits
+from agent.decision.decide import Case, Rules, judge, require_limits, why_unlike
+from agent.decision.sequential_test import Step
+from agent.execution.fingerprint import fingerprint
+from agent.execution.gpu_fault import described
+from agent.execution.measure import Bench
+from agent.execution.oom import smaller_batch
+from agent.journal import proposals, results
+from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
+from agent.journal.journal import Journal
+from agent.journal.paths import experiment_folder, stop_file
+from agent.journal.state import Pending, State
+from agent.proposers.base import Context, Exhausted, Proposer
+from agent.proposers.search.space import tunable_parameters
+from agent.session import recovery
+from agent.session.confirm import RUNS
+from agent.session.context import context_of, known_constants
+from agent.session.retries import owed
+from agent.session.runs import Runs
+from agent.session.signals import Interrupts
+from agent.system.files import last_lines
+
+LOG_LINES = 60  # of a crash, that its proposer sees
+
+
+class Session:
+    """One tag: a journal whose fold is the state, and one method for each step of the loop."""
+
+    def __init__(
+        self,
+        tag: str,
+        seed: int,
+        bench: Bench,
+        journal: Journal,
+        proposer: Proposer,
+        wanted: limits.Limits,
+        interrupts: Interrupts,
+        rules: Rules,
+        baseline_runs: int,
+        prune: bool,
+        confirm: bool,
+        flags: Mapping[str, Any],
+    ) -> None:
+        self.tag = tag
+        self.bench = bench
+        self.journal = journal
+        self.branch = bench.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
+        self._seed, self._flags = seed, flags
+        self._fingerprint: dict[str, Any] = {}
+        self._proposer = proposer
+        self._limits = wanted.within(bench.protocol)
+        self._rules, self._baseline_runs, self._confirm = rules, baseline_runs, confirm
+        self.interrupts = interrupts
+        self.runs = Runs(bench, journal, interrupts, prune=prune, seed=seed)
+        self._began = time.monotonic()
+        self._told: set[str] = set()
+
+    def work_on(self, bench: Bench) -> None:
+        """Take the bench as it is after the set-up commands, with all that runs need."""
+        self.bench = bench
+        self.runs.work_on(bench)
+
+    @property
+    def proposer(self) -> str:
+        return self._proposer.name
+
+    @property
+    def state(self) -> State:
+        return self.journal.state
+
+    def recover(self) -> None:
+        """Create the session, or finish or undo what a crash left half done."""
+        workspace, protocol = self.bench.workspace, self.bench.protocol
+        self._fingerprint = fingerprint(protocol, self.bench.training_seconds)
+        if self.state.session is None:
+            about = {"seed": self._seed, "proposer": self._proposer.name, "flags": dict(self._flags)}
+            recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, self.tag, **about)
+        else:
+            path = protocol.provenance.results_log.path
+            recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint, self._flags)
+        stop_file(self.journal.path).unlink(missing_ok=True)
+        for experiment in self.state.experiments:
+            self._proposer.tell(experiment)
+
+    def baseline(self) -> Experiment:
+        """The incumbent. In a new session that is the baseline: measured, or reused if the one kept is still valid."""
+        if not self.state.experiments:
+            if self.state.pending is None:
+                self._propose_baseline()
+            if self._pending.commit is None:
+                self.journal.append("committed", number=0, commit=self._head)
+            self.runs.baseline(self._baseline_runs, self._fingerprint)
+            require_limits(self._rules, self._pending.runs)
+            return self.record(Verdict("keep", "baseline"))
+        require_limits(self._rules, self._incumbent.runs)
+        return self._incumbent
+
+    def should_stop(self) -> bool:
+        """Whether a limit is reached or a person asked to end. The reason goes to the journal."""
+        self.interrupts.raise_if_immediate()
+        reason = self._reason_to_stop()
+        if reason:
+            self.end(reason)
+        return reason is not None
+
+    def _reason_to_stop(self) -> str | None:
+        if self.interrupts.finishing:
+            return "stopped by Ctrl-C"
+        if stop_file(self.journal.path).exists():
+            stop_file(self.journal.path).unlink()
+            self._confirm = False  # who wants an end wants no more runs
+            return "stopped by `autoresearch stop`"
+        reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
+        return limits.reached(self._limits, self.state, time.monotonic() - self._began, reserve)
+
+    def owes_confirmation(self) -> bool:
+        """Whether the best is to be compared with the baseline by fresh runs before the session is over."""
+        best = self.state.incumbent
+        if not self._confirm or best is None or best.number == 0 or self.interrupts.finishing:
+            return False
+        return self.state.confirmation is None
+
+    def propose(self, incumbent: Experiment) -> Proposal:
+        """The next candidate, or the one that was proposed but not recorded when the session last ended.
+
+        Raises Exhausted where the proposer has nothing new.
+        """
+        pending = self.state.pending
+        if pending is not None:
+            return proposals.read(self.journal.path, pending.number, pending.revisions)
+        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
+        number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
+        self._say_what_waits()
+        proposal = self._proposer.ask(self._context(number, incumbent))
+        # Asking can take many minutes, in which a person may have moved the branch.
+        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
+        proposals.write(self.journal.path, number, 0, proposal)
+        self.journal.append(
+            "proposed",
+            number=number,
+            proposer=proposal.proposer or self._proposer.name,
+            description=results.one_line(proposal.description),
+            reasoning=proposal.reasoning,
+            parameters=dict(proposal.parameters),
+            digest=digest({**files, **proposal.files}),
+            files=sorted(proposal.files),
+            expected=proposal.expected,
+        )
+        return proposal
+
+    def commit(self, proposal: Proposal) -> None:
+        """Give the candidate its own commit."""
+        pending = self._pending
+        if pending.commit is None:
+            commit = self._commit(pending.number, proposal)
+            self.journal.append("committed", number=pending.number, commit=commit)
+
+    def measure(self) -> None:
+        """Run the candidate, and the incumbent again, until nothing is owed and there is enough to judge by."""
+        while self._pending.verdict is None:
+            step = owed(self._pending, self.bench.protocol.safety) or self._asked()
+            if step is None:
+                return
+            if step == "incumbent":
+                rebased = why_unlike(self._case(), self._pending.runs[-1]) is not None
+                self.runs.incumbent(self._incumbent, rebased=rebased)
+            elif step in ("run", "candidate"):
+                self.runs.candidate(self._incumbent)
+            elif not (self._revise() if step == "revision" else self._repair()):
+                return
+
+    def judge(self) -> Verdict:
+        pending = self._pending
+        if pending.verdict is not None:
+            return pending.verdict
+        verdict = judge(self._case(), self._rules)
+        assert isinstance(verdict, Verdict)
+        return verdict
+
+    def _asked(self) -> Step | None:
+        """Whose run the verdict takes first; None where there is one."""
+        step = judge(self._case(), self._rules)
+        return None if isinstance(step, Verdict) else step
+
+    def _case(self) -> Case:
+        pending = self._pending
+        assert pending.commit is not None
+        return Case(
+            pending=pending,
+            incumbent=self._incumbent,
+            experiments=self.state.experiments,
+            files=self.runs.files(pending.commit),
+            incumbent_files=self.runs.files(self._incumbent.commit),
+            direction=self.bench.protocol.metric.direction,
+            known=self._constants(),
+        )
+
+    def record(self, verdict: Verdict) -> Experiment:
+        """Move the branch to the incumbent and its rows. Returns the incumbent."""
+        workspace, pending, old = self.bench.workspace, self._pending, self._head
+        if pending.verdict is None:
+            self.journal.append("judged", number=pending.number, **dataclasses.asdict(verdict))
+        self._require_own_branch()
+        experiment = self._pending.experiment
+        parent = experiment.commit if verdict.status == "keep" else old
+        assert self.state.session is not None
+        others = workspace.results(self.state.session["base"])
+        rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short, others)
+        head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
+        self.journal.append("recorded", number=experiment.number, head=head)
+        for path in workspace.advance(self.branch, head, old):
+            self._say_once(
+                f"{path} has changes of yours in the checkout: they stay, and git has what the session writes"
+            )
+        self._proposer.tell(experiment)
+        return self._incumbent
+
+    def end(self, reason: str) -> None:
+        if self.state.session is not None and self.state.ended is None:
+            self.journal.append("ended", reason=reason)
+
+    def abandon(self, reason: str) -> None:
+        """Void the run under way; the candidate is measured when the session goes on."""
+        pending = self.state.pending
+        if pending is not None:
+            self.journal.append("interrupted", number=pending.number, reason=reason)
+        self.end(reason)
+
+    def _require_own_branch(self) -> None:
+        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
+
+    def _propose_baseline(self) -> None:
+        files = self.bench.workspace.files(self._head)
+        self.journal.append(
+            "proposed",
+            number=0,
+            proposer="baseline",
+            description="baseline",
+            reasoning="",
+            parameters=dict(tunable_parameters(files, self._constants())),
+            digest=digest(files),
+            files=[],
+        )
+
+    def _revise(self) -> bool:
+        """Halve the device batch within the candidate. Returns whether that was possible."""
+        pending, files = self._pending, self._candidate_files()
+        smaller = smaller_batch(files, self._constants())
+        if smaller is None:
+            return False
+        texts, change = smaller
+        fault = pending.runs[-1].fault
+        description = f"{pending.description} ({change}: {described(fault) if fault else 'out of memory'})"
+        changed = {path: text for path, text in {**files, **texts}.items() if path in {*pending.files, *texts}}
+        revised = Proposal(
+            changed, description, pending.reasoning, tunable_parameters({**files, **texts}, self._constants())
+        )
+        proposals.write(self.journal.path, pending.number, pending.revisions + 1, revised)
+        commit = self._commit(pending.number, revised)
+        self.journal.append(
+            "revised",
+            number=pending.number,
+            commit=commit,
+            digest=digest({**files, **texts}),
+            description=description,
+            parameters=dict(revised.parameters),
+            files=sorted(changed),
+        )
+        return True
+
+    def _repair(self) -> bool:
+        """Let the proposer mend what crashed in its own code. Returns whether there is something new to run."""
+        pending, files = self._pending, self._candidate_files()
+        if pending.proposer == "search":
+            return False  # values that crash are a lesson for the search, not a mistake in the code
+        tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
+        if not any(f'{path}", line ' in tail for path in files):
+            return False
+        context = self._context(pending.number, self._incumbent, files)
+        proposal = self._proposer.mend(context, tail, pending.repairs + 1)
+        if proposal is None:
+            return False
+        whole = {**files, **proposal.files}
+        changed = {path: whole[path] for path in sorted({*pending.files, *proposal.files})}
+        description = pending.description if pending.repairs else f"{pending.description} (mended)"
+        mended = dataclasses.replace(proposal, files=changed, description=description)
+        proposals.write(self.journal.path, pending.number, pending.revisions + 1, mended)
+        self.journal.append(
+            "repaired",
+            number=pending.number,
+            commit=self._commit(pending.number, mended),
+            digest=digest(whole),
+            description=mended.description,
+            parameters=dict(mended.parameters),
+            files=sorted(changed),
+        )
+        return True
+
+    @property
+    def _pending(self) -> Pending:
+        assert self.state.pending is not None
+        return self.state.pending
+
+    @property
+    def _incumbent(self) -> Experiment:
+        assert self.state.incumbent is not None
+        return self.state.incumbent
+
+    @property
+    def _head(self) -> str:
+        assert self.state.head is not None
+        return self.state.head
+
+    def _constants(self) -> dict[str, Value]:
+        return known_constants(self.bench.protocol)
+
+    def _candidate_files(self) -> dict[str, str]:
+        assert self._pending.commit is not None
+        return dict(self.runs.files(self._pending.commit))
+
+    def _say_what_waits(self) -> None:
+        """A person may edit what the session researches: it is in nobody's way, and waits."""
+        for path in self.bench.workspace.edited():
+            self._say_once(f"{path} has changes of yours in the checkout: they wait there, and no run has them")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.journal.show("note", text=text)
+
+    def _context(self, number: int, incumbent: Experiment, files: Mapping[str, str] | None = None) -> Context:
+        return context_of(
+            self.bench,
+            files=files or self.runs.files(incumbent.commit),
+            number=number,
+            seed=self._seed,
+            incumbent=incumbent,
+            history=self.state.experiments,
+            fingerprint=self._fingerprint,
+            folder=experiment_folder(self.journal.path, number),
+            tick=self._while_proposing,
+        )
+
+    def _while_proposing(self) -> None:
+        """Raises Exhausted where the session has to end: waiting for a model must not keep it."""
+        self.interrupts.raise_if_immediate()
+        if self.state.pending is None and (reason := self._reason_to_stop()):
+            raise Exhausted(reason)
+
+    def _commit(self, number: int, proposal: Proposal) -> str:
+        ref = f"refs/autoresearch/{self.tag}/{number}"
+        message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
+        return self.bench.workspace.commit_candidate(ref, self._head, proposal.files, message)

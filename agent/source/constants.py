@@ -1,0 +1,276 @@
+"""The ALL_CAPS constants of a Python source: found by syntax tree, replaced in place, every other byte kept.
+
+Only module-level assignments that are live count: an `if` is followed where its test can be worked out from literals,
+earlier constants and the names the harness defines (PROFILE, MAX_SEQ_LEN, ...). Nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.journal.experiment import Value
+
+NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+# Bounds on what a source may make the evaluator compute.
+LARGEST_POWER = 64
+LONGEST_TEXT = 1000
+MOST_BITS = 1024
+
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda item, items: item in items,
+    ast.NotIn: lambda item, items: item not in items,
+}
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.not_,
+}
+_CALLS: dict[str, Callable[..., Any]] = {
+    "abs": abs,
+    "int": int,
+    "len": len,
+    "max": max,
+    "min": min,
+    "round": round,
+    "set": set,
+}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """begin, end: byte offsets of the literal in the UTF-8 source. comment: what follows it on its line."""
+
+    name: str
+    value: Value
+    begin: int
+    end: int
+    literal: str
+    comment: str
+    line: int
+
+
+def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
+    """The live constants with a literal value, by name; of a name assigned twice the last. Empty for broken syntax, and
+    for branches too deep to follow.
+    """
+    tree = parsed(source)
+    try:
+        return _constants(tree, source, known) if tree else {}
+    except RecursionError:
+        return {}
+
+
+def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
+    data = source.encode()
+    starts = _line_starts(data)
+    found: dict[str, Constant] = {}
+    for name, node, value in _assignments(tree, known, {}):
+        if NAME.fullmatch(name) and is_literal(node) and isinstance(value, int | float | bool | str):
+            assert node.end_lineno is not None and node.end_col_offset is not None
+            begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+            rest = data[end:].split(b"\n", 1)[0].decode(errors="replace").strip()
+            found[name] = Constant(name, value, begin, end, data[begin:end].decode(), rest, node.lineno)
+    return found
+
+
+def replace(source: str, found: Mapping[str, Constant], values: Mapping[str, Value]) -> str:
+    """`source` with new literals for the constants named in `values`."""
+    data = source.encode()
+    for name in sorted(values, key=lambda name: found[name].begin, reverse=True):
+        constant = found[name]
+        if values[name] != constant.value or type(values[name]) is not type(constant.value):
+            data = data[: constant.begin] + literal(values[name], constant.literal).encode() + data[constant.end :]
+    return data.decode()
+
+
+def literal(value: Value, like: str) -> str:
+    """How to write `value` where `like` stood: a power of two as a power, a string in the same quotes."""
+    power = re.fullmatch(r"2\s*\*\*\s*\d+", like)
+    if power and isinstance(value, int) and value > 0 and value & (value - 1) == 0:
+        return f"2**{value.bit_length() - 1}"
+    if (
+        isinstance(value, str)
+        and like.startswith('"')
+        and '"' not in value
+        and value.isprintable()
+        and "\\" not in value
+    ):
+        return f'"{value}"'
+    return repr(value)
+
+
+def refuses(source: str, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
+    """The first live module-level `assert` that `values` would fail, as text; None where none is known to."""
+    tree = parsed(source)
+    if tree is None:
+        return "the syntax is broken"
+    try:
+        return _refuses(tree, known, values)
+    except RecursionError:
+        return "its branches are too deep to follow"
+
+
+def _refuses(tree: ast.Module, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
+    names: dict[str, Any] = dict(known)
+    for statement in _live(tree.body, names, values):
+        if isinstance(statement, ast.Assert):
+            try:
+                holds = bool(_evaluate(statement.test, names))
+            except _Unknown:
+                continue
+            if not holds:
+                return ast.unparse(statement.test)
+    return None
+
+
+class _Unknown(Exception):
+    """The expression depends on something that cannot be worked out."""
+
+
+def unmarked(source: str) -> str:
+    """Without a byte order mark, which Python takes at the start of a file but not at the start of a text."""
+    return source.removeprefix("\ufeff")
+
+
+def parsed(source: str) -> ast.Module | None:
+    """The syntax tree; None for broken syntax, and for what is nested too deeply."""
+    try:
+        return ast.parse(unmarked(source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _line_starts(data: bytes) -> list[int]:
+    # ast counts lines as Python does (\n, \r\n, \r) and columns in bytes, without a byte order mark.
+    starts = [3 if data.startswith(b"\xef\xbb\xbf") else 0]
+    return starts + [match.end() for match in re.finditer(rb"\r\n|\n|\r", data)]
+
+
+def _assignments(
+    tree: ast.Module, known: Mapping[str, Value], values: Mapping[str, Value]
+) -> Iterator[tuple[str, ast.expr, Any]]:
+    names: dict[str, Any] = dict(known)
+    for statement in _live(tree.body, names, values):
+        target = target_of(statement)
+        if target is not None:
+            yield target[0], target[1], names.get(target[0])
+
+
+def _live(body: list[ast.stmt], names: dict[str, Any], values: Mapping[str, Value]) -> Iterator[ast.stmt]:
+    """Statements that run at import as far as that is known; `names` follows their assignments, `values` overriding."""
+    for statement in body:
+        if isinstance(statement, ast.If):
+            try:
+                branch = statement.body if _evaluate(statement.test, names) else statement.orelse
+            except _Unknown:
+                _forget(statement, names)
+                continue
+            yield from _live(branch, names, values)
+            continue
+        target, found = target_of(statement), dict[str, Any]()
+        if target is not None:
+            name, node = target
+            with contextlib.suppress(_Unknown):
+                found[name] = values[name] if name in values else _evaluate(node, names)
+        _forget(statement, names)
+        names.update(found)
+        yield statement
+
+
+def _forget(statement: ast.stmt, names: dict[str, Any]) -> None:
+    """Drop all that it binds: a loop, `with`, `try`, a tuple, `+=` are not followed. A function's names are its own."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.pop(node.id, None)
+
+
+def target_of(statement: ast.stmt) -> tuple[str, ast.expr] | None:
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
+        return statement.targets[0].id, statement.value
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None:
+        return statement.target.id, statement.value
+    return None
+
+
+def is_literal(node: ast.expr) -> bool:
+    """A number, string or bool, a negative number, or a power such as 2**16."""
+    match node:
+        case ast.Constant():
+            return True
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant()):
+            return True
+        case ast.BinOp(left=ast.Constant(), op=ast.Pow(), right=ast.Constant()):
+            return True
+    return False
+
+
+def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The value of an expression of literals, names and plain arithmetic. Raises _Unknown."""
+    try:
+        return _compute(node, names)
+    except (ArithmeticError, TypeError, ValueError, LookupError, RecursionError):
+        raise _Unknown from None
+
+
+def _compute(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value) if not isinstance(value, int) or value.bit_length() <= MOST_BITS:
+            return value
+        case ast.Name(id=name) if name in names:
+            return names[name]
+        case ast.Tuple(elts=items) | ast.List(elts=items):
+            return tuple(_compute(item, names) for item in items)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+            return _UNARY[type(op)](_compute(operand, names))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            first, second = _compute(left, names), _compute(right, names)
+            _require_small(op, first, second)
+            return _BINARY[type(op)](first, second)
+        case ast.BoolOp(op=ast.And(), values=operands):
+            return all(_compute(operand, names) for operand in operands)
+        case ast.BoolOp(values=operands):
+            return any(_compute(operand, names) for operand in operands)
+        case ast.Compare(left=left, ops=ops, comparators=comparators) if all(type(op) in _COMPARE for op in ops):
+            terms = [_compute(term, names) for term in (left, *comparators)]
+            return all(_COMPARE[type(op)](a, b) for op, a, b in zip(ops, terms, terms[1:], strict=False))
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            return _compute(body if _compute(test, names) else orelse, names)
+        case ast.Subscript(value=value, slice=index) if not isinstance(index, ast.Slice):
+            return _compute(value, names)[_compute(index, names)]
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _CALLS:
+            return _CALLS[name](*(_compute(arg, names) for arg in args))
+    raise _Unknown
+
+
+def _require_small(op: ast.operator, first: Any, second: Any) -> None:
+    if isinstance(op, ast.Pow) and (abs(second) > LARGEST_POWER or abs(first) > 2**LARGEST_POWER):
+        raise _Unknown
+    if isinstance(op, ast.Mult) and any(isinstance(term, str | tuple) for term in (first, second)):
+        raise _Unknown
+    if isinstance(first, str) and len(first) > LONGEST_TEXT:
+        raise _Unknown
+    if any(isinstance(term, int) and term.bit_length() > MOST_BITS for term in (first, second)):
+        raise _Unknown

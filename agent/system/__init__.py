@@ -1,0 +1,4 @@
+"""Files, names, patterns and the command line, with a bound on whatever strangers can put in them.
+
+Uses errors and format only.
+"""

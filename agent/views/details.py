@@ -1,0 +1,129 @@
+"""The text of `show`, `diff` and `sessions`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.text import Text
+
+from agent.format import cost, duration, figure, one_line
+from agent.system.invocation import hint
+from agent.views.color import diff_lines, status_text
+
+LOST = "(the diff cannot be shown: `{doctor}` says why)"
+RUN_FIGURES = ("peak_vram_mb", "num_steps", "mfu_percent")
+
+
+def show_lines(data: dict[str, Any]) -> list[str | Text]:
+    head = status_text(one_line(f"#{data['number']} {data['status']}  {data['description']}"), data["status"])
+    by = f"by {data['proposer']} in session {data['tag']}" + (
+        f", commit {data['commit'][:12]}" if data["commit"] else ""
+    )
+    lines: list[str | Text] = [head, by, ""]
+    if data["reasoning"]:
+        lines += [_title("why"), *_indented(data["reasoning"]), ""]
+    lines += [_title("effect"), *_indented("\n".join(_effect(data))), ""]
+    lines += [_title("verdict"), *_indented("\n".join(_verdict(data))), ""]
+    if data["runs"]:
+        lines += [_title("runs"), *_indented("\n".join(_runs(data))), ""]
+    if data["number"] > 0:
+        lost = [LOST.format(doctor=hint("doctor"))]
+        lines += [_title("diff"), *(diff_lines(data["diff"]) if data["diff"] is not None else lost), ""]
+    if data["log"]:
+        lines += [_title(f"log  {data['log']}"), *_indented("\n".join(data["log_tail"]) or "(empty)")]
+    return lines
+
+
+def session_lines(sessions: list[dict[str, Any]], now: float) -> list[str | Text]:
+    """A table: every column as wide as its longest entry."""
+    titles = ("tag", "experiments", "baseline", "best", "gain", "last activity", "branch")
+    rows = [titles, *(tuple(map(one_line, _session(each, now))) for each in sessions)]
+    wide = [max(len(row[column]) for row in rows) for column in range(len(titles))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    marked = [
+        status_text(line, "running") if each["running"] else line
+        for line, each in zip(lines[1:], sessions, strict=True)
+    ]
+    errors = [f"{each['tag']}: {each['error']}" for each in sessions if each["error"]]
+    return [Text(lines[0], style="bold"), *marked, *errors]
+
+
+def _effect(data: dict[str, Any]) -> list[str]:
+    name, expected = data["metric"], data["expected"]
+    lines = [f"expected  {expected:+.6g} of {name}" if expected is not None else "expected  nothing in particular"]
+    if data["value"] is None:
+        came = "not measured yet" if data["status"] == "under way" else "no metric"
+    else:
+        came = f"{name} {figure(data['value'])}"
+        found = data["outcome"]
+        if found["runs"] > 1:
+            came += f", mean of {found['runs']} runs"
+        if found["gain"] is not None:
+            steps = " at equal steps" if found["equal_steps"] else ""
+            came += f", {figure(found['gain'], data['value'], '+')} against {figure(found['against'])} of "
+            came += f"#{found['incumbent']}{steps} ({found['word']}; a gain is positive)"
+    lines.append(f"came      {came}")
+    if data["estimate"] is not None and data["estimate"] != data["value"]:
+        lines.append(f"estimate  {figure(data['estimate'])}, by runs that did not choose it or were cut short")
+    return [*lines, *([f"cost      {cost(data['cost'])}"] if data["cost"]["calls"] else [])]
+
+
+def _verdict(data: dict[str, Any]) -> list[str]:
+    evidence = data["evidence"]
+    if data["reason"] is None:
+        return ["none yet"]
+    lines = [f"{data['status']}: {data['reason']}"]
+    if evidence is not None:
+        like = evidence["incumbent_mean"]
+        guessed = evidence["sigmas"] is None and evidence["noise"] > 0
+        sigmas = f" ({evidence['sigmas']:.1f} sigma)" if evidence["sigmas"] is not None else ""
+        lines.append(
+            f"evidence  {evidence['how']}: mean {figure(evidence['mean'])} of {evidence['runs']} against "
+            f"{figure(like)} of {evidence['incumbent_runs']}, gain {figure(evidence['gain'], like, '+')}"
+            f"{sigmas}, noise of one run {'not measured' if guessed else figure(evidence['noise'], like)}"
+        )
+    elif data["status"] == "keep" and data["number"] > 0:
+        lines.append("evidence  none: provisional")
+    return lines
+
+
+def _runs(data: dict[str, Any]) -> list[str]:
+    lines = []
+    for number, run in enumerate(data["runs"], start=1):
+        value = figure(run["metric"]) if run["metric"] is not None else "-"
+        parts = [f"{number}  {value}  {duration(run['seconds'])}"]
+        parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
+        parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
+        parts += ["fresh, after its verdict"] if run["kind"] == "fresh" else []
+        parts += [run["source"]] if run.get("source") else []
+        parts += ["unconfined"] if run.get("unconfined") else []
+        if run["pruned"] is not None:
+            parts.append(f"ended after {run['pruned']:.0%} as hopeless")
+        parts += [run["error"]] if run["error"] else []
+        lines.append("  ".join(parts))
+    return lines
+
+
+def _session(each: dict[str, Any], now: float) -> tuple[str, ...]:
+    ago = "running" if each["running"] else f"{duration(max(0.0, now - each['last_activity']))} ago"
+    at = time.strftime("%d %b %H:%M", time.localtime(each["last_activity"]))
+    if each["error"]:
+        return (each["tag"], "-", "-", "-", "-", f"{at}, {ago}", each.get("branch") or "-")
+    best = f"{figure(each['best'])} (#{each['best_number']})" if each["best"] is not None else "-"
+    if each["gain"] is None:
+        gained = "-"
+    elif each["confirmed_gain"] is not None:
+        gained = f"{figure(each['confirmed_gain'], each['baseline'])} confirmed"
+    else:
+        gained = f"{figure(each['gain'], each['baseline'])} {each['gain_is']}" if each["gain"] > 0 else "none yet"
+    baseline = figure(each["baseline"]) if each["baseline"] is not None else "-"
+    return (each["tag"], str(each["experiments"]), baseline, best, gained, f"{at}, {ago}", each["branch"])
+
+
+def _title(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.splitlines()]

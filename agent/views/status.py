@@ -1,0 +1,67 @@
+"""`status`: the session in lines, or the live screen of a loop that runs elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from agent.decision.limits import of_note
+from agent.format import cost, duration, one_line
+from agent.journal import lock
+from agent.journal.journal import fold
+from agent.journal.paths import find_session, journal_path, state_folder
+from agent.journal.state import State
+from agent.report.status import status, wait_for_change
+from agent.views.terminal.live import can_draw, follow
+from agent.views.text import headline, row
+
+
+def session_status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
+    """What `status --json` prints: the plain data, and a line for each of the last `rows` experiments."""
+    data, state = status(workspace, tag, rows)
+    first = max(0, len(state.experiments) - rows)
+    return {**data, "lines": [row(state, index) for index in range(first, len(state.experiments))]}
+
+
+def status_lines(data: dict[str, Any]) -> list[str]:
+    rate = f", {data['per_hour']:.1f} an hour" if data["per_hour"] else ""
+    counts = f"{data['kept']} kept, {data['discarded']} discarded, {data['crashed']} crashed"
+    shown = [f"{data['tag']}  {headline(data)}", f"{data['experiments']} experiments: {counts}{rate}", *data["lines"]]
+    if data["cost"]["calls"]:
+        shown.append(cost(data["cost"]))
+    if data["waiting"]:
+        shown.append(f"{data['waiting']['proposer']} is tried again: {data['waiting']['reason']}")
+    if data["nothing"]:
+        nothing = data["nothing"]
+        shown.append(f"{nothing['proposer']} had nothing for #{nothing['number']}: {nothing['reason']}")
+    if data["away"]:
+        shown.append(f"{data['away']['proposer']} is away, the search proposes: {data['away']['reason']}")
+    if data["limits"] and (ends := of_note(data["limits"]).words()):
+        shown.append(f"ends {ends}")
+    now = data["now"]
+    if now:
+        until = time.strftime("%H:%M:%S", time.localtime(now["done_at"])) if now["done_at"] else "?"
+        shown.append(
+            f"running #{now['number']} since {duration(now['seconds'])}, done at about {until}: {now['description']}"
+        )
+    elif data["running_pid"]:
+        shown.append("running")
+    else:
+        shown.append(f"not running: {data['ended'] or 'it was cut off; the same `run --tag` goes on'}")
+    return [one_line(line) for line in shown]
+
+
+def watch(workspace: Path, tag: str | None) -> None:
+    """On a terminal the live screen until the loop ends; anywhere else nothing."""
+    tag = find_session(workspace, tag)
+    path = journal_path(workspace, tag)
+
+    def load() -> State | None:
+        holder = lock.holder(state_folder(workspace))
+        return fold(path) if holder is not None and holder.tag == tag else None
+
+    holder = lock.holder(state_folder(workspace))
+    if can_draw(sys.stdout) and holder is not None:
+        follow(load, lambda: wait_for_change(workspace, tag), of_note(holder.limits or {}))

@@ -1,0 +1,4 @@
+"""The live screen.
+
+Uses the words and colours of views.
+"""

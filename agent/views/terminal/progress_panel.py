@@ -1,0 +1,151 @@
+"""What runs now, on the live screen: what is tried and why, how far its run is, and that run's latest figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from agent.decision.estimate import unbiased
+from agent.execution.progress import Reading
+from agent.format import duration, figure, one_line
+from agent.journal.experiment import Experiment, Run, metrics
+from agent.journal.state import Comparison, Pending, State, side
+from agent.views.terminal.ellipsis import clock, line, named, sides
+
+GB, MB = 2**30, 2**20
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the state does not hold. now: Unix time. lines: the end of the log of the run under way. memory: bytes.
+
+    forecast: see `agent.report.eta`. ends: what ends the session. message: the latest that a person may want to know.
+    hint: what Ctrl-C does.
+    """
+
+    now: float
+    reading: Reading = field(default_factory=Reading)
+    lines: Sequence[str] = ()
+    memory: int | None = None
+    forecast: str | None = None
+    ends: str = ""
+    message: str = ""
+    hint: str = ""
+    ascii: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar as wide as there is room for. What is left has a sign of its own, so that it can be told without colour."""
+
+    done: float
+    ascii: bool
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        full, rest = "#-" if self.ascii else "━─"
+        count = round(self.done * options.max_width)
+        yield Text.assemble((full * count, "green"), (rest * (options.max_width - count), "dim"))
+
+
+def under_way(state: State) -> tuple[Mapping[str, Any], float] | None:
+    """The run that a process works on, of an experiment or of a comparison, and since when (Unix time)."""
+    comparison, pending = state.comparison, state.pending
+    if comparison is not None and comparison.started is not None:
+        return comparison.started, state.latest_at
+    if pending is not None and pending.started is not None and pending.started_at is not None:
+        return pending.started, pending.started_at
+    return None
+
+
+def current(state: State, moment: Moment) -> list[RenderableType]:
+    """The experiment under way, or the fresh runs that confirm the gain, or what happens between two."""
+    if state.comparison is not None and state.comparison.started is not None:
+        return _comparing(state, state.comparison, moment)
+    if state.pending is None:
+        number, waited = len(state.experiments), duration(max(0.0, moment.now - state.latest_at))
+        doing = f"#{number}  being proposed, since {waited}" if number else "starting"
+        return [line(f"ended: {state.ended}" if state.ended else doing, "bold")]
+    return _trying(state, state.pending, moment)
+
+
+def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableType]:
+    what = Text.assemble((f"#{pending.number}  ", "bold cyan"), (one_line(pending.description), "bold"))
+    by = f"by {pending.proposer}" if pending.number else ""
+    lines: list[RenderableType] = [sides(what, line(by, "dim"))]
+    why = next((each.strip() for each in pending.reasoning.splitlines() if each.strip()), "")
+    if why:
+        lines.append(named("why", one_line(why)))
+    values = _values(pending.runs)
+    if values:
+        lines.append(named("so far", values + _against(state.incumbent)))
+    found = under_way(state)
+    if found is None:
+        return [*lines, line("its run starts" if pending.verdict is None else "being recorded", "dim")]
+    of = found[0].get("of")
+    return [*lines, *_running(*found, f"run {found[0]['run']}" if of is None else f"#{of} again", moment)]
+
+
+def _comparing(state: State, comparison: Comparison, moment: Moment) -> list[RenderableType]:
+    names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
+    lines: list[RenderableType] = [line(f"confirming by fresh runs, in turn: {' and '.join(names.values())}", "bold")]
+    lines += [named(names[label], _values(runs)) for label, runs in comparison.runs.items() if runs]
+    found = under_way(state)
+    assert found is not None
+    number, count = sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names)
+    of = f" of {count}" if number <= count else ", in place of one that was disturbed"
+    lines.append(named("now", f"{names[found[0]['label']]}, run {number}{of}"))
+    return [*lines, *_running(*found, "", moment)]
+
+
+def _against(best: Experiment | None) -> str:
+    """What its runs are compared with: the mean of those of the incumbent that did not choose it."""
+    if best is None or best.metric is None:
+        return ""
+    values = metrics(unbiased(best)) or [best.metric]
+    runs = f", {len(values)} runs" if len(values) > 1 else ""
+    return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
+
+
+def _values(runs: Sequence[Run]) -> str:
+    return "  ".join(figure(run.metric) for run in runs if run.metric is not None)
+
+
+def _running(started: Mapping[str, Any], since: float, which: str, moment: Moment) -> list[RenderableType]:
+    """Two lines, or three where the log tells of nothing that is known but has something to say."""
+    seconds, expected = max(0.0, moment.now - since), max(1e-9, started["expected"])
+    reading = moment.reading
+    done = reading.done if reading.done is not None else min(1.0, seconds / expected)
+    bar = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    bar.add_column(no_wrap=True, min_width=8)
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True, min_width=32)  # so that the bar does not jump when the words change
+    bar.add_row(Text(which, style="dim"), Bar(done, moment.ascii), f"{done:4.0%}  {_time(reading, seconds, expected)}")
+    figures = [
+        f"loss {reading.loss:.4f}" if reading.loss is not None else "",
+        f"{reading.tokens_per_second:,.0f} tokens/s" if reading.tokens_per_second is not None else "",
+        _size(moment.memory) if moment.memory else "",
+        f"done at about {clock(since + expected)}",
+    ]
+    lines: list[RenderableType] = [bar, named("", "   ".join(each for each in figures if each))]
+    latest = one_line(moment.lines[-1]) if moment.lines else ""
+    return [*lines, named("", (latest, "dim"))] if latest and reading == Reading() else lines
+
+
+def _time(reading: Reading, seconds: float, expected: float) -> str:
+    """How long it has run, and how long it will: of the training as its log says, of the whole as others took."""
+    taken, rest = duration(seconds), expected - seconds
+    if reading.done is not None and reading.done >= 0.995:
+        return f"{taken}, trained, " + (f"{duration(rest)} to the end" if rest > 0 else "at its end")
+    if reading.left:
+        return f"{taken}, {duration(reading.left)} of training left"
+    return f"{taken}, about {duration(rest)} left" if rest > 0 else f"{taken}, longer than expected"
+
+
+def _size(held: int) -> str:
+    return f"{held / GB:.1f} GB of memory" if held >= GB else f"{held / MB:.0f} MB of memory"

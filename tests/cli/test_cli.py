@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli import app
+from tests.common.in_process import call
+from tests.common.workspaces import ROOT, Cli, git
+
+COMMANDS: list[list[str]] = [
+    [],
+    *([str(each.name or each.callback.__name__)] for each in app.registered_commands if each.callback),
+    ["protocol"],
+    ["protocol", "check"],
+    ["protocol", "schema"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_a_help_page_with_examples_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = call(tmp_path, *command, "--help")
+    assert done.returncode == 0 and done.stdout.startswith("Usage: autoresearch")
+    assert max(map(len, done.stdout.splitlines())) <= 80 and "..." not in done.stdout.split("\n", 1)[1].replace(
+        "NAME,...", ""
+    )
+    examples = done.stdout.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(examples) >= 2
+    for example in examples:
+        args = shlex.split(re.split(r" {2,}\w| [>|] ", example.strip())[0])
+        assert args[0] == "autoresearch"
+        # What stands in an example is parsed as it stands there, up to where the command would begin.
+        assert call(tmp_path, *args[1:], "--help").returncode == 0, example
+
+
+def test_every_flag_of_run_stands_in_a_section(tmp_path: Path) -> None:
+    page = call(tmp_path, "run", "--help").stdout
+    sections = [line for line in page.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert sections == [
+        "The session:",
+        "When it ends:",
+        "Who proposes:",
+        "Runs and verdict:",
+        "What it tells:",
+        "Options:",
+    ]
+    assert page.partition("\nOptions:\n")[2].split()[:2] == ["-h,", "--help"]
+
+
+def processor_seconds() -> float:
+    """What the processes that this one has waited for have computed: what else the machine does does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    seconds = []
+    for _ in range(5):
+        before = processor_seconds()
+        subprocess.run([sys.executable, "-m", "agent", "--help"], cwd=ROOT, check=True, capture_output=True)
+        seconds.append(processor_seconds() - before)
+    assert 0 < min(seconds) < 0.3
+    code = (
+        "import sys, agent.cli; "
+        "print([m for m in ('mlx', 'optuna', 'git', 'pydantic', 'numpy', 'rich.live') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_program_never_imports_mlx_nor_the_workspace_the_program() -> None:
+    for path in (ROOT / "agent").rglob("*.py"):
+        assert "import mlx" not in path.read_text(), path
+    for name in ("prepare.py", "train.py", "snapshots.py", "sources.py", "blas.py"):
+        text = (ROOT / name).read_text()
+        assert "import agent" not in text and "from agent" not in text, name
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["status"], 3, "there is no session"),
+        (["stop"], 3, "no loop runs"),
+        (["-C", "nowhere", "run", "--tag", "x"], 2, "there is no protocol.json"),
+        (["run"], 2, "--tag"),
+        (["run", "--tag", "x", "--proposer", "oracle"], 2, "there is no proposer 'oracle'"),
+        (["run", "--tag", "x", "--until", "dawn"], 2, "such as 07:00"),
+        (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_its_code(
+    quick: Path, cli: Cli, args: list[str], code: int, words: str
+) -> None:
+    done = cli(quick, *args)
+    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_errors_as_json_and_with_a_traceback_on_demand(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "status", "--json")
+    envelope = json.loads(done.stdout)
+    assert done.returncode == 3 and envelope["status"] == "error" and envelope["data"] is None
+    assert "there is no session" in envelope["errors"][0]
+    assert "Traceback" in cli(quick, "--debug", "status").stderr
+
+
+def test_status_of_a_named_and_of_the_latest_session(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "one", "--max-experiments", "3")
+    text = cli(quick, "status").stdout
+    assert text.startswith("one  val_bpb") and "3 experiments: " in text and "not running: 3 experiments" in text
+    assert len(json.loads(cli(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
+    assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr
+
+
+def test_without_git_there_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
+    assert done.returncode == 3 and done.stderr.startswith("error: git ") and "Traceback" not in done.stderr
+
+
+def test_the_version(tmp_path: Path, cli: Cli) -> None:
+    done = cli(tmp_path, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"autoresearch \d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "words"),
+    [
+        ("meta", "eligibility", "ineligible", "only eligible ones are run"),
+        ("mutableSurface", "allowedGlobs", ["nothing/*.py"], "no tracked file matches allowedGlobs (nothing/*.py)"),
+        ("mutableSurface", "forbiddenGlobs", ["*.py"], "what forbiddenGlobs take"),
+    ],
+)
+def test_protocol_check_refuses_what_run_would(
+    quick: Path, cli: Cli, section: str, field: str, value: Any, words: str
+) -> None:
+    protocol = json.loads((quick / "protocol.json").read_text())
+    protocol[section][field] = value
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    git(quick, "commit", "--quiet", "-am", "protocol")
+    assert words in cli(quick, "run", "--tag", "t", "--dry-run").stderr
+    for more in ([], ["--json"]):
+        done = cli(quick, "protocol", "check", *more)
+        assert done.returncode == 2
+        assert words in done.stderr

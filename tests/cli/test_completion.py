@@ -1,0 +1,164 @@
+"""What shells offer after Tab: asked as their scripts ask, and in the shells themselves where they are installed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.common.journals import write_long_journal
+from tests.common.workspaces import ROOT
+
+# The last import that counts is printed behind the offers.
+PROGRAM = (
+    "import atexit, sys; atexit.register(lambda: print([m for m in ('pydantic', 'rich', 'git', 'numpy') "
+    "if m in sys.modules], file=sys.stderr)); from agent.cli import app; app(prog_name='autoresearch')"
+)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Two sessions, mar5 the one last worked on; among what was tried there is a text that wants to be evaluated."""
+    for tag, count in (("long", 1000), ("mar5", 12)):
+        path = tmp_path / ".autoresearch" / "sessions" / tag / "journal.jsonl"
+        write_long_journal(path, tag, count, "a" * 40, "b" * 40)
+        os.utime(path, (count, count) if tag == "long" else None)
+    (tmp_path / ".autoresearch" / "sessions" / "$(touch evil)").mkdir()
+    (tmp_path / ".autoresearch" / "sessions" / "$(touch evil)" / "journal.jsonl").touch()
+    os.utime(tmp_path / ".autoresearch" / "sessions" / "$(touch evil)" / "journal.jsonl", (1, 1))
+    text = (tmp_path / ".autoresearch/sessions/mar5/journal.jsonl").read_text()
+    hostile = r'"description": "a\\$(touch evil)`touch evil`\"'
+    (tmp_path / ".autoresearch/sessions/mar5/journal.jsonl").write_text(text.replace('"description": "', hostile))
+    return tmp_path
+
+
+def ask(folder: Path, shell: str, line: str) -> subprocess.CompletedProcess[str]:
+    """What `line` may go on with; its last word is the one that is begun."""
+    words = line.split(" ")
+    asked = {
+        "_AUTORESEARCH_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+        "_TYPER_COMPLETE_ARGS": line,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        env={**os.environ, **asked, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "offers"),
+    [
+        ("autoresearch sh", ["show"]),
+        ("autoresearch status --tag ", ["mar5", "long"]),
+        ("autoresearch report --tag mar5 --tag l", ["long"]),
+        ("autoresearch show b", ["best", "baseline"]),
+        ("autoresearch show 1", ["12", "11", "10", "1"]),
+        ("autoresearch diff 12 1", ["12", "11", "10", "1"]),
+        (
+            "autoresearch log --tag long 99",
+            ["999", "998", "997", "996", "995", "994", "993", "992", "991", "990", "99"],
+        ),
+        ("autoresearch show --tag nothing ", [""]),
+        ("autoresearch -C / show ", [""]),
+        ("autoresearch run --agent c", ["claude", "codex"]),
+        ("autoresearch run --proposer h", ["hybrid"]),
+        ("autoresearch run --verdict g", ["greedy"]),
+        ("autoresearch protocol c", ["check"]),
+    ],
+)
+def test_bash_is_offered(workspace: Path, line: str, offers: list[str]) -> None:
+    done = ask(workspace, "bash", line)
+    assert done.stdout.rstrip("\n").split("\n") == offers
+    assert done.stderr == "[]\n"
+
+
+def test_zsh_is_offered_words_beside_them_and_nothing_to_evaluate(workspace: Path) -> None:
+    done = ask(workspace, "zsh", "autoresearch show 1")
+    assert '"10":"' in done.stdout and "touch evil" in done.stdout
+    assert not set("$`\\") & set(done.stdout) and done.stderr == "[]\n"
+
+
+def test_a_damaged_journal_offers_what_it_can(workspace: Path) -> None:
+    journal = workspace / ".autoresearch" / "sessions" / "mar5" / "journal.jsonl"
+    journal.write_text('{"event": "judged", "number": 3}\n"proposed"\n{"event": "proposed", "numb\n')
+    assert ask(workspace, "bash", "autoresearch show ").stdout.split() == ["best", "baseline"]
+
+
+@pytest.fixture
+def installed(workspace: Path) -> dict[str, str]:
+    """An environment in which `autoresearch` is on PATH."""
+    program = workspace / "bin" / "autoresearch"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m agent "$@"\n')
+    program.chmod(0o755)
+    return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "TERM": "dumb"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_in_bash(workspace: Path, installed: dict[str, str]) -> None:
+    script = """
+source <(autoresearch --show-completion)
+COMP_WORDS=(autoresearch show 1) COMP_CWORD=2
+_autoresearch_completion autoresearch
+echo "${COMPREPLY[@]}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=workspace, env=installed, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["12", "11", "10", "1"]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_in_zsh(workspace: Path, installed: dict[str, str]) -> None:
+    begin = "autoload -U compinit; compinit -u -D; source <(autoresearch --show-completion); print read''y"
+    with Terminal(["zsh", "-f", "-i"], workspace, installed) as zsh:
+        zsh.send(f"{begin}\n")
+        zsh.wait_for("ready")
+        zsh.send("autoresearch show 1\t")
+        assert "touch evil" in zsh.wait_for("11 ")
+    assert not (workspace / "evil").exists()
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, command: list[str], folder: Path, env: dict[str, str]) -> None:
+        self._own, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        self._seen = ""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._own)
+
+    def send(self, text: str) -> None:
+        os.write(self._own, text.encode())
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """All that was shown until `text` is among it."""
+        end = time.monotonic() + seconds
+        while text not in self._seen:
+            ready, _, _ = select.select([self._own], [], [], max(0.0, end - time.monotonic()))
+            assert ready, self._seen
+            self._seen += os.read(self._own, 65536).decode(errors="replace")
+        return self._seen

@@ -1,0 +1,116 @@
+"""A session keeps its flags: going on needs its tag alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.journal.journal import fold
+from agent.journal.paths import journal_path
+from tests.common.workspaces import Cli
+
+
+def session(folder: Path, cli: Cli, *args: str, code: int = 0, **env: str) -> str:
+    done = cli(folder, "run", "--tag", "t", *args, **env)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def flags(folder: Path) -> dict[str, Any]:
+    return dict(fold(journal_path(folder, "t")).flags)
+
+
+def test_going_on_needs_the_tag_alone(quick: Path, cli: Cli) -> None:
+    other = shutil.copytree(quick, quick.parent / "other")
+    kept = ("--training-seconds", "20", "--seed", "7", "--verdict", "greedy", "--no-prune", "--baseline-runs", "3")
+    session(quick, cli, *kept, "--max-experiments", "2")
+    said = session(quick, cli, "--max-experiments", "3")
+    assert "from now on" not in said
+    found = {"training_seconds": 20, "seed": 7, "verdict": "greedy", "prune": False, "baseline_runs": 3}
+    assert flags(quick) == found
+    whole = [e.description for e in fold(journal_path(quick, "t")).experiments]
+    # As an undisturbed session that was told all at once.
+    session(other, cli, *kept, "--max-experiments", "3")
+    assert [e.description for e in fold(journal_path(other, "t")).experiments] == whole
+
+
+def test_when_to_end_is_each_start_s_own(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--max-experiments", "1", "--patience", "50")
+    assert "max_experiments" not in flags(quick)
+    session(quick, cli, "--max-experiments", "3")
+    assert len(fold(journal_path(quick, "t")).experiments) == 4
+
+
+def test_a_changed_flag_is_said_and_kept(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--seed", "1", "--verdict", "greedy", "--max-experiments", "1")
+    said = session(quick, cli, "--seed", "2", "--max-experiments", "2")
+    assert "--seed is 2 from now on; the session had 1" in said
+    assert "from now on" not in session(quick, cli, "--max-experiments", "3")
+    assert flags(quick) == {"seed": 2, "verdict": "greedy"}
+
+
+def test_a_new_choice_of_who_proposes_takes_the_place_of_the_old(quick: Path, cli: Cli) -> None:
+    agent = "sed -i 's/^RATE = 0.1 /RATE = 0.2 /' train.py # {prompt_file}"
+    session(quick, cli, "--proposer", "command", "--agent-cmd", agent, "--max-experiments", "1")
+    said = session(quick, cli, "--proposer", "search", "--max-experiments", "2")
+    assert "--proposer is search from now on" in said
+    assert "holds no more" in said
+    assert flags(quick) == {"proposer": "search"}
+    assert [e.proposer for e in fold(journal_path(quick, "t")).experiments] == ["baseline", "command", "search"]
+
+
+def test_another_budget_is_refused_as_it_was(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--training-seconds", "20", "--max-experiments", "1")
+    said = session(quick, cli, "--training-seconds", "30", code=3)
+    assert "training_seconds was 20" in said
+    session(quick, cli, "--max-experiments", "2")
+
+
+def test_variables_count_as_flags(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--max-experiments", "1", AUTORESEARCH_TRAINING_SECONDS="20")
+    session(quick, cli, "--max-experiments", "2")
+    assert flags(quick) == {"training_seconds": 20}
+
+
+def test_a_session_of_the_version_before_keeps_its_budget_and_seed(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--training-seconds", "20", "--seed", "5", "--max-experiments", "1")
+    path = journal_path(quick, "t")
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        event.pop("flags", None)
+        event.pop("left", None)
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    session(quick, cli, "--max-experiments", "2")
+    assert flags(quick) == {"training_seconds": 20, "seed": 5}
+
+
+def test_flags_of_a_journal_that_make_no_sense_are_left_out(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--seed", "1", "--max-experiments", "1")
+    path = journal_path(quick, "t")
+    strange = {"seed": "many", "verdict": "coin", "share": -1, "unheard": 1, "max_cost": True}
+    lines = path.read_text().splitlines()
+    first = {**json.loads(lines[0]), "flags": strange}
+    path.write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    session(quick, cli, "--max-experiments", "2")
+    assert flags(quick) == {}
+
+
+def test_inf_takes_a_limit_back(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--max-memory-gb", "8", "--max-experiments", "1")
+    assert flags(quick) == {"max_memory_gb": 8}
+    said = session(quick, cli, "--max-memory-gb", "inf", "--max-experiments", "2")
+    assert "--max-memory-gb is inf from now on" in said
+    assert flags(quick) == {}
+
+
+@pytest.mark.parametrize("flag", ["--share=0.5", "--fallback-after=10", "--model-timeout=5", "--agent-timeout=5"])
+def test_a_flag_that_would_do_nothing_is_refused(quick: Path, cli: Cli, flag: str) -> None:
+    done = cli(quick, "run", "--tag", "t", flag, "--dry-run")
+    assert done.returncode == 2
+    assert "is for a model or an agent" in done.stderr
+    agent = ("--agent-cmd", "true # {prompt_file}")
+    assert cli(quick, "run", "--tag", "t", flag, *agent, "--dry-run").returncode == 0

@@ -1,0 +1,96 @@
+"""Whoever listens, or does not: closed and broken streams, terminals that cannot show a character, `nohup`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.common.workspaces import ROOT, Cli, git
+
+RUN = f'"{sys.executable}" -m agent run --tag t --max-experiments 3'
+ENV = {"PYTHONPATH": str(ROOT)}
+
+
+def shell(folder: Path, line: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    env = {**os.environ, **ENV, **env}
+    return subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, timeout=120, check=False)
+
+
+def rows(folder: Path) -> int:
+    return len((folder / "results.tsv").read_text().splitlines()) - 1
+
+
+@pytest.mark.parametrize(
+    "streams",
+    ["2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | head -c 1", "2>&1 | true", "--json | true"],
+)
+def test_a_session_goes_on_whoever_listens(quick: Path, streams: str) -> None:
+    done = shell(quick, f"{RUN} {streams}; exit ${{PIPESTATUS[0]}}")
+    assert done.returncode == 0, done.stderr
+    assert rows(quick) == 4
+    assert git(quick, "status", "--porcelain") == ""
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "show 1", "diff", "log 1", "sessions", "status --json", "doctor", "--help"]
+)
+@pytest.mark.parametrize("streams", [">&-", "| true", ">/dev/full"])
+def test_a_command_that_shows_something_ends_without_a_traceback(finished: Path, command: str, streams: str) -> None:
+    done = shell(finished, f'"{sys.executable}" -m agent {command} {streams}; exit ${{PIPESTATUS[0]}}')
+    if command != "--help" or "full" in streams:  # click ends a help page that nobody reads with 1
+        assert done.returncode == (1 if "full" in streams else 0)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_a_terminal_cannot_show_is_written_with_escapes(quick: Path, cli: Cli, encoding: str) -> None:
+    text = (quick / "train.py").read_text().replace("RATE = 0.1", "λ_RATE = 0.1")
+    (quick / "train.py").write_text(text.replace("(RATE", "(λ_RATE"))
+    git(quick, "commit", "--quiet", "-am", "λ → 0")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    for command in (["status"], ["show", "1"], ["diff", "1"], ["log", "1"], ["sessions"], ["report"], ["doctor"]):
+        shown = cli(quick, *command, PYTHONIOENCODING=encoding)
+        assert "Traceback" not in shown.stderr
+        assert shown.returncode in (0, 1)
+    assert "\\u03bb_RATE" in cli(quick, "diff", "1", PYTHONIOENCODING=encoding).stdout
+
+
+def wait_for_rows(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (folder / "results.tsv").exists() and rows(folder) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} rows")
+
+
+def test_nohup_is_obeyed(quick: Path) -> None:
+    command = ["nohup", sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "40"]
+    with (quick.parent / "out").open("wb") as out:
+        loop = subprocess.Popen(
+            command, cwd=quick, env={**os.environ, **ENV}, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        )
+        wait_for_rows(quick, 2)
+        loop.send_signal(signal.SIGHUP)
+        assert loop.wait(timeout=120) == 0
+    assert rows(quick) == 41
+
+
+def test_a_closed_terminal_ends_a_session_that_was_not_told_to_stay(quick: Path) -> None:
+    command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "200"]
+    loop = subprocess.Popen(
+        command, cwd=quick, env={**os.environ, **ENV}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for_rows(quick, 2)
+    loop.send_signal(signal.SIGHUP)
+    assert loop.wait(timeout=120) == 129

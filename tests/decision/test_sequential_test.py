@@ -1,0 +1,266 @@
+"""The verdict on plain numbers: what it keeps, whose run it asks for, and how often it is wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agent.decision import sequential_test as verdict
+from agent.decision.decide import Case, Rules, judge, why_unlike
+from agent.decision.estimate import estimate, unbiased
+from agent.decision.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
+from agent.decision.sequential_test import Standing, standing, weigh
+from agent.execution.conditions import disturbed
+from agent.journal.experiment import Evidence, Experiment, Run, Verdict
+from agent.journal.state import Pending
+from agent.source.simplicity import leaner, repeats
+from benchmarks import verdict as simulation
+
+NOISE = Noise(1.0, 20.0)
+KNOWN = Standing([10.0, 10.0, 10.0, 10.0], [10.0])
+
+
+def verdict_of(candidate: Sequence[float], incumbent: Standing = KNOWN, **more: Any) -> Verdict | str:
+    return weigh(candidate, incumbent, NOISE, more.pop("direction", "minimize"), **more)
+
+
+def status(candidate: Sequence[float], **more: Any) -> str:
+    found = verdict_of(candidate, **more)
+    return found if isinstance(found, str) else found.status
+
+
+def test_clear_cases_take_one_run() -> None:
+    assert status([10.0]) == "discard" and status([14.0]) == "discard"
+    assert status([3.0]) == "keep"
+    assert status([17.0], direction="maximize") == "keep" and status([3.0], direction="maximize") == "discard"
+
+
+def test_what_is_in_between_is_run_again_in_turn() -> None:
+    assert status([7.5]) == "candidate"
+    assert status([7.5, 8.5]) == "candidate"
+    assert status([7.5, 8.5, 7.5]) == "keep"
+    assert status([7.5, 7.6], incumbent=Standing([10.0, 10.0], [10.0])) == "incumbent"
+    assert status([7.5, 11.0]) == "discard"
+    tied = [8.7, 8.6, 8.9, 8.5, 8.8, 8.6, 8.9]
+    assert status([*tied, 8.7]) in ("keep", "discard")  # the limit of runs ends it in any case
+
+
+def test_what_a_verdict_says_holds_its_evidence() -> None:
+    found = verdict_of([7.5, 7.6, 7.5])
+    assert isinstance(found, Verdict) and found.evidence is not None
+    evidence = found.evidence
+    assert evidence.how == "confirmed" and evidence.confirmed and (evidence.runs, evidence.incumbent_runs) == (3, 4)
+    assert evidence.gain == pytest.approx(2.4667, abs=1e-3) and evidence.sigmas == pytest.approx(3.23, abs=0.01)
+    assert "3 runs against 4" in found.reason and "+3.2 sigma" in found.reason
+    once = verdict_of([3.0])
+    assert isinstance(once, Verdict) and once.evidence is not None
+    assert once.evidence.how == "one run" and not once.evidence.confirmed
+
+
+def test_an_incumbent_known_by_its_own_selection_is_run_again_before_it_judges_a_near_one() -> None:
+    lucky = Standing([], [9.0, 9.2])
+    assert status([10.0], incumbent=lucky) == "incumbent"
+    assert status([12.0], incumbent=lucky) == "discard"
+    assert status([10.0], incumbent=Standing([10.0], [9.0, 9.2])) == "discard"
+
+
+def test_an_old_incumbent_is_run_again_now_and_then() -> None:
+    assert status([14.0], incumbent=Standing([10.0, 10.0], [10.0], age=7)) == "discard"
+    assert status([14.0], incumbent=Standing([10.0, 10.0], [10.0], age=8)) == "incumbent"
+    assert status([14.0], incumbent=Standing([10.0] * 6, [10.0], age=80)) == "discard"
+
+
+def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
+    # (0.7 + 0.7 + 0.7) / 3 is not 0.7.
+    for value in (0.1, 0.7, 1.333644):
+        exact = pooled([[value] * 3], value)
+        assert exact.exact and exact.sd == 0.0 and not exact.unsure
+        kept = weigh([value - 1e-4], Standing([value] * 3, [value]), exact, "minimize")
+        assert isinstance(kept, Verdict) and kept.status == "keep"
+
+
+def test_a_metric_of_zero_says_nothing_about_its_noise() -> None:
+    nothing = pooled([[0.0, 0.0]], 0.0)
+    assert nothing.unsure and not nothing.exact
+    assert weigh([0.1], Standing([0.0, 0.0], [0.0]), nothing, "maximize") == "incumbent"
+    assert weigh([0.1], Standing([0.0], [0.0]), pooled([], 0.0), "maximize") == "incumbent"
+    zero, one = kept(0, [0.0]), replace(kept(1, [0.5]), verdict=Verdict("discard", ""))
+    assert noise_of([zero, one]).sd == pytest.approx(0.5 * PRIOR) and not noise_of([zero, one]).exact
+
+
+def test_without_noise_every_difference_is_real() -> None:
+    exact, known = pooled([[2.0, 2.0, 2.0]], 2.0), Standing([2.0, 2.0], [2.0])
+    unsure = pooled([[2.0, 2.0]], 2.0)
+    assert exact.sd == 0.0 and unsure.sd > 0 and weigh([1.999], known, unsure, "minimize") == "incumbent"
+    kept = weigh([1.999], known, exact, "minimize")
+    assert isinstance(kept, Verdict) and kept.status == "keep" and kept.evidence and kept.evidence.confirmed
+    for value in (2.0, 2.1):
+        found = weigh([value], known, exact, "minimize")
+        assert isinstance(found, Verdict) and found.status == "discard"
+    simpler = weigh([2.0], known, exact, "minimize", leaner="9 tokens less")
+    assert isinstance(simpler, Verdict) and simpler.status == "keep" and simpler.reason.startswith("simplification")
+
+
+def test_a_simpler_candidate_is_kept_where_nothing_is_lost() -> None:
+    assert status([9.9], leaner="less") == "candidate"
+    found = verdict_of([9.9, 9.8, 10.0, 9.9], leaner="9 tokens less")
+    assert isinstance(found, Verdict) and found.status == "keep" and found.evidence is not None
+    assert found.evidence.how == "simplification" and "9 tokens less" in found.reason
+    assert status([10.1, 10.2, 10.1, 10.2], leaner="less") != "keep"
+    assert status([13.0], leaner="less") == "discard"
+
+
+def test_noise_is_pooled_with_a_prior_that_real_repeats_outvote() -> None:
+    assert noise_of([kept(0, [2.0])]) == Noise(2.0 * PRIOR, PRIOR_DEGREES)
+    one = (0.0002 + PRIOR_DEGREES * (2.0 * PRIOR) ** 2) / (1 + PRIOR_DEGREES)
+    assert pooled([[2.0, 2.02]], 2.0).sd == pytest.approx(one**0.5)
+    # A repeat a hundred times as far apart as the prior has it leaves nothing of it.
+    assert pooled([[2.0, 2.2 * 2**0.5]], 2.0).sd > 50 * 2.0 * PRIOR
+    many = pooled([[1.0, 2.0, 3.0]] * 20, 2.0)
+    assert many.sd == pytest.approx(1.0, abs=0.02) and many.degrees == 40 + PRIOR_DEGREES
+
+
+def test_first_runs_of_candidates_do_not_count_as_repeats() -> None:
+    base = kept(0, [2.0, 2.01])
+    tried = replace(kept(1, [1.0, 2.0, 2.02]), verdict=Verdict("discard", ""))
+    assert noise_of([base, tried]).degrees == 1 + 1 + PRIOR_DEGREES
+
+
+def test_the_value_of_an_incumbent_comes_from_runs_that_did_not_choose_it() -> None:
+    lucky = kept(3, [1.5, 1.6], sigmas=3.0, fresh=[1.7, 1.8])
+    assert lucky.metric == pytest.approx(1.55) and estimate(lucky) == pytest.approx(1.75)
+    assert standing(lucky, 9) == Standing([1.7, 1.8], [1.5, 1.6], 5)
+    clear = kept(3, [1.5], sigmas=9.0, fresh=[1.7])
+    assert estimate(clear) == pytest.approx(1.6)
+    assert estimate(kept(0, [2.0, 2.2])) == pytest.approx(2.1)
+    moved = replace(lucky, fresh=(Run(1.7, 9.0), Run(1.9, 9.0, rebased=True), Run(2.0, 9.0)))
+    assert [run.metric for run in unbiased(moved)] == [1.9, 2.0]
+
+
+def test_only_the_seed_or_only_comments_make_a_repeat() -> None:
+    text = "import x\nSEED = 1\nRATE = 0.1\nx.random.seed(3)\nx.key(SEED, seed=4)\n"
+    assert repeats({"a.py": text + "# more\n"}, {"a.py": text}) == "only comments and layout differ"
+    for old, new in (("SEED = 1", "SEED = 2"), ("seed(3)", "seed(5)"), ("seed=4", "seed=9")):
+        assert repeats({"a.py": text.replace(old, new)}, {"a.py": text}) == "only the seed differs"
+    assert repeats({"a.py": text.replace("0.1", "0.2")}, {"a.py": text}) is None
+    marked = {"a.py": "\ufeff" + text}
+    assert repeats(marked, {"a.py": text}) == "only comments and layout differ"
+    assert repeats({"a.py": marked["a.py"].replace("SEED = 1", "SEED = 2")}, marked) == "only the seed differs"
+
+
+def test_leaner_means_less_code_or_less_memory() -> None:
+    old, new = {"a.py": "x = 1\nif x:\n    y = f(x)\n"}, {"a.py": "x = 1\n"}
+    small, big = Run(1.0, 1.0, {"peak_vram_mb": 8000.0}), Run(1.0, 1.0, {"peak_vram_mb": 10000.0})
+    assert "tokens of code less" in (leaner(new, big, old, big) or "")
+    assert leaner(old, big, new, big) is None and leaner({"a.py": "x = 1  # no\n"}, big, new, big) is None
+    assert leaner(new, small, new, big) == "20 % less memory"
+    # What small recipes save is worth no runs.
+    half, whole = Run(1.0, 1.0, {"peak_vram_mb": 125.0}), Run(1.0, 1.0, {"peak_vram_mb": 250.0})
+    assert leaner(new, half, new, whole) is None
+    assert leaner(new, big, new, small) is None
+
+
+BUSY, QUIET = {"others": 1.1}, {"others": 0.1}
+
+
+def test_a_run_beside_other_programs_does_not_compare() -> None:
+    reference = [run(2.0, QUIET, num_steps=100.0), run(2.0, QUIET, num_steps=104.0)]
+    assert disturbed([run(2.1, QUIET)], reference, equally_long=False) is None
+    assert "other programs used 1.1 cores" in (disturbed([run(2.1, BUSY)], reference, equally_long=False) or "")
+    assert disturbed([replace(run(2.1, BUSY), seconds=1.0)], reference, equally_long=False) is None
+    slow = run(2.1, QUIET, num_steps=70.0)
+    assert disturbed([slow], reference, equally_long=False) is None
+    assert "70 steps" in (disturbed([slow], reference, equally_long=True) or "")
+    named = disturbed([slow], reference, equally_long=True, than="another run of it")
+    assert named == "it made 70 steps, another run of it 102 with the same work a step"
+    mains, battery = {"plugged_in": 1.0}, {"plugged_in": 0.0}
+    assert "battery" in (disturbed([run(2.0, battery)], [run(2.0, mains)], equally_long=False) or "")
+    hot, cool = run(2.0, {"celsius": 91.0}), [run(2.0, {"celsius": 60.0})]
+    assert "at 91 degrees" in (disturbed([hot], cool, equally_long=False) or "")
+    held, free = run(2.0, {"speed_limit": 70.0}), [run(2.0, {"speed_limit": 100.0})]
+    assert "70 % of its speed" in (disturbed([held], free, equally_long=False) or "")
+    assert disturbed(cool, [hot], equally_long=False) is None and disturbed(free, [held], equally_long=False) is None
+
+
+def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_things_are_now() -> None:
+    base = replace(kept(0, [2.0, 2.01]), runs=(run(2.0, QUIET), run(2.01, QUIET)))
+    for count in (1, 2):
+        assert judge(case(base, [run(1.9, BUSY)] * count), Rules()) == "candidate"
+    third = case(base, [run(1.9, BUSY)] * 3)
+    assert why_unlike(third, third.pending.runs[-1]) is not None
+    assert judge(third, Rules()) == "incumbent"
+    again = replace(base, fresh=(replace(run(2.3, BUSY), rebased=True),))
+    found = judge(case(again, [run(1.9, BUSY)] * 3), Rules())
+    assert not isinstance(found, str) or found in ("candidate", "incumbent")
+    assert why_unlike(case(again, [run(1.9, BUSY)]), run(1.9, BUSY)) is None
+    # A quiet run among busy ones is judged alone.
+    worse = judge(case(base, [run(1.0, BUSY), run(2.5, QUIET)]), Rules())
+    assert isinstance(worse, Verdict) and worse.status == "discard" and worse.evidence and worse.evidence.runs == 1
+
+
+def test_limits_failures_and_the_classic_rule() -> None:
+    base = kept(0, [2.0, 2.01])
+    over = judge(case(base, [Run(1.0, 9.0, {"peak_vram_mb": 5 * 1024.0})]), Rules(max_memory_gb=4))
+    assert (
+        isinstance(over, Verdict) and over.status == "discard" and over.reason == "needs 5.0 GB, --max-memory-gb is 4"
+    )
+    failed = judge(case(base, [Run(None, 1.0, error="timed out")]), Rules())
+    assert failed == Verdict("crash", "timed out")
+    flaky = judge(case(base, [Run(1.0, 9.0), Run(None, 1.0, error="crashed: x")]), Rules())
+    assert isinstance(flaky, Verdict) and flaky.reason == "run 2 failed after one that did not: crashed: x"
+    pruned = judge(case(base, [Run(None, 4.0, error="pruned at 41 %: x", pruned=0.41, estimate=2.4)]), Rules())
+    assert pruned == Verdict("discard", "pruned at 41 %: x")
+    kept_at_once = judge(case(base, [Run(1.9999, 9.0)]), Rules("greedy"))
+    assert isinstance(kept_at_once, Verdict) and kept_at_once.status == "keep"
+    assert kept_at_once.evidence is not None and kept_at_once.evidence.how == "greedy"
+    # Nothing was run twice: the noise is a guess, which makes no sigmas, and the run may be a lucky one.
+    alone = replace(base, runs=base.runs[:1], fresh=())
+    guessed = judge(case(alone, [Run(1.9, 9.0)]), Rules("greedy"))
+    assert isinstance(guessed, Verdict) and guessed.evidence is not None and guessed.evidence.sigmas is None
+    assert "sigma" not in guessed.reason and "noise" not in guessed.reason
+    assert unbiased(replace(kept(1, [1.9]), verdict=guessed)) == []
+
+
+def test_the_rates_of_error_are_those_that_are_stated() -> None:
+    """A small version of `benchmarks.verdict`, whose figures stand in docs/benchmarks.md."""
+    sessions = [simulation.null_session("confirm", "gaussian", 1.0, 100, seed) for seed in range(60)]
+    keeps, runs, errors = zip(*sessions, strict=True)
+    assert sum(keeps) <= 40  # 0.0033 of 6,000 are 20
+    assert sum(runs) / 6000 <= 1.33
+    assert abs(sum(errors) / 60) <= 0.3
+    power = [simulation.established("confirm", "gaussian", 1.0, 3.0, seed) for seed in range(200)]
+    assert sum(power) >= 180  # 0.96 of 200 are 192
+    classic = [simulation.null_session("lower wins", "gaussian", 1.0, 100, seed) for seed in range(20)]
+    assert sum(keep for keep, _, _ in classic) > 60
+
+
+def test_the_simulated_noise_has_unit_spread() -> None:
+    for name in simulation.MACHINES:
+        program = simulation.MACHINES[name](random.Random(1))
+        values = [program()()[0] for _ in range(20000)]
+        mean = sum(values) / len(values)
+        assert abs(mean) < 0.03 and abs(sum((v - mean) ** 2 for v in values) / len(values) - 1) < 0.1
+
+
+def run(metric: float, conditions: dict[str, float] | None = None, **secondary: float) -> Run:
+    return Run(metric, 10.0, secondary, conditions=conditions or {})
+
+
+def kept(number: int, metrics: Sequence[float], sigmas: float = 3.0, fresh: Sequence[float] = ()) -> Experiment:
+    mean = sum(metrics) / len(metrics)
+    evidence = Evidence("confirmed", mean, len(metrics), 2.0, 2, 2.0 - mean, 0.1, sigmas) if number else None
+    runs, after = tuple(Run(each, 10.0) for each in metrics), tuple(Run(each, 10.0) for each in fresh)
+    return Experiment(number, "x", "", "c", "d", {}, runs, Verdict("keep", "", evidence), fresh=after)
+
+
+def case(incumbent: Experiment, runs: Sequence[Run]) -> Case:
+    pending = Pending(1, "x", "", "", {}, "d", (), 0.0, commit="c", runs=tuple(runs))
+    return Case(pending, incumbent, [incumbent], {"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"}, "minimize")
+
+
+def test_the_constants_are_in_order() -> None:
+    assert verdict.FIRST_DISCARD < 0 < verdict.KEEP < verdict.FIRST_KEEP and verdict.DISCARD <= verdict.FIRST_DISCARD

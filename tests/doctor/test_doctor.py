@@ -1,0 +1,282 @@
+"""doctor and doctor --repair on the states in which kills, and people, leave a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agent.doctor import reach
+from agent.doctor.machine import UV_INSTALLER
+from agent.execution.fingerprint import backend
+from agent.execution.process_tree import MARK
+from agent.journal.paths import journal_path
+from agent.proposers.agent.presets import PRESETS
+from agent.proposers.choose import Consult
+from tests.common.in_process import call
+from tests.common.workspaces import Cli, git
+from tests.session.test_session import assert_consistent, journal, rows
+
+# What they say depends on the machine: its sandbox and whether it can be kept awake.
+SYSTEM = {"awake", "sandbox"}
+
+
+def checks(folder: Path) -> dict[str, dict[str, Any]]:
+    return {check["name"]: check for check in asked(folder)}
+
+
+def asked(folder: Path, *args: str, **env: str) -> list[dict[str, Any]]:
+    done = call(folder, "doctor", "--json", *args, **env)
+    found: list[dict[str, Any]] = json.loads(done.stdout)["data"]["checks"]
+    assert done.returncode == any(check["status"] == "broken" for check in found)
+    return found
+
+
+def cut(folder: Path, events: int) -> None:
+    """As if the loop had died after so many events."""
+    path = journal_path(folder, "t")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:events]))
+
+
+def test_all_is_well(quick: Path, cli: Cli) -> None:
+    (before,) = (check for name, check in checks(quick).items() if name == "tree")
+    assert before["status"] == "ok"
+    cli(quick, "run", "--tag", "t", "--max-experiments", "3")
+    found = checks(quick)
+    assert {check["status"] for name, check in found.items() if name not in SYSTEM} == {"ok"}
+    mine = {"protocol", "tree", "identity", "disk", "memory", "proposer"}
+    assert mine | {"t: journal", "t: branch", "t: rows", "t: commits"} == set(found) - SYSTEM
+    assert "the recipe has needed 2.0 GB" in found["memory"]["message"]
+    done = cli(quick, "doctor", "--repair")
+    assert done.returncode == 0 and done.stdout.startswith("did      nothing: all was in order")
+
+
+def test_a_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
+    (quick / "train.py").write_text("RATE = 1.0\n")
+    tree = checks(quick)["tree"]
+    assert tree["status"] == "broken" and "git stash" in tree["message"]
+    assert call(quick, "doctor").returncode == 1 and call(quick, "run", "--tag", "t").returncode == 3
+
+
+def test_a_step_left_half_done_is_finished_by_hand(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    expected = rows(quick)
+    last = max(number for number, event in enumerate(journal(quick)) if event["event"] == "recorded")
+    old = [event["head"] for event in journal(quick) if event["event"] == "recorded"][-2]
+    cut(quick, last + 1)
+    git(quick, "update-ref", "refs/heads/autoresearch/t", old)
+    (quick / "results.tsv").write_text((quick / "results.tsv").read_text()[:30])
+    with journal_path(quick, "t").open("a") as file:
+        file.write('{"event": "prop')
+    git(quick, "update-ref", "-d", "refs/autoresearch/t/1")
+    found = checks(quick)
+    assert {name for name, check in found.items() if check["status"] == "warning"} - SYSTEM == {
+        "t: journal", "t: branch", "t: commits"
+    }  # fmt: skip
+    assert found["tree"]["status"] == "broken"
+    assert found["t: branch"]["command"] == "autoresearch doctor --repair --tag t"
+    done = cli(quick, "doctor", "--repair")
+    assert done.returncode == 0, done.stderr
+    for what in ("dropped the half-written last line", "moved autoresearch/t", "results.tsv", "refs/autoresearch/t/1"):
+        assert any(line.startswith("did ") and what in line for line in done.stdout.splitlines()), what
+    assert {check["status"] for name, check in checks(quick).items() if name not in SYSTEM} == {"ok"}
+    assert_consistent(quick)
+    assert rows(quick) == expected
+
+
+def test_an_orphan_is_found_and_ended(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    started = max(number for number, event in enumerate(journal(quick)) if event["event"] == "started")
+    before = [event for event in journal(quick)[:started] if event["event"] == "recorded"][-1]["head"]
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, MARK: "x"}) as run:
+        lines = journal_path(quick, "t").read_text().splitlines()[: started + 1]
+        event = {**json.loads(lines[-1]), "pid": run.pid, "born": psutil.Process(run.pid).create_time()}
+        journal_path(quick, "t").write_text("\n".join([*lines[:-1], json.dumps(event)]) + "\n")
+        git(quick, "update-ref", "refs/heads/autoresearch/t", before)
+        git(quick, "checkout", "--quiet", before, "--", ".")
+        assert "outlived its loop" in checks(quick)["t: run"]["message"]
+        done = cli(quick, "doctor", "--repair")
+        assert done.returncode == 0, done.stderr
+        assert f"ended the orphaned run with pid {run.pid}" in done.stdout
+        assert run.wait(timeout=30) != 0
+    assert "is proposed and not recorded" in done.stdout
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert_consistent(quick)
+
+
+def test_what_a_person_did_is_explained_and_left_alone(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    git(quick, "commit", "--quiet", "--allow-empty", "-m", "mine")
+    mine = git(quick, "rev-parse", "HEAD")
+    found = checks(quick)["t: branch"]
+    assert found["status"] == "broken" and found["command"].startswith("git update-ref refs/heads/autoresearch/t ")
+    refused = cli(quick, "doctor", "--repair")
+    assert refused.returncode == 3 and "keep what is new" in refused.stderr
+    assert git(quick, "rev-parse", "HEAD") == mine
+    subprocess.run(found["command"].split(), cwd=quick, check=True)
+    assert checks(quick)["t: branch"]["status"] == "ok"
+
+
+def test_a_damaged_journal_is_named_and_not_rewritten(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    path = journal_path(quick, "t")
+    damaged = path.read_text().replace('"event"', '"evnt"', 2)
+    path.write_text(damaged)
+    assert "line 1 of" in checks(quick)["t: journal"]["message"]
+    done = cli(quick, "doctor", "--repair")
+    assert done.returncode == 1 and "line 1 of" in done.stderr and "Traceback" not in done.stderr
+    assert path.read_text() == damaged
+    (quick / "protocol.json").write_text("{")
+    assert checks(quick)["workspace"]["status"] == "broken"
+
+
+def test_the_blas_is_reported_without_running_code_of_the_workspace(quick: Path, tmp_path: Path) -> None:
+    (quick / "blas.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    git(quick, "add", "blas.py")
+    git(quick, "commit", "--quiet", "-m", "a blas")
+    found = checks(quick)
+    if sys.platform == "linux" and backend() == "cpu":
+        assert found["blas"]["status"] == "ok" and "openblas" in found["blas"]["message"]
+    else:
+        assert found.get("blas", {"status": "ok"})["status"] == "ok"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_machine_without_what_it_needs(quick: Path, tmp_path: Path) -> None:
+    """Each line has the command that mends it."""
+    protocol = json.loads((quick / "protocol.json").read_bytes())
+    protocol["meta"]["archetype"] = "ml_train"
+    protocol["execution"]["command"] = "uv run train.py"
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    git(quick, "commit", "--quiet", "-am", "another protocol")
+    git(quick, "config", "--unset", "user.name")
+    # A folder with git alone on PATH, and a cache that holds nothing.
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "git").symlink_to(str(shutil.which("git")))
+    found = {check["name"]: check for check in asked(quick, PATH=str(tools), AUTORESEARCH_CACHE=str(tmp_path))}
+    assert (found["uv"]["status"], found["uv"]["command"]) == ("broken", UV_INSTALLER)
+    assert found["identity"]["status"] == "warning" and found["identity"]["command"].startswith("git config --global")
+    assert (found["data"]["status"], found["data"]["command"]) == ("warning", "uv run prepare.py")
+    assert found["mlx"]["status"] == "ok" and "smoke" not in found
+    assert found["awake"]["status"] == "warning" and found["awake"]["command"]
+    assert "known after its first run" in found["memory"]["message"]
+
+
+def test_memory_against_what_the_recipe_needed(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "0")
+    path = journal_path(quick, "t")
+    total = psutil.virtual_memory().total / 2**20
+    path.write_text(path.read_text().replace('"peak_vram_mb": 2048.0', f'"peak_vram_mb": {2 * total}'))
+    (memory,) = (check for check in asked(quick) if check["name"] == "memory")
+    assert memory["status"] == "broken" and "halve DEVICE_BATCH_SIZE" in memory["message"]
+    assert memory["command"].startswith("ps aux")
+
+
+def test_a_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    budget = "import os\nassert os.environ['AUTORESEARCH_TRAINING_SECONDS'] == '2'\nopen('left', 'w').close()\n"
+    (quick / "train.py").write_text(budget + (quick / "train.py").read_text())
+    git(quick, "commit", "--quiet", "-am", "budget")
+    before = (git(quick, "rev-parse", "HEAD"), sorted(quick.iterdir()), journal_path(quick, "t").read_text())
+    (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")
+    assert smoke["status"] == "ok" and smoke["message"].startswith("val_bpb 1.")
+    assert before == (git(quick, "rev-parse", "HEAD"), sorted(quick.iterdir()), journal_path(quick, "t").read_text())
+    assert git(quick, "status", "--porcelain") == ""
+    for text, words in [
+        ("raise SystemExit('no luck')", "exit code 1: no luck"),
+        ("print('x')", "no line of the log matches"),
+    ]:
+        (quick / "train.py").write_text(text)
+        git(quick, "commit", "--quiet", "-am", "broken")
+        (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")
+        assert smoke["status"] == "broken" and words in smoke["message"]
+        assert smoke["command"].startswith("AUTORESEARCH_TRAINING_SECONDS=2 ")
+
+
+def test_a_smoke_training_uses_the_interpreter_of_the_workspace(quick: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=quick, check=True)
+    rules = json.loads((quick / "protocol.json").read_bytes())
+    rules["execution"]["command"] = ".venv/bin/python train.py > run.log 2>&1"
+    (quick / "protocol.json").write_text(json.dumps(rules))
+    git(quick, "commit", "--quiet", "-am", "an environment of its own")
+    (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")
+    assert smoke["status"] == "ok", smoke
+
+
+@contextmanager
+def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """A server that answers every GET so: its address, and path and key of each request."""
+    seen: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers.get("x-api-key") or self.headers.get("Authorization")))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "name", "expected", "words"),
+    [
+        (200, b'{"data": [{"id": "qwen"}]}', "qwen", "ok", "answers"),
+        (200, b'{"data": [{"id": "qwen:8b"}]}', "qwen", "ok", "answers"),
+        (200, b'{"data": [{"id": "qwen"}]}', "gemma", "warning", "does not list gemma; it has qwen"),
+        (200, b"<html>", "qwen", "ok", "format of its own"),
+        (401, b"", "qwen", "broken", "refuses the key (401)"),
+        (404, b"", "qwen", "ok", "is there"),
+        (503, b"", "qwen", "warning", "(503)"),
+    ],
+)
+def test_a_model_is_looked_for_without_spending(status: int, body: bytes, name: str, expected: str, words: str) -> None:
+    with listing(status, body) as (url, seen):
+        (check,) = reach.checks(Consult(model=f"{url}/v1 {name}"))
+    assert check.status == expected and words in check.message and [path for path, _ in seen] == ["/v1/models"]
+
+
+def test_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    (check,) = reach.checks(Consult(model="anthropic:m"))
+    assert (check.status, check.command) == ("broken", "export ANTHROPIC_API_KEY=...")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+    with listing(200, b'{"data": [{"id": "m"}]}') as (url, seen):
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
+        (check,) = reach.checks(Consult(model="anthropic:m"))
+    assert check.status == "ok" and seen == [("/v1/models", "sk-test")]
+    (check,) = reach.checks(Consult(model="anthropic:m"))
+    assert check.status == "broken" and "cannot be reached" in check.message and "sk-test" not in str(check)
+    monkeypatch.setenv("OLLAMA_BASE_URL", url)
+    assert [each.command for each in reach.checks(Consult(model="ollama:m"))] == ["ollama serve"]
+    (check,) = reach.checks(Consult(model="oracle"))
+    assert check.status == "broken" and "is not known" in check.message
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (check,) = reach.checks(Consult(agent="claude"))
+    assert (check.status, check.command) == ("broken", "npm install -g @anthropic-ai/claude-code")
+    (tmp_path / "claude").write_text("#!/bin/sh\n")
+    (tmp_path / "claude").chmod(0o755)
+    assert [each.status for each in reach.checks(Consult(agent="claude"))] == ["ok"]
+    assert [each.status for each in reach.checks(Consult(agent="nobody"))] == ["broken"]
+    assert set(reach.INSTALL) == set(PRESETS)

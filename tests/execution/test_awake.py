@@ -1,0 +1,53 @@
+"""The system's tools for staying awake, as stand-ins on PATH that note how they were called."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.execution.awake import kept_awake
+from agent.execution.conditions import clock, conditions
+
+
+@pytest.mark.parametrize(("platform", "tool"), [("darwin", "caffeinate"), ("linux", "systemd-inhibit")])
+def test_the_tool_runs_for_the_session_and_is_bound_to_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str
+) -> None:
+    noted = tmp_path / "noted"
+    script = tmp_path / tool
+    script.write_text(f'#!/bin/sh\necho "$$ $@" > {noted}.part; mv {noted}.part {noted}\nexec sleep 600\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with kept_awake(platform):
+        deadline = time.monotonic() + 20
+        while not noted.exists() and time.monotonic() < deadline:
+            os.sched_yield()
+        pid, *words = noted.read_text().split()
+    assert str(os.getpid()) in " ".join(words)
+    assert ("-is" in words) is (platform == "darwin") and "-d" not in words
+    assert not Path(f"/proc/{pid}").exists() or platform == "darwin"
+
+
+def test_a_system_without_a_tool_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    for platform in ("darwin", "linux", "plan9"):
+        with kept_awake(platform):
+            pass
+
+
+def test_heat_that_slows_a_mac_down_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "pmset"
+    tool.write_text(
+        "#!/bin/sh\n[ \"$*\" = '-g therm' ] && printf 'CPU_Scheduler_Limit = 100\\nCPU_Speed_Limit = 62\\n'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert conditions(clock())["speed_limit"] == 62
+
+
+def test_conditions_are_plain_numbers() -> None:
+    found = conditions(clock())
+    assert "load" in found and "others" in found and all(isinstance(value, float | int) for value in found.values())

@@ -1,0 +1,203 @@
+"""A person, or another program, at work in the same repository while the loop runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.room import confine
+from tests.common.workspaces import ROOT, Cli, git
+from tests.session.test_session import assert_consistent, commit_all, journal, rows, start, wait_for
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file whose existence lets the experiments of `slow` go on; its folder is shown to runs as it lies."""
+    folder = tmp_path / "signals"
+    folder.mkdir()
+    monkeypatch.setenv("AUTORESEARCH_READ", str(folder))
+    return folder / "go"
+
+
+@pytest.fixture
+def slow(quick: Path, go: Path) -> Path:
+    """Experiments that last until a file says go: nothing is timed."""
+    text = (quick / "train.py").read_text()
+    wait = f"import os, time\nwhile RATE != 0.1 and not os.path.exists({str(go)!r}):\n    time.sleep(0.02)\nloss = "
+    only = text.replace("# search: 1..16", "# search: off").replace("8..512", "off")
+    (quick / "train.py").write_text(only.replace("loss = ", wait))
+    commit_all(quick, "waits")
+    return quick
+
+
+def test_a_commit_on_the_session_s_branch_stops_the_loop_and_is_kept(slow: Path, go: Path, cli: Cli) -> None:
+    loop = start(slow, "--max-experiments", "2")
+    wait_for(slow, "started", 1)
+    (slow / "notes.md").write_text("mine")
+    git(slow, "add", "notes.md")
+    git(slow, "commit", "--quiet", "-m", "mine")
+    mine = git(slow, "rev-parse", "HEAD")
+    go.touch()
+    _, errors = loop.communicate(timeout=60)
+    assert loop.returncode == 3 and "the session left it at" in errors and "Traceback" not in errors
+    assert git(slow, "rev-parse", "HEAD") == mine and (slow / "notes.md").read_text() == "mine"
+    again = cli(slow, "run", "--tag", "t", "--max-experiments", "2")
+    assert again.returncode == 3 and "git update-ref" in again.stderr
+    git(slow, "branch", "kept", mine)
+    left = again.stderr.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
+    git(slow, "reset", "--quiet", "--hard", left)
+    assert cli(slow, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(slow)
+    assert sum(e["event"] == "measured" and e["number"] == 1 and "of" not in e for e in journal(slow)) == 1
+
+
+def test_a_deleted_branch_stops_the_loop_and_can_be_put_back(slow: Path, go: Path, cli: Cli) -> None:
+    loop = start(slow, "--max-experiments", "2")
+    wait_for(slow, "started", 1)
+    git(slow, "update-ref", "-d", "refs/heads/autoresearch/t")
+    go.touch()
+    _, errors = loop.communicate(timeout=60)
+    assert loop.returncode == 3 and "Traceback" not in errors
+    assert "is at nothing" in errors
+    left = errors.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
+    git(slow, "update-ref", "refs/heads/autoresearch/t", left)
+    assert cli(slow, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(slow)
+
+
+def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, tmp_path: Path) -> None:
+    """Edits, new and deleted files, commits elsewhere: nothing of it changes, nothing of it is measured."""
+    (quick / "program.md").write_text("goal\n")
+    (quick / "notes.md").write_text("notes\n")
+    git(quick, "add", "program.md", "notes.md")
+    commit_all(quick, "notes")
+    git(quick, "branch", "elsewhere")
+    elsewhere = tmp_path / "elsewhere"
+    git(quick, "worktree", "add", "--quiet", str(elsewhere), "elsewhere")
+    loop = start(quick, "--max-experiments", "10")
+    wait_for(quick, "recorded", 1)
+    mine = "print('val_bpb: 0.000001')\nRATE = 5.0  # mine\n"
+    (quick / "train.py").write_text(mine)
+    (quick / "program.md").write_text("goal\nand more\n")
+    (quick / "numpy.py").write_text("raise SystemExit('measured')\n")
+    (quick / "notes.md").unlink()
+    (elsewhere / "train.py").write_text("RATE = 7.0\n")
+    commit_all(elsewhere, "elsewhere")
+    tip = git(elsewhere, "rev-parse", "HEAD")
+    _, errors = loop.communicate(timeout=120)
+    assert loop.returncode == 0, errors
+    assert (quick / "train.py").read_text() == mine and (quick / "program.md").read_text() == "goal\nand more\n"
+    assert (quick / "numpy.py").exists() and not (quick / "notes.md").exists()
+    assert git(quick, "rev-parse", "elsewhere") == tip and git(quick, "symbolic-ref", "--short", "HEAD").endswith("/t")
+    theirs = {"M train.py", "M program.md", "D notes.md", "?? numpy.py"}
+    assert {line.strip() for line in git(quick, "status", "--porcelain").splitlines()} == theirs
+    assert len(rows(quick)) == 11 and all(float(row["val_bpb"]) > 0.5 for row in rows(quick))
+    assert "crash" not in {row["status"] for row in rows(quick)}
+    for row in rows(quick):
+        assert "mine" not in git(quick, "show", f"{row['commit']}:train.py")
+    assert "train.py has changes of yours" in errors
+
+
+def test_another_branch_may_be_checked_out_meanwhile(slow: Path, go: Path) -> None:
+    loop = start(slow, "--max-experiments", "2")
+    wait_for(slow, "started", 1)
+    git(slow, "checkout", "--quiet", "main")
+    (slow / "notes.md").write_text("mine")
+    git(slow, "add", "notes.md")
+    git(slow, "commit", "--quiet", "-m", "mine")
+    go.touch()
+    loop.communicate(timeout=60)
+    assert loop.returncode == 0
+    assert git(slow, "symbolic-ref", "--short", "HEAD") == "main" and git(slow, "status", "--porcelain") == ""
+    git(slow, "checkout", "--quiet", "autoresearch/t")
+    assert_consistent(slow)
+    assert len(rows(slow)) == 3
+
+
+def test_results_edited_during_a_run_stay_as_they_are(slow: Path, go: Path) -> None:
+    loop = start(slow, "--max-experiments", "2")
+    wait_for(slow, "started", 1)
+    table = (slow / "results.tsv").read_text() + "my remark\n"
+    (slow / "results.tsv").write_text(table)
+    go.touch()
+    _, errors = loop.communicate(timeout=60)
+    assert loop.returncode == 0 and "results.tsv has changes of yours" in errors
+    assert (slow / "results.tsv").read_text() == table
+    git(slow, "checkout", "results.tsv")
+    assert_consistent(slow)
+    assert len(rows(slow)) == 3
+
+
+def test_results_edited_between_sessions_are_not_overwritten(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    table = (quick / "results.tsv").read_text()
+    (quick / "results.tsv").write_text(table + "my remark\n")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    assert done.returncode == 3 and "uncommitted changes (results.tsv)" in done.stderr
+    assert (quick / "results.tsv").read_text() == table + "my remark\n"
+    (quick / "results.tsv").write_text(table[:40])
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(quick)
+
+
+def test_an_index_lock_is_waited_for_and_then_named(quick: Path, cli: Cli) -> None:
+    lock = quick / ".git" / "index.lock"
+    lock.touch()
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 1 and "index.lock" in done.stderr and "Traceback" not in done.stderr
+    lock.unlink()
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert_consistent(quick)
+
+
+def test_a_damaged_journal_is_named_and_left_alone(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    path = quick / ".autoresearch/sessions/t/journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = "".join([*lines[:3], "\x00\x00garbage\n", *lines[4:]])
+    path.write_text(damaged)
+    for command in (["run", "--tag", "t"], ["status"]):
+        done = cli(quick, *command)
+        assert done.returncode == 1 and "line 4 of" in done.stderr and "Traceback" not in done.stderr
+    assert path.read_text() == damaged
+
+
+def test_a_file_in_the_place_of_a_folder_is_a_sentence(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    folder = quick / ".autoresearch/sessions/t/experiments/0002"
+    folder.touch()
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
+    folder.unlink()
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(quick)
+
+
+@pytest.mark.skipif(confine.version() == 0, reason="mode bits do not bind root, and there is no Landlock")
+@pytest.mark.parametrize("writable", [(), (".git",), (".autoresearch",)], ids=["nothing", "git", "state"])
+def test_what_is_read_only_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path, writable: tuple[str, ...]) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    folders = [str(temporary), "/dev", *(str(quick / name) for name in writable)]
+    spec = json.dumps({"cwd": str(quick), "confined": True, "read": ["/"], "write": folders})
+    command = [sys.executable, "-I", "-S", confine.__file__, spec, "--", sys.executable]
+    done = subprocess.run(
+        [*command, "-m", "agent", "run", "--tag", "t", "--max-experiments", "2", "--sandbox", "off"],
+        cwd=quick,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "denied" in done.stderr.splitlines()[-1].lower() and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
+    assert_consistent(quick)

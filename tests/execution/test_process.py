@@ -1,0 +1,166 @@
+"""Commands that hang, fork, ignore signals and leave their group: real ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.errors import Interrupted
+from agent.execution import process, process_tree
+from agent.execution.process import Ended, run_command
+from agent.execution.process_tree import MARK, Process, end_orphan
+
+
+def shell(command: str) -> list[str]:
+    return ["/bin/sh", "-c", command]
+
+
+def run(command: str, folder: Path, limit: float = 30, tick: Callable[[float], None] = lambda _: None) -> Ended:
+    log = folder / "run.log"
+    return run_command(
+        shell(command), cwd=folder, log=log, limit=limit, env=os.environ, started=lambda _: None, tick=tick
+    )
+
+
+def gone(pid: int) -> bool:
+    """Killed processes whose parent is a container's first process may stay zombies: those do nothing any more."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_output_of_both_streams_and_the_exit_code(tmp_path: Path) -> None:
+    ended = run("echo out; echo err >&2; exit 7", tmp_path)
+    assert ended.returncode == 7
+    assert (tmp_path / "run.log").read_text() == "out\nerr\n"
+
+
+def test_standard_input_is_empty(tmp_path: Path) -> None:
+    assert run("cat", tmp_path).returncode == 0
+
+
+def test_the_limit_ends_a_command_that_hangs_with_all_its_children(tmp_path: Path) -> None:
+    (tmp_path / "forks.py").write_text(
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "away = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "print(os.getpid(), child.pid, away.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    ended = run(f"{sys.executable} forks.py", tmp_path, limit=2)
+    assert ended.returncode is None
+    pids = [int(pid) for pid in (tmp_path / "run.log").read_text().split()]
+    assert len(pids) == 3 and all(gone(pid) for pid in pids)
+
+
+def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 0.5)
+    (tmp_path / "stubborn.py").write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    assert run(f"exec {sys.executable} stubborn.py", tmp_path, limit=1.5).returncode is None
+    assert gone(int((tmp_path / "run.log").read_text()))
+
+
+def test_what_a_supervisor_starts_anew_on_term_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 1.0)
+    worker = "sh -c 'echo $$ >> pids; exec sleep 60'"
+    assert run(f"echo $$ > pids; trap : TERM; while :; do {worker}; done", tmp_path, limit=1).returncode is None
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) >= 3, "it was to answer TERM with a new worker"
+    assert all(gone(pid) for pid in pids)
+
+
+def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "daemon.py").write_text(
+        "import os, subprocess, sys\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True,\n"
+        "    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "print(left.pid, flush=True)\n"
+    )
+    ended = run(f"{sys.executable} daemon.py", tmp_path)
+    assert ended.returncode == 0 and len(ended.left) == 1 and ended.left[0].startswith("python")
+    assert gone(int((tmp_path / "run.log").read_text()))
+
+
+def test_only_what_was_left_running_is_named(tmp_path: Path) -> None:
+    assert run("sleep 600 & sleep 600 & sleep 0.1 & true", tmp_path).left == ("sleep", "sleep")
+    assert run("true", tmp_path).left == () and run("sleep 600", tmp_path, limit=0.5).left == ()
+
+
+def test_what_a_tick_raises_ends_the_command(tmp_path: Path) -> None:
+    def tick(_: float) -> None:
+        raise Interrupted("enough", 130)
+
+    with pytest.raises(Interrupted):
+        run("echo $$; sleep 600", tmp_path, tick=tick)
+    assert gone(int((tmp_path / "run.log").read_text()))
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 20
+    while not gone(pid) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert gone(pid)
+
+
+def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    loop = os.fork()
+    if loop == 0:
+
+        def tick(_: float) -> None:
+            os.write(write, (tmp_path / "log").read_bytes())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        (tmp_path / "train.py").write_text(
+            "import os, subprocess, sys, time\n"
+            "away = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+            "print(os.getpid(), away.pid, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        command = f"{sys.executable} train.py"
+        log = tmp_path / "log"
+        run_command(shell(command), cwd=tmp_path, log=log, limit=60, env=os.environ, started=lambda _: None, tick=tick)
+    os.waitpid(loop, 0)
+    pids = [int(pid) for pid in os.read(read, 100).split()]
+    assert len(pids) == 2
+    for pid in pids:
+        wait_until_gone(pid)
+
+
+def test_an_orphan_is_known_by_pid_and_birth() -> None:
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, MARK: "m"})
+    born = psutil.Process(left.pid).create_time()
+    assert not end_orphan(Process(left.pid, born - 100))
+    assert left.poll() is None
+    assert end_orphan(Process(left.pid, born))
+    assert gone(left.pid)
+
+
+def test_a_log_that_grows_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LARGEST_LOG", 2**20)
+    ended = run("yes", tmp_path)
+    assert ended.returncode is None and ended.stopped is not None and "log grew beyond 1 MiB" in ended.stopped
+
+
+def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
+    clock = iter([1000.0, 1300.0])
+    log = tmp_path / "log"
+    ended = run_command(
+        ["true"], cwd=tmp_path, log=log, limit=9, env={}, started=print, tick=print, wall=lambda: next(clock)
+    )
+    assert 290 < ended.asleep <= 300 and ended.seconds < 60
+    assert run("true", tmp_path).asleep == 0

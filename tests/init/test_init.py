@@ -1,0 +1,374 @@
+"""`init` on real repositories of several kinds, each tried and then researched for three experiments."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import NoMetric
+from agent.init.guess import choose, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.protocol.extract import extract
+from agent.protocol.load import load_protocol, require_runnable
+from agent.protocol.models import Metric
+from tests.common.workspaces import ROOT, SIEVE, Cli, git, make_repository
+
+SCORE = "def score(rate, depth):\n    return 1 + (rate - 0.4) ** 2 + 0.01 * (depth - 7) ** 2\n"
+KARPATHY = {
+    "prepare.py": f"TIME_BUDGET = 300\n{SCORE}\nif __name__ == '__main__':\n    print('prepared')\n",
+    "train.py": (
+        "from prepare import TIME_BUDGET, score\n\nRATE = 0.1\nDEPTH = 4\n\n"
+        "for step in range(3):\n    print(f'step {step} loss {1 / (step + 1):.4f} lr {RATE}')\n"
+        "print('---')\n"
+        "print(f'val_bpb:          {score(RATE, DEPTH):.6f}')\n"
+        "print('training_seconds: 300.1')\nprint('peak_vram_mb:     2048.0')\nprint('num_steps:        953')\n"
+    ),
+    "program.md": "The goal is simple: get the lowest val_bpb.\n",
+    "README.md": "# nano\n\n    uv run prepare.py\n    uv run train.py\n",
+    "pyproject.toml": '[project]\nname = "nano"\nversion = "0"\nrequires-python = ">=3.11"\ndependencies = []\n',
+}
+TRAINING = {
+    "main.py": (
+        "import argparse\n\nfrom data import load\nfrom nn.model import fit\n\n"
+        "parser = argparse.ArgumentParser()\nparser.add_argument('--epochs', type=int, default=9)\n"
+        "for epoch in range(parser.parse_args().epochs):\n"
+        "    print(f'epoch {epoch} train_loss={1 / (epoch + 1):.3f} val_loss={fit(load(), epoch):.4f} in 0.1s')\n"
+    ),
+    "nn/__init__.py": "",
+    "nn/model.py": "RATE = 0.1\nSIZE = 32\n\n\ndef fit(text, epoch):\n"
+    "    return len(text) / 10 + (RATE - 0.3) ** 2 + abs(SIZE - 64) / 1000 + 1 / (epoch + 2)\n",
+    "data.py": "from pathlib import Path\n\n\ndef load():\n    return Path('data/corpus.txt').read_text()\n",
+    "README.md": "# A net\n\n```sh\npip install -r requirements.txt\npython main.py --epochs 2  # quick\n```\n",
+    "requirements.txt": "numpy\n",
+    ".gitignore": "data/\n",
+}
+BENCHMARK = {
+    "src/fast/__init__.py": "from .core import work as work\n",
+    "src/fast/core.py": "CHUNK = 16\n\n\ndef work():\n    return abs(CHUNK - 50)\n",
+    "benchmarks/bench_core.py": (
+        "import json\nimport sys\n\nsys.path.insert(0, 'src')\nfrom fast import work\n\n"
+        "with open('bench.json', 'w') as file:\n"
+        "    json.dump({'repeats': 3, 'results': {'latency': {'p50': 1.5 + work()}}}, file, indent=2)\nprint('done')\n"
+    ),
+}
+TESTS = {
+    "calc/__init__.py": "from calc.core import total as total\n",
+    "calc/core.py": "LIMIT = 8\nROUNDS = 1000\n\n\ndef total(n):\n    for _ in range(ROUNDS):\n        pass\n"
+    "    return n if n < LIMIT else 0\n",
+    "tests/test_core.py": "import pytest\nfrom calc import total\n\n\n"
+    "@pytest.mark.parametrize('n', [1, 2, 9, 12, 15])\ndef test_total(n):\n    assert total(n) == n\n",
+    "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
+}
+
+
+def repository(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    make_repository(folder)
+    return folder
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.tsv").open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str, Any]:
+    """init, commit and three experiments, as a person does them. Returns the protocol."""
+    env = {"AUTORESEARCH_CACHE": str(tmp_path / "cache"), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    if "uv" in "".join(flags):
+        env.pop("PATH")
+    before = git(folder, "status", "--porcelain", "--ignored")
+    done = cli(folder, "init", *[flag for flag in flags if flag != "uv"], **env)
+    assert done.returncode == 0, done.stderr
+    wrote = git(folder, "status", "--porcelain", "--ignored").replace("?? protocol.json", "")
+    assert wrote.split() == before.split()
+    require_runnable(load_protocol(folder))
+    assert cli(folder, "protocol", "check").returncode == 0
+    assert "git add protocol.json && git commit" in done.stdout
+    git(folder, "add", "protocol.json")
+    git(folder, "commit", "--quiet", "-m", "protocol")
+    ran = cli(folder, "run", "--tag", "first", "--max-experiments", "3", **env)
+    assert ran.returncode == 0, ran.stderr
+    table = rows(folder)
+    assert len(table) == 4 and {row["status"] for row in table} <= {"keep", "discard"}, table
+    assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
+    content: dict[str, Any] = json.loads((folder / "protocol.json").read_bytes())
+    return content
+
+
+def test_a_repository_of_the_family(tmp_path: Path, cli: Cli) -> None:
+    folder = repository(tmp_path / "nano", KARPATHY)
+    protocol = researched(folder, cli, tmp_path, "uv")
+    assert protocol["execution"]["command"] == "uv run train.py"
+    assert protocol["execution"]["stopCondition"]["trainingSecondsBudget"] == 300
+    assert protocol["environment"]["setupCommands"] == ["uv sync", "uv run prepare.py"]
+    assert protocol["mutableSurface"]["allowedGlobs"] == ["train.py"]
+    assert protocol["immutableHarness"]["paths"] == ["prepare.py"]
+    assert {"pyproject.toml", "uv.lock"} <= {*protocol["mutableSurface"]["forbiddenGlobs"]}
+    primary = protocol["measurement"]["primaryMetric"]
+    assert (primary["name"], primary["direction"], primary["extract"]["kind"]) == ("val_bpb", "minimize", "regex")
+    assert "val_bpb:          1.18" in primary["extract"]["exampleStdout"]
+    assert [m["name"] for m in protocol["measurement"]["secondaryMetrics"]] == ["peak_vram_mb", "num_steps"]
+    assert protocol["provenance"]["resultsLog"]["columns"][:3] == ["commit", "val_bpb", "memory_gb"]
+    assert rows(folder)[0]["memory_gb"] == "2.0"
+
+
+def test_a_training_script_that_prints_a_metric_each_epoch(tmp_path: Path, cli: Cli) -> None:
+    folder = repository(tmp_path / "net", TRAINING)
+    (folder / "data").mkdir()
+    (folder / "data" / "corpus.txt").write_text("text\n")  # ignored by git, and needed all the same
+    protocol = researched(folder, cli, tmp_path)
+    assert protocol["execution"]["command"] == "python main.py --epochs 2"
+    assert protocol["mutableSurface"]["allowedGlobs"] == ["main.py", "nn/__init__.py", "nn/model.py"]
+    assert protocol["immutableHarness"]["paths"] == ["data.py"]
+    assert "requirements.txt" in protocol["mutableSurface"]["forbiddenGlobs"]
+    assert protocol["measurement"]["primaryMetric"]["name"] == "val_loss"
+    assert protocol["environment"]["constraints"]["networkPolicy"] == "offline"
+    assert "the same" in protocol["execution"]["determinism"]["notes"]
+
+
+def test_a_benchmark_that_writes_json(tmp_path: Path, cli: Cli) -> None:
+    protocol = researched(repository(tmp_path / "fast", BENCHMARK), cli, tmp_path)
+    assert protocol["measurement"]["primaryMetric"] == {
+        "name": "latency_p50",
+        "direction": "minimize",
+        "extract": {"kind": "json_pointer", "pointer": "/results/latency/p50", "path": "bench.json"},
+    }
+    assert protocol["mutableSurface"]["allowedGlobs"] == ["src/fast/__init__.py", "src/fast/core.py"]
+    assert protocol["immutableHarness"]["paths"] == ["benchmarks/bench_core.py"]
+
+
+def test_a_benchmark_that_prints_json(tmp_path: Path, cli: Cli) -> None:
+    files = {name: (SIEVE / name).read_text() for name in ("bench.py", "sieve.py")}
+    folder = repository(tmp_path / "sieve", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    protocol = load_protocol(folder)
+    assert protocol.metric.extract.pointer == "/numbers_per_second" and protocol.metric.direction == "maximize"
+    assert protocol.mutable_surface.allowed_globs == ["sieve.py"] and protocol.immutable_harness.paths == ["bench.py"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_a_repository_without_python(tmp_path: Path, cli: Cli) -> None:
+    files = {
+        "Makefile": "bench:\n\tsh bench.sh $(shell pwd)\n\tsh report.sh\n",
+        "bench.sh": "wc -l < kernel.c > lines\n",
+        "report.sh": "echo build ok; echo elapsed time: $(cat lines).5 s\n",
+        "kernel.c": "int main() {\n}\n",
+        "bench_kernel.c": "",
+    }
+    folder = repository(tmp_path / "c", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    protocol = load_protocol(folder)
+    assert protocol.execution.command == "make bench" and protocol.metric.name == "elapsed_time"
+    assert protocol.mutable_surface.allowed_globs == ["kernel.c"]
+    assert protocol.immutable_harness.paths == ["bench_kernel.c"]
+    assert "Makefile" in protocol.mutable_surface.forbidden_globs
+
+
+def test_a_test_suite_with_failures_counts_what_passes(tmp_path: Path, cli: Cli) -> None:
+    folder = repository(tmp_path / "calc", TESTS)
+    protocol = researched(folder, cli, tmp_path)
+    assert protocol["execution"]["command"] == "python -m pytest -q --color=no -p no:cacheprovider || [ $? -eq 1 ]"
+    assert protocol["measurement"]["primaryMetric"]["extract"]["count"] == "passed"
+    assert protocol["mutableSurface"] == {
+        "allowedGlobs": ["calc/__init__.py", "calc/core.py"],
+        "forbiddenGlobs": ["pyproject.toml", "tests/**/*.py"],
+        "allowedKinds": ["code_edit"],
+    }
+    assert rows(folder)[0]["passed"] == "2.000000"
+
+
+def test_a_test_suite_that_passes_is_to_be_faster_and_a_folder_may_lie_deep(tmp_path: Path, cli: Cli) -> None:
+    passing = {name: text.replace("[1, 2, 9, 12, 15]", "[1, 2]") for name, text in TESTS.items()}
+    repository(tmp_path / "all", {f"packages/calc/{name}": text for name, text in passing.items()})
+    done = cli(tmp_path / "all" / "packages" / "calc", "init", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)["data"]
+    primary = data["protocol"]["measurement"]["primaryMetric"]
+    assert (primary["name"], primary["direction"], primary["extract"]["count"]) == ("seconds", "minimize", "seconds")
+    assert "|| [" not in data["protocol"]["execution"]["command"]
+    assert data["protocol"] == json.loads((tmp_path / "all" / "packages" / "calc" / "protocol.json").read_bytes())
+    assert {"command", "metric", "rule", "may change"} <= {because["field"] for because in data["explanations"]}
+
+
+def test_flags_win_over_what_is_found(tmp_path: Path, cli: Cli) -> None:
+    files = {
+        "job.py": "print('gain: 3')\nprint('loss: 0.5')\n",
+        "other.py": "RATE = 1\n",
+        "train.py": "print('loss: 1')",
+    }
+    folder = repository(tmp_path / "job", files)
+    flags = ["--command", f"{sys.executable} job.py", "--metric", "gain", "--direction", "maximize"]
+    done = cli(folder, "init", *flags, "--mutable", "other.py", "--training-seconds", "7")
+    assert done.returncode == 0, done.stderr
+    protocol = load_protocol(folder)
+    assert protocol.metric.name == "gain" and protocol.metric.direction == "maximize"
+    assert protocol.mutable_surface.allowed_globs == ["other.py"] and protocol.training_seconds == 7
+    assert "does not read AUTORESEARCH_TRAINING_SECONDS" in done.stdout
+    assert cli(folder, "init", *flags, "--force", "--no-run").returncode == 0
+    assert load_protocol(folder).mutable_surface.allowed_globs == ["job.py"]
+
+
+def test_without_a_run_it_is_a_draft(tmp_path: Path, cli: Cli) -> None:
+    folder = repository(tmp_path / "nano", {**KARPATHY, "train.py": KARPATHY["train.py"] + "raise SystemExit(1)\n"})
+    done = cli(folder, "init", "--no-run")
+    assert done.returncode == 0, done.stderr
+    protocol = load_protocol(folder)
+    assert protocol.schema_kind == "discoveryDraft" and protocol.metric.name == "val_bpb"
+    assert "init --force" in done.stdout and "discoveryDraft" in cli(folder, "run", "--tag", "t").stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "flags", "code", "words"),
+    [
+        ({"notes.txt": "nothing"}, [], 3, "name it with --command"),
+        ({"train.py": "print('loss: 1')", "protocol.json": "{}"}, [], 3, "--force"),
+        (
+            {"train.py": "print('loss: 1')\nraise ValueError('no data')"},
+            [],
+            1,
+            "ValueError: no data. Mend that, or name",
+        ),
+        (
+            {"train.py": "print('all is well: 1')"},
+            [],
+            1,
+            "no number that says which way is better (numbers seen: well)",
+        ),
+        ({"train.py": "print('loss: 1')"}, ["--metric", "gain"], 1, "no number called gain (numbers seen: loss)"),
+        ({"train.py": "print('gain: 1')"}, ["--metric", "gain"], 1, "--direction minimize or --direction maximize"),
+        ({"train.py": "print('loss: 1')"}, ["--mutable", "none/*.py"], 3, "--mutable GLOB"),
+        ({"train.py": "x = 1"}, ["--no-run"], 3, "--metric NAME"),
+        ({"train.py": "print('loss: 1')"}, ["--direction", "up"], 2, "--direction"),
+    ],
+)
+def test_what_stops_it_is_one_sentence_and_nothing_is_written(
+    tmp_path: Path, cli: Cli, files: dict[str, str], flags: list[str], code: int, words: str
+) -> None:
+    folder = repository(tmp_path / "repo", files)
+    done = cli(folder, "init", *flags)
+    assert done.returncode == code and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr.split("error: ")[-1]
+    assert git(folder, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    script = "import time\nfrom pathlib import Path\nPath('born').write_text('')\nprint('loss: 1')\ntime.sleep(600)\n"
+    folder = repository(tmp_path / "repo", {"train.py": script})
+    (tmp_path / "temporary").mkdir()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")}
+    command = [sys.executable, "-m", "agent", "init"]
+    process = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "temporary").glob("*/tree/born")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code and "stopped: nothing was written" in stderr
+    assert list((tmp_path / "temporary").iterdir()) == [] and git(folder, "status", "--porcelain") == ""
+
+
+def test_it_wants_a_repository_with_a_commit(tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "train.py").write_text("print('loss: 1')")
+    done = cli(folder, "init", GIT_CEILING_DIRECTORIES=str(tmp_path))
+    assert done.returncode == 3 and "git init && git add -A && git commit" in done.stderr
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    done = cli(folder, "init")
+    assert done.returncode == 3 and "no commit yet" in done.stderr
+    assert not (folder / "protocol.json").exists()
+
+
+def test_it_says_where_the_search_has_nothing_to_do(tmp_path: Path, cli: Cli) -> None:
+    folder = repository(tmp_path / "repo", {"train.py": "rate = 1\nprint('loss: 1')\n"})
+    shown = cli(folder, "init").stdout
+    assert "the built-in search has nothing to change in train.py" in shown and "--agent" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("---\nval_bpb:          0.997900\ntraining_seconds: 300.1\npeak_vram_mb: 45060.2\n", "val_bpb", 0.9979),
+        ("val_loss: 1.23\n", "val_loss", 1.23),
+        ("epoch 3 acc=0.91\n", "acc", 0.91),
+        ("epoch 1 loss=2.5, acc=0.5\nepoch 2 loss=1.5, acc=0.7\n", "loss", 1.5),
+        ("iter 10: loss 2.3025, time 12.5ms\niter 20: loss 1.9e-1, time 12.5ms\n", "loss", 0.19),
+        ("Train loss: 0.5 | Test accuracy: 91.25%\n", "test_accuracy", 91.25),
+        ("2026-01-02 03:04:05 INFO Throughput (ops/s): 1234\n", "throughput", 1234),
+        ("took 0.52s\n", "took", 0.52),
+        ('{\n  "ops_per_second": 12.5,\n  "repeats": 3\n}\n', "ops_per_second", 12.5),
+        ('warming up\n{"score": 7, "seed": 1}\n', "score", 7),
+        ("lr: 0.1\nbatch_size: 12\nsteps: 3\n", None, 0),
+        ("loss: nan\nacc: 1.2.3\n", None, 0),
+    ],
+)
+def test_the_number_that_is_meant_is_found_and_read_back(text: str, name: str | None, value: float) -> None:
+    found = choose(in_output(text), None, "")
+    assert (found.name if found else None) == name
+    if found is not None:
+        metric = Metric.model_validate(found.metric)
+        assert found.value == value == extract(metric, text) == extract(metric, found.extract["exampleStdout"])
+
+
+def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cli: Cli) -> None:
+    files = {"train.py": "open('out.json', 'w').write('{\"loss\": 1}')\nprint('loss: 1')", "out.json": "{}"}
+    folder = repository(tmp_path / "repo", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out.json").read_text() == "{}" and git(folder, "status", "--porcelain") == "?? protocol.json"
+
+
+def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
+    epochs = choose(in_lines("epoch 1 loss=3\nepoch 2 loss=2\n"), None, "")
+    assert epochs is not None
+    assert extract(Metric.model_validate(epochs.metric), "epoch 1 loss=5\nepoch 2 loss=4\nepoch 3 loss=3\n") == 3
+    summary = choose(in_lines("---\nloss: 2\n"), None, "")
+    assert summary is not None
+    with pytest.raises(NoMetric, match="2 different values"):
+        extract(Metric.model_validate(summary.metric), "loss: 2\nloss: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [
+        ("val_bpb", "minimize"),
+        ("perplexity", "minimize"),
+        ("p99_latency_ms", "minimize"),
+        ("error_rate", "minimize"),
+        ("seconds_per_step", "minimize"),
+        ("tokens_per_second", "maximize"),
+        ("tok/s", "maximize"),
+        ("f1", "maximize"),
+        ("ops", "maximize"),
+        ("learning_rate", None),
+        ("batch_size", None),
+        ("gain", None),
+    ],
+)
+def test_the_direction_is_in_the_name(name: str, direction: str | None) -> None:
+    assert meaning(name)[0] == direction
+
+
+def test_json_from_a_file_and_counts_of_pytest() -> None:
+    (found,) = in_json('{"a/b": [{"time": 2.5}], "ok": true, "name": "x"}', "out.json")
+    assert found.extract == {"kind": "json_pointer", "pointer": "/a~1b/0/time", "path": "out.json"}
+    passing = pytest_summary("....\n4 passed in 0.12s\n", None, None)
+    failing = pytest_summary("..F\n1 failed, 2 passed in 0.12s\n", None, None)
+    assert passing is not None and (passing.name, passing.value, passing.direction) == ("seconds", 0.12, "minimize")
+    assert failing is not None and (failing.name, failing.value, failing.direction) == ("passed", 2, "maximize")
+    assert pytest_summary("no tests here", None, None) is None

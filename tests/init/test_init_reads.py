@@ -1,0 +1,213 @@
+"""What `init` reads of a repository: which number and command are meant, and which files ask to be left alone."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.init.discover import candidates, header, named
+from agent.init.guess import choose, in_output
+from agent.init.surface import surface
+from agent.protocol.load import load_protocol
+from tests.common.in_process import call
+from tests.common.workspaces import Cli, git
+from tests.init.test_init import repository, rows
+
+PRINTS = "print('score: 1')\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "prose", "name", "direction"),
+    [
+        ("avg_score: 5\nbest_score: 9\nworst_score: 1\n", "", "avg_score", "maximize"),
+        ("best_score: 9\nworst_score: 1\nscore: 5\n", "", "score", "maximize"),
+        ("max_reward: 9\nmin_reward: 1\nmean_reward: 5\n", "", "mean_reward", "maximize"),
+        ('{"score_max": 9, "score_min": 1, "score_mean": 3}', "", "score_mean", "maximize"),
+        ("train_loss: 0.1\nval_loss: 0.3\ntest_loss: 0.4\n", "", "val_loss", "minimize"),
+        ("train_acc: 0.9\nval_acc: 0.8\n", "", "val_acc", "maximize"),
+        ("val_accuracy: 0.9\nval_f1_macro: 0.8\n", "", "val_accuracy", "maximize"),
+        ("val_f1: 0.8\nval_acc: 0.9\n", "**Metric**: `val_acc`. Secondary: `val_f1`.", "val_acc", "maximize"),
+        ("loss: 2\ngain: 3\n", "The goal: maximize `gain`.", "gain", "maximize"),
+        ("loss: 2\nsharpe: 3\n", "**Metric**: `sharpe` (higher is better)", "sharpe", "maximize"),
+        ("throughput: 5\np99_latency_ms: 9\n", "The metric is p99_latency_ms.", "p99_latency_ms", "minimize"),
+        ("score: 5\n", "The metric is `score` (lower is better).", "score", "minimize"),
+    ],
+)
+def test_of_several_numbers_the_one_that_is_meant(text: str, prose: str, name: str, direction: str) -> None:
+    found = choose(in_output(text), None, prose)
+    assert found is not None and (found.name, found.direction) == (name, direction)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("run_loop.py", PRINTS),
+        ("agent.py", PRINTS),
+        ("autoresearch.py", PRINTS),
+        ("autonomous_loop.py", PRINTS),
+        ("tools/research_agent.py", PRINTS),
+        ("orchestrator.py", PRINTS),
+        ("experiment.py", f"import subprocess\nsubprocess.run(['git', 'reset', '--hard'])\n{PRINTS}"),
+        ("train.py", f"import subprocess\nsubprocess.run(['git', 'commit', '-am', 'better'])\n{PRINTS}"),
+        ("run.py", f"import anthropic\n{PRINTS}"),
+        ("main.py", f'"""The research loop: keeps or reverts."""\n{PRINTS}'),
+    ],
+)
+def test_a_loop_of_the_repositorys_own_is_no_command(path: str, source: str) -> None:
+    files = {path: source, "README.md": f"Run it:\n\n```\npython {path}\n```\n"}
+    assert candidates(files, "python") == []
+
+
+@pytest.mark.parametrize("path", ["train_loop.py", "train_agent.py", "bench_loop.py"])
+def test_a_training_loop_is_one(path: str) -> None:
+    (found,) = candidates({path: f"import git\nhash = git.Repo().head\n{PRINTS}"}, "python")
+    assert found.script == path
+
+
+def test_the_readmes_command_comes_before_other_scripts() -> None:
+    readme = "Start it:\n\n```bash\n$ python go.py --fast > run.log 2>&1\npython go.py --fast 2>&1 | tee log\n```\n"
+    files = {"go.py": PRINTS, "eval.py": PRINTS, "train.py": PRINTS, "README.md": readme}
+    assert candidates(files, "python")[0].command == "python go.py --fast"
+    program = {"go.py": PRINTS, "eval.py": PRINTS, "program.md": "Run `python go.py`.\n"}
+    assert candidates(program, "python")[0].command == "python go.py"
+
+
+def test_a_module_that_only_defines_comes_last() -> None:
+    files = {
+        "train.py": '"""Training."""\nimport time\n\nRATE = 0.1\n\n\ndef train():\n    print("loss: 1")\n',
+        "run.py": PRINTS,
+    }
+    assert [each.command for each in candidates(files, "python")] == ["python run.py", "python train.py"]
+
+
+def test_the_header_ends_with_the_first_line_of_code() -> None:
+    assert header('#!/usr/bin/env python\n"""One.\n\nTwo."""\nx = 1\n# not this\n').endswith('Two."""')
+    assert header("/* One.\n   Two. */\nint x; // not this\n") == "/* One.\nTwo. */"
+    assert header("x = 1\n") == ""
+
+
+MODEL = "import prepare_it, model, util\nprint('loss: 1')\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "mutable"),
+    [
+        ({"util.py": '"""Helpers. DO NOT MODIFY."""\n'}, ["model.py", "train.py"]),
+        ({"util.py": "# Frozen: the baseline that we compare with.\n"}, ["model.py", "train.py"]),
+        ({"util.py": "# This file must not be changed.\n"}, ["model.py", "train.py"]),
+        ({"util.py": '"""The oracles that the benchmark checks against."""\n'}, ["model.py", "train.py"]),
+        ({"util.py": '"""Checked against the reference implementation."""\n'}, ["model.py", "train.py", "util.py"]),
+        ({"util.py": "x = 1\n# DO NOT MODIFY\n"}, ["model.py", "train.py", "util.py"]),
+        ({"util.py": "# Do not edit below this line.\n"}, ["model.py", "train.py", "util.py"]),
+        ({"model.py": '"""Edit freely. Do not modify util.py."""\n'}, ["model.py", "train.py"]),
+        ({"README.md": "- `util.py`: helpers. DO NOT MODIFY.\n- `model.py`: yours.\n"}, ["model.py", "train.py"]),
+        ({"util.py": '"""Checks model.py against a table. The loop never edits it."""\n'}, ["model.py", "train.py"]),
+        ({"README.md": "- `util.py`: what `model.py` imports, do not modify.\n"}, ["model.py", "train.py"]),
+        ({"README.md": "* util.py, prepare_it.py: for train.py. Read-only.\n"}, ["model.py", "train.py"]),
+        ({"README.md": "Edit `model.py`, never change `util.py`.\n"}, ["model.py", "train.py"]),
+        ({"README.md": "`train.py` and `util.py` must not be changed.\n"}, ["model.py"]),
+        ({"README.md": "| `model.py` | the agent |\n| `util.py` | read-only |\n"}, ["model.py", "train.py"]),
+        ({"README.md": "The agent edits `model.py` and runs `python train.py`.\n"}, ["model.py"]),
+        ({"README.md": "The agent may only modify `model.py`. Everything else is frozen.\n"}, ["model.py"]),
+        ({"README.md": "Do not touch any file other than `model.py`.\n"}, ["model.py"]),
+        ({"program.md": "`model.py` is the only file you edit.\n"}, ["model.py"]),
+        ({"README.md": "You may edit a config. See `model.py`.\n"}, ["model.py", "train.py", "util.py"]),
+    ],
+)
+def test_what_asks_to_be_left_alone_is(files: dict[str, str], mutable: list[str]) -> None:
+    whole = {"train.py": MODEL, "model.py": "RATE = 1\n", "util.py": "x = 1\n", "prepare_it.py": "", **files}
+    found = surface(named("python train.py", whole), whole, [], False)
+    assert [*found.mutable] == mutable
+    assert {*found.harness} >= {"train.py", "util.py", "model.py"} - {*mutable} and "prepare_it.py" in found.harness
+
+
+@pytest.mark.parametrize("name", ["reference.py", "ref.py", "oracle.py", "verify.py", "reference/impl.py", "golden.py"])
+def test_reference_implementations_are_harness_by_name(name: str) -> None:
+    module = name.removesuffix(".py").replace("/", ".")
+    files = {"kernel.py": "UNROLL = 1\n", name: "x = 1\n", "bench.py": f"import kernel\nimport {module}\n{PRINTS}"}
+    found = surface(named("python bench.py", files), files, [], False)
+    assert found.mutable == ("kernel.py",) and {*found.harness} == {"bench.py", name}
+
+
+def test_a_flag_wins_over_what_a_file_asks(tmp_path: Path) -> None:
+    files = {"train.py": '"""Do not modify."""\nprint("loss: 1")\n'}
+    folder = repository(tmp_path / "one", files)
+    refused = call(folder, "init", "--no-run", "--command", "python train.py")
+    assert refused.returncode == 3 and "--mutable" in refused.stderr
+    assert call(folder, "init", "--no-run", "--command", "python train.py", "--mutable", "train.py").returncode == 0
+    assert load_protocol(folder).mutable_surface.allowed_globs == ["train.py"]
+
+
+def test_the_next_command_is_tried_where_one_prints_nothing(tmp_path: Path, cli: Cli) -> None:
+    files = {
+        "train.py": "RATE = 0.1\n\n\ndef train():\n    return RATE\n\n\nif __name__ == '__main__':\n    train()\n",
+        "run.py": "import train\nprint(f'val_accuracy : {train.train():.4f}')\n",
+    }
+    folder = repository(tmp_path / "runner", files)
+    done = cli(folder, "init")
+    assert done.returncode == 0 and "`python train.py` gave no number" in done.stderr, done.stderr
+    assert load_protocol(folder).execution.command == "python run.py"
+    silent = repository(
+        tmp_path / "silent", {"train.py": "import os\nos.getpid()\n", "run.py": "import os\nos.getpid()\n"}
+    )
+    done = cli(silent, "init")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: `python train.py` ran")
+
+
+def with_submodule(folder: Path) -> Path:
+    """A repository whose training imports from a submodule."""
+    helper = repository(folder / "helper", {"helper.py": "K = 2\n"})
+    top = repository(
+        folder / "top",
+        {
+            "train.py": "import sys\nsys.path.insert(0, 'lib')\nimport helper\n\nRATE = 0.1\n"
+            "print(f'loss: {helper.K + (RATE - 0.3) ** 2:.4f}')\n"
+        },
+    )
+    git(top, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(helper), "lib")
+    git(top, "commit", "--quiet", "-m", "lib")
+    return top
+
+
+def test_copies_have_the_submodules(tmp_path: Path, cli: Cli) -> None:
+    top = with_submodule(tmp_path)
+    done = cli(top, "init", "--command", f"{sys.executable} train.py")
+    assert done.returncode == 0, done.stderr
+    git(top, "add", "protocol.json")
+    git(top, "commit", "--quiet", "-m", "protocol")
+    ran = cli(top, "run", "--tag", "t", "--max-experiments", "2")
+    assert ran.returncode == 0 and {row["status"] for row in rows(top)} <= {"keep", "discard"}, ran.stderr
+    assert (top / "lib" / "helper.py").exists() and git(top, "status", "--porcelain") == ""
+
+
+def test_a_submodule_that_is_not_checked_out_is_named(tmp_path: Path, cli: Cli) -> None:
+    top = with_submodule(tmp_path)
+    git(top, "submodule", "--quiet", "deinit", "--force", "lib")
+    done = cli(top, "init", "--command", f"{sys.executable} train.py")
+    assert done.returncode == 1 and "The submodule lib is not checked out" in done.stderr
+    assert "`git submodule update --init --recursive`" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["inside", "above", "elsewhere"])
+def test_remedies_work_where_they_are_offered(tmp_path: Path, cli: Cli, where: str) -> None:
+    name = "sub dir"
+    train = "open('a table.tsv', 'a').write('x\\n')\nRATE = 0.1\nprint(f'loss: {RATE}')\n"
+    top = repository(tmp_path / "top", {f"{name}/train.py": train, f"{name}/a table.tsv": "a\n"})
+    here = {"inside": top / name, "above": top, "elsewhere": tmp_path}[where]
+    flags = [] if where == "inside" else ["-C", str((top / name).relative_to(here))]
+    done = cli(here, *flags, "init", "--command", f"{sys.executable} train.py")
+    assert done.returncode == 0, done.stderr
+    offered = done.stderr.partition("`git")[2].partition("`")[0]
+    subprocess.run(f"git{offered}", shell=True, cwd=here, check=True)
+    assert git(top, "ls-files", name) == f"{name}/train.py"
+    following = next(line for line in done.stdout.splitlines() if line.startswith("next: ")).removeprefix("next: ")
+    subprocess.run(following, shell=True, cwd=here, check=True)
+    assert "protocol.json" in git(top, "ls-files", name)
+    then = next(line for line in done.stdout.splitlines() if line.startswith("then: ")).removeprefix("then: ")
+    assert cli(here, *shlex.split(then)[1:], "--dry-run").returncode == 0
+    assert shutil.which("autoresearch") and shlex.split(then)[0] == "autoresearch"

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.errors import AutoresearchError
+from agent.journal.experiment import Experiment, Run, Verdict
+from agent.journal.journal import Journal, read
+from agent.journal.results import one_line, render
+from agent.journal.state import replay
+from agent.protocol.load import load_protocol
+from agent.protocol.models import Protocol
+from tests.common.workspaces import ROOT
+
+
+def experiment(number: int, metric: float | None, status: str = "keep", description: str = "x") -> Experiment:
+    run = Run(metric=metric, seconds=1.0, secondary={"peak_vram_mb": 1536.0}, error=None if metric else "crashed: oops")
+    return Experiment(number, "search", description, f"{number:040x}", "d", {}, (run,), Verdict(status, "why"))  # type: ignore[arg-type]
+
+
+def test_events_come_back_and_the_state_is_their_fold(tmp_path: Path) -> None:
+    seen = []
+    journal = Journal(tmp_path / "s" / "journal.jsonl", [lambda event, _: seen.append(event.kind)])
+    journal.append("session", tag="t", base="b0", direction="minimize")
+    proposed = {"proposer": "p", "description": "é", "reasoning": "", "parameters": {}, "digest": "", "files": ["a"]}
+    journal.append("proposed", number=0, **proposed)
+    journal.append("committed", number=0, commit="c0")
+    journal.append("measured", number=0, metric=1.5, seconds=2.0, secondary={}, error=None, log="")
+    journal.append("judged", number=0, status="keep", reason="baseline")
+    journal.append("recorded", number=0, head="h1")
+    journal.close()
+    assert seen == ["session", "proposed", "committed", "measured", "judged", "recorded"]
+    state = replay(read(journal.path))
+    assert state == journal.state
+    assert state.pending is None and state.head == "h1" and state.previous == "b0"
+    assert state.incumbent is not None and state.incumbent.metric == 1.5 and state.incumbent.description == "é"
+
+
+def test_a_torn_last_line_is_dropped_and_a_broken_one_reported(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"event": "session", "at": 1, "base": "b"}\n{"event": "prop')
+    assert [event.kind for event in read(path)] == ["session"]
+    journal = Journal(path)
+    journal.append("resumed", pid=1)
+    journal.close()
+    assert [event.kind for event in read(path)] == ["session", "resumed"]
+    broken = '{"event": "session", "at": 1, "base": "b"}\nnot json\n{"event": "resumed", "at": 2}\n'
+    path.write_text(broken)
+    with pytest.raises(AutoresearchError, match="line 2"):
+        list(read(path))
+    assert path.read_text() == broken
+
+
+def test_a_journal_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    path.mkdir()
+    with pytest.raises(AutoresearchError, match="cannot be written"):
+        journal.append("resumed", pid=1)
+
+
+def protocol(form: str) -> Protocol:
+    content = load_protocol(ROOT).model_dump(by_alias=True, exclude_unset=True)
+    content["provenance"]["resultsLog"]["format"] = form
+    return Protocol.model_validate(content)
+
+
+def test_results_in_each_format_with_descriptions_neutralised() -> None:
+    rows = [experiment(0, 2.0), experiment(1, None, "crash", 'a\tb\nc "d", e')]
+    tsv = render(protocol("tsv"), rows, lambda commit: commit[-7:])
+    assert tsv.splitlines() == [
+        "commit\tval_bpb\tmemory_gb\tstatus\tdescription",
+        "0000000\t2.000000\t1.5\tkeep\tx",
+        '0000001\t0.000000\t0.0\tcrash\ta b c "d", e [why]',
+    ]
+    csv = render(protocol("csv"), rows, lambda commit: commit[-7:])
+    assert csv.splitlines()[2] == '0000001,0.000000,0.0,crash,"a b c ""d"", e [why]"'
+    assert '"status": "crash"' in render(protocol("jsonl"), rows, lambda commit: commit).splitlines()[1]
+    assert one_line("\x1b[31mred\u2028\r\n") == "[31mred"

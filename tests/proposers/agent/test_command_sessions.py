@@ -1,0 +1,171 @@
+"""Whole sessions with coding agents as real processes: what a person sees of one, and what it cannot harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.common.workspaces import QUICK, ROOT, Cli, git
+from tests.execution.test_process import gone
+from tests.proposers.agent.test_command import BETTER, HONEST, HOSTILE, NEEDS_ONE, NOTES, agent, counting
+from tests.session.test_session import assert_consistent, rows
+
+
+def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
+    counter, checked = tmp_path / "count", tmp_path / "checked"
+    hangs = (
+        f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
+        f"\n    open({str(checked)!r}, 'w').close()\n    time.sleep(600)"
+    )
+    script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + NOTES
+    flags = ["--proposer", "command", "--agent-cmd", agent(tmp_path, script).command, "--max-experiments", "1"]
+    command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    loop = subprocess.Popen(
+        [sys.executable, "-m", "agent", *command],
+        cwd=quick,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
+        stderr=subprocess.DEVNULL,
+    )
+    while not checked.exists():
+        assert loop.poll() is None
+        time.sleep(0.02)
+    loop.kill()
+    loop.wait()
+    assert list(temporary.glob("autoresearch-*"))
+    done = cli(quick, *command, TMPDIR=str(temporary))
+    assert done.returncode == 0, done.stderr
+    assert counter.read_text() == "x"
+    assert not list(temporary.glob("autoresearch-*")), "the copy that the killed loop has left"
+    assert [row["description"] for row in rows(quick)] == ["baseline [unconfined]", "a larger rate [unconfined]"]
+
+
+def test_a_session(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """The agent of the third experiment does harm and nothing else: that one is the search's."""
+    script = f"""
+counter = pathlib.Path({str(tmp_path / "count")!r})
+count = len(counter.read_text()) if counter.exists() else 0
+counter.write_text("x" * (count + 1))
+if count == 2:
+    pathlib.Path("prepare.py").unlink()
+else:
+    put(f"RATE = 0.{{count + 1}}", f"RATE = 0.{{count + 2}}")
+    note(f"DESCRIPTION: step {{count}}\\nEXPECTED: -0.01")
+"""
+    command = agent(tmp_path, script).command
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "3")
+    done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
+    assert done.returncode == 0, done.stderr
+    lines = (quick / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    proposed = [event for event in events if event["event"] == "proposed"][1:]
+    assert [event["proposer"] for event in proposed] == ["command", "command", "search"]
+    assert [event["description"] for event in proposed[:2]] == ["step 0", "step 1"]
+    nothing = [event["reason"] for event in events if event["event"] == "nothing"]
+    assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which may not change"]
+    assert "deleted prepare.py, which may not change" in done.stderr
+    assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t" and not git(quick, "status", "--porcelain")
+    assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()
+
+
+# Each is one experiment of a session: what it does besides an honest change, and the line that a person sees.
+ACTS = (
+    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which may not change"),
+    (HOSTILE["deletes .git"][0], "dropped from what it did: it deleted .git"),
+    ("outside()", ""),  # refused, as the line at the start says
+    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was ended"),
+    (HOSTILE["commits"][0], "dropped from what it did: it committed"),
+    (HOSTILE["switches the branch"][0], "dropped from what it did: it switched the branch"),
+    (HOSTILE["prints ten megabytes"][0], "dropped from what it did: it printed 10 MiB, of which the last 1 MiB is"),
+    ("time.sleep(600)", "dropped from what it did: it went on until it was ended (timed out: killed after the hard"),
+)
+
+
+@NEEDS_ONE
+def test_a_session_with_a_hostile_agent(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """All of it in one night: every experiment is the agent's, nothing is harmed, and a line says what it did."""
+    before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
+    places = [str(quick / "new.txt"), str(quick / "prepare.py"), str(quick / ".git" / "HEAD"), str(tmp_path / "x")]
+    script = f"""
+import re
+def outside():
+    for place in {places!r}:
+        try:
+            open(place, "w").write("harm")
+        except OSError as error:
+            print(error)
+number = int(re.findall(r"experiments so far: (\\d+)", prompt)[0])
+train.write_text(re.sub("(?m)^RATE = .*", f"RATE = {{0.12 + 0.02 * number:.2f}}", train.read_text()))
+note(f"DESCRIPTION: act {{number}}")
+exec({[act for act, _ in ACTS]!r}[number])
+"""
+    command = agent(tmp_path, script).command
+    flags = ("--no-keep-awake", "--agent-timeout", "8", "--max-experiments", str(len(ACTS)))
+    done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "agent: writes confined by" in done.stderr
+    for number, (_, line) in enumerate(ACTS, start=1):
+        assert f"#{number} command: {line}" in done.stderr or not line
+    assert [row["description"] for row in rows(quick)] == ["baseline", *(f"act {n}" for n in range(len(ACTS)))]
+    assert_consistent(quick)
+    for name in ("prepare.py", "protocol.json", "pyproject.toml"):
+        assert (quick / name).read_bytes() == before[name]
+    assert not (quick / "new.txt").exists() and not (tmp_path / "x").exists()
+    log = quick / ".autoresearch/sessions/t/experiments/0003/agent.log"
+    assert len(log.read_text().splitlines()) == len(places), "each write outside was refused, and that is in its log"
+
+
+def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    flags = ("--no-keep-awake", "--sandbox", "off", "--proposer", "command", "--fallback-after", "0")
+    run = ("run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, "").command)
+    done = cli(quick, *run, "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert "command had nothing for #2: the agent changed nothing" in cli(quick, "status").stdout
+    done = cli(quick, *run, "--max-experiments", "5")
+    reason = "the search proposes: the agent changed nothing 3 times in a row; its agent.log says what it did instead"
+    assert reason in done.stderr
+    assert f"command is away, {reason}" in cli(quick, "status").stdout
+    assert len(rows(quick)) == 6
+    # The time limit ends what has left its session too.
+    pids = tmp_path / "pids"
+    hangs = f"""
+away = subprocess.Popen(["sleep", "600"], start_new_session=True)
+pathlib.Path({str(pids)!r}).write_text(f"{{os.getpid()}} {{away.pid}}")
+time.sleep(600)
+"""
+    limits = ("--agent-timeout", "2", "--max-experiments", "6")
+    done = cli(quick, *run[:-1], agent(tmp_path, hangs).command, *limits)
+    assert done.returncode == 0 and len(rows(quick)) == 7
+    assert "changed nothing until it was ended (timed out: killed after the hard limit of 2 s)" in done.stderr
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """What the person edits waits and is not measured; what the agent has made meanwhile is."""
+    counter, mine = tmp_path / "count", quick / "train.py"
+    text = QUICK + "# mine\n"
+    script = counting(counter) + HONEST + NOTES
+    script += f"pathlib.Path({str(mine)!r}).write_text({text!r})\n"
+    command = agent(tmp_path, script).command
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
+    done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
+    assert done.returncode == 0 and "train.py has changes of yours" in done.stderr, done.stderr
+    assert mine.read_text() == text and git(quick, "show", "HEAD:train.py") == BETTER.strip()
+    assert counter.read_text() == "x" and rows(quick)[1]["description"] == "a larger rate [unconfined]"
+
+
+def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    crash = "print(RATE / 0) if __name__ == '__main__' else None\nloss = "
+    script = f"put('loss = ', {crash!r}) if 'crashed' not in prompt else pathlib.Path('new.txt').touch()\n"
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
+    done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, script).command)
+    assert done.returncode == 0, done.stderr
+    assert rows(quick)[1]["status"] == "crash"
+    says = "the agent changed nothing; dropped: it made new.txt, which may not change"
+    assert f"#1 is not mended by command: {says}" in done.stderr

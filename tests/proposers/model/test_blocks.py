@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import contextlib
+import time
+from itertools import product
+
+import pytest
+
+from agent.proposers import answer as notes
+from agent.proposers.model.blocks import Unusable, apply
+
+FILE = "import math\n\nRATE = 0.1\nDEPTH = 4\n\n\ndef f(x):\n    if x:\n        return RATE\n    return 0\n"
+
+
+def edit(search: str, replace: str, path: str = "train.py") -> str:
+    return f"{path}\n<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+def applied(answer: str, text: str = FILE) -> str:
+    return apply(answer, {"train.py": text}, lambda path: path == "train.py")["train.py"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "old", "new"),
+    [
+        (edit("RATE = 0.1", "RATE = 0.2"), "RATE = 0.1", "RATE = 0.2"),
+        (f"```python\n{edit('RATE = 0.1', 'RATE = 0.2')}```\n", "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1", "RATE = 0.2", "`train.py`"), "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1", "RATE = 0.2", "I change the rate now, as said above:"), "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1   ", "RATE = 0.2"), "RATE = 0.1", "RATE = 0.2"),
+        (edit("RATE = 0.1", "\\1 \\g<0>"), "RATE = 0.1", "\\1 \\g<0>"),
+        (edit("DEPTH = 4", ""), "DEPTH = 4\n", "\n"),
+        (edit("if x:\n    return RATE", "if x > 1:\n    return 2 * RATE"), "if x:\n        return RATE",
+         "if x > 1:\n        return 2 * RATE"),
+        (edit("RATE = 0.1", "RATE = 0.2") + edit("RATE = 0.2", "RATE = 0.3"), "RATE = 0.1", "RATE = 0.3"),
+        (edit("    return 0", "    return 1"), "    return 0", "    return 1"),
+    ],
+)  # fmt: skip
+def test_edits_that_apply(answer: str, old: str, new: str) -> None:
+    assert applied(answer) == FILE.replace(old, new)
+
+
+RAISED = FILE.replace("RATE = 0.1", "RATE = 0.2")
+BLOCK = edit("RATE = 0.1", "RATE = 0.2")
+
+
+def shifted(text: str, prefix: str) -> str:
+    return "".join(f"{prefix}{line}\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"1. The rate:\n\n{shifted(BLOCK, '   ')}",
+        f"- The rate:\n{shifted(BLOCK, '  ')}",
+        f"* Now\n{shifted(BLOCK, chr(9))}",
+        shifted(BLOCK, "> "),
+        shifted(BLOCK, ">"),
+        f"1. ```python\n{shifted(BLOCK, '   ')}   ```\n",
+        BLOCK.replace("<<<<<<<", "- <<<<<<<"),
+        "train.py\n```\n" + BLOCK.split("\n", 1)[1].rstrip("\n") + "```\n",
+        "train.py\n" + BLOCK.split("\n", 1)[1].replace("<<<<<<<", "```<<<<<<<"),
+        "```train.py\n" + BLOCK.split("\n", 1)[1] + "```\n",
+        BLOCK.replace("SEARCH", "SEARCH train.py").split("\n", 1)[1],
+        BLOCK.replace("SEARCH", "search").replace("REPLACE", "replace:"),
+        BLOCK.replace("train.py", "/workspace/train.py"),
+        BLOCK.replace("train.py", "./train.py"),
+        BLOCK.replace("    ", "  ").replace("\n", "\r\n"),
+        f"1. WHOLE FILE /home/me/train.py\n   ```python\n{shifted(RAISED, '   ')}   ```\n",
+        f"  WHOLE FILE train.py\n  ```python\n{shifted(RAISED, '  ')}  ```\n",
+    ],
+)
+def test_blocks_in_lists_quotations_and_fences(answer: str) -> None:
+    assert applied(answer) == RAISED
+
+
+def test_a_block_of_several_files_is_named_wherever_the_model_names_it() -> None:
+    files = {"a.py": "X = 1\n", "b.py": "X = 1\n"}
+    block = edit("X = 1", "X = 2", "").lstrip("\n")
+    for before in ("```b.py\n", "1. In `b.py` I raise X from one to two:\n", "/w/b.py\n", "b.py\n\n```python\n"):
+        assert apply(before + block, files, lambda _: True) == {"b.py": "X = 2\n"}
+    assert apply(block.replace("SEARCH", "SEARCH b.py"), files, lambda _: True) == {"b.py": "X = 2\n"}
+
+
+NESTED = "def f(x):\n    if x > 0:\n        for i in range(3):\n            x += 1\n    return x\n"
+TABS = NESTED.replace("    ", "\t")
+LOOP = "    if x > 0:\n        for i in range(3):\n            x += 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "search"),
+    [
+        (TABS, LOOP),
+        (TABS, LOOP.lstrip()),
+        (TABS, LOOP.replace("    ", "  ")),
+        (TABS, shifted(LOOP, "   ").rstrip("\n")),
+        (TABS, "for i in range(3):\n    x += 1"),
+        (TABS, "        for i in range(3):"),
+        (NESTED, LOOP.replace("    ", "\t")),
+        (NESTED, LOOP.lstrip()),
+        (NESTED, shifted(LOOP, "   ").rstrip("\n")),
+        (NESTED, LOOP.replace("    ", "  ")),
+        (NESTED, "if x > 0:\n    for i in range(3):"),
+        (NESTED, "if x > 0:\nfor i in range(3):\nx += 1"),
+        (NESTED, "        if x > 0:\n            for i in range(3):"),
+    ],
+)
+def test_lines_are_indented_as_the_file_is(text: str, search: str) -> None:
+    assert applied(edit(search, search.replace("3", "2")), text) == text.replace("3", "2")
+
+
+def test_lines_that_an_edit_adds_are_indented_as_the_file_is() -> None:
+    more = LOOP.replace("            x += 1", "            if i:\n                x += 2")
+    assert applied(edit(LOOP, more), TABS) == TABS.replace("\t\t\tx += 1", "\t\t\tif i:\n\t\t\t\tx += 2")
+    # The first line alone has lost its indentation; what follows it has it, or has lost it as well.
+    for second in ("    y = 1", "y = 1"):
+        assert applied(edit("return x", f"x += 1\n{second}\n    return x" if second[0] == " " else "y = 1\nreturn x"),
+                       NESTED).endswith("    y = 1\n    return x\n")  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_the_lines_that_an_edit_leaves_alone_keep_their_ends(end: str) -> None:
+    mixed = FILE.replace("\n", end, 3).rstrip("\n")
+    assert applied(edit("return 0", "return 1"), mixed) == mixed.replace("return 0", "return 1")
+    assert applied(BLOCK, mixed) == mixed.replace("0.1", "0.2")
+
+
+def test_line_endings_and_a_missing_last_one_stay() -> None:
+    assert applied(edit("RATE = 0.1", "RATE = 0.2"), FILE.replace("\n", "\r\n")) == FILE.replace("0.1", "0.2").replace(
+        "\n", "\r\n"
+    )
+    assert "return 1" in applied(edit("    return 0", "    return 1"), FILE.rstrip("\n"))
+
+
+def test_a_whole_file() -> None:
+    assert applied("WHOLE FILE train.py\n```python\nRATE = 1\n```\n") == "RATE = 1\n"
+    assert applied("**WHOLE FILE: `train.py`**\n\n~~~\nRATE = 1\n```\n~~~\n") == "RATE = 1\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("I would raise the rate.", "no edit block"),
+        (edit("RATE = 0.5", "RATE = 0.2"), "does not stand"),
+        (edit("", "RATE = 0.2"), "quotes no line"),
+        (edit("RATE = 0.1", "RATE = 0.1"), "change nothing"),
+        (edit("RATE = 0.1", "x", "prepare.py"), "may not change"),
+        (edit("RATE = 0.1", "x", "../../etc/passwd.py"), "may not change"),
+        ("<<<<<<< SEARCH\nRATE = 0.1\n=======\n", "line 1 is not ended: the line `>>>>>>> REPLACE`"),
+        ("So:\n<<<<<<< SEARCH\nRATE = 0.1\n>>>>>>> REPLACE\n", "line 2 is not ended: the line `=======`"),
+        ("<<<<<<< SEARCH\nA\n=======\nB\n" + edit("RATE = 0.1", "x"), "line 1 is not ended before another"),
+        ("------- SEARCH\nRATE = 0.1\n=======\nRATE = 0.2\n+++++++ REPLACE\n", "line 1, `------- SEARCH`, is none"),
+        ("<<<<<<< ORIGINAL\nRATE = 0.1\n=======\nRATE = 0.2\n>>>>>>> UPDATED\n", "line 1, `<<<<<<< ORIGINAL`, is none"),
+        ("<<<\nRATE = 0.1\n===\nRATE = 0.2\n>>>\n", "line 1, `<<<`, is none"),
+        ("**SEARCH:**\n```\nRATE = 0.1\n```\n**REPLACE:**\n```\nRATE = 0.2\n```\n", r"line 1, `\*\*SEARCH"),
+        (
+            "```diff\n--- a/train.py\n+++ b/train.py\n@@ -3 +3 @@\n-RATE = 0.1\n+RATE = 0.2\n```\n",
+            "line 2 begins a diff",
+        ),
+        ("*** Begin Patch\n*** Update File: train.py\n-RATE = 0.1\n+RATE = 0.2\n", "line 1 begins a diff"),
+        ("```python\nRATE = 0.2\n```\n", "in a fence without the marks"),
+        ("WHOLE FILE train.py\n```python\nRATE = 0.2\n", "line 1 does not stand between two fences"),
+        (edit("if x:\nreturn RATE", "if x:\ny = RATE\nreturn y"), "lost the indentation"),
+    ],
+)
+def test_edits_that_do_not(answer: str, why: str) -> None:
+    with pytest.raises(Unusable, match=why):
+        applied(answer)
+
+
+def test_what_stands_twice_is_not_guessed() -> None:
+    with pytest.raises(Unusable, match="stands 2 times"):
+        applied(edit("RATE = 0.1", "x"), "RATE = 0.1\nRATE = 0.1\n")
+    with pytest.raises(Unusable, match="stands 2 times"):
+        applied(edit("return 1", "x"), "if a:\n    return 1\nelse:\n    return 1\n")
+
+
+def test_two_files_need_a_name() -> None:
+    files = {"a.py": "X = 1\n", "b.py": "X = 1\n"}
+    with pytest.raises(Unusable, match="which file"):
+        apply(edit("X = 1", "X = 2", "Here:"), files, lambda _: True)
+    assert apply(edit("X = 1", "X = 2", "b.py"), files, lambda _: True) == {"b.py": "X = 2\n"}
+    assert apply("WHOLE FILE c.py\n```\nY = 1\n```", files, lambda _: True) == {"c.py": "Y = 1\n"}
+
+
+def test_notes() -> None:
+    said = notes.parse("**DESCRIPTION:** halve the batch\nHypothesis: more\x1b[31m steps\nEXPECTED: about -0.004 bits")
+    assert said == notes.Notes("halve the batch", "more steps", -0.004)
+    assert notes.parse("EXPECTED: \u22121e-3").expected == -0.001
+    assert notes.parse("EXPECTED: nothing\n") == notes.Notes()
+    assert len(notes.parse("DESCRIPTION: " + "x" * 10_000).description) == notes.LONGEST_DESCRIPTION
+
+
+def test_a_summary_where_nothing_was_said() -> None:
+    assert notes.summary({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}) == "RATE 0.1 -> 0.2"
+    assert notes.summary({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}) == "1 lines added, 0 removed in t.py"
+
+
+ODD = [
+    "<<<<<<< SEARCH\n=======\n",
+    "<<<<<<< SEARCH\nRATE = 0.1\n",
+    "=======\n",
+    ">>>>>>> REPLACE\n",
+    "WHOLE FILE train.py\n```\n",
+    "WHOLE FILE train.py\n\n\n",
+    "```\n~~~\n",
+    "DESCRIPTION: \nHYPOTHESIS\nEXPECTED" + "*" * 50 + "\n",
+    "*_`# " * 10,
+    "`" * 60 + "\n",
+    " _:_" * 30,
+    "RATE = 0.1\n",
+]
+
+
+@pytest.mark.parametrize("parts", [*((part,) for part in ODD), *product(ODD, repeat=2)])
+def test_answers_take_no_longer_than_their_length(parts: tuple[str, ...]) -> None:
+    answer = ("".join(parts) * 60_000)[:200_000]
+    began = time.monotonic()
+    with contextlib.suppress(Unusable):
+        apply(answer, {"train.py": FILE, "b.py": "RATE = 0.1\n" * 2000}, lambda _: True)
+    notes.parse(answer)
+    assert time.monotonic() - began < 4
+
+
+def test_a_quote_of_many_like_lines_takes_no_longer_than_the_file() -> None:
+    text = "x = 1\n" * 30_000
+    for line in ("x = 1", " x = 1"):
+        began = time.monotonic()
+        with pytest.raises(Unusable):
+            applied(edit(f"{line}\n" * 15_000 + "y = 2", "z"), text)
+        with pytest.raises(Unusable, match="stands"):
+            applied(edit(line, "z"), text)
+        assert time.monotonic() - began < 3
+
+
+def test_a_thousand_blocks_are_enough() -> None:
+    blocks = "".join(edit(f"A{n} = 1", f"A{n} = 2") for n in range(1001))
+    with pytest.raises(Unusable, match="more than 1000"):
+        applied(blocks, "".join(f"A{n} = 1\n" for n in range(1001)))
+
+
+def test_a_block_that_is_left_open_takes_none_of_the_others() -> None:
+    assert applied(edit("RATE = 0.1", "RATE = 0.2") + "<<<<<<< SEARCH\nDEPTH = 4\n=======\n") == FILE.replace(
+        "0.1", "0.2"
+    )
+    assert applied("WHOLE FILE b.py\n```\nopen\n\n" + edit("RATE = 0.1", "RATE = 0.2")) == FILE.replace("0.1", "0.2")

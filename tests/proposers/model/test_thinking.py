@@ -1,0 +1,63 @@
+"""What stands in a model's thinking is no answer."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from agent.proposers.model.thinking import answered
+from tests.proposers.model.test_blocks import FILE, edit
+
+ANSWER = "DESCRIPTION: raise the rate\n\n" + edit("RATE = 0.1", "RATE = 0.2")
+DRAFT = "DESCRIPTION: halve the depth\n" + edit("DEPTH = 4", "DEPTH = 2") + "No, that isn't deep enough."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>\n{DRAFT}\n</think>\n{ANSWER}",
+        f"{DRAFT}</think>{ANSWER}",
+        f"<think>{DRAFT}</think>\nHm.\n{DRAFT}\n</think>\n{ANSWER}",
+        f"<thinking>{DRAFT}</thinking>\n{ANSWER}",
+        f"<THINKING>{DRAFT}</ THINKING >\n{ANSWER}",
+        f"[THINK]{DRAFT}[/THINK]{ANSWER}",
+        f"<reasoning>\n{DRAFT}\n</reasoning>\n\n{ANSWER}",
+        f"<seed:think>{DRAFT}</seed:think>{ANSWER}",
+        f"◁think▷{DRAFT}◁/think▷{ANSWER}",
+        f"<|START_THINKING|>{DRAFT}<|END_THINKING|>{ANSWER}",
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}",
+        f"<think>the tag `</think>` ends it; {DRAFT}</think>\n{ANSWER}",
+        f'<think>{DRAFT}"quoted"</think>\n{ANSWER}',
+        f"{DRAFT}</think>\n{ANSWER}<think>\nOr rather:\n{DRAFT}",
+    ],
+)
+def test_the_answer_begins_after_the_last_closing_tag(text: str) -> None:
+    assert answered(text).strip() == ANSWER.strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ANSWER,
+        ANSWER
+        + edit(FILE, FILE.replace("RATE = 0.1", "RATE = 0.1\nTOKENS = ['<think>', '</think>', \"</think>\\n\"]")),
+        "The tokens `<think>` and `</think>` are added.\n" + ANSWER,
+        "",
+    ],
+)
+def test_an_answer_without_thinking_is_all_of_it(text: str) -> None:
+    assert answered(text) == text
+
+
+def test_thinking_without_an_end_is_no_answer() -> None:
+    assert answered(f"<think>\n{DRAFT}") == ""
+    assert answered(f"{ANSWER}</think>") == ""
+
+
+def test_tags_take_no_longer_than_their_length() -> None:
+    began = time.monotonic()
+    for part in ("</think>", "'</think>'", "<think>\n", "</", "<|channel|>", "don't"):
+        answered(part * 20_000)
+        answered("'" * 20_000 + part * 5000)
+    assert time.monotonic() - began < 4

@@ -1,0 +1,586 @@
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import resource
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from agent.errors import PreconditionError, UsageError
+from agent.proposers.base import Away
+from agent.proposers.model import wire as module
+from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, Model, complete, parse_model
+from tests.common.model_server import begin_stream, end_stream, model_server, reply, send
+
+KEY = "sk-very-secret-0123456789"
+FORMATS: tuple[Format, ...] = ("openai", "anthropic")
+QUESTION = [{"role": "user", "content": "What next?"}]
+
+
+def ask(model: Model, silence: float = 5.0) -> Any:
+    return complete(model, "You help.", QUESTION, most_tokens=100, silence=silence, tick=lambda: None)
+
+
+def model_at(url: str, wire: Format = "openai") -> Model:
+    return Model("http", "scripted", wire, url, KEY)
+
+
+@pytest.mark.parametrize("wire", FORMATS)
+@pytest.mark.parametrize("stream", [True, False])
+def test_both_formats_streamed_and_whole(wire: Format, stream: bool) -> None:
+    text = "Try this:\nRATE = 0.2\nUmlauts too: äöü. " * 20
+    with model_server(lambda _: text, stream=stream) as server:
+        answer = ask(model_at(server.url, wire))
+    assert answer.text == text
+    assert answer.output_tokens == len(text.split()) and answer.input_tokens and not answer.cut
+    path, headers, body = server.requests[0]
+    assert body["model"] == "scripted" and body["stream"] and 100 in body.values()
+    if wire == "anthropic":
+        assert path == "/v1/messages" and headers["x-api-key"] == KEY and body["system"] == "You help."
+    else:
+        assert path == "/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
+        assert body["messages"][0] == {"role": "system", "content": "You help."}
+
+
+def test_tokens_of_a_cache_count() -> None:
+    usage = {"input_tokens": 3, "cache_creation_input_tokens": 40, "cache_read_input_tokens": 500, "output_tokens": 7}
+    content = {"content": [{"type": "text", "text": "yes"}], "stop_reason": "max_tokens", "usage": usage}
+    with model_server(lambda _: lambda handler: reply(handler, 200, content)) as server:
+        answer = ask(model_at(server.url, "anthropic"))
+    assert (answer.input_tokens, answer.output_tokens, answer.cut) == (543, 7, True)
+
+
+def status(code: int, message: str = "no", **headers: str) -> Callable[[Any], None]:
+    return lambda handler: reply(handler, code, {"error": {"message": f"{message} {KEY}"}}, **headers)
+
+
+LIMIT = "Rate limit reached for m: Limit 30000, Requested 5000. {} Raise it at https://example.org/account/billing."
+QUOTA = "You exceeded your current quota, please check your plan and billing details. {}"
+
+
+def refused(said: str, status: int = 429, headers: dict[str, str] | None = None, **more: Any) -> Callable[[Any], None]:
+    return lambda handler: reply(handler, status, {"error": {"message": said, **more}}, **(headers or {}))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "seconds"),
+    [
+        (refused(LIMIT, headers={"Retry-After": "1"}), 1),
+        (refused(QUOTA, headers={"Retry-After": "1"}, code="RESOURCE_EXHAUSTED"), 1),
+        (refused(QUOTA, headers={"Retry-After": "soon"}), None),
+        (refused(LIMIT, headers={"retry_after_ms": "1500"}), 1.5),
+        (refused(LIMIT.format("Please try again in 6m1.5s.")), 361.5),
+        (refused(LIMIT.format("Please try again in 120ms.")), 0.12),
+        (refused(QUOTA.format("Please retry in 37.25s.")), 37.25),
+        (refused(QUOTA.format("Try again after 2 minutes 5 seconds.")), 125),
+        (refused(QUOTA.format("Try again in 3 days.")), 3600),
+        (refused(QUOTA, details=[{"@type": "google.rpc.RetryInfo", "retryDelay": "17s"}]), 17),
+        (refused(LIMIT, code="rate_limit_exceeded"), None),
+        (refused(QUOTA, 503, headers={"Retry-After": "2"}), 2),
+    ],
+)
+def test_limits_of_a_time_are_waited_for_whatever_they_say_of_money(behaviour: Any, seconds: float | None) -> None:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    assert not caught.value.lasting and caught.value.retry_after == (seconds and pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        refused(QUOTA),
+        refused(QUOTA, code="insufficient_quota"),
+        refused("Your credit balance is too low. Try again after 1 s.", 400),
+        refused("Insufficient credits", 402, headers={"Retry-After": "1"}),
+    ],
+)
+def test_where_there_is_no_money_waiting_does_not_help(behaviour: Any) -> None:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    assert caught.value.lasting
+
+
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "yes"}],
+        [THINKING, {"type": "text", "text": "y"}, {"type": "text", "text": "es"}],
+        [{"type": "reasoning", "text": "hm"}, "yes", None, {"type": "image_url", "image_url": {"url": "x"}}],
+        [{"type": "output_text", "text": "yes"}, {"type": "text", "text": None}],
+        {"type": "text", "text": "yes"},
+    ],
+)
+def test_content_in_parts(content: Any, stream: bool) -> None:
+    def answers(handler: Any) -> None:
+        if not stream:
+            reply(handler, 200, {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
+            return
+        begin_stream(handler)
+        for part in content if isinstance(content, list) else [content]:
+            send(handler, {"choices": [{"index": None, "delta": {"content": part if part is None else [part]}}]})
+        send(handler, {"choices": [{"delta": None, "finish_reason": "stop"}]})
+        end_stream(handler)
+
+    with model_server(lambda _: answers) as server:
+        assert ask(model_at(server.url)).text == "yes"
+
+
+def test_anthropic_content_in_parts() -> None:
+    for content in ("yes", [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]):
+        said = {"content": content, "stop_reason": "end_turn"}
+        with model_server(lambda _, said=said: lambda handler: reply(handler, 200, said)) as server:  # type: ignore[misc]
+            assert ask(model_at(server.url, "anthropic")).text == "yes"
+
+
+def events_of(*events: Any) -> Callable[[Any], None]:
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        for event in events:
+            send(handler, event)
+        end_stream(handler)
+
+    return streams
+
+
+YES = {"choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": None}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (YES, "[DONE]"),
+        (YES, USAGE, "[DONE]"),
+        (YES, None, "[DONE]"),
+        (YES, {"choices": None}, {"choices": [None]}, {"choices": [{"index": 0, "delta": None}]}, "[DONE]"),
+        (YES, {"choices": [{"index": 0, "delta": {"content": None}, "finish_reason": "stop"}]}),
+    ],
+)
+def test_streams_of_gateways_are_whole(events: tuple[Any, ...]) -> None:
+    with model_server(lambda _: events_of(*events)) as server:
+        assert ask(model_at(server.url)).text == "yes"
+
+
+def test_a_stream_may_lack_the_last_newline() -> None:
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        send(handler, YES)
+        handler.wfile.write(b"c\r\ndata: [DONE]\r\n")
+        end_stream(handler)
+
+    with model_server(lambda _: streams) as server:
+        assert ask(model_at(server.url)).text == "yes"
+
+
+def test_a_stream_without_an_end_is_none() -> None:
+    for events in ((YES,), (YES, USAGE), (YES, None)):
+        with model_server(lambda _, events=events: events_of(*events)) as server, pytest.raises(Broken):  # type: ignore[misc]
+            ask(model_at(server.url))
+
+
+def in_an_hour() -> str:
+    return formatdate(time.time() + 3600, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "lasting", "retry_after"),
+    [
+        (status(401), True, None),
+        (status(403), True, None),
+        (status(402), True, None),
+        (status(404, "no such model"), True, None),
+        (status(429, "You exceeded your current quota"), True, None),
+        (status(400, "Your credit balance is too low"), True, None),
+        (status(429, "slow down", Retry_After="7"), False, 7.0),
+        (status(503, "busy"), False, None),
+        (lambda handler: status(529, "x", Retry_After=in_an_hour())(handler), False, 3600.0),
+        (status(307, "elsewhere", Location="http://127.0.0.1:9/"), True, None),
+    ],
+)
+def test_refusals(behaviour: Callable[[Any], None], lasting: bool, retry_after: float | None) -> None:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    assert not isinstance(caught.value, Broken), "a refused call costs nothing"
+    assert caught.value.lasting == lasting
+    assert caught.value.retry_after == (pytest.approx(retry_after, abs=5) if retry_after else None)
+    assert KEY not in str(caught.value) and len(server.requests) == 1
+
+
+def begins_refusal(handler: Any, **headers: str) -> None:
+    handler.send_response(503)
+    for name, value in {"Retry-After": "7", **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+
+
+def refusal_cut_off(handler: Any) -> None:
+    begins_refusal(handler, Content_Length="1000")
+    handler.wfile.write(b'{"error": {"mess')
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def refusal_cut_off_in_a_chunk(handler: Any) -> None:
+    begins_refusal(handler, Transfer_Encoding="chunked")
+    handler.wfile.write(b'400\r\n{"error": {"mess')
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def refusal_stalls(handler: Any) -> None:
+    begins_refusal(handler, Content_Length="1000")
+    handler.wfile.write(b'{"error": {"mess')
+    handler.ends.wait()
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        refusal_cut_off,
+        refusal_cut_off_in_a_chunk,
+        refusal_stalls,
+        lambda handler: reply(handler, 503, b"no gzip", Retry_After="7", Content_Encoding="gzip"),
+        lambda handler: reply(handler, 503, b"[" * 4096, Retry_After="7"),
+        lambda handler: reply(handler, 503, b"", Retry_After="7"),
+    ],
+)
+def test_a_refusal_is_one_whatever_becomes_of_its_body(behaviour: Callable[[Any], None]) -> None:
+    with (
+        model_server(lambda _: behaviour) as server,
+        pytest.raises(Away, match=r"503: (\[|Service)") as caught,
+    ):
+        ask(model_at(server.url), silence=0.5)
+    assert not isinstance(caught.value, Broken) and not caught.value.lasting
+    assert caught.value.retry_after == 7
+
+
+def half(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, {"choices": [{"delta": {"content": "RATE = "}, "finish_reason": None}]})
+    end_stream(handler)
+
+
+def cut_off(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, {"choices": [{"delta": {"content": "RATE = "}, "finish_reason": None}]})
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def endless(handler: Any) -> None:
+    begin_stream(handler)
+    for _ in range(2 * LARGEST_ANSWER // 10_000):
+        send(handler, {"choices": [{"delta": {"content": "x" * 10_000}}]})
+    end_stream(handler)
+
+
+def broken_off(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, {"error": {"message": "overloaded"}})
+    end_stream(handler)
+
+
+def malformed(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, "{this is no JSON")
+    end_stream(handler)
+
+
+def deep(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, "[" * 100_000)
+    end_stream(handler)
+
+
+def silent(handler: Any) -> None:
+    handler.ends.wait()
+
+
+def stalls(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, {"choices": [{"delta": {"content": "RATE"}}]})
+    handler.ends.wait()
+
+
+@pytest.mark.parametrize("wire", FORMATS)
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        half,
+        cut_off,
+        endless,
+        broken_off,
+        malformed,
+        silent,
+        stalls,
+        lambda handler: reply(handler, 200, b"<html>"),
+        lambda handler: reply(handler, 200, b"[" * 100_000),
+        deep,
+        lambda handler: reply(handler, 200, []),
+        lambda handler: reply(handler, 200, {"choices": [], "content": None}),
+    ],
+)
+def test_broken_answers(wire: Format, behaviour: Callable[[Any], None]) -> None:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Broken) as caught:
+        ask(model_at(server.url, wire), silence=0.5)
+    assert not caught.value.lasting and str(caught.value)
+
+
+@pytest.mark.parametrize("wire", FORMATS)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_key_that_comes_back_is_in_no_answer_and_no_error(wire: Format, stream: bool) -> None:
+    with model_server(lambda _: f"Your key {KEY} is fine.", stream=stream) as server:
+        assert ask(model_at(server.url, wire)).text == "Your key *** is fine."
+
+    def echoes(handler: Any) -> None:
+        begin_stream(handler)
+        send(handler, {"type": "error", "error": {"message": f"{'no such ' * 22}{KEY}"}})
+        end_stream(handler)
+
+    with model_server(lambda _: echoes) as server, pytest.raises(Broken, match="broke off") as caught:
+        ask(model_at(server.url, wire))
+    assert "sk-very" not in str(caught.value)
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(Away, match="cannot be reached") as caught:
+            ask(model_at(url))
+    assert not isinstance(caught.value, Broken) and not caught.value.lasting
+
+
+def test_a_hanging_call_can_be_interrupted() -> None:
+    class Stop(Exception):
+        pass
+
+    def tick() -> None:
+        raise Stop
+
+    with model_server(lambda _: silent) as server, pytest.raises(Stop):
+        complete(model_at(server.url), "", QUESTION, most_tokens=1, silence=60, tick=tick)
+
+
+def test_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1/")
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    openai = parse_model("openai:gpt-5")
+    assert (openai.format, openai.name, openai.key) == ("openai", "gpt-5", KEY) and KEY not in repr(openai)
+    assert parse_model("ollama:qwen3:8b").name == "qwen3:8b"
+    own = parse_model("http://127.0.0.1:9/v1/ my model")
+    assert (own.url, own.name, own.key) == ("http://127.0.0.1:9/v1", "my model", "")
+    with pytest.raises(PreconditionError, match="ANTHROPIC_API_KEY"):
+        parse_model("anthropic:claude")
+    for wrong in ("gpt-5", "nobody:x", "openai:", "http://127.0.0.1/v1"):
+        with pytest.raises(UsageError, match="--model"):
+            parse_model(wrong)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("1e300", 3600.0),
+        ("inf", 3600.0),
+        ("9" * 400, 3600.0),
+        ("-5", 0.0),
+        ("nan", None),
+        ("soon", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
+        ("Fri, 31 Dec 99999999999 23:59:59 GMT", None),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("7, 8", None),
+    ],
+)
+def test_retry_after_is_at_most_an_hour(header: str, seconds: float | None) -> None:
+    with model_server(lambda _: status(503, "busy", Retry_After=header)) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    assert caught.value.retry_after == seconds
+
+
+NO_COUNTS = ["12", -1, -10_000_000_000, 1.5, 12.0, True, None, [], {}, 10**12, 10**400, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("told", NO_COUNTS, ids=lambda told: str(told)[:12])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("wire", FORMATS)
+def test_usage_that_is_no_count_is_not_told(wire: Format, stream: bool, told: object) -> None:
+    openai = {"prompt_tokens": told, "completion_tokens": told}
+    anthropic = {"input_tokens": told, "output_tokens": told}
+
+    def answers(handler: Any) -> None:
+        if wire == "openai" and stream:
+            begin_stream(handler)
+            send(handler, {"choices": [{"delta": {"content": "yes"}, "finish_reason": "stop"}], "usage": openai})
+            end_stream(handler)
+        elif wire == "openai":
+            choices = [{"message": {"content": "yes"}, "finish_reason": "stop"}]
+            reply(handler, 200, {"choices": choices, "usage": openai})
+        elif stream:
+            begin_stream(handler)
+            send(handler, {"type": "message_start", "message": {"usage": anthropic}})
+            send(handler, {"type": "content_block_delta", "delta": {"text": "yes"}})
+            send(handler, {"type": "message_stop"})
+            end_stream(handler)
+        else:
+            reply(handler, 200, {"content": [{"text": "yes"}], "usage": anthropic})
+
+    with model_server(lambda _: answers) as server:
+        answer = ask(model_at(server.url, wire))
+    assert answer.text == "yes"
+    assert answer.input_tokens is None and answer.output_tokens is None
+
+
+@pytest.mark.parametrize("usage", ["many", 7, [1], True])
+def test_usage_that_is_no_object_is_not_told(usage: object) -> None:
+    content = {"choices": [{"message": {"content": "yes"}}], "usage": usage}
+    with model_server(lambda _: lambda handler: reply(handler, 200, content)) as server:
+        answer = ask(model_at(server.url))
+    assert (answer.text, answer.input_tokens, answer.output_tokens) == ("yes", None, None)
+
+
+@functools.cache
+def bomb(coding: str) -> bytes:
+    """A quarter of a MiB that is 256 MiB unpacked."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31 if coding == "gzip" else 15)
+    zeros = b" " * 2**24
+    return b"".join([*(packer.compress(zeros) for _ in range(16)), packer.flush()])
+
+
+def packed(handler: Any, code: int, data: bytes, coding: str, location: str = "") -> None:
+    handler.send_response(code)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Encoding", coding)
+    if location:
+        handler.send_header("Location", location)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("code", [200, 302, 503])
+def test_no_bomb_is_unpacked(code: int, coding: str) -> None:
+    data = bomb(coding)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with model_server(
+        lambda _: lambda handler: packed(handler, code, data, coding, "/x" if code == 302 else "")
+    ) as server:
+        with pytest.raises(Away) as caught:
+            ask(model_at(server.url))
+        assert server.requests[0][1]["Accept-Encoding"] == "identity"
+    assert isinstance(caught.value, Broken) is (code == 200)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 100 * 1024  # KiB
+
+
+def test_what_is_packed_without_being_asked_for_is_one_sentence() -> None:
+    data = gzip.compress(json.dumps({"choices": [{"message": {"content": "yes"}}]}).encode())
+    with (
+        model_server(lambda _: lambda handler: packed(handler, 200, data, "gzip")) as server,
+        pytest.raises(Broken, match="compressed"),
+    ):
+        ask(model_at(server.url))
+
+
+def flood(*first: bytes, again: bytes) -> Callable[[Any], None]:
+    """Send `first`, and then `again` without end."""
+
+    def floods(handler: Any) -> None:
+        try:
+            for part in first:
+                handler.wfile.write(part)
+            while not handler.ends.is_set():
+                handler.wfile.write(again)
+        except OSError:
+            pass
+
+    return floods
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+ENDLESS = {
+    "body": flood(OK + b"\r\n", again=b"x" * 60_000),
+    "huge length": flood(OK + b"Content-Length: 99999999999\r\n\r\n", again=b"x" * 60_000),
+    "huge chunk": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n7fffffff\r\n", again=b"x" * 60_000),
+    "chunk's name": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n1;", again=b"x" * 60_000),
+    "trailers": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", again=b"A: b\r\n" * 10_000),
+    "header": flood(OK + b"A: ", again=b"x" * 60_000),
+    "headers": flood(OK, again=b"A: b\r\n" * 10_000),
+    "status": flood(b"HTTP/1.1 ", again=b"2" * 60_000),
+    "continue": flood(again=b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+    "refusal": flood(b"HTTP/1.1 503 Busy\r\n\r\n", again=b"x" * 60_000),
+    "redirect": flood(b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", again=b"x" * 60_000),
+    "small chunks": flood(OK + b"Transfer-Encoding: chunked\r\n\r\n", again=b"1\r\nx\r\n" * 10_000),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_no_answer_is_endless(name: str) -> None:
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with model_server(lambda _: ENDLESS[name]) as server, pytest.raises(Away):
+        ask(model_at(server.url))
+    assert time.monotonic() - began < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def drip(first: bytes, again: bytes = b"x") -> Callable[[Any], None]:
+    def drips(handler: Any) -> None:
+        try:
+            handler.wfile.write(first)
+            while not handler.ends.wait(0.05):
+                handler.wfile.write(again)
+        except OSError:
+            pass
+
+    return drips
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"", b"HTTP/1.1 200 OK\r\nA: ", OK + b"Content-Length: 100000\r\n\r\n", b"HTTP/1.1 503 Busy\r\n\r\n"],
+    ids=["status", "header", "body", "refusal"],
+)
+def test_a_slow_drip_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
+    monkeypatch.setattr(module, "LONGEST_ANSWER_SECONDS", 1.0)
+    before, began = set(threading.enumerate()), time.monotonic()
+    with model_server(lambda _: drip(first)) as server:
+        with pytest.raises(Away):
+            ask(model_at(server.url))
+        assert time.monotonic() - began < 3
+        time.sleep(0.5)  # its thread ends with it
+        assert not any("asks" in thread.name for thread in set(threading.enumerate()) - before)
+
+
+def test_thousands_of_choices_are_one() -> None:
+    choices = [{"index": n, "message": {"content": f"answer {n}"}, "delta": {"content": f"{n} "}} for n in range(5000)]
+    with model_server(lambda _: lambda handler: reply(handler, 200, {"choices": choices})) as server:
+        assert ask(model_at(server.url)).text == "answer 0"
+
+    def streams(handler: Any) -> None:
+        begin_stream(handler)
+        send(handler, {"choices": choices})
+        send(handler, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        end_stream(handler)
+
+    with model_server(lambda _: streams) as server:
+        assert ask(model_at(server.url)).text == "0 "
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff" * 5000, b"\x1b[31m" * 2000, "\u202e".encode() * 3000, b"[" * 100_000, b"\0" * 10]
+)
+def test_a_refusals_body_is_a_short_plain_sentence(body: bytes) -> None:
+    with model_server(lambda _: lambda handler: reply(handler, 500, body)) as server, pytest.raises(Away) as caught:
+        ask(model_at(server.url))
+    said = str(caught.value)
+    assert len(said) < 300 and "\n" not in said and "\x1b" not in said and "\u202e" not in said

@@ -1,0 +1,243 @@
+"""Search comments that are nearly some, constants that are none, and files in other encodings than UTF-8."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from agent.errors import UsageError
+from agent.journal.experiment import Experiment, Verdict
+from agent.proposers.base import Context
+from agent.proposers.search.candidates import pool
+from agent.proposers.search.search import SearchProposer
+from agent.proposers.search.space import remarks, space_of, tunable_parameters, why_nothing
+from agent.source.constants import constants
+from agent.source.encoding import decoded, encoded
+from tests.common.model_server import model_server
+from tests.common.workspaces import QUICK, Cli, git
+from tests.proposers.model.test_blocks import edit
+from tests.proposers.test_consult import NOTES
+from tests.session.test_session import commit_all, rows
+
+SLIPS = [
+    "# Search: 0.01..0.05",
+    "# SEARCH: 0.01..0.05",
+    "# search 0.01..0.05",
+    "# search= 0.01..0.05",
+    "# search = 0.01..0.05",
+    "# search : 0.01..0.05",
+    "#Search:0.01..0.05 log",
+    "# Search: off",
+    "# search off",
+    "# search 1 | 2",
+    "# search range: 0.01..0.05",
+    "# search over 0.01..0.05",
+    "# search\uff1a 0.01..0.05",
+    "## Search 0.01-0.05",
+    "# serach: 0.01..0.05",
+    "# seach: off",
+    "# searchs: 0.01..0.05",
+]
+
+
+@pytest.mark.parametrize("comment", SLIPS)
+def test_a_slip_is_named_with_its_line(comment: str) -> None:
+    with pytest.raises(UsageError, match=r"t\.py line 2: .* is no search comment: write `# search: LOW\.\.HIGH`"):
+        tunable_parameters({"t.py": f"import math\nRATE = 0.1  {comment}\n"}, {})
+    with pytest.raises(UsageError, match="line 1"):
+        tunable_parameters({"t.py": f"{comment}\nRATE = 0.1\n"}, {})
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "# search for better values some day",
+        "# searched by hand, 0.1 was best",
+        "# research: see the paper, 3..5 pages",
+        "# the search: starts here",
+        "# range 0.01..0.05 was tried",
+        "# the learning rate",
+        "# switch off",
+        "# each: 1..3",
+    ],
+)
+def test_prose_is_none(comment: str) -> None:
+    assert tunable_parameters({"t.py": f"RATE = 0.1  {comment}\n{comment}\ntext = '# Search: 1..2'\n"}, {}) == {
+        "RATE": 0.1
+    }
+
+
+def test_slips_stop_a_session_before_its_baseline(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text(QUICK.replace("# search: 1..16", "# Search: 1..16"))
+    commit_all(quick, "slip")
+    for more in ([], ["--dry-run"]):
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
+        assert done.returncode == 2 and "train.py line 6: `# Search: 1..16` is no search comment" in done.stderr
+    assert not (quick / "results.tsv").exists() and git(quick, "branch", "--list", "autoresearch/*") == ""
+
+
+def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> None:
+    source = "BETAS = (0.9, 0.95)  # search: 0.8..0.99\nrate = 0.1  # search: 0.01..1.0\n# search: off\n"
+    assert [remark.split(" and ")[0] for remark in remarks({"t.py": source + QUICK})] == [
+        "t.py line 1: the search comment stands beside no constant that can be searched",
+        "t.py line 2: the search comment stands beside no constant that can be searched",
+        "t.py line 3: the search comment stands on a line of its own",
+    ]
+    branches = "if PROFILE == 'x':\n    RATE = 0.1  # search: 0.01..1.0\nelse:\n    RATE = 0.2  # search: off\n"
+    assert remarks({"t.py": branches}) == []
+    (quick / "train.py").write_text(source + QUICK)
+    commit_all(quick, "odd")
+    dry = cli(quick, "run", "--tag", "t", "--dry-run")
+    assert dry.returncode == 0 and "train.py line 3: the search comment stands on a line of its own" in dry.stdout
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 0 and done.stderr.index("line 2: the search comment") < done.stderr.index("#0 keep")
+
+
+FLAG = "p.add_argument('--lr', type=float, default=0.04)"
+ARGPARSE = f"import argparse\np = argparse.ArgumentParser()\n{FLAG}\n"
+NOTHING = [
+    (ARGPARSE, "--lr is a flag of the command"),
+    ("ADAM_BETAS = (0.9, 0.95)\n", "ADAM_BETAS is no single number"),
+    ("SHIFT = -0.5\n", "SHIFT is negative"),
+    (
+        "from dataclasses import dataclass\n@dataclass\nclass Config:\n    lr: float = 0.1\n",
+        "the fields of Config stand in a class",
+    ),
+    ("rate = 0.1\n", "rate is not in capitals"),
+    ("RATE = 0.1  # search: off\n", "RATE is switched off by its comment"),
+    ("SEED = 3\n", "SEED is never searched by its name"),
+    ("TIME_BUDGET = 300\n", "TIME_BUDGET is left out"),
+    ("NAME = 'adam'\n", "NAME is a text without a list of choices"),
+    ("import os\nRATE = float(os.environ.get('RATE', '0.1'))\n", "RATE is computed"),
+    ("config = {'lr': 0.1}\n", "config is no single number"),
+    ("print(1)\n", "t.py gives no number a name"),
+]
+
+
+@pytest.mark.parametrize(("source", "why"), NOTHING)
+def test_nothing_to_search_is_said_truly(source: str, why: str) -> None:
+    said = why_nothing({"t.py": source}, {})
+    assert said is not None and said.startswith("there is nothing to search: ") and why in said
+    assert why_nothing({"t.py": source + "DEPTH = 4\n"}, {}) is None
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_nothing_to_search_is_said_before_the_baseline(quick: Path, cli: Cli, more: list[str]) -> None:
+    (quick / "train.py").write_text(ARGPARSE + "lr = p.parse_args().lr\nprint(f'val_bpb: {lr:.6f}')\n")
+    commit_all(quick, "flags")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3", *more)
+    assert done.returncode == 3 and "there is nothing to search: --lr is a flag of the command" in done.stderr
+    assert not (quick / "results.tsv").exists()
+    with model_server(lambda _: NOTES.format("higher") + edit(FLAG, FLAG.replace("0.04", "0.03"))) as server:
+        model = ["--proposer", "llm", "--model", f"{server.url} m", "--verdict", "greedy"]
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *model, *more)
+    assert done.returncode == 0 and "nothing to search" in done.stderr + done.stdout
+    if not more:
+        assert done.stderr.index("nothing to search") < done.stderr.index("#0 keep")
+        assert [row["status"] for row in rows(quick)] == ["keep", "keep"]
+
+
+def asked(source: str, number: int) -> dict[str, float]:
+    files = {"t.py": source}
+    base = Experiment(0, "baseline", "", "c", "d", tunable_parameters(files, {}), (), Verdict("keep", ""))
+    proposal = SearchProposer().ask(Context(1, number, files, base, (base,), "minimize", {}))
+    return {key: float(value) for key, value in tunable_parameters({**files, **proposal.files}, {}).items()}
+
+
+def test_steps_of_large_integers_are_relative() -> None:
+    source = "WARMUP_ITERS = 700\nLR_DECAY_ITERS = 600000\nVOCAB = 50304\nHIDDEN = 48\n"
+    before = tunable_parameters({"t.py": source}, {})
+    for seed in range(40):
+        for key, value in asked(source, seed).items():
+            assert value == before[key] or abs(value / float(before[key]) - 1) > 0.02, (key, value)
+    space = space_of({"t.py": source}, {})
+    for values in pool(space, random.Random(0), 400):
+        for key, moved in values.items():
+            assert abs(float(moved) / float(before[key]) - 1) >= 0.01, (key, moved)
+
+
+def test_small_integers_count_one_by_one() -> None:
+    assert {asked("DEPTH = 6  # search: 1..12\n", seed)["DEPTH"] for seed in range(20)} == {5.0, 7.0}
+
+
+@pytest.mark.parametrize(
+    ("cookie", "codec"),
+    [
+        ("# -*- coding: latin-1 -*-", "latin-1"),
+        ("# vim: set fileencoding=cp1252 :", "cp1252"),
+        ("#!/usr/bin/env python\n# coding=iso-8859-15", "iso-8859-15"),
+        ("# coding: shift_jis", "shift_jis"),
+        ("# coding: utf-8", "utf-8"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_an_encoding_that_is_declared_is_kept(cookie: str, codec: str, end: str) -> None:
+    word = {"shift_jis": "\u4e16\u754c"}.get(codec, "caf\u00e9")
+    data = f"{cookie}\n# {word}\nRATE = 0.1\n".replace("\n", end).encode(codec)
+    text = decoded("train.py", data)
+    assert word in text and encoded("train.py", text) == data
+    assert constants(text, {})["RATE"].value == 0.1
+
+
+def test_what_is_no_text_is_none() -> None:
+    for path, data in (
+        ("t.py", b"caf\xe9\n"),
+        ("notes.md", b"# coding: latin-1\ncaf\xe9"),
+        ("t.py", b"# coding: ascii\n\xe9"),
+    ):
+        with pytest.raises(UnicodeDecodeError):
+            decoded(path, data)
+    assert decoded("t.py", b"# coding: no-such-codec\n") == "# coding: no-such-codec\n"
+    assert encoded("t.py", decoded("t.py", b"\xef\xbb\xbfRATE = 1\n")) == b"\xef\xbb\xbfRATE = 1\n"
+
+
+LATIN = b"# -*- coding: latin-1 -*-\n# caf\xe9 \xa7\n"
+
+
+def test_a_session_on_a_latin_1_recipe_keeps_every_other_byte(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_bytes(LATIN + QUICK.encode())
+    commit_all(quick, "latin")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "5", "--verdict", "greedy")
+    assert done.returncode == 0, done.stderr
+    assert_consistent_bytes(quick)
+    assert "keep" in [row["status"] for row in rows(quick)[1:]]
+
+
+def assert_consistent_bytes(folder: Path) -> None:
+    now = (folder / "train.py").read_bytes()
+    assert now.startswith(LATIN) and len(now.splitlines()) == len((LATIN + QUICK.encode()).splitlines())
+    assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_a_model_edits_a_latin_1_recipe_and_is_told_what_it_cannot_hold(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_bytes(LATIN + QUICK.encode())
+    commit_all(quick, "latin")
+    line = "RATE = 0.1  # search: 0.001..10 log"
+    answers = iter(
+        [
+            NOTES.format("no") + edit(line, line.replace("0.1 ", "0.2 ") + "; \u2192 up"),
+            NOTES.format("yes") + edit(line, line.replace("0.1 ", "0.3 ") + "; caf\u00e9"),
+        ]
+    )
+    with model_server(lambda _: next(answers)) as server:
+        model = ["--proposer", "llm", "--model", f"{server.url} m", "--verdict", "greedy"]
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *model)
+    assert done.returncode == 0, done.stderr
+    assert "train.py is in latin-1, which has no" in server.requests[1][2]["messages"][-1]["content"]
+    assert b"RATE = 0.3" in (quick / "train.py").read_bytes() and b"caf\xe9\n" in (quick / "train.py").read_bytes()
+
+
+def test_an_agent_finds_and_leaves_a_latin_1_recipe(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    (quick / "train.py").write_bytes(LATIN + QUICK.encode())
+    commit_all(quick, "latin")
+    script = tmp_path / "agent.sh"
+    script.write_text("#!/bin/sh\nLC_ALL=C sed -i 's/RATE = 0.1/RATE = 0.3/' train.py\n")
+    script.chmod(0o755)
+    done = cli(
+        quick, "run", "--tag", "t", "--max-experiments", "1", "--verdict", "greedy", "--proposer", "command",
+        "--agent-cmd", str(script), "--sandbox", "off",
+    )  # fmt: skip
+    assert done.returncode == 0 and rows(quick)[1]["status"] == "keep", done.stderr
+    assert (quick / "train.py").read_bytes() == (LATIN + QUICK.encode()).replace(b"RATE = 0.1", b"RATE = 0.3")

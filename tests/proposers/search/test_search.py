@@ -1,0 +1,351 @@
+"""The search on a synthetic recipe: no duplicates, no refused candidates, repeatable, and better than chance."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from agent.journal.experiment import Direction, Experiment, Proposal, Run, Value, Verdict, digest
+from agent.journal.state import gain
+from agent.proposers.base import Context, Exhausted
+from agent.proposers.search.candidates import point, pool
+from agent.proposers.search.gaussian_process import fit, improvement
+from agent.proposers.search.search import FARTHEST, SearchProposer, _targets
+from agent.proposers.search.space import space_of, tunable_parameters
+from tests.common.workspaces import ROOT
+
+SOURCE = """
+BATCH = 2**14  # search: 1024..131072 log
+ROWS = 8  # search: 1..64 log
+DEPTH = 4  # search: 1..16
+MATRIX_LR = 0.04  # search: 0.001..1.0 log
+WARMUP = 0.0  # search: 0.0..0.5
+DECAY = 0.2  # search: 0.0..0.5
+PATTERN = "S"  # search: "S" | "L" | "SL"
+assert BATCH % (ROWS * MAX_SEQ_LEN) == 0
+"""
+KNOWN: dict[str, Value] = {"MAX_SEQ_LEN": 128}
+
+
+def objective(p: dict[str, Value]) -> float | None:
+    """Quadratic around an optimum away from the start; deep and wide at once runs out of memory."""
+    batch, rows, depth = float(p["BATCH"]), float(p["ROWS"]), float(p["DEPTH"])
+    if rows * depth > 160:
+        return None
+    loss = 1.0 + 0.02 * (math.log2(batch) - 11) ** 2 + 0.01 * (depth - 7) ** 2 + 0.003 * (math.log2(rows) - 3) ** 2
+    loss += 0.05 * math.log(float(p["MATRIX_LR"]) / 0.01) ** 2 + 0.2 * (float(p["WARMUP"]) - 0.1) ** 2
+    return loss + 0.2 * (float(p["DECAY"]) - 0.05) ** 2 + {"S": 0.02, "L": 0.0, "SL": 0.01}[str(p["PATTERN"])]
+
+
+class RandomProposer(SearchProposer):
+    """Uniform over the same space: what chance does."""
+
+    def ask(self, context: Context) -> Proposal:
+        rng, space = random.Random(f"r{context.seed}:{context.number}"), space_of(context.files, context.constants)
+        while True:
+            values: dict[str, Value] = {}
+            for d in space.dimensions:
+                low, high = (math.log(d.low), math.log(d.high)) if d.log else (d.low, d.high)
+                drawn = rng.uniform(low, high)
+                values[d.key] = rng.choice(d.choices) if d.choices else d.rounded(math.exp(drawn) if d.log else drawn)
+            texts = space.apply(values)
+            if texts and not space.refuses(values):
+                return Proposal(texts, "", "", {**space.values(), **values})
+
+
+def session(
+    proposer: SearchProposer,
+    count: int,
+    seed: int,
+    direction: Direction = "minimize",
+    noise: float = 0.005,
+    answer: Callable[[dict[str, Value]], float | None] = objective,
+) -> list[Experiment]:
+    sign = 1 if direction == "minimize" else -1
+    rng = random.Random(seed)
+    files = {"train.py": SOURCE}
+    history: list[Experiment] = []
+    incumbent = None
+    for number in range(count + 1):
+        if number == 0 or incumbent is None:
+            proposal = Proposal({}, "baseline", "", tunable_parameters(files, KNOWN))
+        else:
+            proposal = proposer.ask(Context(number, seed, files, incumbent, tuple(history), direction, KNOWN))
+            assert not space_of(files, KNOWN).refuses(proposal.parameters)
+        texts = {**files, **proposal.files}
+        value = answer(dict(proposal.parameters))
+        metric = None if value is None else sign * (value + rng.gauss(0, noise))
+        better = incumbent is None or (
+            metric is not None and incumbent.metric is not None and gain(incumbent.metric, metric, direction) > 0
+        )
+        verdict = Verdict("crash" if metric is None else "keep" if better else "discard", "")
+        runs = (Run(metric, 1.0, error=None if metric is not None else "crashed"),)
+        description = proposal.description
+        new = Experiment(number, "search", description, "c", digest(texts), proposal.parameters, runs, verdict)
+        history.append(new)
+        proposer.tell(new)
+        if verdict.status == "keep":
+            incumbent, files = new, texts
+    return history
+
+
+def best(history: list[Experiment]) -> float:
+    values = [objective(dict(e.parameters)) for e in history if e.verdict.status == "keep"]
+    return min(value for value in values if value is not None)
+
+
+SEEDS = range(8)
+
+
+@pytest.fixture(scope="module")
+def sessions() -> list[list[Experiment]]:
+    return [session(SearchProposer(), 60, seed) for seed in SEEDS]
+
+
+def test_never_the_same_candidate_twice_and_powers_stay_powers(sessions: list[list[Experiment]]) -> None:
+    for history in sessions:
+        assert len({e.digest for e in history}) == len(history)
+        for e in history:
+            assert all(isinstance(v := e.parameters[k], int) and v & (v - 1) == 0 for k in ("BATCH", "ROWS"))
+
+
+def test_every_session_improves_a_lot_and_beats_chance(sessions: list[list[Experiment]]) -> None:
+    start = objective(tunable_parameters({"t.py": SOURCE}, KNOWN))
+    assert start is not None
+    ours = [best(history) for history in sessions]
+    chance = [best(session(RandomProposer(), 60, seed)) for seed in SEEDS]
+    assert max(ours) < 1 + 0.35 * (start - 1)
+    assert sum(ours) / len(ours) < sum(chance) / len(chance)
+
+
+def test_short_sessions_improve_as_well() -> None:
+    start = objective(tunable_parameters({"t.py": SOURCE}, KNOWN))
+    assert start is not None
+    after = [best(session(SearchProposer(), 12, seed)) for seed in SEEDS]
+    assert sum(value < start - 0.02 for value in after) >= len(after) - 1
+
+
+def test_crashes_are_avoided_later(sessions: list[list[Experiment]]) -> None:
+    crashes = [sum(e.metric is None for history in sessions for e in history[a:b]) for a, b in ((1, 31), (31, 61))]
+    assert crashes[1] <= max(crashes[0], len(SEEDS) * 2)
+
+
+def test_a_session_rebuilt_from_its_history_proposes_the_same() -> None:
+    history = session(SearchProposer(), 40, 5)
+    for number in (1, 7, 25, 40):
+        told = SearchProposer()
+        for e in history[:number]:
+            told.tell(e)
+        incumbent = next(e for e in reversed(history[:number]) if e.verdict.status == "keep")
+        space = space_of({"train.py": SOURCE}, KNOWN)
+        files = {"train.py": SOURCE, **space.apply(incumbent.parameters)}
+        again = told.ask(Context(number, 5, files, incumbent, tuple(history[:number]), "minimize", KNOWN))
+        assert again.description == history[number].description
+        assert digest({**files, **again.files}) == history[number].digest
+
+
+def test_maximize_works_as_well() -> None:
+    assert best(session(SearchProposer(), 40, 1, "maximize")) < 1.2
+
+
+def test_descriptions_are_for_people(sessions: list[list[Experiment]]) -> None:
+    descriptions = [e.description for history in sessions for e in history[1:]]
+    assert all(" -> " in text and len(text) < 120 for text in descriptions)
+    assert any(text.startswith("MATRIX_LR 0.04 -> 0.0") for text in descriptions)
+
+
+def test_nothing_to_search_and_nothing_left() -> None:
+    def ask(source: str, history: tuple[Experiment, ...] = ()) -> Proposal:
+        files = {"t.py": source}
+        parameters = tunable_parameters(files, {})
+        runs = (Run(1.0, 1.0),)
+        base = Experiment(0, "baseline", "", "c", digest(files), parameters, runs, Verdict("keep", ""))
+        return SearchProposer().ask(Context(1, 0, files, base, (base, *history), "minimize", {}))
+
+    with pytest.raises(Exhausted, match="nothing to search"):
+        ask("print(1)\n")
+    flag = ask("FLAG = True\n")
+    assert flag.description == "FLAG True -> False"
+    tried = Experiment(1, "search", "", "c", digest(flag.files), flag.parameters, (), Verdict("discard", ""))
+    with pytest.raises(Exhausted, match="nothing new"):
+        ask("FLAG = True\n", (tried,))
+
+
+def test_tiny_constants_are_moved_by_factors() -> None:
+    space = space_of({"t.py": "EPS = 1e-15\nOFF = 0.0  # search: 0.001..0.1 log\n"}, {})
+    drawn = pool(space, random.Random(0), 200)
+    found, off = ([float(values[name]) for values in drawn if name in values] for name in ("EPS", "OFF"))
+    assert min(found) < 5e-16 and max(found) > 2e-15 and len(set(found)) > 50
+    assert point(space, {"EPS": 1e-15, "OFF": 0.0}) == pytest.approx([0.5, 0.0])
+    assert max(off) > 1e-9
+
+
+def test_far_off_values_and_failures_hide_nothing() -> None:
+    targets = _targets([1.1, 1.11, 1.12, 9.0, None])
+    assert targets[0] == 0 and targets[0] < targets[1] < targets[2] < 2 and targets[3] == targets[4] == FARTHEST
+    assert _targets([1.0, None]) == [0, 1] and _targets([2.0, 2.0]) == [0, 0]
+
+    def cliff(p: dict[str, Value]) -> float | None:
+        return 9.0 if float(p["MATRIX_LR"]) > 0.05 or float(p["BATCH"]) > 2**14 else objective(p)
+
+    assert max(best(session(SearchProposer(), 40, seed, answer=cliff)) for seed in range(3)) < 1.1
+
+
+def test_strange_experiments_are_no_obstacle() -> None:
+    history = session(SearchProposer(), 20, 3)
+    incumbent = next(e for e in reversed(history) if e.verdict.status == "keep")
+    strange = [
+        dataclasses.replace(incumbent, digest="a", parameters={"BATCH": 4096}),
+        dataclasses.replace(incumbent, digest="b", parameters={**incumbent.parameters, "MATRIX_LR": "0.1"}),
+        dataclasses.replace(incumbent, digest="c", parameters={**incumbent.parameters, "PATTERN": "LLL", "ROWS": 0}),
+        dataclasses.replace(incumbent, digest="d", runs=(Run(math.nan, 1.0),)),
+        dataclasses.replace(incumbent, digest="e", runs=()),
+    ]
+    context = Context(25, 3, {"train.py": SOURCE}, incumbent, (*history, *strange), "minimize", KNOWN)
+    assert SearchProposer().ask(context).files
+
+
+def test_small_spaces_are_used_up() -> None:
+    source = "DEPTH = 4  # search: 1..6\nFLAG = False\n"
+    history: list[Experiment] = []
+    incumbent, files = None, {"t.py": source}
+    with pytest.raises(Exhausted, match="nothing new"):
+        for number in range(20):
+            if incumbent is None:
+                proposal = Proposal({}, "", "", tunable_parameters(files, {}))
+            else:
+                proposal = SearchProposer().ask(Context(number, 0, files, incumbent, tuple(history), "minimize", {}))
+            value = abs(float(proposal.parameters["DEPTH"]) - 2) + float(proposal.parameters["FLAG"])
+            texts = {**files, **proposal.files}
+            verdict = Verdict("keep" if not history or value < min(e.metric or 0 for e in history) else "discard", "")
+            history.append(
+                Experiment(number, "", "", "", digest(texts), proposal.parameters, (Run(value, 1.0),), verdict)
+            )
+            if verdict.status == "keep":
+                incumbent, files = history[-1], texts
+    assert incumbent is not None and incumbent.metric == 0
+    assert 10 <= len({e.digest for e in history}) == len(history) <= 12
+
+
+def test_the_model_learns_what_matters_and_where_to_look() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.random((60, 4))
+    values = 3 * (points[:, 0] - 0.3) ** 2 + 0.3 * points[:, 1] + rng.normal(0, 0.02, 60)
+    model = fit(points, values, np.arange(4))
+    assert model.lengths[0] < model.lengths[2] and model.lengths[0] < model.lengths[3]
+    fresh = rng.random((200, 4))
+    mean, deviation = model.predict(fresh)
+    assert np.corrcoef(mean, 3 * (fresh[:, 0] - 0.3) ** 2 + 0.3 * fresh[:, 1])[0, 1] > 0.97
+    assert model.predict(fresh + 5)[1].min() > deviation.max()
+    where = fresh[np.argmax(improvement(model, fresh, float(model.predict(points)[0].min())))]
+    assert abs(where[0] - 0.3) < 0.15 and where[1] < 0.3
+
+
+def test_asking_stays_quick_with_a_long_history(sessions: list[list[Experiment]]) -> None:
+    history = sessions[0] * 5
+    told = SearchProposer()
+    for e in history:
+        told.tell(e)
+    incumbent = next(e for e in reversed(history) if e.verdict.status == "keep")
+    seconds = []
+    for number in range(400, 412):
+        # Processor time of this thread: others may be busy here.
+        start = time.thread_time()
+        told.ask(Context(number, 0, {"train.py": SOURCE}, incumbent, tuple(history), "minimize", KNOWN))
+        seconds.append(time.thread_time() - start)
+    assert sorted(seconds)[len(seconds) // 2] < 1.0  # beside a run of minutes
+
+
+def test_more_steps_are_tried_before_anything_else_and_how_a_step_is_cut_up_last() -> None:
+    source = "TOTAL_BATCH_SIZE = 2**13\nDEVICE_BATCH_SIZE = 16\nDEPTH = 4\nMATRIX_LR = 0.04\nROPE_BASE = 10000\n"
+    files = {"train.py": source}
+    start = tunable_parameters(files, {})
+    base = Experiment(0, "search", "", "c", digest(files), start, (Run(1.0, 1.0),), Verdict("keep", "baseline"))
+    firsts: Counter[tuple[str, bool]] = Counter()
+    for seed in range(200):
+        asked = SearchProposer().ask(Context(1, seed, files, base, (base,), "minimize", {})).parameters
+        firsts.update((name, asked[name] > was) for name, was in start.items() if asked[name] != was)  # type: ignore[operator]
+    assert firsts["TOTAL_BATCH_SIZE", False] == max(firsts.values())
+    assert firsts["TOTAL_BATCH_SIZE", False] > 1.5 * firsts["TOTAL_BATCH_SIZE", True]
+    assert firsts["DEPTH", False] > firsts["DEPTH", True] > firsts["MATRIX_LR", False] > 0
+    assert firsts["DEVICE_BATCH_SIZE", False] < firsts["MATRIX_LR", False]
+    assert sum(firsts.values()) == 200
+
+
+MICRO = """\
+TOTAL_BATCH_SIZE = 8192  # search: 1024..32768 log
+DEVICE_BATCH_SIZE = 16
+DEPTH = 4
+MATRIX_LR = 0.04
+EMBEDDING_LR = 0.3
+BETA = 0.8
+MLP_RATIO = 0.4
+assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * 256) == 0
+"""
+REAL: tuple[str, Mapping[str, Value]] = (
+    (ROOT / "train.py").read_text(),
+    {"PROFILE": "cpu", "MAX_SEQ_LEN": 256, "VOCAB_SIZE": 1024},
+)
+
+
+def _first_steps(
+    seed: int,
+    count: int,
+    kept: Callable[[dict[str, Value], int], bool],
+    source: str = MICRO,
+    known: Mapping[str, Value] = MappingProxyType({}),
+) -> list[Experiment]:
+    """The baseline and `count` experiments, by default of a recipe in which one micro-step is half of the batch."""
+    files = {"train.py": source}
+    history: list[Experiment] = []
+    incumbent = None
+    for number in range(count + 1):
+        proposal = Proposal({}, "baseline", "", tunable_parameters(files, known))
+        if incumbent is not None:
+            context = Context(number, seed, files, incumbent, tuple(history), "minimize", known)
+            proposal = SearchProposer().ask(context)
+        keep = incumbent is None or kept(dict(proposal.parameters), number)
+        texts, runs = {**files, **proposal.files}, (Run(1.0 if keep else 1.1, 1.0),)
+        verdict = Verdict("keep" if keep else "discard", "")
+        new = Experiment(number, "search", proposal.description, "c", digest(texts), proposal.parameters, runs, verdict)
+        history.append(new)
+        if keep:
+            incumbent, files = new, texts
+    return history
+
+
+def test_a_smaller_batch_and_a_shallower_model_come_within_four_experiments() -> None:
+    """Alone, or with what an assert of train.py asks for: one layer of 64 has no head of 128."""
+    halved = shallower = 0
+    for seed in range(40):
+        descriptions = [e.description for e in _first_steps(seed, 4, lambda *_: False, *REAL)]
+        assert all("," not in text or text.startswith("DEPTH 2 ->") for text in descriptions), descriptions
+        halved += "TOTAL_BATCH_SIZE 8192 -> 4096" in descriptions
+        shallower += "DEPTH 2 -> 1, HEAD_DIM 128 -> 64" in descriptions
+    assert halved >= 24 and shallower >= 24, (halved, shallower)
+
+
+def test_a_kept_batch_is_halved_again_and_takes_the_micro_step_along() -> None:
+    sessions = [_first_steps(seed, 5, lambda p, _: int(str(p["TOTAL_BATCH_SIZE"])) < 8192) for seed in range(50)]
+    further = [e.description for history in sessions for e in history[1:] if e.parameters["TOTAL_BATCH_SIZE"] == 2048]
+    assert sum(any(e.parameters["TOTAL_BATCH_SIZE"] == 2048 for e in history) for history in sessions) >= 20
+    assert "TOTAL_BATCH_SIZE 4096 -> 2048, DEVICE_BATCH_SIZE 16 -> 8" in further
+
+
+def test_one_failure_does_not_bury_the_smaller_batch() -> None:
+    """It fails once; then something else is kept, from which it is tried again."""
+    again = failed = 0
+    for seed in range(100):
+        history = _first_steps(seed, 6, lambda _, number: number == 3)
+        smaller = [number for number, e in enumerate(history) if int(str(e.parameters["TOTAL_BATCH_SIZE"])) < 8192]
+        if smaller and smaller[0] < 3:
+            failed, again = failed + 1, again + any(number > 3 for number in smaller)
+    assert failed > 35 and again > 0.25 * failed

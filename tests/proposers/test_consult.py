@@ -1,0 +1,395 @@
+"""Sessions in which a model proposes, over a real HTTP connection to a scripted server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.common.in_process import call
+from tests.common.model_server import Script, model_server, reply
+from tests.common.workspaces import QUICK, ROOT, Cli, git
+from tests.proposers.model.test_blocks import edit
+from tests.proposers.model.test_wire import KEY, half, silent
+
+NOTES = "DESCRIPTION: {}\nHYPOTHESIS: it is nearer\nEXPECTED: -0.01\n\n"
+
+
+def rates() -> Iterator[str]:
+    """A model that walks RATE towards its best value."""
+    for number in itertools.count(1):
+        yield f"RATE = {0.1 + 0.02 * number:.2f}"
+
+
+def walk() -> Any:
+    """Reads the incumbent out of the prompt and proposes the next rate, as an edit of the line that stands there."""
+    steps = rates()
+
+    def answer(body: dict[str, Any]) -> str:
+        prompt = body["messages"][-1]["content"] if len(body["messages"]) < 3 else body["messages"][1]["content"]
+        line = re.findall(r"(?m)^RATE = .*", prompt)[-1]
+        new = next(steps)
+        return NOTES.format(new) + edit(line, new)
+
+    return answer
+
+
+def run(cli: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http") -> Any:
+    model = f"{server.url} scripted" if wire == "http" else "anthropic:scripted"
+    env = {"AUTORESEARCH_MODEL_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url}
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", str(experiments))
+    return cli(folder, "run", "--tag", "t", "--proposer", "llm", "--model", model, *flags, *args, **env)
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (folder / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def rows(folder: Path) -> list[list[str]]:
+    return [line.split("\t") for line in (folder / "results.tsv").read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("wire", "stream", "count"),
+    [("http", True, 10), ("http", False, 3), ("anthropic", True, 3), ("anthropic", False, 3)],
+)
+def test_a_session_with_a_model(quick: Path, cli: Cli, wire: str, stream: bool, count: int) -> None:
+    (quick / "program.md").write_text("Try the rate first.\n")
+    with model_server(walk(), stream=stream) as server:
+        done = run(cli, quick, server, experiments=count, wire=wire)
+    assert done.returncode == 0, done.stderr
+    assert [row[3] for row in rows(quick)] == ["keep"] * (1 + count)
+    proposed = events(quick, "proposed")[1:]
+    assert {event["proposer"] for event in proposed} == {"llm"}
+    assert proposed[0]["expected"] == -0.01 and proposed[0]["reasoning"] == "it is nearer"
+    assert len(events(quick, "called")) == len(server.requests) == count
+    assert f"{count} calls of models" in done.stdout
+    shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
+    assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count and shown["cost"]["calls"] == count
+    prompt = json.dumps(server.requests[-1][2])
+    for known in (
+        "Try the rate first.",
+        "minimize val_bpb",
+        f"{count - 1} of {count - 1} had the right sign",
+        "RATE up",
+    ):
+        assert known in prompt
+    everything = [path.read_bytes() for path in quick.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in content for content in everything), "a key on the disk"
+    assert KEY not in done.stdout + done.stderr + prompt
+
+
+def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
+    answers = iter(
+        [
+            "I would raise RATE.",
+            NOTES.format("broken") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = = 2"),
+            NOTES.format("import fails") + edit("import sys", "import sys, no_such_module"),
+            # the next experiment
+            NOTES.format("the same") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.1  # another comment"),
+            NOTES.format("good") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3"),
+        ]
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=2)
+    assert done.returncode == 0, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "no edit block" in told[1] and "does not compile" in told[2] and "same program as the incumbent" in told[4]
+    nothing = events(quick, "nothing")
+    assert len(nothing) == 1 and "no_such_module" in nothing[0]["reason"]
+    assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "search", "llm"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("import ignored", 0), ("if __name__ != '__main__':\n    raise SystemExit('no module')", 1)],
+    ids=["it wants what git ignores", "it cannot be imported"],
+)
+def test_a_recipe_is_imported_with_what_a_run_has(quick: Path, cli: Cli, line: str, said: int) -> None:
+    (quick / "train.py").write_text(f"{line}\n{QUICK}")
+    (quick / ".gitignore").write_text("ignored.py\n")
+    (quick / "ignored.py").touch()
+    git(quick, "add", ".gitignore", "train.py")
+    git(quick, "commit", "--quiet", "-m", "with an ignored module")
+    with model_server(walk()) as server:
+        done = run(cli, quick, server)
+    assert done.returncode == 0, done.stderr
+    assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "llm", "llm"]
+    assert done.stderr.count("candidates are not imported before they run") == said
+
+
+def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
+    """What Python's parser, the search's comments or UTF-8 cannot take goes back, or loses what is wrong with it."""
+    line = "RATE = 0.1  # search: 0.001..10 log"
+    answers = iter(
+        [
+            NOTES.format("comment") + edit(line, "RATE = 0.3  # search: whatever I like"),
+            NOTES.format("deep") + edit(line, f"RATE = {'-' * 100_000}1"),
+            NOTES.format("half \ud83d a character") + edit(line, "RATE = 0.3  # \ud83d"),
+            NOTES.format("branches") + edit("import sys", "import sys\nif 0: pass\n" + "elif 0: pass\n" * 2000),
+            NOTES.format("long") + edit("RATE = 0.3", f"RATE = 0x{'f' * 20_000} and 0.35"),
+            NOTES.format("longer") + edit("import sys", f"import sys\nBIG = 0x{'f' * 20_000}"),
+        ]
+    )
+    with model_server(lambda _: next(answers, "")) as server:
+        done = run(cli, quick, server, experiments=3)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "search comment" in told[1] and "does not compile" in told[2]
+    assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character [unconfined]"
+
+
+def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
+    depth, rate = "DEPTH = 4  # search: 1..16", "RATE = 0.1  # search: 0.001..10 log"
+    answers = iter(
+        [
+            NOTES.format("endless") + edit(depth, "DEPTH = 5  # search: 1..inf"),
+            NOTES.format("unhashable") + edit(rate, "RATE = 0.3  # search: {[]} | 1"),
+            NOTES.format("good") + edit(rate, "RATE = 0.3"),
+        ]
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=1)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "search comment of DEPTH is malformed" in told[1] and "search comment of RATE is malformed" in told[2]
+    assert rows(quick)[1][3:] == ["keep", "good [unconfined]"]
+
+
+def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
+    refuse = lambda handler: reply(handler, 500, b'{"error": {"message": "half \\ud83d a character"}}')  # noqa: E731
+    with model_server(lambda _: refuse) as server:
+        done = run(cli, quick, server, "--fallback-after", "0", experiments=1)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert len(rows(quick)) == 2
+
+
+def test_a_repeated_candidate_is_refused(quick: Path, cli: Cli) -> None:
+    worse = NOTES.format("worse") + edit("RATE = 0.1", "RATE = 3.0")
+    again = NOTES.format("again") + edit("RATE = 0.1", "RATE    =  3.0")
+    better = NOTES.format("better") + edit("RATE = 0.1", "RATE = 0.3")
+    answers = iter([worse, again, better])
+    text = QUICK.replace("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.1")
+    (quick / "train.py").write_text(text)
+    git(quick, "commit", "-qam", "plain")
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server)
+    assert done.returncode == 0, done.stderr
+    assert "same program as experiment #1 (discard: worse)" in server.requests[2][2]["messages"][-1]["content"]
+    assert [row[3] for row in rows(quick)] == ["keep", "discard", "keep"]
+
+
+def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
+    line = 'print("---")'
+    answers = iter(
+        [
+            NOTES.format("crashes") + edit(line, 'if __name__ == "__main__":\n    print(1 / 0)\nprint("---")'),
+            NOTES.format("mended") + edit("    print(1 / 0)", "    print(1 / 0.0)"),
+            NOTES.format("mended") + edit("    print(1 / 0.0)", "    print(1 / 1)"),
+        ]
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=1)
+    assert done.returncode == 0, done.stderr
+    assert [row[3:] for row in rows(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
+    assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 6
+    assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]
+    commit = rows(quick)[1][0]
+    assert "print(1 / 1)" in git(quick, "show", f"{commit}:train.py")
+
+
+def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
+    line = 'print("---")'
+    answers = itertools.chain(
+        [NOTES.format("crashes") + edit(line, 'if __name__ == "__main__":\n    print(1 / 0)\nprint("---")')],
+        (NOTES.format("no") + edit("    print(1 / 0", f"    print(1 / 0  # {n}") for n in itertools.count()),
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=1)
+    assert done.returncode == 0, done.stderr
+    assert rows(quick)[1][3] == "crash" and git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: Cli) -> None:
+    crashing = QUICK.replace('print("---")', "if RATE != 0.1 or DEPTH != 4 or WIDTH != 64:\n    raise ValueError(RATE)")
+    (quick / "train.py").write_text(crashing + 'print("val_bpb: 1.0")\n')
+    git(quick, "commit", "-qam", "every change crashes")
+    with model_server(walk()) as server:
+        run(cli, quick, server, "--proposer", "hybrid", "--share", "0", experiments=2)
+    assert [row[3] for row in rows(quick)] == ["keep", "crash", "crash"] and not server.requests
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [
+        lambda handler: reply(handler, 429, {"error": {"message": "slow down"}}, Retry_After="3600"),
+        lambda handler: reply(handler, 500, {"error": {"message": "oops"}}),
+        lambda handler: reply(handler, 401, {"error": {"message": "bad key"}}),
+        lambda handler: reply(handler, 429, {"error": {"code": "insufficient_quota", "message": "no money"}}),
+        half,
+        silent,
+        lambda handler: reply(handler, 200, b"<html>"),
+    ],
+)
+def test_no_outage_ends_the_night(quick: Path, cli: Cli, outage: Any) -> None:
+    with model_server(lambda _: outage) as server:
+        done = run(cli, quick, server, "--fallback-after", "0", "--model-timeout", "0.5", experiments=2)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(quick)) == 3 and len(events(quick, "away")) >= 1
+    assert {event["proposer"] for event in events(quick, "proposed")[1:]} == {"search"}
+    assert "the search proposes" in done.stderr
+    shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
+    assert shown["away"]["reason"] and "Traceback" not in done.stderr
+
+
+def test_it_comes_back(quick: Path, cli: Cli) -> None:
+    answer, failures = walk(), iter([True, True])
+
+    def first_busy(body: dict[str, Any]) -> Any:
+        return (lambda handler: reply(handler, 503, {})) if next(failures, False) else answer(body)
+
+    with model_server(first_busy) as server:
+        done = run(cli, quick, server, "--fallback-after", "60", experiments=1)
+    assert done.returncode == 0, done.stderr
+    assert len(server.requests) == 3 and events(quick, "proposed")[1]["proposer"] == "llm"
+
+
+def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, "--max-cost", "16.05", experiments=6)
+    assert done.returncode == 0, done.stderr
+    called = events(quick, "called")
+    spent = sum(event["dollars"] for event in called)
+    assert len(called) >= 1 and 0 < spent <= 16.05
+    assert "of --max-cost 16.05 is spent" in done.stderr and len(rows(quick)) == 7
+    # Going on with the session does not begin to count afresh.
+    with model_server(walk()) as server:
+        run(cli, quick, server, "--max-cost", "16", experiments=7)
+        assert not server.requests
+
+
+def test_a_cap_needs_a_price(quick: Path, cli: Cli) -> None:
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, "--max-cost", "1")
+    assert done.returncode == 2 and "prices.toml" in done.stderr and not server.requests
+
+
+def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: Cli) -> None:
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, "--max-cost-per-experiment", "1", experiments=4)
+    assert done.returncode == 0 and not server.requests, done.stderr
+    assert "away until the session ends" in done.stderr and "--max-cost-per-experiment 1 is spent" in done.stderr
+    assert len(events(quick, "away")) == 1 and not events(quick, "nothing") and len(rows(quick)) == 5
+
+
+@pytest.mark.parametrize(("cap", "calls"), [("1", 0), ("20", 1)])
+def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap: str, calls: int) -> None:
+    """There is nothing to wait for: with the second cap a call that broke off has used up the experiment's money."""
+    text = QUICK.replace("RATE", "rate").replace("DEPTH", "depth").replace("WIDTH", "width")
+    (quick / "train.py").write_text(text)
+    git(quick, "commit", "-qam", "no constants")
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(lambda _: half) as server:
+        done = run(cli, quick, server, "--max-cost-per-experiment", cap)
+    assert done.returncode == 0 and len(server.requests) == calls, done.stderr
+    assert f"--max-cost-per-experiment {cap} is spent" in done.stderr
+    assert "ended: there is nothing to search" in done.stderr and len(rows(quick)) == 1
+
+
+def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> None:
+    protocol = json.loads((quick / "protocol.json").read_text())
+    protocol["mutableSurface"]["allowedGlobs"] = ["*.py"]
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    git(quick, "commit", "-qam", "all Python may change")
+    (quick / "mine.py").write_text("MINE = 1\n")
+    line = re.findall(r"(?m)^RATE = .*", QUICK)[0]
+    better = edit(line, "RATE = 0.3")
+    answers = iter(
+        NOTES.format("new file") + f"WHOLE FILE {path}\n```\nX = 1\n```\n\n{better}"
+        for path in ("mine.py", "train.py/x.py", "new.py")
+    )
+    with model_server(lambda _: next(answers)) as server:
+        done = run(cli, quick, server, experiments=1)
+    assert done.returncode == 0, done.stderr
+    told = [body["messages"][-1]["content"] for _, _, body in server.requests]
+    assert "mine.py, which may not change" in told[1] and "x.py, which may not change" in told[2]
+    assert (quick / "mine.py").read_text() == "MINE = 1\n"
+    assert rows(quick)[1][3] == "keep" and git(quick, "show", "HEAD:new.py") == "X = 1"
+
+
+def test_wrong_flags_are_sentences(quick: Path) -> None:
+    for flags, code, words in (
+        (("--proposer", "llm"), 2, "needs --model"),
+        (("--proposer", "command"), 2, "needs --agent"),
+        (("--proposer", "hybrid"), 2, "needs --model"),
+        (("--proposer", "oracle"), 2, "there is no proposer"),
+        (("--model", "gpt-5"), 2, "is not known"),
+        (("--model", "openai:gpt-5"), 3, "OPENAI_API_KEY"),
+        (("--model", "ollama:x", "--agent", "claude"), 2, "exclude each other"),
+    ):
+        done = call(quick, "run", "--tag", "t", *flags)
+        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_does_not_wait_for_a_model(quick: Path) -> None:
+    with model_server(lambda _: silent) as server:
+        command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--model", f"{server.url} m"]
+        flags = ["--proposer", "llm", "--no-keep-awake", "--sandbox", "off"]
+        process = subprocess.Popen([*command, *flags], cwd=quick, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+        while not server.requests:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, shown = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"Traceback" not in shown
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_a_call_that_the_loop_did_not_survive_counts_at_its_worst(quick: Path, cli: Cli) -> None:
+    """The cap holds over a kill: nobody knows what the server will charge for."""
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(lambda _: silent) as server:
+        flags = ["--proposer", "llm", "--model", f"{server.url} scripted", "--max-cost", "20"]
+        command = ["run", "--tag", "t", *flags, "--no-keep-awake", "--sandbox", "off", "--max-experiments", "1"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        loop = subprocess.Popen(
+            [sys.executable, "-m", "agent", *command], cwd=quick, env=env, stderr=subprocess.DEVNULL
+        )
+        while not server.requests:
+            assert loop.poll() is None
+            time.sleep(0.02)
+        loop.kill()
+        loop.wait()
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, "--max-cost", "20", experiments=1)
+        assert done.returncode == 0 and not server.requests
+    assert "$16.00 of --max-cost 20 is spent" in done.stderr
+
+
+def test_a_call_that_is_refused_costs_nothing(quick: Path, cli: Cli) -> None:
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    busy = lambda handler: reply(handler, 503, {})  # noqa: E731
+    with model_server(lambda _: busy) as server:
+        done = run(cli, quick, server, "--max-cost", "20", "--fallback-after", "0", experiments=2)
+    assert done.returncode == 0 and len(events(quick, "refused")) == len(server.requests) >= 1
+    shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
+    assert shown["cost"] == {"calls": 0, "input_tokens": 0, "output_tokens": 0, "dollars": 0.0}

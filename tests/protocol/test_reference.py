@@ -1,0 +1,45 @@
+"""docs/protocol.md says what the models say, and what it shows as valid is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from agent.protocol.check import check
+from agent.protocol.load import load_protocol, require_runnable
+from agent.protocol.reference import page, reference
+from tests.common.workspaces import ROOT, SIEVE
+
+PAGE = ROOT / "docs" / "protocol.md"
+EXAMPLE = json.loads((ROOT / "protocol.json").read_bytes())
+
+
+def test_the_page_is_what_the_models_give() -> None:
+    again = "run `uv run python -m agent.protocol.reference docs/protocol.md`"
+    assert page(PAGE.read_text(), EXAMPLE) == PAGE.read_text(), again
+
+
+def test_every_field_that_the_check_knows_is_in_it() -> None:
+    text = reference(EXAMPLE)
+    for folder in (ROOT, SIEVE):
+        for field in check(load_protocol(folder)):
+            section, _, name = field["field"].partition(".")
+            name = re.sub(r"secondaryMetrics\.\d+", "primaryMetric", name or section)
+            line = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+            assert field["effect"].replace("<", "&lt;") in line
+            assert ("**enforced**" in line) is field["enforced"]
+
+
+@pytest.mark.parametrize("index", [0, -1])
+def test_what_the_page_shows_is_valid_and_can_be_run(tmp_path: Path, index: int) -> None:
+    shown = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)[index]
+    (tmp_path / "protocol.json").write_text(shown)
+    require_runnable(load_protocol(tmp_path))
+
+
+def test_a_page_without_marks_is_not_written() -> None:
+    with pytest.raises(ValueError, match="needs the marks"):
+        page("# protocol.json", EXAMPLE)

@@ -1,0 +1,126 @@
+"""Runs that are ended early, in real sessions: hopeless beside the incumbent, or broken by themselves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.decision.estimate import estimate
+from agent.journal.history import experiments_before
+from agent.journal.journal import read
+from agent.journal.paths import journal_path
+from agent.journal.state import replay
+from tests.common.journals import write_long_journal
+from tests.common.workspaces import Cli
+from tests.session.test_session import assert_consistent, commit_all, journal, rows
+
+# A curve of 40 points in about a second, whose end depends on RATE.
+TRAIN = '''"""Trains for about a second."""
+
+import math
+import time
+
+RATE = 0.4  # search: off
+
+last = 1.0 + 0.05 * (RATE - 0.4) ** 2
+for step in range(1, 41):
+    loss = float("nan") if RATE < 0 and step > 10 else last + 2 * math.exp(-step / 8)
+    print(f"step {step:05d} ({2.5 * step:.1f}%) | loss: {loss:.6f}", flush=True)
+    time.sleep(0.025)
+print(f"val_bpb:          {last:.6f}")
+print("num_steps:        40")
+'''
+# Sets RATE to the next of its arguments.
+AGENT = """
+import pathlib, re, sys
+number = int(re.findall(r"experiments so far: (\\d+)", pathlib.Path(sys.argv[1]).read_text())[0])
+train = pathlib.Path("train.py")
+train.write_text(re.sub("(?m)^RATE = \\S+", f"RATE = {sys.argv[2 + number]}", train.read_text()))
+"""
+USUAL = ("0.9", "1.4", "0.7", "1.9", "1.1", "0.6", "1.6", "0.8", "1.2")
+
+
+@pytest.fixture
+def curved(quick: Path) -> Path:
+    (quick / "train.py").write_text(TRAIN)
+    commit_all(quick, "a curve")
+    return quick
+
+
+def run(cli: Cli, folder: Path, agent: Path, rates: tuple[str, ...], *more: str, tag: str = "t") -> None:
+    agent.write_text(AGENT)
+    command = f"{sys.executable} {agent} {{prompt_file}} {' '.join(rates)}"
+    flags = ("--proposer", "command", "--agent-cmd", command, "--sandbox", "off", "--no-keep-awake")
+    done = cli(folder, "run", "--tag", tag, "--max-experiments", str(len(rates)), *flags, *more)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
+    curved: Path, cli: Cli, tmp_path: Path
+) -> None:
+    run(cli, curved, tmp_path / "agent.py", (*USUAL, "20", "30"))
+    assert_consistent(curved)
+    state = replay(read(journal_path(curved, "t")))
+    for experiment in state.experiments[-2:]:
+        last = experiment.runs[-1]
+        assert experiment.verdict.status == "discard" and last.pruned is not None and 0.1 <= last.pruned < 1
+        assert experiment.verdict.reason.startswith("pruned at ") and experiment.metric is None
+        assert (estimate(experiment) or 0) > 5
+    assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
+    assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
+
+    # The next session of this workspace has that history from its first experiment on.
+    broken = journal_path(curved, "broken")
+    broken.parent.mkdir()
+    broken.write_text("no event\n")
+    run(cli, curved, tmp_path / "agent.py", ("20",), tag="u")
+    first = replay(read(journal_path(curved, "u"))).experiments[1]
+    assert first.runs[-1].pruned is not None and first.verdict.reason.startswith("pruned at ")
+    # With another budget it is history of something else.
+    run(cli, curved, tmp_path / "agent.py", ("20",), "--training-seconds", "7", tag="v")
+    assert replay(read(journal_path(curved, "v"))).experiments[1].runs[-1].pruned is None
+    run(cli, curved, tmp_path / "agent.py", ("20",), "--no-prune", tag="w")
+    whole = replay(read(journal_path(curved, "w"))).experiments[1]
+    assert whole.runs[-1].pruned is None and whole.metric is not None
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, tmp_path: Path) -> None:
+    run(cli, curved, tmp_path / "agent.py", ("-1.0",))
+    row = rows(curved)[1]
+    assert row["status"] == "crash" and "the loss became nan" in row["description"]
+    failed = next(event for event in journal(curved) if event["event"] == "measured" and event["number"] == 1)
+    assert failed["metric"] is None and failed["error"].startswith("pruned at ")
+
+
+def test_with_no_prune_not_even_that_ends_it(curved: Path, cli: Cli, tmp_path: Path) -> None:
+    run(cli, curved, tmp_path / "agent.py", ("-1.0",), "--no-prune")
+    whole = replay(read(journal_path(curved, "t"))).experiments[1]
+    assert whole.metric is not None and whole.verdict.status == "discard"
+
+
+def test_a_loss_that_rises_in_the_untouched_program_too_is_no_divergence(
+    curved: Path, cli: Cli, tmp_path: Path
+) -> None:
+    text = (curved / "train.py").read_text()
+    (curved / "train.py").write_text(text.replace("last + 2 * math.exp(-step / 8)", "0.01 * step"))
+    commit_all(curved, "a loss that rises")
+    run(cli, curved, tmp_path / "agent.py", ("0.9",))
+    assert replay(read(journal_path(curved, "t"))).experiments[1].metric is not None
+
+
+def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: Path) -> None:
+    own = journal_path(tmp_path, "own")
+    for tag, count in (("first", 40), ("second", 30)):
+        write_long_journal(journal_path(tmp_path, tag), tag, count, "a" * 40, "b" * 40)
+    path = journal_path(tmp_path, "first")
+    os.utime(path, (1, 1))
+    session = replay(read(path)).session
+    assert session is not None
+    sessions = experiments_before(own, session["fingerprint"], 45)
+    assert [len(each) for each in sessions][1] == 31 and 45 - 31 <= len(sessions[0]) < 41
+    assert sessions[0][-1].number == 40 and sessions[0][0].verdict.status == "keep"
+    assert [len(each) for each in experiments_before(own, session["fingerprint"], 31)] == [31]
+    assert experiments_before(own, {}, 45) == []

@@ -1,0 +1,207 @@
+"""show, diff, log and sessions on sessions that really ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.journal.experiment import Evidence
+from agent.journal.journal import Journal
+from agent.journal.paths import journal_path
+from agent.report.gain import standing
+from tests.common.in_process import call
+from tests.common.workspaces import ROOT, Cli, git
+from tests.session.test_session import journal
+
+
+def data(cli: Cli, folder: Path, *args: str) -> Any:
+    done = cli(folder, *args, "--json")
+    assert done.returncode == 0, done.stderr
+    envelope = json.loads(done.stdout)
+    assert envelope["command"] == args[0] and envelope["errors"] == []
+    return envelope["data"]
+
+
+@pytest.fixture
+def cli() -> Cli:
+    return call
+
+
+@pytest.fixture
+def session(finished: Path, tmp_path: Path) -> Path:
+    """A copy to change; the logs are the original's."""
+    return shutil.copytree(finished, tmp_path / "quick", symlinks=True)
+
+
+def test_show_an_experiment_by_number_and_by_hash(session: Path, cli: Cli) -> None:
+    recorded = {event["number"]: event for event in journal(session) if event["event"] == "proposed"}
+    measured = {
+        event["number"]: event for event in journal(session) if event["event"] == "measured" and "of" not in event
+    }
+    for number in (0, 1, 4):
+        shown = data(cli, session, "show", str(number))
+        assert shown["description"] == recorded[number]["description"]
+        assert shown["value"] == shown["runs"][-1]["metric"] == measured[number]["metric"]
+        assert data(cli, session, "show", shown["commit"][:9]) == shown
+    text = cli(session, "show", "4").stdout
+    assert recorded[4]["description"] in text and "\x1b" not in text
+    assert f"came      val_bpb {measured[4]['metric']:.6f}" in text and "peak_vram_mb 2048" in text
+    change = [line for line in text.splitlines() if re.match(r"[+-][A-Z]", line)]
+    assert change and all(line[1:].split(" = ")[0] in ("RATE", "DEPTH", "WIDTH") for line in change)
+    assert "  num_steps:        10" in text.split("log  ")[1]
+    git(session, "checkout", "--quiet", "main")
+    (session / "protocol.json").write_text("{")
+    assert "the diff cannot be shown" in cli(session, "show", "4").stdout
+
+
+def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
+    (session / "train.py").write_text("raise SystemExit('no luck')\n")
+    path = journal_path(session, "t")
+    record = Journal(path)
+    number = len(record.state.experiments)
+    assert record.state.incumbent is not None
+    commit = record.state.incumbent.commit
+    what = {"description": "RATE 1 -> 2", "reasoning": "first\nsecond", "parameters": {}, "digest": "d"}
+    record.append("proposed", number=number, proposer="llm", files=["train.py"], expected=-0.25, **what)
+    for which in ("9" * 5000, "#" + "9" * 5000):
+        assert "damaged" not in cli(session, "show", which).stderr
+        assert cli(session, "show", which).returncode == 3
+    assert "under way" in cli(session, "show", str(number)).stdout
+    assert "has no commit yet" in cli(session, "diff", str(number)).stderr
+    assert "has no run of experiment #5 yet" in cli(session, "log").stderr
+    record.append("committed", number=number, commit=commit)
+    lost = {"metric": None, "seconds": 2.0, "error": "crashed: exit code 1"}
+    found = {"metric": 1.25, "seconds": 61.0, "conditions": {"load": 0.5}}
+    record.append("measured", number=number, run=1, **lost)
+    record.append("measured", number=number, run=2, **found)
+    record.append("measured", number=number, run=1, of=record.state.incumbent.number, **found)
+    evidence = Evidence("confirmed", 1.25, 2, 1.5, 3, 0.25, 0.01, 8.5)
+    record.append("judged", number=number, status="keep", reason="better", evidence=vars(evidence))
+    record.append("recorded", number=number, head=commit)
+    record.close()
+    text = cli(session, "show", "best").stdout
+    assert "  first\n  second\n" in text and "expected  -0.25 of val_bpb" in text
+    assert "+0.250000 against 1.500000" in text and "(better; a gain is positive)" in text
+    assert "confirmed: mean 1.250000 of 2 against 1.500000 of 3, gain +0.250000 (8.5 sigma)" in text
+    assert "crashed: exit code 1" in text and "1m01s  load 0.5" in text
+    earlier = next(e for e in reversed(record.state.experiments[:-1]) if e.verdict.status == "keep")
+    assert "fresh, after its verdict" in cli(session, "show", str(earlier.number)).stdout
+    assert (standing(record.state).noise or 0) > 0  # by its runs, whatever the verdicts in the journal said of it
+
+
+def test_diff(session: Path, cli: Cli) -> None:
+    whole = data(cli, session, "diff")
+    best, base = whole["to"]["commit"], whole["from"]["commit"]
+    text = cli(session, "diff").stdout
+    assert text == git(session, "diff", base, best, "--", "train.py") + "\n"
+    assert "results.tsv" not in text and "+++ b/train.py" in text
+    git(session, "checkout", "--quiet", "--detach", base)
+    subprocess.run(["git", "apply", "-"], cwd=session, input=text, text=True, check=True)
+    assert (session / "train.py").read_text() + "" == git(session, "show", f"{best}:train.py") + "\n"
+    one = data(cli, session, "diff", "3")
+    assert one["from"]["commit"].endswith("^") and one["diff"]
+    forth, back = data(cli, session, "diff", "3", "2"), data(cli, session, "diff", "2", "3")
+    swap = str.maketrans("+-", "-+")
+    lines = [re.findall(r"^[+-][A-Z].*$", each["diff"], re.MULTILINE) for each in (forth, back)]
+    assert sorted(line.translate(swap) for line in lines[0]) == sorted(line for line in lines[1])
+    same = cli(session, "diff", "2", "2")
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "no difference\n")
+
+
+@pytest.mark.parametrize(("variables", "colour"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colour_on_a_terminal_alone(finished: Path, variables: dict[str, str], colour: bool) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(finished)
+        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
+        os.execv(sys.executable, [sys.executable, "-m", "agent", "diff"])
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    except OSError:
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert ("\x1b[32m+" in shown.decode()) is colour and "+++ b/train.py" in shown.decode()
+
+
+def test_log(finished: Path, session: Path, cli: Cli) -> None:
+    text = cli(session, "log").stdout
+    assert text == (finished / "run.log").read_text() and text.startswith("---")
+    assert cli(session, "log", "2", "--run", "1").stdout.startswith("---")
+    assert data(cli, session, "log", "0")["path"].endswith("incumbent-1.log")
+    assert cli(session, "log", "--follow").stdout == text
+    journal_path(session, "t").write_text(journal_path(session, "t").read_text().replace("0002/run-1.log", "gone.log"))
+    assert "of experiment #2 is gone" in cli(session, "log", "2").stderr
+
+
+def test_log_follows_a_run_to_its_end(quick: Path, cli: Cli) -> None:
+    slow = (quick / "train.py").read_text().replace("loss = ", "import time\nprint('begun')\ntime.sleep(2)\nloss = ")
+    (quick / "train.py").write_text(slow)
+    git(quick, "commit", "--quiet", "-am", "slower")
+    command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "0"]
+    with subprocess.Popen(
+        command, cwd=quick, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr is not None
+        while b"#0 running" not in run.stderr.readline():
+            assert run.poll() is None
+        text = cli(quick, "log", "--follow").stdout
+        run.stderr.read()
+    assert run.returncode == 0
+    assert text.startswith("begun\n") and text.endswith("num_steps:        10\n")
+
+
+def test_sessions(session: Path, cli: Cli) -> None:
+    git(session, "checkout", "--quiet", "main")
+    shutil.copytree(journal_path(session, "t").parent, journal_path(session, "u").parent)
+    lines = journal_path(session, "u").read_text().replace('"tag": "t"', '"tag": "u"').splitlines(keepends=True)
+    journal_path(session, "u").write_text("".join(lines[:2]))
+    found = data(cli, session, "sessions")["sessions"]
+    assert [each["tag"] for each in found] == ["u", "t"]
+    assert found[1]["experiments"] == 4 and found[1]["branch"] == "autoresearch/t" and not found[1]["running"]
+    text = cli(session, "sessions").stdout
+    assert re.search(
+        r"^t +4 .* (provisional|by repeated runs|confirmed|none yet) .* ago +autoresearch/t$", text, re.MULTILINE
+    )
+    record = Journal(journal_path(session, "t"))
+    best, base = record.state.incumbent, record.state.baseline
+    assert best is not None and base is not None
+    means = {"a": base.commit, "b": best.commit, "gain": 0.125, "low": 0.1, "high": 0.15}
+    record.append("confirmed", **means)
+    assert standing(record.state).word == "confirmed"
+    assert "0.125000 confirmed" in cli(session, "sessions").stdout
+    record.append("confirmed", **{**means, "low": -0.1})
+    assert standing(record.state).word == "by repeated runs"
+    record.append("confirmed", **{**means, "b": "another"})
+    assert standing(record.state).word == "by repeated runs"
+    record.close()
+    journal_path(session, "u").write_text("nonsense\n")
+    assert re.search(r"u: line 1 of .* is not an event", cli(session, "sessions").stdout)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["show", "99"], 3, "there is no experiment #99 in session t: it has #0 to #4"),
+        (["show", "zebra"], 2, "'zebra' names no experiment"),
+        (["show", "fffffff"], 3, "no experiment of session t has the hash fffffff"),
+        (["show", "1", "--tag", "u"], 3, "there is no session u"),
+        (["diff", "1", "98"], 3, "there is no experiment #98"),
+        (["log", "1", "--run", "7"], 3, "experiment #1 of session t has no run 7: it has one run"),
+        (["log", "--follow", "--json"], 2, "exclude each other"),
+    ],
+)
+def test_what_is_not_there(finished: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
+    done = cli(finished, *args)
+    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1

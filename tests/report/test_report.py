@@ -1,0 +1,324 @@
+"""The report: what it says of real and of very long sessions, and the page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.journal.experiment import Evidence
+from agent.protocol.load import load_protocol
+from agent.report.gather import evidence_words, gather
+from agent.report.timing import time_spent
+from agent.repository.workspace import Workspace
+from agent.views.page import chart, scale, sidebyside
+from agent.views.page.write import write_report
+from tests.common.browser import Page, browser, find
+from tests.common.journals import HOSTILE, Writer, write_long_journal
+from tests.common.workspaces import Cli, git, make_quick
+
+LONG, PLENTY_OF_SECONDS, PLENTY_OF_BYTES = 1000, 3.0, 3_000_000
+PROGRAM = find()
+needs_browser = pytest.mark.skipif(
+    PROGRAM is None, reason="no Chromium here: `apt-get install chromium` runs this test"
+)
+
+
+class Made:
+    """A workspace with sessions of any kind, and the reports of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        make_quick(folder)
+        base = git(folder, "rev-parse", "HEAD")
+        text = (folder / "train.py").read_text()
+        (folder / "train.py").write_text(
+            text.replace("RATE = 0.1", "RATE = 0.4").replace("import sys\n", "import sys\n\n# <b>\n")
+        )
+        git(folder, "commit", "-qam", "better")
+        best = git(folder, "rev-parse", "HEAD")
+        sessions = folder / ".autoresearch" / "sessions"
+        write_long_journal(sessions / "long" / "journal.jsonl", "long", LONG, base, best)
+        write_long_journal(sessions / "night" / "journal.jsonl", "night", 60, base, best, confirmed=False, seed=3)
+        write_long_journal(sessions / "up" / "journal.jsonl", "up", 40, base, best, direction="maximize")
+        self.workspace = Workspace(folder, load_protocol(folder))
+
+    def data(self, *tags: str) -> dict[str, Any]:
+        return gather(self.workspace, tags)
+
+    def report(self, *tags: str) -> Path:
+        return write_report(self.workspace, tags, self.folder.parent / "-".join(tags))[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    made = Made(tmp_path_factory.mktemp("report") / "workspace")
+    yield made
+    made.workspace.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    assert PROGRAM is not None
+    with browser(PROGRAM, tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli(quick, "run", "--tag", "one", "--max-experiments", "3").returncode == 0
+    done = cli(quick, "report")
+    assert done.returncode == 0, done.stderr
+    html, svg, png = map(Path, done.stdout.split())
+    assert html == quick / ".autoresearch" / "sessions" / "one" / "report" / "index.html"
+    assert png.read_bytes().startswith(b"\x89PNG") and svg.read_text().startswith("<svg ")
+    assert svg.read_text().count('class="pt ') == 4
+    assert git(quick, "status", "--porcelain") == ""
+    data = json.loads(cli(quick, "report", "--json").stdout)["data"]["sessions"][0]
+    kept = [row for row in data["rows"][1:] if row["status"] == "keep"]
+    assert kept and data["diff"][0]["before"] != data["diff"][0]["after"]
+    shown = git(quick, *shlex.split(data["commands"][0]["command"])[1:])
+    assert shown == data["diff"][0]["after"].strip()
+    # What the page says to paste does what it says.
+    git(quick, "checkout", "-q", "main")
+    for each in data["commands"][:-1]:
+        subprocess.run(each["command"], shell=True, cwd=quick, check=True, capture_output=True)
+    assert git(quick, "show", "main:train.py") == shown
+    assert (quick.parent / "best-one" / "train.py").read_text().strip() == shown
+    again = cli(quick, "report", "--tag", "one", "--out", str(tmp_path / "elsewhere"))
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == sorted(
+        ["index.html", "progress.svg", "progress.png"]
+    ), again.stderr
+
+
+def test_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
+    assert cli(quick, "report").returncode == 3
+    missing = cli(made.folder, "report", "--tag", "nowhere")
+    assert missing.returncode == 3 and "there is no session nowhere" in missing.stderr
+    unlike = cli(made.folder, "report", "--tag", "night", "--tag", "up")
+    assert unlike.returncode == 2 and "make a report of each" in unlike.stderr
+
+
+def test_a_long_session_is_quick_and_small(made: Made) -> None:
+    began = time.process_time()  # of this process: what else the machine does does not count
+    path = made.report("long")
+    assert time.process_time() - began < PLENTY_OF_SECONDS
+    assert path.stat().st_size < PLENTY_OF_BYTES
+
+
+def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
+    made.report("long")
+    rows = made.data("long")["sessions"][0]["rows"]
+    svg = (made.folder.parent / "long" / "progress.svg").read_text()
+    kinds = Counter(re.findall(r'class="pt (\w+)"', svg))
+    assert kinds.total() == LONG + 1
+    assert kinds["crash"] == sum(row["status"] == "crash" for row in rows)
+    assert kinds["pruned"] == sum(row["pruned"] is not None for row in rows) > 0
+    assert kinds["baseline"] + kinds["kept"] + kinds["provisional"] == sum(row["status"] == "keep" for row in rows)
+    far = [row for row in rows if row["metric"] is not None and row["metric"] > 1.85]
+    assert far and len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
+    assert f"{len(far)} beyond the edge" in svg
+
+
+def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:
+    svg = chart.alone(made.data("night")["sessions"])
+    drawn = chart.png(svg, system_fonts=False)
+    assert drawn.startswith(b"\x89PNG") and int.from_bytes(drawn[16:20], "big") == 2080
+    assert len(drawn) > 1.5 * len(chart.png(re.sub("<text.*?</text>", "", svg), system_fonts=False))
+
+
+def test_what_models_write_stays_text(made: Made) -> None:
+    html = made.report("long").read_text()
+    found = Tags()
+    found.feed(html)
+    assert found.count["script"] == 1 and found.count["img"] == 0 and "onerror" not in found.attributes
+    assert not re.search(r"[\x00\x1b\u202e\ud800\uffff]", html)
+    assert "{{ 7*7 }}" in html and "<script>document" not in html
+    assert "<script" not in (made.folder.parent / "long" / "progress.svg").read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
+    assert policy and "default-src &#39;none&#39;" in policy[1] and "unsafe" not in policy[1]
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.count[tag] += 1
+        self.attributes.update(name for name, _ in attrs)
+
+
+def test_time_is_accounted_for(made: Made) -> None:
+    session = made.data("long")["sessions"][0]
+    spent = session["time"]
+    assert sum(spent.values()) == pytest.approx(session["seconds"], rel=0.01)
+    assert spent["training"] > 0.7 * session["seconds"]
+    assert spent["interruptions"] == pytest.approx(120 * len(range(5, LONG + 1, 97)), rel=0.01)
+    assert spent["crashes"] == pytest.approx(12 * session["crashed"])
+
+
+def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
+    from agent.journal.journal import read
+
+    (tmp_path / "run.log").write_text("x" * 9000 + "\nevaluation: 7.5s\n---\nval_bpb: 1.0\n")
+    write = Writer()
+    write("session")
+    write("proposed", 4.0, number=0)
+    secondary = {"training_seconds": 30.0}
+    write("measured", 41.0, number=0, seconds=40.0, secondary=secondary, log=str(tmp_path / "run.log"))
+    (tmp_path / "journal.jsonl").write_text("\n".join(write.lines) + "\n")
+    spent = time_spent(read(tmp_path / "journal.jsonl"))
+    assert (spent.training, spent.evaluation, spent.starting) == (30.0, 7.5, 2.5)
+    assert (spent.proposing, spent.other) == (4.0, 1.0)
+
+
+def test_a_confirmation_and_its_gaps(made: Made) -> None:
+    session = made.data("long")["sessions"][0]
+    found = session["confirmation"]
+    assert found["current"] and found["runs"] == {"a": 3, "b": 3}
+    assert found["interval"][0] < found["value"] < found["interval"][1]
+    assert "The gain is confirmed." in made.report("long").read_text()
+    assert made.data("night")["sessions"][0]["confirmation"] is None
+    journal = made.folder / ".autoresearch" / "sessions" / "bare" / "journal.jsonl"
+    lines = (made.folder / ".autoresearch" / "sessions" / "long" / "journal.jsonl").read_text().splitlines()
+    last = next(each for each in map(json.loads, reversed(lines)) if each["event"] == "confirmed")
+    pair = {side: last[side] for side in ("a", "b")}
+    bare = json.dumps({"event": "confirmed", "at": 1795000000, **pair, "means": {"a": 1.8, "b": 1.4}})
+    journal.parent.mkdir()
+    journal.write_text("\n".join([*lines[:-2], bare]).replace('"tag": "long"', '"tag": "bare"') + "\n")
+    assert made.data("bare")["sessions"][0]["confirmation"]["interval"] is None
+    assert "Measured again" in made.report("bare").read_text()
+    shutil.rmtree(journal.parent)
+
+
+@pytest.mark.parametrize(
+    ("how", "sure"), [("confirmed", True), ("simplification", True), ("one run", False), ("greedy", False)]
+)
+def test_evidence_in_words(how: str, sure: bool) -> None:
+    evidence = Evidence(how, 1.0, 2, 1.1, 3, 0.1, 0.02, 3.1)
+    assert evidence_words(4, evidence).startswith("confirmed" if sure else "provisional")
+    assert evidence_words(4, None).startswith("provisional")
+
+
+def test_the_range_shows_what_is_interesting() -> None:
+    best = [2.5, 1.81, 1.80, 1.795, 1.793]
+    low, high = scale.interesting(best, [*best, 1.82, 9.0], 0.001, down=True)
+    assert 1.7 < low < 1.793 and 1.82 < high < 2.0
+    assert scale.interesting([1.5], [1.5], 0.0, down=True) == pytest.approx((1.5, 1.5), rel=1e-3)
+    low, high = scale.interesting([1.5], [1.5, 1.6, 1.61, 1.62, 1.63, 8.0], 0.0, down=True)
+    assert low < 1.5 and 1.6 < high < 2.0  # nothing kept: what was tried is in sight
+    assert scale.interesting([5.0, 7.0], [5.0, 6.0, 7.0, -90.0], 0.0, down=False)[0] > 3
+    assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
+
+
+def test_side_by_side() -> None:
+    rows = list(sidebyside.rows("a = 1\nb = 2\nc\n", "a = 1\nb = 3\nc\nd\n"))
+    assert [row.kind for row in rows] == ["same", "changed", "same", "added"]
+    assert rows[1].left and rows[1].right
+    assert [text for text, differs in rows[1].right.pieces if differs] == ["3"]
+    moved = list(sidebyside.rows("RATE = 0.1  # search\n", "# a remark\n\nRATE = 0.4  # search\n"))
+    assert [row.kind for row in moved] == ["added", "added", "changed"]
+    assert len(list(sidebyside.rows("x\n" * 200, "\n".join(map(str, range(200)))))) == 400
+
+
+POINTS = "[...document.querySelectorAll('figure.chart svg')].filter(s => s.getBoundingClientRect().width).at(0)"
+
+
+@needs_browser
+def test_the_page_in_a_browser(made: Made, page: Page) -> None:
+    page.open(made.report("long"))
+    assert page.run(f"{POINTS}.querySelectorAll('.pt').length") == LONG + 1
+    assert page.run("document.title") == "long · val_bpb · autoresearch"  # and not what a description asks for
+    at = page.run(
+        "(() => { const p = document.querySelector('.wide .pt[data-n=\"500\"]'); p.scrollIntoView({block: 'center'});"
+        "const b = p.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()"
+    )
+    assert page.run("document.querySelector('.tip').hidden")
+    page.move(*at)
+    tip = page.run("document.querySelector('.tip').innerText")
+    row = made.data("long")["sessions"][0]["rows"][500]
+    assert f"#500 {row['status']}" in tip and row["description"] in tip and row["commit"][:7] in tip
+    # From the keyboard: the slider below the chart.
+    page.run("document.querySelector('.scrub input').focus()")
+    page.press("Home", 36)
+    page.press("ArrowRight", 39)
+    assert page.run("document.querySelector('.tip').innerText").startswith("#1 ")
+    for _ in range(2):
+        page.press("ArrowRight", 39)
+    assert HOSTILE.split(" ")[0] in page.run("document.querySelector('.tip').innerText")
+    page.press("Escape", 27)
+    assert page.run("document.querySelector('.tip').hidden")
+    assert page.pdf().startswith(b"%PDF")
+    assert page.console == [] and all(url.startswith(("file:", "data:")) for url in page.requests)
+    assert len([url for url in page.requests if url.startswith("file:")]) == 1
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_diff_is_legible(made: Made, page: Page, dark: bool) -> None:
+    page.open(made.report("night"), dark=dark)
+    assert "RATE = 0.4" in page.run("document.querySelector('.diff .changed .right').innerText")
+    assert "# <b>" in page.run("[...document.querySelectorAll('.diff .added')].map(e => e.innerText).join(' ')")
+    for selector in (
+        ".diff .changed .left",
+        ".diff .changed .right",
+        ".diff .changed .right mark",
+        ".note",
+        "svg .tick",
+    ):
+        assert page.run(CONTRAST % selector) >= 4.5, selector
+    assert page.run("document.querySelector('.diff .row.changed').getBoundingClientRect().width") > 600
+
+
+# WCAG's ratio between the text of an element and the nearest ground behind it.
+CONTRAST = """(() => {
+  const numbers = (c) => c.match(/[\\d.]+/g).map(Number);
+  const light = (c) => numbers(c).slice(0, 3).map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const element = document.querySelector('%s'), style = getComputedStyle(element);
+  const text = light(element instanceof SVGElement ? style.fill : style.color);
+  let behind = element;
+  while (behind && numbers(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+  const ground = light(getComputedStyle(behind || document.documentElement).backgroundColor);
+  return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+})()"""
+
+
+@needs_browser
+@pytest.mark.parametrize("tags", [("long",), ("night", "long")], ids="-".join)
+def test_on_a_phone(made: Made, page: Page, tags: tuple[str, ...]) -> None:
+    page.open(made.report(*tags), width=390, height=844)
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    assert page.run("getComputedStyle(document.querySelector('.narrow')).display") == "block"
+    where = "document.querySelector('figure[data-key] .narrow svg')"
+    page.run(f"{where}.scrollIntoView({{block: 'center'}})")
+    box = page.run(f"(() => {{ const b = {where}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height] }})()")
+    page.tap(box[0] + box[2] / 2, box[1] + box[3] / 2)
+    assert page.run("document.querySelector('.tip').innerText").startswith("#")
+    inside = page.run(
+        "(() => { const b = document.querySelector('.tip').getBoundingClientRect(); return [b.left, b.right] })()"
+    )
+    assert inside[0] >= 0 and inside[1] <= 390
+    assert page.console == []
+
+
+@needs_browser
+def test_sessions_are_compared_on_one_page(made: Made, page: Page) -> None:
+    page.open(made.report("night", "long"))
+    assert page.run("document.querySelectorAll('article').length") == 2
+    assert page.run("document.querySelector('header table tbody').rows.length") == 2
+    assert page.run("document.querySelectorAll('header .wide svg path[class^=line-]').length") == 2
+    assert page.run("document.querySelector('.warn')") is None
+    assert page.console == []

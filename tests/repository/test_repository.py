@@ -1,0 +1,369 @@
+"""Repositories as people have them: rows of others, names that git reads in its own way, branches in the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import AutoresearchError
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
+from tests.common.workspaces import Cli, git, quick_protocol
+
+THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
+
+
+def commit(folder: Path, message: str = "theirs") -> None:
+    git(folder, "add", "-A", ":!.autoresearch")
+    git(folder, "commit", "--quiet", "-m", message)
+
+
+def go(cli: Cli, folder: Path, tag: str = "t", count: int = 2) -> None:
+    done = cli(folder, "run", "--tag", tag, "--max-experiments", str(count))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("ending", ["", "# no last newline\t0\t0\tkeep\tx"])
+def test_rows_of_others_stay_above_ours(quick: Path, cli: Cli, ending: str) -> None:
+    (quick / "results.tsv").write_text(THEIRS + ending)
+    commit(quick)
+    go(cli, quick)
+    text = (quick / "results.tsv").read_text()
+    assert text.startswith(THEIRS + ending)
+    assert text.count("val_bpb") == 1
+    with (quick / "results.tsv").open(newline="") as file:
+        described = [row["description"] for row in csv.DictReader(file, delimiter="\t")]
+    assert described[0] == "somebody's"
+    assert described[-3] == "baseline"
+    assert "the 3 rows that the journal gives" in cli(quick, "doctor").stdout
+
+
+def test_rows_of_an_earlier_session_stay_above_those_of_one_that_begins_on_its_branch(quick: Path, cli: Cli) -> None:
+    go(cli, quick, "first")
+    first = (quick / "results.tsv").read_text()
+    go(cli, quick, "second")
+    second = (quick / "results.tsv").read_text()
+    assert second.startswith(first)
+    assert len(second.splitlines()) == len(first.splitlines()) + 3
+
+
+def test_rows_that_are_no_text_keep_their_bytes(quick: Path, cli: Cli) -> None:
+    theirs = THEIRS.encode() + b"abc\t1\t1\tkeep\tr\xe9glage\r\n"
+    (quick / "results.tsv").write_bytes(theirs)
+    git(quick, "config", "core.autocrlf", "false")
+    commit(quick)
+    go(cli, quick)
+    assert (quick / "results.tsv").read_bytes().startswith(theirs)
+
+
+@pytest.mark.parametrize(
+    "content", ["step,loss\n1,2.0\n", "commit\tval_bpb\nabc\t1\n", "notes of mine\n", "x" * 200_000]
+)
+def test_rows_in_other_columns_are_refused_with_what_to_do(quick: Path, cli: Cli, content: str) -> None:
+    (quick / "results.tsv").write_text(content)
+    commit(quick)
+    for more in (["--dry-run"], []):
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
+        assert done.returncode == 3
+        assert "git mv results.tsv earlier-results.tsv" in done.stderr
+    assert (quick / "results.tsv").read_text() == content
+    assert git(quick, "branch", "--show-current") == "main"
+
+
+@pytest.mark.parametrize("name", ["autoresearch/t", "t", "main", "HEAD"])
+def test_a_tag_called_like_a_branch_is_in_nobody_s_way(quick: Path, cli: Cli, name: str) -> None:
+    git(quick, "tag", name)
+    go(cli, quick)
+    go(cli, quick, count=3)
+    assert git(quick, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+    assert len((quick / "results.tsv").read_text().splitlines()) == 5
+    git(quick, "switch", "--quiet", "main")
+    go(cli, quick, count=4)
+    assert git(quick, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (("branch", "autoresearch"), "git branch -m autoresearch NAME"),
+        (("branch", "autoresearch/t"), "git branch -D autoresearch/t"),
+        (("branch", "autoresearch/t/more"), "git branch -m autoresearch/t/more NAME"),
+        (("update-ref", "refs/autoresearch", "HEAD"), "beside refs/autoresearch"),
+        (("update-ref", "refs/autoresearch/t", "HEAD"), "beside refs/autoresearch/t"),
+        (("update-ref", "refs/autoresearch/t/1", "HEAD"), "keeps an experiment of a session that is no longer here"),
+    ],
+)
+def test_a_name_in_the_way_is_found_before_a_session_begins(
+    quick: Path, cli: Cli, make: tuple[str, ...], words: str
+) -> None:
+    git(quick, *make)
+    for more in (["--dry-run"], []):
+        done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
+        assert done.returncode == 3
+        assert words in done.stderr
+    assert not (quick / ".autoresearch" / "sessions" / "t" / "journal.jsonl").exists()
+
+
+def test_a_branch_pattern_that_git_does_not_take_is_refused(quick: Path, cli: Cli) -> None:
+    protocol = quick_protocol()
+    protocol["provenance"]["gitWorkflow"]["branchPattern"] = "lab/<tag>..now"
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    commit(quick)
+    done = cli(quick, "run", "--tag", "t", "--dry-run")
+    assert done.returncode in (2, 3)
+    assert "branch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("_x.py", "-x.py", "~x.py", ":x.py"),
+        *(pytest.param(f"{sign}x.py", marks=pytest.mark.slow) for sign in "@#=%^!"),
+    ],
+)
+def test_a_path_is_a_path_whatever_it_begins_with(quick: Path, cli: Cli, name: str) -> None:
+    protocol = quick_protocol()
+    protocol["mutableSurface"]["allowedGlobs"] = [name]
+    protocol["execution"]["command"] = protocol["execution"]["command"].replace("train.py", f"./{name}")
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    (quick / "train.py").rename(quick / name)
+    commit(quick)
+    go(cli, quick, count=3)
+    assert len((quick / "results.tsv").read_text().splitlines()) == 5
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert name in cli(quick, "diff", "1").stdout
+
+
+def test_git_s_variables_of_a_hook_lead_to_no_other_repository(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "theirs.txt").write_text("theirs")
+    git(other, "init", "--quiet")
+    git(other, "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "--allow-empty", "-m", "theirs")
+    before = git(other, "for-each-ref") + git(other, "status", "--porcelain")
+    hostile = {
+        "GIT_DIR": str(other / ".git"),
+        "GIT_WORK_TREE": str(other),
+        "GIT_INDEX_FILE": str(other / ".git" / "index"),
+        "GIT_OBJECT_DIRECTORY": str(other / ".git" / "objects"),
+        "GIT_NAMESPACE": "elsewhere",
+        "GIT_PREFIX": "sub/",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "core.worktree",
+        "GIT_CONFIG_VALUE_0": str(other),
+        "GIT_GLOB_PATHSPECS": "1",
+    }
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2", **hostile).returncode == 0
+    assert git(other, "for-each-ref") + git(other, "status", "--porcelain") == before
+    assert git(quick, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+    for command in (["status"], ["doctor"], ["diff"], ["report"]):
+        assert cli(quick, *command, **hostile).returncode == 0
+
+
+def test_a_session_goes_on_beside_notes_of_a_person(quick: Path, cli: Cli) -> None:
+    for name in ("program.md", "docs/ideas.md"):
+        (quick / name).parent.mkdir(exist_ok=True)
+        (quick / name).write_text("try a larger rate\n")
+    commit(quick)
+    go(cli, quick)
+    for name in ("program.md", "docs/ideas.md"):
+        (quick / name).write_text("try a smaller rate\n")
+    go(cli, quick, count=4)
+    assert (quick / "program.md").read_text() == (quick / "docs/ideas.md").read_text() == "try a smaller rate\n"
+    assert git(quick, "show", "HEAD:program.md") == "try a larger rate"
+    assert len((quick / "results.tsv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("name", ["train.py", "prepare.py", "protocol.json"])
+def test_changes_of_what_is_measured_are_refused_when_a_session_goes_on(quick: Path, cli: Cli, name: str) -> None:
+    go(cli, quick)
+    text = (quick / name).read_text() + "\n"
+    (quick / name).write_text(text)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
+    assert done.returncode == 3
+    assert (quick / name).read_text() == text
+
+
+FILTER = {
+    "clean": "sed s/smudged/plain/",
+    "smudge": "sed s/plain/smudged/",
+    "required": "true",
+}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "config"),
+    [
+        ("*.py text eol=crlf\n*.tsv text eol=crlf\n", {}),
+        ("* text=auto\n", {"core.autocrlf": "true"}),
+        pytest.param("* text=auto\n", {"core.eol": "crlf"}, marks=pytest.mark.slow),
+        pytest.param("*.py ident\n", {}, marks=pytest.mark.slow),
+        ("*.py filter=own\n", {f"filter.own.{name}": value for name, value in FILTER.items()}),
+        ("*.py working-tree-encoding=UTF-16\n", {}),
+        pytest.param("*.tsv merge=union diff=none -text\n", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_what_git_makes_of_bytes_on_their_way_to_the_checkout_dirties_nothing(
+    quick: Path, cli: Cli, attributes: str, config: dict[str, str]
+) -> None:
+    for name, value in config.items():
+        git(quick, "config", name, value)
+    text = (quick / "train.py").read_text().replace('"""Prints', '"""$Id$ plain Prints')
+    (quick / "train.py").write_text(text, newline="\n", encoding="utf-16" if "UTF-16" in attributes else "utf-8")
+    if "UTF-16" in attributes:  # Python reads no such program: the checkout alone is in it
+        protocol = quick_protocol()
+        protocol["execution"]["command"] = "sh -c 'iconv -f UTF-16 -t UTF-8 train.py | python3'"
+        (quick / "protocol.json").write_text(json.dumps(protocol))
+        (quick / "prepare.py").write_text("HARNESS = True\n", encoding="utf-16")
+    (quick / ".gitattributes").write_text(attributes)
+    commit(quick)
+    git(quick, "rm", "--quiet", "-r", "--cached", ".")
+    git(quick, "reset", "--quiet", "--hard")
+    go(cli, quick, count=6)
+    assert git(quick, "status", "--porcelain") == ""
+    go(cli, quick, count=7)
+    assert len(git(quick, "show", "HEAD:results.tsv").splitlines()) == 9
+    # A candidate differs from the baseline in what it changed and in nothing else.
+    assert git(quick, "diff", "--stat", "main", "refs/autoresearch/t/1", "--", "train.py").endswith(
+        "1 insertion(+), 1 deletion(-)"
+    )
+
+
+@pytest.mark.parametrize("name", ["run.log", "__pycache__/x.cpython-311.pyc", "docs/run.log", "junit.xml"])
+def test_a_tracked_file_that_runs_write_stays_as_it_is(quick: Path, cli: Cli, name: str) -> None:
+    (quick / name).parent.mkdir(exist_ok=True)
+    (quick / name).write_bytes(b"theirs\n")
+    git(quick, "add", "--force", name)
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(f"{text}open({name!r}, 'w').write('a run was here')\n".replace("sys.exit(0)", ""))
+    commit(quick)
+    go(cli, quick, count=3)
+    assert (quick / name).read_bytes() == b"theirs\n"
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert len((quick / "results.tsv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "diff.noprefix": "true",
+            "color.ui": "always",
+            "diff.external": "false",
+            "diff.relative": "true",
+            "core.splitIndex": "true",
+            "core.untrackedCache": "true",
+            "index.version": "4",
+            "core.abbrev": "no",
+            "checkout.guess": "false",
+            "branch.autoSetupMerge": "always",
+            "advice.detachedHead": "true",
+        },
+        {
+            "diff.mnemonicPrefix": "true",
+            "i18n.commitEncoding": "ISO-8859-1",
+            "commit.gpgSign": "true",
+            "core.sparseCheckout": "true",
+            "status.showUntrackedFiles": "all",
+            "core.quotePath": "true",
+        },
+    ],
+)
+def test_how_a_person_likes_git_changes_nothing(quick: Path, cli: Cli, settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        git(quick, "config", name, value)
+    text = (quick / "train.py").read_text().replace('"""Prints', '"""λ Prints')
+    (quick / "train.py").write_text(text)
+    git(quick, "-c", "commit.gpgSign=false", "commit", "--quiet", "-am", "theirs")
+    go(cli, quick, count=4)
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    patch = cli(quick, "diff", "1").stdout
+    (quick.parent / "patch").write_text(patch)
+    git(quick, "checkout", "--quiet", "--detach", "main")
+    git(quick, "apply", str(quick.parent / "patch"))
+    assert git(quick, "diff", "--no-ext-diff", "--no-color", "refs/autoresearch/t/1", "--", "train.py") == ""
+
+
+def test_a_repository_with_hashes_of_sha_256(tmp_path: Path, quick: Path, cli: Cli) -> None:
+    folder = tmp_path / "sha256"
+    folder.mkdir()
+    for name in ("protocol.json", "train.py", "prepare.py", "pyproject.toml"):
+        (folder / name).write_bytes((quick / name).read_bytes())
+    git(folder, "init", "--quiet", "--object-format=sha256", "--initial-branch", "main")
+    git(folder, "config", "user.name", "Tester")
+    git(folder, "config", "user.email", "tester@example.invalid")
+    commit(folder)
+    go(cli, folder, count=4)
+    go(cli, folder, count=5)
+    assert git(folder, "status", "--porcelain") == ""
+    assert cli(folder, "doctor").returncode == 0
+    assert cli(folder, "show", "1").returncode == 0
+
+
+def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    beside = tmp_path / "beside"
+    git(quick, "worktree", "add", "--quiet", "-b", "side", str(beside))
+    go(cli, beside, count=3)
+    assert git(beside, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/t"
+    assert git(beside, "status", "--porcelain") == ""
+    assert git(quick, "branch", "--show-current") == "main"
+    refused = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert refused.returncode == 3
+    go(cli, quick, "u", 2)
+    assert git(quick, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("edit", ["written", "deleted", "created anew"])
+def test_what_a_person_writes_while_the_branch_moves_stays(quick: Path, edit: str) -> None:
+    """The edit comes after the loop has looked at the file, when it renames the first of two."""
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old, text = workspace.head, (quick / "train.py").read_text()
+    kept = workspace.commit_candidate("refs/t/1", old, {"train.py": text.replace("RATE = 0.1", "RATE = 0.2")}, "kept")
+    new = workspace.commit_results(kept, "commit\tval_bpb\n", "rows")
+    armed = True
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal armed
+        if armed and event == "os.rename" and str(args[1]) == str(quick / "results.tsv"):
+            armed = False
+            if edit != "written":
+                (quick / "train.py").unlink()
+            if edit != "deleted":
+                (quick / "train.py").write_text("mine\n")
+
+    sys.addaudithook(hear)
+    try:
+        assert workspace.advance("autoresearch/t", new, old) == ["train.py"]
+    finally:
+        armed = False
+        workspace.close()
+    assert git(quick, "rev-parse", "HEAD") == new
+    if edit == "deleted":
+        assert not (quick / "train.py").exists()
+    else:
+        assert (quick / "train.py").read_text() == "mine\n"
+    assert (quick / "results.tsv").read_text() == "commit\tval_bpb\n"
+    assert "RATE = 0.2" in git(quick, "show", ":train.py")
+
+
+def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    git(quick, "commit", "--quiet", "--allow-empty", "-m", "theirs")
+    theirs = workspace.head
+    with pytest.raises(AutoresearchError):
+        workspace.advance("autoresearch/t", new, old)
+    git(quick, "switch", "--quiet", "main")
+    with pytest.raises(AutoresearchError):
+        workspace.advance("autoresearch/t", new, old)
+    workspace.close()
+    assert git(quick, "rev-parse", "autoresearch/t") == theirs
+    assert not (quick / "results.tsv").exists()

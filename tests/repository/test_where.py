@@ -1,0 +1,156 @@
+"""Where a person stands: folders named with -C, subfolders, odd names, other owners, no home."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.common.in_process import call
+from tests.common.workspaces import ROOT, git, make_quick
+from tests.session.test_session import rows
+
+NOBODY = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+needs_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes another")
+
+
+def others_may_run_it() -> bool:
+    """Whether another user, one with a home, can start the program: root's own Python or checkout may be closed."""
+    if needs_root.args[0]:
+        return False
+    command = [*NOBODY, sys.executable, "-c", "import agent.cli"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": "/tmp"}
+    return subprocess.run(command, cwd="/", env=env, capture_output=True, timeout=120, check=False).returncode == 0
+
+
+needs_another = pytest.mark.skipif(
+    not others_may_run_it(), reason="only root becomes another user, and that one needs a Python that it may read"
+)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, says in (("missing", "there is no folder missing"), ("file", "file is not a folder")):
+        for command in (["status"], ["run", "--tag", "t"], ["init"], ["doctor"]):
+            done = call(tmp_path, "-C", name, *command)
+            assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+def test_a_subfolder_finds_its_workspace(quick: Path) -> None:
+    inside = quick / "notes" / "deep"
+    inside.mkdir(parents=True)
+    done = call(inside, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 0 and len(rows(quick)) == 2, done.stderr
+    assert not (inside / ".autoresearch").exists()
+    for command in (["status"], ["show", "1"], ["diff"], ["sessions"], ["doctor"], ["protocol", "check"]):
+        assert call(inside, *command).returncode == 0
+        assert call(quick.parent, "-C", str(inside), *command).returncode == 0
+    shown = json.loads(call(inside, "status", "--json").stdout)
+    assert shown == json.loads(call(quick, "status", "--json").stdout)
+
+
+def test_a_repository_inside_a_workspace_is_its_own(quick: Path) -> None:
+    other = quick / "other"
+    other.mkdir()
+    git(other, "init", "--quiet")
+    done = call(other, "status")
+    assert done.returncode == 3 and str(other) in done.stderr
+
+
+def test_init_writes_where_the_person_stands(quick: Path) -> None:
+    inside = quick / "second"
+    inside.mkdir()
+    (inside / "train.py").write_text("RATE = 0.5\nprint(f'loss: {RATE}')\n")
+    git(quick, "add", "-A")
+    git(quick, "commit", "--quiet", "-m", "a second workspace")
+    before = (quick / "protocol.json").read_bytes()
+    done = call(inside, "init", "--no-run")
+    assert done.returncode == 0, done.stderr
+    assert (inside / "protocol.json").exists() and (quick / "protocol.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["run$X", "run${X}", "run[7]", "a*b?", "~", "q'\"x", "semi;#&|", "-dash", "back\\slash"]
+)
+def test_the_name_of_a_folder_is_only_a_name(tmp_path: Path, name: str) -> None:
+    other = tmp_path / "run7"
+    for folder in (other, tmp_path / name):
+        make_quick(folder)
+    before = git(other, "for-each-ref")
+    done = call(tmp_path / name, "run", "--tag", "t", "--max-experiments", "2", X="7")
+    assert done.returncode == 0 and "deprecated" not in done.stderr, done.stderr
+    assert len(rows(tmp_path / name)) == 3 and git(tmp_path / name, "branch", "--show-current") == "autoresearch/t"
+    assert git(other, "for-each-ref") == before and not (other / "results.tsv").exists()
+    assert call(tmp_path / name, "diff", X="7").returncode == 0
+    assert call(tmp_path / name, "report", X="7").returncode == 0
+
+
+def test_a_folder_in_a_subfolder_with_a_variable_in_its_name(tmp_path: Path) -> None:
+    make_quick(tmp_path / "top")
+    below = tmp_path / "top" / "b$X"
+    shutil.copytree(tmp_path / "top", below, ignore=shutil.ignore_patterns(".git"))
+    git(tmp_path / "top", "add", "-A")
+    git(tmp_path / "top", "commit", "--quiet", "-m", "below")
+    done = call(below, "run", "--tag", "t", "--max-experiments", "1", X="7")
+    assert done.returncode == 0 and len(rows(below)) == 2, done.stderr
+
+
+@needs_root
+def test_a_repository_of_another_user_gets_gits_own_remedy(quick: Path) -> None:
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    subprocess.run(["chown", "-R", "12345:12345", str(quick)], check=True)
+    remedy = f"git config --global --add safe.directory {quick}"
+    for command in (["run", "--tag", "t"], ["init", "--force"], ["baseline"], ["status"], ["report"], ["doctor"]):
+        done = call(quick, *command)
+        assert done.returncode in (1, 3) and remedy in done.stdout + done.stderr, (command, done)
+        assert "no commit" not in done.stdout + done.stderr
+    subprocess.run(remedy, shell=True, check=True)
+    assert call(quick, "status").returncode == 0
+
+
+def test_a_repository_without_a_commit_says_so(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    done = call(tmp_path, "init")
+    assert done.returncode == 3 and "has no commit yet" in done.stderr
+
+
+def without_home(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    known = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("XDG_")}
+    command = [*NOBODY, sys.executable, "-m", "agent", *args]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**known, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@needs_another
+def test_a_user_without_a_home_gets_a_sentence(quick: Path, tmp_path: Path) -> None:
+    for place in (tmp_path, *tmp_path.parents[:3]):
+        place.chmod(0o755)
+    subprocess.run(["chown", "-R", "12345:12345", str(quick)], check=True)
+    assert without_home(quick, "--help").returncode == 0
+    for command in (["run", "--tag", "t"], ["baseline"]):
+        done = without_home(quick, *command)
+        assert done.returncode == 3 and "HOME is not set" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    done = without_home(quick, "doctor")
+    assert done.returncode == 1 and "broken   home" in done.stdout and "Traceback" not in done.stderr
+    assert git(quick, "-c", "safe.directory=*", "status", "--porcelain") == ""
+
+
+@needs_another
+@pytest.mark.parametrize("script", ["prepare.py", "train.py"])
+def test_the_scripts_without_a_home_name_the_variable(script: str, tmp_path: Path) -> None:
+    known = {name: value for name, value in os.environ.items() if name != "HOME"}
+    command = [*NOBODY, sys.executable, str(ROOT / script)]
+    done = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3 and "AUTORESEARCH_CACHE" in done.stderr and "Traceback" not in done.stderr

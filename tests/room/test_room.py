@@ -1,0 +1,155 @@
+"""What a run finds in its room, and what is left of it, on real repositories."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.execution.measure import Bench, measure
+from agent.journal.experiment import Run
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
+from agent.room import sandbox
+from agent.room.sandbox import Sandbox, Way
+from agent.session.opening import prepared
+from tests.common.workspaces import Cli, git, quick_protocol
+from tests.session.test_session import assert_consistent, rows, set_protocol, start, wait_for
+
+WAYS: list[Any] = [
+    pytest.param(way, marks=pytest.mark.skipif(not sandbox.works(way, False), reason=f"{way} does not work here"))
+    for way in ("namespaces", "bubblewrap", "Landlock")
+]
+PRINT = "\nprint('val_bpb: 1.5')\n"
+
+
+@contextmanager
+def bench(folder: Path, way: Way | None) -> Iterator[Bench]:
+    rules = load_protocol(folder)
+    workspace = Workspace(folder, rules)
+    closed = Sandbox(way, network=True, hide=True)
+    try:
+        with prepared(Bench(rules, workspace, None, closed), setup=False) as ready:
+            yield ready
+    finally:
+        workspace.close()
+
+
+def run(folder: Path, script: str, way: Way | None, tmp_path: Path) -> Run:
+    (folder / "train.py").write_text(script)
+    git(folder, "add", "-A", "train.py", "protocol.json")
+    git(folder, "commit", "--quiet", "--allow-empty", "-m", "a script")
+    with bench(folder, way) as ready:
+        return measure(ready, ready.workspace.head, tmp_path / "run.log", lambda _: None, lambda _: None)
+
+
+@pytest.mark.parametrize("way", [*WAYS, None])
+def test_untracked_data_is_seen_and_never_changed(quick: Path, tmp_path: Path, way: Way | None) -> None:
+    (quick / "data").mkdir()
+    (quick / "data" / "a.txt").write_text("as it lies")
+    (quick / ".gitignore").write_text("data/\n.env\n")
+    (quick / ".env").write_text("KEY=1")
+    script = (
+        "import os, pathlib\n"
+        "assert pathlib.Path('data/a.txt').read_text() == 'as it lies'\n"
+        "assert not os.path.exists('.env') and not os.path.exists('.git') and not os.path.exists('.autoresearch')\n"
+        "assert not os.path.exists('data/b.txt'), 'an earlier run'\n"
+        "pathlib.Path('data/a.txt').write_text('changed'); pathlib.Path('data/b.txt').write_text('new')\n"
+    )
+    for _ in range(2):
+        found = run(quick, script + PRINT, way, tmp_path)
+        assert found.metric == 1.5, (found.error, (tmp_path / "run.log").read_text())
+        assert found.source == "from the log" and found.unconfined is (way is None)
+    assert (quick / "data" / "a.txt").read_text() == "as it lies"
+    assert [path.name for path in (quick / "data").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_build_goes_on_from_what_is_there(quick: Path, tmp_path: Path, way: Way) -> None:
+    (quick / "Makefile").write_text("build/out: input.txt\n\tmkdir -p build\n\tcp input.txt build/out\n\techo built\n")
+    (quick / "input.txt").write_text("1")
+    (quick / ".gitignore").write_text("build/\n")
+    git(quick, "add", "Makefile", "input.txt", ".gitignore")
+    git(quick, "commit", "--quiet", "-m", "a build")
+    (quick / "build").mkdir()
+    (quick / "build" / "out").write_text("1")
+    found = run(quick, "import subprocess\nsubprocess.run(['make'], check=True)\n" + PRINT, way, tmp_path)
+    assert found.metric == 1.5, found.error
+    assert "up to date" in (tmp_path / "run.log").read_text() and "built" not in (tmp_path / "run.log").read_text()
+
+
+@pytest.mark.parametrize("way", [*WAYS, None])
+def test_a_metric_in_a_file_of_a_folder_that_git_does_not_track(quick: Path, tmp_path: Path, way: Way | None) -> None:
+    (quick / "out").mkdir()
+    (quick / "out" / "result.json").write_text('{"loss": 9}')
+    rules = quick_protocol()
+    rules["measurement"]["primaryMetric"]["extract"] = {
+        "kind": "json_pointer", "pointer": "/loss", "path": "out/result.json"
+    }  # fmt: skip
+    rules["measurement"]["secondaryMetrics"] = []
+    (quick / "protocol.json").write_text(json.dumps(rules))
+    script = "import pathlib\npathlib.Path('out/result.json').write_text('{\"loss\": 2.5}')\n"
+    assert run(quick, script, way, tmp_path).metric == 2.5
+    assert run(quick, "pass\n", way, tmp_path).error is not None, "the one that lay there is of no run"
+    linked = (
+        f"import os\nos.remove('out/result.json'); os.symlink({str(tmp_path / 'mine.json')!r}, 'out/result.json')\n"
+    )
+    (tmp_path / "mine.json").write_text('{"loss": 0.1}')
+    assert run(quick, linked, way, tmp_path).metric is None
+    assert (quick / "out" / "result.json").read_text() == '{"loss": 9}'
+
+
+def test_a_tracked_log_and_a_link_of_that_name(quick: Path, cli: Cli) -> None:
+    (quick / "run.log").write_text("mine\n")
+    git(quick, "add", "-f", "run.log")
+    git(quick, "commit", "--quiet", "-m", "a log of mine")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert (quick / "run.log").read_text() == "mine\n" and git(quick, "status", "--porcelain") == ""
+    assert_consistent(quick)
+
+
+def test_a_command_with_a_redirection_of_its_own(quick: Path, cli: Cli) -> None:
+    execution = quick_protocol()["execution"]
+    set_protocol(quick, execution={**execution, "command": f"{sys.executable} train.py > run.log 2>&1"})
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert len(rows(quick)) == 2 and "val_bpb" in (quick / "run.log").read_text()
+
+
+def test_unconfined_is_said_in_each_row_and_claim(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--sandbox", "off")
+    assert done.returncode == 0, done.stderr
+    assert all("[unconfined]" in row["description"] for row in rows(quick))
+    assert "unconfined" in next(line for line in done.stdout.splitlines() if line.startswith("gain"))
+    assert "unconfined" in cli(quick, "show", "best").stdout
+    confirmed = cli(quick, "confirm", "--runs", "2", "--sandbox", "off")
+    assert "unconfined" in confirmed.stdout, confirmed.stderr
+
+
+def test_the_checkout_is_clean_after_a_kill_at_any_event(quick: Path) -> None:
+    """Not only healed by the next start: the night's work can be looked at as it was left."""
+    for number, kind in enumerate(("started", "measured", "judged", "recorded"), start=1):
+        loop = start(quick, "--max-experiments", "8")
+        wait_for(quick, kind, number)
+        loop.kill()
+        loop.communicate(timeout=60)
+        assert git(quick, "status", "--porcelain", "--untracked-files=no") == "", kind
+
+
+def test_links_and_folders_of_a_clone_lead_the_loop_nowhere(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch" / "create").mkdir()
+    (quick / ".autoresearch" / "create" / "baseline_run.log").symlink_to(precious)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert precious.read_text() == "mine" and "Traceback" not in done.stderr
+    assert done.returncode != 0, "a link where the log is written is no place for one"

@@ -1,0 +1,593 @@
+"""Rooms, with what this system really has: commands that try to write, to connect and to read what is a person's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agent.errors import PreconditionError
+from agent.execution.process import Ended, run_command
+from agent.protocol.load import load_protocol
+from agent.protocol.models import Constraints
+from agent.repository.workspace import Workspace
+from agent.room import confine, room, sandbox, variables
+from agent.room.places import devices, places, split
+from agent.room.room import Furniture, Room, lendable
+from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose, shortfalls, temporary_folder
+from tests.common.workspaces import ROOT, Cli, git, make_repository
+from tests.session.test_session import commit_all, journal, rows, set_protocol
+
+# Prints what came of each attempt as JSON.
+TRIES = """
+import json, os, pathlib, socket, subprocess, sys, tempfile
+
+def attempt(work):
+    try:
+        work()
+        return "yes"
+    except OSError as error:
+        return error.__class__.__name__
+
+own, real, person, outside, pid, port = sys.argv[1:]
+own, real, person, outside = map(pathlib.Path, (own, real, person, outside))
+def connect(): socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
+def loopback():
+    with socket.socket(type=socket.SOCK_DGRAM) as sender, socket.socket(type=socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        sender.sendto(b"x", receiver.getsockname())
+        receiver.settimeout(5)
+        receiver.recv(1)
+def names(folder):
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+def write(path): return attempt(lambda: path.write_text("written by a run"))
+def append(path): return attempt(lambda: path.open("a").write("written by a run"))
+print(json.dumps({
+    "write own": write(own / "new.txt"),
+    "write tracked": write(own / "train.py"),
+    "write home": write(pathlib.Path.home() / "new.txt"),
+    "write temporary": attempt(lambda: tempfile.NamedTemporaryFile().close()),
+    "write cache": write(pathlib.Path(os.environ["AUTORESEARCH_CACHE"]) / "new.txt"),
+    "write null": write(pathlib.Path("/dev/null")),
+    "read urandom": attempt(lambda: os.close(os.open("/dev/urandom", os.O_RDONLY))),
+    "write lent file": append(own / "notes.txt"),
+    "write lent folder": append(own / "data" / "text.txt"),
+    "make in lent folder": write(own / "data" / "new.txt"),
+    "write environment": append(own / ".venv" / "installed.py"),
+    "make in environment": write(own / ".venv" / "new.py"),
+    "write outside": write(outside / "new.txt"),
+    "change outside": append(outside / "old.txt"),
+    "truncate outside": attempt(lambda: os.truncate(outside / "old.txt", 0)),
+    "remove outside": attempt(lambda: (outside / "other.txt").unlink()),
+    "grandchild outside": "yes" if subprocess.call(["touch", outside / "touched"], stderr=-3) == 0 else "no",
+    "read outside": attempt((outside / "old.txt").read_text),
+    "read person": attempt((person / "keys.txt").read_text),
+    "read shadow": attempt(lambda: open("/etc/shadow", "rb").read(1) or os.stat("/nothing in it")),
+    "read git": attempt((real / ".git" / "HEAD").read_text),
+    "read own git": attempt((own / ".git" / "HEAD").read_text),
+    "read journal": attempt((real / ".autoresearch" / "journal.jsonl").read_text),
+    "read keys": attempt((own / ".env").read_text),
+    "read loop's environment": attempt(pathlib.Path("/proc", pid, "environ").read_bytes),
+    "signal loop": attempt(lambda: os.kill(int(pid), 0)),
+    "connect": attempt(connect),
+    "own loopback": attempt(loopback),
+    "dev": names("/dev"),
+    "texts": [(own / name).read_text()[:4] for name in ("notes.txt", "data/text.txt", ".venv/installed.py")],
+    "home": str(pathlib.Path.home()),
+    "temporary": tempfile.gettempdir(),
+    "variables": sorted(os.environ),
+}, default=str))
+"""
+WAYS: list[Any] = [
+    pytest.param(way, marks=pytest.mark.skipif(not sandbox.works(way, False), reason=f"{way} does not work here"))
+    for way in ("namespaces", "bubblewrap", "Landlock")
+]
+ALL: list[Any] = [*WAYS, pytest.param(None, id="unconfined")]
+OWN = {
+    "write own",
+    "write tracked",
+    "write home",
+    "write temporary",
+    "write cache",
+    "write null",
+    "read urandom",
+    "write lent file",
+    "write lent folder",
+    "make in lent folder",
+    "own loopback",
+}
+SECRETS = ("X_PASSPHRASE", "HF_TOKENS", "DATABASE_URL", "SLACK_WEBHOOK", "OPENAI_API_KEY", "GITHUB_TOKEN", "STRIPE_KEY")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    """A repository, with what git does not track, in the home folder of a person who has more than that."""
+    person, outside = tmp_path / "person", tmp_path / "outside"
+    monkeypatch.setenv("HOME", str(person))
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache of the person's"))
+    top = person / "repository"
+    for folder in (outside, top / "data", top / ".venv", top / ".autoresearch"):
+        folder.mkdir(parents=True)
+    (person / "keys.txt").write_text("secret")
+    for name in ("old.txt", "other.txt"):
+        (outside / name).write_text("old")
+    (top / "train.py").write_text("tracked\n")
+    (top / ".gitignore").write_text("data/\n.venv/\n.autoresearch/\nnotes.txt\n.env\n")
+    make_repository(top)
+    for name in ("notes.txt", "data/text.txt", ".venv/installed.py", ".autoresearch/journal.jsonl", ".env"):
+        (top / name).write_text("lent")
+    found = Workspace(top, load_protocol(ROOT))
+    yield found
+    found.close()
+
+
+@contextlib.contextmanager
+def opened(way: Way | None, workspace: Workspace, *, network: bool = True, **furniture: Any) -> Iterator[Room]:
+    box = Sandbox(way, network=network, hide=True)
+    with room.opened(
+        box, workspace, workspace.head, lendable(workspace), Furniture(command=sys.executable, **furniture)
+    ) as place:
+        yield place
+
+
+def run(place: Room, command: str, log: Path, limit: float = 60) -> Ended:
+    return run_command(
+        lambda report: place.arguments(command, report=report),
+        cwd=place.layout.folder,
+        log=log,
+        limit=limit,
+        env=place.environment,
+        started=lambda _: None,
+        tick=lambda _: None,
+    )
+
+
+def tries(way: Way | None, workspace: Workspace, tmp_path: Path, *, network: bool = True) -> dict[str, Any]:
+    with socket.create_server(("127.0.0.1", 0)) as server, opened(way, workspace, network=network) as place:
+        (place.workspace / "tries.py").write_text(TRIES)
+        folders = place.inside, workspace.top, tmp_path / "person", tmp_path / "outside"
+        words = " ".join(f"'{each}'" for each in (*folders, os.getpid(), server.getsockname()[1]))
+        ended = run(place, f"{sys.executable} tries.py {words}", tmp_path / "log")
+        text = (tmp_path / "log").read_text()
+        assert ended.returncode == 0, text
+        found: dict[str, Any] = {
+            **json.loads(text),
+            "own home": str(place.seen(place.layout.folder / "home")),
+            "own temporary": str(place.seen(place.layout.folder / "tmp")),
+        }
+    return found
+
+
+def succeeded(found: dict[str, Any]) -> set[str]:
+    return {name for name, what in found.items() if what == "yes"}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a run can do
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_reaches_its_room_and_nothing_else(workspace: Workspace, tmp_path: Path, way: Way) -> None:
+    with_root = way in sandbox.WITH_ROOT
+    found = tries(way, workspace, tmp_path)
+    old_kernel = {"signal loop"} if way == "Landlock" and confine.version() < 6 else set()
+    assert succeeded(found) == OWN | {"connect"} | old_kernel
+    assert found["texts"] == ["lent"] * 3
+    assert found["home"] == found["own home"] == (str(tmp_path / "person") if with_root else found["home"])
+    assert found["temporary"] == found["own temporary"] == ("/tmp" if with_root else found["temporary"])
+    if with_root:
+        gpu = {node.name for node in devices()} - {"null", "zero", "urandom"}
+        expected = {"null", "zero", "urandom", "fd", "stdin", "stdout", "stderr", "shm"}
+        assert set(found["dev"]) - gpu == expected
+    require_untouched(workspace, tmp_path)
+
+
+def require_untouched(workspace: Workspace, tmp_path: Path) -> None:
+    for name in ("notes.txt", "data/text.txt", ".venv/installed.py"):
+        assert (workspace.top / name).read_text() == "lent"
+    assert (workspace.top / "train.py").read_text() == "tracked\n"
+    assert [path.name for path in (workspace.top / "data").iterdir()] == ["text.txt"]
+    assert [path.name for path in (workspace.top / ".venv").iterdir()] == ["installed.py"]
+    assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["old.txt", "other.txt"]
+    assert (tmp_path / "outside" / "old.txt").read_text() == "old"
+    assert sorted(path.name for path in (tmp_path / "person").iterdir()) == ["keys.txt", "repository"]
+
+
+def test_an_unconfined_run_still_has_a_room(workspace: Workspace, tmp_path: Path) -> None:
+    """Nothing keeps it from the rest, but what it writes as every program does goes with the room."""
+    found = tries(None, workspace, tmp_path)
+    assert succeeded(found) >= OWN and "read keys" not in succeeded(found)
+    assert found["home"] == found["own home"] and found["temporary"] == found["own temporary"]
+    assert (workspace.top / "train.py").read_text() == "tracked\n"
+    assert (workspace.top / "notes.txt").read_text() == (workspace.top / "data/text.txt").read_text() == "lent"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_too_large_to_copy_never_changes(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    monkeypatch.setattr(room, "LARGEST_COPY", 1)
+    found = tries(way, workspace, tmp_path)
+    layered = {"write lent folder", "make in lent folder"} if way == "namespaces" else set()
+    lent = {"write lent file", "write lent folder", "make in lent folder"}
+    assert succeeded(found) & lent == layered
+    assert found["texts"] == ["lent"] * 3
+    require_untouched(workspace, tmp_path)
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_variables_are_hidden_and_can_be_let_through(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way | None
+) -> None:
+    for name in (*SECRETS, "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "x")
+    seen = tries(way, workspace, tmp_path)["variables"]
+    assert not {*SECRETS} & {*seen} and {"PATH", "TOKENIZERS_PARALLELISM"} < {*seen}
+    monkeypatch.setenv(variables.KEEP_VARIABLE, "OTHER, HF_TOKENS")
+    assert {*SECRETS} & {*tries(way, workspace, tmp_path)["variables"]} == {"HF_TOKENS"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_closed_network_is_closed(workspace: Workspace, tmp_path: Path, way: Way) -> None:
+    found = tries(way, workspace, tmp_path, network=False)
+    assert found["connect"] != "yes"
+    assert found["own loopback"] == "yes"  # libraries talk to their own processes through it
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_nothing_is_left_for_a_second_run(workspace: Workspace, tmp_path: Path, way: Way | None) -> None:
+    folders = ["$HOME", "$TMPDIR", "$AUTORESEARCH_CACHE", ".", "data"]
+    folders += ["/dev/shm"] if way in sandbox.WITH_ROOT else []
+    with opened(way, workspace) as place:
+        planted = " && ".join(f'mkdir -p "{each}/.hidden" && echo x > "{each}/.hidden/warm"' for each in folders)
+        assert run(place, planted, tmp_path / "log").returncode == 0, (tmp_path / "log").read_text()
+    with opened(way, workspace) as place:
+        searched = " ".join(f'"{each}"' for each in folders)
+        assert run(place, f"find {searched} -name warm", tmp_path / "log").returncode == 0
+    assert (tmp_path / "log").read_text() == ""
+    assert not Path("/dev/shm/.hidden").exists() and not (workspace.top / "data" / ".hidden").exists()
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_daemons_with_an_empty_environment_end_with_the_run(
+    workspace: Workspace, tmp_path: Path, way: Way | None
+) -> None:
+    mark = f"mark-{os.getpid()}-{way}"
+    script = (
+        "import subprocess, sys, time\n"
+        "sleeps = [sys.executable, '-c', 'import time; time.sleep(600)', sys.argv[1]]\n"
+        "starts = f'import subprocess; subprocess.Popen({sleeps}, start_new_session=True, env={{}})'\n"
+        "subprocess.run([sys.executable, '-c', starts], start_new_session=True, env={})\n"
+        "time.sleep(float(sys.argv[2]))\n"
+    )
+    for seconds, stopped in (("0", False), ("600", True)):
+        with opened(way, workspace) as place:
+            (place.workspace / "daemon.py").write_text(script)
+            command = f"{sys.executable} daemon.py {mark} {seconds}"
+            ended = run(place, command, tmp_path / "log", limit=2 if stopped else 60)
+        assert (ended.stopped is not None) is stopped, (tmp_path / "log").read_text()
+        assert stopped or len(ended.left) == 1
+        left = [p for p in psutil.process_iter(["cmdline", "status"]) if mark in (p.info["cmdline"] or ())]
+        assert [p for p in left if p.info["status"] != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_exit_codes_and_signals_come_through(workspace: Workspace, tmp_path: Path, way: Way | None) -> None:
+    for command, code in (("exit 7", 7), ("kill -9 $$", -9), ("kill -11 $$", -11), (f"{sys.executable} -c 1", 0)):
+        with opened(way, workspace) as place:
+            assert run(place, command, tmp_path / "log").returncode in (code, 128 - code)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_places_that_are_asked_for_are_shown(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    old = tmp_path / "outside" / "old.txt"
+    monkeypatch.setenv("AUTORESEARCH_READ", str(tmp_path / "outside"))
+    with opened(way, workspace) as place:
+        assert run(place, f"cat {old} && ! touch {old}x", tmp_path / "log").returncode == 0
+    monkeypatch.delenv("AUTORESEARCH_READ")
+    with opened(way, workspace, write=(tmp_path / "outside",)) as place:
+        assert run(place, f"touch {tmp_path}/outside/made", tmp_path / "log").returncode == 0
+    assert (tmp_path / "outside" / "made").exists()
+    with opened(way, workspace, read=(tmp_path / "outside",), hidden=(old,)) as place:
+        assert run(place, f"cat {tmp_path}/outside/other.txt", tmp_path / "log").returncode == 0
+        assert "old" in (tmp_path / "log").read_text()
+        run(place, f"cat {old}", tmp_path / "log")
+        assert (tmp_path / "log").read_text() != "old"
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_the_cache_of_a_run_holds_what_it_is_given(workspace: Workspace, tmp_path: Path, way: Way | None) -> None:
+    given = {"current": b"a", "snapshots/a/record": b"{}", "texts": tmp_path / "outside"}
+    with opened(way, workspace, cache=given) as place:
+        command = 'cd "$AUTORESEARCH_CACHE" && cat current snapshots/a/record texts/old.txt'
+        assert run(place, command, tmp_path / "log").returncode == 0
+    assert (tmp_path / "log").read_text() == "a{}old"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The folders of rooms
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_a_room_is_removed_whatever_was_made_in_it(workspace: Workspace, tmp_path: Path, way: Way | None) -> None:
+    nests = (
+        "import os\nfor _ in range(1500):\n    os.mkdir('a' * 30)\n    os.chdir('a' * 30)\nopen('file', 'w').close()\n"
+    )
+    closes = "mkdir -p closed/within && touch closed/within/file && chmod 000 closed/within closed"
+    with opened(way, workspace) as place:
+        (place.workspace / "nests.py").write_text(nests)
+        ended = run(place, f"{sys.executable} nests.py && {closes}", tmp_path / "log")
+        assert ended.returncode == 0, (tmp_path / "log").read_text()
+        folder = place.layout.folder
+        assert folder.exists()
+    assert not folder.exists()
+
+
+def test_a_killed_loop_leaves_no_temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    dies = (
+        "import os, pathlib, sys\nfrom agent.room.sandbox import temporary_folder\n"
+        "kept = temporary_folder(pathlib.Path(sys.argv[1]))\nkept.__enter__()\nos.kill(os.getpid(), 9)"
+    )
+    for workspace in ("/one", "/one", "/two"):
+        subprocess.run([sys.executable, "-c", dies, workspace], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with temporary_folder(Path("/one")) as name:
+        assert len(list(tmp_path.iterdir())) == 2 and name.is_dir()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_may_hold_keys_is_not_lent(workspace: Workspace) -> None:
+    for name in (".env.local", "server.pem", ".netrc", "run.log"):
+        (workspace.top / name).write_text("secret")
+    found = lendable(workspace)
+    assert sorted(found.names) == [".venv", "data", "notes.txt"]
+    assert sorted(found.kept_back) == [".env", ".env.local", "server.pem"]
+
+
+def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace, tmp_path: Path) -> None:
+    (workspace.top / "texts").symlink_to(tmp_path / "outside")
+    for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
+        with opened(way, workspace) as place:
+            assert run(place, "cat texts/old.txt && ! touch texts/new.txt", tmp_path / "log").returncode == 0
+    assert not (tmp_path / "outside" / "new.txt").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which variables and places
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ("OPENAI_API_KEY HF_TOKEN GITHUB_TOKEN AWS_PROFILE PGPASSWORD DB_PASS MYSQL_PWD GH_PAT SSH_AUTH_SOCK", False),
+        ("STRIPE_KEY client_secret GOOGLE_APPLICATION_CREDENTIALS DOCKER_AUTH_CONFIG XAUTHORITY", False),
+        ("X_PASSPHRASE HF_TOKENS DATABASE_URL SLACK_WEBHOOK UV_INDEX_URL SOMETHING_NEW LD_PRELOAD", False),
+        ("CUDA_API_KEY MLX_SECRET PYTHONPASSWORD", False),
+        ("PATH LANG LC_ALL TZ TOKENIZERS_PARALLELISM PYTHONHASHSEED CUDA_VISIBLE_DEVICES OMP_NUM_THREADS", True),
+    ],
+)
+def test_a_run_sees_the_variables_that_are_known_to_be_harmless(names: str, shown: bool) -> None:
+    environment = dict.fromkeys(names.split(), "x")
+    assert variables.harmless(environment) == (environment if shown else {})
+
+
+def test_who_installs_and_who_signs_in_sees_more() -> None:
+    environment = dict.fromkeys(("UV_INDEX_URL", "HF_TOKEN", "HTTPS_PROXY", "ANTHROPIC_API_KEY", "DATABASE_URL"), "x")
+    environment["http_proxy"] = "http://name:password@host"
+    assert set(variables.harmless(environment)) == {"HTTPS_PROXY"}
+    assert set(variables.of_setup(environment)) == {"UV_INDEX_URL", "HTTPS_PROXY", "http_proxy"}
+    assert set(variables.of_agents(environment)) == {"ANTHROPIC_API_KEY", "HTTPS_PROXY", "http_proxy"}
+
+
+def test_places_are_programs_and_not_a_persons(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "person" / ".cargo" / "bin").mkdir(parents=True)
+    (tmp_path / "person" / ".cargo" / "credentials").write_text("secret")
+    found = places(workspace.folder, f"{sys.executable} train.py")
+    assert tmp_path / "person" / ".cargo" in found.read
+    assert tmp_path / "person" / ".cargo" / "credentials" in found.hidden
+    assert not any((tmp_path / "person" / "keys.txt").is_relative_to(place) for place in found.read)
+    assert any(Path(sys.base_prefix).resolve().is_relative_to(place) for place in found.read)
+
+
+def test_rules_that_can_only_allow_leave_out_what_is_hidden(tmp_path: Path) -> None:
+    for name in ("a/b/secret", "a/b/other", "a/c", "d"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    allowed = split([tmp_path], [tmp_path / "a" / "b" / "secret"])
+    assert allowed == [tmp_path / "a" / "b" / "other", tmp_path / "a" / "c", tmp_path / "d"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which way
+
+
+def test_a_room_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
+    argv = Sandbox().enter(["true"], Layout(tmp_path, (), (), ()), tmp_path / "missing")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 126
+    assert done.stderr.startswith("the room could not be set up: ") and "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_enforced_is_said_or_refused() -> None:
+    full, offline = (Constraints(networkPolicy=policy) for policy in ("full", "offline"))
+    hosts = Constraints(networkPolicy="full", networkAllowlist=["example.org"])
+    assert choose("off", offline).says == "sandbox: off" and choose("off", offline).way is None
+    assert "the network is open" in choose("auto", hosts).says
+    with pytest.raises(PreconditionError, match="networkAllowlist cannot be enforced"):
+        choose("strict", hosts)
+    nothing = choose("auto", offline, platform="plan9")
+    assert nothing.hide and nothing.network and nothing.way is None
+    assert "unconfined" in nothing.says and "although networkPolicy is offline" in nothing.says
+    with pytest.raises(PreconditionError, match="--sandbox strict cannot be kept here"):
+        choose("strict", full, platform="plan9")
+
+
+def test_what_each_way_leaves_open() -> None:
+    for way in ("namespaces", "bubblewrap", "Seatbelt"):
+        assert shortfalls(way, 0, True) == []
+    assert ["shared memory" in text or "UDP" in text for text in shortfalls("Landlock", 7, True)] == [True, True]
+    assert len(shortfalls("Landlock", 7, False)) == 1 and len(shortfalls("Landlock", 2, True)) == 4
+    assert len(shortfalls(None, 7, False)) == 1
+
+
+def stand_in(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_bubblewrap_that_does_not_work_here_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, "bwrap", "exit 1", monkeypatch)
+    assert not sandbox.works("bubblewrap", network=True)
+    record = f'echo "$@" >> {tmp_path}/asked; while [ "$1" != -- ]; do shift; done; shift; exec "$1" -c ""'
+    stand_in(tmp_path, "bwrap", record, monkeypatch)
+    assert sandbox.works("bubblewrap", network=False)
+    assert "--unshare-net" in (tmp_path / "asked").read_text()
+
+
+LAYOUT = Layout(
+    Path("/rooms/1"),
+    (
+        Shown(Path("/rooms/1/tree"), Path("/work space"), "rw"),
+        Shown(Path("/work space/.venv"), Path("/work space/.venv"), "ro"),
+    ),
+    (Path("/usr"),),
+    (Path("/usr/secret"),),
+)
+
+
+def test_the_arguments_of_bubblewrap() -> None:
+    argv = Sandbox("bubblewrap", network=False).enter(["true"], LAYOUT, Path("/work space"))
+    mine = argv[: argv.index("--")]
+    assert {"--unshare-net", "--unshare-pid", "--unshare-ipc", "--die-with-parent"} < {*mine}
+    positions = [
+        next(at for at in range(len(mine)) if mine[at : at + len(words)] == words)
+        for words in (
+            ["--ro-bind", "/usr", "/usr"],
+            ["--bind", "/rooms/1/tree", "/work space"],
+            ["--ro-bind", "/work space/.venv", "/work space/.venv"],
+            ["--ro-bind", "/dev/null", "/usr/secret"],
+        )
+    ]
+    assert positions == sorted(positions)
+    assert argv[-1] == "true" and "--unshare-net" not in Sandbox("bubblewrap").enter(["true"], LAYOUT, Path("/"))
+
+
+def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(
+        Path("/private/var/folders/r"),
+        (Shown(Path('/private/var/folders/r/a "b"'), Path("/ignored"), "rw"), Shown(Path("/Users/me/x"), Path(), "ro")),
+        (Path("/usr"),),
+        (Path("/Users/me/x/secret"),),
+    )
+    argv = Sandbox("Seatbelt", network=False).enter(["true"], layout, Path("/"))
+    assert argv[:3] == ["sandbox-exec", "-p", sandbox.seatbelt(layout, False)] and argv[-2:] == ["/", "true"]
+    lines = argv[2].splitlines()
+    # The last rule that matches decides.
+    order = [
+        "(version 1)",
+        "(allow default)",
+        "(deny file-write*)",
+        "(deny signal)",
+        "(allow signal (target same-sandbox))",
+        "(deny process-info*)",
+        "(allow process-info* (target same-sandbox))",
+        '(deny sysctl-read (sysctl-name-prefix "kern.procargs"))',
+        "(deny ipc-posix-shm-write-create)",
+        '(deny mach-lookup (global-name "com.apple.SecurityServer"))',
+        '(deny file-read-data file-read-xattr (subpath "/Users"))',
+        '(allow file-read* (subpath "/Users/me/x"))',
+        '(allow file-write* (subpath "/private/var/folders/r/a \\"b\\""))',
+        '(deny file-read* file-write* (subpath "/Users/me/x/secret"))',
+        "(deny network*)",
+        '(allow network* (subpath "/private/var/folders/r/a \\"b\\""))',
+    ]
+    assert [line for line in lines if line in order] == order
+    assert not any("file-write" in line and "allow" in line and "/Users" in line for line in lines)
+    assert all(line.count("(") == line.count(")") for line in lines if "regex" not in line)
+    assert "(deny network*)" not in sandbox.seatbelt(layout, True)
+    stand_in(tmp_path, "sandbox-exec", 'shift 2; exec "$@"', monkeypatch)
+    assert sandbox.available(False, "darwin") == "Seatbelt"
+    # As in a sandbox of somebody else's, which Seatbelt does not nest.
+    stand_in(tmp_path, "sandbox-exec", "exit 71", monkeypatch)
+    assert sandbox.available(True, "darwin") is None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sessions
+
+
+def test_a_session_runs_confined_and_offline(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    escape = f"import os\nif RATE != 0.1:\n    open({str(tmp_path / 'escaped')!r}, 'a').close()\n"
+    escape += f"    os.stat({str(quick / '.git')!r})\nloss = "
+    text = (quick / "train.py").read_text().replace("loss = ", escape, 1)
+    (quick / "train.py").write_text(text.replace("# search: 1..16", "# search: off").replace("8..512", "off"))
+    commit_all(quick, "escapes")
+    constraints = {"noNewDependencies": True, "networkPolicy": "offline"}
+    set_protocol(quick, environment={"setupCommands": [], "constraints": constraints})
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--sandbox", "strict")
+    if choose("auto", Constraints(networkPolicy="offline")).missing:
+        assert done.returncode == 3 and "--sandbox strict" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    assert "writes confined by" in done.stderr and "no network" in done.stderr
+    assert rows(quick)[1]["status"] == "crash" and not (tmp_path / "escaped").exists()
+    assert "rror" in rows(quick)[1]["description"]
+    assert any(event["event"] == "measured" for event in journal(quick))
+    assert any(event["event"] == "started" and "writes confined" in event["sandbox"] for event in journal(quick))
+
+
+def test_strict_refuses_before_anything_is_touched(quick: Path, cli: Cli) -> None:
+    constraints = {"networkPolicy": "full", "networkAllowlist": ["example.org"]}
+    set_protocol(quick, protocolVersion="1.1", environment={"setupCommands": [], "constraints": constraints})
+    done = cli(quick, "run", "--tag", "t", "--sandbox", "strict")
+    assert done.returncode == 3 and "networkAllowlist cannot be enforced by host" in done.stderr
+    assert not (quick / ".autoresearch").exists()
+
+
+@pytest.mark.skipif(choose("auto", Constraints()).way is None, reason="no way to close a room works here")
+@pytest.mark.parametrize("target", [".git/hooks/post-checkout", "results.tsv", "train.py", ".autoresearch/planted"])
+def test_the_checkout_is_out_of_a_runs_reach(quick: Path, cli: Cli, target: str) -> None:
+    """A hook of git's would run in the loop."""
+    before = (quick / target).read_text() if (quick / target).exists() else None
+    plant = (
+        "import os\nos.makedirs(os.path.dirname(os.path.abspath(TARGET)), exist_ok=True)\n"
+        "open(TARGET, 'w').write('planted')\nloss = "
+    ).replace("TARGET", repr(str(quick / target)))
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss = ", plant, 1))
+    commit_all(quick, "plants")
+    if target == "train.py":
+        before = (quick / target).read_text()
+    cli(quick, "run", "--tag", "t", "--max-experiments", "0", "--sandbox", "auto")
+    found = (quick / target).read_text() if (quick / target).exists() else None
+    assert found != "planted" and (before is None or found == before)
+    assert git(quick, "status", "--porcelain") == ""
+
+
+def test_no_link_leads_around_what_is_hidden(tmp_path: Path) -> None:
+    """As `lib64` leads to `lib` in a virtual environment."""
+    hidden = tmp_path / "env" / "lib" / "text"
+    hidden.mkdir(parents=True)
+    (tmp_path / "env" / "lib" / "other").mkdir()
+    (tmp_path / "env" / "lib64").symlink_to("lib")
+    (tmp_path / "env" / "bin").mkdir()
+    (tmp_path / "env" / "sbin").symlink_to("bin")
+    parts = split([tmp_path / "env"], [hidden])
+    assert parts == [tmp_path / "env" / name for name in ("bin", "lib/other", "sbin")]

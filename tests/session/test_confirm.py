@@ -1,0 +1,379 @@
+"""Sessions whose metric is noisy: what is run again, what is confirmed, and what a kill in the middle leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.decision.schedule import counted, next_turn, reasons
+from agent.execution import conditions
+from agent.journal.experiment import Run
+from agent.journal.journal import read
+from agent.journal.paths import journal_path
+from agent.journal.state import Comparison, replay
+from tests.common.in_process import call
+from tests.common.workspaces import ROOT, Cli, git
+from tests.session.test_session import assert_consistent, commit_all, journal, rows
+
+NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
+
+
+@pytest.fixture
+def noisy(quick: Path) -> Path:
+    """The quick workspace with a standard deviation of 0.05 in its metric, of 2.1 at the baseline."""
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace('print("---")', f'{NOISE}print("---")'))
+    commit_all(quick, "noise")
+    return quick
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in journal(folder) if event["event"] == kind]
+
+
+def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> None:
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(noisy)
+    state = replay(read(journal_path(noisy, "t")))
+    assert len(state.experiments[0].runs) == 2 and (noisy / ".autoresearch" / "create" / "baseline_run-2.log").exists()
+    measured = events(noisy, "measured")
+    again = [event for event in measured if "of" in event]
+    assert again and "the incumbent #" in done.stderr
+    kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
+    assert kept and all(e.verdict.evidence is not None for e in kept)
+    for row, experiment in zip(rows(noisy), state.experiments, strict=True):
+        assert float(row["val_bpb"]) == pytest.approx(experiment.metric, abs=1e-6)
+    confirmed = events(noisy, "confirmed")[0]
+    assert len(events(noisy, "compared")) == 6 and confirmed["runs"] == {"a": 3, "b": 3}
+    assert confirmed["low"] < confirmed["gain"] < confirmed["high"] and 0.005 < confirmed["noise"] < 0.5
+    data = json.loads(cli(noisy, "status", "--json").stdout)["data"]
+    assert data["confirmed"]["gain"] == confirmed["gain"] and data["noise"] > 0
+    assert f"{confirmed['gain']:.4g} {confirmed['verdict']}" in done.stdout
+
+
+def test_the_classic_rule_takes_one_run_each(noisy: Path, cli: Cli) -> None:
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "4", "--verdict", "greedy")
+    assert done.returncode == 0, done.stderr
+    assert len(events(noisy, "measured")) == 5 and not events(noisy, "compared")
+    assert_consistent(noisy)
+
+
+def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
+    assert cli(quick, "confirm").returncode == 3
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    state = replay(read(journal_path(quick, "t")))
+    best, baseline = state.incumbent, state.baseline
+    assert best and baseline and best.metric is not None and baseline.metric is not None and best.number > 0
+    done = cli(quick, "confirm", "--runs", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)["data"]
+    assert data["verdict"] == "confirmed" and data["gain"] == pytest.approx(baseline.metric - best.metric, abs=1e-5)
+    assert (data["a"], data["b"]) == (baseline.commit, best.commit)
+    with_itself = json.loads(cli(quick, "confirm", best.commit, best.commit[:8], "--json").stdout)["data"]
+    assert with_itself["gain"] == 0 and with_itself["verdict"] == "not confirmed"
+    assert "is no commit here" in cli(quick, "confirm", "9" * 5000).stderr
+    wrong = cli(quick, "confirm", "nothing")
+    assert wrong.returncode == 2 and "'nothing' is no commit here" in wrong.stderr and "Traceback" not in wrong.stderr
+    ablated = cli(quick, "ablate", "--json")
+    assert ablated.returncode == 0, ablated.stderr
+    found = json.loads(ablated.stdout)["data"]
+    kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
+    assert [entry["number"] for entry in found["changes"]] == [e.number for e in kept]
+    assert any(entry["verdict"] in ("pays", "undone by a later change") for entry in found["changes"])
+    assert "pays" in cli(quick, "ablate").stdout
+    assert_consistent(quick)
+
+
+def test_an_idle_change_is_offered_for_removal(quick: Path, cli: Cli) -> None:
+    """A kept change whose gain a later one took away: RATE is moved, then the loss stops depending on it."""
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2"))
+    commit_all(quick, "rate matters only while the width is small")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]
+    assert [entry["verdict"] for entry in found["changes"]] == ["not shown to pay", "pays"]
+    smaller = found["smaller"]
+    assert smaller["offered"] and smaller["without"] == [1] and smaller["gain"] == 0
+    offered = git(quick, "show", f"{smaller['commit']}:train.py")
+    assert "RATE = 0.1 " in offered and "WIDTH = 256 " in offered
+
+
+def keep_in_turn(folder: Path, cli: Cli, *changes: str) -> None:
+    """A session whose experiments are these changes of train.py, each of which is kept."""
+    for count, change in enumerate(changes, start=1):
+        agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{change}" train.py')
+        done = cli(folder, "run", "--tag", "t", *agent, "--max-experiments", str(count))
+        assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in rows(folder)] == ["keep"] * (1 + len(changes))
+
+
+def test_a_change_that_the_best_does_not_run_without_pays(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss = ", "assert RATE > 0.2 or WIDTH < 100\nloss = "))
+    commit_all(quick, "wide ones need a rate")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    done = cli(quick, "ablate", "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["data"]["changes"]
+    assert first["verdict"] == second["verdict"] == "pays" and "AssertionError" in first["fails"]
+    assert first["worth"] is None and second["worth"] > 0
+    words = cli(quick, "ablate").stdout
+    assert "#1 pays (without it there is no result: " in words
+    assert_consistent(quick)
+
+
+def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    idle = text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2")
+    (quick / "train.py").write_text(idle.replace('print("---")', 'import time\ntime.sleep(0.3)\nprint("---")'))
+    commit_all(quick, "rate matters only while the width is small")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    work = start(quick, "ablate")
+    wait_until(quick, lambda found: found[-1].get("event") == "running" and found[-1]["label"] == "smaller")
+    work.send_signal(signal.SIGKILL)
+    work.communicate()
+    before = len(events(quick, "compared"))
+    assert before >= 6
+    found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]
+    assert [entry["verdict"] for entry in found["changes"]] == ["not shown to pay", "pays"]
+    # Two runs of each, of the best and both variants, then of the best and the smaller recipe.
+    assert found["smaller"]["offered"] and len(events(quick, "compared")) == 6 + 4
+    assert_consistent(quick)
+
+
+# A run sees nothing of the loop: without a sandbox it can look up in the journal which one it is.
+# The loop journals a run when its process is there, which may be later than the run's first line.
+WHICH = """import json, os, pathlib, time
+deadline, log = time.monotonic() + 30, None
+while log is None and time.monotonic() < deadline:
+    journal = pathlib.Path(JOURNAL)
+    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+    begun = [json.loads(line) for line in lines if '"log"' in line and line.endswith(chr(10))]
+    log = next((each["log"] for each in reversed(begun) if each.get("pid") == os.getsid(0)), None)
+    time.sleep(0.005)
+assert log is not None
+"""
+SLOW = (
+    WHICH
+    + """
+slow = os.path.basename(log) in os.environ.get("SLOW", "").split()
+loss += 0.5 * slow
+"""
+)
+
+
+def knowing(code: str, workspace: Path) -> str:
+    """`code` that begins with WHICH, for the session `t` of a workspace."""
+    return code.replace("JOURNAL", repr(str(journal_path(workspace, "t"))))
+
+
+def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_SANDBOX", "off")
+    text = (quick / "train.py").read_text().replace('print("---")', f'{knowing(SLOW, quick)}print("---")')
+    (quick / "train.py").write_text(
+        text.replace('print("num_steps:        10")', 'print("num_steps: ", 63 - 14 * slow)')
+    )
+    commit_all(quick, "runs that are slow on demand")
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "4").returncode == 0
+    # Runs of milliseconds, about whose processor time the kernel says little: their steps alone are looked at.
+    monkeypatch.setattr(conditions, "SHORTEST_RUN", 0.0)
+    monkeypatch.setattr(conditions, "MORE_CORES", math.inf)
+    done = call(quick, "confirm", "--runs", "2", SLOW="b-1.log")
+    assert done.returncode == 0, done.stderr
+    assert [(e["label"], e["run"]) for e in events(quick, "compared")] == [*zip("abbab", (1, 1, 2, 2, 3), strict=True)]
+    found = events(quick, "confirmed")[-1]
+    assert found["runs"] == {"a": 2, "b": 2} and found["verdict"] == "confirmed" and found["noise"] == 0
+    assert "best #4 run 1 is run again: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
+    # Cut off before or after the run that makes up for it: it is neither forgotten nor made twice.
+    lines = journal_path(quick, "t").read_text().splitlines(keepends=True)
+    for kept in (4, 5):
+        until = [index for index, line in enumerate(lines) if '"event": "compared"' in line][kept - 1]
+        journal_path(quick, "t").write_text("".join(lines[: until + 1]))
+        assert call(quick, "confirm", "--runs", "2").returncode == 0
+        again = events(quick, "confirmed")[-1]
+        assert len(events(quick, "compared")) == 5 and again["values"] == found["values"]
+    # One that stays disturbed is taken as it is in the end.
+    done = call(quick, "confirm", "--runs", "2", SLOW="a-2.log a-3.log a-4.log")
+    assert [e["label"] for e in events(quick, "compared")[5:]] == [*"abbaaa"]
+    assert (
+        "baseline stays disturbed: it made 49 steps" in done.stderr
+        and "its latest 2 runs count as they are" in done.stderr
+    )
+    slow = events(quick, "confirmed")[-1]
+    assert slow["runs"] == {"a": 4, "b": 4}  # with those of the first confirmation
+    assert slow["means"]["a"] == pytest.approx(found["means"]["a"] + 0.25)
+    assert_consistent(quick)
+
+
+def made(steps: float, **around: float) -> Run:
+    return Run(2.0, 300.0, {"num_steps": steps}, conditions=around)
+
+
+def side(count: int = 3, **runs: list[Run]) -> Comparison:
+    return Comparison({label: label for label in runs}, (), count, {k: tuple(v) for k, v in runs.items()})
+
+
+def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None:
+    usual, slow = made(63), made(49)
+    runs: dict[str, list[Run]] = {"a": [], "b": []}
+    turns = ""
+    while (label := next_turn(found := side(a=runs["a"], b=runs["b"]))) is not None:
+        # The first run of a and the second of b are slow.
+        runs[label].append(slow if (label, len(runs[label])) in (("a", 0), ("b", 1)) else usual)
+        turns += label
+    assert turns == "abbaab" + "ba" and all(counted(found, label) == (usual,) * 3 for label in "ab")
+    assert [*reasons(found, "a")] == [0] and [*reasons(found, "b")] == [1]
+
+
+def test_which_runs_are_disturbed() -> None:
+    usual, slow = made(63, others=0.1), made(49, others=0.1)
+    assert [*reasons(side(a=[slow, slow, usual]), "a")] == [0, 1]
+    # The code of two sides may take longer for a step; the machine around them is the same.
+    assert not reasons(side(a=[slow, slow], b=[usual, usual]), "a")
+    busy = made(63, others=3.1)
+    found = reasons(side(a=[usual, usual], b=[busy, busy]), "b")
+    assert found[0] == "other programs used 3.1 cores meanwhile, 0.1 beside the other runs"
+    assert not reasons(side(a=[usual, made(60, others=0.2), made(55, others=0.1)]), "a")
+    assert not reasons(side(a=[usual], b=[]), "a") and not reasons(side(a=[usual], b=[]), "b")
+    # Its metric alone never makes a run a disturbed one.
+    assert not reasons(side(a=[usual, Run(9.0, 300.0, {"num_steps": 63.0})]), "a")
+
+
+def test_what_stays_disturbed_is_run_no_more_than_twice_as_often() -> None:
+    usual, slow = made(63), made(49)
+    bound = side(2, a=[usual, slow, slow, slow], b=[usual, usual])
+    assert next_turn(bound) is None and counted(bound, "a") == (slow, slow)
+    assert next_turn(side(2, a=[usual, slow, slow], b=[usual, usual])) == "a"
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "agent", *args]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_until(folder: Path, holds: Callable[[list[dict[str, Any]]], bool]) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if journal_path(folder, "t").exists() and holds(journal(folder)):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the journal did not get there")
+
+
+@pytest.mark.parametrize(("event", "count"), [("started", 8), ("running", 3)])
+def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event: str, count: int) -> None:
+    """`started` with `of` is the incumbent beside a candidate; `running` is one side of the confirmation."""
+    text = (noisy / "train.py").read_text()
+    (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.4)\nprint("---")'))
+    commit_all(noisy, "slower")
+    command = ("run", "--tag", "t", "--max-experiments", str(count), "--confirm")
+    loop = start(noisy, *command)
+
+    def there(found: list[dict[str, Any]]) -> bool:
+        last = found[-1] if found else {}
+        return last.get("event") == event and (event == "running" or "of" in last)
+
+    wait_until(noisy, there)
+    loop.send_signal(signal.SIGKILL)
+    loop.communicate()
+    done = cli(noisy, *command)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(noisy)
+    assert len(rows(noisy)) == count + 1 and len(events(noisy, "confirmed")) == 1
+    if event == "running":
+        assert len(events(noisy, "compared")) == 6
+
+
+def confirmed(folder: Path, cli: Cli, *args: str) -> dict[str, Any]:
+    done = cli(folder, "confirm", *args, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)["data"]
+    return found
+
+
+def test_names_are_those_of_the_checkout_of_the_person_which_stays(quick: Path, cli: Cli) -> None:
+    (quick / "notes.md").write_text("a\n")
+    git(quick, "add", "notes.md")
+    git(quick, "commit", "--quiet", "-m", "notes")
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    state = replay(read(journal_path(quick, "t")))
+    assert state.incumbent is not None and state.baseline is not None
+    git(quick, "switch", "--quiet", "main")
+    (quick / "notes.md").write_text("being written\n")
+    found = confirmed(quick, cli, "HEAD", "best")
+    assert (found["a"], found["b"]) == (state.baseline.commit, state.incumbent.commit)
+    numbers = confirmed(quick, cli, "0", str(state.incumbent.number))
+    assert (numbers["a"], numbers["b"]) == (state.baseline.commit, state.incumbent.commit)
+    assert git(quick, "branch", "--show-current") == "main"
+    assert (quick / "notes.md").read_text() == "being written\n"
+    assert "baseline" in cli(quick, "confirm").stdout
+    assert cli(quick, "ablate").returncode == 0
+    assert git(quick, "branch", "--show-current") == "main"
+
+
+def test_commits_that_add_rows_alone_are_the_experiment_that_they_hold(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    best = replay(read(journal_path(quick, "t"))).incumbent
+    assert best is not None
+    assert confirmed(quick, cli, "HEAD")["b"] == best.commit
+    same = cli(quick, "confirm", "HEAD~1", "HEAD")
+    assert same.returncode == 2
+    assert "are the same program" in same.stderr
+
+
+def test_an_ended_session_stays_ended_and_its_time_does_not_grow(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    before = replay(read(journal_path(quick, "t")))
+    path = journal_path(quick, "t")
+    lines = path.read_text().splitlines()
+    # As if it had ended an hour ago.
+    old = [json.loads(line) for line in lines]
+    path.write_text("".join(json.dumps({**each, "at": each["at"] - 3600}) + "\n" for each in old))
+    confirmed(quick, cli)
+    confirmed(quick, cli, "0", "1", "--runs", "2")
+    state = replay(read(path))
+    assert state.ended == before.ended
+    assert state.seconds < before.seconds + 600
+    assert "cut off" not in cli(quick, "status").stdout
+
+
+def test_all_fresh_runs_of_a_pair_count(noisy: Path, cli: Cli) -> None:
+    cli(noisy, "run", "--tag", "t", "--max-experiments", "6")
+    first = confirmed(noisy, cli, "0", "best", "--runs", "3")
+    logs = sorted(path.read_bytes() for path in (journal_path(noisy, "t").parent / "confirm").glob("*/*.log"))
+    second = confirmed(noisy, cli, "0", "best", "--runs", "2")
+    assert second["runs"] == {"a": 5, "b": 5}
+    assert second["values"]["a"][:3] == first["values"]["a"]
+    assert second["means"]["b"] == pytest.approx(sum(second["values"]["b"]) / 5)
+    again = sorted(path.read_bytes() for path in (journal_path(noisy, "t").parent / "confirm").glob("*/*.log"))
+    assert len(again) >= len(logs) + 4  # none was written over
+    # Another pair is no news of this one.
+    confirmed(noisy, cli, "0", "1", "--runs", "2")
+    status = json.loads(cli(noisy, "status", "--json").stdout)["data"]
+    assert status["confirmed"]["gain"] == second["gain"]
+    report = json.loads(cli(noisy, "report", "--json").stdout)["data"]["sessions"][0]
+    assert report["confirmation"]["gain"] == second["gain"]
+
+
+def test_the_report_is_there_before_the_confirmation_begins(quick: Path, cli: Cli) -> None:
+    wanted = {"AUTORESEARCH_CONFIRM": "1", "AUTORESEARCH_REPORT": "1"}
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "4", **wanted)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("the report so far: "))
+    assert first < next(index for index, line in enumerate(lines) if line.startswith("confirming: "))
+    assert any(line.startswith("baseline run 1: ") for line in lines)
+    assert not any(line.startswith(("a ", "b ")) for line in lines)
+    assert "gain is confirmed" in Path(lines[first].removeprefix("the report so far: ")).read_text()  # as it is now

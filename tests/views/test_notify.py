@@ -1,0 +1,138 @@
+"""Notifications by real commands: stand-ins for the system's tools on PATH, and a person's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import AutoresearchError
+from agent.journal.events import Event
+from agent.journal.journal import read
+from agent.journal.paths import journal_path
+from agent.journal.state import State, step
+from agent.views.notify import Notifier
+from tests.common.workspaces import Cli, git
+from tests.views.test_views import in_terminal
+
+
+def teller(folder: Path, name: str) -> Path:
+    """A program that appends its arguments to a file, one call a line of JSON, all in one write."""
+    program = folder / name
+    code = f"import json, sys; open({str(folder / 'told')!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))"
+    program.write_text(f"#!{sys.executable}\n{code}\n")
+    program.chmod(0o755)
+    return program
+
+
+def told(folder: Path) -> list[list[str]]:
+    path = folder / "told"
+    return sorted(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else []
+
+
+def test_a_night_is_told_of(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    program = teller(tmp_path, "tell")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "5", "--notify", f"{program} {{title}} {{text}}")
+    assert done.returncode == 0, done.stderr
+    said = told(tmp_path)
+    kept = [line for line in done.stderr.splitlines() if re.match(r"#[1-9] keep", line)]
+    assert len(kept) >= 1 and [title for title, _ in said].count("autoresearch t: new best") == len(kept)
+    (end,) = (text for title, text in said if title == "autoresearch t: done")
+    assert end.startswith("5 experiments are done. val_bpb ") and len(said) == len(kept) + 1
+
+
+def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    program = teller(tmp_path, "tell")
+    (quick / "train.py").write_text("RATE = 0.1\nraise SystemExit('no luck')\n")
+    git(quick, "commit", "--quiet", "-am", "broken")
+    done = cli(quick, "run", "--tag", "t", "--notify", f"{program} {{title}} {{text}}")
+    assert done.returncode == 1
+    ((title, text),) = told(tmp_path)
+    assert title == "autoresearch t: trouble" and text.startswith("ended by an error: the baseline has no result")
+
+
+@pytest.fixture
+def started(quick: Path, cli: Cli) -> State:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "0")
+    state = State()
+    for event in read(journal_path(quick, "t")):
+        state = step(state, event)
+    return state
+
+
+def after(notifier: Notifier, state: State, *kinds: str) -> State:
+    """The state after experiments that end so, and other events, the notifier having seen each."""
+    for kind in kinds:
+        number = len(state.experiments)
+        what: dict[str, Any] = {"number": number, "proposer": "m", "description": "{text} $(touch x)"}
+        events: list[tuple[str, dict[str, Any]]] = [(kind, {"proposer": "m", "reason": "gone\n", "until": None})]
+        if kind in ("crash", "discard"):
+            events = [
+                ("proposed", {**what, "reasoning": "", "parameters": {}, "digest": "d", "files": []}),
+                ("committed", {"number": number, "commit": "c"}),
+                ("measured", {"number": number, "run": 1, "metric": None, "seconds": 1.0, "error": "e"}),
+                ("judged", {"number": number, "status": kind, "reason": "bad {title}\nluck"}),
+                ("recorded", {"number": number, "head": "h"}),
+            ]
+        for name, data in events:
+            event = Event(name, time.time(), data)
+            state = step(state, event)
+            notifier(event, state)
+    return state
+
+
+def test_trouble_is_said_once(started: State, tmp_path: Path) -> None:
+    program = teller(tmp_path, "tell")
+    with Notifier([f"{program} {{title}} {{text}}"]) as notifier:
+        after(notifier, started, *["crash"] * 5, "discard", *["crash"] * 2, "away", "away", "back", "away")
+    assert told(tmp_path) == [
+        ["autoresearch t: trouble", "3 crashes in a row, the last: bad {title} luck"],
+        ["autoresearch t: trouble", "m is away: gone"],
+        ["autoresearch t: trouble", "m is away: gone"],
+    ]
+
+
+@pytest.mark.parametrize(("platform", "tool"), [("linux", "notify-send"), ("darwin", "osascript")])
+def test_the_desktop(started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if platform == "linux":
+        with pytest.raises(AutoresearchError, match="libnotify-bin"):
+            Notifier(["desktop"], platform)
+    teller(tmp_path, tool)
+    with Notifier(["desktop"], platform) as notifier:
+        after(notifier, started, "away")
+    ((*_, title, text),) = told(tmp_path)
+    assert (title, text) == ("autoresearch t: trouble", "m is away: gone")
+
+
+def test_a_command_that_hangs_or_fails_disturbs_nothing(
+    started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.views.notify.LONGEST_SECONDS", 1.0)
+    pid = tmp_path / "pid"
+    hanging = f"echo $$ > {pid}; exec sleep 600 {{text}}"
+    with Notifier([hanging, "false {title}", f"{teller(tmp_path, 'tell')} {{title}}"]) as notifier:
+        begun = time.monotonic()
+        after(notifier, started, "away")
+        assert time.monotonic() - begun < 1.0
+    assert told(tmp_path) == [["autoresearch t: trouble"]]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+@pytest.mark.parametrize("way", ["bel", "'open", ""])
+def test_a_way_that_cannot_work_is_said_at_once(quick: Path, cli: Cli, way: str) -> None:
+    done = cli(quick, "run", "--tag", "t", "--notify", way)
+    assert done.returncode == 2 and "--notify" in done.stderr and "Traceback" not in done.stderr
+    assert not (quick / ".autoresearch").exists()
+
+
+def test_the_bell_rings_on_a_terminal_alone(quick: Path, cli: Cli) -> None:
+    assert "\a" in in_terminal(quick, "run", "--tag", "t", "--max-experiments", "1", "--notify", "bell")[1]
+    assert "\a" not in cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--notify", "bell").stderr

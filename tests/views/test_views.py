@@ -1,0 +1,298 @@
+"""The live screen: as a picture of real journals at several sizes, and in a pseudo-terminal of 80 columns."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from agent.decision.limits import Limits
+from agent.execution.progress import Reading, reading
+from agent.format import brief, duration, figure
+from agent.journal.events import Event
+from agent.journal.experiment import Evidence, Run, Verdict
+from agent.journal.journal import read
+from agent.journal.paths import journal_path
+from agent.journal.state import State, step
+from agent.report.eta import forecast
+from agent.report.gain import outcome
+from agent.report.summary import summarize
+from agent.views.terminal.progress_panel import Moment
+from agent.views.terminal.screen import screen
+from agent.views.text import gain, headline, row
+from tests.common.workspaces import ROOT, git, make_quick
+
+
+def in_terminal(folder: Path, *args: str, **variables: str) -> tuple[int, str]:
+    """The program on a terminal of 80 by 24: its exit code, and everything that it wrote there."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
+        os.execv(sys.executable, [sys.executable, "-m", "agent", *args])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    written = b""
+    try:
+        while chunk := os.read(terminal, 65536):
+            written += chunk
+    except OSError:
+        pass
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
+
+
+@pytest.fixture
+def slow(quick: Path) -> Path:
+    """Its training takes 2 s and tells how far it is."""
+    step = "print('step 00012 (50.0%) | loss: 3.214 | tok/sec: 14,000 | remaining: 88s', flush=True)"
+    text = (quick / "train.py").read_text().replace("loss = ", f"import time\n{step}\ntime.sleep(2)\nloss = ")
+    (quick / "train.py").write_text(text)
+    git(quick, "commit", "--quiet", "-am", "slower")
+    return quick
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool) -> None:
+    code, shown = in_terminal(
+        slow, "run", "--tag", "t", "--max-experiments", "1", **({} if colour else {"NO_COLOR": "1"})
+    )
+    assert code == 0 and "Traceback" not in shown, shown
+    before, rest = shown.split("\x1b[?1049h")
+    drawn, after = rest.split("\x1b[?1049l")
+    assert "sandbox: " in before and "\x1b[?25l" in rest and shown.count("\x1b[?25h") == 1
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    for words in ("loss 3.2140", "14,000 tokens/s", " 50%", "1m28s of training left", "Ctrl-C finishes", "by search"):
+        assert words in plain, words
+    assert "val_bpb, lower is better" in plain and "measuring the baseline" in plain
+    # No rows: a calm summary that ends in three commands.
+    last = re.sub(r"\x1b\[[0-9;]*m", "", after)
+    assert "#0 keep" not in last
+    assert "1 experiments are done" in last
+    assert last.strip().splitlines()[-1] == "go on     autoresearch run --tag t"
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", shown)) is colour
+
+
+def test_a_terminal_that_cannot_draw_gets_lines(slow: Path) -> None:
+    code, shown = in_terminal(slow, "run", "--tag", "t", "--max-experiments", "0", TERM="dumb")
+    assert code == 0 and "\x1b" not in shown and "#0 running" in shown and "#0 keep" in shown
+
+
+def test_status_follows_on_a_terminal(slow: Path) -> None:
+    command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "1"]
+    with subprocess.Popen(
+        command, cwd=slow, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr is not None
+        while b"#0 running" not in run.stderr.readline():
+            assert run.poll() is None
+        code, shown = in_terminal(slow, "status", "--follow")
+        run.stderr.read()
+    drawn, after = shown.split("\x1b[?1049h")[1].split("\x1b[?1049l")
+    assert code == 0 and "the loop goes on" in drawn and "not running: 1 experiments are done" in after
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
+    """A session's state after each of its events, and what an evidence, a cost and an outage add."""
+    folder = tmp_path_factory.mktemp("states") / "quick"
+    make_quick(folder)
+    command = [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", "--max-experiments", "8"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    found = [State()]
+    for event in read(journal_path(folder, "t")):
+        found.append(step(found[-1], event))
+    state = replace(found[-1], ended=None)
+    number, best = len(state.experiments), state.incumbent
+    assert best is not None and best.metric is not None
+    evidence = Evidence("confirmed", 1.1, 3, best.metric, 4, best.metric - 1.1, 0.0123, 4.5)
+    what = {
+        "description": "a longer warm-up " * 20,
+        "reasoning": "\n\x1b[31mwhy it may help\nand more",
+        "parameters": {},
+    }
+    run = {"metric": 1.1, "seconds": 301.0}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("called", {"model": "m", "input_tokens": 81000, "output_tokens": 9000, "dollars": 0.41}),
+        ("away", {"proposer": "anthropic:m", "reason": "rate limit", "until": None}),
+        ("proposed", {**what, "proposer": "llm", "digest": "d", "files": ["train.py"]}),
+        ("committed", {"commit": "c" * 40}),
+        ("started", {"run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
+        ("measured", {"run": 1, **run}),
+        ("started", {"run": 2, "pid": 1, "born": 0.0, "log": "", "expected": 300.0, "of": best.number}),
+        ("judged", {"status": "keep", "reason": "r", "evidence": vars(evidence)}),
+        ("recorded", {"head": "h"}),
+    ]
+    for kind, data in events:
+        state = step(state, Event(kind, state.latest_at + 1, {"number": number, **data}))
+        found.append(state)
+    assert state.baseline is not None
+    ends = {"a": state.baseline.commit, "b": "c" * 40, "gain": 0.5, "low": 0.4, "high": 0.6}
+    found.append(step(state, Event("confirmed", state.latest_at + 1, ends)))
+    return found[1:]
+
+
+def drawn(state: State, width: int, height: int, ascii_only: bool = False) -> list[str]:
+    moment = Moment(
+        now=state.latest_at + 60,
+        reading=Reading(0.5, 3.214, 14000.0, 88.0),
+        lines=["step"],
+        memory=3 * 2**30,
+        forecast="11.2 an hour, about 62 more by 07:00",
+        message="a note",
+        hint="Ctrl-C says what it does",
+        ascii=ascii_only,
+    )
+    console = Console(file=io.StringIO(), width=width, height=height, color_system=None, highlight=False)
+    console.print(screen(state, moment, width, height))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (120, 30), (60, 14), (150, 24), (80, 100)])
+def test_the_screen_fits_any_window(states: list[State], width: int, height: int) -> None:
+    for state in states:
+        lines = drawn(state, width, height)
+        assert len(lines) == height and max(map(len, lines)) <= width, "\n".join(lines)
+        assert lines[-1].startswith("Ctrl-C says") and lines[-2].startswith("a note")
+        assert "\x1b" not in "".join(lines)
+
+
+def test_what_the_screen_says(states: list[State]) -> None:
+    texts = ["\n".join(drawn(state, 100, 40)) for state in states]
+    running = next(text for text in texts if "loss 3.2140" in text and "by llm" in text)
+    for words in (
+        " 50%  ",
+        "1m28s of training left",
+        "14,000 tokens/s",
+        "3.0 GB of memory",
+        "why       [31mwhy it may",
+    ):
+        assert words in running, words
+    assert "anthropic:m is away, the search proposes: rate limit" in running
+    assert "about 62 more by 07:00" in running and "$0.41" in running and "noise     not known yet" in running
+    assert " confirmed, " in running and "baseline 1.732000" in running and " again " in texts[-4]
+    assert "so far    1.100000  against " in texts[-4] and "so far" not in running
+    assert "sigma" in texts[-2] and re.search(r"4\.5 +", texts[-2]) and "by repeated runs" in texts[-2]
+    assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1] and "provisional" not in texts[-1]
+    rows = [line.split()[0] for line in drawn(states[-1], 80, 24) if re.match(r"#\d+ +(keep|dis)", line)]
+    assert rows[-1] == "#9" and rows == sorted(rows) and len(rows) >= 3
+    assert all(ord(sign) < 128 for line in drawn(states[-1], 80, 24, ascii_only=True)[4:5] for sign in line)
+
+
+def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
+    state = states[-1]
+    assert state.baseline is not None and state.incumbent is not None
+    commits = {"a": state.baseline.commit, "b": state.incumbent.commit}
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("comparing", {"commits": commits, "files": [], "count": 3}),
+        ("compared", {"label": "a", "run": 1, "metric": 1.9, "seconds": 301.0}),
+        ("running", {"label": "b", "run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
+    ]
+    for kind, data in events:
+        state = step(state, Event(kind, state.latest_at + 1, data))
+    text = "\n".join(drawn(state, 80, 24))
+    for words in (
+        "in turn: baseline and best #9",
+        "baseline  1.900000",
+        "now       best #9, run 2 of 6",
+        " 50%  ",
+        "loss 3.2140",
+    ):
+        assert words in text, text
+    assert "rate   " not in text
+    runs = {label: (Run(1.9, 301.0),) * 3 for label in commits}
+    assert state.comparison is not None
+    further = replace(state, comparison=replace(state.comparison, runs=runs))
+    assert "#9, run 7, in place of one that was disturbed" in "\n".join(drawn(further, 80, 24))
+
+
+def test_figures_of_any_size() -> None:
+    assert [figure(v) for v in (1.294512, -12.5, 176890964.0)] == ["1.294512", "-12.500000", "176,890,964"]
+    assert [figure(v, 2e8, "+") for v in (0.25, -1e6)] == ["+0", "-1,000,000"] and figure(float("inf")) == "inf"
+    assert [brief(v) for v in (0.041123, -1.5, 1234.0, 56789.0, 2.00511e8)] == [
+        "0.04112",
+        "-1.5",
+        "1234",
+        "56,789",
+        "200.5 M",
+    ]
+    assert gain({"confirmed": None, "gain": -0.1, "gain_is_provisional": False}) == "none yet (-0.1)"
+
+
+def test_the_forecast(states: list[State]) -> None:
+    state, now = states[-1], states[-1].latest_at
+    each = state.seconds / 9
+    assert str(forecast(Limits(), state, now, 0.0)).endswith((" an hour", " a minute"))
+    assert "about 10 more by " in str(forecast(Limits(until=now + 9.5 * each), state, now, 0.0))
+    assert "about 4 more by " in str(forecast(Limits(seconds=9.5 * each), state, now, 6 * each))
+    assert ", 3 more until about" in str(forecast(Limits(experiments=12, seconds=9.5 * each), state, now, 0.0))
+    assert forecast(Limits(), states[0], now, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "step 00012 (12.3%) | loss: 3.214567 | lrm: 1.00 | tok/sec: 14,000 | epoch: 1 | remaining: 88s",
+            Reading(0.123, 3.214567, 14000.0, 88.0),
+        ),
+        ("Epoch 3: 40% loss=1.5e-2 1200 tokens/s", Reading(0.4, 0.015, 1200.0, None)),
+        ("iter 10: train loss 2.5, ETA 30 s", Reading(None, 2.5, None, 30.0)),
+        ("warming up", Reading()),
+    ],
+)
+def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
+    found = reading([line])
+    assert found.done == (pytest.approx(expected.done) if expected.done else None)
+    assert found == replace(expected, done=found.done)
+    if found != Reading():
+        assert reading(["step 1 (1%)", line, "evaluating"]) == found
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10s", "1m00s", "6m41s", "2h05m"]
+
+
+def measured(values: list[float], steps: float = 100.0) -> tuple[Run, ...]:
+    return tuple(Run(value, 300.0, {"num_steps": steps}) for value in values)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_gain_is_positive_where_it_is_better_in_every_view(direction: str, states: list[State]) -> None:
+    sign = -1 if direction == "minimize" else 1
+    old = states[-1]
+    kept = Evidence("confirmed", 2.0 + sign * 0.03, 4, 2.0, 3, 0.03, 0.005, 7.8)
+    near = Evidence("confirmed", 2.0 + sign * 0.05, 2, 2.0 + sign * 0.0517, 4, -0.0017, 0.005, -0.4, doubt=0.3)
+    baseline = replace(
+        old.experiments[0], runs=measured([2.0, 2.0, 2.0]), verdict=Verdict("keep", "baseline"), fresh=()
+    )
+    best = replace(
+        old.experiments[1], runs=measured([2.0 + sign * 0.03] * 4), verdict=Verdict("keep", "k", kept), fresh=()
+    )
+    last = replace(old.experiments[2], runs=measured([2.0 + sign * 0.05] * 2), verdict=Verdict("discard", "d", near))
+    session = {**(old.session or {}), "direction": direction}
+    state = replace(old, session=session, experiments=(baseline, best, last), confirmations={}, pending=None)
+    assert "+0.030000 (7.8 sigma, mean of 4 runs)" in row(state, 1)
+    # The number looks better than the best's: the steps that it had explain it.
+    assert "-0.001700 (within noise, at equal steps, mean of 2 runs)" in row(state, 2)
+    text = "\n".join(drawn(state, 120, 30))
+    assert "+0.030000" in text
+    assert "at equal steps" in text
+    summary = summarize(state)
+    assert summary["gain"] == pytest.approx(0.03)
+    assert summary["best_runs"] == 4
+    assert "mean of 4 runs" in headline(summary)
+    assert near.word == "within noise"
+    assert outcome(state, last).gain == -0.0017
