@@ -11,7 +11,7 @@ AutoresearchError                  a sentence: what happened, where, what to do 
     ├── Faulted                    it crashed by a fault of the machine's GPU: measured again
     ├── TimedOut                   the hard limit ended it, or its log grew without end
     ├── Suspended                  the machine slept meanwhile: no result, measured again
-    ├── Hopeless                   ended early: it had no chance left
+    ├── Pruned                   ended early: it had no chance left
     └── NoMetric                   it ended well, but its log holds no number to judge by
 """
 
@@ -76,7 +76,7 @@ class Suspended(ExperimentError):
     pass
 
 
-class Hopeless(ExperimentError):
+class Pruned(ExperimentError):
     """fraction: of its training that it had done. estimate: of the metric that it would have come to."""
 
     def __init__(self, reason: str, fraction: float, estimate: float) -> None:

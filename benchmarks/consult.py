@@ -21,7 +21,7 @@ from typing import Any
 
 from agent.decision.sequential_test import Kind
 from agent.journal.experiment import Experiment, Proposal, Value, digest
-from agent.proposers.base import Context, NoIdea
+from agent.proposers.base import Context, NoProposal
 from agent.proposers.hybrid import SHARE, HybridProposer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import tunable_parameters
@@ -64,12 +64,12 @@ class Scripted:
             files = {"train.py": replace_constants(context.files["train.py"], found, change)}
             if digest(files) not in known:
                 return Proposal(files, str(change), parameters=tunable_parameters(files, {}))
-        raise NoIdea("nothing new")
+        raise NoProposal("nothing new")
 
     def tell(self, experiment: Experiment) -> None: ...
 
-    def mend(self, *_: Any) -> Proposal:
-        raise NoIdea("nothing to mend")
+    def repair(self, *_: Any) -> Proposal:
+        raise NoProposal("nothing to mend")
 
 
 def proposer(arm: str, seed: int) -> HybridProposer:

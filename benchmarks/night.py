@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.cli.launch import guarded
-from agent.decision.decide import Rules
+from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.sequential_test import Kind
 from agent.journal.experiment import Experiment, Proposal, Value, digest
@@ -71,7 +71,7 @@ class Sampled:
     def tell(self, experiment: Experiment) -> None:
         self._told.append(experiment)
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
         return None
 
     def ask(self, context: Context) -> Proposal:
@@ -133,7 +133,7 @@ def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> 
             proposer=proposer(arm, seed),
             wanted=Limits(seconds=seconds),
             interrupts=Interrupts(),
-            rules=Rules(arm.verdict, None, True),
+            rules=DecisionConfig(arm.verdict, None, True),
             baseline_runs=2 if arm.verdict == "confirm" else 1,
             prune=arm.verdict == "confirm",
             confirm=False,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from agent.execution.measure import Bench, measure
+from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Experiment
 from agent.pruning.monitor import Watch
 from agent.session.opening import open_bench
@@ -39,7 +39,7 @@ def known(out: Path) -> dict[tuple[str, int], tuple[float, float]]:
     return {(each["session"], each["number"]): (each["before"], each["now"]) for each in lines}
 
 
-def again(bench: Bench, text: str, log: Path) -> tuple[float, str]:
+def again(bench: Runner, text: str, log: Path) -> tuple[float, str]:
     """Seconds of one run of this `train.py`, and how it ended."""
     workspace = bench.workspace
     commit = workspace.commit_candidate("refs/autoresearch/again", workspace.head, {"train.py": text}, log.stem)

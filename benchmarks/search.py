@@ -68,7 +68,7 @@ class Sampler:
         else:
             self._study.tell(self._trial, value)
 
-    def mend(self, *_: Any) -> None: ...
+    def repair(self, *_: Any) -> None: ...
 
 
 def _sampler(arm: str, seed: int) -> optuna.samplers.BaseSampler:

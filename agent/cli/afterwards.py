@@ -9,7 +9,7 @@ from typing import Any
 from agent.errors import AutoresearchError, Interrupted, PreconditionError
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.journal.journal import Journal, read
 from agent.journal.paths import find_session, journal_path, stop_file
 from agent.journal.state import replay
@@ -22,7 +22,7 @@ from agent.session.signals import Interrupts
 from agent.system.invocation import hint
 from agent.views.plain import show
 
-Work = Callable[[Bench, Journal, Interrupts], dict[str, Any]]
+Work = Callable[[Runner, Journal, Interrupts], dict[str, Any]]
 
 
 def confirm_gain(session: Session) -> int:

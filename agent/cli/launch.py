@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.afterwards import confirm_gain, report_on
-from agent.decision.decide import Rules
+from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.longer_training import trains
 from agent.decision.sequential_test import Kind
 from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.format import duration
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path
 from agent.loop import run_session
 from agent.proposers.base import Exhausted
-from agent.proposers.choose import Consult
+from agent.proposers.choose import ProposerConfig
 from agent.proposers.choose import choose as choose_proposer
 from agent.proposers.search.space import remarks as remarks_on
 from agent.proposers.search.space import why_nothing
@@ -45,18 +45,18 @@ from agent.views.text import closing
 BASELINE_RUNS = 2
 MOST_REMARKS = 5
 NO_LIMITS = Limits()
-SEARCH = Consult()
+SEARCH = ProposerConfig()
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunConfig:
     """The flags of `run`. training_seconds None: what the protocol says; baseline_runs None: what the verdict needs.
 
     kept: those that the session keeps, by name. said: what of them has changed, a sentence each.
     """
 
     tag: str
-    consult: Consult = SEARCH
+    consult: ProposerConfig = SEARCH
     seed: int = 0
     training_seconds: float | None = None
     setup: bool = True
@@ -77,7 +77,7 @@ class Wanted:
     said: Sequence[str] = ()
 
 
-def run(folder: Path, wanted: Wanted) -> int:
+def run(folder: Path, wanted: RunConfig) -> int:
     """The command `run`. Returns the exit code."""
     tag = wanted.tag
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
@@ -97,7 +97,7 @@ def run(folder: Path, wanted: Wanted) -> int:
             proposer=choose_proposer(wanted.consult, journal, bench.workspace, bench.sandbox),
             wanted=wanted.limits,
             interrupts=Interrupts(),
-            rules=Rules(
+            rules=DecisionConfig(
                 wanted.verdict,
                 wanted.max_memory_gb,
                 bench.protocol.agent_rules.simplicity_criterion,
@@ -194,7 +194,7 @@ def _finishing(session: Session) -> str:
     return f"finishing experiment #{pending.number}, about {left} more; Ctrl-C again stops it at once"
 
 
-def _about_the_search(session: Session, wanted: Wanted) -> list[str]:
+def _about_the_search(session: Session, wanted: RunConfig) -> list[str]:
     """Sentences about what keeps the search from finding something. Raises PreconditionError where nobody else does.
 
     A session that has begun may have used up all there was.
@@ -241,7 +241,7 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         print(f"report    {page}")
 
 
-def _view(wanted: Wanted, bench: Bench) -> AbstractContextManager[View]:
+def _view(wanted: RunConfig, bench: Runner) -> AbstractContextManager[View]:
     if wanted.json:
         from agent.views.ndjson import show
 

@@ -46,7 +46,7 @@ def init(
     def work() -> int:
         from agent.init import init as view
 
-        wanted = view.Wanted(
+        wanted = view.InitConfig(
             command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
         )
         data = view.init(Options.here, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
@@ -89,11 +89,11 @@ def doctor(
 
     def work() -> int:
         from agent.doctor import doctor as view
-        from agent.proposers.choose import Consult
+        from agent.proposers.choose import ProposerConfig
 
         folder = Options.folder.resolve()
         done = view.repair(folder, tag) if repair else []
-        checks = view.examine(folder, tag, Consult(model=model, agent=agent), smoke)
+        checks = view.examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
         shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
         data = {"repaired": done, "checks": [asdict(check) for check in checks]}
         answer(as_json, "doctor", data, [*shown, *view.lines(checks)])

@@ -235,11 +235,11 @@ def run(
 
     def work() -> int:
         from agent.cli.kept_flags import given_in, merged
-        from agent.cli.launch import Wanted
+        from agent.cli.launch import RunConfig
         from agent.cli.launch import run as launch
         from agent.cli.until import moment
         from agent.decision.limits import Limits
-        from agent.proposers.choose import Consult
+        from agent.proposers.choose import ProposerConfig
 
         limits = Limits(
             experiments=max_experiments,
@@ -273,9 +273,9 @@ def run(
         kept, said = merged(Options.folder.resolve(), tag, given)
         _require_consulted(given, kept)
         flags = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
-        wanted = Wanted(
+        wanted = RunConfig(
             tag=tag,
-            consult=Consult(
+            consult=ProposerConfig(
                 proposer=flags["proposer"],
                 model=flags["model"],
                 agent=flags["agent"],

@@ -13,7 +13,7 @@ from agent.decision.longer_training import why_longer
 from agent.decision.noise import Noise, noise_of, repeated
 from agent.errors import PreconditionError
 from agent.execution.conditions import disturbed
-from agent.journal.experiment import Direction, Experiment, Run, Value, Verdict, metrics, worked
+from agent.journal.experiment import Direction, Experiment, Run, Value, Verdict, metrics, succeeded
 from agent.journal.state import Pending
 from agent.source.diff import changed, same_work
 from agent.source.simplicity import leaner, repeats
@@ -27,7 +27,7 @@ UNMEASURED = "the incumbent could not be measured again to compare it with"
 
 
 @dataclass(frozen=True)
-class Rules:
+class DecisionConfig:
     """How a session decides. max_memory_gb: more makes a candidate no keep, whatever it gains; None for no limit.
 
     trains: whether what trained longer than the baseline is no keep (`agent.decision.longer_training`).
@@ -40,7 +40,7 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Case:
+class Comparison:
     """What there is to judge.
 
     files, incumbent_files: every mutable file of either. known: names that the harness defines.
@@ -60,7 +60,7 @@ class Case:
         return same_work(changed(self.incumbent_files, self.files, self.known))
 
 
-def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
+def judge(case: Comparison, rules: DecisionConfig) -> Verdict | verdict.Step:
     """The verdict, or whose run it takes first: "candidate" or "incumbent"."""
     found = _judged(case, rules)
     if not (rules.trains and case.experiments and isinstance(found, Verdict) and found.status == "keep"):
@@ -69,22 +69,22 @@ def judge(case: Case, rules: Rules) -> Verdict | verdict.Step:
     if why is None:
         return found
     # A busy machine may have made it longer: it has a second run to be as short as it should.
-    if len(worked(case.pending.runs)) < 2:
+    if len(succeeded(case.pending.runs)) < 2:
         return "candidate"
     return Verdict("discard", f"void: {why}; {found.reason} is no gain of the recipe", found.evidence)
 
 
-def _judged(case: Case, rules: Rules) -> Verdict | verdict.Step:
+def _judged(case: Comparison, rules: DecisionConfig) -> Verdict | verdict.Step:
     pending = case.pending
     last = pending.runs[-1]
     if last.pruned is not None:
         return Verdict("discard", last.error or "pruned")
     if last.fault:
-        if worked(pending.runs) and sum(run.fault != "" for run in pending.runs) < MOST_FAULTED:
+        if succeeded(pending.runs) and sum(run.fault != "" for run in pending.runs) < MOST_FAULTED:
             return "candidate"
         return Verdict("discard", f"it could not be measured here: {last.error}")
     if last.metric is None:
-        again = f"run {len(pending.runs)} failed after one that did not: " if len(worked(pending.runs)) else ""
+        again = f"run {len(pending.runs)} failed after one that did not: " if len(succeeded(pending.runs)) else ""
         return Verdict("crash", again + (last.error or "no metric"))
     noise = noise_of(case.experiments, pending.runs)
     over = _over(last, rules.max_memory_gb)
@@ -95,13 +95,13 @@ def _judged(case: Case, rules: Rules) -> Verdict | verdict.Step:
     return _confirm(case, rules, noise)
 
 
-def _confirm(case: Case, rules: Rules, noise: Noise) -> Verdict | verdict.Step:
+def _confirm(case: Comparison, rules: DecisionConfig, noise: Noise) -> Verdict | verdict.Step:
     pending, incumbent = case.pending, case.incumbent
     again = repeats(case.files, case.incumbent_files)
     if again is not None:
         stands = verdict.standing(incumbent, pending.number)
         return verdict.repeat(metrics(pending.runs), stands, noise, case.direction, again)
-    good = worked(pending.runs)
+    good = succeeded(pending.runs)
     if not noise.exact:
         why = why_unlike(case, good[-1])
         owed = _owed_by_the_machine(case, why) if why is not None else None
@@ -118,26 +118,26 @@ def _confirm(case: Case, rules: Rules, noise: Noise) -> Verdict | verdict.Step:
     return step
 
 
-def why_unlike(case: Case, run: Run) -> str | None:
+def why_unlike(case: Comparison, run: Run) -> str | None:
     """Why a run of the candidate does not compare with the incumbent's, in words for a person; None where it does."""
     return _why_slower(case, run) or _why_faster(case, run)
 
 
-def _why_slower(case: Case, run: Run) -> str | None:
+def _why_slower(case: Comparison, run: Run) -> str | None:
     return disturbed([run], _reference(case), equally_long=case.same_work)
 
 
-def _why_faster(case: Case, run: Run) -> str | None:
+def _why_faster(case: Comparison, run: Run) -> str | None:
     # Steps are no reason here: where an edit leaves their work as it is, the incumbent is restated for them.
     why = disturbed(_reference(case), [run], equally_long=False, than="the candidate")
     return f"beside the incumbent {why}" if why is not None else None
 
 
-def _reference(case: Case) -> Sequence[Run]:
-    return unbiased(case.incumbent) or worked(case.incumbent.runs)
+def _reference(case: Comparison) -> Sequence[Run]:
+    return unbiased(case.incumbent) or succeeded(case.incumbent.runs)
 
 
-def _owed_by_the_machine(case: Case, why: str) -> Verdict | verdict.Step | None:
+def _owed_by_the_machine(case: Comparison, why: str) -> Verdict | verdict.Step | None:
     """Whose run it takes after one of the candidate that does not compare: its own, three times, where it was slower;
     then the incumbent's, as the machine is now. None where it has to be judged as it is."""
     pending = case.pending
@@ -152,21 +152,21 @@ def _owed_by_the_machine(case: Case, why: str) -> Verdict | verdict.Step | None:
     return "incumbent" if pending.refreshed < MOST_REFRESHES else Verdict("discard", f"{UNMEASURED}: {why}")
 
 
-def _slower_in_a_row(case: Case, runs: Sequence[Run]) -> int:
+def _slower_in_a_row(case: Comparison, runs: Sequence[Run]) -> int:
     return next((n for n, run in enumerate(reversed(runs)) if _why_slower(case, run) is None), len(runs))
 
 
-def _slope(case: Case, good: Sequence[Run], noise: Noise) -> Slope | None:
+def _slope(case: Comparison, good: Sequence[Run], noise: Noise) -> Slope | None:
     """How the metric goes with the steps, where those of candidate and incumbent take equally long by their edit."""
     if noise.unsure or not case.same_work:
         return None
-    incumbent = worked((*case.incumbent.runs, *case.incumbent.fresh))
+    incumbent = succeeded((*case.incumbent.runs, *case.incumbent.fresh))
     return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
 
 
-def require_limits(rules: Rules, incumbent: Sequence[Run]) -> None:
+def require_limits(rules: DecisionConfig, incumbent: Sequence[Run]) -> None:
     """Raises PreconditionError where a limit that a person set could not be kept: runs do not tell what it limits."""
-    good = worked(incumbent)
+    good = succeeded(incumbent)
     if rules.max_memory_gb is None or not good or any(MEMORY in run.secondary for run in good):
         return
     raise PreconditionError(

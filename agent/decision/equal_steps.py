@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.decision.noise import Noise
-from agent.journal.experiment import Direction, Run, metrics, worked
+from agent.journal.experiment import Direction, Run, metrics, succeeded
 
 STEPS = "num_steps"  # the secondary metric that counts them
 FEWEST = 3  # repetitions to learn from
@@ -79,7 +79,7 @@ def squares(group: Sequence[Run]) -> tuple[float, float, float]:
 
 
 def _logs(runs: Sequence[Run]) -> list[float]:
-    return [math.log(run.secondary[STEPS]) for run in worked(runs)]
+    return [math.log(run.secondary[STEPS]) for run in succeeded(runs)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Experiment, Run, metrics, worked
+from agent.journal.experiment import Experiment, Run, metrics, succeeded
 
 # A candidate kept with this many standard errors would have been kept on any other day too: its runs are no lucky ones.
 CLEAR_SIGMAS = 6.0
@@ -17,7 +17,7 @@ def unbiased(experiment: Experiment) -> list[Run]:
     chosen_by_luck = experiment.number > 0 and not exact and sigmas < CLEAR_SIGMAS
     runs = experiment.fresh if chosen_by_luck else (*experiment.runs, *experiment.fresh)
     latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
-    return undisturbed(worked(runs[latest:]))
+    return undisturbed(succeeded(runs[latest:]))
 
 
 def estimate(experiment: Experiment) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.journal.experiment import Experiment, Run, worked
+from agent.journal.experiment import Experiment, Run, succeeded
 from agent.protocol.models import Protocol
 
 # By how much of the baseline's the time of a command may be longer: where its log tells the time of training, that has
@@ -31,7 +31,7 @@ def trains(protocol: Protocol) -> bool:
 
 def why_longer(candidate: Sequence[Run], baseline: Experiment, incumbent: Experiment) -> str | None:
     """Say that a candidate trained clearly longer than the baseline, with both times; None where it did not."""
-    runs, before = worked(candidate), worked((*baseline.runs, *baseline.fresh))
+    runs, before = succeeded(candidate), succeeded((*baseline.runs, *baseline.fresh))
     if not runs or not before or any(run.source == "attested" for run in runs):
         return None
     usual = max(run.seconds for run in before) * _slowed(incumbent)
@@ -51,7 +51,7 @@ def why_longer(candidate: Sequence[Run], baseline: Experiment, incumbent: Experi
 
 def _slowed(incumbent: Experiment) -> float:
     """How much longer the same program takes now than when it was kept."""
-    fresh, chosen = worked(incumbent.fresh), worked(incumbent.runs)
+    fresh, chosen = succeeded(incumbent.fresh), succeeded(incumbent.runs)
     if not fresh or not chosen:
         return 1.0
     return max(1.0, fresh[-1].seconds / max(run.seconds for run in chosen))

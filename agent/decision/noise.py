@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.decision.estimate import unbiased
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Experiment, Run, metrics, worked
+from agent.journal.experiment import Experiment, Run, metrics, succeeded
 
 # Before anything was repeated, as a share of the metric: between the 0.03 % seen on one H200 and the 1 % of short runs
 # on a CPU. It counts as a tenth of one repetition, so that the first real one outvotes it: noise differs more between
@@ -44,9 +44,9 @@ def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -
 
     A first run decides whether a candidate is run again, so it is a lucky one: only those after it count.
     """
-    groups: list[Sequence[Run]] = [undisturbed(worked(candidate)[1:])]
+    groups: list[Sequence[Run]] = [undisturbed(succeeded(candidate)[1:])]
     for experiment in experiments:
-        known, own = unbiased(experiment), worked(experiment.runs)
+        known, own = unbiased(experiment), succeeded(experiment.runs)
         groups += [known, [] if any(run in known for run in own) else undisturbed(own[1:])]
     return [group for group in groups if len(group) > 1]
 

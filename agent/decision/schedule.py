@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.execution.conditions import disturbed
-from agent.journal.experiment import Run, worked
-from agent.journal.state import Comparison
+from agent.journal.experiment import Run, succeeded
+from agent.journal.state import PendingComparison
 
 
-def next_turn(comparison: Comparison) -> str | None:
+def next_turn(comparison: PendingComparison) -> str | None:
     """The label to run: `count` times each, in turn; then again for the runs that do not count, up to `count` times."""
     short = [label for label in comparison.commits if _is_short(comparison, label)]
     if not short:
@@ -21,7 +21,7 @@ def next_turn(comparison: Comparison) -> str | None:
     return next(label for label in turns if done[label] == fewest)
 
 
-def counted(comparison: Comparison, label: str) -> tuple[Run, ...]:
+def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
     """`count` runs of the label that nothing disturbed; where there are fewer in the end, its latest as they are.
     Of one that fails, its last run alone."""
     if fails(comparison, label):
@@ -31,14 +31,14 @@ def counted(comparison: Comparison, label: str) -> tuple[Run, ...]:
     return good[: comparison.count] if len(good) >= comparison.count else runs[-comparison.count :]
 
 
-def reasons(comparison: Comparison, label: str) -> Mapping[int, str]:
+def reasons(comparison: PendingComparison, label: str) -> Mapping[int, str]:
     """Why runs of the label do not count, by index; never for their metric.
 
     Any other run of the same program shows that one was slow, whichever came first, as a disturbance only takes steps
     away. The sides differ in their code: together they show how the machine was, but not how many steps to expect.
     """
     runs, found = _runs(comparison, label), {}
-    beside = [run for each in comparison.commits if each != label for run in worked(_runs(comparison, each))]
+    beside = [run for each in comparison.commits if each != label for run in succeeded(_runs(comparison, each))]
     for index, run in enumerate(runs):
         same = [*runs[:index], *runs[index + 1 :]]
         whys = [disturbed([run], [other], equally_long=True, than="another run of it") for other in same]
@@ -49,16 +49,16 @@ def reasons(comparison: Comparison, label: str) -> Mapping[int, str]:
     return found
 
 
-def fails(comparison: Comparison, label: str) -> bool:
+def fails(comparison: PendingComparison, label: str) -> bool:
     return any(run.metric is None for run in _runs(comparison, label))
 
 
-def _is_short(comparison: Comparison, label: str) -> bool:
+def _is_short(comparison: PendingComparison, label: str) -> bool:
     if fails(comparison, label):
         return False
     done, count = len(_runs(comparison, label)), comparison.count
     return done < count or (done < 2 * count and done - len(reasons(comparison, label)) < count)
 
 
-def _runs(comparison: Comparison, label: str) -> tuple[Run, ...]:
+def _runs(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
     return comparison.runs.get(label, ())

@@ -17,7 +17,7 @@ from agent.decision.equal_steps import Slope
 from agent.decision.estimate import unbiased
 from agent.decision.noise import Noise
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Direction, Evidence, Experiment, Run, Verdict, metrics, worked
+from agent.journal.experiment import Direction, Evidence, Experiment, Run, Verdict, metrics, succeeded
 from agent.journal.state import gain
 
 Kind = Literal["confirm", "greedy"]
@@ -41,7 +41,7 @@ DOUBTFUL = 2.0
 
 
 @dataclass(frozen=True)
-class Standing:
+class IncumbentSample:
     """An incumbent. values: metrics of runs that did not choose it; chosen: of those that did.
 
     age: experiments since it was kept. doubt: where these are restated for the candidate's steps, the variance that
@@ -57,34 +57,41 @@ class Standing:
     lost: bool = False
 
 
-def standing(incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()) -> Standing:
+def standing(
+    incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()
+) -> IncumbentSample:
     """What is known of the incumbent when the experiment `number` is judged."""
-    chosen, age = undisturbed(worked(incumbent.runs)), number - 1 - incumbent.number
+    chosen, age = undisturbed(succeeded(incumbent.runs)), number - 1 - incumbent.number
     found = standing_of(unbiased(incumbent), chosen, age, slope, candidate)
     return replace(found, lost=is_lost(incumbent))
 
 
 def is_lost(incumbent: Experiment) -> bool:
     latest = incumbent.fresh[-MOST_FAILURES:]
-    return len(latest) == MOST_FAILURES and not worked(latest)
+    return len(latest) == MOST_FAILURES and not succeeded(latest)
 
 
 def standing_of(
     known: Sequence[Run], chosen: Sequence[Run], age: int, slope: Slope | None, candidate: Sequence[Run]
-) -> Standing:
+) -> IncumbentSample:
     """known: runs that did not choose the incumbent. All have a metric.
 
     slope: how the metric goes with the steps, where only the machine can make the candidate take more or fewer.
     """
     if slope is None:
-        return Standing(metrics(known), metrics(chosen), age)
+        return IncumbentSample(metrics(known), metrics(chosen), age)
     values, first = (slope.restated(runs, candidate) for runs in (known, chosen))
     effect = min(EFFECT * slope.raw.sd / slope.noise.sd, MOST_EFFECT)
-    return Standing(values, first, age, slope.doubt(known or chosen, candidate), effect)
+    return IncumbentSample(values, first, age, slope.doubt(known or chosen, candidate), effect)
 
 
 def weigh(
-    candidate: Sequence[float], incumbent: Standing, noise: Noise, direction: Direction, *, leaner: str | None = None
+    candidate: Sequence[float],
+    incumbent: IncumbentSample,
+    noise: Noise,
+    direction: Direction,
+    *,
+    leaner: str | None = None,
 ) -> Verdict | Step:
     """The verdict, or whose run is needed before there is one.
 
@@ -117,7 +124,7 @@ def _short(evidence: Evidence) -> str:
     return "not shown to be better" if evidence.word == "better" else evidence.word
 
 
-def _is_doubtful(evidence: Evidence, incumbent: Standing, noise: Noise) -> bool:
+def _is_doubtful(evidence: Evidence, incumbent: IncumbentSample, noise: Noise) -> bool:
     """Whether the incumbent has to be run again before anything is compared with it."""
     if noise.unsure:
         return True
@@ -137,7 +144,9 @@ def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise,
     return Verdict("discard", "equal" if evidence.gain == 0 else f"{_short(evidence)}: {_amount(evidence)}", evidence)
 
 
-def repeat(candidate: Sequence[float], incumbent: Standing, noise: Noise, direction: Direction, what: str) -> Verdict:
+def repeat(
+    candidate: Sequence[float], incumbent: IncumbentSample, noise: Noise, direction: Direction, what: str
+) -> Verdict:
     evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, how="repeat")
     return Verdict("discard", f"a repeat: {what}", evidence)
 
@@ -182,7 +191,7 @@ def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -
     return (degrees + 1) / 2 * (math.log1p(from_equal**2 / degrees) - math.log1p(from_better**2 / degrees))
 
 
-def _next(evidence: Evidence, incumbent: Standing) -> Step:
+def _next(evidence: Evidence, incumbent: IncumbentSample) -> Step:
     """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
     behind = len(incumbent.values) <= evidence.runs + 1
     return "incumbent" if behind and not incumbent.lost else "candidate"

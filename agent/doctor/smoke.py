@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from agent.doctor.check import Check
 from agent.errors import AutoresearchError
 from agent.execution import fingerprint
-from agent.execution.measure import Bench, measure
+from agent.execution.measure import Runner, measure
 from agent.execution.preflight import SCRIPT
 from agent.format import duration
 from agent.protocol.models import Protocol
@@ -35,7 +35,7 @@ def check(workspace: Workspace, rules: Protocol) -> Check:
     by_hand = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
     limit = min(LONGEST_SECONDS, rules.execution.hard_timeout_seconds)
     execution = rules.execution.model_copy(update={"hard_timeout_seconds": limit})
-    bench = Bench(
+    bench = Runner(
         rules.model_copy(update={"execution": execution}),
         workspace,
         TRAINING_SECONDS,

@@ -18,9 +18,9 @@ from agent.errors import (
     Crashed,
     ExperimentError,
     Faulted,
-    Hopeless,
     NoMetric,
     OutOfMemory,
+    Pruned,
     Suspended,
     TimedOut,
     Violation,
@@ -48,7 +48,7 @@ NO_ROOM = "the room could not be set up: "
 
 
 @dataclass(frozen=True)
-class Bench:
+class Runner:
     """What every run of a session has in common. training_seconds is None where the protocol sets no budget.
 
     patient: whether a run goes on to its end although it has trained for too long to count. lent: what runs see of what
@@ -95,7 +95,7 @@ def losses_of(log: Path) -> Path:
 
 
 def measure(
-    bench: Bench,
+    bench: Runner,
     commit: str,
     log: Path,
     started: Callable[[Process], None],
@@ -104,7 +104,7 @@ def measure(
 ) -> Run:
     """Run the command once on `commit`, in a room of its own. A failure is a Run with an error.
 
-    `tick` may raise an ExperimentError, such as Hopeless, to end the run. A fault of the machine's GPU is no result:
+    `tick` may raise an ExperimentError, such as Pruned, to end the run. A fault of the machine's GPU is no result:
     the run is repeated as often as `execution.gpu_fault` says. Raises Suspended where the machine slept meanwhile: then
     nothing is known about the candidate.
     """
@@ -139,7 +139,7 @@ def _pause(tick: Callable[[float], None]) -> None:
 
 
 def _measure(
-    bench: Bench,
+    bench: Runner,
     commit: str,
     log: Path,
     started: Callable[[Process], None],
@@ -181,7 +181,7 @@ def _measure(
                 raise given_up
             assert ended is not None
             around |= _result(bench, place, beside, ended, text, since, allowance)
-        except Hopeless as error:
+        except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
             _require_room(log.parent)
@@ -191,7 +191,7 @@ def _measure(
 
 
 def _result(
-    bench: Bench,
+    bench: Runner,
     place: Room,
     beside: Evaluator | None,
     ended: Ended,
@@ -222,7 +222,7 @@ def _result(
 
 @contextlib.contextmanager
 def opened(
-    bench: Bench,
+    bench: Runner,
     commit: str,
     snapshot: Path | None,
     files: Mapping[str, str] | None = None,
@@ -258,7 +258,7 @@ def _source(harness: Harness) -> tuple[Path, ...]:
 
 
 def execute(
-    bench: Bench,
+    bench: Runner,
     place: Room,
     log: Path,
     beside: Evaluator | None,
@@ -348,7 +348,7 @@ def _require_room(folder: Path) -> None:
         )
 
 
-def _secondary(bench: Bench, place: Room, text: str, since: float) -> dict[str, float]:
+def _secondary(bench: Runner, place: Room, text: str, since: float) -> dict[str, float]:
     found = {}
     for metric in bench.protocol.measurement.secondary_metrics:
         with contextlib.suppress(NoMetric):
@@ -356,7 +356,7 @@ def _secondary(bench: Bench, place: Room, text: str, since: float) -> dict[str, 
     return found
 
 
-def _link(bench: Bench, log: Path) -> None:
+def _link(bench: Runner, log: Path) -> None:
     """`run.log` in the workspace leads to the log of the run under way, so that `tail -F run.log` follows it.
 
     A file of that name that git tracks, or that a person made, is theirs.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from agent.execution import fingerprint
 from agent.execution.evaluation import Allowance
-from agent.execution.measure import Bench, execute, opened
+from agent.execution.measure import Runner, execute, opened
 from agent.format import plain
 from agent.journal.paths import state_folder
 from agent.protocol.models import Protocol
@@ -31,7 +31,7 @@ IMPORT = (
 )
 
 
-def why_not(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
+def why_not(bench: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
     """Why the candidate would fail at once, in a sentence; None where nothing speaks against it.
 
     incumbent: the commit that it changes.
@@ -60,7 +60,7 @@ def program(rules: Protocol) -> tuple[list[str], str] | None:
     return ["uv", "run", "python"] if start[0] == "uv" else start, found["script"]
 
 
-def _fails_by_itself(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
+def _fails_by_itself(bench: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
     known = bench.imports
     failure = None if known.get(incumbent) else _fails_at_import(bench, files, incumbent, tick)
     if failure is None:
@@ -76,7 +76,7 @@ def _fails_by_itself(bench: Bench, files: Mapping[str, str], incumbent: str, tic
     return None if known[incumbent] else f"it fails while it is imported: {failure}"
 
 
-def _fails_at_import(bench: Bench, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
+def _fails_at_import(bench: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
     """The last words of the script with `files` on top of what the incumbent has; None where it does not fail."""
     started = program(bench.protocol)
     if started is None:

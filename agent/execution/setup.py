@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.execution.fingerprint import cache_folder, snapshot_folder
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.journal.paths import home_folder
 from agent.protocol.models import Protocol, SetupCommand
 from agent.room.room import NOTHING, Furniture, Room, furnish, make_parts
@@ -42,7 +42,7 @@ CACHES = [
 SETTINGS = [".config/uv", ".config/pip", ".pip", ".config/yarn", ".cargo/config.toml", ".config/go"]
 
 
-def set_up(bench: Bench, state_folder: Path, say: Callable[[str], None]) -> None:
+def set_up(bench: Runner, state_folder: Path, say: Callable[[str], None]) -> None:
     """Run the commands that are due, their output on stderr. Raises AutoresearchError naming the one that failed.
 
     They work in the workspace itself, in a room that shows of the machine what any run sees, the caches of package

@@ -28,7 +28,7 @@ ARCHETYPES = {"training": "pipeline_job", "benchmark": "benchmark_opt", "tests":
 
 
 @dataclass(frozen=True)
-class Budget:
+class TimeBudget:
     """Seconds of training; honoured: the code reads the variable that a run is given them in."""
 
     seconds: float | None
@@ -36,7 +36,7 @@ class Budget:
     why: str
 
 
-def budget_of(surface: Surface, files: Files, wanted: float | None) -> Budget:
+def budget_of(surface: Surface, files: Files, wanted: float | None) -> TimeBudget:
     texts = [files[path] for path in surface.read]
     honoured = any(VARIABLE in text for text in texts)
     found = (
@@ -45,10 +45,10 @@ def budget_of(surface: Surface, files: Files, wanted: float | None) -> Budget:
     named = next(((name, seconds) for name, seconds in found if seconds is not None), None)
     if wanted is not None:
         blind = "" if honoured else f", but nothing that the command reads looks at {VARIABLE}"
-        return Budget(wanted, honoured, f"you named it{blind}")
+        return TimeBudget(wanted, honoured, f"you named it{blind}")
     if named is not None:
-        return Budget(named[1], honoured, f"{named[0]} in the code")
-    return Budget(None, honoured, "no time budget is seen in the code")
+        return TimeBudget(named[1], honoured, f"{named[0]} in the code")
+    return TimeBudget(None, honoured, "no time budget is seen in the code")
 
 
 def _seconds(text: str) -> float | None:
@@ -74,7 +74,7 @@ def setup_of(files: Files, uv: bool, project: bool, candidate: Candidate) -> lis
     return [*(["uv sync"] if project else []), *([f"{'uv run' if uv else 'python'} prepare.py"] if prepares else [])]
 
 
-def limit_of(seconds: float, budget: Budget, given: float | None) -> float:
+def limit_of(seconds: float, budget: TimeBudget, given: float | None) -> float:
     """Room for a slower candidate. given: the training seconds of the run that took `seconds`."""
     expected = seconds
     if budget.honoured and budget.seconds is not None and given is not None:
@@ -88,7 +88,7 @@ def content(
     surface: Surface,
     setup: list[str],
     network: str,
-    budget: Budget,
+    budget: TimeBudget,
     metric: Mapping[str, Any],
     limit: float,
     kind: str = "protocol",
@@ -170,7 +170,7 @@ class Plan:
     surface: Surface
     setup: list[str]
     network: tuple[str, str]
-    budget: Budget
+    budget: TimeBudget
 
     def protocol(self, metric: dict[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
         return content(self.candidate, self.surface, self.setup, self.network[0], self.budget, metric, limit, kind)

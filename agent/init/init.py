@@ -43,7 +43,7 @@ class NoNumber(AutoresearchError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InitConfig:
     """The flags of `init`: what a person says wins over what is found."""
 
     command: str | None = None
@@ -56,7 +56,7 @@ class Wanted:
     sandbox: Mode = "auto"
 
 
-def init(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
+def init(folder: Path, wanted: InitConfig, say: Callable[[str], None]) -> dict[str, Any]:
     """Write protocol.json; returns it with the reason for each field. Raises AutoresearchError with nothing written."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
@@ -101,7 +101,7 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise Interrupted("stopped: nothing was written", 128 + number)
 
 
-def _plans(folder: Path, files: Files, wanted: Wanted) -> list[Plan]:
+def _plans(folder: Path, files: Files, wanted: InitConfig) -> list[Plan]:
     """What may be tried, the likeliest first: one where the person named a command. Raises PreconditionError."""
     files = {path: text for path, text in files.items() if path != FILENAME}
     python = _python(folder, files)
@@ -120,7 +120,7 @@ def _plans(folder: Path, files: Files, wanted: Wanted) -> list[Plan]:
     return plans
 
 
-def _plan(candidate: Candidate, files: Files, wanted: Wanted) -> Plan:
+def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
     uv = candidate.command.startswith("uv run")
     project = uv and is_project(files)
     around = surface(candidate, files, [*wanted.mutable], project)
@@ -134,7 +134,7 @@ def _plan(candidate: Candidate, files: Files, wanted: Wanted) -> Plan:
 
 
 def _first_with_a_number(
-    workspace: Workspace, plans: list[Plan], wanted: Wanted, say: Callable[[str], None]
+    workspace: Workspace, plans: list[Plan], wanted: InitConfig, say: Callable[[str], None]
 ) -> Outcome:
     """Try one plan after the other until a command prints a number. Raises the first one's error where none does."""
     silent: NoNumber | None = None
@@ -152,7 +152,7 @@ def _first_with_a_number(
     raise silent
 
 
-def _tried(workspace: Workspace, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
+def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Outcome:
     """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
     rules = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
@@ -163,7 +163,7 @@ def _tried(workspace: Workspace, plan: Plan, wanted: Wanted, say: Callable[[str]
         return outcome
 
 
-def _tried_in(stage: trial.Stage, plan: Plan, wanted: Wanted, say: Callable[[str], None]) -> Outcome:
+def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Outcome:
     given = plan.budget.seconds
     if given is not None and plan.budget.honoured:
         given = min(given, LONGEST_BUDGET)
@@ -187,7 +187,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: Wanted, say: Callable[[str
     return Outcome(plan, protocol, found, seconds, repeated)
 
 
-def _untried(plan: Plan, wanted: Wanted) -> Outcome:
+def _untried(plan: Plan, wanted: InitConfig) -> Outcome:
     """A draft: what the source says that it prints, without a run that proves it."""
     source = plan.files.get(plan.candidate.script or "", "")
     rule: dict[str, Any] = {"kind": "regex", "pattern": rf"^{re.escape(wanted.metric or '')}:\s+({NUMBER})\s*$"}
@@ -252,7 +252,7 @@ def _seen(ran: trial.Trial) -> list[Found]:
     return [*in_output(ran.text), *(found for name, text in ran.files.items() for found in in_json(text, name))]
 
 
-def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: Wanted) -> Found:
+def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig) -> Found:
     """The number to research. Raises AutoresearchError that says which flag names it."""
     found = None
     if plan.candidate.kind == "tests" and (wanted.metric is None or wanted.metric in COUNTS):
@@ -269,7 +269,7 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: Wanted) -> 
     )
 
 
-def _directed(found: Found, wanted: Wanted) -> Found:
+def _directed(found: Found, wanted: InitConfig) -> Found:
     direction = wanted.direction or found.direction
     if direction is None:
         raise AutoresearchError(
@@ -298,7 +298,7 @@ def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
     )
 
 
-def _next(wanted: Wanted, top: Path, path: Path) -> list[str]:
+def _next(wanted: InitConfig, top: Path, path: Path) -> list[str]:
     if not wanted.run:
         return [f"next: {hint('init --force')}"]
     return [
@@ -322,7 +322,7 @@ def _may_change(path: str, around: Surface) -> bool:
 
 
 def _everything() -> Protocol:
-    """Rules that let every tracked file be read."""
+    """DecisionConfig that let every tracked file be read."""
     return Protocol.model_validate(
         {
             "schemaKind": "discoveryDraft",

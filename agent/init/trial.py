@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError, ExperimentError
 from agent.execution.evaluation import Allowance
-from agent.execution.measure import Bench, execute, read, require_success
+from agent.execution.measure import Runner, execute, read, require_success
 from agent.execution.setup import furniture, lines, run
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
@@ -51,7 +51,7 @@ class Stage:
     since: Unix time at which the copy was whole.
     """
 
-    bench: Bench
+    bench: Runner
     room: Room
     since: float
 
@@ -67,7 +67,7 @@ class Stage:
 @contextlib.contextmanager
 def opened(workspace: Workspace, rules: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
     """Open a room with what is committed, and with what git does not track lent to it."""
-    bench = Bench(rules, workspace, None, sandbox)
+    bench = Runner(rules, workspace, None, sandbox)
     lent = lendable(workspace)
     names = tuple(name for name in lent.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
     with temporary_folder(workspace.folder / "init") as base:

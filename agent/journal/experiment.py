@@ -151,7 +151,7 @@ class Experiment:
         return sum(values) / len(values) if values and self.runs[-1].metric is not None else None
 
 
-def worked(runs: Iterable[Run]) -> list[Run]:
+def succeeded(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.metric is not None]
 
 

@@ -58,7 +58,7 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PendingComparison:
     """Fresh runs of several commits in turn. commits: label -> commit. files: those in which they differ.
 
     runs: all of them, also those that do not count (`agent.decision.schedule`). started: the process that runs now.
@@ -123,9 +123,9 @@ class State:
     away: Mapping[str, Any] | None = None
     nothing: Mapping[str, Any] | None = None
     confirmations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    compared: tuple[Comparison, ...] = ()
-    comparison: Comparison | None = None
-    parked: tuple[Comparison, ...] = ()
+    compared: tuple[PendingComparison, ...] = ()
+    comparison: PendingComparison | None = None
+    parked: tuple[PendingComparison, ...] = ()
 
     @property
     def cost(self) -> Spent:
@@ -193,7 +193,7 @@ def step(state: State, event: Event) -> State:
         case "ended":
             return replace(state, ended=data["reason"])
         case "comparing":
-            return _turned_to(state, Comparison(data["commits"], tuple(data["files"]), data["count"]))
+            return _turned_to(state, PendingComparison(data["commits"], tuple(data["files"]), data["count"]))
         case "running" | "compared":
             return replace(state, comparison=_compared(state.comparison, event))
         case "confirmed":
@@ -265,7 +265,7 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
     return replace(state, pending=pending, experiments=experiments)
 
 
-def _turned_to(state: State, new: Comparison) -> State:
+def _turned_to(state: State, new: PendingComparison) -> State:
     """With `new` under way, and the runs that it has where it was parked."""
     parked = (*state.parked, state.comparison) if state.comparison else state.parked
     same = [each for each in parked if (each.commits, each.count) == (new.commits, new.count)]
@@ -279,7 +279,7 @@ def _confirmed(state: State, data: Mapping[str, Any]) -> State:
     return replace(state, confirmations=known, compared=(*state.compared, *done), comparison=None)
 
 
-def _compared(comparison: Comparison | None, event: Event) -> Comparison | None:
+def _compared(comparison: PendingComparison | None, event: Event) -> PendingComparison | None:
     if comparison is None:
         return None
     if event.kind == "running":

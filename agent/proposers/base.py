@@ -52,7 +52,7 @@ class Exhausted(Exception):
     """A proposer has nothing new to propose; its text says why."""
 
 
-class Away(Exception):
+class Unavailable(Exception):
     """A proposer cannot be had for now; its text says why.
 
     retry_after: seconds that it asked for itself. lasting: trying again soon is of no use, a person has to mend it.
@@ -68,7 +68,7 @@ class Away(Exception):
         self.for_good = for_good
 
 
-class NoIdea(Exception):
+class NoProposal(Exception):
     """A proposer was there but gave nothing that can be measured; its text says why.
 
     final: asked again for the same experiment it gives nothing either.
@@ -85,11 +85,11 @@ class Proposer(Protocol):
     def ask(self, context: Context) -> Proposal:
         """Return a candidate that differs from every one in `context.history`.
 
-        Raises Exhausted, and what depends on something outside Away and NoIdea.
+        Raises Exhausted, and what depends on something outside Unavailable and NoProposal.
         """
         ...
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:
         """Repair its own candidate, which crashed: the context's files are the candidate's, `error` ends its log.
 
         attempt: 1, 2, ... within the experiment. None where it has nothing better.

@@ -17,7 +17,7 @@ NAMES = ("search", "llm", "command", "hybrid")
 
 
 @dataclass(frozen=True)
-class Consult:
+class ProposerConfig:
     """Who proposes. proposer None: hybrid as soon as a model or an agent is named, else search.
 
     share: of the experiments that the model or agent proposes in a hybrid. fallback_after, silence, agent_seconds:
@@ -36,7 +36,7 @@ class Consult:
     max_cost_per_experiment: float | None = None
 
 
-def choose(wanted: Consult, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
+def choose(wanted: ProposerConfig, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
     """Raises UsageError where the flags do not go together, PreconditionError where something they need is missing."""
     require_own_state(workspace.folder)
     named = [wanted.model, wanted.agent, wanted.agent_command]
@@ -65,7 +65,7 @@ def choose(wanted: Consult, journal: Journal, workspace: Workspace, sandbox: San
     )
 
 
-def _require_model_for_caps(wanted: Consult) -> None:
+def _require_model_for_caps(wanted: ProposerConfig) -> None:
     """Only a model's calls have a price here: a cap on anything else would be a promise that nobody keeps."""
     caps = {"--max-cost": wanted.max_cost, "--max-cost-per-experiment": wanted.max_cost_per_experiment}
     given = [flag for flag, cap in caps.items() if cap is not None]
@@ -74,8 +74,8 @@ def _require_model_for_caps(wanted: Consult) -> None:
         raise UsageError(f"{given[0]} needs --model, for example --model ollama:qwen3-coder: {known}")
 
 
-def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted:
-    from agent.proposers.model.cost import Budget, price_of
+def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Consulted:
+    from agent.proposers.model.cost import SpendingCap, price_of
     from agent.proposers.model.llm import LLMProposer
     from agent.proposers.model.wire import parse_model
 
@@ -83,10 +83,12 @@ def _model(wanted: Consult, journal: Journal, workspace: Workspace) -> Consulted
     model = parse_model(wanted.model)
     price = price_of(model, state_folder(workspace.folder) / "prices.toml")
     caps = (wanted.max_cost, wanted.max_cost_per_experiment)
-    return LLMProposer(model, Budget(model, price, *caps, lambda: journal.state.spent, journal.append), wanted.silence)
+    return LLMProposer(
+        model, SpendingCap(model, price, *caps, lambda: journal.state.spent, journal.append), wanted.silence
+    )
 
 
-def _command(wanted: Consult, journal: Journal, sandbox: Sandbox) -> Consulted:
+def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Consulted:
     from agent.proposers.agent.command import CommandProposer, confinement
     from agent.proposers.agent.presets import PRESETS, check_available
     from agent.proposers.model.briefing import briefing

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from agent.errors import AutoresearchError, ExperimentError, fault
 from agent.journal.experiment import Experiment, Proposal
-from agent.proposers.base import Away, Context, Exhausted, NoIdea, Proposer
+from agent.proposers.base import Context, Exhausted, NoProposal, Proposer, Unavailable
 
 SHARE = 0.3
 # With nothing kept for this long the model has every other turn at least.
@@ -31,13 +31,13 @@ class Consulted(Protocol):
     name: str
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Away and NoIdea."""
+        """Raises Unavailable and NoProposal."""
         ...
 
     def tell(self, experiment: Experiment) -> None: ...
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal:
-        """Raises Away and NoIdea."""
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal:
+        """Raises Unavailable and NoProposal."""
         ...
 
 
@@ -81,12 +81,14 @@ class HybridProposer:
         except Exhausted as reason:
             return self._insist(context, reason)
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:
         """The model's repair of its own candidate; None where it has none now."""
         try:
-            proposal = _consulted(lambda context: self._model.mend(context, error, attempt), context, self._model.name)
+            proposal = _consulted(
+                lambda context: self._model.repair(context, error, attempt), context, self._model.name
+            )
             return replace(proposal, proposer=self._model.name)
-        except (Away, NoIdea) as reason:
+        except (Unavailable, NoProposal) as reason:
             self._announce("unmended", proposer=self._model.name, number=context.number, reason=str(reason))
             return None
 
@@ -112,7 +114,7 @@ class HybridProposer:
         while True:
             try:
                 proposal = _consulted(self._model.ask, context, self._model.name)
-            except NoIdea as nothing:
+            except NoProposal as nothing:
                 self._come_back()
                 self._nothings += 1
                 self._announce("nothing", proposer=self._model.name, number=context.number, reason=str(nothing))
@@ -121,7 +123,7 @@ class HybridProposer:
                 if self._nothings >= MOST_NOTHINGS:
                     self._leave(f"{self._nothings} times in a row it gave nothing: {nothing}", LONGEST_WAIT)
                 return None
-            except Away as away:
+            except Unavailable as away:
                 self._failures += 1
                 delay = self._delay(away)
                 if away.lasting or time.monotonic() - began + delay > patience:
@@ -135,7 +137,7 @@ class HybridProposer:
             self._nothings = 0
             return replace(proposal, proposer=self._model.name)
 
-    def _delay(self, away: Away) -> float:
+    def _delay(self, away: Unavailable) -> float:
         """What the server asks for, or twice as long each time, with jitter: many loops must not come at once."""
         if away.for_good:
             return float("inf")
@@ -180,10 +182,10 @@ def _consulted(ask: Callable[[Context], Proposal], context: Context, name: str) 
 
     try:
         return ask(replace(context, tick=tick))
-    except (Away, NoIdea):
+    except (Unavailable, NoProposal):
         raise
     except Exception as error:
         concerns_session = isinstance(error, AutoresearchError) and not isinstance(error, ExperimentError)
         if concerns_session or error in passing:
             raise
-        raise Away(f"{name} failed in a way that nobody expected: {fault(error)}", lasting=True) from error
+        raise Unavailable(f"{name} failed in a way that nobody expected: {fault(error)}", lasting=True) from error

@@ -44,7 +44,7 @@ def information(text: str, **kwargs: Any) -> Any:
     return Field(description=text, json_schema_extra={"enforced": False}, **kwargs)
 
 
-class Model(BaseModel):
+class ProtocolModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, allow_inf_nan=False)
 
 
@@ -99,14 +99,14 @@ Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=LONGEST_SEC
 Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0, le=LARGEST_COUNT)]
 
 
-class Repo(Model):
+class Repo(ProtocolModel):
     owner: str | None = information("who published the protocol", default=None)
     name: str | None = information("where it was published", default=None)
     default_branch: str | None = information("its main branch", default=None)
     clone_url: str | None = information("where to clone it from", default=None)
 
 
-class Meta(Model):
+class Meta(ProtocolModel):
     archetype: Literal[
         "ml_train",
         "rl_loop",
@@ -125,7 +125,7 @@ class Meta(Model):
     protocol_bundle_id: str | None = information("its name in a catalogue", default=None)
 
 
-class Constraints(Model):
+class Constraints(ProtocolModel):
     no_new_dependencies: bool = information(
         "kept through forbiddenGlobs: name the dependency files there", default=False
     )
@@ -138,21 +138,21 @@ class Constraints(Model):
     )
 
 
-class Sandbox(Model):
+class SandboxSettings(ProtocolModel):
     image: str | None = information("not enforced: runs are processes, not containers", default=None)
     cpus: float | None = information("not enforced", default=None)
     memory: str | None = information("not enforced", default=None)
     pids: Count | None = information("not enforced", default=None)
 
 
-class SetupCommand(Model):
+class SetupCommand(ProtocolModel):
     kind: Literal["pip", "uv", "npm", "pnpm", "yarn", "cargo", "make", "bash", "sh"] = enforced(
         "the program that runs; bash and sh are given `-c`"
     )
     args: list[Command] = enforced("its arguments, each quoted")
 
 
-class Environment(Model):
+class Environment(ProtocolModel):
     os_hints: list[str] = information("where it was made for", default=[])
     package_managers: list[str] = information("what its commands need", default=[])
     setup_commands: list[Command | SetupCommand] = enforced(
@@ -160,10 +160,10 @@ class Environment(Model):
     )
     asset_prep: list[str] = information("told to the person", default=[])
     constraints: Constraints = information("limits of a run", default=Constraints())
-    sandbox: Sandbox | None = information("1.1; not enforced", default=None)
+    sandbox: SandboxSettings | None = information("1.1; not enforced", default=None)
 
 
-class MutableSurface(Model):
+class MutableSurface(ProtocolModel):
     allowed_globs: list[Glob] = enforced("only files that match enter a candidate", min_length=1, max_length=MOST_GLOBS)
     forbidden_globs: list[ForbiddenGlob] = enforced(
         "files that match never change: no candidate has another one of them", default=[], max_length=MOST_GLOBS
@@ -185,14 +185,14 @@ class MutableSurface(Model):
         )
 
 
-class ImmutableHarness(Model):
+class ImmutableHarness(ProtocolModel):
     paths: list[Glob] = enforced(
         "never changed by a candidate; a run finds them as they were committed", default=[], max_length=MOST_GLOBS
     )
     rationale: str | None = information("why", default=None)
 
 
-class StopCondition(Model):
+class StopCondition(ProtocolModel):
     type: Literal["wall_clock", "max_steps", "epochs", "until_metric", "fixed_suite"] = information(
         "how the command itself decides to end"
     )
@@ -206,12 +206,12 @@ class StopCondition(Model):
     notes: str | None = information("remarks", default=None)
 
 
-class Determinism(Model):
+class Determinism(ProtocolModel):
     seed_policy: Literal["optional", "required"] = information("told to proposers", default="optional")
     notes: str | None = information("remarks", default=None)
 
 
-class Execution(Model):
+class Execution(ProtocolModel):
     command: Command = enforced("run by the shell, output to run.log", min_length=1)
     cwd: InsidePath = enforced("where, relative to the workspace", default=".")
     stop_condition: StopCondition | None = information("when a run ends", default=None)
@@ -219,7 +219,7 @@ class Execution(Model):
     determinism: Determinism = information("about seeds", default=Determinism())
 
 
-class Extract(Model):
+class Extract(ProtocolModel):
     """How a number is found. Which further fields a kind takes stands in `_FIELDS`."""
 
     kind: Literal["regex", "json_pointer", "junit", "pytest_summary", "custom"] = enforced(
@@ -255,25 +255,25 @@ class Extract(Model):
         return self
 
 
-class Metric(Model):
+class Metric(ProtocolModel):
     name: Name = enforced("its column and its word everywhere", min_length=1)
     direction: Literal["minimize", "maximize"] = enforced("which way is better")
     extract: Extract = enforced("how it is read")
 
 
-class BaselinePolicy(Model):
+class BaselinePolicy(ProtocolModel):
     establish_on_hardware: bool = enforced("the baseline is always measured on this machine", default=True)
     same_data_snapshot: bool = enforced("a session refuses to continue on other data", default=True)
     baseline_notes: str | None = information("remarks", default=None)
 
 
-class Measurement(Model):
+class Measurement(ProtocolModel):
     primary_metric: Metric = enforced("what a candidate is judged by")
     secondary_metrics: list[Metric] = enforced("recorded with every run", default=[], max_length=MOST_METRICS)
     baseline_policy: BaselinePolicy = enforced("how the baseline is made", default=BaselinePolicy())
 
 
-class ResultsLog(Model):
+class ResultsLog(ProtocolModel):
     format: Literal["tsv", "csv", "jsonl"] = enforced("the form of the results", default="tsv")
     path: InsidePath = enforced("where, relative to the workspace", default="results.tsv")
     columns: list[Name] | None = enforced("its columns, in this order", default=None, max_length=MOST_METRICS)
@@ -285,7 +285,7 @@ class ResultsLog(Model):
         return self
 
 
-class GitWorkflow(Model):
+class GitWorkflow(ProtocolModel):
     branch_pattern: str = enforced("the session's branch; <tag> is replaced", default="autoresearch/<tag>")
     commit_scope: str | None = information(
         "kept anyway: only candidate files and the results are committed", default=None
@@ -302,7 +302,7 @@ class GitWorkflow(Model):
         return self
 
 
-class Provenance(Model):
+class Provenance(ProtocolModel):
     results_log: ResultsLog = enforced("the table of experiments", default=ResultsLog())
     git_workflow: GitWorkflow = enforced("where it is kept", default=GitWorkflow())
     baseline_artifact_path: InsidePath = enforced(
@@ -310,7 +310,7 @@ class Provenance(Model):
     )
 
 
-class Safety(Model):
+class Safety(ProtocolModel):
     oom_policy: Literal["reduce_batch", "fail", "unknown"] = enforced(
         "reduce_batch: halve the device batch and run again, at most twice; else out of memory is a crash",
         default="unknown",
@@ -320,11 +320,11 @@ class Safety(Model):
     )
 
 
-class Autonomy(Model):
+class Autonomy(ProtocolModel):
     no_ask_human_to_continue: bool = enforced("the loop never asks, whatever this says", default=True)
 
 
-class AgentRules(Model):
+class AgentRules(ProtocolModel):
     simplicity_criterion: bool = enforced(
         "what is simpler, or needs clearly less memory, is kept where nothing is lost; proposers are told",
         default=False,
@@ -334,7 +334,7 @@ class AgentRules(Model):
     log_redirect_example: str | None = information("the program redirects by itself", default=None)
 
 
-class MiningLoop(Model):
+class MiningLoop(ProtocolModel):
     max_trials: Count | None = enforced("like --max-experiments", default=None)
     max_session_wall_seconds: Seconds | None = enforced("like --max-hours", default=None)
     max_consecutive_non_improvements: Count | None = enforced("like --patience", default=None)
@@ -342,7 +342,7 @@ class MiningLoop(Model):
     on_chain_project_id: str | int | None = information("nothing is sent anywhere", default=None)
 
 
-class Protocol(Model):
+class Protocol(ProtocolModel):
     schema_kind: Literal["protocol", "discoveryDraft"] = enforced("a discoveryDraft is refused: it is unfinished")
     protocol_version: Literal["1.0", "1.1"] = enforced("fields of 1.1 are refused in 1.0")
     meta: Meta = enforced("what it is")

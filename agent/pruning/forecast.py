@@ -202,7 +202,7 @@ def _reason(fraction: float, found: Forecast) -> str:
 
 
 Pair = tuple[float, float]
-Case = tuple[Pair, float]
+Comparison = tuple[Pair, float]
 
 
 @dataclass(frozen=True)
@@ -216,13 +216,13 @@ class Fit:
     size: float
     leverage: float
 
-    def scale(self, cases: Sequence[Case], freedom: int) -> float:
+    def scale(self, cases: Sequence[Comparison], freedom: int) -> float:
         """Standard deviation of the residuals of `cases`, as it is for a run of this size."""
         squares = sum(_weight(x, self.size) * (y - _dot(self.slopes, x)) ** 2 for x, y in cases)
         return math.sqrt(squares / freedom)
 
 
-def _cases(history: Sequence[Finished], fraction: float, direction: Direction) -> list[Case]:
+def _cases(history: Sequence[Finished], fraction: float, direction: Direction) -> list[Comparison]:
     """(features, shortfall) of every finished run that has them."""
     return [
         (found, -gain(run.incumbent_metric, run.metric, direction))
@@ -231,7 +231,7 @@ def _cases(history: Sequence[Finished], fraction: float, direction: Direction) -
     ]
 
 
-def _fit(cases: Sequence[Case], here: Pair) -> Fit | None:
+def _fit(cases: Sequence[Comparison], here: Pair) -> Fit | None:
     """Weighted least squares through the origin. None where no run of the history has a gap."""
     # Not below the usual one: that of a tie would leave nothing of the residuals.
     size = max(_dot(here, here), statistics.median(_dot(x, x) for x, _ in cases))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.decision.estimate import estimate, unbiased
-from agent.errors import Crashed, Hopeless, TimedOut
+from agent.errors import Crashed, Pruned, TimedOut
 from agent.journal.experiment import Direction, Experiment, Run
 from agent.pruning.curves import Curve, CurveReader, average, broken, curve, overdue, too_late
 from agent.pruning.forecast import Finished, hopeless
@@ -45,7 +45,7 @@ class Watch:
         self._read = 0
 
     def __call__(self, seconds: float) -> None:
-        """Raises Hopeless, Crashed or TimedOut where the run may as well end now."""
+        """Raises Pruned, Crashed or TimedOut where the run may as well end now."""
         advanced = self._advance(seconds)
         so_far = self._reader.curve
         if reason := too_late(so_far, seconds, self._limit, self._budget):
@@ -61,7 +61,7 @@ class Watch:
             return
         found = hopeless(so_far, rival.curve, rival.metric, rival.history, rival.changed, rival.direction, rival.noise)
         if found is not None:
-            raise Hopeless(found.reason, found.fraction, found.estimate)
+            raise Pruned(found.reason, found.fraction, found.estimate)
 
     def _advance(self, seconds: float) -> bool:
         try:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR_DEGREES, noise_of
-from agent.journal.experiment import Direction, Experiment, reservations, worked
+from agent.journal.experiment import Direction, Experiment, reservations, succeeded
 from agent.journal.history import incumbent_before
 from agent.journal.state import State, gain
 
 
 @dataclass(frozen=True)
-class Standing:
+class Gain:
     """None where there is nothing to compare yet.
 
     baseline, best: what either is worth by all that was measured (`decision.estimate`), and how many runs that
@@ -45,17 +45,17 @@ class Standing:
         return "by repeated runs" if self.repeated else "provisional"
 
 
-def standing(state: State) -> Standing:
+def standing(state: State) -> Gain:
     baseline, best = state.baseline, state.incumbent
     if state.session is None or baseline is None or best is None:
-        return Standing()
+        return Gain()
     first, now = estimate(baseline), estimate(best)
     if first is None or now is None:
-        return Standing()
+        return Gain()
     known, found = noise_of(state.experiments), state.confirmation
     # An interval that holds zero confirms nothing.
     sure = found if found is not None and found.get("low", 0.0) > 0 else {}
-    return Standing(
+    return Gain(
         baseline=first,
         best=now,
         baseline_runs=_runs_behind(baseline),
@@ -72,7 +72,7 @@ def standing(state: State) -> Standing:
 
 def _runs_behind(experiment: Experiment) -> int:
     evidence = experiment.verdict.evidence
-    return len(unbiased(experiment)) or (evidence.runs if evidence else len(worked(experiment.runs)))
+    return len(unbiased(experiment)) or (evidence.runs if evidence else len(succeeded(experiment.runs)))
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
             equal_steps=evidence.doubt is not None,
             sure=evidence.confirmed or fresh,
         )
-    value, runs = experiment.metric, len(worked(experiment.runs))
+    value, runs = experiment.metric, len(succeeded(experiment.runs))
     if value is None or before is None or before.metric is None:
         return Outcome(value=value, runs=runs, incumbent=number)
     by = gain(before.metric, value, direction)
     word = "better" if by > 0 else "worse" if by < 0 else "equal"
-    return Outcome(value, runs, by, before.metric, len(worked(before.runs)), number, None, word)
+    return Outcome(value, runs, by, before.metric, len(succeeded(before.runs)), number, None, word)

@@ -194,7 +194,7 @@ def _raise_loopback() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Rules for one process and its descendants
+# DecisionConfig for one process and its descendants
 
 
 def restrict(read: Sequence[str], write: Sequence[str], network: bool, everything: bool = False) -> None:

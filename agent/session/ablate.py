@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.decision.noise import noise_of
 from agent.errors import PreconditionError
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import Experiment
 from agent.journal.journal import Journal
@@ -18,7 +18,7 @@ RUNS = 2
 BEST, SMALLER = "best", "smaller"
 
 
-def ablate(bench: Bench, journal: Journal, interrupts: Interrupts, count: int = RUNS) -> dict[str, Any]:
+def ablate(bench: Runner, journal: Journal, interrupts: Interrupts, count: int = RUNS) -> dict[str, Any]:
     """Run the best and, for each kept change, the best without it, in turn; then the best without all that do not pay.
 
     Returns plain data: a verdict for each change, and the commit of the smaller recipe where it loses nothing.
@@ -83,7 +83,7 @@ def _worth(found: Mapping[str, Any], gain: float) -> str:
 
 
 def _smaller(
-    bench: Bench, journal: Journal, interrupts: Interrupts, idle: Sequence[tuple[Experiment, Experiment]], count: int
+    bench: Runner, journal: Journal, interrupts: Interrupts, idle: Sequence[tuple[Experiment, Experiment]], count: int
 ) -> dict[str, Any] | None:
     best = journal.state.incumbent
     assert best is not None
@@ -106,7 +106,7 @@ def _smaller(
 
 
 def _without(
-    bench: Bench, texts: Mapping[str, str], changes: Sequence[tuple[Experiment, Experiment]]
+    bench: Runner, texts: Mapping[str, str], changes: Sequence[tuple[Experiment, Experiment]]
 ) -> dict[str, str] | None:
     """The files with the changes taken back, the latest first; None where later ones stand in the way."""
     files = dict(texts)
@@ -122,7 +122,7 @@ def _without(
     return files
 
 
-def _commit(bench: Bench, journal: Journal, label: str, files: Mapping[str, str]) -> str:
+def _commit(bench: Runner, journal: Journal, label: str, files: Mapping[str, str]) -> str:
     assert journal.state.session is not None
     ref = f"refs/autoresearch/{journal.state.session['tag']}/ablate/{label}"
     known = bench.workspace.resolve(ref)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError
-from agent.execution.measure import Bench, measure
+from agent.execution.measure import Runner, measure
 from agent.execution.process_tree import Process
 from agent.journal.experiment import Run, digest
 from agent.system.files import read_bounded, write_whole
@@ -18,7 +18,7 @@ LARGEST_RECORD = 2**22
 
 
 def measure_baseline(
-    bench: Bench,
+    bench: Runner,
     fingerprint: dict[str, Any],
     before: Sequence[Run],
     started: Callable[[Process], None],
@@ -50,7 +50,7 @@ def measure_baseline(
     return run
 
 
-def valid_baseline(bench: Bench, fingerprint: dict[str, Any], commit: str) -> list[Run]:
+def valid_baseline(bench: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:
     """The kept runs of the baseline, if they were measured with these very files under this very fingerprint."""
     try:
         record = json.loads(read_bounded(record_path(bench), LARGEST_RECORD))
@@ -60,11 +60,11 @@ def valid_baseline(bench: Bench, fingerprint: dict[str, Any], commit: str) -> li
         return []
 
 
-def log_path(bench: Bench, run: int = 1) -> Path:
+def log_path(bench: Runner, run: int = 1) -> Path:
     """Of the baseline's run 1, 2, ...: the first stands where the protocol wants it."""
     path = bench.workspace.folder / bench.protocol.provenance.baseline_artifact_path
     return path if run == 1 else path.with_name(f"{path.stem}-{run}{path.suffix}")
 
 
-def record_path(bench: Bench) -> Path:
+def record_path(bench: Runner) -> Path:
     return log_path(bench).with_name("baseline.json")

@@ -13,12 +13,12 @@ from agent.decision import student_t as student
 from agent.decision.noise import Noise
 from agent.decision.schedule import counted, fails, next_turn, reasons
 from agent.errors import AutoresearchError, Interrupted, Suspended
-from agent.execution.measure import Bench, measure
+from agent.execution.measure import Runner, measure
 from agent.execution.process_tree import Process
 from agent.journal.experiment import Direction, Run
 from agent.journal.journal import Journal
 from agent.journal.paths import stop_file
-from agent.journal.state import Comparison, expected_seconds, gain, side
+from agent.journal.state import PendingComparison, expected_seconds, gain, side
 from agent.session.references import of_commit
 from agent.session.signals import Interrupts
 from agent.system.files import last_lines
@@ -44,7 +44,7 @@ class Difference:
 
 
 def compare(
-    bench: Bench,
+    bench: Runner,
     journal: Journal,
     interrupts: Interrupts,
     commits: Mapping[str, str],
@@ -121,13 +121,13 @@ def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Di
     return Difference(by, by - width, by + width, noise)
 
 
-def _comparison(journal: Journal) -> Comparison:
+def _comparison(journal: Journal) -> PendingComparison:
     assert journal.state.comparison is not None
     return journal.state.comparison
 
 
 def _run(
-    bench: Bench, journal: Journal, interrupts: Interrupts, label: str, commit: str, number: int, log: Path
+    bench: Runner, journal: Journal, interrupts: Interrupts, label: str, commit: str, number: int, log: Path
 ) -> Run:
     expected = expected_seconds(journal.state, bench.training_seconds, bench.limit)
 

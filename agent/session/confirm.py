@@ -9,18 +9,18 @@ from typing import Any
 from agent.decision.noise import noise_of
 from agent.decision.schedule import counted
 from agent.errors import PreconditionError, UsageError
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.format import figure
-from agent.journal.experiment import Run, reservations, worked
+from agent.journal.experiment import Run, reservations, succeeded
 from agent.journal.journal import Journal
-from agent.journal.state import Comparison, State, named, side
+from agent.journal.state import PendingComparison, State, named, side
 from agent.session.compare import compare, difference
 from agent.session.signals import Interrupts
 
 RUNS = 3
 
 
-def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str, str]:
+def sides(bench: Runner, state: State, a: str | None, b: str | None) -> dict[str, str]:
     """The two commits. Without names the baseline and the best; one name alone is compared with the baseline.
 
     A name is a number of an experiment, `best`, `baseline`, or anything that git takes for a commit.
@@ -43,7 +43,7 @@ def sides(bench: Bench, state: State, a: str | None, b: str | None) -> dict[str,
     return own
 
 
-def _commit(bench: Bench, state: State, name: str) -> str:
+def _commit(bench: Runner, state: State, name: str) -> str:
     found = named(state, name)
     commit = found.commit if found is not None else bench.workspace.resolve(name)
     if commit is None:
@@ -51,7 +51,7 @@ def _commit(bench: Bench, state: State, name: str) -> str:
     return commit
 
 
-def _experiment_of(bench: Bench, state: State, commit: str) -> str:
+def _experiment_of(bench: Runner, state: State, commit: str) -> str:
     """The commit of the experiment whose program this is, as that of a commit that adds nothing but rows; else itself.
 
     So what is found of it counts for the experiment.
@@ -63,7 +63,7 @@ def _experiment_of(bench: Bench, state: State, commit: str) -> str:
 
 
 def confirm(
-    bench: Bench, journal: Journal, interrupts: Interrupts, commits: Mapping[str, str], count: int = RUNS
+    bench: Runner, journal: Journal, interrupts: Interrupts, commits: Mapping[str, str], count: int = RUNS
 ) -> dict[str, Any]:
     """Compare the commits `a` and `b`, journal what came of it, and return that: the evidence, as plain data.
 
@@ -96,13 +96,13 @@ def confirm(
     return data
 
 
-def _runs_of(comparisons: Sequence[Comparison], commit: str) -> list[Run]:
+def _runs_of(comparisons: Sequence[PendingComparison], commit: str) -> list[Run]:
     return [
         run
         for each in comparisons
         for label in each.commits
         if each.commits[label] == commit
-        for run in worked(counted(each, label))
+        for run in succeeded(counted(each, label))
     ]
 
 

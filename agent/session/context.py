@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agent.execution.fingerprint import snapshot
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.journal.experiment import Experiment, Value
 from agent.proposers.base import Context
@@ -23,7 +23,7 @@ LARGEST_PROGRAM = 2**24  # bytes
 
 
 def context_of(
-    bench: Bench,
+    bench: Runner,
     *,
     files: Mapping[str, str],
     number: int,

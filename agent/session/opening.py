@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.decision.limits import Limits, noted
 from agent.execution import evaluation, fingerprint
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.execution.setup import set_up
 from agent.journal import lock
 from agent.journal.paths import require_own_state, state_folder
@@ -24,7 +24,7 @@ from agent.room.sandbox import Mode, choose, temporary_folder
 @contextlib.contextmanager
 def open_bench(
     folder: Path, tag: str, training_seconds: float | None, sandbox: Mode, limits: Limits | None = None
-) -> Iterator[Bench]:
+) -> Iterator[Runner]:
     """The workspace, held for this process alone. limits: of the session that is about to begin or go on."""
     rules = load_protocol(folder)
     require_runnable(rules)
@@ -35,13 +35,13 @@ def open_bench(
         confined = choose(sandbox, rules.environment.constraints)
         with lock.hold(state_folder(workspace.folder), tag, ends):
             workspace.exclude([".autoresearch/", "run.log"])
-            yield Bench(rules, workspace, training_seconds or rules.training_seconds, confined)
+            yield Runner(rules, workspace, training_seconds or rules.training_seconds, confined)
     finally:
         workspace.close()
 
 
 @contextlib.contextmanager
-def prepared(bench: Bench, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Bench]:
+def prepared(bench: Runner, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Runner]:
     """Run the set-up commands, if they are due and wanted, and find what runs need: what is lent to them, an evaluator.
 
     commit: whose harness it is, by default what is checked out.

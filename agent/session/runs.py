@@ -12,7 +12,7 @@ from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, is_lost
 from agent.errors import AutoresearchError, Suspended
-from agent.execution.measure import Bench, measure
+from agent.execution.measure import Runner, measure
 from agent.execution.process_tree import Process
 from agent.journal.experiment import Experiment, Run
 from agent.journal.history import experiments_before
@@ -36,7 +36,7 @@ MOST_TEXTS = 8
 class Runs:
     """prune: whether runs end early that cannot win or count any more. seed: of the session."""
 
-    def __init__(self, bench: Bench, journal: Journal, interrupts: Interrupts, *, prune: bool, seed: int) -> None:
+    def __init__(self, bench: Runner, journal: Journal, interrupts: Interrupts, *, prune: bool, seed: int) -> None:
         self._patient = not prune
         self.work_on(bench)
         self._journal, self._interrupts = journal, interrupts
@@ -47,7 +47,7 @@ class Runs:
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
         self._earlier: list[Finished] | None = None
 
-    def work_on(self, bench: Bench) -> None:
+    def work_on(self, bench: Runner) -> None:
         """Take the bench that has all that runs need."""
         self._bench = dataclasses.replace(bench, patient=self._patient)
 

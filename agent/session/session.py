@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.decision import limits
-from agent.decision.decide import Case, Rules, judge, require_limits, why_unlike
+from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
 from agent.decision.sequential_test import Step
 from agent.execution.fingerprint import fingerprint
 from agent.execution.gpu_fault import described
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.execution.oom import smaller_batch
 from agent.journal import proposals, results
 from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
@@ -40,12 +40,12 @@ class Session:
         self,
         tag: str,
         seed: int,
-        bench: Bench,
+        bench: Runner,
         journal: Journal,
         proposer: Proposer,
         wanted: limits.Limits,
         interrupts: Interrupts,
-        rules: Rules,
+        rules: DecisionConfig,
         baseline_runs: int,
         prune: bool,
         confirm: bool,
@@ -65,7 +65,7 @@ class Session:
         self._began = time.monotonic()
         self._told: set[str] = set()
 
-    def work_on(self, bench: Bench) -> None:
+    def work_on(self, bench: Runner) -> None:
         """Take the bench as it is after the set-up commands, with all that runs need."""
         self.bench = bench
         self.runs.work_on(bench)
@@ -192,10 +192,10 @@ class Session:
         step = judge(self._case(), self._rules)
         return None if isinstance(step, Verdict) else step
 
-    def _case(self) -> Case:
+    def _case(self) -> Comparison:
         pending = self._pending
         assert pending.commit is not None
-        return Case(
+        return Comparison(
             pending=pending,
             incumbent=self._incumbent,
             experiments=self.state.experiments,
@@ -287,7 +287,7 @@ class Session:
         if not any(f'{path}", line ' in tail for path in files):
             return False
         context = self._context(pending.number, self._incumbent, files)
-        proposal = self._proposer.mend(context, tail, pending.repairs + 1)
+        proposal = self._proposer.repair(context, tail, pending.repairs + 1)
         if proposal is None:
             return False
         whole = {**files, **proposal.files}

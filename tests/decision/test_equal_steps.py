@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.decision.decide import Case, Rules, judge
+from agent.decision.decide import Comparison, DecisionConfig, judge
 from agent.decision.equal_steps import DOUBT, slope_of
 from agent.decision.noise import noise_of, pooled
 from agent.journal.experiment import Experiment, Run, Verdict
@@ -88,7 +88,7 @@ def judged(name: str, candidate: Sequence[Run]) -> Verdict | str:
     before = Experiment(1, "x", "", "c", "e", {}, (GROUPS[1][0], *GROUPS[1]), Verdict("discard", ""))
     pending = Pending(2, "x", "", "", {}, "f", (), 0.0, commit="c", runs=tuple(candidate))
     ours, theirs = ({"a.py": f"{name} = {value}\n"} for value in (2, 1))
-    return judge(Case(pending, incumbent, [incumbent, before], ours, theirs, "minimize"), Rules())
+    return judge(Comparison(pending, incumbent, [incumbent, before], ours, theirs, "minimize"), DecisionConfig())
 
 
 def test_a_slow_minute_hides_no_better_rate_and_a_fast_one_makes_none() -> None:

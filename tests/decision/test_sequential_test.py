@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from agent.decision import sequential_test as verdict
-from agent.decision.decide import Case, Rules, judge, why_unlike
+from agent.decision.decide import Comparison, DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
-from agent.decision.sequential_test import Standing, standing, weigh
+from agent.decision.sequential_test import IncumbentSample, standing, weigh
 from agent.execution.conditions import disturbed
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
 from agent.journal.state import Pending
@@ -21,10 +21,10 @@ from agent.source.simplicity import leaner, repeats
 from benchmarks import verdict as simulation
 
 NOISE = Noise(1.0, 20.0)
-KNOWN = Standing([10.0, 10.0, 10.0, 10.0], [10.0])
+KNOWN = IncumbentSample([10.0, 10.0, 10.0, 10.0], [10.0])
 
 
-def verdict_of(candidate: Sequence[float], incumbent: Standing = KNOWN, **more: Any) -> Verdict | str:
+def verdict_of(candidate: Sequence[float], incumbent: IncumbentSample = KNOWN, **more: Any) -> Verdict | str:
     return weigh(candidate, incumbent, NOISE, more.pop("direction", "minimize"), **more)
 
 
@@ -43,7 +43,7 @@ def test_what_is_in_between_is_run_again_in_turn() -> None:
     assert status([7.5]) == "candidate"
     assert status([7.5, 8.5]) == "candidate"
     assert status([7.5, 8.5, 7.5]) == "keep"
-    assert status([7.5, 7.6], incumbent=Standing([10.0, 10.0], [10.0])) == "incumbent"
+    assert status([7.5, 7.6], incumbent=IncumbentSample([10.0, 10.0], [10.0])) == "incumbent"
     assert status([7.5, 11.0]) == "discard"
     tied = [8.7, 8.6, 8.9, 8.5, 8.8, 8.6, 8.9]
     assert status([*tied, 8.7]) in ("keep", "discard")  # the limit of runs ends it in any case
@@ -62,16 +62,16 @@ def test_what_a_verdict_says_holds_its_evidence() -> None:
 
 
 def test_an_incumbent_known_by_its_own_selection_is_run_again_before_it_judges_a_near_one() -> None:
-    lucky = Standing([], [9.0, 9.2])
+    lucky = IncumbentSample([], [9.0, 9.2])
     assert status([10.0], incumbent=lucky) == "incumbent"
     assert status([12.0], incumbent=lucky) == "discard"
-    assert status([10.0], incumbent=Standing([10.0], [9.0, 9.2])) == "discard"
+    assert status([10.0], incumbent=IncumbentSample([10.0], [9.0, 9.2])) == "discard"
 
 
 def test_an_old_incumbent_is_run_again_now_and_then() -> None:
-    assert status([14.0], incumbent=Standing([10.0, 10.0], [10.0], age=7)) == "discard"
-    assert status([14.0], incumbent=Standing([10.0, 10.0], [10.0], age=8)) == "incumbent"
-    assert status([14.0], incumbent=Standing([10.0] * 6, [10.0], age=80)) == "discard"
+    assert status([14.0], incumbent=IncumbentSample([10.0, 10.0], [10.0], age=7)) == "discard"
+    assert status([14.0], incumbent=IncumbentSample([10.0, 10.0], [10.0], age=8)) == "incumbent"
+    assert status([14.0], incumbent=IncumbentSample([10.0] * 6, [10.0], age=80)) == "discard"
 
 
 def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
@@ -79,21 +79,21 @@ def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
     for value in (0.1, 0.7, 1.333644):
         exact = pooled([[value] * 3], value)
         assert exact.exact and exact.sd == 0.0 and not exact.unsure
-        kept = weigh([value - 1e-4], Standing([value] * 3, [value]), exact, "minimize")
+        kept = weigh([value - 1e-4], IncumbentSample([value] * 3, [value]), exact, "minimize")
         assert isinstance(kept, Verdict) and kept.status == "keep"
 
 
 def test_a_metric_of_zero_says_nothing_about_its_noise() -> None:
     nothing = pooled([[0.0, 0.0]], 0.0)
     assert nothing.unsure and not nothing.exact
-    assert weigh([0.1], Standing([0.0, 0.0], [0.0]), nothing, "maximize") == "incumbent"
-    assert weigh([0.1], Standing([0.0], [0.0]), pooled([], 0.0), "maximize") == "incumbent"
+    assert weigh([0.1], IncumbentSample([0.0, 0.0], [0.0]), nothing, "maximize") == "incumbent"
+    assert weigh([0.1], IncumbentSample([0.0], [0.0]), pooled([], 0.0), "maximize") == "incumbent"
     zero, one = kept(0, [0.0]), replace(kept(1, [0.5]), verdict=Verdict("discard", ""))
     assert noise_of([zero, one]).sd == pytest.approx(0.5 * PRIOR) and not noise_of([zero, one]).exact
 
 
 def test_without_noise_every_difference_is_real() -> None:
-    exact, known = pooled([[2.0, 2.0, 2.0]], 2.0), Standing([2.0, 2.0], [2.0])
+    exact, known = pooled([[2.0, 2.0, 2.0]], 2.0), IncumbentSample([2.0, 2.0], [2.0])
     unsure = pooled([[2.0, 2.0]], 2.0)
     assert exact.sd == 0.0 and unsure.sd > 0 and weigh([1.999], known, unsure, "minimize") == "incumbent"
     kept = weigh([1.999], known, exact, "minimize")
@@ -133,7 +133,7 @@ def test_first_runs_of_candidates_do_not_count_as_repeats() -> None:
 def test_the_value_of_an_incumbent_comes_from_runs_that_did_not_choose_it() -> None:
     lucky = kept(3, [1.5, 1.6], sigmas=3.0, fresh=[1.7, 1.8])
     assert lucky.metric == pytest.approx(1.55) and estimate(lucky) == pytest.approx(1.75)
-    assert standing(lucky, 9) == Standing([1.7, 1.8], [1.5, 1.6], 5)
+    assert standing(lucky, 9) == IncumbentSample([1.7, 1.8], [1.5, 1.6], 5)
     clear = kept(3, [1.5], sigmas=9.0, fresh=[1.7])
     assert estimate(clear) == pytest.approx(1.6)
     assert estimate(kept(0, [2.0, 2.2])) == pytest.approx(2.1)
@@ -189,37 +189,37 @@ def test_a_run_beside_other_programs_does_not_compare() -> None:
 def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_things_are_now() -> None:
     base = replace(kept(0, [2.0, 2.01]), runs=(run(2.0, QUIET), run(2.01, QUIET)))
     for count in (1, 2):
-        assert judge(case(base, [run(1.9, BUSY)] * count), Rules()) == "candidate"
+        assert judge(case(base, [run(1.9, BUSY)] * count), DecisionConfig()) == "candidate"
     third = case(base, [run(1.9, BUSY)] * 3)
     assert why_unlike(third, third.pending.runs[-1]) is not None
-    assert judge(third, Rules()) == "incumbent"
+    assert judge(third, DecisionConfig()) == "incumbent"
     again = replace(base, fresh=(replace(run(2.3, BUSY), rebased=True),))
-    found = judge(case(again, [run(1.9, BUSY)] * 3), Rules())
+    found = judge(case(again, [run(1.9, BUSY)] * 3), DecisionConfig())
     assert not isinstance(found, str) or found in ("candidate", "incumbent")
     assert why_unlike(case(again, [run(1.9, BUSY)]), run(1.9, BUSY)) is None
     # A quiet run among busy ones is judged alone.
-    worse = judge(case(base, [run(1.0, BUSY), run(2.5, QUIET)]), Rules())
+    worse = judge(case(base, [run(1.0, BUSY), run(2.5, QUIET)]), DecisionConfig())
     assert isinstance(worse, Verdict) and worse.status == "discard" and worse.evidence and worse.evidence.runs == 1
 
 
 def test_limits_failures_and_the_classic_rule() -> None:
     base = kept(0, [2.0, 2.01])
-    over = judge(case(base, [Run(1.0, 9.0, {"peak_vram_mb": 5 * 1024.0})]), Rules(max_memory_gb=4))
+    over = judge(case(base, [Run(1.0, 9.0, {"peak_vram_mb": 5 * 1024.0})]), DecisionConfig(max_memory_gb=4))
     assert (
         isinstance(over, Verdict) and over.status == "discard" and over.reason == "needs 5.0 GB, --max-memory-gb is 4"
     )
-    failed = judge(case(base, [Run(None, 1.0, error="timed out")]), Rules())
+    failed = judge(case(base, [Run(None, 1.0, error="timed out")]), DecisionConfig())
     assert failed == Verdict("crash", "timed out")
-    flaky = judge(case(base, [Run(1.0, 9.0), Run(None, 1.0, error="crashed: x")]), Rules())
+    flaky = judge(case(base, [Run(1.0, 9.0), Run(None, 1.0, error="crashed: x")]), DecisionConfig())
     assert isinstance(flaky, Verdict) and flaky.reason == "run 2 failed after one that did not: crashed: x"
-    pruned = judge(case(base, [Run(None, 4.0, error="pruned at 41 %: x", pruned=0.41, estimate=2.4)]), Rules())
+    pruned = judge(case(base, [Run(None, 4.0, error="pruned at 41 %: x", pruned=0.41, estimate=2.4)]), DecisionConfig())
     assert pruned == Verdict("discard", "pruned at 41 %: x")
-    kept_at_once = judge(case(base, [Run(1.9999, 9.0)]), Rules("greedy"))
+    kept_at_once = judge(case(base, [Run(1.9999, 9.0)]), DecisionConfig("greedy"))
     assert isinstance(kept_at_once, Verdict) and kept_at_once.status == "keep"
     assert kept_at_once.evidence is not None and kept_at_once.evidence.how == "greedy"
     # Nothing was run twice: the noise is a guess, which makes no sigmas, and the run may be a lucky one.
     alone = replace(base, runs=base.runs[:1], fresh=())
-    guessed = judge(case(alone, [Run(1.9, 9.0)]), Rules("greedy"))
+    guessed = judge(case(alone, [Run(1.9, 9.0)]), DecisionConfig("greedy"))
     assert isinstance(guessed, Verdict) and guessed.evidence is not None and guessed.evidence.sigmas is None
     assert "sigma" not in guessed.reason and "noise" not in guessed.reason
     assert unbiased(replace(kept(1, [1.9]), verdict=guessed)) == []
@@ -257,9 +257,9 @@ def kept(number: int, metrics: Sequence[float], sigmas: float = 3.0, fresh: Sequ
     return Experiment(number, "x", "", "c", "d", {}, runs, Verdict("keep", "", evidence), fresh=after)
 
 
-def case(incumbent: Experiment, runs: Sequence[Run]) -> Case:
+def case(incumbent: Experiment, runs: Sequence[Run]) -> Comparison:
     pending = Pending(1, "x", "", "", {}, "d", (), 0.0, commit="c", runs=tuple(runs))
-    return Case(pending, incumbent, [incumbent], {"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"}, "minimize")
+    return Comparison(pending, incumbent, [incumbent], {"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"}, "minimize")
 
 
 def test_the_constants_are_in_order() -> None:

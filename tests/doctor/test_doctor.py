@@ -23,7 +23,7 @@ from agent.execution.fingerprint import backend
 from agent.execution.process_tree import MARK
 from agent.journal.paths import journal_path
 from agent.proposers.agent.presets import PRESETS
-from agent.proposers.choose import Consult
+from agent.proposers.choose import ProposerConfig
 from tests.common.in_process import call
 from tests.common.workspaces import Cli, git
 from tests.session.test_session import assert_consistent, journal, rows
@@ -253,30 +253,30 @@ def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str
 )
 def test_a_model_is_looked_for_without_spending(status: int, body: bytes, name: str, expected: str, words: str) -> None:
     with listing(status, body) as (url, seen):
-        (check,) = reach.checks(Consult(model=f"{url}/v1 {name}"))
+        (check,) = reach.checks(ProposerConfig(model=f"{url}/v1 {name}"))
     assert check.status == expected and words in check.message and [path for path, _ in seen] == ["/v1/models"]
 
 
 def test_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    (check,) = reach.checks(Consult(model="anthropic:m"))
+    (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
     assert (check.status, check.command) == ("broken", "export ANTHROPIC_API_KEY=...")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
     with listing(200, b'{"data": [{"id": "m"}]}') as (url, seen):
         monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
-        (check,) = reach.checks(Consult(model="anthropic:m"))
+        (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
     assert check.status == "ok" and seen == [("/v1/models", "sk-test")]
-    (check,) = reach.checks(Consult(model="anthropic:m"))
+    (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
     assert check.status == "broken" and "cannot be reached" in check.message and "sk-test" not in str(check)
     monkeypatch.setenv("OLLAMA_BASE_URL", url)
-    assert [each.command for each in reach.checks(Consult(model="ollama:m"))] == ["ollama serve"]
-    (check,) = reach.checks(Consult(model="oracle"))
+    assert [each.command for each in reach.checks(ProposerConfig(model="ollama:m"))] == ["ollama serve"]
+    (check,) = reach.checks(ProposerConfig(model="oracle"))
     assert check.status == "broken" and "is not known" in check.message
     monkeypatch.setenv("PATH", str(tmp_path))
-    (check,) = reach.checks(Consult(agent="claude"))
+    (check,) = reach.checks(ProposerConfig(agent="claude"))
     assert (check.status, check.command) == ("broken", "npm install -g @anthropic-ai/claude-code")
     (tmp_path / "claude").write_text("#!/bin/sh\n")
     (tmp_path / "claude").chmod(0o755)
-    assert [each.status for each in reach.checks(Consult(agent="claude"))] == ["ok"]
-    assert [each.status for each in reach.checks(Consult(agent="nobody"))] == ["broken"]
+    assert [each.status for each in reach.checks(ProposerConfig(agent="claude"))] == ["ok"]
+    assert [each.status for each in reach.checks(ProposerConfig(agent="nobody"))] == ["broken"]
     assert set(reach.INSTALL) == set(PRESETS)

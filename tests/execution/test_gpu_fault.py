@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.decision.decide import Rules, judge
+from agent.decision.decide import DecisionConfig, judge
 from agent.execution.gpu_fault import fault_in
 from agent.journal.experiment import Fault, Run, Verdict
 from agent.pruning.monitor import Watch
@@ -123,8 +123,8 @@ def test_the_baseline_is_measured_again_too(quick: Path, cli: Cli, seen: Path) -
 
 def test_a_run_that_a_fault_ended_is_no_evidence_against_one_that_was_not() -> None:
     base, faulted = kept(0, [2.0, 2.01]), Run(None, 1.0, error="the GPU failed", fault="machine")
-    assert judge(case(base, [Run(1.9, 9.0), faulted]), Rules()) == "candidate"
-    given_up = judge(case(base, [Run(1.9, 9.0), faulted, faulted]), Rules())
+    assert judge(case(base, [Run(1.9, 9.0), faulted]), DecisionConfig()) == "candidate"
+    given_up = judge(case(base, [Run(1.9, 9.0), faulted, faulted]), DecisionConfig())
     assert isinstance(given_up, Verdict) and given_up.status == "discard"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
@@ -20,7 +20,7 @@ BROKEN = "import no_such_module\n" + QUICK
 
 
 @contextmanager
-def bench(folder: Path, command: str, said: list[str]) -> Iterator[Bench]:
+def bench(folder: Path, command: str, said: list[str]) -> Iterator[Runner]:
     """`folder` with that command, and all that there is in it committed but for what .gitignore names."""
     execution = {**quick_protocol()["execution"], "command": command}
     (folder / "protocol.json").write_text(json.dumps(quick_protocol(execution=execution)))
@@ -28,12 +28,12 @@ def bench(folder: Path, command: str, said: list[str]) -> Iterator[Bench]:
     git(folder, "commit", "--quiet", "-m", "for a test")
     workspace = Workspace(folder, load_protocol(folder))
     try:
-        yield Bench(load_protocol(folder), workspace, None, lent=lendable(workspace), say=said.append)
+        yield Runner(load_protocol(folder), workspace, None, lent=lendable(workspace), say=said.append)
     finally:
         workspace.close()
 
 
-def against(bench: Bench, files: dict[str, str]) -> str | None:
+def against(bench: Runner, files: dict[str, str]) -> str | None:
     return why_not(bench, files, bench.workspace.head, lambda: None)
 
 

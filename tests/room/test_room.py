@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.execution.measure import Bench, measure
+from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Run
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
@@ -30,12 +30,12 @@ PRINT = "\nprint('val_bpb: 1.5')\n"
 
 
 @contextmanager
-def bench(folder: Path, way: Way | None) -> Iterator[Bench]:
+def bench(folder: Path, way: Way | None) -> Iterator[Runner]:
     rules = load_protocol(folder)
     workspace = Workspace(folder, rules)
     closed = Sandbox(way, network=True, hide=True)
     try:
-        with prepared(Bench(rules, workspace, None, closed), setup=False) as ready:
+        with prepared(Runner(rules, workspace, None, closed), setup=False) as ready:
             yield ready
     finally:
         workspace.close()

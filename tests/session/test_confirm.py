@@ -20,7 +20,7 @@ from agent.execution import conditions
 from agent.journal.experiment import Run
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
-from agent.journal.state import Comparison, replay
+from agent.journal.state import PendingComparison, replay
 from tests.common.in_process import call
 from tests.common.workspaces import ROOT, Cli, git
 from tests.session.test_session import assert_consistent, commit_all, journal, rows
@@ -220,8 +220,8 @@ def made(steps: float, **around: float) -> Run:
     return Run(2.0, 300.0, {"num_steps": steps}, conditions=around)
 
 
-def side(count: int = 3, **runs: list[Run]) -> Comparison:
-    return Comparison({label: label for label in runs}, (), count, {k: tuple(v) for k, v in runs.items()})
+def side(count: int = 3, **runs: list[Run]) -> PendingComparison:
+    return PendingComparison({label: label for label in runs}, (), count, {k: tuple(v) for k, v in runs.items()})
 
 
 def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None:

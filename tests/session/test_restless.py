@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.decision.decide import Case, Rules, judge, why_unlike
+from agent.decision.decide import Comparison, DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, MOST_RUNS
@@ -61,12 +61,12 @@ def driven(
         if turns[-1] == "c":
             pending = replace(pending, runs=(*pending.runs, made(value(5 * len(turns)) + shift, busy, steps)))
         else:
-            why = why_unlike(Case(pending, incumbent, [incumbent], *edit, "minimize"), pending.runs[-1])
+            why = why_unlike(Comparison(pending, incumbent, [incumbent], *edit, "minimize"), pending.runs[-1])
             incumbent = replace(incumbent, fresh=(*incumbent.fresh, replace(run, rebased=why is not None)))
             pending = replace(pending, refreshed=pending.refreshed + 1)
             if why is not None:
                 pending = replace(pending, rebases=pending.rebases + 1, rebased_at=len(pending.runs))
-        found = judge(Case(pending, incumbent, [incumbent], *edit, "minimize"), Rules())
+        found = judge(Comparison(pending, incumbent, [incumbent], *edit, "minimize"), DecisionConfig())
         if isinstance(found, Verdict):
             return found, turns, incumbent
         turns += found[0]
@@ -112,7 +112,7 @@ def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_m
     others = replace(kept(0, [2.0]), runs=tuple(made(value(index), busy=False) for index in range(4)))
     busy = replace(lucky, fresh=(made(2.0, busy=True),))
     pending = Pending(4, "x", "", "", {}, "d", (), 0.0, commit="c", runs=(made(1.995, busy=False),))
-    assert judge(Case(pending, busy, [others, busy], *SIZE, "minimize"), Rules()) == "incumbent"
+    assert judge(Comparison(pending, busy, [others, busy], *SIZE, "minimize"), DecisionConfig()) == "incumbent"
 
 
 def test_disturbed_runs_count_nowhere() -> None:
@@ -128,7 +128,7 @@ def test_an_incumbent_that_fails_is_asked_for_no_more_and_the_session_moves_on()
     def tried(incumbent: Experiment, *metrics: float) -> Verdict | str:
         runs = tuple(made(metric, busy=False) for metric in metrics)
         pending = Pending(4, "x", "", "", {}, "d", (), 0.0, commit="c", runs=runs)
-        return judge(Case(pending, incumbent, [established(), incumbent], *NULL, "minimize"), Rules())
+        return judge(Comparison(pending, incumbent, [established(), incumbent], *NULL, "minimize"), DecisionConfig())
 
     failed = Run(None, 3.0, error="out of memory")
     lucky = replace(kept(3, [1.9]), runs=(made(1.9, busy=False),))

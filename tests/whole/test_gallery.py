@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import PreconditionError
-from agent.execution.measure import ALONE, Bench, Beside, measure
+from agent.execution.measure import ALONE, Beside, Runner, measure
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
@@ -391,7 +391,7 @@ ODD_IN_EVERY_RUN = ("as it is", "an average of weights, not evaluated", "a progr
 
 
 @pytest.fixture
-def bench(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     """A workspace with the real harness and its own copy of the data."""
     shutil.copytree(embedded, tmp_path / "cache")
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
@@ -406,7 +406,7 @@ def bench(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> It
     make_repository(folder)
     rules = load_protocol(folder)
     workspace = Workspace(folder, rules)
-    start = Bench(rules, workspace, BUDGET, Sandbox(WAY, network=True, hide=True))
+    start = Runner(rules, workspace, BUDGET, Sandbox(WAY, network=True, hide=True))
     with prepared(start, setup=False) as ready:
         yield ready
     workspace.close()
@@ -419,7 +419,7 @@ def script(where: str, code: str) -> str:
     return text
 
 
-def run(bench: Bench, where: str, code: str, beside: Beside = ALONE) -> Run:
+def run(bench: Runner, where: str, code: str, beside: Beside = ALONE) -> Run:
     workspace = bench.workspace
     commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": script(where, code)}, "a script")
     log = workspace.folder.parent / "logs" / "run-1.log"
@@ -439,7 +439,7 @@ INCUMBENT = Beside(own=(Run(3.0, 5.0, untimed=8.0, overrun=0.5),))
 
 @pytest.mark.parametrize(("where", "code", "reason"), some(CHEATS, CHEATS_IN_EVERY_RUN))
 def test_a_cheat_gains_nothing(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: str, reason: str | None
+    bench: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: str, reason: str | None
 ) -> None:
     for name in ("MY_PASSPHRASE", "HF_TOKENS", "DATABASE_URL", "SLACK_WEBHOOK", "OPENAI_API_KEY", "SOMETHING"):
         monkeypatch.setenv(name, "secret")
@@ -466,13 +466,13 @@ def test_a_cheat_gains_nothing(
 
 
 @pytest.mark.parametrize(("where", "code"), some(HONEST, ODD_IN_EVERY_RUN))
-def test_what_is_only_odd_counts(bench: Bench, where: str, code: str) -> None:
+def test_what_is_only_odd_counts(bench: Runner, where: str, code: str) -> None:
     result = run(bench, where, code)
     assert result.error is None and result.metric is not None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
     assert BEST < result.metric < WORST and result.source == "attested"
 
 
-def test_a_confirmed_commit_is_held_against_another_one(bench: Bench) -> None:
+def test_a_confirmed_commit_is_held_against_another_one(bench: Runner) -> None:
     """A peek is found in another run of its own commit too: the losses of the same program would hide it."""
     honest = run(bench, "top", "")
     peeking = script("late", RARE_PEEK)
@@ -500,13 +500,13 @@ def test_a_confirmed_commit_is_held_against_another_one(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("code", [pytest.param(LEAVES, id="files"), pytest.param(SHARED, id="shared memory")])
-def test_no_run_sees_what_another_left(bench: Bench, code: str) -> None:
+def test_no_run_sees_what_another_left(bench: Runner, code: str) -> None:
     for _ in range(2):
         result = run(bench, "middle", code)
         assert result.error is None, (result.error, Path(result.log).read_text()[-2000:])
 
 
-def test_a_daemon_goes_with_its_room(bench: Bench) -> None:
+def test_a_daemon_goes_with_its_room(bench: Runner) -> None:
     import psutil
 
     assert run(bench, "middle", DAEMON).error is None
@@ -516,7 +516,7 @@ def test_a_daemon_goes_with_its_room(bench: Bench) -> None:
     assert sleepers == []
 
 
-def test_a_model_that_cannot_be_traced_is_told_where(bench: Bench) -> None:
+def test_a_model_that_cannot_be_traced_is_told_where(bench: Runner) -> None:
     through_numpy = "honest = model\ndef model(t):\n    x = np.asarray(honest(t))\n    return mx.array(x)"
     refused = run(bench, "late", through_numpy)
     assert "cannot be traced (line " in (refused.error or "") and "train.py)" in (refused.error or ""), refused
@@ -526,7 +526,7 @@ def test_a_model_that_cannot_be_traced_is_told_where(bench: Bench) -> None:
     assert result.metric is not None and result.source == "untraced", (result, Path(result.log).read_text()[-2000:])
 
 
-def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(bench: Bench, tmp_path: Path) -> None:
+def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(bench: Runner, tmp_path: Path) -> None:
     shard = next((tmp_path / "cache" / "snapshots").glob("*/train_*.tokens.npy"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1

@@ -32,11 +32,11 @@ from agent.journal.results import render
 from agent.journal.state import State
 from agent.proposers.agent import worktree as scratch
 from agent.proposers.agent.worktree import Scratch
-from agent.proposers.base import Away, Context, Exhausted
+from agent.proposers.base import Context, Exhausted, Unavailable
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model.briefing import briefing
 from agent.proposers.model.cost import price_of
-from agent.proposers.model.wire import Model
+from agent.proposers.model.wire import ModelSpec
 from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
@@ -79,7 +79,7 @@ class Failing:
     def ask(self, context: Context) -> Proposal:  # noqa: ARG002
         raise self.error
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal:  # noqa: ARG002
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal:  # noqa: ARG002
         raise self.error
 
 
@@ -112,7 +112,7 @@ def test_any_exception_of_a_proposer_is_an_absence(error: Exception) -> None:
     kind, data = said[-1]
     assert kind == "away" and type(error).__name__ in data["reason"]
     assert json.dumps(data) and "\x1b" not in data["reason"] and "\n" not in data["reason"]
-    assert proposer.mend(context(), "log", 1) is None
+    assert proposer.repair(context(), "log", 1) is None
     assert said[-1][0] == "unmended" and type(error).__name__ in said[-1][1]["reason"]
 
 
@@ -144,7 +144,7 @@ def test_what_a_tick_raises_passes() -> None:
 @pytest.mark.parametrize("wanted", [float("nan"), float("inf"), -1e300, 1e300])
 def test_no_wait_is_longer_than_an_hour(wanted: float) -> None:
     said: list[tuple[str, dict[str, Any]]] = []
-    assert hybrid(Away("busy", wanted), said).ask(context()).proposer == "search" if wanted > 0 else True
+    assert hybrid(Unavailable("busy", wanted), said).ask(context()).proposer == "search" if wanted > 0 else True
     if wanted > 0:
         assert said[-1][0] == "away" and said[-1][1]["until"] - time.time() < 3700
 
@@ -277,7 +277,7 @@ def test_a_journal_that_a_server_has_poisoned_replays(tmp_path: Path, told: obje
 def test_a_price_table_that_is_none_is_a_sentence(tmp_path: Path, price: str) -> None:
     (tmp_path / "prices.toml").write_text(f'["http:scripted"]\ninput = {price}\noutput = 1\n')
     with pytest.raises(UsageError, match="price table"):
-        price_of(Model("http", "scripted", "openai", "http://127.0.0.1"), tmp_path / "prices.toml")
+        price_of(ModelSpec("http", "scripted", "openai", "http://127.0.0.1"), tmp_path / "prices.toml")
 
 
 @pytest.mark.parametrize("told", [-(10**12), "12", 10**15, None, 0.5, True])

@@ -20,7 +20,7 @@ from agent.proposers.agent import worktree as scratch
 from agent.proposers.agent.checkpoint import Attempt, Left
 from agent.proposers.agent.presets import check_available, confines_itself, own_folders
 from agent.proposers.agent.worktree import NOTES, PROMPT, Changes
-from agent.proposers.base import Away, Context, NoIdea
+from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, against
 from agent.room.room import NOTHING, Furniture, furnish, make_parts
@@ -66,10 +66,10 @@ class CommandProposer:
         """The history in the context says it all."""
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Away where the agent cannot be had, NoIdea where it gives nothing that can be measured."""
+        """Raises Unavailable where the agent cannot be had, NoProposal where it gives nothing that can be measured."""
         return self._converse(context, self._briefing(context), "agent")
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal:
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal:
         """Repair a candidate that crashed, which is what the context's files are; `error` is the end of its log."""
         log = plain(error)[-LONGEST_ERROR:]
         opening = (
@@ -82,7 +82,7 @@ class CommandProposer:
         """Run the agent until it leaves something usable; what cannot be used goes back to it with the reason."""
         missing = check_available(self.command)
         if missing:
-            raise Away(missing, lasting=True)
+            raise Unavailable(missing, lasting=True)
         draft: Mapping[str, str] = {}
         why = ""
         names = [name, *(f"{name}-{number}" for number in range(2, 2 + MOST_CORRECTIONS))]
@@ -93,7 +93,7 @@ class CommandProposer:
             if files == draft:
                 if attempt.failure is not None:
                     self._left.forget(context, [each])
-                    raise Away(f"the agent {attempt.failure}{_lost(self._dropped)}", lasting=attempt.lasting)
+                    raise Unavailable(f"the agent {attempt.failure}{_lost(self._dropped)}", lasting=attempt.lasting)
                 if not why:
                     self._left.forget(context, names)
                     raise self._nothing()
@@ -105,13 +105,15 @@ class CommandProposer:
                 self._left.forget(context, names)
                 return self._proposal(context, attempt.changes)
         self._left.forget(context, names)
-        raise NoIdea(f"the agent left nothing usable in {1 + MOST_CORRECTIONS} attempts: {why}{_lost(self._dropped)}")
+        raise NoProposal(
+            f"the agent left nothing usable in {1 + MOST_CORRECTIONS} attempts: {why}{_lost(self._dropped)}"
+        )
 
-    def _nothing(self) -> NoIdea | Away:
+    def _nothing(self) -> NoProposal | Unavailable:
         self._nothings += 1
         if self._nothings < MOST_NOTHINGS:
-            return NoIdea(f"the agent changed nothing{_lost(self._dropped)}")
-        return Away(
+            return NoProposal(f"the agent changed nothing{_lost(self._dropped)}")
+        return Unavailable(
             f"the agent changed nothing {self._nothings} times in a row{_lost(self._dropped)}; its agent.log says what "
             "it did instead",
             lasting=True,

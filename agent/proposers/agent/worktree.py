@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from agent.format import one_line
-from agent.proposers.base import Away, Context
+from agent.proposers.base import Context, Unavailable
 from agent.room.variables import SECRET
 from agent.source.encoding import decoded, encoded
 from agent.system.files import Unusable, open_plain, read_bounded, write_whole
@@ -75,7 +75,7 @@ class Refused(Exception):
 def make(context: Context, top: Path, draft: Mapping[str, str]) -> Scratch:
     """A copy of the incumbent at `top`, committed there, with `draft` on top of it as an uncommitted change.
 
-    Raises Away where git cannot make the repository.
+    Raises Unavailable where git cannot make the repository.
     """
     workspace = context.export(top.resolve())
     _place(workspace, context.files)
@@ -145,7 +145,7 @@ def _place(workspace: Path, files: Mapping[str, str]) -> None:
     for path, text in files.items():
         target = workspace / path
         if linked_part(workspace, str(PurePosixPath(path).parent)) is not None:
-            raise Away(f"no scratch repository for the agent: {one_line(path)} lies behind a link")
+            raise Unavailable(f"no scratch repository for the agent: {one_line(path)} lies behind a link")
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, encoded(path, text), durable=False)
 
@@ -175,7 +175,9 @@ def _git(top: Path, *args: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         words = str(error)
     if words:
-        raise Away(f"no scratch repository for the agent: `git {args[0]}` failed in {top}: {' '.join(words.split())}")
+        raise Unavailable(
+            f"no scratch repository for the agent: `git {args[0]}` failed in {top}: {' '.join(words.split())}"
+        )
 
 
 def _git_matters(scratch: Scratch) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 from agent.errors import UsageError
 from agent.format import one_line
 from agent.journal.state import Spent
-from agent.proposers.base import Away, NoIdea
-from agent.proposers.model.wire import Answer, Model
+from agent.proposers.base import NoProposal, Unavailable
+from agent.proposers.model.wire import Answer, ModelSpec
 from agent.system.files import read_bounded
 from agent.system.patterns import short
 
@@ -34,7 +34,7 @@ class Price:
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
-def price_of(model: Model, own_table: Path) -> Price | None:
+def price_of(model: ModelSpec, own_table: Path) -> Price | None:
     """From the person's own table, then the one that comes with the program. None where neither knows the model.
 
     Raises UsageError where the person's own cannot be read.
@@ -69,7 +69,7 @@ def _is_price(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= DEAREST
 
 
-class Budget:
+class SpendingCap:
     """spent: what the session has cost so far, by experiment. record: journals a call; it comes back in `spent`.
 
     A call is journalled before it is made, at the worst that it can cost, and again when that is known: a loop that is
@@ -78,7 +78,7 @@ class Budget:
 
     def __init__(
         self,
-        model: Model,
+        model: ModelSpec,
         price: Price | None,
         most: float | None,
         most_per_experiment: float | None,
@@ -95,7 +95,7 @@ class Budget:
         self._spent, self._record = spent, record
 
     def require(self, number: int, prompt: str, most_tokens: int) -> None:
-        """Raises Away for good, or a final NoIdea for this experiment, where the next call could go beyond a cap.
+        """Raises Unavailable for good, or a final NoProposal, where the next call could go beyond a cap.
 
         No tokenizer makes more tokens than there are bytes.
         """
@@ -106,7 +106,7 @@ class Budget:
         total = sum(max(0.0, each.dollars) for each in spent.values())
         # Asked so that what is no number is beyond any cap.
         if self._most is not None and not total + worst <= self._most:
-            raise Away(
+            raise Unavailable(
                 f"the next call could cost ${worst:.2f}, and ${total:.2f} of --max-cost {self._most:g} is spent",
                 for_good=True,
             )
@@ -117,7 +117,7 @@ class Budget:
                 f"{self._most_per_experiment:g} is spent"
             )
             # A first call that is too dear is so in each experiment to come.
-            raise NoIdea(reason, final=True) if here else Away(reason, for_good=True)
+            raise NoProposal(reason, final=True) if here else Unavailable(reason, for_good=True)
 
     def reserve(self, number: int, prompt: str, most_tokens: int) -> None:
         """Journal a call that is about to be made."""

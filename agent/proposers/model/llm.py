@@ -12,13 +12,13 @@ from agent.format import fenced, fenced_files, plain
 from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import APPEND
 from agent.proposers import answer as notes
-from agent.proposers.base import Away, Context, NoIdea
+from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.model import blocks
 from agent.proposers.model.blocks import Unusable
 from agent.proposers.model.briefing import TOKENS, briefing
-from agent.proposers.model.cost import Budget
+from agent.proposers.model.cost import SpendingCap
 from agent.proposers.model.thinking import answered
-from agent.proposers.model.wire import Answer, Broken, Message, Model, complete
+from agent.proposers.model.wire import Answer, Broken, Message, ModelSpec, complete
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, against
 from agent.system.files import read_bounded
@@ -49,7 +49,7 @@ class LLMProposer:
 
     name = "llm"
 
-    def __init__(self, model: Model, budget: Budget, silence: float, tokens: int = TOKENS) -> None:
+    def __init__(self, model: ModelSpec, budget: SpendingCap, silence: float, tokens: int = TOKENS) -> None:
         self.model = model
         self._budget, self._silence, self._tokens = budget, silence, tokens
         self._seen = Seen()
@@ -59,10 +59,10 @@ class LLMProposer:
         """The history in the context says it all."""
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Away where the model cannot be had, NoIdea where it gives nothing that can be measured."""
+        """Raises Unavailable where the model cannot be had, NoProposal where it gives nothing that can be measured."""
         return self._converse(context, "answers.jsonl", briefing(context, self._tokens))
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal:
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal:
         """Repair a candidate that crashed, which is what the context's files are; `error` is the end of its log."""
         shown = fenced_files(context.files.items())
         log = plain(error)[-LONGEST_ERROR:]
@@ -87,7 +87,7 @@ class LLMProposer:
                     return proposal
                 unsaid = proposal
                 raise Unusable("it does not begin with the three lines, with a hypothesis and an expected effect")
-            except (Away, NoIdea):
+            except (Unavailable, NoProposal):
                 if unsaid:
                     return unsaid
                 raise
@@ -104,7 +104,7 @@ class LLMProposer:
             return unsaid
         if path:
             self._over[path] = self._over.get(path, 0) + 1 + MOST_CORRECTIONS
-        raise NoIdea(f"{self.model.label} gave nothing usable in {1 + MOST_CORRECTIONS} answers: {why}")
+        raise NoProposal(f"{self.model.label} gave nothing usable in {1 + MOST_CORRECTIONS} answers: {why}")
 
     def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript) -> Answer:
         prompt = SYSTEM + "".join(message["content"] for message in messages)
@@ -117,7 +117,7 @@ class LLMProposer:
         except Broken:
             self._budget.charge(context.number, prompt, MOST_TOKENS, None)
             raise
-        except Away:
+        except Unavailable:
             self._budget.refund(context.number)
             raise
         # Kept before anything else can go wrong: it has cost money.

@@ -23,7 +23,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from agent.errors import PreconditionError, UsageError
 from agent.format import plain
-from agent.proposers.base import Away
+from agent.proposers.base import Unavailable
 from agent.proposers.model import exchange
 from agent.proposers.model.exchange import LARGEST_ANSWER as LARGEST_ANSWER
 
@@ -59,7 +59,7 @@ TEXT_PARTS = ("text", "output_text", "text_delta")
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelSpec:
     """Who is asked. scheme: a key of SERVERS, or "http" for any other server."""
 
     scheme: str
@@ -87,11 +87,11 @@ class Answer:
     cut: bool = False
 
 
-class Broken(Away):
+class Broken(Unavailable):
     """The server had the request and gave no whole answer: it may charge for it."""
 
 
-def parse_model(text: str) -> Model:
+def parse_model(text: str) -> ModelSpec:
     """`openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
 
     Raises UsageError, and PreconditionError where the key is not in the environment.
@@ -100,7 +100,7 @@ def parse_model(text: str) -> Model:
         url, _, name = text.partition(" ")
         if not name.strip():
             raise UsageError(f"--model {text!r} lacks the model's name: write 'http://host:port/v1 NAME'")
-        return Model("http", name.strip(), "openai", url.rstrip("/"), os.environ.get(OWN_KEY, ""))
+        return ModelSpec("http", name.strip(), "openai", url.rstrip("/"), os.environ.get(OWN_KEY, ""))
     scheme, _, name = text.partition(":")
     if scheme not in SERVERS or not name:
         known = ", ".join(f"{each}:NAME" for each in SERVERS)
@@ -109,11 +109,11 @@ def parse_model(text: str) -> Model:
     key = os.environ.get(key_variable, "") if key_variable else ""
     if key_variable and not key:
         raise PreconditionError(f"{key_variable} is not set: export the key of {scheme}, or use a local model")
-    return Model(scheme, name, wire, os.environ.get(url_variable, address).rstrip("/"), key)
+    return ModelSpec(scheme, name, wire, os.environ.get(url_variable, address).rstrip("/"), key)
 
 
 def complete(
-    model: Model,
+    model: ModelSpec,
     system: str,
     messages: Sequence[Message],
     *,
@@ -123,7 +123,7 @@ def complete(
 ) -> Answer:
     """Ask once. silence: seconds without a byte after which the server is taken to be gone.
 
-    Raises Away where there is no whole answer, and whatever `tick` raises.
+    Raises Unavailable where there is no whole answer, and whatever `tick` raises.
     """
     seconds = LONGEST_ANSWER_SECONDS
     try:
@@ -133,7 +133,7 @@ def complete(
 
 
 def _ask(
-    model: Model, system: str, messages: Sequence[Message], most_tokens: int, silence: float, seconds: float
+    model: ModelSpec, system: str, messages: Sequence[Message], most_tokens: int, silence: float, seconds: float
 ) -> Answer:
     address, headers, body = _request(model, system, messages, most_tokens)
     try:
@@ -162,7 +162,7 @@ def _ask(
 
 
 def _request(
-    model: Model, system: str, messages: Sequence[Message], most_tokens: int
+    model: ModelSpec, system: str, messages: Sequence[Message], most_tokens: int
 ) -> tuple[str, dict[str, str], dict[str, Any]]:
     said = [dict(message) for message in messages]
     if model.format == "anthropic":
@@ -180,29 +180,29 @@ def _request(
     return f"{model.url}/chat/completions", headers_of(model), body
 
 
-def headers_of(model: Model) -> dict[str, str]:
+def headers_of(model: ModelSpec) -> dict[str, str]:
     if model.format == "anthropic":
         return {"x-api-key": model.key, "anthropic-version": ANTHROPIC_VERSION}
     return {"Authorization": f"Bearer {model.key}"} if model.key else {}
 
 
-def _refusal(model: Model, response: requests.Response) -> Away:
+def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
     """What a status other than 200 means."""
     code = response.status_code
     said = _beginning(response)
     what = f"{model.label} answered {code}: {_short(_message(said) or response.reason or '(nothing)', model)}"
     if code in (401, 403):
-        return Away(f"{what}; the key is refused", lasting=True)
+        return Unavailable(f"{what}; the key is refused", lasting=True)
     wait = _wanted_wait(response.headers, said)
     temporary = code in (408, 409, 425, 429) or code >= 500
     # Limits of a minute speak of quotas and billing too. That there is no money left comes with no time to wait for.
     timed = wait is not None or "Retry-After" in response.headers
     limited = temporary and (timed or RATE_LIMITED.search(said) is not None)
     if code == 402 or (not limited and any(words in said.lower() for words in NO_CREDIT)):
-        return Away(f"{what}; the quota is used up", lasting=True)
+        return Unavailable(f"{what}; the quota is used up", lasting=True)
     if temporary:
-        return Away(what, wait)
-    return Away(what, lasting=True)
+        return Unavailable(what, wait)
+    return Unavailable(what, lasting=True)
 
 
 def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
@@ -228,15 +228,15 @@ def _beginning(response: requests.Response) -> str:
         return ""
 
 
-def _broken_off(model: Model, error: requests.RequestException, silence: float) -> Away:
+def _broken_off(model: ModelSpec, error: requests.RequestException, silence: float) -> Unavailable:
     """What an error of the connection means."""
     cause = getattr(error.args[0] if error.args else None, "reason", None)
     if isinstance(cause, NewConnectionError | ConnectTimeoutError | SSLError):
-        return Away(f"{model.label} cannot be reached at {model.url}: {_short(cause, model)}")
+        return Unavailable(f"{model.label} cannot be reached at {model.url}: {_short(cause, model)}")
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return Broken(f"{model.label} sent nothing for {silence:g} s")
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
-        return Away(f"the address {model.url} is not one: {_short(error, model)}", lasting=True)
+        return Unavailable(f"the address {model.url} is not one: {_short(error, model)}", lasting=True)
     return Broken(f"{model.label} broke off its answer: {_short(error, model)}")
 
 
@@ -389,12 +389,12 @@ _READ_STREAM = {"openai": _openai_stream, "anthropic": _anthropic_stream}
 _READ_WHOLE = {"openai": _openai_whole, "anthropic": _anthropic_whole}
 
 
-def _short(error: object, model: Model) -> str:
+def _short(error: object, model: ModelSpec) -> str:
     text = " ".join(plain(str(error)).split())
     return _without_key(text, model)[:200] or type(error).__name__
 
 
-def _without_key(text: str, model: Model) -> str:
+def _without_key(text: str, model: ModelSpec) -> str:
     """A server can say what it was told, and what it says is kept."""
     return text.replace(model.key, "***") if model.key else text
 

@@ -30,7 +30,7 @@ AMPLITUDE_DEVIATION = 0.7
 
 
 @dataclass(frozen=True)
-class Model:
+class GaussianProcess:
     """points: n x features, divided by `lengths`. weights: n. inverse: n x n, of the covariance in unit variance."""
 
     points: Array
@@ -50,7 +50,7 @@ class Model:
         return self.mean + self.scale * (cross @ self.weights), self.scale * np.sqrt(np.maximum(variance, 1e-10))
 
 
-def fit(points: Array, values: Array, group: Array) -> Model:
+def fit(points: Array, values: Array, group: Array) -> GaussianProcess:
     """points: n x features in 0..1. values: n, smaller is better. group: of each feature its constant's index.
 
     What is far from everything measured counts as bad, not as average: good values are rare in a wide space.
@@ -64,10 +64,10 @@ def fit(points: Array, values: Array, group: Array) -> Model:
     lengths, amplitude, noise = np.exp(theta[:-2])[group], math.exp(theta[-2]), math.exp(theta[-1])
     scaled = points / lengths
     inverse = np.linalg.inv(amplitude * _matern(_squares(scaled, scaled)) + (noise + 1e-6) * np.eye(len(points)))
-    return Model(scaled, lengths, inverse @ wanted, inverse, mean, scale, amplitude)
+    return GaussianProcess(scaled, lengths, inverse @ wanted, inverse, mean, scale, amplitude)
 
 
-def improvement(model: Model, points: Array, best: float) -> Array:
+def improvement(model: GaussianProcess, points: Array, best: float) -> Array:
     """The expected improvement on `best` at each point."""
     import numpy as np
 

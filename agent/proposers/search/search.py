@@ -64,7 +64,7 @@ class SearchProposer:
     def tell(self, experiment: Experiment) -> None:
         """Nothing: the history comes with each question."""
 
-    def mend(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
         """None: values that crash are a lesson, not something to mend."""
         return None
 

@@ -15,7 +15,7 @@ from agent.decision.estimate import unbiased
 from agent.execution.progress import Reading
 from agent.format import duration, figure, one_line
 from agent.journal.experiment import Experiment, Run, metrics
-from agent.journal.state import Comparison, Pending, State, side
+from agent.journal.state import Pending, PendingComparison, State, side
 from agent.views.terminal.ellipsis import clock, line, named, sides
 
 GB, MB = 2**30, 2**20
@@ -91,7 +91,7 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
     return [*lines, *_running(*found, f"run {found[0]['run']}" if of is None else f"#{of} again", moment)]
 
 
-def _comparing(state: State, comparison: Comparison, moment: Moment) -> list[RenderableType]:
+def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
     lines: list[RenderableType] = [line(f"confirming by fresh runs, in turn: {' and '.join(names.values())}", "bold")]
     lines += [named(names[label], _values(runs)) for label, runs in comparison.runs.items() if runs]

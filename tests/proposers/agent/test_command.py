@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from agent.errors import Interrupted
-from agent.execution.measure import Bench
+from agent.execution.measure import Runner
 from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
 from agent.proposers.agent import command as command_module
 from agent.proposers.agent import presets
 from agent.proposers.agent import worktree as scratch
 from agent.proposers.agent.command import CommandProposer
 from agent.proposers.agent.presets import PRESETS, check_available, own_folders
-from agent.proposers.base import Away, Context, NoIdea
+from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
@@ -83,7 +83,7 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
         runs=(Run(1.1, 1.0),),
         verdict=Verdict("keep", "baseline"),
     )
-    bench = Bench(load_protocol(workspace.folder), workspace, None)
+    bench = Runner(load_protocol(workspace.folder), workspace, None)
     return context_of(
         bench,
         files=workspace.files(workspace.head),
@@ -264,7 +264,7 @@ def test_a_daemon_is_not_left_behind(
 
 def test_one_that_sleeps_for_ever(context: Context, tmp_path: Path, unharmed: Callable[[], None]) -> None:
     began = time.monotonic()
-    with pytest.raises(Away) as away:
+    with pytest.raises(Unavailable) as away:
         agent(tmp_path, "print('thinking', flush=True)\ntime.sleep(600)", time_limit=1.5).ask(context)
     assert str(away.value) == (
         "the agent changed nothing until it was ended (timed out: killed after the hard limit of 1.5 s): thinking"
@@ -300,7 +300,7 @@ LINKS = {
 
 @pytest.mark.parametrize("name", LINKS)
 def test_only_a_plain_file_is_taken(context: Context, tmp_path: Path, unharmed: Callable[[], None], name: str) -> None:
-    with pytest.raises(NoIdea, match=r"the agent changed nothing; dropped: it (changed|deleted|removed) "):
+    with pytest.raises(NoProposal, match=r"the agent changed nothing; dropped: it (changed|deleted|removed) "):
         agent(tmp_path, LINKS[name]).ask(context)
     unharmed()
 
@@ -309,14 +309,14 @@ def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, m
     key = "sk-0123456789abcdef"
     monkeypatch.setenv("SOME_API_KEY", key)
     proposer = agent(tmp_path, "print('refused:', os.environ['SOME_API_KEY'])\nsys.exit(1)")
-    with pytest.raises(Away) as away:
+    with pytest.raises(Unavailable) as away:
         proposer.ask(context)
     assert str(away.value).endswith("failed with exit code 1: refused: (SOME_API_KEY)")
     steals = 'put("RATE = 0.1", "RATE = 0.3  # " + os.environ["SOME_API_KEY"])'
-    with pytest.raises(NoIdea, match=r"changed train\.py, which holds the value of SOME_API_KEY"):
+    with pytest.raises(NoProposal, match=r"changed train\.py, which holds the value of SOME_API_KEY"):
         agent_again(proposer, tmp_path, steals).ask(context)
     named = 'pathlib.Path(os.environ["SOME_API_KEY"] + ".txt").touch()'
-    with pytest.raises(NoIdea, match=r"made \(SOME_API_KEY\)\.txt, which may not change"):
+    with pytest.raises(NoProposal, match=r"made \(SOME_API_KEY\)\.txt, which may not change"):
         agent_again(proposer, tmp_path, named).ask(context)
     kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
     assert kept and not any(key in text for text in kept)
@@ -325,13 +325,13 @@ def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, m
 def test_three_times_nothing(context: Context, tmp_path: Path) -> None:
     proposer = agent(tmp_path, "")
     for _ in range(2):
-        with pytest.raises(NoIdea, match=r"^the agent changed nothing$"):
+        with pytest.raises(NoProposal, match=r"^the agent changed nothing$"):
             proposer.ask(context)
-    with pytest.raises(Away, match="changed nothing 3 times in a row") as away:
+    with pytest.raises(Unavailable, match="changed nothing 3 times in a row") as away:
         proposer.ask(context)
     assert away.value.lasting
     agent_again(proposer, tmp_path).ask(context)
-    with pytest.raises(NoIdea):
+    with pytest.raises(NoProposal):
         agent_again(proposer, tmp_path, "").ask(context)
 
 
@@ -388,10 +388,10 @@ else:
 
 def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
     script = 'put("RATE", "RATE + = 1\\nRATE")\nnote(prompt)'
-    with pytest.raises(NoIdea, match=r"nothing usable in 3 attempts: train\.py does not compile"):
+    with pytest.raises(NoProposal, match=r"nothing usable in 3 attempts: train\.py does not compile"):
         agent(tmp_path, script).ask(context)
     context = dataclasses.replace(context, folder=tmp_path / "another")
-    with pytest.raises(NoIdea, match="fails while it is imported"):
+    with pytest.raises(NoProposal, match="fails while it is imported"):
         agent(tmp_path, "if 'used:' not in prompt: put('import sys', 'import sys, no_such_module')").ask(context)
 
 
@@ -424,7 +424,7 @@ def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: P
     counter = tmp_path / "count"
     mistake = counting(counter) + 'put("RATE = 0.1", "RATE = = 0.3") if "cannot be used" not in prompt else sys.exit(1)'
     proposer = agent(tmp_path, mistake)
-    with pytest.raises(Away, match="failed with exit code 1"):
+    with pytest.raises(Unavailable, match="failed with exit code 1"):
         proposer.ask(context)
     mended = counting(counter) + 'assert "cannot be used" in prompt\nput("RATE = = 0.3", "RATE = 0.3")'
     assert agent_again(proposer, tmp_path, mended).ask(context).files["train.py"] == BETTER
@@ -455,7 +455,7 @@ else:
 def test_a_crash_is_mended_from_the_candidate(context: Context, tmp_path: Path) -> None:
     crashed = dataclasses.replace(context, files={"train.py": QUICK.replace("RATE = 0.1", "RATE = 0.2 / 0")})
     script = 'assert "ZeroDivisionError" in prompt\nput("RATE = 0.2 / 0", "RATE = 0.3")'
-    proposal = agent(tmp_path, script).mend(crashed, "ZeroDivisionError: division by zero", 1)
+    proposal = agent(tmp_path, script).repair(crashed, "ZeroDivisionError: division by zero", 1)
     assert dict(proposal.files) == {"train.py": BETTER}
     assert (tmp_path / "kept" / "agent-mend-1.log").exists()
 
@@ -478,7 +478,7 @@ def test_a_missing_agent_is_said_so(context: Context) -> None:
         "'no": "cannot be read (No closing quotation)",
     }
     for command, says in cases.items():
-        with pytest.raises(Away) as away:
+        with pytest.raises(Unavailable) as away:
             CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "", announce=unheard).ask(context)
         assert says in str(away.value) and away.value.lasting
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
@@ -520,11 +520,11 @@ def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(shows)} {{prompt}}"
     briefing = "it's $HOME `here`\n"
     proposer = CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: briefing, announce=unheard)
-    with pytest.raises(NoIdea):
+    with pytest.raises(NoProposal):
         proposer.ask(context)
     assert "it's $HOME `here`" in (tmp_path / "kept" / "agent.log").read_text()
     monkeypatch.setattr(command_module, "LONGEST_ARGUMENT", 10)
-    with pytest.raises(NoIdea):
+    with pytest.raises(NoProposal):
         proposer.ask(context)
     assert "Read autoresearch-prompt.md and do what" in (tmp_path / "kept" / "agent.log").read_text()
 
@@ -555,5 +555,5 @@ def test_only_its_own_folders_may_be_written(tmp_path: Path, monkeypatch: pytest
 
 def test_a_copy_that_cannot_be_made(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "GIT_SECONDS", 0)
-    with pytest.raises(Away, match="no scratch repository for the agent: `git init` failed in"):
+    with pytest.raises(Unavailable, match="no scratch repository for the agent: `git init` failed in"):
         agent(tmp_path, HONEST).ask(context)

@@ -10,13 +10,13 @@ import pytest
 
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.state import Spent
-from agent.proposers.base import Away, Context, NoIdea
+from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
 from agent.proposers.model.briefing import CHARACTERS_A_TOKEN, briefing
-from agent.proposers.model.cost import Budget, Price
+from agent.proposers.model.cost import Price, SpendingCap
 from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
-from agent.proposers.model.wire import Answer, Model
+from agent.proposers.model.wire import Answer, ModelSpec
 from agent.proposers.search.search import SearchProposer
 from tests.common.model_server import model_server, reply
 from tests.common.workspaces import QUICK
@@ -60,8 +60,10 @@ def context(folder: Path | None = None, history: int = 1) -> Context:
 def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
     with model_server(walk()) as server:
-        model = Model("http", "m", "openai", server.url)
-        budget = Budget(model, Price(1, 1), None, None, dict, lambda kind, **call: calls.append({"kind": kind, **call}))
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(
+            model, Price(1, 1), None, None, dict, lambda kind, **call: calls.append({"kind": kind, **call})
+        )
         first = LLMProposer(model, budget, 5).ask(context(tmp_path))
         again = LLMProposer(model, budget, 5).ask(context(tmp_path))
         assert first == again and len(server.requests) == 1
@@ -85,8 +87,8 @@ def test_a_hypothesis_and_an_effect_are_asked_for_once(tmp_path: Path) -> None:
     ):
         answers = iter([bare, second])
         with model_server(lambda _, answers=answers: next(answers, "no edit")) as server:  # type: ignore[misc]
-            model = Model("http", "m", "openai", server.url)
-            budget = Budget(model, None, None, None, dict, lambda *_, **__: None)
+            model = ModelSpec("http", "m", "openai", server.url)
+            budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
             proposal = LLMProposer(model, budget, 5).ask(context(tmp_path / str(number)))
         assert (proposal.description, len(server.requests)) == (description, calls)
         told = server.requests[1][2]["messages"][-1]["content"]
@@ -100,8 +102,10 @@ def test_what_was_drafted_in_thinking_is_neither_applied_nor_described() -> None
     draft = NOTES.format("drafted") + edit("DEPTH = 4  # search: 1..16", "DEPTH = 2")
     said = f"{draft}\nNo.\n</think>\n" + NOTES.format("answered") + edit(LINE, "RATE = 0.2")
     with model_server(lambda _: said) as server:
-        model = Model("http", "m", "openai", server.url)
-        proposal = LLMProposer(model, Budget(model, None, None, None, dict, lambda *_, **__: None), 5).ask(context())
+        model = ModelSpec("http", "m", "openai", server.url)
+        proposal = LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), 5).ask(
+            context()
+        )
     assert proposal.description == "answered" and len(server.requests) == 1
     assert "RATE = 0.2" in proposal.files["train.py"] and "DEPTH = 4" in proposal.files["train.py"]
 
@@ -110,8 +114,8 @@ def test_blocks_that_stand_in_thinking_alone_go_back_with_that_reason() -> None:
     good = NOTES.format("answered") + edit(LINE, "RATE = 0.2")
     answers = iter([f"<think>{good}</think>\nDone as said above.", good])
     with model_server(lambda _: next(answers)) as server:
-        model = Model("http", "m", "openai", server.url)
-        LLMProposer(model, Budget(model, None, None, None, dict, lambda *_, **__: None), 5).ask(context())
+        model = ModelSpec("http", "m", "openai", server.url)
+        LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), 5).ask(context())
     assert "what stands in its thinking is no answer" in server.requests[1][2]["messages"][-1]["content"]
 
 
@@ -119,18 +123,18 @@ def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -
     """The search may have nothing either; then the model is asked once more, and not its old answers."""
     answers = iter([*["no edit"] * 3, NOTES.format("good") + edit("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3")])
     with model_server(lambda _: next(answers)) as server:
-        model = Model("http", "m", "openai", server.url)
-        budget = Budget(model, None, None, None, dict, lambda *_, **__: None)
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(model, None, None, None, dict, lambda *_, **__: None)
         proposer = LLMProposer(model, budget, 5)
-        with pytest.raises(NoIdea):
+        with pytest.raises(NoProposal):
             proposer.ask(context(tmp_path))
-        with pytest.raises(NoIdea):
+        with pytest.raises(NoProposal):
             LLMProposer(model, budget, 5).ask(context(tmp_path))
         assert len(server.requests) == 3
         good = proposer.ask(context(tmp_path))
         assert good.description == "good" and len(server.requests) == 4
         later = LLMProposer(model, budget, 5)
-        with pytest.raises(NoIdea):
+        with pytest.raises(NoProposal):
             later.ask(context(tmp_path))
         assert later.ask(context(tmp_path)) == good and len(server.requests) == 4
 
@@ -138,9 +142,11 @@ def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -
 def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
     calls: list[dict[str, Any]] = []
     with model_server(lambda _: half) as server:
-        model = Model("http", "m", "openai", server.url)
-        budget = Budget(model, Price(1, 1), None, None, dict, lambda kind, **call: calls.append({"kind": kind, **call}))
-        with pytest.raises(Away):
+        model = ModelSpec("http", "m", "openai", server.url)
+        budget = SpendingCap(
+            model, Price(1, 1), None, None, dict, lambda kind, **call: calls.append({"kind": kind, **call})
+        )
+        with pytest.raises(Unavailable):
             LLMProposer(model, budget, 5).ask(context())
     calling, called = calls
     assert {**calling, "kind": "called"} == called
@@ -148,14 +154,14 @@ def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
 
 
 def test_the_cap_of_one_experiment() -> None:
-    model = Model("http", "m", "openai", "http://127.0.0.1:1")
+    model = ModelSpec("http", "m", "openai", "http://127.0.0.1:1")
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}
-    budget = Budget(model, Price(1, 1), None, 0.05, lambda: spent, lambda *_, **__: None)
+    budget = SpendingCap(model, Price(1, 1), None, 0.05, lambda: spent, lambda *_, **__: None)
     budget.require(3, "short", 1000)
-    with pytest.raises(NoIdea, match="max-cost-per-experiment") as nothing:
+    with pytest.raises(NoProposal, match="max-cost-per-experiment") as nothing:
         budget.require(1, "short", MOST_TOKENS)
     assert nothing.value.final
-    with pytest.raises(Away, match="max-cost-per-experiment") as away:
+    with pytest.raises(Unavailable, match="max-cost-per-experiment") as away:
         budget.require(3, "short", 10 * MOST_TOKENS)
     assert away.value.for_good
 
@@ -221,12 +227,12 @@ def test_the_share_of_a_hybrid() -> None:
 
         def ask(self, _: Context) -> Any:
             self.asked += 1
-            raise NoIdea("nothing")
+            raise NoProposal("nothing")
 
         def tell(self, _: Experiment) -> None: ...
 
-        def mend(self, *_: Any) -> Any:
-            raise NoIdea("nothing")
+        def repair(self, *_: Any) -> Any:
+            raise NoProposal("nothing")
 
     def asked(share: float, incumbent: int) -> int:
         model = Scripted()

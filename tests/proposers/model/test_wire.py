@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from agent.errors import PreconditionError, UsageError
-from agent.proposers.base import Away
+from agent.proposers.base import Unavailable
 from agent.proposers.model import wire as module
-from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, Model, complete, parse_model
+from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, ModelSpec, complete, parse_model
 from tests.common.model_server import begin_stream, end_stream, model_server, reply, send
 
 KEY = "sk-very-secret-0123456789"
@@ -25,12 +25,12 @@ FORMATS: tuple[Format, ...] = ("openai", "anthropic")
 QUESTION = [{"role": "user", "content": "What next?"}]
 
 
-def ask(model: Model, silence: float = 5.0) -> Any:
+def ask(model: ModelSpec, silence: float = 5.0) -> Any:
     return complete(model, "You help.", QUESTION, most_tokens=100, silence=silence, tick=lambda: None)
 
 
-def model_at(url: str, wire: Format = "openai") -> Model:
-    return Model("http", "scripted", wire, url, KEY)
+def model_at(url: str, wire: Format = "openai") -> ModelSpec:
+    return ModelSpec("http", "scripted", wire, url, KEY)
 
 
 @pytest.mark.parametrize("wire", FORMATS)
@@ -88,7 +88,7 @@ def refused(said: str, status: int = 429, headers: dict[str, str] | None = None,
     ],
 )
 def test_limits_of_a_time_are_waited_for_whatever_they_say_of_money(behaviour: Any, seconds: float | None) -> None:
-    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Unavailable) as caught:
         ask(model_at(server.url))
     assert not caught.value.lasting and caught.value.retry_after == (seconds and pytest.approx(seconds))
 
@@ -103,7 +103,7 @@ def test_limits_of_a_time_are_waited_for_whatever_they_say_of_money(behaviour: A
     ],
 )
 def test_where_there_is_no_money_waiting_does_not_help(behaviour: Any) -> None:
-    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Unavailable) as caught:
         ask(model_at(server.url))
     assert caught.value.lasting
 
@@ -210,7 +210,7 @@ def in_an_hour() -> str:
     ],
 )
 def test_refusals(behaviour: Callable[[Any], None], lasting: bool, retry_after: float | None) -> None:
-    with model_server(lambda _: behaviour) as server, pytest.raises(Away) as caught:
+    with model_server(lambda _: behaviour) as server, pytest.raises(Unavailable) as caught:
         ask(model_at(server.url))
     assert not isinstance(caught.value, Broken), "a refused call costs nothing"
     assert caught.value.lasting == lasting
@@ -257,7 +257,7 @@ def refusal_stalls(handler: Any) -> None:
 def test_a_refusal_is_one_whatever_becomes_of_its_body(behaviour: Callable[[Any], None]) -> None:
     with (
         model_server(lambda _: behaviour) as server,
-        pytest.raises(Away, match=r"503: (\[|Service)") as caught,
+        pytest.raises(Unavailable, match=r"503: (\[|Service)") as caught,
     ):
         ask(model_at(server.url), silence=0.5)
     assert not isinstance(caught.value, Broken) and not caught.value.lasting
@@ -355,7 +355,7 @@ def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(Away, match="cannot be reached") as caught:
+        with pytest.raises(Unavailable, match="cannot be reached") as caught:
             ask(model_at(url))
     assert not isinstance(caught.value, Broken) and not caught.value.lasting
 
@@ -403,7 +403,10 @@ def test_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_retry_after_is_at_most_an_hour(header: str, seconds: float | None) -> None:
-    with model_server(lambda _: status(503, "busy", Retry_After=header)) as server, pytest.raises(Away) as caught:
+    with (
+        model_server(lambda _: status(503, "busy", Retry_After=header)) as server,
+        pytest.raises(Unavailable) as caught,
+    ):
         ask(model_at(server.url))
     assert caught.value.retry_after == seconds
 
@@ -476,7 +479,7 @@ def test_no_bomb_is_unpacked(code: int, coding: str) -> None:
     with model_server(
         lambda _: lambda handler: packed(handler, code, data, coding, "/x" if code == 302 else "")
     ) as server:
-        with pytest.raises(Away) as caught:
+        with pytest.raises(Unavailable) as caught:
             ask(model_at(server.url))
         assert server.requests[0][1]["Accept-Encoding"] == "identity"
     assert isinstance(caught.value, Broken) is (code == 200)
@@ -527,7 +530,7 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_no_answer_is_endless(name: str) -> None:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    with model_server(lambda _: ENDLESS[name]) as server, pytest.raises(Away):
+    with model_server(lambda _: ENDLESS[name]) as server, pytest.raises(Unavailable):
         ask(model_at(server.url))
     assert time.monotonic() - began < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
@@ -554,7 +557,7 @@ def test_a_slow_drip_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch, first
     monkeypatch.setattr(module, "LONGEST_ANSWER_SECONDS", 1.0)
     before, began = set(threading.enumerate()), time.monotonic()
     with model_server(lambda _: drip(first)) as server:
-        with pytest.raises(Away):
+        with pytest.raises(Unavailable):
             ask(model_at(server.url))
         assert time.monotonic() - began < 3
         time.sleep(0.5)  # its thread ends with it
@@ -580,7 +583,10 @@ def test_thousands_of_choices_are_one() -> None:
     "body", [b"\xff" * 5000, b"\x1b[31m" * 2000, "\u202e".encode() * 3000, b"[" * 100_000, b"\0" * 10]
 )
 def test_a_refusals_body_is_a_short_plain_sentence(body: bytes) -> None:
-    with model_server(lambda _: lambda handler: reply(handler, 500, body)) as server, pytest.raises(Away) as caught:
+    with (
+        model_server(lambda _: lambda handler: reply(handler, 500, body)) as server,
+        pytest.raises(Unavailable) as caught,
+    ):
         ask(model_at(server.url))
     said = str(caught.value)
     assert len(said) < 300 and "\n" not in said and "\x1b" not in said and "\u202e" not in said
