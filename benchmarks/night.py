@@ -35,9 +35,8 @@ from agent.journal.state import State, replay
 from agent.proposers.base import Context, Exhausted, Proposer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import space_of
-from agent.session.opening import open_bench
-from agent.session.session import Session
-from agent.session.signals import Interrupts
+from agent.session.opening import open_runner
+from agent.session.session import Session, SessionConfig
 from agent.views.plain import show
 from benchmarks.search import decoded, distribution, encoded
 
@@ -121,24 +120,21 @@ def state_of(folder: Path) -> State:
 
 def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> None:
     """Go on with a session for about so many seconds: the experiment under way then is finished."""
-    with open_bench(folder, "t", training, "auto") as opened:
+    with open_runner(folder, "t", training, "auto") as opened:
         execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * training})
-        bench = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
+        runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
         journal = Journal(journal_path(folder, "t"), [show])
-        session = Session(
+        config = SessionConfig(
             tag="t",
             seed=seed,
-            bench=bench,
-            journal=journal,
-            proposer=proposer(arm, seed),
-            wanted=Limits(seconds=seconds),
-            interrupts=Interrupts(),
-            rules=DecisionConfig(arm.verdict, None, True),
+            limits=Limits(seconds=seconds),
+            decision=DecisionConfig(arm.verdict, None, True),
             baseline_runs=2 if arm.verdict == "confirm" else 1,
             prune=arm.verdict == "confirm",
             confirm=False,
             flags={},
         )
+        session = Session(runner, journal, proposer(arm, seed), config)
         code = guarded(session)
         journal.close()
     if code:
@@ -170,7 +166,7 @@ def fresh(out: Path, names: Sequence[str], training: float) -> dict[str, list[fl
     """FRESH_RUNS of the baseline and of every session's best, in turn; kept in DIR/fresh.jsonl."""
     record = out / "fresh.jsonl"
     done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    bench = clone(out, "fresh")
+    runner = clone(out, "fresh")
     texts = {"baseline": (ROOT / "train.py").read_text()}
     for name in names:
         incumbent = state_of(out / name).incumbent
@@ -179,7 +175,7 @@ def fresh(out: Path, names: Sequence[str], training: float) -> dict[str, list[fl
     for number in range(FRESH_RUNS):
         for name, text in texts.items():
             if not any(each["name"] == name and each["run"] == number for each in done):
-                value, steps = train(bench, text, training)
+                value, steps = train(runner, text, training)
                 done.append({"name": name, "run": number, "val_bpb": value, "steps": steps})
                 print(f"fresh {name} {number}: {value:.6f} ({steps} steps)", flush=True)
                 with record.open("a") as file:

@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Experiment
 from agent.pruning.monitor import Watch
-from agent.session.opening import open_bench
+from agent.session.opening import open_runner
 from benchmarks.night import HARD_LIMIT, best_text, clone, state_of
 
 RECORD = "overruns.jsonl"
@@ -39,11 +39,11 @@ def known(out: Path) -> dict[tuple[str, int], tuple[float, float]]:
     return {(each["session"], each["number"]): (each["before"], each["now"]) for each in lines}
 
 
-def again(bench: Runner, text: str, log: Path) -> tuple[float, str]:
+def again(runner: Runner, text: str, log: Path) -> tuple[float, str]:
     """Seconds of one run of this `train.py`, and how it ended."""
-    workspace = bench.workspace
+    workspace = runner.workspace
     commit = workspace.commit_candidate("refs/autoresearch/again", workspace.head, {"train.py": text}, log.stem)
-    run = measure(bench, commit, log, lambda _: None, Watch(log, bench.limit, bench.training_seconds, None))
+    run = measure(runner, commit, log, lambda _: None, Watch(log, runner.limit, runner.training_seconds, None))
     return run.seconds, run.error or f"{run.metric}"
 
 
@@ -54,14 +54,14 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.resolve()
     folder = clone(out, "again")
-    with open_bench(folder, "again", options.seconds, "auto") as opened:
+    with open_runner(folder, "again", options.seconds, "auto") as opened:
         execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * options.seconds})
-        bench = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
+        runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
         for session, experiment in failures(out):
             if (session, experiment.number) in known(out):
                 continue
             log = folder / ".autoresearch" / "again" / f"{session}-{experiment.number}.log"
-            now, ended = again(bench, best_text(out / session, experiment.commit), log)
+            now, ended = again(runner, best_text(out / session, experiment.commit), log)
             before = sum(run.seconds for run in experiment.runs)
             print(f"{session} #{experiment.number}: {before:.1f} s, now {now:.1f} s: {ended}", flush=True)
             entry = {"session": session, "number": experiment.number, "before": before, "now": now, "ended": ended}

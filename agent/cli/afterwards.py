@@ -9,35 +9,35 @@ from typing import Any
 from agent.errors import AutoresearchError, Interrupted, PreconditionError
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
-from agent.execution.measure import Runner
 from agent.journal.journal import Journal, read
 from agent.journal.paths import find_session, journal_path, stop_file
 from agent.journal.state import replay
 from agent.room.sandbox import Mode
 from agent.session import recovery
-from agent.session.confirm import confirm, lines, sides
-from agent.session.opening import open_bench, prepared
+from agent.session.confirm import confirm, confirm_lines, sides
+from agent.session.opening import open_runner, prepared
 from agent.session.session import Session
 from agent.session.signals import Interrupts
+from agent.session.workbench import Workbench
 from agent.system.invocation import hint
 from agent.views.plain import show
 
-Work = Callable[[Runner, Journal, Interrupts], dict[str, Any]]
+Work = Callable[[Workbench], dict[str, Any]]
 
 
 def confirm_gain(session: Session) -> int:
     """Fresh runs of baseline and best in what is left of the night. Returns the exit code."""
-    bench, journal = session.bench, session.journal
+    journal = session.journal
     journal.show("note", text="confirming: baseline and best are run afresh, in turn; Ctrl-C leaves it for later")
     try:
-        data = confirm(bench, journal, session.interrupts, sides(bench, session.state, None, None))
+        data = confirm(session.workbench, sides(session.runner, session.state, None, None))
     except Interrupted as stop:
         return stop.exit_code
     except AutoresearchError as error:
         # The session itself has come to its end and lost nothing.
         journal.show("note", text=f"not confirmed: {error}; try again with `{hint('confirm')}`")
         return 0
-    for line in lines(data):
+    for line in confirm_lines(data):
         journal.show("note", text=line)
     return 0
 
@@ -49,7 +49,7 @@ def report_on(session: Session) -> Path | None:
     if session.state.baseline is None:
         return None
     try:
-        return write_report(session.bench.workspace, [session.tag])[0]
+        return write_report(session.runner.workspace, [session.tag])[0]
     except (AutoresearchError, OSError) as error:
         session.journal.show("note", text=f"no report: {error}")
         return None
@@ -65,13 +65,13 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
     if session is None:
         raise PreconditionError(f"session {tag} ended before it began: there is nothing to compare")
     with (
-        open_bench(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as opened,
-        prepared(opened, setup=False, commit=session["base"]) as bench,
+        open_runner(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as opened,
+        prepared(opened, setup=False, commit=session["base"]) as runner,
         kept_awake(),
     ):
-        path = journal_path(bench.workspace.folder, tag)
+        path = journal_path(runner.workspace.folder, tag)
         journal = Journal(path, [] if quiet else [show])
-        recovery.require_same(session, fingerprint(bench.protocol, bench.training_seconds))
+        recovery.require_same(session, fingerprint(runner.protocol, runner.training_seconds))
         for done in recovery.end_orphaned_run(journal.state):
             journal.show("note", text=done)
         stop_file(path).unlink(missing_ok=True)
@@ -82,6 +82,6 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         interrupts = Interrupts()
         interrupts.install()
         try:
-            return work(bench, journal, interrupts)
+            return work(Workbench(runner, journal, interrupts))
         finally:
             journal.close()

@@ -17,7 +17,6 @@ from agent.cli.afterwards import confirm_gain, report_on
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.longer_training import trains
-from agent.decision.sequential_test import Kind
 from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
@@ -36,8 +35,8 @@ from agent.room.sandbox import Mode
 from agent.session import recovery
 from agent.session.baseline import log_path, measure_baseline
 from agent.session.context import known_constants
-from agent.session.opening import open_bench, prepared
-from agent.session.session import Session
+from agent.session.opening import open_runner, prepared
+from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
 from agent.views.notify import Notifier
 from agent.views.text import closing
@@ -46,93 +45,113 @@ BASELINE_RUNS = 2
 MOST_REMARKS = 5
 NO_LIMITS = Limits()
 SEARCH = ProposerConfig()
+BY_TEST = DecisionConfig()
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How runs happen. training_seconds None: what the protocol says."""
+
+    training_seconds: float | None = None
+    setup: bool = True
+    sandbox: Mode = "auto"
+    keep_awake: bool = True
+    prune: bool = True
+    allow_untraced: bool = False
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What a person is told, and what follows the loop. notify: ways to tell one who is not looking."""
+
+    json: bool = False
+    notify: tuple[str, ...] = ()
+    confirm: bool = True
+    report: bool = True
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The flags of `run`. training_seconds None: what the protocol says; baseline_runs None: what the verdict needs.
+    """What `run` is to do.
 
-    kept: those that the session keeps, by name. said: what of them has changed, a sentence each.
+    baseline_runs None: what the verdict needs. kept: the flags that the session keeps, by name. said: what of them has
+    changed, a sentence each.
     """
 
     tag: str
-    consult: ProposerConfig = SEARCH
     seed: int = 0
-    training_seconds: float | None = None
-    setup: bool = True
-    keep_awake: bool = True
-    sandbox: Mode = "auto"
-    dry_run: bool = False
-    json: bool = False
     limits: Limits = NO_LIMITS
-    verdict: Kind = "confirm"
+    proposer: ProposerConfig = SEARCH
+    execution: ExecutionConfig = ExecutionConfig()
+    decision: DecisionConfig = BY_TEST
     baseline_runs: int | None = None
-    prune: bool = True
-    max_memory_gb: float | None = None
-    confirm: bool = True
-    report: bool = True
-    notify: tuple[str, ...] = ()
-    allow_untraced: bool = False
+    output: OutputConfig = OutputConfig()
     kept: Mapping[str, Any] = field(default_factory=dict)
     said: Sequence[str] = ()
 
 
-def run(folder: Path, wanted: RunConfig) -> int:
+def run(folder: Path, config: RunConfig) -> int:
     """The command `run`. Returns the exit code."""
-    tag = wanted.tag
+    tag, execution, output = config.tag, config.execution, config.output
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
         raise UsageError(f"the tag {tag!r} cannot name a branch: use letters, digits, '_', '-' and single dots")
     with (
-        Notifier(wanted.notify) as notifier,
-        open_bench(folder, wanted.tag, wanted.training_seconds, wanted.sandbox, wanted.limits) as bench,
-        _view(wanted, bench) as view,
+        Notifier(output.notify) as notifier,
+        open_runner(folder, tag, execution.training_seconds, execution.sandbox, config.limits) as opened,
+        _view(config, opened) as view,
     ):
-        journal = Journal(journal_path(bench.workspace.folder, wanted.tag), [view, notifier])
-        bench = dataclasses.replace(bench, say=lambda text: journal.show("note", text=text))
-        session = Session(
-            tag=wanted.tag,
-            seed=wanted.seed,
-            bench=bench,
-            journal=journal,
-            proposer=choose_proposer(wanted.consult, journal, bench.workspace, bench.sandbox),
-            wanted=wanted.limits,
-            interrupts=Interrupts(),
-            rules=DecisionConfig(
-                wanted.verdict,
-                wanted.max_memory_gb,
-                bench.protocol.agent_rules.simplicity_criterion,
-                trains(bench.protocol),
-            ),
-            baseline_runs=wanted.baseline_runs or (1 if wanted.verdict == "greedy" else BASELINE_RUNS),
-            prune=wanted.prune,
-            confirm=wanted.confirm,
-            flags=wanted.kept,
-        )
+        journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier])
+        runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
+        session = _session(runner, journal, config)
         if journal.state.session is None:
-            recovery.require_startable(bench.workspace, bench.protocol, session.branch, wanted.tag)
-        remarks = _about_the_search(session, wanted)
-        if wanted.dry_run:
+            recovery.require_startable(runner.workspace, runner.protocol, session.branch, tag)
+        remarks = _about_the_search(session, config)
+        if output.dry_run:
             print("\n".join([_plan(session), *remarks]))
             return 0
-        for text in (bench.sandbox.says, *wanted.said, *remarks):
+        for text in (runner.sandbox.says, *config.said, *remarks):
             journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else None
         with (
-            prepared(bench, setup=wanted.setup, commit=base, untraced=wanted.allow_untraced) as ready,
-            kept_awake() if wanted.keep_awake else contextlib.nullcontext(),
+            prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
+            kept_awake() if execution.keep_awake else contextlib.nullcontext(),
         ):
             session.work_on(ready)
             try:
-                code = guarded(session)
-                if code == 0 and session.owes_confirmation():
-                    if wanted.report and (page := report_on(session)):  # a kill must not take the night's with it
-                        journal.show("note", text=f"the report so far: {page}")
-                    code = confirm_gain(session)
+                code = _work(session, output)
             finally:
                 journal.close()
-        page = report_on(session) if wanted.report else None
-    _summarize(session, wanted.json, page)
+        page = report_on(session) if output.report else None
+    _summarize(session, output.json, page)
     return code
+
+
+def _session(runner: Runner, journal: Journal, config: RunConfig) -> Session:
+    rules = runner.protocol
+    about = SessionConfig(
+        tag=config.tag,
+        seed=config.seed,
+        limits=config.limits,
+        decision=dataclasses.replace(
+            config.decision, simplicity=rules.agent_rules.simplicity_criterion, trains=trains(rules)
+        ),
+        baseline_runs=config.baseline_runs or (1 if config.decision.kind == "greedy" else BASELINE_RUNS),
+        prune=config.execution.prune,
+        confirm=config.output.confirm,
+        flags=config.kept,
+    )
+    return Session(runner, journal, choose_proposer(config.proposer, journal, runner.workspace, runner.sandbox), about)
+
+
+def _work(session: Session, output: OutputConfig) -> int:
+    """The loop, and the confirmation that it owes. Returns the exit code."""
+    code = guarded(session)
+    if code != 0 or not session.owes_confirmation():
+        return code
+    if output.report and (page := report_on(session)):  # a kill must not take the night's with it
+        session.journal.show("note", text=f"the report so far: {page}")
+    return confirm_gain(session)
 
 
 def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:
@@ -145,17 +164,17 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
             raise Interrupted("stopped: the baseline was not measured", 130)
 
     with (
-        open_bench(folder, "baseline", training_seconds, sandbox) as opened,
-        prepared(opened, setup=setup) as bench,
+        open_runner(folder, "baseline", training_seconds, sandbox) as opened,
+        prepared(opened, setup=setup) as runner,
     ):
-        bench.workspace.require_clean()
-        found = fingerprint(bench.protocol, bench.training_seconds)
+        runner.workspace.require_clean()
+        found = fingerprint(runner.protocol, runner.training_seconds)
         interrupts.install()
-        print(bench.sandbox.says, file=sys.stderr)
-        print(f"measuring the baseline; its log is {log_path(bench)}", file=sys.stderr, flush=True)
-        measured = measure_baseline(bench, found, (), lambda _: None, tick)
+        print(runner.sandbox.says, file=sys.stderr)
+        print(f"measuring the baseline; its log is {log_path(runner)}", file=sys.stderr, flush=True)
+        measured = measure_baseline(runner, found, (), lambda _: None, tick)
         return {
-            "metric": bench.protocol.metric.name,
+            "metric": runner.protocol.metric.name,
             "value": measured.metric,
             "secondary": dict(measured.secondary),
             "seconds": measured.seconds,
@@ -194,16 +213,16 @@ def _finishing(session: Session) -> str:
     return f"finishing experiment #{pending.number}, about {left} more; Ctrl-C again stops it at once"
 
 
-def _about_the_search(session: Session, wanted: RunConfig) -> list[str]:
+def _about_the_search(session: Session, config: RunConfig) -> list[str]:
     """Sentences about what keeps the search from finding something. Raises PreconditionError where nobody else does.
 
     A session that has begun may have used up all there was.
     """
-    bench = session.bench
-    if session.state.experiments or wanted.limits.experiments == 0:
+    runner = session.runner
+    if session.state.experiments or config.limits.experiments == 0:
         return []
-    files = bench.workspace.files(bench.workspace.head)
-    nothing = why_nothing(files, known_constants(bench.protocol))
+    files = runner.workspace.files(runner.workspace.head)
+    nothing = why_nothing(files, known_constants(runner.protocol))
     found = [*remarks_on(files)[:MOST_REMARKS], *([nothing] if nothing else [])]
     if nothing and session.proposer == "search":
         raise PreconditionError(". ".join(reversed(found)))
@@ -211,17 +230,17 @@ def _about_the_search(session: Session, wanted: RunConfig) -> list[str]:
 
 
 def _plan(session: Session) -> str:
-    bench, state = session.bench, session.state
+    runner, state = session.runner, session.state
     start = f"go on after {len(state.experiments) - 1} experiments" if state.experiments else "start"
     return "\n".join(
         [
             f"would {start} on the branch {session.branch}",
-            f"would run `{bench.protocol.execution.command}` in a fresh copy of each candidate, each at most "
-            f"{duration(bench.limit)}"
-            + (f", {duration(bench.training_seconds)} of it training" if bench.training_seconds else ""),
-            f"would change {', '.join(bench.workspace.files(bench.workspace.head))} and write "
-            f"{bench.protocol.provenance.results_log.path}",
-            bench.sandbox.says,
+            f"would run `{runner.protocol.execution.command}` in a fresh copy of each candidate, each at most "
+            f"{duration(runner.limit)}"
+            + (f", {duration(runner.training_seconds)} of it training" if runner.training_seconds else ""),
+            f"would change {', '.join(runner.workspace.files(runner.workspace.head))} and write "
+            f"{runner.protocol.provenance.results_log.path}",
+            runner.sandbox.says,
         ]
     )
 
@@ -234,15 +253,15 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
     commit = (summary["best_commit"] or "")[:7]
     print(
         "\n".join(
-            closing(session.state, summary, commit, str(session.journal.path.parent), session.bench.workspace.top)
+            closing(session.state, summary, commit, str(session.journal.path.parent), session.runner.workspace.top)
         )
     )
     if page is not None:
         print(f"report    {page}")
 
 
-def _view(wanted: RunConfig, bench: Runner) -> AbstractContextManager[View]:
-    if wanted.json:
+def _view(config: RunConfig, runner: Runner) -> AbstractContextManager[View]:
+    if config.output.json:
         from agent.views.ndjson import show
 
         return contextlib.nullcontext(show)
@@ -250,7 +269,7 @@ def _view(wanted: RunConfig, bench: Runner) -> AbstractContextManager[View]:
         from agent.views.terminal.live import LiveView, can_draw
 
         if can_draw(sys.stderr):
-            return LiveView(wanted.limits.within(bench.protocol))
+            return LiveView(config.limits.within(runner.protocol))
     from agent.views.plain import show as show_plain
 
     return contextlib.nullcontext(show_plain)

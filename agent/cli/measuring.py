@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from agent.cli.command import answer, command
 from agent.cli.options import Json, SandboxMode, Setup, Tag, TrainingSeconds
-from agent.cli.program import RESEARCH, Options, answer, command, finish
+from agent.cli.program import RESEARCH, Options
 
 
-@command(RESEARCH, "confirm")
+@command(RESEARCH, "confirm", measures=True)
 def confirm_(
     a: Annotated[str | None, typer.Argument(metavar="A", help="A number or a commit; without it the baseline.")] = None,
     b: Annotated[str | None, typer.Argument(metavar="B", help="A number or a commit; without it the best.")] = None,
@@ -18,7 +19,7 @@ def confirm_(
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
-) -> None:
+) -> int:
     """Compare baseline and best by fresh runs: how large, how sure.
 
     Runs both in turn, so that the machine's moods fall on both, and says the gain with its interval. These runs chose
@@ -31,27 +32,21 @@ def confirm_(
       autoresearch confirm 12 best --runs 5
       autoresearch confirm 1a2b3c4 HEAD
     """
+    from agent.cli.afterwards import compared
+    from agent.session.confirm import confirm, confirm_lines, sides
 
-    def work() -> int:
-        from agent.cli.afterwards import compared
-        from agent.session.confirm import confirm, lines, sides
-
-        data = compared(
-            Options.folder,
-            tag,
-            sandbox,
-            lambda bench, journal, interrupts: confirm(
-                bench, journal, interrupts, sides(bench, journal.state, a, b), runs
-            ),
-            quiet=as_json,
-        )
-        answer(as_json, "confirm", data, lines(data))
-        return 0
-
-    finish(work, "confirm", as_json, measures=True)
+    data = compared(
+        Options.folder,
+        tag,
+        sandbox,
+        lambda bench: confirm(bench, sides(bench.runner, bench.journal.state, a, b), runs),
+        quiet=as_json,
+    )
+    answer(as_json, "confirm", data, confirm_lines(data))
+    return 0
 
 
-@command(RESEARCH)
+@command(RESEARCH, measures=True)
 def ablate(
     runs: Annotated[
         int,
@@ -64,7 +59,7 @@ def ablate(
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
-) -> None:
+) -> int:
     """Say which kept changes still pay for themselves.
 
     Runs the best, and the best without each of its kept changes, RUNS times each, and offers the recipe without those
@@ -75,28 +70,24 @@ def ablate(
       autoresearch ablate
       autoresearch ablate --runs 3 --tag mar5
     """
+    from agent.cli.afterwards import compared
+    from agent.session.ablate import ablate, ablate_lines
 
-    def work() -> int:
-        from agent.cli.afterwards import compared
-        from agent.session.ablate import ablate, lines
-
-        data = compared(
-            Options.folder,
-            tag,
-            sandbox,
-            lambda bench, journal, interrupts: ablate(bench, journal, interrupts, runs),
-            quiet=as_json,
-        )
-        answer(as_json, "ablate", data, lines(data))
-        return 0
-
-    finish(work, "ablate", as_json, measures=True)
+    data = compared(
+        Options.folder,
+        tag,
+        sandbox,
+        lambda bench: ablate(bench, runs),
+        quiet=as_json,
+    )
+    answer(as_json, "ablate", data, ablate_lines(data))
+    return 0
 
 
-@command(RESEARCH)
+@command(RESEARCH, measures=True)
 def baseline(
     training_seconds: TrainingSeconds = None, setup: Setup = True, sandbox: SandboxMode = "auto", as_json: Json = False
-) -> None:
+) -> int:
     """Measure the recipe as it is, on this machine and this data.
 
     `run` does this by itself where no valid baseline is kept; this makes a fresh one. Writes
@@ -109,12 +100,8 @@ def baseline(
 
     Exit code 1 where the command fails or prints no metric, 3 where the tree has uncommitted changes.
     """
+    from agent.cli.launch import baseline as launch
 
-    def work() -> int:
-        from agent.cli.launch import baseline as launch
-
-        data = launch(Options.folder, training_seconds, setup, sandbox)
-        answer(as_json, "baseline", data, [f"{data['metric']}  {data['value']:.6f}", f"log  {data['log']}"])
-        return 0
-
-    finish(work, "baseline", as_json, measures=True)
+    data = launch(Options.folder, training_seconds, setup, sandbox)
+    answer(as_json, "baseline", data, [f"{data['metric']}  {data['value']:.6f}", f"log  {data['log']}"])
+    return 0

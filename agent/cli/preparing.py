@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from agent.cli.command import answer, command
 from agent.cli.options import Agent, Json, Model, SandboxMode, Tag, TrainingSeconds
-from agent.cli.program import PREPARE, Options, answer, command, finish
+from agent.cli.program import PREPARE, Options
 from agent.format import block
 
 
@@ -28,7 +29,7 @@ def init(
     no_run: Annotated[bool, typer.Option("--no-run", help="Try nothing: write a draft to be finished.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing protocol.json.")] = False,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Write a protocol.json for the repository here, of any kind.
 
     Finds the command (training, a benchmark, tests), runs it in a copy of what is committed, and writes down which
@@ -42,18 +43,14 @@ def init(
 
     Exit code 1 where the command fails or has no number, 3 where there is no commit or a protocol.json already.
     """
+    from agent.init import init as view
 
-    def work() -> int:
-        from agent.init import init as view
-
-        wanted = view.InitConfig(
-            command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
-        )
-        data = view.init(Options.here, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
-        answer(as_json, "init", data, view.lines(data))
-        return 0
-
-    finish(work, "init", as_json)
+    wanted = view.InitConfig(
+        command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
+    )
+    data = view.init(Options.here, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
+    answer(as_json, "init", data, view.lines(data))
+    return 0
 
 
 @command(PREPARE)
@@ -72,7 +69,7 @@ def doctor(
         ),
     ] = False,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Say what is well here and what is not, and what mends it.
 
     Looks at the machine, the workspace, its sessions, and the model or agent that is named. Nothing is changed without
@@ -86,17 +83,13 @@ def doctor(
 
     Exit code 1 where something is broken; warnings do not count.
     """
+    from agent.doctor import doctor as view
+    from agent.proposers.choose import ProposerConfig
 
-    def work() -> int:
-        from agent.doctor import doctor as view
-        from agent.proposers.choose import ProposerConfig
-
-        folder = Options.folder.resolve()
-        done = view.repair(folder, tag) if repair else []
-        checks = view.examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
-        shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
-        data = {"repaired": done, "checks": [asdict(check) for check in checks]}
-        answer(as_json, "doctor", data, [*shown, *view.lines(checks)])
-        return 1 if any(check.status == "broken" for check in checks) else 0
-
-    finish(work, "doctor", as_json)
+    folder = Options.folder.resolve()
+    done = view.repair(folder, tag) if repair else []
+    checks = view.examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
+    shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
+    data = {"repaired": done, "checks": [asdict(check) for check in checks]}
+    answer(as_json, "doctor", data, [*shown, *view.lines(checks)])
+    return 1 if any(check.status == "broken" for check in checks) else 0

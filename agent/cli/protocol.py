@@ -6,20 +6,22 @@ import json
 
 import typer
 
+from agent.cli.command import answer, command
 from agent.cli.options import Json
-from agent.cli.program import PREPARE, Options, answer, app, finish
-from agent.cli.usage import Page
+from agent.cli.program import PREPARE, Options, app
+from agent.cli.usage import Commands
 
 protocol_app = typer.Typer(
+    name="protocol",
+    cls=Commands,
     help="Look at protocol.json: what may change, how to run.\n\n"
     "\b\nExamples:\n  autoresearch protocol check\n  autoresearch protocol schema > protocol.schema.json",
-    no_args_is_help=True,
 )
-app.add_typer(protocol_app, name="protocol", rich_help_panel=PREPARE)
+app.add_typer(protocol_app, rich_help_panel=PREPARE)
 
 
-@protocol_app.command("check", cls=Page)
-def protocol_check(as_json: Json = False) -> None:
+@command(None, "check", on=protocol_app)
+def protocol_check(as_json: Json = False) -> int:
     """Check protocol.json, and say what is done with each field.
 
     Prints a line a field: its value, where that comes from (protocol.json, default, or a variable), and what the
@@ -33,25 +35,21 @@ def protocol_check(as_json: Json = False) -> None:
     Exit code 2 where protocol.json is missing or not valid, with every faulty field, and where `run` would refuse it:
     it is not eligible, or nothing that is committed may change.
     """
+    from agent.protocol.check import check, lines
+    from agent.protocol.load import load_protocol
+    from agent.session.recovery import require_usable
 
-    def work() -> int:
-        from agent.protocol.check import check, lines
-        from agent.protocol.load import load_protocol
-        from agent.session.recovery import require_usable
-
-        rules = load_protocol(Options.folder)
-        fields = check(rules)
-        if not as_json:
-            answer(False, "protocol check", {}, lines(fields))
-        require_usable(rules, Options.folder)
-        if as_json:
-            answer(True, "protocol check", {"fields": fields}, [])
-        return 0
-
-    finish(work, "protocol check", as_json)
+    rules = load_protocol(Options.folder)
+    fields = check(rules)
+    if not as_json:
+        answer(False, "protocol check", {}, lines(fields))
+    require_usable(rules, Options.folder)
+    if as_json:
+        answer(True, "protocol check", {"fields": fields}, [])
+    return 0
 
 
-@protocol_app.command("schema", cls=Page)
+@command(None, "schema", on=protocol_app)
 def protocol_schema() -> None:
     """Print the JSON Schema of protocol.json, for editors.
 

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from agent.cli import completion
+from agent.cli.command import answer, command
 from agent.cli.options import Json, Tag
-from agent.cli.program import LOOK, Options, answer, command, finish
+from agent.cli.program import LOOK, Options
 from agent.errors import UsageError
 from agent.format import block
 from agent.system.files import read_end
@@ -19,13 +20,13 @@ from agent.system.files import read_end
 LARGEST_LOG = 2**27  # bytes, from its end
 
 
-@command(LOOK)
+@command(LOOK, reads=True)
 def status(
     tag: Tag = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the loop ends.")] = False,
     rows: Annotated[int, typer.Option("-n", min=0, metavar="N", help="How many of the last experiments to show.")] = 20,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show how a session is doing, while it runs or after.
 
     Reads the journal, from any terminal or over ssh. With --follow on a terminal it is the live screen of `run`.
@@ -35,27 +36,23 @@ def status(
       autoresearch status --follow
       autoresearch status --tag mar5 -n 5 --json
     """
+    from agent.report.status import await_beginning, wait_for_change
+    from agent.views.status import session_status, status_lines, watch
 
-    def work() -> int:
-        from agent.report.status import await_beginning, wait_for_change
-        from agent.views.status import session_status, status_lines, watch
-
-        folder = Options.folder.resolve()
-        if follow:
-            await_beginning(folder, tag)
-        if follow and not as_json:
-            watch(folder, tag)
-        while True:
-            data = session_status(folder, tag, rows)
-            answer(as_json, "status", data, status_lines(data))
-            if not follow or data["running_pid"] is None:
-                return 0
-            wait_for_change(folder, data["tag"])
-
-    finish(work, "status", as_json, reads=True)
+    folder = Options.folder.resolve()
+    if follow:
+        await_beginning(folder, tag)
+    if follow and not as_json:
+        watch(folder, tag)
+    while True:
+        data = session_status(folder, tag, rows)
+        answer(as_json, "status", data, status_lines(data))
+        if not follow or data["running_pid"] is None:
+            return 0
+        wait_for_change(folder, data["tag"])
 
 
-@command(LOOK)
+@command(LOOK, reads=True)
 def show(
     which: Annotated[
         str,
@@ -67,7 +64,7 @@ def show(
     ],
     tag: Tag = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show one experiment: what was tried, why, and what came of it.
 
     Prints the proposal with its reasons, the verdict with its evidence, each run, the diff, and the log's end. The one
@@ -78,20 +75,16 @@ def show(
       autoresearch show 12
       autoresearch show best --tag mar5
     """
+    from agent.report import inspection
+    from agent.views.color import painted
+    from agent.views.details import show_lines
 
-    def work() -> int:
-        from agent.report import inspection
-        from agent.views.color import painted
-        from agent.views.details import show_lines
-
-        data = inspection.show(Options.folder.resolve(), tag, which)
-        answer(as_json, "show", data, painted(show_lines(data)))
-        return 0
-
-    finish(work, "show", as_json, reads=True)
+    data = inspection.show(Options.folder.resolve(), tag, which)
+    answer(as_json, "show", data, painted(show_lines(data)))
+    return 0
 
 
-@command(LOOK)
+@command(LOOK, reads=True)
 def diff(
     which: Annotated[
         str | None,
@@ -111,7 +104,7 @@ def diff(
     ] = None,
     tag: Tag = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Show what an experiment changed, or how two differ.
 
     Without numbers it is the best against the baseline, as a patch that `git apply` takes. results.tsv is left out.
@@ -121,22 +114,18 @@ def diff(
       autoresearch diff > best.patch
       autoresearch diff 12 7          what 12 has that 7 has not
     """
+    from agent.report import inspection
+    from agent.views.color import diff_lines, painted
 
-    def work() -> int:
-        from agent.report import inspection
-        from agent.views.color import diff_lines, painted
-
-        data = inspection.diff(Options.folder.resolve(), tag, which, other)
-        if not data["diff"] and not as_json:
-            print("no difference", file=sys.stderr)
-            return 0
-        answer(as_json, "diff", data, painted(diff_lines(data["diff"]), raw=True))
+    data = inspection.diff(Options.folder.resolve(), tag, which, other)
+    if not data["diff"] and not as_json:
+        print("no difference", file=sys.stderr)
         return 0
+    answer(as_json, "diff", data, painted(diff_lines(data["diff"]), raw=True))
+    return 0
 
-    finish(work, "diff", as_json, reads=True)
 
-
-@command(LOOK)
+@command(LOOK, reads=True)
 def log(
     which: Annotated[
         str | None,
@@ -150,7 +139,7 @@ def log(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run writes to it.")] = False,
     tag: Tag = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Print the log of an experiment's run.
 
     An experiment has more than one run where it was repeated, retried or confirmed; --run picks one.
@@ -160,27 +149,23 @@ def log(
       autoresearch log --follow
       autoresearch log 12 --run 2
     """
+    from agent.report import inspection
 
-    def work() -> int:
-        from agent.report import inspection
-
-        if follow and as_json:
-            raise UsageError("--follow and --json exclude each other: JSON is printed once")
-        path = inspection.log(Options.folder.resolve(), tag, which, run)
-        if as_json:
-            text = read_end(path, LARGEST_LOG).decode(errors="replace")
-            answer(True, "log", {"path": str(path), "text": text}, [])
-            return 0
-        for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
-            # On a pipe the log is as it is; a terminal is not steered by it.
-            print(block(text) if sys.stdout.isatty() else text, end="", flush=True)
+    if follow and as_json:
+        raise UsageError("--follow and --json exclude each other: JSON is printed once")
+    path = inspection.log(Options.folder.resolve(), tag, which, run)
+    if as_json:
+        text = read_end(path, LARGEST_LOG).decode(errors="replace")
+        answer(True, "log", {"path": str(path), "text": text}, [])
         return 0
+    for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
+        # On a pipe the log is as it is; a terminal is not steered by it.
+        print(block(text) if sys.stdout.isatty() else text, end="", flush=True)
+    return 0
 
-    finish(work, "log", as_json, reads=True)
 
-
-@command(LOOK)
-def sessions(as_json: Json = False) -> None:
+@command(LOOK, reads=True)
+def sessions(as_json: Json = False) -> int:
     """List the sessions of this workspace, the latest first.
 
     Of each: best, gain, whether that is confirmed or provisional, and when it was last at work.
@@ -190,20 +175,16 @@ def sessions(as_json: Json = False) -> None:
       autoresearch sessions
       autoresearch sessions --json
     """
+    from agent.report import inspection
+    from agent.views.color import painted
+    from agent.views.details import session_lines
 
-    def work() -> int:
-        from agent.report import inspection
-        from agent.views.color import painted
-        from agent.views.details import session_lines
-
-        found = inspection.sessions(Options.folder.resolve())
-        answer(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
-        return 0
-
-    finish(work, "sessions", as_json, reads=True)
+    found = inspection.sessions(Options.folder.resolve())
+    answer(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
+    return 0
 
 
-@command(LOOK)
+@command(LOOK, reads=True)
 def report(
     tag: Annotated[
         list[str] | None,
@@ -221,7 +202,7 @@ def report(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what the page shows as one JSON object, and write nothing.")
     ] = False,
-) -> None:
+) -> int:
     """Write the morning report: one page that needs no network.
 
     index.html has the progress chart, what was learnt, where time and money went, and the diff; progress.svg and
@@ -232,24 +213,20 @@ def report(
       autoresearch report --open
       autoresearch report --tag mar5 --tag mar6 --out compared
     """
+    from agent.protocol.load import load_protocol
+    from agent.report.gather import gather
+    from agent.repository.workspace import Workspace
+    from agent.views.page.write import write_report
 
-    def work() -> int:
-        from agent.protocol.load import load_protocol
-        from agent.report.gather import gather
-        from agent.repository.workspace import Workspace
-        from agent.views.page.write import write_report
-
-        workspace = Workspace(Options.folder, load_protocol(Options.folder))
-        try:
-            if as_json:
-                answer(True, "report", gather(workspace, tag or []), [])
-                return 0
-            paths = write_report(workspace, tag or [], out)
-        finally:
-            workspace.close()
-        print("\n".join(map(str, paths)))
-        if open_it and typer.launch(paths[0].resolve().as_uri()) != 0:
-            print(f"no browser could be started: open {paths[0]} yourself", file=sys.stderr)
-        return 0
-
-    finish(work, "report", as_json, reads=True)
+    workspace = Workspace(Options.folder, load_protocol(Options.folder))
+    try:
+        if as_json:
+            answer(True, "report", gather(workspace, tag or []), [])
+            return 0
+        paths = write_report(workspace, tag or [], out)
+    finally:
+        workspace.close()
+    print("\n".join(map(str, paths)))
+    if open_it and typer.launch(paths[0].resolve().as_uri()) != 0:
+        print(f"no browser could be started: open {paths[0]} yourself", file=sys.stderr)
+    return 0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
 import typer
-from typer._click.exceptions import NoArgsIsHelpError, UsageError  # typer has its own click, and shows no more of it
-from typer._click.formatting import HelpFormatter
-from typer.core import TyperCommand, TyperGroup, _TyperParameter
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from agent.format import one_line
 from agent.system.invocation import program
@@ -23,26 +22,27 @@ class Commands(TyperGroup):
     """The program's commands; the parser's usage lines are left to --help."""
 
     def main(self, *args: Any, **more: Any) -> Any:
+        if any(name.endswith("_COMPLETE") for name in os.environ):
+            _complete_quickly()
         try:
             code = super().main(*args, **{**more, "standalone_mode": False})
-        except NoArgsIsHelpError as no_command:
-            no_command.show()
-            sys.exit(2)
-        except UsageError as error:
+        except typer.TyperException as error:  # wrong usage: what the program itself refuses ends in a typer.Exit
             what = one_line(error.format_message()).rstrip(".")
-            inside = error.ctx.command_path.partition(" ")[2] if error.ctx else ""
+            context = getattr(error, "ctx", None)
+            inside = context.command_path.partition(" ")[2] if context else ""
             print(f"error: {what}: see `{' '.join([program(), *inside.split(), '--help'])}`", file=sys.stderr)
             sys.exit(2)
         except typer.Abort:
             sys.exit(130)
         sys.exit(code if isinstance(code, int) else 0)
 
-    def _main_shell_completion(self, *args: Any, **more: Any) -> None:
-        if any(name.endswith("_COMPLETE") for name in os.environ):
-            _complete_quickly()
-        super()._main_shell_completion(*args, **more)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            print(self.get_help(ctx), file=sys.stderr)
+            raise typer.Exit(2)
+        return super().parse_args(ctx, args)
 
-    def format_commands(self, ctx: Any, formatter: HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, Rows] = {}
         names = self.list_commands(ctx)
         room = formatter.width - 6 - max(map(len, names))
@@ -57,7 +57,7 @@ class Commands(TyperGroup):
 class Page(TyperCommand):
     """A command; where it has many options they stand in sections, by their `rich_help_panel`."""
 
-    def format_options(self, ctx: Any, formatter: HelpFormatter) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, Rows] = {}
         options = self.get_params(ctx)
         for each in options:
@@ -76,17 +76,18 @@ def _complete_quickly() -> None:
     It loads pydantic to convert values that stand on the line, and Rich to take its markup out of help texts, which
     here have none.
     """
-    from typer import _completion_classes
-
-    setattr(_TyperParameter, "process_value", lambda _self, _ctx, value: value)  # noqa: B010
-    setattr(_completion_classes, "_sanitize_help_text", str)  # noqa: B010
+    for kind in (TyperArgument, TyperOption):
+        setattr(kind, "process_value", lambda _self, _ctx, value: value)  # noqa: B010
+    plain = ModuleType("typer.rich_utils")
+    setattr(plain, "rich_render_text", str)  # noqa: B010
+    sys.modules[plain.__name__] = plain
 
 
 def _section(command_or_option: Any, otherwise: str) -> str:
     return getattr(command_or_option, "rich_help_panel", None) or otherwise
 
 
-def _write(formatter: HelpFormatter, sections: dict[str, Rows]) -> None:
+def _write(formatter: Any, sections: dict[str, Rows]) -> None:
     for title, rows in sections.items():
         with formatter.section(title):
             formatter.write_dl(rows)

@@ -35,7 +35,7 @@ def check(workspace: Workspace, rules: Protocol) -> Check:
     by_hand = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
     limit = min(LONGEST_SECONDS, rules.execution.hard_timeout_seconds)
     execution = rules.execution.model_copy(update={"hard_timeout_seconds": limit})
-    bench = Runner(
+    runner = Runner(
         rules.model_copy(update={"execution": execution}),
         workspace,
         TRAINING_SECONDS,
@@ -43,7 +43,7 @@ def check(workspace: Workspace, rules: Protocol) -> Check:
         patient=True,
         linked=False,
     )
-    with TemporaryDirectory(prefix="autoresearch-smoke-") as name, prepared(bench, setup=False) as ready:
+    with TemporaryDirectory(prefix="autoresearch-smoke-") as name, prepared(runner, setup=False) as ready:
         log = Path(name) / "run.log"
         try:
             run = measure(ready, workspace.head, log, lambda _: None, lambda _: None)

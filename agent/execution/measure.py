@@ -95,7 +95,7 @@ def losses_of(log: Path) -> Path:
 
 
 def measure(
-    bench: Runner,
+    runner: Runner,
     commit: str,
     log: Path,
     started: Callable[[Process], None],
@@ -108,17 +108,17 @@ def measure(
     the run is repeated as often as `execution.gpu_fault` says. Raises Suspended where the machine slept meanwhile: then
     nothing is known about the candidate.
     """
-    budget = bench.training_seconds
+    budget = runner.training_seconds
     own, first = (_most([run.untimed for run in runs]) for runs in (beside.own, beside.baseline))
     steps = min((run.secondary["num_steps"] for run in beside.own if run.secondary.get("num_steps")), default=0.0)
     step = budget / steps if budget and steps >= 1 else 0.0
     allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
     try:
-        run = _measure(bench, commit, log, started, tick, allowance, beside.other)
+        run = _measure(runner, commit, log, started, tick, allowance, beside.other)
         for _ in range(REPEATS[run.fault]):
-            bench.say(f"measured again in {PAUSE_SECONDS:g} s: {run.error}")
+            runner.say(f"measured again in {PAUSE_SECONDS:g} s: {run.error}")
             _pause(tick)
-            run = _measure(bench, commit, log, started, tick, allowance, beside.other)
+            run = _measure(runner, commit, log, started, tick, allowance, beside.other)
             if not run.fault:
                 break
         return run
@@ -139,7 +139,7 @@ def _pause(tick: Callable[[float], None]) -> None:
 
 
 def _measure(
-    bench: Runner,
+    runner: Runner,
     commit: str,
     log: Path,
     started: Callable[[Process], None],
@@ -149,22 +149,22 @@ def _measure(
 ) -> Run:
     log.parent.mkdir(parents=True, exist_ok=True)
     _require_room(log.parent)
-    _link(bench, log)
-    snapshot = fingerprint.snapshot_folder(bench.protocol)
-    integrity.require_prepared(snapshot, fingerprint.snapshot(bench.protocol))
+    _link(runner, log)
+    snapshot = fingerprint.snapshot_folder(runner.protocol)
+    integrity.require_prepared(snapshot, fingerprint.snapshot(runner.protocol))
     since, began = time.time(), clock()
     ended: Ended | None = None
     given_up: ExperimentError | None = None
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(opened(bench, commit, snapshot))
+        place = stack.enter_context(opened(runner, commit, snapshot))
         beside = None
-        if bench.harness is not None:
+        if runner.harness is not None:
             kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
             reference = next((losses for losses in kept if losses.exists()), None)
-            args = bench.sandbox, place.layout.folder, bench.workspace.folder, reference, losses_of(log)
-            beside = stack.enter_context(evaluation.evaluator(bench.harness, *args))
+            args = runner.sandbox, place.layout.folder, runner.workspace.folder, reference, losses_of(log)
+            beside = stack.enter_context(evaluation.evaluator(runner.harness, *args))
         try:
-            ended = execute(bench, place, log, beside, started, tick, allowance)
+            ended = execute(runner, place, log, beside, started, tick, allowance)
         except ExperimentError as error:
             given_up = error
         if ended and ended.asleep:
@@ -173,25 +173,25 @@ def _measure(
             "conditions": conditions(began),
             "log": str(log),
             "seconds": ended.seconds if ended else clock().wall - began.wall,
-            "unconfined": bench.sandbox.way is None,
+            "unconfined": runner.sandbox.way is None,
         }
         text = _text(log)
         try:
             if given_up is not None:
                 raise given_up
             assert ended is not None
-            around |= _result(bench, place, beside, ended, text, since, allowance)
+            around |= _result(runner, place, beside, ended, text, since, allowance)
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
             _require_room(log.parent)
             around["fault"] = error.fault if isinstance(error, Faulted) else ""
             return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
-        return Run(secondary=_secondary(bench, place, text, since), trained=told_training(text), **around)
+        return Run(secondary=_secondary(runner, place, text, since), trained=told_training(text), **around)
 
 
 def _result(
-    bench: Runner,
+    runner: Runner,
     place: Room,
     beside: Evaluator | None,
     ended: Ended,
@@ -206,23 +206,23 @@ def _result(
         attested_reason = beside.event("refused").get("reason")
         raise Violation(f"void: {' '.join(str(attested_reason).split())[:300]}")
     require_success(ended, text)
-    metric = bench.protocol.metric
-    if beside is None or bench.harness is None:
-        return {"metric": read(place, bench.protocol, metric, text, since), "source": "from the log"}
+    metric = runner.protocol.metric
+    if beside is None or runner.harness is None:
+        return {"metric": read(place, runner.protocol, metric, text, since), "source": "from the log"}
     if beside.event("untraced") and not beside.event("answer"):
-        return {"metric": read(place, bench.protocol, metric, text, since), "source": "untraced"}
+        return {"metric": read(place, runner.protocol, metric, text, since), "source": "untraced"}
     in_log = None
     # A progress bar that left its line open is no fault of a number that somebody else has computed.
     with contextlib.suppress(NoMetric):
-        in_log = read(place, bench.protocol, metric, text, since)
-    word = evaluation.attested(beside, bench.harness, metric.name, in_log, allowance, ended.began)
+        in_log = read(place, runner.protocol, metric, text, since)
+    word = evaluation.attested(beside, runner.harness, metric.name, in_log, allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
 
 
 @contextlib.contextmanager
 def opened(
-    bench: Runner,
+    runner: Runner,
     commit: str,
     snapshot: Path | None,
     files: Mapping[str, str] | None = None,
@@ -230,13 +230,13 @@ def opened(
 ) -> Iterator[Room]:
     """The room of a run on `commit` and, on top of it, `files`. key: as for `room.opened`."""
     furniture = Furniture(
-        command=bench.protocol.execution.command, read=() if bench.harness else (fingerprint.cache_folder(),)
+        command=runner.protocol.execution.command, read=() if runner.harness else (fingerprint.cache_folder(),)
     )
-    if bench.harness is not None and snapshot is not None:
-        furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(bench.harness))
-    elif not bench.harness:
+    if runner.harness is not None and snapshot is not None:
+        furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(runner.harness))
+    elif not runner.harness:
         furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(fingerprint.cache_folder())})
-    with room.opened(bench.sandbox, bench.workspace, commit, bench.lent, furniture, files=files, key=key) as place:
+    with room.opened(runner.sandbox, runner.workspace, commit, runner.lent, furniture, files=files, key=key) as place:
         yield place
 
 
@@ -258,7 +258,7 @@ def _source(harness: Harness) -> tuple[Path, ...]:
 
 
 def execute(
-    bench: Runner,
+    runner: Runner,
     place: Room,
     log: Path,
     beside: Evaluator | None,
@@ -271,23 +271,23 @@ def execute(
 ) -> Ended:
     """Run the protocol's command, or another, in its room."""
     env = dict(place.environment)
-    if bench.training_seconds is not None:
-        env["AUTORESEARCH_TRAINING_SECONDS"] = f"{bench.training_seconds:g}"
+    if runner.training_seconds is not None:
+        env["AUTORESEARCH_TRAINING_SECONDS"] = f"{runner.training_seconds:g}"
     if beside is not None:
         env[evaluation.VARIABLE] = str(place.seen(beside.socket))
-        if bench.harness and bench.harness.untraced:
+        if runner.harness and runner.harness.untraced:
             env[evaluation.UNTRACED_VARIABLE] = "1"
 
     def watched(seconds: float) -> None:
         tick(seconds)
-        if beside is not None and not bench.patient:
+        if beside is not None and not runner.patient:
             evaluation.require_in_time(beside, allowance, seconds)
 
     return run_command(
-        lambda report: place.arguments(command or command_of(bench.protocol), bench.protocol.execution.cwd, report),
+        lambda report: place.arguments(command or command_of(runner.protocol), runner.protocol.execution.cwd, report),
         cwd=place.layout.folder,
         log=log,
-        limit=limit or bench.limit,
+        limit=limit or runner.limit,
         env=env,
         started=started,
         tick=watched,
@@ -348,25 +348,25 @@ def _require_room(folder: Path) -> None:
         )
 
 
-def _secondary(bench: Runner, place: Room, text: str, since: float) -> dict[str, float]:
+def _secondary(runner: Runner, place: Room, text: str, since: float) -> dict[str, float]:
     found = {}
-    for metric in bench.protocol.measurement.secondary_metrics:
+    for metric in runner.protocol.measurement.secondary_metrics:
         with contextlib.suppress(NoMetric):
-            found[metric.name] = read(place, bench.protocol, metric, text, since)
+            found[metric.name] = read(place, runner.protocol, metric, text, since)
     return found
 
 
-def _link(bench: Runner, log: Path) -> None:
+def _link(runner: Runner, log: Path) -> None:
     """`run.log` in the workspace leads to the log of the run under way, so that `tail -F run.log` follows it.
 
     A file of that name that git tracks, or that a person made, is theirs.
     """
-    link = bench.workspace.folder / LOG_NAME
-    if not bench.linked:
+    link = runner.workspace.folder / LOG_NAME
+    if not runner.linked:
         return
     if os.path.lexists(link) and not link.is_symlink():
         return
-    if bench.workspace.is_tracked(LOG_NAME):
+    if runner.workspace.is_tracked(LOG_NAME):
         return
     try:
         link.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ IMPORT = (
 )
 
 
-def why_not(bench: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
+def why_not(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
     """Why the candidate would fail at once, in a sentence; None where nothing speaks against it.
 
     incumbent: the commit that it changes.
@@ -48,7 +48,7 @@ def why_not(bench: Runner, files: Mapping[str, str], incumbent: str, tick: Calla
                 encoded(path, text)
             except UnicodeEncodeError as error:
                 return f"{path} is in {error.encoding}, which has no {error.object[error.start]!r}"
-    return _fails_by_itself(bench, files, incumbent, tick)
+    return _fails_by_itself(runner, files, incumbent, tick)
 
 
 def program(rules: Protocol) -> tuple[list[str], str] | None:
@@ -60,35 +60,35 @@ def program(rules: Protocol) -> tuple[list[str], str] | None:
     return ["uv", "run", "python"] if start[0] == "uv" else start, found["script"]
 
 
-def _fails_by_itself(bench: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
-    known = bench.imports
-    failure = None if known.get(incumbent) else _fails_at_import(bench, files, incumbent, tick)
+def _fails_by_itself(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
+    known = runner.imports
+    failure = None if known.get(incumbent) else _fails_at_import(runner, files, incumbent, tick)
     if failure is None:
         return None
     if incumbent not in known:
         off = any(known.values())
-        known[incumbent] = _fails_at_import(bench, {}, incumbent, tick)
+        known[incumbent] = _fails_at_import(runner, {}, incumbent, tick)
         if known[incumbent] and not off:
-            bench.say(
+            runner.say(
                 "candidates are not imported before they run: in a room of its own the incumbent fails as well "
                 f"({known[incumbent]})"
             )
     return None if known[incumbent] else f"it fails while it is imported: {failure}"
 
 
-def _fails_at_import(bench: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
+def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
     """The last words of the script with `files` on top of what the incumbent has; None where it does not fail."""
-    started = program(bench.protocol)
+    started = program(runner.protocol)
     if started is None:
         return None
     start, script = started
     # A key of its own: what a run or an agent is at work in is nothing left over.
-    key = state_folder(bench.workspace.folder) / "drycheck"
-    with opened(bench, incumbent, fingerprint.snapshot_folder(bench.protocol), files, key) as place:
+    key = state_folder(runner.workspace.folder) / "drycheck"
+    with opened(runner, incumbent, fingerprint.snapshot_folder(runner.protocol), files, key) as place:
         log = place.layout.folder / "log"
         command = shlex.join([*start, "-c", IMPORT.format(script=script)])
         ended = execute(
-            bench, place, log, None, lambda _: None, lambda _: tick(), Allowance(None), command=command, limit=SECONDS
+            runner, place, log, None, lambda _: None, lambda _: tick(), Allowance(None), command=command, limit=SECONDS
         )
         if not ended.returncode:
             return None

@@ -42,20 +42,20 @@ CACHES = [
 SETTINGS = [".config/uv", ".config/pip", ".pip", ".config/yarn", ".cargo/config.toml", ".config/go"]
 
 
-def set_up(bench: Runner, state_folder: Path, say: Callable[[str], None]) -> None:
+def set_up(runner: Runner, state_folder: Path, say: Callable[[str], None]) -> None:
     """Run the commands that are due, their output on stderr. Raises AutoresearchError naming the one that failed.
 
     They work in the workspace itself, in a room that shows of the machine what any run sees, the caches of package
     managers, and the data's cache.
     """
-    protocol, folder = bench.protocol, bench.workspace.folder
+    protocol, folder = runner.protocol, runner.workspace.folder
     commands = lines(protocol)
     stamp = state_folder / "create" / "setup"
     mark = hashlib.sha256("\n".join([*commands, str(cache_folder())]).encode()).hexdigest()
     prepared = protocol.meta.archetype != "ml_train" or snapshot_folder(protocol) is not None
     if not commands or (prepared and stamp.exists() and stamp.read_text() == mark):
         return
-    with _workshop(bench.sandbox, bench.workspace.top, folder) as place:
+    with _workshop(runner.sandbox, runner.workspace.top, folder) as place:
         for command in commands:
             say(f"setting up: {command}")
             run(place, command)

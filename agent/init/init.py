@@ -240,7 +240,7 @@ def _attempted(
 
 def _without_submodules(stage: trial.Stage) -> str:
     """A sentence where a submodule is not checked out, so that what it holds is missing in the copy, too."""
-    workspace = stage.bench.workspace
+    workspace = stage.runner.workspace
     empty = [name for name in workspace.submodules() if not any((workspace.top / name).glob("*"))]
     if not empty:
         return ""

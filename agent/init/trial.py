@@ -51,7 +51,7 @@ class Stage:
     since: Unix time at which the copy was whole.
     """
 
-    bench: Runner
+    runner: Runner
     room: Room
     since: float
 
@@ -67,14 +67,14 @@ class Stage:
 @contextlib.contextmanager
 def opened(workspace: Workspace, rules: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
     """Open a room with what is committed, and with what git does not track lent to it."""
-    bench = Runner(rules, workspace, None, sandbox)
+    runner = Runner(rules, workspace, None, sandbox)
     lent = lendable(workspace)
     names = tuple(name for name in lent.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
     with temporary_folder(workspace.folder / "init") as base:
         make_parts(base)
         workspace.export(base / "tree", workspace.head)
         place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, Lent(names), _furniture())
-        yield Stage(bench, place, time.time())
+        yield Stage(runner, place, time.time())
 
 
 def _furniture() -> Furniture:
@@ -93,10 +93,10 @@ def prepare(stage: Stage, rules: Protocol, say: Callable[[str], None]) -> None:
 def attempt(stage: Stage, rules: Protocol, budget: float | None, *, network: bool) -> Trial:
     """Run the command once. Raises ExperimentError where it fails."""
     sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
-    bench = dataclasses.replace(stage.bench, protocol=rules, training_seconds=budget)
+    runner = dataclasses.replace(stage.runner, protocol=rules, training_seconds=budget)
     since = time.time()
     place = dataclasses.replace(stage.room, sandbox=sandbox)
-    ended = execute(bench, place, stage.log, None, lambda _: None, _telling(stage.log), Allowance(None))
+    ended = execute(runner, place, stage.log, None, lambda _: None, _telling(stage.log), Allowance(None))
     text = stage.log.read_text(errors="replace")
     require_success(ended, text)
     return Trial(ended.seconds, text, since, _written(stage, since))

@@ -96,7 +96,7 @@ class Spent:
 class State:
     """The fold of a journal.
 
-    session: the data of the first event. flags: those of `run` that it keeps (`agent.cli.kept_flags`).
+    session: the data of the first event. flags: those of `run` that it keeps (`agent.cli.run_flags`).
     head: where the branch should be; previous: where it was before that.
     seconds: how long the loop has worked on it, the time between a stop and the next start left out.
     spent: what models have cost, by the number of the experiment.

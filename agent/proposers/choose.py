@@ -20,18 +20,18 @@ NAMES = ("search", "llm", "command", "hybrid")
 class ProposerConfig:
     """Who proposes. proposer None: hybrid as soon as a model or an agent is named, else search.
 
-    share: of the experiments that the model or agent proposes in a hybrid. fallback_after, silence, agent_seconds:
-    seconds. max_cost, max_cost_per_experiment: dollars.
+    share: of the experiments that the model or agent proposes in a hybrid. fallback_after, model_timeout,
+    agent_timeout: seconds. max_cost, max_cost_per_experiment: dollars.
     """
 
     proposer: str | None = None
     model: str | None = None
     agent: str | None = None
-    agent_command: str | None = None
+    agent_cmd: str | None = None
     share: float = SHARE
     fallback_after: float = 300.0
-    silence: float = 120.0
-    agent_seconds: float = 900.0
+    model_timeout: float = 120.0
+    agent_timeout: float = 900.0
     max_cost: float | None = None
     max_cost_per_experiment: float | None = None
 
@@ -39,7 +39,7 @@ class ProposerConfig:
 def choose(wanted: ProposerConfig, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
     """Raises UsageError where the flags do not go together, PreconditionError where something they need is missing."""
     require_own_state(workspace.folder)
-    named = [wanted.model, wanted.agent, wanted.agent_command]
+    named = [wanted.model, wanted.agent, wanted.agent_cmd]
     if sum(each is not None for each in named) > 1:
         raise UsageError("--model, --agent and --agent-cmd exclude each other: name one of them")
     name = wanted.proposer or ("hybrid" if any(named) else "search")
@@ -50,7 +50,7 @@ def choose(wanted: ProposerConfig, journal: Journal, workspace: Workspace, sandb
         return SearchProposer()
     if name == "llm" and not wanted.model:
         raise UsageError("--proposer llm needs --model, for example --model ollama:qwen3-coder")
-    if name == "command" and not (wanted.agent or wanted.agent_command):
+    if name == "command" and not (wanted.agent or wanted.agent_cmd):
         raise UsageError("--proposer command needs --agent or --agent-cmd, for example --agent claude")
     if not any(named):
         raise UsageError("--proposer hybrid needs --model, --agent or --agent-cmd")
@@ -70,7 +70,7 @@ def _require_model_for_caps(wanted: ProposerConfig) -> None:
     caps = {"--max-cost": wanted.max_cost, "--max-cost-per-experiment": wanted.max_cost_per_experiment}
     given = [flag for flag, cap in caps.items() if cap is not None]
     if given and wanted.model is None:
-        known = "an agent's costs are its own" if wanted.agent or wanted.agent_command else "the search costs nothing"
+        known = "an agent's costs are its own" if wanted.agent or wanted.agent_cmd else "the search costs nothing"
         raise UsageError(f"{given[0]} needs --model, for example --model ollama:qwen3-coder: {known}")
 
 
@@ -84,7 +84,7 @@ def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Co
     price = price_of(model, state_folder(workspace.folder) / "prices.toml")
     caps = (wanted.max_cost, wanted.max_cost_per_experiment)
     return LLMProposer(
-        model, SpendingCap(model, price, *caps, lambda: journal.state.spent, journal.append), wanted.silence
+        model, SpendingCap(model, price, *caps, lambda: journal.state.spent, journal.append), wanted.model_timeout
     )
 
 
@@ -96,12 +96,12 @@ def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Cons
     if wanted.agent and wanted.agent not in PRESETS:
         known = ", ".join(PRESETS)
         raise UsageError(f"there is no agent {wanted.agent!r}; there is {known}, and --agent-cmd for any other")
-    command = PRESETS[wanted.agent] if wanted.agent else wanted.agent_command
+    command = PRESETS[wanted.agent] if wanted.agent else wanted.agent_cmd
     assert command is not None
     missing = check_available(command)
     if missing:
         raise PreconditionError(missing)
     journal.show("note", text=f"agent: {confinement(command, sandbox)}")
     return CommandProposer(
-        command, time_limit=wanted.agent_seconds, sandbox=sandbox, briefing=briefing, announce=journal.append
+        command, time_limit=wanted.agent_timeout, sandbox=sandbox, briefing=briefing, announce=journal.append
     )

@@ -10,35 +10,34 @@ from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import Experiment
-from agent.journal.journal import Journal
 from agent.session.compare import compare, difference
-from agent.session.signals import Interrupts
+from agent.session.workbench import Workbench
 
 RUNS = 2
 BEST, SMALLER = "best", "smaller"
 
 
-def ablate(bench: Runner, journal: Journal, interrupts: Interrupts, count: int = RUNS) -> dict[str, Any]:
+def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
     """Run the best and, for each kept change, the best without it, in turn; then the best without all that do not pay.
 
     Returns plain data: a verdict for each change, and the commit of the smaller recipe where it loses nothing.
     Raises PreconditionError where nothing was kept.
     """
-    state = journal.state
+    runner, journal, state = bench.runner, bench.journal, bench.journal.state
     best = state.incumbent
     kept = [e for e in state.experiments if e.verdict.status == "keep"]
     if best is None or best.number == 0:
         raise PreconditionError("nothing better than the baseline was kept: there is nothing to take away")
-    texts = bench.workspace.files(best.commit)
+    texts = runner.workspace.files(best.commit)
     changes = list(zip(kept[1:], kept, strict=False))
-    variants = {f"without-{after.number}": _without(bench, texts, [(after, before)]) for after, before in changes}
+    variants = {f"without-{after.number}": _without(runner, texts, [(after, before)]) for after, before in changes}
     commits = {BEST: best.commit}
     for label, files in variants.items():
         if files is not None and files != texts:
-            commits[label] = _commit(bench, journal, label, files)
+            commits[label] = _commit(bench, label, files)
     folder = journal.path.parent / "ablate" / best.commit[:12]
-    runs = compare(bench, journal, interrupts, commits, count, folder, may_fail=commits.keys() - {BEST})
-    noise, direction = noise_of(state.experiments), bench.protocol.metric.direction
+    runs = compare(bench, commits, count, folder, may_fail=commits.keys() - {BEST})
+    noise, direction = noise_of(state.experiments), runner.protocol.metric.direction
     found = []
     for after, before in changes:
         label = f"without-{after.number}"
@@ -54,13 +53,13 @@ def ablate(bench: Runner, journal: Journal, interrupts: Interrupts, count: int =
             entry |= {"verdict": "cannot be taken back alone" if undone else "undone by a later change", "worth": None}
         found.append((entry, (after, before)))
     idle = [change for entry, change in found if entry["verdict"] in ("not shown to pay", "harms")]
-    smaller = _smaller(bench, journal, interrupts, idle, count) if idle else None
+    smaller = _smaller(bench, idle, count) if idle else None
     data = {"best": best.commit, "changes": [entry for entry, _ in found], "runs": count, "smaller": smaller}
     journal.append("ablated", **data)
     return data
 
 
-def lines(data: Mapping[str, Any]) -> list[str]:
+def ablate_lines(data: Mapping[str, Any]) -> list[str]:
     shown = []
     for entry in data["changes"]:
         worth = f" {_worth(entry, entry['worth'])}" if entry["worth"] is not None else ""
@@ -82,23 +81,22 @@ def _worth(found: Mapping[str, Any], gain: float) -> str:
     return f"{figure(gain, sign='+')} ({figure(found['low'])} to {figure(found['high'])})"
 
 
-def _smaller(
-    bench: Runner, journal: Journal, interrupts: Interrupts, idle: Sequence[tuple[Experiment, Experiment]], count: int
-) -> dict[str, Any] | None:
+def _smaller(bench: Workbench, idle: Sequence[tuple[Experiment, Experiment]], count: int) -> dict[str, Any] | None:
+    runner, journal = bench.runner, bench.journal
     best = journal.state.incumbent
     assert best is not None
-    files = _without(bench, bench.workspace.files(best.commit), idle)
+    files = _without(runner, runner.workspace.files(best.commit), idle)
     if files is None:
         return None
-    commit = _commit(bench, journal, SMALLER, files)
+    commit = _commit(bench, SMALLER, files)
     folder = journal.path.parent / "ablate" / commit[:12]
     commits, without = {BEST: best.commit, SMALLER: commit}, [after.number for after, _ in idle]
-    runs = compare(bench, journal, interrupts, commits, count, folder, may_fail={SMALLER})
+    runs = compare(bench, commits, count, folder, may_fail={SMALLER})
     failed = runs[SMALLER][-1]
     if failed.metric is None:
         nothing = {"gain": None, "low": None, "high": None}
         return {"commit": commit, "without": without, **nothing, "offered": False, "fails": failed.error}
-    state, direction = journal.state, bench.protocol.metric.direction
+    state, direction = journal.state, runner.protocol.metric.direction
     found = difference(runs[BEST], runs[SMALLER], noise_of(state.experiments), direction)
     worth = {"gain": found.gain, "low": found.low, "high": found.high}
     # Offered where it is not shown to be worse; a person sees the interval.
@@ -106,27 +104,28 @@ def _smaller(
 
 
 def _without(
-    bench: Runner, texts: Mapping[str, str], changes: Sequence[tuple[Experiment, Experiment]]
+    runner: Runner, texts: Mapping[str, str], changes: Sequence[tuple[Experiment, Experiment]]
 ) -> dict[str, str] | None:
     """The files with the changes taken back, the latest first; None where later ones stand in the way."""
     files = dict(texts)
     for after, before in reversed(changes):
         for path, text in files.items():
-            now, then = (bench.workspace.show(each.commit, path) for each in (after, before))
+            now, then = (runner.workspace.show(each.commit, path) for each in (after, before))
             if now is None or then is None:
                 return None
-            taken = bench.workspace.without(text, now, then) if now != then else text
+            taken = runner.workspace.without(text, now, then) if now != then else text
             if taken is None:
                 return None
             files[path] = taken
     return files
 
 
-def _commit(bench: Runner, journal: Journal, label: str, files: Mapping[str, str]) -> str:
-    assert journal.state.session is not None
-    ref = f"refs/autoresearch/{journal.state.session['tag']}/ablate/{label}"
-    known = bench.workspace.resolve(ref)
-    if known is not None and bench.workspace.files(known) == files:
+def _commit(bench: Workbench, label: str, files: Mapping[str, str]) -> str:
+    workspace, state = bench.runner.workspace, bench.journal.state
+    assert state.session is not None
+    ref = f"refs/autoresearch/{state.session['tag']}/ablate/{label}"
+    known = workspace.resolve(ref)
+    if known is not None and workspace.files(known) == files:
         return known  # so that an ablation that was cut off goes on with the same commits
-    assert journal.state.head is not None
-    return bench.workspace.commit_candidate(ref, journal.state.head, files, f"ablation: {label}")
+    assert state.head is not None
+    return workspace.commit_candidate(ref, state.head, files, f"ablation: {label}")

@@ -18,7 +18,7 @@ LARGEST_RECORD = 2**22
 
 
 def measure_baseline(
-    bench: Runner,
+    runner: Runner,
     fingerprint: dict[str, Any],
     before: Sequence[Run],
     started: Callable[[Process], None],
@@ -31,40 +31,40 @@ def measure_baseline(
 
     Raises AutoresearchError where it gives no metric.
     """
-    log = log_path(bench, len(before) + 1)
+    log = log_path(runner, len(before) + 1)
     if not before:
-        record_path(bench).unlink(missing_ok=True)
-    commit = commit or bench.workspace.head
-    run = measure(bench, commit, log, started, tick)
+        record_path(runner).unlink(missing_ok=True)
+    commit = commit or runner.workspace.head
+    run = measure(runner, commit, log, started, tick)
     if run.error:
         raise AutoresearchError(
             f"the baseline has no result, so there is nothing to improve on: {run.error}; see {log}"
         )
     record = {
         "fingerprint": fingerprint,
-        "digest": digest(bench.workspace.files(commit)),
+        "digest": digest(runner.workspace.files(commit)),
         "commit": commit,
         "runs": [dataclasses.asdict(each) for each in (*before, run)],
     }
-    write_whole(record_path(bench), json.dumps(record, indent=2) + "\n")
+    write_whole(record_path(runner), json.dumps(record, indent=2) + "\n")
     return run
 
 
-def valid_baseline(bench: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:
+def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:
     """The kept runs of the baseline, if they were measured with these very files under this very fingerprint."""
     try:
-        record = json.loads(read_bounded(record_path(bench), LARGEST_RECORD))
-        same = record["fingerprint"] == fingerprint and record["digest"] == digest(bench.workspace.files(commit))
+        record = json.loads(read_bounded(record_path(runner), LARGEST_RECORD))
+        same = record["fingerprint"] == fingerprint and record["digest"] == digest(runner.workspace.files(commit))
         return [Run(**run) for run in record["runs"]] if same else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def log_path(bench: Runner, run: int = 1) -> Path:
+def log_path(runner: Runner, run: int = 1) -> Path:
     """Of the baseline's run 1, 2, ...: the first stands where the protocol wants it."""
-    path = bench.workspace.folder / bench.protocol.provenance.baseline_artifact_path
+    path = runner.workspace.folder / runner.protocol.provenance.baseline_artifact_path
     return path if run == 1 else path.with_name(f"{path.stem}-{run}{path.suffix}")
 
 
-def record_path(bench: Runner) -> Path:
-    return log_path(bench).with_name("baseline.json")
+def record_path(runner: Runner) -> Path:
+    return log_path(runner).with_name("baseline.json")

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.decision import student_t as student
 from agent.decision.noise import Noise
 from agent.decision.schedule import counted, fails, next_turn, reasons
+from agent.decision.student_t import quantile
 from agent.errors import AutoresearchError, Interrupted, Suspended
-from agent.execution.measure import Runner, measure
+from agent.execution.measure import measure
 from agent.execution.process_tree import Process
 from agent.journal.experiment import Direction, Run
 from agent.journal.journal import Journal
 from agent.journal.paths import stop_file
 from agent.journal.state import PendingComparison, expected_seconds, gain, side
 from agent.session.references import of_commit
-from agent.session.signals import Interrupts
+from agent.session.workbench import Workbench
 from agent.system.files import last_lines
 
 LEVEL = 0.95
@@ -44,9 +44,7 @@ class Difference:
 
 
 def compare(
-    bench: Runner,
-    journal: Journal,
-    interrupts: Interrupts,
+    bench: Workbench,
     commits: Mapping[str, str],
     count: int,
     folder: Path,
@@ -59,13 +57,14 @@ def compare(
 
     Raises AutoresearchError where another commit has no result, Interrupted where a person wants it to end.
     """
+    journal = bench.journal
     journal.append("comparing", commits=dict(commits), files=[], count=count)
     while (label := next_turn(_comparison(journal))) is not None:
-        _raise_if_stopped(journal, interrupts)
+        _raise_if_stopped(bench)
         number = len(_comparison(journal).runs.get(label, ())) + 1
         if number > count:
             _say_why_again(journal, label, number - count)
-        run = _run(bench, journal, interrupts, label, commits[label], number, folder / f"{label}-{number}.log")
+        run = _run(bench, label, number, folder / f"{label}-{number}.log")
         if run.metric is None and label not in may_fail:
             raise AutoresearchError(f"{_name(journal, label)} has no result: {run.error}; see {run.log}")
         journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
@@ -95,10 +94,10 @@ def _say_what_stays(journal: Journal, label: str) -> None:
         journal.show("note", text=text)
 
 
-def _raise_if_stopped(journal: Journal, interrupts: Interrupts) -> None:
-    if interrupts.finishing:
+def _raise_if_stopped(bench: Workbench) -> None:
+    if bench.interrupts.finishing:
         raise Interrupted("stopped; the same command goes on from here", 130)
-    asked = stop_file(journal.path)
+    asked = stop_file(bench.journal.path)
     if asked.exists():
         asked.unlink()
         raise Interrupted("stopped by `autoresearch stop`; the same command goes on from here", 0)
@@ -115,9 +114,7 @@ def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Di
     known = 0.0 if math.isinf(session.degrees) else session.degrees
     degrees = sum(len(each) - 1 for each in ours) + known
     noise = math.sqrt((squares + known * session.sd**2) / max(degrees, 1.0))
-    width = (
-        student.quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(sum(1 / len(each) for each in ours))
-    )
+    width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(sum(1 / len(each) for each in ours))
     return Difference(by, by - width, by + width, noise)
 
 
@@ -126,21 +123,20 @@ def _comparison(journal: Journal) -> PendingComparison:
     return journal.state.comparison
 
 
-def _run(
-    bench: Runner, journal: Journal, interrupts: Interrupts, label: str, commit: str, number: int, log: Path
-) -> Run:
-    expected = expected_seconds(journal.state, bench.training_seconds, bench.limit)
+def _run(bench: Workbench, label: str, number: int, log: Path) -> Run:
+    runner, journal, commit = bench.runner, bench.journal, _comparison(bench.journal).commits[label]
+    expected = expected_seconds(journal.state, runner.training_seconds, runner.limit)
 
     def started(process: Process) -> None:
         about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": expected}
         journal.append("running", label=label, run=number, **about)
 
     def tick(seconds: float) -> None:
-        interrupts.raise_if_immediate()
+        bench.interrupts.raise_if_immediate()
         journal.show("progress", seconds=seconds, expected=expected, line="".join(last_lines(log)))
 
     while True:
         try:
-            return measure(bench, commit, log, started, tick, of_commit(journal.state.experiments, commit))
+            return measure(runner, commit, log, started, tick, of_commit(journal.state.experiments, commit))
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is run again: {pause}")

@@ -12,15 +12,14 @@ from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import Run, reservations, succeeded
-from agent.journal.journal import Journal
 from agent.journal.state import PendingComparison, State, named, side
 from agent.session.compare import compare, difference
-from agent.session.signals import Interrupts
+from agent.session.workbench import Workbench
 
 RUNS = 3
 
 
-def sides(bench: Runner, state: State, a: str | None, b: str | None) -> dict[str, str]:
+def sides(runner: Runner, state: State, a: str | None, b: str | None) -> dict[str, str]:
     """The two commits. Without names the baseline and the best; one name alone is compared with the baseline.
 
     A name is a number of an experiment, `best`, `baseline`, or anything that git takes for a commit.
@@ -34,24 +33,24 @@ def sides(bench: Runner, state: State, a: str | None, b: str | None) -> dict[str
     if b is None and best.number == 0:
         raise PreconditionError("nothing better than the baseline was kept: there is no gain to confirm")
     found = {
-        "a": baseline.commit if a is None else _commit(bench, state, a),
-        "b": best.commit if b is None else _commit(bench, state, b),
+        "a": baseline.commit if a is None else _commit(runner, state, a),
+        "b": best.commit if b is None else _commit(runner, state, b),
     }
-    own = {label: _experiment_of(bench, state, commit) for label, commit in found.items()}
+    own = {label: _experiment_of(runner, state, commit) for label, commit in found.items()}
     if own["a"] == own["b"] and found["a"] != found["b"]:
         raise UsageError(f"{a or 'baseline'} and {b} are the same program: name two that differ, such as two numbers")
     return own
 
 
-def _commit(bench: Runner, state: State, name: str) -> str:
+def _commit(runner: Runner, state: State, name: str) -> str:
     found = named(state, name)
-    commit = found.commit if found is not None else bench.workspace.resolve(name)
+    commit = found.commit if found is not None else runner.workspace.resolve(name)
     if commit is None:
         raise UsageError(f"{name[:80]!r} is no commit here: take a number or a hash from results.tsv")
     return commit
 
 
-def _experiment_of(bench: Runner, state: State, commit: str) -> str:
+def _experiment_of(runner: Runner, state: State, commit: str) -> str:
     """The commit of the experiment whose program this is, as that of a commit that adds nothing but rows; else itself.
 
     So what is found of it counts for the experiment.
@@ -59,29 +58,28 @@ def _experiment_of(bench: Runner, state: State, commit: str) -> str:
     commits = dict.fromkeys(e.commit for e in reversed(state.experiments))
     if commit in commits:
         return commit
-    return next((own for own in commits if not bench.workspace.diff(own, commit)), commit)
+    return next((own for own in commits if not runner.workspace.diff(own, commit)), commit)
 
 
-def confirm(
-    bench: Runner, journal: Journal, interrupts: Interrupts, commits: Mapping[str, str], count: int = RUNS
-) -> dict[str, Any]:
+def confirm(bench: Workbench, commits: Mapping[str, str], count: int = RUNS) -> dict[str, Any]:
     """Compare the commits `a` and `b`, journal what came of it, and return that: the evidence, as plain data.
 
     All fresh runs of the two count, those of earlier confirmations too.
     """
+    runner, journal = bench.runner, bench.journal
     pair = set(commits.values())
     earlier = [each for each in journal.state.compared if len(pair) > 1 and set(each.commits.values()) == pair]
     folder = journal.path.parent / "confirm" / f"{commits['a'][:12]}-{commits['b'][:12]}"
     if earlier:
         folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
-    latest = compare(bench, journal, interrupts, commits, count, folder)
+    latest = compare(bench, commits, count, folder)
     runs = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
-    found = difference(runs["a"], runs["b"], noise_of(journal.state.experiments), bench.protocol.metric.direction)
+    found = difference(runs["a"], runs["b"], noise_of(journal.state.experiments), runner.protocol.metric.direction)
     values = {label: [run.metric for run in each if run.metric is not None] for label, each in runs.items()}
     data = {
         **commits,
         "names": {label: side(journal.state, label, commit) for label, commit in commits.items()},
-        "metric": bench.protocol.metric.name,
+        "metric": runner.protocol.metric.name,
         "values": values,
         "means": {label: math.fsum(each) / len(each) for label, each in values.items()},
         "runs": {label: len(each) for label, each in values.items()},
@@ -106,7 +104,7 @@ def _runs_of(comparisons: Sequence[PendingComparison], commit: str) -> list[Run]
     ]
 
 
-def lines(data: Mapping[str, Any]) -> list[str]:
+def confirm_lines(data: Mapping[str, Any]) -> list[str]:
     names = data["names"]
     wide = max(map(len, names.values()))
     shown = [

@@ -23,7 +23,7 @@ LARGEST_PROGRAM = 2**24  # bytes
 
 
 def context_of(
-    bench: Runner,
+    runner: Runner,
     *,
     files: Mapping[str, str],
     number: int,
@@ -35,7 +35,7 @@ def context_of(
     tick: Callable[[], None],
 ) -> Context:
     """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment."""
-    workspace, protocol = bench.workspace, bench.protocol
+    workspace, protocol = runner.workspace, runner.protocol
 
     def texts(experiment: Experiment) -> dict[str, str]:
         return workspace.files(experiment.commit)
@@ -49,11 +49,11 @@ def context_of(
         direction=protocol.metric.direction,
         constants=known_constants(protocol),
         metric=protocol.metric.name,
-        rules=_rules(protocol, bench.training_seconds),
+        rules=_rules(protocol, runner.training_seconds),
         program=_program(workspace.folder / PROGRAM),
         machine="\n".join(f"{key}: {value}" for key, value in fingerprint.items() if value is not None),
         texts=texts,
-        check=lambda candidate: why_not(bench, candidate, incumbent.commit, tick),
+        check=lambda candidate: why_not(runner, candidate, incumbent.commit, tick),
         tick=tick,
         export=lambda folder: workspace.export(folder, incumbent.commit),
         allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),

@@ -22,7 +22,7 @@ from agent.room.sandbox import Mode, choose, temporary_folder
 
 
 @contextlib.contextmanager
-def open_bench(
+def open_runner(
     folder: Path, tag: str, training_seconds: float | None, sandbox: Mode, limits: Limits | None = None
 ) -> Iterator[Runner]:
     """The workspace, held for this process alone. limits: of the session that is about to begin or go on."""
@@ -41,24 +41,24 @@ def open_bench(
 
 
 @contextlib.contextmanager
-def prepared(bench: Runner, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Runner]:
+def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Runner]:
     """Run the set-up commands, if they are due and wanted, and find what runs need: what is lent to them, an evaluator.
 
     commit: whose harness it is, by default what is checked out.
     """
-    folder, rules = bench.workspace.folder, bench.protocol
+    folder, rules = runner.workspace.folder, runner.protocol
     if setup:
-        set_up(bench, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
-    commit = commit or bench.workspace.head
-    lent = room.lendable(bench.workspace)
+        set_up(runner, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
+    commit = commit or runner.workspace.head
+    lent = room.lendable(runner.workspace)
     for name in lent.kept_back:
-        bench.say(f"{name} may hold keys: runs do not see it")
+        runner.say(f"{name} may hold keys: runs do not see it")
     with contextlib.ExitStack() as stack:
         harness = None
         snapshot = fingerprint.snapshot_folder(rules)
-        where = evaluation.speaks(bench.workspace, commit, rules.immutable_harness.paths) if snapshot else None
+        where = evaluation.speaks(runner.workspace, commit, rules.immutable_harness.paths) if snapshot else None
         if snapshot is not None and where is not None:
             copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
-            inside = bench.workspace.export(copy, commit)
+            inside = runner.workspace.export(copy, commit)
             harness = evaluation.Harness(inside / where, snapshot, fingerprint.snapshot(rules), untraced)
-        yield dataclasses.replace(bench, lent=lent, harness=harness)
+        yield dataclasses.replace(runner, lent=lent, harness=harness)

@@ -16,16 +16,15 @@ from agent.execution.measure import Runner, measure
 from agent.execution.process_tree import Process
 from agent.journal.experiment import Experiment, Run
 from agent.journal.history import experiments_before
-from agent.journal.journal import Journal
 from agent.journal.paths import experiment_folder
 from agent.journal.state import Pending, expected_seconds
 from agent.pruning.curves import broken
 from agent.pruning.forecast import MOST_HISTORY, Finished, spared
 from agent.pruning.monitor import Curves, Rival, Watch
 from agent.session import baseline
-from agent.session import references as beside
 from agent.session.context import known_constants
-from agent.session.signals import Interrupts
+from agent.session.references import of_candidate, of_commit
+from agent.session.workbench import Workbench
 from agent.source.diff import CODE, changed
 from agent.system.files import last_lines
 
@@ -36,10 +35,10 @@ MOST_TEXTS = 8
 class Runs:
     """prune: whether runs end early that cannot win or count any more. seed: of the session."""
 
-    def __init__(self, bench: Runner, journal: Journal, interrupts: Interrupts, *, prune: bool, seed: int) -> None:
+    def __init__(self, bench: Workbench, *, prune: bool, seed: int) -> None:
         self._patient = not prune
-        self.work_on(bench)
-        self._journal, self._interrupts = journal, interrupts
+        self.work_on(bench.runner)
+        self._journal, self._interrupts = bench.journal, bench.interrupts
         self._prune, self._seed = prune, seed
         self._shown = 0.0
         self._curves = Curves()
@@ -47,9 +46,9 @@ class Runs:
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
         self._earlier: list[Finished] | None = None
 
-    def work_on(self, bench: Runner) -> None:
-        """Take the bench that has all that runs need."""
-        self._bench = dataclasses.replace(bench, patient=self._patient)
+    def work_on(self, runner: Runner) -> None:
+        """Take the runner that has all that runs need."""
+        self._runner = dataclasses.replace(runner, patient=self._patient)
 
     def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
         """Until the recipe as it is has `wanted` runs, those that an earlier session left and are still valid first."""
@@ -57,16 +56,16 @@ class Runs:
         assert commit is not None
         done = [run for run in self._pending.runs if run.metric is not None]
         if not done:
-            for run in baseline.valid_baseline(self._bench, fingerprint, commit)[:wanted]:
-                name = self._bench.protocol.metric.name
+            for run in baseline.valid_baseline(self._runner, fingerprint, commit)[:wanted]:
+                name = self._runner.protocol.metric.name
                 self._journal.show("note", text=f"the baseline of {name} is still valid: reused ({run.metric:.6f})")
                 self._measured(run, reused=True)
                 done.append(run)
         while len(done) < wanted:
-            log = baseline.log_path(self._bench, len(done) + 1)
+            log = baseline.log_path(self._runner, len(done) + 1)
             started, tick, before = self._started(log), self._tick(log, None), tuple(done)
             run = self._undisturbed(
-                lambda: baseline.measure_baseline(self._bench, fingerprint, before, started, tick, commit)  # noqa: B023
+                lambda: baseline.measure_baseline(self._runner, fingerprint, before, started, tick, commit)  # noqa: B023
             )
             self._measured(run)
             done.append(run)
@@ -74,23 +73,23 @@ class Runs:
     def candidate(self, incumbent: Experiment) -> None:
         pending = self._pending
         assert pending.commit is not None
-        commit, held = pending.commit, beside.of_candidate(self._journal.state.experiments, incumbent)
+        commit, held = pending.commit, of_candidate(self._journal.state.experiments, incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
         watch = self._watch(log, incumbent) if self._prune else None
         self._measured(
             self._undisturbed(
-                lambda: measure(self._bench, commit, log, self._started(log), self._tick(log, watch), held)
+                lambda: measure(self._runner, commit, log, self._started(log), self._tick(log, watch), held)
             )
         )
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
         """Run the incumbent again beside the candidate."""
         pending = self._pending
-        held = beside.of_commit(self._journal.state.experiments, incumbent.commit)
+        held = of_commit(self._journal.state.experiments, incumbent.commit)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
         started = self._started(log, of=incumbent.number)
         run = self._undisturbed(
-            lambda: measure(self._bench, incumbent.commit, log, started, self._tick(log, None), held)
+            lambda: measure(self._runner, incumbent.commit, log, started, self._tick(log, None), held)
         )
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         if is_lost(self._journal.state.experiments[incumbent.number]):
@@ -106,13 +105,13 @@ class Runs:
             if len(self._texts) >= MOST_TEXTS:
                 self._texts.pop(next(iter(self._texts)))
             try:
-                self._texts[commit] = self._bench.workspace.files(commit)
+                self._texts[commit] = self._runner.workspace.files(commit)
             except AutoresearchError:
                 return {}  # it is gone from the repository
         return self._texts[commit]
 
     def expected_seconds(self) -> float:
-        return expected_seconds(self._journal.state, self._bench.training_seconds, self._bench.limit)
+        return expected_seconds(self._journal.state, self._runner.training_seconds, self._runner.limit)
 
     def remaining_seconds(self) -> float:
         began = self._pending.started_at
@@ -121,7 +120,7 @@ class Runs:
     def _watch(self, log: Path, incumbent: Experiment) -> Watch:
         usual = self._curves.of(unbiased(incumbent))
         rises = any(broken(usual[:count]) for count in range(1, len(usual) + 1))
-        return Watch(log, self._bench.limit, self._bench.training_seconds, self._rival(incumbent), rises=rises)
+        return Watch(log, self._runner.limit, self._runner.training_seconds, self._rival(incumbent), rises=rises)
 
     def _rival(self, incumbent: Experiment) -> Rival | None:
         """None where nothing is compared: it has run before, or this one is a control."""
@@ -136,7 +135,7 @@ class Runs:
             metric=value,
             history=[*self._before(), *self._curves.finished(state.experiments, self._changed)],
             changed=changed(self.files(incumbent.commit), self.files(self._pending.commit or ""), self._constants()),
-            direction=self._bench.protocol.metric.direction,
+            direction=self._runner.protocol.metric.direction,
             noise=noise_of(state.experiments).sd,
         )
 
@@ -157,7 +156,7 @@ class Runs:
         return self._edits[pair]
 
     def _constants(self) -> Mapping[str, Any]:
-        return known_constants(self._bench.protocol)
+        return known_constants(self._runner.protocol)
 
     def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
         """Repeat a run until the machine does not sleep through it."""
@@ -180,7 +179,7 @@ class Runs:
                 pid=process.pid,
                 born=process.born,
                 log=str(log),
-                sandbox=self._bench.sandbox.says,
+                sandbox=self._runner.sandbox.says,
                 expected=self.expected_seconds(),
                 **more,
             )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.decision import limits
 from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
+from agent.decision.limits import Limits, reached
 from agent.decision.sequential_test import Step
 from agent.execution.fingerprint import fingerprint
 from agent.execution.gpu_fault import described
@@ -28,47 +29,52 @@ from agent.session.context import context_of, known_constants
 from agent.session.retries import owed
 from agent.session.runs import Runs
 from agent.session.signals import Interrupts
+from agent.session.workbench import Workbench
 from agent.system.files import last_lines
 
 LOG_LINES = 60  # of a crash, that its proposer sees
 
 
+@dataclass(frozen=True)
+class SessionConfig:
+    """What a session is told once. limits: those of the flags. flags: those that it keeps, by their names in `run`.
+
+    prune: whether runs end early that cannot win. confirm: whether the best is compared with the baseline at the end.
+    """
+
+    tag: str
+    seed: int
+    limits: Limits
+    decision: DecisionConfig
+    baseline_runs: int
+    prune: bool
+    confirm: bool
+    flags: Mapping[str, Any]
+
+
 class Session:
     """One tag: a journal whose fold is the state, and one method for each step of the loop."""
 
-    def __init__(
-        self,
-        tag: str,
-        seed: int,
-        bench: Runner,
-        journal: Journal,
-        proposer: Proposer,
-        wanted: limits.Limits,
-        interrupts: Interrupts,
-        rules: DecisionConfig,
-        baseline_runs: int,
-        prune: bool,
-        confirm: bool,
-        flags: Mapping[str, Any],
-    ) -> None:
-        self.tag = tag
-        self.bench = bench
-        self.journal = journal
-        self.branch = bench.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
-        self._seed, self._flags = seed, flags
-        self._fingerprint: dict[str, Any] = {}
+    def __init__(self, runner: Runner, journal: Journal, proposer: Proposer, config: SessionConfig) -> None:
+        self.tag, self._config = config.tag, config
+        self.runner, self.journal, self.interrupts = runner, journal, Interrupts()
+        self.branch = runner.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", config.tag)
+        self.runs = Runs(self.workbench, prune=config.prune, seed=config.seed)
         self._proposer = proposer
-        self._limits = wanted.within(bench.protocol)
-        self._rules, self._baseline_runs, self._confirm = rules, baseline_runs, confirm
-        self.interrupts = interrupts
-        self.runs = Runs(bench, journal, interrupts, prune=prune, seed=seed)
+        self._fingerprint: dict[str, Any] = {}
+        self._limits = config.limits.within(runner.protocol)
+        self._confirm = config.confirm
         self._began = time.monotonic()
         self._told: set[str] = set()
 
-    def work_on(self, bench: Runner) -> None:
-        """Take the bench as it is after the set-up commands, with all that runs need."""
-        self.bench = bench
-        self.runs.work_on(bench)
+    @property
+    def workbench(self) -> Workbench:
+        return Workbench(self.runner, self.journal, self.interrupts)
+
+    def work_on(self, runner: Runner) -> None:
+        """Take the runner as it is after the set-up commands, with all that runs need."""
+        self.runner = runner
+        self.runs.work_on(runner)
 
     @property
     def proposer(self) -> str:
@@ -80,14 +86,14 @@ class Session:
 
     def recover(self) -> None:
         """Create the session, or finish or undo what a crash left half done."""
-        workspace, protocol = self.bench.workspace, self.bench.protocol
-        self._fingerprint = fingerprint(protocol, self.bench.training_seconds)
+        workspace, protocol = self.runner.workspace, self.runner.protocol
+        self._fingerprint = fingerprint(protocol, self.runner.training_seconds)
         if self.state.session is None:
-            about = {"seed": self._seed, "proposer": self._proposer.name, "flags": dict(self._flags)}
+            about = {"seed": self._config.seed, "proposer": self._proposer.name, "flags": dict(self._config.flags)}
             recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, self.tag, **about)
         else:
             path = protocol.provenance.results_log.path
-            recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint, self._flags)
+            recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint, self._config.flags)
         stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)
@@ -99,10 +105,10 @@ class Session:
                 self._propose_baseline()
             if self._pending.commit is None:
                 self.journal.append("committed", number=0, commit=self._head)
-            self.runs.baseline(self._baseline_runs, self._fingerprint)
-            require_limits(self._rules, self._pending.runs)
+            self.runs.baseline(self._config.baseline_runs, self._fingerprint)
+            require_limits(self._config.decision, self._pending.runs)
             return self.record(Verdict("keep", "baseline"))
-        require_limits(self._rules, self._incumbent.runs)
+        require_limits(self._config.decision, self._incumbent.runs)
         return self._incumbent
 
     def should_stop(self) -> bool:
@@ -121,7 +127,7 @@ class Session:
             self._confirm = False  # who wants an end wants no more runs
             return "stopped by `autoresearch stop`"
         reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
-        return limits.reached(self._limits, self.state, time.monotonic() - self._began, reserve)
+        return reached(self._limits, self.state, time.monotonic() - self._began, reserve)
 
     def owes_confirmation(self) -> bool:
         """Whether the best is to be compared with the baseline by fresh runs before the session is over."""
@@ -138,12 +144,12 @@ class Session:
         pending = self.state.pending
         if pending is not None:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
-        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
+        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
         self._say_what_waits()
         proposal = self._proposer.ask(self._context(number, incumbent))
         # Asking can take many minutes, in which a person may have moved the branch.
-        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
+        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         proposals.write(self.journal.path, number, 0, proposal)
         self.journal.append(
             "proposed",
@@ -168,7 +174,7 @@ class Session:
     def measure(self) -> None:
         """Run the candidate, and the incumbent again, until nothing is owed and there is enough to judge by."""
         while self._pending.verdict is None:
-            step = owed(self._pending, self.bench.protocol.safety) or self._asked()
+            step = owed(self._pending, self.runner.protocol.safety) or self._asked()
             if step is None:
                 return
             if step == "incumbent":
@@ -183,13 +189,13 @@ class Session:
         pending = self._pending
         if pending.verdict is not None:
             return pending.verdict
-        verdict = judge(self._case(), self._rules)
+        verdict = judge(self._case(), self._config.decision)
         assert isinstance(verdict, Verdict)
         return verdict
 
     def _asked(self) -> Step | None:
         """Whose run the verdict takes first; None where there is one."""
-        step = judge(self._case(), self._rules)
+        step = judge(self._case(), self._config.decision)
         return None if isinstance(step, Verdict) else step
 
     def _case(self) -> Comparison:
@@ -201,13 +207,13 @@ class Session:
             experiments=self.state.experiments,
             files=self.runs.files(pending.commit),
             incumbent_files=self.runs.files(self._incumbent.commit),
-            direction=self.bench.protocol.metric.direction,
+            direction=self.runner.protocol.metric.direction,
             known=self._constants(),
         )
 
     def record(self, verdict: Verdict) -> Experiment:
         """Move the branch to the incumbent and its rows. Returns the incumbent."""
-        workspace, pending, old = self.bench.workspace, self._pending, self._head
+        workspace, pending, old = self.runner.workspace, self._pending, self._head
         if pending.verdict is None:
             self.journal.append("judged", number=pending.number, **dataclasses.asdict(verdict))
         self._require_own_branch()
@@ -215,7 +221,7 @@ class Session:
         parent = experiment.commit if verdict.status == "keep" else old
         assert self.state.session is not None
         others = workspace.results(self.state.session["base"])
-        rows = results.render(self.bench.protocol, (*self.state.experiments, experiment), workspace.short, others)
+        rows = results.render(self.runner.protocol, (*self.state.experiments, experiment), workspace.short, others)
         head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
         self.journal.append("recorded", number=experiment.number, head=head)
         for path in workspace.advance(self.branch, head, old):
@@ -237,10 +243,10 @@ class Session:
         self.end(reason)
 
     def _require_own_branch(self) -> None:
-        recovery.require_undisturbed(self.bench.workspace, self.branch, self._head)
+        recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
 
     def _propose_baseline(self) -> None:
-        files = self.bench.workspace.files(self._head)
+        files = self.runner.workspace.files(self._head)
         self.journal.append(
             "proposed",
             number=0,
@@ -322,7 +328,7 @@ class Session:
         return self.state.head
 
     def _constants(self) -> dict[str, Value]:
-        return known_constants(self.bench.protocol)
+        return known_constants(self.runner.protocol)
 
     def _candidate_files(self) -> dict[str, str]:
         assert self._pending.commit is not None
@@ -330,7 +336,7 @@ class Session:
 
     def _say_what_waits(self) -> None:
         """A person may edit what the session researches: it is in nobody's way, and waits."""
-        for path in self.bench.workspace.edited():
+        for path in self.runner.workspace.edited():
             self._say_once(f"{path} has changes of yours in the checkout: they wait there, and no run has them")
 
     def _say_once(self, text: str) -> None:
@@ -340,10 +346,10 @@ class Session:
 
     def _context(self, number: int, incumbent: Experiment, files: Mapping[str, str] | None = None) -> Context:
         return context_of(
-            self.bench,
+            self.runner,
             files=files or self.runs.files(incumbent.commit),
             number=number,
-            seed=self._seed,
+            seed=self._config.seed,
             incumbent=incumbent,
             history=self.state.experiments,
             fingerprint=self._fingerprint,
@@ -360,4 +366,4 @@ class Session:
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = f"refs/autoresearch/{self.tag}/{number}"
         message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
-        return self.bench.workspace.commit_candidate(ref, self._head, proposal.files, message)
+        return self.runner.workspace.commit_candidate(ref, self._head, proposal.files, message)

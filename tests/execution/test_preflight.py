@@ -20,7 +20,7 @@ BROKEN = "import no_such_module\n" + QUICK
 
 
 @contextmanager
-def bench(folder: Path, command: str, said: list[str]) -> Iterator[Runner]:
+def runner(folder: Path, command: str, said: list[str]) -> Iterator[Runner]:
     """`folder` with that command, and all that there is in it committed but for what .gitignore names."""
     execution = {**quick_protocol()["execution"], "command": command}
     (folder / "protocol.json").write_text(json.dumps(quick_protocol(execution=execution)))
@@ -33,8 +33,8 @@ def bench(folder: Path, command: str, said: list[str]) -> Iterator[Runner]:
         workspace.close()
 
 
-def against(bench: Runner, files: dict[str, str]) -> str | None:
-    return why_not(bench, files, bench.workspace.head, lambda: None)
+def against(runner: Runner, files: dict[str, str]) -> str | None:
+    return why_not(runner, files, runner.workspace.head, lambda: None)
 
 
 def test_the_interpreter_of_the_workspace_is_used_in_the_copy(quick: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_interpreter_of_the_workspace_is_used_in_the_copy(quick: Path) -> No
     (packages / "only_here.py").touch()
     (quick / ".gitignore").write_text(".venv/\n")
     said: list[str] = []
-    with bench(quick, ".venv/bin/python train.py", said) as found:
+    with runner(quick, ".venv/bin/python train.py", said) as found:
         assert against(found, {"train.py": "import only_here\n" + QUICK}) is None and not found.imports
         assert "No module named 'no_such_module'" in (against(found, {"train.py": BROKEN}) or "")
     assert not said
@@ -54,7 +54,7 @@ def test_modules_are_found_as_in_a_run(quick: Path) -> None:
     (quick / "above.py").touch()
     (quick / "src" / "model.py").write_text("LAYERS = 2\n")
     (quick / "src" / "train.py").write_text("import model\n" + QUICK)
-    with bench(quick, f"{sys.executable} src/train.py > run.log 2>&1", []) as found:
+    with runner(quick, f"{sys.executable} src/train.py > run.log 2>&1", []) as found:
         assert against(found, {"src/train.py": "from model import LAYERS\n" + QUICK}) is None
         assert "cannot import name" in (against(found, {"src/train.py": "from model import MORE\n" + QUICK}) or "")
         outside = against(found, {"src/train.py": "import above\n" + QUICK})
@@ -67,7 +67,7 @@ def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: P
     counting = f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\n"
     (quick / "train.py").write_text(f"{counting}open('.git/HEAD')\n{QUICK}")
     said: list[str] = []
-    with bench(quick, f"{sys.executable} train.py", said) as found:
+    with runner(quick, f"{sys.executable} train.py", said) as found:
         for rate in ("0.2", "0.3"):
             assert against(found, {"train.py": (quick / "train.py").read_text().replace("0.1", rate)}) is None
         assert "does not compile" in (against(found, {"train.py": "RATE = = 1"}) or "")
@@ -79,6 +79,6 @@ def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: P
 
 
 def test_a_byte_order_mark_is_no_broken_syntax(quick: Path) -> None:
-    with bench(quick, f"{sys.executable} train.py", []) as found:
+    with runner(quick, f"{sys.executable} train.py", []) as found:
         assert against(found, {"train.py": "\ufeff" + QUICK}) is None
         assert "does not compile" in (against(found, {"train.py": "\ufeffRATE = = 1"}) or "")

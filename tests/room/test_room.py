@@ -30,7 +30,7 @@ PRINT = "\nprint('val_bpb: 1.5')\n"
 
 
 @contextmanager
-def bench(folder: Path, way: Way | None) -> Iterator[Runner]:
+def runner(folder: Path, way: Way | None) -> Iterator[Runner]:
     rules = load_protocol(folder)
     workspace = Workspace(folder, rules)
     closed = Sandbox(way, network=True, hide=True)
@@ -45,7 +45,7 @@ def run(folder: Path, script: str, way: Way | None, tmp_path: Path) -> Run:
     (folder / "train.py").write_text(script)
     git(folder, "add", "-A", "train.py", "protocol.json")
     git(folder, "commit", "--quiet", "--allow-empty", "-m", "a script")
-    with bench(folder, way) as ready:
+    with runner(folder, way) as ready:
         return measure(ready, ready.workspace.head, tmp_path / "run.log", lambda _: None, lambda _: None)
 
 

@@ -391,7 +391,7 @@ ODD_IN_EVERY_RUN = ("as it is", "an average of weights, not evaluated", "a progr
 
 
 @pytest.fixture
-def bench(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+def runner(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     """A workspace with the real harness and its own copy of the data."""
     shutil.copytree(embedded, tmp_path / "cache")
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
@@ -419,11 +419,11 @@ def script(where: str, code: str) -> str:
     return text
 
 
-def run(bench: Runner, where: str, code: str, beside: Beside = ALONE) -> Run:
-    workspace = bench.workspace
+def run(runner: Runner, where: str, code: str, beside: Beside = ALONE) -> Run:
+    workspace = runner.workspace
     commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": script(where, code)}, "a script")
     log = workspace.folder.parent / "logs" / "run-1.log"
-    return measure(bench, commit, log, lambda _: None, lambda _: None, beside)
+    return measure(runner, commit, log, lambda _: None, lambda _: None, beside)
 
 
 def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> list[object]:
@@ -439,21 +439,21 @@ INCUMBENT = Beside(own=(Run(3.0, 5.0, untimed=8.0, overrun=0.5),))
 
 @pytest.mark.parametrize(("where", "code", "reason"), some(CHEATS, CHEATS_IN_EVERY_RUN))
 def test_a_cheat_gains_nothing(
-    bench: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: str, reason: str | None
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, code: str, reason: str | None
 ) -> None:
     for name in ("MY_PASSPHRASE", "HF_TOKENS", "DATABASE_URL", "SLACK_WEBHOOK", "OPENAI_API_KEY", "SOMETHING"):
         monkeypatch.setenv(name, "secret")
     (tmp_path / "other.txt").write_text("another workspace")
     places = {
         "REAL_HOME": str(Path.home()),
-        "REAL_WORKSPACE": str(bench.workspace.folder),
+        "REAL_WORKSPACE": str(runner.workspace.folder),
         "REAL_OTHER": str(tmp_path / "other.txt"),
     }
     for name, value in places.items():
         code = code.replace(f'os.environ["{name}"]', repr(value))
     timed = INCUMBENT if reason in ("more than its budget", "from its first text on") else ALONE
     before = {path.name for path in tmp_path.iterdir()}
-    result = run(bench, where, code, timed)
+    result = run(runner, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
     if reason is None:
         assert result.error is None and result.metric is not None and BEST < result.metric < WORST, (result, said)
@@ -462,21 +462,21 @@ def test_a_cheat_gains_nothing(
         assert result.metric is None and reason in (result.error or ""), (result, said)
         assert "\n" not in (result.error or "")
     assert {path.name for path in tmp_path.iterdir()} <= before | {"logs"}
-    assert git(bench.workspace.folder, "status", "--porcelain", "--untracked-files=no") == ""
+    assert git(runner.workspace.folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 
 @pytest.mark.parametrize(("where", "code"), some(HONEST, ODD_IN_EVERY_RUN))
-def test_what_is_only_odd_counts(bench: Runner, where: str, code: str) -> None:
-    result = run(bench, where, code)
+def test_what_is_only_odd_counts(runner: Runner, where: str, code: str) -> None:
+    result = run(runner, where, code)
     assert result.error is None and result.metric is not None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
     assert BEST < result.metric < WORST and result.source == "attested"
 
 
-def test_a_confirmed_commit_is_held_against_another_one(bench: Runner) -> None:
+def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
     """A peek is found in another run of its own commit too: the losses of the same program would hide it."""
-    honest = run(bench, "top", "")
+    honest = run(runner, "top", "")
     peeking = script("late", RARE_PEEK)
-    workspace = bench.workspace
+    workspace = runner.workspace
     commit = workspace.commit_candidate("refs/t/2", workspace.head, {"train.py": peeking}, "peeks")
     base = Experiment(
         number=0,
@@ -495,41 +495,41 @@ def test_a_confirmed_commit_is_held_against_another_one(bench: Runner) -> None:
     assert of_commit((base, kept), workspace.head).other == ()
     assert of_commit((base, kept), "of an ablation").other == kept.runs
     log = workspace.folder.parent / "confirm" / "b-1.log"
-    found = measure(bench, commit, log, lambda _: None, lambda _: None, held)
+    found = measure(runner, commit, log, lambda _: None, lambda _: None, held)
     assert found.metric is None and "depend on later tokens" in (found.error or "")
 
 
 @pytest.mark.parametrize("code", [pytest.param(LEAVES, id="files"), pytest.param(SHARED, id="shared memory")])
-def test_no_run_sees_what_another_left(bench: Runner, code: str) -> None:
+def test_no_run_sees_what_another_left(runner: Runner, code: str) -> None:
     for _ in range(2):
-        result = run(bench, "middle", code)
+        result = run(runner, "middle", code)
         assert result.error is None, (result.error, Path(result.log).read_text()[-2000:])
 
 
-def test_a_daemon_goes_with_its_room(bench: Runner) -> None:
+def test_a_daemon_goes_with_its_room(runner: Runner) -> None:
     import psutil
 
-    assert run(bench, "middle", DAEMON).error is None
+    assert run(runner, "middle", DAEMON).error is None
     sleepers = [
         p for p in psutil.process_iter(["cmdline"]) if "import time; time.sleep(3600)" in (p.info["cmdline"] or ())
     ]
     assert sleepers == []
 
 
-def test_a_model_that_cannot_be_traced_is_told_where(bench: Runner) -> None:
+def test_a_model_that_cannot_be_traced_is_told_where(runner: Runner) -> None:
     through_numpy = "honest = model\ndef model(t):\n    x = np.asarray(honest(t))\n    return mx.array(x)"
-    refused = run(bench, "late", through_numpy)
+    refused = run(runner, "late", through_numpy)
     assert "cannot be traced (line " in (refused.error or "") and "train.py)" in (refused.error or ""), refused
-    assert bench.harness is not None
-    lenient = dataclasses.replace(bench, harness=dataclasses.replace(bench.harness, untraced=True))
+    assert runner.harness is not None
+    lenient = dataclasses.replace(runner, harness=dataclasses.replace(runner.harness, untraced=True))
     result = run(lenient, "late", through_numpy)
     assert result.metric is not None and result.source == "untraced", (result, Path(result.log).read_text()[-2000:])
 
 
-def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(bench: Runner, tmp_path: Path) -> None:
+def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(runner: Runner, tmp_path: Path) -> None:
     shard = next((tmp_path / "cache" / "snapshots").glob("*/train_*.tokens.npy"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
     with pytest.raises(PreconditionError, match=r"uv run prepare\.py"):
-        run(bench, "top", "")
+        run(runner, "top", "")

@@ -83,9 +83,9 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
         runs=(Run(1.1, 1.0),),
         verdict=Verdict("keep", "baseline"),
     )
-    bench = Runner(load_protocol(workspace.folder), workspace, None)
+    runner = Runner(load_protocol(workspace.folder), workspace, None)
     return context_of(
-        bench,
+        runner,
         files=workspace.files(workspace.head),
         number=1,
         seed=0,

@@ -1,0 +1,387 @@
+"""The flags of `run`, in the groups of its help page; and those that a session keeps.
+
+A later start needs none of those, and what is given anew is said.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from agent.cli import completion
+from agent.cli.options import END, MEASURE, PROPOSE, SESSION, TELL, Agent, Model, SandboxMode, Setup, TrainingSeconds
+from agent.errors import UsageError
+from agent.journal.paths import journal_path, require_own_state
+
+if TYPE_CHECKING:
+    from agent.cli.launch import RunConfig
+    from agent.decision.limits import Limits
+
+
+@dataclass(frozen=True)
+class SessionFlags:
+    """Which session, and how it starts."""
+
+    tag: Annotated[
+        str,
+        typer.Option(
+            "--tag",
+            envvar="AUTORESEARCH_TAG",
+            metavar="TAG",
+            help="Names the session and its branch.",
+            autocompletion=completion.tags,
+            rich_help_panel=SESSION,
+        ),
+    ]
+    seed: Annotated[
+        int,
+        typer.Option(
+            envvar="AUTORESEARCH_SEED", metavar="N", help="Makes the proposals repeatable.", rich_help_panel=SESSION
+        ),
+    ] = 0
+    setup: Setup = True
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check everything, say what would happen, and end.", rich_help_panel=SESSION),
+    ] = False
+
+
+@dataclass(frozen=True)
+class EndFlags:
+    """When it ends, and what follows."""
+
+    max_experiments: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="After this many, in the whole session.", rich_help_panel=END),
+    ] = None
+    max_hours: Annotated[
+        float | None, typer.Option(min=0, metavar="HOURS", help="After this long.", rich_help_panel=END)
+    ] = None
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="At a time of day (07:00, 7am) or after a duration (8h, 1h30m).", rich_help_panel=END
+        ),
+    ] = None
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="After this many in a row without a keep.", rich_help_panel=END),
+    ] = None
+    target: Annotated[
+        float | None, typer.Option(metavar="VALUE", help="When the metric is this good.", rich_help_panel=END)
+    ] = None
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm/--no-confirm",
+            envvar="AUTORESEARCH_CONFIRM",
+            help="At the end run baseline and best afresh, three times each.",
+            rich_help_panel=END,
+        ),
+    ] = True
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report",
+            envvar="AUTORESEARCH_REPORT",
+            help="At the end write the report.",
+            rich_help_panel=END,
+        ),
+    ] = True
+
+
+@dataclass(frozen=True)
+class ProposerFlags:
+    """Who proposes."""
+
+    proposer: Annotated[
+        str | None,
+        typer.Option(
+            envvar="AUTORESEARCH_PROPOSER",
+            metavar="NAME",
+            help="search (built in), llm, command (an agent) or hybrid. Without it hybrid where a model or agent is "
+            "named, else search.",
+            autocompletion=completion.proposers,
+            rich_help_panel=PROPOSE,
+        ),
+    ] = None
+    model: Model = None
+    agent: Agent = None
+    agent_cmd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Any other agent, as in 'my-agent --task {prompt_file}'.",
+            rich_help_panel=PROPOSE,
+        ),
+    ] = None
+    agent_timeout: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="For one call of the agent.", rich_help_panel=PROPOSE)
+    ] = 900
+    share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Of a hybrid's experiments, how many the model or agent proposes.",
+            rich_help_panel=PROPOSE,
+        ),
+    ] = 0.3
+    fallback_after: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="With no model for this long the search takes over.",
+            rich_help_panel=PROPOSE,
+        ),
+    ] = 300
+    model_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="A model silent for this long is taken to be gone.",
+            rich_help_panel=PROPOSE,
+        ),
+    ] = 120
+    max_cost: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="DOLLARS", help="Cap on the whole session.", rich_help_panel=PROPOSE),
+    ] = None
+    max_cost_per_experiment: Annotated[
+        float | None, typer.Option(min=0, metavar="DOLLARS", help="Cap on each.", rich_help_panel=PROPOSE)
+    ] = None
+
+
+@dataclass(frozen=True)
+class MeasureFlags:
+    """Runs and verdict."""
+
+    training_seconds: TrainingSeconds = None
+    sandbox: SandboxMode = "auto"
+    allow_untraced: Annotated[
+        bool,
+        typer.Option(
+            "--allow-untraced",
+            help="Let a model that cannot be traced compute its own metric; such results count as unattested.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = False
+    keep_awake: Annotated[
+        bool,
+        typer.Option(
+            "--keep-awake/--no-keep-awake",
+            help="Keep the machine from sleeping meanwhile.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = True
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune/--no-prune",
+            help="End runs early that have no chance left, and those over their budget.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = True
+    baseline_runs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Of the untouched recipe: 2 with confirm, 1 with greedy.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None
+    verdict: Annotated[
+        Literal["confirm", "greedy"],
+        typer.Option(
+            help="confirm: borderline candidates and the incumbent are run again until the difference is above the "
+            "noise. greedy: whatever looks better once is kept.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = "confirm"
+    max_memory_gb: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="GB", help="A candidate that needs more is never kept.", rich_help_panel=MEASURE),
+    ] = None
+
+
+@dataclass(frozen=True)
+class TellFlags:
+    """What it tells."""
+
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WAY",
+            help="Tell of a new best, of trouble and of the end: bell, desktop, or a command such as "
+            "'my-notifier {title} {text}'. More than once for several.",
+            rich_help_panel=TELL,
+        ),
+    ] = None
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print events as they happen, one JSON object a line.", rich_help_panel=TELL),
+    ] = False
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """All flags of `run`, as they were given."""
+
+    session: SessionFlags
+    end: EndFlags
+    who: ProposerFlags
+    measure: MeasureFlags
+    tell: TellFlags
+
+    def values(self) -> dict[str, Any]:
+        """Those that a session keeps, by their names in `run`."""
+        groups = (self.session, self.end, self.who, self.measure, self.tell)
+        return {name: value for group in groups for name, value in vars(group).items() if name in KEPT}
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 10_000
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# By their names in `run`. When to end is no matter of the session's but of each start's.
+KEPT: Mapping[str, Callable[[Any], bool]] = {
+    "seed": _whole,
+    "training_seconds": _positive,
+    "verdict": lambda value: value in ("confirm", "greedy"),
+    "baseline_runs": lambda value: _whole(value) and value > 0,
+    "prune": _flag,
+    "max_memory_gb": _positive,
+    "sandbox": lambda value: value in ("auto", "off", "strict"),
+    "allow_untraced": _flag,
+    "proposer": _text,
+    "model": _text,
+    "agent": _text,
+    "agent_cmd": _text,
+    "share": lambda value: _positive(value) and value <= 1,
+    "fallback_after": _positive,
+    "model_timeout": _positive,
+    "agent_timeout": _positive,
+    "max_cost": _positive,
+    "max_cost_per_experiment": _positive,
+}
+# Who proposes is one choice: a new one takes the place of all of the old.
+WHO = ("proposer", "model", "agent", "agent_cmd")
+
+
+def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunConfig:
+    """What a start of the session is to do: its flags, and those that the session has kept where none are given anew.
+
+    defaults: the names of those that nobody gave. Raises UsageError where flags do not go together.
+    """
+    from agent.cli.launch import ExecutionConfig, OutputConfig, RunConfig
+    from agent.decision.decide import DecisionConfig
+    from agent.proposers.choose import ProposerConfig
+
+    values = flags.values()
+    given = given_in(values, defaults)
+    kept, said = merged(folder, flags.session.tag, given)
+    _require_consulted(given, kept)
+    held = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
+    measure, tell, end = flags.measure, flags.tell, flags.end
+    return RunConfig(
+        tag=flags.session.tag,
+        seed=held["seed"],
+        limits=_limits(end),
+        proposer=ProposerConfig(**{each.name: held[each.name] for each in fields(ProposerConfig)}),
+        execution=ExecutionConfig(
+            training_seconds=held["training_seconds"],
+            setup=flags.session.setup,
+            sandbox=held["sandbox"],
+            keep_awake=measure.keep_awake,
+            prune=held["prune"],
+            allow_untraced=held["allow_untraced"],
+        ),
+        decision=DecisionConfig(kind=held["verdict"], max_memory_gb=held["max_memory_gb"]),
+        baseline_runs=held["baseline_runs"],
+        output=OutputConfig(
+            json=tell.as_json,
+            notify=tuple(tell.notify or ()),
+            confirm=end.confirm,
+            report=end.report,
+            dry_run=flags.session.dry_run,
+        ),
+        kept=kept,
+        said=said,
+    )
+
+
+def _limits(end: EndFlags) -> Limits:
+    from agent.cli.until import moment
+    from agent.decision.limits import Limits
+
+    return Limits(
+        experiments=end.max_experiments,
+        seconds=None if end.max_hours is None else 3600 * end.max_hours,
+        until=None if end.until is None else moment(end.until, time.time()),
+        patience=end.patience,
+        target=end.target,
+    )
+
+
+def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
+    """Raises UsageError for a flag about a model or an agent where none is asked: it would do nothing."""
+    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
+    if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
+        raise UsageError(f"--{idle[0].replace('_', '-')} is for a model or an agent: name one with --model or --agent")
+
+
+def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the flags that hold for a start of `tag`, and a sentence for each that is another than it was.
+
+    given: those of this start, by the names of KEPT. Raises PreconditionError where the journal came with the
+    repository.
+    """
+    path = journal_path(folder, tag)
+    if not path.exists():
+        return {name: value for name, value in given.items() if value != math.inf}, []
+    from agent.journal.journal import fold  # --help need not load it
+
+    require_own_state(folder)
+    kept = {name: value for name, value in fold(path).flags.items() if name in KEPT and KEPT[name](value)}
+    changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
+    left = _but_who(kept) if not set(WHO).isdisjoint(given) else kept
+    said = [f"{_flag_of(name)} is {given[name]} from now on; the session had {kept[name]}" for name in changed]
+    hold = {**left, **given}
+    said += [f"{_flag_of(name)} {kept[name]} of the session holds no more" for name in kept if name not in hold]
+    # `--max-cost inf` takes a limit back.
+    return {name: value for name, value in hold.items() if value != math.inf}, said
+
+
+def given_in(values: Mapping[str, Any], by_default: Collection[str]) -> dict[str, Any]:
+    """Return those of a command's values that a session keeps and that somebody gave."""
+    return {name: values[name] for name in KEPT if name not in by_default and values[name] is not None}
+
+
+def _but_who(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kept.items() if name not in WHO}
+
+
+def _flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
