@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from agent.decision import sequential_test as verdict
 from agent.decision.equal_steps import Slope, slope_of
 from agent.decision.estimate import unbiased
 from agent.decision.longer_training import why_longer
+from agent.decision.next_run import Situation, next_run
 from agent.decision.noise import Noise, noise_of, repeated
+from agent.decision.sequential_test import UNMEASURED, Kind, Step, greedy, is_lost, repeat, standing, weigh
 from agent.errors import PreconditionError
 from agent.execution.conditions import disturbed
 from agent.journal.experiment import Direction, Experiment, Run, Value, Verdict, metrics, succeeded
@@ -18,12 +19,14 @@ from agent.journal.state import Pending
 from agent.source.diff import changed, same_work
 from agent.source.simplicity import leaner, repeats
 
-MOST_DISTURBED = 3  # runs in a row; after that the incumbent is measured as things are now
-# Within one experiment: a machine that is never the same for long must not hold up the night.
-MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 16, 16
 MOST_FAULTED = 2  # runs that a fault of the machine ended for good, of a candidate that has run
 MEMORY = "peak_vram_mb"
-UNMEASURED = "the incumbent could not be measured again to compare it with"
+NEVER_THE_SAME = "the machine was never the same for it and the incumbent"
+_GIVEN_UP = {
+    "restless machine": NEVER_THE_SAME,
+    "endless attempts": NEVER_THE_SAME,
+    "endless refreshes": UNMEASURED,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class DecisionConfig:
     trains: whether what trained longer than the baseline is no keep (`agent.decision.longer_training`).
     """
 
-    kind: verdict.Kind = "confirm"
+    kind: Kind = "confirm"
     max_memory_gb: float | None = None
     simplicity: bool = False
     trains: bool = False
@@ -60,10 +63,10 @@ class Comparison:
         return same_work(changed(self.incumbent_files, self.files, self.known))
 
 
-def judge(case: Comparison, rules: DecisionConfig) -> Verdict | verdict.Step:
+def judge(case: Comparison, config: DecisionConfig) -> Verdict | Step:
     """The verdict, or whose run it takes first: "candidate" or "incumbent"."""
-    found = _judged(case, rules)
-    if not (rules.trains and case.experiments and isinstance(found, Verdict) and found.status == "keep"):
+    found = _judged(case, config)
+    if not (config.trains and case.experiments and isinstance(found, Verdict) and found.status == "keep"):
         return found
     why = why_longer(case.pending.runs, case.experiments[0], case.incumbent)
     if why is None:
@@ -74,7 +77,7 @@ def judge(case: Comparison, rules: DecisionConfig) -> Verdict | verdict.Step:
     return Verdict("discard", f"void: {why}; {found.reason} is no gain of the recipe", found.evidence)
 
 
-def _judged(case: Comparison, rules: DecisionConfig) -> Verdict | verdict.Step:
+def _judged(case: Comparison, config: DecisionConfig) -> Verdict | Step:
     pending = case.pending
     last = pending.runs[-1]
     if last.pruned is not None:
@@ -87,35 +90,50 @@ def _judged(case: Comparison, rules: DecisionConfig) -> Verdict | verdict.Step:
         again = f"run {len(pending.runs)} failed after one that did not: " if len(succeeded(pending.runs)) else ""
         return Verdict("crash", again + (last.error or "no metric"))
     noise = noise_of(case.experiments, pending.runs)
-    over = _over(last, rules.max_memory_gb)
+    over = _over(last, config.max_memory_gb)
     if over is not None:
         return Verdict("discard", over)
-    if rules.kind == "greedy":
-        return verdict.greedy([last.metric], metrics(case.incumbent.runs), noise, case.direction)
-    return _confirm(case, rules, noise)
+    if config.kind == "greedy":
+        return greedy([last.metric], metrics(case.incumbent.runs), noise, case.direction)
+    return _confirm(case, config, noise)
 
 
-def _confirm(case: Comparison, rules: DecisionConfig, noise: Noise) -> Verdict | verdict.Step:
+def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict | Step:
     pending, incumbent = case.pending, case.incumbent
     again = repeats(case.files, case.incumbent_files)
     if again is not None:
-        stands = verdict.standing(incumbent, pending.number)
-        return verdict.repeat(metrics(pending.runs), stands, noise, case.direction, again)
-    good = succeeded(pending.runs)
+        stands = standing(incumbent, pending.number)
+        return repeat(metrics(pending.runs), stands, noise, case.direction, again)
+    good, situation = succeeded(pending.runs), situation_of(case)
+    why = None if noise.exact else why_unlike(case, good[-1])
+    if why is not None:
+        row = next_run(replace(situation, unlike=True))
+        if row.then == "discard":
+            return Verdict("discard", f"{_GIVEN_UP[row.name]}: {why}")
+        if row.then != "test":
+            return row.then
     if not noise.exact:
-        why = why_unlike(case, good[-1])
-        owed = _owed_by_the_machine(case, why) if why is not None else None
-        if owed is not None:
-            return owed
         good = [run for run in good if why_unlike(case, run) is None] or good
     reference = _reference(case)
-    simpler = leaner(case.files, good[-1], case.incumbent_files, reference[-1]) if rules.simplicity else None
+    simpler = leaner(case.files, good[-1], case.incumbent_files, reference[-1]) if config.simplicity else None
     slope = _slope(case, good, noise)
-    stands = verdict.standing(incumbent, pending.number, slope, good)
-    step = verdict.weigh(metrics(good), stands, slope.noise if slope else noise, case.direction, leaner=simpler)
-    if step == "incumbent" and pending.refreshed >= MOST_REFRESHES:
-        return Verdict("discard", UNMEASURED)
-    return step
+    stands = standing(incumbent, pending.number, slope, good)
+    used = slope.noise if slope else noise
+    return weigh(metrics(good), stands, used, case.direction, leaner=simpler, situation=situation)
+
+
+def situation_of(case: Comparison) -> Situation:
+    """What has been run for the candidate so far."""
+    pending = case.pending
+    tried = pending.runs[pending.rebased_at :]
+    return Situation(
+        attempts=len(pending.runs),
+        refreshes=pending.refreshed,
+        rebases=pending.rebases,
+        slower=_slower_in_a_row(case, tried),
+        faster=bool(tried) and _why_faster(case, tried[-1]) is not None,
+        lost=is_lost(case.incumbent),
+    )
 
 
 def why_unlike(case: Comparison, run: Run) -> str | None:
@@ -137,21 +155,6 @@ def _reference(case: Comparison) -> Sequence[Run]:
     return unbiased(case.incumbent) or succeeded(case.incumbent.runs)
 
 
-def _owed_by_the_machine(case: Comparison, why: str) -> Verdict | verdict.Step | None:
-    """Whose run it takes after one of the candidate that does not compare: its own, three times, where it was slower;
-    then the incumbent's, as the machine is now. None where it has to be judged as it is."""
-    pending = case.pending
-    if pending.rebases >= MOST_REBASES or len(pending.runs) >= MOST_ATTEMPTS:
-        return Verdict("discard", f"the machine was never the same for it and the incumbent: {why}")
-    tried = pending.runs[pending.rebased_at :]
-    again = not tried or (_why_faster(case, tried[-1]) is None and _slower_in_a_row(case, tried) < MOST_DISTURBED)
-    if again:
-        return "candidate"
-    if verdict.is_lost(case.incumbent):
-        return None
-    return "incumbent" if pending.refreshed < MOST_REFRESHES else Verdict("discard", f"{UNMEASURED}: {why}")
-
-
 def _slower_in_a_row(case: Comparison, runs: Sequence[Run]) -> int:
     return next((n for n, run in enumerate(reversed(runs)) if _why_slower(case, run) is None), len(runs))
 
@@ -164,13 +167,13 @@ def _slope(case: Comparison, good: Sequence[Run], noise: Noise) -> Slope | None:
     return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
 
 
-def require_limits(rules: DecisionConfig, incumbent: Sequence[Run]) -> None:
+def require_limits(config: DecisionConfig, incumbent: Sequence[Run]) -> None:
     """Raises PreconditionError where a limit that a person set could not be kept: runs do not tell what it limits."""
     good = succeeded(incumbent)
-    if rules.max_memory_gb is None or not good or any(MEMORY in run.secondary for run in good):
+    if config.max_memory_gb is None or not good or any(MEMORY in run.secondary for run in good):
         return
     raise PreconditionError(
-        f"--max-memory-gb {rules.max_memory_gb:g} cannot be kept: no {MEMORY} can be read by the protocol's "
+        f"--max-memory-gb {config.max_memory_gb:g} cannot be kept: no {MEMORY} can be read by the protocol's "
         f"secondaryMetrics in {good[-1].log}; correct the pattern or what is printed there, or take the limit back "
         "with --max-memory-gb inf"
     )

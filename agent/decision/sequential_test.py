@@ -15,6 +15,7 @@ from typing import Literal
 
 from agent.decision.equal_steps import Slope
 from agent.decision.estimate import unbiased
+from agent.decision.next_run import Situation, next_run
 from agent.decision.noise import Noise
 from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Direction, Evidence, Experiment, Run, Verdict, metrics, succeeded
@@ -38,6 +39,8 @@ REFRESH_EVERY, MOST_REFRESHES = 4, 6
 MOST_FAILURES = 3
 # An incumbent that only the runs that chose it vouch for is run again before it judges anything within this distance.
 DOUBTFUL = 2.0
+FRESH = Situation()
+UNMEASURED = "the incumbent could not be measured again to compare it with"
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,19 @@ def weigh(
     direction: Direction,
     *,
     leaner: str | None = None,
+    situation: Situation = FRESH,
 ) -> Verdict | Step:
     """The verdict, or whose run is needed before there is one.
 
     candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
     """
     evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, doubt=incumbent.doubt)
-    if not noise.exact and not incumbent.lost and _is_doubtful(evidence, incumbent, noise):
-        return "incumbent"
+    situation = replace(situation, attempts=max(situation.attempts, evidence.runs), lost=incumbent.lost)
+    if not noise.exact:
+        doubtful = _is_doubtful(evidence, incumbent, noise)
+        row = next_run(replace(situation, unsure=noise.unsure, doubtful=doubtful))
+        if row.then != "test":
+            return "incumbent" if row.then == "incumbent" else Verdict("discard", UNMEASURED)
     if noise.sd == 0.0:
         return _exact(evidence, leaner)
     first, effect = evidence.runs == 1, incumbent.effect
@@ -107,7 +115,7 @@ def weigh(
     if ratio >= (FIRST_KEEP if first else KEEP):
         return Verdict("keep", f"better by {_amount(evidence)}", evidence)
     if ratio > (FIRST_DISCARD if first else DISCARD) and evidence.runs < MOST_RUNS:
-        return _next(evidence, incumbent)
+        return _next(evidence, incumbent, situation)
     if leaner is not None:
         # The same test, moved: "nothing is lost" against "worse by the effect".
         ratio = _log_ratio(evidence, noise, effect, effect)
@@ -115,7 +123,7 @@ def weigh(
             why = f"simplification: {leaner}, and nothing is lost ({_amount(evidence)})"
             return Verdict("keep", why, replace(evidence, how="simplification"))
         if ratio > DISCARD and evidence.runs < MOST_RUNS:
-            return _next(evidence, incumbent)
+            return _next(evidence, incumbent, situation)
     return Verdict("discard", f"{_short(evidence)}: {_amount(evidence)}", evidence)
 
 
@@ -126,8 +134,6 @@ def _short(evidence: Evidence) -> str:
 
 def _is_doubtful(evidence: Evidence, incumbent: IncumbentSample, noise: Noise) -> bool:
     """Whether the incumbent has to be run again before anything is compared with it."""
-    if noise.unsure:
-        return True
     if incumbent.values:
         return len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY)
     return evidence.gain > -DOUBTFUL * noise.sd
@@ -191,10 +197,12 @@ def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -
     return (degrees + 1) / 2 * (math.log1p(from_equal**2 / degrees) - math.log1p(from_better**2 / degrees))
 
 
-def _next(evidence: Evidence, incumbent: IncumbentSample) -> Step:
+def _next(evidence: Evidence, incumbent: IncumbentSample, situation: Situation) -> Verdict | Step:
     """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
-    behind = len(incumbent.values) <= evidence.runs + 1
-    return "incumbent" if behind and not incumbent.lost else "candidate"
+    row = next_run(replace(situation, turn=len(incumbent.values) <= evidence.runs + 1))
+    if row.then == "discard":
+        return Verdict("discard", UNMEASURED)
+    return "incumbent" if row.then == "incumbent" else "candidate"
 
 
 def _amount(evidence: Evidence) -> str:
