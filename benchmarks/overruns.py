@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.execution.measure import Runner, measure
+from agent.execution.process import Observer
 from agent.journal.experiment import Experiment
 from agent.pruning.monitor import Watch
 from agent.session.opening import open_runner
@@ -43,7 +44,7 @@ def again(runner: Runner, text: str, log: Path) -> tuple[float, str]:
     """Seconds of one run of this `train.py`, and how it ended."""
     workspace = runner.workspace
     commit = workspace.commit_candidate("refs/autoresearch/again", workspace.head, {"train.py": text}, log.stem)
-    run = measure(runner, commit, log, lambda _: None, Watch(log, runner.limit, runner.training_seconds, None))
+    run = measure(runner, commit, log, Observer(tick=Watch(log, runner.limit, runner.training_seconds, None)))
     return run.seconds, run.error or f"{run.metric}"
 
 

@@ -21,6 +21,7 @@ from agent.errors import AutoresearchError, Interrupted, PreconditionError, Usag
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
+from agent.execution.process import Observer
 from agent.format import duration
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path
@@ -172,7 +173,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         interrupts.install()
         print(runner.sandbox.says, file=sys.stderr)
         print(f"measuring the baseline; its log is {log_path(runner)}", file=sys.stderr, flush=True)
-        measured = measure_baseline(runner, found, (), lambda _: None, tick)
+        measured = measure_baseline(runner, found, (), Observer(tick=tick))
         return {
             "metric": runner.protocol.metric.name,
             "value": measured.metric,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 import typer
@@ -14,22 +14,26 @@ from agent.cli.program import PREPARE, Options
 from agent.format import block
 
 
-@command(PREPARE)
-def init(
-    command: Annotated[str | None, typer.Option(metavar="COMMAND", help="What to run, else it is found.")] = None,
-    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Which number of its output counts.")] = None,
+@dataclass(frozen=True)
+class InitFlags:
+    """What a person knows better than what would be found."""
+
+    command: Annotated[str | None, typer.Option(metavar="COMMAND", help="What to run, else it is found.")] = None
+    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Which number of its output counts.")] = None
     direction: Annotated[
         Literal["minimize", "maximize"] | None, typer.Option(help="Which way is better, else its name says so.")
-    ] = None,
+    ] = None
     mutable: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Files that may change; give it several times.")
-    ] = None,
-    training_seconds: TrainingSeconds = None,
-    sandbox: SandboxMode = "auto",
-    no_run: Annotated[bool, typer.Option("--no-run", help="Try nothing: write a draft to be finished.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing protocol.json.")] = False,
-    as_json: Json = False,
-) -> int:
+    ] = None
+    training_seconds: TrainingSeconds = None
+    sandbox: SandboxMode = "auto"
+    no_run: Annotated[bool, typer.Option("--no-run", help="Try nothing: write a draft to be finished.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing protocol.json.")] = False
+
+
+@command(PREPARE)
+def init(flags: InitFlags, as_json: Json = False) -> int:
     """Write a protocol.json for the repository here, of any kind.
 
     Finds the command (training, a benchmark, tests), runs it in a copy of what is committed, and writes down which
@@ -43,13 +47,22 @@ def init(
 
     Exit code 1 where the command fails or has no number, 3 where there is no commit or a protocol.json already.
     """
-    from agent.init import init as view
+    from agent.init.init import InitConfig
+    from agent.init.init import init as write_protocol
+    from agent.init.init import lines as init_lines
 
-    wanted = view.InitConfig(
-        command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
+    config = InitConfig(
+        command=flags.command,
+        metric=flags.metric,
+        direction=flags.direction,
+        mutable=tuple(flags.mutable or ()),
+        training_seconds=flags.training_seconds,
+        run=not flags.no_run,
+        force=flags.force,
+        sandbox=flags.sandbox,
     )
-    data = view.init(Options.here, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
-    answer(as_json, "init", data, view.lines(data))
+    data = write_protocol(Options.here, config, lambda line: print(block(line), file=sys.stderr, flush=True))
+    answer(as_json, "init", data, init_lines(data))
     return 0
 
 

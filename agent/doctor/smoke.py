@@ -46,7 +46,7 @@ def check(workspace: Workspace, rules: Protocol) -> Check:
     with TemporaryDirectory(prefix="autoresearch-smoke-") as name, prepared(runner, setup=False) as ready:
         log = Path(name) / "run.log"
         try:
-            run = measure(ready, workspace.head, log, lambda _: None, lambda _: None)
+            run = measure(ready, workspace.head, log)
         except AutoresearchError as error:
             return Check("smoke", "broken", f"two seconds of training: {error}", by_hand)
         if run.metric is None:

@@ -30,8 +30,7 @@ from agent.execution.conditions import clock, conditions
 from agent.execution.evaluation import Allowance, Evaluator, Harness
 from agent.execution.gpu_fault import PAUSE_SECONDS, REPEATS, described, fault_in
 from agent.execution.oom import ran_out
-from agent.execution.process import Ended, run_command
-from agent.execution.process_tree import Process
+from agent.execution.process import NOBODY, Command, Ended, Observer, run_command
 from agent.journal.experiment import Run
 from agent.protocol.extract import extract, told_training
 from agent.protocol.models import Metric, Protocol
@@ -88,6 +87,17 @@ class Beside:
 
 
 ALONE = Beside()
+NO_ALLOWANCE = Allowance(None)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One execution: its room, its log, the time that it may take beyond its training, and the evaluator beside it."""
+
+    room: Room
+    log: Path
+    allowance: Allowance = NO_ALLOWANCE
+    beside: Evaluator | None = None
 
 
 def losses_of(log: Path) -> Path:
@@ -98,15 +108,14 @@ def measure(
     runner: Runner,
     commit: str,
     log: Path,
-    started: Callable[[Process], None],
-    tick: Callable[[float], None],
+    observer: Observer = NOBODY,
     beside: Beside = ALONE,
 ) -> Run:
     """Run the command once on `commit`, in a room of its own. A failure is a Run with an error.
 
-    `tick` may raise an ExperimentError, such as Pruned, to end the run. A fault of the machine's GPU is no result:
-    the run is repeated as often as `execution.gpu_fault` says. Raises Suspended where the machine slept meanwhile: then
-    nothing is known about the candidate.
+    The observer may raise an ExperimentError, such as Pruned, to end the run. A fault of the machine's GPU is no
+    result: the run is repeated as often as `execution.gpu_fault` says. Raises Suspended where the machine slept
+    meanwhile: then nothing is known about the candidate.
     """
     budget = runner.training_seconds
     own, first = (_most([run.untimed for run in runs]) for runs in (beside.own, beside.baseline))
@@ -114,11 +123,11 @@ def measure(
     step = budget / steps if budget and steps >= 1 else 0.0
     allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
     try:
-        run = _measure(runner, commit, log, started, tick, allowance, beside.other)
+        run = _measure(runner, commit, log, observer, allowance, beside.other)
         for _ in range(REPEATS[run.fault]):
             runner.say(f"measured again in {PAUSE_SECONDS:g} s: {run.error}")
-            _pause(tick)
-            run = _measure(runner, commit, log, started, tick, allowance, beside.other)
+            _pause(observer.tick)
+            run = _measure(runner, commit, log, observer, allowance, beside.other)
             if not run.fault:
                 break
         return run
@@ -142,8 +151,7 @@ def _measure(
     runner: Runner,
     commit: str,
     log: Path,
-    started: Callable[[Process], None],
-    tick: Callable[[float], None],
+    observer: Observer,
     allowance: Allowance,
     other: tuple[Run, ...],
 ) -> Run:
@@ -163,8 +171,9 @@ def _measure(
             reference = next((losses for losses in kept if losses.exists()), None)
             args = runner.sandbox, place.layout.folder, runner.workspace.folder, reference, losses_of(log)
             beside = stack.enter_context(evaluation.evaluator(runner.harness, *args))
+        attempt = Attempt(place, log, allowance, beside)
         try:
-            ended = execute(runner, place, log, beside, started, tick, allowance)
+            ended = execute(runner, attempt, observer)
         except ExperimentError as error:
             given_up = error
         if ended and ended.asleep:
@@ -180,7 +189,7 @@ def _measure(
             if given_up is not None:
                 raise given_up
             assert ended is not None
-            around |= _result(runner, place, beside, ended, text, since, allowance)
+            around |= _result(runner, attempt, ended, text, since)
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
@@ -192,14 +201,13 @@ def _measure(
 
 def _result(
     runner: Runner,
-    place: Room,
-    beside: Evaluator | None,
+    attempt: Attempt,
     ended: Ended,
     text: str,
     since: float,
-    allowance: Allowance,
 ) -> dict[str, Any]:
     """The metric, who computed it, and the time beyond the budget. Raises ExperimentError where there is none."""
+    place, beside = attempt.room, attempt.beside
     if ended.returncode == 126 and text.startswith(NO_ROOM):
         raise AutoresearchError(f"{text.strip()[:300]}; start with --sandbox off, or see docs/reliability.md")
     if beside is not None and beside.event("refused"):
@@ -215,7 +223,7 @@ def _result(
     # A progress bar that left its line open is no fault of a number that somebody else has computed.
     with contextlib.suppress(NoMetric):
         in_log = read(place, runner.protocol, metric, text, since)
-    word = evaluation.attested(beside, runner.harness, metric.name, in_log, allowance, ended.began)
+    word = evaluation.attested(beside, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
 
@@ -259,17 +267,14 @@ def _source(harness: Harness) -> tuple[Path, ...]:
 
 def execute(
     runner: Runner,
-    place: Room,
-    log: Path,
-    beside: Evaluator | None,
-    started: Callable[[Process], None],
-    tick: Callable[[float], None],
-    allowance: Allowance,
+    attempt: Attempt,
+    observer: Observer = NOBODY,
     *,
     command: str | None = None,
     limit: float | None = None,
 ) -> Ended:
     """Run the protocol's command, or another, in its room."""
+    place, beside, protocol = attempt.room, attempt.beside, runner.protocol
     env = dict(place.environment)
     if runner.training_seconds is not None:
         env["AUTORESEARCH_TRAINING_SECONDS"] = f"{runner.training_seconds:g}"
@@ -279,18 +284,19 @@ def execute(
             env[evaluation.UNTRACED_VARIABLE] = "1"
 
     def watched(seconds: float) -> None:
-        tick(seconds)
+        observer.tick(seconds)
         if beside is not None and not runner.patient:
-            evaluation.require_in_time(beside, allowance, seconds)
+            evaluation.require_in_time(beside, attempt.allowance, seconds)
 
     return run_command(
-        lambda report: place.arguments(command or command_of(runner.protocol), runner.protocol.execution.cwd, report),
-        cwd=place.layout.folder,
-        log=log,
-        limit=limit or runner.limit,
-        env=env,
-        started=started,
-        tick=watched,
+        Command(
+            lambda report: place.arguments(command or command_of(protocol), protocol.execution.cwd, report),
+            cwd=place.layout.folder,
+            env=env,
+            log=attempt.log,
+            limit=limit or runner.limit,
+        ),
+        Observer(observer.started, watched),
     )
 
 

@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from agent.execution import fingerprint
-from agent.execution.evaluation import Allowance
-from agent.execution.measure import Runner, execute, opened
+from agent.execution.measure import Attempt, Runner, execute, opened
+from agent.execution.process import Observer
 from agent.format import plain
 from agent.journal.paths import state_folder
 from agent.protocol.models import Protocol
@@ -87,9 +87,8 @@ def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, t
     with opened(runner, incumbent, fingerprint.snapshot_folder(runner.protocol), files, key) as place:
         log = place.layout.folder / "log"
         command = shlex.join([*start, "-c", IMPORT.format(script=script)])
-        ended = execute(
-            runner, place, log, None, lambda _: None, lambda _: tick(), Allowance(None), command=command, limit=SECONDS
-        )
+        watched = Observer(tick=lambda _: tick())
+        ended = execute(runner, Attempt(place, log), watched, command=command, limit=SECONDS)
         if not ended.returncode:
             return None
         return plain(" | ".join(last_lines(log, 3))) or f"exit code {ended.returncode}"

@@ -44,38 +44,53 @@ class Ended:
     began: float = 0.0
 
 
-def run_command(
-    command: Sequence[str] | Callable[[int], Sequence[str]],
-    *,
-    cwd: Path,
-    log: Path,
-    limit: float,
-    env: Mapping[str, str],
-    started: Callable[[Process], None],
-    tick: Callable[[float], None],
-    wall: Callable[[], float] = time.time,
-) -> Ended:
-    """Run a command in a session of its own, stdout and stderr to `log`, for at most `limit` seconds awake.
+@dataclass(frozen=True)
+class Command:
+    """What to run. arguments: of the process, or a function that gives them for a descriptor, which is told by lines
+    what was left running. env: all that it sees of the environment, besides the mark by which its descendants are
+    known. log: stdout and stderr. limit: seconds awake.
+    """
 
-    `command` may be a function that gives the arguments for a descriptor, which is told by lines what was left running.
-    `env` is all that it sees of the environment, besides the mark by which its descendants are known.
-    `started` is told the process,
-    `tick` the seconds so far several times a second. Whatever either raises ends the command too. When this returns or
-    raises, the command and all its descendants are gone; and if this process dies before, they go with it.
+    arguments: Sequence[str] | Callable[[int], Sequence[str]]
+    cwd: Path
+    env: Mapping[str, str]
+    log: Path
+    limit: float
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Who watches a run. started: is told the process; tick: the seconds so far, several times a second.
+
+    Whatever either raises ends the command.
+    """
+
+    started: Callable[[Process], None] = lambda _: None
+    tick: Callable[[float], None] = lambda _: None
+
+
+NOBODY = Observer()
+
+
+def run_command(command: Command, observer: Observer = NOBODY, *, wall: Callable[[], float] = time.time) -> Ended:
+    """Run a command in a session of its own.
+
+    When this returns or raises, the command and all its descendants are gone; and if this process dies before, they go
+    with it. wall: the clock that goes on while the machine sleeps.
     """
     mark = uuid.uuid4().hex
     told, report = os.pipe()
     try:
-        with _new(log) as output:
+        with _new(command.log) as output:
             began, clock = time.monotonic(), wall()
             process = subprocess.Popen(
-                command(report) if callable(command) else command,
-                cwd=cwd,
+                command.arguments(report) if callable(command.arguments) else command.arguments,
+                cwd=command.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**env, MARK: mark},
+                env={**command.env, MARK: mark},
                 pass_fds=(report,),
             )
     except BaseException:
@@ -86,15 +101,15 @@ def run_command(
     returncode, stopped = None, None
     try:
         with attached(process.pid, mark):
-            started(Process(process.pid, _born(process.pid)))
+            observer.started(Process(process.pid, _born(process.pid)))
             while stopped is None:
                 try:
                     returncode = process.wait(timeout=POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
                     seconds = time.monotonic() - began
-                    tick(seconds)
-                    stopped = _exceeded(seconds, limit, log)
+                    observer.tick(seconds)
+                    stopped = _exceeded(seconds, command.limit, command.log)
             # The monotonic clock stands still while the machine sleeps, the wall clock does not.
             seconds = time.monotonic() - began
             asleep = wall() - clock - seconds

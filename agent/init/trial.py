@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import AutoresearchError, ExperimentError
-from agent.execution.evaluation import Allowance
-from agent.execution.measure import Runner, execute, read, require_success
+from agent.execution.measure import Attempt, Runner, execute, read, require_success
+from agent.execution.process import Observer
 from agent.execution.setup import furniture, lines, run
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
@@ -96,7 +96,7 @@ def attempt(stage: Stage, rules: Protocol, budget: float | None, *, network: boo
     runner = dataclasses.replace(stage.runner, protocol=rules, training_seconds=budget)
     since = time.time()
     place = dataclasses.replace(stage.room, sandbox=sandbox)
-    ended = execute(runner, place, stage.log, None, lambda _: None, _telling(stage.log), Allowance(None))
+    ended = execute(runner, Attempt(place, stage.log), Observer(tick=_telling(stage.log)))
     text = stage.log.read_text(errors="replace")
     require_success(ended, text)
     return Trial(ended.seconds, text, since, _written(stage, since))

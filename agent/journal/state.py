@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -153,6 +153,7 @@ class State:
         return self.experiments[-1].number - incumbent.number if incumbent else 0
 
 
+Data = Mapping[str, Any]
 LONGEST_NUMBER = 9  # digits of an experiment's
 # Before these the loop may have been at rest.
 BEGINNINGS = ("session", "resumed", "comparing")
@@ -169,70 +170,59 @@ def step(state: State, event: Event) -> State:
     """The state after one more event. Unknown kinds are information and change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
     state = replace(state, latest_at=event.at, seconds=state.seconds + worked)
-    data, pending = event.data, state.pending
-    match event.kind:
-        case "session":
-            return replace(state, session=data, flags=_flags(data), head=data["base"], previous=data["base"])
-        case "resumed":
-            flags = data.get("flags", state.flags)
-            return replace(state, flags=flags, ended=None, waiting=None, away=None, reserved=Spent())
-        case "calling" | "called" | "refused":
-            number, call = data["number"], Spent()
-            if event.kind != "refused":
-                call = Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
-            spent = {**state.spent, number: state.spent.get(number, Spent()) - state.reserved + call}
-            return replace(state, spent=spent, reserved=call if event.kind == "calling" else Spent())
-        case "waiting":
-            return replace(state, waiting=data)
-        case "away":
-            return replace(state, waiting=None, away=data)
-        case "nothing":
-            return replace(state, waiting=None, nothing=data)
-        case "back":
-            return replace(state, away=None)
-        case "ended":
-            return replace(state, ended=data["reason"])
-        case "comparing":
-            return _turned_to(state, PendingComparison(data["commits"], tuple(data["files"]), data["count"]))
-        case "running" | "compared":
-            return replace(state, comparison=_compared(state.comparison, event))
-        case "confirmed":
-            return _confirmed(state, data)
-        case "ablated":
-            return replace(state, comparison=None, parked=())
-        case "proposed":
-            keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
-            known = {key: data[key] for key in keys}
-            pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
-            nothing = state.nothing if pending.proposer == "search" else None
-            return replace(state, pending=pending, waiting=None, nothing=nothing)
-    if pending is None or data.get("number") != pending.number:
+    if event.kind in OF_SESSION:
+        return OF_SESSION[event.kind](state, event)
+    pending = state.pending
+    if pending is None or event.kind not in OF_EXPERIMENT or event.data.get("number") != pending.number:
         return state
-    match event.kind:
-        case "committed":
-            return replace(state, pending=replace(pending, commit=data["commit"]))
-        case "revised":
-            return replace(state, pending=_renewed(pending, data))
-        case "repaired":
-            return replace(state, pending=replace(_renewed(pending, data), repairs=pending.repairs + 1))
-        case "started":
-            return replace(state, pending=replace(pending, started=data, started_at=event.at))
-        case "interrupted":
-            return replace(state, pending=replace(pending, started=None, started_at=None))
-        case "measured":
-            return _measured(state, pending, data)
-        case "judged":
-            evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
-            return replace(state, pending=replace(pending, verdict=Verdict(data["status"], data["reason"], evidence)))
-        case "recorded":
-            return replace(
-                state,
-                experiments=(*state.experiments, pending.experiment),
-                pending=None,
-                previous=state.head,
-                head=data["head"],
-            )
-    return state
+    return OF_EXPERIMENT[event.kind](state, pending, event.data)
+
+
+def _begun(state: State, event: Event) -> State:
+    data = event.data
+    return replace(state, session=data, flags=_flags(data), head=data["base"], previous=data["base"])
+
+
+def _resumed(state: State, event: Event) -> State:
+    flags = event.data.get("flags", state.flags)
+    return replace(state, flags=flags, ended=None, waiting=None, away=None, reserved=Spent())
+
+
+def _spent(state: State, event: Event) -> State:
+    data, call = event.data, Spent()
+    if event.kind != "refused":
+        call = Spent(1, data["input_tokens"], data["output_tokens"], data["dollars"])
+    number = data["number"]
+    spent = {**state.spent, number: state.spent.get(number, Spent()) - state.reserved + call}
+    return replace(state, spent=spent, reserved=call if event.kind == "calling" else Spent())
+
+
+def _comparing(state: State, event: Event) -> State:
+    data = event.data
+    return _turned_to(state, PendingComparison(data["commits"], tuple(data["files"]), data["count"]))
+
+
+def _proposed(state: State, event: Event) -> State:
+    data = event.data
+    keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
+    known = {key: data[key] for key in keys}
+    pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
+    nothing = state.nothing if pending.proposer == "search" else None
+    return replace(state, pending=pending, waiting=None, nothing=nothing)
+
+
+def _judged(state: State, pending: Pending, data: Data) -> State:
+    evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
+    return replace(state, pending=replace(pending, verdict=Verdict(data["status"], data["reason"], evidence)))
+
+
+def _recorded(state: State, pending: Pending, data: Data) -> State:
+    experiments = (*state.experiments, pending.experiment)
+    return replace(state, experiments=experiments, pending=None, previous=state.head, head=data["head"])
+
+
+def _repaired(state: State, pending: Pending, data: Data) -> State:
+    return replace(state, pending=replace(_renewed(pending, data), repairs=pending.repairs + 1))
 
 
 def _flags(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -287,6 +277,37 @@ def _compared(comparison: PendingComparison | None, event: Event) -> PendingComp
     label = event.data["label"]
     runs = (*comparison.runs.get(label, ()), run_of(event.data))
     return replace(comparison, started=None, runs={**comparison.runs, label: runs})
+
+
+# How the state changes with each kind of event: with those of the session, and those of the experiment under way.
+OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
+    "session": _begun,
+    "resumed": _resumed,
+    "calling": _spent,
+    "called": _spent,
+    "refused": _spent,
+    "waiting": lambda state, event: replace(state, waiting=event.data),
+    "away": lambda state, event: replace(state, waiting=None, away=event.data),
+    "nothing": lambda state, event: replace(state, waiting=None, nothing=event.data),
+    "back": lambda state, _: replace(state, away=None),
+    "ended": lambda state, event: replace(state, ended=event.data["reason"]),
+    "comparing": _comparing,
+    "running": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
+    "compared": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
+    "confirmed": lambda state, event: _confirmed(state, event.data),
+    "ablated": lambda state, _: replace(state, comparison=None, parked=()),
+    "proposed": _proposed,
+}
+OF_EXPERIMENT: Mapping[str, Callable[[State, Pending, Data], State]] = {
+    "committed": lambda state, now, data: replace(state, pending=replace(now, commit=data["commit"])),
+    "revised": lambda state, now, data: replace(state, pending=_renewed(now, data)),
+    "repaired": _repaired,
+    "started": lambda state, now, data: replace(state, pending=replace(now, started=data, started_at=state.latest_at)),
+    "interrupted": lambda state, now, _: replace(state, pending=replace(now, started=None, started_at=None)),
+    "measured": _measured,
+    "judged": _judged,
+    "recorded": _recorded,
+}
 
 
 def run_of(data: Mapping[str, Any]) -> Run:

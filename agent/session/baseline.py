@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError
 from agent.execution.measure import Runner, measure
-from agent.execution.process_tree import Process
+from agent.execution.process import NOBODY, Observer
 from agent.journal.experiment import Run, digest
 from agent.system.files import read_bounded, write_whole
 
@@ -21,8 +21,7 @@ def measure_baseline(
     runner: Runner,
     fingerprint: dict[str, Any],
     before: Sequence[Run],
-    started: Callable[[Process], None],
-    tick: Callable[[float], None],
+    observer: Observer = NOBODY,
     commit: str | None = None,
 ) -> Run:
     """Run the recipe as it is in `commit`, by default what is checked out, once more.
@@ -35,7 +34,7 @@ def measure_baseline(
     if not before:
         record_path(runner).unlink(missing_ok=True)
     commit = commit or runner.workspace.head
-    run = measure(runner, commit, log, started, tick)
+    run = measure(runner, commit, log, observer)
     if run.error:
         raise AutoresearchError(
             f"the baseline has no result, so there is nothing to improve on: {run.error}; see {log}"

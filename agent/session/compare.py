@@ -14,6 +14,7 @@ from agent.decision.schedule import counted, fails, next_turn, reasons
 from agent.decision.student_t import quantile
 from agent.errors import AutoresearchError, Interrupted, Suspended
 from agent.execution.measure import measure
+from agent.execution.process import Observer
 from agent.execution.process_tree import Process
 from agent.journal.experiment import Direction, Run
 from agent.journal.journal import Journal
@@ -137,6 +138,6 @@ def _run(bench: Workbench, label: str, number: int, log: Path) -> Run:
 
     while True:
         try:
-            return measure(runner, commit, log, started, tick, of_commit(journal.state.experiments, commit))
+            return measure(runner, commit, log, Observer(started, tick), of_commit(journal.state.experiments, commit))
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is run again: {pause}")

@@ -13,6 +13,7 @@ from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, is_lost
 from agent.errors import AutoresearchError, Suspended
 from agent.execution.measure import Runner, measure
+from agent.execution.process import Observer
 from agent.execution.process_tree import Process
 from agent.journal.experiment import Experiment, Run
 from agent.journal.history import experiments_before
@@ -63,9 +64,9 @@ class Runs:
                 done.append(run)
         while len(done) < wanted:
             log = baseline.log_path(self._runner, len(done) + 1)
-            started, tick, before = self._started(log), self._tick(log, None), tuple(done)
+            observer, before = Observer(self._started(log), self._tick(log, None)), tuple(done)
             run = self._undisturbed(
-                lambda: baseline.measure_baseline(self._runner, fingerprint, before, started, tick, commit)  # noqa: B023
+                lambda: baseline.measure_baseline(self._runner, fingerprint, before, observer, commit)  # noqa: B023
             )
             self._measured(run)
             done.append(run)
@@ -76,21 +77,16 @@ class Runs:
         commit, held = pending.commit, of_candidate(self._journal.state.experiments, incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
         watch = self._watch(log, incumbent) if self._prune else None
-        self._measured(
-            self._undisturbed(
-                lambda: measure(self._runner, commit, log, self._started(log), self._tick(log, watch), held)
-            )
-        )
+        observer = Observer(self._started(log), self._tick(log, watch))
+        self._measured(self._undisturbed(lambda: measure(self._runner, commit, log, observer, held)))
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
         """Run the incumbent again beside the candidate."""
         pending = self._pending
         held = of_commit(self._journal.state.experiments, incumbent.commit)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
-        started = self._started(log, of=incumbent.number)
-        run = self._undisturbed(
-            lambda: measure(self._runner, incumbent.commit, log, started, self._tick(log, None), held)
-        )
+        observer = Observer(self._started(log, of=incumbent.number), self._tick(log, None))
+        run = self._undisturbed(lambda: measure(self._runner, incumbent.commit, log, observer, held))
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         if is_lost(self._journal.state.experiments[incumbent.number]):
             why = f"has failed {MOST_FAILURES} times in a row when it was run again ({run.error}; see {run.log})"

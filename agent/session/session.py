@@ -7,15 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
 from agent.decision.limits import Limits, reached
 from agent.decision.sequential_test import Step
 from agent.execution.fingerprint import fingerprint
-from agent.execution.gpu_fault import described
 from agent.execution.measure import Runner
-from agent.execution.oom import smaller_batch
 from agent.journal import proposals, results
 from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.journal.journal import Journal
@@ -26,7 +24,7 @@ from agent.proposers.search.space import tunable_parameters
 from agent.session import recovery
 from agent.session.confirm import RUNS
 from agent.session.context import context_of, known_constants
-from agent.session.retries import owed
+from agent.session.retries import is_own_mistake, owed, smaller_candidate
 from agent.session.runs import Runs
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
@@ -260,57 +258,40 @@ class Session:
 
     def _revise(self) -> bool:
         """Halve the device batch within the candidate. Returns whether that was possible."""
-        pending, files = self._pending, self._candidate_files()
-        smaller = smaller_batch(files, self._constants())
-        if smaller is None:
-            return False
-        texts, change = smaller
-        fault = pending.runs[-1].fault
-        description = f"{pending.description} ({change}: {described(fault) if fault else 'out of memory'})"
-        changed = {path: text for path, text in {**files, **texts}.items() if path in {*pending.files, *texts}}
-        revised = Proposal(
-            changed, description, pending.reasoning, tunable_parameters({**files, **texts}, self._constants())
-        )
-        proposals.write(self.journal.path, pending.number, pending.revisions + 1, revised)
-        commit = self._commit(pending.number, revised)
-        self.journal.append(
-            "revised",
-            number=pending.number,
-            commit=commit,
-            digest=digest({**files, **texts}),
-            description=description,
-            parameters=dict(revised.parameters),
-            files=sorted(changed),
-        )
-        return True
+        revised = smaller_candidate(self._pending, self._candidate_files(), self._constants())
+        if revised is not None:
+            self._replace("revised", revised)
+        return revised is not None
 
     def _repair(self) -> bool:
-        """Let the proposer mend what crashed in its own code. Returns whether there is something new to run."""
+        """Let the proposer repair what crashed in its own code. Returns whether there is something new to run."""
         pending, files = self._pending, self._candidate_files()
-        if pending.proposer == "search":
-            return False  # values that crash are a lesson for the search, not a mistake in the code
         tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
-        if not any(f'{path}", line ' in tail for path in files):
+        if not is_own_mistake(pending, files, tail):
             return False
         context = self._context(pending.number, self._incumbent, files)
-        proposal = self._proposer.repair(context, tail, pending.repairs + 1)
-        if proposal is None:
-            return False
+        repaired = self._proposer.repair(context, tail, pending.repairs + 1)
+        if repaired is not None:
+            description = pending.description if pending.repairs else f"{pending.description} (mended)"
+            self._replace("repaired", dataclasses.replace(repaired, description=description))
+        return repaired is not None
+
+    def _replace(self, kind: Literal["revised", "repaired"], proposal: Proposal) -> None:
+        """Put a new version in the place of the candidate: `proposal` holds the files that it changes again."""
+        pending, files = self._pending, self._candidate_files()
         whole = {**files, **proposal.files}
         changed = {path: whole[path] for path in sorted({*pending.files, *proposal.files})}
-        description = pending.description if pending.repairs else f"{pending.description} (mended)"
-        mended = dataclasses.replace(proposal, files=changed, description=description)
-        proposals.write(self.journal.path, pending.number, pending.revisions + 1, mended)
+        proposal = dataclasses.replace(proposal, files=changed)
+        proposals.write(self.journal.path, pending.number, pending.revisions + 1, proposal)
         self.journal.append(
-            "repaired",
+            kind,
             number=pending.number,
-            commit=self._commit(pending.number, mended),
+            commit=self._commit(pending.number, proposal),
             digest=digest(whole),
-            description=mended.description,
-            parameters=dict(mended.parameters),
+            description=proposal.description,
+            parameters=dict(proposal.parameters),
             files=sorted(changed),
         )
-        return True
 
     @property
     def _pending(self) -> Pending:

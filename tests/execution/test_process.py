@@ -15,7 +15,7 @@ import pytest
 
 from agent.errors import Interrupted
 from agent.execution import process, process_tree
-from agent.execution.process import Ended, run_command
+from agent.execution.process import Command, Ended, Observer, run_command
 from agent.execution.process_tree import MARK, Process, end_orphan
 
 
@@ -25,9 +25,7 @@ def shell(command: str) -> list[str]:
 
 def run(command: str, folder: Path, limit: float = 30, tick: Callable[[float], None] = lambda _: None) -> Ended:
     log = folder / "run.log"
-    return run_command(
-        shell(command), cwd=folder, log=log, limit=limit, env=os.environ, started=lambda _: None, tick=tick
-    )
+    return run_command(Command(shell(command), cwd=folder, env=os.environ, log=log, limit=limit), Observer(tick=tick))
 
 
 def gone(pid: int) -> bool:
@@ -133,7 +131,7 @@ def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
         )
         command = f"{sys.executable} train.py"
         log = tmp_path / "log"
-        run_command(shell(command), cwd=tmp_path, log=log, limit=60, env=os.environ, started=lambda _: None, tick=tick)
+        run_command(Command(shell(command), tmp_path, os.environ, log, 60), Observer(tick=tick))
     os.waitpid(loop, 0)
     pids = [int(pid) for pid in os.read(read, 100).split()]
     assert len(pids) == 2
@@ -159,8 +157,6 @@ def test_a_log_that_grows_without_end_is_stopped(tmp_path: Path, monkeypatch: py
 def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
     clock = iter([1000.0, 1300.0])
     log = tmp_path / "log"
-    ended = run_command(
-        ["true"], cwd=tmp_path, log=log, limit=9, env={}, started=print, tick=print, wall=lambda: next(clock)
-    )
+    ended = run_command(Command(["true"], tmp_path, {}, log, 9), wall=lambda: next(clock))
     assert 290 < ended.asleep <= 300 and ended.seconds < 60
     assert run("true", tmp_path).asleep == 0

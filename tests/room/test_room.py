@@ -46,7 +46,7 @@ def run(folder: Path, script: str, way: Way | None, tmp_path: Path) -> Run:
     git(folder, "add", "-A", "train.py", "protocol.json")
     git(folder, "commit", "--quiet", "--allow-empty", "-m", "a script")
     with runner(folder, way) as ready:
-        return measure(ready, ready.workspace.head, tmp_path / "run.log", lambda _: None, lambda _: None)
+        return measure(ready, ready.workspace.head, tmp_path / "run.log")
 
 
 @pytest.mark.parametrize("way", [*WAYS, None])

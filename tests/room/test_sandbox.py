@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from agent.errors import PreconditionError
-from agent.execution.process import Ended, run_command
+from agent.execution.process import Command, Ended, run_command
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Constraints
 from agent.repository.workspace import Workspace
@@ -144,13 +144,13 @@ def opened(way: Way | None, workspace: Workspace, *, network: bool = True, **fur
 
 def run(place: Room, command: str, log: Path, limit: float = 60) -> Ended:
     return run_command(
-        lambda report: place.arguments(command, report=report),
-        cwd=place.layout.folder,
-        log=log,
-        limit=limit,
-        env=place.environment,
-        started=lambda _: None,
-        tick=lambda _: None,
+        Command(
+            lambda report: place.arguments(command, report=report),
+            cwd=place.layout.folder,
+            env=place.environment,
+            log=log,
+            limit=limit,
+        )
     )
 
 

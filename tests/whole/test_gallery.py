@@ -423,7 +423,7 @@ def run(runner: Runner, where: str, code: str, beside: Beside = ALONE) -> Run:
     workspace = runner.workspace
     commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": script(where, code)}, "a script")
     log = workspace.folder.parent / "logs" / "run-1.log"
-    return measure(runner, commit, log, lambda _: None, lambda _: None, beside)
+    return measure(runner, commit, log, beside=beside)
 
 
 def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> list[object]:
@@ -495,7 +495,7 @@ def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
     assert of_commit((base, kept), workspace.head).other == ()
     assert of_commit((base, kept), "of an ablation").other == kept.runs
     log = workspace.folder.parent / "confirm" / "b-1.log"
-    found = measure(runner, commit, log, lambda _: None, lambda _: None, held)
+    found = measure(runner, commit, log, beside=held)
     assert found.metric is None and "depend on later tokens" in (found.error or "")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.execution.process import Ended, run_command
+from agent.execution.process import Command, Ended, Observer, run_command
 from agent.format import fenced, plain
 from agent.journal.experiment import Experiment, Proposal
 from agent.proposers import answer as notes
@@ -162,13 +162,14 @@ class CommandProposer:
             command = _filled(self.command, prompt, copy.workspace / PROMPT, [*context.files, NOTES])
             try:
                 ended = run_command(
-                    lambda report: place.arguments(command, report=report),
-                    cwd=root,
-                    log=log,
-                    limit=self._time_limit,
-                    env={**place.environment, "GIT_CEILING_DIRECTORIES": str(copy.top.parent)},
-                    started=lambda _: None,
-                    tick=lambda _: context.tick(),
+                    Command(
+                        lambda report: place.arguments(command, report=report),
+                        cwd=root,
+                        env={**place.environment, "GIT_CEILING_DIRECTORIES": str(copy.top.parent)},
+                        log=log,
+                        limit=self._time_limit,
+                    ),
+                    Observer(tick=lambda _: context.tick()),
                 )
             finally:
                 printed = _shorten(log)
