@@ -142,7 +142,7 @@ def inject(fault: Fault, workspace: Path, seen: Callable[[str, str], None]) -> N
             if name == "git":
                 return
             confined = confine.__file__ in args[1]
-            name = "lifeline" if "agent.execution.watchdog" in args[1] else "the command" if confined else name
+            name = "watchdog" if "agent.execution.watchdog" in args[1] else "the command" if confined else name
         else:
             name = name_of(args[1 if kind == "symlink" else 0], workspace)
         if hit(kind, name):
