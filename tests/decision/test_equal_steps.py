@@ -19,8 +19,8 @@ from agent.journal.paths import journal_path
 from agent.journal.state import Pending, replay
 from agent.source.diff import same_work
 from benchmarks import verdict as simulation
-from tests.common.workspaces import Cli
-from tests.session.test_session import assert_consistent, commit_all, rows
+from tests.common.sessions import assert_consistent, rows
+from tests.common.workspaces import Cli, commit_all
 
 SLOPE, LEFT = -0.3, 0.002
 

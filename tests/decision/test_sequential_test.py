@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from agent.decision import sequential_test as verdict
-from agent.decision.decide import Comparison, DecisionConfig, judge, why_unlike
+from agent.decision.decide import DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
 from agent.decision.sequential_test import IncumbentSample, standing, weigh
 from agent.execution.conditions import disturbed
-from agent.journal.experiment import Evidence, Experiment, Run, Verdict
-from agent.journal.state import Pending
+from agent.journal.experiment import Run, Verdict
 from agent.source.simplicity import leaner, repeats
 from benchmarks import verdict as simulation
+from tests.common.experiments import case, kept
 
 NOISE = Noise(1.0, 20.0)
 KNOWN = IncumbentSample([10.0, 10.0, 10.0, 10.0], [10.0])
@@ -248,18 +248,6 @@ def test_the_simulated_noise_has_unit_spread() -> None:
 
 def run(metric: float, conditions: dict[str, float] | None = None, **secondary: float) -> Run:
     return Run(metric, 10.0, secondary, conditions=conditions or {})
-
-
-def kept(number: int, metrics: Sequence[float], sigmas: float = 3.0, fresh: Sequence[float] = ()) -> Experiment:
-    mean = sum(metrics) / len(metrics)
-    evidence = Evidence("confirmed", mean, len(metrics), 2.0, 2, 2.0 - mean, 0.1, sigmas) if number else None
-    runs, after = tuple(Run(each, 10.0) for each in metrics), tuple(Run(each, 10.0) for each in fresh)
-    return Experiment(number, "x", "", "c", "d", {}, runs, Verdict("keep", "", evidence), fresh=after)
-
-
-def case(incumbent: Experiment, runs: Sequence[Run]) -> Comparison:
-    pending = Pending(1, "x", "", "", {}, "d", (), 0.0, commit="c", runs=tuple(runs))
-    return Comparison(pending, incumbent, [incumbent], {"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"}, "minimize")
 
 
 def test_the_constants_are_in_order() -> None:

@@ -25,8 +25,8 @@ from agent.journal.paths import journal_path
 from agent.proposers.agent.presets import PRESETS
 from agent.proposers.choose import ProposerConfig
 from tests.common.in_process import call
+from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, git
-from tests.session.test_session import assert_consistent, journal, rows
 
 # What they say depends on the machine: its sandbox and whether it can be kept awake.
 SYSTEM = {"awake", "sandbox"}

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.room import confine
-from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import assert_consistent, commit_all, journal, rows, start, wait_for
+from tests.common.processes import start, wait_for
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git
 
 
 @pytest.fixture

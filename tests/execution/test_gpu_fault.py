@@ -10,9 +10,9 @@ from agent.decision.decide import DecisionConfig, judge
 from agent.execution.gpu_fault import fault_in
 from agent.journal.experiment import Fault, Run, Verdict
 from agent.pruning.monitor import Watch
-from tests.common.workspaces import QUICK, Cli
-from tests.decision.test_sequential_test import case, kept
-from tests.session.test_session import assert_consistent, commit_all, journal, rows, set_protocol
+from tests.common.experiments import case, kept
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import QUICK, Cli, commit_all, set_protocol
 
 METAL = (
     "libc++abi: terminating due to uncaught exception of type std::runtime_error: "

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.workspaces import QUICK, Cli
-from tests.session.test_session import commit_all, journal, rows
+from tests.common.sessions import journal, rows
+from tests.common.workspaces import QUICK, Cli, commit_all
 
 PEAK = 'print("peak_vram_mb:     2048.0")'
 

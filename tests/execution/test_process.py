@@ -17,6 +17,7 @@ from agent.errors import Interrupted
 from agent.execution import process, process_tree
 from agent.execution.process import Ended, run_command
 from agent.execution.process_tree import MARK, Process, end_orphan
+from tests.common.processes import gone
 
 
 def shell(command: str) -> list[str]:
@@ -28,14 +29,6 @@ def run(command: str, folder: Path, limit: float = 30, tick: Callable[[float], N
     return run_command(
         shell(command), cwd=folder, log=log, limit=limit, env=os.environ, started=lambda _: None, tick=tick
     )
-
-
-def gone(pid: int) -> bool:
-    """Killed processes whose parent is a container's first process may stay zombies: those do nothing any more."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_output_of_both_streams_and_the_exit_code(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -20,7 +19,8 @@ from agent.init.guess import choose, in_json, in_lines, in_output, meaning, pyte
 from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Metric
-from tests.common.workspaces import ROOT, SIEVE, Cli, git, make_repository
+from tests.common.sessions import rows
+from tests.common.workspaces import ROOT, SIEVE, Cli, git, repository
 
 SCORE = "def score(rate, depth):\n    return 1 + (rate - 0.4) ** 2 + 0.01 * (depth - 7) ** 2\n"
 KARPATHY = {
@@ -68,19 +68,6 @@ TESTS = {
     "@pytest.mark.parametrize('n', [1, 2, 9, 12, 15])\ndef test_total(n):\n    assert total(n) == n\n",
     "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
 }
-
-
-def repository(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    make_repository(folder)
-    return folder
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.tsv").open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str, Any]:

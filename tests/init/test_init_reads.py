@@ -15,8 +15,8 @@ from agent.init.guess import choose, in_output
 from agent.init.surface import surface
 from agent.protocol.load import load_protocol
 from tests.common.in_process import call
-from tests.common.workspaces import Cli, git
-from tests.init.test_init import repository, rows
+from tests.common.sessions import rows
+from tests.common.workspaces import Cli, git, repository
 
 PRINTS = "print('score: 1')\n"
 

@@ -10,38 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.common.in_process import call
-from tests.common.model_server import Script, model_server, reply
+from tests.common.model_server import KEY, Script, half, model_server, reply, silent
+from tests.common.proposals import NOTES, edit, walk
+from tests.common.sessions import cells, events
 from tests.common.workspaces import QUICK, ROOT, Cli, git
-from tests.proposers.model.test_blocks import edit
-from tests.proposers.model.test_wire import KEY, half, silent
-
-NOTES = "DESCRIPTION: {}\nHYPOTHESIS: it is nearer\nEXPECTED: -0.01\n\n"
-
-
-def rates() -> Iterator[str]:
-    """A model that walks RATE towards its best value."""
-    for number in itertools.count(1):
-        yield f"RATE = {0.1 + 0.02 * number:.2f}"
-
-
-def walk() -> Any:
-    """Reads the incumbent out of the prompt and proposes the next rate, as an edit of the line that stands there."""
-    steps = rates()
-
-    def answer(body: dict[str, Any]) -> str:
-        prompt = body["messages"][-1]["content"] if len(body["messages"]) < 3 else body["messages"][1]["content"]
-        line = re.findall(r"(?m)^RATE = .*", prompt)[-1]
-        new = next(steps)
-        return NOTES.format(new) + edit(line, new)
-
-    return answer
 
 
 def run(cli: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http") -> Any:
@@ -49,15 +27,6 @@ def run(cli: Cli, folder: Path, server: Script, *args: str, experiments: int = 2
     env = {"AUTORESEARCH_MODEL_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url}
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", str(experiments))
     return cli(folder, "run", "--tag", "t", "--proposer", "llm", "--model", model, *flags, *args, **env)
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (folder / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
-def rows(folder: Path) -> list[list[str]]:
-    return [line.split("\t") for line in (folder / "results.tsv").read_text().splitlines()[1:]]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +38,7 @@ def test_a_session_with_a_model(quick: Path, cli: Cli, wire: str, stream: bool, 
     with model_server(walk(), stream=stream) as server:
         done = run(cli, quick, server, experiments=count, wire=wire)
     assert done.returncode == 0, done.stderr
-    assert [row[3] for row in rows(quick)] == ["keep"] * (1 + count)
+    assert [row[3] for row in cells(quick)] == ["keep"] * (1 + count)
     proposed = events(quick, "proposed")[1:]
     assert {event["proposer"] for event in proposed} == {"llm"}
     assert proposed[0]["expected"] == -0.01 and proposed[0]["reasoning"] == "it is nearer"
@@ -147,7 +116,7 @@ def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
     assert "search comment" in told[1] and "does not compile" in told[2]
-    assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character [unconfined]"
+    assert len(cells(quick)) == 4 and cells(quick)[1][4] == "half ? a character [unconfined]"
 
 
 def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
@@ -164,7 +133,7 @@ def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
     assert "search comment of DEPTH is malformed" in told[1] and "search comment of RATE is malformed" in told[2]
-    assert rows(quick)[1][3:] == ["keep", "good [unconfined]"]
+    assert cells(quick)[1][3:] == ["keep", "good [unconfined]"]
 
 
 def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
@@ -172,7 +141,7 @@ def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: refuse) as server:
         done = run(cli, quick, server, "--fallback-after", "0", experiments=1)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert len(rows(quick)) == 2
+    assert len(cells(quick)) == 2
 
 
 def test_a_repeated_candidate_is_refused(quick: Path, cli: Cli) -> None:
@@ -187,7 +156,7 @@ def test_a_repeated_candidate_is_refused(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server)
     assert done.returncode == 0, done.stderr
     assert "same program as experiment #1 (discard: worse)" in server.requests[2][2]["messages"][-1]["content"]
-    assert [row[3] for row in rows(quick)] == ["keep", "discard", "keep"]
+    assert [row[3] for row in cells(quick)] == ["keep", "discard", "keep"]
 
 
 def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
@@ -202,10 +171,10 @@ def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
-    assert [row[3:] for row in rows(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
+    assert [row[3:] for row in cells(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
     assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 6
     assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]
-    commit = rows(quick)[1][0]
+    commit = cells(quick)[1][0]
     assert "print(1 / 1)" in git(quick, "show", f"{commit}:train.py")
 
 
@@ -218,7 +187,7 @@ def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
-    assert rows(quick)[1][3] == "crash" and git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert cells(quick)[1][3] == "crash" and git(quick, "status", "--porcelain", "--untracked-files=no") == ""
 
 
 def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: Cli) -> None:
@@ -227,7 +196,7 @@ def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: C
     git(quick, "commit", "-qam", "every change crashes")
     with model_server(walk()) as server:
         run(cli, quick, server, "--proposer", "hybrid", "--share", "0", experiments=2)
-    assert [row[3] for row in rows(quick)] == ["keep", "crash", "crash"] and not server.requests
+    assert [row[3] for row in cells(quick)] == ["keep", "crash", "crash"] and not server.requests
 
 
 @pytest.mark.parametrize(
@@ -246,7 +215,7 @@ def test_no_outage_ends_the_night(quick: Path, cli: Cli, outage: Any) -> None:
     with model_server(lambda _: outage) as server:
         done = run(cli, quick, server, "--fallback-after", "0", "--model-timeout", "0.5", experiments=2)
     assert done.returncode == 0, done.stderr
-    assert len(rows(quick)) == 3 and len(events(quick, "away")) >= 1
+    assert len(cells(quick)) == 3 and len(events(quick, "away")) >= 1
     assert {event["proposer"] for event in events(quick, "proposed")[1:]} == {"search"}
     assert "the search proposes" in done.stderr
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
@@ -274,7 +243,7 @@ def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
     called = events(quick, "called")
     spent = sum(event["dollars"] for event in called)
     assert len(called) >= 1 and 0 < spent <= 16.05
-    assert "of --max-cost 16.05 is spent" in done.stderr and len(rows(quick)) == 7
+    assert "of --max-cost 16.05 is spent" in done.stderr and len(cells(quick)) == 7
     # Going on with the session does not begin to count afresh.
     with model_server(walk()) as server:
         run(cli, quick, server, "--max-cost", "16", experiments=7)
@@ -294,7 +263,7 @@ def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: C
         done = run(cli, quick, server, "--max-cost-per-experiment", "1", experiments=4)
     assert done.returncode == 0 and not server.requests, done.stderr
     assert "away until the session ends" in done.stderr and "--max-cost-per-experiment 1 is spent" in done.stderr
-    assert len(events(quick, "away")) == 1 and not events(quick, "nothing") and len(rows(quick)) == 5
+    assert len(events(quick, "away")) == 1 and not events(quick, "nothing") and len(cells(quick)) == 5
 
 
 @pytest.mark.parametrize(("cap", "calls"), [("1", 0), ("20", 1)])
@@ -309,7 +278,7 @@ def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap:
         done = run(cli, quick, server, "--max-cost-per-experiment", cap)
     assert done.returncode == 0 and len(server.requests) == calls, done.stderr
     assert f"--max-cost-per-experiment {cap} is spent" in done.stderr
-    assert "ended: there is nothing to search" in done.stderr and len(rows(quick)) == 1
+    assert "ended: there is nothing to search" in done.stderr and len(cells(quick)) == 1
 
 
 def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> None:
@@ -330,7 +299,7 @@ def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> Non
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
     assert "mine.py, which may not change" in told[1] and "x.py, which may not change" in told[2]
     assert (quick / "mine.py").read_text() == "MINE = 1\n"
-    assert rows(quick)[1][3] == "keep" and git(quick, "show", "HEAD:new.py") == "X = 1"
+    assert cells(quick)[1][3] == "keep" and git(quick, "show", "HEAD:new.py") == "X = 1"
 
 
 def test_wrong_flags_are_sentences(quick: Path) -> None:

@@ -14,8 +14,8 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
 from tests.common.journals import write_long_journal
-from tests.common.workspaces import Cli
-from tests.session.test_session import assert_consistent, commit_all, journal, rows
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import Cli, commit_all
 
 # A curve of 40 points in about a second, whose end depends on RATE.
 TRAIN = '''"""Trains for about a second."""

@@ -19,8 +19,8 @@ from agent.journal.journal import Journal
 from agent.journal.paths import journal_path
 from agent.report.gain import standing
 from tests.common.in_process import call
+from tests.common.sessions import journal
 from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import journal
 
 
 def data(cli: Cli, folder: Path, *args: str) -> Any:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.common.in_process import call
+from tests.common.sessions import rows
 from tests.common.workspaces import ROOT, git, make_quick
-from tests.session.test_session import rows
 
 NOBODY = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
 needs_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes another")

@@ -19,8 +19,9 @@ from agent.repository.workspace import Workspace
 from agent.room import sandbox
 from agent.room.sandbox import Sandbox, Way
 from agent.session.opening import prepared
-from tests.common.workspaces import Cli, git, quick_protocol
-from tests.session.test_session import assert_consistent, rows, set_protocol, start, wait_for
+from tests.common.processes import start, wait_for
+from tests.common.sessions import assert_consistent, rows
+from tests.common.workspaces import Cli, git, quick_protocol, set_protocol
 
 WAYS: list[Any] = [
     pytest.param(way, marks=pytest.mark.skipif(not sandbox.works(way, False), reason=f"{way} does not work here"))

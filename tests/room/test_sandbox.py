@@ -24,8 +24,8 @@ from agent.room import confine, room, sandbox, variables
 from agent.room.places import devices, places, split
 from agent.room.room import Furniture, Room, lendable
 from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose, shortfalls, temporary_folder
-from tests.common.workspaces import ROOT, Cli, git, make_repository
-from tests.session.test_session import commit_all, journal, rows, set_protocol
+from tests.common.sessions import journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, set_protocol
 
 # Prints what came of each attempt as JSON.
 TRIES = """

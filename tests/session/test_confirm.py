@@ -22,8 +22,9 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import PendingComparison, replay
 from tests.common.in_process import call
-from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import assert_consistent, commit_all, journal, rows
+from tests.common.scripts import SLOW, knowing
+from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git
 
 NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
 
@@ -35,10 +36,6 @@ def noisy(quick: Path) -> Path:
     (quick / "train.py").write_text(text.replace('print("---")', f'{NOISE}print("---")'))
     commit_all(quick, "noise")
     return quick
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in journal(folder) if event["event"] == kind]
 
 
 def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> None:
@@ -150,32 +147,6 @@ def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: 
     # Two runs of each, of the best and both variants, then of the best and the smaller recipe.
     assert found["smaller"]["offered"] and len(events(quick, "compared")) == 6 + 4
     assert_consistent(quick)
-
-
-# A run sees nothing of the loop: without a sandbox it can look up in the journal which one it is.
-# The loop journals a run when its process is there, which may be later than the run's first line.
-WHICH = """import json, os, pathlib, time
-deadline, log = time.monotonic() + 30, None
-while log is None and time.monotonic() < deadline:
-    journal = pathlib.Path(JOURNAL)
-    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
-    begun = [json.loads(line) for line in lines if '"log"' in line and line.endswith(chr(10))]
-    log = next((each["log"] for each in reversed(begun) if each.get("pid") == os.getsid(0)), None)
-    time.sleep(0.005)
-assert log is not None
-"""
-SLOW = (
-    WHICH
-    + """
-slow = os.path.basename(log) in os.environ.get("SLOW", "").split()
-loss += 0.5 * slow
-"""
-)
-
-
-def knowing(code: str, workspace: Path) -> str:
-    """`code` that begins with WHICH, for the session `t` of a workspace."""
-    return code.replace("JOURNAL", repr(str(journal_path(workspace, "t"))))
 
 
 def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:

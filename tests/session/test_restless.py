@@ -18,11 +18,11 @@ from agent.execution import conditions
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.paths import journal_path
 from agent.journal.state import Pending
+from tests.common.experiments import kept
 from tests.common.in_process import call
-from tests.common.workspaces import Cli, git
-from tests.decision.test_sequential_test import kept
-from tests.session.test_confirm import SLOW, WHICH, events, knowing
-from tests.session.test_session import assert_consistent, commit_all, journal, rows, set_protocol
+from tests.common.scripts import SLOW, WHICH, knowing
+from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.workspaces import Cli, commit_all, git, set_protocol
 
 NULL = ({"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"})
 SIZE = ({"a.py": "SEQ_LEN = 2\n"}, {"a.py": "SEQ_LEN = 1\n"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -19,49 +18,9 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
 from tests.common.in_process import call
-from tests.common.workspaces import ROOT, Cli, git, quick_protocol
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.tsv").open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def journal(folder: Path, tag: str = "t") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in journal_path(folder, tag).read_text().splitlines()]
-
-
-def commit_all(folder: Path, message: str) -> None:
-    git(folder, "add", "-u")
-    git(folder, "commit", "--quiet", "-m", message)
-
-
-def set_protocol(folder: Path, **sections: Any) -> None:
-    (folder / "protocol.json").write_text(json.dumps(quick_protocol(**sections), indent=2))
-    commit_all(folder, "protocol")
-
-
-def assert_consistent(folder: Path, file: str = "train.py", tag: str = "t") -> None:
-    """The invariants of design.md: rows, hashes, branch, tree."""
-    state = replay(read(journal_path(folder, tag)))
-    table = rows(folder)
-    assert len(table) == len(state.experiments)
-    for row, experiment in zip(table, state.experiments, strict=True):
-        assert experiment.commit.startswith(row["commit"])
-        measured = git(folder, "show", f"{experiment.commit}:{file}")
-        for name, value in experiment.parameters.items():
-            assert any(line.startswith(f"{name} = ") and str(value) in line for line in measured.splitlines()), name
-    incumbent = state.incumbent
-    assert incumbent is not None
-    assert git(folder, "rev-parse", "HEAD") == state.head
-    assert git(folder, "symbolic-ref", "--short", "HEAD") == f"autoresearch/{tag}"
-    assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
-    assert git(folder, "show", f"HEAD:{file}") == git(folder, "show", f"{incumbent.commit}:{file}")
-    assert git(folder, "rev-list", "--merges", "HEAD") == ""
-    for experiment in state.experiments[1:]:
-        assert git(folder, "rev-parse", f"refs/autoresearch/{tag}/{experiment.number}") == experiment.commit
-        if experiment.verdict.status == "keep":
-            git(folder, "merge-base", "--is-ancestor", experiment.commit, "HEAD")
+from tests.common.processes import start, wait_for
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol, set_protocol
 
 
 def test_a_session_improves_and_keeps_the_invariants(quick: Path, cli: Cli) -> None:
@@ -308,27 +267,6 @@ def test_a_detached_head_a_subfolder_no_identity_hooks_and_a_nested_repository(q
     assert git(quick, "show", "HEAD:train.py") == (quick / "train.py").read_text().strip()
     assert "autoresearch" in git(quick, "log", "-1", "--format=%an %ae")
     assert (inner / "vendor" / "train.py").read_text() == "RATE = 1\n"
-
-
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "agent", "run", "--tag", "t", *args],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(folder: Path, kind: str, number: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        path = journal_path(folder, "t")
-        if path.exists() and any(e.kind == kind and e.data.get("number") == number for e in read(path)):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{kind} of #{number} never came")
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.source.training_budget import Known, Limits, timed_names
-from tests.common.workspaces import ROOT, Cli, quick_protocol
-from tests.decision.test_sequential_test import kept
-from tests.session.test_session import commit_all, journal, rows
+from tests.common.experiments import kept
+from tests.common.sessions import journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, quick_protocol
 
 RATE = "RATE = 0.1\n"
 

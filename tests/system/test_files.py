@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.system.files import Unusable, read_bounded, read_end, remove_tree, write_whole
+from tests.common.files import nested
 
 MIB = 2**20
 
@@ -97,18 +98,6 @@ def test_write_keeps_the_mode_and_leaves_no_part(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_whole(folder, b"cannot be replaced by a file")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def nested(folder: Path, depth: int) -> None:
-    """`depth` folders within each other, longer than any path may be."""
-    here = os.open(folder, os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir("inner-folder", dir_fd=here)
-        inner = os.open("inner-folder", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = inner
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-    os.close(here)
 
 
 def test_a_tree_is_removed_however_deep(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import State, step
 from agent.views.notify import Notifier
+from tests.common.terminals import in_terminal
 from tests.common.workspaces import Cli, git
-from tests.views.test_views import in_terminal
 
 
 def teller(folder: Path, name: str) -> Path:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,25 +28,8 @@ from agent.report.summary import summarize
 from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.screen import screen
 from agent.views.text import gain, headline, row
+from tests.common.terminals import in_terminal
 from tests.common.workspaces import ROOT, git, make_quick
-
-
-def in_terminal(folder: Path, *args: str, **variables: str) -> tuple[int, str]:
-    """The program on a terminal of 80 by 24: its exit code, and everything that it wrote there."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(folder)
-        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
-        os.execv(sys.executable, [sys.executable, "-m", "agent", *args])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    written = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            written += chunk
-    except OSError:
-        pass
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
 
 
 @pytest.fixture

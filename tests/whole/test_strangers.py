@@ -45,9 +45,9 @@ from agent.pruning.monitor import Curves, Watch
 from agent.system.files import remove_tree
 from agent.views import ndjson
 from agent.views import plain as plain_view
+from tests.common.files import nested
 from tests.common.model_server import model_server, reply
 from tests.common.workspaces import ROOT, Cli, git
-from tests.system.test_files import nested
 
 TEXT = "RATE = 0.1  # search: 0.001..10 log\nDEPTH = 4  # search: 1..16\n"
 

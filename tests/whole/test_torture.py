@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -11,12 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from agent.execution.process_tree import MARK
+from tests.common.processes import survivors
+from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import assert_consistent, rows
 
 
 @pytest.mark.parametrize(
@@ -48,17 +46,3 @@ def test_killed_at_random_instants(quick: Path, cli: Cli, kills: int, experiment
     assert_consistent(quick)
     assert [(row["val_bpb"], row["status"], row["description"]) for row in rows(quick)] == expected
     assert not survivors(quick)
-
-
-def survivors(folder: Path) -> list[int]:
-    """Processes of any run of this workspace that still live, whichever room they are in."""
-    rooms = f"autoresearch-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}-"
-    found = []
-    for process in psutil.process_iter():
-        try:
-            known = [process.cwd(), *process.cmdline(), *process.environ().values()]
-            if MARK in process.environ() and any(str(folder) in each or rooms in each for each in known):
-                found.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return found

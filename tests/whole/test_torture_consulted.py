@@ -19,10 +19,10 @@ import pytest
 
 from agent.journal.paths import experiment_folder, journal_path
 from tests.common.model_server import model_server, say
+from tests.common.processes import survivors
+from tests.common.proposals import edit
+from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import ROOT, Cli
-from tests.proposers.model.test_blocks import edit
-from tests.session.test_session import assert_consistent, rows
-from tests.whole.test_torture import survivors
 
 SIZES = [(6, 5, 1), pytest.param(100, 60, 2, marks=pytest.mark.slow)]  # kills, experiments, seed
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--proposer")

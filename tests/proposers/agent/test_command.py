@@ -27,33 +27,22 @@ from agent.proposers.hybrid import HybridProposer
 from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.room import sandbox
 from agent.room.sandbox import UNCONFINED, Sandbox
 from agent.session.context import context_of
+from tests.common.agents import (
+    BEGIN,
+    BETTER,
+    CONFINED,
+    HONEST,
+    HOSTILE,
+    NEEDS_ONE,
+    WITH_NOTES,
+    agent,
+    counting,
+    unheard,
+)
 from tests.common.workspaces import QUICK, git
 
-BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
-# What every agent here begins with: it reads its prompt as a real one does.
-BEGIN = """
-import os, pathlib, shutil, subprocess, sys, time
-prompt = pathlib.Path(sys.argv[1]).read_text()
-train = pathlib.Path("train.py")
-def put(old, new):
-    text = train.read_text()
-    assert old in text, text
-    train.write_text(text.replace(old, new))
-def note(text):
-    pathlib.Path("autoresearch-notes.md").write_text(text)
-def run(*args):
-    subprocess.run(args, check=True, capture_output=True)
-"""
-HONEST = 'put("RATE = 0.1", "RATE = 0.3")\n'
-NOTES = (
-    'note("# Mine\\n\\nDESCRIPTION: a larger rate\\nHYPOTHESIS: it was \\x1b[31mtoo small\\nEXPECTED: -0.05 or so")\n'
-)
-WAY = sandbox.available(network=True)
-CONFINED = Sandbox(WAY, network=False, hide=True)
-NEEDS_ONE = pytest.mark.skipif(WAY is None, reason="no sandbox works here")
 BOXES = [pytest.param(UNCONFINED, id="off"), pytest.param(CONFINED, id="confined", marks=NEEDS_ONE)]
 
 
@@ -97,25 +86,6 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
     )
 
 
-def unheard(_: str, **__: Any) -> None:
-    """Where a test does not look at what is journalled."""
-
-
-def agent(
-    folder: Path,
-    script: str,
-    box: Sandbox = UNCONFINED,
-    time_limit: float = 60,
-    announce: Callable[..., None] = unheard,
-) -> CommandProposer:
-    path = folder / "agent.py"
-    path.write_text(BEGIN + script)
-    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {{prompt_file}}"
-    return CommandProposer(
-        command, time_limit=time_limit, sandbox=box, briefing=lambda _: "All that is known.", announce=announce
-    )
-
-
 @pytest.fixture
 def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
     """Checks, at the latest when the test ends, that the person's checkout is what it was."""
@@ -135,7 +105,7 @@ def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
 
 
 def test_an_honest_agent(context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]) -> None:
-    proposal = agent(tmp_path, HONEST + NOTES, box).ask(context)
+    proposal = agent(tmp_path, HONEST + WITH_NOTES, box).ask(context)
     assert dict(proposal.files) == {"train.py": BETTER}
     assert proposal.description == "a larger rate" and proposal.reasoning == "it was too small"
     assert proposal.expected == -0.05 and proposal.parameters["RATE"] == 0.3
@@ -150,42 +120,6 @@ def test_without_notes_the_change_is_summarised(context: Context, tmp_path: Path
     context = dataclasses.replace(context, folder=tmp_path / "another")
     added = agent(tmp_path, 'put("print(\\"---\\")", "print(\\"---\\")\\nloss += 0")').ask(context)
     assert added.description == "1 lines added, 0 removed in train.py"
-
-
-# Each also makes an honest change: that is taken, the rest is not, and one line says what was dropped.
-HOSTILE = {
-    "edits prepare.py": (
-        "pathlib.Path('prepare.py').write_text('HARNESS = False')",
-        "changed prepare.py, which may not change",
-    ),
-    "deletes a tracked file": ("os.remove('protocol.json')", "deleted protocol.json, which may not change"),
-    "makes a new file": ("pathlib.Path('mlx.py').write_text('')", "made mlx.py, which may not change"),
-    "deletes .git": ("shutil.rmtree('.git')", "deleted .git"),
-    "commits": ("run('git', 'commit', '--all', '--message', 'mine')", "committed"),
-    "switches the branch": (
-        "run('git', 'checkout', '-b', 'm'); run('git', 'commit', '-am', 'm')",
-        "switched the branch",
-    ),
-    "turns .git into a link": ("shutil.rmtree('.git'); os.symlink('/etc', '.git')", "deleted .git"),
-    "starts another .git": (
-        "shutil.rmtree('.git'); run('git', 'init', '--initial-branch', 'x')",
-        "switched the branch",
-    ),
-    "leaves a daemon": (
-        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL)",
-        "left `sleep` running, which was ended",
-    ),
-    "prints ten megabytes": (
-        "for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)",
-        "printed 10 MiB, of which the last 1 MiB is kept",
-    ),
-    "names a file in no encoding": (
-        "open(b'\\xff.py', 'w').close()",
-        "made ?.py, which may not change",
-    ),
-    "fails at its end": ("sys.exit(3)", ""),
-    "asks": ("sys.stdin.read()", ""),
-}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -395,14 +329,9 @@ def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
         agent(tmp_path, "if 'used:' not in prompt: put('import sys', 'import sys, no_such_module')").ask(context)
 
 
-def counting(counter: Path) -> str:
-    """An agent that notes outside its copy that it was started."""
-    return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"
-
-
 def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path: Path) -> None:
     counter = tmp_path / "count"
-    script = counting(counter) + HONEST + "pathlib.Path('new.txt').touch()\n" + NOTES
+    script = counting(counter) + HONEST + "pathlib.Path('new.txt').touch()\n" + WITH_NOTES
     first = agent(tmp_path, script).ask(context)
     said: list[dict[str, Any]] = []
     again = agent(tmp_path, script, announce=lambda _, **details: said.append(details)).ask(context)
@@ -507,7 +436,7 @@ def test_its_git_is_its_own(
     monkeypatch.setenv("GIT_DIR", str(quick / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(quick))
     script = "print(subprocess.run('git log --format=%an:%s; git status --short --untracked-files=no; git rev-parse --show-toplevel', shell=True, capture_output=True, text=True).stdout)\nprint(os.getcwd())\n"  # noqa: E501
-    agent(tmp_path, HONEST + NOTES + script).ask(context)
+    agent(tmp_path, HONEST + WITH_NOTES + script).ask(context)
     log, status, top, cwd = (tmp_path / "kept" / "agent.log").read_text().split("\n", 3)
     assert log == "agent:the incumbent" and status.strip() == "M train.py" and top == cwd.strip()
     monkeypatch.delenv("GIT_DIR")

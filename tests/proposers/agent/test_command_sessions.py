@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from tests.common.agents import BETTER, HONEST, HOSTILE, NEEDS_ONE, WITH_NOTES, agent, counting
+from tests.common.processes import gone
+from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import QUICK, ROOT, Cli, git
-from tests.execution.test_process import gone
-from tests.proposers.agent.test_command import BETTER, HONEST, HOSTILE, NEEDS_ONE, NOTES, agent, counting
-from tests.session.test_session import assert_consistent, rows
 
 
 def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_pat
         f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
         f"\n    open({str(checked)!r}, 'w').close()\n    time.sleep(600)"
     )
-    script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + NOTES
+    script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + WITH_NOTES
     flags = ["--proposer", "command", "--agent-cmd", agent(tmp_path, script).command, "--max-experiments", "1"]
     command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
     temporary = tmp_path / "temporary"
@@ -150,7 +150,7 @@ def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_pat
     """What the person edits waits and is not measured; what the agent has made meanwhile is."""
     counter, mine = tmp_path / "count", quick / "train.py"
     text = QUICK + "# mine\n"
-    script = counting(counter) + HONEST + NOTES
+    script = counting(counter) + HONEST + WITH_NOTES
     script += f"pathlib.Path({str(mine)!r}).write_text({text!r})\n"
     command = agent(tmp_path, script).command
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")

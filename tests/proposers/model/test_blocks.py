@@ -8,12 +8,7 @@ import pytest
 
 from agent.proposers import answer as notes
 from agent.proposers.model.blocks import Unusable, apply
-
-FILE = "import math\n\nRATE = 0.1\nDEPTH = 4\n\n\ndef f(x):\n    if x:\n        return RATE\n    return 0\n"
-
-
-def edit(search: str, replace: str, path: str = "train.py") -> str:
-    return f"{path}\n<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+from tests.common.proposals import FILE, edit
 
 
 def applied(answer: str, text: str = FILE) -> str:

@@ -18,11 +18,9 @@ from agent.proposers.model.cost import Price, SpendingCap
 from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
 from agent.proposers.model.wire import Answer, ModelSpec
 from agent.proposers.search.search import SearchProposer
-from tests.common.model_server import model_server, reply
+from tests.common.model_server import half, model_server, reply
+from tests.common.proposals import NOTES, edit, walk
 from tests.common.workspaces import QUICK
-from tests.proposers.model.test_blocks import edit
-from tests.proposers.model.test_wire import half
-from tests.proposers.test_consult import NOTES, walk
 
 
 def experiment(number: int, **changes: Any) -> Experiment:

@@ -18,9 +18,8 @@ from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Unavailable
 from agent.proposers.model import wire as module
 from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, ModelSpec, complete, parse_model
-from tests.common.model_server import begin_stream, end_stream, model_server, reply, send
+from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent
 
-KEY = "sk-very-secret-0123456789"
 FORMATS: tuple[Format, ...] = ("openai", "anthropic")
 QUESTION = [{"role": "user", "content": "What next?"}]
 
@@ -264,12 +263,6 @@ def test_a_refusal_is_one_whatever_becomes_of_its_body(behaviour: Callable[[Any]
     assert caught.value.retry_after == 7
 
 
-def half(handler: Any) -> None:
-    begin_stream(handler)
-    send(handler, {"choices": [{"delta": {"content": "RATE = "}, "finish_reason": None}]})
-    end_stream(handler)
-
-
 def cut_off(handler: Any) -> None:
     begin_stream(handler)
     send(handler, {"choices": [{"delta": {"content": "RATE = "}, "finish_reason": None}]})
@@ -299,10 +292,6 @@ def deep(handler: Any) -> None:
     begin_stream(handler)
     send(handler, "[" * 100_000)
     end_stream(handler)
-
-
-def silent(handler: Any) -> None:
-    handler.ends.wait()
 
 
 def stalls(handler: Any) -> None:

@@ -16,10 +16,9 @@ from agent.proposers.search.space import remarks, space_of, tunable_parameters, 
 from agent.source.constants import constants
 from agent.source.encoding import decoded, encoded
 from tests.common.model_server import model_server
-from tests.common.workspaces import QUICK, Cli, git
-from tests.proposers.model.test_blocks import edit
-from tests.proposers.test_consult import NOTES
-from tests.session.test_session import commit_all, rows
+from tests.common.proposals import NOTES, edit
+from tests.common.sessions import rows
+from tests.common.workspaces import QUICK, Cli, commit_all, git
 
 SLIPS = [
     "# Search: 0.01..0.05",
