@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.journals import write_long_journal
+from tests.common.journals import JournalBuilder
 from tests.common.workspaces import ROOT
 
 # The last import that counts is printed behind the offers.
@@ -28,7 +28,7 @@ def workspace(tmp_path: Path) -> Path:
     """Two sessions, mar5 the one last worked on; among what was tried there is a text that wants to be evaluated."""
     for tag, count in (("long", 1000), ("mar5", 12)):
         path = tmp_path / ".autoresearch" / "sessions" / tag / "journal.jsonl"
-        write_long_journal(path, tag, count, "a" * 40, "b" * 40)
+        JournalBuilder(tag).baseline().mixed(count).confirmed().save(path)
         os.utime(path, (count, count) if tag == "long" else None)
     (tmp_path / ".autoresearch" / "sessions" / "$(touch evil)").mkdir()
     (tmp_path / ".autoresearch" / "sessions" / "$(touch evil)" / "journal.jsonl").touch()

@@ -13,7 +13,7 @@ from agent.journal.history import experiments_before
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
-from tests.common.journals import write_long_journal
+from tests.common.journals import JournalBuilder
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, commit_all
 
@@ -114,7 +114,7 @@ def test_a_loss_that_rises_in_the_untouched_program_too_is_no_divergence(
 def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: Path) -> None:
     own = journal_path(tmp_path, "own")
     for tag, count in (("first", 40), ("second", 30)):
-        write_long_journal(journal_path(tmp_path, tag), tag, count, "a" * 40, "b" * 40)
+        JournalBuilder(tag).baseline().mixed(count).confirmed().save(journal_path(tmp_path, tag))
     path = journal_path(tmp_path, "first")
     os.utime(path, (1, 1))
     session = replay(read(path)).session

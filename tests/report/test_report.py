@@ -24,7 +24,7 @@ from agent.repository.workspace import Workspace
 from agent.views.page import chart, scale, sidebyside
 from agent.views.page.write import write_report
 from tests.common.browser import Page, browser, find
-from tests.common.journals import HOSTILE, Writer, write_long_journal
+from tests.common.journals import HOSTILE, JournalBuilder, Writer
 from tests.common.workspaces import Cli, git, make_quick
 
 LONG, PLENTY_OF_SECONDS, PLENTY_OF_BYTES = 1000, 3.0, 3_000_000
@@ -48,9 +48,11 @@ class Made:
         git(folder, "commit", "-qam", "better")
         best = git(folder, "rev-parse", "HEAD")
         sessions = folder / ".autoresearch" / "sessions"
-        write_long_journal(sessions / "long" / "journal.jsonl", "long", LONG, base, best)
-        write_long_journal(sessions / "night" / "journal.jsonl", "night", 60, base, best, confirmed=False, seed=3)
-        write_long_journal(sessions / "up" / "journal.jsonl", "up", 40, base, best, direction="maximize")
+        long = JournalBuilder("long", base, best).baseline().mixed(LONG).confirmed()
+        night = JournalBuilder("night", base, best, seed=3).baseline().mixed(60)
+        up = JournalBuilder("up", base, best, direction="maximize").baseline().mixed(40).confirmed()
+        for tag, builder in (("long", long), ("night", night), ("up", up)):
+            builder.save(sessions / tag / "journal.jsonl")
         self.workspace = Workspace(folder, load_protocol(folder))
 
     def data(self, *tags: str) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
     write("proposed", 4.0, number=0)
     secondary = {"training_seconds": 30.0}
     write("measured", 41.0, number=0, seconds=40.0, secondary=secondary, log=str(tmp_path / "run.log"))
-    (tmp_path / "journal.jsonl").write_text("\n".join(write.lines) + "\n")
+    write.save(tmp_path / "journal.jsonl")
     spent = time_spent(read(tmp_path / "journal.jsonl"))
     assert (spent.training, spent.evaluation, spent.starting) == (30.0, 7.5, 2.5)
     assert (spent.proposing, spent.other) == (4.0, 1.0)
