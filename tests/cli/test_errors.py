@@ -68,7 +68,9 @@ def test_the_row_is_true(
     done = call(places[where], *shlex.split(args))
     errors = done.stderr.splitlines()
     assert done.returncode == int(code), done.stderr
-    assert errors and errors[-1].startswith("error: ") and "Traceback" not in done.stderr
+    assert errors
+    assert errors[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
     # A session that is refused has said by then how it is confined.
     assert len(errors) == 1 or errors[0].startswith("sandbox: "), done.stderr
     pattern = ".*".join(re.escape(part.strip()) for part in says.replace("\x00", "|").split("…"))
@@ -81,7 +83,9 @@ def test_errors_in_json(places: dict[str, Path]) -> None:
         where = "a changed tree" if args == ["baseline"] else "a new workspace"
         done = call(places[where], *args, "--json")
         envelope = json.loads(done.stdout)
-        assert done.returncode == 3 and envelope["status"] == "error" and envelope["data"] is None
+        assert done.returncode == 3
+        assert envelope["status"] == "error"
+        assert envelope["data"] is None
         assert envelope["errors"] == [done.stderr.removeprefix("error: ").strip()]
 
 
@@ -91,7 +95,9 @@ def test_what_the_system_refuses_is_an_envelope_too(tmp_path: Path) -> None:
     for args in (["status"], ["show", "1"], ["diff"], ["log"]):
         done = call(tmp_path / "quick", *args, "--json")
         envelope = json.loads(done.stdout)
-        assert done.returncode == 1 and envelope["status"] == "error" and "the system says" in envelope["errors"][0]
+        assert done.returncode == 1
+        assert envelope["status"] == "error"
+        assert "the system says" in envelope["errors"][0]
         assert envelope["errors"] == [done.stderr.removeprefix("error: ").strip()]
 
 

@@ -110,4 +110,5 @@ def test_what_is_neither_is_one_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="07:00 or 7am, or a duration such as 8h or 1h30m"):
         moment(text, 1.0e9)
     done = call(tmp_path, "run", "--tag", "t", "--until", text)
-    assert done.returncode == 2 and "--until takes a time" in done.stderr
+    assert done.returncode == 2
+    assert "--until takes a time" in done.stderr

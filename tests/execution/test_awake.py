@@ -27,7 +27,8 @@ def test_the_tool_runs_for_the_session_and_is_bound_to_this_process(
             os.sched_yield()
         pid, *words = noted.read_text().split()
     assert str(os.getpid()) in " ".join(words)
-    assert ("-is" in words) is (platform == "darwin") and "-d" not in words
+    assert ("-is" in words) is (platform == "darwin")
+    assert "-d" not in words
     assert not Path(f"/proc/{pid}").exists() or platform == "darwin"
 
 
@@ -50,4 +51,6 @@ def test_heat_that_slows_a_mac_down_is_seen(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_conditions_are_plain_numbers() -> None:
     found = conditions(clock())
-    assert "load" in found and "others" in found and all(isinstance(value, float | int) for value in found.values())
+    assert "load" in found
+    assert "others" in found
+    assert all(isinstance(value, float | int) for value in found.values())

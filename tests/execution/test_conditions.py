@@ -45,10 +45,14 @@ def test_a_commit_on_the_session_s_branch_stops_the_loop_and_is_kept(slow: Path,
     mine = git(slow, "rev-parse", "HEAD")
     go.touch()
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 3 and "the session left it at" in errors and "Traceback" not in errors
-    assert git(slow, "rev-parse", "HEAD") == mine and (slow / "notes.md").read_text() == "mine"
+    assert loop.returncode == 3
+    assert "the session left it at" in errors
+    assert "Traceback" not in errors
+    assert git(slow, "rev-parse", "HEAD") == mine
+    assert (slow / "notes.md").read_text() == "mine"
     again = cli(slow, "run", "--tag", "t", "--max-experiments", "2")
-    assert again.returncode == 3 and "git update-ref" in again.stderr
+    assert again.returncode == 3
+    assert "git update-ref" in again.stderr
     git(slow, "branch", "kept", mine)
     left = again.stderr.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
     git(slow, "reset", "--quiet", "--hard", left)
@@ -63,7 +67,8 @@ def test_a_deleted_branch_stops_the_loop_and_can_be_put_back(slow: Path, go: Pat
     git(slow, "update-ref", "-d", "refs/heads/autoresearch/t")
     go.touch()
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 3 and "Traceback" not in errors
+    assert loop.returncode == 3
+    assert "Traceback" not in errors
     assert "is at nothing" in errors
     left = errors.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
     git(slow, "update-ref", "refs/heads/autoresearch/t", left)
@@ -92,12 +97,16 @@ def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, t
     tip = git(elsewhere, "rev-parse", "HEAD")
     _, errors = loop.communicate(timeout=120)
     assert loop.returncode == 0, errors
-    assert (quick / "train.py").read_text() == mine and (quick / "program.md").read_text() == "goal\nand more\n"
-    assert (quick / "numpy.py").exists() and not (quick / "notes.md").exists()
-    assert git(quick, "rev-parse", "elsewhere") == tip and git(quick, "symbolic-ref", "--short", "HEAD").endswith("/t")
+    assert (quick / "train.py").read_text() == mine
+    assert (quick / "program.md").read_text() == "goal\nand more\n"
+    assert (quick / "numpy.py").exists()
+    assert not (quick / "notes.md").exists()
+    assert git(quick, "rev-parse", "elsewhere") == tip
+    assert git(quick, "symbolic-ref", "--short", "HEAD").endswith("/t")
     theirs = {"M train.py", "M program.md", "D notes.md", "?? numpy.py"}
     assert {line.strip() for line in git(quick, "status", "--porcelain").splitlines()} == theirs
-    assert len(rows(quick)) == 11 and all(float(row["val_bpb"]) > 0.5 for row in rows(quick))
+    assert len(rows(quick)) == 11
+    assert all(float(row["val_bpb"]) > 0.5 for row in rows(quick))
     assert "crash" not in {row["status"] for row in rows(quick)}
     for row in rows(quick):
         assert "mine" not in git(quick, "show", f"{row['commit']}:train.py")
@@ -114,7 +123,8 @@ def test_another_branch_may_be_checked_out_meanwhile(slow: Path, go: Path) -> No
     go.touch()
     loop.communicate(timeout=60)
     assert loop.returncode == 0
-    assert git(slow, "symbolic-ref", "--short", "HEAD") == "main" and git(slow, "status", "--porcelain") == ""
+    assert git(slow, "symbolic-ref", "--short", "HEAD") == "main"
+    assert git(slow, "status", "--porcelain") == ""
     git(slow, "checkout", "--quiet", "autoresearch/t")
     assert_consistent(slow)
     assert len(rows(slow)) == 3
@@ -127,7 +137,8 @@ def test_results_edited_during_a_run_stay_as_they_are(slow: Path, go: Path) -> N
     (slow / "results.tsv").write_text(table)
     go.touch()
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 0 and "results.tsv has changes of yours" in errors
+    assert loop.returncode == 0
+    assert "results.tsv has changes of yours" in errors
     assert (slow / "results.tsv").read_text() == table
     git(slow, "checkout", "results.tsv")
     assert_consistent(slow)
@@ -139,7 +150,8 @@ def test_results_edited_between_sessions_are_not_overwritten(quick: Path, cli: C
     table = (quick / "results.tsv").read_text()
     (quick / "results.tsv").write_text(table + "my remark\n")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
-    assert done.returncode == 3 and "uncommitted changes (results.tsv)" in done.stderr
+    assert done.returncode == 3
+    assert "uncommitted changes (results.tsv)" in done.stderr
     assert (quick / "results.tsv").read_text() == table + "my remark\n"
     (quick / "results.tsv").write_text(table[:40])
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
@@ -150,7 +162,9 @@ def test_an_index_lock_is_waited_for_and_then_named(quick: Path, cli: Cli) -> No
     lock = quick / ".git" / "index.lock"
     lock.touch()
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 1 and "index.lock" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "index.lock" in done.stderr
+    assert "Traceback" not in done.stderr
     lock.unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     assert_consistent(quick)
@@ -164,7 +178,9 @@ def test_a_damaged_journal_is_named_and_left_alone(quick: Path, cli: Cli) -> Non
     path.write_text(damaged)
     for command in (["run", "--tag", "t"], ["status"]):
         done = cli(quick, *command)
-        assert done.returncode == 1 and "line 4 of" in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1
+        assert "line 4 of" in done.stderr
+        assert "Traceback" not in done.stderr
     assert path.read_text() == damaged
 
 
@@ -173,7 +189,8 @@ def test_a_file_in_the_place_of_a_folder_is_a_sentence(quick: Path, cli: Cli) ->
     folder = quick / ".autoresearch/sessions/t/experiments/0002"
     folder.touch()
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
     assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
     folder.unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
@@ -198,7 +215,8 @@ def test_what_is_read_only_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path, 
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "denied" in done.stderr.splitlines()[-1].lower() and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "denied" in done.stderr.splitlines()[-1].lower()
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)

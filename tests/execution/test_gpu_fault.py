@@ -90,9 +90,11 @@ def session(
 @pytest.mark.parametrize("words", [TIMEOUT, INTERACTIVITY, VICTIM, IGNORED])
 def test_a_fault_that_passes_is_measured_again(quick: Path, cli: Cli, seen: Path, words: str) -> None:
     said = session(quick, cli, seen, words, times=1, least=0)
-    assert rows(quick)[1]["status"] == "keep" and "measured again" in said
+    assert rows(quick)[1]["status"] == "keep"
+    assert "measured again" in said
     events = [event["event"] for event in journal(quick) if event.get("number") == 1]
-    assert events.count("started") == 2 and events.count("measured") == 1
+    assert events.count("started") == 2
+    assert events.count("measured") == 1
     assert "DEVICE_BATCH_SIZE" not in rows(quick)[1]["description"]
 
 
@@ -102,7 +104,9 @@ def test_a_fault_that_stays_is_met_with_a_smaller_batch(
 ) -> None:
     session(quick, cli, seen, words, times=99, least=4)
     row = rows(quick)[1]
-    assert row["status"] == "keep" and "DEVICE_BATCH_SIZE 8 -> 4" in row["description"] and why in row["description"]
+    assert row["status"] == "keep"
+    assert "DEVICE_BATCH_SIZE 8 -> 4" in row["description"]
+    assert why in row["description"]
 
 
 @pytest.mark.parametrize(("policy", "least"), [("reduce_batch", 0), ("fail", 4)])
@@ -110,7 +114,8 @@ def test_a_fault_that_nothing_helps_is_no_crash(quick: Path, cli: Cli, seen: Pat
     session(quick, cli, seen, TIMEOUT, 99, least, policy)
     assert rows(quick)[1]["status"] == "discard"
     reason = next(e["reason"] for e in journal(quick) if e["event"] == "judged" and e["number"] == 1)
-    assert reason.startswith("it could not be measured here: the GPU's watchdog") and "METAL" in reason
+    assert reason.startswith("it could not be measured here: the GPU's watchdog")
+    assert "METAL" in reason
 
 
 def test_the_baseline_is_measured_again_too(quick: Path, cli: Cli, seen: Path) -> None:
@@ -118,14 +123,16 @@ def test_the_baseline_is_measured_again_too(quick: Path, cli: Cli, seen: Path) -
     (quick / "train.py").write_text(text.replace("LEAST", "0").replace("WORDS", repr(VICTIM)))
     commit_all(quick, "faulty")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "0", "--sandbox", "off")
-    assert done.returncode == 0 and len(rows(quick)) == 1, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert len(rows(quick)) == 1, done.stderr
 
 
 def test_a_run_that_a_fault_ended_is_no_evidence_against_one_that_was_not() -> None:
     base, faulted = kept(0, [2.0, 2.01]), Run(None, 1.0, error="the GPU failed", fault="machine")
     assert judge(case(base, [Run(1.9, 9.0), faulted]), DecisionConfig()) == "candidate"
     given_up = judge(case(base, [Run(1.9, 9.0), faulted, faulted]), DecisionConfig())
-    assert isinstance(given_up, Verdict) and given_up.status == "discard"
+    assert isinstance(given_up, Verdict)
+    assert given_up.status == "discard"
 
 
 def test_a_log_that_begins_again_is_read_from_its_beginning(tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def test_what_is_none() -> None:
         "[METAL] Command buffer execution failed: Caused GPU Timeout Error (kIOGPUCommandBufferCallbackErrorTimeout)",
     ):
         assert not ran_out(1, f"{text}\n"), text
-    assert ran_out(-9, "") and ran_out(137, "") and not ran_out(-15, "")
+    assert ran_out(-9, "")
+    assert ran_out(137, "")
+    assert not ran_out(-15, "")
 
 
 @pytest.mark.parametrize("profile", ["cpu", "mac"])

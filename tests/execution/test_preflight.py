@@ -44,7 +44,8 @@ def test_the_interpreter_of_the_workspace_is_used_in_the_copy(quick: Path) -> No
     (quick / ".gitignore").write_text(".venv/\n")
     said: list[str] = []
     with bench(quick, ".venv/bin/python train.py", said) as found:
-        assert against(found, {"train.py": "import only_here\n" + QUICK}) is None and not found.imports
+        assert against(found, {"train.py": "import only_here\n" + QUICK}) is None
+        assert not found.imports
         assert "No module named 'no_such_module'" in (against(found, {"train.py": BROKEN}) or "")
     assert not said
 
@@ -71,11 +72,14 @@ def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: P
         for rate in ("0.2", "0.3"):
             assert against(found, {"train.py": (quick / "train.py").read_text().replace("0.1", rate)}) is None
         assert "does not compile" in (against(found, {"train.py": "RATE = = 1"}) or "")
-        assert count.read_text() == "xx" and len(said) == 1
-        assert "candidates are not imported" in said[0] and ".git/HEAD" in said[0]
+        assert count.read_text() == "xx"
+        assert len(said) == 1
+        assert "candidates are not imported" in said[0]
+        assert ".git/HEAD" in said[0]
         (quick / "train.py").write_text(QUICK)
         git(quick, "commit", "--quiet", "-am", "without")
-        assert "no_such_module" in (against(found, {"train.py": BROKEN}) or "") and len(said) == 1
+        assert "no_such_module" in (against(found, {"train.py": BROKEN}) or "")
+        assert len(said) == 1
 
 
 def test_a_byte_order_mark_is_no_broken_syntax(quick: Path) -> None:

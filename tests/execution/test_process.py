@@ -52,7 +52,8 @@ def test_the_limit_ends_a_command_that_hangs_with_all_its_children(tmp_path: Pat
     ended = run(f"{sys.executable} forks.py", tmp_path, limit=2)
     assert ended.returncode is None
     pids = [int(pid) for pid in (tmp_path / "run.log").read_text().split()]
-    assert len(pids) == 3 and all(gone(pid) for pid in pids)
+    assert len(pids) == 3
+    assert all(gone(pid) for pid in pids)
 
 
 def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,13 +85,16 @@ def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path)
         "print(left.pid, flush=True)\n"
     )
     ended = run(f"{sys.executable} daemon.py", tmp_path)
-    assert ended.returncode == 0 and len(ended.left) == 1 and ended.left[0].startswith("python")
+    assert ended.returncode == 0
+    assert len(ended.left) == 1
+    assert ended.left[0].startswith("python")
     assert gone(int((tmp_path / "run.log").read_text()))
 
 
 def test_only_what_was_left_running_is_named(tmp_path: Path) -> None:
     assert run("sleep 600 & sleep 600 & sleep 0.1 & true", tmp_path).left == ("sleep", "sleep")
-    assert run("true", tmp_path).left == () and run("sleep 600", tmp_path, limit=0.5).left == ()
+    assert run("true", tmp_path).left == ()
+    assert run("sleep 600", tmp_path, limit=0.5).left == ()
 
 
 def test_what_a_tick_raises_ends_the_command(tmp_path: Path) -> None:
@@ -146,7 +150,9 @@ def test_an_orphan_is_known_by_pid_and_birth() -> None:
 def test_a_log_that_grows_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "LARGEST_LOG", 2**20)
     ended = run("yes", tmp_path)
-    assert ended.returncode is None and ended.stopped is not None and "log grew beyond 1 MiB" in ended.stopped
+    assert ended.returncode is None
+    assert ended.stopped is not None
+    assert "log grew beyond 1 MiB" in ended.stopped
 
 
 def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
@@ -155,5 +161,6 @@ def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
     ended = run_command(
         ["true"], cwd=tmp_path, log=log, limit=9, env={}, started=print, tick=print, wall=lambda: next(clock)
     )
-    assert 290 < ended.asleep <= 300 and ended.seconds < 60
+    assert 290 < ended.asleep <= 300
+    assert ended.seconds < 60
     assert run("true", tmp_path).asleep == 0

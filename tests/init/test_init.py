@@ -88,7 +88,8 @@ def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str,
     ran = cli(folder, "run", "--tag", "first", "--max-experiments", "3", **env)
     assert ran.returncode == 0, ran.stderr
     table = rows(folder)
-    assert len(table) == 4 and {row["status"] for row in table} <= {"keep", "discard"}, table
+    assert len(table) == 4, table
+    assert {row["status"] for row in table} <= {"keep", "discard"}, table
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
     content: dict[str, Any] = json.loads((folder / "protocol.json").read_bytes())
     return content
@@ -142,8 +143,10 @@ def test_a_benchmark_that_prints_json(tmp_path: Path, cli: Cli) -> None:
     done = cli(folder, "init")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.metric.extract.pointer == "/numbers_per_second" and protocol.metric.direction == "maximize"
-    assert protocol.mutable_surface.allowed_globs == ["sieve.py"] and protocol.immutable_harness.paths == ["bench.py"]
+    assert protocol.metric.extract.pointer == "/numbers_per_second"
+    assert protocol.metric.direction == "maximize"
+    assert protocol.mutable_surface.allowed_globs == ["sieve.py"]
+    assert protocol.immutable_harness.paths == ["bench.py"]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -159,7 +162,8 @@ def test_a_repository_without_python(tmp_path: Path, cli: Cli) -> None:
     done = cli(folder, "init")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.execution.command == "make bench" and protocol.metric.name == "elapsed_time"
+    assert protocol.execution.command == "make bench"
+    assert protocol.metric.name == "elapsed_time"
     assert protocol.mutable_surface.allowed_globs == ["kernel.c"]
     assert protocol.immutable_harness.paths == ["bench_kernel.c"]
     assert "Makefile" in protocol.mutable_surface.forbidden_globs
@@ -202,8 +206,10 @@ def test_flags_win_over_what_is_found(tmp_path: Path, cli: Cli) -> None:
     done = cli(folder, "init", *flags, "--mutable", "other.py", "--training-seconds", "7")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.metric.name == "gain" and protocol.metric.direction == "maximize"
-    assert protocol.mutable_surface.allowed_globs == ["other.py"] and protocol.training_seconds == 7
+    assert protocol.metric.name == "gain"
+    assert protocol.metric.direction == "maximize"
+    assert protocol.mutable_surface.allowed_globs == ["other.py"]
+    assert protocol.training_seconds == 7
     assert "does not read AUTORESEARCH_TRAINING_SECONDS" in done.stdout
     assert cli(folder, "init", *flags, "--force", "--no-run").returncode == 0
     assert load_protocol(folder).mutable_surface.allowed_globs == ["job.py"]
@@ -214,8 +220,10 @@ def test_without_a_run_it_is_a_draft(tmp_path: Path, cli: Cli) -> None:
     done = cli(folder, "init", "--no-run")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.schema_kind == "discoveryDraft" and protocol.metric.name == "val_bpb"
-    assert "init --force" in done.stdout and "discoveryDraft" in cli(folder, "run", "--tag", "t").stderr
+    assert protocol.schema_kind == "discoveryDraft"
+    assert protocol.metric.name == "val_bpb"
+    assert "init --force" in done.stdout
+    assert "discoveryDraft" in cli(folder, "run", "--tag", "t").stderr
 
 
 @pytest.mark.parametrize(
@@ -247,7 +255,8 @@ def test_what_stops_it_is_one_sentence_and_nothing_is_written(
 ) -> None:
     folder = repository(tmp_path / "repo", files)
     done = cli(folder, "init", *flags)
-    assert done.returncode == code and words in done.stderr, done.stderr
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr.split("error: ")[-1]
     assert git(folder, "status", "--porcelain") == ""
 
@@ -265,8 +274,10 @@ def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal
         time.sleep(0.05)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code and "stopped: nothing was written" in stderr
-    assert list((tmp_path / "temporary").iterdir()) == [] and git(folder, "status", "--porcelain") == ""
+    assert process.returncode == code
+    assert "stopped: nothing was written" in stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert git(folder, "status", "--porcelain") == ""
 
 
 def test_it_wants_a_repository_with_a_commit(tmp_path: Path, cli: Cli) -> None:
@@ -274,17 +285,20 @@ def test_it_wants_a_repository_with_a_commit(tmp_path: Path, cli: Cli) -> None:
     folder.mkdir()
     (folder / "train.py").write_text("print('loss: 1')")
     done = cli(folder, "init", GIT_CEILING_DIRECTORIES=str(tmp_path))
-    assert done.returncode == 3 and "git init && git add -A && git commit" in done.stderr
+    assert done.returncode == 3
+    assert "git init && git add -A && git commit" in done.stderr
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     done = cli(folder, "init")
-    assert done.returncode == 3 and "no commit yet" in done.stderr
+    assert done.returncode == 3
+    assert "no commit yet" in done.stderr
     assert not (folder / "protocol.json").exists()
 
 
 def test_it_says_where_the_search_has_nothing_to_do(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "repo", {"train.py": "rate = 1\nprint('loss: 1')\n"})
     shown = cli(folder, "init").stdout
-    assert "the built-in search has nothing to change in train.py" in shown and "--agent" in shown
+    assert "the built-in search has nothing to change in train.py" in shown
+    assert "--agent" in shown
 
 
 @pytest.mark.parametrize(
@@ -317,7 +331,8 @@ def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cl
     folder = repository(tmp_path / "repo", files)
     done = cli(folder, "init")
     assert done.returncode == 0, done.stderr
-    assert (folder / "out.json").read_text() == "{}" and git(folder, "status", "--porcelain") == "?? protocol.json"
+    assert (folder / "out.json").read_text() == "{}"
+    assert git(folder, "status", "--porcelain") == "?? protocol.json"
 
 
 def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
@@ -356,6 +371,8 @@ def test_json_from_a_file_and_counts_of_pytest() -> None:
     assert found.extract == {"kind": "json_pointer", "pointer": "/a~1b/0/time", "path": "out.json"}
     passing = pytest_summary("....\n4 passed in 0.12s\n", None, None)
     failing = pytest_summary("..F\n1 failed, 2 passed in 0.12s\n", None, None)
-    assert passing is not None and (passing.name, passing.value, passing.direction) == ("seconds", 0.12, "minimize")
-    assert failing is not None and (failing.name, failing.value, failing.direction) == ("passed", 2, "maximize")
+    assert passing is not None
+    assert (passing.name, passing.value, passing.direction) == ("seconds", 0.12, "minimize")
+    assert failing is not None
+    assert (failing.name, failing.value, failing.direction) == ("passed", 2, "maximize")
     assert pytest_summary("no tests here", None, None) is None

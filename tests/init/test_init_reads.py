@@ -40,7 +40,8 @@ PRINTS = "print('score: 1')\n"
 )
 def test_of_several_numbers_the_one_that_is_meant(text: str, prose: str, name: str, direction: str) -> None:
     found = choose(in_output(text), None, prose)
-    assert found is not None and (found.name, found.direction) == (name, direction)
+    assert found is not None
+    assert (found.name, found.direction) == (name, direction)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,8 @@ def test_what_asks_to_be_left_alone_is(files: dict[str, str], mutable: list[str]
     whole = {"train.py": MODEL, "model.py": "RATE = 1\n", "util.py": "x = 1\n", "prepare_it.py": "", **files}
     found = surface(named("python train.py", whole), whole, [], False)
     assert [*found.mutable] == mutable
-    assert {*found.harness} >= {"train.py", "util.py", "model.py"} - {*mutable} and "prepare_it.py" in found.harness
+    assert {*found.harness} >= {"train.py", "util.py", "model.py"} - {*mutable}
+    assert "prepare_it.py" in found.harness
 
 
 @pytest.mark.parametrize("name", ["reference.py", "ref.py", "oracle.py", "verify.py", "reference/impl.py", "golden.py"])
@@ -131,14 +133,16 @@ def test_reference_implementations_are_harness_by_name(name: str) -> None:
     module = name.removesuffix(".py").replace("/", ".")
     files = {"kernel.py": "UNROLL = 1\n", name: "x = 1\n", "bench.py": f"import kernel\nimport {module}\n{PRINTS}"}
     found = surface(named("python bench.py", files), files, [], False)
-    assert found.mutable == ("kernel.py",) and {*found.harness} == {"bench.py", name}
+    assert found.mutable == ("kernel.py",)
+    assert {*found.harness} == {"bench.py", name}
 
 
 def test_a_flag_wins_over_what_a_file_asks(tmp_path: Path) -> None:
     files = {"train.py": '"""Do not modify."""\nprint("loss: 1")\n'}
     folder = repository(tmp_path / "one", files)
     refused = call(folder, "init", "--no-run", "--command", "python train.py")
-    assert refused.returncode == 3 and "--mutable" in refused.stderr
+    assert refused.returncode == 3
+    assert "--mutable" in refused.stderr
     assert call(folder, "init", "--no-run", "--command", "python train.py", "--mutable", "train.py").returncode == 0
     assert load_protocol(folder).mutable_surface.allowed_globs == ["train.py"]
 
@@ -150,13 +154,15 @@ def test_the_next_command_is_tried_where_one_prints_nothing(tmp_path: Path, cli:
     }
     folder = repository(tmp_path / "runner", files)
     done = cli(folder, "init")
-    assert done.returncode == 0 and "`python train.py` gave no number" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "`python train.py` gave no number" in done.stderr, done.stderr
     assert load_protocol(folder).execution.command == "python run.py"
     silent = repository(
         tmp_path / "silent", {"train.py": "import os\nos.getpid()\n", "run.py": "import os\nos.getpid()\n"}
     )
     done = cli(silent, "init")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: `python train.py` ran")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: `python train.py` ran")
 
 
 def with_submodule(folder: Path) -> Path:
@@ -181,15 +187,18 @@ def test_copies_have_the_submodules(tmp_path: Path, cli: Cli) -> None:
     git(top, "add", "protocol.json")
     git(top, "commit", "--quiet", "-m", "protocol")
     ran = cli(top, "run", "--tag", "t", "--max-experiments", "2")
-    assert ran.returncode == 0 and {row["status"] for row in rows(top)} <= {"keep", "discard"}, ran.stderr
-    assert (top / "lib" / "helper.py").exists() and git(top, "status", "--porcelain") == ""
+    assert ran.returncode == 0, ran.stderr
+    assert {row["status"] for row in rows(top)} <= {"keep", "discard"}, ran.stderr
+    assert (top / "lib" / "helper.py").exists()
+    assert git(top, "status", "--porcelain") == ""
 
 
 def test_a_submodule_that_is_not_checked_out_is_named(tmp_path: Path, cli: Cli) -> None:
     top = with_submodule(tmp_path)
     git(top, "submodule", "--quiet", "deinit", "--force", "lib")
     done = cli(top, "init", "--command", f"{sys.executable} train.py")
-    assert done.returncode == 1 and "The submodule lib is not checked out" in done.stderr
+    assert done.returncode == 1
+    assert "The submodule lib is not checked out" in done.stderr
     assert "`git submodule update --init --recursive`" in done.stderr
 
 
@@ -210,4 +219,5 @@ def test_remedies_work_where_they_are_offered(tmp_path: Path, cli: Cli, where: s
     assert "protocol.json" in git(top, "ls-files", name)
     then = next(line for line in done.stdout.splitlines() if line.startswith("then: ")).removeprefix("then: ")
     assert cli(here, *shlex.split(then)[1:], "--dry-run").returncode == 0
-    assert shutil.which("autoresearch") and shlex.split(then)[0] == "autoresearch"
+    assert shutil.which("autoresearch")
+    assert shlex.split(then)[0] == "autoresearch"

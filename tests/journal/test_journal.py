@@ -33,8 +33,12 @@ def test_events_come_back_and_the_state_is_their_fold(tmp_path: Path) -> None:
     assert seen == ["session", "proposed", "committed", "measured", "judged", "recorded"]
     state = replay(read(journal.path))
     assert state == journal.state
-    assert state.pending is None and state.head == "h1" and state.previous == "b0"
-    assert state.incumbent is not None and state.incumbent.metric == 1.5 and state.incumbent.description == "é"
+    assert state.pending is None
+    assert state.head == "h1"
+    assert state.previous == "b0"
+    assert state.incumbent is not None
+    assert state.incumbent.metric == 1.5
+    assert state.incumbent.description == "é"
 
 
 def test_a_torn_last_line_is_dropped_and_a_broken_one_reported(tmp_path: Path) -> None:

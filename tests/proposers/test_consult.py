@@ -41,11 +41,13 @@ def test_a_session_with_a_model(quick: Path, cli: Cli, wire: str, stream: bool, 
     assert [row[3] for row in cells(quick)] == ["keep"] * (1 + count)
     proposed = events(quick, "proposed")[1:]
     assert {event["proposer"] for event in proposed} == {"llm"}
-    assert proposed[0]["expected"] == -0.01 and proposed[0]["reasoning"] == "it is nearer"
+    assert proposed[0]["expected"] == -0.01
+    assert proposed[0]["reasoning"] == "it is nearer"
     assert len(events(quick, "called")) == len(server.requests) == count
     assert f"{count} calls of models" in done.stdout
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
-    assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count and shown["cost"]["calls"] == count
+    assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count
+    assert shown["cost"]["calls"] == count
     prompt = json.dumps(server.requests[-1][2])
     for known in (
         "Try the rate first.",
@@ -74,9 +76,12 @@ def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server, experiments=2)
     assert done.returncode == 0, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "no edit block" in told[1] and "does not compile" in told[2] and "same program as the incumbent" in told[4]
+    assert "no edit block" in told[1]
+    assert "does not compile" in told[2]
+    assert "same program as the incumbent" in told[4]
     nothing = events(quick, "nothing")
-    assert len(nothing) == 1 and "no_such_module" in nothing[0]["reason"]
+    assert len(nothing) == 1
+    assert "no_such_module" in nothing[0]["reason"]
     assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "search", "llm"]
 
 
@@ -113,10 +118,13 @@ def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     )
     with model_server(lambda _: next(answers, "")) as server:
         done = run(cli, quick, server, experiments=3)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "search comment" in told[1] and "does not compile" in told[2]
-    assert len(cells(quick)) == 4 and cells(quick)[1][4] == "half ? a character [unconfined]"
+    assert "search comment" in told[1]
+    assert "does not compile" in told[2]
+    assert len(cells(quick)) == 4
+    assert cells(quick)[1][4] == "half ? a character [unconfined]"
 
 
 def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
@@ -130,9 +138,11 @@ def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
     )
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "search comment of DEPTH is malformed" in told[1] and "search comment of RATE is malformed" in told[2]
+    assert "search comment of DEPTH is malformed" in told[1]
+    assert "search comment of RATE is malformed" in told[2]
     assert cells(quick)[1][3:] == ["keep", "good [unconfined]"]
 
 
@@ -140,7 +150,8 @@ def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
     refuse = lambda handler: reply(handler, 500, b'{"error": {"message": "half \\ud83d a character"}}')  # noqa: E731
     with model_server(lambda _: refuse) as server:
         done = run(cli, quick, server, "--fallback-after", "0", experiments=1)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     assert len(cells(quick)) == 2
 
 
@@ -172,7 +183,8 @@ def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     assert [row[3:] for row in cells(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
-    assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 6
+    assert len(events(quick, "repaired")) == 2
+    assert len(events(quick, "measured")) == 6
     assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]
     commit = cells(quick)[1][0]
     assert "print(1 / 1)" in git(quick, "show", f"{commit}:train.py")
@@ -187,7 +199,8 @@ def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
-    assert cells(quick)[1][3] == "crash" and git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert cells(quick)[1][3] == "crash"
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
 
 
 def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: Cli) -> None:
@@ -196,7 +209,8 @@ def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: C
     git(quick, "commit", "-qam", "every change crashes")
     with model_server(walk()) as server:
         run(cli, quick, server, "--proposer", "hybrid", "--share", "0", experiments=2)
-    assert [row[3] for row in cells(quick)] == ["keep", "crash", "crash"] and not server.requests
+    assert [row[3] for row in cells(quick)] == ["keep", "crash", "crash"]
+    assert not server.requests
 
 
 @pytest.mark.parametrize(
@@ -215,11 +229,13 @@ def test_no_outage_ends_the_night(quick: Path, cli: Cli, outage: Any) -> None:
     with model_server(lambda _: outage) as server:
         done = run(cli, quick, server, "--fallback-after", "0", "--model-timeout", "0.5", experiments=2)
     assert done.returncode == 0, done.stderr
-    assert len(cells(quick)) == 3 and len(events(quick, "away")) >= 1
+    assert len(cells(quick)) == 3
+    assert len(events(quick, "away")) >= 1
     assert {event["proposer"] for event in events(quick, "proposed")[1:]} == {"search"}
     assert "the search proposes" in done.stderr
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
-    assert shown["away"]["reason"] and "Traceback" not in done.stderr
+    assert shown["away"]["reason"]
+    assert "Traceback" not in done.stderr
 
 
 def test_it_comes_back(quick: Path, cli: Cli) -> None:
@@ -231,7 +247,8 @@ def test_it_comes_back(quick: Path, cli: Cli) -> None:
     with model_server(first_busy) as server:
         done = run(cli, quick, server, "--fallback-after", "60", experiments=1)
     assert done.returncode == 0, done.stderr
-    assert len(server.requests) == 3 and events(quick, "proposed")[1]["proposer"] == "llm"
+    assert len(server.requests) == 3
+    assert events(quick, "proposed")[1]["proposer"] == "llm"
 
 
 def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
@@ -242,8 +259,10 @@ def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     called = events(quick, "called")
     spent = sum(event["dollars"] for event in called)
-    assert len(called) >= 1 and 0 < spent <= 16.05
-    assert "of --max-cost 16.05 is spent" in done.stderr and len(cells(quick)) == 7
+    assert len(called) >= 1
+    assert 0 < spent <= 16.05
+    assert "of --max-cost 16.05 is spent" in done.stderr
+    assert len(cells(quick)) == 7
     # Going on with the session does not begin to count afresh.
     with model_server(walk()) as server:
         run(cli, quick, server, "--max-cost", "16", experiments=7)
@@ -253,7 +272,9 @@ def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
 def test_a_cap_needs_a_price(quick: Path, cli: Cli) -> None:
     with model_server(walk()) as server:
         done = run(cli, quick, server, "--max-cost", "1")
-    assert done.returncode == 2 and "prices.toml" in done.stderr and not server.requests
+    assert done.returncode == 2
+    assert "prices.toml" in done.stderr
+    assert not server.requests
 
 
 def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: Cli) -> None:
@@ -261,9 +282,13 @@ def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: C
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
     with model_server(walk()) as server:
         done = run(cli, quick, server, "--max-cost-per-experiment", "1", experiments=4)
-    assert done.returncode == 0 and not server.requests, done.stderr
-    assert "away until the session ends" in done.stderr and "--max-cost-per-experiment 1 is spent" in done.stderr
-    assert len(events(quick, "away")) == 1 and not events(quick, "nothing") and len(cells(quick)) == 5
+    assert done.returncode == 0, done.stderr
+    assert not server.requests, done.stderr
+    assert "away until the session ends" in done.stderr
+    assert "--max-cost-per-experiment 1 is spent" in done.stderr
+    assert len(events(quick, "away")) == 1
+    assert not events(quick, "nothing")
+    assert len(cells(quick)) == 5
 
 
 @pytest.mark.parametrize(("cap", "calls"), [("1", 0), ("20", 1)])
@@ -276,9 +301,11 @@ def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap:
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
     with model_server(lambda _: half) as server:
         done = run(cli, quick, server, "--max-cost-per-experiment", cap)
-    assert done.returncode == 0 and len(server.requests) == calls, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert len(server.requests) == calls, done.stderr
     assert f"--max-cost-per-experiment {cap} is spent" in done.stderr
-    assert "ended: there is nothing to search" in done.stderr and len(cells(quick)) == 1
+    assert "ended: there is nothing to search" in done.stderr
+    assert len(cells(quick)) == 1
 
 
 def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> None:
@@ -297,9 +324,11 @@ def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> Non
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "mine.py, which may not change" in told[1] and "x.py, which may not change" in told[2]
+    assert "mine.py, which may not change" in told[1]
+    assert "x.py, which may not change" in told[2]
     assert (quick / "mine.py").read_text() == "MINE = 1\n"
-    assert cells(quick)[1][3] == "keep" and git(quick, "show", "HEAD:new.py") == "X = 1"
+    assert cells(quick)[1][3] == "keep"
+    assert git(quick, "show", "HEAD:new.py") == "X = 1"
 
 
 def test_wrong_flags_are_sentences(quick: Path) -> None:
@@ -327,7 +356,8 @@ def test_ctrl_c_does_not_wait_for_a_model(quick: Path) -> None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, shown = process.communicate(timeout=30)
-    assert process.returncode == 130 and b"Traceback" not in shown
+    assert process.returncode == 130
+    assert b"Traceback" not in shown
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
 
 
@@ -349,7 +379,8 @@ def test_a_call_that_the_loop_did_not_survive_counts_at_its_worst(quick: Path, c
         loop.wait()
     with model_server(walk()) as server:
         done = run(cli, quick, server, "--max-cost", "20", experiments=1)
-        assert done.returncode == 0 and not server.requests
+        assert done.returncode == 0
+        assert not server.requests
     assert "$16.00 of --max-cost 20 is spent" in done.stderr
 
 
@@ -359,6 +390,7 @@ def test_a_call_that_is_refused_costs_nothing(quick: Path, cli: Cli) -> None:
     busy = lambda handler: reply(handler, 503, {})  # noqa: E731
     with model_server(lambda _: busy) as server:
         done = run(cli, quick, server, "--max-cost", "20", "--fallback-after", "0", experiments=2)
-    assert done.returncode == 0 and len(events(quick, "refused")) == len(server.requests) >= 1
+    assert done.returncode == 0
+    assert len(events(quick, "refused")) == len(server.requests) >= 1
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
     assert shown["cost"] == {"calls": 0, "input_tokens": 0, "output_tokens": 0, "dollars": 0.0}

@@ -136,8 +136,10 @@ def test_check_says_something_about_every_field_of_both_protocols() -> None:
 def test_check_names_the_origin_of_a_value(cli: Cli, quick: Path) -> None:
     shown = cli(quick, "protocol", "check", AUTORESEARCH_TRAINING_SECONDS="12").stdout
     line = next(line for line in shown.splitlines() if "trainingSecondsBudget" in line)
-    assert "'12'" in line and "(AUTORESEARCH_TRAINING_SECONDS)" in line
-    assert "(default)" in shown and "(protocol.json)" in shown
+    assert "'12'" in line
+    assert "(AUTORESEARCH_TRAINING_SECONDS)" in line
+    assert "(default)" in shown
+    assert "(protocol.json)" in shown
 
 
 def test_the_schema_is_closed_and_describes_every_field(cli: Cli, quick: Path) -> None:

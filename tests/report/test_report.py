@@ -82,12 +82,14 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_pa
     assert done.returncode == 0, done.stderr
     html, svg, png = map(Path, done.stdout.split())
     assert html == quick / ".autoresearch" / "sessions" / "one" / "report" / "index.html"
-    assert png.read_bytes().startswith(b"\x89PNG") and svg.read_text().startswith("<svg ")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert svg.read_text().startswith("<svg ")
     assert svg.read_text().count('class="pt ') == 4
     assert git(quick, "status", "--porcelain") == ""
     data = json.loads(cli(quick, "report", "--json").stdout)["data"]["sessions"][0]
     kept = [row for row in data["rows"][1:] if row["status"] == "keep"]
-    assert kept and data["diff"][0]["before"] != data["diff"][0]["after"]
+    assert kept
+    assert data["diff"][0]["before"] != data["diff"][0]["after"]
     shown = git(quick, *shlex.split(data["commands"][0]["command"])[1:])
     assert shown == data["diff"][0]["after"].strip()
     # What the page says to paste does what it says.
@@ -105,9 +107,11 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_pa
 def test_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert cli(quick, "report").returncode == 3
     missing = cli(made.folder, "report", "--tag", "nowhere")
-    assert missing.returncode == 3 and "there is no session nowhere" in missing.stderr
+    assert missing.returncode == 3
+    assert "there is no session nowhere" in missing.stderr
     unlike = cli(made.folder, "report", "--tag", "night", "--tag", "up")
-    assert unlike.returncode == 2 and "make a report of each" in unlike.stderr
+    assert unlike.returncode == 2
+    assert "make a report of each" in unlike.stderr
 
 
 def test_a_long_session_is_quick_and_small(made: Made) -> None:
@@ -127,14 +131,16 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
     assert kinds["pruned"] == sum(row["pruned"] is not None for row in rows) > 0
     assert kinds["baseline"] + kinds["kept"] + kinds["provisional"] == sum(row["status"] == "keep" for row in rows)
     far = [row for row in rows if row["metric"] is not None and row["metric"] > 1.85]
-    assert far and len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
+    assert far
+    assert len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
     assert f"{len(far)} beyond the edge" in svg
 
 
 def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:
     svg = chart.alone(made.data("night")["sessions"])
     drawn = chart.png(svg, system_fonts=False)
-    assert drawn.startswith(b"\x89PNG") and int.from_bytes(drawn[16:20], "big") == 2080
+    assert drawn.startswith(b"\x89PNG")
+    assert int.from_bytes(drawn[16:20], "big") == 2080
     assert len(drawn) > 1.5 * len(chart.png(re.sub("<text.*?</text>", "", svg), system_fonts=False))
 
 
@@ -142,12 +148,17 @@ def test_what_models_write_stays_text(made: Made) -> None:
     html = made.report("long").read_text()
     found = Tags()
     found.feed(html)
-    assert found.count["script"] == 1 and found.count["img"] == 0 and "onerror" not in found.attributes
+    assert found.count["script"] == 1
+    assert found.count["img"] == 0
+    assert "onerror" not in found.attributes
     assert not re.search(r"[\x00\x1b\u202e\ud800\uffff]", html)
-    assert "{{ 7*7 }}" in html and "<script>document" not in html
+    assert "{{ 7*7 }}" in html
+    assert "<script>document" not in html
     assert "<script" not in (made.folder.parent / "long" / "progress.svg").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
-    assert policy and "default-src &#39;none&#39;" in policy[1] and "unsafe" not in policy[1]
+    assert policy
+    assert "default-src &#39;none&#39;" in policy[1]
+    assert "unsafe" not in policy[1]
 
 
 class Tags(HTMLParser):
@@ -188,7 +199,8 @@ def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
 def test_a_confirmation_and_its_gaps(made: Made) -> None:
     session = made.data("long")["sessions"][0]
     found = session["confirmation"]
-    assert found["current"] and found["runs"] == {"a": 3, "b": 3}
+    assert found["current"]
+    assert found["runs"] == {"a": 3, "b": 3}
     assert found["interval"][0] < found["value"] < found["interval"][1]
     assert "The gain is confirmed." in made.report("long").read_text()
     assert made.data("night")["sessions"][0]["confirmation"] is None
@@ -216,10 +228,12 @@ def test_evidence_in_words(how: str, sure: bool) -> None:
 def test_the_range_shows_what_is_interesting() -> None:
     best = [2.5, 1.81, 1.80, 1.795, 1.793]
     low, high = scale.interesting(best, [*best, 1.82, 9.0], 0.001, down=True)
-    assert 1.7 < low < 1.793 and 1.82 < high < 2.0
+    assert 1.7 < low < 1.793
+    assert 1.82 < high < 2.0
     assert scale.interesting([1.5], [1.5], 0.0, down=True) == pytest.approx((1.5, 1.5), rel=1e-3)
     low, high = scale.interesting([1.5], [1.5, 1.6, 1.61, 1.62, 1.63, 8.0], 0.0, down=True)
-    assert low < 1.5 and 1.6 < high < 2.0  # nothing kept: what was tried is in sight
+    assert low < 1.5
+    assert 1.6 < high < 2.0
     assert scale.interesting([5.0, 7.0], [5.0, 6.0, 7.0, -90.0], 0.0, down=False)[0] > 3
     assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
 
@@ -227,7 +241,8 @@ def test_the_range_shows_what_is_interesting() -> None:
 def test_side_by_side() -> None:
     rows = list(sidebyside.rows("a = 1\nb = 2\nc\n", "a = 1\nb = 3\nc\nd\n"))
     assert [row.kind for row in rows] == ["same", "changed", "same", "added"]
-    assert rows[1].left and rows[1].right
+    assert rows[1].left
+    assert rows[1].right
     assert [text for text, differs in rows[1].right.pieces if differs] == ["3"]
     moved = list(sidebyside.rows("RATE = 0.1  # search\n", "# a remark\n\nRATE = 0.4  # search\n"))
     assert [row.kind for row in moved] == ["added", "added", "changed"]
@@ -250,7 +265,9 @@ def test_the_page_in_a_browser(made: Made, page: Page) -> None:
     page.move(*at)
     tip = page.run("document.querySelector('.tip').innerText")
     row = made.data("long")["sessions"][0]["rows"][500]
-    assert f"#500 {row['status']}" in tip and row["description"] in tip and row["commit"][:7] in tip
+    assert f"#500 {row['status']}" in tip
+    assert row["description"] in tip
+    assert row["commit"][:7] in tip
     # From the keyboard: the slider below the chart.
     page.run("document.querySelector('.scrub input').focus()")
     page.press("Home", 36)
@@ -262,7 +279,8 @@ def test_the_page_in_a_browser(made: Made, page: Page) -> None:
     page.press("Escape", 27)
     assert page.run("document.querySelector('.tip').hidden")
     assert page.pdf().startswith(b"%PDF")
-    assert page.console == [] and all(url.startswith(("file:", "data:")) for url in page.requests)
+    assert page.console == []
+    assert all(url.startswith(("file:", "data:")) for url in page.requests)
     assert len([url for url in page.requests if url.startswith("file:")]) == 1
 
 
@@ -312,7 +330,8 @@ def test_on_a_phone(made: Made, page: Page, tags: tuple[str, ...]) -> None:
     inside = page.run(
         "(() => { const b = document.querySelector('.tip').getBoundingClientRect(); return [b.left, b.right] })()"
     )
-    assert inside[0] >= 0 and inside[1] <= 390
+    assert inside[0] >= 0
+    assert inside[1] <= 390
     assert page.console == []
 
 

@@ -29,13 +29,17 @@ def test_a_session_improves_and_keeps_the_invariants(quick: Path, cli: Cli) -> N
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     table = rows(quick)
-    assert len(table) == 13 and table[0]["description"] == "baseline" and table[0]["status"] == "keep"
+    assert len(table) == 13
+    assert table[0]["description"] == "baseline"
+    assert table[0]["status"] == "keep"
     kept = [float(row["val_bpb"]) for row in table if row["status"] == "keep"]
-    assert kept == sorted(kept, reverse=True) and kept[-1] < kept[0]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < kept[0]
     assert all(row["memory_gb"] == "2.0" for row in table)
     assert (quick / "notes.txt").read_text() == "mine"
     assert git(quick, "status", "--porcelain") == "?? notes.txt"
-    assert "by repeated runs" in done.stdout and "12 experiments are done" in done.stdout
+    assert "by repeated runs" in done.stdout
+    assert "12 experiments are done" in done.stdout
     assert len({git(quick, "show", f"{row['commit']}:train.py") for row in table}) == 13
 
 
@@ -68,9 +72,12 @@ def test_the_other_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     # The clock is real: a keep beats what its incumbent gave again beside it, not the number in that one's row.
     for experiment in kept[1:]:
         evidence = experiment.verdict.evidence
-        assert evidence is not None and evidence.gain == evidence.mean - evidence.incumbent_mean >= 0
+        assert evidence is not None
+        assert evidence.gain == evidence.mean - evidence.incumbent_mean >= 0
     first, last = kept[0].metric, kept[-1].metric
-    assert first is not None and last is not None and last > 1.3 * first
+    assert first is not None
+    assert last is not None
+    assert last > 1.3 * first
 
 
 def test_the_same_command_again_goes_on_to_the_same_end(quick: Path, cli: Cli) -> None:
@@ -79,16 +86,19 @@ def test_the_same_command_again_goes_on_to_the_same_end(quick: Path, cli: Cli) -
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
     again = cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
-    assert again.returncode == 0 and "6 experiments are done" in again.stdout
+    assert again.returncode == 0
+    assert "6 experiments are done" in again.stdout
     assert_consistent(quick)
     parts = [row["description"] for row in rows(quick)]
     git(quick, "checkout", "--quiet", "autoresearch/whole")
-    assert whole.returncode == 0 and [row["description"] for row in rows(quick)] == parts
+    assert whole.returncode == 0
+    assert [row["description"] for row in rows(quick)] == parts
 
 
 def test_a_baseline_is_reused_while_it_is_valid(quick: Path, cli: Cli) -> None:
     data = json.loads(cli(quick, "baseline", "--json").stdout)
-    assert data["status"] == "ok" and data["data"]["metric"] == "val_bpb"
+    assert data["status"] == "ok"
+    assert data["data"]["metric"] == "val_bpb"
     assert (quick / ".autoresearch/create/baseline_run.log").read_text().startswith("---")
     cli(quick, "run", "--tag", "t", "--max-experiments", "0")
     assert any(event.get("reused") for event in journal(quick))
@@ -102,7 +112,8 @@ def test_a_session_under_other_conditions_is_refused_and_named(quick: Path, cli:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     refused = cli(quick, "run", "--tag", "t", "--training-seconds", "20")
     assert refused.returncode == 3
-    assert "training_seconds was 300" in refused.stderr and "is 20" in refused.stderr
+    assert "training_seconds was 300" in refused.stderr
+    assert "is 20" in refused.stderr
     assert_consistent(quick)
 
 
@@ -135,7 +146,8 @@ def test_what_a_run_changes_is_thrown_away_with_its_room(quick: Path, cli: Cli) 
     assert done.returncode == 0, done.stderr
     assert "crash" not in [row["status"] for row in rows(quick)]
     assert (quick / "prepare.py").read_text() == "HARNESS = True\n"
-    assert not (quick / "numpy.py").exists() and not (quick.parent / "weights.npz").exists()
+    assert not (quick / "numpy.py").exists()
+    assert not (quick.parent / "weights.npz").exists()
     assert_consistent(quick)
 
 
@@ -203,7 +215,8 @@ def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: C
     commit_all(quick, "broken")
     done = cli(quick, "run", "--tag", "t")
     assert done.returncode == 1
-    assert "the baseline has no result" in done.stderr and "no data here" in done.stderr
+    assert "the baseline has no result" in done.stderr
+    assert "no data here" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -224,7 +237,8 @@ def test_what_is_refused_before_anything_is_touched(quick: Path, cli: Cli, prepa
     prepare(quick)
     before = git(quick, "for-each-ref"), git(quick, "status", "--porcelain")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 3 and words in done.stderr, done.stderr
+    assert done.returncode == 3, done.stderr
+    assert words in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
     assert (git(quick, "for-each-ref"), git(quick, "status", "--porcelain")) == before
 
@@ -233,13 +247,16 @@ def test_no_repository_no_commit_and_a_bad_tag(tmp_path: Path, quick: Path, cli:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "protocol.json").write_text((quick / "protocol.json").read_text())
     done = cli(tmp_path / "bare", "run", "--tag", "t")
-    assert done.returncode == 3 and "not in a git repository" in done.stderr
+    assert done.returncode == 3
+    assert "not in a git repository" in done.stderr
     git(tmp_path / "bare", "init", "--quiet")
     done = cli(tmp_path / "bare", "run", "--tag", "t")
-    assert done.returncode == 3 and "no commit yet" in done.stderr
+    assert done.returncode == 3
+    assert "no commit yet" in done.stderr
     for tag in ("a b", "../x", "x.lock", ""):
         done = call(quick, "run", "--tag", tag)
-        assert done.returncode == 2 and "cannot name a branch" in done.stderr
+        assert done.returncode == 2
+        assert "cannot name a branch" in done.stderr
 
 
 def test_a_detached_head_a_subfolder_no_identity_hooks_and_a_nested_repository(quick: Path, cli: Cli) -> None:
@@ -285,7 +302,8 @@ def test_the_first_ctrl_c_finishes_the_experiment(slow: Path) -> None:
     loop.send_signal(signal.SIGINT)
     _, errors = loop.communicate(timeout=60)
     assert loop.returncode == 130
-    assert "finishing experiment #1" in errors and "ended: stopped by Ctrl-C" in errors
+    assert "finishing experiment #1" in errors
+    assert "ended: stopped by Ctrl-C" in errors
     assert len(rows(slow)) == 2
     assert_consistent(slow)
 
@@ -330,11 +348,13 @@ def test_a_branch_that_moved_and_edits_made_in_between_are_not_overwritten(quick
     cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     (quick / "train.py").write_text("RATE = 9.0  # mine\n")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
-    assert done.returncode == 3 and "uncommitted changes" in done.stderr
+    assert done.returncode == 3
+    assert "uncommitted changes" in done.stderr
     assert (quick / "train.py").read_text() == "RATE = 9.0  # mine\n"
     commit_all(quick, "my own change")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
-    assert done.returncode == 3 and "the session left it at" in done.stderr
+    assert done.returncode == 3
+    assert "the session left it at" in done.stderr
 
 
 def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_persons(quick: Path) -> None:
@@ -347,13 +367,15 @@ def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_perso
         (quick / name).write_text(whole.decode(), encoding="utf-16")  # as a spreadsheet saves it
         for command in (("run", "--tag", "t", "--max-experiments", "2"), ("doctor", "--repair")):
             done = call(quick, *command)
-            assert done.returncode == 3 and f"uncommitted changes ({name})" in done.stderr, done.stderr
+            assert done.returncode == 3, done.stderr
+            assert f"uncommitted changes ({name})" in done.stderr, done.stderr
         assert (quick / name).read_text(encoding="utf-16").encode() == whole
         (quick / name).write_bytes(whole)
     whole = (quick / "train.py").read_bytes()
     (quick / "train.py").write_bytes(whole[: whole.index("ö".encode()) + 1])
     done = call(quick, "doctor", "--repair")
-    assert done.returncode == 0 and "restored train.py" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "restored train.py" in done.stdout, done.stderr
     assert_consistent(quick)
 
 
@@ -382,7 +404,8 @@ def test_a_link_is_none_of_the_files_that_may_change(quick: Path) -> None:
     done = call(quick, "run", "--tag", "t", "--max-experiments", "3")
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
-    assert git(quick, "show", "HEAD:link.py") == "train.py" and str((quick / "link.py").readlink()) == "train.py"
+    assert git(quick, "show", "HEAD:link.py") == "train.py"
+    assert str((quick / "link.py").readlink()) == "train.py"
     assert {name for event in journal(quick) if event["event"] == "proposed" for name in event["files"]} == {"train.py"}
 
 
@@ -392,7 +415,9 @@ def test_a_link_alone_is_refused(quick: Path) -> None:
     git(quick, "add", "train.py")
     git(quick, "commit", "--quiet", "-m", "a link")
     done = call(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 3 and "but links" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 3
+    assert "but links" in done.stderr
+    assert "Traceback" not in done.stderr
     assert str((quick / "train.py").readlink()) == "real.py"
 
 
@@ -400,9 +425,12 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "50")
     wait_for(slow, "started", 1)
     second = cli(slow, "run", "--tag", "other")
-    assert second.returncode == 3 and f"process {loop.pid} (session t)" in second.stderr
+    assert second.returncode == 3
+    assert f"process {loop.pid} (session t)" in second.stderr
     shown = json.loads(cli(slow, "status", "--json").stdout)["data"]
-    assert shown["running_pid"] == loop.pid and shown["now"]["number"] >= 1 and shown["now"]["done_at"]
+    assert shown["running_pid"] == loop.pid
+    assert shown["now"]["number"] >= 1
+    assert shown["now"]["done_at"]
     follower = subprocess.Popen(
         [sys.executable, "-m", "agent", "status", "--follow"],
         cwd=slow,
@@ -411,11 +439,14 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
         text=True,
     )
     stopped = cli(slow, "stop")
-    assert stopped.returncode == 0 and "ends after its experiment" in stopped.stdout
+    assert stopped.returncode == 0
+    assert "ends after its experiment" in stopped.stdout
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 0 and "stopped by `autoresearch stop`" in errors
+    assert loop.returncode == 0
+    assert "stopped by `autoresearch stop`" in errors
     followed, _ = follower.communicate(timeout=60)
-    assert re.search(r"#\d+ ", followed) and "stopped by" in followed
+    assert re.search(r"#\d+ ", followed)
+    assert "stopped by" in followed
     assert cli(slow, "stop").returncode == 3
     assert_consistent(slow)
 
@@ -435,8 +466,10 @@ def test_limits(quick: Path, cli: Cli) -> None:
 def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     before = git(quick, "for-each-ref")
     done = cli(quick, "run", "--tag", "t", "--dry-run")
-    assert done.returncode == 0 and "would start on the branch autoresearch/t" in done.stdout
-    assert git(quick, "for-each-ref") == before and not journal_path(quick, "t").exists()
+    assert done.returncode == 0
+    assert "would start on the branch autoresearch/t" in done.stdout
+    assert git(quick, "for-each-ref") == before
+    assert not journal_path(quick, "t").exists()
 
 
 def test_a_malformed_search_comment_costs_no_tag(quick: Path, cli: Cli) -> None:
@@ -445,8 +478,10 @@ def test_a_malformed_search_comment_costs_no_tag(quick: Path, cli: Cli) -> None:
     commit_all(quick, "a slip")
     for flags in (["--dry-run"], []):
         refused = cli(quick, "run", "--tag", "t", "--max-experiments", "0", *flags)
-        assert refused.returncode == 2 and "the search comment of DEPTH is malformed" in refused.stderr
-        assert not journal_path(quick, "t").exists() and "autoresearch" not in git(quick, "for-each-ref")
+        assert refused.returncode == 2
+        assert "the search comment of DEPTH is malformed" in refused.stderr
+        assert not journal_path(quick, "t").exists()
+        assert "autoresearch" not in git(quick, "for-each-ref")
     (quick / "train.py").write_text(whole)
     commit_all(quick, "mended")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
@@ -457,7 +492,8 @@ def test_json_events_and_plain_lines(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [e["event"] for e in events if e["event"] != "note"][:3] == ["session", "proposed", "committed"]
-    assert events[-1]["event"] == "summary" and events[-1]["experiments"] == 1
+    assert events[-1]["event"] == "summary"
+    assert events[-1]["experiments"] == 1
     assert done.stderr == ""
     plain = cli(quick, "run", "--tag", "t", "--max-experiments", "2", FORCE_COLOR="1")
     assert "\x1b" not in plain.stdout + plain.stderr
@@ -473,5 +509,6 @@ def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, cli: C
     git(quick, "checkout", "--quiet", "main")
     set_protocol(quick, environment=environment | {"setupCommands": ["exit 4"]})
     failed = cli(quick, "run", "--tag", "u")
-    assert failed.returncode == 1 and "`exit 4` ended with exit code 4" in failed.stderr
+    assert failed.returncode == 1
+    assert "`exit 4` ended with exit code 4" in failed.stderr
     assert cli(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0

@@ -82,7 +82,8 @@ def test_write_replaces_a_link_and_leaves_its_target(tmp_path: Path) -> None:
     (tmp_path / "results.tsv.part").symlink_to(target)
     write_whole(path, "rows\n")
     assert target.read_text() == "mine"
-    assert not path.is_symlink() and path.read_text() == "rows\n"
+    assert not path.is_symlink()
+    assert path.read_text() == "rows\n"
 
 
 def test_write_keeps_the_mode_and_leaves_no_part(tmp_path: Path) -> None:
@@ -111,4 +112,5 @@ def test_a_tree_is_removed_however_deep(tmp_path: Path) -> None:
     (top / "closed" / "inside").mkdir(parents=True)
     (top / "closed").chmod(0)
     remove_tree(top)
-    assert not top.exists() and (other / "mine").read_text() == "mine"
+    assert not top.exists()
+    assert (other / "mine").read_text() == "mine"

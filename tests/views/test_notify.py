@@ -42,9 +42,11 @@ def test_a_night_is_told_of(quick: Path, cli: Cli, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = told(tmp_path)
     kept = [line for line in done.stderr.splitlines() if re.match(r"#[1-9] keep", line)]
-    assert len(kept) >= 1 and [title for title, _ in said].count("autoresearch t: new best") == len(kept)
+    assert len(kept) >= 1
+    assert [title for title, _ in said].count("autoresearch t: new best") == len(kept)
     (end,) = (text for title, text in said if title == "autoresearch t: done")
-    assert end.startswith("5 experiments are done. val_bpb ") and len(said) == len(kept) + 1
+    assert end.startswith("5 experiments are done. val_bpb ")
+    assert len(said) == len(kept) + 1
 
 
 def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_path: Path) -> None:
@@ -54,7 +56,8 @@ def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_pa
     done = cli(quick, "run", "--tag", "t", "--notify", f"{program} {{title}} {{text}}")
     assert done.returncode == 1
     ((title, text),) = told(tmp_path)
-    assert title == "autoresearch t: trouble" and text.startswith("ended by an error: the baseline has no result")
+    assert title == "autoresearch t: trouble"
+    assert text.startswith("ended by an error: the baseline has no result")
 
 
 @pytest.fixture
@@ -129,7 +132,9 @@ def test_a_command_that_hangs_or_fails_disturbs_nothing(
 @pytest.mark.parametrize("way", ["bel", "'open", ""])
 def test_a_way_that_cannot_work_is_said_at_once(quick: Path, cli: Cli, way: str) -> None:
     done = cli(quick, "run", "--tag", "t", "--notify", way)
-    assert done.returncode == 2 and "--notify" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "--notify" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (quick / ".autoresearch").exists()
 
 

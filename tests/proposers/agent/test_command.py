@@ -107,8 +107,10 @@ def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
 def test_an_honest_agent(context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]) -> None:
     proposal = agent(tmp_path, HONEST + WITH_NOTES, box).ask(context)
     assert dict(proposal.files) == {"train.py": BETTER}
-    assert proposal.description == "a larger rate" and proposal.reasoning == "it was too small"
-    assert proposal.expected == -0.05 and proposal.parameters["RATE"] == 0.3
+    assert proposal.description == "a larger rate"
+    assert proposal.reasoning == "it was too small"
+    assert proposal.expected == -0.05
+    assert proposal.parameters["RATE"] == 0.3
     prompt = (tmp_path / "kept" / "agent-prompt.md").read_text()
     for told in ("All that is known.", "only these files in the current folder: train.py", "DESCRIPTION:"):
         assert told in prompt
@@ -149,7 +151,8 @@ def agent_again(proposer: CommandProposer, folder: Path, script: str = HONEST) -
 def test_a_log_of_ten_megabytes_is_kept_short(context: Context, tmp_path: Path) -> None:
     agent(tmp_path, HONEST + HOSTILE["prints ten megabytes"][0]).ask(context)
     log = tmp_path / "kept" / "agent.log"
-    assert log.stat().st_size < 1.1 * 2**20 and "10 MiB before this are left out" in log.read_text()[:100]
+    assert log.stat().st_size < 1.1 * 2**20
+    assert "10 MiB before this are left out" in log.read_text()[:100]
 
 
 @NEEDS_ONE
@@ -178,7 +181,8 @@ for name, folder in tries.items():
     # With a root of its own the home folder is the room's.
     written = (tmp_path / "kept" / "agent.log").read_text().split()
     assert written == [*(["home"] if CONFINED.has_root else []), "own", "temporary", "copy"]
-    assert not (home / "new.txt").exists() and not (tmp_path / "new.txt").exists()
+    assert not (home / "new.txt").exists()
+    assert not (tmp_path / "new.txt").exists()
 
 
 def test_a_daemon_is_not_left_behind(
@@ -203,7 +207,8 @@ def test_one_that_sleeps_for_ever(context: Context, tmp_path: Path, unharmed: Ca
     assert str(away.value) == (
         "the agent changed nothing until it was ended (timed out: killed after the hard limit of 1.5 s): thinking"
     )
-    assert not away.value.lasting and time.monotonic() - began < 20
+    assert not away.value.lasting
+    assert time.monotonic() - began < 20
     unharmed()
 
 
@@ -253,7 +258,8 @@ def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, m
     with pytest.raises(NoProposal, match=r"made \(SOME_API_KEY\)\.txt, which may not change"):
         agent_again(proposer, tmp_path, named).ask(context)
     kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
-    assert kept and not any(key in text for text in kept)
+    assert kept
+    assert not any(key in text for text in kept)
 
 
 def test_three_times_nothing(context: Context, tmp_path: Path) -> None:
@@ -296,7 +302,8 @@ else:
     put("RATE = = 0.3", "RATE = 0.3")
 """
     proposal = agent(tmp_path, script).ask(context)
-    assert proposal.files["train.py"] == BETTER and proposal.reasoning == ""
+    assert proposal.files["train.py"] == BETTER
+    assert proposal.reasoning == ""
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {
         "agent.log", "agent-prompt.md", "agent-left.json", "agent-2.log", "agent-2-prompt.md", "agent-2-left.json"
     }  # fmt: skip
@@ -335,7 +342,9 @@ def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path:
     first = agent(tmp_path, script).ask(context)
     said: list[dict[str, Any]] = []
     again = agent(tmp_path, script, announce=lambda _, **details: said.append(details)).ask(context)
-    assert first == again and counter.read_text() == "x" and said[0]["what"] == ["made new.txt, which may not change"]
+    assert first == again
+    assert counter.read_text() == "x"
+    assert said[0]["what"] == ["made new.txt, which may not change"]
     moved = dataclasses.replace(context.incumbent, commit="0" * 40)
     text = context.files["train.py"].replace("DEPTH = 4", "DEPTH = 5")
     others: tuple[dict[str, Any], ...] = ({"incumbent": moved}, {"files": {"train.py": text}}, {"number": 2})
@@ -395,7 +404,8 @@ def test_new_files_are_taken_where_they_are_allowed(context: Context, tmp_path: 
     script += "pathlib.Path('.hidden.py').write_text(''); pathlib.Path('a\\nb.py').write_text('')\n"
     proposal: Proposal = agent(tmp_path, HONEST + script).ask(free)
     assert dict(proposal.files) == {"train.py": BETTER, "parts/loss.py": "SCALE = 1\n"}
-    assert "which may not change" in proposal.reasoning and "hidden" not in proposal.reasoning
+    assert "which may not change" in proposal.reasoning
+    assert "hidden" not in proposal.reasoning
 
 
 def test_a_missing_agent_is_said_so(context: Context) -> None:
@@ -409,7 +419,8 @@ def test_a_missing_agent_is_said_so(context: Context) -> None:
     for command, says in cases.items():
         with pytest.raises(Unavailable) as away:
             CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "", announce=unheard).ask(context)
-        assert says in str(away.value) and away.value.lasting
+        assert says in str(away.value)
+        assert away.value.lasting
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
 
 
@@ -438,7 +449,9 @@ def test_its_git_is_its_own(
     script = "print(subprocess.run('git log --format=%an:%s; git status --short --untracked-files=no; git rev-parse --show-toplevel', shell=True, capture_output=True, text=True).stdout)\nprint(os.getcwd())\n"  # noqa: E501
     agent(tmp_path, HONEST + WITH_NOTES + script).ask(context)
     log, status, top, cwd = (tmp_path / "kept" / "agent.log").read_text().split("\n", 3)
-    assert log == "agent:the incumbent" and status.strip() == "M train.py" and top == cwd.strip()
+    assert log == "agent:the incumbent"
+    assert status.strip() == "M train.py"
+    assert top == cwd.strip()
     monkeypatch.delenv("GIT_DIR")
     monkeypatch.delenv("GIT_WORK_TREE")
     unharmed()
@@ -461,9 +474,11 @@ def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch
 def test_the_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(PRESETS) == {"claude", "codex", "gemini", "opencode", "aider", "mini"}
     for name, line in PRESETS.items():
-        assert "{prompt" in line and not any(word in line for word in ("dangerously", "danger-full-access", "bypass"))
+        assert "{prompt" in line
+        assert not any(word in line for word in ("dangerously", "danger-full-access", "bypass"))
         filled = command_module._filled(line, "p", tmp_path / "it's", ["train.py"])
-        assert "{prompt" not in filled and "{files}" not in filled
+        assert "{prompt" not in filled
+        assert "{files}" not in filled
         monkeypatch.setenv("PATH", str(tmp_path))
         assert f"the agent {name} is not installed" in str(check_available(line))
 

@@ -70,7 +70,8 @@ else:
     nothing = [event["reason"] for event in events if event["event"] == "nothing"]
     assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which may not change"]
     assert "deleted prepare.py, which may not change" in done.stderr
-    assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t" and not git(quick, "status", "--porcelain")
+    assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t"
+    assert not git(quick, "status", "--porcelain")
     assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()
 
 
@@ -116,7 +117,8 @@ exec({[act for act, _ in ACTS]!r}[number])
     assert_consistent(quick)
     for name in ("prepare.py", "protocol.json", "pyproject.toml"):
         assert (quick / name).read_bytes() == before[name]
-    assert not (quick / "new.txt").exists() and not (tmp_path / "x").exists()
+    assert not (quick / "new.txt").exists()
+    assert not (tmp_path / "x").exists()
     log = quick / ".autoresearch/sessions/t/experiments/0003/agent.log"
     assert len(log.read_text().splitlines()) == len(places), "each write outside was refused, and that is in its log"
 
@@ -141,7 +143,8 @@ time.sleep(600)
 """
     limits = ("--agent-timeout", "2", "--max-experiments", "6")
     done = cli(quick, *run[:-1], agent(tmp_path, hangs).command, *limits)
-    assert done.returncode == 0 and len(rows(quick)) == 7
+    assert done.returncode == 0
+    assert len(rows(quick)) == 7
     assert "changed nothing until it was ended (timed out: killed after the hard limit of 2 s)" in done.stderr
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
@@ -155,9 +158,12 @@ def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_pat
     command = agent(tmp_path, script).command
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
     done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
-    assert done.returncode == 0 and "train.py has changes of yours" in done.stderr, done.stderr
-    assert mine.read_text() == text and git(quick, "show", "HEAD:train.py") == BETTER.strip()
-    assert counter.read_text() == "x" and rows(quick)[1]["description"] == "a larger rate [unconfined]"
+    assert done.returncode == 0, done.stderr
+    assert "train.py has changes of yours" in done.stderr, done.stderr
+    assert mine.read_text() == text
+    assert git(quick, "show", "HEAD:train.py") == BETTER.strip()
+    assert counter.read_text() == "x"
+    assert rows(quick)[1]["description"] == "a larger rate [unconfined]"
 
 
 def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -> None:

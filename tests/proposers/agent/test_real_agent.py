@@ -70,7 +70,8 @@ def test_mini_swe_agent(quick: Path, tmp_path: Path, cli: Cli) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert [row[3:] for row in cells(quick)] == [["keep", "baseline"], ["keep", "a larger rate"]], done.stderr
-    assert events(quick, "proposed")[1]["proposer"] == "command" and events(quick, "proposed")[1]["expected"] == -0.05
+    assert events(quick, "proposed")[1]["proposer"] == "command"
+    assert events(quick, "proposed")[1]["expected"] == -0.05
     assert "RATE = 0.3 " in git(quick, "show", f"{cells(quick)[1][0]}:train.py")
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
     assert len(server.requests) >= 2

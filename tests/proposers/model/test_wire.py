@@ -39,13 +39,20 @@ def test_both_formats_streamed_and_whole(wire: Format, stream: bool) -> None:
     with model_server(lambda _: text, stream=stream) as server:
         answer = ask(model_at(server.url, wire))
     assert answer.text == text
-    assert answer.output_tokens == len(text.split()) and answer.input_tokens and not answer.cut
+    assert answer.output_tokens == len(text.split())
+    assert answer.input_tokens
+    assert not answer.cut
     path, headers, body = server.requests[0]
-    assert body["model"] == "scripted" and body["stream"] and 100 in body.values()
+    assert body["model"] == "scripted"
+    assert body["stream"]
+    assert 100 in body.values()
     if wire == "anthropic":
-        assert path == "/v1/messages" and headers["x-api-key"] == KEY and body["system"] == "You help."
+        assert path == "/v1/messages"
+        assert headers["x-api-key"] == KEY
+        assert body["system"] == "You help."
     else:
-        assert path == "/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
+        assert path == "/chat/completions"
+        assert headers["Authorization"] == f"Bearer {KEY}"
         assert body["messages"][0] == {"role": "system", "content": "You help."}
 
 
@@ -89,7 +96,8 @@ def refused(said: str, status: int = 429, headers: dict[str, str] | None = None,
 def test_limits_of_a_time_are_waited_for_whatever_they_say_of_money(behaviour: Any, seconds: float | None) -> None:
     with model_server(lambda _: behaviour) as server, pytest.raises(Unavailable) as caught:
         ask(model_at(server.url))
-    assert not caught.value.lasting and caught.value.retry_after == (seconds and pytest.approx(seconds))
+    assert not caught.value.lasting
+    assert caught.value.retry_after == (seconds and pytest.approx(seconds))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +222,8 @@ def test_refusals(behaviour: Callable[[Any], None], lasting: bool, retry_after: 
     assert not isinstance(caught.value, Broken), "a refused call costs nothing"
     assert caught.value.lasting == lasting
     assert caught.value.retry_after == (pytest.approx(retry_after, abs=5) if retry_after else None)
-    assert KEY not in str(caught.value) and len(server.requests) == 1
+    assert KEY not in str(caught.value)
+    assert len(server.requests) == 1
 
 
 def begins_refusal(handler: Any, **headers: str) -> None:
@@ -259,7 +268,8 @@ def test_a_refusal_is_one_whatever_becomes_of_its_body(behaviour: Callable[[Any]
         pytest.raises(Unavailable, match=r"503: (\[|Service)") as caught,
     ):
         ask(model_at(server.url), silence=0.5)
-    assert not isinstance(caught.value, Broken) and not caught.value.lasting
+    assert not isinstance(caught.value, Broken)
+    assert not caught.value.lasting
     assert caught.value.retry_after == 7
 
 
@@ -321,7 +331,8 @@ def stalls(handler: Any) -> None:
 def test_broken_answers(wire: Format, behaviour: Callable[[Any], None]) -> None:
     with model_server(lambda _: behaviour) as server, pytest.raises(Broken) as caught:
         ask(model_at(server.url, wire), silence=0.5)
-    assert not caught.value.lasting and str(caught.value)
+    assert not caught.value.lasting
+    assert str(caught.value)
 
 
 @pytest.mark.parametrize("wire", FORMATS)
@@ -346,7 +357,8 @@ def test_nobody_there() -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(Unavailable, match="cannot be reached") as caught:
             ask(model_at(url))
-    assert not isinstance(caught.value, Broken) and not caught.value.lasting
+    assert not isinstance(caught.value, Broken)
+    assert not caught.value.lasting
 
 
 def test_a_hanging_call_can_be_interrupted() -> None:
@@ -365,7 +377,8 @@ def test_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1/")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     openai = parse_model("openai:gpt-5")
-    assert (openai.format, openai.name, openai.key) == ("openai", "gpt-5", KEY) and KEY not in repr(openai)
+    assert (openai.format, openai.name, openai.key) == ("openai", "gpt-5", KEY)
+    assert KEY not in repr(openai)
     assert parse_model("ollama:qwen3:8b").name == "qwen3:8b"
     own = parse_model("http://127.0.0.1:9/v1/ my model")
     assert (own.url, own.name, own.key) == ("http://127.0.0.1:9/v1", "my model", "")
@@ -430,7 +443,8 @@ def test_usage_that_is_no_count_is_not_told(wire: Format, stream: bool, told: ob
     with model_server(lambda _: answers) as server:
         answer = ask(model_at(server.url, wire))
     assert answer.text == "yes"
-    assert answer.input_tokens is None and answer.output_tokens is None
+    assert answer.input_tokens is None
+    assert answer.output_tokens is None
 
 
 @pytest.mark.parametrize("usage", ["many", 7, [1], True])
@@ -578,4 +592,7 @@ def test_a_refusals_body_is_a_short_plain_sentence(body: bytes) -> None:
     ):
         ask(model_at(server.url))
     said = str(caught.value)
-    assert len(said) < 300 and "\n" not in said and "\x1b" not in said and "\u202e" not in said
+    assert len(said) < 300
+    assert "\n" not in said
+    assert "\x1b" not in said
+    assert "\u202e" not in said

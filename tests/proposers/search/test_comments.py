@@ -73,8 +73,10 @@ def test_slips_stop_a_session_before_its_baseline(quick: Path, cli: Cli) -> None
     commit_all(quick, "slip")
     for more in ([], ["--dry-run"]):
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
-        assert done.returncode == 2 and "train.py line 6: `# Search: 1..16` is no search comment" in done.stderr
-    assert not (quick / "results.tsv").exists() and git(quick, "branch", "--list", "autoresearch/*") == ""
+        assert done.returncode == 2
+        assert "train.py line 6: `# Search: 1..16` is no search comment" in done.stderr
+    assert not (quick / "results.tsv").exists()
+    assert git(quick, "branch", "--list", "autoresearch/*") == ""
 
 
 def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> None:
@@ -89,9 +91,11 @@ def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> N
     (quick / "train.py").write_text(source + QUICK)
     commit_all(quick, "odd")
     dry = cli(quick, "run", "--tag", "t", "--dry-run")
-    assert dry.returncode == 0 and "train.py line 3: the search comment stands on a line of its own" in dry.stdout
+    assert dry.returncode == 0
+    assert "train.py line 3: the search comment stands on a line of its own" in dry.stdout
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 0 and done.stderr.index("line 2: the search comment") < done.stderr.index("#0 keep")
+    assert done.returncode == 0
+    assert done.stderr.index("line 2: the search comment") < done.stderr.index("#0 keep")
 
 
 FLAG = "p.add_argument('--lr', type=float, default=0.04)"
@@ -118,7 +122,9 @@ NOTHING = [
 @pytest.mark.parametrize(("source", "why"), NOTHING)
 def test_nothing_to_search_is_said_truly(source: str, why: str) -> None:
     said = why_nothing({"t.py": source}, {})
-    assert said is not None and said.startswith("there is nothing to search: ") and why in said
+    assert said is not None
+    assert said.startswith("there is nothing to search: ")
+    assert why in said
     assert why_nothing({"t.py": source + "DEPTH = 4\n"}, {}) is None
 
 
@@ -127,12 +133,14 @@ def test_nothing_to_search_is_said_before_the_baseline(quick: Path, cli: Cli, mo
     (quick / "train.py").write_text(ARGPARSE + "lr = p.parse_args().lr\nprint(f'val_bpb: {lr:.6f}')\n")
     commit_all(quick, "flags")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3", *more)
-    assert done.returncode == 3 and "there is nothing to search: --lr is a flag of the command" in done.stderr
+    assert done.returncode == 3
+    assert "there is nothing to search: --lr is a flag of the command" in done.stderr
     assert not (quick / "results.tsv").exists()
     with model_server(lambda _: NOTES.format("higher") + edit(FLAG, FLAG.replace("0.04", "0.03"))) as server:
         model = ["--proposer", "llm", "--model", f"{server.url} m", "--verdict", "greedy"]
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *model, *more)
-    assert done.returncode == 0 and "nothing to search" in done.stderr + done.stdout
+    assert done.returncode == 0
+    assert "nothing to search" in done.stderr + done.stdout
     if not more:
         assert done.stderr.index("nothing to search") < done.stderr.index("#0 keep")
         assert [row["status"] for row in rows(quick)] == ["keep", "keep"]
@@ -176,7 +184,8 @@ def test_an_encoding_that_is_declared_is_kept(cookie: str, codec: str, end: str)
     word = {"shift_jis": "\u4e16\u754c"}.get(codec, "caf\u00e9")
     data = f"{cookie}\n# {word}\nRATE = 0.1\n".replace("\n", end).encode(codec)
     text = decoded("train.py", data)
-    assert word in text and encoded("train.py", text) == data
+    assert word in text
+    assert encoded("train.py", text) == data
     assert constants(text, {})["RATE"].value == 0.1
 
 
@@ -206,7 +215,8 @@ def test_a_session_on_a_latin_1_recipe_keeps_every_other_byte(quick: Path, cli: 
 
 def assert_consistent_bytes(folder: Path) -> None:
     now = (folder / "train.py").read_bytes()
-    assert now.startswith(LATIN) and len(now.splitlines()) == len((LATIN + QUICK.encode()).splitlines())
+    assert now.startswith(LATIN)
+    assert len(now.splitlines()) == len((LATIN + QUICK.encode()).splitlines())
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 
@@ -225,7 +235,8 @@ def test_a_model_edits_a_latin_1_recipe_and_is_told_what_it_cannot_hold(quick: P
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *model)
     assert done.returncode == 0, done.stderr
     assert "train.py is in latin-1, which has no" in server.requests[1][2]["messages"][-1]["content"]
-    assert b"RATE = 0.3" in (quick / "train.py").read_bytes() and b"caf\xe9\n" in (quick / "train.py").read_bytes()
+    assert b"RATE = 0.3" in (quick / "train.py").read_bytes()
+    assert b"caf\xe9\n" in (quick / "train.py").read_bytes()
 
 
 def test_an_agent_finds_and_leaves_a_latin_1_recipe(quick: Path, cli: Cli, tmp_path: Path) -> None:
@@ -238,5 +249,6 @@ def test_an_agent_finds_and_leaves_a_latin_1_recipe(quick: Path, cli: Cli, tmp_p
         quick, "run", "--tag", "t", "--max-experiments", "1", "--verdict", "greedy", "--proposer", "command",
         "--agent-cmd", str(script), "--sandbox", "off",
     )  # fmt: skip
-    assert done.returncode == 0 and rows(quick)[1]["status"] == "keep", done.stderr
+    assert done.returncode == 0, done.stderr
+    assert rows(quick)[1]["status"] == "keep", done.stderr
     assert (quick / "train.py").read_bytes() == (LATIN + QUICK.encode()).replace(b"RATE = 0.1", b"RATE = 0.3")
