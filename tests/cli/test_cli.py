@@ -78,7 +78,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_program_never_imports_mlx_nor_the_workspace_the_program() -> None:
+def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
     for path in (ROOT / "agent").rglob("*.py"):
         assert "import mlx" not in path.read_text(), path
     for name in ("prepare.py", "train.py", "snapshots.py", "sources.py", "blas.py"):
@@ -99,16 +99,14 @@ def test_the_program_never_imports_mlx_nor_the_workspace_the_program() -> None:
         (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_its_code(
-    quick: Path, cli: Cli, args: list[str], code: int, words: str
-) -> None:
+def test_wrong_input_exits_with_one_sentence(quick: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
     done = cli(quick, *args)
     assert done.returncode == code, done.stderr
     assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
 
 
-def test_errors_as_json_and_with_a_traceback_on_demand(quick: Path, cli: Cli) -> None:
+def test_errors_print_as_json_and_traceback_on_request(quick: Path, cli: Cli) -> None:
     done = cli(quick, "status", "--json")
     envelope = json.loads(done.stdout)
     assert done.returncode == 3
@@ -118,7 +116,7 @@ def test_errors_as_json_and_with_a_traceback_on_demand(quick: Path, cli: Cli) ->
     assert "Traceback" in cli(quick, "--debug", "status").stderr
 
 
-def test_status_of_a_named_and_of_the_latest_session(quick: Path, cli: Cli) -> None:
+def test_status_shows_named_or_latest_session(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "one", "--max-experiments", "3")
     text = cli(quick, "status").stdout
     assert text.startswith("one  val_bpb")
@@ -128,14 +126,14 @@ def test_status_of_a_named_and_of_the_latest_session(quick: Path, cli: Cli) -> N
     assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr
 
 
-def test_without_git_there_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_missing_git_is_reported_in_one_sentence(quick: Path, cli: Cli, tmp_path: Path) -> None:
     done = cli(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
     assert done.returncode == 3
     assert done.stderr.startswith("error: git ")
     assert "Traceback" not in done.stderr
 
 
-def test_the_version(tmp_path: Path, cli: Cli) -> None:
+def test_version_is_printed(tmp_path: Path, cli: Cli) -> None:
     done = cli(tmp_path, "--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"autoresearch \d+\.\d+\.\d+\n", done.stdout)

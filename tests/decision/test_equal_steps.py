@@ -35,7 +35,7 @@ GROUPS = [runs(1.8, (40, 36, 42, 34), 1), runs(1.7, (80, 88, 72), 2), runs(1.9, 
 RAW = pooled([[run.metric or 0.0 for run in group] for group in GROUPS], 1.8)
 
 
-def test_the_slope_is_learnt_from_repeated_runs() -> None:
+def test_slope_is_learned_from_repeated_runs() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
     assert found is not None
     assert found.per_log == pytest.approx(SLOPE, abs=0.05)
@@ -48,7 +48,7 @@ def test_the_slope_is_learnt_from_repeated_runs() -> None:
     assert slope_of(turned, (), RAW, "minimize") is None  # more steps make nothing worse
 
 
-def test_an_incumbent_is_restated_for_the_steps_of_the_candidate() -> None:
+def test_incumbent_is_adjusted_to_steps_of_candidate() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
     assert found is not None
     slower = runs(1.8, (32, 32), 9)
@@ -59,7 +59,7 @@ def test_an_incumbent_is_restated_for_the_steps_of_the_candidate() -> None:
     assert found.doubt(GROUPS[0], GROUPS[0]) == pytest.approx(0.0)
 
 
-def test_without_anything_to_learn_from_nothing_is_restated() -> None:
+def test_incumbent_is_not_adjusted_without_repeated_runs() -> None:
     uncounted = [[Run(run.metric, 10.0) for run in group] for group in GROUPS]
     assert slope_of(uncounted, (), RAW, "minimize") is None
     assert slope_of(GROUPS, [Run(1.8, 10.0)], RAW, "minimize") is None
@@ -95,7 +95,7 @@ def judged(name: str, candidate: Sequence[Run]) -> Verdict | str:
     return judge(Comparison(pending, incumbent, [incumbent, before], ours, theirs, "minimize"), DecisionConfig())
 
 
-def test_a_slow_minute_hides_no_better_rate_and_a_fast_one_makes_none() -> None:
+def test_step_rate_neither_hides_nor_creates_gain() -> None:
     better = runs(1.77, (35, 36), 5)
     found = judged("RATE", better)
     assert isinstance(found, Verdict)
@@ -111,7 +111,7 @@ def test_a_slow_minute_hides_no_better_rate_and_a_fast_one_makes_none() -> None:
     assert isinstance(lucky, str) or lucky.status == "discard"
 
 
-def test_the_rates_of_error_on_a_drifting_machine() -> None:
+def test_error_rates_hold_on_drifting_machine() -> None:
     """A small version of `benchmarks.verdict`: false keeps and runs in their bounds, and more power."""
     sessions = [simulation.null_session("confirm", "drifting", 1.0, 100, seed) for seed in range(30)]
     keeps, taken, _ = zip(*sessions, strict=True)
@@ -124,7 +124,7 @@ def test_the_rates_of_error_on_a_drifting_machine() -> None:
     assert with_steps >= 1.2 * without  # 0.85 and 0.61 of 200
 
 
-def test_a_session_whose_machine_drifts_judges_at_equal_steps(quick: Path, cli: Cli) -> None:
+def test_drifting_session_judges_at_equal_steps(quick: Path, cli: Cli) -> None:
     """Steps and metric follow the clock of a counter, as on a machine that others use too."""
     text = (quick / "train.py").read_text()
     drift = (

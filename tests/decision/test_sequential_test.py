@@ -41,7 +41,7 @@ def test_clear_cases_take_one_run() -> None:
     assert status([3.0], direction="maximize") == "discard"
 
 
-def test_what_is_in_between_is_run_again_in_turn() -> None:
+def test_unclear_cases_alternate_repeated_runs() -> None:
     assert status([7.5]) == "candidate"
     assert status([7.5, 8.5]) == "candidate"
     assert status([7.5, 8.5, 7.5]) == "keep"
@@ -51,7 +51,7 @@ def test_what_is_in_between_is_run_again_in_turn() -> None:
     assert status([*tied, 8.7]) in ("keep", "discard")  # the limit of runs ends it in any case
 
 
-def test_what_a_verdict_says_holds_its_evidence() -> None:
+def test_verdict_reason_states_its_evidence() -> None:
     found = verdict_of([7.5, 7.6, 7.5])
     assert isinstance(found, Verdict)
     assert found.evidence is not None
@@ -77,7 +77,7 @@ def test_an_incumbent_known_by_its_own_selection_is_run_again_before_it_judges_a
     assert status([10.0], incumbent=IncumbentSample([10.0], [9.0, 9.2])) == "discard"
 
 
-def test_an_old_incumbent_is_run_again_now_and_then() -> None:
+def test_old_incumbent_is_rerun_periodically() -> None:
     assert status([14.0], incumbent=IncumbentSample([10.0, 10.0], [10.0], age=7)) == "discard"
     assert status([14.0], incumbent=IncumbentSample([10.0, 10.0], [10.0], age=8)) == "incumbent"
     assert status([14.0], incumbent=IncumbentSample([10.0] * 6, [10.0], age=80)) == "discard"
@@ -95,7 +95,7 @@ def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
         assert kept.status == "keep"
 
 
-def test_a_metric_of_zero_says_nothing_about_its_noise() -> None:
+def test_zero_metric_gives_no_noise_estimate() -> None:
     nothing = pooled([[0.0, 0.0]], 0.0)
     assert nothing.unsure
     assert not nothing.exact
@@ -127,7 +127,7 @@ def test_without_noise_every_difference_is_real() -> None:
     assert simpler.reason.startswith("simplification")
 
 
-def test_a_simpler_candidate_is_kept_where_nothing_is_lost() -> None:
+def test_simpler_candidate_is_kept_at_equal_metric() -> None:
     assert status([9.9], leaner="less") == "candidate"
     found = verdict_of([9.9, 9.8, 10.0, 9.9], leaner="9 tokens less")
     assert isinstance(found, Verdict)
@@ -156,7 +156,7 @@ def test_first_runs_of_candidates_do_not_count_as_repeats() -> None:
     assert noise_of([base, tried]).degrees == 1 + 1 + PRIOR_DEGREES
 
 
-def test_the_value_of_an_incumbent_comes_from_runs_that_did_not_choose_it() -> None:
+def test_incumbent_value_comes_from_held_out_runs() -> None:
     lucky = kept(3, [1.5, 1.6], sigmas=3.0, fresh=[1.7, 1.8])
     assert lucky.metric == pytest.approx(1.55)
     assert estimate(lucky) == pytest.approx(1.75)
@@ -195,7 +195,7 @@ def test_leaner_means_less_code_or_less_memory() -> None:
 BUSY, QUIET = {"others": 1.1}, {"others": 0.1}
 
 
-def test_a_run_beside_other_programs_does_not_compare() -> None:
+def test_run_on_busy_machine_does_not_compare() -> None:
     reference = [run(2.0, QUIET, num_steps=100.0), run(2.0, QUIET, num_steps=104.0)]
     assert disturbed([run(2.1, QUIET)], reference, equally_long=False) is None
     assert "other programs used 1.1 cores" in (disturbed([run(2.1, BUSY)], reference, equally_long=False) or "")
@@ -263,7 +263,7 @@ def test_limits_failures_and_the_classic_rule() -> None:
     assert unbiased(replace(kept(1, [1.9]), verdict=guessed)) == []
 
 
-def test_the_rates_of_error_are_those_that_are_stated() -> None:
+def test_error_rates_are_as_documented() -> None:
     """A small version of `benchmarks.verdict`, whose figures stand in docs/benchmarks.md."""
     sessions = [simulation.null_session("confirm", "gaussian", 1.0, 100, seed) for seed in range(60)]
     keeps, runs, errors = zip(*sessions, strict=True)
@@ -276,7 +276,7 @@ def test_the_rates_of_error_are_those_that_are_stated() -> None:
     assert sum(keep for keep, _, _ in classic) > 60
 
 
-def test_the_simulated_noise_has_unit_spread() -> None:
+def test_simulated_noise_has_unit_standard_deviation() -> None:
     for name in simulation.MACHINES:
         program = simulation.MACHINES[name](random.Random(1))
         values = [program()()[0] for _ in range(20000)]
@@ -289,6 +289,6 @@ def run(metric: float, conditions: dict[str, float] | None = None, **secondary: 
     return Run(metric, 10.0, secondary, conditions=conditions or {})
 
 
-def test_the_constants_are_in_order() -> None:
+def test_constants_are_in_order() -> None:
     assert verdict.FIRST_DISCARD < 0 < verdict.KEEP < verdict.FIRST_KEEP
     assert verdict.DISCARD <= verdict.FIRST_DISCARD

@@ -49,7 +49,7 @@ def cut(folder: Path, events: int) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:events]))
 
 
-def test_all_is_well(quick: Path, cli: Cli) -> None:
+def test_healthy_workspace_passes_doctor(quick: Path, cli: Cli) -> None:
     (before,) = (check for name, check in checks(quick).items() if name == "tree")
     assert before["status"] == "ok"
     cli(quick, "run", "--tag", "t", "--max-experiments", "3")
@@ -63,7 +63,7 @@ def test_all_is_well(quick: Path, cli: Cli) -> None:
     assert done.stdout.startswith("did      nothing: all was in order")
 
 
-def test_a_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
+def test_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
     (quick / "train.py").write_text("RATE = 1.0\n")
     tree = checks(quick)["tree"]
     assert tree["status"] == "broken"
@@ -72,7 +72,7 @@ def test_a_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> 
     assert call(quick, "run", "--tag", "t").returncode == 3
 
 
-def test_a_step_left_half_done_is_finished_by_hand(quick: Path, cli: Cli) -> None:
+def test_repair_finishes_half_done_step(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     expected = rows(quick)
     last = max(number for number, event in enumerate(journal(quick)) if event["event"] == "recorded")
@@ -98,7 +98,7 @@ def test_a_step_left_half_done_is_finished_by_hand(quick: Path, cli: Cli) -> Non
     assert rows(quick) == expected
 
 
-def test_an_orphan_is_found_and_ended(quick: Path, cli: Cli) -> None:
+def test_repair_ends_orphan(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     started = max(number for number, event in enumerate(journal(quick)) if event["event"] == "started")
     before = [event for event in journal(quick)[:started] if event["event"] == "recorded"][-1]["head"]
@@ -118,7 +118,7 @@ def test_an_orphan_is_found_and_ended(quick: Path, cli: Cli) -> None:
     assert_consistent(quick)
 
 
-def test_what_a_person_did_is_explained_and_left_alone(quick: Path, cli: Cli) -> None:
+def test_changes_by_user_are_explained_and_kept(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     git(quick, "commit", "--quiet", "--allow-empty", "-m", "mine")
     mine = git(quick, "rev-parse", "HEAD")
@@ -133,7 +133,7 @@ def test_what_a_person_did_is_explained_and_left_alone(quick: Path, cli: Cli) ->
     assert checks(quick)["t: branch"]["status"] == "ok"
 
 
-def test_a_damaged_journal_is_named_and_not_rewritten(quick: Path, cli: Cli) -> None:
+def test_doctor_names_damaged_journal_and_keeps_it(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     path = journal_path(quick, "t")
     damaged = path.read_text().replace('"event"', '"evnt"', 2)
@@ -148,7 +148,7 @@ def test_a_damaged_journal_is_named_and_not_rewritten(quick: Path, cli: Cli) -> 
     assert checks(quick)["workspace"]["status"] == "broken"
 
 
-def test_the_blas_is_reported_without_running_code_of_the_workspace(quick: Path, tmp_path: Path) -> None:
+def test_blas_is_reported_without_running_workspace_code(quick: Path, tmp_path: Path) -> None:
     (quick / "blas.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     git(quick, "add", "blas.py")
     git(quick, "commit", "--quiet", "-m", "a blas")
@@ -161,7 +161,7 @@ def test_the_blas_is_reported_without_running_code_of_the_workspace(quick: Path,
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_machine_without_what_it_needs(quick: Path, tmp_path: Path) -> None:
+def test_doctor_names_missing_requirements(quick: Path, tmp_path: Path) -> None:
     """Each line has the command that mends it."""
     protocol = json.loads((quick / "protocol.json").read_bytes())
     protocol["meta"]["archetype"] = "ml_train"
@@ -185,7 +185,7 @@ def test_the_machine_without_what_it_needs(quick: Path, tmp_path: Path) -> None:
     assert "known after its first run" in found["memory"]["message"]
 
 
-def test_memory_against_what_the_recipe_needed(quick: Path, cli: Cli) -> None:
+def test_doctor_compares_memory_with_peak_of_recipe(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "0")
     path = journal_path(quick, "t")
     total = psutil.virtual_memory().total / 2**20
@@ -196,7 +196,7 @@ def test_memory_against_what_the_recipe_needed(quick: Path, cli: Cli) -> None:
     assert memory["command"].startswith("ps aux")
 
 
-def test_a_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
+def test_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     budget = "import os\nassert os.environ['AUTORESEARCH_TRAINING_SECONDS'] == '2'\nopen('left', 'w').close()\n"
     (quick / "train.py").write_text(budget + (quick / "train.py").read_text())
@@ -219,7 +219,7 @@ def test_a_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
         assert smoke["command"].startswith("AUTORESEARCH_TRAINING_SECONDS=2 ")
 
 
-def test_a_smoke_training_uses_the_interpreter_of_the_workspace(quick: Path) -> None:
+def test_smoke_training_uses_interpreter_of_workspace(quick: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=quick, check=True)
     rules = json.loads((quick / "protocol.json").read_bytes())
     rules["execution"]["command"] = ".venv/bin/python train.py > run.log 2>&1"
@@ -265,7 +265,7 @@ def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str
         (503, b"", "qwen", "warning", "(503)"),
     ],
 )
-def test_a_model_is_looked_for_without_spending(status: int, body: bytes, name: str, expected: str, words: str) -> None:
+def test_doctor_checks_model_without_spending(status: int, body: bytes, name: str, expected: str, words: str) -> None:
     with listing(status, body) as (url, seen):
         (check,) = reach.checks(ProposerConfig(model=f"{url}/v1 {name}"))
     assert check.status == expected
@@ -273,7 +273,7 @@ def test_a_model_is_looked_for_without_spending(status: int, body: bytes, name: 
     assert [path for path, _ in seen] == ["/v1/models"]
 
 
-def test_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_reports_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
     assert (check.status, check.command) == ("broken", "export ANTHROPIC_API_KEY=...")

@@ -36,7 +36,7 @@ def slow(quick: Path, go: Path) -> Path:
     return quick
 
 
-def test_a_commit_on_the_session_s_branch_stops_the_loop_and_is_kept(slow: Path, go: Path, cli: Cli) -> None:
+def test_commit_on_session_branch_stops_loop_and_is_kept(slow: Path, go: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "2")
     wait_for(slow, "started", 1)
     (slow / "notes.md").write_text("mine")
@@ -61,7 +61,7 @@ def test_a_commit_on_the_session_s_branch_stops_the_loop_and_is_kept(slow: Path,
     assert sum(e["event"] == "measured" and e["number"] == 1 and "of" not in e for e in journal(slow)) == 1
 
 
-def test_a_deleted_branch_stops_the_loop_and_can_be_put_back(slow: Path, go: Path, cli: Cli) -> None:
+def test_deleted_branch_stops_loop_and_can_be_restored(slow: Path, go: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "2")
     wait_for(slow, "started", 1)
     git(slow, "update-ref", "-d", "refs/heads/autoresearch/t")
@@ -76,7 +76,7 @@ def test_a_deleted_branch_stops_the_loop_and_can_be_put_back(slow: Path, go: Pat
     assert_consistent(slow)
 
 
-def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, tmp_path: Path) -> None:
+def test_user_can_work_in_checkout_during_experiments(quick: Path, tmp_path: Path) -> None:
     """Edits, new and deleted files, commits elsewhere: nothing of it changes, nothing of it is measured."""
     (quick / "program.md").write_text("goal\n")
     (quick / "notes.md").write_text("notes\n")
@@ -158,7 +158,7 @@ def test_results_edited_between_sessions_are_not_overwritten(quick: Path, cli: C
     assert_consistent(quick)
 
 
-def test_an_index_lock_is_waited_for_and_then_named(quick: Path, cli: Cli) -> None:
+def test_index_lock_is_awaited_then_named(quick: Path, cli: Cli) -> None:
     lock = quick / ".git" / "index.lock"
     lock.touch()
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
@@ -184,7 +184,7 @@ def test_a_damaged_journal_is_named_and_left_alone(quick: Path, cli: Cli) -> Non
     assert path.read_text() == damaged
 
 
-def test_a_file_in_the_place_of_a_folder_is_a_sentence(quick: Path, cli: Cli) -> None:
+def test_file_in_place_of_folder_is_reported_in_one_sentence(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     folder = quick / ".autoresearch/sessions/t/experiments/0002"
     folder.touch()
@@ -199,7 +199,9 @@ def test_a_file_in_the_place_of_a_folder_is_a_sentence(quick: Path, cli: Cli) ->
 
 @pytest.mark.skipif(confine.version() == 0, reason="mode bits do not bind root, and there is no Landlock")
 @pytest.mark.parametrize("writable", [(), (".git",), (".autoresearch",)], ids=["nothing", "git", "state"])
-def test_what_is_read_only_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path, writable: tuple[str, ...]) -> None:
+def test_read_only_folder_is_reported_in_one_sentence(
+    quick: Path, cli: Cli, tmp_path: Path, writable: tuple[str, ...]
+) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     temporary = tmp_path / "temporary"
     temporary.mkdir()

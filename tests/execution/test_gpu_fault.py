@@ -88,7 +88,7 @@ def session(
 
 
 @pytest.mark.parametrize("words", [TIMEOUT, INTERACTIVITY, VICTIM, IGNORED])
-def test_a_fault_that_passes_is_measured_again(quick: Path, cli: Cli, seen: Path, words: str) -> None:
+def test_transient_fault_is_measured_again(quick: Path, cli: Cli, seen: Path, words: str) -> None:
     said = session(quick, cli, seen, words, times=1, least=0)
     assert rows(quick)[1]["status"] == "keep"
     assert "measured again" in said
@@ -99,9 +99,7 @@ def test_a_fault_that_passes_is_measured_again(quick: Path, cli: Cli, seen: Path
 
 
 @pytest.mark.parametrize(("words", "why"), [(TIMEOUT, "watchdog"), (VICTIM, "the GPU failed")])
-def test_a_fault_that_stays_is_met_with_a_smaller_batch(
-    quick: Path, cli: Cli, seen: Path, words: str, why: str
-) -> None:
+def test_lasting_fault_halves_batch(quick: Path, cli: Cli, seen: Path, words: str, why: str) -> None:
     session(quick, cli, seen, words, times=99, least=4)
     row = rows(quick)[1]
     assert row["status"] == "keep"
@@ -110,7 +108,7 @@ def test_a_fault_that_stays_is_met_with_a_smaller_batch(
 
 
 @pytest.mark.parametrize(("policy", "least"), [("reduce_batch", 0), ("fail", 4)])
-def test_a_fault_that_nothing_helps_is_no_crash(quick: Path, cli: Cli, seen: Path, policy: str, least: int) -> None:
+def test_unresolved_fault_is_not_a_crash(quick: Path, cli: Cli, seen: Path, policy: str, least: int) -> None:
     session(quick, cli, seen, TIMEOUT, 99, least, policy)
     assert rows(quick)[1]["status"] == "discard"
     reason = next(e["reason"] for e in journal(quick) if e["event"] == "judged" and e["number"] == 1)
@@ -118,7 +116,7 @@ def test_a_fault_that_nothing_helps_is_no_crash(quick: Path, cli: Cli, seen: Pat
     assert "METAL" in reason
 
 
-def test_the_baseline_is_measured_again_too(quick: Path, cli: Cli, seen: Path) -> None:
+def test_baseline_is_measured_again_after_fault(quick: Path, cli: Cli, seen: Path) -> None:
     text = FAULTY.replace("RATE != 0.1 and ", "").replace("SEEN", repr(str(seen))).replace("TIMES", "1")
     (quick / "train.py").write_text(text.replace("LEAST", "0").replace("WORDS", repr(VICTIM)))
     commit_all(quick, "faulty")
@@ -135,7 +133,7 @@ def test_a_run_that_a_fault_ended_is_no_evidence_against_one_that_was_not() -> N
     assert given_up.status == "discard"
 
 
-def test_a_log_that_begins_again_is_read_from_its_beginning(tmp_path: Path) -> None:
+def test_restarted_log_is_read_from_start(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     log.write_text("".join(f"step {n}/100 loss: {9 - n / 20}\n" for n in range(50)))
     watch = Watch(log, 900.0, 300.0, None)

@@ -37,7 +37,7 @@ def against(bench: Runner, files: dict[str, str]) -> str | None:
     return why_not(bench, files, bench.workspace.head, lambda: None)
 
 
-def test_the_interpreter_of_the_workspace_is_used_in_the_copy(quick: Path) -> None:
+def test_preflight_uses_interpreter_of_workspace(quick: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=quick, check=True)
     (packages,) = (quick / ".venv").glob("lib/python*/site-packages")
     (packages / "only_here.py").touch()
@@ -62,7 +62,7 @@ def test_modules_are_found_as_in_a_run(quick: Path) -> None:
         assert "No module named 'above'" in (outside or ""), "the folder that a run starts in is not on its path"
 
 
-def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: Path) -> None:
+def test_files_missing_in_copy_fail_no_candidate(quick: Path, tmp_path: Path) -> None:
     """Then nothing is imported any more, and one note says so, until there is an incumbent that can be."""
     count = tmp_path / "count"
     counting = f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\n"
@@ -82,7 +82,7 @@ def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: P
         assert len(said) == 1
 
 
-def test_a_byte_order_mark_is_no_broken_syntax(quick: Path) -> None:
+def test_byte_order_mark_is_valid_syntax(quick: Path) -> None:
     with bench(quick, f"{sys.executable} train.py", []) as found:
         assert against(found, {"train.py": "\ufeff" + QUICK}) is None
         assert "does not compile" in (against(found, {"train.py": "\ufeffRATE = = 1"}) or "")

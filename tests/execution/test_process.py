@@ -41,7 +41,7 @@ def test_standard_input_is_empty(tmp_path: Path) -> None:
     assert run("cat", tmp_path).returncode == 0
 
 
-def test_the_limit_ends_a_command_that_hangs_with_all_its_children(tmp_path: Path) -> None:
+def test_limit_kills_process_tree(tmp_path: Path) -> None:
     (tmp_path / "forks.py").write_text(
         "import os, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -56,7 +56,7 @@ def test_the_limit_ends_a_command_that_hangs_with_all_its_children(tmp_path: Pat
     assert all(gone(pid) for pid in pids)
 
 
-def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_ignoring_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 0.5)
     (tmp_path / "stubborn.py").write_text(
         "import os, signal, time\n"
@@ -68,7 +68,7 @@ def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
     assert gone(int((tmp_path / "run.log").read_text()))
 
 
-def test_what_a_supervisor_starts_anew_on_term_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarted_children_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 1.0)
     worker = "sh -c 'echo $$ >> pids; exec sleep 60'"
     assert run(f"echo $$ > pids; trap : TERM; while :; do {worker}; done", tmp_path, limit=1).returncode is None
@@ -77,7 +77,7 @@ def test_what_a_supervisor_starts_anew_on_term_is_ended_too(tmp_path: Path, monk
     assert all(gone(pid) for pid in pids)
 
 
-def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+def test_daemon_of_finished_command_is_killed(tmp_path: Path) -> None:
     (tmp_path / "daemon.py").write_text(
         "import os, subprocess, sys\n"
         "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True,\n"
@@ -97,7 +97,7 @@ def test_only_what_was_left_running_is_named(tmp_path: Path) -> None:
     assert run("sleep 600", tmp_path, limit=0.5).left == ()
 
 
-def test_what_a_tick_raises_ends_the_command(tmp_path: Path) -> None:
+def test_exception_in_tick_kills_command(tmp_path: Path) -> None:
     def tick(_: float) -> None:
         raise Interrupted("enough", 130)
 
@@ -113,7 +113,7 @@ def wait_until_gone(pid: int) -> None:
     assert gone(pid)
 
 
-def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
+def test_run_ends_when_loop_dies(tmp_path: Path) -> None:
     read, write = os.pipe()
     loop = os.fork()
     if loop == 0:
@@ -138,7 +138,7 @@ def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
         wait_until_gone(pid)
 
 
-def test_an_orphan_is_known_by_pid_and_birth() -> None:
+def test_orphan_is_identified_by_pid_and_birth() -> None:
     left = subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, MARK: "m"})
     born = psutil.Process(left.pid).create_time()
     assert not end_orphan(Process(left.pid, born - 100))
@@ -147,7 +147,7 @@ def test_an_orphan_is_known_by_pid_and_birth() -> None:
     assert gone(left.pid)
 
 
-def test_a_log_that_grows_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_log_ends_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "LARGEST_LOG", 2**20)
     ended = run("yes", tmp_path)
     assert ended.returncode is None

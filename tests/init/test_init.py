@@ -95,7 +95,7 @@ def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str,
     return content
 
 
-def test_a_repository_of_the_family(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_repository_of_same_family(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "nano", KARPATHY)
     protocol = researched(folder, cli, tmp_path, "uv")
     assert protocol["execution"]["command"] == "uv run train.py"
@@ -112,7 +112,7 @@ def test_a_repository_of_the_family(tmp_path: Path, cli: Cli) -> None:
     assert rows(folder)[0]["memory_gb"] == "2.0"
 
 
-def test_a_training_script_that_prints_a_metric_each_epoch(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_metric_printed_each_epoch(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "net", TRAINING)
     (folder / "data").mkdir()
     (folder / "data" / "corpus.txt").write_text("text\n")  # ignored by git, and needed all the same
@@ -126,7 +126,7 @@ def test_a_training_script_that_prints_a_metric_each_epoch(tmp_path: Path, cli: 
     assert "the same" in protocol["execution"]["determinism"]["notes"]
 
 
-def test_a_benchmark_that_writes_json(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_benchmark_writing_json(tmp_path: Path, cli: Cli) -> None:
     protocol = researched(repository(tmp_path / "fast", BENCHMARK), cli, tmp_path)
     assert protocol["measurement"]["primaryMetric"] == {
         "name": "latency_p50",
@@ -137,7 +137,7 @@ def test_a_benchmark_that_writes_json(tmp_path: Path, cli: Cli) -> None:
     assert protocol["immutableHarness"]["paths"] == ["benchmarks/bench_core.py"]
 
 
-def test_a_benchmark_that_prints_json(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_benchmark_printing_json(tmp_path: Path, cli: Cli) -> None:
     files = {name: (SIEVE / name).read_text() for name in ("bench.py", "sieve.py")}
     folder = repository(tmp_path / "sieve", files)
     done = cli(folder, "init")
@@ -150,7 +150,7 @@ def test_a_benchmark_that_prints_json(tmp_path: Path, cli: Cli) -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_a_repository_without_python(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_repository_without_python(tmp_path: Path, cli: Cli) -> None:
     files = {
         "Makefile": "bench:\n\tsh bench.sh $(shell pwd)\n\tsh report.sh\n",
         "bench.sh": "wc -l < kernel.c > lines\n",
@@ -215,7 +215,7 @@ def test_flags_win_over_what_is_found(tmp_path: Path, cli: Cli) -> None:
     assert load_protocol(folder).mutable_surface.allowed_globs == ["job.py"]
 
 
-def test_without_a_run_it_is_a_draft(tmp_path: Path, cli: Cli) -> None:
+def test_no_run_writes_draft(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "nano", {**KARPATHY, "train.py": KARPATHY["train.py"] + "raise SystemExit(1)\n"})
     done = cli(folder, "init", "--no-run")
     assert done.returncode == 0, done.stderr
@@ -250,7 +250,7 @@ def test_without_a_run_it_is_a_draft(tmp_path: Path, cli: Cli) -> None:
         ({"train.py": "print('loss: 1')"}, ["--direction", "up"], 2, "--direction"),
     ],
 )
-def test_what_stops_it_is_one_sentence_and_nothing_is_written(
+def test_init_failure_is_one_sentence_and_writes_nothing(
     tmp_path: Path, cli: Cli, files: dict[str, str], flags: list[str], code: int, words: str
 ) -> None:
     folder = repository(tmp_path / "repo", files)
@@ -262,7 +262,7 @@ def test_what_stops_it_is_one_sentence_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_signal_ends_init_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     script = "import time\nfrom pathlib import Path\nPath('born').write_text('')\nprint('loss: 1')\ntime.sleep(600)\n"
     folder = repository(tmp_path / "repo", {"train.py": script})
     (tmp_path / "temporary").mkdir()
@@ -280,7 +280,7 @@ def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal
     assert git(folder, "status", "--porcelain") == ""
 
 
-def test_it_wants_a_repository_with_a_commit(tmp_path: Path, cli: Cli) -> None:
+def test_init_requires_repository_with_commit(tmp_path: Path, cli: Cli) -> None:
     folder = tmp_path / "bare"
     folder.mkdir()
     (folder / "train.py").write_text("print('loss: 1')")
@@ -294,7 +294,7 @@ def test_it_wants_a_repository_with_a_commit(tmp_path: Path, cli: Cli) -> None:
     assert not (folder / "protocol.json").exists()
 
 
-def test_it_says_where_the_search_has_nothing_to_do(tmp_path: Path, cli: Cli) -> None:
+def test_init_warns_of_nothing_to_search(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "repo", {"train.py": "rate = 1\nprint('loss: 1')\n"})
     shown = cli(folder, "init").stdout
     assert "the built-in search has nothing to change in train.py" in shown
@@ -318,7 +318,7 @@ def test_it_says_where_the_search_has_nothing_to_do(tmp_path: Path, cli: Cli) ->
         ("loss: nan\nacc: 1.2.3\n", None, 0),
     ],
 )
-def test_the_number_that_is_meant_is_found_and_read_back(text: str, name: str | None, value: float) -> None:
+def test_init_finds_metric_and_reads_it_back(text: str, name: str | None, value: float) -> None:
     found = choose(in_output(text), None, "")
     assert (found.name if found else None) == name
     if found is not None:
@@ -362,7 +362,7 @@ def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
         ("gain", None),
     ],
 )
-def test_the_direction_is_in_the_name(name: str, direction: str | None) -> None:
+def test_direction_follows_from_metric_name(name: str, direction: str | None) -> None:
     assert meaning(name)[0] == direction
 
 

@@ -38,7 +38,7 @@ PRINTS = "print('score: 1')\n"
         ("score: 5\n", "The metric is `score` (lower is better).", "score", "minimize"),
     ],
 )
-def test_of_several_numbers_the_one_that_is_meant(text: str, prose: str, name: str, direction: str) -> None:
+def test_init_chooses_metric_among_numbers(text: str, prose: str, name: str, direction: str) -> None:
     found = choose(in_output(text), None, prose)
     assert found is not None
     assert (found.name, found.direction) == (name, direction)
@@ -59,18 +59,18 @@ def test_of_several_numbers_the_one_that_is_meant(text: str, prose: str, name: s
         ("main.py", f'"""The research loop: keeps or reverts."""\n{PRINTS}'),
     ],
 )
-def test_a_loop_of_the_repositorys_own_is_no_command(path: str, source: str) -> None:
+def test_loop_of_repository_is_not_chosen_as_command(path: str, source: str) -> None:
     files = {path: source, "README.md": f"Run it:\n\n```\npython {path}\n```\n"}
     assert candidates(files, "python") == []
 
 
 @pytest.mark.parametrize("path", ["train_loop.py", "train_agent.py", "bench_loop.py"])
-def test_a_training_loop_is_one(path: str) -> None:
+def test_training_loop_is_chosen_as_command(path: str) -> None:
     (found,) = candidates({path: f"import git\nhash = git.Repo().head\n{PRINTS}"}, "python")
     assert found.script == path
 
 
-def test_the_readmes_command_comes_before_other_scripts() -> None:
+def test_command_of_readme_precedes_other_scripts() -> None:
     readme = "Start it:\n\n```bash\n$ python go.py --fast > run.log 2>&1\npython go.py --fast 2>&1 | tee log\n```\n"
     files = {"go.py": PRINTS, "eval.py": PRINTS, "train.py": PRINTS, "README.md": readme}
     assert candidates(files, "python")[0].command == "python go.py --fast"
@@ -78,7 +78,7 @@ def test_the_readmes_command_comes_before_other_scripts() -> None:
     assert candidates(program, "python")[0].command == "python go.py"
 
 
-def test_a_module_that_only_defines_comes_last() -> None:
+def test_module_without_entry_point_comes_last() -> None:
     files = {
         "train.py": '"""Training."""\nimport time\n\nRATE = 0.1\n\n\ndef train():\n    print("loss: 1")\n',
         "run.py": PRINTS,
@@ -120,7 +120,7 @@ MODEL = "import prepare_it, model, util\nprint('loss: 1')\n"
         ({"README.md": "You may edit a config. See `model.py`.\n"}, ["model.py", "train.py", "util.py"]),
     ],
 )
-def test_what_asks_to_be_left_alone_is(files: dict[str, str], mutable: list[str]) -> None:
+def test_files_marked_do_not_modify_are_harness(files: dict[str, str], mutable: list[str]) -> None:
     whole = {"train.py": MODEL, "model.py": "RATE = 1\n", "util.py": "x = 1\n", "prepare_it.py": "", **files}
     found = surface(named("python train.py", whole), whole, [], False)
     assert [*found.mutable] == mutable

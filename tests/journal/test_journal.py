@@ -41,7 +41,7 @@ def test_events_come_back_and_the_state_is_their_fold(tmp_path: Path) -> None:
     assert state.incumbent.description == "é"
 
 
-def test_a_torn_last_line_is_dropped_and_a_broken_one_reported(tmp_path: Path) -> None:
+def test_torn_last_line_is_dropped_and_broken_line_reported(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event": "session", "at": 1, "base": "b"}\n{"event": "prop')
     assert [event.kind for event in read(path)] == ["session"]
@@ -56,7 +56,7 @@ def test_a_torn_last_line_is_dropped_and_a_broken_one_reported(tmp_path: Path) -
     assert path.read_text() == broken
 
 
-def test_a_journal_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_unwritable_journal_is_reported_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     path.mkdir()

@@ -33,7 +33,7 @@ def run(cli: Cli, folder: Path, server: Script, *args: str, experiments: int = 2
     ("wire", "stream", "count"),
     [("http", True, 10), ("http", False, 3), ("anthropic", True, 3), ("anthropic", False, 3)],
 )
-def test_a_session_with_a_model(quick: Path, cli: Cli, wire: str, stream: bool, count: int) -> None:
+def test_model_session_keeps_invariants(quick: Path, cli: Cli, wire: str, stream: bool, count: int) -> None:
     (quick / "program.md").write_text("Try the rate first.\n")
     with model_server(walk(), stream=stream) as server:
         done = run(cli, quick, server, experiments=count, wire=wire)
@@ -61,7 +61,7 @@ def test_a_session_with_a_model(quick: Path, cli: Cli, wire: str, stream: bool, 
     assert KEY not in done.stdout + done.stderr + prompt
 
 
-def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
+def test_bad_answer_goes_back_with_reason(quick: Path, cli: Cli) -> None:
     answers = iter(
         [
             "I would raise RATE.",
@@ -103,7 +103,7 @@ def test_a_recipe_is_imported_with_what_a_run_has(quick: Path, cli: Cli, line: s
     assert done.stderr.count("candidates are not imported before they run") == said
 
 
-def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
+def test_loop_survives_odd_answers(quick: Path, cli: Cli) -> None:
     """What Python's parser, the search's comments or UTF-8 cannot take goes back, or loses what is wrong with it."""
     line = "RATE = 0.1  # search: 0.001..10 log"
     answers = iter(
@@ -146,7 +146,7 @@ def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
     assert cells(quick)[1][3:] == ["keep", "good [unconfined]"]
 
 
-def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
+def test_loop_survives_hostile_server_errors(quick: Path, cli: Cli) -> None:
     refuse = lambda handler: reply(handler, 500, b'{"error": {"message": "half \\ud83d a character"}}')  # noqa: E731
     with model_server(lambda _: refuse) as server:
         done = run(cli, quick, server, "--fallback-after", "0", experiments=1)
@@ -170,7 +170,7 @@ def test_a_repeated_candidate_is_refused(quick: Path, cli: Cli) -> None:
     assert [row[3] for row in cells(quick)] == ["keep", "discard", "keep"]
 
 
-def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
+def test_crash_is_repaired_within_experiment(quick: Path, cli: Cli) -> None:
     line = 'print("---")'
     answers = iter(
         [
@@ -190,7 +190,7 @@ def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
     assert "print(1 / 1)" in git(quick, "show", f"{commit}:train.py")
 
 
-def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
+def test_unrepairable_candidate_is_dropped(quick: Path, cli: Cli) -> None:
     line = 'print("---")'
     answers = itertools.chain(
         [NOTES.format("crashes") + edit(line, 'if __name__ == "__main__":\n    print(1 / 0)\nprint("---")')],
@@ -203,7 +203,7 @@ def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
 
 
-def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: Cli) -> None:
+def test_search_candidate_is_not_repaired_by_model(quick: Path, cli: Cli) -> None:
     crashing = QUICK.replace('print("---")', "if RATE != 0.1 or DEPTH != 4 or WIDTH != 64:\n    raise ValueError(RATE)")
     (quick / "train.py").write_text(crashing + 'print("val_bpb: 1.0")\n')
     git(quick, "commit", "-qam", "every change crashes")
@@ -225,7 +225,7 @@ def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: C
         lambda handler: reply(handler, 200, b"<html>"),
     ],
 )
-def test_no_outage_ends_the_night(quick: Path, cli: Cli, outage: Any) -> None:
+def test_search_replaces_model_during_outage(quick: Path, cli: Cli, outage: Any) -> None:
     with model_server(lambda _: outage) as server:
         done = run(cli, quick, server, "--fallback-after", "0", "--model-timeout", "0.5", experiments=2)
     assert done.returncode == 0, done.stderr
@@ -238,7 +238,7 @@ def test_no_outage_ends_the_night(quick: Path, cli: Cli, outage: Any) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_it_comes_back(quick: Path, cli: Cli) -> None:
+def test_model_resumes_after_outage(quick: Path, cli: Cli) -> None:
     answer, failures = walk(), iter([True, True])
 
     def first_busy(body: dict[str, Any]) -> Any:
@@ -251,7 +251,7 @@ def test_it_comes_back(quick: Path, cli: Cli) -> None:
     assert events(quick, "proposed")[1]["proposer"] == "llm"
 
 
-def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
+def test_cost_never_exceeds_cap(quick: Path, cli: Cli) -> None:
     (quick / ".autoresearch").mkdir()
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
     with model_server(walk()) as server:
@@ -269,7 +269,7 @@ def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
         assert not server.requests
 
 
-def test_a_cap_needs_a_price(quick: Path, cli: Cli) -> None:
+def test_cap_requires_price(quick: Path, cli: Cli) -> None:
     with model_server(walk()) as server:
         done = run(cli, quick, server, "--max-cost", "1")
     assert done.returncode == 2

@@ -24,7 +24,7 @@ def write(folder: Path, content: object) -> Path:
     return folder
 
 
-def test_the_users_protocol_loads_and_means_what_it_says() -> None:
+def test_user_protocol_loads_as_written() -> None:
     protocol = load_protocol(ROOT)
     assert protocol.metric.name == "val_bpb"
     assert protocol.training_seconds == 300
@@ -62,9 +62,7 @@ def test_the_digest_ignores_layout_and_sees_content(tmp_path: Path) -> None:
         ("mutableSurface.allowedGlobs", [], "mutableSurface.allowedGlobs"),
     ],
 )
-def test_a_broken_protocol_is_one_sentence_that_names_the_field(
-    tmp_path: Path, path: str, value: object, words: str
-) -> None:
+def test_broken_protocol_is_reported_with_its_field(tmp_path: Path, path: str, value: object, words: str) -> None:
     content = users()
     *parents, last = path.split(".")
     node = content

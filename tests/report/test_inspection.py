@@ -105,7 +105,7 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     assert (standing(record.state).noise or 0) > 0  # by its runs, whatever the verdicts in the journal said of it
 
 
-def test_diff(session: Path, cli: Cli) -> None:
+def test_diff_shows_change_of_experiment(session: Path, cli: Cli) -> None:
     whole = data(cli, session, "diff")
     best, base = whole["to"]["commit"], whole["from"]["commit"]
     text = cli(session, "diff").stdout
@@ -144,7 +144,7 @@ def test_colour_on_a_terminal_alone(finished: Path, variables: dict[str, str], c
     assert "+++ b/train.py" in shown.decode()
 
 
-def test_log(finished: Path, session: Path, cli: Cli) -> None:
+def test_log_shows_output_of_run(finished: Path, session: Path, cli: Cli) -> None:
     text = cli(session, "log").stdout
     assert text == (finished / "run.log").read_text()
     assert text.startswith("---")
@@ -173,7 +173,7 @@ def test_log_follows_a_run_to_its_end(quick: Path, cli: Cli) -> None:
     assert text.endswith("num_steps:        10\n")
 
 
-def test_sessions(session: Path, cli: Cli) -> None:
+def test_sessions_lists_all_sessions(session: Path, cli: Cli) -> None:
     git(session, "checkout", "--quiet", "main")
     shutil.copytree(journal_path(session, "t").parent, journal_path(session, "u").parent)
     lines = journal_path(session, "u").read_text().replace('"tag": "t"', '"tag": "u"').splitlines(keepends=True)
@@ -216,7 +216,7 @@ def test_sessions(session: Path, cli: Cli) -> None:
         (["log", "--follow", "--json"], 2, "exclude each other"),
     ],
 )
-def test_what_is_not_there(finished: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
+def test_missing_experiment_is_named(finished: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
     done = cli(finished, *args)
     assert done.returncode == code
     assert words in done.stderr

@@ -104,7 +104,7 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_pa
     ), again.stderr
 
 
-def test_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
+def test_report_refuses_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert cli(quick, "report").returncode == 3
     missing = cli(made.folder, "report", "--tag", "nowhere")
     assert missing.returncode == 3
@@ -114,7 +114,7 @@ def test_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert "make a report of each" in unlike.stderr
 
 
-def test_a_long_session_is_quick_and_small(made: Made) -> None:
+def test_long_report_is_fast_and_small(made: Made) -> None:
     began = time.process_time()  # of this process: what else the machine does does not count
     path = made.report("long")
     assert time.process_time() - began < PLENTY_OF_SECONDS
@@ -172,7 +172,7 @@ class Tags(HTMLParser):
         self.attributes.update(name for name, _ in attrs)
 
 
-def test_time_is_accounted_for(made: Made) -> None:
+def test_report_accounts_for_time(made: Made) -> None:
     session = made.data("long")["sessions"][0]
     spent = session["time"]
     assert sum(spent.values()) == pytest.approx(session["seconds"], rel=0.01)
@@ -238,7 +238,7 @@ def test_the_range_shows_what_is_interesting() -> None:
     assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
 
 
-def test_side_by_side() -> None:
+def test_diff_aligns_changed_lines() -> None:
     rows = list(sidebyside.rows("a = 1\nb = 2\nc\n", "a = 1\nb = 3\nc\nd\n"))
     assert [row.kind for row in rows] == ["same", "changed", "same", "added"]
     assert rows[1].left
@@ -253,7 +253,7 @@ POINTS = "[...document.querySelectorAll('figure.chart svg')].filter(s => s.getBo
 
 
 @needs_browser
-def test_the_page_in_a_browser(made: Made, page: Page) -> None:
+def test_page_works_in_browser(made: Made, page: Page) -> None:
     page.open(made.report("long"))
     assert page.run(f"{POINTS}.querySelectorAll('.pt').length") == LONG + 1
     assert page.run("document.title") == "long · val_bpb · autoresearch"  # and not what a description asks for
@@ -286,7 +286,7 @@ def test_the_page_in_a_browser(made: Made, page: Page) -> None:
 
 @needs_browser
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_diff_is_legible(made: Made, page: Page, dark: bool) -> None:
+def test_diff_is_legible(made: Made, page: Page, dark: bool) -> None:
     page.open(made.report("night"), dark=dark)
     assert "RATE = 0.4" in page.run("document.querySelector('.diff .changed .right').innerText")
     assert "# <b>" in page.run("[...document.querySelectorAll('.diff .added')].map(e => e.innerText).join(' ')")
@@ -318,7 +318,7 @@ CONTRAST = """(() => {
 
 @needs_browser
 @pytest.mark.parametrize("tags", [("long",), ("night", "long")], ids="-".join)
-def test_on_a_phone(made: Made, page: Page, tags: tuple[str, ...]) -> None:
+def test_page_fits_a_phone(made: Made, page: Page, tags: tuple[str, ...]) -> None:
     page.open(made.report(*tags), width=390, height=844)
     assert page.run("document.documentElement.scrollWidth") <= 390
     assert page.run("getComputedStyle(document.querySelector('.narrow')).display") == "block"

@@ -38,7 +38,7 @@ def noisy(quick: Path) -> Path:
     return quick
 
 
-def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> None:
+def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
@@ -65,7 +65,7 @@ def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> N
     assert f"{confirmed['gain']:.4g} {confirmed['verdict']}" in done.stdout
 
 
-def test_the_classic_rule_takes_one_run_each(noisy: Path, cli: Cli) -> None:
+def test_greedy_verdict_takes_one_run_each(noisy: Path, cli: Cli) -> None:
     done = cli(noisy, "run", "--tag", "t", "--max-experiments", "4", "--verdict", "greedy")
     assert done.returncode == 0, done.stderr
     assert len(events(noisy, "measured")) == 5
@@ -170,7 +170,7 @@ def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: 
     assert_consistent(quick)
 
 
-def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTORESEARCH_SANDBOX", "off")
     text = (quick / "train.py").read_text().replace('print("---")', f'{knowing(SLOW, quick)}print("---")')
     (quick / "train.py").write_text(
@@ -231,7 +231,7 @@ def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None
     assert [*reasons(found, "b")] == [1]
 
 
-def test_which_runs_are_disturbed() -> None:
+def test_disturbed_runs_are_recognised() -> None:
     usual, slow = made(63, others=0.1), made(49, others=0.1)
     assert [*reasons(side(a=[slow, slow, usual]), "a")] == [0, 1]
     # The code of two sides may take longer for a step; the machine around them is the same.

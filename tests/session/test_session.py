@@ -23,7 +23,7 @@ from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol, set_protocol
 
 
-def test_a_session_improves_and_keeps_the_invariants(quick: Path, cli: Cli) -> None:
+def test_session_improves_and_keeps_invariants(quick: Path, cli: Cli) -> None:
     (quick / "notes.txt").write_text("mine")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "12")
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def test_a_session_improves_and_keeps_the_invariants(quick: Path, cli: Cli) -> N
     assert len({git(quick, "show", f"{row['commit']}:train.py") for row in table}) == 13
 
 
-def test_the_commands_that_a_session_ends_with_do_what_they_say(quick: Path, cli: Cli) -> None:
+def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "12", AUTORESEARCH_REPORT="1")
     said = dict(re.split(r"  +| (?=git switch)", line, maxsplit=1) for line in done.stdout.splitlines() if "  " in line)
     best = replay(read(journal_path(quick, "t"))).incumbent
@@ -62,7 +62,7 @@ def test_the_commands_that_a_session_ends_with_do_what_they_say(quick: Path, cli
     assert cli(quick, *again, "--max-experiments", "13").returncode == 0
 
 
-def test_the_other_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
+def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     done = cli(sieve, "run", "--tag", "t", "--max-experiments", "8")
     assert done.returncode == 0, done.stderr
     assert_consistent(sieve, "sieve.py")
@@ -80,7 +80,7 @@ def test_the_other_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     assert last > 1.3 * first
 
 
-def test_the_same_command_again_goes_on_to_the_same_end(quick: Path, cli: Cli) -> None:
+def test_same_command_resumes_to_same_end(quick: Path, cli: Cli) -> None:
     whole = cli(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
     git(quick, "checkout", "--quiet", "main")
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
@@ -95,7 +95,7 @@ def test_the_same_command_again_goes_on_to_the_same_end(quick: Path, cli: Cli) -
     assert [row["description"] for row in rows(quick)] == parts
 
 
-def test_a_baseline_is_reused_while_it_is_valid(quick: Path, cli: Cli) -> None:
+def test_baseline_is_reused_while_valid(quick: Path, cli: Cli) -> None:
     data = json.loads(cli(quick, "baseline", "--json").stdout)
     assert data["status"] == "ok"
     assert data["data"]["metric"] == "val_bpb"
@@ -131,7 +131,7 @@ def test_crashes_get_rows_and_the_loop_goes_on(quick: Path, cli: Cli) -> None:
     assert all("exit code 1: ValueError: rate" in row["description"] for row in crashes)
 
 
-def test_what_a_run_changes_is_thrown_away_with_its_room(quick: Path, cli: Cli) -> None:
+def test_changes_by_run_are_discarded_with_room(quick: Path, cli: Cli) -> None:
     """Each run finds the harness, the results and the folders as they were committed, whatever the one before did."""
     text = (quick / "train.py").read_text()
     changes = (
@@ -151,7 +151,7 @@ def test_what_a_run_changes_is_thrown_away_with_its_room(quick: Path, cli: Cli) 
     assert_consistent(quick)
 
 
-def test_a_run_that_takes_too_long_is_a_crash(quick: Path, cli: Cli) -> None:
+def test_timed_out_run_is_a_crash(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     slow = text.replace("loss = ", "import time\nif RATE != 0.1:\n    time.sleep(600)\nloss = ")
     (quick / "train.py").write_text(slow.replace("1..16", "off").replace("8..512", "off"))
@@ -201,7 +201,7 @@ def test_out_of_memory_is_met_as_the_protocol_says(
     assert ("out of memory: exit code 1" in row["description"]) is (status == "crash")
 
 
-def test_a_kill_by_the_kernel_counts_as_out_of_memory(quick: Path, cli: Cli) -> None:
+def test_kernel_kill_counts_as_out_of_memory(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     killed = "import os, signal\nif RATE != 0.1:\n    os.kill(os.getpid(), signal.SIGKILL)\nloss = "
     (quick / "train.py").write_text(text.replace("loss = ", killed).replace("1..16", "off").replace("8..512", "off"))
@@ -233,7 +233,7 @@ def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: C
         (lambda f: (git(f, "rm", "--quiet", "train.py"), git(f, "commit", "-qm", "x")), "no tracked file matches"),
     ],
 )
-def test_what_is_refused_before_anything_is_touched(quick: Path, cli: Cli, prepare: Any, words: str) -> None:
+def test_invalid_workspace_is_refused_before_any_change(quick: Path, cli: Cli, prepare: Any, words: str) -> None:
     prepare(quick)
     before = git(quick, "for-each-ref"), git(quick, "status", "--porcelain")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
@@ -296,7 +296,7 @@ def slow(quick: Path) -> Path:
     return quick
 
 
-def test_the_first_ctrl_c_finishes_the_experiment(slow: Path) -> None:
+def test_first_ctrl_c_finishes_experiment(slow: Path) -> None:
     loop = start(slow, "--max-experiments", "50")
     wait_for(slow, "started", 1)
     loop.send_signal(signal.SIGINT)

@@ -36,7 +36,7 @@ def told(folder: Path) -> list[list[str]]:
     return sorted(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else []
 
 
-def test_a_night_is_told_of(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_session_end_is_notified(quick: Path, cli: Cli, tmp_path: Path) -> None:
     program = teller(tmp_path, "tell")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "5", "--notify", f"{program} {{title}} {{text}}")
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,9 @@ def test_trouble_is_said_once(started: State, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("platform", "tool"), [("linux", "notify-send"), ("darwin", "osascript")])
-def test_the_desktop(started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str) -> None:
+def test_desktop_notification_uses_system_tool(
+    started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if platform == "linux":
         with pytest.raises(AutoresearchError, match="libnotify-bin"):

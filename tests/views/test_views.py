@@ -150,7 +150,7 @@ def drawn(state: State, width: int, height: int, ascii_only: bool = False) -> li
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (120, 30), (60, 14), (150, 24), (80, 100)])
-def test_the_screen_fits_any_window(states: list[State], width: int, height: int) -> None:
+def test_screen_fits_any_window(states: list[State], width: int, height: int) -> None:
     for state in states:
         lines = drawn(state, width, height)
         assert len(lines) == height, "\n".join(lines)
@@ -160,7 +160,7 @@ def test_the_screen_fits_any_window(states: list[State], width: int, height: int
         assert "\x1b" not in "".join(lines)
 
 
-def test_what_the_screen_says(states: list[State]) -> None:
+def test_screen_shows_session(states: list[State]) -> None:
     texts = ["\n".join(drawn(state, 100, 40)) for state in states]
     running = next(text for text in texts if "loss 3.2140" in text and "by llm" in text)
     for words in (
@@ -234,7 +234,7 @@ def test_figures_of_any_size() -> None:
     assert gain({"confirmed": None, "gain": -0.1, "gain_is_provisional": False}) == "none yet (-0.1)"
 
 
-def test_the_forecast(states: list[State]) -> None:
+def test_forecast_counts_experiments_until_limit(states: list[State]) -> None:
     state, now = states[-1], states[-1].latest_at
     each = state.seconds / 9
     assert str(forecast(Limits(), state, now, 0.0)).endswith((" an hour", " a minute"))
@@ -256,7 +256,7 @@ def test_the_forecast(states: list[State]) -> None:
         ("warming up", Reading()),
     ],
 )
-def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
+def test_progress_is_read_from_log_lines(line: str, expected: Reading) -> None:
     found = reading([line])
     assert found.done == (pytest.approx(expected.done) if expected.done else None)
     assert found == replace(expected, done=found.done)
@@ -264,7 +264,7 @@ def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
         assert reading(["step 1 (1%)", line, "evaluating"]) == found
 
 
-def test_durations() -> None:
+def test_durations_are_formatted() -> None:
     assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10s", "1m00s", "6m41s", "2h05m"]
 
 

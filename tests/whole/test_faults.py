@@ -11,14 +11,14 @@ from tests.common.fault_table import SAMPLE, try_all
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="the faults are Linux's")
 
 
-def test_some_operations_fail(tmp_path: Path) -> None:
+def test_loop_survives_sampled_faults(tmp_path: Path) -> None:
     outcomes = try_all(tmp_path, choose=5)
     assert len(outcomes) == SAMPLE
     assert not [pair for pair in outcomes if pair[1].wrong]
 
 
 @pytest.mark.slow
-def test_every_operation_fails(tmp_path: Path) -> None:
+def test_loop_survives_every_fault(tmp_path: Path) -> None:
     outcomes = try_all(tmp_path, choose=slice(None))
     assert len(outcomes) > 200
     assert not [pair for pair in outcomes if pair[1].wrong]

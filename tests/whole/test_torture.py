@@ -20,7 +20,7 @@ from tests.common.workspaces import ROOT, Cli, git
 @pytest.mark.parametrize(
     ("kills", "experiments", "seed"), [(15, 8, 1), pytest.param(200, 250, 2, marks=pytest.mark.slow)]
 )
-def test_killed_at_random_instants(quick: Path, cli: Cli, kills: int, experiments: int, seed: int) -> None:
+def test_session_survives_random_kills(quick: Path, cli: Cli, kills: int, experiments: int, seed: int) -> None:
     count = str(experiments)
     assert cli(quick, "run", "--tag", "undisturbed", "--max-experiments", count).returncode == 0
     expected = [(row["val_bpb"], row["status"], row["description"]) for row in rows(quick)]

@@ -70,7 +70,9 @@ def assert_complete(quick: Path, experiments: int) -> None:
 
 
 @pytest.mark.parametrize(("kills", "experiments", "seed"), SIZES)
-def test_killed_while_a_model_is_asked(quick: Path, cli: Cli, kills: int, experiments: int, seed: int) -> None:
+def test_session_survives_kills_during_model_calls(
+    quick: Path, cli: Cli, kills: int, experiments: int, seed: int
+) -> None:
     asked: list[int] = []
     again: list[int] = []
 
@@ -112,7 +114,7 @@ def test_killed_while_a_model_is_asked(quick: Path, cli: Cli, kills: int, experi
 
 
 @pytest.mark.parametrize(("kills", "experiments", "seed"), SIZES)
-def test_killed_while_an_agent_works(
+def test_session_survives_kills_during_agent_work(
     quick: Path, cli: Cli, tmp_path: Path, kills: int, experiments: int, seed: int
 ) -> None:
     (tmp_path / "agent.py").write_text(AGENT)

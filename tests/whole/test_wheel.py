@@ -43,7 +43,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_installed_program_works_in_any_repository(installed: Path, tmp_path: Path) -> None:
+def test_installed_program_works_in_any_repository(installed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "somebody's"
     folder.mkdir()
     (folder / "train.py").write_text(TRAIN)

@@ -104,7 +104,9 @@ def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
     check()
 
 
-def test_an_honest_agent(context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]) -> None:
+def test_honest_change_becomes_proposal(
+    context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]
+) -> None:
     proposal = agent(tmp_path, HONEST + WITH_NOTES, box).ask(context)
     assert dict(proposal.files) == {"train.py": BETTER}
     assert proposal.description == "a larger rate"
@@ -125,7 +127,7 @@ def test_without_notes_the_change_is_summarised(context: Context, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_agent(
+def test_hostile_agent_keeps_only_honest_change(
     context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None], name: str
 ) -> None:
     script, line = HOSTILE[name]
@@ -148,7 +150,7 @@ def agent_again(proposer: CommandProposer, folder: Path, script: str = HONEST) -
     return proposer
 
 
-def test_a_log_of_ten_megabytes_is_kept_short(context: Context, tmp_path: Path) -> None:
+def test_agent_log_is_truncated(context: Context, tmp_path: Path) -> None:
     agent(tmp_path, HONEST + HOSTILE["prints ten megabytes"][0]).ask(context)
     log = tmp_path / "kept" / "agent.log"
     assert log.stat().st_size < 1.1 * 2**20
@@ -185,7 +187,7 @@ for name, folder in tries.items():
     assert not (tmp_path / "new.txt").exists()
 
 
-def test_a_daemon_is_not_left_behind(
+def test_daemon_of_agent_is_killed(
     context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]
 ) -> None:
     mark = f"{tmp_path.name}-{os.getpid()}-{time.monotonic_ns()}"
@@ -200,7 +202,7 @@ def test_a_daemon_is_not_left_behind(
     unharmed()
 
 
-def test_one_that_sleeps_for_ever(context: Context, tmp_path: Path, unharmed: Callable[[], None]) -> None:
+def test_endless_agent_is_killed_at_time_limit(context: Context, tmp_path: Path, unharmed: Callable[[], None]) -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable) as away:
         agent(tmp_path, "print('thinking', flush=True)\ntime.sleep(600)", time_limit=1.5).ask(context)
@@ -212,7 +214,7 @@ def test_one_that_sleeps_for_ever(context: Context, tmp_path: Path, unharmed: Ca
     unharmed()
 
 
-def test_what_was_changed_before_the_limit_is_taken(context: Context, tmp_path: Path) -> None:
+def test_changes_before_time_limit_are_taken(context: Context, tmp_path: Path) -> None:
     proposal = agent(tmp_path, HONEST + "time.sleep(600)", time_limit=2).ask(context)
     assert proposal.files["train.py"] == BETTER
     assert proposal.reasoning == (
@@ -244,7 +246,7 @@ def test_only_a_plain_file_is_taken(context: Context, tmp_path: Path, unharmed: 
     unharmed()
 
 
-def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_neither_logged_nor_committed(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-0123456789abcdef"
     monkeypatch.setenv("SOME_API_KEY", key)
     proposer = agent(tmp_path, "print('refused:', os.environ['SOME_API_KEY'])\nsys.exit(1)")
@@ -262,7 +264,7 @@ def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, m
     assert not any(key in text for text in kept)
 
 
-def test_three_times_nothing(context: Context, tmp_path: Path) -> None:
+def test_agent_is_unavailable_after_three_empty_answers(context: Context, tmp_path: Path) -> None:
     proposer = agent(tmp_path, "")
     for _ in range(2):
         with pytest.raises(NoProposal, match=r"^the agent changed nothing$"):
@@ -275,7 +277,7 @@ def test_three_times_nothing(context: Context, tmp_path: Path) -> None:
         agent_again(proposer, tmp_path, "").ask(context)
 
 
-def test_the_search_takes_over_from_one_that_does_nothing(context: Context, tmp_path: Path) -> None:
+def test_search_replaces_idle_agent(context: Context, tmp_path: Path) -> None:
     said: list[tuple[str, dict[str, Any]]] = []
     hybrid = HybridProposer(
         "command",
@@ -291,7 +293,7 @@ def test_the_search_takes_over_from_one_that_does_nothing(context: Context, tmp_
     assert "3 times in a row" in said[-1][1]["reason"]
 
 
-def test_a_mistake_goes_back_to_it(context: Context, tmp_path: Path) -> None:
+def test_agent_corrects_its_mistake(context: Context, tmp_path: Path) -> None:
     script = """
 if "cannot be used" not in prompt:
     put("RATE = 0.1", "RATE = = 0.3")
@@ -327,7 +329,7 @@ else:
     assert time.monotonic() - began < 60
 
 
-def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
+def test_three_mistakes_give_no_proposal(context: Context, tmp_path: Path) -> None:
     script = 'put("RATE", "RATE + = 1\\nRATE")\nnote(prompt)'
     with pytest.raises(NoProposal, match=r"nothing usable in 3 attempts: train\.py does not compile"):
         agent(tmp_path, script).ask(context)
@@ -336,7 +338,7 @@ def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
         agent(tmp_path, "if 'used:' not in prompt: put('import sys', 'import sys, no_such_module')").ask(context)
 
 
-def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path: Path) -> None:
+def test_finished_agent_work_survives_restart(context: Context, tmp_path: Path) -> None:
     counter = tmp_path / "count"
     script = counting(counter) + HONEST + "pathlib.Path('new.txt').touch()\n" + WITH_NOTES
     first = agent(tmp_path, script).ask(context)
@@ -357,7 +359,7 @@ def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path:
     assert counter.read_text() == "x" * 8
 
 
-def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: Path) -> None:
+def test_draft_is_kept_when_correction_fails(context: Context, tmp_path: Path) -> None:
     """The second attempt cannot be had: asked again, in this loop or the next, the agent goes on from its draft."""
     counter = tmp_path / "count"
     mistake = counting(counter) + 'put("RATE = 0.1", "RATE = = 0.3") if "cannot be used" not in prompt else sys.exit(1)'
@@ -370,7 +372,7 @@ def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: P
     assert counter.read_text() == "xxx"
 
 
-def test_an_earlier_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
+def test_repeated_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
     workspace = Workspace(quick, load_protocol(quick))
     commit = workspace.commit_candidate("refs/autoresearch/t/1", workspace.head, {"train.py": BETTER}, "a larger rate")
     workspace.close()
@@ -390,7 +392,7 @@ else:
     assert "DEPTH = 6" in agent(tmp_path, script).ask(known).files["train.py"]
 
 
-def test_a_crash_is_mended_from_the_candidate(context: Context, tmp_path: Path) -> None:
+def test_repair_starts_from_crashed_candidate(context: Context, tmp_path: Path) -> None:
     crashed = dataclasses.replace(context, files={"train.py": QUICK.replace("RATE = 0.1", "RATE = 0.2 / 0")})
     script = 'assert "ZeroDivisionError" in prompt\nput("RATE = 0.2 / 0", "RATE = 0.3")'
     proposal = agent(tmp_path, script).repair(crashed, "ZeroDivisionError: division by zero", 1)
@@ -408,7 +410,7 @@ def test_new_files_are_taken_where_they_are_allowed(context: Context, tmp_path: 
     assert "hidden" not in proposal.reasoning
 
 
-def test_a_missing_agent_is_said_so(context: Context) -> None:
+def test_missing_agent_is_reported(context: Context) -> None:
     cases = {
         "no-such-agent -p {prompt}": "the agent no-such-agent is not installed: install it",
         "KEY=1 no-such-agent": "the agent no-such-agent is not installed",
@@ -424,7 +426,7 @@ def test_a_missing_agent_is_said_so(context: Context) -> None:
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
 
 
-def test_a_second_ctrl_c_ends_the_agent(quick: Path, tmp_path: Path) -> None:
+def test_second_ctrl_c_ends_agent(quick: Path, tmp_path: Path) -> None:
     def tick() -> None:
         if (tmp_path / "kept" / "agent.log").read_text():
             raise Interrupted("enough", 130)
@@ -441,7 +443,7 @@ def test_a_second_ctrl_c_ends_the_agent(quick: Path, tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_its_git_is_its_own(
+def test_agent_has_own_git(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unharmed: Callable[[], None], quick: Path
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(quick / ".git"))
@@ -457,7 +459,7 @@ def test_its_git_is_its_own(
     unharmed()
 
 
-def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt_can_be_an_argument(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shows = "import sys; print(len(sys.argv[1]), sys.argv[1][:40])"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(shows)} {{prompt}}"
     briefing = "it's $HOME `here`\n"
@@ -471,7 +473,7 @@ def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch
     assert "Read autoresearch-prompt.md and do what" in (tmp_path / "kept" / "agent.log").read_text()
 
 
-def test_the_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_fill_in_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(PRESETS) == {"claude", "codex", "gemini", "opencode", "aider", "mini"}
     for name, line in PRESETS.items():
         assert "{prompt" in line
@@ -497,7 +499,7 @@ def test_only_its_own_folders_may_be_written(tmp_path: Path, monkeypatch: pytest
     assert [name for name in PRESETS if presets.confines_itself(PRESETS[name])] == ["codex"]
 
 
-def test_a_copy_that_cannot_be_made(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_copy_makes_agent_unavailable(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "GIT_SECONDS", 0)
     with pytest.raises(Unavailable, match="no scratch repository for the agent: `git init` failed in"):
         agent(tmp_path, HONEST).ask(context)

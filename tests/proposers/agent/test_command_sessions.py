@@ -15,7 +15,7 @@ from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 
-def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_answered_agent_is_not_asked_again_after_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
     """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
     counter, checked = tmp_path / "count", tmp_path / "checked"
     hangs = (
@@ -46,7 +46,7 @@ def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_pat
     assert [row["description"] for row in rows(quick)] == ["baseline [unconfined]", "a larger rate [unconfined]"]
 
 
-def test_a_session(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_agent_session_keeps_invariants(quick: Path, cli: Cli, tmp_path: Path) -> None:
     """The agent of the third experiment does harm and nothing else: that one is the search's."""
     script = f"""
 counter = pathlib.Path({str(tmp_path / "count")!r})
@@ -89,7 +89,7 @@ ACTS = (
 
 
 @NEEDS_ONE
-def test_a_session_with_a_hostile_agent(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_hostile_agent_session_keeps_invariants(quick: Path, cli: Cli, tmp_path: Path) -> None:
     """All of it in one night: every experiment is the agent's, nothing is harmed, and a line says what it did."""
     before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
     places = [str(quick / "new.txt"), str(quick / "prepare.py"), str(quick / ".git" / "HEAD"), str(tmp_path / "x")]

@@ -49,7 +49,7 @@ def scripted_model() -> Any:
 
 
 @pytest.mark.slow
-def test_mini_swe_agent(quick: Path, tmp_path: Path, cli: Cli) -> None:
+def test_mini_swe_agent_improves_recipe(quick: Path, tmp_path: Path, cli: Cli) -> None:
     venv, home = tmp_path / "venv", tmp_path / "home"
     # `uv sync --group agents` for a person; here without the project, in an environment that goes with the test.
     sync = ["uv", "sync", "--quiet", "--locked", "--only-group", "agents"]

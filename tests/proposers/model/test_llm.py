@@ -55,7 +55,7 @@ def context(folder: Path | None = None, history: int = 1) -> Context:
     )
 
 
-def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
+def test_restart_does_not_pay_twice_for_answer(tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
     with model_server(walk()) as server:
         model = ModelSpec("http", "m", "openai", server.url)
@@ -158,7 +158,7 @@ def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
     assert called["input_tokens"] > len(llm.SYSTEM)
 
 
-def test_the_cap_of_one_experiment() -> None:
+def test_cap_of_one_experiment_is_kept() -> None:
     model = ModelSpec("http", "m", "openai", "http://127.0.0.1:1")
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}
     budget = SpendingCap(model, Price(1, 1), None, 0.05, lambda: spent, lambda *_, **__: None)
@@ -229,7 +229,7 @@ def test_the_model_sees_what_the_search_knows() -> None:
     assert "DEPTH now" not in text, "never moved"
 
 
-def test_the_share_of_a_hybrid() -> None:
+def test_hybrid_keeps_its_share() -> None:
     class Scripted:
         name = "llm"
         asked = 0

@@ -351,7 +351,7 @@ def test_a_key_that_comes_back_is_in_no_answer_and_no_error(wire: Format, stream
     assert "sk-very" not in str(caught.value)
 
 
-def test_nobody_there() -> None:
+def test_unreachable_server_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -361,7 +361,7 @@ def test_nobody_there() -> None:
     assert not caught.value.lasting
 
 
-def test_a_hanging_call_can_be_interrupted() -> None:
+def test_hanging_call_can_be_interrupted() -> None:
     class Stop(Exception):
         pass
 
@@ -476,7 +476,7 @@ def packed(handler: Any, code: int, data: bytes, coding: str, location: str = ""
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("code", [200, 302, 503])
-def test_no_bomb_is_unpacked(code: int, coding: str) -> None:
+def test_compression_bomb_is_not_unpacked(code: int, coding: str) -> None:
     data = bomb(coding)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with model_server(
@@ -531,7 +531,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_no_answer_is_endless(name: str) -> None:
+def test_endless_answer_is_cut_off(name: str) -> None:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with model_server(lambda _: ENDLESS[name]) as server, pytest.raises(Unavailable):
         ask(model_at(server.url))
