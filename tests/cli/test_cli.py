@@ -99,42 +99,42 @@ def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
         (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
     ],
 )
-def test_wrong_input_exits_with_one_sentence(quick: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
-    done = cli(quick, *args)
+def test_wrong_input_exits_with_one_sentence(quick: Path, program: Cli, args: list[str], code: int, words: str) -> None:
+    done = program(quick, *args)
     assert done.returncode == code, done.stderr
     assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
 
 
-def test_errors_print_as_json_and_traceback_on_request(quick: Path, cli: Cli) -> None:
-    done = cli(quick, "status", "--json")
+def test_errors_print_as_json_and_traceback_on_request(quick: Path, program: Cli) -> None:
+    done = program(quick, "status", "--json")
     envelope = json.loads(done.stdout)
     assert done.returncode == 3
     assert envelope["status"] == "error"
     assert envelope["data"] is None
     assert "there is no session" in envelope["errors"][0]
-    assert "Traceback" in cli(quick, "--debug", "status").stderr
+    assert "Traceback" in program(quick, "--debug", "status").stderr
 
 
-def test_status_shows_named_or_latest_session(quick: Path, cli: Cli) -> None:
-    cli(quick, "run", "--tag", "one", "--max-experiments", "3")
-    text = cli(quick, "status").stdout
+def test_status_shows_named_or_latest_session(quick: Path, program: Cli) -> None:
+    program(quick, "run", "--tag", "one", "--max-experiments", "3")
+    text = program(quick, "status").stdout
     assert text.startswith("one  val_bpb")
     assert "3 experiments: " in text
     assert "not running: 3 experiments" in text
-    assert len(json.loads(cli(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
-    assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr
+    assert len(json.loads(program(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
+    assert "there is no session two" in program(quick, "status", "--tag", "two").stderr
 
 
-def test_missing_git_is_reported_in_one_sentence(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    done = cli(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
+def test_missing_git_is_reported_in_one_sentence(quick: Path, program: Cli, tmp_path: Path) -> None:
+    done = program(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
     assert done.returncode == 3
     assert done.stderr.startswith("error: git ")
     assert "Traceback" not in done.stderr
 
 
-def test_version_is_printed(tmp_path: Path, cli: Cli) -> None:
-    done = cli(tmp_path, "--version")
+def test_version_is_printed(tmp_path: Path, program: Cli) -> None:
+    done = program(tmp_path, "--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"autoresearch \d+\.\d+\.\d+\n", done.stdout)
 
@@ -148,14 +148,14 @@ def test_version_is_printed(tmp_path: Path, cli: Cli) -> None:
     ],
 )
 def test_protocol_check_refuses_what_run_would(
-    quick: Path, cli: Cli, section: str, field: str, value: Any, words: str
+    quick: Path, program: Cli, section: str, field: str, value: Any, words: str
 ) -> None:
     protocol = json.loads((quick / "protocol.json").read_text())
     protocol[section][field] = value
     (quick / "protocol.json").write_text(json.dumps(protocol))
     git(quick, "commit", "--quiet", "-am", "protocol")
-    assert words in cli(quick, "run", "--tag", "t", "--dry-run").stderr
+    assert words in program(quick, "run", "--tag", "t", "--dry-run").stderr
     for more in ([], ["--json"]):
-        done = cli(quick, "protocol", "check", *more)
+        done = program(quick, "protocol", "check", *more)
         assert done.returncode == 2
         assert words in done.stderr

@@ -52,17 +52,17 @@ def test_closed_output_ends_command_without_traceback(finished: Path, command: s
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_unencodable_text_is_escaped(quick: Path, cli: Cli, encoding: str) -> None:
+def test_unencodable_text_is_escaped(quick: Path, program: Cli, encoding: str) -> None:
     text = (quick / "train.py").read_text().replace("RATE = 0.1", "λ_RATE = 0.1")
     (quick / "train.py").write_text(text.replace("(RATE", "(λ_RATE"))
     git(quick, "commit", "--quiet", "-am", "λ → 0")
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2", PYTHONIOENCODING=encoding)
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "2", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     for command in (["status"], ["show", "1"], ["diff", "1"], ["log", "1"], ["sessions"], ["report"], ["doctor"]):
-        shown = cli(quick, *command, PYTHONIOENCODING=encoding)
+        shown = program(quick, *command, PYTHONIOENCODING=encoding)
         assert "Traceback" not in shown.stderr
         assert shown.returncode in (0, 1)
-    assert "\\u03bb_RATE" in cli(quick, "diff", "1", PYTHONIOENCODING=encoding).stdout
+    assert "\\u03bb_RATE" in program(quick, "diff", "1", PYTHONIOENCODING=encoding).stdout
 
 
 def wait_for_rows(folder: Path, count: int) -> None:

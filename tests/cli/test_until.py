@@ -14,6 +14,8 @@ from agent.cli.until import moment
 from agent.errors import UsageError
 from tests.common.in_process import call
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

@@ -35,6 +35,7 @@ GROUPS = [runs(1.8, (40, 36, 42, 34), 1), runs(1.7, (80, 88, 72), 2), runs(1.9, 
 RAW = pooled([[run.metric or 0.0 for run in group] for group in GROUPS], 1.8)
 
 
+@pytest.mark.quick
 def test_slope_is_learned_from_repeated_runs() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
     assert found is not None
@@ -48,6 +49,7 @@ def test_slope_is_learned_from_repeated_runs() -> None:
     assert slope_of(turned, (), RAW, "minimize") is None  # more steps make nothing worse
 
 
+@pytest.mark.quick
 def test_incumbent_is_adjusted_to_steps_of_candidate() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
     assert found is not None
@@ -59,6 +61,7 @@ def test_incumbent_is_adjusted_to_steps_of_candidate() -> None:
     assert found.doubt(GROUPS[0], GROUPS[0]) == pytest.approx(0.0)
 
 
+@pytest.mark.quick
 def test_incumbent_is_not_adjusted_without_repeated_runs() -> None:
     uncounted = [[Run(run.metric, 10.0) for run in group] for group in GROUPS]
     assert slope_of(uncounted, (), RAW, "minimize") is None
@@ -69,6 +72,7 @@ def test_incumbent_is_not_adjusted_without_repeated_runs() -> None:
     assert slope_of([], (), RAW, "minimize") is None
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("names", "same"),
     [

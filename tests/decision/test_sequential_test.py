@@ -20,6 +20,8 @@ from agent.source.simplicity import leaner, repeats
 from benchmarks import verdict as simulation
 from tests.common.experiments import case, kept
 
+pytestmark = pytest.mark.quick
+
 NOISE = Noise(1.0, 20.0)
 KNOWN = IncumbentSample([10.0, 10.0, 10.0, 10.0], [10.0])
 

@@ -49,16 +49,16 @@ def cut(folder: Path, events: int) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:events]))
 
 
-def test_healthy_workspace_passes_doctor(quick: Path, cli: Cli) -> None:
+def test_healthy_workspace_passes_doctor(quick: Path, program: Cli) -> None:
     (before,) = (check for name, check in checks(quick).items() if name == "tree")
     assert before["status"] == "ok"
-    cli(quick, "run", "--tag", "t", "--max-experiments", "3")
+    program(quick, "run", "--tag", "t", "--max-experiments", "3")
     found = checks(quick)
     assert {check["status"] for name, check in found.items() if name not in SYSTEM} == {"ok"}
     mine = {"protocol", "tree", "identity", "disk", "memory", "proposer"}
     assert mine | {"t: journal", "t: branch", "t: rows", "t: commits"} == set(found) - SYSTEM
     assert "the recipe has needed 2.0 GB" in found["memory"]["message"]
-    done = cli(quick, "doctor", "--repair")
+    done = program(quick, "doctor", "--repair")
     assert done.returncode == 0
     assert done.stdout.startswith("did      nothing: all was in order")
 
@@ -98,8 +98,8 @@ def test_repair_finishes_half_done_step(quick: Path, cli: Cli) -> None:
     assert rows(quick) == expected
 
 
-def test_repair_ends_orphan(quick: Path, cli: Cli) -> None:
-    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+def test_repair_ends_orphan(quick: Path, program: Cli) -> None:
+    program(quick, "run", "--tag", "t", "--max-experiments", "1")
     started = max(number for number, event in enumerate(journal(quick)) if event["event"] == "started")
     before = [event for event in journal(quick)[:started] if event["event"] == "recorded"][-1]["head"]
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, MARK: "x"}) as run:
@@ -109,12 +109,12 @@ def test_repair_ends_orphan(quick: Path, cli: Cli) -> None:
         git(quick, "update-ref", "refs/heads/autoresearch/t", before)
         git(quick, "checkout", "--quiet", before, "--", ".")
         assert "outlived its loop" in checks(quick)["t: run"]["message"]
-        done = cli(quick, "doctor", "--repair")
+        done = program(quick, "doctor", "--repair")
         assert done.returncode == 0, done.stderr
         assert f"ended the orphaned run with pid {run.pid}" in done.stdout
         assert run.wait(timeout=30) != 0
     assert "is proposed and not recorded" in done.stdout
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     assert_consistent(quick)
 
 
@@ -253,6 +253,7 @@ def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str
         server.server_close()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("status", "body", "name", "expected", "words"),
     [
@@ -273,6 +274,7 @@ def test_doctor_checks_model_without_spending(status: int, body: bytes, name: st
     assert [path for path, _ in seen] == ["/v1/models"]
 
 
+@pytest.mark.quick
 def test_doctor_reports_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     (check,) = reach.checks(ProposerConfig(model="anthropic:m"))

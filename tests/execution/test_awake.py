@@ -11,6 +11,8 @@ import pytest
 from agent.execution.awake import kept_awake
 from agent.execution.conditions import clock, conditions
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(("platform", "tool"), [("darwin", "caffeinate"), ("linux", "systemd-inhibit")])
 def test_keep_awake_tool_runs_while_session_does(

@@ -7,6 +7,8 @@ import pytest
 from agent.execution.oom import ran_out, smaller_batch
 from tests.common.workspaces import ROOT
 
+pytestmark = pytest.mark.quick
+
 RECORDED = [
     "RuntimeError: [metal::malloc] Attempting to allocate 17179869184 bytes which is greater than the maximum allowed "
     "buffer size of 9534832640 bytes.",

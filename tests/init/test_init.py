@@ -335,6 +335,7 @@ def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cl
     assert git(folder, "status", "--porcelain") == "?? protocol.json"
 
 
+@pytest.mark.quick
 def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
     epochs = choose(in_lines("epoch 1 loss=3\nepoch 2 loss=2\n"), None, "")
     assert epochs is not None
@@ -345,6 +346,7 @@ def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
         extract(Metric.model_validate(summary.metric), "loss: 2\nloss: 1\n")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "direction"),
     [
@@ -366,6 +368,7 @@ def test_direction_follows_from_metric_name(name: str, direction: str | None) ->
     assert meaning(name)[0] == direction
 
 
+@pytest.mark.quick
 def test_json_from_a_file_and_counts_of_pytest() -> None:
     (found,) = in_json('{"a/b": [{"time": 2.5}], "ok": true, "name": "x"}', "out.json")
     assert found.extract == {"kind": "json_pointer", "pointer": "/a~1b/0/time", "path": "out.json"}

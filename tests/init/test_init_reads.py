@@ -21,6 +21,7 @@ from tests.common.workspaces import Cli, git, repository
 PRINTS = "print('score: 1')\n"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("text", "prose", "name", "direction"),
     [
@@ -44,6 +45,7 @@ def test_init_chooses_metric_among_numbers(text: str, prose: str, name: str, dir
     assert (found.name, found.direction) == (name, direction)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("path", "source"),
     [
@@ -64,12 +66,14 @@ def test_loop_of_repository_is_not_chosen_as_command(path: str, source: str) -> 
     assert candidates(files, "python") == []
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("path", ["train_loop.py", "train_agent.py", "bench_loop.py"])
 def test_training_loop_is_chosen_as_command(path: str) -> None:
     (found,) = candidates({path: f"import git\nhash = git.Repo().head\n{PRINTS}"}, "python")
     assert found.script == path
 
 
+@pytest.mark.quick
 def test_command_of_readme_precedes_other_scripts() -> None:
     readme = "Start it:\n\n```bash\n$ python go.py --fast > run.log 2>&1\npython go.py --fast 2>&1 | tee log\n```\n"
     files = {"go.py": PRINTS, "eval.py": PRINTS, "train.py": PRINTS, "README.md": readme}
@@ -78,6 +82,7 @@ def test_command_of_readme_precedes_other_scripts() -> None:
     assert candidates(program, "python")[0].command == "python go.py"
 
 
+@pytest.mark.quick
 def test_module_without_entry_point_comes_last() -> None:
     files = {
         "train.py": '"""Training."""\nimport time\n\nRATE = 0.1\n\n\ndef train():\n    print("loss: 1")\n',
@@ -86,6 +91,7 @@ def test_module_without_entry_point_comes_last() -> None:
     assert [each.command for each in candidates(files, "python")] == ["python run.py", "python train.py"]
 
 
+@pytest.mark.quick
 def test_the_header_ends_with_the_first_line_of_code() -> None:
     assert header('#!/usr/bin/env python\n"""One.\n\nTwo."""\nx = 1\n# not this\n').endswith('Two."""')
     assert header("/* One.\n   Two. */\nint x; // not this\n") == "/* One.\nTwo. */"
@@ -95,6 +101,7 @@ def test_the_header_ends_with_the_first_line_of_code() -> None:
 MODEL = "import prepare_it, model, util\nprint('loss: 1')\n"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("files", "mutable"),
     [
@@ -128,6 +135,7 @@ def test_files_marked_do_not_modify_are_harness(files: dict[str, str], mutable: 
     assert "prepare_it.py" in found.harness
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", ["reference.py", "ref.py", "oracle.py", "verify.py", "reference/impl.py", "golden.py"])
 def test_reference_implementations_are_harness_by_name(name: str) -> None:
     module = name.removesuffix(".py").replace("/", ".")

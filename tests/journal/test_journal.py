@@ -13,6 +13,8 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from tests.common.workspaces import ROOT
 
+pytestmark = pytest.mark.quick
+
 
 def experiment(number: int, metric: float | None, status: str = "keep", description: str = "x") -> Experiment:
     run = Run(metric=metric, seconds=1.0, secondary={"peak_vram_mb": 1536.0}, error=None if metric else "crashed: oops")

@@ -22,21 +22,21 @@ from tests.common.sessions import cells, events
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 
-def run(cli: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http") -> Any:
+def run(program: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http") -> Any:
     model = f"{server.url} scripted" if wire == "http" else "anthropic:scripted"
     env = {"AUTORESEARCH_MODEL_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url}
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", str(experiments))
-    return cli(folder, "run", "--tag", "t", "--proposer", "llm", "--model", model, *flags, *args, **env)
+    return program(folder, "run", "--tag", "t", "--proposer", "llm", "--model", model, *flags, *args, **env)
 
 
 @pytest.mark.parametrize(
     ("wire", "stream", "count"),
     [("http", True, 10), ("http", False, 3), ("anthropic", True, 3), ("anthropic", False, 3)],
 )
-def test_model_session_keeps_invariants(quick: Path, cli: Cli, wire: str, stream: bool, count: int) -> None:
+def test_model_session_keeps_invariants(quick: Path, program: Cli, wire: str, stream: bool, count: int) -> None:
     (quick / "program.md").write_text("Try the rate first.\n")
     with model_server(walk(), stream=stream) as server:
-        done = run(cli, quick, server, experiments=count, wire=wire)
+        done = run(program, quick, server, experiments=count, wire=wire)
     assert done.returncode == 0, done.stderr
     assert [row[3] for row in cells(quick)] == ["keep"] * (1 + count)
     proposed = events(quick, "proposed")[1:]
@@ -45,7 +45,7 @@ def test_model_session_keeps_invariants(quick: Path, cli: Cli, wire: str, stream
     assert proposed[0]["reasoning"] == "it is nearer"
     assert len(events(quick, "called")) == len(server.requests) == count
     assert f"{count} calls of models" in done.stdout
-    shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
+    shown = json.loads(program(quick, "status", "--json").stdout)["data"]
     assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count
     assert shown["cost"]["calls"] == count
     prompt = json.dumps(server.requests[-1][2])

@@ -14,6 +14,8 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Metric
 from tests.common.workspaces import ROOT
 
+pytestmark = pytest.mark.quick
+
 
 def metric(**how: Any) -> Metric:
     return Metric.model_validate({"name": "score", "direction": "minimize", "extract": how})

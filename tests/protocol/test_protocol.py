@@ -13,6 +13,8 @@ from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Protocol, matches
 from tests.common.workspaces import ROOT, SIEVE, Cli
 
+pytestmark = pytest.mark.quick
+
 
 def users() -> dict[str, Any]:
     content: dict[str, Any] = json.loads((ROOT / "protocol.json").read_bytes())

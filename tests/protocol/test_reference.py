@@ -13,6 +13,8 @@ from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.reference import page, reference
 from tests.common.workspaces import ROOT, SIEVE
 
+pytestmark = pytest.mark.quick
+
 PAGE = ROOT / "docs" / "protocol.md"
 EXAMPLE = json.loads((ROOT / "protocol.json").read_bytes())
 

@@ -76,9 +76,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield opened
 
 
-def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    assert cli(quick, "run", "--tag", "one", "--max-experiments", "3").returncode == 0
-    done = cli(quick, "report")
+def test_a_real_session_from_start_to_its_commands(quick: Path, program: Cli, tmp_path: Path) -> None:
+    assert program(quick, "run", "--tag", "one", "--max-experiments", "3").returncode == 0
+    done = program(quick, "report")
     assert done.returncode == 0, done.stderr
     html, svg, png = map(Path, done.stdout.split())
     assert html == quick / ".autoresearch" / "sessions" / "one" / "report" / "index.html"
@@ -86,7 +86,7 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_pa
     assert svg.read_text().startswith("<svg ")
     assert svg.read_text().count('class="pt ') == 4
     assert git(quick, "status", "--porcelain") == ""
-    data = json.loads(cli(quick, "report", "--json").stdout)["data"]["sessions"][0]
+    data = json.loads(program(quick, "report", "--json").stdout)["data"]["sessions"][0]
     kept = [row for row in data["rows"][1:] if row["status"] == "keep"]
     assert kept
     assert data["diff"][0]["before"] != data["diff"][0]["after"]
@@ -98,7 +98,7 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_pa
         subprocess.run(each["command"], shell=True, cwd=quick, check=True, capture_output=True)
     assert git(quick, "show", "main:train.py") == shown
     assert (quick.parent / "best-one" / "train.py").read_text().strip() == shown
-    again = cli(quick, "report", "--tag", "one", "--out", str(tmp_path / "elsewhere"))
+    again = program(quick, "report", "--tag", "one", "--out", str(tmp_path / "elsewhere"))
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == sorted(
         ["index.html", "progress.svg", "progress.png"]
     ), again.stderr
@@ -181,6 +181,7 @@ def test_report_accounts_for_time(made: Made) -> None:
     assert spent["crashes"] == pytest.approx(12 * session["crashed"])
 
 
+@pytest.mark.quick
 def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
     from agent.journal.journal import read
 
@@ -216,6 +217,7 @@ def test_a_confirmation_and_its_gaps(made: Made) -> None:
     shutil.rmtree(journal.parent)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("how", "sure"), [("confirmed", True), ("simplification", True), ("one run", False), ("greedy", False)]
 )
@@ -225,6 +227,7 @@ def test_evidence_in_words(how: str, sure: bool) -> None:
     assert evidence_words(4, None).startswith("provisional")
 
 
+@pytest.mark.quick
 def test_the_range_shows_what_is_interesting() -> None:
     best = [2.5, 1.81, 1.80, 1.795, 1.793]
     low, high = scale.interesting(best, [*best, 1.82, 9.0], 0.001, down=True)
@@ -238,6 +241,7 @@ def test_the_range_shows_what_is_interesting() -> None:
     assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
 
 
+@pytest.mark.quick
 def test_diff_aligns_changed_lines() -> None:
     rows = list(sidebyside.rows("a = 1\nb = 2\nc\n", "a = 1\nb = 3\nc\nd\n"))
     assert [row.kind for row in rows] == ["same", "changed", "same", "added"]

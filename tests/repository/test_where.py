@@ -33,6 +33,7 @@ needs_another = pytest.mark.skipif(
 )
 
 
+@pytest.mark.quick
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, says in (("missing", "there is no folder missing"), ("file", "file is not a folder")):
@@ -122,6 +123,7 @@ def test_a_repository_of_another_user_gets_gits_own_remedy(quick: Path) -> None:
     assert call(quick, "status").returncode == 0
 
 
+@pytest.mark.quick
 def test_a_repository_without_a_commit_says_so(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     done = call(tmp_path, "init")

@@ -377,6 +377,7 @@ def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace,
 # Which variables and places
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("names", "shown"),
     [
@@ -392,6 +393,7 @@ def test_a_run_sees_the_variables_that_are_known_to_be_harmless(names: str, show
     assert variables.harmless(environment) == (environment if shown else {})
 
 
+@pytest.mark.quick
 def test_who_installs_and_who_signs_in_sees_more() -> None:
     environment = dict.fromkeys(("UV_INDEX_URL", "HF_TOKEN", "HTTPS_PROXY", "ANTHROPIC_API_KEY", "DATABASE_URL"), "x")
     environment["http_proxy"] = "http://name:password@host"
@@ -410,6 +412,7 @@ def test_places_are_programs_and_not_a_persons(workspace: Workspace, tmp_path: P
     assert any(Path(sys.base_prefix).resolve().is_relative_to(place) for place in found.read)
 
 
+@pytest.mark.quick
 def test_rules_that_can_only_allow_leave_out_what_is_hidden(tmp_path: Path) -> None:
     for name in ("a/b/secret", "a/b/other", "a/c", "d"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -430,6 +433,7 @@ def test_a_room_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.quick
 def test_what_cannot_be_enforced_is_said_or_refused() -> None:
     full, offline = (Constraints(networkPolicy=policy) for policy in ("full", "offline"))
     hosts = Constraints(networkPolicy="full", networkAllowlist=["example.org"])
@@ -448,6 +452,7 @@ def test_what_cannot_be_enforced_is_said_or_refused() -> None:
         choose("strict", full, platform="plan9")
 
 
+@pytest.mark.quick
 def test_what_each_way_leaves_open() -> None:
     for way in ("namespaces", "bubblewrap", "Seatbelt"):
         assert shortfalls(way, 0, True) == []
@@ -483,6 +488,7 @@ LAYOUT = Layout(
 )
 
 
+@pytest.mark.quick
 def test_the_arguments_of_bubblewrap() -> None:
     argv = Sandbox("bubblewrap", network=False).enter(["true"], LAYOUT, Path("/work space"))
     mine = argv[: argv.index("--")]
@@ -501,6 +507,7 @@ def test_the_arguments_of_bubblewrap() -> None:
     assert "--unshare-net" not in Sandbox("bubblewrap").enter(["true"], LAYOUT, Path("/"))
 
 
+@pytest.mark.quick
 def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(
         Path("/private/var/folders/r"),

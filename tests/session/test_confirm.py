@@ -38,8 +38,8 @@ def noisy(quick: Path) -> Path:
     return quick
 
 
-def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
-    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
+def test_noisy_session_repeats_runs_and_confirms(noisy: Path, program: Cli) -> None:
+    done = program(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
     state = replay(read(journal_path(noisy, "t")))
@@ -59,7 +59,7 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     assert confirmed["runs"] == {"a": 3, "b": 3}
     assert confirmed["low"] < confirmed["gain"] < confirmed["high"]
     assert 0.005 < confirmed["noise"] < 0.5
-    data = json.loads(cli(noisy, "status", "--json").stdout)["data"]
+    data = json.loads(program(noisy, "status", "--json").stdout)["data"]
     assert data["confirmed"]["gain"] == confirmed["gain"]
     assert data["noise"] > 0
     assert f"{confirmed['gain']:.4g} {confirmed['verdict']}" in done.stdout
@@ -217,6 +217,7 @@ def side(count: int = 3, **runs: list[Run]) -> PendingComparison:
     return PendingComparison({label: label for label in runs}, (), count, {k: tuple(v) for k, v in runs.items()})
 
 
+@pytest.mark.quick
 def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None:
     usual, slow = made(63), made(49)
     runs: dict[str, list[Run]] = {"a": [], "b": []}
@@ -231,6 +232,7 @@ def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None
     assert [*reasons(found, "b")] == [1]
 
 
+@pytest.mark.quick
 def test_disturbed_runs_are_recognised() -> None:
     usual, slow = made(63, others=0.1), made(49, others=0.1)
     assert [*reasons(side(a=[slow, slow, usual]), "a")] == [0, 1]
@@ -246,6 +248,7 @@ def test_disturbed_runs_are_recognised() -> None:
     assert not reasons(side(a=[usual, Run(9.0, 300.0, {"num_steps": 63.0})]), "a")
 
 
+@pytest.mark.quick
 def test_what_stays_disturbed_is_run_no_more_than_twice_as_often() -> None:
     usual, slow = made(63), made(49)
     bound = side(2, a=[usual, slow, slow, slow], b=[usual, usual])

@@ -73,6 +73,7 @@ def driven(
     raise AssertionError(f"no end in sight: {turns}")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("machine", "most"),
     [
@@ -93,12 +94,14 @@ def test_an_edit_without_effect_is_judged_in_the_end_and_never_kept(
     assert len(turns) <= most, (found.reason, turns)
 
 
+@pytest.mark.quick
 def test_a_constant_that_makes_a_step_longer_is_judged_by_what_it_gives() -> None:
     slower, turns, _ = driven(established(), QUIET, SIZE, steps=60.0, shift=-0.2)
     assert slower.status == "keep"
     assert turns == "c"
 
 
+@pytest.mark.quick
 def test_an_incumbent_measured_beside_a_busy_machine_gives_nothing_away_when_that_is_over() -> None:
     """Three busy runs and the incumbent as things are then; the next candidate finds the machine quiet."""
     _, turns, incumbent = driven(established(), BUSY)
@@ -111,6 +114,7 @@ def test_an_incumbent_measured_beside_a_busy_machine_gives_nothing_away_when_tha
         assert max(run.metric or 0 for run in unbiased(after)) < 2.05
 
 
+@pytest.mark.quick
 def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_minute() -> None:
     lucky = replace(kept(3, [2.0]), runs=(made(2.0, busy=False),))
     others = replace(kept(0, [2.0]), runs=tuple(made(value(index), busy=False) for index in range(4)))
@@ -119,6 +123,7 @@ def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_m
     assert judge(Comparison(pending, busy, [others, busy], *SIZE, "minimize"), DecisionConfig()) == "incumbent"
 
 
+@pytest.mark.quick
 def test_disturbed_runs_count_nowhere() -> None:
     runs = (made(1.5, busy=True), made(1.5, busy=False), made(1.5, busy=False))
     clear = replace(kept(2, [1.5], sigmas=9.0), runs=runs)
@@ -129,6 +134,7 @@ def test_disturbed_runs_count_nowhere() -> None:
     assert noise_of([disturbed]).sd == noise_of([quiet]).sd
 
 
+@pytest.mark.quick
 def test_an_incumbent_that_fails_is_asked_for_no_more_and_the_session_moves_on() -> None:
     def tried(incumbent: Experiment, *metrics: float) -> Verdict | str:
         runs = tuple(made(metric, busy=False) for metric in metrics)

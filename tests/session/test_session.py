@@ -23,9 +23,9 @@ from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol, set_protocol
 
 
-def test_session_improves_and_keeps_invariants(quick: Path, cli: Cli) -> None:
+def test_session_improves_and_keeps_invariants(quick: Path, program: Cli) -> None:
     (quick / "notes.txt").write_text("mine")
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "12")
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "12")
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     table = rows(quick)
@@ -80,12 +80,12 @@ def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     assert last > 1.3 * first
 
 
-def test_same_command_resumes_to_same_end(quick: Path, cli: Cli) -> None:
-    whole = cli(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
+def test_same_command_resumes_to_same_end(quick: Path, program: Cli) -> None:
+    whole = program(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
     git(quick, "checkout", "--quiet", "main")
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
-    again = cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
+    again = program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
     assert again.returncode == 0
     assert "6 experiments are done" in again.stdout
     assert_consistent(quick)
@@ -500,15 +500,15 @@ def test_json_events_and_plain_lines(quick: Path, cli: Cli) -> None:
     assert any(line.startswith("#2 ") for line in plain.stderr.splitlines())
 
 
-def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, cli: Cli) -> None:
+def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, program: Cli) -> None:
     environment = quick_protocol()["environment"] | {"setupCommands": ["echo prepared >> prepared.txt"]}
     set_protocol(quick, environment=environment)
     for count in ("1", "2"):
-        assert cli(quick, "run", "--tag", "t", "--max-experiments", count).returncode == 0
+        assert program(quick, "run", "--tag", "t", "--max-experiments", count).returncode == 0
     assert (quick / "prepared.txt").read_text() == "prepared\n"
     git(quick, "checkout", "--quiet", "main")
     set_protocol(quick, environment=environment | {"setupCommands": ["exit 4"]})
-    failed = cli(quick, "run", "--tag", "u")
+    failed = program(quick, "run", "--tag", "u")
     assert failed.returncode == 1
     assert "`exit 4` ended with exit code 4" in failed.stderr
-    assert cli(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0
+    assert program(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0

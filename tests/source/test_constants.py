@@ -11,6 +11,8 @@ from agent.proposers.search.space import space_of, tunable_parameters
 from agent.source.constants import constants, refuses, replace
 from tests.common.workspaces import ROOT
 
+pytestmark = pytest.mark.quick
+
 SOURCE = '''"""Doc — with a dash."""\r
 import math
 

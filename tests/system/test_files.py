@@ -13,6 +13,8 @@ import pytest
 from agent.system.files import Unusable, read_bounded, read_end, remove_tree, write_whole
 from tests.common.files import nested
 
+pytestmark = pytest.mark.quick
+
 MIB = 2**20
 
 

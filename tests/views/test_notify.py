@@ -90,6 +90,7 @@ def after(notifier: Notifier, state: State, *kinds: str) -> State:
     return state
 
 
+@pytest.mark.quick
 def test_trouble_is_said_once(started: State, tmp_path: Path) -> None:
     program = teller(tmp_path, "tell")
     with Notifier([f"{program} {{title}} {{text}}"]) as notifier:
@@ -101,6 +102,7 @@ def test_trouble_is_said_once(started: State, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("platform", "tool"), [("linux", "notify-send"), ("darwin", "osascript")])
 def test_desktop_notification_uses_system_tool(
     started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str

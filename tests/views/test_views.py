@@ -220,6 +220,7 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     assert "#9, run 7, in place of one that was disturbed" in "\n".join(drawn(further, 80, 24))
 
 
+@pytest.mark.quick
 def test_figures_of_any_size() -> None:
     assert [figure(v) for v in (1.294512, -12.5, 176890964.0)] == ["1.294512", "-12.500000", "176,890,964"]
     assert [figure(v, 2e8, "+") for v in (0.25, -1e6)] == ["+0", "-1,000,000"]
@@ -244,6 +245,7 @@ def test_forecast_counts_experiments_until_limit(states: list[State]) -> None:
     assert forecast(Limits(), states[0], now, 0.0) is None
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -264,6 +266,7 @@ def test_progress_is_read_from_log_lines(line: str, expected: Reading) -> None:
         assert reading(["step 1 (1%)", line, "evaluating"]) == found
 
 
+@pytest.mark.quick
 def test_durations_are_formatted() -> None:
     assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10s", "1m00s", "6m41s", "2h05m"]
 

@@ -6,7 +6,11 @@ import ast
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.common.workspaces import ROOT
+
+pytestmark = pytest.mark.quick
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 

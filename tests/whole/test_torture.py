@@ -20,9 +20,9 @@ from tests.common.workspaces import ROOT, Cli, git
 @pytest.mark.parametrize(
     ("kills", "experiments", "seed"), [(15, 8, 1), pytest.param(200, 250, 2, marks=pytest.mark.slow)]
 )
-def test_session_survives_random_kills(quick: Path, cli: Cli, kills: int, experiments: int, seed: int) -> None:
+def test_session_survives_random_kills(quick: Path, program: Cli, kills: int, experiments: int, seed: int) -> None:
     count = str(experiments)
-    assert cli(quick, "run", "--tag", "undisturbed", "--max-experiments", count).returncode == 0
+    assert program(quick, "run", "--tag", "undisturbed", "--max-experiments", count).returncode == 0
     expected = [(row["val_bpb"], row["status"], row["description"]) for row in rows(quick)]
     git(quick, "checkout", "--quiet", "main")
     shutil.rmtree(quick / ".autoresearch" / "create")
@@ -41,7 +41,7 @@ def test_session_survives_random_kills(quick: Path, cli: Cli, kills: int, experi
         time.sleep(rng.uniform(0.25, 0.9))
         loop.kill()
         loop.wait()
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", count)
+    done = program(quick, "run", "--tag", "t", "--max-experiments", count)
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     assert [(row["val_bpb"], row["status"], row["description"]) for row in rows(quick)] == expected

@@ -71,7 +71,7 @@ def assert_complete(quick: Path, experiments: int) -> None:
 
 @pytest.mark.parametrize(("kills", "experiments", "seed"), SIZES)
 def test_session_survives_kills_during_model_calls(
-    quick: Path, cli: Cli, kills: int, experiments: int, seed: int
+    quick: Path, program: Cli, kills: int, experiments: int, seed: int
 ) -> None:
     asked: list[int] = []
     again: list[int] = []
@@ -97,7 +97,7 @@ def test_session_survives_kills_during_model_calls(
         flags = [*FLAGS, "llm", "--model", f"{server.url} scripted", "--max-experiments", str(experiments)]
         command = ["run", "--tag", "t", *flags]
         kill_often(quick, command, kills, seed)
-        done = cli(quick, *command)
+        done = program(quick, *command)
     assert done.returncode == 0, done.stderr
     assert_complete(quick, experiments)
     answers = sum(
@@ -115,7 +115,7 @@ def test_session_survives_kills_during_model_calls(
 
 @pytest.mark.parametrize(("kills", "experiments", "seed"), SIZES)
 def test_session_survives_kills_during_agent_work(
-    quick: Path, cli: Cli, tmp_path: Path, kills: int, experiments: int, seed: int
+    quick: Path, program: Cli, tmp_path: Path, kills: int, experiments: int, seed: int
 ) -> None:
     (tmp_path / "agent.py").write_text(AGENT)
     folder, log = experiment_folder(journal_path(quick, "t"), 0).parent, tmp_path / "log"
@@ -123,7 +123,7 @@ def test_session_survives_kills_during_agent_work(
     line = f"{python} {{prompt_file}} {others}"
     command = ["run", "--tag", "t", *FLAGS, "command", "--agent-cmd", line, "--max-experiments", str(experiments)]
     kill_often(quick, command, kills, seed)
-    done = cli(quick, *command)
+    done = program(quick, *command)
     assert done.returncode == 0, done.stderr
     assert_complete(quick, experiments)
     started = [line.split() for line in log.read_text().splitlines()]

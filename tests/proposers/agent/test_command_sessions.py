@@ -46,7 +46,7 @@ def test_answered_agent_is_not_asked_again_after_kill(quick: Path, cli: Cli, tmp
     assert [row["description"] for row in rows(quick)] == ["baseline [unconfined]", "a larger rate [unconfined]"]
 
 
-def test_agent_session_keeps_invariants(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_agent_session_keeps_invariants(quick: Path, program: Cli, tmp_path: Path) -> None:
     """The agent of the third experiment does harm and nothing else: that one is the search's."""
     script = f"""
 counter = pathlib.Path({str(tmp_path / "count")!r})
@@ -60,7 +60,7 @@ else:
 """
     command = agent(tmp_path, script).command
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "3")
-    done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
+    done = program(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
     assert done.returncode == 0, done.stderr
     lines = (quick / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]

@@ -10,6 +10,8 @@ from agent.proposers import answer as notes
 from agent.proposers.model.blocks import Unusable, apply
 from tests.common.proposals import FILE, edit
 
+pytestmark = pytest.mark.quick
+
 
 def applied(answer: str, text: str = FILE) -> str:
     return apply(answer, {"train.py": text}, lambda path: path == "train.py")["train.py"]

@@ -41,6 +41,7 @@ SLIPS = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("comment", SLIPS)
 def test_a_slip_is_named_with_its_line(comment: str) -> None:
     with pytest.raises(UsageError, match=r"t\.py line 2: .* is no search comment: write `# search: LOW\.\.HIGH`"):
@@ -49,6 +50,7 @@ def test_a_slip_is_named_with_its_line(comment: str) -> None:
         tunable_parameters({"t.py": f"{comment}\nRATE = 0.1\n"}, {})
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "comment",
     [
@@ -79,6 +81,7 @@ def test_slips_stop_a_session_before_its_baseline(quick: Path, cli: Cli) -> None
     assert git(quick, "branch", "--list", "autoresearch/*") == ""
 
 
+@pytest.mark.quick
 def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> None:
     source = "BETAS = (0.9, 0.95)  # search: 0.8..0.99\nrate = 0.1  # search: 0.01..1.0\n# search: off\n"
     assert [remark.split(" and ")[0] for remark in remarks({"t.py": source + QUICK})] == [
@@ -153,6 +156,7 @@ def asked(source: str, number: int) -> dict[str, float]:
     return {key: float(value) for key, value in tunable_parameters({**files, **proposal.files}, {}).items()}
 
 
+@pytest.mark.quick
 def test_steps_of_large_integers_are_relative() -> None:
     source = "WARMUP_ITERS = 700\nLR_DECAY_ITERS = 600000\nVOCAB = 50304\nHIDDEN = 48\n"
     before = tunable_parameters({"t.py": source}, {})
@@ -165,10 +169,12 @@ def test_steps_of_large_integers_are_relative() -> None:
             assert abs(float(moved) / float(before[key]) - 1) >= 0.01, (key, moved)
 
 
+@pytest.mark.quick
 def test_small_integers_count_one_by_one() -> None:
     assert {asked("DEPTH = 6  # search: 1..12\n", seed)["DEPTH"] for seed in range(20)} == {5.0, 7.0}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("cookie", "codec"),
     [
@@ -189,6 +195,7 @@ def test_an_encoding_that_is_declared_is_kept(cookie: str, codec: str, end: str)
     assert constants(text, {})["RATE"].value == 0.1
 
 
+@pytest.mark.quick
 def test_what_is_no_text_is_none() -> None:
     for path, data in (
         ("t.py", b"caf\xe9\n"),

@@ -133,6 +133,7 @@ def test_short_sessions_improve_as_well() -> None:
     assert sum(value < start - 0.02 for value in after) >= len(after) - 1
 
 
+@pytest.mark.quick
 def test_crashes_are_avoided_later(sessions: list[list[Experiment]]) -> None:
     crashes = [sum(e.metric is None for history in sessions for e in history[a:b]) for a, b in ((1, 31), (31, 61))]
     assert crashes[1] <= max(crashes[0], len(SEEDS) * 2)
@@ -152,6 +153,7 @@ def test_a_session_rebuilt_from_its_history_proposes_the_same() -> None:
         assert digest({**files, **again.files}) == history[number].digest
 
 
+@pytest.mark.quick
 def test_maximize_works_as_well() -> None:
     assert best(session(SearchProposer(), 40, 1, "maximize")) < 1.2
 
@@ -162,6 +164,7 @@ def test_descriptions_are_for_people(sessions: list[list[Experiment]]) -> None:
     assert any(text.startswith("MATRIX_LR 0.04 -> 0.0") for text in descriptions)
 
 
+@pytest.mark.quick
 def test_nothing_to_search_and_nothing_left() -> None:
     def ask(source: str, history: tuple[Experiment, ...] = ()) -> Proposal:
         files = {"t.py": source}
@@ -179,6 +182,7 @@ def test_nothing_to_search_and_nothing_left() -> None:
         ask("FLAG = True\n", (tried,))
 
 
+@pytest.mark.quick
 def test_tiny_constants_are_moved_by_factors() -> None:
     space = space_of({"t.py": "EPS = 1e-15\nOFF = 0.0  # search: 0.001..0.1 log\n"}, {})
     drawn = pool(space, random.Random(0), 200)
@@ -218,6 +222,7 @@ def test_strange_experiments_are_no_obstacle() -> None:
     assert SearchProposer().ask(context).files
 
 
+@pytest.mark.quick
 def test_small_spaces_are_used_up() -> None:
     source = "DEPTH = 4  # search: 1..6\nFLAG = False\n"
     history: list[Experiment] = []
