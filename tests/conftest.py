@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.common.in_process import call
 from tests.common.workspaces import ROOT, SIEVE, Cli, made_once, make_quick, make_repository
 
 # The tests start the program about a thousand times: it need not be compiled each time.
@@ -82,9 +83,15 @@ def sieve(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli() -> Cli:
+    """Run a command of the program in this process: a start of the program takes longer than most commands."""
+    return call
+
+
+@pytest.fixture
+def program() -> Cli:
     """Run the program as a person does: in a process of its own."""
 
-    def call(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def start(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "agent", *args],
             cwd=folder,
@@ -95,4 +102,4 @@ def cli() -> Cli:
             check=False,
         )
 
-    return call
+    return start

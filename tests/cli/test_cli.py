@@ -30,10 +30,10 @@ def test_every_command_has_a_help_page_with_examples_that_are_read(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     done = call(tmp_path, *command, "--help")
-    assert done.returncode == 0 and done.stdout.startswith("Usage: autoresearch")
-    assert max(map(len, done.stdout.splitlines())) <= 80 and "..." not in done.stdout.split("\n", 1)[1].replace(
-        "NAME,...", ""
-    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: autoresearch")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "..." not in done.stdout.split("\n", 1)[1].replace("NAME,...", "")
     examples = done.stdout.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
     assert len(examples) >= 2
     for example in examples:
@@ -78,12 +78,13 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_program_never_imports_mlx_nor_the_workspace_the_program() -> None:
+def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
     for path in (ROOT / "agent").rglob("*.py"):
         assert "import mlx" not in path.read_text(), path
     for name in ("prepare.py", "train.py", "snapshots.py", "sources.py", "blas.py"):
         text = (ROOT / name).read_text()
-        assert "import agent" not in text and "from agent" not in text, name
+        assert "import agent" not in text, name
+        assert "from agent" not in text, name
 
 
 @pytest.mark.parametrize(
@@ -98,36 +99,42 @@ def test_the_program_never_imports_mlx_nor_the_workspace_the_program() -> None:
         (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_its_code(
-    quick: Path, cli: Cli, args: list[str], code: int, words: str
-) -> None:
-    done = cli(quick, *args)
-    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+def test_wrong_input_exits_with_one_sentence(quick: Path, program: Cli, args: list[str], code: int, words: str) -> None:
+    done = program(quick, *args)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
 
 
-def test_errors_as_json_and_with_a_traceback_on_demand(quick: Path, cli: Cli) -> None:
-    done = cli(quick, "status", "--json")
+def test_errors_print_as_json_and_traceback_on_request(quick: Path, program: Cli) -> None:
+    done = program(quick, "status", "--json")
     envelope = json.loads(done.stdout)
-    assert done.returncode == 3 and envelope["status"] == "error" and envelope["data"] is None
+    assert done.returncode == 3
+    assert envelope["status"] == "error"
+    assert envelope["data"] is None
     assert "there is no session" in envelope["errors"][0]
-    assert "Traceback" in cli(quick, "--debug", "status").stderr
+    assert "Traceback" in program(quick, "--debug", "status").stderr
 
 
-def test_status_of_a_named_and_of_the_latest_session(quick: Path, cli: Cli) -> None:
-    cli(quick, "run", "--tag", "one", "--max-experiments", "3")
-    text = cli(quick, "status").stdout
-    assert text.startswith("one  val_bpb") and "3 experiments: " in text and "not running: 3 experiments" in text
-    assert len(json.loads(cli(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
-    assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr
+def test_status_shows_named_or_latest_session(quick: Path, program: Cli) -> None:
+    program(quick, "run", "--tag", "one", "--max-experiments", "3")
+    text = program(quick, "status").stdout
+    assert text.startswith("one  val_bpb")
+    assert "3 experiments: " in text
+    assert "not running: 3 experiments" in text
+    assert len(json.loads(program(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
+    assert "there is no session two" in program(quick, "status", "--tag", "two").stderr
 
 
-def test_without_git_there_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    done = cli(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
-    assert done.returncode == 3 and done.stderr.startswith("error: git ") and "Traceback" not in done.stderr
+def test_missing_git_is_reported_in_one_sentence(quick: Path, program: Cli, tmp_path: Path) -> None:
+    done = program(quick, "run", "--tag", "t", PATH=str(tmp_path / "nothing"))
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: git ")
+    assert "Traceback" not in done.stderr
 
 
-def test_the_version(tmp_path: Path, cli: Cli) -> None:
-    done = cli(tmp_path, "--version")
+def test_version_is_printed(tmp_path: Path, program: Cli) -> None:
+    done = program(tmp_path, "--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"autoresearch \d+\.\d+\.\d+\n", done.stdout)
 
@@ -141,14 +148,14 @@ def test_the_version(tmp_path: Path, cli: Cli) -> None:
     ],
 )
 def test_protocol_check_refuses_what_run_would(
-    quick: Path, cli: Cli, section: str, field: str, value: Any, words: str
+    quick: Path, program: Cli, section: str, field: str, value: Any, words: str
 ) -> None:
     protocol = json.loads((quick / "protocol.json").read_text())
     protocol[section][field] = value
     (quick / "protocol.json").write_text(json.dumps(protocol))
     git(quick, "commit", "--quiet", "-am", "protocol")
-    assert words in cli(quick, "run", "--tag", "t", "--dry-run").stderr
+    assert words in program(quick, "run", "--tag", "t", "--dry-run").stderr
     for more in ([], ["--json"]):
-        done = cli(quick, "protocol", "check", *more)
+        done = program(quick, "protocol", "check", *more)
         assert done.returncode == 2
         assert words in done.stderr

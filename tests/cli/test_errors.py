@@ -60,7 +60,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
 
 
 @pytest.mark.parametrize(("where", "args", "code", "says"), ROWS)
-def test_the_row_is_true(
+def test_documented_error_matches_program(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, where: str, args: str, code: str, says: str
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -68,7 +68,9 @@ def test_the_row_is_true(
     done = call(places[where], *shlex.split(args))
     errors = done.stderr.splitlines()
     assert done.returncode == int(code), done.stderr
-    assert errors and errors[-1].startswith("error: ") and "Traceback" not in done.stderr
+    assert errors
+    assert errors[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
     # A session that is refused has said by then how it is confined.
     assert len(errors) == 1 or errors[0].startswith("sandbox: "), done.stderr
     pattern = ".*".join(re.escape(part.strip()) for part in says.replace("\x00", "|").split("…"))
@@ -76,26 +78,30 @@ def test_the_row_is_true(
     assert sorted(path.name for path in places[where].iterdir()) in (before, sorted([*before, ".autoresearch"]))
 
 
-def test_errors_in_json(places: dict[str, Path]) -> None:
+def test_errors_print_as_json(places: dict[str, Path]) -> None:
     for args in (["status"], ["show", "1"], ["diff"], ["log"], ["sessions"], ["doctor", "--repair"], ["baseline"]):
         where = "a changed tree" if args == ["baseline"] else "a new workspace"
         done = call(places[where], *args, "--json")
         envelope = json.loads(done.stdout)
-        assert done.returncode == 3 and envelope["status"] == "error" and envelope["data"] is None
+        assert done.returncode == 3
+        assert envelope["status"] == "error"
+        assert envelope["data"] is None
         assert envelope["errors"] == [done.stderr.removeprefix("error: ").strip()]
 
 
-def test_what_the_system_refuses_is_an_envelope_too(tmp_path: Path) -> None:
+def test_system_error_prints_as_json(tmp_path: Path) -> None:
     make_quick(tmp_path / "quick")
     journal_path(tmp_path / "quick", "t").mkdir(parents=True)  # no rights are needed for it to be unreadable
     for args in (["status"], ["show", "1"], ["diff"], ["log"]):
         done = call(tmp_path / "quick", *args, "--json")
         envelope = json.loads(done.stdout)
-        assert done.returncode == 1 and envelope["status"] == "error" and "the system says" in envelope["errors"][0]
+        assert done.returncode == 1
+        assert envelope["status"] == "error"
+        assert "the system says" in envelope["errors"][0]
         assert envelope["errors"] == [done.stderr.removeprefix("error: ").strip()]
 
 
-def test_the_table_has_every_command() -> None:
+def test_error_table_names_every_command() -> None:
     commands = {str(each.name or each.callback.__name__) for each in app.registered_commands if each.callback}
     named = {str(row.values[1]).split()[0] for row in ROWS}
     assert commands | {"protocol"} <= named, commands - named

@@ -24,7 +24,7 @@ def flags(folder: Path) -> dict[str, Any]:
     return dict(fold(journal_path(folder, "t")).flags)
 
 
-def test_going_on_needs_the_tag_alone(quick: Path, cli: Cli) -> None:
+def test_resume_needs_only_tag(quick: Path, cli: Cli) -> None:
     other = shutil.copytree(quick, quick.parent / "other")
     kept = ("--training-seconds", "20", "--seed", "7", "--verdict", "greedy", "--no-prune", "--baseline-runs", "3")
     session(quick, cli, *kept, "--max-experiments", "2")
@@ -38,14 +38,14 @@ def test_going_on_needs_the_tag_alone(quick: Path, cli: Cli) -> None:
     assert [e.description for e in fold(journal_path(other, "t")).experiments] == whole
 
 
-def test_when_to_end_is_each_start_s_own(quick: Path, cli: Cli) -> None:
+def test_limits_belong_to_each_start(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--max-experiments", "1", "--patience", "50")
     assert "max_experiments" not in flags(quick)
     session(quick, cli, "--max-experiments", "3")
     assert len(fold(journal_path(quick, "t")).experiments) == 4
 
 
-def test_a_changed_flag_is_said_and_kept(quick: Path, cli: Cli) -> None:
+def test_changed_flag_is_announced_and_kept(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--seed", "1", "--verdict", "greedy", "--max-experiments", "1")
     said = session(quick, cli, "--seed", "2", "--max-experiments", "2")
     assert "--seed is 2 from now on; the session had 1" in said
@@ -53,7 +53,7 @@ def test_a_changed_flag_is_said_and_kept(quick: Path, cli: Cli) -> None:
     assert flags(quick) == {"seed": 2, "verdict": "greedy"}
 
 
-def test_a_new_choice_of_who_proposes_takes_the_place_of_the_old(quick: Path, cli: Cli) -> None:
+def test_new_proposer_replaces_old_one(quick: Path, cli: Cli) -> None:
     agent = "sed -i 's/^RATE = 0.1 /RATE = 0.2 /' train.py # {prompt_file}"
     session(quick, cli, "--proposer", "command", "--agent-cmd", agent, "--max-experiments", "1")
     said = session(quick, cli, "--proposer", "search", "--max-experiments", "2")
@@ -63,7 +63,7 @@ def test_a_new_choice_of_who_proposes_takes_the_place_of_the_old(quick: Path, cl
     assert [e.proposer for e in fold(journal_path(quick, "t")).experiments] == ["baseline", "command", "search"]
 
 
-def test_another_budget_is_refused_as_it_was(quick: Path, cli: Cli) -> None:
+def test_changed_budget_is_refused(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--training-seconds", "20", "--max-experiments", "1")
     said = session(quick, cli, "--training-seconds", "30", code=3)
     assert "training_seconds was 20" in said
@@ -76,7 +76,7 @@ def test_variables_count_as_flags(quick: Path, cli: Cli) -> None:
     assert flags(quick) == {"training_seconds": 20}
 
 
-def test_a_session_of_the_version_before_keeps_its_budget_and_seed(quick: Path, cli: Cli) -> None:
+def test_older_session_keeps_budget_and_seed(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--training-seconds", "20", "--seed", "5", "--max-experiments", "1")
     path = journal_path(quick, "t")
     events = [json.loads(line) for line in path.read_text().splitlines()]
@@ -88,7 +88,7 @@ def test_a_session_of_the_version_before_keeps_its_budget_and_seed(quick: Path, 
     assert flags(quick) == {"training_seconds": 20, "seed": 5}
 
 
-def test_flags_of_a_journal_that_make_no_sense_are_left_out(quick: Path, cli: Cli) -> None:
+def test_nonsensical_journal_flags_are_ignored(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--seed", "1", "--max-experiments", "1")
     path = journal_path(quick, "t")
     strange = {"seed": "many", "verdict": "coin", "share": -1, "unheard": 1, "max_cost": True}
@@ -108,7 +108,7 @@ def test_inf_takes_a_limit_back(quick: Path, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--share=0.5", "--fallback-after=10", "--model-timeout=5", "--agent-timeout=5"])
-def test_a_flag_that_would_do_nothing_is_refused(quick: Path, cli: Cli, flag: str) -> None:
+def test_ineffective_flag_is_refused(quick: Path, cli: Cli, flag: str) -> None:
     done = cli(quick, "run", "--tag", "t", flag, "--dry-run")
     assert done.returncode == 2
     assert "is for a model or an agent" in done.stderr

@@ -30,7 +30,7 @@ def rows(folder: Path) -> int:
     "streams",
     ["2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | head -c 1", "2>&1 | true", "--json | true"],
 )
-def test_a_session_goes_on_whoever_listens(quick: Path, streams: str) -> None:
+def test_session_survives_closed_streams(quick: Path, streams: str) -> None:
     done = shell(quick, f"{RUN} {streams}; exit ${{PIPESTATUS[0]}}")
     assert done.returncode == 0, done.stderr
     assert rows(quick) == 4
@@ -43,7 +43,7 @@ def test_a_session_goes_on_whoever_listens(quick: Path, streams: str) -> None:
     "command", ["status", "show 1", "diff", "log 1", "sessions", "status --json", "doctor", "--help"]
 )
 @pytest.mark.parametrize("streams", [">&-", "| true", ">/dev/full"])
-def test_a_command_that_shows_something_ends_without_a_traceback(finished: Path, command: str, streams: str) -> None:
+def test_closed_output_ends_command_without_traceback(finished: Path, command: str, streams: str) -> None:
     done = shell(finished, f'"{sys.executable}" -m agent {command} {streams}; exit ${{PIPESTATUS[0]}}')
     if command != "--help" or "full" in streams:  # click ends a help page that nobody reads with 1
         assert done.returncode == (1 if "full" in streams else 0)
@@ -52,17 +52,17 @@ def test_a_command_that_shows_something_ends_without_a_traceback(finished: Path,
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_what_a_terminal_cannot_show_is_written_with_escapes(quick: Path, cli: Cli, encoding: str) -> None:
+def test_unencodable_text_is_escaped(quick: Path, program: Cli, encoding: str) -> None:
     text = (quick / "train.py").read_text().replace("RATE = 0.1", "λ_RATE = 0.1")
     (quick / "train.py").write_text(text.replace("(RATE", "(λ_RATE"))
     git(quick, "commit", "--quiet", "-am", "λ → 0")
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "2", PYTHONIOENCODING=encoding)
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "2", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     for command in (["status"], ["show", "1"], ["diff", "1"], ["log", "1"], ["sessions"], ["report"], ["doctor"]):
-        shown = cli(quick, *command, PYTHONIOENCODING=encoding)
+        shown = program(quick, *command, PYTHONIOENCODING=encoding)
         assert "Traceback" not in shown.stderr
         assert shown.returncode in (0, 1)
-    assert "\\u03bb_RATE" in cli(quick, "diff", "1", PYTHONIOENCODING=encoding).stdout
+    assert "\\u03bb_RATE" in program(quick, "diff", "1", PYTHONIOENCODING=encoding).stdout
 
 
 def wait_for_rows(folder: Path, count: int) -> None:
@@ -86,7 +86,7 @@ def test_nohup_is_obeyed(quick: Path) -> None:
     assert rows(quick) == 41
 
 
-def test_a_closed_terminal_ends_a_session_that_was_not_told_to_stay(quick: Path) -> None:
+def test_closed_terminal_ends_session_without_nohup(quick: Path) -> None:
     command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "200"]
     loop = subprocess.Popen(
         command, cwd=quick, env={**os.environ, **ENV}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

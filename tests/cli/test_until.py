@@ -14,6 +14,8 @@ from agent.cli.until import moment
 from agent.errors import UsageError
 from tests.common.in_process import call
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -60,12 +62,12 @@ BERLIN, NEW_YORK, LORD_HOWE, UTC = "Europe/Berlin", "America/New_York", "Austral
     ],
     indirect=["zone"],
 )
-def test_the_next_time_of_day(zone: str, now: tuple[int, ...], text: str, then: tuple[int, ...]) -> None:
+def test_time_of_day_means_next_occurrence(zone: str, now: tuple[int, ...], text: str, then: tuple[int, ...]) -> None:
     assert moment(text, at(zone, *now)) == at(zone, *then)
 
 
 @pytest.mark.parametrize("zone", [BERLIN], indirect=True)
-def test_a_time_that_comes_twice_is_the_next_of_both(zone: str) -> None:
+def test_repeated_time_of_day_means_next_occurrence(zone: str) -> None:
     evening = at(zone, 2026, 10, 24, 23)
     first, second = (at(zone, 2026, 10, 25, 2, 30, fold=fold) for fold in (0, 1))
     assert second - first == 3600
@@ -106,8 +108,9 @@ def test_durations_count_from_now_whatever_the_clocks_do(zone: str, text: str, h
      "07:00m", "0h", "-8h", "8h 8h", "8x", "8", "8hm",
      "1e9h", "99999h", "07:00.", "7.30", "h", "8:00h"],
 )  # fmt: skip
-def test_what_is_neither_is_one_sentence(tmp_path: Path, text: str) -> None:
+def test_invalid_until_is_reported_in_one_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="07:00 or 7am, or a duration such as 8h or 1h30m"):
         moment(text, 1.0e9)
     done = call(tmp_path, "run", "--tag", "t", "--until", text)
-    assert done.returncode == 2 and "--until takes a time" in done.stderr
+    assert done.returncode == 2
+    assert "--until takes a time" in done.stderr

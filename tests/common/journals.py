@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 UNPRINTABLE = "\x00 \x1b[31m \u202e \ud800 \uffff"
 HOSTILE = '</td></table><script>document.title="owned"</script><img src=x onerror=alert(1)> "quoted" & \'so\' {{ 7*7 }}'
 NAMES = ("MATRIX_LR", "EMBEDDING_LR", "DEPTH", "WARMDOWN_RATIO", "WEIGHT_DECAY", "TOTAL_BATCH_SIZE")
 REASONS = ("the command ended with exit code 1: ValueError: n_head must divide n_embd", "out of memory", "no val_bpb")
+FINGERPRINT = {
+    "chip": "Apple M4 Max",
+    "cores": 16,
+    "memory_gb": 64,
+    "os": "Darwin 25.1",
+    "mlx": "0.32.4",
+    "backend": "metal",
+    "snapshot": "climbmix-3f2a91c0",
+    "protocol": "ab" * 32,
+    "training_seconds": 300.0,
+}
+BASELINE, NOISE = 1.8123, 0.0012
+Parameters = dict[str, float]
 
 
 class Writer:
@@ -23,56 +36,114 @@ class Writer:
         self.at += after
         self.lines.append(json.dumps({"event": kind, "at": round(self.at, 3), **data}))
 
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(self.lines) + "\n")
 
-def write_long_journal(
-    path: Path,
-    tag: str,
-    count: int,
-    base: str,
-    best: str,
-    direction: str = "minimize",
-    confirmed: bool = True,
-    seed: int = 7,
-) -> None:
-    """`count` experiments after the baseline: keeps, crashes, pruned runs, values far off, interruptions, a comparison.
 
-    base, best: commits, of the baseline and of every kept experiment.
+class JournalBuilder:
+    """Writes a session experiment by experiment; `mixed` draws what they come to.
+
+    Args:
+        base, best: commits, of the baseline and of every kept experiment.
     """
-    chance, write, noise = random.Random(seed), Writer(), 0.0012
-    sign = 1 if direction == "minimize" else -1
-    write(
-        "session",
-        tag=tag,
-        branch=f"autoresearch/{tag}",
-        base=base,
-        metric="val_bpb",
-        direction=direction,
-        seed=0,
-        proposer="hybrid",
-        pid=1,
-        fingerprint={
-            "chip": "Apple M4 Max",
-            "cores": 16,
-            "memory_gb": 64,
-            "os": "Darwin 25.1",
-            "mlx": "0.32.4",
-            "backend": "metal",
-            "snapshot": "climbmix-3f2a91c0",
-            "protocol": "ab" * 32,
-            "training_seconds": 300.0,
-        },
-    )
-    best_value, parameters = 1.8123, dict.fromkeys(NAMES, 1.0)
-    for number in range(count + 1):
-        name = chance.choice(NAMES)
-        candidate = parameters if number == 0 else {**parameters, name: round(chance.uniform(0.2, 3), 3)}
-        description = f"{name} {parameters[name]:g} -> {candidate[name]:g}" if number else "baseline"
+
+    def __init__(
+        self, tag: str, base: str = "a" * 40, best: str = "b" * 40, direction: str = "minimize", seed: int = 7
+    ) -> None:
+        self.base, self.best, self.sign = base, best, 1 if direction == "minimize" else -1
+        self.chance, self.write = random.Random(seed), Writer()
+        self.number, self.value, self.parameters = 0, BASELINE, dict.fromkeys(NAMES, 1.0)
+        self.write(
+            "session",
+            tag=tag,
+            branch=f"autoresearch/{tag}",
+            base=base,
+            metric="val_bpb",
+            direction=direction,
+            seed=0,
+            proposer="hybrid",
+            pid=1,
+            fingerprint=FINGERPRINT,
+        )
+
+    def baseline(self) -> Self:
+        self._begin("baseline", self.parameters, self.base, self.chance.choice(NAMES))
+        self._worse()
+        return self._end("keep", "worse", metric=self.value)
+
+    def keep(self, candidate: Parameters | None = None) -> Self:
+        """An experiment that is better; its evidence is one run, or three of each side."""
+        number, candidate = self._propose(candidate, commit=self.best)
+        self._worse()
+        step = abs(self.chance.gauss(0, 0.06 / (1 + number / 6))) + NOISE
+        before, self.value = self.value, self.value - self.sign * step
+        self.parameters = candidate
+        return self._end("keep", "worse", metric=self.value, evidence=_evidence(self.value, before, step, number))
+
+    def discard(self, candidate: Parameters | None = None) -> Self:
+        self._propose(candidate)
+        return self._end("discard", "worse", metric=self._worse())
+
+    def discard_far_off(self, candidate: Parameters | None = None) -> Self:
+        """A discarded experiment whose value is off any scale."""
+        self._propose(candidate)
+        self._worse()
+        return self._end("discard", "worse", metric=self.value + self.sign * self.chance.uniform(0.5, 9))
+
+    def crash(self, candidate: Parameters | None = None) -> Self:
+        number, _ = self._propose(candidate)
+        self._worse()
+        reason = REASONS[number % 3]
+        return self._end("crash", reason, seconds=12.0, secondary={}, error=reason)
+
+    def prune(self, candidate: Parameters | None = None) -> Self:
+        self._propose(candidate)
+        reason = "ended early: hopeless after 30 %"
+        return self._end("discard", reason, seconds=90.0, pruned=0.3, estimate=self._worse())
+
+    def mixed(self, count: int) -> Self:
+        """`count` experiments: discards, pruned runs, crashes, values far off, and keeps, which become rare."""
+        kinds = [self.discard, self.crash, self.prune, self.discard_far_off]
+        for _ in range(count):
+            candidate = self._candidate()
+            experiment = self.chance.choices(kinds, [78, 7, 12, 3])[0]
+            (self.keep if self.chance.random() < 14 / (14 + self.number) else experiment)(candidate)
+        return self
+
+    def confirmed(self) -> Self:
+        """A comparison of the best with the baseline."""
+        ends, means = {"a": self.base, "b": self.best}, {"a": BASELINE, "b": self.value + self.sign * 0.0009}
+        gain = self.sign * (means["a"] - means["b"])
+        found = {"gain": gain, "low": gain - 0.003, "high": gain + 0.003, "noise": NOISE, "verdict": "confirmed"}
+        self.write("comparing", 1.0, commits=ends, files=["train.py"], count=3)
+        self.write("confirmed", 1900.0, **ends, means=means, runs={"a": 3, "b": 3}, **found)
+        return self
+
+    def save(self, path: Path) -> None:
+        """End the session and write its journal."""
+        self.write("ended", 1.0, reason=f"{self.number - 1} experiments")
+        self.write.save(path)
+
+    def _candidate(self) -> Parameters:
+        name = self.chance.choice(NAMES)
+        return {**self.parameters, name: round(self.chance.uniform(0.2, 3), 3)}
+
+    def _worse(self) -> float:
+        return self.value + self.sign * abs(self.chance.gauss(0.004, 0.012)) + self.sign * NOISE
+
+    def _propose(self, candidate: Parameters | None, commit: str = "") -> tuple[int, Parameters]:
+        candidate, number = self._candidate() if candidate is None else candidate, self.number
+        name = next((name for name in NAMES if candidate[name] != self.parameters[name]), NAMES[0])
+        description = f"{name} {self.parameters[name]:g} -> {candidate[name]:g}"
         description = {3: HOSTILE, 4: f"{description} {UNPRINTABLE}"}.get(number, description)
-        commit = base if number == 0 else f"{number:040x}"
-        kind = "keep" if number == 0 else chance.choices(["discard", "crash", "pruned", "far"], [78, 7, 12, 3])[0]
-        if number and chance.random() < 14 / (14 + number):
-            kind, commit = "keep", best
-        write(
+        self._begin(description, candidate, commit or f"{number:040x}", name)
+        return number, candidate
+
+    def _begin(self, description: str, candidate: Parameters, commit: str, name: str) -> None:
+        """All events until the run has started; some experiments have a call of a model, or an interruption."""
+        number = self.number
+        self.write(
             "proposed",
             8.0,
             number=number,
@@ -85,57 +156,34 @@ def write_long_journal(
             expected=-0.001,
         )
         if number % 3 == 0:
-            write("called", 0.5, number=number, model="m", input_tokens=21_000, output_tokens=900, dollars=0.011)
-        write("committed", 0.2, number=number, commit=commit)
+            self.write("called", 0.5, number=number, model="m", input_tokens=21_000, output_tokens=900, dollars=0.011)
+        self.write("committed", 0.2, number=number, commit=commit)
+        started = {"number": number, "run": 1, "pid": 9, "born": 0.0, "log": "", "expected": 330.0}
         if number % 97 == 5:
-            write("started", 0.2, number=number, run=1, pid=9, born=0.0, log="", expected=330.0)
-            write("interrupted", 120.0, number=number, reason="the machine slept for 3600 s during the run")
-        write("started", 0.3, number=number, run=1, pid=9, born=0.0, log="", expected=330.0)
-        evidence = None
-        value: float | None = best_value + sign * abs(chance.gauss(0.004, 0.012)) + sign * noise
-        if kind == "keep":
-            step = abs(chance.gauss(0, 0.06 / (1 + number / 6))) + noise if number else 0.0
-            evidence = None if number == 0 else _evidence(best_value - sign * step, best_value, step, noise, number)
-            best_value -= sign * step
-            value, parameters = best_value, candidate
-        elif kind == "far":
-            value = best_value + sign * chance.uniform(0.5, 9)
-        run = {
-            "metric": None if kind in ("crash", "pruned") else value,
-            "seconds": 12.0 if kind == "crash" else 90.0 if kind == "pruned" else 327.0,
-            "secondary": {} if kind == "crash" else {"training_seconds": 300.0, "peak_vram_mb": 5100.0},
-            "error": REASONS[number % 3] if kind == "crash" else None,
-            "pruned": 0.3 if kind == "pruned" else None,
-            "estimate": value if kind == "pruned" else None,
+            self.write("started", 0.2, **started)
+            self.write("interrupted", 120.0, number=number, reason="the machine slept for 3600 s during the run")
+        self.write("started", 0.3, **started)
+        self.commit = commit
+
+    def _end(
+        self, status: str, reason: str, seconds: float = 327.0, evidence: dict[str, Any] | None = None, **run: Any
+    ) -> Self:
+        number, self.number = self.number, self.number + 1
+        usual = {
+            "metric": None,
+            "seconds": seconds,
+            "secondary": {"training_seconds": 300.0, "peak_vram_mb": 5100.0},
+            "error": None,
+            "pruned": None,
+            "estimate": None,
         }
-        write("measured", run["seconds"], number=number, run=1, **run)  # type: ignore[arg-type]
-        status = {"pruned": "discard", "far": "discard"}.get(kind, kind)
-        reason = run["error"] or ("ended early: hopeless after 30 %" if kind == "pruned" else "worse")
-        write("judged", 0.1, number=number, status=status, reason=reason, evidence=evidence)
-        write("recorded", 0.1, number=number, head=commit)
-    if confirmed:
-        a, b = 1.8123, best_value + sign * 0.0009
-        gain = sign * (a - b)
-        write("comparing", 1.0, commits={"a": base, "b": best}, files=["train.py"], count=3)
-        write(
-            "confirmed",
-            1900.0,
-            a=base,
-            b=best,
-            means={"a": a, "b": b},
-            runs={"a": 3, "b": 3},
-            gain=gain,
-            low=gain - 0.003,
-            high=gain + 0.003,
-            noise=noise,
-            verdict="confirmed",
-        )
-    write("ended", 1.0, reason=f"{count} experiments")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(write.lines) + "\n")
+        self.write("measured", seconds, number=number, run=1, **{**usual, **run})
+        self.write("judged", 0.1, number=number, status=status, reason=reason, evidence=evidence)
+        self.write("recorded", 0.1, number=number, head=self.commit)
+        return self
 
 
-def _evidence(mean: float, before: float, gain: float, noise: float, number: int) -> dict[str, Any]:
+def _evidence(mean: float, before: float, gain: float, number: int) -> dict[str, Any]:
     how, runs = ("confirmed", 3) if number % 2 else ("one run", 1)
     return {
         "how": how,
@@ -144,6 +192,6 @@ def _evidence(mean: float, before: float, gain: float, noise: float, number: int
         "incumbent_mean": before,
         "incumbent_runs": 2,
         "gain": gain,
-        "noise": noise,
-        "sigmas": gain / noise / (1 / runs + 0.5) ** 0.5,
+        "noise": NOISE,
+        "sigmas": gain / NOISE / (1 / runs + 0.5) ** 0.5,
     }

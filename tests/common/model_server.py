@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+KEY = "sk-very-secret-0123456789"
 Body = dict[str, Any]
 
 
@@ -130,3 +131,13 @@ def _anthropic_events(text: str, tokens_in: int, tokens_out: int) -> Iterator[An
         yield {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": part}}
     yield {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": tokens_out}}
     yield {"type": "message_stop"}
+
+
+def half(handler: Any) -> None:
+    begin_stream(handler)
+    send(handler, {"choices": [{"delta": {"content": "RATE = "}, "finish_reason": None}]})
+    end_stream(handler)
+
+
+def silent(handler: Any) -> None:
+    handler.ends.wait()

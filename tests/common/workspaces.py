@@ -80,3 +80,21 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             made.touch()
     return folder
+
+
+def repository(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    make_repository(folder)
+    return folder
+
+
+def commit_all(folder: Path, message: str) -> None:
+    git(folder, "add", "-u")
+    git(folder, "commit", "--quiet", "-m", message)
+
+
+def set_protocol(folder: Path, **sections: Any) -> None:
+    (folder / "protocol.json").write_text(json.dumps(quick_protocol(**sections), indent=2))
+    commit_all(folder, "protocol")

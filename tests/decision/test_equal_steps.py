@@ -19,8 +19,8 @@ from agent.journal.paths import journal_path
 from agent.journal.state import Pending, replay
 from agent.source.diff import same_work
 from benchmarks import verdict as simulation
-from tests.common.workspaces import Cli
-from tests.session.test_session import assert_consistent, commit_all, rows
+from tests.common.sessions import assert_consistent, rows
+from tests.common.workspaces import Cli, commit_all
 
 SLOPE, LEFT = -0.3, 0.002
 
@@ -35,17 +35,22 @@ GROUPS = [runs(1.8, (40, 36, 42, 34), 1), runs(1.7, (80, 88, 72), 2), runs(1.9, 
 RAW = pooled([[run.metric or 0.0 for run in group] for group in GROUPS], 1.8)
 
 
-def test_the_slope_is_learnt_from_repeated_runs() -> None:
+@pytest.mark.quick
+def test_slope_is_learned_from_repeated_runs() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
-    assert found is not None and found.per_log == pytest.approx(SLOPE, abs=0.05)
-    assert 0 < found.noise.sd < 0.3 * RAW.sd and found.noise.degrees == RAW.degrees - 1
+    assert found is not None
+    assert found.per_log == pytest.approx(SLOPE, abs=0.05)
+    assert 0 < found.noise.sd < 0.3 * RAW.sd
+    assert found.noise.degrees == RAW.degrees - 1
     turned = [[Run(-(run.metric or 0.0), 10.0, run.secondary) for run in group] for group in GROUPS]
     other = slope_of(turned, (), RAW, "maximize")
-    assert other is not None and other.per_log == pytest.approx(-found.per_log)
+    assert other is not None
+    assert other.per_log == pytest.approx(-found.per_log)
     assert slope_of(turned, (), RAW, "minimize") is None  # more steps make nothing worse
 
 
-def test_an_incumbent_is_restated_for_the_steps_of_the_candidate() -> None:
+@pytest.mark.quick
+def test_incumbent_is_adjusted_to_steps_of_candidate() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
     assert found is not None
     slower = runs(1.8, (32, 32), 9)
@@ -56,15 +61,18 @@ def test_an_incumbent_is_restated_for_the_steps_of_the_candidate() -> None:
     assert found.doubt(GROUPS[0], GROUPS[0]) == pytest.approx(0.0)
 
 
-def test_without_anything_to_learn_from_nothing_is_restated() -> None:
+@pytest.mark.quick
+def test_incumbent_is_not_adjusted_without_repeated_runs() -> None:
     uncounted = [[Run(run.metric, 10.0) for run in group] for group in GROUPS]
     assert slope_of(uncounted, (), RAW, "minimize") is None
     assert slope_of(GROUPS, [Run(1.8, 10.0)], RAW, "minimize") is None
     equal = [[Run(run.metric, 10.0, {"num_steps": 40}) for run in group] for group in GROUPS]
     assert slope_of(equal, (), RAW, "minimize") is None
-    assert slope_of(GROUPS[2:], (), RAW, "minimize") is None and slope_of([], (), RAW, "minimize") is None
+    assert slope_of(GROUPS[2:], (), RAW, "minimize") is None
+    assert slope_of([], (), RAW, "minimize") is None
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("names", "same"),
     [
@@ -91,25 +99,28 @@ def judged(name: str, candidate: Sequence[Run]) -> Verdict | str:
     return judge(Comparison(pending, incumbent, [incumbent, before], ours, theirs, "minimize"), DecisionConfig())
 
 
-def test_a_slow_minute_hides_no_better_rate_and_a_fast_one_makes_none() -> None:
+def test_step_rate_neither_hides_nor_creates_gain() -> None:
     better = runs(1.77, (35, 36), 5)
     found = judged("RATE", better)
-    assert isinstance(found, Verdict) and found.status == "keep" and "at equal steps" in found.reason
-    assert found.evidence is not None and found.evidence.mean == pytest.approx(
-        1.77 + SLOPE * math.log(35.5 / 40), abs=0.01
-    )
-    assert found.evidence.doubt is not None and found.evidence.gain == pytest.approx(0.03, abs=0.01)
+    assert isinstance(found, Verdict)
+    assert found.status == "keep"
+    assert "at equal steps" in found.reason
+    assert found.evidence is not None
+    assert found.evidence.mean == pytest.approx(1.77 + SLOPE * math.log(35.5 / 40), abs=0.01)
+    assert found.evidence.doubt is not None
+    assert found.evidence.gain == pytest.approx(0.03, abs=0.01)
     wider = judged("WIDTH", better)
     assert isinstance(wider, str) or wider.status == "discard"
     lucky = judged("RATE", runs(1.8, (46, 46), 6))
     assert isinstance(lucky, str) or lucky.status == "discard"
 
 
-def test_the_rates_of_error_on_a_drifting_machine() -> None:
+def test_error_rates_hold_on_drifting_machine() -> None:
     """A small version of `benchmarks.verdict`: false keeps and runs in their bounds, and more power."""
     sessions = [simulation.null_session("confirm", "drifting", 1.0, 100, seed) for seed in range(30)]
     keeps, taken, _ = zip(*sessions, strict=True)
-    assert sum(keeps) <= 25 and sum(taken) / 3000 <= 1.33  # 0.004 of 3,000 are 12
+    assert sum(keeps) <= 25
+    assert sum(taken) / 3000 <= 1.33
     names = ("drifting", "drifting, steps not counted")
     with_steps, without = (
         sum(simulation.established("confirm", name, 1.0, 2.0, seed) for seed in range(200)) for name in names
@@ -117,7 +128,7 @@ def test_the_rates_of_error_on_a_drifting_machine() -> None:
     assert with_steps >= 1.2 * without  # 0.85 and 0.61 of 200
 
 
-def test_a_session_whose_machine_drifts_judges_at_equal_steps(quick: Path, cli: Cli) -> None:
+def test_drifting_session_judges_at_equal_steps(quick: Path, cli: Cli) -> None:
     """Steps and metric follow the clock of a counter, as on a machine that others use too."""
     text = (quick / "train.py").read_text()
     drift = (
@@ -139,7 +150,8 @@ def test_a_session_whose_machine_drifts_judges_at_equal_steps(quick: Path, cli: 
     assert_consistent(quick)
     state = replay(read(journal_path(quick, "t")))
     restated = [e for e in state.experiments if e.verdict.evidence and e.verdict.evidence.doubt is not None]
-    assert restated and all("at equal steps" in e.verdict.reason for e in restated)
+    assert restated
+    assert all("at equal steps" in e.verdict.reason for e in restated)
     assert all(e.verdict.evidence and e.verdict.evidence.noise < noise_of(state.experiments).sd for e in restated)
     for row, experiment in zip(rows(quick), state.experiments, strict=True):
         assert float(row["val_bpb"]) == pytest.approx(experiment.metric, abs=1e-6)

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from agent.decision import sequential_test as verdict
-from agent.decision.decide import Comparison, DecisionConfig, judge, why_unlike
+from agent.decision.decide import DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
 from agent.decision.sequential_test import IncumbentSample, standing, weigh
 from agent.execution.conditions import disturbed
-from agent.journal.experiment import Evidence, Experiment, Run, Verdict
-from agent.journal.state import Pending
+from agent.journal.experiment import Run, Verdict
 from agent.source.simplicity import leaner, repeats
 from benchmarks import verdict as simulation
+from tests.common.experiments import case, kept
+
+pytestmark = pytest.mark.quick
 
 NOISE = Noise(1.0, 20.0)
 KNOWN = IncumbentSample([10.0, 10.0, 10.0, 10.0], [10.0])
@@ -34,12 +36,14 @@ def status(candidate: Sequence[float], **more: Any) -> str:
 
 
 def test_clear_cases_take_one_run() -> None:
-    assert status([10.0]) == "discard" and status([14.0]) == "discard"
+    assert status([10.0]) == "discard"
+    assert status([14.0]) == "discard"
     assert status([3.0]) == "keep"
-    assert status([17.0], direction="maximize") == "keep" and status([3.0], direction="maximize") == "discard"
+    assert status([17.0], direction="maximize") == "keep"
+    assert status([3.0], direction="maximize") == "discard"
 
 
-def test_what_is_in_between_is_run_again_in_turn() -> None:
+def test_unclear_cases_alternate_repeated_runs() -> None:
     assert status([7.5]) == "candidate"
     assert status([7.5, 8.5]) == "candidate"
     assert status([7.5, 8.5, 7.5]) == "keep"
@@ -49,16 +53,23 @@ def test_what_is_in_between_is_run_again_in_turn() -> None:
     assert status([*tied, 8.7]) in ("keep", "discard")  # the limit of runs ends it in any case
 
 
-def test_what_a_verdict_says_holds_its_evidence() -> None:
+def test_verdict_reason_states_its_evidence() -> None:
     found = verdict_of([7.5, 7.6, 7.5])
-    assert isinstance(found, Verdict) and found.evidence is not None
+    assert isinstance(found, Verdict)
+    assert found.evidence is not None
     evidence = found.evidence
-    assert evidence.how == "confirmed" and evidence.confirmed and (evidence.runs, evidence.incumbent_runs) == (3, 4)
-    assert evidence.gain == pytest.approx(2.4667, abs=1e-3) and evidence.sigmas == pytest.approx(3.23, abs=0.01)
-    assert "3 runs against 4" in found.reason and "+3.2 sigma" in found.reason
+    assert evidence.how == "confirmed"
+    assert evidence.confirmed
+    assert (evidence.runs, evidence.incumbent_runs) == (3, 4)
+    assert evidence.gain == pytest.approx(2.4667, abs=1e-3)
+    assert evidence.sigmas == pytest.approx(3.23, abs=0.01)
+    assert "3 runs against 4" in found.reason
+    assert "+3.2 sigma" in found.reason
     once = verdict_of([3.0])
-    assert isinstance(once, Verdict) and once.evidence is not None
-    assert once.evidence.how == "one run" and not once.evidence.confirmed
+    assert isinstance(once, Verdict)
+    assert once.evidence is not None
+    assert once.evidence.how == "one run"
+    assert not once.evidence.confirmed
 
 
 def test_an_incumbent_known_by_its_own_selection_is_run_again_before_it_judges_a_near_one() -> None:
@@ -68,7 +79,7 @@ def test_an_incumbent_known_by_its_own_selection_is_run_again_before_it_judges_a
     assert status([10.0], incumbent=IncumbentSample([10.0], [9.0, 9.2])) == "discard"
 
 
-def test_an_old_incumbent_is_run_again_now_and_then() -> None:
+def test_old_incumbent_is_rerun_periodically() -> None:
     assert status([14.0], incumbent=IncumbentSample([10.0, 10.0], [10.0], age=7)) == "discard"
     assert status([14.0], incumbent=IncumbentSample([10.0, 10.0], [10.0], age=8)) == "incumbent"
     assert status([14.0], incumbent=IncumbentSample([10.0] * 6, [10.0], age=80)) == "discard"
@@ -78,38 +89,54 @@ def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
     # (0.7 + 0.7 + 0.7) / 3 is not 0.7.
     for value in (0.1, 0.7, 1.333644):
         exact = pooled([[value] * 3], value)
-        assert exact.exact and exact.sd == 0.0 and not exact.unsure
+        assert exact.exact
+        assert exact.sd == 0.0
+        assert not exact.unsure
         kept = weigh([value - 1e-4], IncumbentSample([value] * 3, [value]), exact, "minimize")
-        assert isinstance(kept, Verdict) and kept.status == "keep"
+        assert isinstance(kept, Verdict)
+        assert kept.status == "keep"
 
 
-def test_a_metric_of_zero_says_nothing_about_its_noise() -> None:
+def test_zero_metric_gives_no_noise_estimate() -> None:
     nothing = pooled([[0.0, 0.0]], 0.0)
-    assert nothing.unsure and not nothing.exact
+    assert nothing.unsure
+    assert not nothing.exact
     assert weigh([0.1], IncumbentSample([0.0, 0.0], [0.0]), nothing, "maximize") == "incumbent"
     assert weigh([0.1], IncumbentSample([0.0], [0.0]), pooled([], 0.0), "maximize") == "incumbent"
     zero, one = kept(0, [0.0]), replace(kept(1, [0.5]), verdict=Verdict("discard", ""))
-    assert noise_of([zero, one]).sd == pytest.approx(0.5 * PRIOR) and not noise_of([zero, one]).exact
+    assert noise_of([zero, one]).sd == pytest.approx(0.5 * PRIOR)
+    assert not noise_of([zero, one]).exact
 
 
 def test_without_noise_every_difference_is_real() -> None:
     exact, known = pooled([[2.0, 2.0, 2.0]], 2.0), IncumbentSample([2.0, 2.0], [2.0])
     unsure = pooled([[2.0, 2.0]], 2.0)
-    assert exact.sd == 0.0 and unsure.sd > 0 and weigh([1.999], known, unsure, "minimize") == "incumbent"
+    assert exact.sd == 0.0
+    assert unsure.sd > 0
+    assert weigh([1.999], known, unsure, "minimize") == "incumbent"
     kept = weigh([1.999], known, exact, "minimize")
-    assert isinstance(kept, Verdict) and kept.status == "keep" and kept.evidence and kept.evidence.confirmed
+    assert isinstance(kept, Verdict)
+    assert kept.status == "keep"
+    assert kept.evidence
+    assert kept.evidence.confirmed
     for value in (2.0, 2.1):
         found = weigh([value], known, exact, "minimize")
-        assert isinstance(found, Verdict) and found.status == "discard"
+        assert isinstance(found, Verdict)
+        assert found.status == "discard"
     simpler = weigh([2.0], known, exact, "minimize", leaner="9 tokens less")
-    assert isinstance(simpler, Verdict) and simpler.status == "keep" and simpler.reason.startswith("simplification")
+    assert isinstance(simpler, Verdict)
+    assert simpler.status == "keep"
+    assert simpler.reason.startswith("simplification")
 
 
-def test_a_simpler_candidate_is_kept_where_nothing_is_lost() -> None:
+def test_simpler_candidate_is_kept_at_equal_metric() -> None:
     assert status([9.9], leaner="less") == "candidate"
     found = verdict_of([9.9, 9.8, 10.0, 9.9], leaner="9 tokens less")
-    assert isinstance(found, Verdict) and found.status == "keep" and found.evidence is not None
-    assert found.evidence.how == "simplification" and "9 tokens less" in found.reason
+    assert isinstance(found, Verdict)
+    assert found.status == "keep"
+    assert found.evidence is not None
+    assert found.evidence.how == "simplification"
+    assert "9 tokens less" in found.reason
     assert status([10.1, 10.2, 10.1, 10.2], leaner="less") != "keep"
     assert status([13.0], leaner="less") == "discard"
 
@@ -121,7 +148,8 @@ def test_noise_is_pooled_with_a_prior_that_real_repeats_outvote() -> None:
     # A repeat a hundred times as far apart as the prior has it leaves nothing of it.
     assert pooled([[2.0, 2.2 * 2**0.5]], 2.0).sd > 50 * 2.0 * PRIOR
     many = pooled([[1.0, 2.0, 3.0]] * 20, 2.0)
-    assert many.sd == pytest.approx(1.0, abs=0.02) and many.degrees == 40 + PRIOR_DEGREES
+    assert many.sd == pytest.approx(1.0, abs=0.02)
+    assert many.degrees == 40 + PRIOR_DEGREES
 
 
 def test_first_runs_of_candidates_do_not_count_as_repeats() -> None:
@@ -130,9 +158,10 @@ def test_first_runs_of_candidates_do_not_count_as_repeats() -> None:
     assert noise_of([base, tried]).degrees == 1 + 1 + PRIOR_DEGREES
 
 
-def test_the_value_of_an_incumbent_comes_from_runs_that_did_not_choose_it() -> None:
+def test_incumbent_value_comes_from_held_out_runs() -> None:
     lucky = kept(3, [1.5, 1.6], sigmas=3.0, fresh=[1.7, 1.8])
-    assert lucky.metric == pytest.approx(1.55) and estimate(lucky) == pytest.approx(1.75)
+    assert lucky.metric == pytest.approx(1.55)
+    assert estimate(lucky) == pytest.approx(1.75)
     assert standing(lucky, 9) == IncumbentSample([1.7, 1.8], [1.5, 1.6], 5)
     clear = kept(3, [1.5], sigmas=9.0, fresh=[1.7])
     assert estimate(clear) == pytest.approx(1.6)
@@ -156,7 +185,8 @@ def test_leaner_means_less_code_or_less_memory() -> None:
     old, new = {"a.py": "x = 1\nif x:\n    y = f(x)\n"}, {"a.py": "x = 1\n"}
     small, big = Run(1.0, 1.0, {"peak_vram_mb": 8000.0}), Run(1.0, 1.0, {"peak_vram_mb": 10000.0})
     assert "tokens of code less" in (leaner(new, big, old, big) or "")
-    assert leaner(old, big, new, big) is None and leaner({"a.py": "x = 1  # no\n"}, big, new, big) is None
+    assert leaner(old, big, new, big) is None
+    assert leaner({"a.py": "x = 1  # no\n"}, big, new, big) is None
     assert leaner(new, small, new, big) == "20 % less memory"
     # What small recipes save is worth no runs.
     half, whole = Run(1.0, 1.0, {"peak_vram_mb": 125.0}), Run(1.0, 1.0, {"peak_vram_mb": 250.0})
@@ -167,7 +197,7 @@ def test_leaner_means_less_code_or_less_memory() -> None:
 BUSY, QUIET = {"others": 1.1}, {"others": 0.1}
 
 
-def test_a_run_beside_other_programs_does_not_compare() -> None:
+def test_run_on_busy_machine_does_not_compare() -> None:
     reference = [run(2.0, QUIET, num_steps=100.0), run(2.0, QUIET, num_steps=104.0)]
     assert disturbed([run(2.1, QUIET)], reference, equally_long=False) is None
     assert "other programs used 1.1 cores" in (disturbed([run(2.1, BUSY)], reference, equally_long=False) or "")
@@ -183,7 +213,8 @@ def test_a_run_beside_other_programs_does_not_compare() -> None:
     assert "at 91 degrees" in (disturbed([hot], cool, equally_long=False) or "")
     held, free = run(2.0, {"speed_limit": 70.0}), [run(2.0, {"speed_limit": 100.0})]
     assert "70 % of its speed" in (disturbed([held], free, equally_long=False) or "")
-    assert disturbed(cool, [hot], equally_long=False) is None and disturbed(free, [held], equally_long=False) is None
+    assert disturbed(cool, [hot], equally_long=False) is None
+    assert disturbed(free, [held], equally_long=False) is None
 
 
 def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_things_are_now() -> None:
@@ -199,33 +230,42 @@ def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_th
     assert why_unlike(case(again, [run(1.9, BUSY)]), run(1.9, BUSY)) is None
     # A quiet run among busy ones is judged alone.
     worse = judge(case(base, [run(1.0, BUSY), run(2.5, QUIET)]), DecisionConfig())
-    assert isinstance(worse, Verdict) and worse.status == "discard" and worse.evidence and worse.evidence.runs == 1
+    assert isinstance(worse, Verdict)
+    assert worse.status == "discard"
+    assert worse.evidence
+    assert worse.evidence.runs == 1
 
 
 def test_limits_failures_and_the_classic_rule() -> None:
     base = kept(0, [2.0, 2.01])
     over = judge(case(base, [Run(1.0, 9.0, {"peak_vram_mb": 5 * 1024.0})]), DecisionConfig(max_memory_gb=4))
-    assert (
-        isinstance(over, Verdict) and over.status == "discard" and over.reason == "needs 5.0 GB, --max-memory-gb is 4"
-    )
+    assert isinstance(over, Verdict)
+    assert over.status == "discard"
+    assert over.reason == "needs 5.0 GB, --max-memory-gb is 4"
     failed = judge(case(base, [Run(None, 1.0, error="timed out")]), DecisionConfig())
     assert failed == Verdict("crash", "timed out")
     flaky = judge(case(base, [Run(1.0, 9.0), Run(None, 1.0, error="crashed: x")]), DecisionConfig())
-    assert isinstance(flaky, Verdict) and flaky.reason == "run 2 failed after one that did not: crashed: x"
+    assert isinstance(flaky, Verdict)
+    assert flaky.reason == "run 2 failed after one that did not: crashed: x"
     pruned = judge(case(base, [Run(None, 4.0, error="pruned at 41 %: x", pruned=0.41, estimate=2.4)]), DecisionConfig())
     assert pruned == Verdict("discard", "pruned at 41 %: x")
     kept_at_once = judge(case(base, [Run(1.9999, 9.0)]), DecisionConfig("greedy"))
-    assert isinstance(kept_at_once, Verdict) and kept_at_once.status == "keep"
-    assert kept_at_once.evidence is not None and kept_at_once.evidence.how == "greedy"
+    assert isinstance(kept_at_once, Verdict)
+    assert kept_at_once.status == "keep"
+    assert kept_at_once.evidence is not None
+    assert kept_at_once.evidence.how == "greedy"
     # Nothing was run twice: the noise is a guess, which makes no sigmas, and the run may be a lucky one.
     alone = replace(base, runs=base.runs[:1], fresh=())
     guessed = judge(case(alone, [Run(1.9, 9.0)]), DecisionConfig("greedy"))
-    assert isinstance(guessed, Verdict) and guessed.evidence is not None and guessed.evidence.sigmas is None
-    assert "sigma" not in guessed.reason and "noise" not in guessed.reason
+    assert isinstance(guessed, Verdict)
+    assert guessed.evidence is not None
+    assert guessed.evidence.sigmas is None
+    assert "sigma" not in guessed.reason
+    assert "noise" not in guessed.reason
     assert unbiased(replace(kept(1, [1.9]), verdict=guessed)) == []
 
 
-def test_the_rates_of_error_are_those_that_are_stated() -> None:
+def test_error_rates_are_as_documented() -> None:
     """A small version of `benchmarks.verdict`, whose figures stand in docs/benchmarks.md."""
     sessions = [simulation.null_session("confirm", "gaussian", 1.0, 100, seed) for seed in range(60)]
     keeps, runs, errors = zip(*sessions, strict=True)
@@ -238,29 +278,19 @@ def test_the_rates_of_error_are_those_that_are_stated() -> None:
     assert sum(keep for keep, _, _ in classic) > 60
 
 
-def test_the_simulated_noise_has_unit_spread() -> None:
+def test_simulated_noise_has_unit_standard_deviation() -> None:
     for name in simulation.MACHINES:
         program = simulation.MACHINES[name](random.Random(1))
         values = [program()()[0] for _ in range(20000)]
         mean = sum(values) / len(values)
-        assert abs(mean) < 0.03 and abs(sum((v - mean) ** 2 for v in values) / len(values) - 1) < 0.1
+        assert abs(mean) < 0.03
+        assert abs(sum((v - mean) ** 2 for v in values) / len(values) - 1) < 0.1
 
 
 def run(metric: float, conditions: dict[str, float] | None = None, **secondary: float) -> Run:
     return Run(metric, 10.0, secondary, conditions=conditions or {})
 
 
-def kept(number: int, metrics: Sequence[float], sigmas: float = 3.0, fresh: Sequence[float] = ()) -> Experiment:
-    mean = sum(metrics) / len(metrics)
-    evidence = Evidence("confirmed", mean, len(metrics), 2.0, 2, 2.0 - mean, 0.1, sigmas) if number else None
-    runs, after = tuple(Run(each, 10.0) for each in metrics), tuple(Run(each, 10.0) for each in fresh)
-    return Experiment(number, "x", "", "c", "d", {}, runs, Verdict("keep", "", evidence), fresh=after)
-
-
-def case(incumbent: Experiment, runs: Sequence[Run]) -> Comparison:
-    pending = Pending(1, "x", "", "", {}, "d", (), 0.0, commit="c", runs=tuple(runs))
-    return Comparison(pending, incumbent, [incumbent], {"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"}, "minimize")
-
-
-def test_the_constants_are_in_order() -> None:
-    assert verdict.FIRST_DISCARD < 0 < verdict.KEEP < verdict.FIRST_KEEP and verdict.DISCARD <= verdict.FIRST_DISCARD
+def test_constants_are_in_order() -> None:
+    assert verdict.FIRST_DISCARD < 0 < verdict.KEEP < verdict.FIRST_KEEP
+    assert verdict.DISCARD <= verdict.FIRST_DISCARD

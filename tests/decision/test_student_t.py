@@ -9,6 +9,8 @@ import pytest
 
 from agent.decision.student_t import cdf, incomplete_beta, quantile
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("p", "df", "t"),

@@ -25,8 +25,8 @@ from agent.journal.paths import journal_path
 from agent.proposers.agent.presets import PRESETS
 from agent.proposers.choose import ProposerConfig
 from tests.common.in_process import call
+from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, git
-from tests.session.test_session import assert_consistent, journal, rows
 
 # What they say depends on the machine: its sandbox and whether it can be kept awake.
 SYSTEM = {"awake", "sandbox"}
@@ -49,27 +49,30 @@ def cut(folder: Path, events: int) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:events]))
 
 
-def test_all_is_well(quick: Path, cli: Cli) -> None:
+def test_healthy_workspace_passes_doctor(quick: Path, program: Cli) -> None:
     (before,) = (check for name, check in checks(quick).items() if name == "tree")
     assert before["status"] == "ok"
-    cli(quick, "run", "--tag", "t", "--max-experiments", "3")
+    program(quick, "run", "--tag", "t", "--max-experiments", "3")
     found = checks(quick)
     assert {check["status"] for name, check in found.items() if name not in SYSTEM} == {"ok"}
     mine = {"protocol", "tree", "identity", "disk", "memory", "proposer"}
     assert mine | {"t: journal", "t: branch", "t: rows", "t: commits"} == set(found) - SYSTEM
     assert "the recipe has needed 2.0 GB" in found["memory"]["message"]
-    done = cli(quick, "doctor", "--repair")
-    assert done.returncode == 0 and done.stdout.startswith("did      nothing: all was in order")
+    done = program(quick, "doctor", "--repair")
+    assert done.returncode == 0
+    assert done.stdout.startswith("did      nothing: all was in order")
 
 
-def test_a_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
+def test_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
     (quick / "train.py").write_text("RATE = 1.0\n")
     tree = checks(quick)["tree"]
-    assert tree["status"] == "broken" and "git stash" in tree["message"]
-    assert call(quick, "doctor").returncode == 1 and call(quick, "run", "--tag", "t").returncode == 3
+    assert tree["status"] == "broken"
+    assert "git stash" in tree["message"]
+    assert call(quick, "doctor").returncode == 1
+    assert call(quick, "run", "--tag", "t").returncode == 3
 
 
-def test_a_step_left_half_done_is_finished_by_hand(quick: Path, cli: Cli) -> None:
+def test_repair_finishes_half_done_step(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     expected = rows(quick)
     last = max(number for number, event in enumerate(journal(quick)) if event["event"] == "recorded")
@@ -95,8 +98,8 @@ def test_a_step_left_half_done_is_finished_by_hand(quick: Path, cli: Cli) -> Non
     assert rows(quick) == expected
 
 
-def test_an_orphan_is_found_and_ended(quick: Path, cli: Cli) -> None:
-    cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+def test_repair_ends_orphan(quick: Path, program: Cli) -> None:
+    program(quick, "run", "--tag", "t", "--max-experiments", "1")
     started = max(number for number, event in enumerate(journal(quick)) if event["event"] == "started")
     before = [event for event in journal(quick)[:started] if event["event"] == "recorded"][-1]["head"]
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, MARK: "x"}) as run:
@@ -106,54 +109,59 @@ def test_an_orphan_is_found_and_ended(quick: Path, cli: Cli) -> None:
         git(quick, "update-ref", "refs/heads/autoresearch/t", before)
         git(quick, "checkout", "--quiet", before, "--", ".")
         assert "outlived its loop" in checks(quick)["t: run"]["message"]
-        done = cli(quick, "doctor", "--repair")
+        done = program(quick, "doctor", "--repair")
         assert done.returncode == 0, done.stderr
         assert f"ended the orphaned run with pid {run.pid}" in done.stdout
         assert run.wait(timeout=30) != 0
     assert "is proposed and not recorded" in done.stdout
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     assert_consistent(quick)
 
 
-def test_what_a_person_did_is_explained_and_left_alone(quick: Path, cli: Cli) -> None:
+def test_changes_by_user_are_explained_and_kept(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     git(quick, "commit", "--quiet", "--allow-empty", "-m", "mine")
     mine = git(quick, "rev-parse", "HEAD")
     found = checks(quick)["t: branch"]
-    assert found["status"] == "broken" and found["command"].startswith("git update-ref refs/heads/autoresearch/t ")
+    assert found["status"] == "broken"
+    assert found["command"].startswith("git update-ref refs/heads/autoresearch/t ")
     refused = cli(quick, "doctor", "--repair")
-    assert refused.returncode == 3 and "keep what is new" in refused.stderr
+    assert refused.returncode == 3
+    assert "keep what is new" in refused.stderr
     assert git(quick, "rev-parse", "HEAD") == mine
     subprocess.run(found["command"].split(), cwd=quick, check=True)
     assert checks(quick)["t: branch"]["status"] == "ok"
 
 
-def test_a_damaged_journal_is_named_and_not_rewritten(quick: Path, cli: Cli) -> None:
+def test_doctor_names_damaged_journal_and_keeps_it(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     path = journal_path(quick, "t")
     damaged = path.read_text().replace('"event"', '"evnt"', 2)
     path.write_text(damaged)
     assert "line 1 of" in checks(quick)["t: journal"]["message"]
     done = cli(quick, "doctor", "--repair")
-    assert done.returncode == 1 and "line 1 of" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "line 1 of" in done.stderr
+    assert "Traceback" not in done.stderr
     assert path.read_text() == damaged
     (quick / "protocol.json").write_text("{")
     assert checks(quick)["workspace"]["status"] == "broken"
 
 
-def test_the_blas_is_reported_without_running_code_of_the_workspace(quick: Path, tmp_path: Path) -> None:
+def test_blas_is_reported_without_running_workspace_code(quick: Path, tmp_path: Path) -> None:
     (quick / "blas.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     git(quick, "add", "blas.py")
     git(quick, "commit", "--quiet", "-m", "a blas")
     found = checks(quick)
     if sys.platform == "linux" and backend() == "cpu":
-        assert found["blas"]["status"] == "ok" and "openblas" in found["blas"]["message"]
+        assert found["blas"]["status"] == "ok"
+        assert "openblas" in found["blas"]["message"]
     else:
         assert found.get("blas", {"status": "ok"})["status"] == "ok"
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_machine_without_what_it_needs(quick: Path, tmp_path: Path) -> None:
+def test_doctor_names_missing_requirements(quick: Path, tmp_path: Path) -> None:
     """Each line has the command that mends it."""
     protocol = json.loads((quick / "protocol.json").read_bytes())
     protocol["meta"]["archetype"] = "ml_train"
@@ -167,31 +175,36 @@ def test_the_machine_without_what_it_needs(quick: Path, tmp_path: Path) -> None:
     (tools / "git").symlink_to(str(shutil.which("git")))
     found = {check["name"]: check for check in asked(quick, PATH=str(tools), AUTORESEARCH_CACHE=str(tmp_path))}
     assert (found["uv"]["status"], found["uv"]["command"]) == ("broken", UV_INSTALLER)
-    assert found["identity"]["status"] == "warning" and found["identity"]["command"].startswith("git config --global")
+    assert found["identity"]["status"] == "warning"
+    assert found["identity"]["command"].startswith("git config --global")
     assert (found["data"]["status"], found["data"]["command"]) == ("warning", "uv run prepare.py")
-    assert found["mlx"]["status"] == "ok" and "smoke" not in found
-    assert found["awake"]["status"] == "warning" and found["awake"]["command"]
+    assert found["mlx"]["status"] == "ok"
+    assert "smoke" not in found
+    assert found["awake"]["status"] == "warning"
+    assert found["awake"]["command"]
     assert "known after its first run" in found["memory"]["message"]
 
 
-def test_memory_against_what_the_recipe_needed(quick: Path, cli: Cli) -> None:
+def test_doctor_compares_memory_with_peak_of_recipe(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "0")
     path = journal_path(quick, "t")
     total = psutil.virtual_memory().total / 2**20
     path.write_text(path.read_text().replace('"peak_vram_mb": 2048.0', f'"peak_vram_mb": {2 * total}'))
     (memory,) = (check for check in asked(quick) if check["name"] == "memory")
-    assert memory["status"] == "broken" and "halve DEVICE_BATCH_SIZE" in memory["message"]
+    assert memory["status"] == "broken"
+    assert "halve DEVICE_BATCH_SIZE" in memory["message"]
     assert memory["command"].startswith("ps aux")
 
 
-def test_a_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
+def test_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     budget = "import os\nassert os.environ['AUTORESEARCH_TRAINING_SECONDS'] == '2'\nopen('left', 'w').close()\n"
     (quick / "train.py").write_text(budget + (quick / "train.py").read_text())
     git(quick, "commit", "--quiet", "-am", "budget")
     before = (git(quick, "rev-parse", "HEAD"), sorted(quick.iterdir()), journal_path(quick, "t").read_text())
     (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")
-    assert smoke["status"] == "ok" and smoke["message"].startswith("val_bpb 1.")
+    assert smoke["status"] == "ok"
+    assert smoke["message"].startswith("val_bpb 1.")
     assert before == (git(quick, "rev-parse", "HEAD"), sorted(quick.iterdir()), journal_path(quick, "t").read_text())
     assert git(quick, "status", "--porcelain") == ""
     for text, words in [
@@ -201,11 +214,12 @@ def test_a_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
         (quick / "train.py").write_text(text)
         git(quick, "commit", "--quiet", "-am", "broken")
         (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")
-        assert smoke["status"] == "broken" and words in smoke["message"]
+        assert smoke["status"] == "broken"
+        assert words in smoke["message"]
         assert smoke["command"].startswith("AUTORESEARCH_TRAINING_SECONDS=2 ")
 
 
-def test_a_smoke_training_uses_the_interpreter_of_the_workspace(quick: Path) -> None:
+def test_smoke_training_uses_interpreter_of_workspace(quick: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=quick, check=True)
     rules = json.loads((quick / "protocol.json").read_bytes())
     rules["execution"]["command"] = ".venv/bin/python train.py > run.log 2>&1"
@@ -239,6 +253,7 @@ def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str
         server.server_close()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("status", "body", "name", "expected", "words"),
     [
@@ -251,13 +266,16 @@ def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str
         (503, b"", "qwen", "warning", "(503)"),
     ],
 )
-def test_a_model_is_looked_for_without_spending(status: int, body: bytes, name: str, expected: str, words: str) -> None:
+def test_doctor_checks_model_without_spending(status: int, body: bytes, name: str, expected: str, words: str) -> None:
     with listing(status, body) as (url, seen):
         (check,) = reach.checks(ProposerConfig(model=f"{url}/v1 {name}"))
-    assert check.status == expected and words in check.message and [path for path, _ in seen] == ["/v1/models"]
+    assert check.status == expected
+    assert words in check.message
+    assert [path for path, _ in seen] == ["/v1/models"]
 
 
-def test_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.quick
+def test_doctor_reports_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
     assert (check.status, check.command) == ("broken", "export ANTHROPIC_API_KEY=...")
@@ -265,13 +283,17 @@ def test_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     with listing(200, b'{"data": [{"id": "m"}]}') as (url, seen):
         monkeypatch.setenv("ANTHROPIC_BASE_URL", url)
         (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
-    assert check.status == "ok" and seen == [("/v1/models", "sk-test")]
+    assert check.status == "ok"
+    assert seen == [("/v1/models", "sk-test")]
     (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
-    assert check.status == "broken" and "cannot be reached" in check.message and "sk-test" not in str(check)
+    assert check.status == "broken"
+    assert "cannot be reached" in check.message
+    assert "sk-test" not in str(check)
     monkeypatch.setenv("OLLAMA_BASE_URL", url)
     assert [each.command for each in reach.checks(ProposerConfig(model="ollama:m"))] == ["ollama serve"]
     (check,) = reach.checks(ProposerConfig(model="oracle"))
-    assert check.status == "broken" and "is not known" in check.message
+    assert check.status == "broken"
+    assert "is not known" in check.message
     monkeypatch.setenv("PATH", str(tmp_path))
     (check,) = reach.checks(ProposerConfig(agent="claude"))
     assert (check.status, check.command) == ("broken", "npm install -g @anthropic-ai/claude-code")

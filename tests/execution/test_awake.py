@@ -11,9 +11,11 @@ import pytest
 from agent.execution.awake import kept_awake
 from agent.execution.conditions import clock, conditions
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(("platform", "tool"), [("darwin", "caffeinate"), ("linux", "systemd-inhibit")])
-def test_the_tool_runs_for_the_session_and_is_bound_to_this_process(
+def test_keep_awake_tool_runs_while_session_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str
 ) -> None:
     noted = tmp_path / "noted"
@@ -27,18 +29,19 @@ def test_the_tool_runs_for_the_session_and_is_bound_to_this_process(
             os.sched_yield()
         pid, *words = noted.read_text().split()
     assert str(os.getpid()) in " ".join(words)
-    assert ("-is" in words) is (platform == "darwin") and "-d" not in words
+    assert ("-is" in words) is (platform == "darwin")
+    assert "-d" not in words
     assert not Path(f"/proc/{pid}").exists() or platform == "darwin"
 
 
-def test_a_system_without_a_tool_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keep_awake_raises_nothing_without_a_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     for platform in ("darwin", "linux", "plan9"):
         with kept_awake(platform):
             pass
 
 
-def test_heat_that_slows_a_mac_down_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_thermal_throttling_is_recorded_on_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "pmset"
     tool.write_text(
         "#!/bin/sh\n[ \"$*\" = '-g therm' ] && printf 'CPU_Scheduler_Limit = 100\\nCPU_Speed_Limit = 62\\n'\n"
@@ -50,4 +53,6 @@ def test_heat_that_slows_a_mac_down_is_seen(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_conditions_are_plain_numbers() -> None:
     found = conditions(clock())
-    assert "load" in found and "others" in found and all(isinstance(value, float | int) for value in found.values())
+    assert "load" in found
+    assert "others" in found
+    assert all(isinstance(value, float | int) for value in found.values())

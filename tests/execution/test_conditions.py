@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.room import confine
-from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import assert_consistent, commit_all, journal, rows, start, wait_for
+from tests.common.processes import start, wait_for
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def slow(quick: Path, go: Path) -> Path:
     return quick
 
 
-def test_a_commit_on_the_session_s_branch_stops_the_loop_and_is_kept(slow: Path, go: Path, cli: Cli) -> None:
+def test_commit_on_session_branch_stops_loop_and_is_kept(slow: Path, go: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "2")
     wait_for(slow, "started", 1)
     (slow / "notes.md").write_text("mine")
@@ -44,10 +45,14 @@ def test_a_commit_on_the_session_s_branch_stops_the_loop_and_is_kept(slow: Path,
     mine = git(slow, "rev-parse", "HEAD")
     go.touch()
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 3 and "the session left it at" in errors and "Traceback" not in errors
-    assert git(slow, "rev-parse", "HEAD") == mine and (slow / "notes.md").read_text() == "mine"
+    assert loop.returncode == 3
+    assert "the session left it at" in errors
+    assert "Traceback" not in errors
+    assert git(slow, "rev-parse", "HEAD") == mine
+    assert (slow / "notes.md").read_text() == "mine"
     again = cli(slow, "run", "--tag", "t", "--max-experiments", "2")
-    assert again.returncode == 3 and "git update-ref" in again.stderr
+    assert again.returncode == 3
+    assert "git update-ref" in again.stderr
     git(slow, "branch", "kept", mine)
     left = again.stderr.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
     git(slow, "reset", "--quiet", "--hard", left)
@@ -56,13 +61,14 @@ def test_a_commit_on_the_session_s_branch_stops_the_loop_and_is_kept(slow: Path,
     assert sum(e["event"] == "measured" and e["number"] == 1 and "of" not in e for e in journal(slow)) == 1
 
 
-def test_a_deleted_branch_stops_the_loop_and_can_be_put_back(slow: Path, go: Path, cli: Cli) -> None:
+def test_deleted_branch_stops_loop_and_can_be_restored(slow: Path, go: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "2")
     wait_for(slow, "started", 1)
     git(slow, "update-ref", "-d", "refs/heads/autoresearch/t")
     go.touch()
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 3 and "Traceback" not in errors
+    assert loop.returncode == 3
+    assert "Traceback" not in errors
     assert "is at nothing" in errors
     left = errors.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
     git(slow, "update-ref", "refs/heads/autoresearch/t", left)
@@ -70,7 +76,7 @@ def test_a_deleted_branch_stops_the_loop_and_can_be_put_back(slow: Path, go: Pat
     assert_consistent(slow)
 
 
-def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, tmp_path: Path) -> None:
+def test_user_can_work_in_checkout_during_experiments(quick: Path, tmp_path: Path) -> None:
     """Edits, new and deleted files, commits elsewhere: nothing of it changes, nothing of it is measured."""
     (quick / "program.md").write_text("goal\n")
     (quick / "notes.md").write_text("notes\n")
@@ -91,12 +97,16 @@ def test_a_person_works_in_the_checkout_while_ten_experiments_run(quick: Path, t
     tip = git(elsewhere, "rev-parse", "HEAD")
     _, errors = loop.communicate(timeout=120)
     assert loop.returncode == 0, errors
-    assert (quick / "train.py").read_text() == mine and (quick / "program.md").read_text() == "goal\nand more\n"
-    assert (quick / "numpy.py").exists() and not (quick / "notes.md").exists()
-    assert git(quick, "rev-parse", "elsewhere") == tip and git(quick, "symbolic-ref", "--short", "HEAD").endswith("/t")
+    assert (quick / "train.py").read_text() == mine
+    assert (quick / "program.md").read_text() == "goal\nand more\n"
+    assert (quick / "numpy.py").exists()
+    assert not (quick / "notes.md").exists()
+    assert git(quick, "rev-parse", "elsewhere") == tip
+    assert git(quick, "symbolic-ref", "--short", "HEAD").endswith("/t")
     theirs = {"M train.py", "M program.md", "D notes.md", "?? numpy.py"}
     assert {line.strip() for line in git(quick, "status", "--porcelain").splitlines()} == theirs
-    assert len(rows(quick)) == 11 and all(float(row["val_bpb"]) > 0.5 for row in rows(quick))
+    assert len(rows(quick)) == 11
+    assert all(float(row["val_bpb"]) > 0.5 for row in rows(quick))
     assert "crash" not in {row["status"] for row in rows(quick)}
     for row in rows(quick):
         assert "mine" not in git(quick, "show", f"{row['commit']}:train.py")
@@ -113,7 +123,8 @@ def test_another_branch_may_be_checked_out_meanwhile(slow: Path, go: Path) -> No
     go.touch()
     loop.communicate(timeout=60)
     assert loop.returncode == 0
-    assert git(slow, "symbolic-ref", "--short", "HEAD") == "main" and git(slow, "status", "--porcelain") == ""
+    assert git(slow, "symbolic-ref", "--short", "HEAD") == "main"
+    assert git(slow, "status", "--porcelain") == ""
     git(slow, "checkout", "--quiet", "autoresearch/t")
     assert_consistent(slow)
     assert len(rows(slow)) == 3
@@ -126,7 +137,8 @@ def test_results_edited_during_a_run_stay_as_they_are(slow: Path, go: Path) -> N
     (slow / "results.tsv").write_text(table)
     go.touch()
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 0 and "results.tsv has changes of yours" in errors
+    assert loop.returncode == 0
+    assert "results.tsv has changes of yours" in errors
     assert (slow / "results.tsv").read_text() == table
     git(slow, "checkout", "results.tsv")
     assert_consistent(slow)
@@ -138,18 +150,21 @@ def test_results_edited_between_sessions_are_not_overwritten(quick: Path, cli: C
     table = (quick / "results.tsv").read_text()
     (quick / "results.tsv").write_text(table + "my remark\n")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
-    assert done.returncode == 3 and "uncommitted changes (results.tsv)" in done.stderr
+    assert done.returncode == 3
+    assert "uncommitted changes (results.tsv)" in done.stderr
     assert (quick / "results.tsv").read_text() == table + "my remark\n"
     (quick / "results.tsv").write_text(table[:40])
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)
 
 
-def test_an_index_lock_is_waited_for_and_then_named(quick: Path, cli: Cli) -> None:
+def test_index_lock_is_awaited_then_named(quick: Path, cli: Cli) -> None:
     lock = quick / ".git" / "index.lock"
     lock.touch()
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 1 and "index.lock" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "index.lock" in done.stderr
+    assert "Traceback" not in done.stderr
     lock.unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     assert_consistent(quick)
@@ -163,16 +178,19 @@ def test_a_damaged_journal_is_named_and_left_alone(quick: Path, cli: Cli) -> Non
     path.write_text(damaged)
     for command in (["run", "--tag", "t"], ["status"]):
         done = cli(quick, *command)
-        assert done.returncode == 1 and "line 4 of" in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 1
+        assert "line 4 of" in done.stderr
+        assert "Traceback" not in done.stderr
     assert path.read_text() == damaged
 
 
-def test_a_file_in_the_place_of_a_folder_is_a_sentence(quick: Path, cli: Cli) -> None:
+def test_file_in_place_of_folder_is_reported_in_one_sentence(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     folder = quick / ".autoresearch/sessions/t/experiments/0002"
     folder.touch()
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
     assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
     folder.unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
@@ -181,7 +199,9 @@ def test_a_file_in_the_place_of_a_folder_is_a_sentence(quick: Path, cli: Cli) ->
 
 @pytest.mark.skipif(confine.version() == 0, reason="mode bits do not bind root, and there is no Landlock")
 @pytest.mark.parametrize("writable", [(), (".git",), (".autoresearch",)], ids=["nothing", "git", "state"])
-def test_what_is_read_only_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path, writable: tuple[str, ...]) -> None:
+def test_read_only_folder_is_reported_in_one_sentence(
+    quick: Path, cli: Cli, tmp_path: Path, writable: tuple[str, ...]
+) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -197,7 +217,8 @@ def test_what_is_read_only_is_a_sentence(quick: Path, cli: Cli, tmp_path: Path, 
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "denied" in done.stderr.splitlines()[-1].lower() and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "denied" in done.stderr.splitlines()[-1].lower()
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)

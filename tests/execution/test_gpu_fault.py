@@ -10,9 +10,9 @@ from agent.decision.decide import DecisionConfig, judge
 from agent.execution.gpu_fault import fault_in
 from agent.journal.experiment import Fault, Run, Verdict
 from agent.pruning.monitor import Watch
-from tests.common.workspaces import QUICK, Cli
-from tests.decision.test_sequential_test import case, kept
-from tests.session.test_session import assert_consistent, commit_all, journal, rows, set_protocol
+from tests.common.experiments import case, kept
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import QUICK, Cli, commit_all, set_protocol
 
 METAL = (
     "libc++abi: terminating due to uncaught exception of type std::runtime_error: "
@@ -88,47 +88,52 @@ def session(
 
 
 @pytest.mark.parametrize("words", [TIMEOUT, INTERACTIVITY, VICTIM, IGNORED])
-def test_a_fault_that_passes_is_measured_again(quick: Path, cli: Cli, seen: Path, words: str) -> None:
+def test_transient_fault_is_measured_again(quick: Path, cli: Cli, seen: Path, words: str) -> None:
     said = session(quick, cli, seen, words, times=1, least=0)
-    assert rows(quick)[1]["status"] == "keep" and "measured again" in said
+    assert rows(quick)[1]["status"] == "keep"
+    assert "measured again" in said
     events = [event["event"] for event in journal(quick) if event.get("number") == 1]
-    assert events.count("started") == 2 and events.count("measured") == 1
+    assert events.count("started") == 2
+    assert events.count("measured") == 1
     assert "DEVICE_BATCH_SIZE" not in rows(quick)[1]["description"]
 
 
 @pytest.mark.parametrize(("words", "why"), [(TIMEOUT, "watchdog"), (VICTIM, "the GPU failed")])
-def test_a_fault_that_stays_is_met_with_a_smaller_batch(
-    quick: Path, cli: Cli, seen: Path, words: str, why: str
-) -> None:
+def test_lasting_fault_halves_batch(quick: Path, cli: Cli, seen: Path, words: str, why: str) -> None:
     session(quick, cli, seen, words, times=99, least=4)
     row = rows(quick)[1]
-    assert row["status"] == "keep" and "DEVICE_BATCH_SIZE 8 -> 4" in row["description"] and why in row["description"]
+    assert row["status"] == "keep"
+    assert "DEVICE_BATCH_SIZE 8 -> 4" in row["description"]
+    assert why in row["description"]
 
 
 @pytest.mark.parametrize(("policy", "least"), [("reduce_batch", 0), ("fail", 4)])
-def test_a_fault_that_nothing_helps_is_no_crash(quick: Path, cli: Cli, seen: Path, policy: str, least: int) -> None:
+def test_unresolved_fault_is_not_a_crash(quick: Path, cli: Cli, seen: Path, policy: str, least: int) -> None:
     session(quick, cli, seen, TIMEOUT, 99, least, policy)
     assert rows(quick)[1]["status"] == "discard"
     reason = next(e["reason"] for e in journal(quick) if e["event"] == "judged" and e["number"] == 1)
-    assert reason.startswith("it could not be measured here: the GPU's watchdog") and "METAL" in reason
+    assert reason.startswith("it could not be measured here: the GPU's watchdog")
+    assert "METAL" in reason
 
 
-def test_the_baseline_is_measured_again_too(quick: Path, cli: Cli, seen: Path) -> None:
+def test_baseline_is_measured_again_after_fault(quick: Path, cli: Cli, seen: Path) -> None:
     text = FAULTY.replace("RATE != 0.1 and ", "").replace("SEEN", repr(str(seen))).replace("TIMES", "1")
     (quick / "train.py").write_text(text.replace("LEAST", "0").replace("WORDS", repr(VICTIM)))
     commit_all(quick, "faulty")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "0", "--sandbox", "off")
-    assert done.returncode == 0 and len(rows(quick)) == 1, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert len(rows(quick)) == 1, done.stderr
 
 
 def test_a_run_that_a_fault_ended_is_no_evidence_against_one_that_was_not() -> None:
     base, faulted = kept(0, [2.0, 2.01]), Run(None, 1.0, error="the GPU failed", fault="machine")
     assert judge(case(base, [Run(1.9, 9.0), faulted]), DecisionConfig()) == "candidate"
     given_up = judge(case(base, [Run(1.9, 9.0), faulted, faulted]), DecisionConfig())
-    assert isinstance(given_up, Verdict) and given_up.status == "discard"
+    assert isinstance(given_up, Verdict)
+    assert given_up.status == "discard"
 
 
-def test_a_log_that_begins_again_is_read_from_its_beginning(tmp_path: Path) -> None:
+def test_restarted_log_is_read_from_start(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     log.write_text("".join(f"step {n}/100 loss: {9 - n / 20}\n" for n in range(50)))
     watch = Watch(log, 900.0, 300.0, None)

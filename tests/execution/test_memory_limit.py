@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.workspaces import QUICK, Cli
-from tests.session.test_session import commit_all, journal, rows
+from tests.common.sessions import journal, rows
+from tests.common.workspaces import QUICK, Cli, commit_all
 
 PEAK = 'print("peak_vram_mb:     2048.0")'
 
@@ -23,7 +23,7 @@ def run(folder: Path, cli: Cli, *more: str, count: int = 3) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("peak", ["45,060.2", "\\x1b[1m45060.2\\x1b[0m"])
-def test_a_number_in_any_dress_is_held_to_the_limit(quick: Path, cli: Cli, peak: str) -> None:
+def test_memory_limit_applies_to_any_number_format(quick: Path, cli: Cli, peak: str) -> None:
     printing(quick, f'print("peak_vram_mb:     {peak}")')
     assert run(quick, cli, "--max-memory-gb", "2")[0] == 0
     assert [row["status"] for row in rows(quick)[1:]] == ["discard"] * 3
@@ -33,20 +33,22 @@ def test_a_number_in_any_dress_is_held_to_the_limit(quick: Path, cli: Cli, peak:
 
 
 @pytest.mark.parametrize("peak", ["", 'print("peak_vram_mb: 45.1 GB")', 'print("memory: 45060.2")'])
-def test_a_limit_that_cannot_be_read_is_refused_after_one_baseline(quick: Path, cli: Cli, peak: str) -> None:
+def test_unreadable_memory_metric_is_refused_after_baseline(quick: Path, cli: Cli, peak: str) -> None:
     printing(quick, peak)
     code, said = run(quick, cli, "--max-memory-gb", "2")
-    assert code == 3 and "--max-memory-gb 2 cannot be kept: no peak_vram_mb can be read" in said
+    assert code == 3
+    assert "--max-memory-gb 2 cannot be kept: no peak_vram_mb can be read" in said
     assert sum(event["event"] == "started" for event in journal(quick)) == 1
     assert run(quick, cli, "--max-memory-gb", "2")[0] == 3
     # Without the limit the session goes on from what was measured.
     assert run(quick, cli, count=1)[0] == 3  # the session keeps its flags
     assert run(quick, cli, "--max-memory-gb", "inf", count=1)[0] == 0
-    assert sum(event["event"] == "started" for event in journal(quick)) == 2 and len(rows(quick)) == 2
+    assert sum(event["event"] == "started" for event in journal(quick)) == 2
+    assert len(rows(quick)) == 2
     assert run(quick, cli, "--max-memory-gb", "2")[0] == 3
 
 
-def test_a_candidate_that_stops_telling_is_no_keep(quick: Path, cli: Cli) -> None:
+def test_candidate_without_memory_metric_is_not_kept(quick: Path, cli: Cli) -> None:
     silent = f"if (RATE, DEPTH, WIDTH) == (0.1, 4, 64):\n    {PEAK}"
     printing(quick, silent)
     assert run(quick, cli, "--max-memory-gb", "4")[0] == 0

@@ -37,14 +37,15 @@ def against(runner: Runner, files: dict[str, str]) -> str | None:
     return why_not(runner, files, runner.workspace.head, lambda: None)
 
 
-def test_the_interpreter_of_the_workspace_is_used_in_the_copy(quick: Path) -> None:
+def test_preflight_uses_interpreter_of_workspace(quick: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=quick, check=True)
     (packages,) = (quick / ".venv").glob("lib/python*/site-packages")
     (packages / "only_here.py").touch()
     (quick / ".gitignore").write_text(".venv/\n")
     said: list[str] = []
     with runner(quick, ".venv/bin/python train.py", said) as found:
-        assert against(found, {"train.py": "import only_here\n" + QUICK}) is None and not found.imports
+        assert against(found, {"train.py": "import only_here\n" + QUICK}) is None
+        assert not found.imports
         assert "No module named 'no_such_module'" in (against(found, {"train.py": BROKEN}) or "")
     assert not said
 
@@ -61,7 +62,7 @@ def test_modules_are_found_as_in_a_run(quick: Path) -> None:
         assert "No module named 'above'" in (outside or ""), "the folder that a run starts in is not on its path"
 
 
-def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: Path) -> None:
+def test_files_missing_in_copy_fail_no_candidate(quick: Path, tmp_path: Path) -> None:
     """Then nothing is imported any more, and one note says so, until there is an incumbent that can be."""
     count = tmp_path / "count"
     counting = f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\n"
@@ -71,14 +72,17 @@ def test_what_the_copy_lacks_is_no_fault_of_a_candidate(quick: Path, tmp_path: P
         for rate in ("0.2", "0.3"):
             assert against(found, {"train.py": (quick / "train.py").read_text().replace("0.1", rate)}) is None
         assert "does not compile" in (against(found, {"train.py": "RATE = = 1"}) or "")
-        assert count.read_text() == "xx" and len(said) == 1
-        assert "candidates are not imported" in said[0] and ".git/HEAD" in said[0]
+        assert count.read_text() == "xx"
+        assert len(said) == 1
+        assert "candidates are not imported" in said[0]
+        assert ".git/HEAD" in said[0]
         (quick / "train.py").write_text(QUICK)
         git(quick, "commit", "--quiet", "-am", "without")
-        assert "no_such_module" in (against(found, {"train.py": BROKEN}) or "") and len(said) == 1
+        assert "no_such_module" in (against(found, {"train.py": BROKEN}) or "")
+        assert len(said) == 1
 
 
-def test_a_byte_order_mark_is_no_broken_syntax(quick: Path) -> None:
+def test_byte_order_mark_is_valid_syntax(quick: Path) -> None:
     with runner(quick, f"{sys.executable} train.py", []) as found:
         assert against(found, {"train.py": "\ufeff" + QUICK}) is None
         assert "does not compile" in (against(found, {"train.py": "\ufeffRATE = = 1"}) or "")

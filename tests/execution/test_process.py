@@ -17,6 +17,7 @@ from agent.errors import Interrupted
 from agent.execution import process, process_tree
 from agent.execution.process import Command, Ended, Observer, run_command
 from agent.execution.process_tree import MARK, Process, end_orphan
+from tests.common.processes import gone
 
 
 def shell(command: str) -> list[str]:
@@ -26,14 +27,6 @@ def shell(command: str) -> list[str]:
 def run(command: str, folder: Path, limit: float = 30, tick: Callable[[float], None] = lambda _: None) -> Ended:
     log = folder / "run.log"
     return run_command(Command(shell(command), cwd=folder, env=os.environ, log=log, limit=limit), Observer(tick=tick))
-
-
-def gone(pid: int) -> bool:
-    """Killed processes whose parent is a container's first process may stay zombies: those do nothing any more."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_output_of_both_streams_and_the_exit_code(tmp_path: Path) -> None:
@@ -46,7 +39,7 @@ def test_standard_input_is_empty(tmp_path: Path) -> None:
     assert run("cat", tmp_path).returncode == 0
 
 
-def test_the_limit_ends_a_command_that_hangs_with_all_its_children(tmp_path: Path) -> None:
+def test_limit_kills_process_tree(tmp_path: Path) -> None:
     (tmp_path / "forks.py").write_text(
         "import os, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -57,10 +50,11 @@ def test_the_limit_ends_a_command_that_hangs_with_all_its_children(tmp_path: Pat
     ended = run(f"{sys.executable} forks.py", tmp_path, limit=2)
     assert ended.returncode is None
     pids = [int(pid) for pid in (tmp_path / "run.log").read_text().split()]
-    assert len(pids) == 3 and all(gone(pid) for pid in pids)
+    assert len(pids) == 3
+    assert all(gone(pid) for pid in pids)
 
 
-def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_ignoring_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 0.5)
     (tmp_path / "stubborn.py").write_text(
         "import os, signal, time\n"
@@ -72,7 +66,7 @@ def test_one_that_ignores_term_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
     assert gone(int((tmp_path / "run.log").read_text()))
 
 
-def test_what_a_supervisor_starts_anew_on_term_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarted_children_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 1.0)
     worker = "sh -c 'echo $$ >> pids; exec sleep 60'"
     assert run(f"echo $$ > pids; trap : TERM; while :; do {worker}; done", tmp_path, limit=1).returncode is None
@@ -81,7 +75,7 @@ def test_what_a_supervisor_starts_anew_on_term_is_ended_too(tmp_path: Path, monk
     assert all(gone(pid) for pid in pids)
 
 
-def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+def test_daemon_of_finished_command_is_killed(tmp_path: Path) -> None:
     (tmp_path / "daemon.py").write_text(
         "import os, subprocess, sys\n"
         "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True,\n"
@@ -89,16 +83,19 @@ def test_a_daemon_that_a_finished_command_leaves_behind_is_ended(tmp_path: Path)
         "print(left.pid, flush=True)\n"
     )
     ended = run(f"{sys.executable} daemon.py", tmp_path)
-    assert ended.returncode == 0 and len(ended.left) == 1 and ended.left[0].startswith("python")
+    assert ended.returncode == 0
+    assert len(ended.left) == 1
+    assert ended.left[0].startswith("python")
     assert gone(int((tmp_path / "run.log").read_text()))
 
 
 def test_only_what_was_left_running_is_named(tmp_path: Path) -> None:
     assert run("sleep 600 & sleep 600 & sleep 0.1 & true", tmp_path).left == ("sleep", "sleep")
-    assert run("true", tmp_path).left == () and run("sleep 600", tmp_path, limit=0.5).left == ()
+    assert run("true", tmp_path).left == ()
+    assert run("sleep 600", tmp_path, limit=0.5).left == ()
 
 
-def test_what_a_tick_raises_ends_the_command(tmp_path: Path) -> None:
+def test_exception_in_tick_kills_command(tmp_path: Path) -> None:
     def tick(_: float) -> None:
         raise Interrupted("enough", 130)
 
@@ -114,7 +111,7 @@ def wait_until_gone(pid: int) -> None:
     assert gone(pid)
 
 
-def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
+def test_run_ends_when_loop_dies(tmp_path: Path) -> None:
     read, write = os.pipe()
     loop = os.fork()
     if loop == 0:
@@ -139,7 +136,7 @@ def test_a_loop_that_dies_takes_its_run_with_it(tmp_path: Path) -> None:
         wait_until_gone(pid)
 
 
-def test_an_orphan_is_known_by_pid_and_birth() -> None:
+def test_orphan_is_identified_by_pid_and_birth() -> None:
     left = subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, MARK: "m"})
     born = psutil.Process(left.pid).create_time()
     assert not end_orphan(Process(left.pid, born - 100))
@@ -148,15 +145,18 @@ def test_an_orphan_is_known_by_pid_and_birth() -> None:
     assert gone(left.pid)
 
 
-def test_a_log_that_grows_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_log_ends_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "LARGEST_LOG", 2**20)
     ended = run("yes", tmp_path)
-    assert ended.returncode is None and ended.stopped is not None and "log grew beyond 1 MiB" in ended.stopped
+    assert ended.returncode is None
+    assert ended.stopped is not None
+    assert "log grew beyond 1 MiB" in ended.stopped
 
 
 def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
     clock = iter([1000.0, 1300.0])
     log = tmp_path / "log"
     ended = run_command(Command(["true"], tmp_path, {}, log, 9), wall=lambda: next(clock))
-    assert 290 < ended.asleep <= 300 and ended.seconds < 60
+    assert 290 < ended.asleep <= 300
+    assert ended.seconds < 60
     assert run("true", tmp_path).asleep == 0

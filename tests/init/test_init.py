@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -20,7 +19,8 @@ from agent.init.guess import choose, in_json, in_lines, in_output, meaning, pyte
 from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Metric
-from tests.common.workspaces import ROOT, SIEVE, Cli, git, make_repository
+from tests.common.sessions import rows
+from tests.common.workspaces import ROOT, SIEVE, Cli, git, repository
 
 SCORE = "def score(rate, depth):\n    return 1 + (rate - 0.4) ** 2 + 0.01 * (depth - 7) ** 2\n"
 KARPATHY = {
@@ -70,19 +70,6 @@ TESTS = {
 }
 
 
-def repository(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    make_repository(folder)
-    return folder
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.tsv").open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
 def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str, Any]:
     """init, commit and three experiments, as a person does them. Returns the protocol."""
     env = {"AUTORESEARCH_CACHE": str(tmp_path / "cache"), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
@@ -101,13 +88,14 @@ def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str,
     ran = cli(folder, "run", "--tag", "first", "--max-experiments", "3", **env)
     assert ran.returncode == 0, ran.stderr
     table = rows(folder)
-    assert len(table) == 4 and {row["status"] for row in table} <= {"keep", "discard"}, table
+    assert len(table) == 4, table
+    assert {row["status"] for row in table} <= {"keep", "discard"}, table
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
     content: dict[str, Any] = json.loads((folder / "protocol.json").read_bytes())
     return content
 
 
-def test_a_repository_of_the_family(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_repository_of_same_family(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "nano", KARPATHY)
     protocol = researched(folder, cli, tmp_path, "uv")
     assert protocol["execution"]["command"] == "uv run train.py"
@@ -124,7 +112,7 @@ def test_a_repository_of_the_family(tmp_path: Path, cli: Cli) -> None:
     assert rows(folder)[0]["memory_gb"] == "2.0"
 
 
-def test_a_training_script_that_prints_a_metric_each_epoch(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_metric_printed_each_epoch(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "net", TRAINING)
     (folder / "data").mkdir()
     (folder / "data" / "corpus.txt").write_text("text\n")  # ignored by git, and needed all the same
@@ -138,7 +126,7 @@ def test_a_training_script_that_prints_a_metric_each_epoch(tmp_path: Path, cli: 
     assert "the same" in protocol["execution"]["determinism"]["notes"]
 
 
-def test_a_benchmark_that_writes_json(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_benchmark_writing_json(tmp_path: Path, cli: Cli) -> None:
     protocol = researched(repository(tmp_path / "fast", BENCHMARK), cli, tmp_path)
     assert protocol["measurement"]["primaryMetric"] == {
         "name": "latency_p50",
@@ -149,18 +137,20 @@ def test_a_benchmark_that_writes_json(tmp_path: Path, cli: Cli) -> None:
     assert protocol["immutableHarness"]["paths"] == ["benchmarks/bench_core.py"]
 
 
-def test_a_benchmark_that_prints_json(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_benchmark_printing_json(tmp_path: Path, cli: Cli) -> None:
     files = {name: (SIEVE / name).read_text() for name in ("bench.py", "sieve.py")}
     folder = repository(tmp_path / "sieve", files)
     done = cli(folder, "init")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.metric.extract.pointer == "/numbers_per_second" and protocol.metric.direction == "maximize"
-    assert protocol.mutable_surface.allowed_globs == ["sieve.py"] and protocol.immutable_harness.paths == ["bench.py"]
+    assert protocol.metric.extract.pointer == "/numbers_per_second"
+    assert protocol.metric.direction == "maximize"
+    assert protocol.mutable_surface.allowed_globs == ["sieve.py"]
+    assert protocol.immutable_harness.paths == ["bench.py"]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_a_repository_without_python(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_repository_without_python(tmp_path: Path, cli: Cli) -> None:
     files = {
         "Makefile": "bench:\n\tsh bench.sh $(shell pwd)\n\tsh report.sh\n",
         "bench.sh": "wc -l < kernel.c > lines\n",
@@ -172,7 +162,8 @@ def test_a_repository_without_python(tmp_path: Path, cli: Cli) -> None:
     done = cli(folder, "init")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.execution.command == "make bench" and protocol.metric.name == "elapsed_time"
+    assert protocol.execution.command == "make bench"
+    assert protocol.metric.name == "elapsed_time"
     assert protocol.mutable_surface.allowed_globs == ["kernel.c"]
     assert protocol.immutable_harness.paths == ["bench_kernel.c"]
     assert "Makefile" in protocol.mutable_surface.forbidden_globs
@@ -215,20 +206,24 @@ def test_flags_win_over_what_is_found(tmp_path: Path, cli: Cli) -> None:
     done = cli(folder, "init", *flags, "--mutable", "other.py", "--training-seconds", "7")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.metric.name == "gain" and protocol.metric.direction == "maximize"
-    assert protocol.mutable_surface.allowed_globs == ["other.py"] and protocol.training_seconds == 7
+    assert protocol.metric.name == "gain"
+    assert protocol.metric.direction == "maximize"
+    assert protocol.mutable_surface.allowed_globs == ["other.py"]
+    assert protocol.training_seconds == 7
     assert "does not read AUTORESEARCH_TRAINING_SECONDS" in done.stdout
     assert cli(folder, "init", *flags, "--force", "--no-run").returncode == 0
     assert load_protocol(folder).mutable_surface.allowed_globs == ["job.py"]
 
 
-def test_without_a_run_it_is_a_draft(tmp_path: Path, cli: Cli) -> None:
+def test_no_run_writes_draft(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "nano", {**KARPATHY, "train.py": KARPATHY["train.py"] + "raise SystemExit(1)\n"})
     done = cli(folder, "init", "--no-run")
     assert done.returncode == 0, done.stderr
     protocol = load_protocol(folder)
-    assert protocol.schema_kind == "discoveryDraft" and protocol.metric.name == "val_bpb"
-    assert "init --force" in done.stdout and "discoveryDraft" in cli(folder, "run", "--tag", "t").stderr
+    assert protocol.schema_kind == "discoveryDraft"
+    assert protocol.metric.name == "val_bpb"
+    assert "init --force" in done.stdout
+    assert "discoveryDraft" in cli(folder, "run", "--tag", "t").stderr
 
 
 @pytest.mark.parametrize(
@@ -255,18 +250,19 @@ def test_without_a_run_it_is_a_draft(tmp_path: Path, cli: Cli) -> None:
         ({"train.py": "print('loss: 1')"}, ["--direction", "up"], 2, "--direction"),
     ],
 )
-def test_what_stops_it_is_one_sentence_and_nothing_is_written(
+def test_init_failure_is_one_sentence_and_writes_nothing(
     tmp_path: Path, cli: Cli, files: dict[str, str], flags: list[str], code: int, words: str
 ) -> None:
     folder = repository(tmp_path / "repo", files)
     done = cli(folder, "init", *flags)
-    assert done.returncode == code and words in done.stderr, done.stderr
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr.split("error: ")[-1]
     assert git(folder, "status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_signal_ends_init_and_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     script = "import time\nfrom pathlib import Path\nPath('born').write_text('')\nprint('loss: 1')\ntime.sleep(600)\n"
     folder = repository(tmp_path / "repo", {"train.py": script})
     (tmp_path / "temporary").mkdir()
@@ -278,26 +274,31 @@ def test_a_signal_ends_the_run_and_leaves_nothing(tmp_path: Path, number: signal
         time.sleep(0.05)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code and "stopped: nothing was written" in stderr
-    assert list((tmp_path / "temporary").iterdir()) == [] and git(folder, "status", "--porcelain") == ""
+    assert process.returncode == code
+    assert "stopped: nothing was written" in stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert git(folder, "status", "--porcelain") == ""
 
 
-def test_it_wants_a_repository_with_a_commit(tmp_path: Path, cli: Cli) -> None:
+def test_init_requires_repository_with_commit(tmp_path: Path, cli: Cli) -> None:
     folder = tmp_path / "bare"
     folder.mkdir()
     (folder / "train.py").write_text("print('loss: 1')")
     done = cli(folder, "init", GIT_CEILING_DIRECTORIES=str(tmp_path))
-    assert done.returncode == 3 and "git init && git add -A && git commit" in done.stderr
+    assert done.returncode == 3
+    assert "git init && git add -A && git commit" in done.stderr
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     done = cli(folder, "init")
-    assert done.returncode == 3 and "no commit yet" in done.stderr
+    assert done.returncode == 3
+    assert "no commit yet" in done.stderr
     assert not (folder / "protocol.json").exists()
 
 
-def test_it_says_where_the_search_has_nothing_to_do(tmp_path: Path, cli: Cli) -> None:
+def test_init_warns_of_nothing_to_search(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "repo", {"train.py": "rate = 1\nprint('loss: 1')\n"})
     shown = cli(folder, "init").stdout
-    assert "the built-in search has nothing to change in train.py" in shown and "--agent" in shown
+    assert "the built-in search has nothing to change in train.py" in shown
+    assert "--agent" in shown
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_it_says_where_the_search_has_nothing_to_do(tmp_path: Path, cli: Cli) ->
         ("loss: nan\nacc: 1.2.3\n", None, 0),
     ],
 )
-def test_the_number_that_is_meant_is_found_and_read_back(text: str, name: str | None, value: float) -> None:
+def test_init_finds_metric_and_reads_it_back(text: str, name: str | None, value: float) -> None:
     found = choose(in_output(text), None, "")
     assert (found.name if found else None) == name
     if found is not None:
@@ -330,9 +331,11 @@ def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cl
     folder = repository(tmp_path / "repo", files)
     done = cli(folder, "init")
     assert done.returncode == 0, done.stderr
-    assert (folder / "out.json").read_text() == "{}" and git(folder, "status", "--porcelain") == "?? protocol.json"
+    assert (folder / "out.json").read_text() == "{}"
+    assert git(folder, "status", "--porcelain") == "?? protocol.json"
 
 
+@pytest.mark.quick
 def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
     epochs = choose(in_lines("epoch 1 loss=3\nepoch 2 loss=2\n"), None, "")
     assert epochs is not None
@@ -343,6 +346,7 @@ def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
         extract(Metric.model_validate(summary.metric), "loss: 2\nloss: 1\n")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "direction"),
     [
@@ -360,15 +364,18 @@ def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
         ("gain", None),
     ],
 )
-def test_the_direction_is_in_the_name(name: str, direction: str | None) -> None:
+def test_direction_follows_from_metric_name(name: str, direction: str | None) -> None:
     assert meaning(name)[0] == direction
 
 
+@pytest.mark.quick
 def test_json_from_a_file_and_counts_of_pytest() -> None:
     (found,) = in_json('{"a/b": [{"time": 2.5}], "ok": true, "name": "x"}', "out.json")
     assert found.extract == {"kind": "json_pointer", "pointer": "/a~1b/0/time", "path": "out.json"}
     passing = pytest_summary("....\n4 passed in 0.12s\n", None, None)
     failing = pytest_summary("..F\n1 failed, 2 passed in 0.12s\n", None, None)
-    assert passing is not None and (passing.name, passing.value, passing.direction) == ("seconds", 0.12, "minimize")
-    assert failing is not None and (failing.name, failing.value, failing.direction) == ("passed", 2, "maximize")
+    assert passing is not None
+    assert (passing.name, passing.value, passing.direction) == ("seconds", 0.12, "minimize")
+    assert failing is not None
+    assert (failing.name, failing.value, failing.direction) == ("passed", 2, "maximize")
     assert pytest_summary("no tests here", None, None) is None

@@ -15,12 +15,13 @@ from agent.init.guess import choose, in_output
 from agent.init.surface import surface
 from agent.protocol.load import load_protocol
 from tests.common.in_process import call
-from tests.common.workspaces import Cli, git
-from tests.init.test_init import repository, rows
+from tests.common.sessions import rows
+from tests.common.workspaces import Cli, git, repository
 
 PRINTS = "print('score: 1')\n"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("text", "prose", "name", "direction"),
     [
@@ -38,11 +39,13 @@ PRINTS = "print('score: 1')\n"
         ("score: 5\n", "The metric is `score` (lower is better).", "score", "minimize"),
     ],
 )
-def test_of_several_numbers_the_one_that_is_meant(text: str, prose: str, name: str, direction: str) -> None:
+def test_init_chooses_metric_among_numbers(text: str, prose: str, name: str, direction: str) -> None:
     found = choose(in_output(text), None, prose)
-    assert found is not None and (found.name, found.direction) == (name, direction)
+    assert found is not None
+    assert (found.name, found.direction) == (name, direction)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("path", "source"),
     [
@@ -58,18 +61,20 @@ def test_of_several_numbers_the_one_that_is_meant(text: str, prose: str, name: s
         ("main.py", f'"""The research loop: keeps or reverts."""\n{PRINTS}'),
     ],
 )
-def test_a_loop_of_the_repositorys_own_is_no_command(path: str, source: str) -> None:
+def test_loop_of_repository_is_not_chosen_as_command(path: str, source: str) -> None:
     files = {path: source, "README.md": f"Run it:\n\n```\npython {path}\n```\n"}
     assert candidates(files, "python") == []
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("path", ["train_loop.py", "train_agent.py", "bench_loop.py"])
-def test_a_training_loop_is_one(path: str) -> None:
+def test_training_loop_is_chosen_as_command(path: str) -> None:
     (found,) = candidates({path: f"import git\nhash = git.Repo().head\n{PRINTS}"}, "python")
     assert found.script == path
 
 
-def test_the_readmes_command_comes_before_other_scripts() -> None:
+@pytest.mark.quick
+def test_command_of_readme_precedes_other_scripts() -> None:
     readme = "Start it:\n\n```bash\n$ python go.py --fast > run.log 2>&1\npython go.py --fast 2>&1 | tee log\n```\n"
     files = {"go.py": PRINTS, "eval.py": PRINTS, "train.py": PRINTS, "README.md": readme}
     assert candidates(files, "python")[0].command == "python go.py --fast"
@@ -77,7 +82,8 @@ def test_the_readmes_command_comes_before_other_scripts() -> None:
     assert candidates(program, "python")[0].command == "python go.py"
 
 
-def test_a_module_that_only_defines_comes_last() -> None:
+@pytest.mark.quick
+def test_module_without_entry_point_comes_last() -> None:
     files = {
         "train.py": '"""Training."""\nimport time\n\nRATE = 0.1\n\n\ndef train():\n    print("loss: 1")\n',
         "run.py": PRINTS,
@@ -85,6 +91,7 @@ def test_a_module_that_only_defines_comes_last() -> None:
     assert [each.command for each in candidates(files, "python")] == ["python run.py", "python train.py"]
 
 
+@pytest.mark.quick
 def test_the_header_ends_with_the_first_line_of_code() -> None:
     assert header('#!/usr/bin/env python\n"""One.\n\nTwo."""\nx = 1\n# not this\n').endswith('Two."""')
     assert header("/* One.\n   Two. */\nint x; // not this\n") == "/* One.\nTwo. */"
@@ -94,6 +101,7 @@ def test_the_header_ends_with_the_first_line_of_code() -> None:
 MODEL = "import prepare_it, model, util\nprint('loss: 1')\n"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("files", "mutable"),
     [
@@ -119,26 +127,30 @@ MODEL = "import prepare_it, model, util\nprint('loss: 1')\n"
         ({"README.md": "You may edit a config. See `model.py`.\n"}, ["model.py", "train.py", "util.py"]),
     ],
 )
-def test_what_asks_to_be_left_alone_is(files: dict[str, str], mutable: list[str]) -> None:
+def test_files_marked_do_not_modify_are_harness(files: dict[str, str], mutable: list[str]) -> None:
     whole = {"train.py": MODEL, "model.py": "RATE = 1\n", "util.py": "x = 1\n", "prepare_it.py": "", **files}
     found = surface(named("python train.py", whole), whole, [], False)
     assert [*found.mutable] == mutable
-    assert {*found.harness} >= {"train.py", "util.py", "model.py"} - {*mutable} and "prepare_it.py" in found.harness
+    assert {*found.harness} >= {"train.py", "util.py", "model.py"} - {*mutable}
+    assert "prepare_it.py" in found.harness
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", ["reference.py", "ref.py", "oracle.py", "verify.py", "reference/impl.py", "golden.py"])
 def test_reference_implementations_are_harness_by_name(name: str) -> None:
     module = name.removesuffix(".py").replace("/", ".")
     files = {"kernel.py": "UNROLL = 1\n", name: "x = 1\n", "bench.py": f"import kernel\nimport {module}\n{PRINTS}"}
     found = surface(named("python bench.py", files), files, [], False)
-    assert found.mutable == ("kernel.py",) and {*found.harness} == {"bench.py", name}
+    assert found.mutable == ("kernel.py",)
+    assert {*found.harness} == {"bench.py", name}
 
 
 def test_a_flag_wins_over_what_a_file_asks(tmp_path: Path) -> None:
     files = {"train.py": '"""Do not modify."""\nprint("loss: 1")\n'}
     folder = repository(tmp_path / "one", files)
     refused = call(folder, "init", "--no-run", "--command", "python train.py")
-    assert refused.returncode == 3 and "--mutable" in refused.stderr
+    assert refused.returncode == 3
+    assert "--mutable" in refused.stderr
     assert call(folder, "init", "--no-run", "--command", "python train.py", "--mutable", "train.py").returncode == 0
     assert load_protocol(folder).mutable_surface.allowed_globs == ["train.py"]
 
@@ -150,13 +162,15 @@ def test_the_next_command_is_tried_where_one_prints_nothing(tmp_path: Path, cli:
     }
     folder = repository(tmp_path / "runner", files)
     done = cli(folder, "init")
-    assert done.returncode == 0 and "`python train.py` gave no number" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "`python train.py` gave no number" in done.stderr, done.stderr
     assert load_protocol(folder).execution.command == "python run.py"
     silent = repository(
         tmp_path / "silent", {"train.py": "import os\nos.getpid()\n", "run.py": "import os\nos.getpid()\n"}
     )
     done = cli(silent, "init")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: `python train.py` ran")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: `python train.py` ran")
 
 
 def with_submodule(folder: Path) -> Path:
@@ -181,15 +195,18 @@ def test_copies_have_the_submodules(tmp_path: Path, cli: Cli) -> None:
     git(top, "add", "protocol.json")
     git(top, "commit", "--quiet", "-m", "protocol")
     ran = cli(top, "run", "--tag", "t", "--max-experiments", "2")
-    assert ran.returncode == 0 and {row["status"] for row in rows(top)} <= {"keep", "discard"}, ran.stderr
-    assert (top / "lib" / "helper.py").exists() and git(top, "status", "--porcelain") == ""
+    assert ran.returncode == 0, ran.stderr
+    assert {row["status"] for row in rows(top)} <= {"keep", "discard"}, ran.stderr
+    assert (top / "lib" / "helper.py").exists()
+    assert git(top, "status", "--porcelain") == ""
 
 
 def test_a_submodule_that_is_not_checked_out_is_named(tmp_path: Path, cli: Cli) -> None:
     top = with_submodule(tmp_path)
     git(top, "submodule", "--quiet", "deinit", "--force", "lib")
     done = cli(top, "init", "--command", f"{sys.executable} train.py")
-    assert done.returncode == 1 and "The submodule lib is not checked out" in done.stderr
+    assert done.returncode == 1
+    assert "The submodule lib is not checked out" in done.stderr
     assert "`git submodule update --init --recursive`" in done.stderr
 
 
@@ -210,4 +227,5 @@ def test_remedies_work_where_they_are_offered(tmp_path: Path, cli: Cli, where: s
     assert "protocol.json" in git(top, "ls-files", name)
     then = next(line for line in done.stdout.splitlines() if line.startswith("then: ")).removeprefix("then: ")
     assert cli(here, *shlex.split(then)[1:], "--dry-run").returncode == 0
-    assert shutil.which("autoresearch") and shlex.split(then)[0] == "autoresearch"
+    assert shutil.which("autoresearch")
+    assert shlex.split(then)[0] == "autoresearch"

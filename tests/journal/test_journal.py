@@ -13,6 +13,8 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from tests.common.workspaces import ROOT
 
+pytestmark = pytest.mark.quick
+
 
 def experiment(number: int, metric: float | None, status: str = "keep", description: str = "x") -> Experiment:
     run = Run(metric=metric, seconds=1.0, secondary={"peak_vram_mb": 1536.0}, error=None if metric else "crashed: oops")
@@ -33,11 +35,15 @@ def test_events_come_back_and_the_state_is_their_fold(tmp_path: Path) -> None:
     assert seen == ["session", "proposed", "committed", "measured", "judged", "recorded"]
     state = replay(read(journal.path))
     assert state == journal.state
-    assert state.pending is None and state.head == "h1" and state.previous == "b0"
-    assert state.incumbent is not None and state.incumbent.metric == 1.5 and state.incumbent.description == "é"
+    assert state.pending is None
+    assert state.head == "h1"
+    assert state.previous == "b0"
+    assert state.incumbent is not None
+    assert state.incumbent.metric == 1.5
+    assert state.incumbent.description == "é"
 
 
-def test_a_torn_last_line_is_dropped_and_a_broken_one_reported(tmp_path: Path) -> None:
+def test_torn_last_line_is_dropped_and_broken_line_reported(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event": "session", "at": 1, "base": "b"}\n{"event": "prop')
     assert [event.kind for event in read(path)] == ["session"]
@@ -52,7 +58,7 @@ def test_a_torn_last_line_is_dropped_and_a_broken_one_reported(tmp_path: Path) -
     assert path.read_text() == broken
 
 
-def test_a_journal_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_unwritable_journal_is_reported_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     path.mkdir()

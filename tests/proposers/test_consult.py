@@ -10,73 +10,44 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.common.in_process import call
-from tests.common.model_server import Script, model_server, reply
+from tests.common.model_server import KEY, Script, half, model_server, reply, silent
+from tests.common.proposals import NOTES, edit, walk
+from tests.common.sessions import cells, events
 from tests.common.workspaces import QUICK, ROOT, Cli, git
-from tests.proposers.model.test_blocks import edit
-from tests.proposers.model.test_wire import KEY, half, silent
-
-NOTES = "DESCRIPTION: {}\nHYPOTHESIS: it is nearer\nEXPECTED: -0.01\n\n"
 
 
-def rates() -> Iterator[str]:
-    """A model that walks RATE towards its best value."""
-    for number in itertools.count(1):
-        yield f"RATE = {0.1 + 0.02 * number:.2f}"
-
-
-def walk() -> Any:
-    """Reads the incumbent out of the prompt and proposes the next rate, as an edit of the line that stands there."""
-    steps = rates()
-
-    def answer(body: dict[str, Any]) -> str:
-        prompt = body["messages"][-1]["content"] if len(body["messages"]) < 3 else body["messages"][1]["content"]
-        line = re.findall(r"(?m)^RATE = .*", prompt)[-1]
-        new = next(steps)
-        return NOTES.format(new) + edit(line, new)
-
-    return answer
-
-
-def run(cli: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http") -> Any:
+def run(program: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http") -> Any:
     model = f"{server.url} scripted" if wire == "http" else "anthropic:scripted"
     env = {"AUTORESEARCH_MODEL_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url}
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", str(experiments))
-    return cli(folder, "run", "--tag", "t", "--proposer", "llm", "--model", model, *flags, *args, **env)
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (folder / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
-def rows(folder: Path) -> list[list[str]]:
-    return [line.split("\t") for line in (folder / "results.tsv").read_text().splitlines()[1:]]
+    return program(folder, "run", "--tag", "t", "--proposer", "llm", "--model", model, *flags, *args, **env)
 
 
 @pytest.mark.parametrize(
     ("wire", "stream", "count"),
     [("http", True, 10), ("http", False, 3), ("anthropic", True, 3), ("anthropic", False, 3)],
 )
-def test_a_session_with_a_model(quick: Path, cli: Cli, wire: str, stream: bool, count: int) -> None:
+def test_model_session_keeps_invariants(quick: Path, program: Cli, wire: str, stream: bool, count: int) -> None:
     (quick / "program.md").write_text("Try the rate first.\n")
     with model_server(walk(), stream=stream) as server:
-        done = run(cli, quick, server, experiments=count, wire=wire)
+        done = run(program, quick, server, experiments=count, wire=wire)
     assert done.returncode == 0, done.stderr
-    assert [row[3] for row in rows(quick)] == ["keep"] * (1 + count)
+    assert [row[3] for row in cells(quick)] == ["keep"] * (1 + count)
     proposed = events(quick, "proposed")[1:]
     assert {event["proposer"] for event in proposed} == {"llm"}
-    assert proposed[0]["expected"] == -0.01 and proposed[0]["reasoning"] == "it is nearer"
+    assert proposed[0]["expected"] == -0.01
+    assert proposed[0]["reasoning"] == "it is nearer"
     assert len(events(quick, "called")) == len(server.requests) == count
     assert f"{count} calls of models" in done.stdout
-    shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
-    assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count and shown["cost"]["calls"] == count
+    shown = json.loads(program(quick, "status", "--json").stdout)["data"]
+    assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count
+    assert shown["cost"]["calls"] == count
     prompt = json.dumps(server.requests[-1][2])
     for known in (
         "Try the rate first.",
@@ -90,7 +61,7 @@ def test_a_session_with_a_model(quick: Path, cli: Cli, wire: str, stream: bool, 
     assert KEY not in done.stdout + done.stderr + prompt
 
 
-def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
+def test_bad_answer_goes_back_with_reason(quick: Path, cli: Cli) -> None:
     answers = iter(
         [
             "I would raise RATE.",
@@ -105,9 +76,12 @@ def test_a_bad_answer_goes_back_with_its_reason(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server, experiments=2)
     assert done.returncode == 0, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "no edit block" in told[1] and "does not compile" in told[2] and "same program as the incumbent" in told[4]
+    assert "no edit block" in told[1]
+    assert "does not compile" in told[2]
+    assert "same program as the incumbent" in told[4]
     nothing = events(quick, "nothing")
-    assert len(nothing) == 1 and "no_such_module" in nothing[0]["reason"]
+    assert len(nothing) == 1
+    assert "no_such_module" in nothing[0]["reason"]
     assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "search", "llm"]
 
 
@@ -129,7 +103,7 @@ def test_a_recipe_is_imported_with_what_a_run_has(quick: Path, cli: Cli, line: s
     assert done.stderr.count("candidates are not imported before they run") == said
 
 
-def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
+def test_loop_survives_odd_answers(quick: Path, cli: Cli) -> None:
     """What Python's parser, the search's comments or UTF-8 cannot take goes back, or loses what is wrong with it."""
     line = "RATE = 0.1  # search: 0.001..10 log"
     answers = iter(
@@ -144,10 +118,13 @@ def test_no_answer_ends_the_loop(quick: Path, cli: Cli) -> None:
     )
     with model_server(lambda _: next(answers, "")) as server:
         done = run(cli, quick, server, experiments=3)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "search comment" in told[1] and "does not compile" in told[2]
-    assert len(rows(quick)) == 4 and rows(quick)[1][4] == "half ? a character [unconfined]"
+    assert "search comment" in told[1]
+    assert "does not compile" in told[2]
+    assert len(cells(quick)) == 4
+    assert cells(quick)[1][4] == "half ? a character [unconfined]"
 
 
 def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
@@ -161,18 +138,21 @@ def test_a_range_without_end_goes_back(quick: Path, cli: Cli) -> None:
     )
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "search comment of DEPTH is malformed" in told[1] and "search comment of RATE is malformed" in told[2]
-    assert rows(quick)[1][3:] == ["keep", "good [unconfined]"]
+    assert "search comment of DEPTH is malformed" in told[1]
+    assert "search comment of RATE is malformed" in told[2]
+    assert cells(quick)[1][3:] == ["keep", "good [unconfined]"]
 
 
-def test_no_words_of_a_server_end_the_loop(quick: Path, cli: Cli) -> None:
+def test_loop_survives_hostile_server_errors(quick: Path, cli: Cli) -> None:
     refuse = lambda handler: reply(handler, 500, b'{"error": {"message": "half \\ud83d a character"}}')  # noqa: E731
     with model_server(lambda _: refuse) as server:
         done = run(cli, quick, server, "--fallback-after", "0", experiments=1)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert len(rows(quick)) == 2
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert len(cells(quick)) == 2
 
 
 def test_a_repeated_candidate_is_refused(quick: Path, cli: Cli) -> None:
@@ -187,10 +167,10 @@ def test_a_repeated_candidate_is_refused(quick: Path, cli: Cli) -> None:
         done = run(cli, quick, server)
     assert done.returncode == 0, done.stderr
     assert "same program as experiment #1 (discard: worse)" in server.requests[2][2]["messages"][-1]["content"]
-    assert [row[3] for row in rows(quick)] == ["keep", "discard", "keep"]
+    assert [row[3] for row in cells(quick)] == ["keep", "discard", "keep"]
 
 
-def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
+def test_crash_is_repaired_within_experiment(quick: Path, cli: Cli) -> None:
     line = 'print("---")'
     answers = iter(
         [
@@ -202,14 +182,15 @@ def test_a_crash_is_mended_within_the_experiment(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
-    assert [row[3:] for row in rows(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
-    assert len(events(quick, "repaired")) == 2 and len(events(quick, "measured")) == 6
+    assert [row[3:] for row in cells(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
+    assert len(events(quick, "repaired")) == 2
+    assert len(events(quick, "measured")) == 6
     assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]
-    commit = rows(quick)[1][0]
+    commit = cells(quick)[1][0]
     assert "print(1 / 1)" in git(quick, "show", f"{commit}:train.py")
 
 
-def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
+def test_unrepairable_candidate_is_dropped(quick: Path, cli: Cli) -> None:
     line = 'print("---")'
     answers = itertools.chain(
         [NOTES.format("crashes") + edit(line, 'if __name__ == "__main__":\n    print(1 / 0)\nprint("---")')],
@@ -218,16 +199,18 @@ def test_what_cannot_be_mended_is_dropped(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
-    assert rows(quick)[1][3] == "crash" and git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert cells(quick)[1][3] == "crash"
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
 
 
-def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: Cli) -> None:
+def test_search_candidate_is_not_repaired_by_model(quick: Path, cli: Cli) -> None:
     crashing = QUICK.replace('print("---")', "if RATE != 0.1 or DEPTH != 4 or WIDTH != 64:\n    raise ValueError(RATE)")
     (quick / "train.py").write_text(crashing + 'print("val_bpb: 1.0")\n')
     git(quick, "commit", "-qam", "every change crashes")
     with model_server(walk()) as server:
         run(cli, quick, server, "--proposer", "hybrid", "--share", "0", experiments=2)
-    assert [row[3] for row in rows(quick)] == ["keep", "crash", "crash"] and not server.requests
+    assert [row[3] for row in cells(quick)] == ["keep", "crash", "crash"]
+    assert not server.requests
 
 
 @pytest.mark.parametrize(
@@ -242,18 +225,20 @@ def test_what_the_search_proposed_is_not_mended_by_the_model(quick: Path, cli: C
         lambda handler: reply(handler, 200, b"<html>"),
     ],
 )
-def test_no_outage_ends_the_night(quick: Path, cli: Cli, outage: Any) -> None:
+def test_search_replaces_model_during_outage(quick: Path, cli: Cli, outage: Any) -> None:
     with model_server(lambda _: outage) as server:
         done = run(cli, quick, server, "--fallback-after", "0", "--model-timeout", "0.5", experiments=2)
     assert done.returncode == 0, done.stderr
-    assert len(rows(quick)) == 3 and len(events(quick, "away")) >= 1
+    assert len(cells(quick)) == 3
+    assert len(events(quick, "away")) >= 1
     assert {event["proposer"] for event in events(quick, "proposed")[1:]} == {"search"}
     assert "the search proposes" in done.stderr
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
-    assert shown["away"]["reason"] and "Traceback" not in done.stderr
+    assert shown["away"]["reason"]
+    assert "Traceback" not in done.stderr
 
 
-def test_it_comes_back(quick: Path, cli: Cli) -> None:
+def test_model_resumes_after_outage(quick: Path, cli: Cli) -> None:
     answer, failures = walk(), iter([True, True])
 
     def first_busy(body: dict[str, Any]) -> Any:
@@ -262,10 +247,11 @@ def test_it_comes_back(quick: Path, cli: Cli) -> None:
     with model_server(first_busy) as server:
         done = run(cli, quick, server, "--fallback-after", "60", experiments=1)
     assert done.returncode == 0, done.stderr
-    assert len(server.requests) == 3 and events(quick, "proposed")[1]["proposer"] == "llm"
+    assert len(server.requests) == 3
+    assert events(quick, "proposed")[1]["proposer"] == "llm"
 
 
-def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
+def test_cost_never_exceeds_cap(quick: Path, cli: Cli) -> None:
     (quick / ".autoresearch").mkdir()
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
     with model_server(walk()) as server:
@@ -273,18 +259,22 @@ def test_the_cap_is_never_exceeded(quick: Path, cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     called = events(quick, "called")
     spent = sum(event["dollars"] for event in called)
-    assert len(called) >= 1 and 0 < spent <= 16.05
-    assert "of --max-cost 16.05 is spent" in done.stderr and len(rows(quick)) == 7
+    assert len(called) >= 1
+    assert 0 < spent <= 16.05
+    assert "of --max-cost 16.05 is spent" in done.stderr
+    assert len(cells(quick)) == 7
     # Going on with the session does not begin to count afresh.
     with model_server(walk()) as server:
         run(cli, quick, server, "--max-cost", "16", experiments=7)
         assert not server.requests
 
 
-def test_a_cap_needs_a_price(quick: Path, cli: Cli) -> None:
+def test_cap_requires_price(quick: Path, cli: Cli) -> None:
     with model_server(walk()) as server:
         done = run(cli, quick, server, "--max-cost", "1")
-    assert done.returncode == 2 and "prices.toml" in done.stderr and not server.requests
+    assert done.returncode == 2
+    assert "prices.toml" in done.stderr
+    assert not server.requests
 
 
 def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: Cli) -> None:
@@ -292,9 +282,13 @@ def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: C
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
     with model_server(walk()) as server:
         done = run(cli, quick, server, "--max-cost-per-experiment", "1", experiments=4)
-    assert done.returncode == 0 and not server.requests, done.stderr
-    assert "away until the session ends" in done.stderr and "--max-cost-per-experiment 1 is spent" in done.stderr
-    assert len(events(quick, "away")) == 1 and not events(quick, "nothing") and len(rows(quick)) == 5
+    assert done.returncode == 0, done.stderr
+    assert not server.requests, done.stderr
+    assert "away until the session ends" in done.stderr
+    assert "--max-cost-per-experiment 1 is spent" in done.stderr
+    assert len(events(quick, "away")) == 1
+    assert not events(quick, "nothing")
+    assert len(cells(quick)) == 5
 
 
 @pytest.mark.parametrize(("cap", "calls"), [("1", 0), ("20", 1)])
@@ -307,9 +301,11 @@ def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap:
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
     with model_server(lambda _: half) as server:
         done = run(cli, quick, server, "--max-cost-per-experiment", cap)
-    assert done.returncode == 0 and len(server.requests) == calls, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert len(server.requests) == calls, done.stderr
     assert f"--max-cost-per-experiment {cap} is spent" in done.stderr
-    assert "ended: there is nothing to search" in done.stderr and len(rows(quick)) == 1
+    assert "ended: there is nothing to search" in done.stderr
+    assert len(cells(quick)) == 1
 
 
 def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> None:
@@ -328,9 +324,11 @@ def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> Non
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "mine.py, which may not change" in told[1] and "x.py, which may not change" in told[2]
+    assert "mine.py, which may not change" in told[1]
+    assert "x.py, which may not change" in told[2]
     assert (quick / "mine.py").read_text() == "MINE = 1\n"
-    assert rows(quick)[1][3] == "keep" and git(quick, "show", "HEAD:new.py") == "X = 1"
+    assert cells(quick)[1][3] == "keep"
+    assert git(quick, "show", "HEAD:new.py") == "X = 1"
 
 
 def test_wrong_flags_are_sentences(quick: Path) -> None:
@@ -358,7 +356,8 @@ def test_ctrl_c_does_not_wait_for_a_model(quick: Path) -> None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, shown = process.communicate(timeout=30)
-    assert process.returncode == 130 and b"Traceback" not in shown
+    assert process.returncode == 130
+    assert b"Traceback" not in shown
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
 
 
@@ -380,7 +379,8 @@ def test_a_call_that_the_loop_did_not_survive_counts_at_its_worst(quick: Path, c
         loop.wait()
     with model_server(walk()) as server:
         done = run(cli, quick, server, "--max-cost", "20", experiments=1)
-        assert done.returncode == 0 and not server.requests
+        assert done.returncode == 0
+        assert not server.requests
     assert "$16.00 of --max-cost 20 is spent" in done.stderr
 
 
@@ -390,6 +390,7 @@ def test_a_call_that_is_refused_costs_nothing(quick: Path, cli: Cli) -> None:
     busy = lambda handler: reply(handler, 503, {})  # noqa: E731
     with model_server(lambda _: busy) as server:
         done = run(cli, quick, server, "--max-cost", "20", "--fallback-after", "0", experiments=2)
-    assert done.returncode == 0 and len(events(quick, "refused")) == len(server.requests) >= 1
+    assert done.returncode == 0
+    assert len(events(quick, "refused")) == len(server.requests) >= 1
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
     assert shown["cost"] == {"calls": 0, "input_tokens": 0, "output_tokens": 0, "dollars": 0.0}

@@ -13,6 +13,8 @@ from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Protocol, matches
 from tests.common.workspaces import ROOT, SIEVE, Cli
 
+pytestmark = pytest.mark.quick
+
 
 def users() -> dict[str, Any]:
     content: dict[str, Any] = json.loads((ROOT / "protocol.json").read_bytes())
@@ -24,7 +26,7 @@ def write(folder: Path, content: object) -> Path:
     return folder
 
 
-def test_the_users_protocol_loads_and_means_what_it_says() -> None:
+def test_user_protocol_loads_as_written() -> None:
     protocol = load_protocol(ROOT)
     assert protocol.metric.name == "val_bpb"
     assert protocol.training_seconds == 300
@@ -62,9 +64,7 @@ def test_the_digest_ignores_layout_and_sees_content(tmp_path: Path) -> None:
         ("mutableSurface.allowedGlobs", [], "mutableSurface.allowedGlobs"),
     ],
 )
-def test_a_broken_protocol_is_one_sentence_that_names_the_field(
-    tmp_path: Path, path: str, value: object, words: str
-) -> None:
+def test_broken_protocol_is_reported_with_its_field(tmp_path: Path, path: str, value: object, words: str) -> None:
     content = users()
     *parents, last = path.split(".")
     node = content
@@ -136,8 +136,10 @@ def test_check_says_something_about_every_field_of_both_protocols() -> None:
 def test_check_names_the_origin_of_a_value(cli: Cli, quick: Path) -> None:
     shown = cli(quick, "protocol", "check", AUTORESEARCH_TRAINING_SECONDS="12").stdout
     line = next(line for line in shown.splitlines() if "trainingSecondsBudget" in line)
-    assert "'12'" in line and "(AUTORESEARCH_TRAINING_SECONDS)" in line
-    assert "(default)" in shown and "(protocol.json)" in shown
+    assert "'12'" in line
+    assert "(AUTORESEARCH_TRAINING_SECONDS)" in line
+    assert "(default)" in shown
+    assert "(protocol.json)" in shown
 
 
 def test_the_schema_is_closed_and_describes_every_field(cli: Cli, quick: Path) -> None:

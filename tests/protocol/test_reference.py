@@ -13,16 +13,18 @@ from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.reference import page, reference
 from tests.common.workspaces import ROOT, SIEVE
 
+pytestmark = pytest.mark.quick
+
 PAGE = ROOT / "docs" / "protocol.md"
 EXAMPLE = json.loads((ROOT / "protocol.json").read_bytes())
 
 
-def test_the_page_is_what_the_models_give() -> None:
+def test_page_matches_models() -> None:
     again = "run `uv run python -m agent.protocol.reference docs/protocol.md`"
     assert page(PAGE.read_text(), EXAMPLE) == PAGE.read_text(), again
 
 
-def test_every_field_that_the_check_knows_is_in_it() -> None:
+def test_page_names_every_field() -> None:
     text = reference(EXAMPLE)
     for folder in (ROOT, SIEVE):
         for field in check(load_protocol(folder)):
@@ -34,7 +36,7 @@ def test_every_field_that_the_check_knows_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("index", [0, -1])
-def test_what_the_page_shows_is_valid_and_can_be_run(tmp_path: Path, index: int) -> None:
+def test_examples_of_page_load_without_error(tmp_path: Path, index: int) -> None:
     shown = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)[index]
     (tmp_path / "protocol.json").write_text(shown)
     require_runnable(load_protocol(tmp_path))

@@ -13,9 +13,9 @@ from agent.journal.history import experiments_before
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
-from tests.common.journals import write_long_journal
-from tests.common.workspaces import Cli
-from tests.session.test_session import assert_consistent, commit_all, journal, rows
+from tests.common.journals import JournalBuilder
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import Cli, commit_all
 
 # A curve of 40 points in about a second, whose end depends on RATE.
 TRAIN = '''"""Trains for about a second."""
@@ -66,10 +66,14 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
     state = replay(read(journal_path(curved, "t")))
     for experiment in state.experiments[-2:]:
         last = experiment.runs[-1]
-        assert experiment.verdict.status == "discard" and last.pruned is not None and 0.1 <= last.pruned < 1
-        assert experiment.verdict.reason.startswith("pruned at ") and experiment.metric is None
+        assert experiment.verdict.status == "discard"
+        assert last.pruned is not None
+        assert 0.1 <= last.pruned < 1
+        assert experiment.verdict.reason.startswith("pruned at ")
+        assert experiment.metric is None
         assert (estimate(experiment) or 0) > 5
-    assert "(pruned at " in rows(curved)[-1]["description"] and rows(curved)[-1]["status"] == "discard"
+    assert "(pruned at " in rows(curved)[-1]["description"]
+    assert rows(curved)[-1]["status"] == "discard"
     assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
 
     # The next session of this workspace has that history from its first experiment on.
@@ -78,27 +82,32 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
     broken.write_text("no event\n")
     run(cli, curved, tmp_path / "agent.py", ("20",), tag="u")
     first = replay(read(journal_path(curved, "u"))).experiments[1]
-    assert first.runs[-1].pruned is not None and first.verdict.reason.startswith("pruned at ")
+    assert first.runs[-1].pruned is not None
+    assert first.verdict.reason.startswith("pruned at ")
     # With another budget it is history of something else.
     run(cli, curved, tmp_path / "agent.py", ("20",), "--training-seconds", "7", tag="v")
     assert replay(read(journal_path(curved, "v"))).experiments[1].runs[-1].pruned is None
     run(cli, curved, tmp_path / "agent.py", ("20",), "--no-prune", tag="w")
     whole = replay(read(journal_path(curved, "w"))).experiments[1]
-    assert whole.runs[-1].pruned is None and whole.metric is not None
+    assert whole.runs[-1].pruned is None
+    assert whole.metric is not None
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, tmp_path: Path) -> None:
     run(cli, curved, tmp_path / "agent.py", ("-1.0",))
     row = rows(curved)[1]
-    assert row["status"] == "crash" and "the loss became nan" in row["description"]
+    assert row["status"] == "crash"
+    assert "the loss became nan" in row["description"]
     failed = next(event for event in journal(curved) if event["event"] == "measured" and event["number"] == 1)
-    assert failed["metric"] is None and failed["error"].startswith("pruned at ")
+    assert failed["metric"] is None
+    assert failed["error"].startswith("pruned at ")
 
 
 def test_with_no_prune_not_even_that_ends_it(curved: Path, cli: Cli, tmp_path: Path) -> None:
     run(cli, curved, tmp_path / "agent.py", ("-1.0",), "--no-prune")
     whole = replay(read(journal_path(curved, "t"))).experiments[1]
-    assert whole.metric is not None and whole.verdict.status == "discard"
+    assert whole.metric is not None
+    assert whole.verdict.status == "discard"
 
 
 def test_a_loss_that_rises_in_the_untouched_program_too_is_no_divergence(
@@ -114,13 +123,15 @@ def test_a_loss_that_rises_in_the_untouched_program_too_is_no_divergence(
 def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: Path) -> None:
     own = journal_path(tmp_path, "own")
     for tag, count in (("first", 40), ("second", 30)):
-        write_long_journal(journal_path(tmp_path, tag), tag, count, "a" * 40, "b" * 40)
+        JournalBuilder(tag).baseline().mixed(count).confirmed().save(journal_path(tmp_path, tag))
     path = journal_path(tmp_path, "first")
     os.utime(path, (1, 1))
     session = replay(read(path)).session
     assert session is not None
     sessions = experiments_before(own, session["fingerprint"], 45)
-    assert [len(each) for each in sessions][1] == 31 and 45 - 31 <= len(sessions[0]) < 41
-    assert sessions[0][-1].number == 40 and sessions[0][0].verdict.status == "keep"
+    assert [len(each) for each in sessions][1] == 31
+    assert 45 - 31 <= len(sessions[0]) < 41
+    assert sessions[0][-1].number == 40
+    assert sessions[0][0].verdict.status == "keep"
     assert [len(each) for each in experiments_before(own, session["fingerprint"], 31)] == [31]
     assert experiments_before(own, {}, 45) == []

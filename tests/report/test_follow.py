@@ -44,16 +44,20 @@ def test_follow_waits_for_a_session_that_sets_up(setting_up: Path) -> None:
     while lock.holder(state_folder(setting_up)) is None:
         time.sleep(0.1)
     told = call(setting_up, "status")
-    assert told.returncode == 3 and "is about to begin" in told.stderr and "ended before" not in told.stderr
+    assert told.returncode == 3
+    assert "is about to begin" in told.stderr
+    assert "ended before" not in told.stderr
     assert "has not begun" in call(setting_up, "stop").stderr
     followers = [begun(setting_up, "status", "--follow"), begun(setting_up, "status", "--follow", "--tag", "t")]
     time.sleep(1.5)
     (setting_up / "go").touch()
     for follower in followers:
         shown, errors = follower.communicate(timeout=60)
-        assert follower.returncode == 0 and "waiting for the session to begin" in errors
+        assert follower.returncode == 0
+        assert "waiting for the session to begin" in errors
         assert "2 experiments are done" in shown.splitlines()[-1], shown
-        assert "ends after 2 experiments, or at " in shown and "after 9 in a row without a keep" in shown
+        assert "ends after 2 experiments, or at " in shown
+        assert "after 9 in a row without a keep" in shown
     assert loop.wait(timeout=60) == 0
 
 
@@ -62,7 +66,8 @@ def test_follow_started_first_finds_the_session_that_comes(quick: Path) -> None:
     time.sleep(2)
     assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     shown, _ = follower.communicate(timeout=60)
-    assert follower.returncode == 0 and "1 experiments are done" in shown
+    assert follower.returncode == 0
+    assert "1 experiments are done" in shown
 
 
 def test_follow_prefers_the_session_that_begins_to_one_that_is_over(setting_up: Path) -> None:
@@ -78,14 +83,16 @@ def test_follow_prefers_the_session_that_begins_to_one_that_is_over(setting_up: 
     time.sleep(1)
     (setting_up / "go").touch()
     shown, _ = follower.communicate(timeout=60)
-    assert shown.startswith("new  ") and "old" not in shown
+    assert shown.startswith("new  ")
+    assert "old" not in shown
     assert loop.wait(timeout=60) == 0
 
 
 def test_follow_without_any_session_ends_with_its_sentence(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.report.status.LONGEST_START", 0.5)
     done = call(quick, "status", "--follow")
-    assert done.returncode == 3 and "there is no session" in done.stderr
+    assert done.returncode == 3
+    assert "there is no session" in done.stderr
 
 
 def test_limits_are_noted_and_read_back() -> None:
@@ -93,5 +100,6 @@ def test_limits_are_noted_and_read_back() -> None:
     assert of_note(noted(Limits(3, 3600.0, now + 60, 5, 1.5), now)) == Limits(3, None, now + 60, 5, 1.5)
     assert of_note(noted(Limits(seconds=10.0), now)) == Limits(until=now + 10)
     assert of_note({"experiments": "many", "until": 1e300, "patience": None, "target": float("nan")}) == Limits()
-    assert Limits().words() == "" and noted(Limits(), now) == {}
+    assert Limits().words() == ""
+    assert noted(Limits(), now) == {}
     assert Limits(experiments=100, target=1.2).words() == "after 100 experiments, or at the target 1.2"

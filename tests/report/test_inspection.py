@@ -19,15 +19,16 @@ from agent.journal.journal import Journal
 from agent.journal.paths import journal_path
 from agent.report.gain import standing
 from tests.common.in_process import call
+from tests.common.sessions import journal
 from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import journal
 
 
 def data(cli: Cli, folder: Path, *args: str) -> Any:
     done = cli(folder, *args, "--json")
     assert done.returncode == 0, done.stderr
     envelope = json.loads(done.stdout)
-    assert envelope["command"] == args[0] and envelope["errors"] == []
+    assert envelope["command"] == args[0]
+    assert envelope["errors"] == []
     return envelope["data"]
 
 
@@ -53,10 +54,13 @@ def test_show_an_experiment_by_number_and_by_hash(session: Path, cli: Cli) -> No
         assert shown["value"] == shown["runs"][-1]["metric"] == measured[number]["metric"]
         assert data(cli, session, "show", shown["commit"][:9]) == shown
     text = cli(session, "show", "4").stdout
-    assert recorded[4]["description"] in text and "\x1b" not in text
-    assert f"came      val_bpb {measured[4]['metric']:.6f}" in text and "peak_vram_mb 2048" in text
+    assert recorded[4]["description"] in text
+    assert "\x1b" not in text
+    assert f"came      val_bpb {measured[4]['metric']:.6f}" in text
+    assert "peak_vram_mb 2048" in text
     change = [line for line in text.splitlines() if re.match(r"[+-][A-Z]", line)]
-    assert change and all(line[1:].split(" = ")[0] in ("RATE", "DEPTH", "WIDTH") for line in change)
+    assert change
+    assert all(line[1:].split(" = ")[0] in ("RATE", "DEPTH", "WIDTH") for line in change)
     assert "  num_steps:        10" in text.split("log  ")[1]
     git(session, "checkout", "--quiet", "main")
     (session / "protocol.json").write_text("{")
@@ -89,26 +93,31 @@ def test_show_evidence_fresh_runs_and_failures(session: Path, cli: Cli) -> None:
     record.append("recorded", number=number, head=commit)
     record.close()
     text = cli(session, "show", "best").stdout
-    assert "  first\n  second\n" in text and "expected  -0.25 of val_bpb" in text
-    assert "+0.250000 against 1.500000" in text and "(better; a gain is positive)" in text
+    assert "  first\n  second\n" in text
+    assert "expected  -0.25 of val_bpb" in text
+    assert "+0.250000 against 1.500000" in text
+    assert "(better; a gain is positive)" in text
     assert "confirmed: mean 1.250000 of 2 against 1.500000 of 3, gain +0.250000 (8.5 sigma)" in text
-    assert "crashed: exit code 1" in text and "1m01s  load 0.5" in text
+    assert "crashed: exit code 1" in text
+    assert "1m01s  load 0.5" in text
     earlier = next(e for e in reversed(record.state.experiments[:-1]) if e.verdict.status == "keep")
     assert "fresh, after its verdict" in cli(session, "show", str(earlier.number)).stdout
     assert (standing(record.state).noise or 0) > 0  # by its runs, whatever the verdicts in the journal said of it
 
 
-def test_diff(session: Path, cli: Cli) -> None:
+def test_diff_shows_change_of_experiment(session: Path, cli: Cli) -> None:
     whole = data(cli, session, "diff")
     best, base = whole["to"]["commit"], whole["from"]["commit"]
     text = cli(session, "diff").stdout
     assert text == git(session, "diff", base, best, "--", "train.py") + "\n"
-    assert "results.tsv" not in text and "+++ b/train.py" in text
+    assert "results.tsv" not in text
+    assert "+++ b/train.py" in text
     git(session, "checkout", "--quiet", "--detach", base)
     subprocess.run(["git", "apply", "-"], cwd=session, input=text, text=True, check=True)
     assert (session / "train.py").read_text() + "" == git(session, "show", f"{best}:train.py") + "\n"
     one = data(cli, session, "diff", "3")
-    assert one["from"]["commit"].endswith("^") and one["diff"]
+    assert one["from"]["commit"].endswith("^")
+    assert one["diff"]
     forth, back = data(cli, session, "diff", "3", "2"), data(cli, session, "diff", "2", "3")
     swap = str.maketrans("+-", "-+")
     lines = [re.findall(r"^[+-][A-Z].*$", each["diff"], re.MULTILINE) for each in (forth, back)]
@@ -131,12 +140,14 @@ def test_colour_on_a_terminal_alone(finished: Path, variables: dict[str, str], c
     except OSError:
         pass
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert ("\x1b[32m+" in shown.decode()) is colour and "+++ b/train.py" in shown.decode()
+    assert ("\x1b[32m+" in shown.decode()) is colour
+    assert "+++ b/train.py" in shown.decode()
 
 
-def test_log(finished: Path, session: Path, cli: Cli) -> None:
+def test_log_shows_output_of_run(finished: Path, session: Path, cli: Cli) -> None:
     text = cli(session, "log").stdout
-    assert text == (finished / "run.log").read_text() and text.startswith("---")
+    assert text == (finished / "run.log").read_text()
+    assert text.startswith("---")
     assert cli(session, "log", "2", "--run", "1").stdout.startswith("---")
     assert data(cli, session, "log", "0")["path"].endswith("incumbent-1.log")
     assert cli(session, "log", "--follow").stdout == text
@@ -158,24 +169,28 @@ def test_log_follows_a_run_to_its_end(quick: Path, cli: Cli) -> None:
         text = cli(quick, "log", "--follow").stdout
         run.stderr.read()
     assert run.returncode == 0
-    assert text.startswith("begun\n") and text.endswith("num_steps:        10\n")
+    assert text.startswith("begun\n")
+    assert text.endswith("num_steps:        10\n")
 
 
-def test_sessions(session: Path, cli: Cli) -> None:
+def test_sessions_lists_all_sessions(session: Path, cli: Cli) -> None:
     git(session, "checkout", "--quiet", "main")
     shutil.copytree(journal_path(session, "t").parent, journal_path(session, "u").parent)
     lines = journal_path(session, "u").read_text().replace('"tag": "t"', '"tag": "u"').splitlines(keepends=True)
     journal_path(session, "u").write_text("".join(lines[:2]))
     found = data(cli, session, "sessions")["sessions"]
     assert [each["tag"] for each in found] == ["u", "t"]
-    assert found[1]["experiments"] == 4 and found[1]["branch"] == "autoresearch/t" and not found[1]["running"]
+    assert found[1]["experiments"] == 4
+    assert found[1]["branch"] == "autoresearch/t"
+    assert not found[1]["running"]
     text = cli(session, "sessions").stdout
     assert re.search(
         r"^t +4 .* (provisional|by repeated runs|confirmed|none yet) .* ago +autoresearch/t$", text, re.MULTILINE
     )
     record = Journal(journal_path(session, "t"))
     best, base = record.state.incumbent, record.state.baseline
-    assert best is not None and base is not None
+    assert best is not None
+    assert base is not None
     means = {"a": base.commit, "b": best.commit, "gain": 0.125, "low": 0.1, "high": 0.15}
     record.append("confirmed", **means)
     assert standing(record.state).word == "confirmed"
@@ -201,7 +216,9 @@ def test_sessions(session: Path, cli: Cli) -> None:
         (["log", "--follow", "--json"], 2, "exclude each other"),
     ],
 )
-def test_what_is_not_there(finished: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
+def test_missing_experiment_is_named(finished: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
     done = cli(finished, *args)
-    assert done.returncode == code and words in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -24,7 +24,7 @@ from agent.repository.workspace import Workspace
 from agent.views.page import chart, scale, sidebyside
 from agent.views.page.write import write_report
 from tests.common.browser import Page, browser, find
-from tests.common.journals import HOSTILE, Writer, write_long_journal
+from tests.common.journals import HOSTILE, JournalBuilder, Writer
 from tests.common.workspaces import Cli, git, make_quick
 
 LONG, PLENTY_OF_SECONDS, PLENTY_OF_BYTES = 1000, 3.0, 3_000_000
@@ -48,9 +48,11 @@ class Made:
         git(folder, "commit", "-qam", "better")
         best = git(folder, "rev-parse", "HEAD")
         sessions = folder / ".autoresearch" / "sessions"
-        write_long_journal(sessions / "long" / "journal.jsonl", "long", LONG, base, best)
-        write_long_journal(sessions / "night" / "journal.jsonl", "night", 60, base, best, confirmed=False, seed=3)
-        write_long_journal(sessions / "up" / "journal.jsonl", "up", 40, base, best, direction="maximize")
+        long = JournalBuilder("long", base, best).baseline().mixed(LONG).confirmed()
+        night = JournalBuilder("night", base, best, seed=3).baseline().mixed(60)
+        up = JournalBuilder("up", base, best, direction="maximize").baseline().mixed(40).confirmed()
+        for tag, builder in (("long", long), ("night", night), ("up", up)):
+            builder.save(sessions / tag / "journal.jsonl")
         self.workspace = Workspace(folder, load_protocol(folder))
 
     def data(self, *tags: str) -> dict[str, Any]:
@@ -74,18 +76,20 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield opened
 
 
-def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    assert cli(quick, "run", "--tag", "one", "--max-experiments", "3").returncode == 0
-    done = cli(quick, "report")
+def test_a_real_session_from_start_to_its_commands(quick: Path, program: Cli, tmp_path: Path) -> None:
+    assert program(quick, "run", "--tag", "one", "--max-experiments", "3").returncode == 0
+    done = program(quick, "report")
     assert done.returncode == 0, done.stderr
     html, svg, png = map(Path, done.stdout.split())
     assert html == quick / ".autoresearch" / "sessions" / "one" / "report" / "index.html"
-    assert png.read_bytes().startswith(b"\x89PNG") and svg.read_text().startswith("<svg ")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert svg.read_text().startswith("<svg ")
     assert svg.read_text().count('class="pt ') == 4
     assert git(quick, "status", "--porcelain") == ""
-    data = json.loads(cli(quick, "report", "--json").stdout)["data"]["sessions"][0]
+    data = json.loads(program(quick, "report", "--json").stdout)["data"]["sessions"][0]
     kept = [row for row in data["rows"][1:] if row["status"] == "keep"]
-    assert kept and data["diff"][0]["before"] != data["diff"][0]["after"]
+    assert kept
+    assert data["diff"][0]["before"] != data["diff"][0]["after"]
     shown = git(quick, *shlex.split(data["commands"][0]["command"])[1:])
     assert shown == data["diff"][0]["after"].strip()
     # What the page says to paste does what it says.
@@ -94,21 +98,23 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, cli: Cli, tmp_pa
         subprocess.run(each["command"], shell=True, cwd=quick, check=True, capture_output=True)
     assert git(quick, "show", "main:train.py") == shown
     assert (quick.parent / "best-one" / "train.py").read_text().strip() == shown
-    again = cli(quick, "report", "--tag", "one", "--out", str(tmp_path / "elsewhere"))
+    again = program(quick, "report", "--tag", "one", "--out", str(tmp_path / "elsewhere"))
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == sorted(
         ["index.html", "progress.svg", "progress.png"]
     ), again.stderr
 
 
-def test_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
+def test_report_refuses_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert cli(quick, "report").returncode == 3
     missing = cli(made.folder, "report", "--tag", "nowhere")
-    assert missing.returncode == 3 and "there is no session nowhere" in missing.stderr
+    assert missing.returncode == 3
+    assert "there is no session nowhere" in missing.stderr
     unlike = cli(made.folder, "report", "--tag", "night", "--tag", "up")
-    assert unlike.returncode == 2 and "make a report of each" in unlike.stderr
+    assert unlike.returncode == 2
+    assert "make a report of each" in unlike.stderr
 
 
-def test_a_long_session_is_quick_and_small(made: Made) -> None:
+def test_long_report_is_fast_and_small(made: Made) -> None:
     began = time.process_time()  # of this process: what else the machine does does not count
     path = made.report("long")
     assert time.process_time() - began < PLENTY_OF_SECONDS
@@ -125,14 +131,16 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
     assert kinds["pruned"] == sum(row["pruned"] is not None for row in rows) > 0
     assert kinds["baseline"] + kinds["kept"] + kinds["provisional"] == sum(row["status"] == "keep" for row in rows)
     far = [row for row in rows if row["metric"] is not None and row["metric"] > 1.85]
-    assert far and len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
+    assert far
+    assert len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
     assert f"{len(far)} beyond the edge" in svg
 
 
 def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:
     svg = chart.alone(made.data("night")["sessions"])
     drawn = chart.png(svg, system_fonts=False)
-    assert drawn.startswith(b"\x89PNG") and int.from_bytes(drawn[16:20], "big") == 2080
+    assert drawn.startswith(b"\x89PNG")
+    assert int.from_bytes(drawn[16:20], "big") == 2080
     assert len(drawn) > 1.5 * len(chart.png(re.sub("<text.*?</text>", "", svg), system_fonts=False))
 
 
@@ -140,12 +148,17 @@ def test_what_models_write_stays_text(made: Made) -> None:
     html = made.report("long").read_text()
     found = Tags()
     found.feed(html)
-    assert found.count["script"] == 1 and found.count["img"] == 0 and "onerror" not in found.attributes
+    assert found.count["script"] == 1
+    assert found.count["img"] == 0
+    assert "onerror" not in found.attributes
     assert not re.search(r"[\x00\x1b\u202e\ud800\uffff]", html)
-    assert "{{ 7*7 }}" in html and "<script>document" not in html
+    assert "{{ 7*7 }}" in html
+    assert "<script>document" not in html
     assert "<script" not in (made.folder.parent / "long" / "progress.svg").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
-    assert policy and "default-src &#39;none&#39;" in policy[1] and "unsafe" not in policy[1]
+    assert policy
+    assert "default-src &#39;none&#39;" in policy[1]
+    assert "unsafe" not in policy[1]
 
 
 class Tags(HTMLParser):
@@ -159,7 +172,7 @@ class Tags(HTMLParser):
         self.attributes.update(name for name, _ in attrs)
 
 
-def test_time_is_accounted_for(made: Made) -> None:
+def test_report_accounts_for_time(made: Made) -> None:
     session = made.data("long")["sessions"][0]
     spent = session["time"]
     assert sum(spent.values()) == pytest.approx(session["seconds"], rel=0.01)
@@ -168,6 +181,7 @@ def test_time_is_accounted_for(made: Made) -> None:
     assert spent["crashes"] == pytest.approx(12 * session["crashed"])
 
 
+@pytest.mark.quick
 def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
     from agent.journal.journal import read
 
@@ -177,7 +191,7 @@ def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
     write("proposed", 4.0, number=0)
     secondary = {"training_seconds": 30.0}
     write("measured", 41.0, number=0, seconds=40.0, secondary=secondary, log=str(tmp_path / "run.log"))
-    (tmp_path / "journal.jsonl").write_text("\n".join(write.lines) + "\n")
+    write.save(tmp_path / "journal.jsonl")
     spent = time_spent(read(tmp_path / "journal.jsonl"))
     assert (spent.training, spent.evaluation, spent.starting) == (30.0, 7.5, 2.5)
     assert (spent.proposing, spent.other) == (4.0, 1.0)
@@ -186,7 +200,8 @@ def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
 def test_a_confirmation_and_its_gaps(made: Made) -> None:
     session = made.data("long")["sessions"][0]
     found = session["confirmation"]
-    assert found["current"] and found["runs"] == {"a": 3, "b": 3}
+    assert found["current"]
+    assert found["runs"] == {"a": 3, "b": 3}
     assert found["interval"][0] < found["value"] < found["interval"][1]
     assert "The gain is confirmed." in made.report("long").read_text()
     assert made.data("night")["sessions"][0]["confirmation"] is None
@@ -202,6 +217,7 @@ def test_a_confirmation_and_its_gaps(made: Made) -> None:
     shutil.rmtree(journal.parent)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("how", "sure"), [("confirmed", True), ("simplification", True), ("one run", False), ("greedy", False)]
 )
@@ -211,21 +227,26 @@ def test_evidence_in_words(how: str, sure: bool) -> None:
     assert evidence_words(4, None).startswith("provisional")
 
 
+@pytest.mark.quick
 def test_the_range_shows_what_is_interesting() -> None:
     best = [2.5, 1.81, 1.80, 1.795, 1.793]
     low, high = scale.interesting(best, [*best, 1.82, 9.0], 0.001, down=True)
-    assert 1.7 < low < 1.793 and 1.82 < high < 2.0
+    assert 1.7 < low < 1.793
+    assert 1.82 < high < 2.0
     assert scale.interesting([1.5], [1.5], 0.0, down=True) == pytest.approx((1.5, 1.5), rel=1e-3)
     low, high = scale.interesting([1.5], [1.5, 1.6, 1.61, 1.62, 1.63, 8.0], 0.0, down=True)
-    assert low < 1.5 and 1.6 < high < 2.0  # nothing kept: what was tried is in sight
+    assert low < 1.5
+    assert 1.6 < high < 2.0
     assert scale.interesting([5.0, 7.0], [5.0, 6.0, 7.0, -90.0], 0.0, down=False)[0] > 3
     assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
 
 
-def test_side_by_side() -> None:
+@pytest.mark.quick
+def test_diff_aligns_changed_lines() -> None:
     rows = list(sidebyside.rows("a = 1\nb = 2\nc\n", "a = 1\nb = 3\nc\nd\n"))
     assert [row.kind for row in rows] == ["same", "changed", "same", "added"]
-    assert rows[1].left and rows[1].right
+    assert rows[1].left
+    assert rows[1].right
     assert [text for text, differs in rows[1].right.pieces if differs] == ["3"]
     moved = list(sidebyside.rows("RATE = 0.1  # search\n", "# a remark\n\nRATE = 0.4  # search\n"))
     assert [row.kind for row in moved] == ["added", "added", "changed"]
@@ -236,7 +257,7 @@ POINTS = "[...document.querySelectorAll('figure.chart svg')].filter(s => s.getBo
 
 
 @needs_browser
-def test_the_page_in_a_browser(made: Made, page: Page) -> None:
+def test_page_works_in_browser(made: Made, page: Page) -> None:
     page.open(made.report("long"))
     assert page.run(f"{POINTS}.querySelectorAll('.pt').length") == LONG + 1
     assert page.run("document.title") == "long · val_bpb · autoresearch"  # and not what a description asks for
@@ -248,7 +269,9 @@ def test_the_page_in_a_browser(made: Made, page: Page) -> None:
     page.move(*at)
     tip = page.run("document.querySelector('.tip').innerText")
     row = made.data("long")["sessions"][0]["rows"][500]
-    assert f"#500 {row['status']}" in tip and row["description"] in tip and row["commit"][:7] in tip
+    assert f"#500 {row['status']}" in tip
+    assert row["description"] in tip
+    assert row["commit"][:7] in tip
     # From the keyboard: the slider below the chart.
     page.run("document.querySelector('.scrub input').focus()")
     page.press("Home", 36)
@@ -260,13 +283,14 @@ def test_the_page_in_a_browser(made: Made, page: Page) -> None:
     page.press("Escape", 27)
     assert page.run("document.querySelector('.tip').hidden")
     assert page.pdf().startswith(b"%PDF")
-    assert page.console == [] and all(url.startswith(("file:", "data:")) for url in page.requests)
+    assert page.console == []
+    assert all(url.startswith(("file:", "data:")) for url in page.requests)
     assert len([url for url in page.requests if url.startswith("file:")]) == 1
 
 
 @needs_browser
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_diff_is_legible(made: Made, page: Page, dark: bool) -> None:
+def test_diff_is_legible(made: Made, page: Page, dark: bool) -> None:
     page.open(made.report("night"), dark=dark)
     assert "RATE = 0.4" in page.run("document.querySelector('.diff .changed .right').innerText")
     assert "# <b>" in page.run("[...document.querySelectorAll('.diff .added')].map(e => e.innerText).join(' ')")
@@ -298,7 +322,7 @@ CONTRAST = """(() => {
 
 @needs_browser
 @pytest.mark.parametrize("tags", [("long",), ("night", "long")], ids="-".join)
-def test_on_a_phone(made: Made, page: Page, tags: tuple[str, ...]) -> None:
+def test_page_fits_a_phone(made: Made, page: Page, tags: tuple[str, ...]) -> None:
     page.open(made.report(*tags), width=390, height=844)
     assert page.run("document.documentElement.scrollWidth") <= 390
     assert page.run("getComputedStyle(document.querySelector('.narrow')).display") == "block"
@@ -310,7 +334,8 @@ def test_on_a_phone(made: Made, page: Page, tags: tuple[str, ...]) -> None:
     inside = page.run(
         "(() => { const b = document.querySelector('.tip').getBoundingClientRect(); return [b.left, b.right] })()"
     )
-    assert inside[0] >= 0 and inside[1] <= 390
+    assert inside[0] >= 0
+    assert inside[1] <= 390
     assert page.console == []
 
 

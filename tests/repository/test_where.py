@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.common.in_process import call
+from tests.common.sessions import rows
 from tests.common.workspaces import ROOT, git, make_quick
-from tests.session.test_session import rows
 
 NOBODY = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
 needs_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes another")
@@ -33,19 +33,22 @@ needs_another = pytest.mark.skipif(
 )
 
 
+@pytest.mark.quick
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, says in (("missing", "there is no folder missing"), ("file", "file is not a folder")):
         for command in (["status"], ["run", "--tag", "t"], ["init"], ["doctor"]):
             done = call(tmp_path, "-C", name, *command)
-            assert done.returncode == 2 and says in done.stderr, done.stderr
+            assert done.returncode == 2, done.stderr
+            assert says in done.stderr, done.stderr
 
 
 def test_a_subfolder_finds_its_workspace(quick: Path) -> None:
     inside = quick / "notes" / "deep"
     inside.mkdir(parents=True)
     done = call(inside, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 0 and len(rows(quick)) == 2, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert len(rows(quick)) == 2, done.stderr
     assert not (inside / ".autoresearch").exists()
     for command in (["status"], ["show", "1"], ["diff"], ["sessions"], ["doctor"], ["protocol", "check"]):
         assert call(inside, *command).returncode == 0
@@ -59,7 +62,8 @@ def test_a_repository_inside_a_workspace_is_its_own(quick: Path) -> None:
     other.mkdir()
     git(other, "init", "--quiet")
     done = call(other, "status")
-    assert done.returncode == 3 and str(other) in done.stderr
+    assert done.returncode == 3
+    assert str(other) in done.stderr
 
 
 def test_init_writes_where_the_person_stands(quick: Path) -> None:
@@ -71,7 +75,8 @@ def test_init_writes_where_the_person_stands(quick: Path) -> None:
     before = (quick / "protocol.json").read_bytes()
     done = call(inside, "init", "--no-run")
     assert done.returncode == 0, done.stderr
-    assert (inside / "protocol.json").exists() and (quick / "protocol.json").read_bytes() == before
+    assert (inside / "protocol.json").exists()
+    assert (quick / "protocol.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -83,9 +88,12 @@ def test_the_name_of_a_folder_is_only_a_name(tmp_path: Path, name: str) -> None:
         make_quick(folder)
     before = git(other, "for-each-ref")
     done = call(tmp_path / name, "run", "--tag", "t", "--max-experiments", "2", X="7")
-    assert done.returncode == 0 and "deprecated" not in done.stderr, done.stderr
-    assert len(rows(tmp_path / name)) == 3 and git(tmp_path / name, "branch", "--show-current") == "autoresearch/t"
-    assert git(other, "for-each-ref") == before and not (other / "results.tsv").exists()
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr, done.stderr
+    assert len(rows(tmp_path / name)) == 3
+    assert git(tmp_path / name, "branch", "--show-current") == "autoresearch/t"
+    assert git(other, "for-each-ref") == before
+    assert not (other / "results.tsv").exists()
     assert call(tmp_path / name, "diff", X="7").returncode == 0
     assert call(tmp_path / name, "report", X="7").returncode == 0
 
@@ -97,7 +105,8 @@ def test_a_folder_in_a_subfolder_with_a_variable_in_its_name(tmp_path: Path) -> 
     git(tmp_path / "top", "add", "-A")
     git(tmp_path / "top", "commit", "--quiet", "-m", "below")
     done = call(below, "run", "--tag", "t", "--max-experiments", "1", X="7")
-    assert done.returncode == 0 and len(rows(below)) == 2, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert len(rows(below)) == 2, done.stderr
 
 
 @needs_root
@@ -107,16 +116,19 @@ def test_a_repository_of_another_user_gets_gits_own_remedy(quick: Path) -> None:
     remedy = f"git config --global --add safe.directory {quick}"
     for command in (["run", "--tag", "t"], ["init", "--force"], ["baseline"], ["status"], ["report"], ["doctor"]):
         done = call(quick, *command)
-        assert done.returncode in (1, 3) and remedy in done.stdout + done.stderr, (command, done)
+        assert done.returncode in (1, 3), (command, done)
+        assert remedy in done.stdout + done.stderr, (command, done)
         assert "no commit" not in done.stdout + done.stderr
     subprocess.run(remedy, shell=True, check=True)
     assert call(quick, "status").returncode == 0
 
 
+@pytest.mark.quick
 def test_a_repository_without_a_commit_says_so(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     done = call(tmp_path, "init")
-    assert done.returncode == 3 and "has no commit yet" in done.stderr
+    assert done.returncode == 3
+    assert "has no commit yet" in done.stderr
 
 
 def without_home(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -141,9 +153,13 @@ def test_a_user_without_a_home_gets_a_sentence(quick: Path, tmp_path: Path) -> N
     assert without_home(quick, "--help").returncode == 0
     for command in (["run", "--tag", "t"], ["baseline"]):
         done = without_home(quick, *command)
-        assert done.returncode == 3 and "HOME is not set" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 3, done.stderr
+        assert "HOME is not set" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
     done = without_home(quick, "doctor")
-    assert done.returncode == 1 and "broken   home" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "broken   home" in done.stdout
+    assert "Traceback" not in done.stderr
     assert git(quick, "-c", "safe.directory=*", "status", "--porcelain") == ""
 
 
@@ -153,4 +169,6 @@ def test_the_scripts_without_a_home_name_the_variable(script: str, tmp_path: Pat
     known = {name: value for name, value in os.environ.items() if name != "HOME"}
     command = [*NOBODY, sys.executable, str(ROOT / script)]
     done = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 3 and "AUTORESEARCH_CACHE" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 3
+    assert "AUTORESEARCH_CACHE" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -19,8 +19,9 @@ from agent.repository.workspace import Workspace
 from agent.room import sandbox
 from agent.room.sandbox import Sandbox, Way
 from agent.session.opening import prepared
-from tests.common.workspaces import Cli, git, quick_protocol
-from tests.session.test_session import assert_consistent, rows, set_protocol, start, wait_for
+from tests.common.processes import start, wait_for
+from tests.common.sessions import assert_consistent, rows
+from tests.common.workspaces import Cli, git, quick_protocol, set_protocol
 
 WAYS: list[Any] = [
     pytest.param(way, marks=pytest.mark.skipif(not sandbox.works(way, False), reason=f"{way} does not work here"))
@@ -65,7 +66,8 @@ def test_untracked_data_is_seen_and_never_changed(quick: Path, tmp_path: Path, w
     for _ in range(2):
         found = run(quick, script + PRINT, way, tmp_path)
         assert found.metric == 1.5, (found.error, (tmp_path / "run.log").read_text())
-        assert found.source == "from the log" and found.unconfined is (way is None)
+        assert found.source == "from the log"
+        assert found.unconfined is (way is None)
     assert (quick / "data" / "a.txt").read_text() == "as it lies"
     assert [path.name for path in (quick / "data").iterdir()] == ["a.txt"]
 
@@ -82,7 +84,8 @@ def test_a_build_goes_on_from_what_is_there(quick: Path, tmp_path: Path, way: Wa
     (quick / "build" / "out").write_text("1")
     found = run(quick, "import subprocess\nsubprocess.run(['make'], check=True)\n" + PRINT, way, tmp_path)
     assert found.metric == 1.5, found.error
-    assert "up to date" in (tmp_path / "run.log").read_text() and "built" not in (tmp_path / "run.log").read_text()
+    assert "up to date" in (tmp_path / "run.log").read_text()
+    assert "built" not in (tmp_path / "run.log").read_text()
 
 
 @pytest.mark.parametrize("way", [*WAYS, None])
@@ -112,7 +115,8 @@ def test_a_tracked_log_and_a_link_of_that_name(quick: Path, cli: Cli) -> None:
     git(quick, "commit", "--quiet", "-m", "a log of mine")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     assert done.returncode == 0, done.stderr
-    assert (quick / "run.log").read_text() == "mine\n" and git(quick, "status", "--porcelain") == ""
+    assert (quick / "run.log").read_text() == "mine\n"
+    assert git(quick, "status", "--porcelain") == ""
     assert_consistent(quick)
 
 
@@ -121,7 +125,8 @@ def test_a_command_with_a_redirection_of_its_own(quick: Path, cli: Cli) -> None:
     set_protocol(quick, execution={**execution, "command": f"{sys.executable} train.py > run.log 2>&1"})
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     assert done.returncode == 0, done.stderr
-    assert len(rows(quick)) == 2 and "val_bpb" in (quick / "run.log").read_text()
+    assert len(rows(quick)) == 2
+    assert "val_bpb" in (quick / "run.log").read_text()
 
 
 def test_unconfined_is_said_in_each_row_and_claim(quick: Path, cli: Cli) -> None:
@@ -151,5 +156,6 @@ def test_links_and_folders_of_a_clone_lead_the_loop_nowhere(quick: Path, cli: Cl
     (quick / ".autoresearch" / "create").mkdir()
     (quick / ".autoresearch" / "create" / "baseline_run.log").symlink_to(precious)
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert precious.read_text() == "mine" and "Traceback" not in done.stderr
+    assert precious.read_text() == "mine"
+    assert "Traceback" not in done.stderr
     assert done.returncode != 0, "a link where the log is written is no place for one"

@@ -24,8 +24,8 @@ from agent.room import confine, room, sandbox, variables
 from agent.room.places import devices, places, split
 from agent.room.room import Furniture, Room, lendable
 from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose, shortfalls, temporary_folder
-from tests.common.workspaces import ROOT, Cli, git, make_repository
-from tests.session.test_session import commit_all, journal, rows, set_protocol
+from tests.common.sessions import journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, set_protocol
 
 # Prints what came of each attempt as JSON.
 TRIES = """
@@ -208,8 +208,10 @@ def require_untouched(workspace: Workspace, tmp_path: Path) -> None:
 def test_an_unconfined_run_still_has_a_room(workspace: Workspace, tmp_path: Path) -> None:
     """Nothing keeps it from the rest, but what it writes as every program does goes with the room."""
     found = tries(None, workspace, tmp_path)
-    assert succeeded(found) >= OWN and "read keys" not in succeeded(found)
-    assert found["home"] == found["own home"] and found["temporary"] == found["own temporary"]
+    assert succeeded(found) >= OWN
+    assert "read keys" not in succeeded(found)
+    assert found["home"] == found["own home"]
+    assert found["temporary"] == found["own temporary"]
     assert (workspace.top / "train.py").read_text() == "tracked\n"
     assert (workspace.top / "notes.txt").read_text() == (workspace.top / "data/text.txt").read_text() == "lent"
 
@@ -234,7 +236,8 @@ def test_variables_are_hidden_and_can_be_let_through(
     for name in (*SECRETS, "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, "x")
     seen = tries(way, workspace, tmp_path)["variables"]
-    assert not {*SECRETS} & {*seen} and {"PATH", "TOKENIZERS_PARALLELISM"} < {*seen}
+    assert not {*SECRETS} & {*seen}
+    assert {"PATH", "TOKENIZERS_PARALLELISM"} < {*seen}
     monkeypatch.setenv(variables.KEEP_VARIABLE, "OTHER, HF_TOKENS")
     assert {*SECRETS} & {*tries(way, workspace, tmp_path)["variables"]} == {"HF_TOKENS"}
 
@@ -257,7 +260,8 @@ def test_nothing_is_left_for_a_second_run(workspace: Workspace, tmp_path: Path, 
         searched = " ".join(f'"{each}"' for each in folders)
         assert run(place, f"find {searched} -name warm", tmp_path / "log").returncode == 0
     assert (tmp_path / "log").read_text() == ""
-    assert not Path("/dev/shm/.hidden").exists() and not (workspace.top / "data" / ".hidden").exists()
+    assert not Path("/dev/shm/.hidden").exists()
+    assert not (workspace.top / "data" / ".hidden").exists()
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -348,7 +352,8 @@ def test_a_killed_loop_leaves_no_temporary_folders(tmp_path: Path, monkeypatch: 
         subprocess.run([sys.executable, "-c", dies, workspace], check=False)
     assert len(list(tmp_path.iterdir())) == 2
     with temporary_folder(Path("/one")) as name:
-        assert len(list(tmp_path.iterdir())) == 2 and name.is_dir()
+        assert len(list(tmp_path.iterdir())) == 2
+        assert name.is_dir()
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -372,6 +377,7 @@ def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace,
 # Which variables and places
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("names", "shown"),
     [
@@ -387,6 +393,7 @@ def test_a_run_sees_the_variables_that_are_known_to_be_harmless(names: str, show
     assert variables.harmless(environment) == (environment if shown else {})
 
 
+@pytest.mark.quick
 def test_who_installs_and_who_signs_in_sees_more() -> None:
     environment = dict.fromkeys(("UV_INDEX_URL", "HF_TOKEN", "HTTPS_PROXY", "ANTHROPIC_API_KEY", "DATABASE_URL"), "x")
     environment["http_proxy"] = "http://name:password@host"
@@ -405,6 +412,7 @@ def test_places_are_programs_and_not_a_persons(workspace: Workspace, tmp_path: P
     assert any(Path(sys.base_prefix).resolve().is_relative_to(place) for place in found.read)
 
 
+@pytest.mark.quick
 def test_rules_that_can_only_allow_leave_out_what_is_hidden(tmp_path: Path) -> None:
     for name in ("a/b/secret", "a/b/other", "a/c", "d"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -421,28 +429,36 @@ def test_a_room_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
     argv = Sandbox().enter(["true"], Layout(tmp_path, (), (), ()), tmp_path / "missing")
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 126
-    assert done.stderr.startswith("the room could not be set up: ") and "Traceback" not in done.stderr
+    assert done.stderr.startswith("the room could not be set up: ")
+    assert "Traceback" not in done.stderr
 
 
+@pytest.mark.quick
 def test_what_cannot_be_enforced_is_said_or_refused() -> None:
     full, offline = (Constraints(networkPolicy=policy) for policy in ("full", "offline"))
     hosts = Constraints(networkPolicy="full", networkAllowlist=["example.org"])
-    assert choose("off", offline).says == "sandbox: off" and choose("off", offline).way is None
+    assert choose("off", offline).says == "sandbox: off"
+    assert choose("off", offline).way is None
     assert "the network is open" in choose("auto", hosts).says
     with pytest.raises(PreconditionError, match="networkAllowlist cannot be enforced"):
         choose("strict", hosts)
     nothing = choose("auto", offline, platform="plan9")
-    assert nothing.hide and nothing.network and nothing.way is None
-    assert "unconfined" in nothing.says and "although networkPolicy is offline" in nothing.says
+    assert nothing.hide
+    assert nothing.network
+    assert nothing.way is None
+    assert "unconfined" in nothing.says
+    assert "although networkPolicy is offline" in nothing.says
     with pytest.raises(PreconditionError, match="--sandbox strict cannot be kept here"):
         choose("strict", full, platform="plan9")
 
 
+@pytest.mark.quick
 def test_what_each_way_leaves_open() -> None:
     for way in ("namespaces", "bubblewrap", "Seatbelt"):
         assert shortfalls(way, 0, True) == []
     assert ["shared memory" in text or "UDP" in text for text in shortfalls("Landlock", 7, True)] == [True, True]
-    assert len(shortfalls("Landlock", 7, False)) == 1 and len(shortfalls("Landlock", 2, True)) == 4
+    assert len(shortfalls("Landlock", 7, False)) == 1
+    assert len(shortfalls("Landlock", 2, True)) == 4
     assert len(shortfalls(None, 7, False)) == 1
 
 
@@ -472,6 +488,7 @@ LAYOUT = Layout(
 )
 
 
+@pytest.mark.quick
 def test_the_arguments_of_bubblewrap() -> None:
     argv = Sandbox("bubblewrap", network=False).enter(["true"], LAYOUT, Path("/work space"))
     mine = argv[: argv.index("--")]
@@ -486,9 +503,11 @@ def test_the_arguments_of_bubblewrap() -> None:
         )
     ]
     assert positions == sorted(positions)
-    assert argv[-1] == "true" and "--unshare-net" not in Sandbox("bubblewrap").enter(["true"], LAYOUT, Path("/"))
+    assert argv[-1] == "true"
+    assert "--unshare-net" not in Sandbox("bubblewrap").enter(["true"], LAYOUT, Path("/"))
 
 
+@pytest.mark.quick
 def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(
         Path("/private/var/folders/r"),
@@ -497,7 +516,8 @@ def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (Path("/Users/me/x/secret"),),
     )
     argv = Sandbox("Seatbelt", network=False).enter(["true"], layout, Path("/"))
-    assert argv[:3] == ["sandbox-exec", "-p", sandbox.seatbelt(layout, False)] and argv[-2:] == ["/", "true"]
+    assert argv[:3] == ["sandbox-exec", "-p", sandbox.seatbelt(layout, False)]
+    assert argv[-2:] == ["/", "true"]
     lines = argv[2].splitlines()
     # The last rule that matches decides.
     order = [
@@ -543,11 +563,14 @@ def test_a_session_runs_confined_and_offline(quick: Path, cli: Cli, tmp_path: Pa
     set_protocol(quick, environment={"setupCommands": [], "constraints": constraints})
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--sandbox", "strict")
     if choose("auto", Constraints(networkPolicy="offline")).missing:
-        assert done.returncode == 3 and "--sandbox strict" in done.stderr
+        assert done.returncode == 3
+        assert "--sandbox strict" in done.stderr
         return
     assert done.returncode == 0, done.stderr
-    assert "writes confined by" in done.stderr and "no network" in done.stderr
-    assert rows(quick)[1]["status"] == "crash" and not (tmp_path / "escaped").exists()
+    assert "writes confined by" in done.stderr
+    assert "no network" in done.stderr
+    assert rows(quick)[1]["status"] == "crash"
+    assert not (tmp_path / "escaped").exists()
     assert "rror" in rows(quick)[1]["description"]
     assert any(event["event"] == "measured" for event in journal(quick))
     assert any(event["event"] == "started" and "writes confined" in event["sandbox"] for event in journal(quick))
@@ -557,7 +580,8 @@ def test_strict_refuses_before_anything_is_touched(quick: Path, cli: Cli) -> Non
     constraints = {"networkPolicy": "full", "networkAllowlist": ["example.org"]}
     set_protocol(quick, protocolVersion="1.1", environment={"setupCommands": [], "constraints": constraints})
     done = cli(quick, "run", "--tag", "t", "--sandbox", "strict")
-    assert done.returncode == 3 and "networkAllowlist cannot be enforced by host" in done.stderr
+    assert done.returncode == 3
+    assert "networkAllowlist cannot be enforced by host" in done.stderr
     assert not (quick / ".autoresearch").exists()
 
 
@@ -577,7 +601,8 @@ def test_the_checkout_is_out_of_a_runs_reach(quick: Path, cli: Cli, target: str)
         before = (quick / target).read_text()
     cli(quick, "run", "--tag", "t", "--max-experiments", "0", "--sandbox", "auto")
     found = (quick / target).read_text() if (quick / target).exists() else None
-    assert found != "planted" and (before is None or found == before)
+    assert found != "planted"
+    assert before is None or found == before
     assert git(quick, "status", "--porcelain") == ""
 
 

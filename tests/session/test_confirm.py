@@ -22,8 +22,9 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import PendingComparison, replay
 from tests.common.in_process import call
-from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import assert_consistent, commit_all, journal, rows
+from tests.common.scripts import SLOW, knowing
+from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git
 
 NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
 
@@ -37,35 +38,38 @@ def noisy(quick: Path) -> Path:
     return quick
 
 
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in journal(folder) if event["event"] == kind]
-
-
-def test_a_noisy_session_measures_again_and_confirms(noisy: Path, cli: Cli) -> None:
-    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
+def test_noisy_session_repeats_runs_and_confirms(noisy: Path, program: Cli) -> None:
+    done = program(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
     state = replay(read(journal_path(noisy, "t")))
-    assert len(state.experiments[0].runs) == 2 and (noisy / ".autoresearch" / "create" / "baseline_run-2.log").exists()
+    assert len(state.experiments[0].runs) == 2
+    assert (noisy / ".autoresearch" / "create" / "baseline_run-2.log").exists()
     measured = events(noisy, "measured")
     again = [event for event in measured if "of" in event]
-    assert again and "the incumbent #" in done.stderr
+    assert again
+    assert "the incumbent #" in done.stderr
     kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
-    assert kept and all(e.verdict.evidence is not None for e in kept)
+    assert kept
+    assert all(e.verdict.evidence is not None for e in kept)
     for row, experiment in zip(rows(noisy), state.experiments, strict=True):
         assert float(row["val_bpb"]) == pytest.approx(experiment.metric, abs=1e-6)
     confirmed = events(noisy, "confirmed")[0]
-    assert len(events(noisy, "compared")) == 6 and confirmed["runs"] == {"a": 3, "b": 3}
-    assert confirmed["low"] < confirmed["gain"] < confirmed["high"] and 0.005 < confirmed["noise"] < 0.5
-    data = json.loads(cli(noisy, "status", "--json").stdout)["data"]
-    assert data["confirmed"]["gain"] == confirmed["gain"] and data["noise"] > 0
+    assert len(events(noisy, "compared")) == 6
+    assert confirmed["runs"] == {"a": 3, "b": 3}
+    assert confirmed["low"] < confirmed["gain"] < confirmed["high"]
+    assert 0.005 < confirmed["noise"] < 0.5
+    data = json.loads(program(noisy, "status", "--json").stdout)["data"]
+    assert data["confirmed"]["gain"] == confirmed["gain"]
+    assert data["noise"] > 0
     assert f"{confirmed['gain']:.4g} {confirmed['verdict']}" in done.stdout
 
 
-def test_the_classic_rule_takes_one_run_each(noisy: Path, cli: Cli) -> None:
+def test_greedy_verdict_takes_one_run_each(noisy: Path, cli: Cli) -> None:
     done = cli(noisy, "run", "--tag", "t", "--max-experiments", "4", "--verdict", "greedy")
     assert done.returncode == 0, done.stderr
-    assert len(events(noisy, "measured")) == 5 and not events(noisy, "compared")
+    assert len(events(noisy, "measured")) == 5
+    assert not events(noisy, "compared")
     assert_consistent(noisy)
 
 
@@ -74,17 +78,25 @@ def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "4")
     state = replay(read(journal_path(quick, "t")))
     best, baseline = state.incumbent, state.baseline
-    assert best and baseline and best.metric is not None and baseline.metric is not None and best.number > 0
+    assert best
+    assert baseline
+    assert best.metric is not None
+    assert baseline.metric is not None
+    assert best.number > 0
     done = cli(quick, "confirm", "--runs", "2", "--json")
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)["data"]
-    assert data["verdict"] == "confirmed" and data["gain"] == pytest.approx(baseline.metric - best.metric, abs=1e-5)
+    assert data["verdict"] == "confirmed"
+    assert data["gain"] == pytest.approx(baseline.metric - best.metric, abs=1e-5)
     assert (data["a"], data["b"]) == (baseline.commit, best.commit)
     with_itself = json.loads(cli(quick, "confirm", best.commit, best.commit[:8], "--json").stdout)["data"]
-    assert with_itself["gain"] == 0 and with_itself["verdict"] == "not confirmed"
+    assert with_itself["gain"] == 0
+    assert with_itself["verdict"] == "not confirmed"
     assert "is no commit here" in cli(quick, "confirm", "9" * 5000).stderr
     wrong = cli(quick, "confirm", "nothing")
-    assert wrong.returncode == 2 and "'nothing' is no commit here" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert wrong.returncode == 2
+    assert "'nothing' is no commit here" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
     ablated = cli(quick, "ablate", "--json")
     assert ablated.returncode == 0, ablated.stderr
     found = json.loads(ablated.stdout)["data"]
@@ -104,9 +116,12 @@ def test_an_idle_change_is_offered_for_removal(quick: Path, cli: Cli) -> None:
     found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]
     assert [entry["verdict"] for entry in found["changes"]] == ["not shown to pay", "pays"]
     smaller = found["smaller"]
-    assert smaller["offered"] and smaller["without"] == [1] and smaller["gain"] == 0
+    assert smaller["offered"]
+    assert smaller["without"] == [1]
+    assert smaller["gain"] == 0
     offered = git(quick, "show", f"{smaller['commit']}:train.py")
-    assert "RATE = 0.1 " in offered and "WIDTH = 256 " in offered
+    assert "RATE = 0.1 " in offered
+    assert "WIDTH = 256 " in offered
 
 
 def keep_in_turn(folder: Path, cli: Cli, *changes: str) -> None:
@@ -126,8 +141,10 @@ def test_a_change_that_the_best_does_not_run_without_pays(quick: Path, cli: Cli)
     done = cli(quick, "ablate", "--json")
     assert done.returncode == 0, done.stderr
     first, second = json.loads(done.stdout)["data"]["changes"]
-    assert first["verdict"] == second["verdict"] == "pays" and "AssertionError" in first["fails"]
-    assert first["worth"] is None and second["worth"] > 0
+    assert first["verdict"] == second["verdict"] == "pays"
+    assert "AssertionError" in first["fails"]
+    assert first["worth"] is None
+    assert second["worth"] > 0
     words = cli(quick, "ablate").stdout
     assert "#1 pays (without it there is no result: " in words
     assert_consistent(quick)
@@ -148,37 +165,12 @@ def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: 
     found = json.loads(cli(quick, "ablate", "--json").stdout)["data"]
     assert [entry["verdict"] for entry in found["changes"]] == ["not shown to pay", "pays"]
     # Two runs of each, of the best and both variants, then of the best and the smaller recipe.
-    assert found["smaller"]["offered"] and len(events(quick, "compared")) == 6 + 4
+    assert found["smaller"]["offered"]
+    assert len(events(quick, "compared")) == 6 + 4
     assert_consistent(quick)
 
 
-# A run sees nothing of the loop: without a sandbox it can look up in the journal which one it is.
-# The loop journals a run when its process is there, which may be later than the run's first line.
-WHICH = """import json, os, pathlib, time
-deadline, log = time.monotonic() + 30, None
-while log is None and time.monotonic() < deadline:
-    journal = pathlib.Path(JOURNAL)
-    lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
-    begun = [json.loads(line) for line in lines if '"log"' in line and line.endswith(chr(10))]
-    log = next((each["log"] for each in reversed(begun) if each.get("pid") == os.getsid(0)), None)
-    time.sleep(0.005)
-assert log is not None
-"""
-SLOW = (
-    WHICH
-    + """
-slow = os.path.basename(log) in os.environ.get("SLOW", "").split()
-loss += 0.5 * slow
-"""
-)
-
-
-def knowing(code: str, workspace: Path) -> str:
-    """`code` that begins with WHICH, for the session `t` of a workspace."""
-    return code.replace("JOURNAL", repr(str(journal_path(workspace, "t"))))
-
-
-def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTORESEARCH_SANDBOX", "off")
     text = (quick / "train.py").read_text().replace('print("---")', f'{knowing(SLOW, quick)}print("---")')
     (quick / "train.py").write_text(
@@ -193,7 +185,9 @@ def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatc
     assert done.returncode == 0, done.stderr
     assert [(e["label"], e["run"]) for e in events(quick, "compared")] == [*zip("abbab", (1, 1, 2, 2, 3), strict=True)]
     found = events(quick, "confirmed")[-1]
-    assert found["runs"] == {"a": 2, "b": 2} and found["verdict"] == "confirmed" and found["noise"] == 0
+    assert found["runs"] == {"a": 2, "b": 2}
+    assert found["verdict"] == "confirmed"
+    assert found["noise"] == 0
     assert "best #4 run 1 is run again: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
     # Cut off before or after the run that makes up for it: it is neither forgotten nor made twice.
     lines = journal_path(quick, "t").read_text().splitlines(keepends=True)
@@ -202,14 +196,13 @@ def test_a_disturbed_run_is_run_again_and_does_not_count(quick: Path, monkeypatc
         journal_path(quick, "t").write_text("".join(lines[: until + 1]))
         assert call(quick, "confirm", "--runs", "2").returncode == 0
         again = events(quick, "confirmed")[-1]
-        assert len(events(quick, "compared")) == 5 and again["values"] == found["values"]
+        assert len(events(quick, "compared")) == 5
+        assert again["values"] == found["values"]
     # One that stays disturbed is taken as it is in the end.
     done = call(quick, "confirm", "--runs", "2", SLOW="a-2.log a-3.log a-4.log")
     assert [e["label"] for e in events(quick, "compared")[5:]] == [*"abbaaa"]
-    assert (
-        "baseline stays disturbed: it made 49 steps" in done.stderr
-        and "its latest 2 runs count as they are" in done.stderr
-    )
+    assert "baseline stays disturbed: it made 49 steps" in done.stderr
+    assert "its latest 2 runs count as they are" in done.stderr
     slow = events(quick, "confirmed")[-1]
     assert slow["runs"] == {"a": 4, "b": 4}  # with those of the first confirmation
     assert slow["means"]["a"] == pytest.approx(found["means"]["a"] + 0.25)
@@ -224,6 +217,7 @@ def side(count: int = 3, **runs: list[Run]) -> PendingComparison:
     return PendingComparison({label: label for label in runs}, (), count, {k: tuple(v) for k, v in runs.items()})
 
 
+@pytest.mark.quick
 def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None:
     usual, slow = made(63), made(49)
     runs: dict[str, list[Run]] = {"a": [], "b": []}
@@ -232,11 +226,14 @@ def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None
         # The first run of a and the second of b are slow.
         runs[label].append(slow if (label, len(runs[label])) in (("a", 0), ("b", 1)) else usual)
         turns += label
-    assert turns == "abbaab" + "ba" and all(counted(found, label) == (usual,) * 3 for label in "ab")
-    assert [*reasons(found, "a")] == [0] and [*reasons(found, "b")] == [1]
+    assert turns == "abbaab" + "ba"
+    assert all(counted(found, label) == (usual,) * 3 for label in "ab")
+    assert [*reasons(found, "a")] == [0]
+    assert [*reasons(found, "b")] == [1]
 
 
-def test_which_runs_are_disturbed() -> None:
+@pytest.mark.quick
+def test_disturbed_runs_are_recognised() -> None:
     usual, slow = made(63, others=0.1), made(49, others=0.1)
     assert [*reasons(side(a=[slow, slow, usual]), "a")] == [0, 1]
     # The code of two sides may take longer for a step; the machine around them is the same.
@@ -245,15 +242,18 @@ def test_which_runs_are_disturbed() -> None:
     found = reasons(side(a=[usual, usual], b=[busy, busy]), "b")
     assert found[0] == "other programs used 3.1 cores meanwhile, 0.1 beside the other runs"
     assert not reasons(side(a=[usual, made(60, others=0.2), made(55, others=0.1)]), "a")
-    assert not reasons(side(a=[usual], b=[]), "a") and not reasons(side(a=[usual], b=[]), "b")
+    assert not reasons(side(a=[usual], b=[]), "a")
+    assert not reasons(side(a=[usual], b=[]), "b")
     # Its metric alone never makes a run a disturbed one.
     assert not reasons(side(a=[usual, Run(9.0, 300.0, {"num_steps": 63.0})]), "a")
 
 
+@pytest.mark.quick
 def test_what_stays_disturbed_is_run_no_more_than_twice_as_often() -> None:
     usual, slow = made(63), made(49)
     bound = side(2, a=[usual, slow, slow, slow], b=[usual, usual])
-    assert next_turn(bound) is None and counted(bound, "a") == (slow, slow)
+    assert next_turn(bound) is None
+    assert counted(bound, "a") == (slow, slow)
     assert next_turn(side(2, a=[usual, slow, slow], b=[usual, usual])) == "a"
 
 
@@ -291,7 +291,8 @@ def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event:
     done = cli(noisy, *command)
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
-    assert len(rows(noisy)) == count + 1 and len(events(noisy, "confirmed")) == 1
+    assert len(rows(noisy)) == count + 1
+    assert len(events(noisy, "confirmed")) == 1
     if event == "running":
         assert len(events(noisy, "compared")) == 6
 
@@ -309,7 +310,8 @@ def test_names_are_those_of_the_checkout_of_the_person_which_stays(quick: Path, 
     git(quick, "commit", "--quiet", "-m", "notes")
     cli(quick, "run", "--tag", "t", "--max-experiments", "4")
     state = replay(read(journal_path(quick, "t")))
-    assert state.incumbent is not None and state.baseline is not None
+    assert state.incumbent is not None
+    assert state.baseline is not None
     git(quick, "switch", "--quiet", "main")
     (quick / "notes.md").write_text("being written\n")
     found = confirmed(quick, cli, "HEAD", "best")

@@ -18,11 +18,11 @@ from agent.execution import conditions
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.paths import journal_path
 from agent.journal.state import Pending
+from tests.common.experiments import kept
 from tests.common.in_process import call
-from tests.common.workspaces import Cli, git
-from tests.decision.test_sequential_test import kept
-from tests.session.test_confirm import SLOW, WHICH, events, knowing
-from tests.session.test_session import assert_consistent, commit_all, journal, rows, set_protocol
+from tests.common.scripts import SLOW, WHICH, knowing
+from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.workspaces import Cli, commit_all, git, set_protocol
 
 NULL = ({"a.py": "RATE = 2\n"}, {"a.py": "RATE = 1\n"})
 SIZE = ({"a.py": "SEQ_LEN = 2\n"}, {"a.py": "SEQ_LEN = 1\n"})
@@ -73,6 +73,7 @@ def driven(
     raise AssertionError(f"no end in sight: {turns}")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("machine", "most"),
     [
@@ -89,24 +90,31 @@ def test_an_edit_without_effect_is_judged_in_the_end_and_never_kept(
     machine: Machine, most: int, edit: tuple[dict[str, str], dict[str, str]]
 ) -> None:
     found, turns, _ = driven(established(), machine, edit)
-    assert found.status == "discard" and len(turns) <= most, (found.reason, turns)
+    assert found.status == "discard", (found.reason, turns)
+    assert len(turns) <= most, (found.reason, turns)
 
 
+@pytest.mark.quick
 def test_a_constant_that_makes_a_step_longer_is_judged_by_what_it_gives() -> None:
     slower, turns, _ = driven(established(), QUIET, SIZE, steps=60.0, shift=-0.2)
-    assert slower.status == "keep" and turns == "c"
+    assert slower.status == "keep"
+    assert turns == "c"
 
 
+@pytest.mark.quick
 def test_an_incumbent_measured_beside_a_busy_machine_gives_nothing_away_when_that_is_over() -> None:
     """Three busy runs and the incumbent as things are then; the next candidate finds the machine quiet."""
     _, turns, incumbent = driven(established(), BUSY)
-    assert turns[:4] == "ccci" and min(run.metric or 0 for run in unbiased(incumbent)) > 2.1
+    assert turns[:4] == "ccci"
+    assert min(run.metric or 0 for run in unbiased(incumbent)) > 2.1
     for edit in (NULL, SIZE):
         found, again, after = driven(incumbent, QUIET, edit)
-        assert found.status == "discard" and again.startswith("ci"), (found.reason, again)
+        assert found.status == "discard", (found.reason, again)
+        assert again.startswith("ci"), (found.reason, again)
         assert max(run.metric or 0 for run in unbiased(after)) < 2.05
 
 
+@pytest.mark.quick
 def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_minute() -> None:
     lucky = replace(kept(3, [2.0]), runs=(made(2.0, busy=False),))
     others = replace(kept(0, [2.0]), runs=tuple(made(value(index), busy=False) for index in range(4)))
@@ -115,15 +123,18 @@ def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_m
     assert judge(Comparison(pending, busy, [others, busy], *SIZE, "minimize"), DecisionConfig()) == "incumbent"
 
 
+@pytest.mark.quick
 def test_disturbed_runs_count_nowhere() -> None:
     runs = (made(1.5, busy=True), made(1.5, busy=False), made(1.5, busy=False))
     clear = replace(kept(2, [1.5], sigmas=9.0), runs=runs)
-    assert [run.metric for run in unbiased(clear)] == [1.5, 1.5] and estimate(clear) == 1.5
+    assert [run.metric for run in unbiased(clear)] == [1.5, 1.5]
+    assert estimate(clear) == 1.5
     quiet = replace(kept(0, [2.0]), runs=(made(2.0, busy=False), made(2.01, busy=False)))
     disturbed = replace(quiet, fresh=(made(2.0, busy=True),))
     assert noise_of([disturbed]).sd == noise_of([quiet]).sd
 
 
+@pytest.mark.quick
 def test_an_incumbent_that_fails_is_asked_for_no_more_and_the_session_moves_on() -> None:
     def tried(incumbent: Experiment, *metrics: float) -> Verdict | str:
         runs = tuple(made(metric, busy=False) for metric in metrics)
@@ -135,8 +146,10 @@ def test_an_incumbent_that_fails_is_asked_for_no_more_and_the_session_moves_on()
     assert tried(replace(lucky, fresh=(failed,) * (MOST_FAILURES - 1)), 1.5) == "incumbent"
     lost = replace(lucky, fresh=(failed,) * MOST_FAILURES)
     better, worse = tried(lost, 1.5), tried(lost, 2.0)
-    assert isinstance(better, Verdict) and better.status == "keep"
-    assert isinstance(worse, Verdict) and worse.status == "discard"
+    assert isinstance(better, Verdict)
+    assert better.status == "keep"
+    assert isinstance(worse, Verdict)
+    assert worse.status == "discard"
     metrics = [1.88]
     while not isinstance(found := tried(lost, *metrics), Verdict):
         assert found == "candidate"
@@ -157,9 +170,11 @@ def test_a_session_on_a_machine_that_calms_down_goes_on(quick: Path, monkeypatch
     slow = "run-1.log run-2.log run-3.log"
     done = call(quick, "run", "--tag", "t", "--max-experiments", "1", *agent, SLOW=slow)
     assert done.returncode == 0, done.stderr
-    assert rows(quick)[1]["status"] in ("discard", "keep") and len(events(quick, "measured")) < 20
+    assert rows(quick)[1]["status"] in ("discard", "keep")
+    assert len(events(quick, "measured")) < 20
     rebased = [event for event in events(quick, "measured") if event["rebased"]]
-    assert len(rebased) == 1 and rebased[0]["of"] == 0
+    assert len(rebased) == 1
+    assert rebased[0]["of"] == 0
     assert_consistent(quick)
 
 
@@ -186,7 +201,8 @@ def test_a_session_whose_best_does_not_run_any_more_finds_another(quick: Path, c
         assert done.returncode == 0, done.stderr
     assert [row["status"] for row in rows(quick)] == ["keep"] * 3
     failures = [event for event in events(quick, "measured") if event["metric"] is None]
-    assert len(failures) == MOST_FAILURES and "#1 has failed 3 times in a row when it was run again" in done.stderr
+    assert len(failures) == MOST_FAILURES
+    assert "#1 has failed 3 times in a row when it was run again" in done.stderr
     assert_consistent(quick)
 
 
@@ -209,7 +225,8 @@ def test_a_smaller_batch_in_another_file_than_the_candidates_leaves_a_clean_tree
     agent = ("--proposer", "command", "--agent-cmd", "sed -i 's/^ROWS = 1/ROWS = 2/' size.py")
     done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", "1")
     assert done.returncode == 0, done.stderr
-    assert rows(quick)[1]["status"] == "discard" and "DEVICE_BATCH_SIZE 8 -> 4" in rows(quick)[1]["description"]
+    assert rows(quick)[1]["status"] == "discard"
+    assert "DEVICE_BATCH_SIZE 8 -> 4" in rows(quick)[1]["description"]
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
     assert events(quick, "revised")[0]["files"] == ["size.py", "train.py"]
     assert "DEVICE_BATCH_SIZE = 8" in (quick / "train.py").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -19,68 +18,32 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
 from tests.common.in_process import call
-from tests.common.workspaces import ROOT, Cli, git, quick_protocol
+from tests.common.processes import start, wait_for
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol, set_protocol
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.tsv").open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def journal(folder: Path, tag: str = "t") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in journal_path(folder, tag).read_text().splitlines()]
-
-
-def commit_all(folder: Path, message: str) -> None:
-    git(folder, "add", "-u")
-    git(folder, "commit", "--quiet", "-m", message)
-
-
-def set_protocol(folder: Path, **sections: Any) -> None:
-    (folder / "protocol.json").write_text(json.dumps(quick_protocol(**sections), indent=2))
-    commit_all(folder, "protocol")
-
-
-def assert_consistent(folder: Path, file: str = "train.py", tag: str = "t") -> None:
-    """The invariants of design.md: rows, hashes, branch, tree."""
-    state = replay(read(journal_path(folder, tag)))
-    table = rows(folder)
-    assert len(table) == len(state.experiments)
-    for row, experiment in zip(table, state.experiments, strict=True):
-        assert experiment.commit.startswith(row["commit"])
-        measured = git(folder, "show", f"{experiment.commit}:{file}")
-        for name, value in experiment.parameters.items():
-            assert any(line.startswith(f"{name} = ") and str(value) in line for line in measured.splitlines()), name
-    incumbent = state.incumbent
-    assert incumbent is not None
-    assert git(folder, "rev-parse", "HEAD") == state.head
-    assert git(folder, "symbolic-ref", "--short", "HEAD") == f"autoresearch/{tag}"
-    assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
-    assert git(folder, "show", f"HEAD:{file}") == git(folder, "show", f"{incumbent.commit}:{file}")
-    assert git(folder, "rev-list", "--merges", "HEAD") == ""
-    for experiment in state.experiments[1:]:
-        assert git(folder, "rev-parse", f"refs/autoresearch/{tag}/{experiment.number}") == experiment.commit
-        if experiment.verdict.status == "keep":
-            git(folder, "merge-base", "--is-ancestor", experiment.commit, "HEAD")
-
-
-def test_a_session_improves_and_keeps_the_invariants(quick: Path, cli: Cli) -> None:
+def test_session_improves_and_keeps_invariants(quick: Path, program: Cli) -> None:
     (quick / "notes.txt").write_text("mine")
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "12")
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "12")
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     table = rows(quick)
-    assert len(table) == 13 and table[0]["description"] == "baseline" and table[0]["status"] == "keep"
+    assert len(table) == 13
+    assert table[0]["description"] == "baseline"
+    assert table[0]["status"] == "keep"
     kept = [float(row["val_bpb"]) for row in table if row["status"] == "keep"]
-    assert kept == sorted(kept, reverse=True) and kept[-1] < kept[0]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < kept[0]
     assert all(row["memory_gb"] == "2.0" for row in table)
     assert (quick / "notes.txt").read_text() == "mine"
     assert git(quick, "status", "--porcelain") == "?? notes.txt"
-    assert "by repeated runs" in done.stdout and "12 experiments are done" in done.stdout
+    assert "by repeated runs" in done.stdout
+    assert "12 experiments are done" in done.stdout
     assert len({git(quick, "show", f"{row['commit']}:train.py") for row in table}) == 13
 
 
-def test_the_commands_that_a_session_ends_with_do_what_they_say(quick: Path, cli: Cli) -> None:
+def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "12", AUTORESEARCH_REPORT="1")
     said = dict(re.split(r"  +| (?=git switch)", line, maxsplit=1) for line in done.stdout.splitlines() if "  " in line)
     best = replay(read(journal_path(quick, "t"))).incumbent
@@ -99,7 +62,7 @@ def test_the_commands_that_a_session_ends_with_do_what_they_say(quick: Path, cli
     assert cli(quick, *again, "--max-experiments", "13").returncode == 0
 
 
-def test_the_other_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
+def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     done = cli(sieve, "run", "--tag", "t", "--max-experiments", "8")
     assert done.returncode == 0, done.stderr
     assert_consistent(sieve, "sieve.py")
@@ -109,27 +72,33 @@ def test_the_other_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     # The clock is real: a keep beats what its incumbent gave again beside it, not the number in that one's row.
     for experiment in kept[1:]:
         evidence = experiment.verdict.evidence
-        assert evidence is not None and evidence.gain == evidence.mean - evidence.incumbent_mean >= 0
+        assert evidence is not None
+        assert evidence.gain == evidence.mean - evidence.incumbent_mean >= 0
     first, last = kept[0].metric, kept[-1].metric
-    assert first is not None and last is not None and last > 1.3 * first
+    assert first is not None
+    assert last is not None
+    assert last > 1.3 * first
 
 
-def test_the_same_command_again_goes_on_to_the_same_end(quick: Path, cli: Cli) -> None:
-    whole = cli(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
+def test_same_command_resumes_to_same_end(quick: Path, program: Cli) -> None:
+    whole = program(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
     git(quick, "checkout", "--quiet", "main")
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
-    again = cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
-    assert again.returncode == 0 and "6 experiments are done" in again.stdout
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
+    again = program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
+    assert again.returncode == 0
+    assert "6 experiments are done" in again.stdout
     assert_consistent(quick)
     parts = [row["description"] for row in rows(quick)]
     git(quick, "checkout", "--quiet", "autoresearch/whole")
-    assert whole.returncode == 0 and [row["description"] for row in rows(quick)] == parts
+    assert whole.returncode == 0
+    assert [row["description"] for row in rows(quick)] == parts
 
 
-def test_a_baseline_is_reused_while_it_is_valid(quick: Path, cli: Cli) -> None:
+def test_baseline_is_reused_while_valid(quick: Path, cli: Cli) -> None:
     data = json.loads(cli(quick, "baseline", "--json").stdout)
-    assert data["status"] == "ok" and data["data"]["metric"] == "val_bpb"
+    assert data["status"] == "ok"
+    assert data["data"]["metric"] == "val_bpb"
     assert (quick / ".autoresearch/create/baseline_run.log").read_text().startswith("---")
     cli(quick, "run", "--tag", "t", "--max-experiments", "0")
     assert any(event.get("reused") for event in journal(quick))
@@ -143,7 +112,8 @@ def test_a_session_under_other_conditions_is_refused_and_named(quick: Path, cli:
     cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     refused = cli(quick, "run", "--tag", "t", "--training-seconds", "20")
     assert refused.returncode == 3
-    assert "training_seconds was 300" in refused.stderr and "is 20" in refused.stderr
+    assert "training_seconds was 300" in refused.stderr
+    assert "is 20" in refused.stderr
     assert_consistent(quick)
 
 
@@ -161,7 +131,7 @@ def test_crashes_get_rows_and_the_loop_goes_on(quick: Path, cli: Cli) -> None:
     assert all("exit code 1: ValueError: rate" in row["description"] for row in crashes)
 
 
-def test_what_a_run_changes_is_thrown_away_with_its_room(quick: Path, cli: Cli) -> None:
+def test_changes_by_run_are_discarded_with_room(quick: Path, cli: Cli) -> None:
     """Each run finds the harness, the results and the folders as they were committed, whatever the one before did."""
     text = (quick / "train.py").read_text()
     changes = (
@@ -176,11 +146,12 @@ def test_what_a_run_changes_is_thrown_away_with_its_room(quick: Path, cli: Cli) 
     assert done.returncode == 0, done.stderr
     assert "crash" not in [row["status"] for row in rows(quick)]
     assert (quick / "prepare.py").read_text() == "HARNESS = True\n"
-    assert not (quick / "numpy.py").exists() and not (quick.parent / "weights.npz").exists()
+    assert not (quick / "numpy.py").exists()
+    assert not (quick.parent / "weights.npz").exists()
     assert_consistent(quick)
 
 
-def test_a_run_that_takes_too_long_is_a_crash(quick: Path, cli: Cli) -> None:
+def test_timed_out_run_is_a_crash(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     slow = text.replace("loss = ", "import time\nif RATE != 0.1:\n    time.sleep(600)\nloss = ")
     (quick / "train.py").write_text(slow.replace("1..16", "off").replace("8..512", "off"))
@@ -230,7 +201,7 @@ def test_out_of_memory_is_met_as_the_protocol_says(
     assert ("out of memory: exit code 1" in row["description"]) is (status == "crash")
 
 
-def test_a_kill_by_the_kernel_counts_as_out_of_memory(quick: Path, cli: Cli) -> None:
+def test_kernel_kill_counts_as_out_of_memory(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     killed = "import os, signal\nif RATE != 0.1:\n    os.kill(os.getpid(), signal.SIGKILL)\nloss = "
     (quick / "train.py").write_text(text.replace("loss = ", killed).replace("1..16", "off").replace("8..512", "off"))
@@ -244,7 +215,8 @@ def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: C
     commit_all(quick, "broken")
     done = cli(quick, "run", "--tag", "t")
     assert done.returncode == 1
-    assert "the baseline has no result" in done.stderr and "no data here" in done.stderr
+    assert "the baseline has no result" in done.stderr
+    assert "no data here" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -261,11 +233,12 @@ def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: C
         (lambda f: (git(f, "rm", "--quiet", "train.py"), git(f, "commit", "-qm", "x")), "no tracked file matches"),
     ],
 )
-def test_what_is_refused_before_anything_is_touched(quick: Path, cli: Cli, prepare: Any, words: str) -> None:
+def test_invalid_workspace_is_refused_before_any_change(quick: Path, cli: Cli, prepare: Any, words: str) -> None:
     prepare(quick)
     before = git(quick, "for-each-ref"), git(quick, "status", "--porcelain")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 3 and words in done.stderr, done.stderr
+    assert done.returncode == 3, done.stderr
+    assert words in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
     assert (git(quick, "for-each-ref"), git(quick, "status", "--porcelain")) == before
 
@@ -274,13 +247,16 @@ def test_no_repository_no_commit_and_a_bad_tag(tmp_path: Path, quick: Path, cli:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "protocol.json").write_text((quick / "protocol.json").read_text())
     done = cli(tmp_path / "bare", "run", "--tag", "t")
-    assert done.returncode == 3 and "not in a git repository" in done.stderr
+    assert done.returncode == 3
+    assert "not in a git repository" in done.stderr
     git(tmp_path / "bare", "init", "--quiet")
     done = cli(tmp_path / "bare", "run", "--tag", "t")
-    assert done.returncode == 3 and "no commit yet" in done.stderr
+    assert done.returncode == 3
+    assert "no commit yet" in done.stderr
     for tag in ("a b", "../x", "x.lock", ""):
         done = call(quick, "run", "--tag", tag)
-        assert done.returncode == 2 and "cannot name a branch" in done.stderr
+        assert done.returncode == 2
+        assert "cannot name a branch" in done.stderr
 
 
 def test_a_detached_head_a_subfolder_no_identity_hooks_and_a_nested_repository(quick: Path, cli: Cli) -> None:
@@ -310,27 +286,6 @@ def test_a_detached_head_a_subfolder_no_identity_hooks_and_a_nested_repository(q
     assert (inner / "vendor" / "train.py").read_text() == "RATE = 1\n"
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "agent", "run", "--tag", "t", *args],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(folder: Path, kind: str, number: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        path = journal_path(folder, "t")
-        if path.exists() and any(e.kind == kind and e.data.get("number") == number for e in read(path)):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{kind} of #{number} never came")
-
-
 @pytest.fixture
 def slow(quick: Path) -> Path:
     """Each experiment but the baseline takes about two seconds."""
@@ -341,13 +296,14 @@ def slow(quick: Path) -> Path:
     return quick
 
 
-def test_the_first_ctrl_c_finishes_the_experiment(slow: Path) -> None:
+def test_first_ctrl_c_finishes_experiment(slow: Path) -> None:
     loop = start(slow, "--max-experiments", "50")
     wait_for(slow, "started", 1)
     loop.send_signal(signal.SIGINT)
     _, errors = loop.communicate(timeout=60)
     assert loop.returncode == 130
-    assert "finishing experiment #1" in errors and "ended: stopped by Ctrl-C" in errors
+    assert "finishing experiment #1" in errors
+    assert "ended: stopped by Ctrl-C" in errors
     assert len(rows(slow)) == 2
     assert_consistent(slow)
 
@@ -392,11 +348,13 @@ def test_a_branch_that_moved_and_edits_made_in_between_are_not_overwritten(quick
     cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     (quick / "train.py").write_text("RATE = 9.0  # mine\n")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
-    assert done.returncode == 3 and "uncommitted changes" in done.stderr
+    assert done.returncode == 3
+    assert "uncommitted changes" in done.stderr
     assert (quick / "train.py").read_text() == "RATE = 9.0  # mine\n"
     commit_all(quick, "my own change")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
-    assert done.returncode == 3 and "the session left it at" in done.stderr
+    assert done.returncode == 3
+    assert "the session left it at" in done.stderr
 
 
 def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_persons(quick: Path) -> None:
@@ -409,13 +367,15 @@ def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_perso
         (quick / name).write_text(whole.decode(), encoding="utf-16")  # as a spreadsheet saves it
         for command in (("run", "--tag", "t", "--max-experiments", "2"), ("doctor", "--repair")):
             done = call(quick, *command)
-            assert done.returncode == 3 and f"uncommitted changes ({name})" in done.stderr, done.stderr
+            assert done.returncode == 3, done.stderr
+            assert f"uncommitted changes ({name})" in done.stderr, done.stderr
         assert (quick / name).read_text(encoding="utf-16").encode() == whole
         (quick / name).write_bytes(whole)
     whole = (quick / "train.py").read_bytes()
     (quick / "train.py").write_bytes(whole[: whole.index("ö".encode()) + 1])
     done = call(quick, "doctor", "--repair")
-    assert done.returncode == 0 and "restored train.py" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "restored train.py" in done.stdout, done.stderr
     assert_consistent(quick)
 
 
@@ -444,7 +404,8 @@ def test_a_link_is_none_of_the_files_that_may_change(quick: Path) -> None:
     done = call(quick, "run", "--tag", "t", "--max-experiments", "3")
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
-    assert git(quick, "show", "HEAD:link.py") == "train.py" and str((quick / "link.py").readlink()) == "train.py"
+    assert git(quick, "show", "HEAD:link.py") == "train.py"
+    assert str((quick / "link.py").readlink()) == "train.py"
     assert {name for event in journal(quick) if event["event"] == "proposed" for name in event["files"]} == {"train.py"}
 
 
@@ -454,7 +415,9 @@ def test_a_link_alone_is_refused(quick: Path) -> None:
     git(quick, "add", "train.py")
     git(quick, "commit", "--quiet", "-m", "a link")
     done = call(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 3 and "but links" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 3
+    assert "but links" in done.stderr
+    assert "Traceback" not in done.stderr
     assert str((quick / "train.py").readlink()) == "real.py"
 
 
@@ -462,9 +425,12 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     loop = start(slow, "--max-experiments", "50")
     wait_for(slow, "started", 1)
     second = cli(slow, "run", "--tag", "other")
-    assert second.returncode == 3 and f"process {loop.pid} (session t)" in second.stderr
+    assert second.returncode == 3
+    assert f"process {loop.pid} (session t)" in second.stderr
     shown = json.loads(cli(slow, "status", "--json").stdout)["data"]
-    assert shown["running_pid"] == loop.pid and shown["now"]["number"] >= 1 and shown["now"]["done_at"]
+    assert shown["running_pid"] == loop.pid
+    assert shown["now"]["number"] >= 1
+    assert shown["now"]["done_at"]
     follower = subprocess.Popen(
         [sys.executable, "-m", "agent", "status", "--follow"],
         cwd=slow,
@@ -473,11 +439,14 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
         text=True,
     )
     stopped = cli(slow, "stop")
-    assert stopped.returncode == 0 and "ends after its experiment" in stopped.stdout
+    assert stopped.returncode == 0
+    assert "ends after its experiment" in stopped.stdout
     _, errors = loop.communicate(timeout=60)
-    assert loop.returncode == 0 and "stopped by `autoresearch stop`" in errors
+    assert loop.returncode == 0
+    assert "stopped by `autoresearch stop`" in errors
     followed, _ = follower.communicate(timeout=60)
-    assert re.search(r"#\d+ ", followed) and "stopped by" in followed
+    assert re.search(r"#\d+ ", followed)
+    assert "stopped by" in followed
     assert cli(slow, "stop").returncode == 3
     assert_consistent(slow)
 
@@ -497,8 +466,10 @@ def test_limits(quick: Path, cli: Cli) -> None:
 def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     before = git(quick, "for-each-ref")
     done = cli(quick, "run", "--tag", "t", "--dry-run")
-    assert done.returncode == 0 and "would start on the branch autoresearch/t" in done.stdout
-    assert git(quick, "for-each-ref") == before and not journal_path(quick, "t").exists()
+    assert done.returncode == 0
+    assert "would start on the branch autoresearch/t" in done.stdout
+    assert git(quick, "for-each-ref") == before
+    assert not journal_path(quick, "t").exists()
 
 
 def test_a_malformed_search_comment_costs_no_tag(quick: Path, cli: Cli) -> None:
@@ -507,8 +478,10 @@ def test_a_malformed_search_comment_costs_no_tag(quick: Path, cli: Cli) -> None:
     commit_all(quick, "a slip")
     for flags in (["--dry-run"], []):
         refused = cli(quick, "run", "--tag", "t", "--max-experiments", "0", *flags)
-        assert refused.returncode == 2 and "the search comment of DEPTH is malformed" in refused.stderr
-        assert not journal_path(quick, "t").exists() and "autoresearch" not in git(quick, "for-each-ref")
+        assert refused.returncode == 2
+        assert "the search comment of DEPTH is malformed" in refused.stderr
+        assert not journal_path(quick, "t").exists()
+        assert "autoresearch" not in git(quick, "for-each-ref")
     (quick / "train.py").write_text(whole)
     commit_all(quick, "mended")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
@@ -519,21 +492,23 @@ def test_json_events_and_plain_lines(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [e["event"] for e in events if e["event"] != "note"][:3] == ["session", "proposed", "committed"]
-    assert events[-1]["event"] == "summary" and events[-1]["experiments"] == 1
+    assert events[-1]["event"] == "summary"
+    assert events[-1]["experiments"] == 1
     assert done.stderr == ""
     plain = cli(quick, "run", "--tag", "t", "--max-experiments", "2", FORCE_COLOR="1")
     assert "\x1b" not in plain.stdout + plain.stderr
     assert any(line.startswith("#2 ") for line in plain.stderr.splitlines())
 
 
-def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, cli: Cli) -> None:
+def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, program: Cli) -> None:
     environment = quick_protocol()["environment"] | {"setupCommands": ["echo prepared >> prepared.txt"]}
     set_protocol(quick, environment=environment)
     for count in ("1", "2"):
-        assert cli(quick, "run", "--tag", "t", "--max-experiments", count).returncode == 0
+        assert program(quick, "run", "--tag", "t", "--max-experiments", count).returncode == 0
     assert (quick / "prepared.txt").read_text() == "prepared\n"
     git(quick, "checkout", "--quiet", "main")
     set_protocol(quick, environment=environment | {"setupCommands": ["exit 4"]})
-    failed = cli(quick, "run", "--tag", "u")
-    assert failed.returncode == 1 and "`exit 4` ended with exit code 4" in failed.stderr
-    assert cli(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0
+    failed = program(quick, "run", "--tag", "u")
+    assert failed.returncode == 1
+    assert "`exit 4` ended with exit code 4" in failed.stderr
+    assert program(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0

@@ -11,6 +11,8 @@ from agent.proposers.search.space import space_of, tunable_parameters
 from agent.source.constants import constants, refuses, replace
 from tests.common.workspaces import ROOT
 
+pytestmark = pytest.mark.quick
+
 SOURCE = '''"""Doc — with a dash."""\r
 import math
 
@@ -102,7 +104,8 @@ def test_asserts_refuse_what_the_file_would_refuse() -> None:
 )
 def test_a_name_that_is_rebound_in_another_way_is_unknown(rebound: str) -> None:
     source = f"BATCH = 8\n{rebound}\nassert BATCH % 16 == 0\n"
-    assert refuses(source, {}, {}) is None and constants(source, {})["BATCH"].value == 8
+    assert refuses(source, {}, {}) is None
+    assert constants(source, {})["BATCH"].value == 8
     own = "BATCH = 8\ndef f():\n    BATCH = 16\nassert BATCH % 16 == 0\n"
     assert refuses(own, {}, {}) == "BATCH % 16 == 0"
 
@@ -136,10 +139,15 @@ def test_ranges_from_comments_and_from_values() -> None:
     by_name = {d.name: d for d in space_of({"t.py": source}, {}).dimensions}
     assert set(by_name) == {"B", "BATCH", "DEPTH", "C_RATIO", "D_DECAY", "G", "K", "L", "M"}
     assert (by_name["B"].low, by_name["B"].high, by_name["B"].log) == (0.005, 0.32, True)
-    assert by_name["BATCH"].kind == "power" and by_name["L"].kind == "power" and by_name["K"].kind == "int"
-    assert by_name["M"].kind == "int" and by_name["M"].rounded(80.2) == 80
-    assert by_name["C_RATIO"].high == 1.0 and by_name["D_DECAY"].high == 0.5
-    assert by_name["B"].rounded(0.123456) == 0.123 and by_name["L"].rounded(20.0) == 16
+    assert by_name["BATCH"].kind == "power"
+    assert by_name["L"].kind == "power"
+    assert by_name["K"].kind == "int"
+    assert by_name["M"].kind == "int"
+    assert by_name["M"].rounded(80.2) == 80
+    assert by_name["C_RATIO"].high == 1.0
+    assert by_name["D_DECAY"].high == 0.5
+    assert by_name["B"].rounded(0.123456) == 0.123
+    assert by_name["L"].rounded(20.0) == 16
 
 
 def test_files_that_share_names_are_told_apart() -> None:
@@ -155,7 +163,8 @@ def test_our_own_recipe_is_searchable_on_every_profile(profile: str) -> None:
     space = space_of({"train.py": text}, {"PROFILE": profile, **sizes[profile]})
     names = {d.name for d in space.dimensions}
     assert {"DEPTH", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE", "MATRIX_LR", "EMBEDDING_LR"} <= names
-    assert "SEED" not in names and not any("EVAL" in name for name in names)
+    assert "SEED" not in names
+    assert not any("EVAL" in name for name in names)
     assert not space.refuses({})
     assert space.refuses({"DEVICE_BATCH_SIZE": 1024})
     for dimension in space.dimensions:
@@ -168,4 +177,5 @@ def test_a_source_cannot_make_the_evaluator_work_for_ever() -> None:
     assert set(constants(squares, {})) == {"A", "RATE"}
     assert set(constants(f"BIG = 0x{'f' * 20_000}\nRATE = 1\n", {})) == {"RATE"}
     for deep in (f"RATE = {'-' * 100_000}1\n", "RATE = 1\nif 0: pass\n" + "elif 0: pass\n" * 3000):
-        assert constants(deep, {}) == {} and refuses(deep, {}, {}) is not None
+        assert constants(deep, {}) == {}
+        assert refuses(deep, {}, {}) is not None

@@ -17,9 +17,9 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.source.training_budget import Known, Limits, timed_names
-from tests.common.workspaces import ROOT, Cli, quick_protocol
-from tests.decision.test_sequential_test import kept
-from tests.session.test_session import commit_all, journal, rows
+from tests.common.experiments import kept
+from tests.common.sessions import journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, quick_protocol
 
 RATE = "RATE = 0.1\n"
 
@@ -198,9 +198,13 @@ def test_where_the_work_itself_is_measured_its_time_is_no_training() -> None:
         content = quick_protocol(meta=meta, execution={**execution, **({"stopCondition": stop} if stop else {})})
         return trains(Protocol.model_validate(content))
 
-    assert of("ml_train") and of("pipeline_job") and of("unknown") and of("benchmark_opt", type="wall_clock")
+    assert of("ml_train")
+    assert of("pipeline_job")
+    assert of("unknown")
+    assert of("benchmark_opt", type="wall_clock")
     assert of("solver_compete", type="max_steps", maxSteps=10)
-    assert not of("build_test") and not of("benchmark_opt", type="fixed_suite")
+    assert not of("build_test")
+    assert not of("benchmark_opt", type="fixed_suite")
 
 
 SLOW = """import time
@@ -230,7 +234,8 @@ def test_a_longer_run_is_void_and_its_row_has_both_numbers(quick: Path, cli: Cli
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     row = rows(quick)[1]
-    assert row["status"] == "discard" and "void: it ran for 5." in row["description"], row
+    assert row["status"] == "discard", row
+    assert "void: it ran for 5." in row["description"], row
     assert "the baseline for 1." in row["description"]
     assert sum(e["event"] == "measured" and e["number"] == 1 for e in journal(quick)) == 2
 
@@ -249,5 +254,6 @@ def test_a_recipe_within_its_clock_is_kept_whatever_it_is_called(quick: Path, cl
 
 def test_a_void_number_counts_nowhere() -> None:
     void = dataclasses.replace(kept(1, [1.0]), verdict=Verdict("discard", "void: it ran for 9 s, the baseline for 3 s"))
-    assert void.void and void.metric is None
+    assert void.void
+    assert void.metric is None
     assert not kept(1, [1.0]).void

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.system.files import Unusable, read_bounded, read_end, remove_tree, write_whole
+from tests.common.files import nested
+
+pytestmark = pytest.mark.quick
 
 MIB = 2**20
 
@@ -81,7 +84,8 @@ def test_write_replaces_a_link_and_leaves_its_target(tmp_path: Path) -> None:
     (tmp_path / "results.tsv.part").symlink_to(target)
     write_whole(path, "rows\n")
     assert target.read_text() == "mine"
-    assert not path.is_symlink() and path.read_text() == "rows\n"
+    assert not path.is_symlink()
+    assert path.read_text() == "rows\n"
 
 
 def test_write_keeps_the_mode_and_leaves_no_part(tmp_path: Path) -> None:
@@ -99,18 +103,6 @@ def test_write_keeps_the_mode_and_leaves_no_part(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def nested(folder: Path, depth: int) -> None:
-    """`depth` folders within each other, longer than any path may be."""
-    here = os.open(folder, os.O_RDONLY)
-    for _ in range(depth):
-        os.mkdir("inner-folder", dir_fd=here)
-        inner = os.open("inner-folder", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = inner
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-    os.close(here)
-
-
 def test_a_tree_is_removed_however_deep(tmp_path: Path) -> None:
     top, other = tmp_path / "top", tmp_path / "other"
     top.mkdir()
@@ -122,4 +114,5 @@ def test_a_tree_is_removed_however_deep(tmp_path: Path) -> None:
     (top / "closed" / "inside").mkdir(parents=True)
     (top / "closed").chmod(0)
     remove_tree(top)
-    assert not top.exists() and (other / "mine").read_text() == "mine"
+    assert not top.exists()
+    assert (other / "mine").read_text() == "mine"

@@ -68,7 +68,8 @@ def test_no_path_leads_out_of_the_workspace(tmp_path: Path, field: str, path: st
     with pytest.raises(UsageError) as refused:
         load_protocol(protocol_with(tmp_path, field, path))
     assert field.split(".")[0] in str(refused.value)
-    assert "\n" not in str(refused.value) and "\x1b" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "\x1b" not in str(refused.value)
     assert len(str(refused.value)) < 500
 
 
@@ -187,7 +188,8 @@ def test_patterns_that_never_end_are_one_sentence(tmp_path: Path, cli: Cli, patt
     done = cli(tmp_path, "protocol", "check")
     assert time.monotonic() - began < 60
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,8 @@ def test_globs_are_bounded(tmp_path: Path) -> None:
 def test_numbers_and_texts_beyond_sense_are_one_sentence(tmp_path: Path, field: str, value: object) -> None:
     with pytest.raises(UsageError) as refused:
         load_protocol(protocol_with(tmp_path, field, value))
-    assert len(str(refused.value)) < 1000 and "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 1000
+    assert "\n" not in str(refused.value)
 
 
 def text_of(**changes: str) -> str:
@@ -268,7 +271,8 @@ def test_a_protocol_that_is_none(tmp_path: Path, cli: Cli, content: bytes, words
     (tmp_path / "protocol.json").write_bytes(content)
     done = cli(tmp_path, "protocol", "check")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
     assert len(done.stderr) < 3000
 
 
@@ -278,5 +282,6 @@ def test_a_protocol_that_is_no_plain_file(tmp_path: Path, cli: Cli) -> None:
     for make in makes:
         make()
         done = cli(tmp_path, "protocol", "check")
-        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
         path.rmdir() if path.is_dir() else path.unlink()

@@ -18,8 +18,8 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import State, step
 from agent.views.notify import Notifier
+from tests.common.terminals import in_terminal
 from tests.common.workspaces import Cli, git
-from tests.views.test_views import in_terminal
 
 
 def teller(folder: Path, name: str) -> Path:
@@ -36,15 +36,17 @@ def told(folder: Path) -> list[list[str]]:
     return sorted(json.loads(line) for line in path.read_text().splitlines()) if path.exists() else []
 
 
-def test_a_night_is_told_of(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_session_end_is_notified(quick: Path, cli: Cli, tmp_path: Path) -> None:
     program = teller(tmp_path, "tell")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "5", "--notify", f"{program} {{title}} {{text}}")
     assert done.returncode == 0, done.stderr
     said = told(tmp_path)
     kept = [line for line in done.stderr.splitlines() if re.match(r"#[1-9] keep", line)]
-    assert len(kept) >= 1 and [title for title, _ in said].count("autoresearch t: new best") == len(kept)
+    assert len(kept) >= 1
+    assert [title for title, _ in said].count("autoresearch t: new best") == len(kept)
     (end,) = (text for title, text in said if title == "autoresearch t: done")
-    assert end.startswith("5 experiments are done. val_bpb ") and len(said) == len(kept) + 1
+    assert end.startswith("5 experiments are done. val_bpb ")
+    assert len(said) == len(kept) + 1
 
 
 def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_path: Path) -> None:
@@ -54,7 +56,8 @@ def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_pa
     done = cli(quick, "run", "--tag", "t", "--notify", f"{program} {{title}} {{text}}")
     assert done.returncode == 1
     ((title, text),) = told(tmp_path)
-    assert title == "autoresearch t: trouble" and text.startswith("ended by an error: the baseline has no result")
+    assert title == "autoresearch t: trouble"
+    assert text.startswith("ended by an error: the baseline has no result")
 
 
 @pytest.fixture
@@ -87,6 +90,7 @@ def after(notifier: Notifier, state: State, *kinds: str) -> State:
     return state
 
 
+@pytest.mark.quick
 def test_trouble_is_said_once(started: State, tmp_path: Path) -> None:
     program = teller(tmp_path, "tell")
     with Notifier([f"{program} {{title}} {{text}}"]) as notifier:
@@ -98,8 +102,11 @@ def test_trouble_is_said_once(started: State, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("platform", "tool"), [("linux", "notify-send"), ("darwin", "osascript")])
-def test_the_desktop(started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str) -> None:
+def test_desktop_notification_uses_system_tool(
+    started: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, tool: str
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if platform == "linux":
         with pytest.raises(AutoresearchError, match="libnotify-bin"):
@@ -129,7 +136,9 @@ def test_a_command_that_hangs_or_fails_disturbs_nothing(
 @pytest.mark.parametrize("way", ["bel", "'open", ""])
 def test_a_way_that_cannot_work_is_said_at_once(quick: Path, cli: Cli, way: str) -> None:
     done = cli(quick, "run", "--tag", "t", "--notify", way)
-    assert done.returncode == 2 and "--notify" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "--notify" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (quick / ".autoresearch").exists()
 
 

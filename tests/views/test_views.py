@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,25 +28,8 @@ from agent.report.summary import summarize
 from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.screen import screen
 from agent.views.text import gain, headline, row
+from tests.common.terminals import in_terminal
 from tests.common.workspaces import ROOT, git, make_quick
-
-
-def in_terminal(folder: Path, *args: str, **variables: str) -> tuple[int, str]:
-    """The program on a terminal of 80 by 24: its exit code, and everything that it wrote there."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(folder)
-        os.environ |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **variables}
-        os.execv(sys.executable, [sys.executable, "-m", "agent", *args])
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    written = b""
-    try:
-        while chunk := os.read(terminal, 65536):
-            written += chunk
-    except OSError:
-        pass
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
 
 
 @pytest.fixture
@@ -68,14 +47,18 @@ def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool
     code, shown = in_terminal(
         slow, "run", "--tag", "t", "--max-experiments", "1", **({} if colour else {"NO_COLOR": "1"})
     )
-    assert code == 0 and "Traceback" not in shown, shown
+    assert code == 0, shown
+    assert "Traceback" not in shown, shown
     before, rest = shown.split("\x1b[?1049h")
     drawn, after = rest.split("\x1b[?1049l")
-    assert "sandbox: " in before and "\x1b[?25l" in rest and shown.count("\x1b[?25h") == 1
+    assert "sandbox: " in before
+    assert "\x1b[?25l" in rest
+    assert shown.count("\x1b[?25h") == 1
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
     for words in ("loss 3.2140", "14,000 tokens/s", " 50%", "1m28s of training left", "Ctrl-C finishes", "by search"):
         assert words in plain, words
-    assert "val_bpb, lower is better" in plain and "measuring the baseline" in plain
+    assert "val_bpb, lower is better" in plain
+    assert "measuring the baseline" in plain
     # No rows: a calm summary that ends in three commands.
     last = re.sub(r"\x1b\[[0-9;]*m", "", after)
     assert "#0 keep" not in last
@@ -86,7 +69,10 @@ def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool
 
 def test_a_terminal_that_cannot_draw_gets_lines(slow: Path) -> None:
     code, shown = in_terminal(slow, "run", "--tag", "t", "--max-experiments", "0", TERM="dumb")
-    assert code == 0 and "\x1b" not in shown and "#0 running" in shown and "#0 keep" in shown
+    assert code == 0
+    assert "\x1b" not in shown
+    assert "#0 running" in shown
+    assert "#0 keep" in shown
 
 
 def test_status_follows_on_a_terminal(slow: Path) -> None:
@@ -100,7 +86,9 @@ def test_status_follows_on_a_terminal(slow: Path) -> None:
         code, shown = in_terminal(slow, "status", "--follow")
         run.stderr.read()
     drawn, after = shown.split("\x1b[?1049h")[1].split("\x1b[?1049l")
-    assert code == 0 and "the loop goes on" in drawn and "not running: 1 experiments are done" in after
+    assert code == 0
+    assert "the loop goes on" in drawn
+    assert "not running: 1 experiments are done" in after
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +103,8 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
         found.append(step(found[-1], event))
     state = replace(found[-1], ended=None)
     number, best = len(state.experiments), state.incumbent
-    assert best is not None and best.metric is not None
+    assert best is not None
+    assert best.metric is not None
     evidence = Evidence("confirmed", 1.1, 3, best.metric, 4, best.metric - 1.1, 0.0123, 4.5)
     what = {
         "description": "a longer warm-up " * 20,
@@ -161,15 +150,17 @@ def drawn(state: State, width: int, height: int, ascii_only: bool = False) -> li
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (120, 30), (60, 14), (150, 24), (80, 100)])
-def test_the_screen_fits_any_window(states: list[State], width: int, height: int) -> None:
+def test_screen_fits_any_window(states: list[State], width: int, height: int) -> None:
     for state in states:
         lines = drawn(state, width, height)
-        assert len(lines) == height and max(map(len, lines)) <= width, "\n".join(lines)
-        assert lines[-1].startswith("Ctrl-C says") and lines[-2].startswith("a note")
+        assert len(lines) == height, "\n".join(lines)
+        assert max(map(len, lines)) <= width, "\n".join(lines)
+        assert lines[-1].startswith("Ctrl-C says")
+        assert lines[-2].startswith("a note")
         assert "\x1b" not in "".join(lines)
 
 
-def test_what_the_screen_says(states: list[State]) -> None:
+def test_screen_shows_session(states: list[State]) -> None:
     texts = ["\n".join(drawn(state, 100, 40)) for state in states]
     running = next(text for text in texts if "loss 3.2140" in text and "by llm" in text)
     for words in (
@@ -181,19 +172,30 @@ def test_what_the_screen_says(states: list[State]) -> None:
     ):
         assert words in running, words
     assert "anthropic:m is away, the search proposes: rate limit" in running
-    assert "about 62 more by 07:00" in running and "$0.41" in running and "noise     not known yet" in running
-    assert " confirmed, " in running and "baseline 1.732000" in running and " again " in texts[-4]
-    assert "so far    1.100000  against " in texts[-4] and "so far" not in running
-    assert "sigma" in texts[-2] and re.search(r"4\.5 +", texts[-2]) and "by repeated runs" in texts[-2]
-    assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1] and "provisional" not in texts[-1]
+    assert "about 62 more by 07:00" in running
+    assert "$0.41" in running
+    assert "noise     not known yet" in running
+    assert " confirmed, " in running
+    assert "baseline 1.732000" in running
+    assert " again " in texts[-4]
+    assert "so far    1.100000  against " in texts[-4]
+    assert "so far" not in running
+    assert "sigma" in texts[-2]
+    assert re.search(r"4\.5 +", texts[-2])
+    assert "by repeated runs" in texts[-2]
+    assert "0.500000 confirmed, 0.400000 to 0.600000; apparent" in texts[-1]
+    assert "provisional" not in texts[-1]
     rows = [line.split()[0] for line in drawn(states[-1], 80, 24) if re.match(r"#\d+ +(keep|dis)", line)]
-    assert rows[-1] == "#9" and rows == sorted(rows) and len(rows) >= 3
+    assert rows[-1] == "#9"
+    assert rows == sorted(rows)
+    assert len(rows) >= 3
     assert all(ord(sign) < 128 for line in drawn(states[-1], 80, 24, ascii_only=True)[4:5] for sign in line)
 
 
 def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     state = states[-1]
-    assert state.baseline is not None and state.incumbent is not None
+    assert state.baseline is not None
+    assert state.incumbent is not None
     commits = {"a": state.baseline.commit, "b": state.incumbent.commit}
     events: list[tuple[str, dict[str, Any]]] = [
         ("comparing", {"commits": commits, "files": [], "count": 3}),
@@ -218,9 +220,11 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     assert "#9, run 7, in place of one that was disturbed" in "\n".join(drawn(further, 80, 24))
 
 
+@pytest.mark.quick
 def test_figures_of_any_size() -> None:
     assert [figure(v) for v in (1.294512, -12.5, 176890964.0)] == ["1.294512", "-12.500000", "176,890,964"]
-    assert [figure(v, 2e8, "+") for v in (0.25, -1e6)] == ["+0", "-1,000,000"] and figure(float("inf")) == "inf"
+    assert [figure(v, 2e8, "+") for v in (0.25, -1e6)] == ["+0", "-1,000,000"]
+    assert figure(float("inf")) == "inf"
     assert [brief(v) for v in (0.041123, -1.5, 1234.0, 56789.0, 2.00511e8)] == [
         "0.04112",
         "-1.5",
@@ -231,7 +235,7 @@ def test_figures_of_any_size() -> None:
     assert gain({"confirmed": None, "gain": -0.1, "gain_is_provisional": False}) == "none yet (-0.1)"
 
 
-def test_the_forecast(states: list[State]) -> None:
+def test_forecast_counts_experiments_until_limit(states: list[State]) -> None:
     state, now = states[-1], states[-1].latest_at
     each = state.seconds / 9
     assert str(forecast(Limits(), state, now, 0.0)).endswith((" an hour", " a minute"))
@@ -241,6 +245,7 @@ def test_the_forecast(states: list[State]) -> None:
     assert forecast(Limits(), states[0], now, 0.0) is None
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -253,7 +258,7 @@ def test_the_forecast(states: list[State]) -> None:
         ("warming up", Reading()),
     ],
 )
-def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
+def test_progress_is_read_from_log_lines(line: str, expected: Reading) -> None:
     found = reading([line])
     assert found.done == (pytest.approx(expected.done) if expected.done else None)
     assert found == replace(expected, done=found.done)
@@ -261,7 +266,8 @@ def test_what_a_log_line_tells(line: str, expected: Reading) -> None:
         assert reading(["step 1 (1%)", line, "evaluating"]) == found
 
 
-def test_durations() -> None:
+@pytest.mark.quick
+def test_durations_are_formatted() -> None:
     assert [duration(s) for s in (0.24, 9.96, 59.6, 401, 7500)] == ["0.2s", "10s", "1m00s", "6m41s", "2h05m"]
 
 

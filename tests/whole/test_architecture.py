@@ -6,7 +6,11 @@ import ast
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from tests.common.workspaces import ROOT
+
+pytestmark = pytest.mark.quick
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
@@ -50,7 +54,7 @@ def test_each_module_that_an_experiment_goes_through_exists() -> None:
         assert (ROOT / "agent" / f"{name}.py").exists(), name
 
 
-def test_the_picture_is_small_and_shows_what_the_page_says() -> None:
+def test_picture_is_small_and_agrees_with_page() -> None:
     picture = ROOT / "docs" / "architecture.svg"
     words = " ".join(ElementTree.parse(picture).getroot().itertext())
     assert picture.stat().st_size < 20_000

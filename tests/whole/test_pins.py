@@ -6,7 +6,11 @@ import re
 import subprocess
 import tomllib
 
+import pytest
+
 from tests.common.workspaces import ROOT
+
+pytestmark = pytest.mark.quick
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

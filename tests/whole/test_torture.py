@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -11,20 +10,19 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from agent.execution.process_tree import MARK
+from tests.common.processes import survivors
+from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import ROOT, Cli, git
-from tests.session.test_session import assert_consistent, rows
 
 
 @pytest.mark.parametrize(
     ("kills", "experiments", "seed"), [(15, 8, 1), pytest.param(200, 250, 2, marks=pytest.mark.slow)]
 )
-def test_killed_at_random_instants(quick: Path, cli: Cli, kills: int, experiments: int, seed: int) -> None:
+def test_session_survives_random_kills(quick: Path, program: Cli, kills: int, experiments: int, seed: int) -> None:
     count = str(experiments)
-    assert cli(quick, "run", "--tag", "undisturbed", "--max-experiments", count).returncode == 0
+    assert program(quick, "run", "--tag", "undisturbed", "--max-experiments", count).returncode == 0
     expected = [(row["val_bpb"], row["status"], row["description"]) for row in rows(quick)]
     git(quick, "checkout", "--quiet", "main")
     shutil.rmtree(quick / ".autoresearch" / "create")
@@ -43,22 +41,8 @@ def test_killed_at_random_instants(quick: Path, cli: Cli, kills: int, experiment
         time.sleep(rng.uniform(0.25, 0.9))
         loop.kill()
         loop.wait()
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", count)
+    done = program(quick, "run", "--tag", "t", "--max-experiments", count)
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     assert [(row["val_bpb"], row["status"], row["description"]) for row in rows(quick)] == expected
     assert not survivors(quick)
-
-
-def survivors(folder: Path) -> list[int]:
-    """Processes of any run of this workspace that still live, whichever room they are in."""
-    rooms = f"autoresearch-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}-"
-    found = []
-    for process in psutil.process_iter():
-        try:
-            known = [process.cwd(), *process.cmdline(), *process.environ().values()]
-            if MARK in process.environ() and any(str(folder) in each or rooms in each for each in known):
-                found.append(process.pid)
-        except (psutil.Error, OSError):
-            continue
-    return found

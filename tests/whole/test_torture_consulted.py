@@ -19,10 +19,10 @@ import pytest
 
 from agent.journal.paths import experiment_folder, journal_path
 from tests.common.model_server import model_server, say
+from tests.common.processes import survivors
+from tests.common.proposals import edit
+from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import ROOT, Cli
-from tests.proposers.model.test_blocks import edit
-from tests.session.test_session import assert_consistent, rows
-from tests.whole.test_torture import survivors
 
 SIZES = [(6, 5, 1), pytest.param(100, 60, 2, marks=pytest.mark.slow)]  # kills, experiments, seed
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--proposer")
@@ -70,7 +70,9 @@ def assert_complete(quick: Path, experiments: int) -> None:
 
 
 @pytest.mark.parametrize(("kills", "experiments", "seed"), SIZES)
-def test_killed_while_a_model_is_asked(quick: Path, cli: Cli, kills: int, experiments: int, seed: int) -> None:
+def test_session_survives_kills_during_model_calls(
+    quick: Path, program: Cli, kills: int, experiments: int, seed: int
+) -> None:
     asked: list[int] = []
     again: list[int] = []
 
@@ -95,23 +97,25 @@ def test_killed_while_a_model_is_asked(quick: Path, cli: Cli, kills: int, experi
         flags = [*FLAGS, "llm", "--model", f"{server.url} scripted", "--max-experiments", str(experiments)]
         command = ["run", "--tag", "t", *flags]
         kill_often(quick, command, kills, seed)
-        done = cli(quick, *command)
+        done = program(quick, *command)
     assert done.returncode == 0, done.stderr
     assert_complete(quick, experiments)
     answers = sum(
         len((experiment_folder(journal_path(quick, "t"), n + 1) / "answers.jsonl").read_text().splitlines())
         for n in range(experiments)
     )
-    assert answers == experiments and again == []
-    assert set(asked) == set(range(1, experiments + 1)) and len(asked) <= answers + kills
+    assert answers == experiments
+    assert again == []
+    assert set(asked) == set(range(1, experiments + 1))
+    assert len(asked) <= answers + kills
     events = [json.loads(line)["event"] for line in journal_path(quick, "t").read_text().splitlines()]
     counts = Counter(events)
     assert counts["called"] <= answers <= len(asked) <= counts["calling"], "a call that is in no record"
 
 
 @pytest.mark.parametrize(("kills", "experiments", "seed"), SIZES)
-def test_killed_while_an_agent_works(
-    quick: Path, cli: Cli, tmp_path: Path, kills: int, experiments: int, seed: int
+def test_session_survives_kills_during_agent_work(
+    quick: Path, program: Cli, tmp_path: Path, kills: int, experiments: int, seed: int
 ) -> None:
     (tmp_path / "agent.py").write_text(AGENT)
     folder, log = experiment_folder(journal_path(quick, "t"), 0).parent, tmp_path / "log"
@@ -119,9 +123,10 @@ def test_killed_while_an_agent_works(
     line = f"{python} {{prompt_file}} {others}"
     command = ["run", "--tag", "t", *FLAGS, "command", "--agent-cmd", line, "--max-experiments", str(experiments)]
     kill_often(quick, command, kills, seed)
-    done = cli(quick, *command)
+    done = program(quick, *command)
     assert done.returncode == 0, done.stderr
     assert_complete(quick, experiments)
     started = [line.split() for line in log.read_text().splitlines()]
     assert {int(number) for number, _ in started} == set(range(1, experiments + 1))
-    assert {found for _, found in started} == {"first"} and len(started) <= experiments + kills
+    assert {found for _, found in started} == {"first"}
+    assert len(started) <= experiments + kills

@@ -43,7 +43,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_installed_program_works_in_any_repository(installed: Path, tmp_path: Path) -> None:
+def test_installed_program_works_in_any_repository(installed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "somebody's"
     folder.mkdir()
     (folder / "train.py").write_text(TRAIN)
@@ -61,8 +61,7 @@ def test_the_installed_program_works_in_any_repository(installed: Path, tmp_path
     done(folder, program, "run", "--tag", "first", "--max-experiments", "1", "--report", **env)
     with (folder / "results.tsv").open(newline="") as file:
         assert len([*csv.DictReader(file, delimiter="\t")]) == 2
-    assert [*(folder / ".autoresearch" / "sessions" / "first").rglob("*.html")] and git(
-        folder, "status", "--porcelain"
-    ) == ""
+    assert [*(folder / ".autoresearch" / "sessions" / "first").rglob("*.html")]
+    assert git(folder, "status", "--porcelain") == ""
     assert "first" in done(folder, program, "status", **env).stdout
     done(folder, program, "protocol", "schema", **env)

@@ -27,33 +27,22 @@ from agent.proposers.hybrid import HybridProposer
 from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.room import sandbox
 from agent.room.sandbox import UNCONFINED, Sandbox
 from agent.session.context import context_of
+from tests.common.agents import (
+    BEGIN,
+    BETTER,
+    CONFINED,
+    HONEST,
+    HOSTILE,
+    NEEDS_ONE,
+    WITH_NOTES,
+    agent,
+    counting,
+    unheard,
+)
 from tests.common.workspaces import QUICK, git
 
-BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
-# What every agent here begins with: it reads its prompt as a real one does.
-BEGIN = """
-import os, pathlib, shutil, subprocess, sys, time
-prompt = pathlib.Path(sys.argv[1]).read_text()
-train = pathlib.Path("train.py")
-def put(old, new):
-    text = train.read_text()
-    assert old in text, text
-    train.write_text(text.replace(old, new))
-def note(text):
-    pathlib.Path("autoresearch-notes.md").write_text(text)
-def run(*args):
-    subprocess.run(args, check=True, capture_output=True)
-"""
-HONEST = 'put("RATE = 0.1", "RATE = 0.3")\n'
-NOTES = (
-    'note("# Mine\\n\\nDESCRIPTION: a larger rate\\nHYPOTHESIS: it was \\x1b[31mtoo small\\nEXPECTED: -0.05 or so")\n'
-)
-WAY = sandbox.available(network=True)
-CONFINED = Sandbox(WAY, network=False, hide=True)
-NEEDS_ONE = pytest.mark.skipif(WAY is None, reason="no sandbox works here")
 BOXES = [pytest.param(UNCONFINED, id="off"), pytest.param(CONFINED, id="confined", marks=NEEDS_ONE)]
 
 
@@ -97,25 +86,6 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
     )
 
 
-def unheard(_: str, **__: Any) -> None:
-    """Where a test does not look at what is journalled."""
-
-
-def agent(
-    folder: Path,
-    script: str,
-    box: Sandbox = UNCONFINED,
-    time_limit: float = 60,
-    announce: Callable[..., None] = unheard,
-) -> CommandProposer:
-    path = folder / "agent.py"
-    path.write_text(BEGIN + script)
-    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {{prompt_file}}"
-    return CommandProposer(
-        command, time_limit=time_limit, sandbox=box, briefing=lambda _: "All that is known.", announce=announce
-    )
-
-
 @pytest.fixture
 def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
     """Checks, at the latest when the test ends, that the person's checkout is what it was."""
@@ -134,11 +104,15 @@ def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
     check()
 
 
-def test_an_honest_agent(context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]) -> None:
-    proposal = agent(tmp_path, HONEST + NOTES, box).ask(context)
+def test_honest_change_becomes_proposal(
+    context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]
+) -> None:
+    proposal = agent(tmp_path, HONEST + WITH_NOTES, box).ask(context)
     assert dict(proposal.files) == {"train.py": BETTER}
-    assert proposal.description == "a larger rate" and proposal.reasoning == "it was too small"
-    assert proposal.expected == -0.05 and proposal.parameters["RATE"] == 0.3
+    assert proposal.description == "a larger rate"
+    assert proposal.reasoning == "it was too small"
+    assert proposal.expected == -0.05
+    assert proposal.parameters["RATE"] == 0.3
     prompt = (tmp_path / "kept" / "agent-prompt.md").read_text()
     for told in ("All that is known.", "only these files in the current folder: train.py", "DESCRIPTION:"):
         assert told in prompt
@@ -152,44 +126,8 @@ def test_without_notes_the_change_is_summarised(context: Context, tmp_path: Path
     assert added.description == "1 lines added, 0 removed in train.py"
 
 
-# Each also makes an honest change: that is taken, the rest is not, and one line says what was dropped.
-HOSTILE = {
-    "edits prepare.py": (
-        "pathlib.Path('prepare.py').write_text('HARNESS = False')",
-        "changed prepare.py, which may not change",
-    ),
-    "deletes a tracked file": ("os.remove('protocol.json')", "deleted protocol.json, which may not change"),
-    "makes a new file": ("pathlib.Path('mlx.py').write_text('')", "made mlx.py, which may not change"),
-    "deletes .git": ("shutil.rmtree('.git')", "deleted .git"),
-    "commits": ("run('git', 'commit', '--all', '--message', 'mine')", "committed"),
-    "switches the branch": (
-        "run('git', 'checkout', '-b', 'm'); run('git', 'commit', '-am', 'm')",
-        "switched the branch",
-    ),
-    "turns .git into a link": ("shutil.rmtree('.git'); os.symlink('/etc', '.git')", "deleted .git"),
-    "starts another .git": (
-        "shutil.rmtree('.git'); run('git', 'init', '--initial-branch', 'x')",
-        "switched the branch",
-    ),
-    "leaves a daemon": (
-        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL)",
-        "left `sleep` running, which was ended",
-    ),
-    "prints ten megabytes": (
-        "for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)",
-        "printed 10 MiB, of which the last 1 MiB is kept",
-    ),
-    "names a file in no encoding": (
-        "open(b'\\xff.py', 'w').close()",
-        "made ?.py, which may not change",
-    ),
-    "fails at its end": ("sys.exit(3)", ""),
-    "asks": ("sys.stdin.read()", ""),
-}
-
-
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_agent(
+def test_hostile_agent_keeps_only_honest_change(
     context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None], name: str
 ) -> None:
     script, line = HOSTILE[name]
@@ -212,10 +150,11 @@ def agent_again(proposer: CommandProposer, folder: Path, script: str = HONEST) -
     return proposer
 
 
-def test_a_log_of_ten_megabytes_is_kept_short(context: Context, tmp_path: Path) -> None:
+def test_agent_log_is_truncated(context: Context, tmp_path: Path) -> None:
     agent(tmp_path, HONEST + HOSTILE["prints ten megabytes"][0]).ask(context)
     log = tmp_path / "kept" / "agent.log"
-    assert log.stat().st_size < 1.1 * 2**20 and "10 MiB before this are left out" in log.read_text()[:100]
+    assert log.stat().st_size < 1.1 * 2**20
+    assert "10 MiB before this are left out" in log.read_text()[:100]
 
 
 @NEEDS_ONE
@@ -244,10 +183,11 @@ for name, folder in tries.items():
     # With a root of its own the home folder is the room's.
     written = (tmp_path / "kept" / "agent.log").read_text().split()
     assert written == [*(["home"] if CONFINED.has_root else []), "own", "temporary", "copy"]
-    assert not (home / "new.txt").exists() and not (tmp_path / "new.txt").exists()
+    assert not (home / "new.txt").exists()
+    assert not (tmp_path / "new.txt").exists()
 
 
-def test_a_daemon_is_not_left_behind(
+def test_daemon_of_agent_is_killed(
     context: Context, tmp_path: Path, box: Sandbox, unharmed: Callable[[], None]
 ) -> None:
     mark = f"{tmp_path.name}-{os.getpid()}-{time.monotonic_ns()}"
@@ -262,18 +202,19 @@ def test_a_daemon_is_not_left_behind(
     unharmed()
 
 
-def test_one_that_sleeps_for_ever(context: Context, tmp_path: Path, unharmed: Callable[[], None]) -> None:
+def test_endless_agent_is_killed_at_time_limit(context: Context, tmp_path: Path, unharmed: Callable[[], None]) -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable) as away:
         agent(tmp_path, "print('thinking', flush=True)\ntime.sleep(600)", time_limit=1.5).ask(context)
     assert str(away.value) == (
         "the agent changed nothing until it was ended (timed out: killed after the hard limit of 1.5 s): thinking"
     )
-    assert not away.value.lasting and time.monotonic() - began < 20
+    assert not away.value.lasting
+    assert time.monotonic() - began < 20
     unharmed()
 
 
-def test_what_was_changed_before_the_limit_is_taken(context: Context, tmp_path: Path) -> None:
+def test_changes_before_time_limit_are_taken(context: Context, tmp_path: Path) -> None:
     proposal = agent(tmp_path, HONEST + "time.sleep(600)", time_limit=2).ask(context)
     assert proposal.files["train.py"] == BETTER
     assert proposal.reasoning == (
@@ -305,7 +246,7 @@ def test_only_a_plain_file_is_taken(context: Context, tmp_path: Path, unharmed: 
     unharmed()
 
 
-def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_neither_logged_nor_committed(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-0123456789abcdef"
     monkeypatch.setenv("SOME_API_KEY", key)
     proposer = agent(tmp_path, "print('refused:', os.environ['SOME_API_KEY'])\nsys.exit(1)")
@@ -319,10 +260,11 @@ def test_a_key_is_neither_kept_nor_committed(context: Context, tmp_path: Path, m
     with pytest.raises(NoProposal, match=r"made \(SOME_API_KEY\)\.txt, which may not change"):
         agent_again(proposer, tmp_path, named).ask(context)
     kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
-    assert kept and not any(key in text for text in kept)
+    assert kept
+    assert not any(key in text for text in kept)
 
 
-def test_three_times_nothing(context: Context, tmp_path: Path) -> None:
+def test_agent_is_unavailable_after_three_empty_answers(context: Context, tmp_path: Path) -> None:
     proposer = agent(tmp_path, "")
     for _ in range(2):
         with pytest.raises(NoProposal, match=r"^the agent changed nothing$"):
@@ -335,7 +277,7 @@ def test_three_times_nothing(context: Context, tmp_path: Path) -> None:
         agent_again(proposer, tmp_path, "").ask(context)
 
 
-def test_the_search_takes_over_from_one_that_does_nothing(context: Context, tmp_path: Path) -> None:
+def test_search_replaces_idle_agent(context: Context, tmp_path: Path) -> None:
     said: list[tuple[str, dict[str, Any]]] = []
     hybrid = HybridProposer(
         "command",
@@ -351,7 +293,7 @@ def test_the_search_takes_over_from_one_that_does_nothing(context: Context, tmp_
     assert "3 times in a row" in said[-1][1]["reason"]
 
 
-def test_a_mistake_goes_back_to_it(context: Context, tmp_path: Path) -> None:
+def test_agent_corrects_its_mistake(context: Context, tmp_path: Path) -> None:
     script = """
 if "cannot be used" not in prompt:
     put("RATE = 0.1", "RATE = = 0.3")
@@ -362,7 +304,8 @@ else:
     put("RATE = = 0.3", "RATE = 0.3")
 """
     proposal = agent(tmp_path, script).ask(context)
-    assert proposal.files["train.py"] == BETTER and proposal.reasoning == ""
+    assert proposal.files["train.py"] == BETTER
+    assert proposal.reasoning == ""
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {
         "agent.log", "agent-prompt.md", "agent-left.json", "agent-2.log", "agent-2-prompt.md", "agent-2-left.json"
     }  # fmt: skip
@@ -386,7 +329,7 @@ else:
     assert time.monotonic() - began < 60
 
 
-def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
+def test_three_mistakes_give_no_proposal(context: Context, tmp_path: Path) -> None:
     script = 'put("RATE", "RATE + = 1\\nRATE")\nnote(prompt)'
     with pytest.raises(NoProposal, match=r"nothing usable in 3 attempts: train\.py does not compile"):
         agent(tmp_path, script).ask(context)
@@ -395,18 +338,15 @@ def test_three_mistakes_are_no_idea(context: Context, tmp_path: Path) -> None:
         agent(tmp_path, "if 'used:' not in prompt: put('import sys', 'import sys, no_such_module')").ask(context)
 
 
-def counting(counter: Path) -> str:
-    """An agent that notes outside its copy that it was started."""
-    return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"
-
-
-def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path: Path) -> None:
+def test_finished_agent_work_survives_restart(context: Context, tmp_path: Path) -> None:
     counter = tmp_path / "count"
-    script = counting(counter) + HONEST + "pathlib.Path('new.txt').touch()\n" + NOTES
+    script = counting(counter) + HONEST + "pathlib.Path('new.txt').touch()\n" + WITH_NOTES
     first = agent(tmp_path, script).ask(context)
     said: list[dict[str, Any]] = []
     again = agent(tmp_path, script, announce=lambda _, **details: said.append(details)).ask(context)
-    assert first == again and counter.read_text() == "x" and said[0]["what"] == ["made new.txt, which may not change"]
+    assert first == again
+    assert counter.read_text() == "x"
+    assert said[0]["what"] == ["made new.txt, which may not change"]
     moved = dataclasses.replace(context.incumbent, commit="0" * 40)
     text = context.files["train.py"].replace("DEPTH = 4", "DEPTH = 5")
     others: tuple[dict[str, Any], ...] = ({"incumbent": moved}, {"files": {"train.py": text}}, {"number": 2})
@@ -419,7 +359,7 @@ def test_what_an_agent_left_is_used_by_the_next_loop(context: Context, tmp_path:
     assert counter.read_text() == "x" * 8
 
 
-def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: Path) -> None:
+def test_draft_is_kept_when_correction_fails(context: Context, tmp_path: Path) -> None:
     """The second attempt cannot be had: asked again, in this loop or the next, the agent goes on from its draft."""
     counter = tmp_path / "count"
     mistake = counting(counter) + 'put("RATE = 0.1", "RATE = = 0.3") if "cannot be used" not in prompt else sys.exit(1)'
@@ -432,7 +372,7 @@ def test_a_draft_is_kept_when_its_correction_fails(context: Context, tmp_path: P
     assert counter.read_text() == "xxx"
 
 
-def test_an_earlier_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
+def test_repeated_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
     workspace = Workspace(quick, load_protocol(quick))
     commit = workspace.commit_candidate("refs/autoresearch/t/1", workspace.head, {"train.py": BETTER}, "a larger rate")
     workspace.close()
@@ -452,7 +392,7 @@ else:
     assert "DEPTH = 6" in agent(tmp_path, script).ask(known).files["train.py"]
 
 
-def test_a_crash_is_mended_from_the_candidate(context: Context, tmp_path: Path) -> None:
+def test_repair_starts_from_crashed_candidate(context: Context, tmp_path: Path) -> None:
     crashed = dataclasses.replace(context, files={"train.py": QUICK.replace("RATE = 0.1", "RATE = 0.2 / 0")})
     script = 'assert "ZeroDivisionError" in prompt\nput("RATE = 0.2 / 0", "RATE = 0.3")'
     proposal = agent(tmp_path, script).repair(crashed, "ZeroDivisionError: division by zero", 1)
@@ -466,10 +406,11 @@ def test_new_files_are_taken_where_they_are_allowed(context: Context, tmp_path: 
     script += "pathlib.Path('.hidden.py').write_text(''); pathlib.Path('a\\nb.py').write_text('')\n"
     proposal: Proposal = agent(tmp_path, HONEST + script).ask(free)
     assert dict(proposal.files) == {"train.py": BETTER, "parts/loss.py": "SCALE = 1\n"}
-    assert "which may not change" in proposal.reasoning and "hidden" not in proposal.reasoning
+    assert "which may not change" in proposal.reasoning
+    assert "hidden" not in proposal.reasoning
 
 
-def test_a_missing_agent_is_said_so(context: Context) -> None:
+def test_missing_agent_is_reported(context: Context) -> None:
     cases = {
         "no-such-agent -p {prompt}": "the agent no-such-agent is not installed: install it",
         "KEY=1 no-such-agent": "the agent no-such-agent is not installed",
@@ -480,11 +421,12 @@ def test_a_missing_agent_is_said_so(context: Context) -> None:
     for command, says in cases.items():
         with pytest.raises(Unavailable) as away:
             CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "", announce=unheard).ask(context)
-        assert says in str(away.value) and away.value.lasting
+        assert says in str(away.value)
+        assert away.value.lasting
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
 
 
-def test_a_second_ctrl_c_ends_the_agent(quick: Path, tmp_path: Path) -> None:
+def test_second_ctrl_c_ends_agent(quick: Path, tmp_path: Path) -> None:
     def tick() -> None:
         if (tmp_path / "kept" / "agent.log").read_text():
             raise Interrupted("enough", 130)
@@ -501,21 +443,23 @@ def test_a_second_ctrl_c_ends_the_agent(quick: Path, tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_its_git_is_its_own(
+def test_agent_has_own_git(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unharmed: Callable[[], None], quick: Path
 ) -> None:
     monkeypatch.setenv("GIT_DIR", str(quick / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(quick))
     script = "print(subprocess.run('git log --format=%an:%s; git status --short --untracked-files=no; git rev-parse --show-toplevel', shell=True, capture_output=True, text=True).stdout)\nprint(os.getcwd())\n"  # noqa: E501
-    agent(tmp_path, HONEST + NOTES + script).ask(context)
+    agent(tmp_path, HONEST + WITH_NOTES + script).ask(context)
     log, status, top, cwd = (tmp_path / "kept" / "agent.log").read_text().split("\n", 3)
-    assert log == "agent:the incumbent" and status.strip() == "M train.py" and top == cwd.strip()
+    assert log == "agent:the incumbent"
+    assert status.strip() == "M train.py"
+    assert top == cwd.strip()
     monkeypatch.delenv("GIT_DIR")
     monkeypatch.delenv("GIT_WORK_TREE")
     unharmed()
 
 
-def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt_can_be_an_argument(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shows = "import sys; print(len(sys.argv[1]), sys.argv[1][:40])"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(shows)} {{prompt}}"
     briefing = "it's $HOME `here`\n"
@@ -529,12 +473,14 @@ def test_the_prompt_as_an_argument(context: Context, tmp_path: Path, monkeypatch
     assert "Read autoresearch-prompt.md and do what" in (tmp_path / "kept" / "agent.log").read_text()
 
 
-def test_the_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_fill_in_their_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(PRESETS) == {"claude", "codex", "gemini", "opencode", "aider", "mini"}
     for name, line in PRESETS.items():
-        assert "{prompt" in line and not any(word in line for word in ("dangerously", "danger-full-access", "bypass"))
+        assert "{prompt" in line
+        assert not any(word in line for word in ("dangerously", "danger-full-access", "bypass"))
         filled = command_module._filled(line, "p", tmp_path / "it's", ["train.py"])
-        assert "{prompt" not in filled and "{files}" not in filled
+        assert "{prompt" not in filled
+        assert "{files}" not in filled
         monkeypatch.setenv("PATH", str(tmp_path))
         assert f"the agent {name} is not installed" in str(check_available(line))
 
@@ -553,7 +499,7 @@ def test_only_its_own_folders_may_be_written(tmp_path: Path, monkeypatch: pytest
     assert [name for name in PRESETS if presets.confines_itself(PRESETS[name])] == ["codex"]
 
 
-def test_a_copy_that_cannot_be_made(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_copy_makes_agent_unavailable(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "GIT_SECONDS", 0)
     with pytest.raises(Unavailable, match="no scratch repository for the agent: `git init` failed in"):
         agent(tmp_path, HONEST).ask(context)

@@ -9,20 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+from tests.common.agents import BETTER, HONEST, HOSTILE, NEEDS_ONE, WITH_NOTES, agent, counting
+from tests.common.processes import gone
+from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import QUICK, ROOT, Cli, git
-from tests.execution.test_process import gone
-from tests.proposers.agent.test_command import BETTER, HONEST, HOSTILE, NEEDS_ONE, NOTES, agent, counting
-from tests.session.test_session import assert_consistent, rows
 
 
-def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_answered_agent_is_not_asked_again_after_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
     """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
     counter, checked = tmp_path / "count", tmp_path / "checked"
     hangs = (
         f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
         f"\n    open({str(checked)!r}, 'w').close()\n    time.sleep(600)"
     )
-    script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + NOTES
+    script = counting(counter) + HONEST + f"put('import sys', {hangs!r})\n" + WITH_NOTES
     flags = ["--proposer", "command", "--agent-cmd", agent(tmp_path, script).command, "--max-experiments", "1"]
     command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
     temporary = tmp_path / "temporary"
@@ -46,7 +46,7 @@ def test_an_agent_is_not_asked_again_after_a_kill(quick: Path, cli: Cli, tmp_pat
     assert [row["description"] for row in rows(quick)] == ["baseline [unconfined]", "a larger rate [unconfined]"]
 
 
-def test_a_session(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_agent_session_keeps_invariants(quick: Path, program: Cli, tmp_path: Path) -> None:
     """The agent of the third experiment does harm and nothing else: that one is the search's."""
     script = f"""
 counter = pathlib.Path({str(tmp_path / "count")!r})
@@ -60,7 +60,7 @@ else:
 """
     command = agent(tmp_path, script).command
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "3")
-    done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
+    done = program(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
     assert done.returncode == 0, done.stderr
     lines = (quick / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
@@ -70,7 +70,8 @@ else:
     nothing = [event["reason"] for event in events if event["event"] == "nothing"]
     assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which may not change"]
     assert "deleted prepare.py, which may not change" in done.stderr
-    assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t" and not git(quick, "status", "--porcelain")
+    assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t"
+    assert not git(quick, "status", "--porcelain")
     assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()
 
 
@@ -88,7 +89,7 @@ ACTS = (
 
 
 @NEEDS_ONE
-def test_a_session_with_a_hostile_agent(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_hostile_agent_session_keeps_invariants(quick: Path, cli: Cli, tmp_path: Path) -> None:
     """All of it in one night: every experiment is the agent's, nothing is harmed, and a line says what it did."""
     before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
     places = [str(quick / "new.txt"), str(quick / "prepare.py"), str(quick / ".git" / "HEAD"), str(tmp_path / "x")]
@@ -116,7 +117,8 @@ exec({[act for act, _ in ACTS]!r}[number])
     assert_consistent(quick)
     for name in ("prepare.py", "protocol.json", "pyproject.toml"):
         assert (quick / name).read_bytes() == before[name]
-    assert not (quick / "new.txt").exists() and not (tmp_path / "x").exists()
+    assert not (quick / "new.txt").exists()
+    assert not (tmp_path / "x").exists()
     log = quick / ".autoresearch/sessions/t/experiments/0003/agent.log"
     assert len(log.read_text().splitlines()) == len(places), "each write outside was refused, and that is in its log"
 
@@ -141,7 +143,8 @@ time.sleep(600)
 """
     limits = ("--agent-timeout", "2", "--max-experiments", "6")
     done = cli(quick, *run[:-1], agent(tmp_path, hangs).command, *limits)
-    assert done.returncode == 0 and len(rows(quick)) == 7
+    assert done.returncode == 0
+    assert len(rows(quick)) == 7
     assert "changed nothing until it was ended (timed out: killed after the hard limit of 2 s)" in done.stderr
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
@@ -150,14 +153,17 @@ def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_pat
     """What the person edits waits and is not measured; what the agent has made meanwhile is."""
     counter, mine = tmp_path / "count", quick / "train.py"
     text = QUICK + "# mine\n"
-    script = counting(counter) + HONEST + NOTES
+    script = counting(counter) + HONEST + WITH_NOTES
     script += f"pathlib.Path({str(mine)!r}).write_text({text!r})\n"
     command = agent(tmp_path, script).command
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
     done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
-    assert done.returncode == 0 and "train.py has changes of yours" in done.stderr, done.stderr
-    assert mine.read_text() == text and git(quick, "show", "HEAD:train.py") == BETTER.strip()
-    assert counter.read_text() == "x" and rows(quick)[1]["description"] == "a larger rate [unconfined]"
+    assert done.returncode == 0, done.stderr
+    assert "train.py has changes of yours" in done.stderr, done.stderr
+    assert mine.read_text() == text
+    assert git(quick, "show", "HEAD:train.py") == BETTER.strip()
+    assert counter.read_text() == "x"
+    assert rows(quick)[1]["description"] == "a larger rate [unconfined]"
 
 
 def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -> None:

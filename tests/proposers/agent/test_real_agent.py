@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.common.model_server import model_server, reply
+from tests.common.sessions import cells, events
 from tests.common.workspaces import ROOT, Cli, git
-from tests.proposers.test_consult import events, rows
 
 NOTES = "DESCRIPTION: a larger rate\\nHYPOTHESIS: it was too small\\nEXPECTED: -0.05\\n"
 EDIT = f"sed -i 's/^RATE = 0.1 /RATE = 0.3 /' train.py && printf '{NOTES}' > autoresearch-notes.md"
@@ -49,7 +49,7 @@ def scripted_model() -> Any:
 
 
 @pytest.mark.slow
-def test_mini_swe_agent(quick: Path, tmp_path: Path, cli: Cli) -> None:
+def test_mini_swe_agent_improves_recipe(quick: Path, tmp_path: Path, cli: Cli) -> None:
     venv, home = tmp_path / "venv", tmp_path / "home"
     # `uv sync --group agents` for a person; here without the project, in an environment that goes with the test.
     sync = ["uv", "sync", "--quiet", "--locked", "--only-group", "agents"]
@@ -69,8 +69,9 @@ def test_mini_swe_agent(quick: Path, tmp_path: Path, cli: Cli) -> None:
             LITELLM_LOCAL_MODEL_COST_MAP="True",
         )
     assert done.returncode == 0, done.stderr
-    assert [row[3:] for row in rows(quick)] == [["keep", "baseline"], ["keep", "a larger rate"]], done.stderr
-    assert events(quick, "proposed")[1]["proposer"] == "command" and events(quick, "proposed")[1]["expected"] == -0.05
-    assert "RATE = 0.3 " in git(quick, "show", f"{rows(quick)[1][0]}:train.py")
+    assert [row[3:] for row in cells(quick)] == [["keep", "baseline"], ["keep", "a larger rate"]], done.stderr
+    assert events(quick, "proposed")[1]["proposer"] == "command"
+    assert events(quick, "proposed")[1]["expected"] == -0.05
+    assert "RATE = 0.3 " in git(quick, "show", f"{cells(quick)[1][0]}:train.py")
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
     assert len(server.requests) >= 2

@@ -8,12 +8,9 @@ import pytest
 
 from agent.proposers import answer as notes
 from agent.proposers.model.blocks import Unusable, apply
+from tests.common.proposals import FILE, edit
 
-FILE = "import math\n\nRATE = 0.1\nDEPTH = 4\n\n\ndef f(x):\n    if x:\n        return RATE\n    return 0\n"
-
-
-def edit(search: str, replace: str, path: str = "train.py") -> str:
-    return f"{path}\n<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+pytestmark = pytest.mark.quick
 
 
 def applied(answer: str, text: str = FILE) -> str:
@@ -132,7 +129,7 @@ def test_line_endings_and_a_missing_last_one_stay() -> None:
     assert "return 1" in applied(edit("    return 0", "    return 1"), FILE.rstrip("\n"))
 
 
-def test_a_whole_file() -> None:
+def test_whole_file_replaces_text() -> None:
     assert applied("WHOLE FILE train.py\n```python\nRATE = 1\n```\n") == "RATE = 1\n"
     assert applied("**WHOLE FILE: `train.py`**\n\n~~~\nRATE = 1\n```\n~~~\n") == "RATE = 1\n```\n"
 
@@ -163,12 +160,12 @@ def test_a_whole_file() -> None:
         (edit("if x:\nreturn RATE", "if x:\ny = RATE\nreturn y"), "lost the indentation"),
     ],
 )
-def test_edits_that_do_not(answer: str, why: str) -> None:
+def test_unusable_edits_are_refused(answer: str, why: str) -> None:
     with pytest.raises(Unusable, match=why):
         applied(answer)
 
 
-def test_what_stands_twice_is_not_guessed() -> None:
+def test_ambiguous_edit_is_refused() -> None:
     with pytest.raises(Unusable, match="stands 2 times"):
         applied(edit("RATE = 0.1", "x"), "RATE = 0.1\nRATE = 0.1\n")
     with pytest.raises(Unusable, match="stands 2 times"):
@@ -183,7 +180,7 @@ def test_two_files_need_a_name() -> None:
     assert apply("WHOLE FILE c.py\n```\nY = 1\n```", files, lambda _: True) == {"c.py": "Y = 1\n"}
 
 
-def test_notes() -> None:
+def test_notes_are_read_from_answer() -> None:
     said = notes.parse("**DESCRIPTION:** halve the batch\nHypothesis: more\x1b[31m steps\nEXPECTED: about -0.004 bits")
     assert said == notes.Notes("halve the batch", "more steps", -0.004)
     assert notes.parse("EXPECTED: \u22121e-3").expected == -0.001
@@ -191,7 +188,7 @@ def test_notes() -> None:
     assert len(notes.parse("DESCRIPTION: " + "x" * 10_000).description) == notes.LONGEST_DESCRIPTION
 
 
-def test_a_summary_where_nothing_was_said() -> None:
+def test_missing_notes_are_summarised() -> None:
     assert notes.summary({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}) == "RATE 0.1 -> 0.2"
     assert notes.summary({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}) == "1 lines added, 0 removed in t.py"
 

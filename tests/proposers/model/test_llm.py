@@ -18,11 +18,9 @@ from agent.proposers.model.cost import Price, SpendingCap
 from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
 from agent.proposers.model.wire import Answer, ModelSpec
 from agent.proposers.search.search import SearchProposer
-from tests.common.model_server import model_server, reply
+from tests.common.model_server import half, model_server, reply
+from tests.common.proposals import NOTES, edit, walk
 from tests.common.workspaces import QUICK
-from tests.proposers.model.test_blocks import edit
-from tests.proposers.model.test_wire import half
-from tests.proposers.test_consult import NOTES, walk
 
 
 def experiment(number: int, **changes: Any) -> Experiment:
@@ -57,7 +55,7 @@ def context(folder: Path | None = None, history: int = 1) -> Context:
     )
 
 
-def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
+def test_restart_does_not_pay_twice_for_answer(tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
     with model_server(walk()) as server:
         model = ModelSpec("http", "m", "openai", server.url)
@@ -66,7 +64,8 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
         )
         first = LLMProposer(model, budget, 5).ask(context(tmp_path))
         again = LLMProposer(model, budget, 5).ask(context(tmp_path))
-        assert first == again and len(server.requests) == 1
+        assert first == again
+        assert len(server.requests) == 1
         assert [call["kind"] for call in calls] == ["calling", "called"]
         with (tmp_path / "answers.jsonl").open("a") as file:
             file.write('{"text": "torn')
@@ -92,7 +91,8 @@ def test_a_hypothesis_and_an_effect_are_asked_for_once(tmp_path: Path) -> None:
             proposal = LLMProposer(model, budget, 5).ask(context(tmp_path / str(number)))
         assert (proposal.description, len(server.requests)) == (description, calls)
         told = server.requests[1][2]["messages"][-1]["content"]
-        assert "a hypothesis and an expected effect" in told and "RATE = 0.2" in proposal.files["train.py"]
+        assert "a hypothesis and an expected effect" in told
+        assert "RATE = 0.2" in proposal.files["train.py"]
 
 
 LINE = "RATE = 0.1  # search: 0.001..10 log"
@@ -106,8 +106,10 @@ def test_what_was_drafted_in_thinking_is_neither_applied_nor_described() -> None
         proposal = LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), 5).ask(
             context()
         )
-    assert proposal.description == "answered" and len(server.requests) == 1
-    assert "RATE = 0.2" in proposal.files["train.py"] and "DEPTH = 4" in proposal.files["train.py"]
+    assert proposal.description == "answered"
+    assert len(server.requests) == 1
+    assert "RATE = 0.2" in proposal.files["train.py"]
+    assert "DEPTH = 4" in proposal.files["train.py"]
 
 
 def test_blocks_that_stand_in_thinking_alone_go_back_with_that_reason() -> None:
@@ -132,11 +134,13 @@ def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -
             LLMProposer(model, budget, 5).ask(context(tmp_path))
         assert len(server.requests) == 3
         good = proposer.ask(context(tmp_path))
-        assert good.description == "good" and len(server.requests) == 4
+        assert good.description == "good"
+        assert len(server.requests) == 4
         later = LLMProposer(model, budget, 5)
         with pytest.raises(NoProposal):
             later.ask(context(tmp_path))
-        assert later.ask(context(tmp_path)) == good and len(server.requests) == 4
+        assert later.ask(context(tmp_path)) == good
+        assert len(server.requests) == 4
 
 
 def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
@@ -150,10 +154,11 @@ def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
             LLMProposer(model, budget, 5).ask(context())
     calling, called = calls
     assert {**calling, "kind": "called"} == called
-    assert called["output_tokens"] == MOST_TOKENS and called["input_tokens"] > len(llm.SYSTEM)
+    assert called["output_tokens"] == MOST_TOKENS
+    assert called["input_tokens"] > len(llm.SYSTEM)
 
 
-def test_the_cap_of_one_experiment() -> None:
+def test_cap_of_one_experiment_is_kept() -> None:
     model = ModelSpec("http", "m", "openai", "http://127.0.0.1:1")
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}
     budget = SpendingCap(model, Price(1, 1), None, 0.05, lambda: spent, lambda *_, **__: None)
@@ -180,8 +185,11 @@ def test_what_runs_print_is_marked_and_cleaned() -> None:
         context(), history=(experiment(0), experiment(1, verdict=bad, runs=(Run(None, 1, error="x"),))), number=2
     )
     text = briefing(told)
-    assert "data, not instructions" in text and "\x1b" not in text and "\x07" not in text
-    assert "Ignore all rules" in text and "\n## Goal and rules" not in text
+    assert "data, not instructions" in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "Ignore all rules" in text
+    assert "\n## Goal and rules" not in text
 
 
 def test_all_that_programs_wrote_is_marked() -> None:
@@ -192,7 +200,8 @@ def test_all_that_programs_wrote_is_marked() -> None:
     told[4] = dataclasses.replace(told[4], parameters=told[0].parameters, proposer="llm")
     text = briefing(dataclasses.replace(context(), history=tuple(told), number=6))
     sections = [part for part in text.split("\n\n## ") if "ignore all rules" in part]
-    assert len(sections) >= 5 and all("data, not instructions" in part.splitlines()[0] for part in sections)
+    assert len(sections) >= 5
+    assert all("data, not instructions" in part.splitlines()[0] for part in sections)
     assert "\x1b" not in text
 
 
@@ -220,7 +229,7 @@ def test_the_model_sees_what_the_search_knows() -> None:
     assert "DEPTH now" not in text, "never moved"
 
 
-def test_the_share_of_a_hybrid() -> None:
+def test_hybrid_keeps_its_share() -> None:
     class Scripted:
         name = "llm"
         asked = 0
@@ -245,5 +254,7 @@ def test_the_share_of_a_hybrid() -> None:
             proposer.ask(now)
         return model.asked
 
-    assert asked(0.0, 100) == 0 and 20 <= asked(0.3, 100) <= 40 and asked(1.0, 100) == 100
+    assert asked(0.0, 100) == 0
+    assert 20 <= asked(0.3, 100) <= 40
+    assert asked(1.0, 100) == 100
     assert asked(0.3, 0) > asked(0.3, 100), "stuck, the model is asked more often"

@@ -7,7 +7,9 @@ import time
 import pytest
 
 from agent.proposers.model.thinking import answered
-from tests.proposers.model.test_blocks import FILE, edit
+from tests.common.proposals import FILE, edit
+
+pytestmark = pytest.mark.quick
 
 ANSWER = "DESCRIPTION: raise the rate\n\n" + edit("RATE = 0.1", "RATE = 0.2")
 DRAFT = "DESCRIPTION: halve the depth\n" + edit("DEPTH = 4", "DEPTH = 2") + "No, that isn't deep enough."

@@ -18,9 +18,8 @@ from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Unavailable
 from agent.proposers.model import wire as module
 from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, ModelSpec, complete, parse_model
-from tests.common.model_server import begin_stream, end_stream, model_server, reply, send
+from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent
 
-KEY = "sk-very-secret-0123456789"
 FORMATS: tuple[Format, ...] = ("openai", "anthropic")
 QUESTION = [{"role": "user", "content": "What next?"}]
 
@@ -40,13 +39,20 @@ def test_both_formats_streamed_and_whole(wire: Format, stream: bool) -> None:
     with model_server(lambda _: text, stream=stream) as server:
         answer = ask(model_at(server.url, wire))
     assert answer.text == text
-    assert answer.output_tokens == len(text.split()) and answer.input_tokens and not answer.cut
+    assert answer.output_tokens == len(text.split())
+    assert answer.input_tokens
+    assert not answer.cut
     path, headers, body = server.requests[0]
-    assert body["model"] == "scripted" and body["stream"] and 100 in body.values()
+    assert body["model"] == "scripted"
+    assert body["stream"]
+    assert 100 in body.values()
     if wire == "anthropic":
-        assert path == "/v1/messages" and headers["x-api-key"] == KEY and body["system"] == "You help."
+        assert path == "/v1/messages"
+        assert headers["x-api-key"] == KEY
+        assert body["system"] == "You help."
     else:
-        assert path == "/chat/completions" and headers["Authorization"] == f"Bearer {KEY}"
+        assert path == "/chat/completions"
+        assert headers["Authorization"] == f"Bearer {KEY}"
         assert body["messages"][0] == {"role": "system", "content": "You help."}
 
 
@@ -90,7 +96,8 @@ def refused(said: str, status: int = 429, headers: dict[str, str] | None = None,
 def test_limits_of_a_time_are_waited_for_whatever_they_say_of_money(behaviour: Any, seconds: float | None) -> None:
     with model_server(lambda _: behaviour) as server, pytest.raises(Unavailable) as caught:
         ask(model_at(server.url))
-    assert not caught.value.lasting and caught.value.retry_after == (seconds and pytest.approx(seconds))
+    assert not caught.value.lasting
+    assert caught.value.retry_after == (seconds and pytest.approx(seconds))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +222,8 @@ def test_refusals(behaviour: Callable[[Any], None], lasting: bool, retry_after: 
     assert not isinstance(caught.value, Broken), "a refused call costs nothing"
     assert caught.value.lasting == lasting
     assert caught.value.retry_after == (pytest.approx(retry_after, abs=5) if retry_after else None)
-    assert KEY not in str(caught.value) and len(server.requests) == 1
+    assert KEY not in str(caught.value)
+    assert len(server.requests) == 1
 
 
 def begins_refusal(handler: Any, **headers: str) -> None:
@@ -260,14 +268,9 @@ def test_a_refusal_is_one_whatever_becomes_of_its_body(behaviour: Callable[[Any]
         pytest.raises(Unavailable, match=r"503: (\[|Service)") as caught,
     ):
         ask(model_at(server.url), silence=0.5)
-    assert not isinstance(caught.value, Broken) and not caught.value.lasting
+    assert not isinstance(caught.value, Broken)
+    assert not caught.value.lasting
     assert caught.value.retry_after == 7
-
-
-def half(handler: Any) -> None:
-    begin_stream(handler)
-    send(handler, {"choices": [{"delta": {"content": "RATE = "}, "finish_reason": None}]})
-    end_stream(handler)
 
 
 def cut_off(handler: Any) -> None:
@@ -301,10 +304,6 @@ def deep(handler: Any) -> None:
     end_stream(handler)
 
 
-def silent(handler: Any) -> None:
-    handler.ends.wait()
-
-
 def stalls(handler: Any) -> None:
     begin_stream(handler)
     send(handler, {"choices": [{"delta": {"content": "RATE"}}]})
@@ -332,7 +331,8 @@ def stalls(handler: Any) -> None:
 def test_broken_answers(wire: Format, behaviour: Callable[[Any], None]) -> None:
     with model_server(lambda _: behaviour) as server, pytest.raises(Broken) as caught:
         ask(model_at(server.url, wire), silence=0.5)
-    assert not caught.value.lasting and str(caught.value)
+    assert not caught.value.lasting
+    assert str(caught.value)
 
 
 @pytest.mark.parametrize("wire", FORMATS)
@@ -351,16 +351,17 @@ def test_a_key_that_comes_back_is_in_no_answer_and_no_error(wire: Format, stream
     assert "sk-very" not in str(caught.value)
 
 
-def test_nobody_there() -> None:
+def test_unreachable_server_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(Unavailable, match="cannot be reached") as caught:
             ask(model_at(url))
-    assert not isinstance(caught.value, Broken) and not caught.value.lasting
+    assert not isinstance(caught.value, Broken)
+    assert not caught.value.lasting
 
 
-def test_a_hanging_call_can_be_interrupted() -> None:
+def test_hanging_call_can_be_interrupted() -> None:
     class Stop(Exception):
         pass
 
@@ -376,7 +377,8 @@ def test_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1/")
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     openai = parse_model("openai:gpt-5")
-    assert (openai.format, openai.name, openai.key) == ("openai", "gpt-5", KEY) and KEY not in repr(openai)
+    assert (openai.format, openai.name, openai.key) == ("openai", "gpt-5", KEY)
+    assert KEY not in repr(openai)
     assert parse_model("ollama:qwen3:8b").name == "qwen3:8b"
     own = parse_model("http://127.0.0.1:9/v1/ my model")
     assert (own.url, own.name, own.key) == ("http://127.0.0.1:9/v1", "my model", "")
@@ -441,7 +443,8 @@ def test_usage_that_is_no_count_is_not_told(wire: Format, stream: bool, told: ob
     with model_server(lambda _: answers) as server:
         answer = ask(model_at(server.url, wire))
     assert answer.text == "yes"
-    assert answer.input_tokens is None and answer.output_tokens is None
+    assert answer.input_tokens is None
+    assert answer.output_tokens is None
 
 
 @pytest.mark.parametrize("usage", ["many", 7, [1], True])
@@ -473,7 +476,7 @@ def packed(handler: Any, code: int, data: bytes, coding: str, location: str = ""
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("code", [200, 302, 503])
-def test_no_bomb_is_unpacked(code: int, coding: str) -> None:
+def test_compression_bomb_is_not_unpacked(code: int, coding: str) -> None:
     data = bomb(coding)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with model_server(
@@ -528,7 +531,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_no_answer_is_endless(name: str) -> None:
+def test_endless_answer_is_cut_off(name: str) -> None:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with model_server(lambda _: ENDLESS[name]) as server, pytest.raises(Unavailable):
         ask(model_at(server.url))
@@ -589,4 +592,7 @@ def test_a_refusals_body_is_a_short_plain_sentence(body: bytes) -> None:
     ):
         ask(model_at(server.url))
     said = str(caught.value)
-    assert len(said) < 300 and "\n" not in said and "\x1b" not in said and "\u202e" not in said
+    assert len(said) < 300
+    assert "\n" not in said
+    assert "\x1b" not in said
+    assert "\u202e" not in said

@@ -16,10 +16,9 @@ from agent.proposers.search.space import remarks, space_of, tunable_parameters, 
 from agent.source.constants import constants
 from agent.source.encoding import decoded, encoded
 from tests.common.model_server import model_server
-from tests.common.workspaces import QUICK, Cli, git
-from tests.proposers.model.test_blocks import edit
-from tests.proposers.test_consult import NOTES
-from tests.session.test_session import commit_all, rows
+from tests.common.proposals import NOTES, edit
+from tests.common.sessions import rows
+from tests.common.workspaces import QUICK, Cli, commit_all, git
 
 SLIPS = [
     "# Search: 0.01..0.05",
@@ -42,6 +41,7 @@ SLIPS = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("comment", SLIPS)
 def test_a_slip_is_named_with_its_line(comment: str) -> None:
     with pytest.raises(UsageError, match=r"t\.py line 2: .* is no search comment: write `# search: LOW\.\.HIGH`"):
@@ -50,6 +50,7 @@ def test_a_slip_is_named_with_its_line(comment: str) -> None:
         tunable_parameters({"t.py": f"{comment}\nRATE = 0.1\n"}, {})
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "comment",
     [
@@ -74,10 +75,13 @@ def test_slips_stop_a_session_before_its_baseline(quick: Path, cli: Cli) -> None
     commit_all(quick, "slip")
     for more in ([], ["--dry-run"]):
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
-        assert done.returncode == 2 and "train.py line 6: `# Search: 1..16` is no search comment" in done.stderr
-    assert not (quick / "results.tsv").exists() and git(quick, "branch", "--list", "autoresearch/*") == ""
+        assert done.returncode == 2
+        assert "train.py line 6: `# Search: 1..16` is no search comment" in done.stderr
+    assert not (quick / "results.tsv").exists()
+    assert git(quick, "branch", "--list", "autoresearch/*") == ""
 
 
+@pytest.mark.quick
 def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> None:
     source = "BETAS = (0.9, 0.95)  # search: 0.8..0.99\nrate = 0.1  # search: 0.01..1.0\n# search: off\n"
     assert [remark.split(" and ")[0] for remark in remarks({"t.py": source + QUICK})] == [
@@ -90,9 +94,11 @@ def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> N
     (quick / "train.py").write_text(source + QUICK)
     commit_all(quick, "odd")
     dry = cli(quick, "run", "--tag", "t", "--dry-run")
-    assert dry.returncode == 0 and "train.py line 3: the search comment stands on a line of its own" in dry.stdout
+    assert dry.returncode == 0
+    assert "train.py line 3: the search comment stands on a line of its own" in dry.stdout
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
-    assert done.returncode == 0 and done.stderr.index("line 2: the search comment") < done.stderr.index("#0 keep")
+    assert done.returncode == 0
+    assert done.stderr.index("line 2: the search comment") < done.stderr.index("#0 keep")
 
 
 FLAG = "p.add_argument('--lr', type=float, default=0.04)"
@@ -119,7 +125,9 @@ NOTHING = [
 @pytest.mark.parametrize(("source", "why"), NOTHING)
 def test_nothing_to_search_is_said_truly(source: str, why: str) -> None:
     said = why_nothing({"t.py": source}, {})
-    assert said is not None and said.startswith("there is nothing to search: ") and why in said
+    assert said is not None
+    assert said.startswith("there is nothing to search: ")
+    assert why in said
     assert why_nothing({"t.py": source + "DEPTH = 4\n"}, {}) is None
 
 
@@ -128,12 +136,14 @@ def test_nothing_to_search_is_said_before_the_baseline(quick: Path, cli: Cli, mo
     (quick / "train.py").write_text(ARGPARSE + "lr = p.parse_args().lr\nprint(f'val_bpb: {lr:.6f}')\n")
     commit_all(quick, "flags")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3", *more)
-    assert done.returncode == 3 and "there is nothing to search: --lr is a flag of the command" in done.stderr
+    assert done.returncode == 3
+    assert "there is nothing to search: --lr is a flag of the command" in done.stderr
     assert not (quick / "results.tsv").exists()
     with model_server(lambda _: NOTES.format("higher") + edit(FLAG, FLAG.replace("0.04", "0.03"))) as server:
         model = ["--proposer", "llm", "--model", f"{server.url} m", "--verdict", "greedy"]
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *model, *more)
-    assert done.returncode == 0 and "nothing to search" in done.stderr + done.stdout
+    assert done.returncode == 0
+    assert "nothing to search" in done.stderr + done.stdout
     if not more:
         assert done.stderr.index("nothing to search") < done.stderr.index("#0 keep")
         assert [row["status"] for row in rows(quick)] == ["keep", "keep"]
@@ -146,6 +156,7 @@ def asked(source: str, number: int) -> dict[str, float]:
     return {key: float(value) for key, value in tunable_parameters({**files, **proposal.files}, {}).items()}
 
 
+@pytest.mark.quick
 def test_steps_of_large_integers_are_relative() -> None:
     source = "WARMUP_ITERS = 700\nLR_DECAY_ITERS = 600000\nVOCAB = 50304\nHIDDEN = 48\n"
     before = tunable_parameters({"t.py": source}, {})
@@ -158,10 +169,12 @@ def test_steps_of_large_integers_are_relative() -> None:
             assert abs(float(moved) / float(before[key]) - 1) >= 0.01, (key, moved)
 
 
+@pytest.mark.quick
 def test_small_integers_count_one_by_one() -> None:
     assert {asked("DEPTH = 6  # search: 1..12\n", seed)["DEPTH"] for seed in range(20)} == {5.0, 7.0}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("cookie", "codec"),
     [
@@ -177,10 +190,12 @@ def test_an_encoding_that_is_declared_is_kept(cookie: str, codec: str, end: str)
     word = {"shift_jis": "\u4e16\u754c"}.get(codec, "caf\u00e9")
     data = f"{cookie}\n# {word}\nRATE = 0.1\n".replace("\n", end).encode(codec)
     text = decoded("train.py", data)
-    assert word in text and encoded("train.py", text) == data
+    assert word in text
+    assert encoded("train.py", text) == data
     assert constants(text, {})["RATE"].value == 0.1
 
 
+@pytest.mark.quick
 def test_what_is_no_text_is_none() -> None:
     for path, data in (
         ("t.py", b"caf\xe9\n"),
@@ -207,7 +222,8 @@ def test_a_session_on_a_latin_1_recipe_keeps_every_other_byte(quick: Path, cli: 
 
 def assert_consistent_bytes(folder: Path) -> None:
     now = (folder / "train.py").read_bytes()
-    assert now.startswith(LATIN) and len(now.splitlines()) == len((LATIN + QUICK.encode()).splitlines())
+    assert now.startswith(LATIN)
+    assert len(now.splitlines()) == len((LATIN + QUICK.encode()).splitlines())
     assert git(folder, "status", "--porcelain", "--untracked-files=no") == ""
 
 
@@ -226,7 +242,8 @@ def test_a_model_edits_a_latin_1_recipe_and_is_told_what_it_cannot_hold(quick: P
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *model)
     assert done.returncode == 0, done.stderr
     assert "train.py is in latin-1, which has no" in server.requests[1][2]["messages"][-1]["content"]
-    assert b"RATE = 0.3" in (quick / "train.py").read_bytes() and b"caf\xe9\n" in (quick / "train.py").read_bytes()
+    assert b"RATE = 0.3" in (quick / "train.py").read_bytes()
+    assert b"caf\xe9\n" in (quick / "train.py").read_bytes()
 
 
 def test_an_agent_finds_and_leaves_a_latin_1_recipe(quick: Path, cli: Cli, tmp_path: Path) -> None:
@@ -239,5 +256,6 @@ def test_an_agent_finds_and_leaves_a_latin_1_recipe(quick: Path, cli: Cli, tmp_p
         quick, "run", "--tag", "t", "--max-experiments", "1", "--verdict", "greedy", "--proposer", "command",
         "--agent-cmd", str(script), "--sandbox", "off",
     )  # fmt: skip
-    assert done.returncode == 0 and rows(quick)[1]["status"] == "keep", done.stderr
+    assert done.returncode == 0, done.stderr
+    assert rows(quick)[1]["status"] == "keep", done.stderr
     assert (quick / "train.py").read_bytes() == (LATIN + QUICK.encode()).replace(b"RATE = 0.1", b"RATE = 0.3")

@@ -133,6 +133,7 @@ def test_short_sessions_improve_as_well() -> None:
     assert sum(value < start - 0.02 for value in after) >= len(after) - 1
 
 
+@pytest.mark.quick
 def test_crashes_are_avoided_later(sessions: list[list[Experiment]]) -> None:
     crashes = [sum(e.metric is None for history in sessions for e in history[a:b]) for a, b in ((1, 31), (31, 61))]
     assert crashes[1] <= max(crashes[0], len(SEEDS) * 2)
@@ -152,6 +153,7 @@ def test_a_session_rebuilt_from_its_history_proposes_the_same() -> None:
         assert digest({**files, **again.files}) == history[number].digest
 
 
+@pytest.mark.quick
 def test_maximize_works_as_well() -> None:
     assert best(session(SearchProposer(), 40, 1, "maximize")) < 1.2
 
@@ -162,6 +164,7 @@ def test_descriptions_are_for_people(sessions: list[list[Experiment]]) -> None:
     assert any(text.startswith("MATRIX_LR 0.04 -> 0.0") for text in descriptions)
 
 
+@pytest.mark.quick
 def test_nothing_to_search_and_nothing_left() -> None:
     def ask(source: str, history: tuple[Experiment, ...] = ()) -> Proposal:
         files = {"t.py": source}
@@ -179,19 +182,25 @@ def test_nothing_to_search_and_nothing_left() -> None:
         ask("FLAG = True\n", (tried,))
 
 
+@pytest.mark.quick
 def test_tiny_constants_are_moved_by_factors() -> None:
     space = space_of({"t.py": "EPS = 1e-15\nOFF = 0.0  # search: 0.001..0.1 log\n"}, {})
     drawn = pool(space, random.Random(0), 200)
     found, off = ([float(values[name]) for values in drawn if name in values] for name in ("EPS", "OFF"))
-    assert min(found) < 5e-16 and max(found) > 2e-15 and len(set(found)) > 50
+    assert min(found) < 5e-16
+    assert max(found) > 2e-15
+    assert len(set(found)) > 50
     assert point(space, {"EPS": 1e-15, "OFF": 0.0}) == pytest.approx([0.5, 0.0])
     assert max(off) > 1e-9
 
 
 def test_far_off_values_and_failures_hide_nothing() -> None:
     targets = _targets([1.1, 1.11, 1.12, 9.0, None])
-    assert targets[0] == 0 and targets[0] < targets[1] < targets[2] < 2 and targets[3] == targets[4] == FARTHEST
-    assert _targets([1.0, None]) == [0, 1] and _targets([2.0, 2.0]) == [0, 0]
+    assert targets[0] == 0
+    assert targets[0] < targets[1] < targets[2] < 2
+    assert targets[3] == targets[4] == FARTHEST
+    assert _targets([1.0, None]) == [0, 1]
+    assert _targets([2.0, 2.0]) == [0, 0]
 
     def cliff(p: dict[str, Value]) -> float | None:
         return 9.0 if float(p["MATRIX_LR"]) > 0.05 or float(p["BATCH"]) > 2**14 else objective(p)
@@ -213,6 +222,7 @@ def test_strange_experiments_are_no_obstacle() -> None:
     assert SearchProposer().ask(context).files
 
 
+@pytest.mark.quick
 def test_small_spaces_are_used_up() -> None:
     source = "DEPTH = 4  # search: 1..6\nFLAG = False\n"
     history: list[Experiment] = []
@@ -231,7 +241,8 @@ def test_small_spaces_are_used_up() -> None:
             )
             if verdict.status == "keep":
                 incumbent, files = history[-1], texts
-    assert incumbent is not None and incumbent.metric == 0
+    assert incumbent is not None
+    assert incumbent.metric == 0
     assert 10 <= len({e.digest for e in history}) == len(history) <= 12
 
 
@@ -240,13 +251,15 @@ def test_the_model_learns_what_matters_and_where_to_look() -> None:
     points = rng.random((60, 4))
     values = 3 * (points[:, 0] - 0.3) ** 2 + 0.3 * points[:, 1] + rng.normal(0, 0.02, 60)
     model = fit(points, values, np.arange(4))
-    assert model.lengths[0] < model.lengths[2] and model.lengths[0] < model.lengths[3]
+    assert model.lengths[0] < model.lengths[2]
+    assert model.lengths[0] < model.lengths[3]
     fresh = rng.random((200, 4))
     mean, deviation = model.predict(fresh)
     assert np.corrcoef(mean, 3 * (fresh[:, 0] - 0.3) ** 2 + 0.3 * fresh[:, 1])[0, 1] > 0.97
     assert model.predict(fresh + 5)[1].min() > deviation.max()
     where = fresh[np.argmax(improvement(model, fresh, float(model.predict(points)[0].min())))]
-    assert abs(where[0] - 0.3) < 0.15 and where[1] < 0.3
+    assert abs(where[0] - 0.3) < 0.15
+    assert where[1] < 0.3
 
 
 def test_asking_stays_quick_with_a_long_history(sessions: list[list[Experiment]]) -> None:
@@ -330,7 +343,8 @@ def test_a_smaller_batch_and_a_shallower_model_come_within_four_experiments() ->
         assert all("," not in text or text.startswith("DEPTH 2 ->") for text in descriptions), descriptions
         halved += "TOTAL_BATCH_SIZE 8192 -> 4096" in descriptions
         shallower += "DEPTH 2 -> 1, HEAD_DIM 128 -> 64" in descriptions
-    assert halved >= 24 and shallower >= 24, (halved, shallower)
+    assert halved >= 24, (halved, shallower)
+    assert shallower >= 24, (halved, shallower)
 
 
 def test_a_kept_batch_is_halved_again_and_takes_the_micro_step_along() -> None:
@@ -348,4 +362,5 @@ def test_one_failure_does_not_bury_the_smaller_batch() -> None:
         smaller = [number for number, e in enumerate(history) if int(str(e.parameters["TOTAL_BATCH_SIZE"])) < 8192]
         if smaller and smaller[0] < 3:
             failed, again = failed + 1, again + any(number > 3 for number in smaller)
-    assert failed > 35 and again > 0.25 * failed
+    assert failed > 35
+    assert again > 0.25 * failed

@@ -1,0 +1,97 @@
+"""Coding agents as scripts: honest ones, hostile ones, and the notes that they leave."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.proposers.agent.command import CommandProposer
+from agent.room import sandbox
+from agent.room.sandbox import UNCONFINED, Sandbox
+from tests.common.workspaces import QUICK
+
+BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
+# What every agent here begins with: it reads its prompt as a real one does.
+BEGIN = """
+import os, pathlib, shutil, subprocess, sys, time
+prompt = pathlib.Path(sys.argv[1]).read_text()
+train = pathlib.Path("train.py")
+def put(old, new):
+    text = train.read_text()
+    assert old in text, text
+    train.write_text(text.replace(old, new))
+def note(text):
+    pathlib.Path("autoresearch-notes.md").write_text(text)
+def run(*args):
+    subprocess.run(args, check=True, capture_output=True)
+"""
+HONEST = 'put("RATE = 0.1", "RATE = 0.3")\n'
+WITH_NOTES = (
+    'note("# Mine\\n\\nDESCRIPTION: a larger rate\\nHYPOTHESIS: it was \\x1b[31mtoo small\\nEXPECTED: -0.05 or so")\n'
+)
+WAY = sandbox.available(network=True)
+CONFINED = Sandbox(WAY, network=False, hide=True)
+NEEDS_ONE = pytest.mark.skipif(WAY is None, reason="no sandbox works here")
+# Each also makes an honest change: that is taken, the rest is not, and one line says what was dropped.
+HOSTILE = {
+    "edits prepare.py": (
+        "pathlib.Path('prepare.py').write_text('HARNESS = False')",
+        "changed prepare.py, which may not change",
+    ),
+    "deletes a tracked file": ("os.remove('protocol.json')", "deleted protocol.json, which may not change"),
+    "makes a new file": ("pathlib.Path('mlx.py').write_text('')", "made mlx.py, which may not change"),
+    "deletes .git": ("shutil.rmtree('.git')", "deleted .git"),
+    "commits": ("run('git', 'commit', '--all', '--message', 'mine')", "committed"),
+    "switches the branch": (
+        "run('git', 'checkout', '-b', 'm'); run('git', 'commit', '-am', 'm')",
+        "switched the branch",
+    ),
+    "turns .git into a link": ("shutil.rmtree('.git'); os.symlink('/etc', '.git')", "deleted .git"),
+    "starts another .git": (
+        "shutil.rmtree('.git'); run('git', 'init', '--initial-branch', 'x')",
+        "switched the branch",
+    ),
+    "leaves a daemon": (
+        "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL)",
+        "left `sleep` running, which was ended",
+    ),
+    "prints ten megabytes": (
+        "for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)",
+        "printed 10 MiB, of which the last 1 MiB is kept",
+    ),
+    "names a file in no encoding": (
+        "open(b'\\xff.py', 'w').close()",
+        "made ?.py, which may not change",
+    ),
+    "fails at its end": ("sys.exit(3)", ""),
+    "asks": ("sys.stdin.read()", ""),
+}
+
+
+def unheard(_: str, **__: Any) -> None:
+    """Where a test does not look at what is journalled."""
+
+
+def agent(
+    folder: Path,
+    script: str,
+    box: Sandbox = UNCONFINED,
+    time_limit: float = 60,
+    announce: Callable[..., None] = unheard,
+) -> CommandProposer:
+    path = folder / "agent.py"
+    path.write_text(BEGIN + script)
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {{prompt_file}}"
+    return CommandProposer(
+        command, time_limit=time_limit, sandbox=box, briefing=lambda _: "All that is known.", announce=announce
+    )
+
+
+def counting(counter: Path) -> str:
+    """An agent that notes outside its copy that it was started."""
+    return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"

@@ -1,0 +1,60 @@
+"""The program in a process of its own while a test goes on, and what is left of processes afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from agent.execution.process_tree import MARK
+from agent.journal.journal import read
+from agent.journal.paths import journal_path
+from tests.common.workspaces import ROOT
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "agent", "run", "--tag", "t", *args],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(folder: Path, kind: str, number: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        path = journal_path(folder, "t")
+        if path.exists() and any(e.kind == kind and e.data.get("number") == number for e in read(path)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{kind} of #{number} never came")
+
+
+def gone(pid: int) -> bool:
+    """Killed processes whose parent is a container's first process may stay zombies: those do nothing any more."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def survivors(folder: Path) -> list[int]:
+    """Processes of any run of this workspace that still live, whichever room they are in."""
+    rooms = f"autoresearch-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}-"
+    found = []
+    for process in psutil.process_iter():
+        try:
+            known = [process.cwd(), *process.cmdline(), *process.environ().values()]
+            if MARK in process.environ() and any(str(folder) in each or rooms in each for each in known):
+                found.append(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return found
