@@ -32,6 +32,7 @@ from agent.proposers.choose import choose as choose_proposer
 from agent.proposers.search.space import remarks as remarks_on
 from agent.proposers.search.space import why_nothing
 from agent.report.summary import summarize
+from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
 from agent.session import recovery
 from agent.session.baseline import log_path, measure_baseline
@@ -148,7 +149,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         open_bench(folder, "baseline", training_seconds, sandbox) as opened,
         prepared(opened, setup=setup) as bench,
     ):
-        bench.workspace.require_clean()
+        Checkout(bench.workspace).require_clean()
         found = fingerprint(bench.protocol, bench.training_seconds)
         interrupts.install()
         print(bench.sandbox.says, file=sys.stderr)

@@ -20,6 +20,7 @@ from agent.journal.state import State
 from agent.proposers.choose import ProposerConfig
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
+from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from agent.system.invocation import hint
@@ -88,10 +89,10 @@ def lines(checks: list[Check]) -> list[str]:
 
 def _tree(workspace: Workspace) -> Check:
     try:
-        workspace.require_clean()
+        Checkout(workspace).require_clean()
     except AutoresearchError as error:
         return Check("tree", "broken", str(error))
-    return Check("tree", "ok", f"no uncommitted changes, on {workspace.branch or 'a detached HEAD'}")
+    return Check("tree", "ok", f"no uncommitted changes, on {Checkout(workspace).branch or 'a detached HEAD'}")
 
 
 def _blas(workspace: Workspace) -> Iterator[Check]:

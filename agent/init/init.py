@@ -23,6 +23,7 @@ from agent.init.explain import Because, explain, notes_on
 from agent.init.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.init.surface import Surface, surface
 from agent.protocol.models import FILENAME, Constraints, Protocol, matches
+from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
 from agent.room.sandbox import choose as choose_sandbox
@@ -69,7 +70,7 @@ def init(folder: Path, wanted: InitConfig, say: Callable[[str], None]) -> dict[s
             raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
         plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
         outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
-        changed = [name for name in workspace.changes() if Path(name).name != FILENAME]
+        changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
     finally:
         workspace.close()
     rules = Protocol.model_validate(outcome.protocol)
