@@ -135,9 +135,10 @@ def _peak(workspace: Workspace) -> float | None:
                 return run.secondary["peak_vram_mb"] * MB
     try:
         kept = json.loads(read_bounded(folder / "create" / "baseline.json", 2**24))
-        return float(kept["run"]["secondary"]["peak_vram_mb"]) * MB
+        told = [run["secondary"]["peak_vram_mb"] for run in kept["runs"] if "peak_vram_mb" in run["secondary"]]
+        return float(told[-1]) * MB if told else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
+        return None  # a file that was damaged: what the recipe needs is not known
 
 
 def _awake() -> Check:
