@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Experiment
-from agent.pruning.monitor import Watch
+from agent.pruning.monitor import RunMonitor
 from agent.session.opening import open_bench
 from benchmarks.night import HARD_LIMIT, best_text, clone, state_of
 
@@ -43,7 +43,7 @@ def again(bench: Runner, text: str, log: Path) -> tuple[float, str]:
     """Seconds of one run of this `train.py`, and how it ended."""
     workspace = bench.workspace
     commit = workspace.commit_candidate("refs/autoresearch/again", workspace.head, {"train.py": text}, log.stem)
-    run = measure(bench, commit, log, lambda _: None, Watch(log, bench.limit, bench.training_seconds, None))
+    run = measure(bench, commit, log, lambda _: None, RunMonitor(log, bench.limit, bench.training_seconds, None))
     return run.seconds, run.error or f"{run.metric}"
 
 

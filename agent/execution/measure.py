@@ -229,14 +229,13 @@ def opened(
     key: Path | None = None,
 ) -> Iterator[Room]:
     """The room of a run on `commit` and, on top of it, `files`. key: as for `room.opened`."""
-    furniture = Furniture(
-        command=bench.protocol.execution.command, read=() if bench.harness else (fingerprint.cache_folder(),)
-    )
+    cache = () if bench.harness else (fingerprint.cache_folder(),)
+    furniture = Furniture(command=bench.protocol.execution.command, lent=bench.lent, read=cache)
     if bench.harness is not None and snapshot is not None:
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(bench.harness))
     elif not bench.harness:
         furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(fingerprint.cache_folder())})
-    with room.opened(bench.sandbox, bench.workspace, commit, bench.lent, furniture, files=files, key=key) as place:
+    with room.opened(bench.sandbox, bench.workspace, commit, furniture, files=files, key=key) as place:
         yield place
 
 

@@ -136,9 +136,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works
 @contextlib.contextmanager
 def opened(way: Way | None, workspace: Workspace, *, network: bool = True, **furniture: Any) -> Iterator[Room]:
     box = Sandbox(way, network=network, hide=True)
-    with room.opened(
-        box, workspace, workspace.head, lendable(workspace), Furniture(command=sys.executable, **furniture)
-    ) as place:
+    found = Furniture(command=sys.executable, lent=lendable(workspace), **furniture)
+    with room.opened(box, workspace, workspace.head, found) as place:
         yield place
 
 

@@ -41,7 +41,7 @@ from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.pruning.curves import curve
-from agent.pruning.monitor import Curves, Watch
+from agent.pruning.monitor import CurveCache, RunMonitor
 from agent.system.files import remove_tree
 from agent.views import ndjson
 from agent.views import plain as plain_view
@@ -480,6 +480,6 @@ def test_a_log_of_a_run_can_be_looked_at(tmp_path: Path, text: str) -> None:
     curve(f"{text} loss: 2.0 50%\n")
     path = tmp_path / "run.log"
     os.mkfifo(path)
-    Watch(path, 60.0, None, None)(1.0)
-    assert Curves().of([Run(1.0, 1.0, log=str(path))]) == ()
+    RunMonitor(path, 60.0, None, None)(1.0)
+    assert CurveCache().of([Run(1.0, 1.0, log=str(path))]) == ()
     assert duration(float("inf")) == "?" and figure(float("nan"))

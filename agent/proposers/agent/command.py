@@ -23,7 +23,7 @@ from agent.proposers.agent.worktree import NOTES, PROMPT, Changes
 from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, against
-from agent.room.room import NOTHING, Furniture, furnish, make_parts
+from agent.room.room import Furniture, furnish, make_parts
 from agent.room.sandbox import UNCONFINED, Sandbox, temporary_folder
 from agent.system.files import last_lines, read_end, write_whole
 
@@ -153,7 +153,7 @@ class CommandProposer:
             copy = scratch.make(context, root / "copy", draft)
             make_parts(root)
             own = Furniture("agent", self.command, write=tuple(own_folders(self.command)), variables=QUIET)
-            place = furnish(self._sandbox, root, copy.top, copy.top, copy.workspace, NOTHING, own)
+            place = furnish(self._sandbox, root, copy.top, copy.top, copy.workspace, own)
             kept = context.folder or root
             kept.mkdir(parents=True, exist_ok=True)
             log = kept / f"{name}.log"
