@@ -27,10 +27,8 @@ from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path
 from agent.loop import run_session
 from agent.proposers.base import Exhausted
-from agent.proposers.choose import ProposerConfig
-from agent.proposers.choose import choose as choose_proposer
-from agent.proposers.search.space import remarks as remarks_on
-from agent.proposers.search.space import why_nothing
+from agent.proposers.choose import ProposerConfig, choose_proposer
+from agent.proposers.search.space import remarks_on, why_nothing
 from agent.report.summary import summarize
 from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
@@ -244,14 +242,14 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
 
 def _view(wanted: RunConfig, bench: Runner) -> AbstractContextManager[View]:
     if wanted.json:
-        from agent.views.ndjson import show
+        from agent.views.ndjson import show_ndjson
 
-        return contextlib.nullcontext(show)
+        return contextlib.nullcontext(show_ndjson)
     if sys.stderr.isatty():
         from agent.views.terminal.live import LiveView, can_draw
 
         if can_draw(sys.stderr):
             return LiveView(wanted.limits.within(bench.protocol))
-    from agent.views.plain import show as show_plain
+    from agent.views.plain import show_plain
 
     return contextlib.nullcontext(show_plain)

@@ -44,13 +44,13 @@ def init(
     """
 
     def work() -> int:
-        from agent.init import init as view
+        from agent.init.init import InitConfig, init_lines, write_protocol
 
-        wanted = view.InitConfig(
+        wanted = InitConfig(
             command, metric, direction, tuple(mutable or ()), training_seconds, not no_run, force, sandbox
         )
-        data = view.init(Options.here, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
-        answer(as_json, "init", data, view.lines(data))
+        data = write_protocol(Options.here, wanted, lambda line: print(block(line), file=sys.stderr, flush=True))
+        answer(as_json, "init", data, init_lines(data))
         return 0
 
     finish(work, "init", as_json)
@@ -88,15 +88,15 @@ def doctor(
     """
 
     def work() -> int:
-        from agent.doctor import doctor as view
+        from agent.doctor.doctor import doctor_lines, examine, repair_sessions
         from agent.proposers.choose import ProposerConfig
 
         folder = Options.folder.resolve()
-        done = view.repair(folder, tag) if repair else []
-        checks = view.examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
+        done = repair_sessions(folder, tag) if repair else []
+        checks = examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
         shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
         data = {"repaired": done, "checks": [asdict(check) for check in checks]}
-        answer(as_json, "doctor", data, [*shown, *view.lines(checks)])
+        answer(as_json, "doctor", data, [*shown, *doctor_lines(checks)])
         return 1 if any(check.status == "broken" for check in checks) else 0
 
     finish(work, "doctor", as_json)

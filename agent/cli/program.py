@@ -15,7 +15,7 @@ import typer
 from agent.cli import streams
 from agent.cli.usage import Commands, Page
 from agent.errors import AutoresearchError, UsageError, explain, fault
-from agent.format import Painted, block, one_line
+from agent.format import Colored, block, one_line
 from agent.journal.paths import workspace_of
 from agent.system.invocation import stand
 
@@ -106,7 +106,7 @@ def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) 
     if as_json:
         print(json.dumps({"version": 1, "command": command, "status": "ok", "data": data, "errors": []}), flush=True)
     else:
-        print("\n".join(line if isinstance(line, Painted) else block(line) for line in lines), flush=True)
+        print("\n".join(line if isinstance(line, Colored) else block(line) for line in lines), flush=True)
 
 
 def finish(

@@ -59,7 +59,7 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
         return found
 
 
-def repair(folder: Path, tag: str | None) -> list[str]:
+def repair_sessions(folder: Path, tag: str | None) -> list[str]:
     """Finish or undo what a crash left half done in one session. Returns what was done, a sentence each.
 
     Nothing is measured. Raises AutoresearchError where it would take away a person's work, or the journal is damaged.
@@ -79,7 +79,7 @@ def repair(folder: Path, tag: str | None) -> list[str]:
             return [*done, *recovery.reconcile(journal, workspace, branch, where)]
 
 
-def lines(checks: list[Check]) -> list[str]:
+def doctor_lines(checks: list[Check]) -> list[str]:
     wide = max(len(check.name) for check in checks)
     return [
         f"{check.status:<7}  {check.name:<{wide}}  {check.message}" + (f": {check.command}" if check.command else "")

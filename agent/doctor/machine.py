@@ -20,7 +20,7 @@ from agent.journal.paths import home_folder, state_folder
 from agent.protocol.models import Protocol
 from agent.repository.git import FALLBACK_IDENTITY
 from agent.repository.workspace import Workspace
-from agent.room.sandbox import choose
+from agent.room.sandbox import choose_sandbox
 from agent.system.files import read_bounded
 
 # A night writes little, but a full disk ends it: uv, data and logs share the room.
@@ -157,7 +157,7 @@ def _awake() -> Check:
 
 
 def _sandbox(rules: Protocol) -> Check:
-    found = choose("auto", rules.environment.constraints)
+    found = choose_sandbox("auto", rules.environment.constraints)
     if not found.missing:
         return Check("sandbox", "ok", found.says.removeprefix("sandbox: "))
     installable = sys.platform == "linux" and any("install bubblewrap" in each for each in found.missing)

@@ -19,7 +19,7 @@ from agent.protocol.load import load_protocol, require_runnable
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.room import room
-from agent.room.sandbox import Mode, choose, temporary_folder
+from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def open_bench(
     try:
         require_own_state(workspace.folder)
         ends = None if limits is None else noted(limits.within(rules), time.time())
-        confined = choose(sandbox, rules.environment.constraints)
+        confined = choose_sandbox(sandbox, rules.environment.constraints)
         with lock.hold(state_folder(workspace.folder), tag, ends):
             Checkout(workspace).exclude([".autoresearch/", "run.log"])
             yield Runner(rules, workspace, training_seconds or rules.training_seconds, confined)

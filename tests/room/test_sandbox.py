@@ -23,7 +23,7 @@ from agent.repository.workspace import Workspace
 from agent.room import confine, room, sandbox, variables
 from agent.room.places import devices, places, split
 from agent.room.room import Furniture, Room, lendable
-from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose, shortfalls, temporary_folder
+from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose_sandbox, shortfalls, temporary_folder
 from tests.common.workspaces import ROOT, Cli, git, make_repository
 from tests.session.test_session import commit_all, journal, rows, set_protocol
 
@@ -426,15 +426,15 @@ def test_a_room_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
 def test_what_cannot_be_enforced_is_said_or_refused() -> None:
     full, offline = (Constraints(networkPolicy=policy) for policy in ("full", "offline"))
     hosts = Constraints(networkPolicy="full", networkAllowlist=["example.org"])
-    assert choose("off", offline).says == "sandbox: off" and choose("off", offline).way is None
-    assert "the network is open" in choose("auto", hosts).says
+    assert choose_sandbox("off", offline).says == "sandbox: off" and choose_sandbox("off", offline).way is None
+    assert "the network is open" in choose_sandbox("auto", hosts).says
     with pytest.raises(PreconditionError, match="networkAllowlist cannot be enforced"):
-        choose("strict", hosts)
-    nothing = choose("auto", offline, platform="plan9")
+        choose_sandbox("strict", hosts)
+    nothing = choose_sandbox("auto", offline, platform="plan9")
     assert nothing.hide and nothing.network and nothing.way is None
     assert "unconfined" in nothing.says and "although networkPolicy is offline" in nothing.says
     with pytest.raises(PreconditionError, match="--sandbox strict cannot be kept here"):
-        choose("strict", full, platform="plan9")
+        choose_sandbox("strict", full, platform="plan9")
 
 
 def test_what_each_way_leaves_open() -> None:
@@ -541,7 +541,7 @@ def test_a_session_runs_confined_and_offline(quick: Path, cli: Cli, tmp_path: Pa
     constraints = {"noNewDependencies": True, "networkPolicy": "offline"}
     set_protocol(quick, environment={"setupCommands": [], "constraints": constraints})
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--sandbox", "strict")
-    if choose("auto", Constraints(networkPolicy="offline")).missing:
+    if choose_sandbox("auto", Constraints(networkPolicy="offline")).missing:
         assert done.returncode == 3 and "--sandbox strict" in done.stderr
         return
     assert done.returncode == 0, done.stderr
@@ -560,7 +560,7 @@ def test_strict_refuses_before_anything_is_touched(quick: Path, cli: Cli) -> Non
     assert not (quick / ".autoresearch").exists()
 
 
-@pytest.mark.skipif(choose("auto", Constraints()).way is None, reason="no way to close a room works here")
+@pytest.mark.skipif(choose_sandbox("auto", Constraints()).way is None, reason="no way to close a room works here")
 @pytest.mark.parametrize("target", [".git/hooks/post-checkout", "results.tsv", "train.py", ".autoresearch/planted"])
 def test_the_checkout_is_out_of_a_runs_reach(quick: Path, cli: Cli, target: str) -> None:
     """A hook of git's would run in the loop."""
