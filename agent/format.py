@@ -23,7 +23,7 @@ _TO_START = re.compile(r"\x1b\[[01]?G")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 
 
-class Painted(str):
+class Colored(str):
     """A line with a terminal's codes that the program itself has put there."""
 
 

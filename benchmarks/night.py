@@ -37,7 +37,7 @@ from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import space_of
 from agent.session.opening import open_runner
 from agent.session.session import Session, SessionConfig
-from agent.views.plain import show
+from agent.views.plain import show_plain
 from benchmarks.search import decoded, distribution, encoded
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +123,7 @@ def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> 
     with open_runner(folder, "t", training, "auto") as opened:
         execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * training})
         runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
-        journal = Journal(journal_path(folder, "t"), [show])
+        journal = Journal(journal_path(folder, "t"), [show_plain])
         config = SessionConfig(
             tag="t",
             seed=seed,

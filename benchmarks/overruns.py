@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
 from agent.journal.experiment import Experiment
-from agent.pruning.monitor import Watch
+from agent.pruning.monitor import RunMonitor
 from agent.session.opening import open_runner
 from benchmarks.night import HARD_LIMIT, best_text, clone, state_of
 
@@ -44,7 +44,7 @@ def again(runner: Runner, text: str, log: Path) -> tuple[float, str]:
     """Seconds of one run of this `train.py`, and how it ended."""
     workspace = runner.workspace
     commit = workspace.commit_candidate("refs/autoresearch/again", workspace.head, {"train.py": text}, log.stem)
-    run = measure(runner, commit, log, Observer(tick=Watch(log, runner.limit, runner.training_seconds, None)))
+    run = measure(runner, commit, log, Observer(tick=RunMonitor(log, runner.limit, runner.training_seconds, None)))
     return run.seconds, run.error or f"{run.metric}"
 
 

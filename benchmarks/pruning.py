@@ -27,7 +27,7 @@ from agent.journal.experiment import Direction, Experiment, Run
 from agent.journal.journal import read
 from agent.journal.state import gain, replay
 from agent.pruning.curves import Curve, average, broken, curve
-from agent.pruning.forecast import APART, CHANCE, EARLIEST, Finished, hopeless, spared
+from agent.pruning.forecast import APART, CHANCE, EARLIEST, Finished, Rival, hopeless, spared
 from agent.source.diff import CODE
 from benchmarks import synthetic_curves
 from benchmarks.overruns import known
@@ -182,12 +182,7 @@ def ended_early(
         looked = point.fraction
         pruned = hopeless(
             run.curve[:end],
-            run.incumbent_curve,
-            run.incumbent_metric,
-            history,
-            run.changed,
-            direction,
-            run.noise,
+            Rival(run.incumbent_curve, run.incumbent_metric, history, run.changed, direction, run.noise),
             chance,
         )
         if pruned:

@@ -20,7 +20,7 @@ from agent.session.session import Session
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
 from agent.system.invocation import hint
-from agent.views.plain import show
+from agent.views.plain import show_plain
 
 Work = Callable[[Workbench], dict[str, Any]]
 
@@ -70,7 +70,7 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         kept_awake(),
     ):
         path = journal_path(runner.workspace.folder, tag)
-        journal = Journal(path, [] if quiet else [show])
+        journal = Journal(path, [] if quiet else [show_plain])
         recovery.require_same(session, fingerprint(runner.protocol, runner.training_seconds))
         for done in recovery.end_orphaned_run(journal.state):
             journal.show("note", text=done)

@@ -18,7 +18,7 @@ from agent.cli import streams
 from agent.cli.program import Options, app, drop_output
 from agent.cli.usage import Page
 from agent.errors import AutoresearchError, UsageError, explain, fault
-from agent.format import Painted, block, one_line
+from agent.format import Colored, block, one_line
 
 # What a view raises of a journal that holds what no session can have put there.
 DAMAGE = (
@@ -103,7 +103,7 @@ def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) 
     if as_json:
         print(json.dumps({"version": 1, "command": command, "status": "ok", "data": data, "errors": []}), flush=True)
     else:
-        print("\n".join(line if isinstance(line, Painted) else block(line) for line in lines), flush=True)
+        print("\n".join(line if isinstance(line, Colored) else block(line) for line in lines), flush=True)
 
 
 def finish(

@@ -27,11 +27,10 @@ from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path
 from agent.loop import run_session
 from agent.proposers.base import Exhausted
-from agent.proposers.choose import ProposerConfig
-from agent.proposers.choose import choose as choose_proposer
-from agent.proposers.search.space import remarks as remarks_on
-from agent.proposers.search.space import why_nothing
+from agent.proposers.choose import ProposerConfig, choose_proposer
+from agent.proposers.search.space import remarks_on, why_nothing
 from agent.report.summary import summarize
+from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
 from agent.session import recovery
 from agent.session.baseline import log_path, measure_baseline
@@ -168,7 +167,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         open_runner(folder, "baseline", training_seconds, sandbox) as opened,
         prepared(opened, setup=setup) as runner,
     ):
-        runner.workspace.require_clean()
+        Checkout(runner.workspace).require_clean()
         found = fingerprint(runner.protocol, runner.training_seconds)
         interrupts.install()
         print(runner.sandbox.says, file=sys.stderr)
@@ -263,14 +262,14 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
 
 def _view(config: RunConfig, runner: Runner) -> AbstractContextManager[View]:
     if config.output.json:
-        from agent.views.ndjson import show
+        from agent.views.ndjson import show_ndjson
 
-        return contextlib.nullcontext(show)
+        return contextlib.nullcontext(show_ndjson)
     if sys.stderr.isatty():
         from agent.views.terminal.live import LiveView, can_draw
 
         if can_draw(sys.stderr):
             return LiveView(config.limits.within(runner.protocol))
-    from agent.views.plain import show as show_plain
+    from agent.views.plain import show_plain
 
     return contextlib.nullcontext(show_plain)

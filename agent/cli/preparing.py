@@ -47,9 +47,7 @@ def init(flags: InitFlags, as_json: Json = False) -> int:
 
     Exit code 1 where the command fails or has no number, 3 where there is no commit or a protocol.json already.
     """
-    from agent.init.init import InitConfig
-    from agent.init.init import init as write_protocol
-    from agent.init.init import lines as init_lines
+    from agent.init.init import InitConfig, init_lines, write_protocol
 
     config = InitConfig(
         command=flags.command,
@@ -96,13 +94,13 @@ def doctor(
 
     Exit code 1 where something is broken; warnings do not count.
     """
-    from agent.doctor import doctor as view
+    from agent.doctor.doctor import doctor_lines, examine, repair_sessions
     from agent.proposers.choose import ProposerConfig
 
     folder = Options.folder.resolve()
-    done = view.repair(folder, tag) if repair else []
-    checks = view.examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
+    done = repair_sessions(folder, tag) if repair else []
+    checks = examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
     shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
     data = {"repaired": done, "checks": [asdict(check) for check in checks]}
-    answer(as_json, "doctor", data, [*shown, *view.lines(checks)])
+    answer(as_json, "doctor", data, [*shown, *doctor_lines(checks)])
     return 1 if any(check.status == "broken" for check in checks) else 0

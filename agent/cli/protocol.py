@@ -35,14 +35,14 @@ def protocol_check(as_json: Json = False) -> int:
     Exit code 2 where protocol.json is missing or not valid, with every faulty field, and where `run` would refuse it:
     it is not eligible, or nothing that is committed may change.
     """
-    from agent.protocol.check import check, lines
+    from agent.protocol.check import check, check_lines
     from agent.protocol.load import load_protocol
     from agent.session.recovery import require_usable
 
     rules = load_protocol(Options.folder)
     fields = check(rules)
     if not as_json:
-        answer(False, "protocol check", {}, lines(fields))
+        answer(False, "protocol check", {}, check_lines(fields))
     require_usable(rules, Options.folder)
     if as_json:
         answer(True, "protocol check", {"fields": fields}, [])

@@ -76,11 +76,11 @@ def show(
       autoresearch show best --tag mar5
     """
     from agent.report import inspection
-    from agent.views.color import painted
+    from agent.views.color import colored
     from agent.views.details import show_lines
 
     data = inspection.show(Options.folder.resolve(), tag, which)
-    answer(as_json, "show", data, painted(show_lines(data)))
+    answer(as_json, "show", data, colored(show_lines(data)))
     return 0
 
 
@@ -115,13 +115,13 @@ def diff(
       autoresearch diff 12 7          what 12 has that 7 has not
     """
     from agent.report import inspection
-    from agent.views.color import diff_lines, painted
+    from agent.views.color import colored, diff_lines
 
     data = inspection.diff(Options.folder.resolve(), tag, which, other)
     if not data["diff"] and not as_json:
         print("no difference", file=sys.stderr)
         return 0
-    answer(as_json, "diff", data, painted(diff_lines(data["diff"]), raw=True))
+    answer(as_json, "diff", data, colored(diff_lines(data["diff"]), raw=True))
     return 0
 
 
@@ -176,11 +176,11 @@ def sessions(as_json: Json = False) -> int:
       autoresearch sessions --json
     """
     from agent.report import inspection
-    from agent.views.color import painted
+    from agent.views.color import colored
     from agent.views.details import session_lines
 
     found = inspection.sessions(Options.folder.resolve())
-    answer(as_json, "sessions", {"sessions": found}, painted(session_lines(found, time.time())))
+    answer(as_json, "sessions", {"sessions": found}, colored(session_lines(found, time.time())))
     return 0
 
 

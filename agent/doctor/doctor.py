@@ -20,6 +20,7 @@ from agent.journal.state import State
 from agent.proposers.choose import ProposerConfig
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
+from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from agent.system.invocation import hint
@@ -58,7 +59,7 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
         return found
 
 
-def repair(folder: Path, tag: str | None) -> list[str]:
+def repair_sessions(folder: Path, tag: str | None) -> list[str]:
     """Finish or undo what a crash left half done in one session. Returns what was done, a sentence each.
 
     Nothing is measured. Raises AutoresearchError where it would take away a person's work, or the journal is damaged.
@@ -78,7 +79,7 @@ def repair(folder: Path, tag: str | None) -> list[str]:
             return [*done, *recovery.reconcile(journal, workspace, branch, where)]
 
 
-def lines(checks: list[Check]) -> list[str]:
+def doctor_lines(checks: list[Check]) -> list[str]:
     wide = max(len(check.name) for check in checks)
     return [
         f"{check.status:<7}  {check.name:<{wide}}  {check.message}" + (f": {check.command}" if check.command else "")
@@ -88,10 +89,10 @@ def lines(checks: list[Check]) -> list[str]:
 
 def _tree(workspace: Workspace) -> Check:
     try:
-        workspace.require_clean()
+        Checkout(workspace).require_clean()
     except AutoresearchError as error:
         return Check("tree", "broken", str(error))
-    return Check("tree", "ok", f"no uncommitted changes, on {workspace.branch or 'a detached HEAD'}")
+    return Check("tree", "ok", f"no uncommitted changes, on {Checkout(workspace).branch or 'a detached HEAD'}")
 
 
 def _blas(workspace: Workspace) -> Iterator[Check]:

@@ -20,7 +20,7 @@ from agent.journal.paths import home_folder, state_folder
 from agent.protocol.models import Protocol
 from agent.repository.git import FALLBACK_IDENTITY
 from agent.repository.workspace import Workspace
-from agent.room.sandbox import choose
+from agent.room.sandbox import choose_sandbox
 from agent.system.files import read_bounded
 
 # A night writes little, but a full disk ends it: uv, data and logs share the room.
@@ -135,9 +135,10 @@ def _peak(workspace: Workspace) -> float | None:
                 return run.secondary["peak_vram_mb"] * MB
     try:
         kept = json.loads(read_bounded(folder / "create" / "baseline.json", 2**24))
-        return float(kept["run"]["secondary"]["peak_vram_mb"]) * MB
+        told = [run["secondary"]["peak_vram_mb"] for run in kept["runs"] if "peak_vram_mb" in run["secondary"]]
+        return float(told[-1]) * MB if told else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
+        return None  # a file that was damaged: what the recipe needs is not known
 
 
 def _awake() -> Check:
@@ -156,7 +157,7 @@ def _awake() -> Check:
 
 
 def _sandbox(rules: Protocol) -> Check:
-    found = choose("auto", rules.environment.constraints)
+    found = choose_sandbox("auto", rules.environment.constraints)
     if not found.missing:
         return Check("sandbox", "ok", found.says.removeprefix("sandbox: "))
     installable = sys.platform == "linux" and any("install bubblewrap" in each for each in found.missing)

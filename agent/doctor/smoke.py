@@ -13,7 +13,7 @@ from agent.execution.preflight import SCRIPT
 from agent.format import duration
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
-from agent.room.sandbox import choose
+from agent.room.sandbox import choose_sandbox
 from agent.session.opening import prepared
 from agent.system.files import last_lines
 
@@ -39,7 +39,7 @@ def check(workspace: Workspace, rules: Protocol) -> Check:
         rules.model_copy(update={"execution": execution}),
         workspace,
         TRAINING_SECONDS,
-        choose("auto", rules.environment.constraints),
+        choose_sandbox("auto", rules.environment.constraints),
         patient=True,
         linked=False,
     )

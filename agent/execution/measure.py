@@ -237,14 +237,13 @@ def opened(
     key: Path | None = None,
 ) -> Iterator[Room]:
     """The room of a run on `commit` and, on top of it, `files`. key: as for `room.opened`."""
-    furniture = Furniture(
-        command=runner.protocol.execution.command, read=() if runner.harness else (fingerprint.cache_folder(),)
-    )
+    cache = () if runner.harness else (fingerprint.cache_folder(),)
+    furniture = Furniture(command=runner.protocol.execution.command, lent=runner.lent, read=cache)
     if runner.harness is not None and snapshot is not None:
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(runner.harness))
     elif not runner.harness:
         furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(fingerprint.cache_folder())})
-    with room.opened(runner.sandbox, runner.workspace, commit, runner.lent, furniture, files=files, key=key) as place:
+    with room.opened(runner.sandbox, runner.workspace, commit, furniture, files=files, key=key) as place:
         yield place
 
 

@@ -17,7 +17,7 @@ from agent.execution.fingerprint import cache_folder, snapshot_folder
 from agent.execution.measure import Runner
 from agent.journal.paths import home_folder
 from agent.protocol.models import Protocol, SetupCommand
-from agent.room.room import NOTHING, Furniture, Room, furnish, make_parts
+from agent.room.room import Furniture, Room, furnish, make_parts
 from agent.room.sandbox import Sandbox, temporary_folder
 
 # Where package managers keep what they have downloaded, below the home folder. Set-up commands write there.
@@ -104,7 +104,7 @@ def _workshop(sandbox: Sandbox, top: Path, folder: Path) -> Iterator[Room]:
     hidden = tuple(place for place in (top / ".git", folder / ".autoresearch") if place.exists())
     with temporary_folder(folder / ".autoresearch" / "setup") as base:
         make_parts(base)
-        yield furnish(replace(sandbox, network=True), base, top, top, folder, NOTHING, furniture(hidden))
+        yield furnish(replace(sandbox, network=True), base, top, top, folder, furniture(hidden))
 
 
 def _uv_cache() -> Path:

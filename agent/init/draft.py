@@ -83,70 +83,6 @@ def limit_of(seconds: float, budget: TimeBudget, given: float | None) -> float:
     return max(SHORTEST_LIMIT, 60.0 * math.ceil(expected / 60))
 
 
-def content(
-    candidate: Candidate,
-    surface: Surface,
-    setup: list[str],
-    network: str,
-    budget: TimeBudget,
-    metric: Mapping[str, Any],
-    limit: float,
-    kind: str = "protocol",
-) -> dict[str, Any]:
-    """protocol.json with the fields that the family uses, in its order."""
-    name, better = metric["name"], "lower" if metric["direction"] == "minimize" else "higher"
-    prepared = any("prepare.py" in command for command in setup)
-    stop: dict[str, Any] = {"type": "fixed_suite"}
-    if budget.seconds is not None:
-        stop = {"type": "wall_clock", "trainingSecondsBudget": _whole(budget.seconds)}
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {
-        "schemaKind": kind,
-        "protocolVersion": "1.0",
-        "meta": {
-            "archetype": "ml_train" if prepared else ARCHETYPES[candidate.kind],
-            "eligibility": "eligible",
-            "purposeStatement": f"Make {name} {better} by changing {', '.join(surface.mutable)}.",
-            "createdAt": now,
-            "updatedAt": now,
-        },
-        "environment": {
-            "packageManagers": ["uv"] if candidate.command.startswith("uv ") else [],
-            "setupCommands": setup,
-            "constraints": {"noNewDependencies": True, "networkPolicy": network},
-        },
-        "mutableSurface": {
-            "allowedGlobs": [*surface.mutable],
-            "forbiddenGlobs": [*surface.forbidden],
-            "allowedKinds": ["code_edit"],
-        },
-        "immutableHarness": {"paths": [*surface.harness], "rationale": RATIONALE} if surface.harness else {},
-        "execution": {
-            "command": candidate.command,
-            "cwd": ".",
-            **({"stopCondition": stop} if budget.seconds is not None or candidate.kind != "training" else {}),
-            "hardTimeoutSeconds": _whole(limit),
-            "determinism": {"seedPolicy": "optional"},
-        },
-        "measurement": {
-            "primaryMetric": dict(metric),
-            "secondaryMetrics": [],
-            "baselinePolicy": {"establishOnHardware": True, "sameDataSnapshot": True},
-        },
-        "provenance": {
-            "resultsLog": {
-                "format": "tsv",
-                "path": "results.tsv",
-                "columns": ["commit", name, "memory_gb", "status", "description"],
-            },
-            "gitWorkflow": {"branchPattern": "autoresearch/<tag>"},
-            "baselineArtifactPath": ".autoresearch/create/baseline_run.log",
-        },
-        "safety": {"oomPolicy": "reduce_batch" if candidate.kind == "training" else "fail", "crashStatus": "discard"},
-        "agentRules": {"simplicityCriterion": True, "autonomy": {"noAskHumanToContinue": True}},
-    }
-
-
 def _whole(seconds: float) -> float:
     return int(seconds) if seconds == int(seconds) else seconds
 
@@ -172,8 +108,75 @@ class Plan:
     network: tuple[str, str]
     budget: TimeBudget
 
-    def protocol(self, metric: dict[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
-        return content(self.candidate, self.surface, self.setup, self.network[0], self.budget, metric, limit, kind)
+    def protocol(self, metric: Mapping[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
+        """protocol.json with the fields that the family uses, in its order."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        better = "lower" if metric["direction"] == "minimize" else "higher"
+        return {
+            "schemaKind": kind,
+            "protocolVersion": "1.0",
+            "meta": {
+                "archetype": "ml_train" if self._prepares else ARCHETYPES[self.candidate.kind],
+                "eligibility": "eligible",
+                "purposeStatement": f"Make {metric['name']} {better} by changing {', '.join(self.surface.mutable)}.",
+                "createdAt": now,
+                "updatedAt": now,
+            },
+            "environment": self._environment(),
+            "mutableSurface": {
+                "allowedGlobs": [*self.surface.mutable],
+                "forbiddenGlobs": [*self.surface.forbidden],
+                "allowedKinds": ["code_edit"],
+            },
+            "immutableHarness": self._harness(),
+            "execution": self._execution(limit),
+            "measurement": {
+                "primaryMetric": dict(metric),
+                "secondaryMetrics": [],
+                "baselinePolicy": {"establishOnHardware": True, "sameDataSnapshot": True},
+            },
+            "provenance": {
+                "resultsLog": {
+                    "format": "tsv",
+                    "path": "results.tsv",
+                    "columns": ["commit", metric["name"], "memory_gb", "status", "description"],
+                },
+                "gitWorkflow": {"branchPattern": "autoresearch/<tag>"},
+                "baselineArtifactPath": ".autoresearch/create/baseline_run.log",
+            },
+            "safety": {
+                "oomPolicy": "reduce_batch" if self.candidate.kind == "training" else "fail",
+                "crashStatus": "discard",
+            },
+            "agentRules": {"simplicityCriterion": True, "autonomy": {"noAskHumanToContinue": True}},
+        }
+
+    @property
+    def _prepares(self) -> bool:
+        return any("prepare.py" in command for command in self.setup)
+
+    def _environment(self) -> dict[str, Any]:
+        return {
+            "packageManagers": ["uv"] if self.candidate.command.startswith("uv ") else [],
+            "setupCommands": self.setup,
+            "constraints": {"noNewDependencies": True, "networkPolicy": self.network[0]},
+        }
+
+    def _harness(self) -> dict[str, Any]:
+        return {"paths": [*self.surface.harness], "rationale": RATIONALE} if self.surface.harness else {}
+
+    def _execution(self, limit: float) -> dict[str, Any]:
+        stop: dict[str, Any] = {"type": "fixed_suite"}
+        if self.budget.seconds is not None:
+            stop = {"type": "wall_clock", "trainingSecondsBudget": _whole(self.budget.seconds)}
+        stops = self.budget.seconds is not None or self.candidate.kind != "training"
+        return {
+            "command": self.candidate.command,
+            "cwd": ".",
+            **({"stopCondition": stop} if stops else {}),
+            "hardTimeoutSeconds": _whole(limit),
+            "determinism": {"seedPolicy": "optional"},
+        }
 
 
 @dataclass(frozen=True)

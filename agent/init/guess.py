@@ -102,7 +102,7 @@ class Found:
         return {"name": self.name, "direction": self.direction, "extract": self.extract}
 
 
-def choose(found: list[Found], wanted: str | None, prose: str) -> Found | None:
+def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found | None:
     """The number called `wanted`, else the likeliest whose direction is known; `prose`, the README, breaks ties."""
     if wanted is not None:
         named = [f for f in found if slug(f.name) == slug(wanted)] or [

@@ -20,12 +20,12 @@ from agent.init import trial
 from agent.init.discover import Candidate, Files, candidates, is_project, named, printed, prose, uses_uv
 from agent.init.draft import Outcome, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.init.explain import Because, explain, notes_on
-from agent.init.guess import NUMBER, Found, choose, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.init.guess import NUMBER, Found, choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.init.surface import Surface, surface
 from agent.protocol.models import FILENAME, Constraints, Protocol, matches
+from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
-from agent.room.sandbox import Mode
-from agent.room.sandbox import choose as choose_sandbox
+from agent.room.sandbox import Mode, choose_sandbox
 from agent.system.files import write_whole
 from agent.system.invocation import git_here, here, hint
 
@@ -56,7 +56,7 @@ class InitConfig:
     sandbox: Mode = "auto"
 
 
-def init(folder: Path, wanted: InitConfig, say: Callable[[str], None]) -> dict[str, Any]:
+def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None]) -> dict[str, Any]:
     """Write protocol.json; returns it with the reason for each field. Raises AutoresearchError with nothing written."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
@@ -69,7 +69,7 @@ def init(folder: Path, wanted: InitConfig, say: Callable[[str], None]) -> dict[s
             raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
         plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
         outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
-        changed = [name for name in workspace.changes() if Path(name).name != FILENAME]
+        changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
     finally:
         workspace.close()
     rules = Protocol.model_validate(outcome.protocol)
@@ -84,7 +84,7 @@ def init(folder: Path, wanted: InitConfig, say: Callable[[str], None]) -> dict[s
     }
 
 
-def lines(data: dict[str, Any]) -> list[str]:
+def init_lines(data: dict[str, Any]) -> list[str]:
     """A line a field, what else to know, and the next command."""
     explained = [Because(**because).line for because in data["explanations"]]
     return [
@@ -196,7 +196,7 @@ def _untried(plan: Plan, wanted: InitConfig) -> Outcome:
         better: Any = "maximize" if name in ("passed", "total", "skipped") else "minimize"
         found: Found | None = Found(name, 0.0, better, 0, {"kind": "pytest_summary", "count": name}, "pytest's summary")
     else:
-        found = choose(in_lines(printed(source)), wanted.metric, prose(plan.files))
+        found = choose_metric(in_lines(printed(source)), wanted.metric, prose(plan.files))
         if found is None and wanted.metric:
             found = Found(wanted.metric, 0.0, meaning(wanted.metric)[0], 0, rule, "a line with its name, as you said")
     if found is None:
@@ -258,7 +258,7 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
     if plan.candidate.kind == "tests" and (wanted.metric is None or wanted.metric in COUNTS):
         junit = re.search(r"--junit-?xml[= ](\S+)", plan.candidate.command)
         found = pytest_summary(ran.text, junit[1] if junit else None, wanted.metric)
-    found = found or choose(seen, wanted.metric, prose(plan.files))
+    found = found or choose_metric(seen, wanted.metric, prose(plan.files))
     if found is not None:
         return _directed(found, wanted)
     names = ", ".join(dict.fromkeys(f.name for f in seen)) or "none with a name"

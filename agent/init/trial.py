@@ -73,13 +73,13 @@ def opened(workspace: Workspace, rules: Protocol, sandbox: Sandbox) -> Iterator[
     with temporary_folder(workspace.folder / "init") as base:
         make_parts(base)
         workspace.export(base / "tree", workspace.head)
-        place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, Lent(names), _furniture())
+        place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, _furniture(Lent(names)))
         yield Stage(runner, place, time.time())
 
 
-def _furniture() -> Furniture:
+def _furniture(lent: Lent) -> Furniture:
     more = furniture()
-    return dataclasses.replace(more, kind="setup", variables={**more.variables, "PYTHONUNBUFFERED": "1"})
+    return dataclasses.replace(more, kind="setup", lent=lent, variables={**more.variables, "PYTHONUNBUFFERED": "1"})
 
 
 def prepare(stage: Stage, rules: Protocol, say: Callable[[str], None]) -> None:

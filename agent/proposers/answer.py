@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.format import plain
 from agent.source.constants import constants
 
-FORMAT = """\
+NOTES_FORMAT = """\
 DESCRIPTION: what changes, in one line of at most 80 characters
 HYPOTHESIS: why it should help, in a sentence or two
 EXPECTED: by how much the metric should change, as a signed number, for example -0.004"""
@@ -31,7 +31,7 @@ class Notes:
     expected: float | None = None
 
 
-def parse(text: str) -> Notes:
+def parse_notes(text: str) -> Notes:
     """The first of each named line. What a model writes is data: control characters go, lengths are bounded."""
     found: dict[str, str] = {}
     for name, value in _NAMED.findall(text):
@@ -43,7 +43,7 @@ def parse(text: str) -> Notes:
     )
 
 
-def summary(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+def summary_of_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """What changed, in a line, where its author does not say: constants by their values, else lines by their number."""
     changes, added, removed = [], 0, 0
     for path in sorted(new):

@@ -36,7 +36,7 @@ class ProposerConfig:
     max_cost_per_experiment: float | None = None
 
 
-def choose(wanted: ProposerConfig, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
+def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
     """Raises UsageError where the flags do not go together, PreconditionError where something they need is missing."""
     require_own_state(workspace.folder)
     named = [wanted.model, wanted.agent, wanted.agent_cmd]

@@ -29,7 +29,7 @@ class Seen:
         return None
 
 
-def against(files: Mapping[str, str], context: Context, seen: Seen) -> str | None:
+def why_invalid(files: Mapping[str, str], context: Context, seen: Seen) -> str | None:
     """A reason, None where nothing speaks against it. files: all mutable ones as the candidate has them."""
     earlier = seen.earlier(files, context)
     if earlier:

@@ -17,7 +17,7 @@ def check(protocol: Protocol) -> list[dict[str, Any]]:
     return _fields(protocol, "")
 
 
-def lines(fields: list[dict[str, Any]]) -> list[str]:
+def check_lines(fields: list[dict[str, Any]]) -> list[str]:
     wide = max(len(field["field"]) for field in fields)
     return [
         f"{field['field']:<{wide}}  {_short(field['value'])}  ({field['origin']})  "

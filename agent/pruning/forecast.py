@@ -50,13 +50,31 @@ STRANGE = 2.0  # times the residuals, where no history of the same kind is there
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end, beside the incumbent that it was measured against. changed: as for `hopeless`."""
+    """A run that came to its end, beside the incumbent that it was measured against. changed: as for `Rival`."""
 
     curve: Curve
     metric: float
     incumbent_curve: Curve
     incumbent_metric: float
     changed: Collection[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The incumbent that a candidate has to beat, and what is known of runs like the candidate's.
+
+    curve: over the same budget; that of an incumbent with several runs is `curves.average` of them.
+    history: finished runs with the same budget on the same machine; pruned ones have no metric and no place in it.
+    changed: what the candidate changes in the incumbent: `source.diff.changed` of their files.
+    noise: standard deviation of the metric between runs of the same code, as far as it is known.
+    """
+
+    curve: Curve
+    metric: float
+    history: Sequence[Finished]
+    changed: Collection[str]
+    direction: Direction = "minimize"
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,64 +101,42 @@ class Forecast:
     recovered: float
 
 
-def hopeless(
-    so_far: Curve,
-    incumbent: Curve,
-    incumbent_metric: float,
-    history: Sequence[Finished],
-    changed: Collection[str],
-    direction: Direction = "minimize",
-    noise: float = 0.0,
-    chance: float = CHANCE,
-) -> Pruned | None:
-    """Whether the run may as well end now. None while it has a chance, or while too little is known to say.
-
-    so_far, incumbent: curves over the same budget; that of an incumbent with several runs is `curves.average` of them.
-    history: finished runs with the same budget on the same machine; pruned ones have no metric and no place in it.
-    changed: what it changes in the incumbent: `changes.changed` of their files.
-    noise: standard deviation of the metric between runs of the same code, as far as it is known.
-    """
-    if disturbed(so_far, incumbent, changed):
+def hopeless(so_far: Curve, rival: Rival, chance: float = CHANCE) -> Pruned | None:
+    """Return why the run may as well end now. None while it has a chance, or while too little is known to say."""
+    if slowed_by_machine(so_far, rival.curve, rival.changed):
         return None
     forecasts = []
     for fraction in _looks(so_far):
-        found = forecast(so_far, incumbent, fraction, history, changed, direction, noise)
+        found = forecast(so_far, rival, fraction)
         if found is None or found.chance >= chance or found.shortfall <= found.recovered:
             return None
         forecasts.append((fraction, found))
     if not forecasts:
         return None
-    (fraction, now), sign = forecasts[0], 1 if direction == "minimize" else -1
-    return Pruned(fraction, incumbent_metric + sign * now.shortfall, now.chance, _reason(fraction, now))
+    (fraction, now), sign = forecasts[0], 1 if rival.direction == "minimize" else -1
+    return Pruned(fraction, rival.metric + sign * now.shortfall, now.chance, _reason(fraction, now))
 
 
-def forecast(
-    so_far: Curve,
-    incumbent: Curve,
-    fraction: float,
-    history: Sequence[Finished],
-    changed: Collection[str],
-    direction: Direction = "minimize",
-    noise: float = 0.0,
-) -> Forecast | None:
+def forecast(so_far: Curve, rival: Rival, fraction: float) -> Forecast | None:
     """Where a run ends, from its curve up to `fraction`. None with too little history, or if it is not behind."""
-    here = features(so_far, incumbent, fraction)
+    here = features(so_far, rival.curve, fraction)
     if here is None or here[0] <= 0:
         return None
-    history = [run for run in history[-MOST_HISTORY:] if not disturbed(run.curve, run.incumbent_curve, run.changed)]
-    cases = _cases(history, fraction, direction)
+    known = rival.history[-MOST_HISTORY:]
+    history = [run for run in known if not slowed_by_machine(run.curve, run.incumbent_curve, run.changed)]
+    cases = _cases(history, fraction, rival.direction)
     fit = _fit(cases, here) if len(cases) >= LEAST else None
     if fit is None:
         return None
     shortfall = _dot(fit.slopes, here)
-    crossing = bool(kinds(changed))
-    alike = _cases([run for run in history if bool(kinds(run.changed)) == crossing], fraction, direction)
+    crossing = bool(kinds(rival.changed))
+    alike = _cases([run for run in history if bool(kinds(run.changed)) == crossing], fraction, rival.direction)
     if len(alike) >= LEAST:
         scale = fit.scale(alike, len(alike) - 1)
     else:
         alike, scale = cases, fit.scale(cases, len(cases) - 2) * (STRANGE if crossing else 1)
     doubt = (CROSSING_DOUBT if crossing else DOUBT) * shortfall
-    spread = math.hypot(max(scale, noise), scale * fit.leverage, doubt)
+    spread = math.hypot(max(scale, rival.noise), scale * fit.leverage, doubt)
     if shortfall <= 0 or spread == 0:
         return None
     freedom = min(len(alike) - 1, len(cases) - 2, MOST_FREEDOM)
@@ -153,8 +149,8 @@ def spared(seed: int, number: int, share: float = CONTROL) -> bool:
     return random.Random(f"control {seed} {number}").random() < share
 
 
-def disturbed(so_far: Curve, incumbent: Curve, changed: Collection[str]) -> bool:
-    """Whether a run takes so few steps a second, without an edit to explain it, that its machine must be busy.
+def slowed_by_machine(so_far: Curve, incumbent: Curve, changed: Collection[str]) -> bool:
+    """Return whether a run takes so few steps a second, without an edit to explain it, that its machine must be busy.
 
     It is to be measured again and neither judged nor learnt from: ending it early is up to whoever repeats it.
     """

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.decision.estimate import estimate, unbiased
 from agent.errors import Crashed, Pruned, TimedOut
-from agent.journal.experiment import Direction, Experiment, Run
+from agent.journal.experiment import Experiment, Run
 from agent.pruning.curves import Curve, CurveReader, average, broken, curve, overdue, too_late
-from agent.pruning.forecast import Finished, hopeless
+from agent.pruning.forecast import Finished, Rival, hopeless
 from agent.system.files import open_plain, read_text
 
 LARGEST_LOOK = 2**20  # bytes of a log that are read at a time
 LARGEST_LOG = 2**27
 
 
-@dataclass(frozen=True)
-class Rival:
-    """What a candidate has to beat. history: this session's finished runs; changed: what the candidate changes."""
-
-    curve: Curve
-    metric: float
-    history: Sequence[Finished]
-    changed: Collection[str]
-    direction: Direction
-    noise: float
-
-
-class Watch:
+class RunMonitor:
     """To be called with the seconds so far, several times a second. limit: the hard limit in seconds.
 
     budget: the seconds of training that the run was told. rival: None where a run is only ended for what its own curve
@@ -56,10 +43,9 @@ class Watch:
             raise Crashed(reason)
         if reason := overdue(so_far, seconds, self._limit):
             raise TimedOut(reason)
-        rival = self._rival
-        if rival is None:
+        if self._rival is None:
             return
-        found = hopeless(so_far, rival.curve, rival.metric, rival.history, rival.changed, rival.direction, rival.noise)
+        found = hopeless(so_far, self._rival)
         if found is not None:
             raise Pruned(found.reason, found.fraction, found.estimate)
 
@@ -76,7 +62,7 @@ class Watch:
         return self._reader.feed(new, seconds)
 
 
-class Curves:
+class CurveCache:
     """The curves of finished runs, each read once."""
 
     def __init__(self) -> None:

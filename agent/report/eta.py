@@ -9,7 +9,7 @@ from agent.decision.limits import Limits
 from agent.journal.state import State
 
 
-def forecast(limits: Limits, state: State, now: float, seconds: float) -> str | None:
+def experiments_left(limits: Limits, state: State, now: float, seconds: float) -> str | None:
     """`about 62 more by 07:00`, `about 3 more, until about 23:10`, or the rate alone; None before there is one.
 
     now: Unix time. seconds: since this start, which --max-hours counts from.

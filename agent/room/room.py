@@ -85,7 +85,7 @@ NOTHING = Lent()
 
 @dataclass(frozen=True)
 class Furniture:
-    """What a room holds besides the copy and what is lent.
+    """What a room holds besides the copy. lent: what of the workspace's untracked files it is shown.
 
     kind: for whom it is; "setup" prepares the workspace itself, and "agent" edits a copy and signs in somewhere.
     cache: what stands in the run's own cache, by its name there; a folder is shown and not copied. read, write: more
@@ -95,6 +95,7 @@ class Furniture:
 
     kind: Literal["run", "setup", "agent"] = "run"
     command: str = ""
+    lent: Lent = NOTHING
     cache: Mapping[str, Path | bytes] = field(default_factory=dict)
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
@@ -126,7 +127,6 @@ def opened(
     sandbox: Sandbox,
     workspace: Workspace,
     commit: str,
-    lent: Lent = NOTHING,
     furniture: Furniture | None = None,
     *,
     files: Mapping[str, str] | None = None,
@@ -142,7 +142,7 @@ def opened(
         for path, text in (files or {}).items():
             (inside / path).parent.mkdir(parents=True, exist_ok=True)
             (inside / path).write_bytes(encoded(path, text))
-        yield furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, lent, furniture or Furniture())
+        yield furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, furniture or Furniture())
 
 
 def make_parts(base: Path) -> None:
@@ -151,9 +151,7 @@ def make_parts(base: Path) -> None:
         (base / part).mkdir(exist_ok=True)
 
 
-def furnish(
-    sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path, lent: Lent, furniture: Furniture
-) -> Room:
+def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path, furniture: Furniture) -> Room:
     """Return the room in `base` around the repository that lies at `tree` and, as the workspace, is found at `top`."""
     home = home_folder()
     shown = [
@@ -163,7 +161,7 @@ def furnish(
         Shown(tree, top, "rw"),
     ]
     leads: list[Path] = []
-    for name in lent.names:
+    for name in furniture.lent.names:
         shown += _lend(sandbox, top / name, tree / name, top / name, leads)
     for name, content in furniture.cache.items():
         target = base / "cache" / name

@@ -103,7 +103,7 @@ class Sandbox:
 UNCONFINED = Sandbox()
 
 
-def choose(mode: Mode, constraints: Constraints, platform: str = sys.platform) -> Sandbox:
+def choose_sandbox(mode: Mode, constraints: Constraints, platform: str = sys.platform) -> Sandbox:
     """Return what can be enforced here. Raises PreconditionError where `strict` wants more."""
     if mode == "off":
         return UNCONFINED

@@ -16,9 +16,10 @@ from agent.execution.setup import set_up
 from agent.journal import lock
 from agent.journal.paths import require_own_state, state_folder
 from agent.protocol.load import load_protocol, require_runnable
+from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.room import room
-from agent.room.sandbox import Mode, choose, temporary_folder
+from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
 
 
 @contextlib.contextmanager
@@ -32,9 +33,9 @@ def open_runner(
     try:
         require_own_state(workspace.folder)
         ends = None if limits is None else noted(limits.within(rules), time.time())
-        confined = choose(sandbox, rules.environment.constraints)
+        confined = choose_sandbox(sandbox, rules.environment.constraints)
         with lock.hold(state_folder(workspace.folder), tag, ends):
-            workspace.exclude([".autoresearch/", "run.log"])
+            Checkout(workspace).exclude([".autoresearch/", "run.log"])
             yield Runner(rules, workspace, training_seconds or rules.training_seconds, confined)
     finally:
         workspace.close()

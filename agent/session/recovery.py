@@ -17,6 +17,7 @@ from agent.journal.state import State
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import require_runnable
 from agent.protocol.models import Protocol
+from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace, nothing_may_change
 from agent.session.context import known_constants
 
@@ -38,8 +39,8 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag
 
     Raises UsageError on a malformed search comment.
     """
-    workspace.require_free(branch, f"refs/autoresearch/{tag}")
-    workspace.require_clean()
+    Checkout(workspace).require_free(branch, f"refs/autoresearch/{tag}")
+    Checkout(workspace).require_clean()
     _require_own_results(workspace, protocol)
     files = workspace.files(workspace.head)
     if not files:
@@ -76,14 +77,14 @@ def create(
         tag=tag,
         branch=branch,
         base=workspace.head,
-        left=workspace.branch,
+        left=Checkout(workspace).branch,
         metric=protocol.metric.name,
         direction=protocol.metric.direction,
         fingerprint=fingerprint,
         pid=os.getpid(),
         **about,
     )
-    workspace.start_branch(branch)
+    Checkout(workspace).start_branch(branch)
 
 
 def resume(
@@ -108,29 +109,30 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
     Raises PreconditionError where that would take away a person's work.
     """
     state, done = journal.state, list[str]()
+    checkout = Checkout(workspace)
     assert state.session is not None and state.head is not None
     done += end_orphaned_run(state)
     at = workspace.resolve(f"refs/heads/{branch}")
     if at is None and not state.experiments:
-        workspace.start_branch(branch, at=state.head)
+        checkout.start_branch(branch, at=state.head)
         done.append(f"created the branch {branch}")
     elif at is None or at not in (state.head, state.previous):
         raise _moved(branch, at, state.head)
     elif at != state.head:
         done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, where its last experiment belongs")
-    workspace.sweep()
-    if workspace.branch == branch:
+    checkout.sweep()
+    if checkout.branch == branch:
         if state.previous and state.previous != state.head:
-            workspace.advance(branch, state.head, state.previous)  # where it was cut off between its renames
+            checkout.advance(branch, state.head, state.previous)  # where it was cut off between its renames
         done += [
-            f"restored {name}, which was half written" for name in workspace.heal(*_left_half_done(journal, results))
+            f"restored {name}, which was half written" for name in checkout.heal(*_left_half_done(journal, results))
         ]
     else:
-        workspace.require_clean()
-        workspace.advance(branch, state.head, at or state.head)
-        workspace.switch(branch)
+        checkout.require_clean()
+        checkout.advance(branch, state.head, at or state.head)
+        checkout.switch(branch)
         done.append(f"checked out {branch}")
-    workspace.require_clean(notes=False)  # a person may have written in program.md all the while
+    checkout.require_clean(notes=False)  # a person may have written in program.md all the while
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = f"refs/autoresearch/{tag}/{experiment.number}"

@@ -20,8 +20,8 @@ from agent.journal.history import experiments_before
 from agent.journal.paths import experiment_folder
 from agent.journal.state import Pending, expected_seconds
 from agent.pruning.curves import broken
-from agent.pruning.forecast import MOST_HISTORY, Finished, spared
-from agent.pruning.monitor import Curves, Rival, Watch
+from agent.pruning.forecast import MOST_HISTORY, Finished, Rival, spared
+from agent.pruning.monitor import CurveCache, RunMonitor
 from agent.session import baseline
 from agent.session.context import known_constants
 from agent.session.references import of_candidate, of_commit
@@ -42,7 +42,7 @@ class Runs:
         self._journal, self._interrupts = bench.journal, bench.interrupts
         self._prune, self._seed = prune, seed
         self._shown = 0.0
-        self._curves = Curves()
+        self._curves = CurveCache()
         self._texts: dict[str, Mapping[str, str]] = {}
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
         self._earlier: list[Finished] | None = None
@@ -113,10 +113,10 @@ class Runs:
         began = self._pending.started_at
         return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
 
-    def _watch(self, log: Path, incumbent: Experiment) -> Watch:
+    def _watch(self, log: Path, incumbent: Experiment) -> RunMonitor:
         usual = self._curves.of(unbiased(incumbent))
         rises = any(broken(usual[:count]) for count in range(1, len(usual) + 1))
-        return Watch(log, self._runner.limit, self._runner.training_seconds, self._rival(incumbent), rises=rises)
+        return RunMonitor(log, self._runner.limit, self._runner.training_seconds, self._rival(incumbent), rises=rises)
 
     def _rival(self, incumbent: Experiment) -> Rival | None:
         """None where nothing is compared: it has run before, or this one is a control."""
@@ -182,7 +182,7 @@ class Runs:
 
         return started
 
-    def _tick(self, log: Path, watch: Watch | None) -> Callable[[float], None]:
+    def _tick(self, log: Path, watch: RunMonitor | None) -> Callable[[float], None]:
         def tick(seconds: float) -> None:
             self._interrupts.raise_if_immediate()
             if watch is not None:

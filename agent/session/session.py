@@ -21,6 +21,7 @@ from agent.journal.paths import experiment_folder, stop_file
 from agent.journal.state import Pending, State
 from agent.proposers.base import Context, Exhausted, Proposer
 from agent.proposers.search.space import tunable_parameters
+from agent.repository.checkout import Checkout
 from agent.session import recovery
 from agent.session.confirm import RUNS
 from agent.session.context import context_of, known_constants
@@ -222,7 +223,7 @@ class Session:
         rows = results.render(self.runner.protocol, (*self.state.experiments, experiment), workspace.short, others)
         head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
         self.journal.append("recorded", number=experiment.number, head=head)
-        for path in workspace.advance(self.branch, head, old):
+        for path in Checkout(workspace).advance(self.branch, head, old):
             self._say_once(
                 f"{path} has changes of yours in the checkout: they stay, and git has what the session writes"
             )
@@ -317,7 +318,7 @@ class Session:
 
     def _say_what_waits(self) -> None:
         """A person may edit what the session researches: it is in nobody's way, and waits."""
-        for path in self.runner.workspace.edited():
+        for path in Checkout(self.runner.workspace).edited():
             self._say_once(f"{path} has changes of yours in the checkout: they wait there, and no run has them")
 
     def _say_once(self, text: str) -> None:

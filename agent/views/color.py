@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from agent.format import Painted, block
+from agent.format import Colored, block
 from agent.views.text import COLOURS
 
 
-def painted(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
+def colored(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
     """The lines with the terminal's codes in them. Nothing is wrapped: a diff is copied as it is.
 
     What a run or a model wrote steers no terminal. raw: on a pipe the lines are as they are, for a diff to be applied.
@@ -19,13 +19,13 @@ def painted(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
     console = Console(highlight=False)
     if not console.is_terminal:
         plain = [line.plain if isinstance(line, Text) else line for line in lines]
-        return [Painted(line if raw else block(line)) for line in plain]
+        return [Colored(line if raw else block(line)) for line in plain]
     with console.capture() as capture:
         for line in lines:
             text = line if isinstance(line, Text) else Text(line)
             text = Text(clean, style=text.style) if (clean := block(text.plain)) != text.plain else text
             console.print(text, soft_wrap=True)
-    return [Painted(line) for line in capture.get().removesuffix("\n").split("\n")]
+    return [Colored(line) for line in capture.get().removesuffix("\n").split("\n")]
 
 
 def diff_lines(diff: str) -> list[Text]:

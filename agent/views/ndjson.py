@@ -6,6 +6,6 @@ from agent.journal.events import Event
 from agent.journal.state import State
 
 
-def show(event: Event, _state: State) -> None:
+def show_ndjson(event: Event, _state: State) -> None:
     if event.kind != "progress":
         print(event.to_json(ascii_only=True), flush=True)

@@ -15,12 +15,12 @@ from agent.views.text import row
 MOST_NAMED = 5
 
 
-def show(event: Event, state: State) -> None:
-    for line in lines(event, state):
+def show_plain(event: Event, state: State) -> None:
+    for line in event_lines(event, state):
         print(one_line(line), file=sys.stderr, flush=True)
 
 
-def lines(event: Event, state: State) -> list[str]:
+def event_lines(event: Event, state: State) -> list[str]:
     """What is worth saying of an event; a run's own progress is not."""
     data = event.data
     match event.kind:

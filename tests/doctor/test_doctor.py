@@ -63,6 +63,11 @@ def test_healthy_workspace_passes_doctor(quick: Path, program: Cli) -> None:
     assert done.stdout.startswith("did      nothing: all was in order")
 
 
+def test_memory_of_a_kept_baseline_is_known_before_the_first_session(quick: Path, cli: Cli) -> None:
+    assert cli(quick, "baseline").returncode == 0
+    assert "the recipe has needed 2.0 GB" in checks(quick)["memory"]["message"]
+
+
 def test_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
     (quick / "train.py").write_text("RATE = 1.0\n")
     tree = checks(quick)["tree"]

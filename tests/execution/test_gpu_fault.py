@@ -9,7 +9,7 @@ import pytest
 from agent.decision.decide import DecisionConfig, judge
 from agent.execution.gpu_fault import fault_in
 from agent.journal.experiment import Fault, Run, Verdict
-from agent.pruning.monitor import Watch
+from agent.pruning.monitor import RunMonitor
 from tests.common.experiments import case, kept
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import QUICK, Cli, commit_all, set_protocol
@@ -136,7 +136,7 @@ def test_a_run_that_a_fault_ended_is_no_evidence_against_one_that_was_not() -> N
 def test_restarted_log_is_read_from_start(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     log.write_text("".join(f"step {n}/100 loss: {9 - n / 20}\n" for n in range(50)))
-    watch = Watch(log, 900.0, 300.0, None)
+    watch = RunMonitor(log, 900.0, 300.0, None)
     watch(1.0)
     log.write_text("step 1/100 loss: 9.0\n")
     watch(2.0)

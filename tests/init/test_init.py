@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agent.errors import NoMetric
-from agent.init.guess import choose, in_json, in_lines, in_output, meaning, pytest_summary
+from agent.init.guess import choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.protocol.extract import extract
 from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Metric
@@ -319,7 +319,7 @@ def test_init_warns_of_nothing_to_search(tmp_path: Path, cli: Cli) -> None:
     ],
 )
 def test_init_finds_metric_and_reads_it_back(text: str, name: str | None, value: float) -> None:
-    found = choose(in_output(text), None, "")
+    found = choose_metric(in_output(text), None, "")
     assert (found.name if found else None) == name
     if found is not None:
         metric = Metric.model_validate(found.metric)
@@ -337,10 +337,10 @@ def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cl
 
 @pytest.mark.quick
 def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
-    epochs = choose(in_lines("epoch 1 loss=3\nepoch 2 loss=2\n"), None, "")
+    epochs = choose_metric(in_lines("epoch 1 loss=3\nepoch 2 loss=2\n"), None, "")
     assert epochs is not None
     assert extract(Metric.model_validate(epochs.metric), "epoch 1 loss=5\nepoch 2 loss=4\nepoch 3 loss=3\n") == 3
-    summary = choose(in_lines("---\nloss: 2\n"), None, "")
+    summary = choose_metric(in_lines("---\nloss: 2\n"), None, "")
     assert summary is not None
     with pytest.raises(NoMetric, match="2 different values"):
         extract(Metric.model_validate(summary.metric), "loss: 2\nloss: 1\n")

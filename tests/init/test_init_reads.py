@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.init.discover import candidates, header, named
-from agent.init.guess import choose, in_output
+from agent.init.guess import choose_metric, in_output
 from agent.init.surface import surface
 from agent.protocol.load import load_protocol
 from tests.common.in_process import call
@@ -40,7 +40,7 @@ PRINTS = "print('score: 1')\n"
     ],
 )
 def test_init_chooses_metric_among_numbers(text: str, prose: str, name: str, direction: str) -> None:
-    found = choose(in_output(text), None, prose)
+    found = choose_metric(in_output(text), None, prose)
     assert found is not None
     assert (found.name, found.direction) == (name, direction)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.errors import UsageError
-from agent.protocol.check import check, lines
+from agent.protocol.check import check, check_lines
 from agent.protocol.load import load_protocol, require_runnable
 from agent.protocol.models import Protocol, matches
 from tests.common.workspaces import ROOT, SIEVE, Cli
@@ -127,7 +127,7 @@ def test_check_says_something_about_every_field_of_both_protocols() -> None:
     for folder in (ROOT, SIEVE):
         fields = check(load_protocol(folder))
         assert all(field["effect"] and field["effect"] != "part of the field above" for field in fields)
-        assert len(lines(fields)) == len(fields)
+        assert len(check_lines(fields)) == len(fields)
     names = {field["field"] for field in check(load_protocol(ROOT))}
     assert "execution.stopCondition.trainingSecondsBudget" in names
     assert "measurement.secondaryMetrics.1.extract.pattern" in names

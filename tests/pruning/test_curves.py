@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agent.pruning.curves import FINEST, Curve, CurveReader, Point, at, average, broken, curve, overdue, pace, too_late
-from agent.pruning.forecast import CONTROL, EARLIEST, LEAST, Finished, forecast, hopeless, spared
+from agent.pruning.forecast import CONTROL, EARLIEST, LEAST, Finished, Rival, forecast, hopeless, spared
 from agent.source.diff import CODE, changed, kinds
 
 pytestmark = pytest.mark.quick
@@ -207,7 +207,7 @@ def behind(above: float, upto: float = 0.5) -> Curve:
 
 
 def test_a_run_that_is_far_behind_is_pruned_and_says_why() -> None:
-    pruned = hopeless(behind(0.4), BEST, 1.0, history(14), {"MATRIX_LR"})
+    pruned = hopeless(behind(0.4), Rival(BEST, 1.0, history(14), {"MATRIX_LR"}))
     assert pruned is not None
     assert pruned.fraction == 0.5
     assert pruned.estimate == pytest.approx(1.2, abs=0.01)
@@ -218,53 +218,53 @@ def test_a_run_that_is_far_behind_is_pruned_and_says_why() -> None:
 
 def test_a_maximised_metric_is_turned_round() -> None:
     runs = [dataclasses.replace(run, metric=2 - run.metric) for run in history(14)]
-    pruned = hopeless(behind(0.4), BEST, 1.0, runs, {"MATRIX_LR"}, "maximize")
+    pruned = hopeless(behind(0.4), Rival(BEST, 1.0, runs, {"MATRIX_LR"}, "maximize"))
     assert pruned is not None
     assert pruned.estimate == pytest.approx(0.8, abs=0.01)
-    assert hopeless(behind(0.4), BEST, 1.0, history(14), {"MATRIX_LR"}, "maximize") is None
+    assert hopeless(behind(0.4), Rival(BEST, 1.0, history(14), {"MATRIX_LR"}, "maximize")) is None
 
 
 def test_what_is_not_behind_or_not_known_goes_on() -> None:
     runs = history(14)
-    assert hopeless(behind(0.004), BEST, 1.0, runs, {"MATRIX_LR"}) is None
-    assert hopeless(behind(-0.4), BEST, 1.0, runs, {"MATRIX_LR"}) is None
-    assert hopeless((), BEST, 1.0, runs, {"MATRIX_LR"}) is None
-    assert hopeless(behind(0.4), (), 1.0, runs, {"MATRIX_LR"}) is None
-    assert hopeless(behind(math.nan), BEST, 1.0, runs, {"MATRIX_LR"}) is None
-    assert hopeless(behind(0.4, upto=1.0), BEST, 1.0, runs, {"MATRIX_LR"}) is None  # only the evaluation is left
+    assert hopeless(behind(0.004), Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None
+    assert hopeless(behind(-0.4), Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None
+    assert hopeless((), Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None
+    assert hopeless(behind(0.4), Rival((), 1.0, runs, {"MATRIX_LR"})) is None
+    assert hopeless(behind(math.nan), Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None
+    assert hopeless(behind(0.4, upto=1.0), Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None  # only the evaluation is left
 
 
 def test_off_without_history() -> None:
-    assert hopeless(behind(9.0), BEST, 1.0, history(LEAST - 1), {"MATRIX_LR"}) is None
-    assert hopeless(behind(9.0), BEST, 1.0, history(LEAST), {"MATRIX_LR"}) is not None
+    assert hopeless(behind(9.0), Rival(BEST, 1.0, history(LEAST - 1), {"MATRIX_LR"})) is None
+    assert hopeless(behind(9.0), Rival(BEST, 1.0, history(LEAST), {"MATRIX_LR"})) is not None
     failed = [dataclasses.replace(run, curve=()) for run in history(30)]
-    assert hopeless(behind(9.0), BEST, 1.0, failed, {"MATRIX_LR"}) is None
+    assert hopeless(behind(9.0), Rival(BEST, 1.0, failed, {"MATRIX_LR"})) is None
 
 
 def test_never_in_the_first_fifth_and_never_by_one_point() -> None:
     runs = history(14)
-    assert hopeless(behind(0.4, upto=EARLIEST), BEST, 1.0, runs, {"MATRIX_LR"}) is None
-    assert hopeless(behind(0.4, upto=EARLIEST + 0.05), BEST, 1.0, runs, {"MATRIX_LR"}) is not None
+    assert hopeless(behind(0.4, upto=EARLIEST), Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None
+    assert hopeless(behind(0.4, upto=EARLIEST + 0.05), Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is not None
     spike = (*behind(0.0, upto=0.45), Point(0.5, 9.0))
-    assert hopeless(spike, BEST, 1.0, runs, {"MATRIX_LR"}) is None
+    assert hopeless(spike, Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None
     hole = (*behind(0.4, upto=0.25), Point(0.9, 9.0))
-    assert hopeless(hole, BEST, 1.0, runs, {"MATRIX_LR"}) is None
+    assert hopeless(hole, Rival(BEST, 1.0, runs, {"MATRIX_LR"})) is None
 
 
 def test_not_while_one_that_was_as_far_behind_has_come_back() -> None:
-    assert hopeless(behind(0.15), BEST, 1.0, history(30), {"MATRIX_LR"}) is not None
-    assert hopeless(behind(0.15), BEST, 1.0, history(30, recovers=0.2), {"MATRIX_LR"}) is None
+    assert hopeless(behind(0.15), Rival(BEST, 1.0, history(30), {"MATRIX_LR"})) is not None
+    assert hopeless(behind(0.15), Rival(BEST, 1.0, history(30, recovers=0.2), {"MATRIX_LR"})) is None
 
 
 def test_noise_of_the_metric_is_the_least_uncertainty() -> None:
-    assert hopeless(behind(0.15), BEST, 1.0, history(30), {"MATRIX_LR"}, noise=0.01) is not None
-    assert hopeless(behind(0.15), BEST, 1.0, history(30), {"MATRIX_LR"}, noise=0.05) is None
+    assert hopeless(behind(0.15), Rival(BEST, 1.0, history(30), {"MATRIX_LR"}, noise=0.01)) is not None
+    assert hopeless(behind(0.15), Rival(BEST, 1.0, history(30), {"MATRIX_LR"}, noise=0.05)) is None
 
 
 @pytest.mark.parametrize("name", ["TOTAL_BATCH_SIZE", "WARMDOWN_RATIO", "DEPTH", CODE])
 def test_kinds_whose_curves_cross_are_doubted_more(name: str) -> None:
     def chance(changed: set[str], known: str = "MATRIX_LR") -> float:
-        found = forecast(behind(0.1), BEST, 0.5, history(14, frozenset({known})), changed)
+        found = forecast(behind(0.1), Rival(BEST, 1.0, history(14, frozenset({known})), changed), 0.5)
         assert found is not None
         return found.chance
 
@@ -298,11 +298,11 @@ def test_a_busy_machine_is_no_reason() -> None:
     assert pace(behind(0.4), best) is None
     assert pace((), best) is None
     assert pace(best, ()) is None
-    assert hopeless(stepping(behind(0.4), 90), best, 1.0, runs, {"MATRIX_LR"}) is not None
-    assert hopeless(stepping(behind(0.4), 60), best, 1.0, runs, {"MATRIX_LR"}) is None
-    assert hopeless(stepping(behind(0.9), 60), best, 1.0, runs, {"DEPTH"}) is not None
+    assert hopeless(stepping(behind(0.4), 90), Rival(best, 1.0, runs, {"MATRIX_LR"})) is not None
+    assert hopeless(stepping(behind(0.4), 60), Rival(best, 1.0, runs, {"MATRIX_LR"})) is None
+    assert hopeless(stepping(behind(0.9), 60), Rival(best, 1.0, runs, {"DEPTH"})) is not None
     slow = [dataclasses.replace(run, curve=stepping(run.curve, 60), incumbent_curve=best) for run in runs]
-    assert hopeless(behind(0.4), BEST, 1.0, slow, {"MATRIX_LR"}) is None
+    assert hopeless(behind(0.4), Rival(BEST, 1.0, slow, {"MATRIX_LR"})) is None
 
 
 def test_one_in_twenty_is_spared_and_always_the_same() -> None:

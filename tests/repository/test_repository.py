@@ -12,6 +12,7 @@ import pytest
 
 from agent.errors import AutoresearchError
 from agent.protocol.load import load_protocol
+from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from tests.common.workspaces import Cli, git, quick_protocol
 
@@ -339,7 +340,7 @@ def test_what_a_person_writes_while_the_branch_moves_stays(quick: Path, edit: st
 
     sys.addaudithook(hear)
     try:
-        assert workspace.advance("autoresearch/t", new, old) == ["train.py"]
+        assert Checkout(workspace).advance("autoresearch/t", new, old) == ["train.py"]
     finally:
         armed = False
         workspace.close()
@@ -360,10 +361,10 @@ def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: 
     git(quick, "commit", "--quiet", "--allow-empty", "-m", "theirs")
     theirs = workspace.head
     with pytest.raises(AutoresearchError):
-        workspace.advance("autoresearch/t", new, old)
+        Checkout(workspace).advance("autoresearch/t", new, old)
     git(quick, "switch", "--quiet", "main")
     with pytest.raises(AutoresearchError):
-        workspace.advance("autoresearch/t", new, old)
+        Checkout(workspace).advance("autoresearch/t", new, old)
     workspace.close()
     assert git(quick, "rev-parse", "autoresearch/t") == theirs
     assert not (quick / "results.tsv").exists()

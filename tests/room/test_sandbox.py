@@ -23,7 +23,7 @@ from agent.repository.workspace import Workspace
 from agent.room import confine, room, sandbox, variables
 from agent.room.places import devices, places, split
 from agent.room.room import Furniture, Room, lendable
-from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose, shortfalls, temporary_folder
+from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose_sandbox, shortfalls, temporary_folder
 from tests.common.sessions import journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, set_protocol
 
@@ -136,9 +136,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works
 @contextlib.contextmanager
 def opened(way: Way | None, workspace: Workspace, *, network: bool = True, **furniture: Any) -> Iterator[Room]:
     box = Sandbox(way, network=network, hide=True)
-    with room.opened(
-        box, workspace, workspace.head, lendable(workspace), Furniture(command=sys.executable, **furniture)
-    ) as place:
+    found = Furniture(command=sys.executable, lent=lendable(workspace), **furniture)
+    with room.opened(box, workspace, workspace.head, found) as place:
         yield place
 
 
@@ -437,19 +436,19 @@ def test_a_room_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
 def test_what_cannot_be_enforced_is_said_or_refused() -> None:
     full, offline = (Constraints(networkPolicy=policy) for policy in ("full", "offline"))
     hosts = Constraints(networkPolicy="full", networkAllowlist=["example.org"])
-    assert choose("off", offline).says == "sandbox: off"
-    assert choose("off", offline).way is None
-    assert "the network is open" in choose("auto", hosts).says
+    assert choose_sandbox("off", offline).says == "sandbox: off"
+    assert choose_sandbox("off", offline).way is None
+    assert "the network is open" in choose_sandbox("auto", hosts).says
     with pytest.raises(PreconditionError, match="networkAllowlist cannot be enforced"):
-        choose("strict", hosts)
-    nothing = choose("auto", offline, platform="plan9")
+        choose_sandbox("strict", hosts)
+    nothing = choose_sandbox("auto", offline, platform="plan9")
     assert nothing.hide
     assert nothing.network
     assert nothing.way is None
     assert "unconfined" in nothing.says
     assert "although networkPolicy is offline" in nothing.says
     with pytest.raises(PreconditionError, match="--sandbox strict cannot be kept here"):
-        choose("strict", full, platform="plan9")
+        choose_sandbox("strict", full, platform="plan9")
 
 
 @pytest.mark.quick
@@ -562,7 +561,7 @@ def test_a_session_runs_confined_and_offline(quick: Path, cli: Cli, tmp_path: Pa
     constraints = {"noNewDependencies": True, "networkPolicy": "offline"}
     set_protocol(quick, environment={"setupCommands": [], "constraints": constraints})
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--sandbox", "strict")
-    if choose("auto", Constraints(networkPolicy="offline")).missing:
+    if choose_sandbox("auto", Constraints(networkPolicy="offline")).missing:
         assert done.returncode == 3
         assert "--sandbox strict" in done.stderr
         return
@@ -585,7 +584,7 @@ def test_strict_refuses_before_anything_is_touched(quick: Path, cli: Cli) -> Non
     assert not (quick / ".autoresearch").exists()
 
 
-@pytest.mark.skipif(choose("auto", Constraints()).way is None, reason="no way to close a room works here")
+@pytest.mark.skipif(choose_sandbox("auto", Constraints()).way is None, reason="no way to close a room works here")
 @pytest.mark.parametrize("target", [".git/hooks/post-checkout", "results.tsv", "train.py", ".autoresearch/planted"])
 def test_the_checkout_is_out_of_a_runs_reach(quick: Path, cli: Cli, target: str) -> None:
     """A hook of git's would run in the loop."""

@@ -22,7 +22,7 @@ from agent.journal.experiment import Evidence, Run, Verdict
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import State, step
-from agent.report.eta import forecast
+from agent.report.eta import experiments_left
 from agent.report.gain import outcome
 from agent.report.summary import summarize
 from agent.views.terminal.progress_panel import Moment
@@ -238,11 +238,11 @@ def test_figures_of_any_size() -> None:
 def test_forecast_counts_experiments_until_limit(states: list[State]) -> None:
     state, now = states[-1], states[-1].latest_at
     each = state.seconds / 9
-    assert str(forecast(Limits(), state, now, 0.0)).endswith((" an hour", " a minute"))
-    assert "about 10 more by " in str(forecast(Limits(until=now + 9.5 * each), state, now, 0.0))
-    assert "about 4 more by " in str(forecast(Limits(seconds=9.5 * each), state, now, 6 * each))
-    assert ", 3 more until about" in str(forecast(Limits(experiments=12, seconds=9.5 * each), state, now, 0.0))
-    assert forecast(Limits(), states[0], now, 0.0) is None
+    assert str(experiments_left(Limits(), state, now, 0.0)).endswith((" an hour", " a minute"))
+    assert "about 10 more by " in str(experiments_left(Limits(until=now + 9.5 * each), state, now, 0.0))
+    assert "about 4 more by " in str(experiments_left(Limits(seconds=9.5 * each), state, now, 6 * each))
+    assert ", 3 more until about" in str(experiments_left(Limits(experiments=12, seconds=9.5 * each), state, now, 0.0))
+    assert experiments_left(Limits(), states[0], now, 0.0) is None
 
 
 @pytest.mark.quick

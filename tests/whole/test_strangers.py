@@ -30,8 +30,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import came_with_the_repository, own_log
 from agent.journal.results import render
 from agent.journal.state import State
-from agent.proposers.agent import worktree as scratch
-from agent.proposers.agent.worktree import Scratch
+from agent.proposers.agent.worktree import Worktree, changes_in, make_worktree
 from agent.proposers.base import Context, Exhausted, Unavailable
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model.briefing import briefing
@@ -41,10 +40,10 @@ from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.pruning.curves import curve
-from agent.pruning.monitor import Curves, Watch
+from agent.pruning.monitor import CurveCache, RunMonitor
 from agent.system.files import remove_tree
-from agent.views import ndjson
-from agent.views import plain as plain_view
+from agent.views.ndjson import show_ndjson
+from agent.views.plain import show_plain
 from tests.common.files import nested
 from tests.common.model_server import model_server, reply
 from tests.common.workspaces import ROOT, Cli, git
@@ -389,8 +388,8 @@ def test_a_log_is_raw_on_a_pipe_and_steers_no_terminal(session: Path) -> None:
 
 def test_events_on_a_pipe_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     event = Event("note", 1.0, {"text": STEERING + "\ud800"})
-    plain_view.show(event, State())
-    ndjson.show(event, State())
+    show_plain(event, State())
+    show_ndjson(event, State())
     said = capsys.readouterr()
     assert not any(sign in said.err + said.out for sign in BAD)
     assert json.loads(said.out)["text"] == STEERING + "\ud800"
@@ -427,18 +426,18 @@ def protocol_of(form: str) -> Protocol:
     return Protocol.model_validate(content)
 
 
-def copy_of(folder: Path) -> tuple[Scratch, Context]:
+def copy_of(folder: Path) -> tuple[Worktree, Context]:
     def export(top: Path) -> Path:
         top.mkdir(parents=True)
         (top / "train.py").write_text(TEXT)
         return top
 
     about = context(export=export, allows=lambda path: path == "train.py")
-    return scratch.make(about, folder / "copy", {}), about
+    return make_worktree(about, folder / "copy", {}), about
 
 
 def test_a_copy_is_looked_at_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "MOST_FILES", 2000)
+    monkeypatch.setattr("agent.proposers.agent.worktree.MOST_FILES", 2000)
     copy, about = copy_of(tmp_path)
     top = copy.top
     (top / "train.py").write_text(TEXT.replace("0.1 ", "0.2 "))
@@ -453,7 +452,7 @@ def test_a_copy_is_looked_at_in_bounded_time(tmp_path: Path, monkeypatch: pytest
         file.write("x")
     (top / ("n" * 250)).touch()
     began = time.monotonic()
-    found = scratch.changes(copy, about)
+    found = changes_in(copy, about)
     assert time.monotonic() - began < 5
     assert found.files == {"train.py": TEXT.replace("0.1 ", "0.2 ")}
     assert any("more than" in each for each in found.dropped)
@@ -467,7 +466,7 @@ def test_a_copy_is_looked_at_in_bounded_time(tmp_path: Path, monkeypatch: pytest
 def test_a_copys_git_is_only_read_inside(tmp_path: Path, head: str) -> None:
     copy, about = copy_of(tmp_path)
     (copy.top / ".git" / "HEAD").write_text(head)
-    assert scratch.changes(copy, about).dropped
+    assert changes_in(copy, about).dropped
 
 
 def test_output_of_a_foreign_command_is_read_in_its_length() -> None:
@@ -493,7 +492,7 @@ def test_a_log_of_a_run_can_be_looked_at(tmp_path: Path, text: str) -> None:
     curve(f"{text} loss: 2.0 50%\n")
     path = tmp_path / "run.log"
     os.mkfifo(path)
-    Watch(path, 60.0, None, None)(1.0)
-    assert Curves().of([Run(1.0, 1.0, log=str(path))]) == ()
+    RunMonitor(path, 60.0, None, None)(1.0)
+    assert CurveCache().of([Run(1.0, 1.0, log=str(path))]) == ()
     assert duration(float("inf")) == "?"
     assert figure(float("nan"))

@@ -24,7 +24,7 @@ class Attempt:
     lasting: bool = False
 
 
-class Left:
+class Checkpoint:
     """The attempts by their names within an experiment's folder. Where the context has no folder nothing is kept."""
 
     def __init__(self) -> None:

@@ -47,7 +47,7 @@ GIT_CONFIG = """\
 
 
 @dataclass(frozen=True)
-class Scratch:
+class Worktree:
     """top: every tracked file and a repository of its own; workspace: the folder in it where the agent starts.
 
     before: path relative to the workspace -> what the incumbent has there. head: what the repository has checked out.
@@ -72,7 +72,7 @@ class Refused(Exception):
     """A file that cannot be taken; its text goes on after the file's name: "which is larger than 1 MiB"."""
 
 
-def make(context: Context, top: Path, draft: Mapping[str, str]) -> Scratch:
+def make_worktree(context: Context, top: Path, draft: Mapping[str, str]) -> Worktree:
     """A copy of the incumbent at `top`, committed there, with `draft` on top of it as an uncommitted change.
 
     Raises Unavailable where git cannot make the repository.
@@ -85,7 +85,7 @@ def make(context: Context, top: Path, draft: Mapping[str, str]) -> Scratch:
     for path in (PROMPT, NOTES):
         (workspace / path).unlink(missing_ok=True)
     _place(workspace, draft)
-    return Scratch(top, workspace, before, _head(top) or ("", ""))
+    return Worktree(top, workspace, before, _head(top) or ("", ""))
 
 
 def environment() -> dict[str, str]:
@@ -93,27 +93,27 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
-def changes(scratch: Scratch, context: Context) -> Changes:
+def changes_in(worktree: Worktree, context: Context) -> Changes:
     """What differs from the incumbent, sorted into what may be taken and what may not."""
-    workspace = scratch.workspace
+    workspace = worktree.workspace
     if linked_part(Path(workspace.anchor), str(workspace.relative_to(workspace.anchor))) or not workspace.is_dir():
         return Changes({}, ("removed the folder that it worked in",), "")
-    files, dropped = {}, _git_matters(scratch)
-    after = _states(scratch.top, workspace, scratch.before)
+    files, dropped = {}, _git_matters(worktree)
+    after = _states(worktree.top, workspace, worktree.before)
     if len(after) >= MOST_FILES:
         dropped.append(f"made more than {MOST_FILES:,} files, of which the rest is not looked at")
-    for path in sorted({*scratch.before, *after} - {PROMPT, NOTES}):
-        if scratch.before.get(path) == after.get(path) or (path not in scratch.before and _is_litter(path)):
+    for path in sorted({*worktree.before, *after} - {PROMPT, NOTES}):
+        if worktree.before.get(path) == after.get(path) or (path not in worktree.before and _is_litter(path)):
             continue
         # A name may be bytes that are no text.
         shown = one_line(path.encode(errors="replace").decode())
         shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
-        did = f"{'deleted' if path not in after else 'changed' if path in scratch.before else 'made'} {shown}"
+        did = f"{'deleted' if path not in after else 'changed' if path in worktree.before else 'made'} {shown}"
         if path.startswith("../") or not path.isprintable() or not context.allows(path):
             dropped.append(f"{did}, which may not change")
         elif path not in after:
             dropped.append(f"{did}, which has to stay")
-        elif any(str(parent) in scratch.before for parent in PurePosixPath(path).parents):
+        elif any(str(parent) in worktree.before for parent in PurePosixPath(path).parents):
             dropped.append(f"{did}, below what has to stay a file")
         else:
             try:
@@ -180,14 +180,14 @@ def _git(top: Path, *args: str) -> None:
         )
 
 
-def _git_matters(scratch: Scratch) -> list[str]:
+def _git_matters(worktree: Worktree) -> list[str]:
     """What it did to its repository, by the files of that: asking git would run what an agent has configured there."""
-    head = _head(scratch.top)
+    head = _head(worktree.top)
     if head is None:
         return ["deleted .git"]
-    if head[0] != scratch.head[0]:
+    if head[0] != worktree.head[0]:
         return ["switched the branch"]
-    return ["committed"] if head[1] and head[1] != scratch.head[1] else []
+    return ["committed"] if head[1] and head[1] != worktree.head[1] else []
 
 
 def _head(top: Path) -> tuple[str, str] | None:

@@ -18,7 +18,7 @@ from agent.journal.experiment import Experiment
 from agent.journal.history import change_of, ideas_of, incumbent_before
 from agent.journal.state import gain
 from agent.proposers.base import Context
-from agent.proposers.model import search_summary as beliefs
+from agent.proposers.model.search_summary import best_points, constant_ranges
 from agent.system.files import read_text
 
 # A token is at least three characters of English or Python, as a rule; the whole briefing keeps within this many.
@@ -65,8 +65,8 @@ def _sections(context: Context) -> list[tuple[str, list[str]]]:
         (f"Near misses: discarded, but close {UNTRUSTED}", _near_misses(context)),
         (f"What crashed and why {UNTRUSTED}", _lines(context, _crashed(tried))),
         (f"All experiments by idea; {known} {UNTRUSTED}", _by_idea(context, noise)),
-        ("The best points so far", beliefs.best_points(context)),
-        ("What the search knows about each constant", beliefs.constants(context)),
+        ("The best points so far", best_points(context)),
+        ("What the search knows about each constant", constant_ranges(context)),
         (f"How predictions did {UNTRUSTED}", _predictions(context)),
         (f"Diffs of what failed lately {UNTRUSTED}", _diffs(context)),
     ]

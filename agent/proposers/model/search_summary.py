@@ -28,7 +28,7 @@ def best_points(context: Context) -> list[str]:
     return lines
 
 
-def constants(context: Context) -> list[str]:
+def constant_ranges(context: Context) -> list[str]:
     """`RATE now 0.3: the best 4 of 15 have 0.25..0.31, the rest 0.1..0.9; crashed at 2.0, 3.1`, most tried first."""
     ranked = _ranked(context)
     count = max(FEWEST_GOOD, round(GOOD_SHARE * len(ranked)))

@@ -30,7 +30,7 @@ ZERO = 1e-12
 OUTSIDE = 0.5
 
 
-def pool(space: Space, rng: random.Random, count: int, reach: float = 1.0) -> list[dict[str, Value]]:
+def draw_candidates(space: Space, rng: random.Random, count: int, reach: float = 1.0) -> list[dict[str, Value]]:
     """Up to `count` different changes of the incumbent: one to three constants, small steps and large ones.
 
     reach: shrinks the steps.

@@ -20,7 +20,7 @@ from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
-from agent.proposers.search.candidates import groups, point, points, pool
+from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import Dimension, Space, space_of, why_nothing
 
 # Where the gain is on slow machines: more steps, by smaller batches and shallower models, then size, then rates.
@@ -110,7 +110,7 @@ def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tu
     model = fit(known, targets, groups(space))
     best = float(model.predict(known)[0][[value is not None for value in values]].min())
     fruitless = context.number - context.incumbent.number - PATIENCE
-    candidates = pool(space, rng, POOL, SHRINK ** max(0, fruitless))
+    candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless))
     expected = improvement(model, points(space, candidates), best)
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
         yield candidates[index], f"expected improvement by a model of {len(values)} experiments"
@@ -129,7 +129,7 @@ def _steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple
     lessons = _lessons(space, context.history, context.incumbent)
     for attempt in range(ATTEMPTS):
         yield _local(space, lessons, rng, attempt / ATTEMPTS)
-    for values in pool(space, rng, ATTEMPTS):
+    for values in draw_candidates(space, rng, ATTEMPTS):
         yield values, "a draw: the usual steps are used up"
 
 

@@ -138,7 +138,7 @@ def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | N
     )
 
 
-def remarks(files: Mapping[str, str]) -> list[str]:
+def remarks_on(files: Mapping[str, str]) -> list[str]:
     """Sentences about search comments that do nothing."""
     return [remark for path, text in files.items() for remark in misplaced(path, text)]
 

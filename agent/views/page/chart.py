@@ -100,7 +100,7 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     dots = [_point(row, x, y, bottom) for row in rows if row["status"] != "keep"]
     kept = [_point(row, x, y, bottom) for row in rows if row["status"] == "keep"]
     parts = [head, _axes(x, y, plot, frame, crashes="crash" in kinds)]
-    parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, GREEN, "")]
+    parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, (GREEN, ""))]
     parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]
     return _svg(parts, frame, _title(session), _described(session, len(far)))
 
@@ -121,22 +121,20 @@ def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
     parts = [head, _axes(x, y, plot, frame, crashes=False)]
     named: list[tuple[float, float]] = []
     for index, (session, best) in enumerate(zip(sessions, bests, strict=True)):
-        colour, dash = LINES[index % len(LINES)]
+        stroke, name = LINES[index % len(LINES)], f"line-{index % len(LINES)}"
         end = x(session["rows"][-1]["number"])
-        parts.append(_steps(best, x, y, replace(plot, right=end), colour, dash, f"line-{index % len(LINES)}"))
+        parts.append(_steps(best, x, y, replace(plot, right=end), stroke, name))
         for row in best:
             parts.append(
-                f'<circle class="line-{index % len(LINES)}" cx="{x(row["number"]):.1f}" cy="{y(row["metric"]):.1f}" '
-                f'r="3.5" fill="{colour}"><title>{escape(session["tag"])} {said(row)}</title></circle>'
+                f'<circle class="{name}" cx="{x(row["number"]):.1f}" cy="{y(row["metric"]):.1f}" '
+                f'r="3.5" fill="{stroke[0]}"><title>{escape(session["tag"])} {said(row)}</title></circle>'
             )
         height = y(best[-1]["metric"]) if best else bottom
         while any(abs(end - x_other) < long and abs(height - other) < frame.size + 2 for x_other, other in named):
             height -= 2
         named.append((end, height))
-        name = escape(shortened(session["tag"], frame.longest))
-        parts.append(
-            letters(end + 8, height + 0.35 * frame.size, name, frame.size, colour, f"line-{index % len(LINES)}")
-        )
+        tag = escape(shortened(session["tag"], frame.longest))
+        parts.append(letters((end + 8, height + 0.35 * frame.size), tag, frame.size, stroke[0], name))
     standing = "; ".join(
         f"{s['tag']}: baseline {brief(s['baseline'], 6)}, best {brief(s['best'], 6)}" for s in sessions
     )
@@ -173,12 +171,14 @@ def _point(row: Mapping[str, Any], x: Axis, y: Axis, bottom: float) -> str:
 
 
 def _steps(
-    best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, colour: str, dash: str, name: str = "steps"
+    best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, stroke: tuple[str, str], name: str = "steps"
 ) -> str:
+    """Draw the running best. stroke: colour and dashes."""
     if not best:
         return ""
     path = f"M{x(best[0]['number']):.1f} {y(best[0]['metric']):.1f}"
     path += "".join(f"H{x(row['number']):.1f}V{y(row['metric']):.1f}" for row in best[1:]) + f"H{plot.right:.1f}"
+    colour, dash = stroke
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     return f'<path class="{name}" d="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashed}/>'
 
@@ -233,7 +233,7 @@ def _labels(session: Session, best: Sequence[Mapping[str, Any]], x: Axis, y: Axi
             edge = label.lead.bottom if label.y > level else label.lead.top
             path = f"M{at:.1f} {level:.1f}L{label.x:.1f} {edge:.1f}"
             found.append(f'<path class="lead" d="{path}" stroke="{FAINT}" stroke-width="0.7" fill="none"/>')
-        found.append(letters(label.x, label.y, escape(text), size, INK, "label", label.anchor))
+        found.append(letters((label.x, label.y), escape(text), size, INK, "label", label.anchor))
     return "".join(found)
 
 
@@ -243,17 +243,17 @@ def _axes(x: Axis, y: Axis, plot: Box, frame: Frame, crashes: bool) -> str:
     for value, text in zip(values, written(values), strict=True):
         at = y(value)
         parts.append(f'<path class="grid" d="M{plot.left:.1f} {at:.1f}H{plot.right:.1f}" stroke="{LINE}"/>')
-        parts.append(letters(plot.left - 8, at + 0.35 * size, text, size, FAINT, "tick", "end"))
+        parts.append(letters((plot.left - 8, at + 0.35 * size), text, size, FAINT, "tick", "end"))
     floor = plot.bottom + (LANE if crashes else 0)
     if crashes:
         parts.append(
-            letters(plot.left - 8, plot.bottom + LANE / 2 + 0.35 * size, "crashed", size, FAINT, "tick", "end")
+            letters((plot.left - 8, plot.bottom + LANE / 2 + 0.35 * size), "crashed", size, FAINT, "tick", "end")
         )
     parts.append(f'<path class="axis" d="M{plot.left:.1f} {floor:.1f}H{plot.right:.1f}" stroke="{FAINT}"/>')
     steps = [value for value in ticks(0, x.high, 10 if frame.width > 600 else 5) if value == int(value)]
-    parts += [letters(x(value), floor + size + 5, f"{value:.0f}", size, FAINT, "tick", "middle") for value in steps]
+    parts += [letters((x(value), floor + size + 5), f"{value:.0f}", size, FAINT, "tick", "middle") for value in steps]
     middle = (plot.left + plot.right) / 2
-    parts.append(letters(middle, floor + 2.6 * size, "experiment", size, FAINT, "tick", "middle"))
+    parts.append(letters((middle, floor + 2.6 * size), "experiment", size, FAINT, "tick", "middle"))
     return "".join(parts)
 
 
@@ -262,7 +262,7 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
     parts, line = [], frame.size + 8
     top = 6.0
     if frame.titled:
-        parts.append(letters(16, top + 18, escape(shortened(title, 110)), frame.size + 4, INK, "title"))
+        parts.append(letters((16, top + 18), escape(shortened(title, 110)), frame.size + 4, INK, "title"))
         top += 34
     x = frame.left
     for kind, words in legend.items():
@@ -270,7 +270,7 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
         if x + long > frame.width - 8 and x > frame.left:
             x, top = frame.left, top + line
         parts.append(f'<g class="{kind}">{sign(kind, x + 9, top + line / 2)}</g>')
-        parts.append(letters(x + 23, top + line / 2 + 0.33 * frame.size, words, frame.size - 1, FAINT, "tick"))
+        parts.append(letters((x + 23, top + line / 2 + 0.33 * frame.size), words, frame.size - 1, FAINT, "tick"))
         x += long + 12
     return "".join(parts), top + (line + 10 if legend else 12)
 

@@ -74,11 +74,12 @@ def sign(kind: str, x: float, y: float) -> str:
             )
 
 
-def letters(x: float, y: float, text: str, size: float, colour: str, name: str, anchor: str = "start") -> str:
+def letters(at: tuple[float, float], text: str, size: float, colour: str, name: str, anchor: str = "start") -> str:
+    """Write `text` at (x, y). name: its class in the page's style sheet."""
     end = f' text-anchor="{anchor}"' if anchor != "start" else ""
     more = {
         "label": f' stroke="{PAPER}" stroke-width="3" paint-order="stroke" stroke-linejoin="round"',
         "title": ' font-weight="600"',
     }.get(name, "")
-    where = f'class="{name}" x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{colour}"'
+    where = f'class="{name}" x="{at[0]:.1f}" y="{at[1]:.1f}" font-size="{size:g}" fill="{colour}"'
     return f"<text {where}{end}{more}>{text}</text>"

@@ -18,10 +18,10 @@ from agent.execution.progress import memory, reading
 from agent.format import one_line
 from agent.journal.events import Event
 from agent.journal.state import State
-from agent.report.eta import forecast
+from agent.report.eta import experiments_left
 from agent.system.files import last_lines
 from agent.system.invocation import hint
-from agent.views.plain import lines
+from agent.views.plain import event_lines
 from agent.views.terminal.progress_panel import Moment, under_way
 from agent.views.terminal.screen import screen
 from agent.views.text import COLOURS
@@ -66,7 +66,7 @@ class Picture:
             reading=reading(tail),
             lines=tail,
             memory=self._held(started["pid"]) if started else None,
-            forecast=forecast(self._limits, self.state, now, time.monotonic() - self._began),
+            forecast=experiments_left(self._limits, self.state, now, time.monotonic() - self._began),
             ends=self._limits.words(),
             message=self.message,
             hint=self.hint,
@@ -104,7 +104,7 @@ class LiveView:
         self._picture.state = state
         if event.kind == "progress":
             return  # drawn from the log itself, once a second
-        said = lines(event, state) if event.kind != "started" else []
+        said = event_lines(event, state) if event.kind != "started" else []
         if self._live is None and event.kind not in ("session", "resumed"):
             for line in said:
                 self._say(line)

@@ -63,7 +63,7 @@ def under_way(state: State) -> tuple[Mapping[str, Any], float] | None:
     return None
 
 
-def current(state: State, moment: Moment) -> list[RenderableType]:
+def progress_panel(state: State, moment: Moment) -> list[RenderableType]:
     """The experiment under way, or the fresh runs that confirm the gain, or what happens between two."""
     if state.comparison is not None and state.comparison.started is not None:
         return _comparing(state, state.comparison, moment)

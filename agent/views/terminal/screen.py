@@ -14,7 +14,7 @@ from agent.journal.state import State
 from agent.report.gain import outcome, standing
 from agent.report.summary import summarize
 from agent.views.terminal.ellipsis import clock, gap, line, named, sides
-from agent.views.terminal.progress_panel import Moment, current
+from agent.views.terminal.progress_panel import Moment, progress_panel
 from agent.views.text import COLOURS, status
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
@@ -28,7 +28,7 @@ def screen(state: State, moment: Moment, width: int, height: int) -> RenderableT
     """Every line is one line high: what is too long ends in an ellipsis, and the rows take the lines that are left."""
     wide = width >= WIDE
     room = LEFT if wide else width
-    now = [Text(), *current(state, moment)]
+    now = [Text(), *progress_panel(state, moment)]
     bottom: list[RenderableType] = [
         *([line(moment.message, "bold")] if moment.message else []),
         *([line(moment.hint, "dim")] if moment.hint else []),

@@ -17,10 +17,8 @@ import pytest
 from agent.errors import Interrupted
 from agent.execution.measure import Runner
 from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
-from agent.proposers.agent import command as command_module
 from agent.proposers.agent import presets
-from agent.proposers.agent import worktree as scratch
-from agent.proposers.agent.command import CommandProposer
+from agent.proposers.agent.command import CommandProposer, filled_command
 from agent.proposers.agent.presets import PRESETS, check_available, own_folders
 from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.hybrid import HybridProposer
@@ -467,7 +465,7 @@ def test_prompt_can_be_an_argument(context: Context, tmp_path: Path, monkeypatch
     with pytest.raises(NoProposal):
         proposer.ask(context)
     assert "it's $HOME `here`" in (tmp_path / "kept" / "agent.log").read_text()
-    monkeypatch.setattr(command_module, "LONGEST_ARGUMENT", 10)
+    monkeypatch.setattr("agent.proposers.agent.command.LONGEST_ARGUMENT", 10)
     with pytest.raises(NoProposal):
         proposer.ask(context)
     assert "Read autoresearch-prompt.md and do what" in (tmp_path / "kept" / "agent.log").read_text()
@@ -478,7 +476,7 @@ def test_presets_fill_in_their_commands(tmp_path: Path, monkeypatch: pytest.Monk
     for name, line in PRESETS.items():
         assert "{prompt" in line
         assert not any(word in line for word in ("dangerously", "danger-full-access", "bypass"))
-        filled = command_module._filled(line, "p", tmp_path / "it's", ["train.py"])
+        filled = filled_command(line, "p", tmp_path / "it's", ["train.py"])
         assert "{prompt" not in filled
         assert "{files}" not in filled
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -500,6 +498,6 @@ def test_only_its_own_folders_may_be_written(tmp_path: Path, monkeypatch: pytest
 
 
 def test_failed_copy_makes_agent_unavailable(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "GIT_SECONDS", 0)
+    monkeypatch.setattr("agent.proposers.agent.worktree.GIT_SECONDS", 0)
     with pytest.raises(Unavailable, match="no scratch repository for the agent: `git init` failed in"):
         agent(tmp_path, HONEST).ask(context)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from agent.proposers import answer as notes
+from agent.proposers.answer import LONGEST_DESCRIPTION, Notes, parse_notes, summary_of_change
 from agent.proposers.model.blocks import Unusable, apply
 from tests.common.proposals import FILE, edit
 
@@ -181,16 +181,16 @@ def test_two_files_need_a_name() -> None:
 
 
 def test_notes_are_read_from_answer() -> None:
-    said = notes.parse("**DESCRIPTION:** halve the batch\nHypothesis: more\x1b[31m steps\nEXPECTED: about -0.004 bits")
-    assert said == notes.Notes("halve the batch", "more steps", -0.004)
-    assert notes.parse("EXPECTED: \u22121e-3").expected == -0.001
-    assert notes.parse("EXPECTED: nothing\n") == notes.Notes()
-    assert len(notes.parse("DESCRIPTION: " + "x" * 10_000).description) == notes.LONGEST_DESCRIPTION
+    said = parse_notes("**DESCRIPTION:** halve the batch\nHypothesis: more\x1b[31m steps\nEXPECTED: about -0.004 bits")
+    assert said == Notes("halve the batch", "more steps", -0.004)
+    assert parse_notes("EXPECTED: \u22121e-3").expected == -0.001
+    assert parse_notes("EXPECTED: nothing\n") == Notes()
+    assert len(parse_notes("DESCRIPTION: " + "x" * 10_000).description) == LONGEST_DESCRIPTION
 
 
 def test_missing_notes_are_summarised() -> None:
-    assert notes.summary({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}) == "RATE 0.1 -> 0.2"
-    assert notes.summary({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}) == "1 lines added, 0 removed in t.py"
+    assert summary_of_change({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}) == "RATE 0.1 -> 0.2"
+    assert summary_of_change({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}) == "1 lines added, 0 removed in t.py"
 
 
 ODD = [
@@ -215,7 +215,7 @@ def test_answers_take_no_longer_than_their_length(parts: tuple[str, ...]) -> Non
     began = time.monotonic()
     with contextlib.suppress(Unusable):
         apply(answer, {"train.py": FILE, "b.py": "RATE = 0.1\n" * 2000}, lambda _: True)
-    notes.parse(answer)
+    parse_notes(answer)
     assert time.monotonic() - began < 4
 
 

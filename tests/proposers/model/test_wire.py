@@ -16,7 +16,6 @@ import pytest
 
 from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Unavailable
-from agent.proposers.model import wire as module
 from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, ModelSpec, complete, parse_model
 from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent
 
@@ -557,7 +556,7 @@ def drip(first: bytes, again: bytes = b"x") -> Callable[[Any], None]:
     ids=["status", "header", "body", "refusal"],
 )
 def test_a_slow_drip_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
-    monkeypatch.setattr(module, "LONGEST_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr("agent.proposers.model.wire.LONGEST_ANSWER_SECONDS", 1.0)
     before, began = set(threading.enumerate()), time.monotonic()
     with model_server(lambda _: drip(first)) as server:
         with pytest.raises(Unavailable):

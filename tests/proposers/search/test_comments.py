@@ -10,9 +10,9 @@ import pytest
 from agent.errors import UsageError
 from agent.journal.experiment import Experiment, Verdict
 from agent.proposers.base import Context
-from agent.proposers.search.candidates import pool
+from agent.proposers.search.candidates import draw_candidates
 from agent.proposers.search.search import SearchProposer
-from agent.proposers.search.space import remarks, space_of, tunable_parameters, why_nothing
+from agent.proposers.search.space import remarks_on, space_of, tunable_parameters, why_nothing
 from agent.source.constants import constants
 from agent.source.encoding import decoded, encoded
 from tests.common.model_server import model_server
@@ -84,13 +84,13 @@ def test_slips_stop_a_session_before_its_baseline(quick: Path, cli: Cli) -> None
 @pytest.mark.quick
 def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> None:
     source = "BETAS = (0.9, 0.95)  # search: 0.8..0.99\nrate = 0.1  # search: 0.01..1.0\n# search: off\n"
-    assert [remark.split(" and ")[0] for remark in remarks({"t.py": source + QUICK})] == [
+    assert [remark.split(" and ")[0] for remark in remarks_on({"t.py": source + QUICK})] == [
         "t.py line 1: the search comment stands beside no constant that can be searched",
         "t.py line 2: the search comment stands beside no constant that can be searched",
         "t.py line 3: the search comment stands on a line of its own",
     ]
     branches = "if PROFILE == 'x':\n    RATE = 0.1  # search: 0.01..1.0\nelse:\n    RATE = 0.2  # search: off\n"
-    assert remarks({"t.py": branches}) == []
+    assert remarks_on({"t.py": branches}) == []
     (quick / "train.py").write_text(source + QUICK)
     commit_all(quick, "odd")
     dry = cli(quick, "run", "--tag", "t", "--dry-run")
@@ -164,7 +164,7 @@ def test_steps_of_large_integers_are_relative() -> None:
         for key, value in asked(source, seed).items():
             assert value == before[key] or abs(value / float(before[key]) - 1) > 0.02, (key, value)
     space = space_of({"t.py": source}, {})
-    for values in pool(space, random.Random(0), 400):
+    for values in draw_candidates(space, random.Random(0), 400):
         for key, moved in values.items():
             assert abs(float(moved) / float(before[key]) - 1) >= 0.01, (key, moved)
 

@@ -16,7 +16,7 @@ import pytest
 from agent.journal.experiment import Direction, Experiment, Proposal, Run, Value, Verdict, digest
 from agent.journal.state import gain
 from agent.proposers.base import Context, Exhausted
-from agent.proposers.search.candidates import point, pool
+from agent.proposers.search.candidates import draw_candidates, point
 from agent.proposers.search.gaussian_process import fit, improvement
 from agent.proposers.search.search import FARTHEST, SearchProposer, _targets
 from agent.proposers.search.space import space_of, tunable_parameters
@@ -185,7 +185,7 @@ def test_nothing_to_search_and_nothing_left() -> None:
 @pytest.mark.quick
 def test_tiny_constants_are_moved_by_factors() -> None:
     space = space_of({"t.py": "EPS = 1e-15\nOFF = 0.0  # search: 0.001..0.1 log\n"}, {})
-    drawn = pool(space, random.Random(0), 200)
+    drawn = draw_candidates(space, random.Random(0), 200)
     found, off = ([float(values[name]) for values in drawn if name in values] for name in ("EPS", "OFF"))
     assert min(found) < 5e-16
     assert max(found) > 2e-15
