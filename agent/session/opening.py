@@ -60,5 +60,6 @@ def prepared(bench: Runner, *, setup: bool, commit: str | None = None, untraced:
         if snapshot is not None and where is not None:
             copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
             inside = bench.workspace.export(copy, commit)
-            harness = evaluation.Harness(inside / where, snapshot, fingerprint.snapshot(rules), untraced)
+            beside, script = where
+            harness = evaluation.Harness(inside / beside, script, snapshot, fingerprint.snapshot(rules), untraced)
         yield dataclasses.replace(bench, lent=lent, harness=harness)
