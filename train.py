@@ -23,7 +23,7 @@ if __name__ == "__main__":  # before the data is looked for, which --help does w
     ).parse_args()
 
 # prepare goes before MLX: it puts the fast BLAS in front, which is too late once mlx.core is imported.
-import blas
+from harness import blas
 from prepare import MAX_SEQ_LEN, PROFILE, TIME_BUDGET, VOCAB_SIZE, Tokenizer, evaluate_bpb, make_dataloader
 
 # isort: split

@@ -9,7 +9,7 @@ SIZES = (128, 512, 1024)
 ROUNDS = 5
 PROBE = """
 import sys, time
-import blas
+from harness import blas
 print(blas.load() if sys.argv[1] == "with" else "as built into MLX")
 import mlx.core as mx
 for size in map(int, sys.argv[2:]):

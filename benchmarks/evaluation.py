@@ -28,10 +28,9 @@ from typing import Any
 
 import numpy as np
 
-import handover
 import prepare
-import scoring
 from benchmarks.port import ROOT, commit_of
+from harness import handover, scoring
 from train import EVAL_BATCH_SIZE, GPT, WORKERS, on_workers
 
 # isort: split
@@ -69,7 +68,7 @@ def ready_evaluator(losses: Path, reference: Path | None = None) -> Iterator[Non
         env = {**os.environ, "AUTORESEARCH_CACHE": str(prepare.CACHE_DIR), "AUTORESEARCH_LOSSES": str(losses)}
         if reference is not None:
             env["AUTORESEARCH_REFERENCE"] = str(reference)
-        command = [sys.executable, str(ROOT / "evaluator.py"), str(address)]
+        command = [sys.executable, str(ROOT / "harness" / "evaluator.py"), str(address)]
         with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None and process.stdout is not None
             assert json.loads(process.stdout.readline())["event"] == "ready"

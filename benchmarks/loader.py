@@ -21,8 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.port import ROOT, commit_of
-from prepare import CACHE_DIR as CACHE
-from prepare import Tokenizer, _current_snapshot, offsets_path
+from harness.loader import offsets_path
+from harness.prepared import current_snapshot
+from harness.settings import CACHE_DIR as CACHE
+from harness.tokenizer import Tokenizer
 
 BATCHES = {"port": 20, "ours": 400}
 PROBE = """
@@ -45,7 +47,7 @@ def write_shards(folder: Path, held_out: int | None = 100) -> None:
     That holds the first `held_out` of them, None for all: what is measured with it is no metric.
     """
     folder.mkdir(parents=True)
-    tokenizer, snapshot = Tokenizer.from_directory(), _current_snapshot(CACHE)
+    tokenizer, snapshot = Tokenizer.from_directory(), current_snapshot()
     path = next(snapshot.directory.glob("train_*.tokens.npy"))
     tokens, offsets = np.load(path, mmap_mode="r"), np.load(offsets_path(path))
     documents = [tokenizer.decode(tokens[a + 1 : b].tolist()) for a, b in itertools.pairwise(offsets)]

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import train
 from prepare import EVAL_LOGITS_BYTES, MAX_SEQ_LEN, VOCAB_SIZE, _trace
-import evaluator
+from harness import evaluator, scoring
 import mlx.core as mx
 from mlx.utils import tree_map
 

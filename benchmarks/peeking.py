@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-import scoring
 from benchmarks.port import ROOT
+from harness import scoring
 
 SEEDS, SECONDS = (42, 43, 44), 20
 RUNS = (1, 2, 5)  # one evaluation, the two of a keep, with the three that confirm makes

@@ -19,12 +19,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.port import ROOT, SCALED, TUNED, commit_of, make_workspace
+from benchmarks.port import NO_BLAS, ROOT, SCALED, TUNED, commit_of, make_workspace
 
 START = f"""
 import sys
 sys.path[:0] = ["", {str(ROOT)!r}]
-import blas, runpy
+import os, runpy
+from harness import blas
+if os.path.exists({NO_BLAS!r}):
+    blas.load = lambda: None
 blas.load()
 runpy.run_path("train.py", run_name="__main__")
 """

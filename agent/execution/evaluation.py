@@ -1,10 +1,10 @@
 """The harness's evaluator beside a run: a process outside the room that computes the metric from the exported model.
 
-A harness that hands models over has an `evaluator.py` beside it. The loop starts that before the run, in a room of its
-own that shows the whole snapshot, from the text of the session's first commit, and tells the run where its socket is
-(AUTORESEARCH_EVALUATOR). It says by lines of JSON on its standard output what it sees: `ready`; `clock`, when it gives
-out the training text; `handed_over`, when a model has arrived; then `answer` with the metric, or `refused` with the
-reason why the run is void.
+A harness that hands models over has `harness/evaluator.py` beside it, or `evaluator.py` as in earlier versions. The
+loop starts that before the run, in a room of its own that shows the whole snapshot, from the text of the session's
+first commit, and tells the run where its socket is (AUTORESEARCH_EVALUATOR). It says by lines of JSON on its standard
+output what it sees: `ready`; `clock`, when it gives out the training text; `handed_over`, when a model has arrived;
+then `answer` with the metric, or `refused` with the reason why the run is void.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from agent.room.places import places
 from agent.room.sandbox import Layout, Sandbox, Shown
 from agent.system.files import read_bounded, write_whole
 
-VARIABLE, SCRIPT, HANDED_OVER = "AUTORESEARCH_EVALUATOR", "evaluator.py", "handed_over"
+VARIABLE, HANDED_OVER = "AUTORESEARCH_EVALUATOR", "handed_over"
+SCRIPTS = ("harness/evaluator.py", "evaluator.py")
 REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
 SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
 READY_SECONDS = 30.0
@@ -47,12 +48,14 @@ LARGEST_WORD, LARGEST_LOSSES = 2**20, 2**30
 
 @dataclass(frozen=True)
 class Harness:
-    """folder: a copy of the harness; snapshot: the prepared data that it evaluates on, and `record` its snapshot.json.
+    """folder: a copy of the harness; script: its evaluator, relative to that; snapshot: the prepared data that it
+    evaluates on, and `record` its snapshot.json.
 
     untraced: whether a model that cannot be traced may be evaluated by its own process.
     """
 
     folder: Path
+    script: str
     snapshot: Path
     record: dict[str, Any]
     untraced: bool = False
@@ -85,12 +88,15 @@ class Evaluator:
                     self._events.setdefault(said["event"], {"at": time.monotonic(), **said})
 
 
-def speaks(workspace: Workspace, commit: str, paths: list[str]) -> str | None:
-    """Return the folder, relative to the workspace, of a harness with an evaluator; None where there is none."""
-    for path in paths:
-        folder = str(Path(path).parent)
-        if HANDED_OVER in (workspace.show(commit, str(Path(folder) / SCRIPT)) or ""):
-            return folder
+def speaks(workspace: Workspace, commit: str, paths: list[str]) -> tuple[str, str] | None:
+    """Return the folder of a harness with an evaluator, relative to the workspace, and the script relative to that.
+
+    None where there is none.
+    """
+    for folder in (str(Path(path).parent) for path in paths):
+        for script in SCRIPTS:
+            if HANDED_OVER in (workspace.show(commit, str(Path(folder) / script)) or ""):
+                return folder, script
     return None
 
 
@@ -126,7 +132,7 @@ def evaluator(
         **({UNTRACED_VARIABLE: "1"} if harness.untraced else {}),
     }
     closed = Sandbox(sandbox.way, network=False, hide=True) if sandbox.way else sandbox
-    command = closed.enter([str(python), SCRIPT, str(socket)], layout, harness.folder)
+    command = closed.enter([str(python), harness.script, str(socket)], layout, harness.folder)
     with (base / "evaluator.log").open("wb") as log:
         process = subprocess.Popen(
             command,

@@ -61,5 +61,6 @@ def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced
         if snapshot is not None and where is not None:
             copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
             inside = runner.workspace.export(copy, commit)
-            harness = evaluation.Harness(inside / where, snapshot, fingerprint.snapshot(rules), untraced)
+            beside, script = where
+            harness = evaluation.Harness(inside / beside, script, snapshot, fingerprint.snapshot(rules), untraced)
         yield dataclasses.replace(runner, lent=lent, harness=harness)

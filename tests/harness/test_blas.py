@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import blas
+from harness import blas
 
 ROOT = Path(__file__).parents[2]
 PROBE = """
 import json, sys, time
-import blas
+from harness import blas
 served = blas.load() if sys.argv[1] == "with" else None
 import mlx.core as mx
 import numpy as np
@@ -52,7 +52,7 @@ def test_products_are_equal_and_much_faster() -> None:
 
 @linux_cpu
 def test_too_late_is_said() -> None:
-    late = run("import mlx.core, blas; print(blas.load())")
+    late = run("import mlx.core; from harness import blas; print(blas.load())")
     assert late.stdout.strip() == "None"
     assert "came too late" in late.stderr
     assert late.stderr.count("\n") == 1
@@ -77,7 +77,8 @@ def test_nothing_happens_off_linux(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_missing_piece_is_silent(broken: str) -> None:
     done = run(
-        f"import blas\n{broken}\nprint(blas.load())\nimport mlx.core as mx\nprint((mx.ones(2) * 2).sum().item())"
+        f"from harness import blas\n{broken}\nprint(blas.load())\n"
+        "import mlx.core as mx\nprint((mx.ones(2) * 2).sum().item())"
     )
     assert done.stdout.split() == ["None", "4.0"]
     assert done.stderr == ""
@@ -86,7 +87,7 @@ def test_a_missing_piece_is_silent(broken: str) -> None:
 @linux_cpu
 def test_numpy_keeps_its_own_blas() -> None:
     code = """
-import blas
+from harness import blas
 assert blas.load()
 import numpy as np
 a = np.random.default_rng(0).normal(size=(300, 300))

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import sources
-from sources import DataError
+from harness import dataset
+from harness.dataset import DataError
 from tests.common.data_server import DataServer, Fault, serve
 
 NAME = "shard_00000.parquet"
@@ -38,7 +38,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serve() as data:
         monkeypatch.setenv("AUTORESEARCH_DATA_URL", data.url)
-        for index in (0, 1, sources.CLIMBMIX_VALIDATION):
+        for index in (0, 1, dataset.CLIMBMIX_VALIDATION):
             data.files[f"shard_{index:05d}.parquet"] = parquet(stories(index))
         yield data
 
@@ -48,7 +48,7 @@ def ignore(step: str, done: int, total: int | None) -> None:
 
 
 def fetch(server: DataServer, folder: Path, attempts: int = 4, backoff: float = 0.001) -> bytes:
-    sources.fetch(f"{server.url}/{NAME}", folder / NAME, ignore, threading.Event(), attempts, backoff)
+    dataset.fetch(f"{server.url}/{NAME}", folder / NAME, ignore, threading.Event(), attempts, backoff)
     return (folder / NAME).read_bytes()
 
 
@@ -59,7 +59,7 @@ def left(folder: Path) -> list[str]:
 def test_climbmix_is_fetched_once_and_read_in_order(server: DataServer, tmp_path: Path) -> None:
     reports: list[tuple[str, int, int | None]] = []
     for _ in range(2):
-        shards = sources.shards("climbmix", 2, tmp_path, 3, lambda *report: reports.append(report))
+        shards = dataset.shards("climbmix", 2, tmp_path, 3, lambda *report: reports.append(report))
     assert [(shard.name, shard.split) for shard in shards] == [
         ("shard_06542.parquet", "val"),
         ("shard_00000.parquet", "train"),
@@ -217,83 +217,83 @@ def test_an_unreachable_server_is_said_in_one_sentence(tmp_path: Path) -> None:
 def test_after_a_failure_the_next_call_fetches_only_what_is_missing(server: DataServer, tmp_path: Path) -> None:
     missing = server.files.pop("shard_00001.parquet")
     with pytest.raises(DataError, match="404"):
-        sources.shards("climbmix", 2, tmp_path, 1, ignore)
+        dataset.shards("climbmix", 2, tmp_path, 1, ignore)
     server.files["shard_00001.parquet"] = missing
     server.answers.clear()
-    sources.shards("climbmix", 2, tmp_path, 1, ignore)
+    dataset.shards("climbmix", 2, tmp_path, 1, ignore)
     assert [answer.name for answer in server.answers] == ["shard_00001.parquet"]
 
 
 def test_more_shards_than_there_are(server: DataServer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="6542 training shards"):
-        sources.shards("climbmix", 6543, tmp_path, 1, ignore)
+        dataset.shards("climbmix", 6543, tmp_path, 1, ignore)
     assert not server.answers
 
 
 def test_auto_takes_climbmix_where_its_host_answers(server: DataServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sources.resolve("auto") == "climbmix"
+    assert dataset.resolve("auto") == "climbmix"
     server.files.clear()
-    assert sources.resolve("auto") == "embedded"
+    assert dataset.resolve("auto") == "embedded"
     monkeypatch.setenv("AUTORESEARCH_DATA_URL", "http://127.0.0.1:9")
-    assert sources.resolve("auto") == "embedded"
-    assert sources.resolve("climbmix") == "climbmix"
+    assert dataset.resolve("auto") == "embedded"
+    assert dataset.resolve("climbmix") == "climbmix"
 
 
 def test_tinystories_is_split_as_its_authors_suggest(server: DataServer, tmp_path: Path) -> None:
     texts = [f"Story {index}." for index in range(20_500)]
     server.files["tinystories_gpt4_clean.parquet"] = parquet(texts, row_group=700)
     for num_shards in (1, -1):
-        validation, training = sources.shards("tinystories", num_shards, tmp_path, 1, ignore)
+        validation, training = dataset.shards("tinystories", num_shards, tmp_path, 1, ignore)
         assert (validation.split, list(validation.documents())) == ("val", texts[10_000:20_000])
         assert (training.split, list(training.documents())) == ("train", texts[20_000:])
     with pytest.raises(DataError, match="1 training shards"):
-        sources.shards("tinystories", 2, tmp_path, 1, ignore)
+        dataset.shards("tinystories", 2, tmp_path, 1, ignore)
 
 
 @pytest.mark.parametrize("span", [(0, None), (0, 1), (3, 7), (6, 7), (9, 20), (10, 12), (0, 10)])
 def test_rows_of_a_file_are_those_asked_for(tmp_path: Path, span: tuple[int, int | None]) -> None:
     texts = [f"row {index}" for index in range(10)]
     (tmp_path / NAME).write_bytes(parquet(texts, row_group=3))
-    assert list(sources.read_documents(tmp_path / NAME, *span)) == texts[slice(*span)]
+    assert list(dataset.read_documents(tmp_path / NAME, *span)) == texts[slice(*span)]
 
 
 def test_empty_and_missing_texts_are_no_documents(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(parquet(["a", "", None, "b"]))
-    assert list(sources.read_documents(tmp_path / NAME)) == ["a", "b"]
+    assert list(dataset.read_documents(tmp_path / NAME)) == ["a", "b"]
 
 
 def test_a_directory_keeps_its_last_shard_for_validation(tmp_path: Path) -> None:
     for letter in "cab":
         (tmp_path / f"{letter}.parquet").write_bytes(parquet([letter]))
     (tmp_path / "notes.txt").write_text("not a shard")
-    shards = sources.shards(str(tmp_path), None, tmp_path, 1, ignore)
+    shards = dataset.shards(str(tmp_path), None, tmp_path, 1, ignore)
     assert [(shard.split, list(shard.documents())) for shard in shards] == [
         ("val", ["c"]),
         ("train", ["a"]),
         ("train", ["b"]),
     ]
-    assert len(sources.shards(str(tmp_path), 1, tmp_path, 1, ignore)) == 2
-    before = sources.identity(str(tmp_path))
+    assert len(dataset.shards(str(tmp_path), 1, tmp_path, 1, ignore)) == 2
+    before = dataset.identity(str(tmp_path))
     (tmp_path / "a.parquet").write_bytes(parquet(["another"]))
-    assert sources.identity(str(tmp_path)) != before
+    assert dataset.identity(str(tmp_path)) != before
 
 
 def test_a_directory_with_one_shard_is_split_by_document(tmp_path: Path) -> None:
     texts = [f"row {index}" for index in range(45)]
     (tmp_path / NAME).write_bytes(parquet(texts))
-    validation, training = sources.shards(str(tmp_path), None, tmp_path, 1, ignore)
+    validation, training = dataset.shards(str(tmp_path), None, tmp_path, 1, ignore)
     assert list(validation.documents()) == ["row 0", "row 20", "row 40"]
     assert sorted([*validation.documents(), *training.documents()]) == sorted(texts)
 
 
 def test_the_embedded_text_is_split_by_speech(tmp_path: Path) -> None:
-    validation, training = sources.shards("embedded", None, tmp_path, 1, ignore)
+    validation, training = dataset.shards("embedded", None, tmp_path, 1, ignore)
     held_out, rest = list(validation.documents()), list(training.documents())
     assert not set(held_out) & set(rest)
     assert 0.05 < len(held_out) / len(rest) < 0.12
     groups = held_out + rest
     # A speech shorter than a group is a document of its own.
-    assert sum(len(group) < sources.EMBEDDED_GROUP for group in groups) <= 2
-    assert sorted(map(len, groups))[len(groups) // 2] < 2 * sources.EMBEDDED_GROUP
+    assert sum(len(group) < dataset.EMBEDDED_GROUP for group in groups) <= 2
+    assert sorted(map(len, groups))[len(groups) // 2] < 2 * dataset.EMBEDDED_GROUP
     assert sum(map(len, groups)) > 12_000_000
     assert list(training.documents()) == rest

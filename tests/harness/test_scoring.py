@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import scoring
+from harness import scoring
 
 ROWS, LENGTH, VOCABULARY = 64, 32, 50
 

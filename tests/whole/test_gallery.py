@@ -25,7 +25,6 @@ from agent.session.references import of_commit
 from tests.common.workspaces import ROOT, git, make_repository, quick_protocol
 
 BUDGET = 0.3
-HARNESS = ("prepare.py", "evaluator.py", "handover.py", "scoring.py", "blas.py")
 WAY = sandbox.available(True)
 
 # Real training of a real, very small model. {top}, {middle} and {late} are where a case does what it does.
@@ -140,10 +139,12 @@ import shutil, pathlib
 new = pathlib.Path("mine")
 shutil.copytree(os.environ["AUTORESEARCH_CACHE"], new)
 os.environ["AUTORESEARCH_CACHE"] = str(new)
-prepare.CACHE_DIR = new
+from harness import settings
+prepare.CACHE_DIR = settings.CACHE_DIR = new
 """
 OWN_GRAPH = """
-import handover, pathlib
+from harness import handover
+import pathlib
 def graph(tokens): return 0.0 * model(tokens)
 mx.eval(model.parameters())
 mx.export_function("g.mlxfn", graph, mx.zeros((16, MAX_SEQ_LEN), mx.int32))
@@ -151,7 +152,8 @@ print(handover.ask(handover.at_work(), {"ask": "model", "rows": 16}, pathlib.Pat
 print("val_bpb: 0.500000"); sys.exit(0)
 """
 GARBAGE = """
-import handover, socket
+from harness import handover
+import socket
 for text in (b"", b"\\n", b"{}\\n", b'{"ask": 1e999}\\n', b"[" * 100000 + b"\\n", b'{"ask": "model", "bytes": -5}\\n',
              b'{"ask": "model", "bytes": 99999999999999}\\n', b'{"ask": "train", "from": -3}\\n',
              b'{"ask": "rows"}\\n'):
@@ -242,7 +244,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "the validation loader": ("middle", "next(make_dataloader(tokenizer, 4, 64, 'val'))", "for the evaluator alone"),
     "the validation text asked for": (
         "middle",
-        "import handover; handover.ask(handover.at_work(), {'ask': 'rows'})",
+        "from harness import handover; handover.ask(handover.at_work(), {'ask': 'rows'})",
         "for the evaluator alone",
     ),
     "another snapshot": ("late", OTHER_DATA, None),
@@ -258,7 +260,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "work before the clock": ("top", "import time; time.sleep(12)", "more than its budget"),
     "text asked for before it trains": (
         "middle",
-        "import handover; handover.training_files(handover.at_work()); time.sleep(2.2)",
+        "from harness import handover; handover.training_files(handover.at_work()); time.sleep(2.2)",
         "from its first text on",
     ),
     "training for ever": ("middle", "TIME_BUDGET = 1e9", "more than its budget"),
@@ -397,8 +399,8 @@ def runner(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "workspace"
     folder.mkdir()
-    for name in HARNESS:
-        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / "prepare.py", folder)
+    shutil.copytree(ROOT / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     protocol = quick_protocol()
     protocol["meta"]["archetype"] = "ml_train"
     (folder / "protocol.json").write_text(json.dumps(protocol))

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from harness.prepared import Snapshot, evaluated_folder
+
 if TYPE_CHECKING:
     import mlx.core as mx
     import numpy as np
@@ -97,13 +99,14 @@ def load_task() -> Task:
     """Read the rows of the metric and the incumbent's losses, and count trigrams."""
     import numpy as np
 
-    import prepare
+    from harness.loader import training_tokens, validation_rows
+    from harness.tokenizer import Tokenizer
 
-    directory = snapshot_folder()
-    snapshot = prepare.Snapshot.load(directory)
-    rows = prepare.validation_rows(directory, snapshot.max_seq_len, snapshot.eval_tokens)
-    lengths = prepare.Tokenizer.from_directory(directory).token_bytes[rows[:, 1:]]
-    references = [trigram_losses(prepare.training_tokens(directory, COUNTED_TOKENS), rows, snapshot.vocab_size)]
+    directory = evaluated_folder()
+    snapshot = Snapshot.load(directory)
+    rows = validation_rows(directory, snapshot.max_seq_len, snapshot.eval_tokens)
+    lengths = Tokenizer.from_directory(directory).token_bytes[rows[:, 1:]]
+    references = [trigram_losses(training_tokens(directory, COUNTED_TOKENS), rows, snapshot.vocab_size)]
     has_incumbent = False
     if given := os.environ.get("AUTORESEARCH_REFERENCE"):
         found = np.load(given, allow_pickle=False)
@@ -111,15 +114,6 @@ def load_task() -> Task:
         if has_incumbent:
             references.insert(0, found.astype(np.float64))
     return Task(rows, lengths, snapshot.vocab_size, snapshot.id, references, has_incumbent)
-
-
-def snapshot_folder() -> Path:
-    """The prepared data that is evaluated on."""
-    import prepare
-
-    named = os.environ.get("AUTORESEARCH_SNAPSHOT")
-    name = named or (prepare.CACHE_DIR / "current").read_text().strip()
-    return prepare.CACHE_DIR / "snapshots" / name
 
 
 def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -> tuple[float, "Array"]:

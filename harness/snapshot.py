@@ -20,23 +20,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import rustbpe
 
-import sources
-from prepare import (
-    CACHE_DIR,
-    PROFILES,
-    SCHEMA,
-    SPECIAL_TOKENS,
-    SPLIT_PATTERN,
-    Profile,
-    Tokenizer,
-    TooFewTokens,
-    offsets_path,
-    validation_rows,
-)
-from sources import DataError, Report, Shard
-
-# isort: split
-import mlx.core as mx
+from harness import dataset
+from harness.dataset import DataError, Report, Shard
+from harness.loader import TooFewTokens, offsets_path, validation_rows
+from harness.settings import CACHE_DIR, PROFILES, SCHEMA, Profile
+from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -133,7 +121,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 def request_key(source: str, num_shards: int | None, profile: str) -> str:
     """Names a request: equal keys would give equal snapshots, as far as can be told without reading the documents."""
     constants = {name: asdict(scale) for name, scale in PROFILES.items()}
-    request = [SCHEMA, source, sources.identity(source), num_shards, profile, constants]
+    request = [SCHEMA, source, dataset.identity(source), num_shards, profile, constants]
     return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
 
 
@@ -165,7 +153,7 @@ def build(source: str, num_shards: int | None, profile: str, workers: int, repor
     scale = PROFILES[profile]
     building = CACHE_DIR / "building" / key
     building.mkdir(parents=True, exist_ok=True)
-    shards = sources.shards(source, num_shards, CACHE_DIR / "shards", workers, report)
+    shards = dataset.shards(source, num_shards, CACHE_DIR / "shards", workers, report)
     by_split = {split: [shard for shard in shards if shard.split == split] for split in ("val", "train")}
     if not (building / "tokenizer.json").exists():
         content = train_tokenizer(_training_texts(by_split["train"], report), scale.vocab_size)
@@ -278,11 +266,13 @@ def make_current(source: str, num_shards: int | None, profile: str, workers: int
     record = prepared(asked)
     found = record is not None
     if record is None:
-        resolved = sources.resolve(source)
+        resolved = dataset.resolve(source)
         if source == "auto":
             reason = "its host answers" if resolved == "climbmix" else "the host of climbmix does not answer"
             say(f"Source {resolved}: {reason}.")
         if profile == "auto":
+            import mlx.core as mx
+
             # The embedded text is too short for the metric of the larger profile.
             large = resolved != "embedded" and (mx.metal.is_available() or mx.cuda.is_available())
             profile = "mac" if large else "cpu"

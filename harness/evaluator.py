@@ -1,6 +1,6 @@
 """Computes the metric of a run in a process that never runs the run's code: it sees the exported model and no more.
 
-    python evaluator.py SOCKET
+    python harness/evaluator.py SOCKET
 
 One process serves one run. It gives out the training text when that is asked for the first time, which is when the
 clock of the training begins, and takes one model, a graph that `mx.export_function` wrote for int32 (rows, MAX_SEQ_LEN)
@@ -10,6 +10,7 @@ handed_over, answer, refused, untraced. It ends when its standard input does.
 How a graph is scored, and what is refused, is in scoring.py.
 """
 
+import importlib.util
 import itertools
 import json
 import os
@@ -24,9 +25,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import scoring
-from handover import FILES_AT_ONCE, LONGEST_LINE, UNTRACED_VARIABLE, reachable
-from scoring import NotEvaluated, short, snapshot_folder
+if not __package__:
+    # Started by its path: of the copy that it lies in it imports this one package, whatever else is there.
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]
+    spec = importlib.util.spec_from_file_location(
+        "harness", here / "__init__.py", submodule_search_locations=[str(here)]
+    )
+    assert spec is not None
+    sys.modules["harness"] = importlib.util.module_from_spec(spec)
+
+from harness import blas, scoring
+from harness.handover import FILES_AT_ONCE, LONGEST_LINE, UNTRACED_VARIABLE, reachable
+from harness.prepared import evaluated_folder
+from harness.scoring import NotEvaluated, short
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -57,7 +69,7 @@ class Service:
 
     def train(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         """The files of the training text, FILES_AT_ONCE of them."""
-        paths = sorted(snapshot_folder().glob("train_*.npy"))
+        paths = sorted(evaluated_folder().glob("train_*.npy"))
         begin = int(request.get("from", 0))
         some = paths[begin : begin + FILES_AT_ONCE]
         with self._lock:
@@ -103,7 +115,7 @@ class Service:
         if os.environ.get(UNTRACED_VARIABLE) != "1":
             return {"refused": "The validation text is for the evaluator alone."}, []
         say("untraced")
-        paths = sorted(snapshot_folder().glob("val_*.npy"))[:FILES_AT_ONCE]
+        paths = sorted(evaluated_folder().glob("val_*.npy"))[:FILES_AT_ONCE]
         return {"names": [path.name for path in paths]}, [os.open(path, os.O_RDONLY) for path in paths]
 
 
@@ -146,8 +158,7 @@ def work() -> None:
     """Do what the evaluator says, in a process of its own; MLX's graphs belong to the main thread."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed is no answer
-    import prepare  # noqa: F401
-
+    blas.load()  # before MLX is imported
     own = scoring.Predictions()
     known = (scoring.load_task, scoring.require_harmless, own.predict, own.compare)
     tasks: dict[str, Callable[..., Any]] = {each.__name__: each for each in known}

@@ -1,7 +1,7 @@
 """Where documents come from: parquet shards fetched over HTTP, a folder of them, or text that is already installed.
 
 A source is an ordered list of shards. `shards` brings one to this machine, resuming what an earlier call left half
-done, and hands out iterators over its documents; snapshots.py turns those into tokens. Used by snapshots.py alone.
+done, and hands out iterators over its documents; snapshot.py turns those into tokens. Used by snapshot.py alone.
 """
 
 import email.utils

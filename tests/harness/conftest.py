@@ -1,0 +1,32 @@
+"""What several tests of the harness ask for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import settings
+from prepare import Tokenizer
+from tests.harness.bigram import Bigram
+from tests.harness.caches import current
+
+# isort: split
+import mlx.core as mx
+
+
+@pytest.fixture
+def cache(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same one, as what prepare.py finds in this process."""
+    monkeypatch.setattr(settings, "CACHE_DIR", embedded)
+    return embedded
+
+
+@pytest.fixture
+def tokenizer(cache: Path) -> Tokenizer:
+    return Tokenizer.from_directory(current(cache))
+
+
+@pytest.fixture
+def model() -> Iterator[Bigram]:
+    mx.random.seed(0)
+    yield Bigram()

@@ -1,0 +1,247 @@
+"""Real tokenizer training, and real snapshots through the real command line."""
+
+import shutil
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from harness import dataset
+from prepare import Tokenizer
+from tests.common.data_server import Fault, serve
+from tests.common.workspaces import made_once
+from tests.harness.caches import current, python, record, run, start
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of the embedded text as climbmix is laid out: eight training shards and one for validation."""
+
+    def make(folder: Path) -> None:
+        validation, speeches = dataset.shards("embedded", None, folder, 1, lambda *_: None)
+        texts = list(islice(speeches.documents(), 1600))
+        for index in range(8):
+            pq.write_table(pa.table({"text": texts[index::8]}), folder / f"shard_{index:05d}.parquet")
+        pq.write_table(pa.table({"text": list(islice(validation.documents(), 400))}), folder / "shard_06542.parquet")
+
+    return made_once(tmp_path_factory, "shards", make)
+
+
+@pytest.fixture(scope="session")
+def shards_id(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of the snapshot that an undisturbed preparation of `shards` gives."""
+
+    def make(cache: Path) -> None:
+        done = run(cache, "--source", str(shards))
+        assert done.returncode == 0, done.stderr
+
+    return str(record(made_once(tmp_path_factory, "undisturbed", make))["id"])
+
+
+def test_the_embedded_text_prepares_and_tells_what_it_made(embedded: Path, tmp_path: Path) -> None:
+    content = record(embedded)
+    assert content["id"].startswith((embedded / "current").read_text())
+    assert (content["MAX_SEQ_LEN"], content["VOCAB_SIZE"], content["EVAL_TOKENS"]) == (256, 1024, 65536)
+    files = {path.name: path.stat().st_size for path in current(embedded).iterdir() if path.name != "snapshot.json"}
+    assert files == {name: file["bytes"] for name, file in content["files"].items()}
+    texts = {
+        shard.split: list(shard.documents()) for shard in dataset.shards("embedded", None, tmp_path, 1, lambda *_: None)
+    }
+    for split, documents in texts.items():
+        assert content["counts"][split]["documents"] == len(documents)
+        assert content["counts"][split]["bytes"] == sum(len(text.encode()) for text in documents)
+    again = run(shutil.copytree(embedded, tmp_path / "cache"), "--source", "embedded")
+    assert again.stdout.startswith("already prepared: embedded, profile cpu, snapshot ")
+    assert again.stdout.count("\n") == 1 and again.stderr == ""
+
+
+def test_tokens_on_disk_are_the_documents(cache: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokens = np.load(current(cache) / "val_00000.tokens.npy", mmap_mode="r")
+    offsets = np.load(current(cache) / "val_00000.offsets.npy")
+    assert tokens.dtype == np.uint16 and offsets.dtype == np.int64 and offsets[-1] == len(tokens)
+    assert (tokens[offsets[:-1]] == tokenizer.bos_token_id).all()
+    texts = dataset.shards("embedded", None, tmp_path, 1, lambda *_: None)[0].documents()
+    for text, begin, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
+        assert tokenizer.decode(tokens[begin + 1 : end].tolist()) == text
+
+
+def test_equal_content_has_an_equal_id_and_other_content_another(shards: Path, shards_id: str, tmp_path: Path) -> None:
+    cache, copy = tmp_path / "cache", shutil.copytree(shards, tmp_path / "copy")
+    for folder in (shards, copy):
+        done = run(cache, "--source", str(folder))
+        assert done.returncode == 0, done.stderr
+        assert record(cache)["id"] == shards_id
+    assert len(list((cache / "snapshots").iterdir())) == 1
+    (copy / "shard_00000.parquet").unlink()
+    assert run(cache, "--source", str(copy)).returncode == 0
+    assert record(cache)["id"] != shards_id
+    # Going back takes no work.
+    assert run(cache, "--source", str(shards)).stdout.startswith("already prepared")
+    assert record(cache)["id"] == shards_id
+
+
+@pytest.mark.parametrize("step", ["train tokenizer", "tokenize shard_06542.parquet", "tokenize shard_00001.parquet"])
+def test_a_killed_preparation_goes_on_to_the_same_snapshot(
+    shards: Path, shards_id: str, tmp_path: Path, step: str
+) -> None:
+    with start(tmp_path, "--source", str(shards)) as process:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if line.startswith(step))
+        process.kill()
+    assert told and not (tmp_path / "current").exists()
+    finished = {path.name: path.stat().st_ino for path in tmp_path.glob("building/*/*.offsets.npy")}
+    assert bool(finished) == (step != "train tokenizer")
+    done = run(tmp_path, "--source", str(shards))
+    assert done.returncode == 0, done.stderr
+    assert (step in done.stderr) == (step == "train tokenizer")
+    assert {name: (current(tmp_path) / name).stat().st_ino for name in finished} == finished
+    assert record(tmp_path)["id"] == shards_id
+
+
+def test_a_killed_download_goes_on_where_it_was(shards: Path, shards_id: str, tmp_path: Path) -> None:
+    name = "shard_06542.parquet"
+    with serve() as server:
+        server.files = {path.name: path.read_bytes() for path in shards.iterdir()}
+        server.faults[name] = [Fault(keep=150_000, headers=(("Content-Length", "999999"),), hold=True)]
+        arguments = ("--source", "climbmix", "--num-shards", "8")
+        part = tmp_path / "shards" / "climbmix" / f"{name}.part"
+        with start(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url) as process:
+            while not (part.exists() and part.stat().st_size):
+                assert process.poll() is None, "It ended before it could be killed."
+                time.sleep(0.01)
+            process.kill()
+        server.released.set()
+        had = part.stat().st_size
+        done = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
+    assert done.returncode == 0, done.stderr
+    assert server.gets(name)[-1].range == f"bytes={had}-"
+    assert server.gets(name)[-1].sent == len(server.files[name]) - had
+    assert record(tmp_path)["id"] == shards_id
+
+
+def test_a_damaged_snapshot_is_prepared_again(shards: Path, shards_id: str, tmp_path: Path) -> None:
+    run(tmp_path, "--source", str(shards))
+    (current(tmp_path) / "train_00000.tokens.npy").write_bytes(b"")
+    done = run(tmp_path, "--source", str(shards))
+    assert done.returncode == 0 and not done.stdout.startswith("already"), done.stderr
+    assert record(tmp_path)["id"] == shards_id
+    assert (current(tmp_path) / "train_00000.tokens.npy").stat().st_size > 0
+
+
+def test_a_second_preparation_waits_for_the_first(shards: Path, tmp_path: Path) -> None:
+    import filelock
+
+    with filelock.FileLock(tmp_path / "prepare.lock"):
+        process = start(tmp_path, "--source", str(shards))
+        assert process.stderr is not None
+        assert "waiting for it" in process.stderr.readline()
+        assert not (tmp_path / "building").exists()
+    process.communicate()
+    assert process.returncode == 0
+    assert current(tmp_path).is_dir()
+
+
+def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_id: str, tmp_path: Path) -> None:
+    with serve() as server:
+        server.files = {path.name: path.read_bytes() for path in shards.iterdir()}
+        server.faults["shard_00000.parquet"] = [Fault(status=503), Fault(cut_after=100_000)]
+        server.faults["shard_06542.parquet"] = [Fault(keep=50_000, announced=False)]
+        arguments = ("--num-shards", "8", "--profile", "cpu")
+        first = run(tmp_path, "--source", "climbmix", *arguments, AUTORESEARCH_DATA_URL=server.url)
+        assert first.returncode == 0, first.stderr
+        assert first.stderr.startswith("shard_0") and not any(server.faults.values())
+        auto = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
+        assert auto.stderr == "Source climbmix: its host answers.\n"
+    assert record(tmp_path)["source"] == "climbmix"
+    # The same documents in a directory are the same snapshot.
+    assert record(tmp_path)["id"] == shards_id
+
+
+def test_auto_falls_back_to_the_embedded_text_and_stays_with_it(embedded: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (0, "Source embedded: the host of climbmix does not answer.\n")
+    assert run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9").stdout.startswith("already prepared: embedded")
+
+
+def spoil(name: str) -> Callable[[Path], None]:
+    """Something wrong with a directory of shards, by name."""
+
+    def change(folder: Path) -> None:
+        if name == "empty":
+            shutil.rmtree(folder)
+            folder.mkdir()
+        elif name == "missing":
+            shutil.rmtree(folder)
+        elif name == "no text":
+            pq.write_table(pa.table({"body": ["a"]}), folder / "shard_00000.parquet")
+        elif name == "numbers":
+            pq.write_table(pa.table({"text": [1]}), folder / "shard_00000.parquet")
+        elif name == "garbage":
+            (folder / "shard_00000.parquet").write_bytes(b"not parquet")
+        elif name == "damaged":
+            content = bytearray((folder / "shard_00000.parquet").read_bytes())
+            content[100:5000] = bytes(4900)
+            (folder / "shard_00000.parquet").write_bytes(content)
+        elif name == "no documents":
+            pq.write_table(pa.table({"text": pa.array([""], pa.string())}), folder / "shard_00001.parquet")
+        elif name == "small validation":
+            pq.write_table(pa.table({"text": ["short", "texts"] * 50}), folder / "shard_06542.parquet")
+        elif name == "small text":
+            for path in folder.iterdir():
+                pq.write_table(pa.table({"text": ["short"]}), path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("empty", "holds no *.parquet files"),
+        ("missing", "--source takes auto, climbmix, tinystories, embedded or a directory"),
+        ("no text", "shard_00000.parquet has no column `text`, only body"),
+        ("numbers", "holds int64, not strings"),
+        ("garbage", "shard_00000.parquet is not a readable parquet file"),
+        ("damaged", "shard_00000.parquet cannot be read"),
+        ("no documents", "shard_00001.parquet holds no text"),
+        ("small validation", "the metric needs 256"),
+        ("small text", "too small for a vocabulary of 1024"),
+    ],
+)
+def test_what_is_wrong_with_a_directory_is_one_sentence(shards: Path, tmp_path: Path, name: str, words: str) -> None:
+    folder = shutil.copytree(shards, tmp_path / "data")
+    spoil(name)(folder)
+    done = run(tmp_path / "cache", "--source", str(folder))
+    assert done.returncode == 3
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert not (tmp_path / "cache" / "current").exists()
+
+
+def test_what_is_wrong_with_a_request_is_one_sentence(shards: Path, tmp_path: Path) -> None:
+    with serve() as server:
+        arguments = ("--source", "climbmix", "--download-workers", "1")
+        done = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert f"404 Not Found for {server.url}/shard_06542.parquet" in done.stderr
+    large = run(tmp_path, "--source", str(shards), "--profile", "mac")
+    assert large.returncode == 3 and "too small for the profile mac" in large.stderr.splitlines()[-1]
+    for wrong in (("--num-shards", "0"), ("--download-workers", "0"), ("--profile", "huge")):
+        assert run(tmp_path, *wrong).returncode == 2
+    (tmp_path / "file").write_text("")
+    blocked = run(tmp_path / "file" / "cache", "--source", "embedded")
+    assert blocked.returncode == 3 and blocked.stderr.startswith("Not a directory")
+
+
+def test_preparation_loads_prepare_once(embedded: Path) -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['prepare.py', '--source', 'embedded']\n"
+        "runpy.run_path('prepare.py', run_name='__main__'); print('prepare' in sys.modules)"
+    )
+    done = python(embedded, code)
+    assert done.stdout.endswith("\nFalse\n"), done.stderr
