@@ -15,7 +15,7 @@ from typing import Any
 from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.execution.fingerprint import differences
-from agent.format import block, plain
+from agent.format import block, figure, plain
 from agent.journal.experiment import Evidence, Experiment, reservations
 from agent.journal.history import ideas_of
 from agent.journal.journal import NO_EVENT, damaged, read
@@ -23,7 +23,7 @@ from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State, replay
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
-from agent.report.gain import outcome
+from agent.report.gain import outcome, remeasured
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
 from agent.repository.workspace import Workspace
@@ -127,7 +127,8 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
 
 def _words(state: State, experiment: Experiment) -> str:
     evidence = experiment.verdict.evidence
-    words = evidence_words(experiment.number, evidence)
+    words, against = evidence_words(experiment.number, evidence), remeasured(state, experiment)
+    words += f", which was measured again: {figure(against)}" if against is not None else ""
     if evidence is not None and not evidence.confirmed and outcome(state, experiment).sure:
         return f"confirmed by fresh runs; when it was kept {words}"
     return words
