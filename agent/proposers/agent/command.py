@@ -167,7 +167,7 @@ class CommandProposer:
                     limit=self._time_limit,
                     env={**place.environment, "GIT_CEILING_DIRECTORIES": str(copy.top.parent)},
                     started=lambda _: None,
-                    tick=lambda _: context.tick(),
+                    tick=lambda _: context.workspace.tick(),
                 )
             finally:
                 printed = _shorten(log)
