@@ -208,7 +208,7 @@ def table(out: Path, jobs: Sequence[tuple[str, Arm, int]], values: Mapping[str, 
     for name, arm, _ in jobs:
         state, own = state_of(out / name), values[name]
         assert state.baseline and state.incumbent and state.baseline.metric and state.incumbent.metric
-        runs = sum(len(e.runs) + len(e.fresh) for e in state.experiments)
+        runs = sum(len(e.runs) + len(e.heldout_runs) for e in state.experiments)
         kept = sum(e.verdict.status == "keep" for e in state.experiments[1:])
         gained = statistics.mean(base) - statistics.mean(own)
         error = (statistics.variance(base) / len(base) + statistics.variance(own) / len(own)) ** 0.5

@@ -27,7 +27,7 @@ def groups(out: Path) -> Iterator[Group]:
     """Every program of a night that was run three times or more."""
     for folder in sorted(each for each in out.iterdir() if (each / ".autoresearch" / "sessions").is_dir()):
         for experiment in state_of(folder).experiments:
-            runs = [run for run in (*experiment.runs, *experiment.fresh) if run.metric is not None]
+            runs = [run for run in (*experiment.runs, *experiment.heldout_runs) if run.metric is not None]
             if len(runs) > 2:
                 yield f"{folder.name} #{experiment.number}", runs
     fresh = [json.loads(line) for line in (out / "fresh.jsonl").read_text().splitlines()]

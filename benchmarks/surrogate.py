@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent.decision.noise import noise_of
-from agent.decision.sequential_test import Kind, Step, greedy, standing, weigh
+from agent.decision.sequential_test import Kind, Step, greedy, sample_of, weigh
 from agent.journal.experiment import Experiment, Proposal, Run, Value, Verdict, digest
 from agent.proposers.base import Context, Proposer
 from agent.proposers.search.space import tunable_parameters
@@ -142,7 +142,7 @@ def simulate(
                 assert value is not None
                 candidate = (*candidate, run(value))
             else:
-                history[best] = replace(history[best], fresh=(*history[best].fresh, run(truth)))
+                history[best] = replace(history[best], heldout_runs=(*history[best].heldout_runs, run(truth)))
         history.append(_experiment(number, proposal, changed, candidate, verdict))
         proposer.tell(history[-1])
         if verdict.status == "keep":
@@ -161,7 +161,7 @@ def _judged(
     if kind == "greedy":
         incumbent = [run.metric for run in history[best].runs if run.metric is not None]
         return greedy(metrics, incumbent, noise, "minimize")
-    return weigh(metrics, standing(history[best], number), noise, "minimize")
+    return weigh(metrics, sample_of(history[best], number), noise, "minimize")
 
 
 def _experiment(

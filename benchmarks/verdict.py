@@ -22,7 +22,7 @@ from functools import partial
 from agent.decision.equal_steps import STEPS, slope_of
 from agent.decision.estimate import CLEAR_SIGMAS
 from agent.decision.noise import PRIOR, pooled
-from agent.decision.sequential_test import MOST_RUNS, standing_of, weigh
+from agent.decision.sequential_test import MOST_RUNS, incumbent_sample, weigh
 from agent.journal.experiment import Run, Verdict
 
 Program = Callable[
@@ -129,7 +129,7 @@ class Simulated:
             groups = [group for group in (*self.groups, self.values, candidate[1:]) if len(group) > 1]
             noise = pooled([metrics(group) for group in groups], BASE * self.prior)
             slope = slope_of(groups, [*candidate, *self.values, *self.chosen], noise, "minimize")
-            known = standing_of(self.values, self.chosen, self.age, slope, candidate)
+            known = incumbent_sample(self.values, self.chosen, self.age, slope, candidate)
             step = weigh(metrics(candidate), known, slope.noise if slope else noise, "minimize")
             if isinstance(step, Verdict):
                 break

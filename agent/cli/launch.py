@@ -128,13 +128,13 @@ def run(folder: Path, config: RunConfig) -> int:
 
 
 def _session(runner: Runner, journal: Journal, config: RunConfig) -> Session:
-    rules = runner.protocol
+    protocol = runner.protocol
     about = SessionConfig(
         tag=config.tag,
         seed=config.seed,
         limits=config.limits,
         decision=dataclasses.replace(
-            config.decision, simplicity=rules.agent_rules.simplicity_criterion, trains=trains(rules)
+            config.decision, simplicity=protocol.agent_rules.simplicity_criterion, trains=trains(protocol)
         ),
         baseline_runs=config.baseline_runs or (1 if config.decision.kind == "greedy" else BASELINE_RUNS),
         prune=config.execution.prune,

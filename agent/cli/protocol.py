@@ -39,11 +39,11 @@ def protocol_check(as_json: Json = False) -> int:
     from agent.protocol.load import load_protocol
     from agent.session.recovery import require_usable
 
-    rules = load_protocol(Options.folder)
-    fields = check(rules)
+    protocol = load_protocol(Options.folder)
+    fields = check(protocol)
     if not as_json:
         answer(False, "protocol check", {}, check_lines(fields))
-    require_usable(rules, Options.folder)
+    require_usable(protocol, Options.folder)
     if as_json:
         answer(True, "protocol check", {"fields": fields}, [])
     return 0

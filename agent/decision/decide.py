@@ -11,7 +11,7 @@ from agent.decision.estimate import unbiased
 from agent.decision.longer_training import why_longer
 from agent.decision.next_run import Situation, next_run
 from agent.decision.noise import Noise, noise_of, repeated
-from agent.decision.sequential_test import UNMEASURED, Kind, Step, greedy, is_lost, repeat, standing, weigh
+from agent.decision.sequential_test import UNMEASURED, Kind, Step, greedy, is_lost, repeat, sample_of, weigh
 from agent.errors import PreconditionError
 from agent.execution.conditions import disturbed
 from agent.journal.experiment import Direction, Experiment, Run, Value, Verdict, metrics, succeeded
@@ -102,7 +102,7 @@ def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict 
     pending, incumbent = case.pending, case.incumbent
     again = repeats(case.files, case.incumbent_files)
     if again is not None:
-        stands = standing(incumbent, pending.number)
+        stands = sample_of(incumbent, pending.number)
         return repeat(metrics(pending.runs), stands, noise, case.direction, again)
     good, situation = succeeded(pending.runs), situation_of(case)
     why = None if noise.exact else why_unlike(case, good[-1])
@@ -117,7 +117,7 @@ def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict 
     reference = _reference(case)
     simpler = leaner(case.files, good[-1], case.incumbent_files, reference[-1]) if config.simplicity else None
     slope = _slope(case, good, noise)
-    stands = standing(incumbent, pending.number, slope, good)
+    stands = sample_of(incumbent, pending.number, slope, good)
     used = slope.noise if slope else noise
     return weigh(metrics(good), stands, used, case.direction, leaner=simpler, situation=situation)
 
@@ -163,7 +163,7 @@ def _slope(case: Comparison, good: Sequence[Run], noise: Noise) -> Slope | None:
     """How the metric goes with the steps, where those of candidate and incumbent take equally long by their edit."""
     if noise.unsure or not case.same_work:
         return None
-    incumbent = succeeded((*case.incumbent.runs, *case.incumbent.fresh))
+    incumbent = succeeded((*case.incumbent.runs, *case.incumbent.heldout_runs))
     return slope_of(repeated(case.experiments, case.pending.runs), [*good, *incumbent], noise, case.direction)
 
 

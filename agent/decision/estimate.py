@@ -15,7 +15,7 @@ def unbiased(experiment: Experiment) -> list[Run]:
     exact = evidence is not None and evidence.noise == 0.0
     sigmas = (evidence.sigmas if evidence else None) or 0.0
     chosen_by_luck = experiment.number > 0 and not exact and sigmas < CLEAR_SIGMAS
-    runs = experiment.fresh if chosen_by_luck else (*experiment.runs, *experiment.fresh)
+    runs = experiment.heldout_runs if chosen_by_luck else (*experiment.runs, *experiment.heldout_runs)
     latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
     return undisturbed(succeeded(runs[latest:]))
 

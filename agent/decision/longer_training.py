@@ -31,7 +31,7 @@ def trains(protocol: Protocol) -> bool:
 
 def why_longer(candidate: Sequence[Run], baseline: Experiment, incumbent: Experiment) -> str | None:
     """Say that a candidate trained clearly longer than the baseline, with both times; None where it did not."""
-    runs, before = succeeded(candidate), succeeded((*baseline.runs, *baseline.fresh))
+    runs, before = succeeded(candidate), succeeded((*baseline.runs, *baseline.heldout_runs))
     if not runs or not before or any(run.source == "attested" for run in runs):
         return None
     usual = max(run.seconds for run in before) * _slowed(incumbent)
@@ -51,10 +51,10 @@ def why_longer(candidate: Sequence[Run], baseline: Experiment, incumbent: Experi
 
 def _slowed(incumbent: Experiment) -> float:
     """How much longer the same program takes now than when it was kept."""
-    fresh, chosen = succeeded(incumbent.fresh), succeeded(incumbent.runs)
-    if not fresh or not chosen:
+    heldout, selection = succeeded(incumbent.heldout_runs), succeeded(incumbent.runs)
+    if not heldout or not selection:
         return 1.0
-    return max(1.0, fresh[-1].seconds / max(run.seconds for run in chosen))
+    return max(1.0, heldout[-1].seconds / max(run.seconds for run in selection))
 
 
 def _known(seconds: Sequence[float | None]) -> list[float]:

@@ -45,47 +45,47 @@ UNMEASURED = "the incumbent could not be measured again to compare it with"
 
 @dataclass(frozen=True)
 class IncumbentSample:
-    """An incumbent. values: metrics of runs that did not choose it; chosen: of those that did.
+    """An incumbent. heldout: metrics of runs that did not choose it; selection: of those that did.
 
     age: experiments since it was kept. doubt: where these are restated for the candidate's steps, the variance that
     this adds to their mean, in that of one run; else None. effect: the gain to look for, in noises.
     lost: it has failed each time that it was run again lately, and is judged by as it was.
     """
 
-    values: Sequence[float]
-    chosen: Sequence[float]
+    heldout: Sequence[float]
+    selection: Sequence[float]
     age: int = 0
     doubt: float | None = None
     effect: float = EFFECT
     lost: bool = False
 
 
-def standing(
+def sample_of(
     incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()
 ) -> IncumbentSample:
     """What is known of the incumbent when the experiment `number` is judged."""
-    chosen, age = undisturbed(succeeded(incumbent.runs)), number - 1 - incumbent.number
-    found = standing_of(unbiased(incumbent), chosen, age, slope, candidate)
+    selection, age = undisturbed(succeeded(incumbent.runs)), number - 1 - incumbent.number
+    found = incumbent_sample(unbiased(incumbent), selection, age, slope, candidate)
     return replace(found, lost=is_lost(incumbent))
 
 
 def is_lost(incumbent: Experiment) -> bool:
-    latest = incumbent.fresh[-MOST_FAILURES:]
+    latest = incumbent.heldout_runs[-MOST_FAILURES:]
     return len(latest) == MOST_FAILURES and not succeeded(latest)
 
 
-def standing_of(
-    known: Sequence[Run], chosen: Sequence[Run], age: int, slope: Slope | None, candidate: Sequence[Run]
+def incumbent_sample(
+    heldout: Sequence[Run], selection: Sequence[Run], age: int, slope: Slope | None, candidate: Sequence[Run]
 ) -> IncumbentSample:
-    """known: runs that did not choose the incumbent. All have a metric.
+    """heldout: runs that did not choose the incumbent. All have a metric.
 
     slope: how the metric goes with the steps, where only the machine can make the candidate take more or fewer.
     """
     if slope is None:
-        return IncumbentSample(metrics(known), metrics(chosen), age)
-    values, first = (slope.restated(runs, candidate) for runs in (known, chosen))
+        return IncumbentSample(metrics(heldout), metrics(selection), age)
+    values, first = (slope.restated(runs, candidate) for runs in (heldout, selection))
     effect = min(EFFECT * slope.raw.sd / slope.noise.sd, MOST_EFFECT)
-    return IncumbentSample(values, first, age, slope.doubt(known or chosen, candidate), effect)
+    return IncumbentSample(values, first, age, slope.doubt(heldout or selection, candidate), effect)
 
 
 def weigh(
@@ -101,7 +101,7 @@ def weigh(
 
     candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
     """
-    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, doubt=incumbent.doubt)
+    evidence = _evidence(candidate, incumbent.heldout or incumbent.selection, noise, direction, doubt=incumbent.doubt)
     situation = replace(situation, attempts=max(situation.attempts, evidence.runs), lost=incumbent.lost)
     if not noise.exact:
         doubtful = _is_doubtful(evidence, incumbent, noise)
@@ -134,8 +134,8 @@ def _short(evidence: Evidence) -> str:
 
 def _is_doubtful(evidence: Evidence, incumbent: IncumbentSample, noise: Noise) -> bool:
     """Whether the incumbent has to be run again before anything is compared with it."""
-    if incumbent.values:
-        return len(incumbent.values) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY)
+    if incumbent.heldout:
+        return len(incumbent.heldout) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY)
     return evidence.gain > -DOUBTFUL * noise.sd
 
 
@@ -153,7 +153,7 @@ def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise,
 def repeat(
     candidate: Sequence[float], incumbent: IncumbentSample, noise: Noise, direction: Direction, what: str
 ) -> Verdict:
-    evidence = _evidence(candidate, incumbent.values or incumbent.chosen, noise, direction, how="repeat")
+    evidence = _evidence(candidate, incumbent.heldout or incumbent.selection, noise, direction, how="repeat")
     return Verdict("discard", f"a repeat: {what}", evidence)
 
 
@@ -199,7 +199,7 @@ def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -
 
 def _next(evidence: Evidence, incumbent: IncumbentSample, situation: Situation) -> Verdict | Step:
     """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
-    row = next_run(replace(situation, turn=len(incumbent.values) <= evidence.runs + 1))
+    row = next_run(replace(situation, turn=len(incumbent.heldout) <= evidence.runs + 1))
     if row.then == "discard":
         return Verdict("discard", UNMEASURED)
     return "incumbent" if row.then == "incumbent" else "candidate"

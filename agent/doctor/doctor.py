@@ -36,12 +36,18 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
     consult: the model or agent to look for. train: for two seconds, in a room; nothing else runs code of the workspace.
     """
     try:
-        rules = load_protocol(folder)
-        workspace = Workspace(folder, rules)
+        protocol = load_protocol(folder)
+        workspace = Workspace(folder, protocol)
     except AutoresearchError as error:
         return [Check("workspace", "broken", str(error))]
     with contextlib.closing(workspace):
-        found = [Check("protocol", "ok", f"{rules.execution.command}, {rules.metric.name} {rules.metric.direction}")]
+        found = [
+            Check(
+                "protocol",
+                "ok",
+                f"{protocol.execution.command}, {protocol.metric.name} {protocol.metric.direction}",
+            )
+        ]
         running = lock.holder(state_folder(workspace.folder))
         if running is not None:
             watch = hint(f"status --follow --tag {running.tag}")
@@ -50,13 +56,13 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
         homeless = machine.without_home()
         if homeless is not None:
             return [*found, _tree(workspace), homeless]
-        found += [_tree(workspace), *machine.checks(workspace, rules), *_blas(workspace)]
+        found += [_tree(workspace), *machine.checks(workspace, protocol), *_blas(workspace)]
         found += reach.checks(consult)
         if train:
-            found.append(smoke.check(workspace, rules))
+            found.append(smoke.check(workspace, protocol))
         folders = (state_folder(workspace.folder) / "sessions").glob("*/journal.jsonl")
         for name in [tag] if tag else sorted(path.parent.name for path in folders):
-            found += _session(workspace, rules, find_session(workspace.folder, name))
+            found += _session(workspace, protocol, find_session(workspace.folder, name))
         return found
 
 
@@ -65,8 +71,8 @@ def repair_sessions(folder: Path, tag: str | None) -> list[str]:
 
     Nothing is measured. Raises AutoresearchError where it would take away a person's work, or the journal is damaged.
     """
-    rules = load_protocol(folder)
-    workspace = Workspace(folder, rules)
+    protocol = load_protocol(folder)
+    workspace = Workspace(folder, protocol)
     with contextlib.closing(workspace):
         tag = find_session(workspace.folder, tag)
         path = journal_path(workspace.folder, tag)
@@ -76,7 +82,7 @@ def repair_sessions(folder: Path, tag: str | None) -> list[str]:
             journal = Journal(path)
             if journal.state.session is None:
                 raise PreconditionError(f"session {tag} ended before it began: `{hint(f'run --tag {tag}')}` starts it")
-            branch, where = journal.state.session["branch"], rules.provenance.results_log.path
+            branch, where = journal.state.session["branch"], protocol.provenance.results_log.path
             return [*done, *recovery.reconcile(journal, workspace, branch, where)]
 
 
@@ -109,7 +115,7 @@ def _blas(workspace: Workspace) -> Iterator[Check]:
         yield Check("blas", "warning", slow, "uv sync")
 
 
-def _session(workspace: Workspace, rules: Protocol, tag: str) -> Iterator[Check]:
+def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Check]:
     path = journal_path(workspace.folder, tag)
     mend = hint(f"doctor --repair --tag {tag}")
     try:
@@ -126,7 +132,7 @@ def _session(workspace: Workspace, rules: Protocol, tag: str) -> Iterator[Check]
         yield Check(f"{tag}: journal", "warning", "its last line is half written", mend)
     yield from _process(state, tag, mend)
     yield _branch(workspace, state, tag, mend)
-    yield _rows(workspace, rules, state, tag)
+    yield _rows(workspace, protocol, state, tag)
     yield _commits(workspace, state, tag, mend)
 
 
@@ -158,14 +164,14 @@ def _branch(workspace: Workspace, state: State, tag: str, mend: str) -> Check:
     )
 
 
-def _rows(workspace: Workspace, rules: Protocol, state: State, tag: str) -> Check:
+def _rows(workspace: Workspace, protocol: Protocol, state: State, tag: str) -> Check:
     assert state.session is not None and state.head is not None
-    path, count = rules.provenance.results_log.path, len(state.experiments)
+    path, count = protocol.provenance.results_log.path, len(state.experiments)
     if not state.experiments:
         return Check(f"{tag}: rows", "ok", "none yet")
     try:
-        own = results.render(rules, state.experiments, workspace.short)
-        below = results.render(rules, state.experiments, workspace.short, workspace.results(state.session["base"]))
+        own = results.render(protocol, state.experiments, workspace.short)
+        below = results.render(protocol, state.experiments, workspace.short, workspace.results(state.session["base"]))
     except AutoresearchError as error:
         return Check(f"{tag}: rows", "broken", str(error))
     if workspace.show(state.head, path) in (own, below):  # versions before this one kept no rows of others

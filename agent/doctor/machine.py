@@ -31,16 +31,16 @@ ASK_SECONDS = 10
 UV_INSTALLER = "curl -LsSf https://astral.sh/uv/install.sh | sh"
 
 
-def checks(workspace: Workspace, rules: Protocol) -> Iterator[Check]:
-    yield from _uv(rules)
+def checks(workspace: Workspace, protocol: Protocol) -> Iterator[Check]:
+    yield from _uv(protocol)
     yield _identity(workspace)
-    if rules.meta.archetype == "ml_train":
+    if protocol.meta.archetype == "ml_train":
         yield _backend()
-        yield _data(rules)
+        yield _data(protocol)
     yield _disk(workspace)
     yield _memory(workspace)
     yield _awake()
-    yield _sandbox(rules)
+    yield _sandbox(protocol)
 
 
 def without_home() -> Check | None:
@@ -52,8 +52,8 @@ def without_home() -> Check | None:
     return None
 
 
-def _uv(rules: Protocol) -> Iterator[Check]:
-    commands = [rules.execution.command, *(str(each) for each in rules.environment.setup_commands)]
+def _uv(protocol: Protocol) -> Iterator[Check]:
+    commands = [protocol.execution.command, *(str(each) for each in protocol.environment.setup_commands)]
     if not any(command.startswith("uv ") for command in commands):
         return
     said = _ask("uv", "--version")
@@ -81,14 +81,14 @@ def _backend() -> Check:
     return Check("mlx", "ok", f"back end {found}")
 
 
-def _data(rules: Protocol) -> Check:
+def _data(protocol: Protocol) -> Check:
     try:
-        found = fingerprint.snapshot(rules)
+        found = fingerprint.snapshot(protocol)
     except AutoresearchError as error:
         return Check("data", "broken", str(error))
     if not found:
         return Check("data", "warning", "none is prepared yet; `run` does it where it is due", "uv run prepare.py")
-    return Check("data", "ok", f"snapshot {str(found.get('id'))[:12]} in {fingerprint.snapshot_folder(rules)}")
+    return Check("data", "ok", f"snapshot {str(found.get('id'))[:12]} in {fingerprint.snapshot_folder(protocol)}")
 
 
 def _disk(workspace: Workspace) -> Check:
@@ -156,8 +156,8 @@ def _awake() -> Check:
     return Check("awake", "ok", f"{wanted[0]} keeps the machine awake during a session")
 
 
-def _sandbox(rules: Protocol) -> Check:
-    found = choose_sandbox("auto", rules.environment.constraints)
+def _sandbox(protocol: Protocol) -> Check:
+    found = choose_sandbox("auto", protocol.environment.constraints)
     if not found.missing:
         return Check("sandbox", "ok", found.says.removeprefix("sandbox: "))
     installable = sys.platform == "linux" and any("install bubblewrap" in each for each in found.missing)

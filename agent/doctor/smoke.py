@@ -22,24 +22,24 @@ TRAINING_SECONDS = 2
 LONGEST_SECONDS = 300.0
 
 
-def worthwhile(rules: Protocol) -> bool:
+def worthwhile(protocol: Protocol) -> bool:
     """Whether the command is a recipe on MLX that keeps to a budget, with data prepared for it."""
-    script = SCRIPT.fullmatch(rules.execution.command)
+    script = SCRIPT.fullmatch(protocol.execution.command)
     recipe = script is not None and Path(script["script"]).name == "train.py"
-    return recipe and rules.training_seconds is not None and bool(fingerprint.snapshot_folder(rules))
+    return recipe and protocol.training_seconds is not None and bool(fingerprint.snapshot_folder(protocol))
 
 
-def check(workspace: Workspace, rules: Protocol) -> Check:
+def check(workspace: Workspace, protocol: Protocol) -> Check:
     """Measure what is committed, with a short budget: no branch, no results and no journal know of it."""
-    command = rules.execution.command
+    command = protocol.execution.command
     by_hand = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
-    limit = min(LONGEST_SECONDS, rules.execution.hard_timeout_seconds)
-    execution = rules.execution.model_copy(update={"hard_timeout_seconds": limit})
+    limit = min(LONGEST_SECONDS, protocol.execution.hard_timeout_seconds)
+    execution = protocol.execution.model_copy(update={"hard_timeout_seconds": limit})
     runner = Runner(
-        rules.model_copy(update={"execution": execution}),
+        protocol.model_copy(update={"execution": execution}),
         workspace,
         TRAINING_SECONDS,
-        choose_sandbox("auto", rules.environment.constraints),
+        choose_sandbox("auto", protocol.environment.constraints),
         patient=True,
         linked=False,
     )
@@ -54,5 +54,5 @@ def check(workspace: Workspace, rules: Protocol) -> Check:
             return Check("smoke", "broken", f"two seconds of training {run.error}: {last}", by_hand)
         took = duration(run.seconds)
         return Check(
-            "smoke", "ok", f"{rules.metric.name} {run.metric:.4f} after two seconds of training, {took} in all"
+            "smoke", "ok", f"{protocol.metric.name} {run.metric:.4f} after two seconds of training, {took} in all"
         )

@@ -51,9 +51,9 @@ def why_not(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Call
     return _fails_by_itself(runner, files, incumbent, tick)
 
 
-def program(rules: Protocol) -> tuple[list[str], str] | None:
+def program(protocol: Protocol) -> tuple[list[str], str] | None:
     """The interpreter that the protocol's command starts, and its script; None for any other command."""
-    found = SCRIPT.fullmatch(rules.execution.command)
+    found = SCRIPT.fullmatch(protocol.execution.command)
     if found is None:
         return None
     start = shlex.split(found["start"])

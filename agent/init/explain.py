@@ -49,10 +49,10 @@ def explain(outcome: Outcome) -> list[Because]:
     ]
 
 
-def notes_on(outcome: Outcome, rules: Protocol, changed: list[str]) -> list[str]:
+def notes_on(outcome: Outcome, protocol: Protocol, changed: list[str]) -> list[str]:
     plan, notes = outcome.plan, []
-    mutable = {path: text for path, text in plan.files.items() if rules.mutable_surface.allows(path)}
-    if not tunable_parameters(mutable, known_constants(rules)):
+    mutable = {path: text for path, text in plan.files.items() if protocol.mutable_surface.allows(path)}
+    if not tunable_parameters(mutable, known_constants(protocol)):
         notes.append(
             f"the built-in search has nothing to change in {', '.join(sorted(mutable)[:3])}: give what may be tuned a "
             "name in capitals at module level, such as RATE = 0.1, or let a model edit the code with --model or --agent"
@@ -70,6 +70,6 @@ def notes_on(outcome: Outcome, rules: Protocol, changed: list[str]) -> list[str]
         notes.append(
             f"not looked at: uncommitted changes of {', '.join(changed[:3])}; `run` wants them committed or stashed"
         )
-    if rules.schema_kind != "protocol":
+    if protocol.schema_kind != "protocol":
         notes.append(f"a discoveryDraft is not run: `{hint('init --force')}` tries it and makes it a protocol")
     return notes

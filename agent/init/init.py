@@ -72,8 +72,8 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
         changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
     finally:
         workspace.close()
-    rules = Protocol.model_validate(outcome.protocol)
-    explanations, notes = explain(outcome), notes_on(outcome, rules, changed)
+    protocol = Protocol.model_validate(outcome.protocol)
+    explanations, notes = explain(outcome), notes_on(outcome, protocol, changed)
     write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")
     return {
         "path": str(path),
@@ -154,9 +154,9 @@ def _first_with_a_number(
 
 def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Outcome:
     """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
-    rules = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
+    protocol = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
-    with trial.opened(workspace, rules, sandbox) as stage:
+    with trial.opened(workspace, protocol, sandbox) as stage:
         outcome = _tried_in(stage, plan, wanted, say)
         if changed := trial.changed_tracked(workspace, stage, stage.since):
             say(_tracked_and_written(workspace, changed))
@@ -176,12 +176,12 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     found = _chosen(plan, ran, seen, wanted)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
-    rules = Protocol.model_validate(protocol)
-    value = read(stage.room, rules, rules.metric, ran.text, ran.since)
+    checked = Protocol.model_validate(protocol)
+    value = read(stage.room, checked, checked.metric, ran.text, ran.since)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
     repeated = "not tried: the run is long"
     if ran.seconds <= LONGEST_TWICE:
-        second = trial.again(stage, rules, given)
+        second = trial.again(stage, checked, given)
         repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": there is noise")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
     return Outcome(plan, protocol, found, seconds, repeated)
@@ -219,9 +219,9 @@ def _attempted(
     if lenient.kind == "tests":
         # pytest ends with 1 where a test fails, which is a result here and no crash.
         lenient = dataclasses.replace(lenient, command=f"{lenient.command} || [ $? -eq 1 ]")
-    rules = Protocol.model_validate(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
+    protocol = Protocol.model_validate(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
     try:
-        ran = trial.attempt(stage, rules, given, network=plan.network[0] == "full")
+        ran = trial.attempt(stage, protocol, given, network=plan.network[0] == "full")
     except ExperimentError as error:
         if plan.network[0] != "full" and trial.wants_network(stage):
             say("it wants a network: once more with one")

@@ -65,9 +65,9 @@ class Stage:
 
 
 @contextlib.contextmanager
-def opened(workspace: Workspace, rules: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
+def opened(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
     """Open a room with what is committed, and with what git does not track lent to it."""
-    runner = Runner(rules, workspace, None, sandbox)
+    runner = Runner(protocol, workspace, None, sandbox)
     lent = lendable(workspace)
     names = tuple(name for name in lent.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
     with temporary_folder(workspace.folder / "init") as base:
@@ -82,18 +82,18 @@ def _furniture(lent: Lent) -> Furniture:
     return dataclasses.replace(more, kind="setup", lent=lent, variables={**more.variables, "PYTHONUNBUFFERED": "1"})
 
 
-def prepare(stage: Stage, rules: Protocol, say: Callable[[str], None]) -> None:
+def prepare(stage: Stage, protocol: Protocol, say: Callable[[str], None]) -> None:
     """Run the set-up commands in the room. Raises AutoresearchError naming the one that failed."""
     with_network = dataclasses.replace(stage.room, sandbox=dataclasses.replace(stage.room.sandbox, network=True))
-    for command in lines(rules):
+    for command in lines(protocol):
         say(f"setting up: {command}")
         run(with_network, command)
 
 
-def attempt(stage: Stage, rules: Protocol, budget: float | None, *, network: bool) -> Trial:
+def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: bool) -> Trial:
     """Run the command once. Raises ExperimentError where it fails."""
     sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
-    runner = dataclasses.replace(stage.runner, protocol=rules, training_seconds=budget)
+    runner = dataclasses.replace(stage.runner, protocol=protocol, training_seconds=budget)
     since = time.time()
     place = dataclasses.replace(stage.room, sandbox=sandbox)
     ended = execute(runner, Attempt(place, stage.log), Observer(tick=_telling(stage.log)))
@@ -102,14 +102,14 @@ def attempt(stage: Stage, rules: Protocol, budget: float | None, *, network: boo
     return Trial(ended.seconds, text, since, _written(stage, since))
 
 
-def again(stage: Stage, rules: Protocol, budget: float | None) -> float:
+def again(stage: Stage, protocol: Protocol, budget: float | None) -> float:
     """Return the metric of one more run, read as the loop will. Raises AutoresearchError where there is none."""
     try:
-        ran = attempt(stage, rules, budget, network=rules.environment.constraints.network_policy == "full")
-        return read(stage.room, rules, rules.metric, ran.text, ran.since)
+        ran = attempt(stage, protocol, budget, network=protocol.environment.constraints.network_policy == "full")
+        return read(stage.room, protocol, protocol.metric, ran.text, ran.since)
     except ExperimentError as error:
         raise AutoresearchError(
-            f"a first run of `{rules.execution.command}` gave {rules.metric.name}, a second one not: {error}"
+            f"a first run of `{protocol.execution.command}` gave {protocol.metric.name}, a second one not: {error}"
         ) from None
 
 

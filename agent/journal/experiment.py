@@ -119,7 +119,7 @@ class Experiment:
     commit: the candidate's own commit, the one that was measured.
     digest: `digest` of all mutable files as measured: equal digests are the same candidate.
     files: those that the proposal changed.
-    runs: those before its verdict. fresh: those after it was kept, which did not help to choose it.
+    runs: those before its verdict, which chose it. heldout_runs: those after it was kept, which did not.
     """
 
     number: int
@@ -133,7 +133,7 @@ class Experiment:
     files: tuple[str, ...] = ()
     reasoning: str = ""
     expected: float | None = None
-    fresh: tuple[Run, ...] = ()
+    heldout_runs: tuple[Run, ...] = ()
 
     @property
     def void(self) -> bool:

@@ -247,7 +247,7 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
     pending = replace(pending, started=None, started_at=None)
     if of is None:
         return replace(state, pending=replace(pending, runs=(*pending.runs, run)))
-    again = replace(state.experiments[of], fresh=(*state.experiments[of].fresh, run))
+    again = replace(state.experiments[of], heldout_runs=(*state.experiments[of].heldout_runs, run))
     experiments = (*state.experiments[:of], again, *state.experiments[of + 1 :])
     pending = replace(pending, refreshed=pending.refreshed + 1)
     if run.rebased:

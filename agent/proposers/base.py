@@ -11,6 +11,28 @@ from agent.journal.experiment import Direction, Experiment, Proposal, Value
 
 
 @dataclass(frozen=True)
+class WorkspaceView:
+    """What a proposer may ask of the workspace, which answers with copies.
+
+    texts: an experiment -> its mutable files as they were measured.
+    check: all mutable files of a candidate -> why they would not even start, None where nothing speaks against them;
+        it takes seconds.
+    tick: to be called several times a second by whatever takes long; what it raises must pass.
+    export: writes every tracked file, as the incumbent has it, below a folder; returns the workspace in there.
+    allows: whether a candidate may change a path.
+    """
+
+    texts: Callable[[Experiment], Mapping[str, str]] = lambda _: {}
+    check: Callable[[Mapping[str, str]], str | None] = lambda _: None
+    tick: Callable[[], None] = lambda: None
+    export: Callable[[Path], Path] = lambda folder: folder
+    allows: Callable[[str], bool] = lambda _: True
+
+
+NO_WORKSPACE = WorkspaceView()
+
+
+@dataclass(frozen=True)
 class Context:
     """What a proposer may know. Everything here is a copy: a proposer never touches the workspace.
 
@@ -20,12 +42,7 @@ class Context:
     constants: what the harness defines and the files use (PROFILE, MAX_SEQ_LEN, ...), from the snapshot.
     metric: its name. rules: goal and rules, from the protocol. program: the person's program.md as it is now.
     machine: hardware and data, a line each.
-    texts: an experiment -> its mutable files as they were measured.
-    check: all mutable files of a candidate -> why they would not even start, None where nothing speaks against them;
-        it takes seconds.
-    tick: to be called several times a second by whatever takes long; what it raises must pass.
-    export: writes every tracked file, as the incumbent has it, below a folder; returns the workspace in there.
-    allows: whether a candidate may change a path.
+    workspace: what it may ask of the workspace.
     folder: where to keep what was said about this experiment; None where nothing is kept.
     """
 
@@ -40,11 +57,7 @@ class Context:
     rules: str = ""
     program: str = ""
     machine: str = ""
-    texts: Callable[[Experiment], Mapping[str, str]] = lambda _: {}
-    check: Callable[[Mapping[str, str]], str | None] = lambda _: None
-    tick: Callable[[], None] = lambda: None
-    export: Callable[[Path], Path] = lambda folder: folder
-    allows: Callable[[str], bool] = lambda _: True
+    workspace: WorkspaceView = NO_WORKSPACE
     folder: Path | None = None
 
 

@@ -162,7 +162,7 @@ class HybridProposer:
     def _wait(self, context: Context, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            context.tick()
+            context.workspace.tick()
             time.sleep(min(TICK_SECONDS, left))
 
 
@@ -175,13 +175,13 @@ def _consulted(ask: Callable[[Context], Proposal], context: Context, name: str) 
 
     def tick() -> None:
         try:
-            context.tick()
+            context.workspace.tick()
         except BaseException as error:
             passing.append(error)
             raise
 
     try:
-        return ask(replace(context, tick=tick))
+        return ask(replace(context, workspace=replace(context.workspace, tick=tick)))
     except (Unavailable, NoProposal):
         raise
     except Exception as error:

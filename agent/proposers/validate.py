@@ -23,7 +23,7 @@ class Seen:
             return "the incumbent"
         for experiment in context.history:
             if experiment.commit not in self._known:
-                self._known[experiment.commit] = fingerprint_of(context.texts(experiment))
+                self._known[experiment.commit] = fingerprint_of(context.workspace.texts(experiment))
             if self._known[experiment.commit] == wanted:
                 return f"experiment #{experiment.number} ({experiment.verdict.status}: {experiment.description[:80]})"
         return None
@@ -38,4 +38,4 @@ def why_invalid(files: Mapping[str, str], context: Context, seen: Seen) -> str |
         tunable_parameters(files, context.constants)
     except UsageError as error:
         return str(error)
-    return context.check(files)
+    return context.workspace.check(files)

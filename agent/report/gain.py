@@ -5,6 +5,7 @@ A gain is positive where it is better, in either direction.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from agent.decision.estimate import estimate, unbiased
@@ -102,9 +103,8 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
     direction: Direction = state.session["direction"]
     before = incumbent_before(state.experiments, experiment.number)
     number = before.number if before else None
-    evidence, best = experiment.verdict.evidence, state.incumbent
+    evidence = experiment.verdict.evidence
     if evidence is not None:
-        fresh = best is not None and best.number == experiment.number and standing(state).confirmed is not None
         return Outcome(
             value=evidence.mean,
             runs=evidence.runs,
@@ -115,7 +115,7 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
             sigmas=evidence.sigmas,
             word=evidence.word,
             equal_steps=evidence.doubt is not None,
-            sure=evidence.confirmed or fresh,
+            sure=evidence.confirmed or _confirmed_by_fresh_runs(state, experiment, before),
         )
     value, runs = experiment.metric, len(succeeded(experiment.runs))
     if value is None or before is None or before.metric is None:
@@ -123,3 +123,25 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
     by = gain(before.metric, value, direction)
     word = "better" if by > 0 else "worse" if by < 0 else "equal"
     return Outcome(value, runs, by, before.metric, len(succeeded(before.runs)), number, None, word)
+
+
+def remeasured(state: State, experiment: Experiment) -> float | None:
+    """Return what the verdict took the incumbent for, where that had been measured again since it was kept.
+
+    The incumbent's own row shows the value that it was kept with, so the gain does not follow from the two rows. None
+    where it does, and at equal steps, which every view says.
+    """
+    before, evidence = incumbent_before(state.experiments, experiment.number), experiment.verdict.evidence
+    if before is None or evidence is None or evidence.doubt is not None:
+        return None
+    own = before.verdict.evidence
+    shown = own.mean if own is not None else before.metric
+    same = shown is not None and math.isclose(evidence.incumbent_mean, shown, rel_tol=1e-9)
+    return None if same else evidence.incumbent_mean
+
+
+def _confirmed_by_fresh_runs(state: State, experiment: Experiment, before: Experiment | None) -> bool:
+    """Whether fresh runs have shown it to be better than the baseline or than the incumbent of its time."""
+    others = [each.commit for each in (state.baseline, before) if each is not None]
+    found = [state.confirmations.get(f"{commit} {experiment.commit}", {}) for commit in others]
+    return any(each.get("low", 0.0) > 0 for each in found)

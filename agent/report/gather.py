@@ -15,7 +15,7 @@ from typing import Any
 from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.execution.fingerprint import differences
-from agent.format import block, plain
+from agent.format import block, figure, plain
 from agent.journal.experiment import Evidence, Experiment, reservations
 from agent.journal.history import ideas_of
 from agent.journal.journal import NO_EVENT, damaged, read
@@ -23,7 +23,7 @@ from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State, replay
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
-from agent.report.gain import outcome
+from agent.report.gain import outcome, remeasured
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
 from agent.repository.workspace import Workspace
@@ -32,9 +32,9 @@ from agent.system.invocation import hint, program
 
 def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
     """Everything that the page shows, as JSON has it: `sessions`, in the order of `tags`, and how they compare."""
-    rules = load_protocol(workspace.folder)
+    protocol = load_protocol(workspace.folder)
     names = list(dict.fromkeys(tags)) or [find_session(workspace.folder, None)]
-    sessions = [_session(workspace, rules, find_session(workspace.folder, name)) for name in names]
+    sessions = [_session(workspace, protocol, find_session(workspace.folder, name)) for name in names]
     first = sessions[0]
     for other in sessions[1:]:
         if (other["metric"], other["direction"]) != (first["metric"], first["direction"]):
@@ -50,7 +50,7 @@ def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
+def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, Any]:
     events = list(read(journal_path(workspace.folder, tag)))
     try:
         state = replay(events)
@@ -79,7 +79,7 @@ def _session(workspace: Workspace, rules: Protocol, tag: str) -> dict[str, Any]:
         "crashes": _crashes(state.experiments),
         "time": asdict(time_spent(events)),
         "diff": _diff(workspace, state),
-        "commands": _commands(rules, workspace, state),
+        "commands": _commands(protocol, workspace, state),
     }
 
 
@@ -114,8 +114,8 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "evidence": asdict(evidence) if evidence else None,
         "confirmed": came.sure,
         "words": ", ".join([_words(state, experiment), *reservations(experiment.runs)]),
-        "runs": len(experiment.runs) + len(experiment.fresh),
-        "seconds": sum(run.seconds for run in (*experiment.runs, *experiment.fresh)),
+        "runs": len(experiment.runs) + len(experiment.heldout_runs),
+        "seconds": sum(run.seconds for run in (*experiment.runs, *experiment.heldout_runs)),
         "at": at,
         "commit": experiment.commit,
         "proposer": experiment.proposer,
@@ -127,7 +127,8 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
 
 def _words(state: State, experiment: Experiment) -> str:
     evidence = experiment.verdict.evidence
-    words = evidence_words(experiment.number, evidence)
+    words, against = evidence_words(experiment.number, evidence), remeasured(state, experiment)
+    words += f", which was measured again: {figure(against)}" if against is not None else ""
     if evidence is not None and not evidence.confirmed and outcome(state, experiment).sure:
         return f"confirmed by fresh runs; when it was kept {words}"
     return words
@@ -244,7 +245,7 @@ def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
     return [each for each in texts if each["before"] != each["after"]]
 
 
-def _commands(rules: Protocol, workspace: Workspace, state: State) -> list[dict[str, str]]:
+def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[dict[str, str]]:
     """What to paste into a shell in the workspace, each with what it does."""
     assert state.session is not None and state.incumbent is not None
     tag, best, prefix = state.session["tag"], state.incumbent.commit, workspace.prefix
@@ -252,7 +253,7 @@ def _commands(rules: Protocol, workspace: Workspace, state: State) -> list[dict[
     paths = sorted({path for e in kept for path in e.files})
     # Beside the repository, whose top may lie above the workspace.
     folder = "../" * (1 + len(PurePosixPath(prefix).parts)) + f"best-{tag}"
-    enter = f"cd {shlex.quote(str(PurePosixPath(folder, prefix, rules.execution.cwd)))}"
+    enter = f"cd {shlex.quote(str(PurePosixPath(folder, prefix, protocol.execution.cwd)))}"
     seconds = state.session["fingerprint"].get("training_seconds")
     budget = f"AUTORESEARCH_TRAINING_SECONDS={seconds:g} " if seconds else ""
     found = [
@@ -260,7 +261,7 @@ def _commands(rules: Protocol, workspace: Workspace, state: State) -> list[dict[
         for path in paths
     ]
     found.append(("Run the best again, in a folder of its own", f"git worktree add {folder} {best}"))
-    found.append(("", f"{enter} && {budget}{rules.execution.command}"))
+    found.append(("", f"{enter} && {budget}{protocol.execution.command}"))
     if kept:
         picked = " ".join(e.commit[:12] for e in kept)
         found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))

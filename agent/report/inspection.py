@@ -223,7 +223,7 @@ def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
 
 
 def _fresh(found: Experiment | Pending) -> tuple[Run, ...]:
-    return found.fresh if isinstance(found, Experiment) else ()
+    return found.heldout_runs if isinstance(found, Experiment) else ()
 
 
 def _run(run: Run, kind: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from agent.execution.fingerprint import snapshot
 from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.journal.experiment import Experiment, Value
-from agent.proposers.base import Context
+from agent.proposers.base import Context, WorkspaceView
 from agent.protocol.models import Protocol
 from agent.source.training_budget import Known, Limits
 from agent.system.files import read_text
@@ -34,7 +34,10 @@ def context_of(
     folder: Path,
     tick: Callable[[], None],
 ) -> Context:
-    """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment."""
+    """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment.
+
+    Many parameters because it joins what a session, a journal and a run know: nothing else holds them together.
+    """
     workspace, protocol = runner.workspace, runner.protocol
 
     def texts(experiment: Experiment) -> dict[str, str]:
@@ -52,11 +55,13 @@ def context_of(
         rules=_rules(protocol, runner.training_seconds),
         program=_program(workspace.folder / PROGRAM),
         machine="\n".join(f"{key}: {value}" for key, value in fingerprint.items() if value is not None),
-        texts=texts,
-        check=lambda candidate: why_not(runner, candidate, incumbent.commit, tick),
-        tick=tick,
-        export=lambda folder: workspace.export(folder, incumbent.commit),
-        allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),
+        workspace=WorkspaceView(
+            texts=texts,
+            check=lambda candidate: why_not(runner, candidate, incumbent.commit, tick),
+            tick=tick,
+            export=lambda folder: workspace.export(folder, incumbent.commit),
+            allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),
+        ),
         folder=folder,
     )
 

@@ -27,16 +27,16 @@ def open_runner(
     folder: Path, tag: str, training_seconds: float | None, sandbox: Mode, limits: Limits | None = None
 ) -> Iterator[Runner]:
     """The workspace, held for this process alone. limits: of the session that is about to begin or go on."""
-    rules = load_protocol(folder)
-    require_runnable(rules)
-    workspace = Workspace(folder, rules)
+    protocol = load_protocol(folder)
+    require_runnable(protocol)
+    workspace = Workspace(folder, protocol)
     try:
         require_own_state(workspace.folder)
-        ends = None if limits is None else noted(limits.within(rules), time.time())
-        confined = choose_sandbox(sandbox, rules.environment.constraints)
+        ends = None if limits is None else noted(limits.within(protocol), time.time())
+        confined = choose_sandbox(sandbox, protocol.environment.constraints)
         with lock.hold(state_folder(workspace.folder), tag, ends):
             Checkout(workspace).exclude([".autoresearch/", "run.log"])
-            yield Runner(rules, workspace, training_seconds or rules.training_seconds, confined)
+            yield Runner(protocol, workspace, training_seconds or protocol.training_seconds, confined)
     finally:
         workspace.close()
 
@@ -47,7 +47,7 @@ def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced
 
     commit: whose harness it is, by default what is checked out.
     """
-    folder, rules = runner.workspace.folder, runner.protocol
+    folder, protocol = runner.workspace.folder, runner.protocol
     if setup:
         set_up(runner, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
     commit = commit or runner.workspace.head
@@ -56,11 +56,11 @@ def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced
         runner.say(f"{name} may hold keys: runs do not see it")
     with contextlib.ExitStack() as stack:
         harness = None
-        snapshot = fingerprint.snapshot_folder(rules)
-        where = evaluation.speaks(runner.workspace, commit, rules.immutable_harness.paths) if snapshot else None
+        snapshot = fingerprint.snapshot_folder(protocol)
+        where = evaluation.speaks(runner.workspace, commit, protocol.immutable_harness.paths) if snapshot else None
         if snapshot is not None and where is not None:
             copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
             inside = runner.workspace.export(copy, commit)
             beside, script = where
-            harness = evaluation.Harness(inside / beside, script, snapshot, fingerprint.snapshot(rules), untraced)
+            harness = evaluation.Harness(inside / beside, script, snapshot, fingerprint.snapshot(protocol), untraced)
         yield dataclasses.replace(runner, lent=lent, harness=harness)

@@ -30,4 +30,4 @@ def of_commit(experiments: Sequence[Experiment], commit: str) -> Beside:
 
 
 def _runs(experiment: Experiment) -> tuple[Run, ...]:
-    return (*experiment.runs, *experiment.fresh)
+    return (*experiment.runs, *experiment.heldout_runs)

@@ -10,7 +10,7 @@ from typing import Any
 from agent.format import brief, cost, duration, figure, one_line
 from agent.journal.experiment import Experiment
 from agent.journal.state import State
-from agent.report.gain import Outcome, outcome
+from agent.report.gain import outcome, remeasured
 from agent.system.invocation import git_here, hint
 
 MOST_KEPT = 5
@@ -24,7 +24,7 @@ def row(state: State, index: int) -> str:
     value = figure(came.value) if came.value is not None else "-"
     seconds = duration(sum(run.seconds for run in experiment.runs))
     what = one_line(experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else ""))
-    return f"#{experiment.number} {status(experiment)} {value} {_gained_by(experiment, came)} {seconds} {what}"
+    return f"#{experiment.number} {status(experiment)} {value} {_gained_by(state, experiment)} {seconds} {what}"
 
 
 def status(experiment: Experiment) -> str:
@@ -33,16 +33,24 @@ def status(experiment: Experiment) -> str:
     return experiment.verdict.status + (f" (pruned at {100 * fraction:.0f} %)" if fraction is not None else "")
 
 
-def _gained_by(experiment: Experiment, came: Outcome) -> str:
+def _gained_by(state: State, experiment: Experiment) -> str:
     """The gain, and how sure that is."""
+    came = outcome(state, experiment)
     if came.gain is None:
         return "-"
     said = ["within noise"] if came.word == "within noise" else []
     said += [f"{abs(came.sigmas):.1f} sigma"] if came.sigmas is not None and not said else []
     said += ["at equal steps"] if came.equal_steps else []
     said += [f"mean of {came.runs} runs"] if came.runs > 1 else []
+    said += against(state, experiment)
     said += ["provisional"] if experiment.verdict.status == "keep" and not came.sure else []
     return figure(came.gain, came.value, "+") + (f" ({', '.join(said)})" if said else "")
+
+
+def against(state: State, experiment: Experiment) -> list[str]:
+    """`against 1.979285`, where the incumbent was measured again and its own row shows another value."""
+    value = remeasured(state, experiment)
+    return [f"against {figure(value)}"] if value is not None else []
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from agent.journal.experiment import Evidence, Experiment, Run, Verdict
 from agent.journal.state import Pending
 
 
-def kept(number: int, metrics: Sequence[float], sigmas: float = 3.0, fresh: Sequence[float] = ()) -> Experiment:
+def kept(number: int, metrics: Sequence[float], sigmas: float = 3.0, heldout: Sequence[float] = ()) -> Experiment:
     mean = sum(metrics) / len(metrics)
     evidence = Evidence("confirmed", mean, len(metrics), 2.0, 2, 2.0 - mean, 0.1, sigmas) if number else None
-    runs, after = tuple(Run(each, 10.0) for each in metrics), tuple(Run(each, 10.0) for each in fresh)
-    return Experiment(number, "x", "", "c", "d", {}, runs, Verdict("keep", "", evidence), fresh=after)
+    runs, after = tuple(Run(each, 10.0) for each in metrics), tuple(Run(each, 10.0) for each in heldout)
+    return Experiment(number, "x", "", "c", "d", {}, runs, Verdict("keep", "", evidence), heldout_runs=after)
 
 
 def case(incumbent: Experiment, runs: Sequence[Run]) -> Comparison:

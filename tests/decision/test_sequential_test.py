@@ -13,7 +13,7 @@ from agent.decision import sequential_test as verdict
 from agent.decision.decide import DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
-from agent.decision.sequential_test import IncumbentSample, standing, weigh
+from agent.decision.sequential_test import IncumbentSample, sample_of, weigh
 from agent.execution.conditions import disturbed
 from agent.journal.experiment import Run, Verdict
 from agent.source.simplicity import leaner, repeats
@@ -159,14 +159,14 @@ def test_first_runs_of_candidates_do_not_count_as_repeats() -> None:
 
 
 def test_incumbent_value_comes_from_held_out_runs() -> None:
-    lucky = kept(3, [1.5, 1.6], sigmas=3.0, fresh=[1.7, 1.8])
+    lucky = kept(3, [1.5, 1.6], sigmas=3.0, heldout=[1.7, 1.8])
     assert lucky.metric == pytest.approx(1.55)
     assert estimate(lucky) == pytest.approx(1.75)
-    assert standing(lucky, 9) == IncumbentSample([1.7, 1.8], [1.5, 1.6], 5)
-    clear = kept(3, [1.5], sigmas=9.0, fresh=[1.7])
+    assert sample_of(lucky, 9) == IncumbentSample([1.7, 1.8], [1.5, 1.6], 5)
+    clear = kept(3, [1.5], sigmas=9.0, heldout=[1.7])
     assert estimate(clear) == pytest.approx(1.6)
     assert estimate(kept(0, [2.0, 2.2])) == pytest.approx(2.1)
-    moved = replace(lucky, fresh=(Run(1.7, 9.0), Run(1.9, 9.0, rebased=True), Run(2.0, 9.0)))
+    moved = replace(lucky, heldout_runs=(Run(1.7, 9.0), Run(1.9, 9.0, rebased=True), Run(2.0, 9.0)))
     assert [run.metric for run in unbiased(moved)] == [1.9, 2.0]
 
 
@@ -224,7 +224,7 @@ def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_th
     third = case(base, [run(1.9, BUSY)] * 3)
     assert why_unlike(third, third.pending.runs[-1]) is not None
     assert judge(third, DecisionConfig()) == "incumbent"
-    again = replace(base, fresh=(replace(run(2.3, BUSY), rebased=True),))
+    again = replace(base, heldout_runs=(replace(run(2.3, BUSY), rebased=True),))
     found = judge(case(again, [run(1.9, BUSY)] * 3), DecisionConfig())
     assert not isinstance(found, str) or found in ("candidate", "incumbent")
     assert why_unlike(case(again, [run(1.9, BUSY)]), run(1.9, BUSY)) is None
@@ -255,7 +255,7 @@ def test_limits_failures_and_the_classic_rule() -> None:
     assert kept_at_once.evidence is not None
     assert kept_at_once.evidence.how == "greedy"
     # Nothing was run twice: the noise is a guess, which makes no sigmas, and the run may be a lucky one.
-    alone = replace(base, runs=base.runs[:1], fresh=())
+    alone = replace(base, runs=base.runs[:1], heldout_runs=())
     guessed = judge(case(alone, [Run(1.9, 9.0)]), DecisionConfig("greedy"))
     assert isinstance(guessed, Verdict)
     assert guessed.evidence is not None

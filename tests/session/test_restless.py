@@ -62,7 +62,9 @@ def driven(
             pending = replace(pending, runs=(*pending.runs, made(value(5 * len(turns)) + shift, busy, steps)))
         else:
             why = why_unlike(Comparison(pending, incumbent, [incumbent], *edit, "minimize"), pending.runs[-1])
-            incumbent = replace(incumbent, fresh=(*incumbent.fresh, replace(run, rebased=why is not None)))
+            incumbent = replace(
+                incumbent, heldout_runs=(*incumbent.heldout_runs, replace(run, rebased=why is not None))
+            )
             pending = replace(pending, refreshed=pending.refreshed + 1)
             if why is not None:
                 pending = replace(pending, rebases=pending.rebases + 1, rebased_at=len(pending.runs))
@@ -118,7 +120,7 @@ def test_an_incumbent_measured_beside_a_busy_machine_gives_nothing_away_when_tha
 def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_minute() -> None:
     lucky = replace(kept(3, [2.0]), runs=(made(2.0, busy=False),))
     others = replace(kept(0, [2.0]), runs=tuple(made(value(index), busy=False) for index in range(4)))
-    busy = replace(lucky, fresh=(made(2.0, busy=True),))
+    busy = replace(lucky, heldout_runs=(made(2.0, busy=True),))
     pending = Pending(4, "x", "", "", {}, "d", (), 0.0, commit="c", runs=(made(1.995, busy=False),))
     assert judge(Comparison(pending, busy, [others, busy], *SIZE, "minimize"), DecisionConfig()) == "incumbent"
 
@@ -130,7 +132,7 @@ def test_disturbed_runs_count_nowhere() -> None:
     assert [run.metric for run in unbiased(clear)] == [1.5, 1.5]
     assert estimate(clear) == 1.5
     quiet = replace(kept(0, [2.0]), runs=(made(2.0, busy=False), made(2.01, busy=False)))
-    disturbed = replace(quiet, fresh=(made(2.0, busy=True),))
+    disturbed = replace(quiet, heldout_runs=(made(2.0, busy=True),))
     assert noise_of([disturbed]).sd == noise_of([quiet]).sd
 
 
@@ -143,8 +145,8 @@ def test_an_incumbent_that_fails_is_asked_for_no_more_and_the_session_moves_on()
 
     failed = Run(None, 3.0, error="out of memory")
     lucky = replace(kept(3, [1.9]), runs=(made(1.9, busy=False),))
-    assert tried(replace(lucky, fresh=(failed,) * (MOST_FAILURES - 1)), 1.5) == "incumbent"
-    lost = replace(lucky, fresh=(failed,) * MOST_FAILURES)
+    assert tried(replace(lucky, heldout_runs=(failed,) * (MOST_FAILURES - 1)), 1.5) == "incumbent"
+    lost = replace(lucky, heldout_runs=(failed,) * MOST_FAILURES)
     better, worse = tried(lost, 1.5), tried(lost, 2.0)
     assert isinstance(better, Verdict)
     assert better.status == "keep"

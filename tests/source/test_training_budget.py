@@ -186,9 +186,9 @@ def test_what_trained_for_clearly_longer_is_told(candidate: list[Run], baseline:
 
 
 def test_a_machine_that_has_become_slower_makes_nobody_longer() -> None:
-    incumbent = dataclasses.replace(kept(3, [1.9]), runs=tuple(timed(330.0)), fresh=tuple(timed(500.0)))
+    incumbent = dataclasses.replace(kept(3, [1.9]), runs=tuple(timed(330.0)), heldout_runs=tuple(timed(500.0)))
     assert why_longer(timed(520.0), based(320.0), incumbent) is None
-    assert why_longer(timed(520.0), based(320.0), dataclasses.replace(incumbent, fresh=())) is not None
+    assert why_longer(timed(520.0), based(320.0), dataclasses.replace(incumbent, heldout_runs=())) is not None
 
 
 def test_where_the_work_itself_is_measured_its_time_is_no_training() -> None:

@@ -25,6 +25,7 @@ from agent.journal.state import State, step
 from agent.report.eta import experiments_left
 from agent.report.gain import outcome
 from agent.report.summary import summarize
+from agent.views.page.chart import chart_title
 from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.screen import screen
 from agent.views.text import gain, headline, row
@@ -282,10 +283,10 @@ def test_a_gain_is_positive_where_it_is_better_in_every_view(direction: str, sta
     kept = Evidence("confirmed", 2.0 + sign * 0.03, 4, 2.0, 3, 0.03, 0.005, 7.8)
     near = Evidence("confirmed", 2.0 + sign * 0.05, 2, 2.0 + sign * 0.0517, 4, -0.0017, 0.005, -0.4, doubt=0.3)
     baseline = replace(
-        old.experiments[0], runs=measured([2.0, 2.0, 2.0]), verdict=Verdict("keep", "baseline"), fresh=()
+        old.experiments[0], runs=measured([2.0, 2.0, 2.0]), verdict=Verdict("keep", "baseline"), heldout_runs=()
     )
     best = replace(
-        old.experiments[1], runs=measured([2.0 + sign * 0.03] * 4), verdict=Verdict("keep", "k", kept), fresh=()
+        old.experiments[1], runs=measured([2.0 + sign * 0.03] * 4), verdict=Verdict("keep", "k", kept), heldout_runs=()
     )
     last = replace(old.experiments[2], runs=measured([2.0 + sign * 0.05] * 2), verdict=Verdict("discard", "d", near))
     session = {**(old.session or {}), "direction": direction}
@@ -302,3 +303,56 @@ def test_a_gain_is_positive_where_it_is_better_in_every_view(direction: str, sta
     assert "mean of 4 runs" in headline(summary)
     assert near.word == "within noise"
     assert outcome(state, last).gain == -0.0017
+
+
+def with_best_measured_again(states: list[State], how: str = "one run") -> State:
+    """#1 was kept at 1.95 by one run and is worth 1.979285 by later ones, beside which #2 was discarded."""
+    old = states[-1]
+    lucky = Evidence(how, 1.95, 1, 2.0, 3, 0.05, 0.02, 2.2)
+    near = Evidence("confirmed", 1.977557, 2, 1.979285, 3, 0.001728, 0.02, 0.1)
+    baseline = replace(
+        old.experiments[0],
+        runs=measured([2.0] * 3),
+        verdict=Verdict("keep", "baseline"),
+        heldout_runs=(),
+        commit="a" * 40,
+    )
+    best = replace(
+        old.experiments[1],
+        runs=measured([1.95]),
+        verdict=Verdict("keep", "k", lucky),
+        heldout_runs=tuple(measured([1.979285] * 3)),
+        commit="b" * 40,
+    )
+    last = replace(old.experiments[2], runs=measured([1.977557] * 2), verdict=Verdict("discard", "d", near))
+    session = {**(old.session or {}), "direction": "minimize"}
+    return replace(old, session=session, experiments=(baseline, best, last), confirmations={}, pending=None)
+
+
+def test_a_row_says_what_it_was_compared_with_where_the_best_was_measured_again(states: list[State]) -> None:
+    state = with_best_measured_again(states)
+    assert "#2 discard 1.977557 +0.001728 (within noise, mean of 2 runs, against 1.979285)" in row(state, 2)
+    assert "against" not in row(state, 1)  # its row and the baseline's give its gain
+    text = "\n".join(drawn(state, 140, 30))
+    assert "best      1.979285  #1, mean of 3 runs" in text
+    assert "against 1.979285]" in text
+
+
+@pytest.mark.parametrize("low", [0.01, -0.01])
+def test_fresh_runs_against_the_incumbent_of_its_time_confirm_a_keep(states: list[State], low: float) -> None:
+    state = with_best_measured_again(states)
+    assert "provisional" in row(state, 1)
+    middle = replace(state.experiments[1], number=2, commit="c" * 40)
+    state = replace(state, experiments=(*state.experiments[:2], middle))
+    found = {"a": "b" * 40, "b": "c" * 40, "gain": 0.05, "low": low, "high": 0.09}
+    state = replace(state, confirmations={f"{found['a']} {found['b']}": found})
+    assert ("provisional" in row(state, 2)) == (low < 0)
+    assert "provisional" in row(state, 1)
+    assert summarize(state)["confirmed"] is None  # the gain on the baseline is another
+
+
+@pytest.mark.parametrize(("how", "word"), [("confirmed", "by repeated runs"), ("one run", "provisional")])
+def test_page_and_lines_have_one_word_for_a_gain(states: list[State], how: str, word: str) -> None:
+    summary = summarize(with_best_measured_again(states, how))
+    assert gain(summary).endswith(word)
+    assert chart_title({**summary, "confirmation": None}).endswith(f"better than the baseline, {word}, 2 experiments")

@@ -31,7 +31,7 @@ from agent.journal.paths import came_with_the_repository, own_log
 from agent.journal.results import render
 from agent.journal.state import State
 from agent.proposers.agent.worktree import Worktree, changes_in, make_worktree
-from agent.proposers.base import Context, Exhausted, Unavailable
+from agent.proposers.base import Context, Exhausted, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model.briefing import briefing
 from agent.proposers.model.cost import price_of
@@ -134,14 +134,14 @@ def test_what_a_tick_raises_passes() -> None:
 
     class Ticking(Failing):
         def ask(self, context: Context) -> Proposal:
-            context.tick()
+            context.workspace.tick()
             raise AssertionError
 
     proposer = HybridProposer(
         "llm", SearchProposer(), Ticking(ValueError()), share=1.0, fallback_after=0.0, announce=lambda *_, **__: None
     )
     with pytest.raises(Stop):
-        proposer.ask(context(tick=tick))
+        proposer.ask(context(workspace=WorkspaceView(tick=tick)))
 
 
 @pytest.mark.parametrize("wanted", [float("nan"), float("inf"), -1e300, 1e300])
@@ -432,7 +432,7 @@ def copy_of(folder: Path) -> tuple[Worktree, Context]:
         (top / "train.py").write_text(TEXT)
         return top
 
-    about = context(export=export, allows=lambda path: path == "train.py")
+    about = context(workspace=WorkspaceView(export=export, allows=lambda path: path == "train.py"))
     return make_worktree(about, folder / "copy", {}), about
 
 

@@ -168,7 +168,7 @@ class CommandProposer:
                         log=log,
                         limit=self._time_limit,
                     ),
-                    Observer(tick=lambda _: context.tick()),
+                    Observer(tick=lambda _: context.workspace.tick()),
                 )
             finally:
                 printed = _shorten(log)

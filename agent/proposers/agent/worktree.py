@@ -77,7 +77,7 @@ def make_worktree(context: Context, top: Path, draft: Mapping[str, str]) -> Work
 
     Raises Unavailable where git cannot make the repository.
     """
-    workspace = context.export(top.resolve())
+    workspace = context.workspace.export(top.resolve())
     _place(workspace, context.files)
     top = top.resolve()
     _commit(top)
@@ -109,7 +109,7 @@ def changes_in(worktree: Worktree, context: Context) -> Changes:
         shown = one_line(path.encode(errors="replace").decode())
         shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
         did = f"{'deleted' if path not in after else 'changed' if path in worktree.before else 'made'} {shown}"
-        if path.startswith("../") or not path.isprintable() or not context.allows(path):
+        if path.startswith("../") or not path.isprintable() or not context.workspace.allows(path):
             dropped.append(f"{did}, which may not change")
         elif path not in after:
             dropped.append(f"{did}, which has to stay")

@@ -199,8 +199,8 @@ def _diffs(context: Context) -> list[str]:
     lines: list[str] = []
     failed = [e for e in reversed(context.history[1:]) if e.verdict.status != "keep" and e.proposer != "search"]
     for experiment in failed[:DIFFS]:
-        before = incumbent_before(context.history, experiment.number)
-        diff = plain(difference(context.texts(before), context.texts(experiment))) if before is not None else ""
+        before, texts = incumbent_before(context.history, experiment.number), context.workspace.texts
+        diff = plain(difference(texts(before), texts(experiment))) if before is not None else ""
         if diff:
             lines += [
                 f"#{experiment.number} {experiment.verdict.status}: {plain(experiment.description)}",

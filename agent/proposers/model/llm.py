@@ -111,9 +111,8 @@ class LLMProposer:
         self._budget.require(context.number, prompt, MOST_TOKENS)
         self._budget.reserve(context.number, prompt, MOST_TOKENS)
         try:
-            answer = complete(
-                self.model, SYSTEM, messages, most_tokens=MOST_TOKENS, silence=self._silence, tick=context.tick
-            )
+            tick = context.workspace.tick
+            answer = complete(self.model, SYSTEM, messages, most_tokens=MOST_TOKENS, silence=self._silence, tick=tick)
         except Broken:
             self._budget.charge(context.number, prompt, MOST_TOKENS, None)
             raise
@@ -131,7 +130,7 @@ class LLMProposer:
             raise Unusable(f"it was cut off at {MOST_TOKENS} tokens: be shorter, and edit with small blocks")
         text = answered(answer.text)
         try:
-            changed = blocks.apply(text, context.files, context.allows)
+            changed = blocks.apply(text, context.files, context.workspace.allows)
         except Unusable as unusable:
             if text.strip() == answer.text.strip():
                 raise

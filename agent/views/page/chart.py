@@ -91,7 +91,7 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     legend |= {"far": f"{len(far)} beyond the edge"} if far else {}
     legend |= {"band": WORDS["band"]} if noise else {}
     legend |= {"again": WORDS["again"]} if again else {}
-    head, top = _head(_title(session), legend, frame)
+    head, top = _head(chart_title(session), legend, frame)
     bottom = frame.height - 3.4 * frame.size - LANE
     right = frame.width - (44 if again else 16)
     y = Axis(low, high, bottom, top)
@@ -102,7 +102,7 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     parts = [head, _axes(x, y, plot, frame, crashes="crash" in kinds)]
     parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, (GREEN, ""))]
     parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]
-    return _svg(parts, frame, _title(session), _described(session, len(far)))
+    return _svg(parts, frame, chart_title(session), _described(session, len(far)))
 
 
 def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
@@ -275,10 +275,12 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
     return "".join(parts), top + (line + 10 if legend else 12)
 
 
-def _title(session: Session) -> str:
+def chart_title(session: Session) -> str:
+    """Say in a line what a session reached, and how well its gain is known."""
     again = session["confirmation"]
     sure = again if again and again["current"] and again["gain"] is not None else None
-    gained, word = (sure["gain"], sure["verdict"]) if sure else (session["gain"] or 0.0, "provisional")
+    apparent = "provisional" if session["gain_is_provisional"] else "by repeated runs"
+    gained, word = (sure["gain"], sure["verdict"]) if sure else (session["gain"] or 0.0, apparent)
     ending = f", {word}" if word else ""
     came = f"{brief(gained)} better than the baseline{ending}" if gained > 0 else "no better than the baseline"
     reached = f"{session['metric']} {brief(session['best'], 6)}"

@@ -15,7 +15,7 @@ from agent.report.gain import outcome, standing
 from agent.report.summary import summarize
 from agent.views.terminal.ellipsis import clock, gap, line, named, sides
 from agent.views.terminal.progress_panel import Moment, progress_panel
-from agent.views.text import COLOURS, status
+from agent.views.text import COLOURS, against, status
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 # From this width on the rows stand beside the rest, which then takes so much.
@@ -134,6 +134,7 @@ def _row(state: State, index: int) -> tuple[Text, ...]:
     if verdict == "crash" or (evidence is not None and evidence.how == "simplification"):
         more = [one_line(each.verdict.reason)]
     more += ["at equal steps"] if came.equal_steps else []
+    more += against(state, each)
     said = "; ".join(filter(None, more))
     style = "" if verdict == "keep" else "dim"
     sigmas = "noise" if came.word == "within noise" else f"{abs(came.sigmas):.1f}" if came.sigmas is not None else ""

@@ -399,7 +399,8 @@ def test_repair_starts_from_crashed_candidate(context: Context, tmp_path: Path) 
 
 
 def test_new_files_are_taken_where_they_are_allowed(context: Context, tmp_path: Path) -> None:
-    free = dataclasses.replace(context, allows=lambda path: path.endswith(".py") and path != "prepare.py")
+    allowing = dataclasses.replace(context.workspace, allows=lambda path: path.endswith(".py") and path != "prepare.py")
+    free = dataclasses.replace(context, workspace=allowing)
     script = "pathlib.Path('parts').mkdir(); pathlib.Path('parts/loss.py').write_text('SCALE = 1\\n')\n"
     script += "pathlib.Path('.hidden.py').write_text(''); pathlib.Path('a\\nb.py').write_text('')\n"
     proposal: Proposal = agent(tmp_path, HONEST + script).ask(free)

@@ -10,7 +10,7 @@ import pytest
 
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.state import Spent
-from agent.proposers.base import Context, NoProposal, Unavailable
+from agent.proposers.base import Context, NoProposal, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
 from agent.proposers.model.briefing import CHARACTERS_A_TOKEN, briefing
@@ -49,8 +49,10 @@ def context(folder: Path | None = None, history: int = 1) -> Context:
         history=told,
         direction="minimize",
         constants={},
-        texts=lambda e: {"train.py": QUICK + f"# {e.number}\nX = {e.number}\n"},
-        allows=lambda path: path == "train.py",
+        workspace=WorkspaceView(
+            texts=lambda e: {"train.py": QUICK + f"# {e.number}\nX = {e.number}\n"},
+            allows=lambda path: path == "train.py",
+        ),
         folder=folder,
     )
 
