@@ -149,7 +149,8 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         prepared(opened, setup=setup) as bench,
     ):
         bench.workspace.require_clean()
-        found = fingerprint(bench.protocol, bench.training_seconds)
+        harness = bench.workspace.harness_digest(bench.workspace.head)
+        found = fingerprint(bench.protocol, bench.training_seconds, harness)
         interrupts.install()
         print(bench.sandbox.says, file=sys.stderr)
         print(f"measuring the baseline; its log is {log_path(bench)}", file=sys.stderr, flush=True)

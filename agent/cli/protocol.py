@@ -37,10 +37,10 @@ def protocol_check(as_json: Json = False) -> None:
     def work() -> int:
         from agent.protocol.check import check, lines
         from agent.protocol.load import load_protocol
-        from agent.session.recovery import require_usable
+        from agent.session.recovery import imported_by_harness, require_usable
 
         rules = load_protocol(Options.folder)
-        fields = check(rules)
+        fields = check(rules, imported_by_harness(rules, Options.folder))
         if not as_json:
             answer(False, "protocol check", {}, lines(fields))
         require_usable(rules, Options.folder)

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol.models import FILENAME, Protocol
 from agent.repository.git import GIT, LITERAL, Git
+from agent.repository.harness import HarnessFiles
 from agent.source.encoding import decoded, encoded
 
 MOST_TREES = 8
@@ -37,6 +38,7 @@ class Workspace:
         self._prefix = PurePosixPath(self.folder.relative_to(self.top).as_posix())
         self._short: dict[str, str] = {}
         self._trees: dict[str, dict[str, tuple[str, str]]] = {}
+        self._harness = HarnessFiles(protocol, self._inside_tree, self._blobs)
 
     def close(self) -> None:
         self._git.close()
@@ -95,11 +97,9 @@ class Workspace:
         No symbolic link is one: what git keeps of it is where it leads, and a program's text leads nowhere.
         """
         wanted = {
-            inside: blob
-            for path, (mode, blob) in self._tree(commit).items()
-            if mode.startswith("100")
-            and (inside := self._inside(path))
-            and self._protocol.mutable_surface.allows(inside)
+            path: blob
+            for path, (mode, blob) in self._inside_tree(commit).items()
+            if mode.startswith("100") and self._may_change(commit, path)
         }
         contents = self._blobs([*wanted.values()])
         texts = {}
@@ -110,8 +110,25 @@ class Workspace:
 
     def edited(self) -> list[str]:
         """Files that a candidate may change and that a person has changed in the checkout."""
-        names = (self._inside(name) for name in self.changes())
-        return [name for name in names if name is not None and self._protocol.mutable_surface.allows(name)]
+        names = [inside for name in self.changes() if (inside := self._inside(name))]
+        head = self.head if names else ""
+        return [name for name in names if self._may_change(head, name)]
+
+    def harness(self, commit: str) -> frozenset[str]:
+        """Return the files of the harness in `commit`, with the modules that they import."""
+        return self._harness.of(commit)
+
+    def harness_digest(self, commit: str) -> str:
+        """Return a SHA-256 over paths and contents of those files."""
+        return self._harness.digest(commit)
+
+    def refusal(self, parent: str, paths: Iterable[str]) -> str | None:
+        """Say why no candidate on top of `parent` may have others at `paths`: "changes a.py, which ..."; else None."""
+        for path in paths:
+            inside = (self.folder / path).resolve().is_relative_to(self.folder)
+            if not inside or not self._protocol.mutable_surface.allows(path):
+                return f"changes {path}, which mutableSurface does not allow"
+        return self._harness.refusal(parent, paths)
 
     def show(self, commit: str, path: str) -> str | None:
         """The text of `path` in `commit`, or None where it has no such file."""
@@ -214,12 +231,19 @@ class Workspace:
         notes: whether those count that are neither harness nor rows and that no candidate may change.
         """
         rules = self._protocol
-        own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths}
-        changed = [
-            name
-            for name in self.changes()
-            if notes or ((inside := self._inside(name)) and (inside in own or rules.mutable_surface.allows(inside)))
-        ]
+        changed = self.changes()
+        if not notes and changed:
+            own = {
+                FILENAME,
+                rules.provenance.results_log.path,
+                *rules.immutable_harness.paths,
+                *self.harness(self.head),
+            }
+            changed = [
+                name
+                for name in changed
+                if (inside := self._inside(name)) and (inside in own or rules.mutable_surface.allows(inside))
+            ]
         if changed:
             shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise PreconditionError(
@@ -241,10 +265,8 @@ class Workspace:
 
     def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
         """Commit `files` on top of `parent`, kept under `ref`. Raises Violation where one of them may not change."""
-        for path in files:
-            inside = (self.folder / path).resolve().is_relative_to(self.folder)
-            if not inside or not self._protocol.mutable_surface.allows(path):
-                raise Violation(f"the proposal changes {path}, which mutableSurface does not allow")
+        if refusal := self.refusal(parent, [*files]):
+            raise Violation(f"the proposal {refusal}")
         commit = self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
         self.keep(ref, commit)
         return commit
@@ -363,6 +385,14 @@ class Workspace:
         """Relative to the workspace; None for what lies elsewhere in the repository."""
         name = PurePosixPath(path)
         return str(name.relative_to(self._prefix)) if name.is_relative_to(self._prefix) else None
+
+    def _inside_tree(self, commit: str) -> dict[str, tuple[str, str]]:
+        """The same of the workspace alone, by paths relative to it."""
+        found = ((self._inside(path), entry) for path, entry in self._tree(commit).items())
+        return {path: entry for path, entry in found if path}
+
+    def _may_change(self, commit: str, path: str) -> bool:
+        return self._protocol.mutable_surface.allows(path) and not self._harness.holds(commit, path)
 
     def _tree(self, commit: str) -> dict[str, tuple[str, str]]:
         """path -> mode and blob of all that `commit` holds. Remembered: a hash means the same for ever."""

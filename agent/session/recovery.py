@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.errors import PreconditionError, UsageError
-from agent.execution.fingerprint import differences
+from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.execution.process_tree import Process, end_orphan
 from agent.journal import results
+from agent.journal.comparable import differences
 from agent.journal.journal import Journal
 from agent.journal.state import State
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import require_runnable
-from agent.protocol.models import Protocol
+from agent.protocol.models import Protocol, matches
 from agent.repository.workspace import Workspace, nothing_may_change
 from agent.session.context import known_constants
 
@@ -31,6 +31,17 @@ def require_usable(protocol: Protocol, folder: Path) -> None:
         return
     if empty:
         raise UsageError(nothing_may_change(protocol))
+
+
+def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
+    """Return the modules that belong to the harness because it imports them; none where git has no commit here."""
+    try:
+        with contextlib.closing(Workspace(folder, protocol)) as workspace:
+            files = workspace.harness(workspace.head)
+    except AutoresearchError:
+        return []
+    globs = protocol.immutable_harness.paths
+    return sorted(path for path in files if not any(matches(path, glob) for glob in globs))
 
 
 def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str) -> None:

@@ -81,7 +81,8 @@ class Session:
     def recover(self) -> None:
         """Create the session, or finish or undo what a crash left half done."""
         workspace, protocol = self.bench.workspace, self.bench.protocol
-        self._fingerprint = fingerprint(protocol, self.bench.training_seconds)
+        base = self.state.session["base"] if self.state.session else workspace.head
+        self._fingerprint = fingerprint(protocol, self.bench.training_seconds, workspace.harness_digest(base))
         if self.state.session is None:
             about = {"seed": self._seed, "proposer": self._proposer.name, "flags": dict(self._flags)}
             recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, self.tag, **about)
