@@ -71,7 +71,8 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
     ):
         path = journal_path(runner.workspace.folder, tag)
         journal = Journal(path, [] if quiet else [show_plain])
-        recovery.require_same(session, fingerprint(runner.protocol, runner.training_seconds))
+        harness = runner.workspace.harness_digest(session["base"])
+        recovery.require_same(session, fingerprint(runner.protocol, runner.training_seconds, harness))
         for done in recovery.end_orphaned_run(journal.state):
             journal.show("note", text=done)
         stop_file(path).unlink(missing_ok=True)

@@ -168,7 +168,8 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         prepared(opened, setup=setup) as runner,
     ):
         Checkout(runner.workspace).require_clean()
-        found = fingerprint(runner.protocol, runner.training_seconds)
+        harness = runner.workspace.harness_digest(runner.workspace.head)
+        found = fingerprint(runner.protocol, runner.training_seconds, harness)
         interrupts.install()
         print(runner.sandbox.says, file=sys.stderr)
         print(f"measuring the baseline; its log is {log_path(runner)}", file=sys.stderr, flush=True)

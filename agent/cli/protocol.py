@@ -37,10 +37,10 @@ def protocol_check(as_json: Json = False) -> int:
     """
     from agent.protocol.check import check, check_lines
     from agent.protocol.load import load_protocol
-    from agent.session.recovery import require_usable
+    from agent.session.recovery import imported_by_harness, require_usable
 
     protocol = load_protocol(Options.folder)
-    fields = check(protocol)
+    fields = check(protocol, imported_by_harness(protocol, Options.folder))
     if not as_json:
         answer(False, "protocol check", {}, check_lines(fields))
     require_usable(protocol, Options.folder)

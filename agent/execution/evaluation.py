@@ -23,13 +23,13 @@ from typing import Any
 
 from agent.errors import AutoresearchError, Violation
 from agent.execution.process_tree import end_all
+from agent.repository.harness import EVALUATORS, HANDED_OVER
 from agent.repository.workspace import Workspace
 from agent.room.places import places
 from agent.room.sandbox import Layout, Sandbox, Shown
 from agent.system.files import read_bounded, write_whole
 
-VARIABLE, HANDED_OVER = "AUTORESEARCH_EVALUATOR", "handed_over"
-SCRIPTS = ("harness/evaluator.py", "evaluator.py")
+VARIABLE = "AUTORESEARCH_EVALUATOR"
 REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
 SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
 READY_SECONDS = 30.0
@@ -94,7 +94,7 @@ def speaks(workspace: Workspace, commit: str, paths: list[str]) -> tuple[str, st
     None where there is none.
     """
     for folder in (str(Path(path).parent) for path in paths):
-        for script in SCRIPTS:
+        for script in EVALUATORS:
             if HANDED_OVER in (workspace.show(commit, str(Path(folder) / script)) or ""):
                 return folder, script
     return None

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,18 @@ from typing import Any
 import psutil
 
 from agent.errors import PreconditionError
+from agent.journal.comparable import HARNESS
 from agent.journal.paths import home_folder
 from agent.protocol.models import Protocol
 
 MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cuda-13", "cpu": "mlx-cpu"}
 
 
-def fingerprint(protocol: Protocol, training_seconds: float | None) -> dict[str, Any]:
-    """Chip, memory, system, MLX, data and budget, each under the word that a person is told when it differs."""
+def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str) -> dict[str, Any]:
+    """Return chip, memory, system, MLX, data, harness and budget, each under the word that a person is told.
+
+    harness: `Workspace.harness_digest` of the commit whose harness the runs have.
+    """
     return {
         "chip": _chip(),
         "cores": psutil.cpu_count(),
@@ -31,6 +34,7 @@ def fingerprint(protocol: Protocol, training_seconds: float | None) -> dict[str,
         "backend": backend(),
         "snapshot": snapshot(protocol).get("id"),
         "protocol": protocol.digest,
+        HARNESS: harness,
         "training_seconds": training_seconds,
     }
 
@@ -38,15 +42,6 @@ def fingerprint(protocol: Protocol, training_seconds: float | None) -> dict[str,
 def backend() -> str | None:
     """Which back end of MLX is installed."""
     return next((name for name, package in MLX_BACKENDS.items() if installed(package)), None)
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One phrase for every entry that differs."""
-    return [
-        f"{key} was {_show(before.get(key))} and is {_show(now.get(key))}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
 
 
 def cache_folder() -> Path:
@@ -100,7 +95,3 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _show(value: object) -> str:
-    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

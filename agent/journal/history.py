@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError
+from agent.journal.comparable import comparable
 from agent.journal.experiment import Experiment
 from agent.journal.journal import fold
 
@@ -14,9 +15,9 @@ from agent.journal.journal import fold
 def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int) -> list[Sequence[Experiment]]:
     """The latest experiments of the other sessions beside `journal`, those worked on last at the end.
 
-    fingerprint: of this session; one measured on another machine, snapshot or budget is left out, and so is a journal
-    that cannot be read: a damaged neighbour is no reason to stop. most: experiments, besides the incumbents that they
-    were compared with.
+    fingerprint: of this session; one measured by another harness, or on another machine, snapshot or budget, is left
+    out, and so is a journal that cannot be read: a damaged neighbour is no reason to stop. most: experiments, besides
+    the incumbents that they were compared with.
     """
     others = (path for path in journal.parent.parent.glob("*/journal.jsonl") if path != journal)
     found: list[Sequence[Experiment]] = []
@@ -27,7 +28,7 @@ def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int)
             state = fold(path)
         except (AutoresearchError, OSError):
             continue
-        if state.session is not None and state.session.get("fingerprint") == fingerprint:
+        if state.session is not None and comparable(state.session.get("fingerprint", {}), fingerprint):
             found.append(_latest(state.experiments, most))
             most -= len(state.experiments)
     return found[::-1]

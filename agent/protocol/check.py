@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from agent.protocol.models import Protocol
 
+HARNESS, MOST_SHOWN = "immutableHarness.paths", 20
 VARIABLES = {"execution.stopCondition.trainingSecondsBudget": "AUTORESEARCH_TRAINING_SECONDS"}
 
 
-def check(protocol: Protocol) -> list[dict[str, Any]]:
-    """One entry a field: {field, value, origin, enforced, effect}. Origin is protocol.json, default or a variable."""
-    return _fields(protocol, "")
+def check(protocol: Protocol, imported: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One entry a field: {field, value, origin, enforced, effect}. Origin is protocol.json, default or a variable.
+
+    imported: the modules that the harness imports here, which are named where it is.
+    """
+    fields = _fields(protocol, "")
+    if imported:
+        more = f" and {len(imported) - MOST_SHOWN} more" if len(imported) > MOST_SHOWN else ""
+        harness = next(field for field in fields if field["field"] == HARNESS)
+        harness["effect"] += f"; they import {', '.join(imported[:MOST_SHOWN])}{more}"
+    return fields
 
 
 def check_lines(fields: list[dict[str, Any]]) -> list[str]:

@@ -187,7 +187,10 @@ class MutableSurface(ProtocolModel):
 
 class ImmutableHarness(ProtocolModel):
     paths: list[Glob] = enforced(
-        "never changed by a candidate; a run finds them as they were committed", default=[], max_length=MOST_GLOBS
+        "never changed by a candidate, and neither are the modules here that they import, unless allowedGlobs tell "
+        "them apart; a run finds them as they were committed, and they are part of the fingerprint",
+        default=[],
+        max_length=MOST_GLOBS,
     )
     rationale: str | None = information("why", default=None)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError, PreconditionError, UsageError
-from agent.execution.fingerprint import differences
 from agent.format import block, figure, plain
+from agent.journal.comparable import differences
 from agent.journal.experiment import Evidence, Experiment, reservations
 from agent.journal.history import ideas_of
 from agent.journal.journal import NO_EVENT, damaged, read

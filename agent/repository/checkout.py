@@ -40,8 +40,9 @@ class Checkout:
 
     def edited(self) -> list[str]:
         """Files that a candidate may change and that a person has changed in the checkout."""
-        names = (self._workspace.inside(name) for name in self.changes())
-        return [name for name in names if name is not None and self._workspace.protocol.mutable_surface.allows(name)]
+        names = [inside for name in self.changes() if (inside := self._workspace.inside(name))]
+        head = self._workspace.head if names else ""
+        return [name for name in names if self._workspace.may_change(head, name)]
 
     def require_free(self, branch: str, refs: str) -> None:
         """Raises PreconditionError where git could not make `branch`, or commits are kept below `refs` already."""
@@ -82,13 +83,14 @@ class Checkout:
         notes: whether those count that are neither harness nor rows and that no candidate may change.
         """
         rules = self._workspace.protocol
-        own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths}
-
-        def counts(name: str) -> bool:
-            inside = self._workspace.inside(name)
-            return inside is not None and (inside in own or rules.mutable_surface.allows(inside))
-
-        changed = [name for name in self.changes() if notes or counts(name)]
+        changed = self.changes()
+        if not notes and changed:
+            harness = self._workspace.harness(self._workspace.head)
+            own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}
+            inside = {name: self._workspace.inside(name) for name in changed}
+            changed = [
+                name for name, path in inside.items() if path and (path in own or rules.mutable_surface.allows(path))
+            ]
         if changed:
             shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise PreconditionError(

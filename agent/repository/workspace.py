@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
 from agent.protocol.models import Protocol
 from agent.repository.git import LITERAL, Git
+from agent.repository.harness import HarnessFiles
 from agent.source.encoding import decoded, encoded
 
 MOST_TREES = 8
@@ -37,6 +38,7 @@ class Workspace:
         self._prefix = PurePosixPath(self.folder.relative_to(self.top).as_posix())
         self._short: dict[str, str] = {}
         self._trees: dict[str, dict[str, tuple[str, str]]] = {}
+        self._harness = HarnessFiles(protocol, self._inside_tree, self._blobs)
 
     def close(self) -> None:
         self.git.close()
@@ -81,9 +83,9 @@ class Workspace:
         No symbolic link is one: what git keeps of it is where it leads, and a program's text leads nowhere.
         """
         wanted = {
-            inside: blob
-            for path, (mode, blob) in self.tree(commit).items()
-            if mode.startswith("100") and (inside := self.inside(path)) and self.protocol.mutable_surface.allows(inside)
+            path: blob
+            for path, (mode, blob) in self._inside_tree(commit).items()
+            if mode.startswith("100") and self.may_change(commit, path)
         }
         contents = self._blobs([*wanted.values()])
         texts = {}
@@ -91,6 +93,22 @@ class Workspace:
             with contextlib.suppress(UnicodeError):  # a binary file is no text to edit
                 texts[path] = decoded(path, contents[blob])
         return texts
+
+    def harness(self, commit: str) -> frozenset[str]:
+        """Return the files of the harness in `commit`, with the modules that they import."""
+        return self._harness.of(commit)
+
+    def harness_digest(self, commit: str) -> str:
+        """Return a SHA-256 over paths and contents of those files."""
+        return self._harness.digest(commit)
+
+    def refusal(self, parent: str, paths: Iterable[str]) -> str | None:
+        """Say why no candidate on top of `parent` may have others at `paths`: "changes a.py, which ..."; else None."""
+        for path in paths:
+            inside = (self.folder / path).resolve().is_relative_to(self.folder)
+            if not inside or not self.protocol.mutable_surface.allows(path):
+                return f"changes {path}, which mutableSurface does not allow"
+        return self._harness.refusal(parent, paths)
 
     def show(self, commit: str, path: str) -> str | None:
         """The text of `path` in `commit`, or None where it has no such file."""
@@ -156,10 +174,8 @@ class Workspace:
 
     def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
         """Commit `files` on top of `parent`, kept under `ref`. Raises Violation where one of them may not change."""
-        for path in files:
-            inside = (self.folder / path).resolve().is_relative_to(self.folder)
-            if not inside or not self.protocol.mutable_surface.allows(path):
-                raise Violation(f"the proposal changes {path}, which mutableSurface does not allow")
+        if refusal := self.refusal(parent, [*files]):
+            raise Violation(f"the proposal {refusal}")
         commit = self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
         self.keep(ref, commit)
         return commit
@@ -192,6 +208,14 @@ class Workspace:
         """Relative to the workspace; None for what lies elsewhere in the repository."""
         name = PurePosixPath(path)
         return str(name.relative_to(self._prefix)) if name.is_relative_to(self._prefix) else None
+
+    def _inside_tree(self, commit: str) -> dict[str, tuple[str, str]]:
+        """The same of the workspace alone, by paths relative to it."""
+        found = ((self.inside(path), entry) for path, entry in self.tree(commit).items())
+        return {path: entry for path, entry in found if path}
+
+    def may_change(self, commit: str, path: str) -> bool:
+        return self.protocol.mutable_surface.allows(path) and not self._harness.holds(commit, path)
 
     def tree(self, commit: str) -> dict[str, tuple[str, str]]:
         """path -> mode and blob of all that `commit` holds. Remembered: a hash means the same for ever."""

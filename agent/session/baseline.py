@@ -11,6 +11,7 @@ from typing import Any
 from agent.errors import AutoresearchError
 from agent.execution.measure import Runner, measure
 from agent.execution.process import NOBODY, Observer
+from agent.journal.comparable import HARNESS, comparable
 from agent.journal.experiment import Run, digest
 from agent.system.files import read_bounded, write_whole
 
@@ -50,12 +51,16 @@ def measure_baseline(
 
 
 def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:
-    """The kept runs of the baseline, if they were measured with these very files under this very fingerprint."""
+    """Return the kept runs of the baseline, if they were measured with these very files under this very fingerprint.
+
+    An earlier version kept no harness in it: what counts is that of the commit that it measured, while there is one.
+    """
     try:
         record = json.loads(read_bounded(record_path(runner), LARGEST_RECORD))
-        same = record["fingerprint"] == fingerprint and record["digest"] == digest(runner.workspace.files(commit))
+        before = {HARNESS: runner.workspace.harness_digest(record["commit"]), **record["fingerprint"]}
+        same = comparable(before, fingerprint) and record["digest"] == digest(runner.workspace.files(commit))
         return [Run(**run) for run in record["runs"]] if same else []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AutoresearchError):
         return []
 
 

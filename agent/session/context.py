@@ -60,7 +60,10 @@ def context_of(
             check=lambda candidate: why_not(runner, candidate, incumbent.commit, tick),
             tick=tick,
             export=lambda folder: workspace.export(folder, incumbent.commit),
-            allows=lambda path: path in files or _may_be_made(workspace.folder, protocol, path),
+            allows=lambda path: (
+                path in files
+                or (_may_be_made(workspace.folder, protocol, path) and not workspace.refusal(incumbent.commit, [path]))
+            ),
         ),
         folder=folder,
     )

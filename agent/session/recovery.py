@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.errors import PreconditionError, UsageError
-from agent.execution.fingerprint import differences
+from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.execution.process_tree import Process, end_orphan
 from agent.journal import results
+from agent.journal.comparable import differences
 from agent.journal.journal import Journal
 from agent.journal.state import State
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import require_runnable
-from agent.protocol.models import Protocol
+from agent.protocol.models import Protocol, matches
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace, nothing_may_change
 from agent.session.context import known_constants
@@ -32,6 +32,17 @@ def require_usable(protocol: Protocol, folder: Path) -> None:
         return
     if empty:
         raise UsageError(nothing_may_change(protocol))
+
+
+def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
+    """Return the modules that belong to the harness because it imports them; none where git has no commit here."""
+    try:
+        with contextlib.closing(Workspace(folder, protocol)) as workspace:
+            files = workspace.harness(workspace.head)
+    except AutoresearchError:
+        return []
+    globs = protocol.immutable_harness.paths
+    return sorted(path for path in files if not any(matches(path, glob) for glob in globs))
 
 
 def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str) -> None:
@@ -61,30 +72,14 @@ def _require_own_results(workspace: Workspace, protocol: Protocol) -> None:
         )
 
 
-def create(
-    journal: Journal,
-    workspace: Workspace,
-    protocol: Protocol,
-    branch: str,
-    fingerprint: dict[str, Any],
-    tag: str,
-    **about: Any,
-) -> None:
-    """Take a new branch."""
-    require_startable(workspace, protocol, branch, tag)
-    journal.append(
-        "session",
-        tag=tag,
-        branch=branch,
-        base=workspace.head,
-        left=Checkout(workspace).branch,
-        metric=protocol.metric.name,
-        direction=protocol.metric.direction,
-        fingerprint=fingerprint,
-        pid=os.getpid(),
-        **about,
-    )
-    Checkout(workspace).start_branch(branch)
+def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> None:
+    """Take a new branch. about: what the session's first event says, its tag and branch among it."""
+    metric = workspace.protocol.metric
+    require_startable(workspace, workspace.protocol, about["branch"], about["tag"])
+    checkout = Checkout(workspace)
+    begun = {"base": workspace.head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
+    journal.append("session", **about, **begun, pid=os.getpid())
+    checkout.start_branch(about["branch"])
 
 
 def resume(

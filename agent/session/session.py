@@ -86,10 +86,18 @@ class Session:
     def recover(self) -> None:
         """Create the session, or finish or undo what a crash left half done."""
         workspace, protocol = self.runner.workspace, self.runner.protocol
-        self._fingerprint = fingerprint(protocol, self.runner.training_seconds)
+        base = self.state.session["base"] if self.state.session else workspace.head
+        self._fingerprint = fingerprint(protocol, self.runner.training_seconds, workspace.harness_digest(base))
         if self.state.session is None:
-            about = {"seed": self._config.seed, "proposer": self._proposer.name, "flags": dict(self._config.flags)}
-            recovery.create(self.journal, workspace, protocol, self.branch, self._fingerprint, self.tag, **about)
+            about = {
+                "tag": self.tag,
+                "branch": self.branch,
+                "fingerprint": self._fingerprint,
+                "seed": self._config.seed,
+                "proposer": self._proposer.name,
+                "flags": dict(self._config.flags),
+            }
+            recovery.create(self.journal, workspace, about)
         else:
             path = protocol.provenance.results_log.path
             recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint, self._config.flags)

@@ -1,4 +1,4 @@
-"""Source files as syntax: constants, differences, encodings, and which constants buy training time.
+"""Source files as syntax: constants, imports, differences, encodings, and which constants buy training time.
 
 Uses journal for its nouns; nothing here runs anything.
 """

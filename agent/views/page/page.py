@@ -34,6 +34,7 @@ CONDITIONS = {
     "snapshot": "data snapshot",
     "training_seconds": "training, s a run",
     "protocol": "protocol",
+    "harness": "harness",
 }
 MOST_KEPT = 20  # that are shown at once, those that gained most
 OPEN_UP_TO = 60  # a table of more rows is folded at first

@@ -1,0 +1,126 @@
+"""The files that no candidate changes: those that immutableHarness names, and the modules that they import."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import PurePosixPath
+
+from agent.protocol.models import Protocol, matches
+from agent.source.encoding import decoded
+from agent.source.imports import Import, closure, imports
+
+EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # beside a harness that hands models over; the second is older
+HANDED_OVER = "handed_over"  # what such an evaluator says
+MOST_COMMITS, MOST_BLOBS = 64, 10_000
+WILD = "*?"
+
+Tree = Mapping[str, tuple[str, str]]  # path -> mode and blob
+
+
+class HarnessFiles:
+    """The harness of each commit of a workspace.
+
+    tree: the files of a commit, relative to the workspace. contents: of blobs.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        tree: Callable[[str], Tree],
+        contents: Callable[[list[str]], Mapping[str, bytes]],
+    ) -> None:
+        self._surface, self._paths = protocol.mutable_surface, protocol.immutable_harness.paths
+        self._tree, self._contents = tree, contents
+        self._files: dict[str, frozenset[str]] = {}
+        self._imports: dict[str, frozenset[Import]] = {}
+        self._named = {PurePosixPath(glob).as_posix() for glob in self._surface.allowed_globs if not _is_wild(glob)}
+        # Where each file that may change is named, none of them is part of the harness.
+        self._overlaps = any(map(_is_wild, self._surface.allowed_globs))
+
+    def of(self, commit: str) -> frozenset[str]:
+        """Return the harness's files in `commit`: what a candidate may change is none of them."""
+        if commit not in self._files:
+            while len(self._files) >= MOST_COMMITS:
+                self._files.pop(next(iter(self._files)))
+            tree = self._tree(commit)
+            starts = self._starts(tree)
+            self._files[commit] = frozenset(
+                path for path in self._reached(tree, tree, starts) if not self._is_mutable(path, starts)
+            )
+        return self._files[commit]
+
+    def digest(self, commit: str) -> str:
+        """Return a SHA-256 over paths and contents of the harness in `commit`."""
+        tree = self._tree(commit)
+        said = "".join(f"{path}\0{tree[path][0]}\0{tree[path][1]}\n" for path in sorted(self.of(commit)))
+        return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
+
+    def holds(self, commit: str, path: str) -> bool:
+        """Return whether `path` is of the harness in `commit` though allowedGlobs match it."""
+        return self._overlaps and path in self.of(commit)
+
+    def refusal(self, commit: str, paths: Iterable[str]) -> str | None:
+        """Say why no candidate on top of `commit` may have other or new files at `paths`; None where it may.
+
+        A new file that the harness would import, in place of its own module or of an installed one, is refused.
+        """
+        if not self._overlaps:
+            return None
+        tree, paths = self._tree(commit), sorted(paths)
+        for path in paths:
+            if path in self.of(commit):
+                return f"changes {path}, which belongs to the harness"
+        new = {path for path in paths if path not in tree and path not in self._named}
+        if new:
+            shadows = new & self._reached(tree, {*tree, *new}, self._starts(tree))
+            for path in sorted(shadows):
+                return f"adds {path}, which the harness would import"
+        return None
+
+    def _starts(self, tree: Tree) -> frozenset[str]:
+        """The files of immutableHarness.paths, with the evaluator beside them."""
+        found = {path for path in self._paths if path in tree}
+        globs = [glob for glob in self._paths if _is_wild(glob)]
+        found |= {path for path in tree if any(matches(path, glob) for glob in globs)}
+        beside = {str(PurePosixPath(path).parent / script) for path in found for script in EVALUATORS}
+        scripts = [path for path in sorted(beside - found) if path in tree]
+        contents = self._contents([tree[path][1] for path in scripts])
+        return frozenset(found | {path for path in scripts if HANDED_OVER.encode() in contents[tree[path][1]]})
+
+    def _reached(self, tree: Tree, files: Collection[str], starts: frozenset[str]) -> frozenset[str]:
+        def read(paths: list[str]) -> dict[str, frozenset[Import]]:
+            return self._read({path: tree[path][1] for path in paths})
+
+        def follow(path: str) -> bool:
+            return path in tree and path.endswith(".py") and not self._is_mutable(path, starts)
+
+        return closure(starts, files, read, follow)
+
+    def _read(self, blobs: Mapping[str, str]) -> dict[str, frozenset[Import]]:
+        """What each file imports. Remembered: candidates share nearly all of them."""
+        missing = {blob: path for path, blob in blobs.items() if blob not in self._imports}
+        for blob, content in self._contents([*missing]).items():
+            while len(self._imports) >= MOST_BLOBS:
+                self._imports.pop(next(iter(self._imports)))
+            try:
+                self._imports[blob] = imports(decoded(missing[blob], content))
+            except (UnicodeError, LookupError):
+                self._imports[blob] = frozenset()
+        return {path: self._imports.get(blob, frozenset()) for path, blob in blobs.items()}
+
+    def _is_mutable(self, path: str, starts: frozenset[str]) -> bool:
+        """Whether a candidate may change what the harness imports: a person has told it from the harness.
+
+        They did with its name, or with a glob that no file of the harness matches.
+        """
+        if not self._surface.allows(path):
+            return False
+        return path in self._named or any(
+            matches(path, glob) and not any(matches(start, glob) for start in starts)
+            for glob in self._surface.allowed_globs
+        )
+
+
+def _is_wild(glob: str) -> bool:
+    return any(sign in glob for sign in WILD)

@@ -1,0 +1,90 @@
+"""Which modules of a repository Python files import, by their syntax: nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from agent.source.constants import parsed
+
+MOST_FILES = 2000
+LARGEST_FILE = 2**20  # characters of a file that is parsed
+MOST_IMPORTS = 10_000  # of one file
+DEEPEST = 16  # parts of a module's name
+SOURCE_FOLDER = "src"
+BY_NAME = ("import_module", "__import__")
+
+
+@dataclass(frozen=True)
+class Import:
+    """name: `a.b` for `import a.b` and for `from a import b`. level: the dots before it, 0 for an absolute import."""
+
+    name: str
+    level: int = 0
+
+
+def imports(source: str) -> frozenset[Import]:
+    """Return what a file imports, inside functions too; nothing where it is too large or not valid Python."""
+    tree = parsed(source) if len(source) <= LARGEST_FILE else None
+    if tree is None:
+        return frozenset()
+    return frozenset(itertools.islice(_imports(tree), MOST_IMPORTS))
+
+
+def _imports(tree: ast.Module) -> Iterator[Import]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                yield from (Import(alias.name) for alias in node.names)
+            case ast.ImportFrom():
+                for alias in node.names:
+                    parts = [part for part in (node.module, alias.name) if part and part != "*"]
+                    yield Import(".".join(parts), node.level)
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(str(name)), *_]):
+                if called in BY_NAME and not name.startswith("."):
+                    yield Import(name)
+
+
+def places(imported: Import, importer: str) -> Iterator[str]:
+    """Yield each path at which a file with one of the modules may lie that an import loads.
+
+    Packages on the way count: `import a.b` loads a/__init__.py too. An absolute name is looked for in the importer's
+    folder, at the top and in src/; all that is there counts, whichever comes first.
+    """
+    here = PurePosixPath(importer).parent
+    parts = [part for part in imported.name.split(".") if part][:DEEPEST]
+    roots = [*dict.fromkeys((here, PurePosixPath(), PurePosixPath(SOURCE_FOLDER)))]
+    if imported.level:
+        above = [here, *here.parents]
+        if imported.level > len(above):
+            return
+        roots = [above[imported.level - 1]]
+        yield from (str(folder / "__init__.py") for folder in above)
+    for root in roots:
+        for count in range(1, len(parts) + 1):
+            stem = root.joinpath(*parts[:count])
+            yield f"{stem}.py"
+            yield f"{stem}/__init__.py"
+
+
+def closure(
+    starts: Iterable[str],
+    files: Collection[str],
+    read: Callable[[list[str]], Mapping[str, frozenset[Import]]],
+    follow: Callable[[str], bool],
+) -> frozenset[str]:
+    """Return `starts` and those of `files` that they import, directly or not, up to MOST_FILES.
+
+    read: what each of some files imports. follow: whether the imports of a file count.
+    """
+    found = {*starts}
+    wave = sorted(filter(follow, found))
+    while wave and len(found) < MOST_FILES:
+        near = {place for path, some in read(wave).items() for each in some for place in places(each, path)}
+        new = sorted(path for path in near if path in files and path not in found)[: MOST_FILES - len(found)]
+        found |= {*new}
+        wave = [path for path in new if follow(path)]
+    return frozenset(found)

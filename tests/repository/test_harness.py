@@ -1,0 +1,146 @@
+"""Which files are the harness, in real repositories: what no candidate changes, adds or shadows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.errors import PreconditionError, Violation
+from agent.protocol.load import load_protocol
+from agent.repository.checkout import Checkout
+from agent.repository.workspace import Workspace
+from tests.common.workspaces import Cli, git, quick_protocol
+
+MODULES = {
+    "prepare.py": "import json, train\nfrom harness import metric\n",
+    "harness/__init__.py": "",
+    "harness/metric.py": "import numpy\nfrom harness.text import read\n",
+    "harness/text.py": "read = open\n",
+    "other.py": "",
+}
+
+
+@contextlib.contextmanager
+def workspace_of(folder: Path, *allowed: str, harness: tuple[str, ...] = ("prepare.py",)) -> Iterator[Workspace]:
+    """`folder` with MODULES committed, where these globs may change."""
+    protocol = quick_protocol(
+        mutableSurface={"allowedGlobs": [*allowed], "forbiddenGlobs": []}, immutableHarness={"paths": [*harness]}
+    )
+    (folder / "protocol.json").write_text(json.dumps(protocol))
+    for name, text in MODULES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    git(folder, "add", "-A")
+    git(folder, "commit", "--quiet", "-m", "a harness of several files")
+    with contextlib.closing(Workspace(folder, load_protocol(folder))) as found:
+        yield found
+
+
+HARNESS = {"prepare.py", "harness/__init__.py", "harness/metric.py", "harness/text.py"}
+
+
+def test_harness_holds_what_it_imports_and_no_mutable_file(quick: Path) -> None:
+    with workspace_of(quick, "train.py") as workspace:
+        assert workspace.harness(workspace.head) == HARNESS
+
+
+def test_wide_glob_allows_nothing_of_the_harness(quick: Path) -> None:
+    with workspace_of(quick, "train.py", "**/*.py") as workspace:
+        assert {*workspace.files(workspace.head)} == {"train.py", "other.py"}
+
+
+def test_file_named_in_allowed_globs_stays_mutable(quick: Path) -> None:
+    with workspace_of(quick, "train.py", "**/*.py", "harness/text.py") as workspace:
+        assert workspace.harness(workspace.head) == HARNESS - {"harness/text.py"}
+        assert "harness/text.py" in workspace.files(workspace.head)
+
+
+def test_glob_that_matches_no_harness_file_tells_what_may_change(quick: Path) -> None:
+    with workspace_of(quick, "train.py", "harness/*.py") as workspace:
+        assert workspace.harness(workspace.head) == {"prepare.py"}
+        assert "harness/metric.py" in workspace.files(workspace.head)
+    with workspace_of(quick, "train.py", "harness/*.py", harness=("harness/metric.py",)) as workspace:
+        assert workspace.harness(workspace.head) == HARNESS - {"prepare.py"}
+
+
+@pytest.mark.parametrize("path", sorted(HARNESS))
+def test_candidate_that_changes_the_harness_is_refused(quick: Path, path: str) -> None:
+    with workspace_of(quick, "train.py", "**/*.py") as workspace:
+        with pytest.raises(Violation, match=f"changes {path}, which belongs to the harness"):
+            workspace.commit_candidate("refs/t/1", workspace.head, {path: "x = 1\n"}, "a try")
+        assert workspace.resolve("refs/t/1") is None
+
+
+@pytest.mark.parametrize(
+    "path", ["numpy.py", "json.py", "harness.py", "harness/numpy.py", "numpy/__init__.py", "src/harness/text.py"]
+)
+def test_candidate_that_adds_what_the_harness_would_import_is_refused(quick: Path, path: str) -> None:
+    with (
+        workspace_of(quick, "train.py", "**/*.py") as workspace,
+        pytest.raises(Violation, match=f"adds {path}, which the harness would import"),
+    ):
+        workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "x = 1\n", path: "x = 1\n"}, "a try")
+
+
+@pytest.mark.parametrize("path", ["model.py", "harness/model.py", "tools/numpy.py", "other.py"])
+def test_candidate_may_add_what_the_harness_does_not_import(quick: Path, path: str) -> None:
+    with workspace_of(quick, "train.py", "**/*.py") as workspace:
+        commit = workspace.commit_candidate("refs/t/1", workspace.head, {path: "x = 1\n"}, "a try")
+        assert workspace.files(commit)[path] == "x = 1\n"
+        assert workspace.harness(commit) == HARNESS
+
+
+def test_digest_depends_on_the_harness_alone(quick: Path) -> None:
+    with workspace_of(quick, "train.py") as workspace:
+        before = workspace.harness_digest(workspace.head)
+        commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "x = 1\n"}, "a try")
+        assert workspace.harness_digest(commit) == before
+        seen = {before}
+        for path in ("prepare.py", "harness/text.py", "harness/__init__.py"):
+            (quick / path).write_text(MODULES[path] + "# changed\n")
+            git(quick, "commit", "--quiet", "--all", "-m", "change")
+            seen.add(workspace.harness_digest(workspace.head))
+        (quick / "harness" / "text.py").rename(quick / "harness" / "words.py")
+        git(quick, "add", "-A")
+        git(quick, "commit", "--quiet", "-m", "rename")
+        seen.add(workspace.harness_digest(workspace.head))
+        assert len(seen) == 5
+
+
+def test_evaluator_beside_the_harness_belongs_to_it(quick: Path) -> None:
+    for name in ("harness/evaluator.py", "evaluator.py"):
+        (quick / name).parent.mkdir(exist_ok=True)
+        (quick / name).write_text("import judge\nprint('handed_over')\n")
+    (quick / "judge.py").write_text("")
+    with workspace_of(quick, "train.py", "*.py") as workspace:
+        assert workspace.harness(workspace.head) == {*HARNESS, "harness/evaluator.py", "evaluator.py", "judge.py"}
+
+
+@pytest.mark.parametrize(("path", "refused"), [("harness/text.py", True), ("notes.txt", False)])
+def test_uncommitted_changes_to_the_harness_are_refused(quick: Path, path: str, refused: bool) -> None:
+    (quick / "notes.txt").write_text("")
+    with workspace_of(quick, "train.py") as workspace:
+        (quick / path).write_text("changed")
+        with pytest.raises(PreconditionError, match=path) if refused else contextlib.nullcontext():
+            Checkout(workspace).require_clean(notes=False)
+
+
+def test_harness_of_this_repository_holds_the_package() -> None:
+    folder = Path(__file__).parents[2]
+    with contextlib.closing(Workspace(folder, load_protocol(folder))) as workspace:
+        found = workspace.harness(workspace.head)
+    assert {path.as_posix() for path in Path("harness").glob("*.py")} | {"prepare.py"} <= {*found} | {"harness"}
+    assert {"harness/evaluator.py", "harness/scoring.py", "harness/snapshot.py", "harness/dataset.py"} <= found
+    assert "train.py" not in found
+
+
+def test_check_names_what_the_harness_imports(quick: Path, cli: Cli) -> None:
+    with workspace_of(quick, "train.py"):
+        pass
+    done = cli(quick, "protocol", "check")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("immutableHarness.paths ")]
+    assert line.endswith("they import harness/__init__.py, harness/metric.py, harness/text.py")
