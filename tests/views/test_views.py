@@ -30,7 +30,7 @@ from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.screen import screen
 from agent.views.text import gain, headline, row
 from tests.common.terminals import in_terminal
-from tests.common.workspaces import ROOT, git, make_quick
+from tests.common.workspaces import ROOT, git, made_once, make_quick
 
 
 @pytest.fixture
@@ -95,10 +95,13 @@ def test_status_follows_on_a_terminal(slow: Path) -> None:
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
     """A session's state after each of its events, and what an evidence, a cost and an outage add."""
-    folder = tmp_path_factory.mktemp("states") / "quick"
-    make_quick(folder)
-    command = [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", "--max-experiments", "8"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+    def make(folder: Path) -> None:
+        make_quick(folder)
+        command = [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", "--max-experiments", "8"]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+    folder = made_once(tmp_path_factory, "states", make)
     found = [State()]
     for event in read(journal_path(folder, "t")):
         found.append(step(found[-1], event))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -20,7 +22,7 @@ from agent.proposers.search.candidates import draw_candidates, point
 from agent.proposers.search.gaussian_process import fit, improvement
 from agent.proposers.search.search import FARTHEST, SearchProposer, _targets
 from agent.proposers.search.space import space_of, tunable_parameters
-from tests.common.workspaces import ROOT
+from tests.common.workspaces import ROOT, made_once
 
 SOURCE = """
 BATCH = 2**14  # search: 1024..131072 log
@@ -106,8 +108,14 @@ SEEDS = range(8)
 
 
 @pytest.fixture(scope="module")
-def sessions() -> list[list[Experiment]]:
-    return [session(SearchProposer(), 60, seed) for seed in SEEDS]
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> list[list[Experiment]]:
+    def make(folder: Path) -> None:
+        (folder / "sessions").write_bytes(pickle.dumps([session(SearchProposer(), 60, seed) for seed in SEEDS]))
+
+    found: list[list[Experiment]] = pickle.loads(
+        (made_once(tmp_path_factory, "search", make) / "sessions").read_bytes()
+    )
+    return found
 
 
 def test_never_the_same_candidate_twice_and_powers_stay_powers(sessions: list[list[Experiment]]) -> None:
