@@ -7,8 +7,8 @@ import pytest
 
 from harness import settings
 from prepare import Tokenizer
-from tests.harness.bigram import Bigram
-from tests.harness.caches import current
+from tests.common.bigram import Bigram
+from tests.common.caches import current
 
 # isort: split
 import mlx.core as mx

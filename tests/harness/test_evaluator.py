@@ -19,9 +19,9 @@ import pytest
 from harness import handover, settings
 from harness.loader import pack_rows, validation_rows
 from prepare import Tokenizer, evaluate_bpb, make_dataloader
+from tests.common.bigram import Bigram, independent_bpb
+from tests.common.caches import T, current
 from tests.common.workspaces import ROOT
-from tests.harness.bigram import Bigram, independent_bpb
-from tests.harness.caches import T, current
 
 # isort: split
 import mlx.core as mx
@@ -36,7 +36,8 @@ def beside(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     env = {**os.environ, "AUTORESEARCH_CACHE": str(cache), "AUTORESEARCH_LOSSES": str(tmp_path / "losses.npy")}
     command = [sys.executable, str(ROOT / "harness" / "evaluator.py"), str(address)]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         found = Beside(address, process)
         assert found.event()["event"] == "ready"
         monkeypatch.setenv("AUTORESEARCH_EVALUATOR", str(address))
@@ -123,7 +124,8 @@ GARBAGE = [
 def test_no_request_keeps_the_evaluator_from_its_work(model: Bigram, tokenizer: Tokenizer, beside: Beside) -> None:
     for content in GARBAGE:
         answer = beside.send(content)
-        assert b"metric" not in answer and len(answer) < 1000
+        assert b"metric" not in answer
+        assert len(answer) < 1000
     silent = []
     for _ in range(20):
         line = socket.socket(socket.AF_UNIX)
@@ -169,7 +171,8 @@ def test_what_is_no_model_is_refused_in_a_sentence(
         handover.ask(beside.address, {"ask": "model", **request_}, tmp_path / "graph")
     assert beside.event()["event"] == "handed_over"
     refused = beside.event()
-    assert refused["event"] == "refused" and words in refused["reason"]
+    assert refused["event"] == "refused"
+    assert words in refused["reason"]
 
 
 def test_an_evaluator_that_is_gone_is_a_sentence(model: Bigram, tokenizer: Tokenizer, beside: Beside) -> None:

@@ -13,7 +13,7 @@ import pytest
 from harness import loader, settings
 from harness.loader import pack_rows
 from prepare import Tokenizer, make_dataloader
-from tests.harness.caches import T, current
+from tests.common.caches import T, current
 
 
 def taken(tokenizer: Tokenizer, split: Any, rows: int, batch_size: int, seed: int = 0) -> Any:
@@ -92,7 +92,8 @@ def test_an_epoch_takes_every_document_of_every_shard_once() -> None:
     shuffled = list(islice(loader.documents_of(offsets, 5), 12_000))
     epochs = [[document for document, epoch in shuffled if epoch == number] for number in (1, 2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(every)
-    assert epochs[0] != epochs[1] and epochs[0] != every
+    assert epochs[0] != epochs[1]
+    assert epochs[0] != every
 
 
 def test_an_error_in_the_thread_reaches_the_consumer(

@@ -10,8 +10,8 @@ import pytest
 import prepare
 from harness.loader import validation_rows
 from prepare import Tokenizer, evaluate_bpb
-from tests.harness.bigram import Bigram, independent_bpb
-from tests.harness.caches import T, current, python
+from tests.common.bigram import Bigram, independent_bpb
+from tests.common.caches import T, current, python
 
 # isort: split
 import mlx.core as mx
@@ -47,7 +47,9 @@ def test_a_damaged_record_is_a_sentence(embedded: Path, tmp_path: Path) -> None:
     cache = shutil.copytree(embedded, tmp_path / "cache")
     (current(cache) / "snapshot.json").write_text('{"id": ')
     done = python(cache, "from prepare import VOCAB_SIZE")
-    assert done.returncode == 3 and done.stderr.count("\n") == 1 and "uv run prepare.py" in done.stderr
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "uv run prepare.py" in done.stderr
 
 
 # Metric

@@ -13,9 +13,9 @@ import pytest
 
 from harness import dataset
 from prepare import Tokenizer
+from tests.common.caches import current, python, record, run, start
 from tests.common.data_server import Fault, serve
 from tests.common.workspaces import made_once
-from tests.harness.caches import current, python, record, run, start
 
 
 @pytest.fixture(scope="session")
@@ -57,13 +57,16 @@ def test_the_embedded_text_prepares_and_tells_what_it_made(embedded: Path, tmp_p
         assert content["counts"][split]["bytes"] == sum(len(text.encode()) for text in documents)
     again = run(shutil.copytree(embedded, tmp_path / "cache"), "--source", "embedded")
     assert again.stdout.startswith("already prepared: embedded, profile cpu, snapshot ")
-    assert again.stdout.count("\n") == 1 and again.stderr == ""
+    assert again.stdout.count("\n") == 1
+    assert again.stderr == ""
 
 
 def test_tokens_on_disk_are_the_documents(cache: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokens = np.load(current(cache) / "val_00000.tokens.npy", mmap_mode="r")
     offsets = np.load(current(cache) / "val_00000.offsets.npy")
-    assert tokens.dtype == np.uint16 and offsets.dtype == np.int64 and offsets[-1] == len(tokens)
+    assert tokens.dtype == np.uint16
+    assert offsets.dtype == np.int64
+    assert offsets[-1] == len(tokens)
     assert (tokens[offsets[:-1]] == tokenizer.bos_token_id).all()
     texts = dataset.shards("embedded", None, tmp_path, 1, lambda *_: None)[0].documents()
     for text, begin, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
@@ -93,7 +96,8 @@ def test_a_killed_preparation_goes_on_to_the_same_snapshot(
         assert process.stderr is not None
         told = next(line for line in process.stderr if line.startswith(step))
         process.kill()
-    assert told and not (tmp_path / "current").exists()
+    assert told
+    assert not (tmp_path / "current").exists()
     finished = {path.name: path.stat().st_ino for path in tmp_path.glob("building/*/*.offsets.npy")}
     assert bool(finished) == (step != "train tokenizer")
     done = run(tmp_path, "--source", str(shards))
@@ -128,7 +132,8 @@ def test_a_damaged_snapshot_is_prepared_again(shards: Path, shards_id: str, tmp_
     run(tmp_path, "--source", str(shards))
     (current(tmp_path) / "train_00000.tokens.npy").write_bytes(b"")
     done = run(tmp_path, "--source", str(shards))
-    assert done.returncode == 0 and not done.stdout.startswith("already"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.startswith("already"), done.stderr
     assert record(tmp_path)["id"] == shards_id
     assert (current(tmp_path) / "train_00000.tokens.npy").stat().st_size > 0
 
@@ -154,7 +159,8 @@ def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_i
         arguments = ("--num-shards", "8", "--profile", "cpu")
         first = run(tmp_path, "--source", "climbmix", *arguments, AUTORESEARCH_DATA_URL=server.url)
         assert first.returncode == 0, first.stderr
-        assert first.stderr.startswith("shard_0") and not any(server.faults.values())
+        assert first.stderr.startswith("shard_0")
+        assert not any(server.faults.values())
         auto = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
         assert auto.stderr == "Source climbmix: its host answers.\n"
     assert record(tmp_path)["source"] == "climbmix"
@@ -219,7 +225,8 @@ def test_what_is_wrong_with_a_directory_is_one_sentence(shards: Path, tmp_path: 
     done = run(tmp_path / "cache", "--source", str(folder))
     assert done.returncode == 3
     assert words in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
     assert not (tmp_path / "cache" / "current").exists()
 
 
@@ -227,15 +234,18 @@ def test_what_is_wrong_with_a_request_is_one_sentence(shards: Path, tmp_path: Pa
     with serve() as server:
         arguments = ("--source", "climbmix", "--download-workers", "1")
         done = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
-    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
     assert f"404 Not Found for {server.url}/shard_06542.parquet" in done.stderr
     large = run(tmp_path, "--source", str(shards), "--profile", "mac")
-    assert large.returncode == 3 and "too small for the profile mac" in large.stderr.splitlines()[-1]
+    assert large.returncode == 3
+    assert "too small for the profile mac" in large.stderr.splitlines()[-1]
     for wrong in (("--num-shards", "0"), ("--download-workers", "0"), ("--profile", "huge")):
         assert run(tmp_path, *wrong).returncode == 2
     (tmp_path / "file").write_text("")
     blocked = run(tmp_path / "file" / "cache", "--source", "embedded")
-    assert blocked.returncode == 3 and blocked.stderr.startswith("Not a directory")
+    assert blocked.returncode == 3
+    assert blocked.stderr.startswith("Not a directory")
 
 
 def test_preparation_loads_prepare_once(embedded: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from harness import snapshot
 from prepare import Tokenizer
-from tests.harness.caches import current
+from tests.common.caches import current
 
 TEXTS = [
     *snapshot.ROUND_TRIP,

@@ -73,14 +73,18 @@ def test_help_explains_and_does_nothing(tmp_path: Path, embedded: Path, command:
     run = [sys.executable, *command, "--help"]
     env = environment(cache)
     done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == "", done.stderr
-    assert len(done.stdout.splitlines()) > 4 and not (tmp_path / "no-data").exists()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: "), done.stderr
+    assert done.stderr == "", done.stderr
+    assert len(done.stdout.splitlines()) > 4
+    assert not (tmp_path / "no-data").exists()
 
 
 def test_train_takes_no_arguments(embedded: Path) -> None:
     run = [sys.executable, "train.py", "--lr", "3"]
     done = subprocess.run(run, cwd=ROOT, env=environment(embedded), capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "unrecognized arguments: --lr 3" in done.stderr
+    assert done.returncode == 2
+    assert "unrecognized arguments: --lr 3" in done.stderr
 
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "as-on-a-gpu"])

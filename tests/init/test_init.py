@@ -95,9 +95,9 @@ def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str,
     return content
 
 
-def test_init_reads_repository_of_same_family(tmp_path: Path, cli: Cli) -> None:
+def test_init_reads_repository_of_same_family(tmp_path: Path, program: Cli) -> None:
     folder = repository(tmp_path / "nano", KARPATHY)
-    protocol = researched(folder, cli, tmp_path, "uv")
+    protocol = researched(folder, program, tmp_path, "uv")
     assert protocol["execution"]["command"] == "uv run train.py"
     assert protocol["execution"]["stopCondition"]["trainingSecondsBudget"] == 300
     assert protocol["environment"]["setupCommands"] == ["uv sync", "uv run prepare.py"]

@@ -458,10 +458,13 @@ def test_a_cheat_gains_nothing(
     result = run(runner, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
     if reason is None:
-        assert result.error is None and result.metric is not None and BEST < result.metric < WORST, (result, said)
+        assert result.error is None, (result, said)
+        assert result.metric is not None, (result, said)
+        assert BEST < result.metric < WORST, (result, said)
         assert result.source == "attested"
     else:
-        assert result.metric is None and reason in (result.error or ""), (result, said)
+        assert result.metric is None, (result, said)
+        assert reason in (result.error or ""), (result, said)
         assert "\n" not in (result.error or "")
     assert {path.name for path in tmp_path.iterdir()} <= before | {"logs"}
     assert git(runner.workspace.folder, "status", "--porcelain", "--untracked-files=no") == ""
@@ -470,8 +473,10 @@ def test_a_cheat_gains_nothing(
 @pytest.mark.parametrize(("where", "code"), some(HONEST, ODD_IN_EVERY_RUN))
 def test_what_is_only_odd_counts(runner: Runner, where: str, code: str) -> None:
     result = run(runner, where, code)
-    assert result.error is None and result.metric is not None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
-    assert BEST < result.metric < WORST and result.source == "attested"
+    assert result.error is None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
+    assert result.metric is not None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
+    assert BEST < result.metric < WORST
+    assert result.source == "attested"
 
 
 def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
@@ -493,12 +498,15 @@ def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
     )
     kept = dataclasses.replace(base, number=1, commit=commit, runs=(dataclasses.replace(honest, metric=2.0),))
     held = of_commit((base, kept), commit)
-    assert held.other == (honest,) and held.own == kept.runs and held.baseline == (honest,)
+    assert held.other == (honest,)
+    assert held.own == kept.runs
+    assert held.baseline == (honest,)
     assert of_commit((base, kept), workspace.head).other == ()
     assert of_commit((base, kept), "of an ablation").other == kept.runs
     log = workspace.folder.parent / "confirm" / "b-1.log"
     found = measure(runner, commit, log, beside=held)
-    assert found.metric is None and "depend on later tokens" in (found.error or "")
+    assert found.metric is None
+    assert "depend on later tokens" in (found.error or "")
 
 
 @pytest.mark.parametrize("code", [pytest.param(LEAVES, id="files"), pytest.param(SHARED, id="shared memory")])
@@ -521,11 +529,13 @@ def test_a_daemon_goes_with_its_room(runner: Runner) -> None:
 def test_a_model_that_cannot_be_traced_is_told_where(runner: Runner) -> None:
     through_numpy = "honest = model\ndef model(t):\n    x = np.asarray(honest(t))\n    return mx.array(x)"
     refused = run(runner, "late", through_numpy)
-    assert "cannot be traced (line " in (refused.error or "") and "train.py)" in (refused.error or ""), refused
+    assert "cannot be traced (line " in (refused.error or ""), refused
+    assert "train.py)" in (refused.error or ""), refused
     assert runner.harness is not None
     lenient = dataclasses.replace(runner, harness=dataclasses.replace(runner.harness, untraced=True))
     result = run(lenient, "late", through_numpy)
-    assert result.metric is not None and result.source == "untraced", (result, Path(result.log).read_text()[-2000:])
+    assert result.metric is not None, (result, Path(result.log).read_text()[-2000:])
+    assert result.source == "untraced", (result, Path(result.log).read_text()[-2000:])
 
 
 def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(runner: Runner, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 
-def test_answered_agent_is_not_asked_again_after_kill(quick: Path, cli: Cli, tmp_path: Path) -> None:
+def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli, tmp_path: Path) -> None:
     """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
     counter, checked = tmp_path / "count", tmp_path / "checked"
     hangs = (
@@ -39,7 +39,7 @@ def test_answered_agent_is_not_asked_again_after_kill(quick: Path, cli: Cli, tmp
     loop.kill()
     loop.wait()
     assert list(temporary.glob("autoresearch-*"))
-    done = cli(quick, *command, TMPDIR=str(temporary))
+    done = program(quick, *command, TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     assert counter.read_text() == "x"
     assert not list(temporary.glob("autoresearch-*")), "the copy that the killed loop has left"

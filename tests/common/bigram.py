@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 
 from prepare import Tokenizer, make_dataloader
-from tests.harness.caches import T
+from tests.common.caches import T
 
 # isort: split
 import mlx.core as mx
