@@ -80,7 +80,7 @@ def candidates(files: Files, python: str) -> list[Candidate]:
     return sorted(best.values(), key=lambda c: (-c.weight, len(c.command), c.command))
 
 
-def named(command: str, files: Files) -> Candidate:
+def candidate_named(command: str, files: Files) -> Candidate:
     """What a person's own command is."""
     script = script_of(command, files)
     return Candidate(command, _kind(command, script), script, "you named it")

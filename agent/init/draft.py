@@ -180,7 +180,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Draft:
     """A protocol and what it rests on: how long the command took, and whether its number is the same twice."""
 
     plan: Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.init.draft import Outcome
+from agent.init.draft import Draft
 from agent.init.guess import meaning
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.models import FILENAME, Protocol
@@ -26,7 +26,7 @@ class Because:
         return f"{self.field:<13} {self.value}  ({self.why}; {self.change})"
 
 
-def explain(outcome: Outcome) -> list[Because]:
+def explain(outcome: Draft) -> list[Because]:
     plan, found, protocol = outcome.plan, outcome.found, outcome.protocol
     execution, around = protocol["execution"], plan.surface
     rule = {key: value for key, value in found.extract.items() if key != "exampleStdout"}
@@ -49,7 +49,7 @@ def explain(outcome: Outcome) -> list[Because]:
     ]
 
 
-def notes_on(outcome: Outcome, protocol: Protocol, changed: list[str]) -> list[str]:
+def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str]:
     plan, notes = outcome.plan, []
     mutable = {path: text for path, text in plan.files.items() if protocol.mutable_surface.allows(path)}
     if not tunable_parameters(mutable, known_constants(protocol)):

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError
 from agent.execution.measure import read
 from agent.init import trial
-from agent.init.discover import Candidate, Files, candidates, is_project, named, printed, prose, uses_uv
-from agent.init.draft import Outcome, Plan, budget_of, limit_of, network_of, secondary, setup_of
+from agent.init.discover import Candidate, Files, candidate_named, candidates, is_project, printed, prose, uses_uv
+from agent.init.draft import Draft, Plan, budget_of, limit_of, network_of, secondary, setup_of
 from agent.init.explain import Because, explain, notes_on
 from agent.init.guess import NUMBER, Found, choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.init.surface import Surface, surface
@@ -106,7 +106,7 @@ def _plans(folder: Path, files: Files, wanted: InitConfig) -> list[Plan]:
     files = {path: text for path, text in files.items() if path != FILENAME}
     python = _python(folder, files)
     if wanted.command is not None:
-        return [_plan(named(wanted.command, files), files, wanted)]
+        return [_plan(candidate_named(wanted.command, files), files, wanted)]
     if not (offered := candidates(files, python)):
         raise PreconditionError(
             f"nothing to run is found among the committed files of {folder} (a training script, a benchmark, tests): "
@@ -135,7 +135,7 @@ def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
 
 def _first_with_a_number(
     workspace: Workspace, plans: list[Plan], wanted: InitConfig, say: Callable[[str], None]
-) -> Outcome:
+) -> Draft:
     """Try one plan after the other until a command prints a number. Raises the first one's error where none does."""
     silent: NoNumber | None = None
     for plan in plans:
@@ -152,7 +152,7 @@ def _first_with_a_number(
     raise silent
 
 
-def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Outcome:
+def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Draft:
     """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
     protocol = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
@@ -163,7 +163,7 @@ def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[
         return outcome
 
 
-def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Outcome:
+def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Draft:
     given = plan.budget.seconds
     if given is not None and plan.budget.honoured:
         given = min(given, LONGEST_BUDGET)
@@ -184,10 +184,10 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
         second = trial.again(stage, checked, given)
         repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": there is noise")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
-    return Outcome(plan, protocol, found, seconds, repeated)
+    return Draft(plan, protocol, found, seconds, repeated)
 
 
-def _untried(plan: Plan, wanted: InitConfig) -> Outcome:
+def _untried(plan: Plan, wanted: InitConfig) -> Draft:
     """A draft: what the source says that it prints, without a run that proves it."""
     source = plan.files.get(plan.candidate.script or "", "")
     rule: dict[str, Any] = {"kind": "regex", "pattern": rf"^{re.escape(wanted.metric or '')}:\s+({NUMBER})\s*$"}
@@ -208,7 +208,7 @@ def _untried(plan: Plan, wanted: InitConfig) -> Outcome:
     )
     limit = max(900.0, 3 * (plan.budget.seconds or 0))
     protocol = plan.protocol(found.metric, limit, "discoveryDraft")
-    return Outcome(plan, protocol, found, "a usual limit, for nothing was run", "not tried")
+    return Draft(plan, protocol, found, "a usual limit, for nothing was run", "not tried")
 
 
 def _attempted(

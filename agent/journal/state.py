@@ -315,7 +315,7 @@ def run_of(data: Mapping[str, Any]) -> Run:
     return Run(**{key: value for key, value in data.items() if key in names})
 
 
-def named(state: State, which: str) -> Experiment | Pending | None:
+def experiment_named(state: State, which: str) -> Experiment | Pending | None:
     """The experiment that a person calls `12`, `#12`, `best` or `baseline`; None where there is none of that name."""
     if which in ("best", "baseline"):
         return state.incumbent if which == "best" else state.baseline

@@ -16,7 +16,7 @@ from agent.journal import lock
 from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, own_log, state_folder
-from agent.journal.state import Pending, Spent, State, named
+from agent.journal.state import Pending, Spent, State, experiment_named
 from agent.protocol.load import load_protocol
 from agent.report.gain import outcome, standing
 from agent.repository.workspace import Workspace
@@ -176,7 +176,7 @@ def find(state: State, tag: str, which: str) -> Experiment | Pending:
     """
     everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
     has = f"it has {_numbers(everything)}"
-    if (found := named(state, which)) is not None:
+    if (found := experiment_named(state, which)) is not None:
         return found
     if which in ("best", "baseline"):
         raise PreconditionError(f"session {tag} has no {which} yet: {has}")

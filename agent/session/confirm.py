@@ -12,7 +12,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import Run, reservations, succeeded
-from agent.journal.state import PendingComparison, State, named, side
+from agent.journal.state import PendingComparison, State, experiment_named, side
 from agent.session.compare import compare, difference
 from agent.session.workbench import Workbench
 
@@ -43,7 +43,7 @@ def sides(runner: Runner, state: State, a: str | None, b: str | None) -> dict[st
 
 
 def _commit(runner: Runner, state: State, name: str) -> str:
-    found = named(state, name)
+    found = experiment_named(state, name)
     commit = found.commit if found is not None else runner.workspace.resolve(name)
     if commit is None:
         raise UsageError(f"{name[:80]!r} is no commit here: take a number or a hash from results.tsv")

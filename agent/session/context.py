@@ -13,7 +13,7 @@ from agent.execution.preflight import why_not
 from agent.journal.experiment import Experiment, Value
 from agent.proposers.base import Context, WorkspaceView
 from agent.protocol.models import Protocol
-from agent.source.training_budget import Known, Limits
+from agent.source.training_budget import Known, TrainingLimits
 from agent.system.files import read_text
 from agent.system.names import linked_part
 
@@ -78,7 +78,7 @@ def known_constants(protocol: Protocol) -> Known:
     stop = protocol.execution.stop_condition
     count = stop.max_steps or stop.epochs if stop else None
     counted = stop is not None and stop.type in ("max_steps", "epochs")
-    return Known(constants, Limits(protocol.training_seconds, count, counted))
+    return Known(constants, TrainingLimits(protocol.training_seconds, count, counted))
 
 
 def _rules(protocol: Protocol, training_seconds: float | None) -> str:

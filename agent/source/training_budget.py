@@ -42,7 +42,7 @@ _KEEPING = {"min", "max", "round", "float", "int", "abs", "sum", "total_seconds"
 
 
 @dataclass(frozen=True)
-class Limits:
+class TrainingLimits:
     """What the protocol says of how training ends. counted: whether its budget is in steps or epochs."""
 
     seconds: float | None = None
@@ -53,16 +53,16 @@ class Limits:
 class Known(dict[str, Value]):
     """The names that the harness defines, and how the protocol limits training."""
 
-    def __init__(self, values: Mapping[str, Value], limits: Limits) -> None:
+    def __init__(self, values: Mapping[str, Value], limits: TrainingLimits) -> None:
         super().__init__(values)
         self.limits = limits
 
 
-def limits_of(known: Mapping[str, Value]) -> Limits:
-    return known.limits if isinstance(known, Known) else Limits()
+def limits_of(known: Mapping[str, Value]) -> TrainingLimits:
+    return known.limits if isinstance(known, Known) else TrainingLimits()
 
 
-def why_budget(name: str, value: Value, limits: Limits, timed: Iterable[str]) -> str | None:
+def why_budget(name: str, value: Value, limits: TrainingLimits, timed: Iterable[str]) -> str | None:
     """Why a constant is a budget of training, None where it is none. timed: as `timed_names` found them."""
     if isinstance(value, bool | str) or _SCHEDULE.search(name):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.init.discover import candidates, header, named
+from agent.init.discover import candidate_named, candidates, header
 from agent.init.guess import choose_metric, in_output
 from agent.init.surface import surface
 from agent.protocol.load import load_protocol
@@ -129,7 +129,7 @@ MODEL = "import prepare_it, model, util\nprint('loss: 1')\n"
 )
 def test_files_marked_do_not_modify_are_harness(files: dict[str, str], mutable: list[str]) -> None:
     whole = {"train.py": MODEL, "model.py": "RATE = 1\n", "util.py": "x = 1\n", "prepare_it.py": "", **files}
-    found = surface(named("python train.py", whole), whole, [], False)
+    found = surface(candidate_named("python train.py", whole), whole, [], False)
     assert [*found.mutable] == mutable
     assert {*found.harness} >= {"train.py", "util.py", "model.py"} - {*mutable}
     assert "prepare_it.py" in found.harness
@@ -140,7 +140,7 @@ def test_files_marked_do_not_modify_are_harness(files: dict[str, str], mutable: 
 def test_reference_implementations_are_harness_by_name(name: str) -> None:
     module = name.removesuffix(".py").replace("/", ".")
     files = {"kernel.py": "UNROLL = 1\n", name: "x = 1\n", "bench.py": f"import kernel\nimport {module}\n{PRINTS}"}
-    found = surface(named("python bench.py", files), files, [], False)
+    found = surface(candidate_named("python bench.py", files), files, [], False)
     assert found.mutable == ("kernel.py",)
     assert {*found.harness} == {"bench.py", name}
 

@@ -16,7 +16,7 @@ from agent.protocol.extract import told_training
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants
-from agent.source.training_budget import Known, Limits, timed_names
+from agent.source.training_budget import Known, TrainingLimits, timed_names
 from tests.common.experiments import kept
 from tests.common.sessions import journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, quick_protocol
@@ -24,7 +24,7 @@ from tests.common.workspaces import ROOT, Cli, commit_all, quick_protocol
 RATE = "RATE = 0.1\n"
 
 
-def searched(source: str, limits: Limits = Limits(300.0)) -> set[str]:  # noqa: B008
+def searched(source: str, limits: TrainingLimits = TrainingLimits(300.0)) -> set[str]:  # noqa: B008
     return set(tunable_parameters({"train.py": source}, Known({}, limits)))
 
 
@@ -47,7 +47,7 @@ def test_no_budget_is_searched_by_its_name(name: str) -> None:
      "ACCUM_STEPS", "HEADS", "WIDTH", "DEPTH", "BATCH_SIZE", "SECTIONS", "MIN_LR"],
 )  # fmt: skip
 def test_what_only_sounds_like_one_is(name: str) -> None:
-    for limits in (Limits(300.0), Limits(None, 1000, True)):
+    for limits in (TrainingLimits(300.0), TrainingLimits(None, 1000, True)):
         assert searched(f"{name} = 12\n{RATE}", limits) == {name, "RATE"}
 
 
@@ -76,7 +76,7 @@ def test_what_only_sounds_like_one_is(name: str) -> None:
 )
 def test_no_budget_is_searched_whatever_its_name(code: str) -> None:
     assert "T" in timed_names(f"T = 7\n{code}")
-    assert searched(f"T = 7\n{RATE}{code}", Limits()) == {"RATE"}
+    assert searched(f"T = 7\n{RATE}{code}", TrainingLimits()) == {"RATE"}
     assert tunable_parameters({"config.py": f"T = 7\n{RATE}", "train.py": code}, {}) == {"RATE": 0.1}
 
 
@@ -103,7 +103,7 @@ def test_our_own_recipe_loses_nothing() -> None:
     known: dict[str, Value] = {"PROFILE": "mac", "MAX_SEQ_LEN": 2048, "VOCAB_SIZE": 8192}
     files = {"train.py": (ROOT / "train.py").read_text()}
     limits = known_constants(load_protocol(ROOT)).limits
-    assert limits == Limits(300.0, None, False)
+    assert limits == TrainingLimits(300.0, None, False)
     assert tunable_parameters(files, Known(known, limits)) == tunable_parameters(files, known)
     assert len(tunable_parameters(files, known)) > 15
 
@@ -111,7 +111,7 @@ def test_our_own_recipe_loses_nothing() -> None:
 @pytest.mark.parametrize("value", ["300", "300.0"])
 def test_the_protocols_own_number_is_known_by_its_value(value: str) -> None:
     assert searched(f"HORIZON = {value}\nT = {value}\n{RATE}") == {"RATE"}
-    assert searched(f"HORIZON = {value}\n{RATE}", Limits(None)) == {"HORIZON", "RATE"}
+    assert searched(f"HORIZON = {value}\n{RATE}", TrainingLimits(None)) == {"HORIZON", "RATE"}
     assert searched(f"EMBED = 300\n{RATE}") == {"EMBED", "RATE"}
 
 
@@ -120,14 +120,14 @@ def test_the_protocols_own_number_is_known_by_its_value(value: str) -> None:
 )
 def test_steps_are_a_budget_where_the_protocols_is_in_steps(name: str) -> None:
     source = f"{name} = 1000\n{RATE}WARMUP_STEPS = 70\n"
-    assert searched(source, Limits(None, 1000, True)) == {"RATE", "WARMUP_STEPS"}
-    assert name in searched(source, Limits(300.0, None, False))
+    assert searched(source, TrainingLimits(None, 1000, True)) == {"RATE", "WARMUP_STEPS"}
+    assert name in searched(source, TrainingLimits(300.0, None, False))
 
 
 def test_a_protocol_in_epochs_is_read() -> None:
     stop = {"type": "epochs", "epochs": 12}
     content = quick_protocol(execution={**quick_protocol()["execution"], "stopCondition": stop})
-    assert known_constants(Protocol.model_validate(content)).limits == Limits(None, 12, True)
+    assert known_constants(Protocol.model_validate(content)).limits == TrainingLimits(None, 12, True)
 
 
 @pytest.mark.parametrize(

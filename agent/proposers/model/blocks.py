@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.format import plain
-from agent.proposers.model.placing import Unusable as Unusable
+from agent.proposers.model.placing import UnusableEdit as UnusableEdit
 from agent.proposers.model.placing import replaced
 
 FORMAT = """\
@@ -61,35 +61,37 @@ class Block:
 
 
 def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) -> dict[str, str]:
-    """The new texts of the files that the answer changes. Raises Unusable."""
+    """The new texts of the files that the answer changes. Raises UnusableEdit."""
     blocks = parse(answer, list(files))
     if not blocks:
-        raise Unusable(_slip(_lines(answer)))
+        raise UnusableEdit(_slip(_lines(answer)))
     texts = dict(files)
     for number, block in enumerate(blocks, start=1):
         if not allows(block.path):
-            raise Unusable(f"block {number} edits {block.path}, which may not change")
+            raise UnusableEdit(f"block {number} edits {block.path}, which may not change")
         if block.search is None:
             texts[block.path] = block.replace
         elif block.path not in texts:
-            raise Unusable(f"block {number} edits {block.path}, and there is no such file; there is {', '.join(files)}")
+            raise UnusableEdit(
+                f"block {number} edits {block.path}, and there is no such file; there is {', '.join(files)}"
+            )
         else:
             texts[block.path] = replaced(texts[block.path], block.path, block.search, block.replace, f"block {number}")
     changed = {path: text for path, text in texts.items() if files.get(path) != text}
     if not changed:
-        raise Unusable("its edits change nothing")
+        raise UnusableEdit("its edits change nothing")
     return changed
 
 
 def parse(answer: str, known: list[str]) -> list[Block]:
     """The blocks in order. A block without a file's name belongs to the one before it, or to the only file there is.
 
-    Every line is looked at once or twice, whatever the answer repeats or leaves open. Raises Unusable.
+    Every line is looked at once or twice, whatever the answer repeats or leaves open. Raises UnusableEdit.
     """
     lines = _lines(answer)
     found = [*_whole_files(lines, known), *_edits(lines, known)]
     if len(found) > MOST_BLOCKS:
-        raise Unusable(f"it has {len(found)} blocks, more than {MOST_BLOCKS}: give the whole file instead")
+        raise UnusableEdit(f"it has {len(found)} blocks, more than {MOST_BLOCKS}: give the whole file instead")
     return [block for _, block in sorted(found, key=lambda each: each[0])]
 
 
@@ -107,7 +109,7 @@ def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
         line = _unquoted(whole) if quoted or begin < 0 else whole
         if mark := _SEARCH.fullmatch(line):
             if begin >= 0:
-                raise Unusable(f"the block that begins in line {begin + 1} is not ended before another begins")
+                raise UnusableEdit(f"the block that begins in line {begin + 1} is not ended before another begins")
             begin, quoted, indented = number, line != whole, mark["before"] != ""
             # On the mark itself, else before it.
             path = _named_in(mark["path"], known) or _named_in(before, known) or path or _mentioned_in(before, known)
@@ -115,7 +117,7 @@ def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
             middle = number
         elif middle >= 0 and _REPLACE.fullmatch(line):
             if not path:
-                raise Unusable(f"a block does not say which file it edits: name one of {', '.join(known)} above it")
+                raise UnusableEdit(f"a block does not say which file it edits: name one of {', '.join(known)} above it")
             parts = lines[begin + 1 : middle], lines[middle + 1 : number]
             search, replace = (_text([_unquoted(each) for each in part] if quoted else part) for part in parts)
             yield begin, Block(path, search, replace)

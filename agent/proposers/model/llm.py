@@ -14,7 +14,7 @@ from agent.journal.journal import APPEND
 from agent.proposers.answer import NOTES_FORMAT, parse_notes, summary_of_change
 from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.model import blocks
-from agent.proposers.model.blocks import Unusable
+from agent.proposers.model.blocks import UnusableEdit
 from agent.proposers.model.briefing import TOKENS, briefing
 from agent.proposers.model.cost import SpendingCap
 from agent.proposers.model.thinking import answered
@@ -86,12 +86,12 @@ class LLMProposer:
                 if unsaid or (proposal.reasoning and proposal.expected is not None):
                     return proposal
                 unsaid = proposal
-                raise Unusable("it does not begin with the three lines, with a hypothesis and an expected effect")
+                raise UnusableEdit("it does not begin with the three lines, with a hypothesis and an expected effect")
             except (Unavailable, NoProposal):
                 if unsaid:
                     return unsaid
                 raise
-            except Unusable as reason:
+            except UnusableEdit as reason:
                 why = str(reason)
                 messages += [
                     {"role": "assistant", "content": answer.text or "(nothing)"},
@@ -125,21 +125,21 @@ class LLMProposer:
         return answer
 
     def _candidate(self, context: Context, answer: Answer) -> Proposal:
-        """The proposal in an answer. Raises Unusable with the reason that the model is told."""
+        """The proposal in an answer. Raises UnusableEdit with the reason that the model is told."""
         if answer.cut:
-            raise Unusable(f"it was cut off at {MOST_TOKENS} tokens: be shorter, and edit with small blocks")
+            raise UnusableEdit(f"it was cut off at {MOST_TOKENS} tokens: be shorter, and edit with small blocks")
         text = answered(answer.text)
         try:
             changed = blocks.apply(text, context.files, context.workspace.allows)
-        except Unusable as unusable:
+        except UnusableEdit as unusable:
             if text.strip() == answer.text.strip():
                 raise
             why = f"{unusable} (what stands in its thinking is no answer: give all of it after that)"
-            raise Unusable(why) from None
+            raise UnusableEdit(why) from None
         whole = {**context.files, **changed}
         reason = why_invalid(whole, context, self._seen)
         if reason:
-            raise Unusable(reason)
+            raise UnusableEdit(reason)
         said = parse_notes(text)
         return Proposal(
             files=changed,

@@ -19,7 +19,7 @@ USUAL_STEP = 4  # spaces for a tab, where a block does not tell
 _END = re.compile(r"(\r\n|\n|\r)")
 
 
-class Unusable(Exception):
+class UnusableEdit(Exception):
     """The answer holds no edits that apply; its text is what the model is told."""
 
 
@@ -27,23 +27,23 @@ def replaced(text: str, path: str, search: str, replace: str, block: str) -> str
     """`text` with the lines of `search` replaced: on an exact match, else on one that agrees but for white space at the
     lines' ends.
 
-    block: what the edit is called. Raises Unusable where there is no such place, or more than one.
+    block: what the edit is called. Raises UnusableEdit where there is no such place, or more than one.
     """
     quoted, new = _lines(search), _lines(replace)
     bodies, ends = _split(text)
     bare = [line.strip() for line in quoted]
     if not any(bare):
-        raise Unusable(f"{block} quotes no line to be replaced")
+        raise UnusableEdit(f"{block} quotes no line to be replaced")
     places = _places(bodies, quoted)
     if len(places) > 1:
-        raise Unusable(f"what {block} quotes stands {len(places)} times in {path}: quote more lines around it")
+        raise UnusableEdit(f"what {block} quotes stands {len(places)} times in {path}: quote more lines around it")
     if places:
         return _put(bodies, ends, places[0], len(quoted), new)
     places = _places([line.strip() for line in bodies], bare)[:MOST_PLACES]
     if len(places) != 1:
         where = f"stands {len(places)} times" if places else "does not stand"
         first = next(line for line in bare if line)
-        raise Unusable(f"what {block} quotes {where} in {path}; it begins with {first[:80]!r}")
+        raise UnusableEdit(f"what {block} quotes {where} in {path}; it begins with {first[:80]!r}")
     real = bodies[places[0] : places[0] + len(quoted)]
     ways = [_put(bodies, ends, places[0], len(quoted), lines) for lines in _ways(quoted, real, new, block)]
     return next((way for way in ways if not path.endswith(".py") or parsed(way)), ways[0])
@@ -87,7 +87,7 @@ def _put(bodies: Sequence[str], ends: Sequence[str], start: int, count: int, new
 def _ways(quoted: Sequence[str], real: Sequence[str], new: Sequence[str], block: str) -> list[list[str]]:
     """The replacement indented as the file is, the likeliest way first.
 
-    quoted, real: the same lines, as the block has them and as they stand. Raises Unusable where it cannot be told.
+    quoted, real: the same lines, as the block has them and as they stand. Raises UnusableEdit where it cannot be told.
     """
     pairs = [(_indentation(q), _indentation(r)) for q, r in zip(quoted, real, strict=True) if q.strip()]
     step = _step(pairs, new)
@@ -129,7 +129,7 @@ def _by_their_words(quoted: Sequence[str], real: Sequence[str], new: Sequence[st
         elif len(new) == len(quoted):
             lines.append(_indentation(real[number]) + bare)
         else:
-            raise Unusable(f"{block} has lost the indentation of its lines: quote and replace them as they stand")
+            raise UnusableEdit(f"{block} has lost the indentation of its lines: quote and replace them as they stand")
     return lines
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from agent.proposers.answer import LONGEST_DESCRIPTION, Notes, parse_notes, summary_of_change
-from agent.proposers.model.blocks import Unusable, apply
+from agent.proposers.model.blocks import UnusableEdit, apply
 from tests.common.proposals import FILE, edit
 
 pytestmark = pytest.mark.quick
@@ -161,20 +161,20 @@ def test_whole_file_replaces_text() -> None:
     ],
 )
 def test_unusable_edits_are_refused(answer: str, why: str) -> None:
-    with pytest.raises(Unusable, match=why):
+    with pytest.raises(UnusableEdit, match=why):
         applied(answer)
 
 
 def test_ambiguous_edit_is_refused() -> None:
-    with pytest.raises(Unusable, match="stands 2 times"):
+    with pytest.raises(UnusableEdit, match="stands 2 times"):
         applied(edit("RATE = 0.1", "x"), "RATE = 0.1\nRATE = 0.1\n")
-    with pytest.raises(Unusable, match="stands 2 times"):
+    with pytest.raises(UnusableEdit, match="stands 2 times"):
         applied(edit("return 1", "x"), "if a:\n    return 1\nelse:\n    return 1\n")
 
 
 def test_two_files_need_a_name() -> None:
     files = {"a.py": "X = 1\n", "b.py": "X = 1\n"}
-    with pytest.raises(Unusable, match="which file"):
+    with pytest.raises(UnusableEdit, match="which file"):
         apply(edit("X = 1", "X = 2", "Here:"), files, lambda _: True)
     assert apply(edit("X = 1", "X = 2", "b.py"), files, lambda _: True) == {"b.py": "X = 2\n"}
     assert apply("WHOLE FILE c.py\n```\nY = 1\n```", files, lambda _: True) == {"c.py": "Y = 1\n"}
@@ -213,7 +213,7 @@ ODD = [
 def test_answers_take_no_longer_than_their_length(parts: tuple[str, ...]) -> None:
     answer = ("".join(parts) * 60_000)[:200_000]
     began = time.monotonic()
-    with contextlib.suppress(Unusable):
+    with contextlib.suppress(UnusableEdit):
         apply(answer, {"train.py": FILE, "b.py": "RATE = 0.1\n" * 2000}, lambda _: True)
     parse_notes(answer)
     assert time.monotonic() - began < 4
@@ -223,16 +223,16 @@ def test_a_quote_of_many_like_lines_takes_no_longer_than_the_file() -> None:
     text = "x = 1\n" * 30_000
     for line in ("x = 1", " x = 1"):
         began = time.monotonic()
-        with pytest.raises(Unusable):
+        with pytest.raises(UnusableEdit):
             applied(edit(f"{line}\n" * 15_000 + "y = 2", "z"), text)
-        with pytest.raises(Unusable, match="stands"):
+        with pytest.raises(UnusableEdit, match="stands"):
             applied(edit(line, "z"), text)
         assert time.monotonic() - began < 3
 
 
 def test_a_thousand_blocks_are_enough() -> None:
     blocks = "".join(edit(f"A{n} = 1", f"A{n} = 2") for n in range(1001))
-    with pytest.raises(Unusable, match="more than 1000"):
+    with pytest.raises(UnusableEdit, match="more than 1000"):
         applied(blocks, "".join(f"A{n} = 1\n" for n in range(1001)))
 
 
