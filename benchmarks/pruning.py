@@ -4,7 +4,7 @@
     uv run python -m benchmarks.pruning --synthetic 100 [--lines 300]
 
 A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line,
-in the order of its session, against the rule of pruning/forecast.py as it would have stood then: a run that it prunes
+in the order of its session, against the rule of pruning/prune.py as it would have stood then: a run that it prunes
 has no metric and is no history for the later ones, and 1 in 20 of them finishes as a control. Machine time is that of
 whole runs, start, evaluation, failures and repetitions included; of a pruned experiment only that one run is cut.
 What is recorded after a lost win stays as it was, though the session would have gone on from another incumbent.
@@ -27,7 +27,7 @@ from agent.journal.experiment import Direction, Experiment, Run
 from agent.journal.journal import read
 from agent.journal.state import gain, replay
 from agent.pruning.curves import Curve, average, broken, curve
-from agent.pruning.forecast import APART, CHANCE, EARLIEST, Finished, Rival, hopeless, spared
+from agent.pruning.prune import APART, CHANCE, EARLIEST, Finished, Rival, hopeless, spared
 from agent.source.diff import CODE
 from benchmarks import synthetic_curves
 from benchmarks.overruns import known

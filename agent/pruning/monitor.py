@@ -10,7 +10,7 @@ from agent.decision.estimate import estimate, unbiased
 from agent.errors import Crashed, Pruned, TimedOut
 from agent.journal.experiment import Experiment, Run
 from agent.pruning.curves import Curve, CurveReader, average, broken, curve, overdue, too_late
-from agent.pruning.forecast import Finished, Rival, hopeless
+from agent.pruning.prune import Finished, Rival, hopeless
 from agent.system.files import open_plain, read_text
 
 LARGEST_LOOK = 2**20  # bytes of a log that are read at a time

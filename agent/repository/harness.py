@@ -14,6 +14,8 @@ EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # beside a harness that h
 HANDED_OVER = "handed_over"  # what such an evaluator says
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
 WILD = "*?"
+# What Python or pytest loads without being asked, wherever it finds them.
+LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
 
 Tree = Mapping[str, tuple[str, str]]  # path -> mode and blob
 
@@ -30,13 +32,12 @@ class HarnessFiles:
         tree: Callable[[str], Tree],
         contents: Callable[[list[str]], Mapping[str, bytes]],
     ) -> None:
-        self._surface, self._paths = protocol.mutable_surface, protocol.immutable_harness.paths
+        self._surface = protocol.mutable_surface
+        self._paths = [PurePosixPath(path).as_posix() for path in protocol.immutable_harness.paths]
         self._tree, self._contents = tree, contents
         self._files: dict[str, frozenset[str]] = {}
         self._imports: dict[str, frozenset[Import]] = {}
         self._named = {PurePosixPath(glob).as_posix() for glob in self._surface.allowed_globs if not _is_wild(glob)}
-        # Where each file that may change is named, none of them is part of the harness.
-        self._overlaps = any(map(_is_wild, self._surface.allowed_globs))
 
     def of(self, commit: str) -> frozenset[str]:
         """Return the harness's files in `commit`: what a candidate may change is none of them."""
@@ -46,7 +47,7 @@ class HarnessFiles:
             tree = self._tree(commit)
             starts = self._starts(tree)
             self._files[commit] = frozenset(
-                path for path in self._reached(tree, tree, starts) if not self._is_mutable(path, starts)
+                path for path in self._reached(tree, tree, starts) if not self._is_mutable(path, self._apart(starts))
             )
         return self._files[commit]
 
@@ -58,42 +59,61 @@ class HarnessFiles:
 
     def holds(self, commit: str, path: str) -> bool:
         """Return whether `path` is of the harness in `commit` though allowedGlobs match it."""
-        return self._overlaps and path in self.of(commit)
+        return self._overlaps(self._tree(commit)) and path in self.of(commit)
 
     def refusal(self, commit: str, paths: Iterable[str]) -> str | None:
         """Say why no candidate on top of `commit` may have other or new files at `paths`; None where it may.
 
         A new file that the harness would import, in place of its own module or of an installed one, is refused.
         """
-        if not self._overlaps:
-            return None
         tree, paths = self._tree(commit), sorted(paths)
+        if not self._overlaps(tree):
+            return None
         for path in paths:
             if path in self.of(commit):
                 return f"changes {path}, which belongs to the harness"
         new = {path for path in paths if path not in tree and path not in self._named}
+        starts = self._starts(tree)
+        for path in sorted(new):
+            if self._is_start(path) or (starts and PurePosixPath(path).name in LOADED_UNASKED):
+                return f"adds {path}, which belongs to the harness"
+            if any(path == str(PurePosixPath(start).parent / script) for start in starts for script in EVALUATORS):
+                return f"adds {path}, which would evaluate the runs"
         if new:
-            shadows = new & self._reached(tree, {*tree, *new}, self._starts(tree))
+            shadows = new & self._reached(tree, {*tree, *new}, starts)
             for path in sorted(shadows):
                 return f"adds {path}, which the harness would import"
         return None
 
     def _starts(self, tree: Tree) -> frozenset[str]:
         """The files of immutableHarness.paths, with the evaluator beside them."""
-        found = {path for path in self._paths if path in tree}
-        globs = [glob for glob in self._paths if _is_wild(glob)]
-        found |= {path for path in tree if any(matches(path, glob) for glob in globs)}
+        found = {path for path in tree if self._is_start(path)}
         beside = {str(PurePosixPath(path).parent / script) for path in found for script in EVALUATORS}
-        scripts = [path for path in sorted(beside - found) if path in tree]
+        scripts = [path for path in sorted(beside - found) if path in tree and _is_file(tree[path])]
         contents = self._contents([tree[path][1] for path in scripts])
         return frozenset(found | {path for path in scripts if HANDED_OVER.encode() in contents[tree[path][1]]})
+
+    def _is_start(self, path: str) -> bool:
+        return any(matches(path, glob) for glob in self._paths)
+
+    def _overlaps(self, tree: Tree) -> bool:
+        """Whether a file of the harness may match allowedGlobs: not where each of these names a file."""
+        return any(_is_wild(glob) or glob not in tree for glob in self._surface.allowed_globs)
+
+    def _apart(self, starts: Collection[str]) -> list[str]:
+        """The allowed globs by which a person has told files from the harness: none of its own may change by them."""
+        mutable = [path for path in starts if self._surface.allows(path)]
+        return [glob for glob in self._surface.allowed_globs if not any(matches(path, glob) for path in mutable)]
 
     def _reached(self, tree: Tree, files: Collection[str], starts: frozenset[str]) -> frozenset[str]:
         def read(paths: list[str]) -> dict[str, frozenset[Import]]:
             return self._read({path: tree[path][1] for path in paths})
 
+        apart = self._apart(starts)
+
         def follow(path: str) -> bool:
-            return path in tree and path.endswith(".py") and not self._is_mutable(path, starts)
+            own = path in tree and path.endswith(".py") and _is_file(tree[path])
+            return own and not self._is_mutable(path, apart)
 
         return closure(starts, files, read, follow)
 
@@ -109,17 +129,19 @@ class HarnessFiles:
                 self._imports[blob] = frozenset()
         return {path: self._imports.get(blob, frozenset()) for path, blob in blobs.items()}
 
-    def _is_mutable(self, path: str, starts: frozenset[str]) -> bool:
+    def _is_mutable(self, path: str, apart: Collection[str]) -> bool:
         """Whether a candidate may change what the harness imports: a person has told it from the harness.
 
-        They did with its name, or with a glob that no file of the harness matches.
+        They did with its name, or with a glob of `apart`.
         """
         if not self._surface.allows(path):
             return False
-        return path in self._named or any(
-            matches(path, glob) and not any(matches(start, glob) for start in starts)
-            for glob in self._surface.allowed_globs
-        )
+        return path in self._named or any(matches(path, glob) for glob in apart)
+
+
+def _is_file(entry: tuple[str, str]) -> bool:
+    """Neither a link nor another repository."""
+    return entry[0].startswith("100")
 
 
 def _is_wild(glob: str) -> bool:

@@ -264,7 +264,10 @@ class Workspace:
         found, at = {}, 0
         for blob in wanted:
             head = said.index(b"\n", at)
-            size = int(said[at:head].split()[2])
+            about = said[at:head].split()
+            if len(about) != 3:
+                raise AutoresearchError(f"git has no content for {blob[:12]} here: run `git fsck`, then fetch it")
+            size = int(about[2])
             found[blob] = said[head + 1 : head + 1 + size]
             at = head + 1 + size + 1
         return found
@@ -274,8 +277,8 @@ def nothing_may_change(protocol: Protocol) -> str:
     """Say that `Workspace.files` finds none."""
     globs = ", ".join(protocol.mutable_surface.allowed_globs)
     return (
-        f"no tracked file matches allowedGlobs ({globs}) but links, files that are no text, and what forbiddenGlobs "
-        "take back: commit the file to be researched, or name it there"
+        f"no tracked file matches allowedGlobs ({globs}) but links, files that are no text, what forbiddenGlobs "
+        "take back and what the harness imports: commit the file to be researched, or name it there"
     )
 
 

@@ -57,7 +57,7 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
     """
     try:
         record = json.loads(read_bounded(record_path(runner), LARGEST_RECORD))
-        before = {HARNESS: runner.workspace.harness_digest(record["commit"]), **record["fingerprint"]}
+        before = {HARNESS: runner.workspace.harness_digest(str(record["commit"])), **record["fingerprint"]}
         same = comparable(before, fingerprint) and record["digest"] == digest(runner.workspace.files(commit))
         return [Run(**run) for run in record["runs"]] if same else []
     except (OSError, ValueError, KeyError, TypeError, AutoresearchError):

@@ -20,8 +20,8 @@ from agent.journal.history import experiments_before
 from agent.journal.paths import experiment_folder
 from agent.journal.state import Pending, expected_seconds
 from agent.pruning.curves import broken
-from agent.pruning.forecast import MOST_HISTORY, Finished, Rival, spared
 from agent.pruning.monitor import CurveCache, RunMonitor
+from agent.pruning.prune import MOST_HISTORY, Finished, Rival, spared
 from agent.session import baseline
 from agent.session.context import known_constants
 from agent.session.references import of_candidate, of_commit

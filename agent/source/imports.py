@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from agent.source.constants import parsed
 
-MOST_FILES = 2000
+MOST_FILES, MOST_SCRIPTS = 2000, 100
 LARGEST_FILE = 2**20  # characters of a file that is parsed
 MOST_IMPORTS = 10_000  # of one file
 DEEPEST = 16  # parts of a module's name
@@ -48,15 +48,16 @@ def _imports(tree: ast.Module) -> Iterator[Import]:
                     yield Import(name)
 
 
-def places(imported: Import, importer: str) -> Iterator[str]:
+def places(imported: Import, importer: str, scripts: Iterable[PurePosixPath] = ()) -> Iterator[str]:
     """Yield each path at which a file with one of the modules may lie that an import loads.
 
     Packages on the way count: `import a.b` loads a/__init__.py too. An absolute name is looked for in the importer's
-    folder, at the top and in src/; all that is there counts, whichever comes first.
+    folder, at the top, in src/ and in `scripts`, the folders of what is started; all that is there counts, whichever
+    comes first.
     """
     here = PurePosixPath(importer).parent
     parts = [part for part in imported.name.split(".") if part][:DEEPEST]
-    roots = [*dict.fromkeys((here, PurePosixPath(), PurePosixPath(SOURCE_FOLDER)))]
+    roots = [*dict.fromkeys((here, PurePosixPath(), PurePosixPath(SOURCE_FOLDER), *scripts))]
     if imported.level:
         above = [here, *here.parents]
         if imported.level > len(above):
@@ -76,15 +77,17 @@ def closure(
     read: Callable[[list[str]], Mapping[str, frozenset[Import]]],
     follow: Callable[[str], bool],
 ) -> frozenset[str]:
-    """Return `starts` and those of `files` that they import, directly or not, up to MOST_FILES.
+    """Return `starts` and those of `files` that they import, directly or not, up to MOST_FILES besides them.
 
     read: what each of some files imports. follow: whether the imports of a file count.
     """
     found = {*starts}
+    most = len(found) + MOST_FILES
     wave = sorted(filter(follow, found))
-    while wave and len(found) < MOST_FILES:
-        near = {place for path, some in read(wave).items() for each in some for place in places(each, path)}
-        new = sorted(path for path in near if path in files and path not in found)[: MOST_FILES - len(found)]
+    scripts = {PurePosixPath(path).parent for path in wave[:MOST_SCRIPTS]}
+    while wave and len(found) < most:
+        near = {place for path, some in read(wave).items() for each in some for place in places(each, path, scripts)}
+        new = sorted(path for path in near if path in files and path not in found)[: most - len(found)]
         found |= {*new}
         wave = [path for path in new if follow(path)]
     return frozenset(found)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agent.pruning.curves import FINEST, Curve, CurveReader, Point, at, average, broken, curve, overdue, pace, too_late
-from agent.pruning.forecast import CONTROL, EARLIEST, LEAST, Finished, Rival, forecast, hopeless, spared
+from agent.pruning.prune import CONTROL, EARLIEST, LEAST, Finished, Rival, forecast, hopeless, spared
 from agent.source.diff import CODE, changed, kinds
 
 pytestmark = pytest.mark.quick

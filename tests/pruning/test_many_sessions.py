@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.pruning.forecast import Finished
+from agent.pruning.prune import Finished
 from benchmarks.pruning import Tally, ended_early, replayed, synthetic
 
 

@@ -144,3 +144,55 @@ def test_check_names_what_the_harness_imports(quick: Path, cli: Cli) -> None:
     done = cli(quick, "protocol", "check")
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("immutableHarness.paths ")]
     assert line.endswith("they import harness/__init__.py, harness/metric.py, harness/text.py")
+
+
+@pytest.mark.parametrize("named", ["harness", "harness/", "./harness/metric.py"])
+def test_harness_may_be_named_by_folder_or_with_a_dot(quick: Path, named: str) -> None:
+    with workspace_of(quick, "**/*.py", harness=(named,)) as workspace:
+        assert "harness/metric.py" in workspace.harness(workspace.head)
+        assert "harness/metric.py" not in workspace.files(workspace.head)
+
+
+def test_folder_in_allowed_globs_is_as_wide_as_a_wildcard(quick: Path) -> None:
+    with workspace_of(quick, "harness", harness=("harness/metric.py",)) as workspace:
+        for path in ("harness/metric.py", "harness/text.py"):
+            assert workspace.refusal(workspace.head, [path])
+
+
+@pytest.mark.parametrize(
+    ("path", "harness"),
+    [
+        ("tests/test_more.py", "tests/**"),
+        ("conftest.py", "prepare.py"),
+        ("evaluator.py", "prepare.py"),
+        ("harness/evaluator.py", "prepare.py"),
+    ],
+)
+def test_new_file_that_would_join_the_harness_is_refused(quick: Path, path: str, harness: str) -> None:
+    with workspace_of(quick, "**/*.py", harness=(harness, "prepare.py")) as workspace:
+        assert workspace.refusal(workspace.head, [path])
+        assert workspace.refusal(workspace.head, ["fresh.py"]) is None
+
+
+def test_modules_beside_the_script_belong_to_the_harness_from_any_depth(quick: Path) -> None:
+    for name, text in {"eval/run.py": "from lib import a\n", "eval/lib/a.py": "import b\n", "eval/b.py": ""}.items():
+        (quick / name).parent.mkdir(parents=True, exist_ok=True)
+        (quick / name).write_text(text)
+    with workspace_of(quick, "**/*.py", harness=("eval/run.py",)) as workspace:
+        assert "eval/b.py" in workspace.harness(workspace.head)
+
+
+def test_globs_that_forbidden_ones_part_from_the_harness_leave_their_files_mutable(quick: Path) -> None:
+    (quick / "tests").mkdir()
+    (quick / "tests" / "test_it.py").write_text("import other\n")
+    protocol = quick_protocol(
+        mutableSurface={"allowedGlobs": ["**/*.py"], "forbiddenGlobs": ["tests/**"]},
+        immutableHarness={"paths": ["tests/**"]},
+    )
+    (quick / "other.py").write_text("")
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    git(quick, "add", "-A")
+    git(quick, "commit", "--quiet", "-m", "tests judge it")
+    with contextlib.closing(Workspace(quick, load_protocol(quick))) as workspace:
+        assert "other.py" in workspace.files(workspace.head)
+        assert "tests/test_it.py" in workspace.harness(workspace.head)
