@@ -11,7 +11,7 @@ from agent.decision.estimate import unbiased
 from agent.decision.longer_training import why_longer
 from agent.decision.next_run import Situation, next_run
 from agent.decision.noise import Noise, noise_of, repeated
-from agent.decision.sequential_test import UNMEASURED, Kind, Step, greedy, is_lost, repeat, sample_of, weigh
+from agent.decision.sequential_test import Kind, Step, greedy, is_lost, repeat, sample_of, weigh
 from agent.errors import PreconditionError
 from agent.execution.conditions import disturbed
 from agent.journal.experiment import Direction, Experiment, Run, Value, Verdict, metrics, succeeded
@@ -21,12 +21,6 @@ from agent.source.simplicity import leaner, repeats
 
 MOST_FAULTED = 2  # runs that a fault of the machine ended for good, of a candidate that has run
 MEMORY = "peak_vram_mb"
-NEVER_THE_SAME = "the machine was never the same for it and the incumbent"
-_GIVEN_UP = {
-    "restless machine": NEVER_THE_SAME,
-    "endless attempts": NEVER_THE_SAME,
-    "endless refreshes": UNMEASURED,
-}
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict 
     if why is not None:
         row = next_run(replace(situation, unlike=True))
         if row.then == "discard":
-            return Verdict("discard", f"{_GIVEN_UP[row.name]}: {why}")
+            return Verdict("discard", f"{row.why}: {why}")
         if row.then != "test":
             return row.then
     if not noise.exact:

@@ -12,6 +12,8 @@ from typing import Literal
 
 Answer = Literal["candidate", "incumbent", "test", "discard"]
 
+NEVER_THE_SAME = "the machine was never the same for it and the incumbent"
+UNMEASURED = "the incumbent could not be measured again to compare it with"
 # Within one experiment: a machine that is never the same for long must not hold up the night.
 MOST_DISTURBED, MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 3, 16, 16
 
@@ -51,19 +53,20 @@ class Situation:
 
 @dataclass(frozen=True)
 class Row:
-    """The first row whose `when` holds gives the answer."""
+    """The first row whose `when` holds gives the answer. why: of a discard, as a verdict says it."""
 
     name: str
     when: Callable[[Situation], bool]
     then: Answer
+    why: str = ""
 
 
 TABLE = (
-    Row("restless machine", lambda s: s.unlike and s.rebases >= MOST_REBASES, "discard"),
-    Row("endless attempts", lambda s: s.unlike and s.attempts >= MOST_ATTEMPTS, "discard"),
+    Row("restless machine", lambda s: s.unlike and s.rebases >= MOST_REBASES, "discard", NEVER_THE_SAME),
+    Row("endless attempts", lambda s: s.unlike and s.attempts >= MOST_ATTEMPTS, "discard", NEVER_THE_SAME),
     Row("disturbed run", lambda s: s.unlike and not s.faster and s.slower < MOST_DISTURBED, "candidate"),
     Row("lost incumbent", lambda s: s.lost, "test"),
-    Row("endless refreshes", lambda s: s.wants_incumbent and s.refreshes >= MOST_REFRESHES, "discard"),
+    Row("endless refreshes", lambda s: s.wants_incumbent and s.refreshes >= MOST_REFRESHES, "discard", UNMEASURED),
     Row("machine as it is now", lambda s: s.unlike, "incumbent"),
     Row("unknown noise", lambda s: s.unsure, "incumbent"),
     Row("doubtful incumbent", lambda s: s.doubtful, "incumbent"),

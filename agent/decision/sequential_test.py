@@ -40,7 +40,6 @@ MOST_FAILURES = 3
 # An incumbent that only the runs that chose it vouch for is run again before it judges anything within this distance.
 DOUBTFUL = 2.0
 FRESH = Situation()
-UNMEASURED = "the incumbent could not be measured again to compare it with"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def weigh(
         doubtful = _is_doubtful(evidence, incumbent, noise)
         row = next_run(replace(situation, unsure=noise.unsure, doubtful=doubtful))
         if row.then != "test":
-            return "incumbent" if row.then == "incumbent" else Verdict("discard", UNMEASURED)
+            return "incumbent" if row.then == "incumbent" else Verdict("discard", row.why)
     if noise.sd == 0.0:
         return _exact(evidence, leaner)
     first, effect = evidence.runs == 1, incumbent.effect
@@ -201,7 +200,7 @@ def _next(evidence: Evidence, incumbent: IncumbentSample, situation: Situation) 
     """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
     row = next_run(replace(situation, turn=len(incumbent.heldout) <= evidence.runs + 1))
     if row.then == "discard":
-        return Verdict("discard", UNMEASURED)
+        return Verdict("discard", row.why)
     return "incumbent" if row.then == "incumbent" else "candidate"
 
 

@@ -46,8 +46,9 @@ class HarnessFiles:
                 self._files.pop(next(iter(self._files)))
             tree = self._tree(commit)
             starts = self._starts(tree)
+            apart = self._apart(starts)
             self._files[commit] = frozenset(
-                path for path in self._reached(tree, tree, starts) if not self._is_mutable(path, self._apart(starts))
+                path for path in self._reached(tree, tree, starts) if not self._is_mutable(path, apart)
             )
         return self._files[commit]
 
@@ -58,31 +59,32 @@ class HarnessFiles:
         return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
 
     def holds(self, commit: str, path: str) -> bool:
-        """Return whether `path` is of the harness in `commit` though allowedGlobs match it."""
-        return self._overlaps(self._tree(commit)) and path in self.of(commit)
+        """Return whether `path` is of the harness in `commit` though allowedGlobs match it: by name they may."""
+        return path not in self._named and path in self.of(commit)
 
     def refusal(self, commit: str, paths: Iterable[str]) -> str | None:
         """Say why no candidate on top of `commit` may have other or new files at `paths`; None where it may.
 
         A new file that the harness would import, in place of its own module or of an installed one, is refused.
         """
-        tree, paths = self._tree(commit), sorted(paths)
-        if not self._overlaps(tree):
+        paths = sorted({*paths} - self._named)
+        if not paths:
             return None
         for path in paths:
             if path in self.of(commit):
                 return f"changes {path}, which belongs to the harness"
-        new = {path for path in paths if path not in tree and path not in self._named}
+        tree = self._tree(commit)
+        new = {path for path in paths if path not in tree}
+        if not new:
+            return None
         starts = self._starts(tree)
         for path in sorted(new):
             if self._is_start(path) or (starts and PurePosixPath(path).name in LOADED_UNASKED):
                 return f"adds {path}, which belongs to the harness"
             if any(path == str(PurePosixPath(start).parent / script) for start in starts for script in EVALUATORS):
                 return f"adds {path}, which would evaluate the runs"
-        if new:
-            shadows = new & self._reached(tree, {*tree, *new}, starts)
-            for path in sorted(shadows):
-                return f"adds {path}, which the harness would import"
+        for path in sorted(new & self._reached(tree, {*tree, *new}, starts)):
+            return f"adds {path}, which the harness would import"
         return None
 
     def _starts(self, tree: Tree) -> frozenset[str]:
@@ -95,10 +97,6 @@ class HarnessFiles:
 
     def _is_start(self, path: str) -> bool:
         return any(matches(path, glob) for glob in self._paths)
-
-    def _overlaps(self, tree: Tree) -> bool:
-        """Whether a file of the harness may match allowedGlobs: not where each of these names a file."""
-        return any(_is_wild(glob) or glob not in tree for glob in self._surface.allowed_globs)
 
     def _apart(self, starts: Collection[str]) -> list[str]:
         """The allowed globs by which a person has told files from the harness: none of its own may change by them."""

@@ -260,6 +260,8 @@ class Workspace:
 
     def _blobs(self, wanted: list[str]) -> dict[str, bytes]:
         """blob -> what it holds, all from one git (git-cat-file(1), batch output)."""
+        if not wanted:
+            return {}
         said = self.git.fed(["cat-file", "--batch"], "".join(f"{blob}\n" for blob in wanted), {})
         found, at = {}, 0
         for blob in wanted:

@@ -11,7 +11,9 @@ import pytest
 
 from agent.errors import PreconditionError, Violation
 from agent.protocol.load import load_protocol
+from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
+from agent.repository.harness import HarnessFiles, Tree
 from agent.repository.workspace import Workspace
 from tests.common.workspaces import Cli, git, quick_protocol
 
@@ -196,3 +198,19 @@ def test_globs_that_forbidden_ones_part_from_the_harness_leave_their_files_mutab
     with contextlib.closing(Workspace(quick, load_protocol(quick))) as workspace:
         assert "other.py" in workspace.files(workspace.head)
         assert "tests/test_it.py" in workspace.harness(workspace.head)
+
+
+def test_files_of_a_commit_are_looked_at_once_however_many_are_asked_about() -> None:
+    asked: list[str] = []
+    files = {f"pkg/m{number}.py": ("100644", f"blob{number}") for number in range(100)}
+    content = quick_protocol(
+        mutableSurface={"allowedGlobs": ["**/*.py"], "forbiddenGlobs": []}, immutableHarness={"paths": ["tests/**"]}
+    )
+
+    def tree(commit: str) -> Tree:
+        asked.append(commit)
+        return files
+
+    harness = HarnessFiles(Protocol.model_validate(content), tree, lambda blobs: dict.fromkeys(blobs, b""))
+    assert not any(harness.holds("c", path) for path in files)
+    assert asked == ["c"]
