@@ -7,9 +7,7 @@ from tempfile import TemporaryDirectory
 
 from agent.doctor.check import Check
 from agent.errors import AutoresearchError
-from agent.execution import fingerprint
 from agent.execution.measure import Runner, measure
-from agent.execution.preflight import SCRIPT
 from agent.format import duration
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
@@ -20,13 +18,6 @@ from agent.system.files import last_lines
 TRAINING_SECONDS = 2
 # Compilation and evaluation come on top of the training, and take as long as in a real run.
 LONGEST_SECONDS = 300.0
-
-
-def worthwhile(protocol: Protocol) -> bool:
-    """Whether the command is a recipe on MLX that keeps to a budget, with data prepared for it."""
-    script = SCRIPT.fullmatch(protocol.execution.command)
-    recipe = script is not None and Path(script["script"]).name == "train.py"
-    return recipe and protocol.training_seconds is not None and bool(fingerprint.snapshot_folder(protocol))
 
 
 def check(workspace: Workspace, protocol: Protocol) -> Check:
