@@ -89,7 +89,13 @@ def test_nohup_is_obeyed(quick: Path) -> None:
 def test_closed_terminal_ends_session_without_nohup(quick: Path) -> None:
     command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "200"]
     loop = subprocess.Popen(
-        command, cwd=quick, env={**os.environ, **ENV}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=quick,
+        env={**os.environ, **ENV},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # The tests themselves may run under nohup, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     wait_for_rows(quick, 2)
     loop.send_signal(signal.SIGHUP)
