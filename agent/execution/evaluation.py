@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, Violation
-from agent.execution.process_tree import end_all
+from agent.execution.kill import end_all
 from agent.repository.harness import EVALUATORS, HANDED_OVER
 from agent.repository.workspace import Workspace
 from agent.room.places import places

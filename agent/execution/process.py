@@ -15,8 +15,7 @@ from typing import BinaryIO
 
 import psutil
 
-from agent.execution.process_tree import MARK, Process, end_all, kin
-from agent.execution.watchdog import attached
+from agent.execution.kill import MARK, Process, end_all, kin, watchdog
 
 LARGEST_LOG = 64 * 2**20
 LEAST_FREE = 16 * 2**20
@@ -83,7 +82,8 @@ def run_command(command: Command, observer: Observer = NOBODY, *, wall: Callable
     try:
         with _new(command.log) as output:
             began, clock = time.monotonic(), wall()
-            process = subprocess.Popen(
+            # Unlike that of `subprocess`, its `wait` does not look again and again: a run's end is seen at once.
+            process = psutil.Popen(
                 command.arguments(report) if callable(command.arguments) else command.arguments,
                 cwd=command.cwd,
                 stdin=subprocess.DEVNULL,
@@ -100,13 +100,13 @@ def run_command(command: Command, observer: Observer = NOBODY, *, wall: Callable
         os.close(report)
     returncode, stopped = None, None
     try:
-        with attached(process.pid, mark):
-            observer.started(Process(process.pid, _born(process.pid)))
+        with watchdog(process.pid, mark):
+            observer.started(Process(process.pid, _born(process)))
             while stopped is None:
                 try:
                     returncode = process.wait(timeout=POLL_SECONDS)
                     break
-                except subprocess.TimeoutExpired:
+                except psutil.TimeoutExpired:
                     seconds = time.monotonic() - began
                     observer.tick(seconds)
                     stopped = _exceeded(seconds, command.limit, command.log)
@@ -157,8 +157,8 @@ def _left_running(processes: list[psutil.Process]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _born(pid: int) -> float:
+def _born(process: psutil.Process) -> float:
     try:
-        return psutil.Process(pid).create_time()
+        return process.create_time()
     except psutil.Error:
         return time.time()

@@ -322,7 +322,7 @@ def _may_change(path: str, around: Surface) -> bool:
 
 
 def _everything() -> Protocol:
-    """DecisionConfig that let every tracked file be read."""
+    """Rules that let every tracked file be read."""
     return Protocol.model_validate(
         {
             "schemaKind": "discoveryDraft",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -190,8 +191,15 @@ class Checkout:
             return None in entries
         if file.is_symlink() or not file.is_file():
             return False
-        blob = self._git.run("hash-object", f"--path={path}", "--", str(file))
-        return any(entry is not None and entry[1] == blob for entry in entries)
+        ours = {entry[1] for entry in entries if entry is not None}
+        # Git need only be asked where its filters stand between the file and the blob.
+        return self._blob_of(file) in ours or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
+
+    def _blob_of(self, file: Path) -> str:
+        """The name of the blob with exactly these bytes (gitformat-pack(5), object headers)."""
+        content = file.read_bytes()
+        algorithm = hashlib.sha1 if self._digits == 40 else hashlib.sha256
+        return algorithm(b"blob %d\0" % len(content) + content).hexdigest()
 
     def _written(self, path: str) -> tuple[int, ...] | None:
         """What changes with every write to a file of the checkout; None where there is none."""

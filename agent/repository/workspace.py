@@ -227,9 +227,7 @@ class Workspace:
                 mode, _, blob = about.split(" ")
                 known[path] = (mode, blob)
             if len(commit) >= 40:  # a whole hash
-                while len(self._trees) >= MOST_TREES:
-                    self._trees.pop(next(iter(self._trees)))
-                self._trees[commit] = known
+                self._remember(commit, known)
         return known
 
     def staged(self) -> dict[str, tuple[str, str]]:
@@ -243,8 +241,14 @@ class Workspace:
 
     # Inside
 
+    def _remember(self, commit: str, entries: dict[str, tuple[str, str]]) -> None:
+        while len(self._trees) >= MOST_TREES:
+            self._trees.pop(next(iter(self._trees)))
+        self._trees[commit] = entries
+
     def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
         """Plumbing throughout: no hook, no signature prompt and no index of the person's is involved."""
+        entries = dict(self.tree(parent))
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
             self.git.run("read-tree", parent, env=index)
@@ -253,10 +257,12 @@ class Workspace:
                 blob.write_bytes(content)
                 sha = self.git.run("hash-object", "-w", "--no-filters", "--", str(blob))
                 name = self.in_repository(path)
-                mode = self.git.run("ls-tree", "--full-tree", "--format=%(objectmode)", parent, "--", name) or "100644"
-                self.git.run("update-index", "--add", "--cacheinfo", f"{mode},{sha},{name}", env=index)
+                entries[name] = (entries[name][0] if name in entries else "100644", sha)
+                self.git.run("update-index", "--add", "--cacheinfo", f"{entries[name][0]},{sha},{name}", env=index)
             tree = self.git.run("write-tree", env=index)
-        return self.git.run("commit-tree", tree, "-p", parent, "-m", message)
+        commit = self.git.run("commit-tree", tree, "-p", parent, "-m", message)
+        self._remember(commit, entries)
+        return commit
 
     def _blobs(self, wanted: list[str]) -> dict[str, bytes]:
         """blob -> what it holds, all from one git (git-cat-file(1), batch output)."""

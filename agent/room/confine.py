@@ -1,6 +1,9 @@
 """Enters a room, runs a command in it, and ends whatever the command leaves behind (Linux).
 
-    python -I -S agent/room/confine.py SPEC -- COMMAND...
+    python -I -S -c START FOLDER SPEC -- COMMAND...
+
+START imports this module from FOLDER, so that it need not be compiled again for each run; it imports as little as it
+can, as each run waits for it.
 
 SPEC is one JSON object; a key that is left out means no:
 
@@ -29,8 +32,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all else
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+START = "import sys; sys.path.append(sys.argv.pop(1)); import confine; confine.main()"
 
 # System calls, with the same numbers on every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, MOUNT_SETATTR = 444, 445, 446, 442
@@ -194,7 +202,7 @@ def _raise_loopback() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# DecisionConfig for one process and its descendants
+# Rules for one process and its descendants
 
 
 def restrict(read: Sequence[str], write: Sequence[str], network: bool, everything: bool = False) -> None:
@@ -376,7 +384,7 @@ def _fail(error: OSError) -> None:
 
 def main() -> None:
     spec: dict[str, Any] = json.loads(sys.argv[1])
-    command = sys.argv[3:]
+    command = sys.argv[3:]  # after `--`
     # Who ends the run says TERM to all of it; this process stays until the others are gone.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
@@ -395,7 +403,3 @@ def main() -> None:
         os._exit(supervise(command, spec))
     except OSError as error:
         _fail(error)
-
-
-if __name__ == "__main__":
-    main()

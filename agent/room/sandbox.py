@@ -27,6 +27,7 @@ Kind = Literal["ro", "rw", "cow"]
 
 # These give a room a root of its own, so that its files can stand where the workspace's do.
 WITH_ROOT: tuple[Way, ...] = ("namespaces", "bubblewrap")
+ENTRANCE = Path(confine.__file__)
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,15 @@ class Sandbox:
         spec: dict[str, Any] = {"cwd": str(cwd), "report": report, "confined": self.way is not None}
         match self.way:
             case None:
-                return _supervised(spec, command)
+                return supervised(spec, command)
             case "namespaces":
                 spec |= _with_root(layout) | {"no_network": not self.network}
-                return _supervised(spec, command)
+                return supervised(spec, command)
             case "bubblewrap":
-                return [*_bubblewrap(layout, self.network), *_supervised({**spec, "inner": True}, command)]
+                return [*_bubblewrap(layout, self.network), *supervised({**spec, "inner": True}, command)]
             case "Landlock":
                 spec |= _rules(layout) | {"no_network": not self.network}
-                return _supervised(spec, command)
+                return supervised(spec, command)
             case "Seatbelt":
                 return ["sandbox-exec", "-p", seatbelt(layout, self.network), *_in_folder(cwd, command)]
 
@@ -194,12 +195,13 @@ def program(name: str) -> str:
     return shutil.which(name, path=os.pathsep.join(("/bin", "/usr/bin"))) or name
 
 
-def _supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
+def supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
+    """Return the arguments that run `command` as `spec` has it: the keys are those of `confine`."""
     if sys.platform != "linux":
         return _in_folder(Path(spec["cwd"]), command)
     # The interpreter itself, and not its environment, which a room need not show.
     python = str(Path(sys.executable).resolve())
-    return [python, "-I", "-S", confine.__file__, json.dumps(spec), "--", *command]
+    return [python, "-I", "-S", "-c", confine.START, str(ENTRANCE.parent), json.dumps(spec), "--", *command]
 
 
 def _in_folder(cwd: Path, command: Sequence[str]) -> list[str]:
@@ -242,7 +244,7 @@ def _bubblewrap(layout: Layout, network: bool) -> list[str]:
     for place in layout.hidden:
         argv += ["--tmpfs", str(place)] if place.is_dir() else ["--ro-bind", "/dev/null", str(place)]
     # What enters is found at its own place.
-    return [*argv, "--ro-bind", confine.__file__, confine.__file__, "--"]
+    return [*argv, "--ro-bind", str(ENTRANCE), str(ENTRANCE), "--"]
 
 
 def _rules(layout: Layout) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from agent.decision.noise import Noise
 from agent.decision.schedule import counted, fails, next_turn, reasons
 from agent.decision.student_t import quantile
 from agent.errors import AutoresearchError, Interrupted, Suspended
+from agent.execution.kill import Process
 from agent.execution.measure import measure
 from agent.execution.process import Observer
-from agent.execution.process_tree import Process
 from agent.journal.experiment import Direction, Run
 from agent.journal.journal import Journal
 from agent.journal.paths import stop_file

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, PreconditionError, UsageError
-from agent.execution.process_tree import Process, end_orphan
+from agent.execution.kill import Process, end_orphan
 from agent.journal import results
 from agent.journal.comparable import differences
 from agent.journal.journal import Journal

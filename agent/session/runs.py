@@ -12,9 +12,9 @@ from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, is_lost
 from agent.errors import AutoresearchError, Suspended
+from agent.execution.kill import Process
 from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
-from agent.execution.process_tree import Process
 from agent.journal.experiment import Experiment, Run
 from agent.journal.history import experiments_before
 from agent.journal.paths import experiment_folder

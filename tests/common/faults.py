@@ -104,8 +104,8 @@ def inject(fault: Fault, workspace: Path, seen: Callable[[str, str], None]) -> N
             name: str | None = Path(os.fsdecode(program)).name
             if name == "git":
                 return
-            confined = confine.__file__ in args[1]
-            name = "watchdog" if "agent.execution.watchdog" in args[1] else "the command" if confined else name
+            confined = confine.START in args[1]
+            name = "watchdog" if "watchdog" in args[1] else "the command" if confined else name
         else:
             name = name_of(args[1 if kind == "symlink" else 0], workspace)
         if hit(kind, name):

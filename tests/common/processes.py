@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from agent.execution.process_tree import MARK
+from agent.execution.kill import MARK
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from tests.common.workspaces import ROOT

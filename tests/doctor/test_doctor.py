@@ -20,7 +20,7 @@ import pytest
 from agent.doctor import reach
 from agent.doctor.machine import UV_INSTALLER
 from agent.execution.fingerprint import backend
-from agent.execution.process_tree import MARK
+from agent.execution.kill import MARK
 from agent.journal.paths import journal_path
 from agent.proposers.agent.presets import PRESETS
 from agent.proposers.choose import ProposerConfig

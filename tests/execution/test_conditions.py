@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.room import confine
+from agent.room.sandbox import supervised
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, git
@@ -206,10 +206,10 @@ def test_read_only_folder_is_reported_in_one_sentence(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     folders = [str(temporary), "/dev", *(str(quick / name) for name in writable)]
-    spec = json.dumps({"cwd": str(quick), "confined": True, "read": ["/"], "write": folders})
-    command = [sys.executable, "-I", "-S", confine.__file__, spec, "--", sys.executable]
+    spec = {"cwd": str(quick), "confined": True, "read": ["/"], "write": folders}
+    command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "2", "--sandbox", "off"]
     done = subprocess.run(
-        [*command, "-m", "agent", "run", "--tag", "t", "--max-experiments", "2", "--sandbox", "off"],
+        supervised(spec, command),
         cwd=quick,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
         capture_output=True,

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from agent.errors import Interrupted
-from agent.execution import process, process_tree
+from agent.execution import kill, process
+from agent.execution.kill import MARK, Process, end_orphan
 from agent.execution.process import Command, Ended, Observer, run_command
-from agent.execution.process_tree import MARK, Process, end_orphan
 from tests.common.processes import gone
 
 
@@ -55,7 +55,7 @@ def test_limit_kills_process_tree(tmp_path: Path) -> None:
 
 
 def test_command_ignoring_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(kill, "TERM_GRACE_SECONDS", 0.5)
     (tmp_path / "stubborn.py").write_text(
         "import os, signal, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -67,7 +67,7 @@ def test_command_ignoring_term_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_restarted_children_are_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_tree, "TERM_GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(kill, "TERM_GRACE_SECONDS", 1.0)
     worker = "sh -c 'echo $$ >> pids; exec sleep 60'"
     assert run(f"echo $$ > pids; trap : TERM; while :; do {worker}; done", tmp_path, limit=1).returncode is None
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]

@@ -1,10 +1,18 @@
-"""A process and all that it has started: known by a mark in their environment, and ended together."""
+"""Kills a run: the command and all that it has started, known by a mark in their environment.
+
+    python -m agent.execution.kill PID MARK
+
+What starts so is the watchdog of a run whose loop has died.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -63,6 +71,29 @@ def end_all(pid: int, mark: str) -> None:
         killed.update(family)
 
 
+@contextmanager
+def watchdog(pid: int, mark: str) -> Iterator[None]:
+    """While this is open the run `pid`, known by `mark`, lives no longer than this process, however that dies.
+
+    A shell waits beside the run, as it takes neither time nor memory from the training. This process holds the other
+    end of its standard input. A line says that the run ended and all is well; the end of the file without one says that
+    this process is gone, and the command must not go on burning the machine.
+    """
+    kill = [sys.executable, "-P", "-m", "agent.execution.kill", str(pid), mark]
+    # A session of its own: what ends the loop's terminal must not end this first.
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r line || exec "$@"', "watchdog", *kill],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.communicate(b"\n")
+
+
 def kin(pid: int, mark: str) -> list[psutil.Process]:
     """The command, its descendants, and those that left its tree or session but carry its mark in their environment."""
     leader: list[psutil.Process] = []
@@ -95,3 +126,7 @@ def _alive(process: psutil.Process) -> bool:
 def _signal(send: Callable[[], None]) -> None:
     with contextlib.suppress(psutil.Error):
         send()
+
+
+if __name__ == "__main__":
+    end_all(int(sys.argv[1]), sys.argv[2])
