@@ -219,13 +219,10 @@ def report(
     from agent.views.page.write import write_report
 
     workspace = Workspace(Options.folder, load_protocol(Options.folder))
-    try:
-        if as_json:
-            answer(True, "report", gather(workspace, tag or []), [])
-            return 0
-        paths = write_report(workspace, tag or [], out)
-    finally:
-        workspace.close()
+    if as_json:
+        answer(True, "report", gather(workspace, tag or []), [])
+        return 0
+    paths = write_report(workspace, tag or [], out)
     print("\n".join(map(str, paths)))
     if open_it and typer.launch(paths[0].resolve().as_uri()) != 0:
         print(f"no browser could be started: open {paths[0]} yourself", file=sys.stderr)

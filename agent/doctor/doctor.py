@@ -40,30 +40,29 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
         workspace = Workspace(folder, protocol)
     except AutoresearchError as error:
         return [Check("workspace", "broken", str(error))]
-    with contextlib.closing(workspace):
-        found = [
-            Check(
-                "protocol",
-                "ok",
-                f"{protocol.execution.command}, {protocol.metric.name} {protocol.metric.direction}",
-            )
-        ]
-        running = lock.holder(state_folder(workspace.folder))
-        if running is not None:
-            watch = hint(f"status --follow --tag {running.tag}")
-            message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
-            return [*found, Check("loop", "warning", message, watch)]
-        homeless = machine.without_home()
-        if homeless is not None:
-            return [*found, _tree(workspace), homeless]
-        found += [_tree(workspace), *machine.checks(workspace, protocol), *_blas(workspace)]
-        found += reach.checks(consult)
-        if train:
-            found.append(smoke.check(workspace, protocol))
-        folders = (state_folder(workspace.folder) / "sessions").glob("*/journal.jsonl")
-        for name in [tag] if tag else sorted(path.parent.name for path in folders):
-            found += _session(workspace, protocol, find_session(workspace.folder, name))
-        return found
+    found = [
+        Check(
+            "protocol",
+            "ok",
+            f"{protocol.execution.command}, {protocol.metric.name} {protocol.metric.direction}",
+        )
+    ]
+    running = lock.holder(state_folder(workspace.folder))
+    if running is not None:
+        watch = hint(f"status --follow --tag {running.tag}")
+        message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
+        return [*found, Check("loop", "warning", message, watch)]
+    homeless = machine.without_home()
+    if homeless is not None:
+        return [*found, _tree(workspace), homeless]
+    found += [_tree(workspace), *machine.checks(workspace, protocol), *_blas(workspace)]
+    found += reach.checks(consult)
+    if train:
+        found.append(smoke.check(workspace, protocol))
+    folders = (state_folder(workspace.folder) / "sessions").glob("*/journal.jsonl")
+    for name in [tag] if tag else sorted(path.parent.name for path in folders):
+        found += _session(workspace, protocol, find_session(workspace.folder, name))
+    return found
 
 
 def repair_sessions(folder: Path, tag: str | None) -> list[str]:
@@ -73,17 +72,16 @@ def repair_sessions(folder: Path, tag: str | None) -> list[str]:
     """
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
-    with contextlib.closing(workspace):
-        tag = find_session(workspace.folder, tag)
-        path = journal_path(workspace.folder, tag)
-        with lock.hold(state_folder(workspace.folder), tag):
-            torn = drop_torn_line(path)
-            done = [f"dropped the half-written last line of the journal ({torn} bytes)"] if torn else []
-            journal = Journal(path)
-            if journal.state.session is None:
-                raise PreconditionError(f"session {tag} ended before it began: `{hint(f'run --tag {tag}')}` starts it")
-            branch, where = journal.state.session["branch"], protocol.provenance.results_log.path
-            return [*done, *recovery.reconcile(journal, workspace, branch, where)]
+    tag = find_session(workspace.folder, tag)
+    path = journal_path(workspace.folder, tag)
+    with lock.hold(state_folder(workspace.folder), tag):
+        torn = drop_torn_line(path)
+        done = [f"dropped the half-written last line of the journal ({torn} bytes)"] if torn else []
+        journal = Journal(path)
+        if journal.state.session is None:
+            raise PreconditionError(f"session {tag} ended before it began: `{hint(f'run --tag {tag}')}` starts it")
+        branch, where = journal.state.session["branch"], protocol.provenance.results_log.path
+        return [*done, *recovery.reconcile(journal, workspace, branch, where)]
 
 
 def doctor_lines(checks: list[Check]) -> list[str]:

@@ -62,16 +62,13 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
             signal.signal(number, _stop)
     workspace = Workspace(folder, _everything())
-    try:
-        _ = workspace.head
-        path = workspace.folder / FILENAME
-        if path.exists() and not wanted.force:
-            raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
-        plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
-        outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
-        changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
-    finally:
-        workspace.close()
+    _ = workspace.head
+    path = workspace.folder / FILENAME
+    if path.exists() and not wanted.force:
+        raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
+    plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
+    outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
+    changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
     protocol = Protocol.model_validate(outcome.protocol)
     explanations, notes = explain(outcome), notes_on(outcome, protocol, changed)
     write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")

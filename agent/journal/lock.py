@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
 
 from agent.errors import PreconditionError
 from agent.system.files import read_bounded, write_whole
@@ -39,6 +38,8 @@ def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> 
 
     limits: what ends the session, for those who look at it.
     """
+    from filelock import FileLock, Timeout  # those who only look at the workspace do without
+
     state_folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state_folder / "lock")
     try:

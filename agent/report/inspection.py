@@ -250,8 +250,8 @@ def _change_in(workspace: Workspace, found: Experiment | Pending) -> str:
 
 @contextlib.contextmanager
 def _workspace(folder: Path) -> Iterator[Workspace]:
-    with contextlib.closing(Workspace(folder, load_protocol(folder))) as workspace:
-        yield workspace
+    workspace = Workspace(folder, load_protocol(folder))
+    yield workspace
 
 
 def _is_written(folder: Path, path: Path) -> bool:

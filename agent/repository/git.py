@@ -12,12 +12,6 @@ from pathlib import Path
 from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.paths import NOT_TRUSTED, not_trusted
 
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a missing git is for us to report, when it is needed
-try:
-    import git
-except ImportError as failed:  # it runs `git version` even so
-    raise PreconditionError(f"git cannot be run: {' '.join(str(failed).split())}; mend that, then run again") from None
-
 # The person's hooks are for the person's commits; at night one that fails or asks would end the session. Patches and
 # messages are as programs expect them, however the person likes to see them.
 SETTINGS = (
@@ -29,11 +23,12 @@ GIT = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 # Of git's variables those that say how it works. The others say on what: a hook's or an alias's repository, not this.
-OF_GIT = re.compile(
-    r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|EXEC_PATH|PYTHON_\w+|CEILING_DIRECTORIES)"
-)
+OF_GIT = re.compile(r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|EXEC_PATH|CEILING_DIRECTORIES)")
 # A path is a path, whatever sign it begins with (gitglossary(7), pathspec).
 LITERAL = "GIT_LITERAL_PATHSPECS"
+
+
+NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tree"  # git's own words
 
 
 class Git:
@@ -43,59 +38,45 @@ class Git:
         for name in [*os.environ]:
             if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
                 del os.environ[name]
+        self.top, self._env = folder, dict[str, str]()
         try:
-            # A folder may be called `run$X`: its name is no place for variables.
-            self.repo = git.Repo(folder, search_parent_directories=True, expand_vars=False)
-        except git.InvalidGitRepositoryError:
-            raise PreconditionError(
-                f"{folder} is not in a git repository: run `git init && git add -A && git commit -m start` there"
-            ) from None
-        if self.repo.bare or self.repo.working_tree_dir is None:
-            raise PreconditionError(f"{folder} is in a bare repository: clone it and run there")
-        self.top = Path(self.repo.working_tree_dir).resolve()
-        self.folder = Path(self.repo.git_dir)
-        self._literally(self.top)
-        self._env: dict[str, str] = {}
-        self._require_trusted()
+            self.folder = Path(self.run("rev-parse", "--absolute-git-dir"))
+            self.top = Path(self.run("rev-parse", "--show-toplevel")).resolve()
+        except AutoresearchError as error:
+            raise _no_repository(folder, str(error)) or error from None
         self._env = self._identity()
 
-    def close(self) -> None:
-        self.repo.close()
-
     def environment(self, **more: str) -> dict[str, str]:
-        """What git sees of the environment, with `more`."""
-        return {**os.environ, **self._env, **more}
+        """What git sees of the environment, with `more`. Its words are in English."""
+        return {**os.environ, "LANGUAGE": "C", "LC_ALL": "C", LITERAL: "1", **self._env, **more}
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> str:
-        """Run git; raises AutoresearchError with git's own words."""
-        for last in (*[False] * LOCK_ATTEMPTS, True):
-            try:
-                return str(self.repo.git.execute([*GIT, *args], env={LITERAL: "1", **self._env, **(env or {})}))
-            except git.GitCommandNotFound:
-                raise PreconditionError("git is not installed: install it, then run again") from None
-            except git.GitCommandError as error:
-                words = (error.stderr or error.stdout or "").strip().removeprefix("stderr: ").strip("' \n")
-                # Another git may be at work for a moment: an editor's status, a person's commit.
-                if last or ".lock': File exists" not in words:
-                    what = f"`git {' '.join(args[:2])}` failed in {self.top}"
-                    raise AutoresearchError(f"{what}: {' '.join(words.split()) or error.status}") from None
-                time.sleep(LOCK_WAIT_SECONDS)
-        raise AssertionError("unreachable")
+        """Run git. Returns what it prints, less the last line's end. Raises AutoresearchError with git's own words."""
+        return os.fsdecode(self.fed([*args], "", env or {})).removesuffix("\n")
 
     def fed(self, args: list[str], said: str, env: Mapping[str, str]) -> bytes:
-        """Run git with `said` on its standard input. Returns what it prints."""
-        done = subprocess.run(
-            [*GIT, *args],
-            cwd=self.top,
-            env={**os.environ, LITERAL: "1", **self._env, **env},
-            input=os.fsencode(said),
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            words = " ".join(done.stderr.decode(errors="replace").split())
-            raise AutoresearchError(f"`git {args[0]}` failed in {self.top}: {words or done.returncode}")
-        return done.stdout
+        """Run git with `said` on its standard input. Returns what it prints; raises as `run` does."""
+        for last in (*[False] * LOCK_ATTEMPTS, True):
+            try:
+                done = subprocess.run(
+                    [*GIT, *args],
+                    cwd=self.top,
+                    env=self.environment(**env),
+                    input=os.fsencode(said),
+                    capture_output=True,
+                    check=False,
+                )
+            except OSError as error:
+                raise _cannot_start(self.top, error) from None
+            if done.returncode == 0:
+                return done.stdout
+            words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
+            # Another git may be at work for a moment: an editor's status, a person's commit.
+            if last or ".lock': File exists" not in words:
+                what = f"`git {' '.join(args[:2])}` failed in {self.top}"
+                raise AutoresearchError(f"{what}: {words or done.returncode}")
+            time.sleep(LOCK_WAIT_SECONDS)
+        raise AssertionError("unreachable")
 
     def lines(self, *args: str) -> list[str]:
         """What git prints with `-z`, entry by entry."""
@@ -107,21 +88,6 @@ class Git:
         except AutoresearchError:
             return ""
 
-    def _literally(self, folder: Path) -> None:
-        """Run git in `folder` as it is spelled: GitPython puts variables into the text of a path, never into a Path."""
-        wrapper = git.Git(folder)
-        wrapper.update_environment(**self.repo.git.environment())
-        self.repo.git = wrapper
-
-    def _require_trusted(self) -> None:
-        """Raise PreconditionError where git reads nothing here because the folder belongs to another user."""
-        try:
-            self.run("rev-parse", "--git-dir")
-        except AutoresearchError as error:
-            if NOT_TRUSTED not in str(error):
-                raise
-            raise not_trusted(self.top) from None
-
     def _identity(self) -> dict[str, str]:
         """A name for the loop's commits where the person has configured none."""
         env = {}
@@ -131,3 +97,29 @@ class Git:
                 variable = f"GIT_{role}_{key.upper()}"
                 env[variable] = os.environ.get(variable) or value
         return env
+
+
+def _no_repository(folder: Path, words: str) -> PreconditionError | None:
+    """The sentence for a folder in which git finds nothing to work on; None for another failure of git."""
+    if NOT_TRUSTED in words:
+        return not_trusted(_top_of(folder))
+    if NO_REPOSITORY in words:
+        return PreconditionError(
+            f"{folder} is not in a git repository: run `git init && git add -A && git commit -m start` there"
+        )
+    if NO_WORK_TREE in words:
+        return PreconditionError(f"{folder} is in a bare repository: clone it and run there")
+    return None
+
+
+def _top_of(folder: Path) -> Path:
+    """The repository that `folder` lies in, where git itself does not tell."""
+    return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), folder)
+
+
+def _cannot_start(folder: Path, error: OSError) -> AutoresearchError:
+    if not folder.is_dir():
+        return PreconditionError(f"there is no folder {folder} any more")
+    if isinstance(error, FileNotFoundError):
+        return PreconditionError("git is not installed: install it, then run again")
+    return PreconditionError(f"git cannot be run: {error.strerror or error}; mend that, then run again")

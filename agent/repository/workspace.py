@@ -21,7 +21,7 @@ from agent.source.encoding import decoded, encoded
 
 MOST_TREES = 8
 SUBMODULE = "160000"
-NO_COMMIT = "Needed a single revision"  # git's own words: GitPython asks for them in English
+NO_COMMIT = "Needed a single revision"  # git's own words
 
 
 class Workspace:
@@ -39,9 +39,6 @@ class Workspace:
         self._short: dict[str, str] = {}
         self._trees: dict[str, dict[str, tuple[str, str]]] = {}
         self._harness = HarnessFiles(protocol, self._inside_tree, self._blobs)
-
-    def close(self) -> None:
-        self.git.close()
 
     # What there is
 

@@ -30,15 +30,12 @@ def open_runner(
     protocol = load_protocol(folder)
     require_runnable(protocol)
     workspace = Workspace(folder, protocol)
-    try:
-        require_own_state(workspace.folder)
-        ends = None if limits is None else noted(limits.within(protocol), time.time())
-        confined = choose_sandbox(sandbox, protocol.environment.constraints)
-        with lock.hold(state_folder(workspace.folder), tag, ends):
-            Checkout(workspace).exclude([".autoresearch/", "run.log"])
-            yield Runner(protocol, workspace, training_seconds or protocol.training_seconds, confined)
-    finally:
-        workspace.close()
+    require_own_state(workspace.folder)
+    ends = None if limits is None else noted(limits.within(protocol), time.time())
+    confined = choose_sandbox(sandbox, protocol.environment.constraints)
+    with lock.hold(state_folder(workspace.folder), tag, ends):
+        Checkout(workspace).exclude([".autoresearch/", "run.log"])
+        yield Runner(protocol, workspace, training_seconds or protocol.training_seconds, confined)
 
 
 @contextlib.contextmanager

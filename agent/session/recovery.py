@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +25,8 @@ def require_usable(protocol: Protocol, folder: Path) -> None:
     """Raises UsageError with what `run` says of a protocol that it refuses. What git lacks is none of its faults."""
     require_runnable(protocol)
     try:
-        with contextlib.closing(Workspace(folder, protocol)) as workspace:
-            empty = not workspace.files(workspace.head)
+        workspace = Workspace(folder, protocol)
+        empty = not workspace.files(workspace.head)
     except PreconditionError:
         return
     if empty:
@@ -37,8 +36,8 @@ def require_usable(protocol: Protocol, folder: Path) -> None:
 def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
     """Return the modules that belong to the harness because it imports them; none where git has no commit here."""
     try:
-        with contextlib.closing(Workspace(folder, protocol)) as workspace:
-            files = workspace.harness(workspace.head)
+        workspace = Workspace(folder, protocol)
+        files = workspace.harness(workspace.head)
     except AutoresearchError:
         return []
     globs = protocol.immutable_harness.paths

@@ -14,7 +14,6 @@ from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
 from agent.report.status import status, wait_for_change
-from agent.views.terminal.live import can_draw, follow
 from agent.views.text import headline, row
 
 
@@ -63,5 +62,9 @@ def watch(workspace: Path, tag: str | None) -> None:
         return fold(path) if holder is not None and holder.tag == tag else None
 
     holder = lock.holder(state_folder(workspace))
-    if can_draw(sys.stdout) and holder is not None:
+    if holder is None or not sys.stdout.isatty():
+        return
+    from agent.views.terminal.live import can_draw, follow  # takes long to import
+
+    if can_draw(sys.stdout):
         follow(load, lambda: wait_for_change(workspace, tag), of_note(holder.limits or {}))

@@ -27,10 +27,7 @@ def runner(folder: Path, command: str, said: list[str]) -> Iterator[Runner]:
     git(folder, "add", "-A")
     git(folder, "commit", "--quiet", "-m", "for a test")
     workspace = Workspace(folder, load_protocol(folder))
-    try:
-        yield Runner(load_protocol(folder), workspace, None, lent=lendable(workspace), say=said.append)
-    finally:
-        workspace.close()
+    yield Runner(load_protocol(folder), workspace, None, lent=lendable(workspace), say=said.append)
 
 
 def against(runner: Runner, files: dict[str, str]) -> str | None:

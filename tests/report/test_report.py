@@ -69,7 +69,6 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     made = Made(tmp_path_factory.mktemp("report") / "workspace")
     yield made
-    made.workspace.close()
 
 
 @pytest.fixture(scope="module")

@@ -38,8 +38,8 @@ def workspace_of(folder: Path, *allowed: str, harness: tuple[str, ...] = ("prepa
         (folder / name).write_text(text)
     git(folder, "add", "-A")
     git(folder, "commit", "--quiet", "-m", "a harness of several files")
-    with contextlib.closing(Workspace(folder, load_protocol(folder))) as found:
-        yield found
+    found = Workspace(folder, load_protocol(folder))
+    yield found
 
 
 HARNESS = {"prepare.py", "harness/__init__.py", "harness/metric.py", "harness/text.py"}
@@ -133,8 +133,8 @@ def test_uncommitted_changes_to_the_harness_are_refused(quick: Path, path: str, 
 
 def test_harness_of_this_repository_holds_the_package() -> None:
     folder = Path(__file__).parents[2]
-    with contextlib.closing(Workspace(folder, load_protocol(folder))) as workspace:
-        found = workspace.harness(workspace.head)
+    workspace = Workspace(folder, load_protocol(folder))
+    found = workspace.harness(workspace.head)
     assert {path.as_posix() for path in Path("harness").glob("*.py")} | {"prepare.py"} <= {*found} | {"harness"}
     assert {"harness/evaluator.py", "harness/scoring.py", "harness/snapshot.py", "harness/dataset.py"} <= found
     assert "train.py" not in found
@@ -195,9 +195,9 @@ def test_globs_that_forbidden_ones_part_from_the_harness_leave_their_files_mutab
     (quick / "protocol.json").write_text(json.dumps(protocol))
     git(quick, "add", "-A")
     git(quick, "commit", "--quiet", "-m", "tests judge it")
-    with contextlib.closing(Workspace(quick, load_protocol(quick))) as workspace:
-        assert "other.py" in workspace.files(workspace.head)
-        assert "tests/test_it.py" in workspace.harness(workspace.head)
+    workspace = Workspace(quick, load_protocol(quick))
+    assert "other.py" in workspace.files(workspace.head)
+    assert "tests/test_it.py" in workspace.harness(workspace.head)
 
 
 def test_files_of_a_commit_are_looked_at_once_however_many_are_asked_about() -> None:

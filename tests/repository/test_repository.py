@@ -343,7 +343,6 @@ def test_what_a_person_writes_while_the_branch_moves_stays(quick: Path, edit: st
         assert Checkout(workspace).advance("autoresearch/t", new, old) == ["train.py"]
     finally:
         armed = False
-        workspace.close()
     assert git(quick, "rev-parse", "HEAD") == new
     if edit == "deleted":
         assert not (quick / "train.py").exists()
@@ -365,6 +364,5 @@ def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: 
     git(quick, "switch", "--quiet", "main")
     with pytest.raises(AutoresearchError):
         Checkout(workspace).advance("autoresearch/t", new, old)
-    workspace.close()
     assert git(quick, "rev-parse", "autoresearch/t") == theirs
     assert not (quick / "results.tsv").exists()

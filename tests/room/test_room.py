@@ -35,11 +35,8 @@ def runner(folder: Path, way: Way | None) -> Iterator[Runner]:
     rules = load_protocol(folder)
     workspace = Workspace(folder, rules)
     closed = Sandbox(way, network=True, hide=True)
-    try:
-        with prepared(Runner(rules, workspace, None, closed), setup=False) as ready:
-            yield ready
-    finally:
-        workspace.close()
+    with prepared(Runner(rules, workspace, None, closed), setup=False) as ready:
+        yield ready
 
 
 def run(folder: Path, script: str, way: Way | None, tmp_path: Path) -> Run:

@@ -112,7 +112,7 @@ SECRETS = ("X_PASSPHRASE", "HF_TOKENS", "DATABASE_URL", "SLACK_WEBHOOK", "OPENAI
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A repository, with what git does not track, in the home folder of a person who has more than that."""
     person, outside = tmp_path / "person", tmp_path / "outside"
     monkeypatch.setenv("HOME", str(person))
@@ -128,9 +128,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works
     make_repository(top)
     for name in ("notes.txt", "data/text.txt", ".venv/installed.py", ".autoresearch/journal.jsonl", ".env"):
         (top / name).write_text("lent")
-    found = Workspace(top, load_protocol(ROOT))
-    yield found
-    found.close()
+    return Workspace(top, load_protocol(ROOT))
 
 
 @contextlib.contextmanager

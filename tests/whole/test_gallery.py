@@ -411,7 +411,6 @@ def runner(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> I
     start = Runner(rules, workspace, BUDGET, Sandbox(WAY, network=True, hide=True))
     with prepared(start, setup=False) as ready:
         yield ready
-    workspace.close()
 
 
 def script(where: str, code: str) -> str:

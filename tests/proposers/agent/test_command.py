@@ -51,12 +51,8 @@ def box(request: pytest.FixtureRequest) -> Sandbox:
 
 
 @pytest.fixture
-def context(quick: Path, tmp_path: Path) -> Iterator[Context]:
-    workspace = Workspace(quick, load_protocol(quick))
-    try:
-        yield context_for(workspace, tmp_path / "kept")
-    finally:
-        workspace.close()
+def context(quick: Path, tmp_path: Path) -> Context:
+    return context_for(Workspace(quick, load_protocol(quick)), tmp_path / "kept")
 
 
 def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = lambda: None) -> Context:
@@ -373,7 +369,6 @@ def test_draft_is_kept_when_correction_fails(context: Context, tmp_path: Path) -
 def test_repeated_candidate_is_refused_whatever_its_comments(context: Context, quick: Path, tmp_path: Path) -> None:
     workspace = Workspace(quick, load_protocol(quick))
     commit = workspace.commit_candidate("refs/autoresearch/t/1", workspace.head, {"train.py": BETTER}, "a larger rate")
-    workspace.close()
     earlier = dataclasses.replace(
         context.history[0], number=1, commit=commit, description="a larger rate", verdict=Verdict("discard", "worse")
     )
@@ -431,13 +426,10 @@ def test_second_ctrl_c_ends_agent(quick: Path, tmp_path: Path) -> None:
             raise Interrupted("enough", 130)
 
     workspace = Workspace(quick, load_protocol(quick))
-    try:
-        with pytest.raises(Interrupted):
-            agent(tmp_path, "print(os.getpid(), flush=True)\ntime.sleep(600)").ask(
-                context_for(workspace, tmp_path / "kept", tick)
-            )
-    finally:
-        workspace.close()
+    with pytest.raises(Interrupted):
+        agent(tmp_path, "print(os.getpid(), flush=True)\ntime.sleep(600)").ask(
+            context_for(workspace, tmp_path / "kept", tick)
+        )
     pid = int((tmp_path / "kept" / "agent.log").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
