@@ -17,6 +17,7 @@ from agent.system.names import STATE, linked_part
 from agent.system.patterns import short
 
 LARGEST_FILE = 2**20
+EXAMPLE_SECONDS = 2.0  # an example is short, and a person waits for it
 MOST_FAULTS, LONGEST_WHERE = 10, 200
 
 
@@ -106,6 +107,6 @@ def _try_examples(protocol: Protocol, path: Path) -> None:
         example = metric.extract.example_stdout
         if example is not None and metric.extract.path is None:
             try:
-                extract(metric, example)
+                extract(metric, example, seconds=EXAMPLE_SECONDS)
             except NoMetric as error:
                 raise UsageError(f"{path}: {metric.name} is not found in its own exampleStdout: {error}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -55,6 +56,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "round": round,
     "set": set,
 }
+
+MOST_TREES = 8  # each takes some MB; the same few texts are asked about again and again
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,13 @@ def unmarked(source: str) -> str:
     return source.removeprefix("\ufeff")
 
 
+@functools.lru_cache(maxsize=MOST_TREES)
 def parsed(source: str) -> ast.Module | None:
+    """What `parse` returns, remembered: for those who only read it."""
+    return parse(source)
+
+
+def parse(source: str) -> ast.Module | None:
     """The syntax tree; None for broken syntax, and for what is nested too deeply."""
     try:
         return ast.parse(unmarked(source))

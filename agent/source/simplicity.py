@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Mapping
 
 from agent.journal.experiment import Run
-from agent.source.constants import parsed, unmarked
+from agent.source.constants import parse, unmarked
 from agent.source.equivalence import fingerprint_of
 
 SEED = re.compile(r"(^|_)SEED(_|$)", re.IGNORECASE)
@@ -84,7 +84,7 @@ def _zero(node: ast.expr) -> ast.expr:
 def _unseeded(files: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for path, text in files.items():
-        tree = parsed(text) if path.endswith(".py") else None
+        tree = parse(text) if path.endswith(".py") else None
         try:
             found[path] = ast.unparse(_Unseed().visit(tree)) if tree else text
         except (ValueError, RecursionError):  # a number too long to be written out, for one

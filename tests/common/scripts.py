@@ -8,8 +8,10 @@ from agent.journal.paths import journal_path
 
 # A run sees nothing of the loop: without a sandbox it can look up in the journal which one it is.
 # The loop journals a run when its process is there, which may be later than the run's first line.
+# A dry check imports it, which is no run.
 WHICH = """import json, os, pathlib, time
-deadline, log = time.monotonic() + 30, None
+log = None if __name__ == "__main__" else ""
+deadline = time.monotonic() + 30
 while log is None and time.monotonic() < deadline:
     journal = pathlib.Path(JOURNAL)
     lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []

@@ -108,6 +108,7 @@ def test_repair_ends_orphan(quick: Path, program: Cli) -> None:
     started = max(number for number, event in enumerate(journal(quick)) if event["event"] == "started")
     before = [event for event in journal(quick)[:started] if event["event"] == "recorded"][-1]["head"]
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, MARK: "x"}) as run:
+        threading.Thread(target=run.wait, daemon=True).start()  # as init does with orphans
         lines = journal_path(quick, "t").read_text().splitlines()[: started + 1]
         event = {**json.loads(lines[-1]), "pid": run.pid, "born": psutil.Process(run.pid).create_time()}
         journal_path(quick, "t").write_text("\n".join([*lines[:-1], json.dumps(event)]) + "\n")

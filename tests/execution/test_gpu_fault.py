@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.decision.decide import DecisionConfig, judge
+from agent.execution import measure
 from agent.execution.gpu_fault import fault_in
 from agent.journal.experiment import Fault, Run, Verdict
 from agent.pruning.monitor import RunMonitor
@@ -68,7 +69,8 @@ FAULTY = FAULTY.replace("# search: 1..16", "# search: off").replace("# search: 8
 
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that outlives a run."""
+    """A file that outlives a run, in sessions that do not wait long for the machine to recover."""
+    monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.3)
     folder = tmp_path / "outlives"
     folder.mkdir()
     monkeypatch.setenv("AUTORESEARCH_READ", str(folder))

@@ -153,7 +153,7 @@ def test_a_change_that_the_best_does_not_run_without_pays(quick: Path, cli: Cli)
 def test_an_ablation_that_is_cut_off_at_the_smaller_recipe_goes_on_there(quick: Path, cli: Cli) -> None:
     text = (quick / "train.py").read_text()
     idle = text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2")
-    (quick / "train.py").write_text(idle.replace('print("---")', 'import time\ntime.sleep(0.3)\nprint("---")'))
+    (quick / "train.py").write_text(idle.replace('print("---")', 'import time\ntime.sleep(0.2)\nprint("---")'))
     commit_all(quick, "rate matters only while the width is small")
     keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
     work = start(quick, "ablate")
@@ -276,7 +276,7 @@ def wait_until(folder: Path, holds: Callable[[list[dict[str, Any]]], bool]) -> N
 def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event: str, count: int) -> None:
     """`started` with `of` is the incumbent beside a candidate; `running` is one side of the confirmation."""
     text = (noisy / "train.py").read_text()
-    (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.4)\nprint("---")'))
+    (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.2)\nprint("---")'))
     commit_all(noisy, "slower")
     command = ("run", "--tag", "t", "--max-experiments", str(count), "--confirm")
     loop = start(noisy, *command)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
+import functools
 import io
 import re
 import tokenize
 from collections.abc import Iterator
 
 from agent.errors import UsageError
-from agent.source.constants import NAME, is_literal, parsed, target_of, unmarked
+from agent.source.constants import MOST_TREES, NAME, is_literal, parsed, target_of, unmarked
 
 COMMENT = re.compile(r"#\s*search:\s*([^;#]*)")
 FORM = "write `# search: LOW..HIGH`, `# search: LOW..HIGH log`, `# search: a | b | c` or `# search: off`"
@@ -60,17 +62,20 @@ def _is_slip(comment: str) -> bool:
     return rule and word.startswith("s") and difflib.SequenceMatcher(None, word, "search").ratio() >= _ALIKE
 
 
-def _comments(path: str, source: str) -> Iterator[tuple[int, str, bool]]:
+def _comments(path: str, source: str) -> tuple[tuple[int, str, bool], ...]:
     """Each comment of a Python file with its line, and whether nothing stands before it there."""
-    if not path.endswith(".py"):
-        return
-    text = unmarked(source)
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    return _comments_in(source) if path.endswith(".py") else ()
+
+
+@functools.lru_cache(maxsize=MOST_TREES)
+def _comments_in(source: str) -> tuple[tuple[int, str, bool], ...]:
+    found = []
+    # Broken syntax has comments up to where it breaks.
+    with contextlib.suppress(tokenize.TokenError, SyntaxError, RecursionError):
+        for token in tokenize.generate_tokens(io.StringIO(unmarked(source)).readline):
             if token.type == tokenize.COMMENT:
-                yield token.start[0], token.string, not token.line[: token.start[1]].strip()
-    except (tokenize.TokenError, SyntaxError, RecursionError):
-        return
+                found.append((token.start[0], token.string, not token.line[: token.start[1]].strip()))
+    return tuple(found)
 
 
 def _lines_of_literals(tree: ast.Module) -> Iterator[int]:
