@@ -13,7 +13,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.proposers.agent.presets import PRESETS, check_available
 from agent.proposers.choose import ProposerConfig
-from agent.proposers.model import exchange
+from agent.proposers.model import bounded_http
 from agent.proposers.model.wire import SERVERS, ModelSpec, headers_of, parse_model
 
 SECONDS = 5.0
@@ -57,7 +57,7 @@ def _model(text: str) -> Check:
         return Check("model", "broken", str(error), f"export {SERVERS[text.partition(':')[0]][3]}=...")
     address = f"{model.url}/v1/models" if model.format == "anthropic" else f"{model.url}/models"
     try:
-        with exchange.exchange(
+        with bounded_http.exchange(
             "GET", address, headers=headers_of(model), silence=SECONDS, seconds=3 * SECONDS
         ) as answer:
             return _answered(model, answer)
@@ -80,7 +80,7 @@ def _answered(model: ModelSpec, answer: requests.Response) -> Check:
 def _listed(model: ModelSpec, answer: requests.Response) -> Check:
     """Servers name models in forms of their own, so one that is not in the list is a warning and no more."""
     try:
-        listed = json.loads(b"".join(exchange.body(answer)))["data"]
+        listed = json.loads(b"".join(bounded_http.body(answer)))["data"]
         names = [one_line(str(each["id"]))[:LONGEST_NAME] for each in listed]
     except (ValueError, KeyError, TypeError, RecursionError):
         return Check("model", "ok", f"{model.url} answers, in a format of its own")

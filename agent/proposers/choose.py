@@ -91,7 +91,7 @@ def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Co
 def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Consulted:
     from agent.proposers.agent.command import CommandProposer, confinement
     from agent.proposers.agent.presets import PRESETS, check_available
-    from agent.proposers.model.briefing import briefing
+    from agent.proposers.model.prompt import briefing
 
     if wanted.agent and wanted.agent not in PRESETS:
         known = ", ".join(PRESETS)

@@ -24,8 +24,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from agent.errors import PreconditionError, UsageError
 from agent.format import plain
 from agent.proposers.base import Unavailable
-from agent.proposers.model import exchange
-from agent.proposers.model.exchange import LARGEST_ANSWER as LARGEST_ANSWER
+from agent.proposers.model import bounded_http
+from agent.proposers.model.bounded_http import LARGEST_ANSWER as LARGEST_ANSWER
 
 LONGEST_ANSWER_SECONDS = 900.0
 LONGEST_RETRY_SECONDS = 3600.0
@@ -137,7 +137,7 @@ def _ask(
 ) -> Answer:
     address, headers, body = _request(model, system, messages, most_tokens)
     try:
-        with exchange.exchange(
+        with bounded_http.exchange(
             "POST", address, headers=headers, json=body, silence=silence, seconds=seconds
         ) as response:
             if response.status_code != 200:
@@ -145,7 +145,7 @@ def _ask(
             if "event-stream" in response.headers.get("Content-Type", ""):
                 answer = _READ_STREAM[model.format](_events(response))
             else:
-                answer = _READ_WHOLE[model.format](json.loads(b"".join(exchange.body(response))))
+                answer = _READ_WHOLE[model.format](json.loads(b"".join(bounded_http.body(response))))
             # JSON can hold half a character, UTF-8 cannot.
             text = answer.text.encode(errors="replace").decode()
             return replace(answer, text=_without_key(text, model))
@@ -220,7 +220,7 @@ def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
 
 def _beginning(response: requests.Response) -> str:
     """Of a refusal's body; empty where that breaks off or is compressed: the status says what matters."""
-    if exchange.is_packed(response):
+    if bounded_http.is_packed(response):
         return ""
     try:
         return response.raw.read(LARGEST_REFUSAL, decode_content=True).decode(errors="replace").strip()
@@ -269,7 +269,7 @@ def _retry_after(header: str | None) -> float | None:
 def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
     rest: list[bytes] = []  # joined at a line's end alone: chunks may be of one byte each
-    for chunk in exchange.body(response):
+    for chunk in bounded_http.body(response):
         rest.append(chunk)
         if b"\n" not in chunk:
             continue

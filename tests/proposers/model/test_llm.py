@@ -13,7 +13,7 @@ from agent.journal.state import Spent
 from agent.proposers.base import Context, NoProposal, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
-from agent.proposers.model.briefing import CHARACTERS_A_TOKEN, briefing
+from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, briefing
 from agent.proposers.model.cost import Price, SpendingCap
 from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
 from agent.proposers.model.wire import Answer, ModelSpec
