@@ -29,6 +29,11 @@ def begun(folder: Path, *args: str) -> subprocess.Popen[str]:
     )
 
 
+def wait_until_it_waits(follower: subprocess.Popen[str]) -> None:
+    assert follower.stderr is not None
+    assert "waiting for the session to begin" in follower.stderr.readline()
+
+
 @pytest.fixture
 def setting_up(quick: Path) -> Path:
     """A workspace whose set-up commands take until `go` exists in it."""
@@ -49,12 +54,12 @@ def test_follow_waits_for_a_session_that_sets_up(setting_up: Path) -> None:
     assert "ended before" not in told.stderr
     assert "has not begun" in call(setting_up, "stop").stderr
     followers = [begun(setting_up, "status", "--follow"), begun(setting_up, "status", "--follow", "--tag", "t")]
-    time.sleep(1.5)
+    for follower in followers:
+        wait_until_it_waits(follower)
     (setting_up / "go").touch()
     for follower in followers:
-        shown, errors = follower.communicate(timeout=60)
+        shown, _ = follower.communicate(timeout=60)
         assert follower.returncode == 0
-        assert "waiting for the session to begin" in errors
         assert "2 experiments are done" in shown.splitlines()[-1], shown
         assert "ends after 2 experiments, or at " in shown
         assert "after 9 in a row without a keep" in shown
@@ -63,7 +68,7 @@ def test_follow_waits_for_a_session_that_sets_up(setting_up: Path) -> None:
 
 def test_follow_started_first_finds_the_session_that_comes(quick: Path) -> None:
     follower = begun(quick, "status", "--follow")
-    time.sleep(2)
+    wait_until_it_waits(follower)
     assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     shown, _ = follower.communicate(timeout=60)
     assert follower.returncode == 0
@@ -80,7 +85,7 @@ def test_follow_prefers_the_session_that_begins_to_one_that_is_over(setting_up: 
     while lock.holder(state_folder(setting_up)) is None:
         time.sleep(0.1)
     follower = begun(setting_up, "status", "--follow")
-    time.sleep(1)
+    wait_until_it_waits(follower)
     (setting_up / "go").touch()
     shown, _ = follower.communicate(timeout=60)
     assert shown.startswith("new  ")

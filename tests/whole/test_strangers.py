@@ -33,8 +33,8 @@ from agent.journal.state import State
 from agent.proposers.agent.worktree import Worktree, changes_in, make_worktree
 from agent.proposers.base import Context, Exhausted, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
-from agent.proposers.model.prompt import briefing
 from agent.proposers.model.cost import price_of
+from agent.proposers.model.prompt import briefing
 from agent.proposers.model.wire import ModelSpec
 from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol

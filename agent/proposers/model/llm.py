@@ -14,8 +14,8 @@ from agent.proposers.answer import parse_notes, summary_of_change
 from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.model import blocks
 from agent.proposers.model.blocks import UnusableEdit
-from agent.proposers.model.prompt import SYSTEM, TOKENS, about_crash, briefing
 from agent.proposers.model.cost import SpendingCap
+from agent.proposers.model.prompt import SYSTEM, TOKENS, about_crash, briefing
 from agent.proposers.model.thinking import answered
 from agent.proposers.model.wire import Answer, Broken, Message, ModelSpec, complete
 from agent.proposers.search.space import tunable_parameters
@@ -25,6 +25,7 @@ from agent.system.files import read_bounded
 MOST_CORRECTIONS = 2
 MOST_TOKENS = 16_000  # of an answer
 LARGEST_TRANSCRIPT = 64 * 2**20
+
 
 class LLMProposer:
     """Asks a model over the network. silence: seconds without a byte after which a server is taken to be gone."""
