@@ -12,10 +12,10 @@ from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.state import Spent
 from agent.proposers.base import Context, NoProposal, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
-from agent.proposers.model import llm, prompt
+from agent.proposers.model import llm
 from agent.proposers.model.cost import Price, SpendingCap
 from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
-from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, briefing
+from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, SYSTEM, briefing
 from agent.proposers.model.wire import Answer, ModelSpec
 from agent.proposers.search.search import SearchProposer
 from tests.common.model_server import half, model_server, reply
@@ -157,7 +157,7 @@ def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
     calling, called = calls
     assert {**calling, "kind": "called"} == called
     assert called["output_tokens"] == MOST_TOKENS
-    assert called["input_tokens"] > len(prompt.SYSTEM)
+    assert called["input_tokens"] > len(SYSTEM)
 
 
 def test_cap_of_one_experiment_is_kept() -> None:
