@@ -208,8 +208,8 @@ class Workspace:
 
     def _inside_tree(self, commit: str) -> dict[str, tuple[str, str]]:
         """The same of the workspace alone, by paths relative to it."""
-        found = ((self.inside(path), entry) for path, entry in self.tree(commit).items())
-        return {path: entry for path, entry in found if path}
+        above = "" if self.prefix == "." else f"{self.prefix}/"
+        return {path[len(above) :]: entry for path, entry in self.tree(commit).items() if path.startswith(above)}
 
     def may_change(self, commit: str, path: str) -> bool:
         return self.protocol.mutable_surface.allows(path) and not self._harness.holds(commit, path)
