@@ -164,7 +164,7 @@ def _measure(
     ended: Ended | None = None
     given_up: ExperimentError | None = None
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(opened(runner, commit, snapshot))
+        place = stack.enter_context(room_of(runner, commit, snapshot))
         beside = None
         if runner.harness is not None:
             kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
@@ -229,7 +229,7 @@ def _result(
 
 
 @contextlib.contextmanager
-def opened(
+def room_of(
     runner: Runner,
     commit: str,
     snapshot: Path | None,

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from agent.execution import fingerprint
-from agent.execution.measure import Attempt, Runner, execute, opened
+from agent.execution.measure import Attempt, Runner, execute, room_of
 from agent.execution.process import Observer
 from agent.format import plain
 from agent.journal.paths import state_folder
@@ -84,7 +84,7 @@ def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, t
     start, script = started
     # A key of its own: what a run or an agent is at work in is nothing left over.
     key = state_folder(runner.workspace.folder) / "drycheck"
-    with opened(runner, incumbent, fingerprint.snapshot_folder(runner.protocol), files, key) as place:
+    with room_of(runner, incumbent, fingerprint.snapshot_folder(runner.protocol), files, key) as place:
         log = place.layout.folder / "log"
         command = shlex.join([*start, "-c", IMPORT.format(script=script)])
         watched = Observer(tick=lambda _: tick())

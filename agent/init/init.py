@@ -153,7 +153,7 @@ def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[
     """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
     protocol = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
-    with trial.opened(workspace, protocol, sandbox) as stage:
+    with trial.stage_of(workspace, protocol, sandbox) as stage:
         outcome = _tried_in(stage, plan, wanted, say)
         if changed := trial.changed_tracked(workspace, stage, stage.since):
             say(_tracked_and_written(workspace, changed))

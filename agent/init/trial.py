@@ -65,7 +65,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def opened(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
+def stage_of(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
     """Open a room with what is committed, and with what git does not track lent to it."""
     runner = Runner(protocol, workspace, None, sandbox)
     lent = lendable(workspace)

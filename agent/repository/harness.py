@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import posixpath
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
@@ -13,6 +15,8 @@ from agent.source.imports import Import, closure, imports
 EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # beside a harness that hands models over; the second is older
 HANDED_OVER = "handed_over"  # what such an evaluator says
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
+LINK = "120000"  # git's mode of symbolic links
+MOST_LED, MOST_HOPS = 10_000, 20  # paths through links, and links on the way of one
 WILD = "*?"
 # What Python or pytest loads without being asked, wherever it finds them.
 LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
@@ -104,16 +108,33 @@ class HarnessFiles:
         return [glob for glob in self._surface.allowed_globs if not any(matches(path, glob) for path in mutable)]
 
     def _reached(self, tree: Tree, files: Collection[str], starts: frozenset[str]) -> frozenset[str]:
-        def read(paths: list[str]) -> dict[str, frozenset[Import]]:
-            return self._read({path: tree[path][1] for path in paths})
+        apart, links = self._apart(starts), self._links(tree, files)
 
-        apart = self._apart(starts)
+        def read(paths: list[str]) -> dict[str, frozenset[Import]]:
+            return self._read({path: tree[_way(path, links)[-1]][1] for path in paths})
 
         def follow(path: str) -> bool:
-            own = path in tree and path.endswith(".py") and _is_file(tree[path])
-            return own and not self._is_mutable(path, apart)
+            real = _way(path, links)[-1]
+            own = real in tree and real.endswith(".py") and _is_file(tree[real])
+            return own and not self._is_mutable(real, apart)
 
-        return closure(starts, files, read, follow)
+        found = closure(starts, {*files, *links}, read, follow)
+        return frozenset(step for path in found for step in _way(path, links) if step in files)
+
+    def _links(self, tree: Tree, files: Collection[str]) -> dict[str, tuple[str, str]]:
+        """path -> the symbolic link that it goes through, and where in the tree that leads."""
+        blobs = {path: entry[1] for path, entry in tree.items() if entry[0] == LINK}
+        contents, aims = self._contents([*blobs.values()]), dict[str, list[str]]()
+        for link, blob in blobs.items():
+            aim = posixpath.normpath(posixpath.join(posixpath.dirname(link), os.fsdecode(contents[blob])))
+            aims.setdefault(aim, []).append(link)
+        found: dict[str, tuple[str, str]] = {}
+        for path in files if aims else ():
+            above = path
+            while above and len(found) < MOST_LED:
+                found |= {link + path[len(above) :]: (link, path) for link in aims.get(above, ())}
+                above = posixpath.dirname(above)
+        return found
 
     def _read(self, blobs: Mapping[str, str]) -> dict[str, frozenset[Import]]:
         """What each file imports. Remembered: candidates share nearly all of them."""
@@ -135,6 +156,14 @@ class HarnessFiles:
         if not self._surface.allows(path):
             return False
         return path in self._named or any(matches(path, glob) for glob in apart)
+
+
+def _way(path: str, links: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The path, the links that it goes through, and where these lead at last."""
+    way = [path]
+    while way[-1] in links and len(way) < MOST_HOPS:
+        way += links[way[-1]]
+    return way
 
 
 def _is_file(entry: tuple[str, str]) -> bool:

@@ -16,6 +16,7 @@ MOST_IMPORTS = 10_000  # of one file
 DEEPEST = 16  # parts of a module's name
 SOURCE_FOLDER = "src"
 BY_NAME = ("import_module", "__import__")
+COMPILED = ".so"
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ def _imports(tree: ast.Module) -> Iterator[Import]:
                 for alias in node.names:
                     parts = [part for part in (node.module, alias.name) if part and part != "*"]
                     yield Import(".".join(parts), node.level)
-            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[ast.Constant(str(name)), *_]):
-                if called in BY_NAME and not name.startswith("."):
-                    yield Import(name)
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)) if called in BY_NAME:
+                given = [*node.args[:1], *(each.value for each in node.keywords if each.arg == "name")]
+                for each in given:
+                    if isinstance(each, ast.Constant) and isinstance(each.value, str) and each.value[:1] != ".":
+                        yield Import(each.value)
 
 
 def places(imported: Import, importer: str, scripts: Iterable[PurePosixPath] = ()) -> Iterator[str]:
@@ -69,6 +72,7 @@ def places(imported: Import, importer: str, scripts: Iterable[PurePosixPath] = (
             stem = root.joinpath(*parts[:count])
             yield f"{stem}.py"
             yield f"{stem}/__init__.py"
+            yield f"{stem}{COMPILED}"
 
 
 def closure(
@@ -82,12 +86,20 @@ def closure(
     read: what each of some files imports. follow: whether the imports of a file count.
     """
     found = {*starts}
+    # What a compiler has made is called after the interpreter, too: `fast.cpython-311-x86_64-linux-gnu.so`.
+    compiled = {f"{_before_dots(path)}{COMPILED}": path for path in files if path.endswith(COMPILED)}
     most = len(found) + MOST_FILES
     wave = sorted(filter(follow, found))
     scripts = {PurePosixPath(path).parent for path in wave[:MOST_SCRIPTS]}
     while wave and len(found) < most:
-        near = {place for path, some in read(wave).items() for each in some for place in places(each, path, scripts)}
+        asked = {place for path, some in read(wave).items() for each in some for place in places(each, path, scripts)}
+        near = {compiled.get(place, place) for place in asked}
         new = sorted(path for path in near if path in files and path not in found)[: most - len(found)]
         found |= {*new}
         wave = [path for path in new if follow(path)]
     return frozenset(found)
+
+
+def _before_dots(path: str) -> str:
+    """A path without all that follows the first dot of its file's name."""
+    return str(PurePosixPath(path).with_name(PurePosixPath(path).name.split(".")[0]))

@@ -24,10 +24,10 @@ def row(state: State, index: int) -> str:
     value = figure(came.value) if came.value is not None else "-"
     seconds = duration(sum(run.seconds for run in experiment.runs))
     what = one_line(experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else ""))
-    return f"#{experiment.number} {status(experiment)} {value} {_gained_by(state, experiment)} {seconds} {what}"
+    return f"#{experiment.number} {status_of(experiment)} {value} {_gained_by(state, experiment)} {seconds} {what}"
 
 
-def status(experiment: Experiment) -> str:
+def status_of(experiment: Experiment) -> str:
     """`keep`, `discard`, `crash`, or `discard (pruned at 41 %)`."""
     fraction = experiment.runs[-1].pruned if experiment.runs else None
     return experiment.verdict.status + (f" (pruned at {100 * fraction:.0f} %)" if fraction is not None else "")

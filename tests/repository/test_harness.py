@@ -69,6 +69,42 @@ def test_glob_that_matches_no_harness_file_tells_what_may_change(quick: Path) ->
         assert workspace.harness(workspace.head) == HARNESS - {"prepare.py"}
 
 
+def test_what_links_lead_to_belongs_to_the_harness(quick: Path) -> None:
+    for name, text in {
+        "lib/text.py": "import words\n",
+        "lib/all/__init__.py": "import deep, json\n",
+        "words.py": "",
+    }.items():
+        (quick / name).parent.mkdir(parents=True, exist_ok=True)
+        (quick / name).write_text(text)
+    (quick / "deep.py").write_text("")
+    (quick / "first.py").symlink_to("second.py")
+    (quick / "second.py").symlink_to("lib/text.py")
+    (quick / "folder").symlink_to("lib/all", target_is_directory=True)
+    (quick / "away.py").symlink_to("/nowhere.py")
+    (quick / "start.py").write_text("import first, folder, away\n")
+    with workspace_of(quick, "train.py", "**/*.py", harness=("start.py",)) as workspace:
+        found = workspace.harness(workspace.head)
+        links = {"first.py", "second.py", "folder", "away.py"}
+        assert found == {"start.py", *links, "lib/text.py", "words.py", "lib/all/__init__.py", "deep.py"}
+        for path in ("lib/text.py", "words.py", "lib/all/__init__.py", "deep.py"):
+            assert path not in workspace.files(workspace.head)
+        with pytest.raises(Violation, match=r"adds lib/all/json.py, which the harness would import"):
+            workspace.commit_candidate("refs/t/1", workspace.head, {"lib/all/json.py": ""}, "a try")
+
+
+def test_compiled_modules_and_names_given_as_keywords_belong_to_the_harness(quick: Path) -> None:
+    compiled = "fast.cpython-311-x86_64-linux-gnu.so"
+    (quick / compiled).write_bytes(b"\x7fELF\0")
+    (quick / "start.py").write_text("import importlib, fast\nimportlib.import_module(name='other', package=None)\n")
+    with workspace_of(quick, "train.py", "**/*.py", harness=("start.py",)) as workspace:
+        assert workspace.harness(workspace.head) == {"start.py", compiled, "other.py"}
+        before = workspace.harness_digest(workspace.head)
+        (quick / compiled).write_bytes(b"\x7fELF\1")
+        git(quick, "commit", "--quiet", "--all", "-m", "built anew")
+        assert workspace.harness_digest(workspace.head) != before
+
+
 @pytest.mark.parametrize("path", sorted(HARNESS))
 def test_candidate_that_changes_the_harness_is_refused(quick: Path, path: str) -> None:
     with workspace_of(quick, "train.py", "**/*.py") as workspace:

@@ -15,7 +15,7 @@ from agent.report.gain import outcome, standing
 from agent.report.summary import summarize
 from agent.views.terminal.ellipsis import clock, gap, line, named, sides
 from agent.views.terminal.progress_panel import Moment, progress_panel
-from agent.views.text import COLOURS, against, status
+from agent.views.text import COLOURS, against, status_of
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 # From this width on the rows stand beside the rest, which then takes so much.
@@ -130,7 +130,7 @@ def _rows(state: State, most: int) -> Table:
 def _row(state: State, index: int) -> tuple[Text, ...]:
     each = state.experiments[index]
     verdict, evidence, came = each.verdict.status, each.verdict.evidence, outcome(state, each)
-    more = [status(each).removeprefix(verdict).strip(" ()")]
+    more = [status_of(each).removeprefix(verdict).strip(" ()")]
     if verdict == "crash" or (evidence is not None and evidence.how == "simplification"):
         more = [one_line(each.verdict.reason)]
     more += ["at equal steps"] if came.equal_steps else []
