@@ -26,8 +26,6 @@ FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 OF_GIT = re.compile(r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|EXEC_PATH|CEILING_DIRECTORIES)")
 # A path is a path, whatever sign it begins with (gitglossary(7), pathspec).
 LITERAL = "GIT_LITERAL_PATHSPECS"
-
-
 NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tree"  # git's own words
 
 
