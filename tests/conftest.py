@@ -98,7 +98,7 @@ def program() -> Cli:
             env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 

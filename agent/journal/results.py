@@ -1,4 +1,7 @@
-"""results.tsv: the journal's experiments as the table that this family of tools shares."""
+"""The rows of results.tsv: the journal's experiments as the table that this family of tools shares.
+
+`Session.record` puts them into the branch's commit.
+"""
 
 from __future__ import annotations
 
