@@ -371,8 +371,7 @@ def _link(runner: Runner, log: Path) -> None:
         return
     if os.path.lexists(link) and not link.is_symlink():
         return
-    own = link.is_symlink() and log.parents[1] in link.readlink().parents
-    if not own and runner.workspace.is_tracked(LOG_NAME):
+    if runner.workspace.is_tracked(LOG_NAME):
         return
     try:
         link.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.models import FILENAME
-from agent.repository.git import GIT
+from agent.repository.git import GIT, own_language
 from agent.repository.workspace import Workspace
 
 
@@ -197,7 +197,10 @@ class Checkout:
 
     def _blob_of(self, file: Path) -> str:
         """The name of the blob with exactly these bytes (gitformat-pack(5), object headers)."""
-        content = file.read_bytes()
+        try:
+            content = file.read_bytes()
+        except OSError:
+            return ""  # git says why
         algorithm = hashlib.sha1 if self._digits == 40 else hashlib.sha256
         return algorithm(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -213,7 +216,8 @@ class Checkout:
         """What `commit` has at `path`, as the checkout wants it, in a file that a rename can put there."""
         target = self._workspace.top / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        content = self._git.fed(["cat-file", "--filters", f"{commit}:{path}"], "", {})
+        # A person's filters run as the person's own git runs them.
+        content = self._git.fed(["cat-file", "--filters", f"{commit}:{path}"], "", own_language())
         mode = 0o755 if self._workspace.tree(commit)[path][0] == "100755" else 0o644
         same_disk = scratch.stat().st_dev == target.parent.stat().st_dev
         descriptor, name = tempfile.mkstemp(suffix=".part", dir=scratch if same_disk else target.parent)

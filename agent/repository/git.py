@@ -42,6 +42,10 @@ class Git:
             self.top = Path(self.run("rev-parse", "--show-toplevel")).resolve()
         except AutoresearchError as error:
             raise _no_repository(folder, str(error)) or error from None
+        if not folder.is_relative_to(self.top):
+            raise PreconditionError(
+                f"{folder} is outside of {self.top}, where core.worktree puts the files of its repository: run there"
+            )
         self._env = self._identity()
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -97,6 +101,11 @@ class Git:
         return env
 
 
+def own_language() -> dict[str, str]:
+    """The person's own, for what runs their programs: an empty variable counts as none."""
+    return {name: os.environ.get(name, "") for name in ("LANGUAGE", "LC_ALL")}
+
+
 def _no_repository(folder: Path, words: str) -> PreconditionError | None:
     """The sentence for a folder in which git finds nothing to work on; None for another failure of git."""
     if NOT_TRUSTED in words:
@@ -106,7 +115,7 @@ def _no_repository(folder: Path, words: str) -> PreconditionError | None:
             f"{folder} is not in a git repository: run `git init && git add -A && git commit -m start` there"
         )
     if NO_WORK_TREE in words:
-        return PreconditionError(f"{folder} is in a bare repository: clone it and run there")
+        return PreconditionError(f"{folder} is in a bare repository, or in git's own folder: clone it and run there")
     return None
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import posixpath
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 
 from agent.protocol.models import Protocol, matches
+from agent.repository.links import way_to
 from agent.source.encoding import decoded
-from agent.source.imports import Import, closure, imports
+from agent.source.imports import COMPILED, Import, closure, imports
 
 EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # beside a harness that hands models over; the second is older
 HANDED_OVER = "handed_over"  # what such an evaluator says
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
 LINK = "120000"  # git's mode of symbolic links
-MOST_LED, MOST_HOPS = 10_000, 20  # paths through links, and links on the way of one
 WILD = "*?"
 # What Python or pytest loads without being asked, wherever it finds them.
 LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
@@ -108,33 +107,27 @@ class HarnessFiles:
         return [glob for glob in self._surface.allowed_globs if not any(matches(path, glob) for path in mutable)]
 
     def _reached(self, tree: Tree, files: Collection[str], starts: frozenset[str]) -> frozenset[str]:
-        apart, links = self._apart(starts), self._links(tree, files)
+        apart, links, builds = self._apart(starts), self._links(tree), _builds(files)
+
+        def ways(place: str) -> list[str]:
+            if place in builds:
+                return builds[place]
+            return way_to(place, files, links) if links else [place] if place in files else []
 
         def read(paths: list[str]) -> dict[str, frozenset[Import]]:
-            return self._read({path: tree[_way(path, links)[-1]][1] for path in paths})
+            return self._read({path: tree[path][1] for path in paths})
 
         def follow(path: str) -> bool:
-            real = _way(path, links)[-1]
-            own = real in tree and real.endswith(".py") and _is_file(tree[real])
-            return own and not self._is_mutable(real, apart)
+            own = path in tree and path.endswith(".py") and _is_file(tree[path])
+            return own and not self._is_mutable(path, apart)
 
-        found = closure(starts, {*files, *links}, read, follow)
-        return frozenset(step for path in found for step in _way(path, links) if step in files)
+        return closure(starts, ways, read, follow)
 
-    def _links(self, tree: Tree, files: Collection[str]) -> dict[str, tuple[str, str]]:
-        """path -> the symbolic link that it goes through, and where in the tree that leads."""
+    def _links(self, tree: Tree) -> dict[str, str]:
+        """Where each symbolic link leads, as it is written in it."""
         blobs = {path: entry[1] for path, entry in tree.items() if entry[0] == LINK}
-        contents, aims = self._contents([*blobs.values()]), dict[str, list[str]]()
-        for link, blob in blobs.items():
-            aim = posixpath.normpath(posixpath.join(posixpath.dirname(link), os.fsdecode(contents[blob])))
-            aims.setdefault(aim, []).append(link)
-        found: dict[str, tuple[str, str]] = {}
-        for path in files if aims else ():
-            above = path
-            while above and len(found) < MOST_LED:
-                found |= {link + path[len(above) :]: (link, path) for link in aims.get(above, ())}
-                above = posixpath.dirname(above)
-        return found
+        contents = self._contents([*blobs.values()])
+        return {path: os.fsdecode(contents[blob]) for path, blob in blobs.items()}
 
     def _read(self, blobs: Mapping[str, str]) -> dict[str, frozenset[Import]]:
         """What each file imports. Remembered: candidates share nearly all of them."""
@@ -158,12 +151,17 @@ class HarnessFiles:
         return path in self._named or any(matches(path, glob) for glob in apart)
 
 
-def _way(path: str, links: Mapping[str, tuple[str, str]]) -> list[str]:
-    """The path, the links that it goes through, and where these lead at last."""
-    way = [path]
-    while way[-1] in links and len(way) < MOST_HOPS:
-        way += links[way[-1]]
-    return way
+def _builds(files: Collection[str]) -> dict[str, list[str]]:
+    """By the name that an import has, what compilers have made: one file for each interpreter and machine.
+
+    `fast.cpython-311-x86_64-linux-gnu.so` is one of `fast.so`.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(files):
+        if path.endswith(COMPILED):
+            folder, slash, name = path.rpartition("/")
+            found.setdefault(f"{folder}{slash}{name.split('.')[0]}{COMPILED}", []).append(path)
+    return found
 
 
 def _is_file(entry: tuple[str, str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -77,29 +77,32 @@ def places(imported: Import, importer: str, scripts: Iterable[PurePosixPath] = (
 
 def closure(
     starts: Iterable[str],
-    files: Collection[str],
+    ways: Callable[[str], Sequence[str]],
     read: Callable[[list[str]], Mapping[str, frozenset[Import]]],
     follow: Callable[[str], bool],
 ) -> frozenset[str]:
-    """Return `starts` and those of `files` that they import, directly or not, up to MOST_FILES besides them.
+    """Return `starts` and the files that they import, directly or not, up to MOST_FILES besides them.
 
-    read: what each of some files imports. follow: whether the imports of a file count.
+    ways: of a place all that counts if it is imported, the file itself last; empty where there is none. read: what each
+    of some files imports. follow: whether the imports of a file count.
     """
-    found = {*starts}
-    # What a compiler has made is called after the interpreter, too: `fast.cpython-311-x86_64-linux-gnu.so`.
-    compiled = {f"{_before_dots(path)}{COMPILED}": path for path in files if path.endswith(COMPILED)}
+    places_asked, done = set[str](), set[str]()
+    wave = {path: way[-1] for path in starts if (way := ways(path))}
+    found = {*starts}.union(*map(ways, starts))
     most = len(found) + MOST_FILES
-    wave = sorted(filter(follow, found))
-    scripts = {PurePosixPath(path).parent for path in wave[:MOST_SCRIPTS]}
+    scripts = [*dict.fromkeys(PurePosixPath(path).parent for path in sorted(wave) if follow(wave[path]))][:MOST_SCRIPTS]
     while wave and len(found) < most:
-        asked = {place for path, some in read(wave).items() for each in some for place in places(each, path, scripts)}
-        near = {compiled.get(place, place) for place in asked}
-        new = sorted(path for path in near if path in files and path not in found)[: most - len(found)]
-        found |= {*new}
-        wave = [path for path in new if follow(path)]
+        # A file is read once, by the first of the names that lead to it.
+        names = {real: path for path, real in sorted(wave.items(), reverse=True) if real not in done and follow(real)}
+        done |= {*names}
+        imported = read(sorted(names))
+        asked = {
+            place for real, path in names.items() for each in imported[real] for place in places(each, path, scripts)
+        }
+        wave = {}
+        for place in sorted(asked - places_asked):
+            if (way := ways(place)) and len(found) < most:
+                found |= {*way}
+                wave[place] = way[-1]
+        places_asked |= asked
     return frozenset(found)
-
-
-def _before_dots(path: str) -> str:
-    """A path without all that follows the first dot of its file's name."""
-    return str(PurePosixPath(path).with_name(PurePosixPath(path).name.split(".")[0]))

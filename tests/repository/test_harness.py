@@ -93,6 +93,43 @@ def test_what_links_lead_to_belongs_to_the_harness(quick: Path) -> None:
             workspace.commit_candidate("refs/t/1", workspace.head, {"lib/all/json.py": ""}, "a try")
 
 
+@pytest.mark.parametrize(
+    ("links", "imported", "real"),
+    [
+        ({"pkg": "."}, "pkg.lib", "lib.py"),
+        ({"pkg": "mid", "mid": "real"}, "pkg.lib", "real/lib.py"),
+        ({"lib.py": "mid/deep.py", "mid": "real"}, "lib", "real/deep.py"),
+        ({"way": "a/b", "lib.py": "way/../deep.py"}, "lib", "a/deep.py"),
+        ({"pkg": "pkg"}, "pkg.lib", None),
+        ({"pkg": "/"}, "pkg.lib", None),
+        ({"pkg": "../.."}, "pkg.lib", None),
+    ],
+)
+def test_links_are_followed_as_the_system_does(
+    quick: Path, links: dict[str, str], imported: str, real: str | None
+) -> None:
+    for path in ("lib.py", "real/lib.py", "real/deep.py", "a/b/lib.py", "a/deep.py"):
+        (quick / path).parent.mkdir(parents=True, exist_ok=True)
+        (quick / path).write_text("")
+    for path, aim in links.items():
+        (quick / path).unlink(missing_ok=True)
+        (quick / path).symlink_to(aim)
+    (quick / "start.py").write_text(f"import {imported}\n")
+    with workspace_of(quick, "train.py", "**/*.py", harness=("start.py",)) as workspace:
+        found = {path for path in workspace.harness(workspace.head) if path not in links} - {"start.py"}
+        assert found == ({real} if real else set())
+
+
+def test_harness_is_the_same_in_each_process(quick: Path) -> None:
+    """A set of paths has another order with each seed of the hash."""
+    names = {f"fast.cpython-3{number}-x86_64-linux-gnu.so" for number in range(11, 15)}
+    for name in (*names, ".libs.so", ".so"):
+        (quick / name).write_bytes(b"\x7fELF\0")
+    (quick / "start.py").write_text("import fast\n")
+    with workspace_of(quick, "train.py", harness=("start.py",)) as workspace:
+        assert workspace.harness(workspace.head) == {"start.py", *names}
+
+
 def test_compiled_modules_and_names_given_as_keywords_belong_to_the_harness(quick: Path) -> None:
     compiled = "fast.cpython-311-x86_64-linux-gnu.so"
     (quick / compiled).write_bytes(b"\x7fELF\0")

@@ -172,3 +172,12 @@ def test_the_scripts_without_a_home_name_the_variable(script: str, tmp_path: Pat
     assert done.returncode == 3
     assert "AUTORESEARCH_CACHE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_worktree_elsewhere_is_named(quick: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    git(quick, "config", "core.worktree", str(tmp_path / "elsewhere"))
+    done = call(quick, "run", "--tag", "t")
+    assert done.returncode == 3
+    assert f"is outside of {tmp_path / 'elsewhere'}" in done.stderr
+    assert done.stderr.count("\n") == 1

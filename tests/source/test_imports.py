@@ -34,7 +34,7 @@ def reached(files: dict[str, str], *starts: str, mutable: tuple[str, ...] = ()) 
     return set(
         closure(
             starts,
-            files,
+            lambda place: [place] if place in files else [],
             lambda paths: {path: imports(files[path]) for path in paths},
             lambda path: path not in mutable,
         )

@@ -1,0 +1,32 @@
+"""Paths of a commit through its symbolic links, as the system would follow them in a checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+MOST_HOPS = 40  # links on one way, as on Linux: path_resolution(7)
+
+
+def way_to(path: str, files: Collection[str], links: Mapping[str, str]) -> list[str]:
+    """Return the links that `path` goes through and the file that it leads to, which is last; empty for none.
+
+    files: all of the commit. links: where its links lead, by their paths. One that leads out of the commit is itself
+    what is found.
+    """
+    way: list[str] = []
+    at, rest = "", path.split("/")[::-1]
+    while rest:
+        part = rest.pop()
+        if part == "..":
+            if not at:
+                return [path] if path in files else []
+            at = at.rpartition("/")[0]
+        elif part not in ("", "."):
+            at = f"{at}/{part}" if at else part
+        if at in links and part not in ("..", "", "."):
+            if len(way) == MOST_HOPS or links[at].startswith("/"):
+                return [path] if path in files else []
+            way.append(at)
+            rest += links[at].split("/")[::-1]
+            at = at.rpartition("/")[0]
+    return [*way, at] if at in files else [path] if path in files else []
