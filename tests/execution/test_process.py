@@ -139,6 +139,8 @@ def test_run_ends_when_loop_dies(tmp_path: Path) -> None:
 def test_orphan_is_identified_by_pid_and_birth() -> None:
     left = subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, MARK: "m"})
     born = psutil.Process(left.pid).create_time()
+    while MARK not in psutil.Process(left.pid).environ():  # a moment after its start it has none yet
+        assert left.poll() is None
     assert not end_orphan(Process(left.pid, born - 100))
     assert left.poll() is None
     assert end_orphan(Process(left.pid, born))
