@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def incumbent_before(history: Sequence[Experiment], number: int) -> Experiment |
     return next((e for e in reversed(history[:number]) if e.verdict.status == "keep"), None)
 
 
-def ideas_of(history: Sequence[Experiment], experiment: Experiment) -> list[str]:
+def _ideas_of(history: Sequence[Experiment], experiment: Experiment) -> list[str]:
     """The constants that it moved and in which direction, or the first words of its description."""
     before = incumbent_before(history, experiment.number)
     found = []
@@ -59,6 +60,15 @@ def ideas_of(history: Sequence[Experiment], experiment: Experiment) -> list[str]
         else:
             found.append(f"{name} changed")
     return found or [" ".join(experiment.description.split()[:5])]
+
+
+def by_idea(history: Sequence[Experiment]) -> dict[str, list[Experiment]]:
+    """The experiments after the baseline that tried each idea."""
+    groups: dict[str, list[Experiment]] = defaultdict(list)
+    for experiment in history[1:]:
+        for idea in _ideas_of(history, experiment):
+            groups[idea].append(experiment)
+    return groups
 
 
 def _latest(experiments: Sequence[Experiment], most: int) -> Sequence[Experiment]:

@@ -17,7 +17,7 @@ from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.format import block, figure, plain
 from agent.journal.comparable import differences
 from agent.journal.experiment import Evidence, Experiment, reservations
-from agent.journal.history import ideas_of
+from agent.journal.history import by_idea
 from agent.journal.journal import NO_EVENT, damaged, read
 from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State, replay
@@ -199,12 +199,8 @@ def _count(runs: object) -> int | None:
 def _ideas(state: State) -> list[dict[str, Any]]:
     """What was moved, how often and what came of it; gains are positive where better. Those that never helped first."""
     assert state.session is not None
-    groups: dict[str, list[Experiment]] = defaultdict(list)
-    for experiment in state.experiments[1:]:
-        for idea in ideas_of(state.experiments, experiment):
-            groups[idea].append(experiment)
     found = []
-    for idea, members in groups.items():
+    for idea, members in by_idea(state.experiments).items():
         gains = [gained for e in members if (gained := outcome(state, e).gain) is not None]
         found.append(
             {

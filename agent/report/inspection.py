@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -71,13 +70,13 @@ def diff(folder: Path, tag: str | None, which: str | None, other: str | None) ->
             raise PreconditionError(
                 f"experiment #{each.number} of session {tag} has no commit yet: try again in a moment"
             )
-    with _workspace(folder) as workspace:
-        assert new.commit is not None
-        if old is None:
-            text = _change_in(workspace, new)
-        else:
-            assert old.commit is not None
-            text = workspace.diff(old.commit, new.commit)
+    workspace = Workspace(folder, load_protocol(folder))
+    assert new.commit is not None
+    if old is None:
+        text = _change_in(workspace, new)
+    else:
+        assert old.commit is not None
+        text = workspace.diff(old.commit, new.commit)
     return {
         "tag": tag,
         "from": {"number": old.number if old else None, "commit": old.commit if old else f"{new.commit}^"},
@@ -236,8 +235,8 @@ def _change(folder: Path, found: Experiment | Pending) -> str | None:
     if found.commit is None:
         return None
     try:
-        with _workspace(folder) as workspace:
-            return _change_in(workspace, found)
+        workspace = Workspace(folder, load_protocol(folder))
+        return _change_in(workspace, found)
     except AutoresearchError:
         return None
 
@@ -246,12 +245,6 @@ def _change_in(workspace: Workspace, found: Experiment | Pending) -> str:
     """A candidate's only parent is what it was made from; the baseline was made from nothing."""
     assert found.commit is not None
     return workspace.diff(f"{found.commit}^", found.commit) if found.number > 0 else ""
-
-
-@contextlib.contextmanager
-def _workspace(folder: Path) -> Iterator[Workspace]:
-    workspace = Workspace(folder, load_protocol(folder))
-    yield workspace
 
 
 def _is_written(folder: Path, path: Path) -> bool:

@@ -15,7 +15,7 @@ from agent.source.imports import COMPILED, Import, closure, imports
 EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # beside a harness that hands models over; the second is older
 HANDED_OVER = "handed_over"  # what such an evaluator says
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
-LINK = "120000"  # git's mode of symbolic links
+LINK, LONGEST_LINK = "120000", 4096  # git's mode of symbolic links, and what a system takes for one
 WILD = "*?"
 # What Python or pytest loads without being asked, wherever it finds them.
 LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
@@ -124,10 +124,10 @@ class HarnessFiles:
         return closure(starts, ways, read, follow)
 
     def _links(self, tree: Tree) -> dict[str, str]:
-        """Where each symbolic link leads, as it is written in it."""
+        """Where each symbolic link leads, as it is written in it; of what is too long for one its beginning."""
         blobs = {path: entry[1] for path, entry in tree.items() if entry[0] == LINK}
         contents = self._contents([*blobs.values()])
-        return {path: os.fsdecode(contents[blob]) for path, blob in blobs.items()}
+        return {path: os.fsdecode(contents[blob][:LONGEST_LINK]) for path, blob in blobs.items()}
 
     def _read(self, blobs: Mapping[str, str]) -> dict[str, frozenset[Import]]:
         """What each file imports. Remembered: candidates share nearly all of them."""

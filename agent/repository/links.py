@@ -23,7 +23,7 @@ def way_to(path: str, files: Collection[str], links: Mapping[str, str]) -> list[
             at = at.rpartition("/")[0]
         elif part not in ("", "."):
             at = f"{at}/{part}" if at else part
-        if at in links and part not in ("..", "", "."):
+        if at in links:
             if len(way) == MOST_HOPS or links[at].startswith("/"):
                 return [path] if path in files else []
             way.append(at)

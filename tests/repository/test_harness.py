@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,7 @@ MODULES = {
 }
 
 
-@contextlib.contextmanager
-def workspace_of(folder: Path, *allowed: str, harness: tuple[str, ...] = ("prepare.py",)) -> Iterator[Workspace]:
+def workspace_of(folder: Path, *allowed: str, harness: tuple[str, ...] = ("prepare.py",)) -> Workspace:
     """`folder` with MODULES committed, where these globs may change."""
     protocol = quick_protocol(
         mutableSurface={"allowedGlobs": [*allowed], "forbiddenGlobs": []}, immutableHarness={"paths": [*harness]}
@@ -38,35 +36,34 @@ def workspace_of(folder: Path, *allowed: str, harness: tuple[str, ...] = ("prepa
         (folder / name).write_text(text)
     git(folder, "add", "-A")
     git(folder, "commit", "--quiet", "-m", "a harness of several files")
-    found = Workspace(folder, load_protocol(folder))
-    yield found
+    return Workspace(folder, load_protocol(folder))
 
 
 HARNESS = {"prepare.py", "harness/__init__.py", "harness/metric.py", "harness/text.py"}
 
 
 def test_harness_holds_what_it_imports_and_no_mutable_file(quick: Path) -> None:
-    with workspace_of(quick, "train.py") as workspace:
-        assert workspace.harness(workspace.head) == HARNESS
+    workspace = workspace_of(quick, "train.py")
+    assert workspace.harness(workspace.head) == HARNESS
 
 
 def test_wide_glob_allows_nothing_of_the_harness(quick: Path) -> None:
-    with workspace_of(quick, "train.py", "**/*.py") as workspace:
-        assert {*workspace.files(workspace.head)} == {"train.py", "other.py"}
+    workspace = workspace_of(quick, "train.py", "**/*.py")
+    assert {*workspace.files(workspace.head)} == {"train.py", "other.py"}
 
 
 def test_file_named_in_allowed_globs_stays_mutable(quick: Path) -> None:
-    with workspace_of(quick, "train.py", "**/*.py", "harness/text.py") as workspace:
-        assert workspace.harness(workspace.head) == HARNESS - {"harness/text.py"}
-        assert "harness/text.py" in workspace.files(workspace.head)
+    workspace = workspace_of(quick, "train.py", "**/*.py", "harness/text.py")
+    assert workspace.harness(workspace.head) == HARNESS - {"harness/text.py"}
+    assert "harness/text.py" in workspace.files(workspace.head)
 
 
 def test_glob_that_matches_no_harness_file_tells_what_may_change(quick: Path) -> None:
-    with workspace_of(quick, "train.py", "harness/*.py") as workspace:
-        assert workspace.harness(workspace.head) == {"prepare.py"}
-        assert "harness/metric.py" in workspace.files(workspace.head)
-    with workspace_of(quick, "train.py", "harness/*.py", harness=("harness/metric.py",)) as workspace:
-        assert workspace.harness(workspace.head) == HARNESS - {"prepare.py"}
+    workspace = workspace_of(quick, "train.py", "harness/*.py")
+    assert workspace.harness(workspace.head) == {"prepare.py"}
+    assert "harness/metric.py" in workspace.files(workspace.head)
+    workspace = workspace_of(quick, "train.py", "harness/*.py", harness=("harness/metric.py",))
+    assert workspace.harness(workspace.head) == HARNESS - {"prepare.py"}
 
 
 def test_what_links_lead_to_belongs_to_the_harness(quick: Path) -> None:
@@ -83,14 +80,14 @@ def test_what_links_lead_to_belongs_to_the_harness(quick: Path) -> None:
     (quick / "folder").symlink_to("lib/all", target_is_directory=True)
     (quick / "away.py").symlink_to("/nowhere.py")
     (quick / "start.py").write_text("import first, folder, away\n")
-    with workspace_of(quick, "train.py", "**/*.py", harness=("start.py",)) as workspace:
-        found = workspace.harness(workspace.head)
-        links = {"first.py", "second.py", "folder", "away.py"}
-        assert found == {"start.py", *links, "lib/text.py", "words.py", "lib/all/__init__.py", "deep.py"}
-        for path in ("lib/text.py", "words.py", "lib/all/__init__.py", "deep.py"):
-            assert path not in workspace.files(workspace.head)
-        with pytest.raises(Violation, match=r"adds lib/all/json.py, which the harness would import"):
-            workspace.commit_candidate("refs/t/1", workspace.head, {"lib/all/json.py": ""}, "a try")
+    workspace = workspace_of(quick, "train.py", "**/*.py", harness=("start.py",))
+    found = workspace.harness(workspace.head)
+    links = {"first.py", "second.py", "folder", "away.py"}
+    assert found == {"start.py", *links, "lib/text.py", "words.py", "lib/all/__init__.py", "deep.py"}
+    for path in ("lib/text.py", "words.py", "lib/all/__init__.py", "deep.py"):
+        assert path not in workspace.files(workspace.head)
+    with pytest.raises(Violation, match=r"adds lib/all/json.py, which the harness would import"):
+        workspace.commit_candidate("refs/t/1", workspace.head, {"lib/all/json.py": ""}, "a try")
 
 
 @pytest.mark.parametrize(
@@ -115,9 +112,9 @@ def test_links_are_followed_as_the_system_does(
         (quick / path).unlink(missing_ok=True)
         (quick / path).symlink_to(aim)
     (quick / "start.py").write_text(f"import {imported}\n")
-    with workspace_of(quick, "train.py", "**/*.py", harness=("start.py",)) as workspace:
-        found = {path for path in workspace.harness(workspace.head) if path not in links} - {"start.py"}
-        assert found == ({real} if real else set())
+    workspace = workspace_of(quick, "train.py", "**/*.py", harness=("start.py",))
+    found = {path for path in workspace.harness(workspace.head) if path not in links} - {"start.py"}
+    assert found == ({real} if real else set())
 
 
 def test_harness_is_the_same_in_each_process(quick: Path) -> None:
@@ -126,64 +123,62 @@ def test_harness_is_the_same_in_each_process(quick: Path) -> None:
     for name in (*names, ".libs.so", ".so"):
         (quick / name).write_bytes(b"\x7fELF\0")
     (quick / "start.py").write_text("import fast\n")
-    with workspace_of(quick, "train.py", harness=("start.py",)) as workspace:
-        assert workspace.harness(workspace.head) == {"start.py", *names}
+    workspace = workspace_of(quick, "train.py", harness=("start.py",))
+    assert workspace.harness(workspace.head) == {"start.py", *names}
 
 
 def test_compiled_modules_and_names_given_as_keywords_belong_to_the_harness(quick: Path) -> None:
     compiled = "fast.cpython-311-x86_64-linux-gnu.so"
     (quick / compiled).write_bytes(b"\x7fELF\0")
     (quick / "start.py").write_text("import importlib, fast\nimportlib.import_module(name='other', package=None)\n")
-    with workspace_of(quick, "train.py", "**/*.py", harness=("start.py",)) as workspace:
-        assert workspace.harness(workspace.head) == {"start.py", compiled, "other.py"}
-        before = workspace.harness_digest(workspace.head)
-        (quick / compiled).write_bytes(b"\x7fELF\1")
-        git(quick, "commit", "--quiet", "--all", "-m", "built anew")
-        assert workspace.harness_digest(workspace.head) != before
+    workspace = workspace_of(quick, "train.py", "**/*.py", harness=("start.py",))
+    assert workspace.harness(workspace.head) == {"start.py", compiled, "other.py"}
+    before = workspace.harness_digest(workspace.head)
+    (quick / compiled).write_bytes(b"\x7fELF\1")
+    git(quick, "commit", "--quiet", "--all", "-m", "built anew")
+    assert workspace.harness_digest(workspace.head) != before
 
 
 @pytest.mark.parametrize("path", sorted(HARNESS))
 def test_candidate_that_changes_the_harness_is_refused(quick: Path, path: str) -> None:
-    with workspace_of(quick, "train.py", "**/*.py") as workspace:
-        with pytest.raises(Violation, match=f"changes {path}, which belongs to the harness"):
-            workspace.commit_candidate("refs/t/1", workspace.head, {path: "x = 1\n"}, "a try")
-        assert workspace.resolve("refs/t/1") is None
+    workspace = workspace_of(quick, "train.py", "**/*.py")
+    with pytest.raises(Violation, match=f"changes {path}, which belongs to the harness"):
+        workspace.commit_candidate("refs/t/1", workspace.head, {path: "x = 1\n"}, "a try")
+    assert workspace.resolve("refs/t/1") is None
 
 
 @pytest.mark.parametrize(
     "path", ["numpy.py", "json.py", "harness.py", "harness/numpy.py", "numpy/__init__.py", "src/harness/text.py"]
 )
 def test_candidate_that_adds_what_the_harness_would_import_is_refused(quick: Path, path: str) -> None:
-    with (
-        workspace_of(quick, "train.py", "**/*.py") as workspace,
-        pytest.raises(Violation, match=f"adds {path}, which the harness would import"),
-    ):
+    workspace = workspace_of(quick, "train.py", "**/*.py")
+    with pytest.raises(Violation, match=f"adds {path}, which the harness would import"):
         workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "x = 1\n", path: "x = 1\n"}, "a try")
 
 
 @pytest.mark.parametrize("path", ["model.py", "harness/model.py", "tools/numpy.py", "other.py"])
 def test_candidate_may_add_what_the_harness_does_not_import(quick: Path, path: str) -> None:
-    with workspace_of(quick, "train.py", "**/*.py") as workspace:
-        commit = workspace.commit_candidate("refs/t/1", workspace.head, {path: "x = 1\n"}, "a try")
-        assert workspace.files(commit)[path] == "x = 1\n"
-        assert workspace.harness(commit) == HARNESS
+    workspace = workspace_of(quick, "train.py", "**/*.py")
+    commit = workspace.commit_candidate("refs/t/1", workspace.head, {path: "x = 1\n"}, "a try")
+    assert workspace.files(commit)[path] == "x = 1\n"
+    assert workspace.harness(commit) == HARNESS
 
 
 def test_digest_depends_on_the_harness_alone(quick: Path) -> None:
-    with workspace_of(quick, "train.py") as workspace:
-        before = workspace.harness_digest(workspace.head)
-        commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "x = 1\n"}, "a try")
-        assert workspace.harness_digest(commit) == before
-        seen = {before}
-        for path in ("prepare.py", "harness/text.py", "harness/__init__.py"):
-            (quick / path).write_text(MODULES[path] + "# changed\n")
-            git(quick, "commit", "--quiet", "--all", "-m", "change")
-            seen.add(workspace.harness_digest(workspace.head))
-        (quick / "harness" / "text.py").rename(quick / "harness" / "words.py")
-        git(quick, "add", "-A")
-        git(quick, "commit", "--quiet", "-m", "rename")
+    workspace = workspace_of(quick, "train.py")
+    before = workspace.harness_digest(workspace.head)
+    commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": "x = 1\n"}, "a try")
+    assert workspace.harness_digest(commit) == before
+    seen = {before}
+    for path in ("prepare.py", "harness/text.py", "harness/__init__.py"):
+        (quick / path).write_text(MODULES[path] + "# changed\n")
+        git(quick, "commit", "--quiet", "--all", "-m", "change")
         seen.add(workspace.harness_digest(workspace.head))
-        assert len(seen) == 5
+    (quick / "harness" / "text.py").rename(quick / "harness" / "words.py")
+    git(quick, "add", "-A")
+    git(quick, "commit", "--quiet", "-m", "rename")
+    seen.add(workspace.harness_digest(workspace.head))
+    assert len(seen) == 5
 
 
 def test_evaluator_beside_the_harness_belongs_to_it(quick: Path) -> None:
@@ -191,17 +186,17 @@ def test_evaluator_beside_the_harness_belongs_to_it(quick: Path) -> None:
         (quick / name).parent.mkdir(exist_ok=True)
         (quick / name).write_text("import judge\nprint('handed_over')\n")
     (quick / "judge.py").write_text("")
-    with workspace_of(quick, "train.py", "*.py") as workspace:
-        assert workspace.harness(workspace.head) == {*HARNESS, "harness/evaluator.py", "evaluator.py", "judge.py"}
+    workspace = workspace_of(quick, "train.py", "*.py")
+    assert workspace.harness(workspace.head) == {*HARNESS, "harness/evaluator.py", "evaluator.py", "judge.py"}
 
 
 @pytest.mark.parametrize(("path", "refused"), [("harness/text.py", True), ("notes.txt", False)])
 def test_uncommitted_changes_to_the_harness_are_refused(quick: Path, path: str, refused: bool) -> None:
     (quick / "notes.txt").write_text("")
-    with workspace_of(quick, "train.py") as workspace:
-        (quick / path).write_text("changed")
-        with pytest.raises(PreconditionError, match=path) if refused else contextlib.nullcontext():
-            Checkout(workspace).require_clean(notes=False)
+    workspace = workspace_of(quick, "train.py")
+    (quick / path).write_text("changed")
+    with pytest.raises(PreconditionError, match=path) if refused else contextlib.nullcontext():
+        Checkout(workspace).require_clean(notes=False)
 
 
 def test_harness_of_this_repository_holds_the_package() -> None:
@@ -214,8 +209,7 @@ def test_harness_of_this_repository_holds_the_package() -> None:
 
 
 def test_check_names_what_the_harness_imports(quick: Path, cli: Cli) -> None:
-    with workspace_of(quick, "train.py"):
-        pass
+    workspace_of(quick, "train.py")
     done = cli(quick, "protocol", "check")
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("immutableHarness.paths ")]
     assert line.endswith("they import harness/__init__.py, harness/metric.py, harness/text.py")
@@ -223,15 +217,15 @@ def test_check_names_what_the_harness_imports(quick: Path, cli: Cli) -> None:
 
 @pytest.mark.parametrize("named", ["harness", "harness/", "./harness/metric.py"])
 def test_harness_may_be_named_by_folder_or_with_a_dot(quick: Path, named: str) -> None:
-    with workspace_of(quick, "**/*.py", harness=(named,)) as workspace:
-        assert "harness/metric.py" in workspace.harness(workspace.head)
-        assert "harness/metric.py" not in workspace.files(workspace.head)
+    workspace = workspace_of(quick, "**/*.py", harness=(named,))
+    assert "harness/metric.py" in workspace.harness(workspace.head)
+    assert "harness/metric.py" not in workspace.files(workspace.head)
 
 
 def test_folder_in_allowed_globs_is_as_wide_as_a_wildcard(quick: Path) -> None:
-    with workspace_of(quick, "harness", harness=("harness/metric.py",)) as workspace:
-        for path in ("harness/metric.py", "harness/text.py"):
-            assert workspace.refusal(workspace.head, [path])
+    workspace = workspace_of(quick, "harness", harness=("harness/metric.py",))
+    for path in ("harness/metric.py", "harness/text.py"):
+        assert workspace.refusal(workspace.head, [path])
 
 
 @pytest.mark.parametrize(
@@ -244,17 +238,17 @@ def test_folder_in_allowed_globs_is_as_wide_as_a_wildcard(quick: Path) -> None:
     ],
 )
 def test_new_file_that_would_join_the_harness_is_refused(quick: Path, path: str, harness: str) -> None:
-    with workspace_of(quick, "**/*.py", harness=(harness, "prepare.py")) as workspace:
-        assert workspace.refusal(workspace.head, [path])
-        assert workspace.refusal(workspace.head, ["fresh.py"]) is None
+    workspace = workspace_of(quick, "**/*.py", harness=(harness, "prepare.py"))
+    assert workspace.refusal(workspace.head, [path])
+    assert workspace.refusal(workspace.head, ["fresh.py"]) is None
 
 
 def test_modules_beside_the_script_belong_to_the_harness_from_any_depth(quick: Path) -> None:
     for name, text in {"eval/run.py": "from lib import a\n", "eval/lib/a.py": "import b\n", "eval/b.py": ""}.items():
         (quick / name).parent.mkdir(parents=True, exist_ok=True)
         (quick / name).write_text(text)
-    with workspace_of(quick, "**/*.py", harness=("eval/run.py",)) as workspace:
-        assert "eval/b.py" in workspace.harness(workspace.head)
+    workspace = workspace_of(quick, "**/*.py", harness=("eval/run.py",))
+    assert "eval/b.py" in workspace.harness(workspace.head)
 
 
 def test_globs_that_forbidden_ones_part_from_the_harness_leave_their_files_mutable(quick: Path) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent.decision.noise import PRIOR_DEGREES, noise_of
 from agent.format import fenced, fenced_files, plain
 from agent.journal.experiment import Experiment
-from agent.journal.history import change_of, ideas_of, incumbent_before
+from agent.journal.history import by_idea, change_of, incumbent_before
 from agent.journal.state import gain
 from agent.proposers.answer import NOTES_FORMAT
 from agent.proposers.base import Context
@@ -186,12 +185,8 @@ def _crashed(tried: Sequence[Experiment]) -> list[Experiment]:
 
 def _by_idea(context: Context, noise: float | None) -> list[str]:
     """A line an idea: what was moved, how often, what came of it, also in units of noise; the most promising first."""
-    groups: dict[str, list[Experiment]] = defaultdict(list)
-    for experiment in context.history[1:]:
-        for idea in ideas_of(context.history, experiment):
-            groups[idea].append(experiment)
     lines = []
-    for idea, members in groups.items():
+    for idea, members in by_idea(context.history).items():
         gains = sorted(
             -gain(0.0, c, context.direction) for e in members if (c := change_of(context.history, e)) is not None
         )
