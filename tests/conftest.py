@@ -98,7 +98,7 @@ def program() -> Cli:
             env={**os.environ, "PYTHONPATH": str(ROOT), **env},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=120,
             check=False,
         )
 
