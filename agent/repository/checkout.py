@@ -8,8 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
@@ -135,7 +134,8 @@ class Checkout:
                 path: self._part(path, new, Path(scratch)) for path in changed if path in after and path not in theirs
             }
             try:
-                index = self._index_with(Path(scratch) / "index", {path: after.get(path) for path in entries})
+                index = self._copy_of_index(Path(scratch) / "index")
+                self._workspace.put({path: after.get(path) for path in entries}, len(new), index)
                 with self._moving(branch, new, at):
                     for path in changed:
                         if path in theirs:
@@ -177,7 +177,7 @@ class Checkout:
         """Keep the loop's own files out of the person's `git status`, where .gitignore does not do so already."""
         exclude = Path(self._git.run("rev-parse", "--path-format=absolute", "--git-path", "info/exclude"))
         present = exclude.read_text().splitlines() if exclude.exists() else []
-        missing = [pattern for pattern in patterns if pattern not in present and not self._is_ignored(pattern)]
+        missing = self._not_ignored([pattern for pattern in patterns if pattern not in present])
         if missing:
             exclude.parent.mkdir(exist_ok=True)
             exclude.write_text("\n".join([*present, *missing]) + "\n")
@@ -191,18 +191,12 @@ class Checkout:
             return None in entries
         if file.is_symlink() or not file.is_file():
             return False
-        ours = {entry[1] for entry in entries if entry is not None}
+        ours = [entry[1] for entry in entries if entry is not None]
         # Git need only be asked where its filters stand between the file and the blob.
-        return self._blob_of(file) in ours or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
-
-    def _blob_of(self, file: Path) -> str:
-        """The name of the blob with exactly these bytes (gitformat-pack(5), object headers)."""
-        try:
-            content = file.read_bytes()
-        except OSError:
-            return ""  # git says why
-        algorithm = hashlib.sha1 if self._digits == 40 else hashlib.sha256
-        return algorithm(b"blob %d\0" % len(content) + content).hexdigest()
+        return (
+            _blob_of(file, len(ours[0])) in ours
+            or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
+        )
 
     def _written(self, path: str) -> tuple[int, ...] | None:
         """What changes with every write to a file of the checkout; None where there is none."""
@@ -217,7 +211,7 @@ class Checkout:
         target = self._workspace.top / path
         target.parent.mkdir(parents=True, exist_ok=True)
         # A person's filters run as the person's own git runs them.
-        content = self._git.fed(["cat-file", "--filters", f"{commit}:{path}"], "", own_language())
+        content = self._git.fed(["cat-file", "--filters", f"{commit}:{path}"], b"", own_language())
         mode = 0o755 if self._workspace.tree(commit)[path][0] == "100755" else 0o644
         same_disk = scratch.stat().st_dev == target.parent.stat().st_dev
         descriptor, name = tempfile.mkstemp(suffix=".part", dir=scratch if same_disk else target.parent)
@@ -226,17 +220,10 @@ class Checkout:
             os.fchmod(file.fileno(), target.stat().st_mode & 0o777 if target.exists() else mode)
         return Path(name)
 
-    def _index_with(self, scratch: Path, entries: Mapping[str, tuple[str, str] | None]) -> Path:
-        """A copy of the index with these entries; None takes one away."""
+    def _copy_of_index(self, place: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
-            scratch.write_bytes((self._git.folder / "index").read_bytes())
-        said = "".join(
-            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * self._digits}\t{path}\0"
-            for path, entry in entries.items()
-        )
-        if said:
-            self._git.fed(["update-index", "-z", "--index-info"], said, {"GIT_INDEX_FILE": str(scratch)})
-        return scratch
+            place.write_bytes((self._git.folder / "index").read_bytes())
+        return place
 
     @contextlib.contextmanager
     def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:
@@ -269,11 +256,6 @@ class Checkout:
                 f"`git update-ref` failed in {self._workspace.top}: {' '.join(errors.split()) or mover.returncode}"
             )
 
-    @cached_property
-    def _digits(self) -> int:
-        """How long a hash is here: 40, or 64 where they are of SHA-256."""
-        return len(self._workspace.head)
-
     def _restore(self, path: str) -> None:
         """Give a file in the index and in the working tree the content that HEAD has."""
         name = self._workspace.in_repository(path)
@@ -283,8 +265,24 @@ class Checkout:
             self._git.run("rm", "--quiet", "--cached", "--ignore-unmatch", "--", name)
             (self._workspace.folder / path).unlink(missing_ok=True)
 
-    def _is_ignored(self, path: str) -> bool:
-        try:
-            return bool(self._git.run("check-ignore", "--no-index", "--", self._workspace.in_repository(path)))
-        except AutoresearchError:
-            return False
+    def _not_ignored(self, paths: list[str]) -> list[str]:
+        """Those of `paths`, relative to the workspace, that git would show as untracked."""
+        names = {path: self._workspace.in_repository(path) for path in paths}
+        ignored = list[str]()
+        if names:
+            with contextlib.suppress(AutoresearchError):  # its exit code says that there is none
+                ignored = self._git.lines("check-ignore", "-z", "--no-index", "--", *names.values())
+        return [path for path, name in names.items() if name not in ignored]
+
+
+def _blob_of(file: Path, digits: int) -> str:
+    """The name of the blob with exactly these bytes (gitformat-pack(5), object headers).
+
+    digits: how long the names are, 40, or 64 where they are of SHA-256.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return ""  # git says why
+    algorithm = hashlib.sha1 if digits == 40 else hashlib.sha256
+    return algorithm(b"blob %d\0" % len(content) + content).hexdigest()

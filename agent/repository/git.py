@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -54,9 +55,9 @@ class Git:
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> str:
         """Run git. Returns what it prints, less the last line's end. Raises AutoresearchError with git's own words."""
-        return os.fsdecode(self.fed([*args], "", env or {})).removesuffix("\n")
+        return os.fsdecode(self.fed([*args], b"", env or {})).removesuffix("\n")
 
-    def fed(self, args: list[str], said: str, env: Mapping[str, str]) -> bytes:
+    def fed(self, args: list[str], said: bytes, env: Mapping[str, str]) -> bytes:
         """Run git with `said` on its standard input. Returns what it prints; raises as `run` does."""
         for last in (*[False] * LOCK_ATTEMPTS, True):
             try:
@@ -64,7 +65,7 @@ class Git:
                     [*GIT, *args],
                     cwd=self.top,
                     env=self.environment(**env),
-                    input=os.fsencode(said),
+                    input=said,
                     capture_output=True,
                     check=False,
                 )
@@ -92,9 +93,13 @@ class Git:
 
     def _identity(self) -> dict[str, str]:
         """A name for the loop's commits where the person has configured none."""
+        entries = []
+        with contextlib.suppress(AutoresearchError):  # its exit code says that there is none
+            entries = self.lines("config", "-z", "--get-regexp", "^user\\.(name|email)$")
+        found = dict(entry.partition("\n")[::2] for entry in entries)
         env = {}
         for key, fallback in FALLBACK_IDENTITY.items():
-            value = self.configured(f"user.{key}") or fallback
+            value = found.get(f"user.{key}") or fallback
             for role in ("AUTHOR", "COMMITTER"):
                 variable = f"GIT_{role}_{key.upper()}"
                 env[variable] = os.environ.get(variable) or value

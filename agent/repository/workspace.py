@@ -19,7 +19,7 @@ from agent.repository.git import LITERAL, Git
 from agent.repository.harness import HarnessFiles
 from agent.source.encoding import decoded, encoded
 
-MOST_TREES = 8
+MOST_TREES, MOST_BLOBS, LARGEST_REMEMBERED = 8, 64, 2**16
 SUBMODULE = "160000"
 NO_COMMIT = "Needed a single revision"  # git's own words
 
@@ -38,6 +38,7 @@ class Workspace:
         self._prefix = PurePosixPath(self.folder.relative_to(self.top).as_posix())
         self._short: dict[str, str] = {}
         self._trees: dict[str, dict[str, tuple[str, str]]] = {}
+        self._contents: dict[str, bytes] = {}
         self._harness = HarnessFiles(protocol, self._inside_tree, self._blobs)
 
     # What there is
@@ -236,6 +237,15 @@ class Workspace:
             found[path] = (mode, blob)
         return found
 
+    def put(self, entries: Mapping[str, tuple[str, str] | None], digits: int, index: Path) -> None:
+        """Give an index mode and blob of each path; None takes one away. digits: how long a hash is here."""
+        said = "".join(
+            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * digits}\t{path}\0"
+            for path, entry in entries.items()
+        )
+        if said:
+            self.git.fed(["update-index", "-z", "--index-info"], os.fsencode(said), {"GIT_INDEX_FILE": str(index)})
+
     # Inside
 
     def _remember(self, commit: str, entries: dict[str, tuple[str, str]]) -> None:
@@ -246,35 +256,44 @@ class Workspace:
     def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
         """Plumbing throughout: no hook, no signature prompt and no index of the person's is involved."""
         entries = dict(self.tree(parent))
+        changed = {}
+        for path, content in contents.items():
+            blob = self.git.fed(["hash-object", "-w", "--stdin"], content, {}).decode().strip()
+            name = self.in_repository(path)
+            changed[name] = (entries[name][0] if name in entries else "100644", blob)
         with tempfile.TemporaryDirectory() as scratch:
-            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
-            self.git.run("read-tree", parent, env=index)
-            for path, content in contents.items():
-                blob = Path(scratch) / "blob"
-                blob.write_bytes(content)
-                sha = self.git.run("hash-object", "-w", "--no-filters", "--", str(blob))
-                name = self.in_repository(path)
-                entries[name] = (entries[name][0] if name in entries else "100644", sha)
-                self.git.run("update-index", "--add", "--cacheinfo", f"{entries[name][0]},{sha},{name}", env=index)
-            tree = self.git.run("write-tree", env=index)
+            index = Path(scratch) / "index"
+            self.git.run("read-tree", parent, env={"GIT_INDEX_FILE": str(index)})
+            self.put(changed, len(parent), index)
+            tree = self.git.run("write-tree", env={"GIT_INDEX_FILE": str(index)})
+        entries |= changed
         commit = self.git.run("commit-tree", tree, "-p", parent, "-m", message)
         self._remember(commit, entries)
         return commit
 
     def _blobs(self, wanted: list[str]) -> dict[str, bytes]:
-        """blob -> what it holds, all from one git (git-cat-file(1), batch output)."""
-        if not wanted:
-            return {}
-        said = self.git.fed(["cat-file", "--batch"], "".join(f"{blob}\n" for blob in wanted), {})
-        found, at = {}, 0
-        for blob in wanted:
+        """blob -> what it holds, all from one git (git-cat-file(1), batch output).
+
+        Small ones are remembered: a name means the same for ever.
+        """
+        found = {blob: self._contents[blob] for blob in wanted if blob in self._contents}
+        missing = [blob for blob in dict.fromkeys(wanted) if blob not in found]
+        if not missing:
+            return found
+        said = self.git.fed(["cat-file", "--batch"], "".join(f"{blob}\n" for blob in missing).encode(), {})
+        at = 0
+        for blob in missing:
             head = said.index(b"\n", at)
             about = said[at:head].split()
             if len(about) != 3:
                 raise AutoresearchError(f"git has no content for {blob[:12]} here: run `git fsck`, then fetch it")
-            size = int(about[2])
-            found[blob] = said[head + 1 : head + 1 + size]
-            at = head + 1 + size + 1
+            end = head + 1 + int(about[2])
+            found[blob] = said[head + 1 : end]
+            at = end + 1
+            if len(found[blob]) <= LARGEST_REMEMBERED:
+                while len(self._contents) >= MOST_BLOBS:
+                    self._contents.pop(next(iter(self._contents)))
+                self._contents[blob] = found[blob]
         return found
 
 

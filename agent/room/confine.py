@@ -1,11 +1,11 @@
 """Enters a room, runs a command in it, and ends whatever the command leaves behind (Linux).
 
-    python -I -S -c START FOLDER SPEC -- COMMAND...
+    python -I -S -c ENTER COMMAND...
 
-START imports this module from FOLDER, so that it need not be compiled again for each run; it imports as little as it
-can, as each run waits for it.
+ENTER holds the spec and imports this module, so that it need not be compiled again for each run. Each run waits for
+this, so it imports next to nothing: `json`, `signal` and `contextlib` alone would take longer than all that it does.
 
-SPEC is one JSON object; a key that is left out means no:
+The spec is a dict of plain values; a key that is left out means no:
 
     binds      [source, target, kind, layer] of a root of the room's own, parents first: namespaces for mounts,
                processes and shared memory. kind: "ro", "rw", or "cow": writable, and what is written goes to `layer`,
@@ -25,11 +25,8 @@ sentence on stderr, before the command has run.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import json
 import os
-import signal
 import sys
 import time
 
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-START = "import sys; sys.path.append(sys.argv.pop(1)); import confine; confine.main()"
+ENTER = "import sys; sys.path.append({folder!a}); import confine; confine.main({spec!a})"
 
 # System calls, with the same numbers on every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, MOUNT_SETATTR = 444, 445, 446, 442
@@ -50,6 +47,10 @@ LASTING = {
     "aarch64": (0xC00000B7, (194, 186, 190, 180, 217, 218, 219)),
 }
 VERSION_FLAG, PATH_BENEATH = 1, 1
+# signal(7), with the same numbers on every architecture that is named here
+HANGUP, INTERRUPT, KILL, BROKEN_PIPE, TERMINATE, STOP, FILE_TOO_LARGE = 1, 2, 9, 13, 15, 19, 25
+ENDING, OF_PYTHON = (TERMINATE, INTERRUPT, HANGUP), (BROKEN_PIPE, FILE_TOO_LARGE)
+DEFAULT, IGNORE = 0, 1
 # prctl
 PARENT_DEATH_SIGNAL, SECCOMP, CAPBSET_DROP, SUBREAPER, NO_NEW_PRIVS = 1, 22, 24, 36, 38
 # unshare
@@ -121,16 +122,18 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
     _mount(None, "/", None, PRIVATE_ALL)
     _mount("tmpfs", root, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755")
     for source, target, kind, layer in spec["binds"]:
-        place = _place(root, target, os.path.isdir(source))  # noqa: PTH112  # pathlib takes longer to import than all else
+        place = _place(root, target, os.path.isdir(source))
         if kind == "cow" and _overlay(source, place, f"{spec['scratch']}/{layer}", f"{root}/.scratch/{layer}", users):
             continue
         _mount(source, place, None, BIND_ALL)
         limits = SET_NO_SETUID | (0 if target.startswith("/dev") else SET_NO_DEVICES)
         _limit(place, limits | (SET_READ_ONLY if kind != "rw" else 0))
     for target, path in spec.get("links", ()):
-        with contextlib.suppress(FileExistsError):
-            os.makedirs(os.path.dirname(root + path), exist_ok=True)  # noqa: PTH103, PTH120
-            os.symlink(target, root + path)  # noqa: PTH211
+        try:
+            os.makedirs(os.path.dirname(root + path), exist_ok=True)
+            os.symlink(target, root + path)
+        except FileExistsError:
+            pass
     for path in spec.get("hidden", ()):
         _hide(root, path)
     _mount("proc", _place(root, "/proc", True), "proc", NO_SETUID | NO_DEVICES)
@@ -145,7 +148,7 @@ def _place(root: str, target: str, folder: bool) -> str:
     """An empty folder or file to mount on."""
     place = root + target
     if not os.path.lexists(place):
-        os.makedirs(place if folder else os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+        os.makedirs(place if folder else os.path.dirname(place), exist_ok=True)
         if not folder:
             os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
     return place
@@ -158,12 +161,14 @@ def _overlay(source: str, place: str, scratch: str, in_memory: str, users: bool)
         for base in (scratch, in_memory):
             upper, work = f"{base}/upper", f"{base}/work"
             for folder in (upper, work):
-                os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-            os.chmod(upper, os.stat(source).st_mode & 0o7777)  # noqa: PTH101, PTH116
+                os.makedirs(folder, exist_ok=True)
+            os.chmod(upper, os.stat(source).st_mode & 0o7777)
             options = f"lowerdir=/proc/self/fd/{lower},upperdir={upper},workdir={work}"
-            with contextlib.suppress(OSError):
+            try:
                 _mount("overlay", place, "overlay", NO_SETUID | NO_DEVICES, options + (",userxattr" if users else ""))
                 return True
+            except OSError:
+                pass
     except OSError:
         pass
     finally:
@@ -172,10 +177,10 @@ def _overlay(source: str, place: str, scratch: str, in_memory: str, users: bool)
 
 
 def _hide(root: str, path: str) -> None:
-    if os.path.isdir(root + path):  # noqa: PTH112
+    if os.path.isdir(root + path):
         _mount("tmpfs", root + path, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755,size=4k")
         _limit(root + path, SET_READ_ONLY)
-    elif os.path.exists(root + path):  # noqa: PTH110
+    elif os.path.exists(root + path):
         _mount("/dev/null", root + path, None, BIND_ALL)
         _limit(root + path, SET_READ_ONLY)
 
@@ -228,7 +233,7 @@ def restrict(read: Sequence[str], write: Sequence[str], network: bool, everythin
                 opened = os.open(place, os.O_PATH | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            allowed = rights if os.path.isdir(place) else rights & OF_FILES  # noqa: PTH112
+            allowed = rights if os.path.isdir(place) else rights & OF_FILES
             _checked(libc.syscall(ADD_RULE, rules, PATH_BENEATH, ctypes.byref(PathBeneath(allowed, opened)), 0))
             os.close(opened)
     _checked(libc.syscall(RESTRICT_SELF, rules, 0))
@@ -292,8 +297,10 @@ def supervise(command: Sequence[str], spec: dict[str, Any]) -> int:
         _reap()
         time.sleep(0.005)
     if report is not None:
-        with contextlib.suppress(OSError):
+        try:
             os.write(report, "".join(f"{name}\n" for name in left[:100]).encode(errors="replace"))
+        except OSError:
+            pass
     _kill_all(os.getpid())
     return code if code >= 0 else 128 - code
 
@@ -310,8 +317,7 @@ def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
             give_up_rights()
             restrict(spec.get("read", ()), spec.get("write", ()), own or not spec.get("no_network"), everything=own)
             refuse_lasting_memory()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        _answer_signals((*ENDING, *OF_PYTHON), DEFAULT)
         os.execvp(command[0], [*command])
     except OSError as error:
         _fail(error)
@@ -321,10 +327,12 @@ def _kill_all(parent: int) -> None:
     deadline = time.monotonic() + KILLING_SECONDS
     while (found := list(_descendants(parent))) and time.monotonic() < deadline:
         # Stopped first, so that none starts another while the others are being ended.
-        for number in (signal.SIGSTOP, signal.SIGKILL):
+        for number in (STOP, KILL):
             for pid, _ in found:
-                with contextlib.suppress(OSError):
+                try:
                     os.kill(pid, number)
+                except OSError:
+                    pass
         _reap()
         time.sleep(0.002)
 
@@ -336,10 +344,10 @@ def _names(parent: int) -> list[str]:
 def _descendants(parent: int) -> Iterator[tuple[int, str]]:
     """Process id and name of all below `parent` that are not yet dead."""
     children: dict[int, list[tuple[int, str, str]]] = {}
-    for entry in os.listdir("/proc"):  # noqa: PTH208
+    for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+                with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
                     before, _, after = file.read().rpartition(")")
             except OSError:
                 continue
@@ -354,12 +362,20 @@ def _descendants(parent: int) -> Iterator[tuple[int, str]]:
 
 
 def _reap() -> None:
-    with contextlib.suppress(ChildProcessError):
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        pass
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def _answer_signals(numbers: Sequence[int], how: int) -> None:
+    libc = _libc()
+    for number in numbers:
+        libc.signal(number, ctypes.c_void_p(how))
 
 
 def _libc() -> ctypes.CDLL:
@@ -367,7 +383,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _write(name: str, content: str) -> None:
-    with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
+    with open(f"/proc/self/{name}", "w") as file:
         file.write(content)
 
 
@@ -382,12 +398,10 @@ def _fail(error: OSError) -> None:
     os._exit(126)
 
 
-def main() -> None:
-    spec: dict[str, Any] = json.loads(sys.argv[1])
-    command = sys.argv[3:]  # after `--`
+def main(spec: dict[str, Any]) -> None:
+    command = sys.argv[1:]
     # Who ends the run says TERM to all of it; this process stays until the others are gone.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
+    _answer_signals(ENDING, IGNORE)
     try:
         _checked(_libc().prctl(SUBREAPER, 1, 0, 0, 0))
         if "binds" not in spec:
@@ -396,7 +410,7 @@ def main() -> None:
         first = os.fork()
         if first:
             os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) % 256)
-        _checked(_libc().prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
+        _checked(_libc().prctl(PARENT_DEATH_SIGNAL, KILL, 0, 0, 0))
         build_root(spec, users)
         if spec.get("no_network"):
             _raise_loopback()

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +120,8 @@ def places(
     read = _outermost(each for each in wanted if each.exists())
     of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
     secret = [*map(Path, of_system), *(home_folder() / each for each in SECRET_OF_TOOLS), *hidden]
-    return Places(read, tuple(each for each in secret if each.exists() and any(map(each.is_relative_to, read))))
+    shown = {*read}
+    return Places(read, tuple(each for each in secret if _is_below(each, shown) and each.exists()))
 
 
 def devices() -> list[Path]:
@@ -196,9 +197,15 @@ def _installation(folder: Path) -> Path:
 
 def _outermost(found: Iterable[Path]) -> tuple[Path, ...]:
     """Without what lies in another of them. Links stay what they are, and what they lead to is added."""
-    every = sorted({*(each for path in found for each in (path, path.resolve()))}, key=lambda each: len(each.parts))
-    kept: list[Path] = []
-    for path in every:
-        if path != Path("/") and not any(path.is_relative_to(each) for each in kept):
-            kept.append(path)
+    named = dict.fromkeys(found)
+    every = {**named, **dict.fromkeys(Path(os.path.realpath(each)) for each in named)}
+    kept: dict[Path, None] = {}
+    for path in sorted(every, key=lambda each: len(each.parts)):
+        if path != Path("/") and not _is_below(path, kept):
+            kept[path] = None
     return tuple(kept)
+
+
+def _is_below(path: Path, places: Collection[Path]) -> bool:
+    """Whether `path` is one of `places` or lies in one."""
+    return path in places or any(parent in places for parent in path.parents)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -181,8 +180,8 @@ def temporary_folder(workspace: Path) -> Iterator[Path]:
     What a loop that was killed has left of its own goes first: there is one loop a workspace.
     """
     prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        remove_tree(left)
+    for left in [entry.path for entry in os.scandir(tempfile.gettempdir()) if entry.name.startswith(prefix)]:
+        remove_tree(Path(left))
     folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     try:
         yield folder
@@ -201,7 +200,8 @@ def supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
         return _in_folder(Path(spec["cwd"]), command)
     # The interpreter itself, and not its environment, which a room need not show.
     python = str(Path(sys.executable).resolve())
-    return [python, "-I", "-S", "-c", confine.START, str(ENTRANCE.parent), json.dumps(spec), "--", *command]
+    enter = confine.ENTER.format(folder=str(ENTRANCE.parent), spec=spec)
+    return [python, "-I", "-S", "-c", enter, *command]
 
 
 def _in_folder(cwd: Path, command: Sequence[str]) -> list[str]:

@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.room import confine
-
 ROOT = Path(__file__).parents[2]
 TEMPORARY = Path(tempfile.gettempdir())
 AUDITED = {
@@ -100,12 +98,12 @@ def inject(fault: Fault, workspace: Path, seen: Callable[[str, str], None]) -> N
         if kind is None:
             return
         if kind == "start":
-            program = args[1][0] if isinstance(args[1], list | tuple) else args[1]
-            name: str | None = Path(os.fsdecode(program)).name
+            words = [os.fsdecode(word) for word in (args[1] if isinstance(args[1], list | tuple) else [args[1]])]
+            name: str | None = Path(words[0]).name
             if name == "git":
                 return
-            confined = confine.START in args[1]
-            name = "watchdog" if "watchdog" in args[1] else "the command" if confined else name
+            confined = any("confine.main(" in word for word in words)
+            name = "watchdog" if "watchdog" in words else "the command" if confined else name
         else:
             name = name_of(args[1 if kind == "symlink" else 0], workspace)
         if hit(kind, name):
