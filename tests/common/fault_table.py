@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
 import sys
 import tempfile
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -47,12 +49,15 @@ def try_all(folder: Path, choose: slice | int) -> list[tuple[Fault, Outcome]]:
     if isinstance(choose, int):
         cases = random.Random(choose).sample(cases, SAMPLE)
     make_quick(folder / "fresh")
-    outcomes = []
-    for number, fault in enumerate(track(cases, disable=not sys.stderr.isatty())):
+
+    def try_one(number: int, fault: Fault) -> tuple[Fault, Outcome]:
         workspace = folder / f"case-{number}"
         shutil.copytree(folder / "fresh", workspace)
-        outcomes.append((fault, try_out(workspace, fault, partial(problem, fault=fault, expected=expected))))
-    return outcomes
+        return fault, try_out(workspace, fault, partial(problem, fault=fault, expected=expected))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = pool.map(try_one, range(len(cases)), cases)
+        return list(track(outcomes, total=len(cases), disable=not sys.stderr.isatty()))
 
 
 def print_table() -> None:
