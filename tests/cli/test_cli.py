@@ -99,8 +99,8 @@ def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
         (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
     ],
 )
-def test_wrong_input_exits_with_one_sentence(quick: Path, program: Cli, args: list[str], code: int, words: str) -> None:
-    done = program(quick, *args)
+def test_wrong_input_exits_with_one_sentence(quick: Path, cli: Cli, args: list[str], code: int, words: str) -> None:
+    done = cli(quick, *args)
     assert done.returncode == code, done.stderr
     assert words in done.stderr, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -116,14 +116,14 @@ def test_errors_print_as_json_and_traceback_on_request(quick: Path, program: Cli
     assert "Traceback" in program(quick, "--debug", "status").stderr
 
 
-def test_status_shows_named_or_latest_session(quick: Path, program: Cli) -> None:
-    program(quick, "run", "--tag", "one", "--max-experiments", "3")
-    text = program(quick, "status").stdout
+def test_status_shows_named_or_latest_session(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "one", "--max-experiments", "3")
+    text = cli(quick, "status").stdout
     assert text.startswith("one  val_bpb")
     assert "3 experiments: " in text
     assert "not running: 3 experiments" in text
-    assert len(json.loads(program(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
-    assert "there is no session two" in program(quick, "status", "--tag", "two").stderr
+    assert len(json.loads(cli(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
+    assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr
 
 
 def test_missing_git_is_reported_in_one_sentence(quick: Path, program: Cli, tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_version_is_printed(tmp_path: Path, program: Cli) -> None:
     ],
 )
 def test_protocol_check_refuses_what_run_would(
-    quick: Path, program: Cli, section: str, field: str, value: Any, words: str
+    quick: Path, cli: Cli, section: str, field: str, value: Any, words: str
 ) -> None:
     protocol = json.loads((quick / "protocol.json").read_text())
     protocol[section][field] = value
     (quick / "protocol.json").write_text(json.dumps(protocol))
     git(quick, "commit", "--quiet", "-am", "protocol")
-    assert words in program(quick, "run", "--tag", "t", "--dry-run").stderr
+    assert words in cli(quick, "run", "--tag", "t", "--dry-run").stderr
     for more in ([], ["--json"]):
-        done = program(quick, "protocol", "check", *more)
+        done = cli(quick, "protocol", "check", *more)
         assert done.returncode == 2
         assert words in done.stderr

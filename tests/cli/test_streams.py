@@ -75,7 +75,7 @@ def wait_for_rows(folder: Path, count: int) -> None:
 
 
 def test_nohup_is_obeyed(quick: Path) -> None:
-    command = ["nohup", sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "40"]
+    command = ["nohup", sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "15"]
     with (quick.parent / "out").open("wb") as out:
         loop = subprocess.Popen(
             command, cwd=quick, env={**os.environ, **ENV}, stdin=subprocess.DEVNULL, stdout=out, stderr=out
@@ -83,7 +83,7 @@ def test_nohup_is_obeyed(quick: Path) -> None:
         wait_for_rows(quick, 2)
         loop.send_signal(signal.SIGHUP)
         assert loop.wait(timeout=120) == 0
-    assert rows(quick) == 41
+    assert rows(quick) == 16
 
 
 def test_closed_terminal_ends_session_without_nohup(quick: Path) -> None:

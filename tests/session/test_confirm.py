@@ -38,8 +38,8 @@ def noisy(quick: Path) -> Path:
     return quick
 
 
-def test_noisy_session_repeats_runs_and_confirms(noisy: Path, program: Cli) -> None:
-    done = program(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
+def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
     state = replay(read(journal_path(noisy, "t")))
@@ -59,7 +59,7 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, program: Cli) -> N
     assert confirmed["runs"] == {"a": 3, "b": 3}
     assert confirmed["low"] < confirmed["gain"] < confirmed["high"]
     assert 0.005 < confirmed["noise"] < 0.5
-    data = json.loads(program(noisy, "status", "--json").stdout)["data"]
+    data = json.loads(cli(noisy, "status", "--json").stdout)["data"]
     assert data["confirmed"]["gain"] == confirmed["gain"]
     assert data["noise"] > 0
     assert f"{confirmed['gain']:.4g} {confirmed['verdict']}" in done.stdout

@@ -45,6 +45,7 @@ from agent.system.files import remove_tree
 from agent.views.ndjson import show_ndjson
 from agent.views.plain import show_plain
 from tests.common.files import nested
+from tests.common.in_process import call
 from tests.common.model_server import model_server, reply
 from tests.common.workspaces import ROOT, Cli, git
 
@@ -357,8 +358,7 @@ def test_nothing_that_others_wrote_steers_a_terminal(session: Path) -> None:
 
 
 def piped(folder: Path, *args: str) -> str:
-    command = [sys.executable, "-m", "agent", "-C", str(folder), *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = call(folder, *args)
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
 
