@@ -121,7 +121,7 @@ def _with_kin(family: list[psutil.Process], mark: str) -> list[psutil.Process]:
 def _carries(process: psutil.Process, mark: str) -> bool:
     """Whether `mark` is in the environment that the process was started with."""
     if sys.platform == "linux":  # all processes of the machine are asked: to parse what each holds takes far longer
-        return f"{MARK}={mark}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        return os.fsencode(f"{MARK}={mark}") in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     return process.environ().get(MARK) == mark
 
 

@@ -8,12 +8,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.models import FILENAME
-from agent.repository.git import GIT, own_language
+from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
 
 
@@ -134,8 +134,7 @@ class Checkout:
                 path: self._part(path, new, Path(scratch)) for path in changed if path in after and path not in theirs
             }
             try:
-                index = self._copy_of_index(Path(scratch) / "index")
-                self._workspace.put({path: after.get(path) for path in entries}, len(new), index)
+                index = self._index_with(Path(scratch) / "index", {path: after.get(path) for path in entries}, len(new))
                 with self._moving(branch, new, at):
                     for path in changed:
                         if path in theirs:
@@ -220,10 +219,17 @@ class Checkout:
             os.fchmod(file.fileno(), target.stat().st_mode & 0o777 if target.exists() else mode)
         return Path(name)
 
-    def _copy_of_index(self, place: Path) -> Path:
+    def _index_with(self, scratch: Path, entries: Mapping[str, tuple[str, str] | None], digits: int) -> Path:
+        """A copy of the index with these entries; None takes one away. digits: how long a hash is here."""
         with contextlib.suppress(FileNotFoundError):
-            place.write_bytes((self._git.folder / "index").read_bytes())
-        return place
+            scratch.write_bytes((self._git.folder / "index").read_bytes())
+        said = "".join(
+            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * digits}\t{path}\0"
+            for path, entry in entries.items()
+        )
+        if said:
+            self._git.fed(["update-index", "-z", "--index-info"], os.fsencode(said), {"GIT_INDEX_FILE": str(scratch)})
+        return scratch
 
     @contextlib.contextmanager
     def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:
@@ -267,12 +273,14 @@ class Checkout:
 
     def _not_ignored(self, paths: list[str]) -> list[str]:
         """Those of `paths`, relative to the workspace, that git would show as untracked."""
-        names = {path: self._workspace.in_repository(path) for path in paths}
-        ignored = list[str]()
+        # A rule for a folder applies to what is none yet by the slash at its end; no name is magic after a dot.
+        names = {path: f"./{self._workspace.in_repository(path)}{'/' * path.endswith('/')}" for path in paths}
+        ignored = b""
         if names:
             with contextlib.suppress(AutoresearchError):  # its exit code says that there is none
-                ignored = self._git.lines("check-ignore", "-z", "--no-index", "--", *names.values())
-        return [path for path, name in names.items() if name not in ignored]
+                said = os.fsencode("".join(f"{name}\0" for name in names.values()))
+                ignored = self._git.fed(["check-ignore", "-z", "--stdin", "--no-index"], said, {LITERAL: "0"})
+        return [path for path, name in names.items() if os.fsencode(name) not in ignored.split(b"\0")]
 
 
 def _blob_of(file: Path, digits: int) -> str:

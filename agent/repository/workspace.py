@@ -237,15 +237,6 @@ class Workspace:
             found[path] = (mode, blob)
         return found
 
-    def put(self, entries: Mapping[str, tuple[str, str] | None], digits: int, index: Path) -> None:
-        """Give an index mode and blob of each path; None takes one away. digits: how long a hash is here."""
-        said = "".join(
-            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * digits}\t{path}\0"
-            for path, entry in entries.items()
-        )
-        if said:
-            self.git.fed(["update-index", "-z", "--index-info"], os.fsencode(said), {"GIT_INDEX_FILE": str(index)})
-
     # Inside
 
     def _remember(self, commit: str, entries: dict[str, tuple[str, str]]) -> None:
@@ -256,17 +247,16 @@ class Workspace:
     def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
         """Plumbing throughout: no hook, no signature prompt and no index of the person's is involved."""
         entries = dict(self.tree(parent))
-        changed = {}
-        for path, content in contents.items():
-            blob = self.git.fed(["hash-object", "-w", "--stdin"], content, {}).decode().strip()
-            name = self.in_repository(path)
-            changed[name] = (entries[name][0] if name in entries else "100644", blob)
         with tempfile.TemporaryDirectory() as scratch:
-            index = Path(scratch) / "index"
-            self.git.run("read-tree", parent, env={"GIT_INDEX_FILE": str(index)})
-            self.put(changed, len(parent), index)
-            tree = self.git.run("write-tree", env={"GIT_INDEX_FILE": str(index)})
-        entries |= changed
+            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+            self.git.run("read-tree", parent, env=index)
+            for path, content in contents.items():
+                blob = self.git.fed(["hash-object", "-w", "--stdin"], content, {}).decode().strip()
+                name = self.in_repository(path)
+                entries[name] = (entries[name][0] if name in entries else "100644", blob)
+                # Unlike --index-info, this refuses a file where there is a folder, and the other way round.
+                self.git.run("update-index", "--add", "--cacheinfo", f"{entries[name][0]},{blob},{name}", env=index)
+            tree = self.git.run("write-tree", env=index)
         commit = self.git.run("commit-tree", tree, "-p", parent, "-m", message)
         self._remember(commit, entries)
         return commit

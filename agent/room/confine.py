@@ -394,7 +394,11 @@ def _checked(result: int) -> int:
 
 
 def _fail(error: OSError) -> None:
-    os.write(2, f"the room could not be set up: {error.strerror or error}\n".encode())
+    _answer_signals(OF_PYTHON, IGNORE)  # who reads this may be gone
+    try:
+        os.write(2, f"the room could not be set up: {error.strerror or error}\n".encode())
+    except OSError:
+        pass
     os._exit(126)
 
 

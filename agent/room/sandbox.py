@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -180,8 +181,9 @@ def temporary_folder(workspace: Path) -> Iterator[Path]:
     What a loop that was killed has left of its own goes first: there is one loop a workspace.
     """
     prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
-    for left in [entry.path for entry in os.scandir(tempfile.gettempdir()) if entry.name.startswith(prefix)]:
-        remove_tree(Path(left))
+    with contextlib.suppress(OSError):  # such folders may be written to without being listed
+        for left in [entry.path for entry in os.scandir(tempfile.gettempdir()) if entry.name.startswith(prefix)]:
+            remove_tree(Path(left))
     folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     try:
         yield folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -366,3 +367,41 @@ def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: 
         Checkout(workspace).advance("autoresearch/t", new, old)
     assert git(quick, "rev-parse", "autoresearch/t") == theirs
     assert not (quick / "results.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"notes/a.py": "x = 1\n"}, {"package": "x = 1\n"}, {"new": "x = 1\n", "new/a.py": "x = 1\n"}],
+    ids=["folder-over-file", "file-over-folder", "both-new"],
+)
+def test_candidate_takes_no_file_away_for_a_name_that_it_needs(quick: Path, files: dict[str, str]) -> None:
+    rules = quick_protocol()
+    rules["mutableSurface"]["allowedGlobs"] = ["**/*", "package", "new"]
+    (quick / "protocol.json").write_text(json.dumps(rules))
+    (quick / "notes").write_text("mine\n")
+    (quick / "package").mkdir()
+    (quick / "package" / "model.py").write_text("x = 1\n")
+    commit(quick)
+    workspace = Workspace(quick, load_protocol(quick))
+    with pytest.raises(AutoresearchError, match="update-index"):
+        workspace.commit_candidate("refs/t/1", workspace.head, files, "a try")
+    assert workspace.resolve("refs/t/1") is None
+
+
+@pytest.mark.parametrize("below", [".", "sub folder/[x]"])
+def test_what_a_gitignore_names_is_not_excluded_once_more(quick: Path, below: str) -> None:
+    """Neither the folder nor the log is there yet."""
+    workspace = quick / below
+    if below != ".":
+        shutil.copytree(quick, workspace, ignore=shutil.ignore_patterns(".git", "sub folder"))
+    exclude = quick / ".git" / "info" / "exclude"
+    (quick / ".gitignore").write_text(".autoresearch/\n")
+    commit(quick)
+    before = exclude.read_text()
+    checkout = Checkout(Workspace(workspace, load_protocol(workspace)))
+    checkout.exclude([".autoresearch/", "run.log"])
+    assert exclude.read_text() == before + "run.log\n"
+    (quick / ".gitignore").write_text(".autoresearch/\n*.log\n")
+    exclude.write_text(before)
+    checkout.exclude([".autoresearch/", "run.log"])
+    assert exclude.read_text() == before

@@ -164,6 +164,22 @@ def test_a_user_without_a_home_gets_a_sentence(quick: Path, tmp_path: Path) -> N
 
 
 @needs_another
+def test_a_temporary_folder_that_nobody_may_list_is_one(tmp_path: Path) -> None:
+    for place in (tmp_path, *tmp_path.parents[:3]):
+        place.chmod(0o755)
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "temporary").chmod(0o1733)
+    code = (
+        "import pathlib\nfrom agent.room.sandbox import temporary_folder\n"
+        "with temporary_folder(pathlib.Path('/workspace')) as folder:\n    print(folder)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": "/tmp", "TMPDIR": str(tmp_path / "temporary")}
+    command = [*NOBODY, sys.executable, "-c", code]
+    done = subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith(str(tmp_path / "temporary")), done.stderr
+
+
+@needs_another
 @pytest.mark.parametrize("script", ["prepare.py", "train.py"])
 def test_the_scripts_without_a_home_name_the_variable(script: str, tmp_path: Path) -> None:
     known = {name: value for name, value in os.environ.items() if name != "HOME"}

@@ -80,12 +80,12 @@ def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     assert last > 1.3 * first
 
 
-def test_same_command_resumes_to_same_end(quick: Path, cli: Cli) -> None:
-    whole = cli(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
+def test_same_command_resumes_to_same_end(quick: Path, program: Cli) -> None:
+    whole = program(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
     git(quick, "checkout", "--quiet", "main")
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
-    assert cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
-    again = cli(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
+    again = program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
     assert again.returncode == 0
     assert "6 experiments are done" in again.stdout
     assert_consistent(quick)
