@@ -14,7 +14,7 @@ import regex
 from agent.errors import NoMetric
 from agent.format import one_line, printed
 from agent.protocol.models import Metric
-from agent.system.files import read_text
+from agent.system.files import read_text, reason
 from agent.system.patterns import SECONDS, Endless, found
 
 LARGEST_FILE = 64 * 2**20
@@ -270,4 +270,4 @@ def _read(folder: Path, name: str, since: float) -> str:
     except RuntimeError:
         raise NoMetric(f"{path.name} cannot be read: its folders lead to themselves") from None
     except OSError as error:
-        raise NoMetric(f"{path.name} cannot be read: {error.strerror}") from None
+        raise NoMetric(f"{path.name} cannot be read: {reason(error)}") from None

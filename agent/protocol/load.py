@@ -12,7 +12,7 @@ from agent.errors import NoMetric, UsageError
 from agent.format import plain
 from agent.protocol.extract import extract
 from agent.protocol.models import FILENAME, Protocol
-from agent.system.files import read_bounded
+from agent.system.files import read_bounded, reason
 from agent.system.names import STATE, linked_part
 from agent.system.patterns import short
 
@@ -32,7 +32,7 @@ def load_protocol(workspace: Path) -> Protocol:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"there is no {FILENAME} in {workspace}: change to a workspace, or name it with -C") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: it {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: {reason(error)}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a valid protocol: it is not UTF-8 text") from None
     except ValidationError as error:

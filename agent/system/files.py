@@ -33,6 +33,11 @@ class Unusable(OSError):
         return str(self.strerror)
 
 
+def reason(error: OSError) -> str:
+    """Say why a file is not read, as it goes on after "cannot be read: "."""
+    return f"it {error}" if isinstance(error, Unusable) else error.strerror or str(error)
+
+
 def open_plain(path: Path) -> FileIO:
     """Open a plain file for reading. The caller closes it.
 

@@ -1,6 +1,6 @@
 """Each operation of the loop with each fault that it can meet: what the loop says, and how it goes on.
 
-`python -m tests.common.fault_table` prints the whole table in Markdown, in a quarter of an hour.
+`python -m tests.common.fault_table` prints the whole table in Markdown, in half an hour.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def print_table() -> None:
         outcomes = try_all(Path(name), choose=slice(None))
     grouped: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
     for fault, outcome in outcomes:
-        said = re.sub(rf"{name}/case-\d+", "FOLDER", outcome.said.replace(sys.executable, "PYTHON"))
+        said = outcome.said.replace(str(Path(sys.executable).resolve()), "PYTHON").replace(str(Path.home()), "HOME")
+        said = re.sub(rf"{name}/case-\d+", "FOLDER", said)
         said = re.sub(r"\b[0-9a-f]{40}\b", "HASH", re.sub(rf"{tempfile.gettempdir()}/[\w-]+", "TMP", said))
         said = said.replace("FOLDER/", "").replace("|", "/")
         after = f"WRONG: {outcome.wrong}" if outcome.wrong else "same rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.system.files import Unusable, read_bounded, read_end, remove_tree, write_whole
+from agent.system.files import Unusable, read_bounded, read_end, reason, remove_tree, write_whole
 from tests.common.files import nested
 
 pytestmark = pytest.mark.quick
@@ -65,6 +66,19 @@ def test_missing_file_and_nul_in_a_name_are_os_errors(tmp_path: Path) -> None:
         read_bounded(tmp_path / "none", MIB)
     with pytest.raises(OSError, match="file name"):
         read_bounded(tmp_path / "a\0b", MIB)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Unusable("is a link"), "it is a link"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), "Permission denied"),
+        (OSError("no number"), "no number"),
+    ],
+    ids=["ours", "system", "bare"],
+)
+def test_the_reason_goes_on_after_a_colon(error: OSError, says: str) -> None:
+    assert reason(error) == says
 
 
 def test_reads_up_to_the_bound(tmp_path: Path) -> None:

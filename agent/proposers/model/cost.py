@@ -13,7 +13,7 @@ from agent.format import one_line
 from agent.journal.state import Spent
 from agent.proposers.base import NoProposal, Unavailable
 from agent.proposers.model.wire import Answer, ModelSpec
-from agent.system.files import read_bounded
+from agent.system.files import read_bounded, reason
 from agent.system.patterns import short
 
 TABLE = Path(__file__).with_name("prices.toml")
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UsageError(f"the price table {path} cannot be used: it {error.strerror}") from None
+        raise UsageError(f"the price table {path} cannot be used: {reason(error)}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the price table {path} cannot be used: {one_line(str(error))}") from None
 
