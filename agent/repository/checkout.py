@@ -102,9 +102,9 @@ class Checkout:
                     f"git is in the middle of something ({name}): finish or abort it, then run again"
                 )
 
-    def start_branch(self, branch: str, at: str | None = None) -> None:
-        """Make a branch and check it out. at: a commit, by default what is checked out."""
-        self._git.run("checkout", "--quiet", "-b", branch, at or self._workspace.head)
+    def start_branch(self, branch: str, at: str) -> None:
+        """Make a branch at a commit and check it out."""
+        self._git.run("checkout", "--quiet", "-b", branch, at)
 
     def switch(self, branch: str) -> None:
         if self.branch != branch:

@@ -37,7 +37,9 @@ class Git:
         for name in [*os.environ]:
             if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
                 del os.environ[name]
-        self.top, self._env = folder, dict[str, str]()
+        self.top = folder
+        # Its words are in English.
+        self._env = {**os.environ, "LANGUAGE": "C", "LC_ALL": "C", LITERAL: "1"}
         try:
             self.folder = Path(self.run("rev-parse", "--absolute-git-dir"))
             self.top = Path(self.run("rev-parse", "--show-toplevel")).resolve()
@@ -47,11 +49,11 @@ class Git:
             raise PreconditionError(
                 f"{folder} is outside of {self.top}, where core.worktree puts the files of its repository: run there"
             )
-        self._env = self._identity()
+        self._env |= self._identity()
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What git sees of the environment, with `more`. Its words are in English."""
-        return {**os.environ, "LANGUAGE": "C", "LC_ALL": "C", LITERAL: "1", **self._env, **more}
+        """What git sees of the environment, with `more`."""
+        return {**self._env, **more}
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> str:
         """Run git. Returns what it prints, less the last line's end. Raises AutoresearchError with git's own words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -154,8 +155,9 @@ def available(network: bool, platform: str = sys.platform) -> Way | None:
     return next((way for way in ways.get(platform, ()) if works(way, network)), None)
 
 
+@functools.cache
 def works(way: Way, network: bool) -> bool:
-    """Return whether a command can be confined so, found out by doing it."""
+    """Return whether a command can be confined so, found out by doing it, once."""
     with temporary_folder(Path("/no workspace") / str(os.getpid())) as folder:
         for name in ("root", "scratch", "tree", "lent"):
             (folder / name).mkdir()

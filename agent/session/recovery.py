@@ -51,17 +51,18 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag
     """
     Checkout(workspace).require_free(branch, f"refs/autoresearch/{tag}")
     Checkout(workspace).require_clean()
-    _require_own_results(workspace, protocol)
-    files = workspace.files(workspace.head)
+    head = workspace.head
+    _require_own_results(workspace, protocol, head)
+    files = workspace.files(head)
     if not files:
         raise PreconditionError(nothing_may_change(protocol))
     tunable_parameters(files, known_constants(protocol))
 
 
-def _require_own_results(workspace: Workspace, protocol: Protocol) -> None:
+def _require_own_results(workspace: Workspace, protocol: Protocol, head: str) -> None:
     """Raises PreconditionError where the loop's rows cannot stand in the file that the protocol names for them."""
     path = protocol.provenance.results_log.path
-    tracked = workspace.show(workspace.head, path)
+    tracked = workspace.show(head, path)
     if (workspace.folder / path).exists() and tracked is None:
         raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
     if tracked is not None and not results.has_columns(protocol, tracked):
@@ -72,13 +73,19 @@ def _require_own_results(workspace: Workspace, protocol: Protocol) -> None:
 
 
 def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> None:
-    """Take a new branch. about: what the session's first event says, its tag and branch among it."""
+    """Take a new branch, where `require_startable` has let it begin.
+
+    about: what the session's first event says, its tag and branch among it.
+    """
     metric = workspace.protocol.metric
-    require_startable(workspace, workspace.protocol, about["branch"], about["tag"])
     checkout = Checkout(workspace)
-    begun = {"base": workspace.head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
+    # Set-up commands, a person and a loop in a linked worktree have had time since.
+    checkout.require_free(about["branch"], f"refs/autoresearch/{about['tag']}")
+    checkout.require_clean()
+    head = workspace.head
+    begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
     journal.append("session", **about, **begun, pid=os.getpid())
-    checkout.start_branch(about["branch"])
+    checkout.start_branch(about["branch"], head)
 
 
 def resume(

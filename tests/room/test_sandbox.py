@@ -467,10 +467,10 @@ def stand_in(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPat
 
 def test_bubblewrap_that_does_not_work_here_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, "bwrap", "exit 1", monkeypatch)
-    assert not sandbox.works("bubblewrap", network=True)
+    assert not sandbox.works.__wrapped__("bubblewrap", network=True)  # not what an earlier test has found
     record = f'echo "$@" >> {tmp_path}/asked; while [ "$1" != -- ]; do shift; done; shift; exec "$1" -c ""'
     stand_in(tmp_path, "bwrap", record, monkeypatch)
-    assert sandbox.works("bubblewrap", network=False)
+    assert sandbox.works.__wrapped__("bubblewrap", network=False)
     assert "--unshare-net" in (tmp_path / "asked").read_text()
 
 
