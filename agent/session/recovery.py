@@ -83,6 +83,7 @@ def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> 
     checkout.require_free(about["branch"], f"refs/autoresearch/{about['tag']}")
     checkout.require_clean()
     head = workspace.head
+    _require_own_results(workspace, workspace.protocol, head)
     begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
     journal.append("session", **about, **begun, pid=os.getpid())
     checkout.start_branch(about["branch"], head)

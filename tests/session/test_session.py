@@ -500,6 +500,25 @@ def test_json_events_and_plain_lines(quick: Path, cli: Cli) -> None:
     assert any(line.startswith("#2 ") for line in plain.stderr.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("echo mine > results.tsv", "results.tsv exists and git does not track it"),
+        ("echo >> train.py", "the working tree has uncommitted changes (train.py)"),
+        ("git branch autoresearch/t", "the branch autoresearch/t exists"),
+    ],
+)
+def test_session_begins_on_nothing_that_its_set_up_left_in_the_way(
+    quick: Path, program: Cli, command: str, says: str
+) -> None:
+    set_protocol(quick, environment=quick_protocol()["environment"] | {"setupCommands": [command]})
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "1", "--sandbox", "off")
+    assert done.returncode == 3
+    assert says in done.stderr
+    assert git(quick, "branch", "--show-current") == "main"
+    assert not journal_path(quick, "t").exists()
+
+
 def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, program: Cli) -> None:
     environment = quick_protocol()["environment"] | {"setupCommands": ["echo prepared >> prepared.txt"]}
     set_protocol(quick, environment=environment)
