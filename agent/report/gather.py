@@ -170,7 +170,8 @@ def _confirmation(state: State) -> dict[str, Any] | None:
     """What fresh runs of the baseline and the best found, else of the baseline and an earlier best, with the interval
     as values of the metric; None where there is neither."""
     best = state.incumbent
-    pairs = (f"{state.experiments[0].commit} {e.commit}" for e in reversed(state.experiments))
+    kept = [e for e in state.experiments if e.verdict.status == "keep"]
+    pairs = (f"{state.experiments[0].commit} {e.commit}" for e in reversed(kept))
     found = next((state.confirmations[pair] for pair in pairs if pair in state.confirmations), None)
     means = (found or {}).get("means") or {}
     if not found or means.get("a") is None or means.get("b") is None or state.session is None or best is None:
