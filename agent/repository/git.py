@@ -31,7 +31,10 @@ NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tre
 
 
 class Git:
-    """One repository, and the commands that are run on it. top: of its working tree. folder: git's own."""
+    """One repository, and the commands that are run on it.
+
+    top: of its working tree. folder: git's own. user: the `name` and `email` that the person has configured.
+    """
 
     def __init__(self, folder: Path) -> None:
         for name in [*os.environ]:
@@ -49,6 +52,7 @@ class Git:
             raise PreconditionError(
                 f"{folder} is outside of {self.top}, where core.worktree puts the files of its repository: run there"
             )
+        self.user = self._configured_user()
         self._env |= self._identity()
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -93,15 +97,19 @@ class Git:
         except AutoresearchError:
             return ""
 
-    def _identity(self) -> dict[str, str]:
-        """A name for the loop's commits where the person has configured none."""
+    def _configured_user(self) -> dict[str, str]:
+        """The `name` and `email` that the person has configured; of what is missing none."""
         entries = []
         with contextlib.suppress(AutoresearchError):  # its exit code says that there is none
             entries = self.lines("config", "-z", "--get-regexp", "^user\\.(name|email)$")
-        found = dict(entry.partition("\n")[::2] for entry in entries)
+        found = dict(entry.removeprefix("user.").partition("\n")[::2] for entry in entries)  # the last of each counts
+        return {key: value for key, value in found.items() if value}
+
+    def _identity(self) -> dict[str, str]:
+        """A name for the loop's commits where the person has configured none."""
         env = {}
         for key, fallback in FALLBACK_IDENTITY.items():
-            value = found.get(f"user.{key}") or fallback
+            value = self.user.get(key, fallback)
             for role in ("AUTHOR", "COMMITTER"):
                 variable = f"GIT_{role}_{key.upper()}"
                 env[variable] = os.environ.get(variable) or value

@@ -11,6 +11,7 @@ from agent.protocol.models import Protocol, matches
 from agent.repository.links import way_to
 from agent.source.encoding import decoded
 from agent.source.imports import COMPILED, Import, closure, imports
+from agent.system.memory import remember
 
 EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # beside a harness that hands models over; the second is older
 HANDED_OVER = "handed_over"  # what such an evaluator says
@@ -45,14 +46,12 @@ class HarnessFiles:
     def of(self, commit: str) -> frozenset[str]:
         """Return the harness's files in `commit`: what a candidate may change is none of them."""
         if commit not in self._files:
-            while len(self._files) >= MOST_COMMITS:
-                self._files.pop(next(iter(self._files)))
             tree = self._tree(commit)
             starts = self._starts(tree)
             apart = self._apart(starts)
-            self._files[commit] = frozenset(
-                path for path in self._reached(tree, tree, starts) if not self._is_mutable(path, apart)
-            )
+            reached = self._reached(tree, tree, starts)
+            files = frozenset(path for path in reached if not self._is_mutable(path, apart))
+            remember(self._files, commit, files, MOST_COMMITS)
         return self._files[commit]
 
     def digest(self, commit: str) -> str:
@@ -133,12 +132,11 @@ class HarnessFiles:
         """What each file imports. Remembered: candidates share nearly all of them."""
         missing = {blob: path for path, blob in blobs.items() if blob not in self._imports}
         for blob, content in self._contents([*missing]).items():
-            while len(self._imports) >= MOST_BLOBS:
-                self._imports.pop(next(iter(self._imports)))
             try:
-                self._imports[blob] = imports(decoded(missing[blob], content))
+                found = imports(decoded(missing[blob], content))
             except (UnicodeError, LookupError):
-                self._imports[blob] = frozenset()
+                found = frozenset()
+            remember(self._imports, blob, found, MOST_BLOBS)
         return {path: self._imports.get(blob, frozenset()) for path, blob in blobs.items()}
 
     def _is_mutable(self, path: str, apart: Collection[str]) -> bool:

@@ -18,6 +18,7 @@ from agent.protocol.models import Protocol
 from agent.repository.git import LITERAL, Git
 from agent.repository.harness import HarnessFiles
 from agent.source.encoding import decoded, encoded
+from agent.system.memory import remember
 
 MOST_TREES, MOST_BLOBS, LARGEST_REMEMBERED = 8, 64, 2**16
 SUBMODULE = "160000"
@@ -69,8 +70,8 @@ class Workspace:
     @property
     def author(self) -> str | None:
         """`Name <address>` as the person has configured it; None where either is missing."""
-        name, address = self.git.configured("user.name"), self.git.configured("user.email")
-        return f"{name} <{address}>" if name and address else None
+        user = self.git.user
+        return f"{user['name']} <{user['email']}>" if len(user) == 2 else None
 
     def is_tracked(self, path: str) -> bool:
         return bool(self.git.run("ls-files", "--", self.in_repository(path)))
@@ -225,7 +226,7 @@ class Workspace:
                 mode, _, blob = about.split(" ")
                 known[path] = (mode, blob)
             if len(commit) >= 40:  # a whole hash
-                self._remember(commit, known)
+                remember(self._trees, commit, known, MOST_TREES)
         return known
 
     def staged(self) -> dict[str, tuple[str, str]]:
@@ -238,11 +239,6 @@ class Workspace:
         return found
 
     # Inside
-
-    def _remember(self, commit: str, entries: dict[str, tuple[str, str]]) -> None:
-        while len(self._trees) >= MOST_TREES:
-            self._trees.pop(next(iter(self._trees)))
-        self._trees[commit] = entries
 
     def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
         """Plumbing throughout: no hook, no signature prompt and no index of the person's is involved."""
@@ -258,7 +254,7 @@ class Workspace:
                 self.git.run("update-index", "--add", "--cacheinfo", f"{entries[name][0]},{blob},{name}", env=index)
             tree = self.git.run("write-tree", env=index)
         commit = self.git.run("commit-tree", tree, "-p", parent, "-m", message)
-        self._remember(commit, entries)
+        remember(self._trees, commit, entries, MOST_TREES)
         return commit
 
     def _blobs(self, wanted: list[str]) -> dict[str, bytes]:
@@ -281,9 +277,7 @@ class Workspace:
             found[blob] = said[head + 1 : end]
             at = end + 1
             if len(found[blob]) <= LARGEST_REMEMBERED:
-                while len(self._contents) >= MOST_BLOBS:
-                    self._contents.pop(next(iter(self._contents)))
-                self._contents[blob] = found[blob]
+                remember(self._contents, blob, found[blob], MOST_BLOBS)
         return found
 
 

@@ -308,9 +308,8 @@ def supervise(command: Sequence[str], spec: dict[str, Any]) -> int:
 def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
     """Become the command."""
     try:
-        for number in (spec.get("report"), spec.get("ready")):
-            if number is not None:
-                os.close(number)
+        if spec.get("report") is not None:
+            os.close(spec["report"])
         os.chdir(spec["cwd"])
         own = "binds" in spec or bool(spec.get("inner"))
         if spec.get("confined"):

@@ -49,18 +49,25 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag
 
     Raises UsageError on a malformed search comment.
     """
-    Checkout(workspace).require_free(branch, f"refs/autoresearch/{tag}")
-    Checkout(workspace).require_clean()
-    head = workspace.head
-    _require_own_results(workspace, protocol, head)
-    files = workspace.files(head)
+    files = workspace.files(_require_clear(workspace, branch, tag))
     if not files:
         raise PreconditionError(nothing_may_change(protocol))
     tunable_parameters(files, known_constants(protocol))
 
 
-def _require_own_results(workspace: Workspace, protocol: Protocol, head: str) -> None:
+def _require_clear(workspace: Workspace, branch: str, tag: str) -> str:
+    """Return HEAD. Raises PreconditionError where something of a person's is in the way of a new session."""
+    checkout = Checkout(workspace)
+    checkout.require_free(branch, f"refs/autoresearch/{tag}")
+    checkout.require_clean()
+    head = workspace.head
+    _require_own_results(workspace, head)
+    return head
+
+
+def _require_own_results(workspace: Workspace, head: str) -> None:
     """Raises PreconditionError where the loop's rows cannot stand in the file that the protocol names for them."""
+    protocol = workspace.protocol
     path = protocol.provenance.results_log.path
     tracked = workspace.show(head, path)
     if (workspace.folder / path).exists() and tracked is None:
@@ -80,10 +87,7 @@ def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> 
     metric = workspace.protocol.metric
     checkout = Checkout(workspace)
     # Set-up commands, a person and a loop in a linked worktree have had time since.
-    checkout.require_free(about["branch"], f"refs/autoresearch/{about['tag']}")
-    checkout.require_clean()
-    head = workspace.head
-    _require_own_results(workspace, workspace.protocol, head)
+    head = _require_clear(workspace, about["branch"], about["tag"])
     begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
     journal.append("session", **about, **begun, pid=os.getpid())
     checkout.start_branch(about["branch"], head)

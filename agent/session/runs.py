@@ -28,6 +28,7 @@ from agent.session.references import of_candidate, of_commit
 from agent.session.workbench import Workbench
 from agent.source.diff import CODE, changed
 from agent.system.files import last_lines
+from agent.system.memory import remember
 
 PROGRESS_SECONDS = 1.0
 MOST_TEXTS = 8
@@ -98,12 +99,11 @@ class Runs:
     def files(self, commit: str) -> Mapping[str, str]:
         """The mutable files of a commit. Those asked for lately are remembered."""
         if commit not in self._texts:
-            if len(self._texts) >= MOST_TEXTS:
-                self._texts.pop(next(iter(self._texts)))
             try:
-                self._texts[commit] = self._runner.workspace.files(commit)
+                texts = self._runner.workspace.files(commit)
             except AutoresearchError:
                 return {}  # it is gone from the repository
+            remember(self._texts, commit, texts, MOST_TEXTS)
         return self._texts[commit]
 
     def expected_seconds(self) -> float:

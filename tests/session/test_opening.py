@@ -1,0 +1,43 @@
+"""Set-up commands: when they run, and what they may leave where a session is to begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.journal.paths import journal_path
+from tests.common.workspaces import Cli, git, quick_protocol, set_protocol
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("echo mine > results.tsv", "results.tsv exists and git does not track it"),
+        ("echo >> train.py", "the working tree has uncommitted changes (train.py)"),
+        ("git branch autoresearch/t", "the branch autoresearch/t exists"),
+    ],
+)
+def test_session_begins_on_nothing_that_its_set_up_left_in_the_way(
+    quick: Path, program: Cli, command: str, says: str
+) -> None:
+    set_protocol(quick, environment=quick_protocol()["environment"] | {"setupCommands": [command]})
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "1", "--sandbox", "off")
+    assert done.returncode == 3
+    assert says in done.stderr
+    assert git(quick, "branch", "--show-current") == "main"
+    assert not journal_path(quick, "t").exists()
+
+
+def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, program: Cli) -> None:
+    environment = quick_protocol()["environment"] | {"setupCommands": ["echo prepared >> prepared.txt"]}
+    set_protocol(quick, environment=environment)
+    for count in ("1", "2"):
+        assert program(quick, "run", "--tag", "t", "--max-experiments", count).returncode == 0
+    assert (quick / "prepared.txt").read_text() == "prepared\n"
+    git(quick, "checkout", "--quiet", "main")
+    set_protocol(quick, environment=environment | {"setupCommands": ["exit 4"]})
+    failed = program(quick, "run", "--tag", "u")
+    assert failed.returncode == 1
+    assert "`exit 4` ended with exit code 4" in failed.stderr
+    assert program(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0

@@ -1,0 +1,79 @@
+"""Sessions that were killed, or worked beside: what is finished, what is undone, and what stays a person's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.common.in_process import call
+from tests.common.processes import start, wait_for
+from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.workspaces import Cli, commit_all, git
+
+
+@pytest.mark.parametrize("kind", ["proposed", "committed", "started", "measured", "judged", "recorded"])
+def test_a_loop_killed_after_any_event_goes_on_without_losing_or_doubling_a_row(
+    quick: Path, finished: Path, cli: Cli, kind: str
+) -> None:
+    for number in (0, 2):
+        loop = start(quick, "--max-experiments", "4")
+        wait_for(quick, kind, number)
+        loop.kill()
+        loop.communicate(timeout=60)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [r["description"] for r in rows(quick)] == [r["description"] for r in rows(finished)]
+    assert [r["val_bpb"] for r in rows(quick)] == [r["val_bpb"] for r in rows(finished)]
+
+
+def test_a_branch_that_moved_and_edits_made_in_between_are_not_overwritten(quick: Path, cli: Cli) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "2")
+    (quick / "train.py").write_text("RATE = 9.0  # mine\n")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
+    assert done.returncode == 3
+    assert "uncommitted changes" in done.stderr
+    assert (quick / "train.py").read_text() == "RATE = 9.0  # mine\n"
+    commit_all(quick, "my own change")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3")
+    assert done.returncode == 3
+    assert "the session left it at" in done.stderr
+
+
+def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_persons(quick: Path) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss = ", "# größer ist schlechter\nloss = "), encoding="utf-8")
+    commit_all(quick, "a comment")
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    for name in ("results.tsv", "train.py"):
+        whole = (quick / name).read_bytes()
+        (quick / name).write_text(whole.decode(), encoding="utf-16")  # as a spreadsheet saves it
+        for command in (("run", "--tag", "t", "--max-experiments", "2"), ("doctor", "--repair")):
+            done = call(quick, *command)
+            assert done.returncode == 3, done.stderr
+            assert f"uncommitted changes ({name})" in done.stderr, done.stderr
+        assert (quick / name).read_text(encoding="utf-16").encode() == whole
+        (quick / name).write_bytes(whole)
+    whole = (quick / "train.py").read_bytes()
+    (quick / "train.py").write_bytes(whole[: whole.index("ö".encode()) + 1])
+    done = call(quick, "doctor", "--repair")
+    assert done.returncode == 0, done.stderr
+    assert "restored train.py" in done.stdout, done.stderr
+    assert_consistent(quick)
+
+
+def test_a_session_of_the_version_that_ran_in_the_checkout_goes_on(quick: Path, finished: Path, cli: Cli) -> None:
+    """It was killed with its candidate in the working tree, whole or half written."""
+    for number, cut in ((1, None), (3, 40)):
+        loop = start(quick, "--max-experiments", "4")
+        wait_for(quick, "started", number)
+        loop.kill()
+        loop.communicate(timeout=60)
+        committed = [e for e in journal(quick) if e["event"] == "committed"][-1]
+        whole = git(quick, "show", f"{committed['commit']}:train.py") + "\n"
+        (quick / "train.py").write_text(whole[:cut])
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "4")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [r["val_bpb"] for r in rows(quick)] == [r["val_bpb"] for r in rows(finished)]
