@@ -29,7 +29,9 @@ for word in "$@"; do
     if [ -n "$skip" ]; then skip=; continue; fi
     case "$word" in -c) skip=1 ;; -*) ;; *) sub=$word; break ;; esac
 done
-count=$(($(cat "$FAULT_COUNTS/$sub" 2>/dev/null || echo 0) + 1))
+count=0
+if [ -f "$FAULT_COUNTS/$sub" ]; then read -r count < "$FAULT_COUNTS/$sub"; fi
+count=$((count + 1))
 echo $count > "$FAULT_COUNTS/$sub"
 if [ "$FAULT_KIND" = git ] && [ "$FAULT_NAME" = "$sub" ] && [ "$FAULT_NTH" = $count ]; then
     echo "$FAULT_SAYS" >&2; exit 128
