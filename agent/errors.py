@@ -1,6 +1,6 @@
 """What can go wrong, and how far each kind reaches.
 
-AutoresearchError                  a sentence: what happened, where, what to do           exit code 1
+AutoresearchError                  what failed and why; its hint says what fixes it       exit code 1
 ├── UsageError                     flags, protocol.json: the person's input               exit code 2
 ├── PreconditionError              dirty tree, locked, data missing, fingerprint changed  exit code 3
 ├── Interrupted                    Ctrl-C twice (130) or SIGTERM (143)
@@ -25,9 +25,18 @@ LONGEST_FAULT = 300  # characters
 
 
 class AutoresearchError(Exception):
-    """Ends the program with its sentence on stderr and `exit_code`; never with a traceback unless --debug."""
+    """Ends the program with `error: MESSAGE` and `hint: HINT` on stderr and `exit_code`; a traceback only with --debug.
+
+    Args:
+        message: one sentence without its full stop: what failed, and why.
+        hint: what fixes it, with the command where there is one; empty where nothing does.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class UsageError(AutoresearchError):
@@ -88,10 +97,15 @@ class NoMetric(ExperimentError):
     pass
 
 
-def explain(error: OSError) -> str:
-    """The sentence for what the system refuses."""
-    where = f" ({error.filename})" if error.filename else ""
-    return f"the system says {error.strerror or error}{where}: mend that, then run again"
+def in_one_line(error: AutoresearchError) -> str:
+    """Return message and hint as one line, for places that have no second one: a note, a row, a check."""
+    return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def explain(error: OSError) -> AutoresearchError:
+    """Return the error for what the operating system refused."""
+    where = f"{error.filename}: " if error.filename else ""
+    return AutoresearchError(f"{where}{error.strerror or error}", hint="fix that, then run the same command again")
 
 
 def fault(error: Exception) -> str:

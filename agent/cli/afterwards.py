@@ -19,7 +19,7 @@ from agent.session.opening import open_runner, prepared
 from agent.session.session import Session
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 from agent.views.plain import show_plain
 
 Work = Callable[[Workbench], dict[str, Any]]
@@ -35,7 +35,7 @@ def confirm_gain(session: Session) -> int:
         return stop.exit_code
     except AutoresearchError as error:
         # The session itself has come to its end and lost nothing.
-        journal.show("note", text=f"not confirmed: {error}; try again with `{hint('confirm')}`")
+        journal.show("note", text=f"not confirmed: {error}; try again with `{typed('confirm')}`")
         return 0
     for line in confirm_lines(data):
         journal.show("note", text=line)
@@ -78,7 +78,7 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         stop_file(path).unlink(missing_ok=True)
         if journal.state.pending is not None:
             raise PreconditionError(
-                f"experiment #{journal.state.pending.number} is not finished: `{hint(f'run --tag {tag}')}` first"
+                f"experiment #{journal.state.pending.number} is not finished: `{typed(f'run --tag {tag}')}` first"
             )
         interrupts = Interrupts()
         interrupts.install()

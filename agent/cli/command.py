@@ -16,9 +16,9 @@ import typer
 
 from agent.cli import streams
 from agent.cli.program import Options, app, drop_output
-from agent.cli.usage import Page
+from agent.cli.usage import Page, print_error
 from agent.errors import AutoresearchError, UsageError, explain, fault
-from agent.format import Colored, block, one_line
+from agent.format import Colored, block
 
 # What a view raises of a journal that holds what no session can have put there.
 DAMAGE = (
@@ -101,7 +101,8 @@ def flattened(function: Command) -> Command:
 def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) -> None:
     """Print what a command found: as the envelope that all commands share, or as lines for a person."""
     if as_json:
-        print(json.dumps({"version": 1, "command": command, "status": "ok", "data": data, "errors": []}), flush=True)
+        found = {"data": data, "errors": [], "hints": []}
+        print(json.dumps({"version": 1, "command": command, "status": "ok", **found}), flush=True)
     else:
         print("\n".join(line if isinstance(line, Colored) else block(line) for line in lines), flush=True)
 
@@ -122,7 +123,7 @@ def finish(
     except AutoresearchError as error:
         if Options.debug:
             raise
-        _tell(str(error), command, as_json)
+        _tell(error, command, as_json)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
@@ -142,7 +143,7 @@ def finish(
     except DAMAGE as error:
         if Options.debug or not reads:
             raise
-        _tell(f"the session's journal is damaged, so it cannot be shown: {fault(error)}", command, as_json)
+        _tell(AutoresearchError(f"the session's journal is damaged: {fault(error)}"), command, as_json)
         code = 1
     raise typer.Exit(code)
 
@@ -154,10 +155,10 @@ def _require_folder(folder: Path) -> None:
         raise UsageError(f"there is no folder {folder}, so there is no protocol.json in it: name another with -C")
 
 
-def _tell(sentence: str, command: str, as_json: bool) -> None:
-    """An error: its envelope on stdout where JSON is wanted, and its sentence on stderr."""
+def _tell(error: AutoresearchError, command: str, as_json: bool) -> None:
+    """Print an error on stderr, and its envelope on stdout where JSON is wanted."""
     if as_json:
-        envelope = {"version": 1, "command": command, "status": "error", "data": None, "errors": [sentence]}
+        found = {"data": None, "errors": [str(error)], "hints": [error.hint] if error.hint else []}
         with contextlib.suppress(OSError):  # it may have been stdout that could not be written
-            print(json.dumps(envelope))
-    print(f"error: {one_line(sentence)}", file=sys.stderr)
+            print(json.dumps({"version": 1, "command": command, "status": "error", **found}))
+    print_error(error)

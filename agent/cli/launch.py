@@ -17,7 +17,7 @@ from agent.cli.afterwards import confirm_gain, report_on
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.longer_training import trains
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
@@ -197,7 +197,7 @@ def guarded(session: Session) -> int:
         session.abandon(str(stop))
         return stop.exit_code
     except (AutoresearchError, OSError) as error:
-        sentence = explain(error) if isinstance(error, OSError) else str(error)
+        sentence = in_one_line(explain(error) if isinstance(error, OSError) else error)
         # The next start heals what cannot be put right now; what the person needs is the error itself.
         with contextlib.suppress(AutoresearchError, OSError):
             session.journal.show("failed", reason=sentence)

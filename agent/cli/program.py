@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from agent.cli import streams
-from agent.cli.usage import Commands
+from agent.cli.usage import Commands, print_error
 from agent.errors import explain
 from agent.journal.paths import workspace_of
 from agent.system.invocation import stand
@@ -81,7 +81,7 @@ def start() -> None:
     except OSError as error:  # a help page that cannot be written
         if Options.debug:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print_error(explain(error))
         drop_output()
         sys.exit(1)
 

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from agent.errors import AutoresearchError, UsageError
 from agent.format import one_line
 from agent.system.invocation import program
 
@@ -30,7 +31,7 @@ class Commands(TyperGroup):
             what = one_line(error.format_message()).rstrip(".")
             context = getattr(error, "ctx", None)
             inside = context.command_path.partition(" ")[2] if context else ""
-            print(f"error: {what}: see `{' '.join([program(), *inside.split(), '--help'])}`", file=sys.stderr)
+            print_error(UsageError(what, hint=f"see `{' '.join([program(), *inside.split(), '--help'])}`"))
             sys.exit(2)
         except typer.Abort:
             sys.exit(130)
@@ -68,6 +69,13 @@ class Page(TyperCommand):
                 section = _section(each, kind) if len(options) > FEW else kind
                 sections.setdefault(section, []).append((name.removesuffix(" <str>"), says))
         _write(formatter, sections)
+
+
+def print_error(error: AutoresearchError) -> None:
+    """Print what failed on stderr, and below it what fixes it."""
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {one_line(error.hint)}", file=sys.stderr)
 
 
 def _complete_quickly() -> None:

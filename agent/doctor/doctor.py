@@ -23,7 +23,7 @@ from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.session import recovery
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 
 SEARCH = ProposerConfig()
 BLAS_FILES = ("harness/blas.py", "blas.py")  # the second where a session of an earlier version began
@@ -49,7 +49,7 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
     ]
     running = lock.holder(state_folder(workspace.folder))
     if running is not None:
-        watch = hint(f"status --follow --tag {running.tag}")
+        watch = typed(f"status --follow --tag {running.tag}")
         message = f"session {running.tag} runs in process {running.pid}: what it has in hand looks half done, wait"
         return [*found, Check("loop", "warning", message, watch)]
     homeless = machine.without_home()
@@ -79,7 +79,7 @@ def repair_sessions(folder: Path, tag: str | None) -> list[str]:
         done = [f"dropped the half-written last line of the journal ({torn} bytes)"] if torn else []
         journal = Journal(path)
         if journal.state.session is None:
-            raise PreconditionError(f"session {tag} ended before it began: `{hint(f'run --tag {tag}')}` starts it")
+            raise PreconditionError(f"session {tag} ended before it began: `{typed(f'run --tag {tag}')}` starts it")
         branch, where = journal.state.session["branch"], protocol.provenance.results_log.path
         return [*done, *recovery.reconcile(journal, workspace, branch, where)]
 
@@ -115,14 +115,14 @@ def _blas(workspace: Workspace) -> Iterator[Check]:
 
 def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Check]:
     path = journal_path(workspace.folder, tag)
-    mend = hint(f"doctor --repair --tag {tag}")
+    mend = typed(f"doctor --repair --tag {tag}")
     try:
         state = Journal(path).state
     except AutoresearchError as error:
         yield Check(f"{tag}: journal", "broken", str(error))
         return
     if state.session is None or state.head is None:
-        yield Check(f"{tag}: journal", "warning", "it ended before it began", hint(f"run --tag {tag}"))
+        yield Check(f"{tag}: journal", "warning", "it ended before it began", typed(f"run --tag {tag}"))
         return
     if path.read_bytes().endswith(b"\n"):
         yield Check(f"{tag}: journal", "ok", f"{max(0, len(state.experiments) - 1)} experiments, {path}")
@@ -142,7 +142,7 @@ def _process(state: State, tag: str, mend: str) -> Iterator[Check]:
                 yield Check(f"{tag}: run", "warning", f"process {started['pid']} outlived its loop", mend)
     if state.pending is not None:
         what = f"#{state.pending.number} ({state.pending.description}) is proposed and not recorded; it is measured by"
-        yield Check(f"{tag}: pending", "ok", what, hint(f"run --tag {tag}"))
+        yield Check(f"{tag}: pending", "ok", what, typed(f"run --tag {tag}"))
 
 
 def _branch(workspace: Workspace, state: State, tag: str, mend: str) -> Check:

@@ -9,7 +9,7 @@ from agent.init.guess import meaning
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.models import FILENAME, Protocol
 from agent.session.context import known_constants
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
             f"not looked at: uncommitted changes of {', '.join(changed[:3])}; `run` wants them committed or stashed"
         )
     if protocol.schema_kind != "protocol":
-        notes.append(f"a discoveryDraft is not run: `{hint('init --force')}` tries it and makes it a protocol")
+        notes.append(f"a discoveryDraft is not run: `{typed('init --force')}` tries it and makes it a protocol")
     return notes

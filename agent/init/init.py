@@ -27,7 +27,7 @@ from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode, choose_sandbox
 from agent.system.files import write_whole
-from agent.system.invocation import git_here, here, hint
+from agent.system.invocation import git_here, here, typed
 
 LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED = 4, 3
@@ -297,10 +297,10 @@ def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
 
 def _next(wanted: InitConfig, top: Path, path: Path) -> list[str]:
     if not wanted.run:
-        return [f"next: {hint('init --force')}"]
+        return [f"next: {typed('init --force')}"]
     return [
         f"next: {git_here(top)} add {here(path)} && {git_here(top)} commit -m protocol",
-        f"then: {hint('run --tag first --max-experiments 3')}",
+        f"then: {typed('run --tag first --max-experiments 3')}",
     ]
 
 

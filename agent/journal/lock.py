@@ -14,7 +14,7 @@ import psutil
 
 from agent.errors import PreconditionError
 from agent.system.files import read_bounded, write_whole
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 
 LARGEST_NOTE = 4096
 
@@ -48,8 +48,8 @@ def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> 
         other = holder(state_folder)
         who = f"process {other.pid} (session {other.tag})" if other else "another process"
         raise PreconditionError(
-            f"a loop runs in this workspace already: {who}. Watch it with `{hint('status --follow')}`, "
-            f"end it with `{hint('stop')}`"
+            f"a loop runs in this workspace already: {who}. Watch it with `{typed('status --follow')}`, "
+            f"end it with `{typed('stop')}`"
         ) from None
     note = _note(state_folder)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.errors import PreconditionError
 from agent.format import one_line
 from agent.system.files import Unusable
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 from agent.system.names import PROTOCOL, STATE
 
 GIT_SECONDS = 30
@@ -75,7 +75,7 @@ def find_session(workspace: Path, tag: str | None) -> str:
         require_own_state(workspace)
     tags = [path.parent.name for path in journals]
     if not tags:
-        raise PreconditionError(f"there is no session in {workspace} yet: start one with `{hint('run --tag NAME')}`")
+        raise PreconditionError(f"there is no session in {workspace} yet: start one with `{typed('run --tag NAME')}`")
     if tag is None:
         return tags[-1]
     if tag not in tags:

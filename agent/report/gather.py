@@ -27,7 +27,7 @@ from agent.report.gain import outcome, remeasured
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
 from agent.repository.workspace import Workspace
-from agent.system.invocation import hint, program
+from agent.system.invocation import program, typed
 
 
 def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
     if about is None or not state.experiments:
         raise PreconditionError(
             f"session {tag} has no measured baseline yet, so there is nothing to report: "
-            f"go on with `{hint(f'run --tag {tag}')}`"
+            f"go on with `{typed(f'run --tag {tag}')}`"
         )
     state = replace(state, experiments=tuple(map(_clean, state.experiments)))
     recorded = {event.data["number"]: event.at for event in events if event.kind == "recorded"}

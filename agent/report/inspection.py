@@ -20,7 +20,7 @@ from agent.protocol.load import load_protocol
 from agent.report.gain import outcome, standing
 from agent.repository.workspace import Workspace
 from agent.system.files import Unusable, last_lines, open_plain
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 
 SHORTEST_HASH = 4
 TAIL_LINES = 12
@@ -95,7 +95,7 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
         logs.append(found.started["log"])
     if found is None or not logs:
         what = f"experiment #{found.number}" if found else "an experiment"
-        raise PreconditionError(f"session {tag} has no run of {what} yet: `{hint('status')}` says how far it is")
+        raise PreconditionError(f"session {tag} has no run of {what} yet: `{typed('status')}` says how far it is")
     if run is not None and not 1 <= run <= len(logs):
         has = f"{len(logs)} runs, numbered from 1" if len(logs) > 1 else "one run"
         raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}: it has {has}")
@@ -163,7 +163,7 @@ def load(folder: Path, tag: str | None) -> tuple[str, State]:
     state = fold(journal_path(folder, tag))
     if state.session is None:
         raise PreconditionError(
-            f"session {tag} ended before it began: start it again with `{hint(f'run --tag {tag}')}`"
+            f"session {tag} ended before it began: start it again with `{typed(f'run --tag {tag}')}`"
         )
     return tag, state
 

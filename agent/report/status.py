@@ -17,7 +17,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder, stop_file
 from agent.journal.state import Spent, State
 from agent.report.summary import summarize
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 
 POLL_SECONDS = 0.5
 LONGEST_SILENCE = 10.0
@@ -33,13 +33,13 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
     if beginning is not None:
         raise PreconditionError(
             f"session {beginning.tag} is about to begin in process {beginning.pid}, which sets up: "
-            f"`{hint('status --follow')}` waits for it"
+            f"`{typed('status --follow')}` waits for it"
         )
     tag = find_session(workspace, tag)
     state = fold(journal_path(workspace, tag))
     if state.session is None:
         raise PreconditionError(
-            f"session {tag} ended before it began: start it again with `{hint(f'run --tag {tag}')}`"
+            f"session {tag} ended before it began: start it again with `{typed(f'run --tag {tag}')}`"
         )
     holder = lock.holder(state_folder(workspace))
     running = holder is not None and holder.tag == tag

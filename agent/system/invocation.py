@@ -29,7 +29,7 @@ def stand(named: Path | None) -> None:
     _Standing.named = named
 
 
-def hint(arguments: str) -> str:
+def typed(arguments: str) -> str:
     """Return a command of this program as it works where the person stands: `uv run autoresearch stop`."""
     where = f" -C {shlex.quote(str(_Standing.named))}" if _Standing.named is not None else ""
     return f"{program()}{where} {arguments}"

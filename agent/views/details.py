@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from agent.format import cost, duration, figure, one_line
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 from agent.views.color import diff_lines, status_text
 
 LOST = "(the diff cannot be shown: `{doctor}` says why)"
@@ -28,7 +28,7 @@ def show_lines(data: dict[str, Any]) -> list[str | Text]:
     if data["runs"]:
         lines += [_title("runs"), *_indented("\n".join(_runs(data))), ""]
     if data["number"] > 0:
-        lost = [LOST.format(doctor=hint("doctor"))]
+        lost = [LOST.format(doctor=typed("doctor"))]
         lines += [_title("diff"), *(diff_lines(data["diff"]) if data["diff"] is not None else lost), ""]
     if data["log"]:
         lines += [_title(f"log  {data['log']}"), *_indented("\n".join(data["log_tail"]) or "(empty)")]

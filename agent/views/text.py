@@ -11,7 +11,7 @@ from agent.format import brief, cost, duration, figure, one_line
 from agent.journal.experiment import Experiment
 from agent.journal.state import State
 from agent.report.gain import outcome, remeasured
-from agent.system.invocation import git_here, hint
+from agent.system.invocation import git_here, typed
 
 MOST_KEPT = 5
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
@@ -101,9 +101,9 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         *_kept(state),
-        f"look      {hint(f'report --tag {tag} --open')}",
+        f"look      {typed(f'report --tag {tag} --open')}",
         *([f"take home {_home(state, top)}"] if summary["best_number"] else []),
-        f"go on     {hint(f'run --tag {tag}')}",
+        f"go on     {typed(f'run --tag {tag}')}",
     ]
     return [one_line(line) for line in lines]
 
@@ -124,4 +124,4 @@ def _home(state: State, top: Path) -> str:
     assert state.session is not None
     left, git = state.session.get("left"), git_here(top)
     back = f"{git} switch {shlex.quote(left)} && " if left else ""
-    return f"{back}{hint('diff --tag ' + state.session['tag'])} | {git} apply"
+    return f"{back}{typed('diff --tag ' + state.session['tag'])} | {git} apply"

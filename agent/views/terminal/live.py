@@ -20,7 +20,7 @@ from agent.journal.events import Event
 from agent.journal.state import State
 from agent.report.eta import experiments_left
 from agent.system.files import last_lines
-from agent.system.invocation import hint
+from agent.system.invocation import typed
 from agent.views.plain import event_lines
 from agent.views.terminal.progress_panel import Moment, under_way
 from agent.views.terminal.screen import screen
@@ -142,7 +142,7 @@ def follow(load: Callable[[], State | None], wait: Callable[[], None], limits: L
     limits: what ends it, hours as a time of day.
     """
     console = Console(highlight=False)
-    picture = Picture(limits, LEAVE.format(stop=hint("stop")))
+    picture = Picture(limits, LEAVE.format(stop=typed("stop")))
     state = load()
     if state is None:
         return
