@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.model_server import KEY, Script, half, model_server, reply, silent
 from tests.common.proposals import NOTES, edit, walk
@@ -368,10 +369,7 @@ def test_a_call_that_the_loop_did_not_survive_counts_at_its_worst(quick: Path, c
     with model_server(lambda _: silent) as server:
         flags = ["--proposer", "llm", "--model", f"{server.url} scripted", "--max-cost", "20"]
         command = ["run", "--tag", "t", *flags, "--no-keep-awake", "--sandbox", "off", "--max-experiments", "1"]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        loop = subprocess.Popen(
-            [sys.executable, "-m", "agent", *command], cwd=quick, env=env, stderr=subprocess.DEVNULL
-        )
+        loop = Forked(quick, command, os.environ)
         while not server.requests:
             assert loop.poll() is None
             time.sleep(0.02)

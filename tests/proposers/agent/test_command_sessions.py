@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tests.common.agents import BETTER, HONEST, HOSTILE, NEEDS_ONE, WITH_NOTES, agent, counting
+from tests.common.forked import Forked
 from tests.common.processes import gone
 from tests.common.sessions import assert_consistent, rows
-from tests.common.workspaces import QUICK, ROOT, Cli, git
+from tests.common.workspaces import QUICK, Cli, git
 
 
 def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli, tmp_path: Path) -> None:
@@ -27,12 +26,7 @@ def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli,
     command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    loop = subprocess.Popen(
-        [sys.executable, "-m", "agent", *command],
-        cwd=quick,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
-        stderr=subprocess.DEVNULL,
-    )
+    loop = Forked(quick, command, {**os.environ, "TMPDIR": str(temporary)})
     while not checked.exists():
         assert loop.poll() is None
         time.sleep(0.02)
