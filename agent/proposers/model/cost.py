@@ -88,7 +88,7 @@ class SpendingCap:
         if price is None and (most is not None or most_per_experiment is not None):
             raise UsageError(
                 f"the price of {model.label} is not known, so a cap on its cost cannot be kept: add it to "
-                ".autoresearch/prices.toml (docs/proposers.md), or leave the cap out"
+                ".autoresearch/prices.toml (docs/models.md), or leave the cap out"
             )
         self._model, self._price = model, price
         self._most, self._most_per_experiment = most, most_per_experiment
