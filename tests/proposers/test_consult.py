@@ -304,7 +304,7 @@ def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap:
     assert done.returncode == 0, done.stderr
     assert len(server.requests) == calls, done.stderr
     assert f"--max-cost-per-experiment {cap} is spent" in done.stderr
-    assert "ended: there is nothing to search" in done.stderr
+    assert "ended: nothing to search" in done.stderr
     assert len(cells(quick)) == 1
 
 
@@ -324,8 +324,8 @@ def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> Non
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "mine.py, which may not change" in told[1]
-    assert "x.py, which may not change" in told[2]
+    assert "mine.py, which is not a mutable file" in told[1]
+    assert "x.py, which is not a mutable file" in told[2]
     assert (quick / "mine.py").read_text() == "MINE = 1\n"
     assert cells(quick)[1][3] == "keep"
     assert git(quick, "show", "HEAD:new.py") == "X = 1"
@@ -336,10 +336,10 @@ def test_wrong_flags_are_sentences(quick: Path) -> None:
         (("--proposer", "llm"), 2, "needs --model"),
         (("--proposer", "command"), 2, "needs --agent"),
         (("--proposer", "hybrid"), 2, "needs --model"),
-        (("--proposer", "oracle"), 2, "there is no proposer"),
-        (("--model", "gpt-5"), 2, "is not known"),
+        (("--proposer", "oracle"), 2, "unknown proposer"),
+        (("--model", "gpt-5"), 2, "unknown model"),
         (("--model", "openai:gpt-5"), 3, "OPENAI_API_KEY"),
-        (("--model", "ollama:x", "--agent", "claude"), 2, "exclude each other"),
+        (("--model", "ollama:x", "--agent", "claude"), 2, "are mutually exclusive"),
     ):
         done = call(quick, "run", "--tag", "t", *flags)
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr

@@ -37,7 +37,7 @@ def searched(source: str, limits: TrainingLimits = TrainingLimits(300.0)) -> set
 def test_no_budget_is_searched_by_its_name(name: str) -> None:
     assert searched(f"{name} = 120\n{RATE}") == {"RATE"}
     assert searched(f"{name}: float = 120.5  # search: off\n{RATE}") == {"RATE"}
-    with pytest.raises(UsageError, match=f"line 1: {name} is not searched, for longer training is no better recipe"):
+    with pytest.raises(UsageError, match=rf"train\.py:1: {name} cannot be searched, because longer training"):
         searched(f"{name} = 120  # search: 60..600\n{RATE}")
 
 

@@ -68,8 +68,8 @@ else:
     assert [event["proposer"] for event in proposed] == ["command", "command", "search"]
     assert [event["description"] for event in proposed[:2]] == ["step 0", "step 1"]
     nothing = [event["reason"] for event in events if event["event"] == "nothing"]
-    assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which may not change"]
-    assert "deleted prepare.py, which may not change" in done.stderr
+    assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which is not a mutable file"]
+    assert "deleted prepare.py, which is not a mutable file" in done.stderr
     assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t"
     assert not git(quick, "status", "--porcelain")
     assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()
@@ -77,14 +77,14 @@ else:
 
 # Each is one experiment of a session: what it does besides an honest change, and the line that a person sees.
 ACTS = (
-    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which may not change"),
+    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which is not a mutable file"),
     (HOSTILE["deletes .git"][0], "dropped from what it did: it deleted .git"),
     ("outside()", ""),  # refused, as the line at the start says
-    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was ended"),
+    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was killed"),
     (HOSTILE["commits"][0], "dropped from what it did: it committed"),
     (HOSTILE["switches the branch"][0], "dropped from what it did: it switched the branch"),
     (HOSTILE["prints ten megabytes"][0], "dropped from what it did: it printed 10 MiB, of which the last 1 MiB is"),
-    ("time.sleep(600)", "dropped from what it did: it went on until it was ended (timed out: killed after the hard"),
+    ("time.sleep(600)", "dropped from what it did: it ran until it was stopped (timed out: killed after the hard"),
 )
 
 
@@ -130,7 +130,7 @@ def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli
     assert done.returncode == 0, done.stderr
     assert "command had nothing for #2: the agent changed nothing" in cli(quick, "status").stdout
     done = cli(quick, *run, "--max-experiments", "5")
-    reason = "the search proposes: the agent changed nothing 3 times in a row; its agent.log says what it did instead"
+    reason = "the search proposes: the agent changed nothing 3 times in a row; see its agent.log"
     assert reason in done.stderr
     assert f"command is away, {reason}" in cli(quick, "status").stdout
     assert len(rows(quick)) == 6
@@ -145,7 +145,7 @@ time.sleep(600)
     done = cli(quick, *run[:-1], agent(tmp_path, hangs).command, *limits)
     assert done.returncode == 0
     assert len(rows(quick)) == 7
-    assert "changed nothing until it was ended (timed out: killed after the hard limit of 2 s)" in done.stderr
+    assert "changed nothing before it was stopped (timed out: killed after the hard limit of 2 s)" in done.stderr
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 
@@ -173,5 +173,5 @@ def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -
     done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, script).command)
     assert done.returncode == 0, done.stderr
     assert rows(quick)[1]["status"] == "crash"
-    says = "the agent changed nothing; dropped: it made new.txt, which may not change"
+    says = "the agent changed nothing; dropped: it created new.txt, which is not a mutable file"
     assert f"#1 is not mended by command: {says}" in done.stderr

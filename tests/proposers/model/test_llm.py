@@ -120,7 +120,7 @@ def test_blocks_that_stand_in_thinking_alone_go_back_with_that_reason() -> None:
     with model_server(lambda _: next(answers)) as server:
         model = ModelSpec("http", "m", "openai", server.url)
         LLMProposer(model, SpendingCap(model, None, None, None, dict, lambda *_, **__: None), 5).ask(context())
-    assert "what stands in its thinking is no answer" in server.requests[1][2]["messages"][-1]["content"]
+    assert "edits inside your thinking do not count" in server.requests[1][2]["messages"][-1]["content"]
 
 
 def test_answers_of_no_use_are_not_read_again_by_the_same_loop(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_hybrid_keeps_its_share() -> None:
             "hybrid", SearchProposer(), model, share=share, fallback_after=0, announce=lambda *_, **__: None
         )
         for number in range(1, 101):
-            proposer._nothings = 0
+            proposer._unusable = 0
             now = dataclasses.replace(context(), number=number, incumbent=experiment(min(incumbent, number - 1)))
             proposer.ask(now)
         return model.asked

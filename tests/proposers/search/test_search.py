@@ -186,7 +186,7 @@ def test_nothing_to_search_and_nothing_left() -> None:
     flag = ask("FLAG = True\n")
     assert flag.description == "FLAG True -> False"
     tried = Experiment(1, "search", "", "c", digest(flag.files), flag.parameters, (), Verdict("discard", ""))
-    with pytest.raises(Exhausted, match="nothing new"):
+    with pytest.raises(Exhausted, match="no new candidate"):
         ask("FLAG = True\n", (tried,))
 
 
@@ -235,7 +235,7 @@ def test_small_spaces_are_used_up() -> None:
     source = "DEPTH = 4  # search: 1..6\nFLAG = False\n"
     history: list[Experiment] = []
     incumbent, files = None, {"t.py": source}
-    with pytest.raises(Exhausted, match="nothing new"):
+    with pytest.raises(Exhausted, match="no new candidate"):
         for number in range(20):
             if incumbent is None:
                 proposal = Proposal({}, "", "", tunable_parameters(files, {}))
