@@ -1,4 +1,4 @@
-"""Tell what an edit changes, and whether the learning curves before and after it may cross."""
+"""Determine what an edit changes, and whether the learning curves before and after it may cross."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell whether a candidate is simpler than the incumbent, or the same program apart from its seed."""
+"""Determine whether a candidate is simpler than the incumbent, or the same program apart from its seed."""
 
 from __future__ import annotations
 

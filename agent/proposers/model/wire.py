@@ -121,7 +121,7 @@ def parse_model(text: str) -> ModelSpec:
     scheme, _, name = text.partition(":")
     if scheme not in SERVERS or not name:
         known = ", ".join(f"{each}:NAME" for each in SERVERS)
-        raise UsageError(f"--model: unknown model {text!r}; choose from {known} or '{OWN_SERVER}'")
+        raise UsageError(f"--model must be {known} or '{OWN_SERVER}', got {text!r}")
     wire, address, url_variable, key_variable = SERVERS[scheme]
     key = os.environ.get(key_variable, "") if key_variable else ""
     if key_variable and not key:

@@ -1,4 +1,4 @@
-"""Coding agents as real processes: honest ones, broken ones, hostile ones. None may harm the person's workspace."""
+"""Test honest, broken and hostile coding agents as real processes. None may harm the user's workspace."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
 
 @pytest.fixture
 def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
-    """Checks, at the latest when the test ends, that the person's checkout is what it was."""
+    """Check that the user's checkout is unchanged, at the latest when the test ends."""
 
     def state() -> list[Any]:
         texts = [(str(path), path.read_bytes()) for path in sorted(quick.glob("*")) if path.is_file()]
@@ -139,7 +139,7 @@ def test_hostile_agent_keeps_only_honest_change(
 
 
 def agent_again(proposer: CommandProposer, folder: Path, script: str = HONEST) -> CommandProposer:
-    """The same proposer, whose agent now behaves."""
+    """Return the same proposer with another script of its agent."""
     (folder / "agent.py").write_text(BEGIN + script)
     return proposer
 
@@ -170,11 +170,11 @@ for name, folder in tries.items():
         pass
 """
     proposer = agent(tmp_path, HONEST + script, CONFINED)
-    # By the program's name: what belongs to it may be written.
+    # Named after the program, because an agent may write to folders of its own name.
     (tmp_path / "python3").symlink_to(sys.executable)
     proposer.command = proposer.command.replace(shlex.quote(sys.executable), str(tmp_path / "python3"))
     assert dict(proposer.ask(context).files) == {"train.py": BETTER}
-    # With a root of its own the home folder is the room's.
+    # If the room has its own root, the home folder is the room's.
     written = (tmp_path / "kept" / "agent.log").read_text().split()
     assert written == [*(["home"] if CONFINED.has_root else []), "own", "temporary", "copy"]
     assert not (home / "new.txt").exists()
@@ -306,7 +306,7 @@ else:
 
 
 def test_no_file_of_an_agent_ends_the_loop(context: Context, tmp_path: Path) -> None:
-    """What the parser or the search's comments cannot take goes back to it; a rewrite is described in no time."""
+    """Unparsable files and search comments go back to the agent; a rewritten file is described quickly."""
     script = """
 if "cannot be used" not in prompt:
     put("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3  # search: whatever I like")
@@ -356,7 +356,7 @@ def test_finished_agent_work_survives_restart(context: Context, tmp_path: Path) 
 
 
 def test_draft_is_kept_when_correction_fails(context: Context, tmp_path: Path) -> None:
-    """The second attempt cannot be had: asked again, in this loop or the next, the agent goes on from its draft."""
+    """The second attempt fails: asked again, in this loop or the next, the agent continues from its draft."""
     counter = tmp_path / "count"
     mistake = counting(counter) + 'put("RATE = 0.1", "RATE = = 0.3") if "cannot be used" not in prompt else sys.exit(1)'
     proposer = agent(tmp_path, mistake)

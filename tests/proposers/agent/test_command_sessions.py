@@ -1,4 +1,4 @@
-"""Whole sessions with coding agents as real processes: what a person sees of one, and what it cannot harm."""
+"""Test whole sessions with coding agents as real processes: what the user sees, and what an agent cannot harm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 
 def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli, tmp_path: Path) -> None:
-    """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
+    """The loop is killed in the dry check: after the agent has finished, and before anything is journalled."""
     counter, checked = tmp_path / "count", tmp_path / "checked"
     hangs = (
         f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
@@ -47,7 +47,7 @@ def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli,
 
 
 def test_agent_session_keeps_invariants(quick: Path, program: Cli, tmp_path: Path) -> None:
-    """The agent of the third experiment does harm and nothing else: that one is the search's."""
+    """In the third experiment the agent only does harm, so the search proposes that one."""
     script = f"""
 counter = pathlib.Path({str(tmp_path / "count")!r})
 count = len(counter.read_text()) if counter.exists() else 0
@@ -75,11 +75,11 @@ else:
     assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()
 
 
-# Each is one experiment of a session: what it does besides an honest change, and the line that a person sees.
+# One experiment each: what the agent does besides an honest change, and the line that the user sees.
 ACTS = (
     (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which is not a mutable file"),
     (HOSTILE["deletes .git"][0], "dropped from what it did: it deleted .git"),
-    ("outside()", ""),  # refused, as the line at the start says
+    ("outside()", ""),  # denied by the sandbox, as the note at the start says
     (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was killed"),
     (HOSTILE["commits"][0], "dropped from what it did: it committed"),
     (HOSTILE["switches the branch"][0], "dropped from what it did: it switched the branch"),
@@ -90,7 +90,7 @@ ACTS = (
 
 @NEEDS_ONE
 def test_hostile_agent_session_keeps_invariants(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    """All of it in one night: every experiment is the agent's, nothing is harmed, and a line says what it did."""
+    """All acts in one session: the agent proposes every experiment, nothing is harmed, and a line reports each act."""
     before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
     places = [str(quick / "new.txt"), str(quick / "prepare.py"), str(quick / ".git" / "HEAD"), str(tmp_path / "x")]
     script = f"""
@@ -134,7 +134,7 @@ def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli
     assert reason in done.stderr
     assert f"command is away, {reason}" in cli(quick, "status").stdout
     assert len(rows(quick)) == 6
-    # The time limit ends what has left its session too.
+    # The time limit also kills processes that left the agent's session.
     pids = tmp_path / "pids"
     hangs = f"""
 away = subprocess.Popen(["sleep", "600"], start_new_session=True)
@@ -150,7 +150,7 @@ time.sleep(600)
 
 
 def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    """What the person edits waits and is not measured; what the agent has made meanwhile is."""
+    """The user's edit is kept and not measured; the change that the agent made meanwhile is measured."""
     counter, mine = tmp_path / "count", quick / "train.py"
     text = QUICK + "# mine\n"
     script = counting(counter) + HONEST + WITH_NOTES

@@ -109,7 +109,7 @@ def test_lines_are_indented_as_the_file_is(text: str, search: str) -> None:
 def test_lines_that_an_edit_adds_are_indented_as_the_file_is() -> None:
     more = LOOP.replace("            x += 1", "            if i:\n                x += 2")
     assert applied(edit(LOOP, more), TABS) == TABS.replace("\t\t\tx += 1", "\t\t\tif i:\n\t\t\t\tx += 2")
-    # The first line alone has lost its indentation; what follows it has it, or has lost it as well.
+    # Only the first line has lost its indentation; the lines after it have theirs, or have lost it as well.
     for second in ("    y = 1", "y = 1"):
         assert applied(edit("return x", f"x += 1\n{second}\n    return x" if second[0] == " " else "y = 1\nreturn x"),
                        NESTED).endswith("    y = 1\n    return x\n")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Search comments that are nearly some, constants that are none, and files in other encodings than UTF-8."""
+"""Test misspelled search comments, constants that cannot be searched, and files in encodings other than UTF-8."""
 
 from __future__ import annotations
 
