@@ -1,4 +1,4 @@
-"""Coding agents as scripts: honest ones, hostile ones, and the notes that they leave."""
+"""Scripts that act as honest or hostile coding agents, and the notes that they leave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.room.sandbox import UNCONFINED, Sandbox
 from tests.common.workspaces import QUICK
 
 BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
-# What every agent here begins with: it reads its prompt as a real one does.
+# The beginning of every agent: it reads its prompt as a real one does.
 BEGIN = """
 import os, pathlib, shutil, subprocess, sys, time
 prompt = pathlib.Path(sys.argv[1]).read_text()
@@ -37,7 +37,7 @@ WITH_NOTES = (
 WAY = sandbox.available(network=True)
 CONFINED = Sandbox(WAY, network=False, hide=True)
 NEEDS_ONE = pytest.mark.skipif(WAY is None, reason="no sandbox works here")
-# Each also makes an honest change: that is taken, the rest is not, and one line says what was dropped.
+# Each also makes an honest change, which is taken; the rest is dropped, and one line says what it was.
 HOSTILE = {
     "edits prepare.py": (
         "pathlib.Path('prepare.py').write_text('HARNESS = False')",
@@ -74,7 +74,7 @@ HOSTILE = {
 
 
 def unheard(_: str, **__: Any) -> None:
-    """Where a test does not look at what is journalled."""
+    """Ignore the journal, for tests that do not look at it."""
 
 
 def agent(
@@ -93,5 +93,5 @@ def agent(
 
 
 def counting(counter: Path) -> str:
-    """An agent that notes outside its copy that it was started."""
+    """Return a script that records outside its copy that the agent was started."""
     return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"

@@ -29,8 +29,8 @@ MOST_REASONS = 4
 # Above this, the width of a range or a multiple of a value might overflow.
 LARGEST = 1e300
 NAME_CONSTANTS = (
-    "name the values to tune in capitals at module level, such as RATE = 0.1, or let a model or an agent propose with "
-    "--model or --agent"
+    "name the values to tune in capitals at module level, such as `RATE = 0.1`, or let a model or an agent propose "
+    "with `--model` or `--agent`"
 )
 
 
