@@ -299,7 +299,7 @@ def test_doctor_reports_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert [each.command for each in reach.checks(ProposerConfig(model="ollama:m"))] == ["ollama serve"]
     (check,) = reach.checks(ProposerConfig(model="oracle"))
     assert check.status == "broken"
-    assert "is not known" in check.message
+    assert "must be openai:NAME" in check.message
     monkeypatch.setenv("PATH", str(tmp_path))
     (check,) = reach.checks(ProposerConfig(agent="claude"))
     assert (check.status, check.command) == ("broken", "npm install -g @anthropic-ai/claude-code")
