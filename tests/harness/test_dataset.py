@@ -44,7 +44,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataServer]:
 
 
 def ignore(step: str, done: int, total: int | None) -> None:
-    """A report that nobody reads."""
+    """Discard progress reports."""
 
 
 def fetch(server: DataServer, folder: Path, attempts: int = 4, backoff: float = 0.001) -> bytes:
@@ -145,7 +145,7 @@ def test_any_sequence_of_faults_ends_in_the_right_bytes_or_a_sentence(
 def test_content_that_never_has_the_promised_hash_is_refused(server: DataServer, tmp_path: Path, linked: bool) -> None:
     server.linked = linked
     if linked:
-        # What is stored is another shard, whole: only the hash on the redirect tells.
+        # The stored file is another, complete shard: only the hash of the redirect reveals it.
         other = parquet(stories(5))
         server.files["other"] = other
         server.faults[NAME] = [Fault(status=302, headers=(("Location", "/stored/other"),))] * 9
@@ -200,7 +200,7 @@ def test_a_missing_file_is_final_and_named(server: DataServer, tmp_path: Path) -
 def test_the_servers_wish_to_wait_is_heeded(server: DataServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault(status=429, headers=(("Retry-After", "1"),))]
     begun = time.monotonic()
-    # Its own wait would be far longer than the suite may take.
+    # The default backoff would take far longer than the suite may.
     assert fetch(server, tmp_path, backoff=10_000) == server.files[NAME]
     assert 1 <= time.monotonic() - begun < 10
 
@@ -209,9 +209,9 @@ def test_an_unreachable_server_is_said_in_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         server = DataServer(f"http://127.0.0.1:{free.getsockname()[1]}")
-        with pytest.raises(DataError, match="could not be reached") as caught:
+        with pytest.raises(DataError, match="server is unreachable") as caught:
             fetch(server, tmp_path)
-    assert "again" in str(caught.value)
+    assert "run the same command again" in caught.value.hint
     assert "Max retries" not in str(caught.value)
 
 
@@ -226,7 +226,7 @@ def test_after_a_failure_the_next_call_fetches_only_what_is_missing(server: Data
 
 
 def test_more_shards_than_there_are(server: DataServer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="6542 training shards"):
+    with pytest.raises(DataError, match="at most 6542 for climbmix"):
         dataset.shards("climbmix", 6543, tmp_path, 1, ignore)
     assert not server.answers
 
@@ -247,7 +247,7 @@ def test_tinystories_is_split_as_its_authors_suggest(server: DataServer, tmp_pat
         validation, training = dataset.shards("tinystories", num_shards, tmp_path, 1, ignore)
         assert (validation.split, list(validation.documents())) == ("val", texts[10_000:20_000])
         assert (training.split, list(training.documents())) == ("train", texts[20_000:])
-    with pytest.raises(DataError, match="1 training shards"):
+    with pytest.raises(DataError, match="at most 1 for tinystories"):
         dataset.shards("tinystories", 2, tmp_path, 1, ignore)
 
 
