@@ -188,8 +188,9 @@ class MutableSurface(ProtocolModel):
 
 class ImmutableHarness(ProtocolModel):
     paths: list[Glob] = enforced(
-        "protected: no candidate may change them or the modules of the workspace that they import, unless allowedGlobs "
-        "match those; a run gets the committed version, which is part of the fingerprint",
+        "protected: no candidate may change them, or modules of the workspace that they import unless an allowed glob "
+        "names those exactly or matches no harness file; runs get the committed versions, which are part of the "
+        "fingerprint",
         default=[],
         max_length=MOST_GLOBS,
     )
