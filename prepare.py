@@ -133,7 +133,7 @@ def evaluate_bpb(model: Callable[[mx.array], mx.array], tokenizer: Tokenizer, ba
 
 
 class Untraceable(ValueError):
-    """The model's forward pass does more than build an MLX graph."""
+    """Raised if a model's forward pass does more than build an MLX graph."""
 
 
 def _trace(model: Callable[[mx.array], mx.array], shape: tuple[int, int], vocab_size: int, graph: Path) -> None:
@@ -166,7 +166,7 @@ def _trace(model: Callable[[mx.array], mx.array], shape: tuple[int, int], vocab_
 
 
 class WrongShape(ValueError):
-    """The model does not return logits of the expected shape."""
+    """Raised if a model does not return logits of the expected shape."""
 
 
 def _line_of(error: BaseException) -> str:
@@ -231,8 +231,9 @@ def main() -> None:
     from harness.dataset import RESUME, DataError
 
     parser = _Parser(
-        description="Prepare the data and train the tokenizer. Data that is already prepared is reused.",
-        epilog="Example: `uv run prepare.py --source embedded` needs no download. AUTORESEARCH_CACHE names the folder.",
+        description="Prepare the data and train the tokenizer. Run this once before training; prepared data is reused.",
+        epilog="`uv run prepare.py --source embedded` needs no download. The data is stored in AUTORESEARCH_CACHE "
+        "(default: ~/.cache/autoresearch).",
     )
     parser.add_argument(
         "--source",

@@ -1,4 +1,4 @@
 """The implementation of prepare.py, protected like it: no candidate may change a file here.
 
-Imports nothing from agent, prepare.py or train.py.
+It uses neither agent nor prepare.py and train.py.
 """

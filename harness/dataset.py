@@ -52,7 +52,7 @@ RESUME = "run the same command again; finished downloads and shards are kept"
 
 
 class DataError(Exception):
-    """The data is unavailable or unreadable.
+    """Raised if data is unavailable or unreadable.
 
     Args:
         message: what failed and why, without a full stop.
@@ -65,7 +65,7 @@ class DataError(Exception):
 
 
 class _Retry(Exception):
-    """An attempt failed, and another one may succeed. `delay` is the wait that the server asked for, in seconds."""
+    """Raised if an attempt failed and another may succeed. `delay`: seconds that the server asked to wait."""
 
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)

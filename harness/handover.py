@@ -23,7 +23,7 @@ _moving = threading.Lock()
 
 
 class Refused(ValueError):
-    """The evaluator refused a request or did not answer; the message says why."""
+    """Raised if the evaluator refused a request or did not answer. The message says why."""
 
 
 def at_work() -> Path | None:

@@ -182,7 +182,7 @@ def _work_ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
 
 
 class TooFewTokens(ValueError):
-    """The validation split is too small for the metric."""
+    """Raised if the validation split is too small for the metric."""
 
 
 def validation_rows(directory: Path, max_seq_len: int, eval_tokens: int) -> Array:

@@ -77,7 +77,7 @@ class Worker(Protocol):
 
 
 class NotEvaluated(Exception):
-    """The model cheats or cannot be evaluated, so the run does not count. The message says why."""
+    """Raised if a model cheats or cannot be evaluated, so that its run does not count. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,12 @@ def load_task() -> Task:
 
 def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -> tuple[float, "Array"]:
     """Return the metric in bits per byte, and the loss of each target in nats, (rows, T).
+
+    Args:
+        model: file of the exported graph.
+        batch: rows per forward pass.
+        task: what to evaluate the model on.
+        workers: the processes that run the graph, at least two.
 
     Raises:
         NotEvaluated: the model cheats or cannot be evaluated.

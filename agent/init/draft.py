@@ -111,7 +111,7 @@ def secondary(found: list[Found], name: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before the command has run.
+    """A command and everything known about it before it has run.
 
     Attributes:
         network: networkPolicy and the reason.
@@ -125,7 +125,13 @@ class Plan:
     budget: TimeBudget
 
     def protocol(self, metric: Mapping[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
-        """Return the content of protocol.json, with the usual fields in the usual order."""
+        """Return the content of protocol.json, with the usual fields in the usual order.
+
+        Args:
+            metric: the primary metric, as in protocol.json.
+            limit: hard timeout in seconds.
+            kind: protocol or discoveryDraft.
+        """
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         better = "lower" if metric["direction"] == "minimize" else "higher"
         return {

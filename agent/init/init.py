@@ -39,7 +39,7 @@ UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "rege
 
 
 class NoNumber(AutoresearchError):
-    """A command ran but printed no number with a known direction. Another command may."""
+    """Raised if a command ran but printed no usable metric. Another command may."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tests.common.in_process import call
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, git
 
-# What they say depends on the machine: its sandbox and whether it can be kept awake.
+# Checks whose result depends on the machine.
 SYSTEM = {"awake", "sandbox"}
 
 
@@ -44,7 +44,7 @@ def asked(folder: Path, *args: str, **env: str) -> list[dict[str, Any]]:
 
 
 def cut(folder: Path, events: int) -> None:
-    """As if the loop had died after so many events."""
+    """Truncate the journal, as if the loop had died after this many events."""
     path = journal_path(folder, "t")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:events]))
 
@@ -175,7 +175,7 @@ def test_doctor_names_missing_requirements(quick: Path, tmp_path: Path) -> None:
     (quick / "protocol.json").write_text(json.dumps(protocol))
     git(quick, "commit", "--quiet", "-am", "another protocol")
     git(quick, "config", "--unset", "user.name")
-    # A folder with git alone on PATH, and a cache that holds nothing.
+    # Only git on PATH, and an empty cache.
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "git").symlink_to(str(shutil.which("git")))
@@ -237,7 +237,7 @@ def test_smoke_training_uses_interpreter_of_workspace(quick: Path) -> None:
 
 @contextmanager
 def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """A server that answers every GET so: its address, and path and key of each request."""
+    """Serve one answer to every GET. Yields the address, and path and key of each request."""
     seen: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):

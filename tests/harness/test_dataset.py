@@ -22,7 +22,7 @@ NAME = "shard_00000.parquet"
 
 def parquet(texts: Sequence[str | None], column: str = "text", row_group: int = 1000) -> bytes:
     buffer = io.BytesIO()
-    # Uncompressed and plain, so that the size of the file is that of the text.
+    # Uncompressed and plain, so that the file is about as large as its text.
     table = pa.table({column: pa.array(texts, pa.string())})
     pq.write_table(table, buffer, row_group_size=row_group, compression="none", use_dictionary=False)
     return buffer.getvalue()
@@ -158,7 +158,7 @@ def test_content_that_never_has_the_promised_hash_is_refused(server: DataServer,
 
 def test_the_hash_on_a_redirect_is_the_one_that_counts(server: DataServer, tmp_path: Path) -> None:
     server.linked = True
-    # The storage behind the redirect gives a hash of another kind in its ETag.
+    # The storage behind the redirect sends another kind of hash in its ETag.
     server.faults[NAME] = [Fault(headers=(("ETag", f'"{"0" * 64}"'),))]
     content = fetch(server, tmp_path)
     assert hashlib.sha256(content).digest() == hashlib.sha256(server.files[NAME]).digest()
@@ -293,7 +293,7 @@ def test_the_embedded_text_is_split_by_speech(tmp_path: Path) -> None:
     assert not set(held_out) & set(rest)
     assert 0.05 < len(held_out) / len(rest) < 0.12
     groups = held_out + rest
-    # A speech shorter than a group is a document of its own.
+    # A speech shorter than a group is a separate document.
     assert sum(len(group) < dataset.EMBEDDED_GROUP for group in groups) <= 2
     assert sorted(map(len, groups))[len(groups) // 2] < 2 * dataset.EMBEDDED_GROUP
     assert sum(map(len, groups)) > 12_000_000

@@ -1,4 +1,4 @@
-"""What train.py imports, and the metric of a real MLX model."""
+"""The names that train.py imports, and the metric of a real MLX model."""
 
 import shutil
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.common.caches import T, current, python
 # isort: split
 import mlx.core as mx
 
-# What train.py imports
+# Names that train.py imports
 
 
 def test_without_data_the_constants_are_a_sentence(tmp_path: Path) -> None:

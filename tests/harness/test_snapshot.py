@@ -20,7 +20,7 @@ from tests.common.workspaces import made_once
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the embedded text as climbmix is laid out: eight training shards and one for validation."""
+    """Part of the embedded text in the layout of climbmix: eight training shards and one for validation."""
 
     def make(folder: Path) -> None:
         validation, speeches = dataset.shards("embedded", None, folder, 1, lambda *_: None)
@@ -34,7 +34,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards_id(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The id of the snapshot that an undisturbed preparation of `shards` gives."""
+    """The id of the snapshot that an uninterrupted preparation of `shards` produces."""
 
     def make(cache: Path) -> None:
         done = run(cache, "--source", str(shards))

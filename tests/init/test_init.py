@@ -71,7 +71,7 @@ TESTS = {
 
 
 def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str, Any]:
-    """init, commit and three experiments, as a person does them. Returns the protocol."""
+    """Run init, commit and three experiments, as a user would. Returns the protocol."""
     env = {"AUTORESEARCH_CACHE": str(tmp_path / "cache"), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     if "uv" in "".join(flags):
         env.pop("PATH")
@@ -115,7 +115,7 @@ def test_init_reads_repository_of_same_family(tmp_path: Path, program: Cli) -> N
 def test_init_reads_metric_printed_each_epoch(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "net", TRAINING)
     (folder / "data").mkdir()
-    (folder / "data" / "corpus.txt").write_text("text\n")  # ignored by git, and needed all the same
+    (folder / "data" / "corpus.txt").write_text("text\n")  # ignored by git, but needed by the run
     protocol = researched(folder, cli, tmp_path)
     assert protocol["execution"]["command"] == "python main.py --epochs 2"
     assert protocol["mutableSurface"]["allowedGlobs"] == ["main.py", "nn/__init__.py", "nn/model.py"]

@@ -1,4 +1,4 @@
-"""What `init` reads of a repository: which number and command are meant, and which files ask to be left alone."""
+"""How `init` chooses the metric and the command of a repository, and finds files that must not change."""
 
 from __future__ import annotations
 
