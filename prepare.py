@@ -221,7 +221,7 @@ def _evaluate_here(model: Callable[[mx.array], mx.array], rows: int) -> float:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        settings.fail(message, hint="see `uv run prepare.py --help`", code=2)
+        settings.fail(message.removeprefix("argument "), hint="see `uv run prepare.py --help`", code=2)
 
 
 def main() -> None:
@@ -250,7 +250,8 @@ def main() -> None:
         "--profile",
         default="auto",
         choices=("auto", *PROFILES),
-        help="sequence length, vocabulary and evaluation size: mac for a GPU, cpu for a CPU (default: by this machine)",
+        help="sequence length, vocabulary and evaluation size: mac for a GPU, cpu for a CPU, auto for this machine"
+        " (default: auto)",
     )
     parser.add_argument("--download-workers", type=int, default=8, help="parallel downloads (default: 8)")
     options = parser.parse_args()
