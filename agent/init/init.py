@@ -77,7 +77,7 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
     _ = workspace.head
     path = workspace.folder / FILENAME
     if path.exists() and not wanted.force:
-        raise PreconditionError(f"{path} already exists", hint=f"`{typed('init --force')}` overwrites it")
+        raise PreconditionError(f"{path} already exists", hint="add --force to overwrite it")
     plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
     outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
     changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
