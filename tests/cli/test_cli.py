@@ -142,7 +142,7 @@ def test_version_is_printed(tmp_path: Path, program: Cli) -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value", "words"),
     [
-        ("meta", "eligibility", "ineligible", "only eligible ones are run"),
+        ("meta", "eligibility", "ineligible", 'must be "eligible"'),
         ("mutableSurface", "allowedGlobs", ["nothing/*.py"], "no tracked file matches allowedGlobs (nothing/*.py)"),
         ("mutableSurface", "forbiddenGlobs", ["*.py"], "what forbiddenGlobs take"),
     ],
