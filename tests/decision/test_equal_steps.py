@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.decision.decide import Comparison, DecisionConfig, judge
-from agent.decision.equal_steps import DOUBT, slope_of
+from agent.decision.equal_steps import SLOPE_NOISE, slope_of
 from agent.decision.noise import noise_of, pooled
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.journal import read
@@ -54,11 +54,11 @@ def test_incumbent_is_adjusted_to_steps_of_candidate() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
     assert found is not None
     slower = runs(1.8, (32, 32), 9)
-    restated = found.restated(GROUPS[0], slower)
-    assert sum(restated) / 4 == pytest.approx(1.8 + SLOPE * math.log(32 / 40), abs=0.01)
+    adjusted = found.adjusted(GROUPS[0], slower)
+    assert sum(adjusted) / 4 == pytest.approx(1.8 + SLOPE * math.log(32 / 40), abs=0.01)
     away = math.log(32) - sum(math.log(n) for n in (40, 36, 42, 34)) / 4
-    assert found.doubt(GROUPS[0], slower) >= (DOUBT * found.per_log * away / found.noise.sd) ** 2
-    assert found.doubt(GROUPS[0], GROUPS[0]) == pytest.approx(0.0)
+    assert found.added_variance(GROUPS[0], slower) >= (SLOPE_NOISE * found.per_log * away / found.noise.sd) ** 2
+    assert found.added_variance(GROUPS[0], GROUPS[0]) == pytest.approx(0.0)
 
 
 @pytest.mark.quick

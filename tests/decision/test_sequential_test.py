@@ -246,7 +246,7 @@ def test_limits_failures_and_the_classic_rule() -> None:
     assert failed == Verdict("crash", "timed out")
     flaky = judge(case(base, [Run(1.0, 9.0), Run(None, 1.0, error="crashed: x")]), DecisionConfig())
     assert isinstance(flaky, Verdict)
-    assert flaky.reason == "run 2 failed after one that did not: crashed: x"
+    assert flaky.reason == "run 2 failed after an earlier run succeeded: crashed: x"
     pruned = judge(case(base, [Run(None, 4.0, error="pruned at 41 %: x", pruned=0.41, estimate=2.4)]), DecisionConfig())
     assert pruned == Verdict("discard", "pruned at 41 %: x")
     kept_at_once = judge(case(base, [Run(1.9999, 9.0)]), DecisionConfig("greedy"))

@@ -191,7 +191,7 @@ def test_file_in_place_of_folder_is_reported_in_one_sentence(quick: Path, cli: C
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
+    assert f"error: cannot write {folder / 'proposal.json'}: " in done.stderr
     folder.unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)

@@ -387,7 +387,7 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
 def test_limits(quick: Path, cli: Cli) -> None:
     assert "no improvement" in cli(quick, "run", "--tag", "t", "--patience", "2").stdout
     assert "is reached" in cli(quick, "run", "--tag", "t", "--target", "1000").stdout
-    assert "hours are over" in cli(quick, "run", "--tag", "t", "--max-hours", "0").stdout
+    assert "hours have passed" in cli(quick, "run", "--tag", "t", "--max-hours", "0").stdout
     assert cli(quick, "run", "--tag", "t", "--until", "25:00").returncode == 2
     set_protocol_later = quick_protocol(miningLoop={"maxTrials": 1})
     git(quick, "checkout", "--quiet", "main")
