@@ -200,10 +200,11 @@ def _looks(so_far: Curve) -> tuple[float, ...]:
 
 
 def _reason(fraction: float, found: Forecast) -> str:
-    recovery = f"none recovered from more than {found.recovered:.3g}" if found.recovered > 0 else "none recovered"
+    most = f"none recovered from more than {found.recovered:.3g}"
+    recovery = most if found.recovered > 0 else "none that fell behind recovered"
     return (
         f"pruned at {fraction:.0%}: the loss is {found.gap:.3g} above the incumbent's at that point, "
-        f"which predicts a final shortfall of {found.shortfall:.3g}; of {found.runs} earlier runs {recovery}"
+        f"which predicts a final shortfall of {found.shortfall:.3g}; of {found.runs} earlier runs, {recovery}"
     )
 
 

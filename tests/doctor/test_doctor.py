@@ -117,7 +117,7 @@ def test_repair_ends_orphan(quick: Path, program: Cli) -> None:
         assert "outlived its loop" in checks(quick)["t: run"]["message"]
         done = program(quick, "doctor", "--repair")
         assert done.returncode == 0, done.stderr
-        assert f"ended the orphaned run with pid {run.pid}" in done.stdout
+        assert f"killed the orphaned run with pid {run.pid}" in done.stdout
         assert run.wait(timeout=30) != 0
     assert "is proposed and not recorded" in done.stdout
     assert program(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0

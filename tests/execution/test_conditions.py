@@ -110,7 +110,7 @@ def test_user_can_work_in_checkout_during_experiments(quick: Path, tmp_path: Pat
     assert "crash" not in {row["status"] for row in rows(quick)}
     for row in rows(quick):
         assert "mine" not in git(quick, "show", f"{row['commit']}:train.py")
-    assert "train.py has changes of yours" in errors
+    assert "train.py has uncommitted changes" in errors
 
 
 def test_another_branch_may_be_checked_out_meanwhile(slow: Path, go: Path) -> None:
@@ -138,7 +138,7 @@ def test_results_edited_during_a_run_stay_as_they_are(slow: Path, go: Path) -> N
     go.touch()
     _, errors = loop.communicate(timeout=60)
     assert loop.returncode == 0
-    assert "results.tsv has changes of yours" in errors
+    assert "results.tsv has uncommitted changes" in errors
     assert (slow / "results.tsv").read_text() == table
     git(slow, "checkout", "results.tsv")
     assert_consistent(slow)

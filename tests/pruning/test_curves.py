@@ -161,7 +161,7 @@ def test_a_run_too_slow_for_its_limit_is_ended_once_its_pace_is_clear() -> None:
     def pace(seconds: float, upto: float, start: float = 5.0) -> Curve:
         return tuple(Point(n / 100, 3.0, start + n / 100 * seconds) for n in range(round(100 * upto) + 1))
 
-    assert overdue(pace(2000, 0.1), 205, 900) == "pruned at 10%: at its pace it takes 2005 s, the hard limit is 900 s"
+    assert overdue(pace(2000, 0.1), 205, 900) == "pruned at 10%: at this pace it takes 2005 s, the hard limit is 900 s"
     assert overdue(pace(2000, 0.03), 65, 900) is None
     assert overdue(pace(950, 0.5), 480, 900) is None  # within the margin
     assert overdue(pace(300, 0.5), 155, 900) is None
@@ -173,7 +173,7 @@ def test_a_run_too_slow_for_its_limit_is_ended_once_its_pace_is_clear() -> None:
 
 def test_a_run_that_has_no_time_left_for_its_budget_is_ended() -> None:
     begun = (Point(0.0, 5.0, 590.0),)
-    late = "pruned at 0%: after 601 s it has 300 s of training before it, the hard limit is 900 s"
+    late = "pruned at 0%: after 601 s it has 300 s of training left, the hard limit is 900 s"
     assert too_late(begun, 601, 900, 300) == late
     assert too_late(begun, 599, 900, 300) is None
     assert too_late((*begun, Point(0.5, 4.0, 700.0)), 701, 900, 300) is None
@@ -212,8 +212,8 @@ def test_a_run_that_is_far_behind_is_pruned_and_says_why() -> None:
     assert pruned.fraction == 0.5
     assert pruned.estimate == pytest.approx(1.2, abs=0.01)
     assert pruned.chance < 0.005
-    assert pruned.reason.startswith("pruned at 50%: the loss is 0.4 above the incumbent's there")
-    assert pruned.reason.endswith("and of 14 runs none that was behind came back")
+    assert pruned.reason.startswith("pruned at 50%: the loss is 0.4 above the incumbent's at that point")
+    assert pruned.reason.endswith("of 14 earlier runs, none that fell behind recovered")
 
 
 def test_a_maximised_metric_is_turned_round() -> None:

@@ -92,10 +92,10 @@ def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     with_itself = json.loads(cli(quick, "confirm", best.commit, best.commit[:8], "--json").stdout)["data"]
     assert with_itself["gain"] == 0
     assert with_itself["verdict"] == "not confirmed"
-    assert "is no commit here" in cli(quick, "confirm", "9" * 5000).stderr
+    assert "unknown commit" in cli(quick, "confirm", "9" * 5000).stderr
     wrong = cli(quick, "confirm", "nothing")
     assert wrong.returncode == 2
-    assert "'nothing' is no commit here" in wrong.stderr
+    assert "unknown commit 'nothing'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     ablated = cli(quick, "ablate", "--json")
     assert ablated.returncode == 0, ablated.stderr
@@ -146,7 +146,7 @@ def test_a_change_that_the_best_does_not_run_without_pays(quick: Path, cli: Cli)
     assert first["worth"] is None
     assert second["worth"] > 0
     words = cli(quick, "ablate").stdout
-    assert "#1 pays (without it there is no result: " in words
+    assert "#1 pays (without it the run fails: " in words
     assert_consistent(quick)
 
 
@@ -188,7 +188,7 @@ def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pyt
     assert found["runs"] == {"a": 2, "b": 2}
     assert found["verdict"] == "confirmed"
     assert found["noise"] == 0
-    assert "best #4 run 1 is run again: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
+    assert "best #4 run 1 is repeated: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
     # Cut off before or after the run that makes up for it: it is neither forgotten nor made twice.
     lines = journal_path(quick, "t").read_text().splitlines(keepends=True)
     for kept in (4, 5):
@@ -201,8 +201,8 @@ def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pyt
     # One that stays disturbed is taken as it is in the end.
     done = call(quick, "confirm", "--runs", "2", SLOW="a-2.log a-3.log a-4.log")
     assert [e["label"] for e in events(quick, "compared")[5:]] == [*"abbaaa"]
-    assert "baseline stays disturbed: it made 49 steps" in done.stderr
-    assert "its latest 2 runs count as they are" in done.stderr
+    assert "baseline is still disturbed: it made 49 steps" in done.stderr
+    assert "its latest 2 runs count anyway" in done.stderr
     slow = events(quick, "confirmed")[-1]
     assert slow["runs"] == {"a": 4, "b": 4}  # with those of the first confirmation
     assert slow["means"]["a"] == pytest.approx(found["means"]["a"] + 0.25)

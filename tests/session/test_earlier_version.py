@@ -103,5 +103,5 @@ def test_kept_baseline_is_reused(earlier: Path) -> None:
     git(earlier, "checkout", "--quiet", "main")
     done = call(earlier, "run", "--tag", "next", "--max-experiments", "0")
     assert done.returncode == 0, done.stderr
-    assert "is still valid: reused" in done.stderr
+    assert "reusing the baseline" in done.stderr
     assert [event["reused"] for event in events(earlier, "next") if event["event"] == "measured"] == [True, True]

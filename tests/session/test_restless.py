@@ -204,7 +204,7 @@ def test_a_session_whose_best_does_not_run_any_more_finds_another(quick: Path, c
     assert [row["status"] for row in rows(quick)] == ["keep"] * 3
     failures = [event for event in events(quick, "measured") if event["metric"] is None]
     assert len(failures) == MOST_FAILURES
-    assert "#1 has failed 3 times in a row when it was run again" in done.stderr
+    assert "#1 failed 3 times in a row when repeated" in done.stderr
     assert_consistent(quick)
 
 
