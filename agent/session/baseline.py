@@ -68,7 +68,7 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
 
 
 def log_path(runner: Runner, run: int = 1) -> Path:
-    """Return the log of the baseline's run 1, 2, ...: the first at the path in the protocol, the others beside it."""
+    """Return the log of the baseline's run 1, 2, ...: the first at the protocol's path, the others next to it."""
     path = runner.workspace.folder / runner.protocol.provenance.baseline_artifact_path
     return path if run == 1 else path.with_name(f"{path.stem}-{run}{path.suffix}")
 

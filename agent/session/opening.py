@@ -30,7 +30,7 @@ def open_runner(
 
     Args:
         training_seconds: the training budget; None for the protocol's.
-        limits: the limits of the session about to start or resume; None if there is no session.
+        limits: the limits of the session about to start or resume; None without a session.
     """
     protocol = load_protocol(folder)
     require_runnable(protocol)
