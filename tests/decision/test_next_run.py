@@ -1,4 +1,4 @@
-"""Whose run comes next: the table, row by row."""
+"""The next run: the table, row by row."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_incumbent_that_fails_is_never_asked_for_again() -> None:
 
 
 def test_experiment_ends_on_a_machine_that_never_rests() -> None:
-    """Whatever happens, each answer raises a count that has a bound."""
+    """Each answer increases a bounded count, so the test always ends."""
     situation, runs = Situation(unlike=True), 0
     while (row := next_run(situation)).then in ("candidate", "incumbent"):
         runs += 1

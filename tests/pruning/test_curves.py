@@ -1,4 +1,4 @@
-"""Curves out of logs, what breaks a run, and the rule that ends hopeless ones, on sessions with known truth."""
+"""Curves from logs, failures visible in a curve, and the pruning rule on sessions with known truth."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_ten_megabytes_are_bounded_work_and_a_short_curve() -> None:
     reader.feed(b"x\n" + line(100, 1.0).encode())
     assert len(reader.curve) <= 2 / FINEST + 2
     assert reader.curve[-1][:2] == (1.0, 1.0)
-    # About half a second; a reader that starts over at each call takes minutes.
+    # Takes about half a second; a reader that starts over at each call would take minutes.
     assert time.process_time() - began < 10
 
 
@@ -190,7 +190,7 @@ BEST = straight(5.0, 2.0)
 
 
 def history(count: int, changed: frozenset[str] = frozenset({"MATRIX_LR"}), recovers: float = 0.0) -> list[Finished]:
-    """Runs that end behind by half of their gap, give or take; one came back from `recovers`."""
+    """Return runs that end behind by about half of their gap; one recovers from `recovers`."""
     runs = []
     for n in range(count):
         above = 0.02 + 0.03 * (n % 7)

@@ -1,4 +1,4 @@
-"""Sessions from end to end, as a person starts them: what git, results.tsv and the journal hold afterwards."""
+"""Sessions from end to end, as a user starts them: the contents of git, results.tsv and the journal afterwards."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     table = rows(sieve)
     assert list(table[0]) == ["commit", "numbers_per_second", "status", "description"]
     kept = [e for e in replay(read(journal_path(sieve, "t"))).experiments if e.verdict.status == "keep"]
-    # The clock is real: a keep beats what its incumbent gave again beside it, not the number in that one's row.
+    # The clock is real: a keep beats the repeated runs of its incumbent, not the number in the incumbent's row.
     for experiment in kept[1:]:
         evidence = experiment.verdict.evidence
         assert evidence is not None
@@ -132,7 +132,7 @@ def test_crashes_get_rows_and_the_loop_goes_on(quick: Path, cli: Cli) -> None:
 
 
 def test_changes_by_run_are_discarded_with_room(quick: Path, cli: Cli) -> None:
-    """Each run finds the harness, the results and the folders as they were committed, whatever the one before did."""
+    """Each run finds harness, results and folders as committed, whatever the previous run did."""
     text = (quick / "train.py").read_text()
     changes = (
         "from pathlib import Path\nassert Path('prepare.py').read_text() == 'HARNESS = True\\n', 'changed before'\n"
