@@ -93,7 +93,7 @@ class Evidence:
         noise: standard deviation of one run; 0 if equal programs give equal numbers.
         sigmas: the gain in its own standard errors; None without noise, or if the noise is only a guess.
         doubt: if incumbent_mean is adjusted for the candidate's number of steps (`decision.equal_steps`), the variance
-            which that adds, in units of the variance of one run; else None.
+            that this adds, in units of the variance of one run; else None.
     """
 
     how: str

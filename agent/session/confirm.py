@@ -34,7 +34,8 @@ def sides(runner: Runner, state: State, a: str | None, b: str | None) -> dict[st
     """
     baseline, best = state.baseline, state.incumbent
     if baseline is None or best is None:
-        raise PreconditionError("the session has no baseline yet", hint=f"start it with `{typed('run --tag NAME')}`")
+        start = typed(f"run --tag {state.session['tag'] if state.session else 'NAME'}")
+        raise PreconditionError("the session has no baseline yet", hint=f"run it first with `{start}`")
     if a is not None and b is None:
         a, b = None, a
     if b is None and best.number == 0:
