@@ -101,7 +101,7 @@ def faults(found: collections.Counter[tuple[str, str]]) -> list[Fault]:
 def try_out(workspace: Path, fault: Fault, check: Callable[[Path], str]) -> Outcome:
     """Run into the fault, then go on without it. `check` says what is wrong with the workspace afterwards, or ""."""
     done = start(workspace, fault, workspace.parent / f"{workspace.name}-counts")
-    last = (done.stderr.strip().splitlines() or [""])[-1]
+    last = ([line for line in done.stderr.strip().splitlines() if not line.startswith("hint: ")] or [""])[-1]
     command = [sys.executable, "-m", "agent", *SESSION]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     again = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, timeout=120, check=False)

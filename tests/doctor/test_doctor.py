@@ -133,7 +133,7 @@ def test_changes_by_user_are_explained_and_kept(quick: Path, cli: Cli) -> None:
     assert found["command"].startswith("git update-ref refs/heads/autoresearch/t ")
     refused = cli(quick, "doctor", "--repair")
     assert refused.returncode == 3
-    assert "keep what is new" in refused.stderr
+    assert "keep the new commits" in refused.stderr
     assert git(quick, "rev-parse", "HEAD") == mine
     subprocess.run(found["command"].split(), cwd=quick, check=True)
     assert checks(quick)["t: branch"]["status"] == "ok"
