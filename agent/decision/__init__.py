@@ -1,4 +1,4 @@
-"""Keep, discard or one more run: noise, the sequential test, equal steps, and when a session ends.
+"""Decide between keep, discard and another run: noise, sequential test, equal steps, session limits.
 
-Uses journal and source, and the conditions that execution recorded. Starts no process.
+Uses journal and source, and the conditions recorded by execution. Starts no processes.
 """

@@ -1,4 +1,4 @@
-"""From runs to a verdict or the next run that it needs: what a session knows, put before the test."""
+"""Turn the runs of an experiment into a verdict, or into the next run that the verdict needs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from agent.journal.state import Pending
 from agent.source.diff import changed, same_work
 from agent.source.simplicity import leaner, repeats
 
-MOST_FAULTED = 2  # runs that a fault of the machine ended for good, of a candidate that has run
+MOST_FAULTED = 2  # runs ended by machine faults, for a candidate that has succeeded before
 MEMORY = "peak_vram_mb"
 
 
 @dataclass(frozen=True)
 class DecisionConfig:
-    """How a session decides. max_memory_gb: more makes a candidate no keep, whatever it gains; None for no limit.
+    """How a session decides.
 
-    trains: whether what trained longer than the baseline is no keep (`agent.decision.longer_training`).
+    Attributes:
+        max_memory_gb: discard candidates that need more than this, whatever their gain; None for no limit.
+        simplicity: keep candidates that are simpler at no loss.
+        trains: discard candidates that trained longer than the baseline (`agent.decision.longer_training`).
     """
 
     kind: Kind = "confirm"
@@ -38,9 +41,13 @@ class DecisionConfig:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What there is to judge.
+    """A candidate and the incumbent that it is compared with.
 
-    files, incumbent_files: every mutable file of either. known: names that the harness defines.
+    Attributes:
+        experiments: all recorded experiments of the session, the baseline first.
+        files: all mutable files of the candidate.
+        incumbent_files: all mutable files of the incumbent.
+        known: constants that the harness defines.
     """
 
     pending: Pending
@@ -53,22 +60,24 @@ class Comparison:
 
     @cached_property
     def same_work(self) -> bool:
-        """Whether a step takes as long for either, as far as the edit tells."""
+        """Whether a step of candidate and incumbent takes equally long, judging by the edit."""
         return same_work(changed(self.incumbent_files, self.files, self.known))
 
 
 def judge(case: Comparison, config: DecisionConfig) -> Verdict | Step:
-    """The verdict, or whose run it takes first: "candidate" or "incumbent"."""
+    """Return the verdict, or which side must run first: "candidate" or "incumbent"."""
     found = _judged(case, config)
     if not (config.trains and case.experiments and isinstance(found, Verdict) and found.status == "keep"):
         return found
     why = why_longer(case.pending.runs, case.experiments[0], case.incumbent)
     if why is None:
         return found
-    # A busy machine may have made it longer: it has a second run to be as short as it should.
+    # A busy machine may have slowed the first run, so the candidate gets a second one.
     if len(succeeded(case.pending.runs)) < 2:
         return "candidate"
-    return Verdict("discard", f"void: {why}; {found.reason} is no gain of the recipe", found.evidence)
+    return Verdict(
+        "discard", f"voided: {why}; longer training does not count as a gain ({found.reason})", found.evidence
+    )
 
 
 def _judged(case: Comparison, config: DecisionConfig) -> Verdict | Step:
@@ -79,9 +88,9 @@ def _judged(case: Comparison, config: DecisionConfig) -> Verdict | Step:
     if last.fault:
         if succeeded(pending.runs) and sum(run.fault != "" for run in pending.runs) < MOST_FAULTED:
             return "candidate"
-        return Verdict("discard", f"it could not be measured here: {last.error}")
+        return Verdict("discard", f"could not be measured here: {last.error}")
     if last.metric is None:
-        again = f"run {len(pending.runs)} failed after one that did not: " if len(succeeded(pending.runs)) else ""
+        again = f"run {len(pending.runs)} failed after an earlier run succeeded: " if succeeded(pending.runs) else ""
         return Verdict("crash", again + (last.error or "no metric"))
     noise = noise_of(case.experiments, pending.runs)
     over = _over(last, config.max_memory_gb)
@@ -117,7 +126,7 @@ def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict 
 
 
 def situation_of(case: Comparison) -> Situation:
-    """What has been run for the candidate so far."""
+    """Summarize what has been run for the candidate so far."""
     pending = case.pending
     tried = pending.runs[pending.rebased_at :]
     return Situation(
@@ -131,7 +140,7 @@ def situation_of(case: Comparison) -> Situation:
 
 
 def why_unlike(case: Comparison, run: Run) -> str | None:
-    """Why a run of the candidate does not compare with the incumbent's, in words for a person; None where it does."""
+    """Say why a run of the candidate is not comparable with the incumbent's; None if it is."""
     return _why_slower(case, run) or _why_faster(case, run)
 
 
@@ -140,9 +149,9 @@ def _why_slower(case: Comparison, run: Run) -> str | None:
 
 
 def _why_faster(case: Comparison, run: Run) -> str | None:
-    # Steps are no reason here: where an edit leaves their work as it is, the incumbent is restated for them.
+    # Steps do not count here: if the edit leaves the work per step unchanged, the incumbent is adjusted for them.
     why = disturbed(_reference(case), [run], equally_long=False, than="the candidate")
-    return f"beside the incumbent {why}" if why is not None else None
+    return f"while the incumbent ran, {why}" if why is not None else None
 
 
 def _reference(case: Comparison) -> Sequence[Run]:
@@ -154,7 +163,7 @@ def _slower_in_a_row(case: Comparison, runs: Sequence[Run]) -> int:
 
 
 def _slope(case: Comparison, good: Sequence[Run], noise: Noise) -> Slope | None:
-    """How the metric goes with the steps, where those of candidate and incumbent take equally long by their edit."""
+    """Return the slope of the metric over steps, if the edit leaves the work per step unchanged; else None."""
     if noise.unsure or not case.same_work:
         return None
     incumbent = succeeded((*case.incumbent.runs, *case.incumbent.heldout_runs))
@@ -162,14 +171,18 @@ def _slope(case: Comparison, good: Sequence[Run], noise: Noise) -> Slope | None:
 
 
 def require_limits(config: DecisionConfig, incumbent: Sequence[Run]) -> None:
-    """Raises PreconditionError where a limit that a person set could not be kept: runs do not tell what it limits."""
+    """Check that the memory limit can be enforced.
+
+    Raises:
+        PreconditionError: the incumbent's runs report no memory use.
+    """
     good = succeeded(incumbent)
     if config.max_memory_gb is None or not good or any(MEMORY in run.secondary for run in good):
         return
     raise PreconditionError(
-        f"--max-memory-gb {config.max_memory_gb:g} cannot be kept: no {MEMORY} can be read by the protocol's "
-        f"secondaryMetrics in {good[-1].log}; correct the pattern or what is printed there, or take the limit back "
-        "with --max-memory-gb inf"
+        f"--max-memory-gb {config.max_memory_gb:g} cannot be enforced: the protocol's secondaryMetrics find no "
+        f"{MEMORY} in {good[-1].log}",
+        hint="fix the pattern or the output of the command, or remove the limit with `--max-memory-gb inf`",
     )
 
 
@@ -177,6 +190,6 @@ def _over(run: Run, most: float | None) -> str | None:
     if most is None:
         return None
     if MEMORY not in run.secondary:
-        return f"tells no {MEMORY} that can be read, and --max-memory-gb is {most:g}"
+        return f"no {MEMORY} found in the log, which --max-memory-gb {most:g} requires"
     memory = run.secondary[MEMORY] / 1024
     return f"needs {memory:.1f} GB, --max-memory-gb is {most:g}" if memory > most else None

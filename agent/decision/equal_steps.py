@@ -1,10 +1,10 @@
-"""The machine's speed taken out of a comparison, where steps are counted.
+"""Remove the machine's speed from a comparison, if steps are counted.
 
-With a budget in seconds, equal programs differ mostly because the machine let them take more steps or fewer: on two
-shared cores that is more than four fifths of the variance (docs/benchmarks.md). Between programs whose steps take
-equally long, a difference in steps is the machine's too, and the incumbent can be restated: what it would have given
-with as many steps as the candidate had. How the metric goes with the logarithm of the steps is learnt from repeated
-runs, as the slope of an analysis of covariance (Fisher 1932).
+With a budget in seconds, equal programs differ mostly because the machine allowed them more or fewer steps: on two
+shared cores this is more than four fifths of the variance (docs/benchmarks.md). Between programs whose steps take
+equally long, a difference in steps also comes from the machine. The incumbent's metric can then be adjusted to the
+value it would have reached with the candidate's number of steps. The slope of the metric over the logarithm of the
+steps is estimated from repeated runs by analysis of covariance (Fisher 1932).
 """
 
 from __future__ import annotations
@@ -16,42 +16,52 @@ from dataclasses import dataclass
 from agent.decision.noise import Noise
 from agent.journal.experiment import Direction, Run, metrics, succeeded
 
-STEPS = "num_steps"  # the secondary metric that counts them
-FEWEST = 3  # repetitions to learn from
-# Of the slope: by so much that of one program differs from that of all. Recorded sessions here gave 0.28 to 0.45.
-DOUBT = 0.4
+STEPS = "num_steps"  # the secondary metric that counts steps
+FEWEST = 3  # repetitions needed to estimate a slope
+# Relative standard deviation of the slope of one program around the common slope. Recorded sessions here gave 0.28 to
+# 0.45.
+SLOPE_NOISE = 0.4
 
 
 @dataclass(frozen=True)
 class Slope:
-    """per_log: change of the metric with e times the steps. spread: sum of squares of what it was learnt from.
+    """The slope of the metric over the logarithm of the steps.
 
-    raw: the noise as measured; noise: what remains of it at equal steps.
+    Attributes:
+        per_log: change of the metric for e times the steps.
+        squares: sum of squares of the log steps that the slope was estimated from.
+        raw: the noise as measured.
+        noise: the noise that remains at equal steps.
     """
 
     per_log: float
-    spread: float
+    squares: float
     raw: Noise
     noise: Noise
 
-    def restated(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> list[float]:
-        """Metrics of the incumbent's runs, with as many steps as the candidate had."""
+    def adjusted(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> list[float]:
+        """Return the metrics of the incumbent's runs, adjusted to the candidate's number of steps."""
         target = _mean(_logs(candidate))
         return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics(incumbent), strict=True)]
 
-    def doubt(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
-        """Variance that restating adds to the incumbent's mean, in units of the noise's own."""
-        away = _mean(_logs(candidate)) - _mean(_logs(incumbent))
-        return away**2 * (1 / self.spread + (DOUBT * self.per_log / self.noise.sd) ** 2)
+    def added_variance(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
+        """Return the variance that the adjustment adds to the incumbent's mean, in units of the noise's variance."""
+        distance = _mean(_logs(candidate)) - _mean(_logs(incumbent))
+        return distance**2 * (1 / self.squares + (SLOPE_NOISE * self.per_log / self.noise.sd) ** 2)
 
 
 def slope_of(
     groups: Sequence[Sequence[Run]], compared: Sequence[Run], raw: Noise, direction: Direction
 ) -> Slope | None:
-    """How the metric goes with the steps in `groups` of repeated runs, whose noise is `raw`.
+    """Estimate the slope from groups of repeated runs.
 
-    compared: the runs that are to be compared by it. None where steps are not counted, do not differ or do not explain
-    the noise, and where too little was repeated.
+    Args:
+        groups: runs of equal programs, one group per program.
+        compared: the runs to be compared with the help of the slope.
+        raw: the noise of `groups`.
+
+    Returns:
+        None if steps are not counted, do not differ or do not explain the noise, or if there are too few repetitions.
     """
     runs = [run for group in groups for run in group]
     if not all(run.secondary.get(STEPS, 0.0) > 0 for run in (*runs, *compared)) or not runs or not raw.sd:
@@ -60,7 +70,7 @@ def slope_of(
     repetitions = len(runs) - len(groups)
     if repetitions < FEWEST or xx == 0 or (xy > 0) == (direction == "minimize"):
         return None
-    # The guess that `raw` holds stays in as it is: it has no steps.
+    # The prior that `raw` contains has no steps, so its part of the variance stays unchanged.
     guessed = max(0.0, raw.sd**2 * raw.degrees - yy)
     degrees = raw.degrees - 1
     sd = math.sqrt(max(0.0, yy - xy * xy / xx + guessed) / degrees)
@@ -68,7 +78,7 @@ def slope_of(
 
 
 def squares(group: Sequence[Run]) -> tuple[float, float, float]:
-    """Sums of squares and products about the means: logarithms of steps, these and the metric, the metric."""
+    """Return the centered sums of squares and products of x = log steps and y = metric: xx, xy, yy."""
     xs, ys = _logs(group), metrics(group)
     x, y = _mean(xs), _mean(ys)
     return (

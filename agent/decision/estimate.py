@@ -1,16 +1,16 @@
-"""What an experiment is worth by all that was measured: which of its runs count, and their mean."""
+"""Estimate the metric of an experiment: which of its runs count, and their mean."""
 
 from __future__ import annotations
 
 from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Experiment, Run, metrics, succeeded
 
-# A candidate kept with this many standard errors would have been kept on any other day too: its runs are no lucky ones.
+# In standard errors. A gain this large does not depend on luck, so the selection runs are not biased.
 CLEAR_SIGMAS = 6.0
 
 
 def unbiased(experiment: Experiment) -> list[Run]:
-    """The runs of an incumbent that tell its value without the luck by which it was chosen, undisturbed ones."""
+    """Return the undisturbed runs of an incumbent that estimate its value without selection bias."""
     evidence = experiment.verdict.evidence
     exact = evidence is not None and evidence.noise == 0.0
     sigmas = (evidence.sigmas if evidence else None) or 0.0
@@ -21,9 +21,13 @@ def unbiased(experiment: Experiment) -> list[Run]:
 
 
 def estimate(experiment: Experiment) -> float | None:
-    """The best guess of its metric: the mean of runs that did not choose it where there are any; of a pruned one what
-    it would have come to. None where nothing is known."""
-    if experiment.void:
+    """Return the best estimate of its metric.
+
+    Returns:
+        The mean of its unbiased runs if there are any, else the mean in its row. For a pruned experiment, the metric it
+        would probably have reached. None if nothing is known.
+    """
+    if experiment.voided:
         return None
     values = metrics(unbiased(experiment))
     if values:

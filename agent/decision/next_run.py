@@ -1,7 +1,7 @@
-"""Whose run comes next, before and while the test decides: one table, read from the top.
+"""Choose the next run before and during the test: one table, read from the top.
 
-Each row stands for one way in which a night has lost its time, or its head: a machine that is never the same, a slow
-run taken for a bad idea, an incumbent that was lucky once or runs no more.
+Each row prevents one way to waste a night: a machine whose state keeps changing, a slow run mistaken for a bad idea, an
+incumbent that was lucky once or no longer runs.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Literal
 
 Answer = Literal["candidate", "incumbent", "test", "discard"]
 
-NEVER_THE_SAME = "the machine was never the same for it and the incumbent"
-UNMEASURED = "the incumbent could not be measured again to compare it with"
-# Within one experiment: a machine that is never the same for long must not hold up the night.
+NEVER_THE_SAME = "the machine was never in the same state for it and the incumbent"
+UNMEASURED = "the incumbent could not be re-measured for the comparison"
+# Limits within one experiment, so that a machine whose state keeps changing does not block the session.
 MOST_DISTURBED, MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 3, 16, 16
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What has been run for a candidate, and what stands between it and the test.
+    """The runs of a candidate so far, and what must happen before the test.
 
-    Args:
+    Attributes:
         attempts: runs of the candidate.
         refreshes: runs of the incumbent during this experiment.
-        rebases: those of them that took the machine as it was then.
-        unlike: the candidate's latest run does not compare with the incumbent's.
-        slower: runs of the candidate in a row, since the last rebase, that something beside them slowed down.
-        faster: it is the incumbent's runs that were slowed down.
-        lost: the incumbent has failed each time that it was run again lately.
-        unsure: nothing, or too little, tells the noise.
-        doubtful: too few runs stand behind the incumbent for what is to be told apart.
-        turn: the test asks for more runs, and it is the incumbent's turn.
+        rebases: those of them that were accepted after the machine's state had changed.
+        unlike: the candidate's latest run is not comparable with the incumbent's.
+        slower: consecutive runs of the candidate since the last rebase that were slowed down by something else.
+        faster: the incumbent's runs were the ones slowed down.
+        lost: the incumbent has failed on each of its recent repeats.
+        unsure: the noise is unknown, or estimated from too few repetitions.
+        uncertain: the incumbent has too few runs for the difference in question.
+        turn: the test needs more runs, and the incumbent is next.
     """
 
     attempts: int = 1
@@ -43,17 +43,17 @@ class Situation:
     faster: bool = False
     lost: bool = False
     unsure: bool = False
-    doubtful: bool = False
+    uncertain: bool = False
     turn: bool = False
 
     @property
     def wants_incumbent(self) -> bool:
-        return self.unlike or self.unsure or self.doubtful or self.turn
+        return self.unlike or self.unsure or self.uncertain or self.turn
 
 
 @dataclass(frozen=True)
 class Row:
-    """The first row whose `when` holds gives the answer. why: of a discard, as a verdict says it."""
+    """A rule of the table. The first row whose `when` holds gives the answer; `why` is the reason for a discard."""
 
     name: str
     when: Callable[[Situation], bool]
@@ -69,12 +69,12 @@ TABLE = (
     Row("endless refreshes", lambda s: s.wants_incumbent and s.refreshes >= MOST_REFRESHES, "discard", UNMEASURED),
     Row("machine as it is now", lambda s: s.unlike, "incumbent"),
     Row("unknown noise", lambda s: s.unsure, "incumbent"),
-    Row("doubtful incumbent", lambda s: s.doubtful, "incumbent"),
+    Row("uncertain incumbent", lambda s: s.uncertain, "incumbent"),
     Row("incumbent's turn", lambda s: s.turn, "incumbent"),
     Row("nothing in the way", lambda _: True, "test"),
 )
 
 
 def next_run(situation: Situation) -> Row:
-    """The row that decides: whose run comes next, "test" where the test may decide, "discard" where nothing can."""
+    """Return the row that decides: which side runs next, "test" if the test may decide, "discard" if nothing can."""
     return next(row for row in TABLE if row.when(situation))

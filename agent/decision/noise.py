@@ -1,4 +1,4 @@
-"""How much equal programs differ: the standard deviation of one run, pooled over all that was run again."""
+"""Estimate the noise: the standard deviation of one run, pooled over all repeated programs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from agent.decision.estimate import unbiased
 from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Experiment, Run, metrics, succeeded
 
-# Before anything was repeated, as a share of the metric: between the 0.03 % seen on one H200 and the 1 % of short runs
-# on a CPU. It counts as a tenth of one repetition, so that the first real one outvotes it: noise differs more between
-# machines than any guess is good for, and a guess ten times too large would cost most of the power.
+# The prior for the noise before anything is repeated, as a fraction of the metric: between the 0.03 % seen on one H200
+# and the 1 % of short runs on a CPU. It counts as a tenth of one repetition, so that the first real one outweighs it:
+# noise differs so much between machines that a guess may be ten times too large, which would cost most of the power.
 PRIOR = 0.001
 PRIOR_DEGREES = 0.1
-SURELY_EQUAL = 2  # repetitions that all gave equal numbers
+SURELY_EQUAL = 2  # repetitions with equal numbers that prove determinism
 
 
 @dataclass(frozen=True)
 class Noise:
-    """sd: of one run, in the metric's unit. degrees: of freedom, infinite where equal programs give equal numbers.
+    """The noise of one run.
 
-    unsure: the repetitions gave equal numbers so far, and one more tells whether that was chance.
+    Attributes:
+        sd: standard deviation of one run, in the metric's unit.
+        degrees: degrees of freedom; infinite if equal programs give equal numbers.
+        unsure: the repetitions gave equal numbers so far; another one is needed to rule out chance.
     """
 
     sd: float
@@ -35,14 +38,14 @@ class Noise:
 
 
 def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> Noise:
-    """From the repeated runs of a session, and of the candidate under way."""
+    """Estimate the noise from the repeated runs of a session and of the current candidate."""
     return pooled([metrics(group) for group in repeated(experiments, candidate)], _scale(experiments))
 
 
 def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:
-    """Undisturbed runs of equal programs, two or more in a group, that tell how much they differ.
+    """Return groups of two or more undisturbed runs of equal programs.
 
-    A first run decides whether a candidate is run again, so it is a lucky one: only those after it count.
+    The first run of a candidate decides whether it is repeated, so it is biased: only the runs after it count.
     """
     groups: list[Sequence[Run]] = [undisturbed(succeeded(candidate)[1:])]
     for experiment in experiments:
@@ -52,12 +55,17 @@ def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -
 
 
 def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:
-    """groups: metrics of equal programs. scale: the size of the metric, for the prior."""
+    """Pool the variance within groups.
+
+    Args:
+        groups: metrics of equal programs, one group per program.
+        scale: typical size of the metric, for the prior.
+    """
     squares = sum(sum((value - sum(group) / len(group)) ** 2 for value in group) for group in groups)
     degrees = sum(len(group) - 1 for group in groups)
-    # By the numbers themselves: a mean of equal ones may be another in its last digit.
+    # Compare the numbers themselves: the mean of equal numbers may differ from them in the last digit.
     equal = all(min(group) == max(group) for group in groups)
-    # Two equal numbers may be chance, where a run is a few steps long.
+    # Two equal numbers may be a coincidence if a run is only a few steps long.
     if degrees >= SURELY_EQUAL and equal:
         return Noise(0.0, math.inf)
     prior = PRIOR * abs(scale)

@@ -1,4 +1,4 @@
-"""Whose run of a comparison comes next, and which of its runs count: those that nothing beside them disturbed."""
+"""Choose the next run of a comparison, and the runs that count: those that nothing else on the machine disturbed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from agent.journal.state import PendingComparison
 
 
 def next_turn(comparison: PendingComparison) -> str | None:
-    """The label to run: `count` times each, in turn; then again for the runs that do not count, up to `count` times."""
+    """Return the label to run next; None when all runs are done.
+
+    Each label runs `count` times, alternating; then up to `count` runs that do not count are repeated.
+    """
     short = [label for label in comparison.commits if _is_short(comparison, label)]
     if not short:
         return None
     done = {label: len(_runs(comparison, label)) for label in short}
     fewest = min(done.values())
-    # Each round goes the other way, so that a machine that slows down does so for all.
+    # Reverse the order in each round, so that a machine that slows down affects all labels.
     turns = short if fewest % 2 == 0 else short[::-1]
     return next(label for label in turns if done[label] == fewest)
 
 
 def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
-    """`count` runs of the label that nothing disturbed; where there are fewer in the end, its latest as they are.
-    Of one that fails, its last run alone."""
+    """Return the runs of the label that count.
+
+    Returns:
+        `count` undisturbed runs, or the latest `count` runs if there are fewer undisturbed ones in the end. If the
+        label fails, its last run only.
+    """
     if fails(comparison, label):
         return _runs(comparison, label)[-1:]
     runs, why = _runs(comparison, label), reasons(comparison, label)
@@ -32,10 +39,11 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
 
 
 def reasons(comparison: PendingComparison, label: str) -> Mapping[int, str]:
-    """Why runs of the label do not count, by index; never for their metric.
+    """Return why runs of the label do not count, by index. The metric is never a reason.
 
-    Any other run of the same program shows that one was slow, whichever came first, as a disturbance only takes steps
-    away. The sides differ in their code: together they show how the machine was, but not how many steps to expect.
+    A disturbance only reduces the number of steps. So any other run of the same program, earlier or later, can show
+    that a run was slow. The sides differ in code: together they show the state of the machine, but not how many steps
+    to expect.
     """
     runs, found = _runs(comparison, label), {}
     beside = [run for each in comparison.commits if each != label for run in succeeded(_runs(comparison, each))]

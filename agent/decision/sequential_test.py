@@ -1,9 +1,9 @@
-"""Keep or discard: a sequential test that spends runs only where they change the decision.
+"""Keep or discard: a sequential test that spends runs only if they can change the decision.
 
-One run screens. What is clearly worse is discarded at once; else candidate and incumbent are run again in turn until
-the likelihood ratio of "better by EFFECT or more" against "equal" passes one of two bounds (Wald's sequential test with
-a generalised ratio of Student's t, because the noise is estimated too). The incumbent's value is the mean of runs that
-did not choose it. `benchmarks/verdict.py` measures the rates of error that these constants give.
+The first run screens: a clearly worse candidate is discarded at once. Otherwise candidate and incumbent are repeated,
+alternating, until the likelihood ratio of "better by EFFECT or more" against "equal" passes one of two bounds. This is
+Wald's sequential test with a generalised ratio of Student's t, because the noise is estimated too. The incumbent's
+value is the mean of its held-out runs. `benchmarks/verdict.py` measures the error rates of these constants.
 """
 
 from __future__ import annotations
@@ -24,37 +24,44 @@ from agent.journal.state import gain
 Kind = Literal["confirm", "greedy"]
 Step = Literal["candidate", "incumbent"]
 
-# In standard deviations of one run as measured: the gain that the test is made to find. At equal steps it stays the
-# same, as less is not worth the runs, up to MOST_EFFECT of the smaller noise there: that far off, it is no luck.
+# The gain that the test is designed to detect, in standard deviations of one run as measured. At equal steps the
+# absolute gain stays the same, as a smaller one is not worth the runs, but at most MOST_EFFECT of the smaller noise
+# there: a gain of that size is not luck.
 EFFECT, MOST_EFFECT = 2.8, 6.0
-# Log likelihood ratios. A single run alone keeps only what no noise explains; it discards a little more readily than
-# repeated ones do, because most candidates end there.
+# Log likelihood ratios. A single run keeps a candidate only if noise cannot explain its gain. It discards slightly more
+# readily than repeated runs do, because most candidates end there.
 FIRST_KEEP, KEEP = 6.0, 3.0
 FIRST_DISCARD, DISCARD = -0.8, -1.6
 MOST_RUNS = 8  # of the candidate
-# The incumbent is run once more after every REFRESH_EVERY experiments until it has MOST_REFRESHES runs: one that was
-# measured too good by luck would else never be measured again, since nothing comes near it.
+# The incumbent is repeated after every REFRESH_EVERY experiments until it has MOST_REFRESHES runs. Otherwise one that
+# was measured too good by luck would never be measured again, since no candidate comes near it.
 REFRESH_EVERY, MOST_REFRESHES = 4, 6
-# An incumbent that fails so often in a row is asked for no more: the candidates after it are judged by what is known.
+# An incumbent that fails this often in a row is not repeated; later candidates are judged against its known runs.
 MOST_FAILURES = 3
-# An incumbent that only the runs that chose it vouch for is run again before it judges anything within this distance.
-DOUBTFUL = 2.0
+# In standard deviations of one run. An incumbent without held-out runs is repeated before it is compared with a
+# candidate that is less than this much worse.
+UNCERTAIN = 2.0
 FRESH = Situation()
 
 
 @dataclass(frozen=True)
 class IncumbentSample:
-    """An incumbent. heldout: metrics of runs that did not choose it; selection: of those that did.
+    """The measurements of an incumbent.
 
-    age: experiments since it was kept. doubt: where these are restated for the candidate's steps, the variance that
-    this adds to their mean, in that of one run; else None. effect: the gain to look for, in noises.
-    lost: it has failed each time that it was run again lately, and is judged by as it was.
+    Attributes:
+        heldout: metrics of its held-out runs.
+        selection: metrics of its selection runs.
+        age: number of experiments since it was kept.
+        added_variance: if the metrics are adjusted for the candidate's steps, the variance that this adds to their
+            mean, in units of the variance of one run; else None.
+        effect: the gain to detect, in standard deviations of one run.
+        lost: it has failed on each of its recent repeats, so its known runs are used.
     """
 
     heldout: Sequence[float]
     selection: Sequence[float]
     age: int = 0
-    doubt: float | None = None
+    added_variance: float | None = None
     effect: float = EFFECT
     lost: bool = False
 
@@ -62,7 +69,7 @@ class IncumbentSample:
 def sample_of(
     incumbent: Experiment, number: int, slope: Slope | None = None, candidate: Sequence[Run] = ()
 ) -> IncumbentSample:
-    """What is known of the incumbent when the experiment `number` is judged."""
+    """Return the measurements of the incumbent for judging experiment `number`."""
     selection, age = undisturbed(succeeded(incumbent.runs)), number - 1 - incumbent.number
     found = incumbent_sample(unbiased(incumbent), selection, age, slope, candidate)
     return replace(found, lost=is_lost(incumbent))
@@ -76,15 +83,20 @@ def is_lost(incumbent: Experiment) -> bool:
 def incumbent_sample(
     heldout: Sequence[Run], selection: Sequence[Run], age: int, slope: Slope | None, candidate: Sequence[Run]
 ) -> IncumbentSample:
-    """heldout: runs that did not choose the incumbent. All have a metric.
+    """Return the measurements of the incumbent, at equal steps if a slope is given.
 
-    slope: how the metric goes with the steps, where only the machine can make the candidate take more or fewer.
+    Args:
+        heldout: held-out runs of the incumbent, all with a metric.
+        selection: its selection runs.
+        age: number of experiments since it was kept.
+        slope: the slope of the metric over steps, if only the machine can change the candidate's number of steps.
+        candidate: the candidate's runs, whose steps the metrics are adjusted to.
     """
     if slope is None:
         return IncumbentSample(metrics(heldout), metrics(selection), age)
-    values, first = (slope.restated(runs, candidate) for runs in (heldout, selection))
+    values, first = (slope.adjusted(runs, candidate) for runs in (heldout, selection))
     effect = min(EFFECT * slope.raw.sd / slope.noise.sd, MOST_EFFECT)
-    return IncumbentSample(values, first, age, slope.doubt(heldout or selection, candidate), effect)
+    return IncumbentSample(values, first, age, slope.added_variance(heldout or selection, candidate), effect)
 
 
 def weigh(
@@ -96,15 +108,18 @@ def weigh(
     leaner: str | None = None,
     situation: Situation = FRESH,
 ) -> Verdict | Step:
-    """The verdict, or whose run is needed before there is one.
+    """Return the verdict, or which side must run before there is one.
 
-    candidate: metrics of its runs, one at least. leaner: how it is simpler; then it is kept where nothing is lost.
+    Args:
+        candidate: metrics of its runs, at least one.
+        leaner: how it is simpler, which makes it a keep if nothing is lost; None if it is not simpler.
     """
-    evidence = _evidence(candidate, incumbent.heldout or incumbent.selection, noise, direction, doubt=incumbent.doubt)
+    reference, added = incumbent.heldout or incumbent.selection, incumbent.added_variance
+    evidence = _evidence(candidate, reference, noise, direction, doubt=added)
     situation = replace(situation, attempts=max(situation.attempts, evidence.runs), lost=incumbent.lost)
     if not noise.exact:
-        doubtful = _is_doubtful(evidence, incumbent, noise)
-        row = next_run(replace(situation, unsure=noise.unsure, doubtful=doubtful))
+        uncertain = _is_uncertain(evidence, incumbent, noise)
+        row = next_run(replace(situation, unsure=noise.unsure, uncertain=uncertain))
         if row.then != "test":
             return "incumbent" if row.then == "incumbent" else Verdict("discard", row.why)
     if noise.sd == 0.0:
@@ -116,7 +131,7 @@ def weigh(
     if ratio > (FIRST_DISCARD if first else DISCARD) and evidence.runs < MOST_RUNS:
         return _next(evidence, incumbent, situation)
     if leaner is not None:
-        # The same test, moved: "nothing is lost" against "worse by the effect".
+        # The same test, shifted: "nothing is lost" against "worse by the effect".
         ratio = _log_ratio(evidence, noise, effect, effect)
         if ratio >= KEEP and not first and evidence.gain >= 0:
             why = f"simplification: {leaner}, and nothing is lost ({_amount(evidence)})"
@@ -127,22 +142,22 @@ def weigh(
 
 
 def _short(evidence: Evidence) -> str:
-    """How what is discarded falls short."""
+    """Describe how a discarded candidate falls short."""
     return "not shown to be better" if evidence.word == "better" else evidence.word
 
 
-def _is_doubtful(evidence: Evidence, incumbent: IncumbentSample, noise: Noise) -> bool:
-    """Whether the incumbent has to be run again before anything is compared with it."""
+def _is_uncertain(evidence: Evidence, incumbent: IncumbentSample, noise: Noise) -> bool:
+    """Return whether the incumbent must be repeated before anything is compared with it."""
     if incumbent.heldout:
         return len(incumbent.heldout) < min(MOST_REFRESHES, 1 + incumbent.age // REFRESH_EVERY)
-    return evidence.gain > -DOUBTFUL * noise.sd
+    return evidence.gain > -UNCERTAIN * noise.sd
 
 
 def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise, direction: Direction) -> Verdict:
-    """The classic rule: whatever is strictly better than the number that the incumbent was kept with."""
+    """Apply the classic rule: keep if strictly better than the incumbent's metric when it was kept."""
     evidence = _evidence(candidate, incumbent, noise, direction, how="greedy")
     if noise.degrees < 1:
-        # Nothing was run twice: a number of sigmas would be that of a guess.
+        # Nothing was repeated, so the noise is a guess, and so would be the number of sigmas.
         evidence = replace(evidence, sigmas=None)
     if evidence.gain > 0:
         return Verdict("keep", f"better by {_amount(evidence)}", evidence)
@@ -153,7 +168,7 @@ def repeat(
     candidate: Sequence[float], incumbent: IncumbentSample, noise: Noise, direction: Direction, what: str
 ) -> Verdict:
     evidence = _evidence(candidate, incumbent.heldout or incumbent.selection, noise, direction, how="repeat")
-    return Verdict("discard", f"a repeat: {what}", evidence)
+    return Verdict("discard", f"repeat: {what}", evidence)
 
 
 def _evidence(
@@ -175,7 +190,7 @@ def _evidence(
 
 
 def _exact(evidence: Evidence, leaner: str | None) -> Verdict:
-    """Where repeated runs gave equal numbers every difference is real."""
+    """Judge without noise: if repeated runs give equal numbers, every difference is real."""
     if evidence.gain > 0:
         return Verdict("keep", f"better by {evidence.gain:.6g}; equal programs give equal numbers here", evidence)
     if evidence.gain == 0 and leaner is not None:
@@ -185,9 +200,12 @@ def _exact(evidence: Evidence, leaner: str | None) -> Verdict:
 
 
 def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -> float:
-    """Log of the likelihood of "better by effect - margin or more" over that of "by -margin or less", in noise sds.
+    """Return the log likelihood ratio of "better by effect - margin or more" against "better by -margin or less".
 
-    Each side by the value that fits best, so that a result beyond both is as decisive as it looks.
+    Each side uses the value that fits best, so that a result beyond both is as decisive as it looks.
+
+    Args:
+        effect: in standard deviations of one run, as is `margin`.
     """
     information = 1 / (1 / evidence.runs + 1 / evidence.incumbent_runs + (evidence.doubt or 0.0))
     root, degrees = math.sqrt(information), noise.degrees
@@ -197,7 +215,7 @@ def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -
 
 
 def _next(evidence: Evidence, incumbent: IncumbentSample, situation: Situation) -> Verdict | Step:
-    """In turn, the incumbent one run ahead: what it costs serves the next candidates too."""
+    """Alternate, with the incumbent one run ahead: its runs also serve the next candidates."""
     row = next_run(replace(situation, turn=len(incumbent.heldout) <= evidence.runs + 1))
     if row.then == "discard":
         return Verdict("discard", row.why)

@@ -1,6 +1,6 @@
 """Student's t distribution: cdf and quantile, without scipy.
 
-The cdf is a regularised incomplete beta function, computed by its continued fraction with the modified Lentz method
+The cdf is a regularised incomplete beta function, computed from its continued fraction with the modified Lentz method
 (Press et al., Numerical Recipes, 3rd edition, section 6.4). Infinite degrees of freedom give the normal distribution.
 """
 
@@ -15,10 +15,14 @@ MOST_TERMS = 500
 
 
 def cdf(t: float, df: float) -> float:
-    """P(T <= t) for T with `df` degrees of freedom, to about 1e-12. Raises ValueError unless `df` is positive."""
+    """Return P(T <= t) for `df` degrees of freedom, accurate to about 1e-12.
+
+    Raises:
+        ValueError: `df` is not positive.
+    """
     if not df > 0:
-        raise ValueError(f"degrees of freedom must be positive, not {df}")
-    # Beyond a million the two differ by less than 1e-6, and the fraction takes longer.
+        raise ValueError(f"degrees of freedom must be positive, got {df}")
+    # Beyond a million the distributions differ by less than 1e-6, and the fraction takes longer.
     if df > 1e6:
         return NormalDist().cdf(t)
     if t * t > df:
@@ -29,9 +33,13 @@ def cdf(t: float, df: float) -> float:
 
 
 def quantile(p: float, df: float) -> float:
-    """The t with cdf(t, df) = p, by bisection. Raises ValueError unless 0 < p < 1 and `df` is positive."""
+    """Return the t with cdf(t, df) = p, by bisection.
+
+    Raises:
+        ValueError: `p` is not between 0 and 1, or `df` is not positive.
+    """
     if not 0 < p < 1:
-        raise ValueError(f"a probability between 0 and 1 is needed, not {p}")
+        raise ValueError(f"expected a probability between 0 and 1, got {p}")
     if p > 0.5:
         return -quantile(1 - p, df)
     low, high = -1.0, 0.0
@@ -43,13 +51,13 @@ def quantile(p: float, df: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b) for 0 <= x <= 1."""
+    """Return the regularised incomplete beta function I_x(a, b) for 0 <= x <= 1."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x),
     )
-    # The fraction converges fast on this side of the mean only; the other follows by symmetry.
+    # The fraction converges fast only on this side of the mean; the other side follows by symmetry.
     if x < (a + 1) / (a + b + 2):
         return front * _fraction(a, b, x) / a
     return 1 - front * _fraction(b, a, 1 - x) / b

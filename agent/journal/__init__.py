@@ -1,4 +1,4 @@
-"""What a session has recorded: the nouns, the events, the state that they add up to, and where it all lies.
+"""The record of a session: its data types, its events, the state they fold into, and the files that hold them.
 
 Uses protocol and system. Every other room reads sessions through this one.
 """

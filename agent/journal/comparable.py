@@ -1,4 +1,4 @@
-"""Whether measurements compare: those do that were taken under the same fingerprint."""
+"""Decide whether two measurements are comparable: both must have been taken under the same fingerprint."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 HARNESS = "harness"
-RECENT = frozenset({HARNESS})  # what earlier versions did not record: missing, it counts as the same
+# Entries that earlier versions did not record. If one side lacks such an entry, the two count as equal.
+RECENT = frozenset({HARNESS})
 
 
 def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether two fingerprints are those of measurements that compare."""
+    """Return whether measurements with these two fingerprints are comparable."""
     return not differences(before, now)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one phrase for every entry that differs."""
+    """Return one phrase per entry that differs."""
     return [
-        f"{key} was {_show(before.get(key))} and is {_show(now.get(key))}"
+        f"{key} was {_show(before.get(key))} and is now {_show(now.get(key))}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key) and not (key in RECENT and (key not in before or key not in now))
     ]

@@ -1,45 +1,44 @@
-"""What can happen in a session. The journal keeps events, the state is their fold, the views show them.
+"""The events of a session. The journal keeps them, the state is their fold, the views show them.
 
-In the order in which an experiment goes through them:
+In the order in which they occur in an experiment:
 
     session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid, flags, left}   once, first;
-               flags: those that it keeps; left: the branch that the person was on
-    resumed    {pid, flags}                              each later start
-    calling    {number, model, input_tokens, output_tokens, dollars}   a model is asked: the worst that it can cost
-    called     {number, model, input_tokens, output_tokens, dollars}   what it has cost, whatever came of it
-    refused    {number}                                  it did not take the call, which costs nothing
-    waiting    {proposer, reason, until}                 it cannot be had this moment, and is tried again then
-    away       {proposer, reason, until}                 it cannot be had now; until then another proposes
+               flags: the flags that the session keeps; left: the branch that was checked out before
+    resumed    {pid, flags}                              on each later start
+    calling    {number, model, input_tokens, output_tokens, dollars}   a call to a model begins: the most it can cost
+    called     {number, model, input_tokens, output_tokens, dollars}   the actual cost, even if the call failed
+    refused    {number}                                  the model refused the call, which is free
+    waiting    {proposer, reason, until}                 the proposer is briefly unavailable and is retried then
+    away       {proposer, reason, until}                 it is unavailable for longer; another proposes until then
     back       {proposer}
-    nothing    {proposer, number, reason}                it gave nothing that can be measured; another proposes
-    dropped    {proposer, number, what, count}           what an agent did that is not taken; count: of all, what: some
+    nothing    {proposer, number, reason}                no usable proposal; another proposer takes over
+    dropped    {proposer, number, what, count}           an agent's changes that were dropped: count in all, what: some
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
-    committed  {number, commit}                          the candidate has its commit; nothing else has changed
-    started    {number, run, pid, born, log, expected}   its command runs; {of} where it is the incumbent's, see there
-    measured   {number, run, and the fields of Run}; a reused baseline adds {reused}, a run of the incumbent during
-               the experiment adds {of}, its number
-    revised    {number, commit, digest, description, parameters, files}   a smaller batch within the same candidate
-    repaired   {number, commit, digest, description, parameters, files}   its proposer has mended a crash
-    unmended   {proposer, number, reason}                it could not mend a crash
-    interrupted{number, reason}                          the run is void and is repeated
+    committed  {number, commit}                          the candidate has a commit; nothing else has changed
+    started    {number, run, pid, born, log, expected}   its command runs; {of} as in `measured`
+    measured   {number, run, and the fields of Run}; a reused baseline adds {reused}; a run of the incumbent
+               during the experiment adds {of}, the incumbent's number
+    revised    {number, commit, digest, description, parameters, files}   the same candidate with a smaller batch
+    repaired   {number, commit, digest, description, parameters, files}   its proposer fixed a crash
+    unmended   {proposer, number, reason}                the proposer could not fix a crash
+    interrupted{number, reason}                          the run does not count and is repeated
     judged     {number, status, reason, evidence}        evidence: the fields of Evidence, or null
     recorded   {number, head}                            the branch moves to `head`: incumbent plus rows
     ended      {reason}
 
 Between experiments:
 
-    comparing  {commits, files, count}                   fresh runs of several commits begin: label -> commit
-    running    {label, run, pid, born, log, expected}    one of them
-    compared   {label, run, and the fields of Run}       disturbed or not: `agent.decision.schedule` says which count
-    confirmed  {a, b, means, runs, gain, low, high, noise, verdict}   what `confirm` found about two commits
-    ablated    {changes, commit, ...}                    what `ablate` found
+    comparing  {commits, files, count}                   held-out runs of several commits begin: label -> commit
+    running    {label, run, pid, born, log, expected}    one of these runs starts
+    compared   {label, run, and the fields of Run}       `agent.decision.schedule` decides which of them count
+    confirmed  {a, b, means, runs, gain, low, high, noise, verdict}   the result of `confirm` for two commits
+    ablated    {changes, commit, ...}                    the result of `ablate`
 
 Shown but never journalled:
 
     progress   {seconds, expected, line}                 several times a minute while a command runs
     failed     {reason}                                  an error ends the session; `ended` follows
-    note       {text}                                    something that a person may want to know; adds {ending}
-               where it says what a Ctrl-C began
+    note       {text}                                    information for the user; {ending} marks the effect of Ctrl-C
 """
 
 from __future__ import annotations
@@ -56,25 +55,35 @@ Check = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Event:
-    """What happened (`kind`), when (Unix time in seconds) and its details."""
+    """One event of a session.
+
+    Attributes:
+        kind: one of the kinds in the module docstring.
+        at: Unix time in seconds.
+        data: the fields of that kind.
+    """
 
     kind: str
     at: float
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self, *, ascii_only: bool = False) -> str:
-        """On one line. ascii_only: all else is escaped, also what would steer a terminal."""
+        """Return the event as one line of JSON.
+
+        Args:
+            ascii_only: escape everything else, including terminal control characters.
+        """
         content = {"event": self.kind, "at": self.at, **self.data}
         text = json.dumps(content, ensure_ascii=ascii_only)
-        # Half of a character can be written with an escape alone.
+        # A lone surrogate can only be written as an escape.
         return json.dumps(content) if any("\ud800" <= sign <= "\udfff" for sign in text) else text
 
 
 def fault_of(event: Event) -> str | None:
-    """The field of an event that holds what it cannot hold; None where all that is there may be.
+    """Return the first field of an event whose value is invalid; None if all are valid.
 
-    A journal is read by programs that were not written for one that somebody made up. What is missing is another
-    matter: versions before this one left out fields.
+    A journal may be forged, and the code that reads it trusts the values. Missing fields are accepted here, because
+    earlier versions left some out.
     """
     if not isinstance(event.kind, str) or not _time(event.at):
         return "event" if _time(event.at) else "at"
@@ -87,7 +96,7 @@ def _text(value: Any) -> bool:
 
 
 def _figure(value: Any) -> bool:
-    """A number, which may be infinite."""
+    """Return whether this is a number, possibly infinite or NaN."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) <= 1e300 or (isinstance(value, float) and not math.isfinite(value))
@@ -102,7 +111,7 @@ def _count(value: Any) -> bool:
 
 
 def _time(value: Any) -> bool:
-    """Unix time that a calendar can show."""
+    """Return whether this is a Unix time that a calendar can show."""
     return _number(value) and 0 <= value <= 1e11
 
 
@@ -111,7 +120,7 @@ def _seconds(value: Any) -> bool:
 
 
 def _commit(value: Any) -> bool:
-    """Nothing that git could take for an option or for a range."""
+    """Return whether git would read this as a commit: not as an option, not as a range."""
     return isinstance(value, str) and re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}", value) is not None
 
 

@@ -1,30 +1,34 @@
-"""The nouns of the loop: a proposal, the runs that measured it, and the experiment that both make."""
+"""The data types of the loop: a proposal, the runs that measure it, and the experiment they form."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-# What of the machine ended a run through no fault of the candidate's: execution/gpu_fault.py tells them apart.
+# The kind of machine fault that ended a run. The candidate is not to blame. See execution/gpu_fault.py.
 Fault = Literal["", "watchdog", "machine"]
 
 Direction = Literal["minimize", "maximize"]
 Status = Literal["keep", "discard", "crash"]
 Value = int | float | bool | str
-# A difference of fewer standard errors is within the noise.
+# In standard errors. A smaller difference is within the noise.
 CLEAR = 2.0
+# How the reason of a voided experiment begins: now, and in the journals of earlier versions.
+VOIDED = re.compile(r"void(?:ed)?: ")
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """New texts for some of the mutable files.
+    """New contents for some of the mutable files.
 
-    files: path relative to the workspace -> the whole new text.
-    parameters: every tunable constant of the candidate, so that a search can learn from it later.
-    proposer: who made it, where that is not the session's proposer itself.
-    expected: the change of the metric that its proposer expects; None where it expects none in particular.
+    Attributes:
+        files: path relative to the workspace -> the complete new text.
+        parameters: every tunable constant of the candidate, for the search to learn from.
+        proposer: the name of the proposer, if it is not the session's own; else empty.
+        expected: the change of the metric that the proposer expects; None if it named none.
     """
 
     files: Mapping[str, str]
@@ -37,17 +41,24 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of the protocol's command. `metric` is None where the run failed; `error` then says why.
+    """One execution of the protocol's command.
 
-    conditions: the machine around it (`agent.execution.conditions`).
-    pruned: the part of its budget after which it was ended as hopeless, and `estimate` what its metric would have been.
-    rebased: the incumbent's, taken as it came after the machine had changed: earlier runs of it no longer compare.
-    source: who computed the metric: the harness's evaluator, which saw nothing of the run but its model; the run
-    itself, by its log; or the run itself with the harness's code, because its model could not be traced.
-    untimed, overrun: seconds to the hand-over of its model, less the budget, from the command's start and from the
-    first text that it trained on. unconfined: nothing kept the run from the person's files.
-    fault: of the machine, that ended it again and again. trained: seconds of training by its log, which is the word of
-    the run itself.
+    Attributes:
+        metric: None if the run failed; `error` then holds the reason.
+        seconds: wall-clock time of the command.
+        conditions: the state of the machine during the run (`agent.execution.conditions`).
+        pruned: the fraction of its budget after which the run was pruned; None if it was not.
+        estimate: of a pruned run, the metric it would probably have reached.
+        rebased: a run of the incumbent that was accepted after the machine's state had changed. Earlier runs of the
+            incumbent are no longer comparable.
+        source: who computed the metric. "attested": the harness's evaluator, which saw only the run's model. "from the
+            log": the run itself. "untraced": the run itself, with the harness's code, because its model could not be
+            traced.
+        untimed: seconds from the start of the command to the hand-over of its model, minus the budget.
+        overrun: the same, counted from the first text that it trained on.
+        unconfined: no sandbox kept the run away from the user's files.
+        fault: the machine fault that ended it on every attempt; empty for none.
+        trained: seconds of training as printed in its log, which the run itself writes.
     """
 
     metric: float | None
@@ -70,15 +81,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict rests on.
+    """The numbers behind a verdict.
 
-    how: "confirmed" by repeated runs or because equal programs give equal numbers; "one run"; "simplification", where
-    nothing was lost; "repeat" of a known program; "greedy", the classic rule.
-    mean, runs: of the candidate; incumbent_mean, incumbent_runs: what it was compared with.
-    gain: positive is better, in either direction. noise: standard deviation of one run, 0 where equal programs give
-    equal numbers. sigmas: the gain in its own standard errors; None without noise, and where it is only guessed.
-    doubt: where incumbent_mean is restated for the steps that the candidate had time for (`decision.equal_steps`), the
-    variance that this adds, in that of one run; else None.
+    Attributes:
+        how: "confirmed": by repeated runs, or because equal programs give equal numbers. "one run": not repeated.
+            "simplification": less code at no loss. "repeat": a program that is already known. "greedy": the classic
+            rule.
+        mean: mean metric of the candidate over `runs` runs.
+        incumbent_mean: mean metric of the incumbent over `incumbent_runs` runs.
+        gain: positive is better in either direction.
+        noise: standard deviation of one run; 0 if equal programs give equal numbers.
+        sigmas: the gain in its own standard errors; None without noise, or if the noise is only a guess.
+        doubt: if incumbent_mean is adjusted for the candidate's number of steps (`decision.equal_steps`), the variance
+            that this adds, in units of the variance of one run; else None.
     """
 
     how: str
@@ -97,7 +112,7 @@ class Evidence:
 
     @property
     def word(self) -> str:
-        """`better`, `worse`, `equal`, or `within noise`."""
+        """Describe the gain as `better`, `worse`, `equal`, or `within noise`."""
         if self.gain and self.sigmas is not None and abs(self.sigmas) < CLEAR:
             return "within noise"
         return "better" if self.gain > 0 else "worse" if self.gain < 0 else "equal"
@@ -105,7 +120,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """evidence: None for the baseline and for what has no metric."""
+    """The decision about a candidate. `evidence` is None for the baseline and for a candidate without a metric."""
 
     status: Status
     reason: str
@@ -116,10 +131,12 @@ class Verdict:
 class Experiment:
     """One proposal and its verdict: one row of results.tsv. Number 0 is the baseline.
 
-    commit: the candidate's own commit, the one that was measured.
-    digest: `digest` of all mutable files as measured: equal digests are the same candidate.
-    files: those that the proposal changed.
-    runs: those before its verdict, which chose it. heldout_runs: those after it was kept, which did not.
+    Attributes:
+        commit: the candidate's own commit, the one that was measured.
+        digest: `digest` of all mutable files as measured; equal digests mean the same candidate.
+        files: the files that the proposal changed.
+        runs: selection runs, made before the verdict.
+        heldout_runs: held-out runs, made after it was kept.
     """
 
     number: int
@@ -136,14 +153,14 @@ class Experiment:
     heldout_runs: tuple[Run, ...] = ()
 
     @property
-    def void(self) -> bool:
-        """Whether its number is no measure of its recipe."""
-        return self.verdict.status == "discard" and self.verdict.reason.startswith("void: ")
+    def voided(self) -> bool:
+        """Whether its metric was rejected as a measure of its recipe."""
+        return self.verdict.status == "discard" and VOIDED.match(self.verdict.reason) is not None
 
     @property
     def metric(self) -> float | None:
-        """What its row says: the mean that it was judged by. None where its last run failed or was pruned, or void."""
-        if self.void:
+        """The mean that it was judged by, as in its row; None if voided, or if its last run failed or was pruned."""
+        if self.voided:
             return None
         if self.verdict.evidence is not None:
             return self.verdict.evidence.mean
@@ -160,7 +177,7 @@ def metrics(runs: Iterable[Run]) -> list[float]:
 
 
 def digest(files: Mapping[str, str]) -> str:
-    """SHA-256 over paths and texts: the identity of a candidate."""
+    """Return the SHA-256 of paths and texts, the identity of a candidate."""
     sha = hashlib.sha256()
     for path in sorted(files):
         sha.update(f"{path}\0{len(files[path].encode())}\0".encode())
@@ -169,7 +186,7 @@ def digest(files: Mapping[str, str]) -> str:
 
 
 def reservations(runs: Iterable[Run]) -> list[str]:
-    """Return what has to be said with every claim that is made from these runs."""
+    """Return the caveats that belong to every claim based on these runs."""
     every = list(runs)
     said = ["unconfined"] if any(run.unconfined for run in every) else []
     return [*said, *(["unattested"] if any(run.source == "untraced" for run in every) else [])]

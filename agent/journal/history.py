@@ -1,4 +1,4 @@
-"""Looking back: what an experiment changed and what came of it, and what other sessions measured before this one."""
+"""Look back: the effect of each change in this session, and the measurements of earlier sessions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from agent.journal.journal import fold
 
 
 def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int) -> list[Sequence[Experiment]]:
-    """The latest experiments of the other sessions beside `journal`, those worked on last at the end.
+    """Return the latest experiments of the workspace's other sessions, the most recently active session last.
 
-    fingerprint: of this session; one measured by another harness, or on another machine, snapshot or budget, is left
-    out, and so is a journal that cannot be read: a damaged neighbour is no reason to stop. most: experiments, besides
-    the incumbents that they were compared with.
+    Sessions with another harness, machine, snapshot or budget are left out, and so are unreadable journals: the damage
+    of another session must not stop this one.
+
+    Args:
+        journal: the journal of this session.
+        fingerprint: the fingerprint of this session.
+        most: maximum number of experiments, not counting the incumbents that they were compared with.
     """
     others = (path for path in journal.parent.parent.glob("*/journal.jsonl") if path != journal)
     found: list[Sequence[Experiment]] = []
@@ -36,7 +40,7 @@ def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int)
 
 
 def change_of(history: Sequence[Experiment], experiment: Experiment) -> float | None:
-    """Its metric less that of the incumbent of that time; None where one of them has none."""
+    """Return its metric minus that of the incumbent at the time; None if either has no metric."""
     before = incumbent_before(history, experiment.number)
     if experiment.metric is None or before is None or before.metric is None:
         return None
@@ -48,7 +52,7 @@ def incumbent_before(history: Sequence[Experiment], number: int) -> Experiment |
 
 
 def _ideas_of(history: Sequence[Experiment], experiment: Experiment) -> list[str]:
-    """The constants that it moved and in which direction, or the first words of its description."""
+    """Return the constants that it changed, each with its direction, or else the first words of its description."""
     before = incumbent_before(history, experiment.number)
     found = []
     for name, value in experiment.parameters.items():
@@ -63,7 +67,7 @@ def _ideas_of(history: Sequence[Experiment], experiment: Experiment) -> list[str
 
 
 def by_idea(history: Sequence[Experiment]) -> dict[str, list[Experiment]]:
-    """The experiments after the baseline that tried each idea."""
+    """Group the experiments after the baseline by the idea that they tried."""
     groups: dict[str, list[Experiment]] = defaultdict(list)
     for experiment in history[1:]:
         for idea in _ideas_of(history, experiment):
@@ -72,7 +76,7 @@ def by_idea(history: Sequence[Experiment]) -> dict[str, list[Experiment]]:
 
 
 def _latest(experiments: Sequence[Experiment], most: int) -> Sequence[Experiment]:
-    """The last `most`, after the incumbent of that time: reading the logs of a thousand would take seconds."""
+    """Return the last `most`, preceded by the incumbent at that time. Reading a thousand logs would take seconds."""
     first = max(0, len(experiments) - most)
     while first > 0 and experiments[first].verdict.status != "keep":
         first -= 1

@@ -1,4 +1,4 @@
-"""The durable record of a session: one event a line, on disk before what it announces happens."""
+"""The durable record of a session: one event per line, written to disk before the event takes effect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from agent.system.files import Unusable, open_plain, read_end
 LARGEST_JOURNAL, LONGEST_LINE = 512 * 2**20, 16 * 2**20
 COSTS = ("input_tokens", "output_tokens", "dollars")
 LARGEST_COST = 1e9  # tokens or dollars
-# What an event raises that is none, or that cannot follow those before it.
+# The hint for a damaged journal. The program itself never rewrites one.
+REPAIR = "repair {} manually, since the program never rewrites a journal, or start a session with another --tag"
+# Raised by a line that is not an event, or by an event that cannot follow those before it.
 NO_EVENT = (ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError, OverflowError)
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -28,7 +30,7 @@ View = Callable[[Event, State], None]
 
 
 class Journal:
-    """Appends events, folds them into `state` and tells the views."""
+    """An append-only file of events, with their fold in `state` and the views that show each event."""
 
     def __init__(self, path: Path, views: Sequence[View] = ()) -> None:
         self.path = path
@@ -37,7 +39,11 @@ class Journal:
         self._file: IO[str] | None = None
 
     def append(self, kind: str, **data: Any) -> None:
-        """Returns once the event is on the disk. Raises AutoresearchError where it cannot be written."""
+        """Write an event and return once it is on disk.
+
+        Raises:
+            AutoresearchError: the journal cannot be written.
+        """
         event = Event(kind, round(time.time(), 3), data)
         try:
             file = self._file or self._open()
@@ -46,18 +52,19 @@ class Journal:
             os.fsync(file.fileno())
         except OSError as error:
             raise AutoresearchError(
-                f"{self.path} cannot be written: {error.strerror}; make room or give back the rights, then run again: "
-                "the session goes on where it stopped"
+                f"cannot write {self.path}: {error.strerror}",
+                hint="free disk space or restore write permission, then run the same command again; the session "
+                "continues where it stopped",
             ) from None
         self.state = step(self.state, event)
         self._show(event)
 
     def show(self, kind: str, **data: Any) -> None:
-        """Tell the views something that is not worth keeping."""
+        """Show the views an event without recording it."""
         self._show(Event(kind, time.time(), data))
 
     def close(self) -> None:
-        # What could not be written has been reported where it was; closing only tries it once more.
+        # Closing retries a failed write, which has been reported already.
         if self._file:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -74,9 +81,11 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """The events of a journal. A torn last line is left out; raises AutoresearchError on any other that is no event.
+    """Yield the events of a journal. A torn last line is skipped.
 
-    An event that cannot follow those before it is none either, nor one that holds what no event of its kind can.
+    Raises:
+        AutoresearchError: another line is not an event, an event holds invalid values, or it cannot follow the
+            events before it.
     """
     state, costs, whole = State(), _Costs(), True
     for number, line in enumerate(_lines(path), start=1):
@@ -85,34 +94,39 @@ def read(path: Path) -> Iterator[Event]:
             event = costs.sound(Event(data.pop("event"), data.pop("at"), data))
             if fault_of(event) is not None:
                 raise ValueError
-            # What does not begin as a session is a list of events, and nothing follows from it.
+            # A file whose session event is incomplete is read as a plain list of events and not folded.
             whole = whole and not (event.kind == "session" and "base" not in event.data)
             state = step(state, event) if whole else state
         except (*NO_EVENT, RecursionError, MemoryError):
             raise AutoresearchError(
-                f"line {number} of {path} is not an event; the journal is the record of the session and is not "
-                "rewritten: mend that line by hand, or start another --tag"
+                f"line {number} of {path} is not an event", hint=REPAIR.format("that line")
             ) from None
         yield event
 
 
 def fold(path: Path) -> State:
-    """What a session has come to. Raises AutoresearchError where its journal is damaged."""
+    """Return the state of a session.
+
+    Raises:
+        AutoresearchError: its journal is damaged.
+    """
     try:
         return replay(read(path))
     except NO_EVENT as error:
-        raise AutoresearchError(damaged(path, error)) from None
+        raise damaged(path, error) from None
 
 
-def damaged(path: Path, error: Exception) -> str:
-    return (
-        f"{path} does not tell of a session ({fault(error)}): the journal is the record of the session and is not "
-        "rewritten; mend it by hand, or start another --tag"
-    )
+def damaged(path: Path, error: Exception) -> AutoresearchError:
+    """Return the error for a journal whose events do not form a session."""
+    return AutoresearchError(f"{path} is not the journal of a session ({fault(error)})", hint=REPAIR.format("it"))
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The whole lines. Raises AutoresearchError where it is no journal at all."""
+    """Yield the complete lines.
+
+    Raises:
+        AutoresearchError: the file cannot be a journal.
+    """
     try:
         with open_plain(path) as file:
             if os.fstat(file.fileno()).st_size > LARGEST_JOURNAL:
@@ -129,16 +143,13 @@ def _lines(path: Path) -> Iterator[bytes]:
     except Unusable as fault:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from None
-        raise AutoresearchError(
-            f"{path} {fault}, which no journal does: it is the record of the session and is not rewritten; look at it, "
-            "or start another --tag"
-        ) from None
+        raise AutoresearchError(f"{path} {fault}, so it is not a journal", hint=REPAIR.format("it")) from None
 
 
 class _Costs:
-    """Mends what an earlier version believed of a server: usage as text, below zero, or beyond all sense.
+    """Corrects costs that an earlier version took from a server unchecked: text, negative or absurdly large numbers.
 
-    What is no number counts as the worst that the call could cost, which stands in the event before it.
+    An invalid cost is replaced by the most the call could cost, which the event before it holds.
     """
 
     def __init__(self) -> None:
@@ -158,7 +169,11 @@ def _is_cost(value: object) -> bool:
 
 
 def drop_torn_line(path: Path) -> int:
-    """Remove a line that power loss cut short: it announced something that then did not happen. Returns its bytes."""
+    """Remove a last line that power loss cut short. Its event never took effect.
+
+    Returns:
+        The number of bytes removed.
+    """
     try:
         with open_plain(path) as file:
             size = file.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""One loop per workspace: a lock that dies with its process, and a note of who holds it."""
+"""One loop per workspace: a lock that is released when its process dies, and a note that names the holder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ LARGEST_NOTE = 4096
 
 @dataclass(frozen=True)
 class Holder:
-    """The loop that runs in a workspace: its process (pid and Unix time of birth) and its session.
+    """The loop that runs in a workspace: its process and its session.
 
-    limits: what ends it, as `limits.noted` writes it; None where no session begins or goes on, as in a comparison.
+    Attributes:
+        pid: process ID.
+        born: start of the process, Unix time in seconds.
+        limits: the limits of the session, as written by `limits.noted`; None if no session runs, as in a comparison.
     """
 
     pid: int
@@ -34,11 +37,15 @@ class Holder:
 
 @contextlib.contextmanager
 def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> Iterator[None]:
-    """Hold the workspace. Raises PreconditionError naming the process that holds it already.
+    """Hold the workspace's lock.
 
-    limits: what ends the session, for those who look at it.
+    Args:
+        limits: the limits of the session, for other processes to show.
+
+    Raises:
+        PreconditionError: another process holds it; the message names that process.
     """
-    from filelock import FileLock, Timeout  # those who only look at the workspace do without
+    from filelock import FileLock, Timeout  # imported late: commands that only read do not need it
 
     state_folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state_folder / "lock")
@@ -48,8 +55,8 @@ def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> 
         other = holder(state_folder)
         who = f"process {other.pid} (session {other.tag})" if other else "another process"
         raise PreconditionError(
-            f"a loop runs in this workspace already: {who}. Watch it with `{typed('status --follow')}`, "
-            f"end it with `{typed('stop')}`"
+            f"a loop is already running in this workspace: {who}",
+            hint=f"watch it with `{typed('status --follow')}`, or end it with `{typed('stop')}`",
         ) from None
     note = _note(state_folder)
     try:
@@ -62,7 +69,7 @@ def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> 
 
 
 def holder(state_folder: Path) -> Holder | None:
-    """The loop that runs now, if one does."""
+    """Return the loop that is running now; None if none is."""
     try:
         found = Holder(**json.loads(read_bounded(_note(state_folder), LARGEST_NOTE)))
         if not isinstance(found.tag, str) or isinstance(found.pid, bool) or not isinstance(found.limits, dict | None):

@@ -1,4 +1,4 @@
-"""Where the program keeps what it knows: `.autoresearch/` in the workspace, ignored by git."""
+"""Paths of the program's state: `.autoresearch/` in the workspace, ignored by git."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from agent.system.names import PROTOCOL, STATE
 GIT_SECONDS = 30
 GIT_CONFIGURED = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM")
 MOST_NAMED = 3
-NOT_TRUSTED = "dubious ownership"  # git's own words
+NOT_TRUSTED = "dubious ownership"  # as in git's error message
 
 
 def workspace_of(folder: Path) -> Path:
-    """Return the workspace that `folder` lies in: the nearest with a protocol.json, up to the top of its repository.
+    """Return the workspace that contains `folder`: the nearest parent with a protocol.json, within its repository.
 
-    `folder` itself where none has one.
+    Returns `folder` itself if no parent has one.
     """
-    with contextlib.suppress(OSError):  # the current folder may be gone: the command itself says so
+    with contextlib.suppress(OSError):  # the current folder may be deleted: the command reports that
         whole = folder.resolve()
         for place in (whole, *whole.parents):
             if (place / PROTOCOL).exists():
@@ -36,13 +36,17 @@ def workspace_of(folder: Path) -> Path:
 
 
 def home_folder() -> Path:
-    """Return the person's home folder. Raises PreconditionError for a user who has none, as in some containers."""
+    """Return the user's home folder.
+
+    Raises:
+        PreconditionError: the user has none, as in some containers.
+    """
     try:
         return Path.home()
     except RuntimeError:
         raise PreconditionError(
-            "this user has no home folder and HOME is not set: name one that may be written to, as in "
-            "`export HOME=/tmp/home`, then run again"
+            "this user has no home folder and HOME is not set",
+            hint="set HOME to a writable folder, such as `export HOME=/tmp/home`, then run the same command again",
         ) from None
 
 
@@ -59,14 +63,18 @@ def experiment_folder(journal: Path, number: int) -> Path:
 
 
 def stop_file(journal: Path) -> Path:
-    """Its existence asks the session's loop to end after the experiment under way."""
+    """Return the file whose existence asks the loop to stop after the current experiment."""
     return journal.with_name("stop")
 
 
 def find_session(workspace: Path, tag: str | None) -> str:
-    """The tag that is meant: the one named, or the session that was last worked on.
+    """Return the tag of the requested session, by default of the most recently active one.
 
-    Raises PreconditionError where there is none, or where it came with the repository.
+    Args:
+        tag: the requested tag; None for the most recently active session.
+
+    Raises:
+        PreconditionError: the session does not exist, or the state folder came with the repository.
     """
     journals = sorted(
         (state_folder(workspace) / "sessions").glob("*/journal.jsonl"), key=lambda path: path.lstat().st_mtime
@@ -75,30 +83,36 @@ def find_session(workspace: Path, tag: str | None) -> str:
         require_own_state(workspace)
     tags = [path.parent.name for path in journals]
     if not tags:
-        raise PreconditionError(f"there is no session in {workspace} yet: start one with `{typed('run --tag NAME')}`")
+        raise PreconditionError(f"no sessions in {workspace}", hint=f"start one with `{typed('run --tag NAME')}`")
     if tag is None:
         return tags[-1]
     if tag not in tags:
-        raise PreconditionError(f"there is no session {tag} in {workspace}; there is {', '.join(sorted(tags))}")
+        raise PreconditionError(
+            f"unknown session '{tag}' in {workspace}", hint=f"choose from {', '.join(sorted(tags))}"
+        )
     return tag
 
 
 def not_trusted(folder: Path) -> PreconditionError:
-    """Return the error for a repository of another user, in which git reads nothing."""
-    mend = f"git config --global --add safe.directory {shlex.quote(str(folder))}"
+    """Return the error for a repository that belongs to another user, which git refuses to read."""
+    trust = f"git config --global --add safe.directory {shlex.quote(str(folder))}"
     return PreconditionError(
-        f"git reads nothing in {folder}, which belongs to another user ({NOT_TRUSTED}): if you trust it, run "
-        f"`{mend}`, then the same command again"
+        f"git refuses to read {folder}, which belongs to another user ({NOT_TRUSTED})",
+        hint=f"if you trust the repository, run `{trust}`, then the same command again",
     )
 
 
 def came_with_the_repository(workspace: Path) -> list[str]:
-    """What git keeps of the state folder, relative to the workspace: somebody else's journals, prices and baselines.
+    """Return the files of the state folder that git tracks: journals, prices and baselines of another user.
 
-    Empty where there is no git, or no repository. Raises PreconditionError where git reads nothing in it.
+    Returns:
+        Paths relative to the workspace; empty without git or without a repository.
+
+    Raises:
+        PreconditionError: git refuses to read the repository.
     """
-    # Nothing of the environment takes part but the person's configuration, which says whom git trusts; its errors are
-    # in English.
+    # Of git's variables only those of the user's configuration are passed on, because it lists the folders that git
+    # trusts. LC_ALL=C makes git report errors in English.
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in GIT_CONFIGURED}
     env["LC_ALL"] = "C"
     ask = ["git", "-c", "core.fsmonitor=false", "ls-files", "-z", "--", f":(icase){STATE}"]
@@ -114,20 +128,30 @@ def came_with_the_repository(workspace: Path) -> list[str]:
 
 
 def require_own_state(workspace: Path) -> None:
-    """Raises PreconditionError where the state came with the repository: nothing in it is believed."""
+    """Refuse state that came with the repository: it cannot be trusted.
+
+    Raises:
+        PreconditionError: git tracks files of the state folder.
+    """
     names = [one_line(name) for name in came_with_the_repository(workspace)]
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         raise PreconditionError(
-            f"git tracks {', '.join(names[:MOST_NAMED])}{more}: journals, prices and baselines that came with a "
-            f"repository are not believed; run `git rm -r --cached {STATE}`, commit, and move the folder away"
+            f"git tracks {', '.join(names[:MOST_NAMED])}{more}, and journals, prices and baselines that come with a "
+            "repository are not trusted",
+            hint=f"run `git rm -r --cached {STATE}`, commit, and move the folder away",
         )
 
 
 def own_log(workspace: Path, log: str, artifact: str | None = None) -> Path:
-    """The log of a run that a journal names: it lies in the state folder, or is the baseline's.
+    """Return the path of a log that a journal names.
 
-    artifact: where the protocol keeps that, relative to the workspace. Raises Unusable for any other place.
+    Args:
+        log: the path in the journal.
+        artifact: the protocol's path of the baseline's log, relative to the workspace.
+
+    Raises:
+        Unusable: the log is neither in the state folder nor the baseline's.
     """
     path, state = Path(log), state_folder(workspace)
     try:
@@ -135,10 +159,10 @@ def own_log(workspace: Path, log: str, artifact: str | None = None) -> Path:
             if path.name.startswith(Path(artifact).stem):
                 return path
         elif not path.parent.resolve().is_relative_to(state.resolve()):
-            # The workspace was moved or copied since: the same log in this one.
+            # The workspace was moved or copied: use the same log in this one.
             path = state / log.rpartition(f"/{STATE}/")[2]
         if f"/{STATE}/" in log and path.parent.resolve().is_relative_to(state.resolve()):
             return path
     except (OSError, RuntimeError, ValueError):
         pass
-    raise Unusable("is none of this workspace's logs", log)
+    raise Unusable("is not a log of this workspace", log)

@@ -1,4 +1,4 @@
-"""Proposals on disk: whole, and before the journal announces them, because one may have cost money."""
+"""Proposals on disk: written whole, before the journal announces them, because a proposal may have cost money."""
 
 from __future__ import annotations
 
@@ -15,26 +15,39 @@ LARGEST_FILE = 64 * 2**20
 
 
 def write(journal: Path, number: int, revision: int, proposal: Proposal) -> None:
-    """revision: 0 for what the proposer gave, then 1, 2, ... for smaller batches within it.
+    """Save a proposal.
 
-    Raises AutoresearchError where it cannot be written.
+    Args:
+        revision: 0 for the original proposal, then 1, 2, ... for its revisions and repairs.
+
+    Raises:
+        AutoresearchError: it cannot be written.
     """
     save(_path(journal, number, revision), dataclasses.asdict(proposal))
 
 
 def save(path: Path, content: object) -> None:
-    """As JSON, on the disk for good when this returns. Raises AutoresearchError where it cannot be written."""
+    """Write JSON durably: it survives a power loss once this returns.
+
+    Raises:
+        AutoresearchError: it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(content))
     except OSError as error:
         raise AutoresearchError(
-            f"{path} cannot be written: {error.strerror}; make room or give back the rights, then run again"
+            f"cannot write {path}: {error.strerror}",
+            hint="free disk space or restore write permission, then run the same command again",
         ) from None
 
 
 def read(journal: Path, number: int, revision: int) -> Proposal:
-    """Raises AutoresearchError where it is gone or damaged."""
+    """Read a proposal.
+
+    Raises:
+        AutoresearchError: it is missing or damaged.
+    """
     path = _path(journal, number, revision)
     try:
         proposal = Proposal(**json.loads(read_bounded(path, LARGEST_FILE)))
@@ -42,7 +55,8 @@ def read(journal: Path, number: int, revision: int) -> Proposal:
             raise ValueError
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise AutoresearchError(
-            f"the proposal {path} cannot be read ({fault(error)}): put it back, or start another --tag"
+            f"cannot read the proposal {path}: {fault(error)}",
+            hint="restore the file, or start a session with another --tag",
         ) from None
     return proposal
 

@@ -1,6 +1,6 @@
-"""The rows of results.tsv: the journal's experiments as the table that this family of tools shares.
+"""Render the rows of results.tsv: the journal's experiments in the table format that this family of tools shares.
 
-`Session.record` puts them into the branch's commit.
+`Session.record` commits them on the branch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agent.journal.experiment import Experiment, reservations
 from agent.protocol.models import Protocol
 
 LONGEST_REASON = 160
-# A spreadsheet takes a cell that begins with one of these for a formula (OWASP, CSV injection).
+# A spreadsheet treats a cell that begins with one of these as a formula (OWASP, CSV injection).
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 TEXTS = ("commit", "status", "description")
 
@@ -25,7 +25,9 @@ def render(
 ) -> str:
     """Return the whole file in the protocol's format and columns.
 
-    short: abbreviates a commit. earlier: what the file held before the session, which stays above its rows.
+    Args:
+        short: abbreviates a commit hash.
+        earlier: the content of the file before the session, kept above the session's rows.
     """
     columns = protocol.columns
     rows = [row(protocol, experiment, short) for experiment in experiments]
@@ -36,7 +38,7 @@ def render(
         )
     tabs = protocol.provenance.results_log.format == "tsv"
     out = io.StringIO()
-    # A tsv of this family is split at tabs and knows no quotes; `one_line` has taken out what would need them.
+    # Readers of these tsv files split at tabs and know no quotes; `one_line` has removed whatever would need them.
     writer = (
         csv.writer(out, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
         if tabs
@@ -50,32 +52,32 @@ def render(
 
 
 def has_columns(protocol: Protocol, text: str) -> bool:
-    """Return whether rows of the protocol's columns can follow `text`: it is empty, or begins with their names."""
+    """Return whether rows in the protocol's columns can follow `text`: it is empty, or its header has these columns."""
     log = protocol.provenance.results_log
     if log.format == "jsonl" or not text.strip():
         return True
     head = text.removeprefix("\ufeff").splitlines()[0]
     try:
         return next(csv.reader([head], delimiter="\t" if log.format == "tsv" else ",")) == protocol.columns
-    except csv.Error:  # a line without end, for one
+    except csv.Error:  # such as an endless line
         return False
 
 
 def cell(column: str, text: str) -> str:
-    """A cell of a table that a spreadsheet opens: text that would be a formula there has an apostrophe before it.
+    """Return a cell that is safe in a spreadsheet: an apostrophe precedes text that would be a formula.
 
-    In tsv too: spreadsheets open both alike. Numbers stay as they are; jsonl is opened by none.
+    Applies to csv and tsv, as spreadsheets open both. Numbers are left alone, and no spreadsheet opens jsonl.
     """
     return f"'{text}" if column in TEXTS and text.lstrip(" ").startswith(FORMULA) else text
 
 
 def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str]) -> dict[str, str]:
-    """One experiment's columns; a crash has 0.000000 and 0.0, as the results format of this family does."""
+    """Return one experiment's columns; a crash has 0.000000 and 0.0, as in the results format of this family."""
     metric = experiment.metric
     secondary = experiment.runs[-1].secondary if metric is not None else {}
     values = {m.name: f"{secondary.get(m.name, 0.0):g}" for m in protocol.measurement.secondary_metrics}
     description = experiment.description
-    if experiment.verdict.status == "crash" or experiment.void:
+    if experiment.verdict.status == "crash" or experiment.voided:
         description = f"{description} [{experiment.verdict.reason[:LONGEST_REASON]}]"
     elif experiment.runs[-1].pruned is not None:
         description = f"{description} (pruned at {100 * experiment.runs[-1].pruned:.0f} %)"

@@ -1,4 +1,4 @@
-"""What a session has come to: the journal's events, folded."""
+"""The state of a session: the fold of its journal's events."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from agent.journal.experiment import Direction, Evidence, Experiment, Run, Value
 
 @dataclass(frozen=True)
 class Pending:
-    """The experiment under way, as far as it has come.
+    """The experiment in progress.
 
-    revisions: new versions of its candidate, repairs among them. refreshed: runs of the incumbent during it; rebases:
-    those of them that took the machine as it was then, the latest after the run `rebased_at` of the candidate.
+    Attributes:
+        proposed_at: Unix time in seconds, as is `started_at`.
+        commit: None until the candidate is committed.
+        revisions: number of new versions of the candidate, including repairs.
+        started: the data of the `started` event while a run is in progress; else None.
+        refreshed: number of runs of the incumbent during this experiment.
+        rebases: number of those that were accepted after the machine's state had changed.
+        rebased_at: number of runs of the candidate before the latest rebase.
     """
 
     number: int
@@ -59,9 +65,14 @@ class Pending:
 
 @dataclass(frozen=True)
 class PendingComparison:
-    """Fresh runs of several commits in turn. commits: label -> commit. files: those in which they differ.
+    """Held-out runs of several commits, alternating between them.
 
-    runs: all of them, also those that do not count (`agent.decision.schedule`). started: the process that runs now.
+    Attributes:
+        commits: label -> commit.
+        files: the files in which the commits differ.
+        count: wanted number of runs per commit.
+        runs: label -> all runs so far, including those that do not count (`agent.decision.schedule`).
+        started: the data of the `running` event while a run is in progress; else None.
     """
 
     commits: Mapping[str, str]
@@ -73,7 +84,7 @@ class PendingComparison:
 
 @dataclass(frozen=True)
 class Spent:
-    """Calls of models and what they cost: tokens in and out, dollars as far as prices are known."""
+    """Calls to models and their cost. `dollars` covers the models with known prices."""
 
     calls: int = 0
     input_tokens: int = 0
@@ -96,16 +107,24 @@ class Spent:
 class State:
     """The fold of a journal.
 
-    session: the data of the first event. flags: those of `run` that it keeps (`agent.cli.run_flags`).
-    head: where the branch should be; previous: where it was before that.
-    seconds: how long the loop has worked on it, the time between a stop and the next start left out.
-    spent: what models have cost, by the number of the experiment.
-    reserved: the worst case of a call under way, which `spent` holds, for good where the loop dies with the call.
-    waiting, away: why the model is tried again, or does not propose now, and until when (Unix time).
-    nothing: why it had nothing for an experiment, until it has something again.
-    confirmations: what `session.confirm` found of each pair of commits, `{a} {b}`; compared: the comparisons behind
-    them, whose runs were chosen by nothing. comparison: one of `agent.session.compare` that is under way; parked: those
-    that it took the place of, which go on or are read when their turn comes again.
+    Attributes:
+        session: the data of the first event.
+        flags: the flags of `run` that the session keeps (`agent.cli.run_flags`).
+        head: the commit that the branch should point to.
+        previous: the commit that it pointed to before that.
+        ended: the reason of the last `ended` event; None after a resume.
+        seconds: time that the loop has run, without the time between a stop and the next start.
+        latest_at: Unix time of the last event, in seconds.
+        spent: the cost of models, by experiment number.
+        reserved: the maximum cost of the model call in progress. It is part of `spent`, and stays there if the loop
+            dies during the call.
+        waiting: the data of the `waiting` event while an unavailable model is being retried; else None.
+        away: the data of the `away` event while another proposer stands in; else None.
+        nothing: the data of the `nothing` event until the model has a usable proposal again; else None.
+        confirmations: the data of the `confirmed` event for each pair of commits, `{a} {b}`.
+        compared: the comparisons behind `confirmations`, whose runs are all held-out.
+        comparison: the comparison of `agent.session.compare` in progress; else None.
+        parked: unfinished comparisons that others displaced. They resume when requested again.
     """
 
     session: Mapping[str, Any] | None = None
@@ -137,12 +156,12 @@ class State:
 
     @property
     def incumbent(self) -> Experiment | None:
-        """The best kept experiment: the last kept one, since a keep must beat the one before."""
+        """The best kept experiment, which is the last one: a keep must beat the previous keep."""
         return next((e for e in reversed(self.experiments) if e.verdict.status == "keep"), None)
 
     @property
     def confirmation(self) -> Mapping[str, Any] | None:
-        """What fresh runs of the baseline and of what is the best now found; None where there were none."""
+        """The result of held-out runs of the baseline and the current best; None if there is none yet."""
         baseline, best = self.baseline, self.incumbent
         return self.confirmations.get(f"{baseline.commit} {best.commit}") if baseline and best else None
 
@@ -154,8 +173,8 @@ class State:
 
 
 Data = Mapping[str, Any]
-LONGEST_NUMBER = 9  # digits of an experiment's
-# Before these the loop may have been at rest.
+LONGEST_NUMBER = 9  # digits of an experiment's number
+# The loop may not have been running before these events, so the time before them does not count.
 BEGINNINGS = ("session", "resumed", "comparing")
 
 
@@ -167,7 +186,7 @@ def replay(events: Iterable[Event]) -> State:
 
 
 def step(state: State, event: Event) -> State:
-    """The state after one more event. Unknown kinds are information and change nothing."""
+    """Return the state after one more event. Unknown kinds change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
     state = replace(state, latest_at=event.at, seconds=state.seconds + worked)
     if event.kind in OF_SESSION:
@@ -226,7 +245,7 @@ def _repaired(state: State, pending: Pending, data: Data) -> State:
 
 
 def _flags(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Versions before this one kept none but the seed, and the training budget in the fingerprint."""
+    """Return the session's flags. Earlier versions kept only the seed, and the training budget in the fingerprint."""
     if "flags" in data:
         found: Mapping[str, Any] = data["flags"]
         return found
@@ -235,14 +254,14 @@ def _flags(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _renewed(pending: Pending, data: Mapping[str, Any]) -> Pending:
-    """With a new version of its candidate."""
+    """Replace the candidate by a new version."""
     changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
-    files = tuple(data.get("files", pending.files))  # journals of old name none where the batch was halved
+    files = tuple(data.get("files", pending.files))  # older journals name none for a halved batch
     return replace(pending, revisions=pending.revisions + 1, files=files, **changes)
 
 
 def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
-    """A run more of the candidate or, where the event has `of`, of the incumbent with that number."""
+    """Add a run to the candidate or, if the event has `of`, to the incumbent with that number."""
     run, of = run_of(data), data.get("of")
     pending = replace(pending, started=None, started_at=None)
     if of is None:
@@ -256,7 +275,7 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
 
 
 def _turned_to(state: State, new: PendingComparison) -> State:
-    """With `new` under way, and the runs that it has where it was parked."""
+    """Make `new` the comparison in progress, with the runs that it already has if it was parked."""
     parked = (*state.parked, state.comparison) if state.comparison else state.parked
     same = [each for each in parked if (each.commits, each.count) == (new.commits, new.count)]
     rest = tuple(each for each in parked if each not in same)
@@ -279,7 +298,7 @@ def _compared(comparison: PendingComparison | None, event: Event) -> PendingComp
     return replace(comparison, started=None, runs={**comparison.runs, label: runs})
 
 
-# How the state changes with each kind of event: with those of the session, and those of the experiment under way.
+# How each kind of event changes the state: first events of the session, then events of the experiment in progress.
 OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "session": _begun,
     "resumed": _resumed,
@@ -316,7 +335,7 @@ def run_of(data: Mapping[str, Any]) -> Run:
 
 
 def experiment_named(state: State, which: str) -> Experiment | Pending | None:
-    """The experiment that a person calls `12`, `#12`, `best` or `baseline`; None where there is none of that name."""
+    """Return the experiment that the user calls `12`, `#12`, `best` or `baseline`; None if it does not exist."""
     if which in ("best", "baseline"):
         return state.incumbent if which == "best" else state.baseline
     everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
@@ -327,18 +346,23 @@ def experiment_named(state: State, which: str) -> Experiment | Pending | None:
 
 
 def gain(baseline: float, value: float, direction: Direction) -> float:
-    """By how much `value` is better than `baseline`: positive is better in either direction."""
+    """Return the improvement of `value` over `baseline`: positive is better in either direction."""
     return baseline - value if direction == "minimize" else value - baseline
 
 
 def expected_seconds(state: State, training_seconds: float | None, limit: float) -> float:
-    """How long a run takes: the median of those that succeeded, or what the budget suggests before there is one."""
+    """Return the expected duration of a run: the median of successful runs, or an estimate from the budget.
+
+    Args:
+        training_seconds: the training budget; None if the protocol has none.
+        limit: the hard limit in seconds.
+    """
     seconds = [e.runs[-1].seconds for e in state.experiments if e.runs and e.runs[-1].error is None]
     return statistics.median(seconds) if seconds else min(1.1 * (training_seconds or limit) + 15, limit)
 
 
 def side(state: State, label: str, commit: str) -> str:
-    """What a person calls one side of a comparison: `baseline`, `best #7`, `#3`; its label where it is none of them."""
+    """Return the display name of one side of a comparison: `baseline`, `best #7`, `#3`, or else its label or hash."""
     if state.baseline is not None and commit == state.baseline.commit:
         return "baseline"
     number = next((each.number for each in reversed(state.experiments) if each.commit == commit), None)

@@ -1,4 +1,4 @@
-"""Whether a run that is under way still has a chance.
+"""Predict from learning curves whether a run in progress can still win.
 
-Uses learning curves and what decision knows of noise.
+Uses the noise estimate of decision.
 """

@@ -1,11 +1,11 @@
-"""Learning curves out of logs, and what makes a run hopeless whatever it is compared with.
+"""Read learning curves from logs, and detect runs that fail regardless of the incumbent.
 
-A curve is what a log says about the loss on the way: train.py prints about one line a second,
+A curve is the training loss over time, as printed in a log. train.py prints about one line per second:
 
     step 00012 (12.3%) | loss: 3.214 | lrm: 1.00 | ... | remaining: 88s
 
-and any other line counts that has a share of the training (`12.3%`, `step 12/100`) and a loss that is not that of a
-validation. Everything else in a log is passed over. What cannot be read costs only time: then nothing is pruned.
+Any other line counts if it has a fraction of the training (`12.3%`, `step 12/100`) and a loss other than a validation
+loss. The rest of the log is ignored. A log without a readable curve costs only time: its run is not pruned.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 HELD_OUT = re.compile(r"val|eval|test|dev|best|min", re.IGNORECASE)
 
 LONGEST_LINE = 4096
-FINEST = 1 / 1000  # of the training: points closer than this are one, so that no log makes a long curve
-DIVERGED = 3.0  # times its own first loss
-IN_A_ROW = 3  # points that must agree on it
-OVERDUE = 1.1  # times the hard limit
-LEAST_PROGRESS = 0.05  # that a projection is made from
+FINEST = 1 / 1000  # of the training; closer points are merged, to bound the length of a curve
+DIVERGED = 3.0  # multiple of the first loss
+IN_A_ROW = 3  # consecutive points above it
+OVERDUE = 1.1  # multiple of the hard limit
+LEAST_PROGRESS = 0.05  # of the training, needed for a projection
 
 
 class Point(NamedTuple):
-    """fraction: of the training, 0 to 1. seconds: since the start of the run, NaN where nobody looked at a clock.
+    """One point of a learning curve.
 
-    step: as printed, NaN where it is not.
+    Attributes:
+        fraction: fraction of the training done, 0 to 1.
+        loss: the training loss.
+        seconds: time since the start of the run; NaN if unknown.
+        step: the step number as printed; NaN if not printed.
     """
 
     fraction: float
@@ -50,19 +54,23 @@ Curve = tuple[Point, ...]
 
 
 class CurveReader:
-    """The curve of a log that grows. Each byte is looked at once, and what is kept stays below 2,100 points."""
+    """The curve of a growing log. Reads each byte once and keeps fewer than 2,100 points."""
 
     def __init__(self) -> None:
         self._points: list[Point] = []
         self._torn = b""
 
     def feed(self, new: bytes, seconds: float = math.nan) -> bool:
-        """Take in what was appended to the log. Returns whether the curve has got further."""
+        """Read the bytes appended to the log. Return whether the curve has advanced.
+
+        Args:
+            seconds: time since the start of the run; NaN if unknown.
+        """
         before = self._points[-1:]
         *lines, torn = (self._torn + new).replace(b"\r", b"\n").split(b"\n")
         self._torn = torn[-LONGEST_LINE:]
         for line in lines:
-            # The check spares the expressions the ten megabytes of a chatty library.
+            # This check keeps the regular expressions off megabytes of unrelated output.
             if len(line) <= LONGEST_LINE and b"loss" in line.lower():
                 self._add(point(line.decode(errors="replace"), seconds))
         return self._points[-1:] != before
@@ -73,7 +81,7 @@ class CurveReader:
 
     def _add(self, new: Point | None) -> None:
         points = self._points
-        # A share that goes back is another epoch's or another bar's.
+        # A fraction that goes back belongs to another epoch or progress bar.
         if new is None or (points and new.fraction < points[-1].fraction):
             return
         if len(points) > 1 and new.fraction - points[-2].fraction < FINEST:
@@ -82,20 +90,20 @@ class CurveReader:
 
 
 def curve(text: str) -> Curve:
-    """The curve of a whole log, its last line too where that is not torn."""
+    """Return the curve of a whole log, without an incomplete last line."""
     reader = CurveReader()
     reader.feed(text.encode(errors="replace"))
     return reader.curve
 
 
 def point(line: str, seconds: float = math.nan) -> Point | None:
-    """What one line says; None where it lacks the share, the loss, or sense."""
+    """Parse one line of a log; None if it has no valid fraction or no loss."""
     line = THOUSANDS.sub("", printed(line))
     loss = next((found for found in LOSS.finditer(line) if not HELD_OUT.search(found[1])), None)
     if loss is None:
         return None
     if count := COUNT.search(line):
-        done, of = float(count[1]), float(count[2])  # of any number of digits
+        done, of = float(count[1]), float(count[2])  # a float, as there may be any number of digits
         fraction = done / of if of else math.inf
     elif percent := PERCENT.search(line):
         fraction = float(percent[1]) / 100
@@ -106,7 +114,7 @@ def point(line: str, seconds: float = math.nan) -> Point | None:
 
 
 def at(curve: Curve, fraction: float) -> float | None:
-    """The loss at `fraction`, interpolated; None outside of the curve."""
+    """Return the interpolated loss at `fraction`; None outside the curve."""
     place = bisect.bisect_left(curve, (fraction,))  # sorts before the points at it
     if place == len(curve) or (place == 0 and curve[0].fraction > fraction):
         return None
@@ -119,16 +127,16 @@ def at(curve: Curve, fraction: float) -> float | None:
 
 
 def pace(curve: Curve, other: Curve) -> float | None:
-    """Steps of `curve` for each step of `other` up to the same fraction; None where one does not print them.
+    """Return the steps of `curve` per step of `other` up to the same fraction; None if either prints no steps.
 
-    With a budget in seconds that is the ratio of their speeds.
+    With a budget in seconds this is the ratio of their speeds.
     """
     if not curve or not other:
         return None
     theirs = other[: bisect.bisect_left(other, (curve[-1].fraction,)) + 1]
     rates = []
     for part in (curve, theirs):
-        # The first step is left out: its time is no training where it contains compilation.
+        # The first step is excluded, as its time may be compilation.
         steps, share = part[-1].step - part[0].step, part[-1].fraction - part[0].fraction
         rates.append(steps / share if share > 0 else math.nan)
     ratio = rates[0] / rates[1] if rates[1] > 0 else math.nan
@@ -136,7 +144,7 @@ def pace(curve: Curve, other: Curve) -> float | None:
 
 
 def average(curves: Sequence[Curve]) -> Curve:
-    """The mean of repeated runs, at the points of the first: less noise to compare a candidate with."""
+    """Average the curves of repeated runs at the points of the first, which reduces the noise of a comparison."""
     if len(curves) < 2:
         return curves[0] if curves else ()
     means = []
@@ -147,11 +155,11 @@ def average(curves: Sequence[Curve]) -> Curve:
 
 
 def broken(curve: Curve) -> str | None:
-    """Why this training has failed on its own account: a loss that is no number, or that has diverged."""
+    """Say why this training has failed on its own: a loss that is not finite or has diverged; None if it has not."""
     if not curve:
         return None
     last = curve[-1]
-    # A loss printed before there is one may be nan; a second is no such accident.
+    # A placeholder before the first real loss may be nan; a later nan is a failure.
     if not math.isfinite(last.loss) and len(curve) > 1:
         return f"pruned at {last.fraction:.0%}: the loss became {last.loss}"
     first = next((point.loss for point in curve if math.isfinite(point.loss)), math.nan)
@@ -159,16 +167,20 @@ def broken(curve: Curve) -> str | None:
     if len(curve) > IN_A_ROW and first > 0 and level > DIVERGED * first:
         return (
             f"pruned at {last.fraction:.0%}: the loss has diverged, from {first:.4g} to {last.loss:.4g}, "
-            f"and was above {DIVERGED:g} times its first value {IN_A_ROW} times in a row"
+            f"above {DIVERGED:g} times its first value for {IN_A_ROW} points in a row"
         )
     return None
 
 
 def overdue(curve: Curve, seconds: float, limit: float) -> str | None:
-    """Why a run that has taken `seconds` cannot end before its hard `limit` (seconds): its own pace projected.
+    """Say why a run cannot end before its hard limit, by projecting its own pace; None if it can.
 
-    Only with points that carry their seconds. The pace must be too slow since the first point and since the middle of
-    them, so that neither a slow start nor one pause decides; a pause since the last point counts as long as it is.
+    Needs points with known seconds. The pace must be too slow both since the first and since the middle point, so that
+    neither a slow start nor one pause decides; a pause since the last point counts at its actual length.
+
+    Args:
+        seconds: duration of the run so far.
+        limit: the hard limit in seconds.
     """
     timed = [point for point in curve if math.isfinite(point.seconds)]
     if len(timed) < IN_A_ROW:
@@ -183,14 +195,18 @@ def overdue(curve: Curve, seconds: float, limit: float) -> str | None:
         projected = min(projected, max(seconds, last.seconds) + (1 - last.fraction) * pace)
     if projected <= OVERDUE * limit:
         return None
-    return f"pruned at {last.fraction:.0%}: at its pace it takes {projected:.0f} s, the hard limit is {limit:g} s"
+    return f"pruned at {last.fraction:.0%}: at this pace it takes {projected:.0f} s, the hard limit is {limit:g} s"
 
 
 def too_late(curve: Curve, seconds: float, limit: float, budget: float | None) -> str | None:
-    """Why a run that has taken `seconds` cannot end before its hard `limit` (seconds): what is left of its `budget`.
+    """Say why a run cannot end before its hard limit, by the rest of its training budget; None if it can.
 
-    budget: the seconds of training that it was told, a part of which is what the log calls its share. None without a
-    curve, and where the limit leaves no room for the budget: then nobody can mean it.
+    Returns None without a curve. A budget that is not below the limit cannot be meant literally, and gives None too.
+
+    Args:
+        seconds: duration of the run so far.
+        limit: the hard limit in seconds.
+        budget: seconds of training that the run was given; the log prints fractions of it.
     """
     if not curve or budget is None or budget >= limit:
         return None
@@ -198,6 +214,6 @@ def too_late(curve: Curve, seconds: float, limit: float, budget: float | None) -
     if seconds + left <= limit:
         return None
     return (
-        f"pruned at {curve[-1].fraction:.0%}: after {seconds:.0f} s it has {left:.0f} s of training before it, "
+        f"pruned at {curve[-1].fraction:.0%}: after {seconds:.0f} s it has {left:.0f} s of training left, "
         f"the hard limit is {limit:g} s"
     )

@@ -1,4 +1,4 @@
-"""Looks at a run while it goes on, and ends it where it has no chance left."""
+"""Watch a run in progress, and end it if it can no longer win."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from agent.pruning.curves import Curve, CurveReader, average, broken, curve, ove
 from agent.pruning.prune import Finished, Rival, hopeless
 from agent.system.files import open_plain, read_text
 
-LARGEST_LOOK = 2**20  # bytes of a log that are read at a time
-LARGEST_LOG = 2**27
+LARGEST_LOOK = 2**20  # bytes of a log read at a time
+LARGEST_LOG = 2**27  # bytes
 
 
 class RunMonitor:
-    """To be called with the seconds so far, several times a second. limit: the hard limit in seconds.
+    """A check to be called several times a second with the duration of the run so far.
 
-    budget: the seconds of training that the run was told. rival: None where a run is only ended for what its own curve
-    shows. rises: whether its incumbent's curve has what breaks others, so that it means nothing in this program.
+    Args:
+        log: the log of the run.
+        limit: the hard limit in seconds.
+        budget: seconds of training that the run was given; None if the protocol has none.
+        rival: the incumbent to beat; None to end the run only for failures visible in its own curve.
+        rises: the incumbent's own curve looks broken, so such curves mean nothing in this program.
     """
 
     def __init__(
@@ -32,7 +36,16 @@ class RunMonitor:
         self._read = 0
 
     def __call__(self, seconds: float) -> None:
-        """Raises Pruned, Crashed or TimedOut where the run may as well end now."""
+        """Raise the error that ends the run, if it should end now.
+
+        Args:
+            seconds: duration of the run so far.
+
+        Raises:
+            Pruned: it can no longer beat the rival.
+            Crashed: its loss is not finite or has diverged.
+            TimedOut: it cannot end before its hard limit.
+        """
         advanced = self._advance(seconds)
         so_far = self._reader.curve
         if reason := too_late(so_far, seconds, self._limit, self._budget):
@@ -52,7 +65,7 @@ class RunMonitor:
     def _advance(self, seconds: float) -> bool:
         try:
             with open_plain(self._log) as file:
-                if os.fstat(file.fileno()).st_size < self._read:  # it begins again
+                if os.fstat(file.fileno()).st_size < self._read:  # the log was started over
                     self._reader, self._read = CurveReader(), 0
                 file.seek(self._read)
                 new = file.read(LARGEST_LOOK)
@@ -63,7 +76,7 @@ class RunMonitor:
 
 
 class CurveCache:
-    """The curves of finished runs, each read once."""
+    """The curves of finished runs. Each log is read once."""
 
     def __init__(self) -> None:
         self._known: dict[str, Curve] = {}
@@ -74,9 +87,10 @@ class CurveCache:
     def finished(
         self, experiments: Sequence[Experiment], changed: Callable[[Experiment, Experiment], Collection[str]]
     ) -> list[Finished]:
-        """Every experiment with a curve and a metric, beside its incumbent of that time.
+        """Return every experiment with a curve and a metric, each with its incumbent at the time.
 
-        changed: what the first of two changes in the second.
+        Args:
+            changed: returns the edits of the first experiment relative to the second.
         """
         found: list[Finished] = []
         incumbent: Experiment | None = None

@@ -1,18 +1,19 @@
-"""When a run has no chance left against the incumbent: from both learning curves and this machine's own history.
+"""Prune a run that can no longer beat the incumbent, based on both learning curves and the history of this machine.
 
-What is known: Optuna's MedianPruner stops a run below the median of the others at the same step, which stops winners of
-a kind that starts slowly; its WilcoxonPruner tests one run against the best. Freeze-thaw optimisation (Swersky et al.,
-arXiv 1406.3896) and the termination by predicted probability of Domhan et al. (IJCAI 2015) forecast where a curve ends
-and stop where the chance to beat the best is small. This is the last idea with the least model: the forecast is a
-regression on runs that finished on the same machine. It predicts by how much a run ends behind its incumbent (the
-shortfall) from how far its loss lies above the incumbent's at the same fraction of the training (the gap) and from how
-fast that grows (the trend: train.py prints a running mean, in which a bad start is seen long after it has passed).
-Prediction and residuals give the shortfall a Student t distribution; a run is pruned where winning is below CHANCE.
+Related work: Optuna's MedianPruner stops a run below the median of the others at the same step, which stops winners
+that start slowly. Its WilcoxonPruner tests one run against the best. Freeze-thaw optimisation (Swersky et al., arXiv
+1406.3896) and the predictive termination of Domhan et al. (IJCAI 2015) forecast the end of a curve and stop if the
+probability of beating the best is small. This module does the same with a minimal model: the forecast is a regression
+on runs that finished on the same machine. It predicts by how much a run ends behind its incumbent (the shortfall) from
+two features at the same fraction of the training: how far its loss is above the incumbent's (the gap) and how fast that
+grows (the trend; train.py prints a running mean, which shows a bad start long after it has passed). Prediction and
+residuals give a Student t distribution of the shortfall. A run is pruned if the probability of winning is below CHANCE.
 
-Only finished runs calibrate, and the rule itself decides which finish. Three things keep it from talking itself into
-more. What it decides on at a fraction, gap and trend, is what the regression is conditioned on there, and choosing runs
-by that does not bend it. Runs pruned later on were getting worse, so without them the earlier residuals look more like
-recovery than they are: a milder rule. And a random CONTROL share of those it would prune finishes (`spared`).
+Only finished runs calibrate the forecast, and the rule itself decides which runs finish. Three facts prevent it from
+reinforcing itself. First, it decides by gap and trend at a fraction, which are the variables that the regression is
+conditioned on there, so this selection does not bias the regression. Second, runs that were pruned later were getting
+worse; without them, earlier residuals overstate recovery, which makes the rule milder. Third, a random fraction CONTROL
+of the runs that it would prune is allowed to finish (`spared`).
 """
 
 from __future__ import annotations
@@ -29,28 +30,28 @@ from agent.journal.state import gain
 from agent.pruning.curves import Curve, at, pace
 from agent.source.diff import kinds
 
-CHANCE = 0.0075  # of winning, below which a run is pruned
-LEAST = 8  # finished runs that can be compared, before anything is pruned
-MOST_HISTORY = 200  # finished runs that it learns from, the latest: machines change, and the work is bounded
-EARLIEST = 0.1  # of the training
-CONTROL = 0.05  # of the runs that would be pruned, allowed to finish
+CHANCE = 0.0075  # probability of winning below which a run is pruned
+LEAST = 8  # comparable finished runs needed before anything is pruned
+MOST_HISTORY = 200  # latest finished runs to learn from, as machines change and the work must be bounded
+EARLIEST = 0.1  # of the training, before which nothing is pruned
+CONTROL = 0.05  # fraction of the runs to be pruned that may finish
 
-WINDOW = 0.05  # of the training, over which a gap is averaged
-SLOWER = 0.8  # times the incumbent's steps a second: less is a busy machine where the edit does not explain it
-GRID = 3  # places in a window
-SPAN = 0.1  # of the training, over which a trend is taken
-APART = 0.02  # of the training, between the two looks that must agree
-WIDEST = 0.3  # of the training, between neighbouring points: a larger hole is no curve
-MOST_FREEDOM = 20.0  # the tails stay as heavy as this, however long the history: real residuals are not normal
-RIDGE = 1e-3  # of the gaps' squares, added to the trends': curves that all run in parallel have none to learn from
-DOUBT = 0.1  # of the prediction: what every forecast may be wrong by, whatever the residuals say
-CROSSING_DOUBT = 0.15
-STRANGE = 2.0  # times the residuals, where no history of the same kind is there to calibrate
+WINDOW = 0.05  # of the training; a gap is averaged over it
+SLOWER = 0.8  # of the incumbent's steps per second; less means a busy machine, unless the edit explains it
+GRID = 3  # points in a window
+SPAN = 0.1  # of the training; a trend is measured over it
+APART = 0.02  # of the training, between the two checks that must agree
+WIDEST = 0.3  # of the training; the largest gap between the two checks
+MOST_FREEDOM = 20.0  # degrees of freedom at most, whatever the history: real residuals have heavy tails
+RIDGE = 1e-3  # of the gaps' sum of squares, added to that of the trends, which is zero for parallel curves
+MODEL_ERROR = 0.1  # of the prediction: the error that every forecast may have, whatever the residuals
+CROSSING_ERROR = 0.15  # the same for an edit that may change the shape of the curve
+STRANGE = 2.0  # factor on the residuals without enough history of such edits
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that came to its end, beside the incumbent that it was measured against. changed: as for `Rival`."""
+    """A finished run and the incumbent that it was compared with. `changed` is as in `Rival`."""
 
     curve: Curve
     metric: float
@@ -61,12 +62,14 @@ class Finished:
 
 @dataclass(frozen=True)
 class Rival:
-    """The incumbent that a candidate has to beat, and what is known of runs like the candidate's.
+    """The incumbent that a candidate must beat, and the history of comparable runs.
 
-    curve: over the same budget; that of an incumbent with several runs is `curves.average` of them.
-    history: finished runs with the same budget on the same machine; pruned ones have no metric and no place in it.
-    changed: what the candidate changes in the incumbent: `source.diff.changed` of their files.
-    noise: standard deviation of the metric between runs of the same code, as far as it is known.
+    Attributes:
+        curve: the incumbent's curve over the same budget; `curves.average` of its runs if there are several.
+        metric: the incumbent's metric.
+        history: finished runs with the same budget on the same machine; pruned runs have no metric and are excluded.
+        changed: the candidate's edits relative to the incumbent, as returned by `source.diff.changed`.
+        noise: standard deviation of the metric between runs of the same code; 0 if unknown.
     """
 
     curve: Curve
@@ -79,9 +82,12 @@ class Rival:
 
 @dataclass(frozen=True)
 class Pruned:
-    """fraction: of the training done. estimate: of the final metric, for a search to learn from; it is no measurement.
+    """The decision to prune a run.
 
-    chance: of winning, as forecast.
+    Attributes:
+        fraction: fraction of the training done.
+        estimate: forecast of the final metric, for the search to learn from. It is not a measurement.
+        chance: forecast probability of winning.
     """
 
     fraction: float
@@ -92,7 +98,15 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Forecast:
-    """shortfall: expected, in the metric's unit, positive is worse. recovered: the largest of those that still won."""
+    """The forecast of a run.
+
+    Attributes:
+        gap: how far its loss is above the incumbent's now.
+        shortfall: expected final shortfall, in the metric's unit; positive is worse.
+        chance: probability of winning.
+        runs: number of finished runs that calibrate the forecast.
+        recovered: the largest predicted shortfall of a run that still won; 0 if none did.
+    """
 
     gap: float
     shortfall: float
@@ -102,7 +116,7 @@ class Forecast:
 
 
 def hopeless(so_far: Curve, rival: Rival, chance: float = CHANCE) -> Pruned | None:
-    """Return why the run may as well end now. None while it has a chance, or while too little is known to say."""
+    """Return the decision to prune the run; None if it may still win, or if too little is known."""
     if slowed_by_machine(so_far, rival.curve, rival.changed):
         return None
     forecasts = []
@@ -118,7 +132,7 @@ def hopeless(so_far: Curve, rival: Rival, chance: float = CHANCE) -> Pruned | No
 
 
 def forecast(so_far: Curve, rival: Rival, fraction: float) -> Forecast | None:
-    """Where a run ends, from its curve up to `fraction`. None with too little history, or if it is not behind."""
+    """Forecast the end of a run from its curve up to `fraction`; None with too little history, or if not behind."""
     here = features(so_far, rival.curve, fraction)
     if here is None or here[0] <= 0:
         return None
@@ -135,37 +149,37 @@ def forecast(so_far: Curve, rival: Rival, fraction: float) -> Forecast | None:
         scale = fit.scale(alike, len(alike) - 1)
     else:
         alike, scale = cases, fit.scale(cases, len(cases) - 2) * (STRANGE if crossing else 1)
-    doubt = (CROSSING_DOUBT if crossing else DOUBT) * shortfall
-    spread = math.hypot(max(scale, rival.noise), scale * fit.leverage, doubt)
-    if shortfall <= 0 or spread == 0:
+    model_error = (CROSSING_ERROR if crossing else MODEL_ERROR) * shortfall
+    error = math.hypot(max(scale, rival.noise), scale * fit.leverage, model_error)
+    if shortfall <= 0 or error == 0:
         return None
     freedom = min(len(alike) - 1, len(cases) - 2, MOST_FREEDOM)
     recovered = max((_dot(fit.slopes, x) for x, behind in alike if behind < 0), default=0.0)
-    return Forecast(here[0], shortfall, cdf(-shortfall / spread, freedom), len(alike), max(0.0, recovered))
+    return Forecast(here[0], shortfall, cdf(-shortfall / error, freedom), len(alike), max(0.0, recovered))
 
 
 def spared(seed: int, number: int, share: float = CONTROL) -> bool:
-    """Whether experiment `number` finishes even if it looks hopeless: a control on the rule, the same at each start."""
+    """Return whether experiment `number` may finish even if hopeless, as a control; the same after each resume."""
     return random.Random(f"control {seed} {number}").random() < share
 
 
 def slowed_by_machine(so_far: Curve, incumbent: Curve, changed: Collection[str]) -> bool:
-    """Return whether a run takes so few steps a second, without an edit to explain it, that its machine must be busy.
+    """Return whether a run makes so few steps per second, with no edit to explain it, that the machine must be busy.
 
-    It is to be measured again and neither judged nor learnt from: ending it early is up to whoever repeats it.
+    Such a run must be repeated, neither judged nor learnt from. Ending it early is left to the caller that repeats it.
     """
     ratio = pace(so_far, incumbent)
     return ratio is not None and ratio < SLOWER and not kinds(changed)
 
 
 def features(curve: Curve, incumbent: Curve, fraction: float) -> tuple[float, float] | None:
-    """(gap, trend) at `fraction`: how far `curve` lies above the incumbent's, and by how much that grew over SPAN."""
+    """Return (gap, trend) at `fraction`: how far `curve` is above the incumbent's, and how much that grew over SPAN."""
     now, before = gap(curve, incumbent, fraction), gap(curve, incumbent, fraction - SPAN)
     return None if now is None or before is None else (now, now - before)
 
 
 def gap(curve: Curve, incumbent: Curve, fraction: float) -> float | None:
-    """Mean difference of the losses over the WINDOW that ends at `fraction`. None where a curve does not reach it."""
+    """Return the mean difference of the losses over the WINDOW up to `fraction`; None if a curve is too short."""
     if not curve or not incumbent:
         return None
     start = max(curve[0].fraction, incumbent[0].fraction)
@@ -177,7 +191,7 @@ def gap(curve: Curve, incumbent: Curve, fraction: float) -> float | None:
 
 
 def _looks(so_far: Curve) -> tuple[float, ...]:
-    """Two fractions at which a run is judged, the latest first, or none yet: one alone may be a slip of the log."""
+    """Return two fractions at which to check a run, the latest first, or none yet. A single check may be an outlier."""
     if not so_far or not EARLIEST <= so_far[-1].fraction < 1:
         return ()
     now = so_far[-1].fraction
@@ -186,14 +200,11 @@ def _looks(so_far: Curve) -> tuple[float, ...]:
 
 
 def _reason(fraction: float, found: Forecast) -> str:
-    came_back = (
-        f"none came back from more than {found.recovered:.3g}"
-        if found.recovered > 0
-        else "none that was behind came back"
-    )
+    most = f"none recovered from more than {found.recovered:.3g}"
+    recovery = most if found.recovered > 0 else "none that fell behind recovered"
     return (
-        f"pruned at {fraction:.0%}: the loss is {found.gap:.3g} above the incumbent's there, "
-        f"from which a run ends {found.shortfall:.3g} behind, and of {found.runs} runs {came_back}"
+        f"pruned at {fraction:.0%}: the loss is {found.gap:.3g} above the incumbent's at that point, "
+        f"which predicts a final shortfall of {found.shortfall:.3g}; of {found.runs} earlier runs, {recovery}"
     )
 
 
@@ -203,9 +214,12 @@ Comparison = tuple[Pair, float]
 
 @dataclass(frozen=True)
 class Fit:
-    """slopes: of the shortfall in gap and trend. size: of the gap and trend for which it holds, squared.
+    """A weighted linear fit of the shortfall.
 
-    leverage: by which the scale of the residuals is multiplied for the error of the slopes there.
+    Attributes:
+        slopes: slopes of the shortfall in gap and trend.
+        size: squared length of the (gap, trend) vector that the weights are centered on.
+        leverage: the error of the prediction from the slopes, as a multiple of the residuals' scale.
     """
 
     slopes: Pair
@@ -213,13 +227,17 @@ class Fit:
     leverage: float
 
     def scale(self, cases: Sequence[Comparison], freedom: int) -> float:
-        """Standard deviation of the residuals of `cases`, as it is for a run of this size."""
+        """Return the standard deviation of the residuals of `cases`, scaled to a run of this size.
+
+        Args:
+            freedom: degrees of freedom.
+        """
         squares = sum(_weight(x, self.size) * (y - _dot(self.slopes, x)) ** 2 for x, y in cases)
         return math.sqrt(squares / freedom)
 
 
 def _cases(history: Sequence[Finished], fraction: float, direction: Direction) -> list[Comparison]:
-    """(features, shortfall) of every finished run that has them."""
+    """Return (features, shortfall) of every finished run that has both."""
     return [
         (found, -gain(run.incumbent_metric, run.metric, direction))
         for run in history
@@ -228,8 +246,8 @@ def _cases(history: Sequence[Finished], fraction: float, direction: Direction) -
 
 
 def _fit(cases: Sequence[Comparison], here: Pair) -> Fit | None:
-    """Weighted least squares through the origin. None where no run of the history has a gap."""
-    # Not below the usual one: that of a tie would leave nothing of the residuals.
+    """Fit weighted least squares through the origin; None if no run of the history has a gap."""
+    # At least the median size: with the size of a tie, all residuals would get no weight.
     size = max(_dot(here, here), statistics.median(_dot(x, x) for x, _ in cases))
     if size == 0:
         return None
@@ -247,7 +265,7 @@ def _fit(cases: Sequence[Comparison], here: Pair) -> Fit | None:
 
 
 def _weight(x: Pair, size: float) -> float:
-    """Residuals grow with the differences they belong to: 1 for a run of the same size, 2 for a tie, 0 for a wreck."""
+    """Weight a residual, as residuals grow with the features: 1 for this size, 2 for a tie, near 0 for a wreck."""
     return 2 / (1 + _dot(x, x) / size)
 
 

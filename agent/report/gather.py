@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from agent.decision.estimate import estimate
-from agent.errors import AutoresearchError, PreconditionError, UsageError
+from agent.errors import PreconditionError, UsageError
 from agent.format import block, figure, plain
 from agent.journal.comparable import differences
 from agent.journal.experiment import Evidence, Experiment, reservations
@@ -55,7 +55,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
     try:
         state = replay(events)
     except NO_EVENT as error:
-        raise AutoresearchError(damaged(journal_path(workspace.folder, tag), error)) from None
+        raise damaged(journal_path(workspace.folder, tag), error) from None
     about = state.session
     if about is None or not state.experiments:
         raise PreconditionError(

@@ -1,4 +1,4 @@
-"""The steps of the loop: start, baseline, propose, measure, judge, record; recovery, confirm and ablate.
+"""The steps of the loop: start, baseline, propose, measure, judge, record; also recovery, confirm and ablate.
 
-Uses every room below. Each step is journalled before it takes effect.
+Uses all packages below. Each step is journalled before it takes effect.
 """

@@ -1,4 +1,4 @@
-"""Which of the kept changes still pay for themselves, and the recipe without the others."""
+"""Find out which kept changes still improve the metric, and offer the recipe without the others."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ BEST, SMALLER = "best", "smaller"
 
 
 def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
-    """Run the best and, for each kept change, the best without it, in turn; then the best without all that do not pay.
+    """Compare the best with itself minus each kept change, then minus all changes that do not pay.
 
-    Returns plain data: a verdict for each change, and the commit of the smaller recipe where it loses nothing.
-    Raises PreconditionError where nothing was kept.
+    Args:
+        count: runs per variant.
+
+    Returns:
+        Plain data: a verdict for each change, and the commit of the smaller recipe if it loses nothing.
+
+    Raises:
+        PreconditionError: nothing was kept.
     """
     runner, journal, state = bench.runner, bench.journal, bench.journal.state
     best = state.incumbent
     kept = [e for e in state.experiments if e.verdict.status == "keep"]
     if best is None or best.number == 0:
-        raise PreconditionError("nothing better than the baseline was kept: there is nothing to take away")
+        raise PreconditionError("nothing better than the baseline was kept, so no change can be removed")
     texts = runner.workspace.files(best.commit)
     changes = list(zip(kept[1:], kept, strict=False))
     variants = {f"without-{after.number}": _without(runner, texts, [(after, before)]) for after, before in changes}
@@ -50,7 +56,7 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
             entry |= {"verdict": says, "worth": worth.gain, "low": worth.low, "high": worth.high}
         else:
             undone = variants[label] is None
-            entry |= {"verdict": "cannot be taken back alone" if undone else "undone by a later change", "worth": None}
+            entry |= {"verdict": "cannot be removed alone" if undone else "undone by a later change", "worth": None}
         found.append((entry, (after, before)))
     idle = [change for entry, change in found if entry["verdict"] in ("not shown to pay", "harms")]
     smaller = _smaller(bench, idle, count) if idle else None
@@ -63,18 +69,18 @@ def ablate_lines(data: Mapping[str, Any]) -> list[str]:
     shown = []
     for entry in data["changes"]:
         worth = f" {_worth(entry, entry['worth'])}" if entry["worth"] is not None else ""
-        worth = f" (without it there is no result: {entry['fails']})" if "fails" in entry else worth
+        worth = f" (without it the run fails: {entry['fails']})" if "fails" in entry else worth
         shown.append(f"#{entry['number']} {entry['verdict']}{worth}: {entry['description']}")
     smaller = data["smaller"]
     if smaller is None:
-        return [*shown, "every change pays, or cannot be taken back: there is no smaller recipe to offer"]
+        return [*shown, "no smaller recipe: every change pays or cannot be removed"]
     without = ", ".join(f"#{number}" for number in smaller["without"])
     if smaller["gain"] is None:
-        return [*shown, f"without {without} together there is no result ({smaller['fails']}); keep them"]
+        return [*shown, f"without {without} together the run fails ({smaller['fails']}): keep them"]
     lost = f"{_worth(smaller, smaller['gain'])} against the best"
     if not smaller["offered"]:
-        return [*shown, f"without {without}: {lost}; together they do pay, keep them"]
-    return [*shown, f"without {without}: {lost}", f"take it with `git checkout -b NAME {smaller['commit'][:12]}`"]
+        return [*shown, f"without {without}: {lost}; together they pay: keep them"]
+    return [*shown, f"without {without}: {lost}", f"use it with `git checkout -b NAME {smaller['commit'][:12]}`"]
 
 
 def _worth(found: Mapping[str, Any], gain: float) -> str:
@@ -99,14 +105,14 @@ def _smaller(bench: Workbench, idle: Sequence[tuple[Experiment, Experiment]], co
     state, direction = journal.state, runner.protocol.metric.direction
     found = difference(runs[BEST], runs[SMALLER], noise_of(state.experiments), direction)
     worth = {"gain": found.gain, "low": found.low, "high": found.high}
-    # Offered where it is not shown to be worse; a person sees the interval.
+    # Offered unless it is shown to be worse; the user sees the interval.
     return {"commit": commit, "without": without, **worth, "offered": found.high >= 0}
 
 
 def _without(
     runner: Runner, texts: Mapping[str, str], changes: Sequence[tuple[Experiment, Experiment]]
 ) -> dict[str, str] | None:
-    """The files with the changes taken back, the latest first; None where later ones stand in the way."""
+    """Return the files with the changes undone, the latest first; None if later changes conflict."""
     files = dict(texts)
     for after, before in reversed(changes):
         for path, text in files.items():
@@ -126,6 +132,6 @@ def _commit(bench: Workbench, label: str, files: Mapping[str, str]) -> str:
     ref = f"refs/autoresearch/{state.session['tag']}/ablate/{label}"
     known = workspace.resolve(ref)
     if known is not None and workspace.files(known) == files:
-        return known  # so that an ablation that was cut off goes on with the same commits
+        return known  # so that an interrupted ablation continues with the same commits
     assert state.head is not None
     return workspace.commit_candidate(ref, state.head, files, f"ablation: {label}")

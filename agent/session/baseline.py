@@ -1,4 +1,4 @@
-"""The untouched recipe, measured on this hardware and this data: kept until either changes."""
+"""The baseline: the untouched recipe, measured on this hardware and data, and reused until either changes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from agent.execution.process import NOBODY, Observer
 from agent.journal.comparable import HARNESS, comparable
 from agent.journal.experiment import Run, digest
 from agent.system.files import read_bounded, write_whole
+from agent.system.invocation import here
 
 LARGEST_RECORD = 2**22
 
@@ -25,11 +26,15 @@ def measure_baseline(
     observer: Observer = NOBODY,
     commit: str | None = None,
 ) -> Run:
-    """Run the recipe as it is in `commit`, by default what is checked out, once more.
+    """Run the baseline once, and save all of its runs with the fingerprint for later sessions.
 
-    Keeps log and fingerprint, with what `before` gave.
+    Args:
+        fingerprint: the conditions of the measurement.
+        before: earlier runs of the baseline.
+        commit: the commit to run; None for HEAD.
 
-    Raises AutoresearchError where it gives no metric.
+    Raises:
+        AutoresearchError: the run has no metric.
     """
     log = log_path(runner, len(before) + 1)
     if not before:
@@ -37,9 +42,7 @@ def measure_baseline(
     commit = commit or runner.workspace.head
     run = measure(runner, commit, log, observer)
     if run.error:
-        raise AutoresearchError(
-            f"the baseline has no result, so there is nothing to improve on: {run.error}; see {log}"
-        )
+        raise AutoresearchError(f"the baseline failed: {run.error}", hint=f"see the log {here(log)}")
     record = {
         "fingerprint": fingerprint,
         "digest": digest(runner.workspace.files(commit)),
@@ -51,9 +54,9 @@ def measure_baseline(
 
 
 def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> list[Run]:
-    """Return the kept runs of the baseline, if they were measured with these very files under this very fingerprint.
+    """Return the saved runs of the baseline if their files and fingerprint are the same; else an empty list.
 
-    An earlier version kept no harness in it: what counts is that of the commit that it measured, while there is one.
+    Fingerprints of an earlier version lack the harness. It is then read from the measured commit, if that still exists.
     """
     try:
         record = json.loads(read_bounded(record_path(runner), LARGEST_RECORD))
@@ -65,7 +68,7 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
 
 
 def log_path(runner: Runner, run: int = 1) -> Path:
-    """Of the baseline's run 1, 2, ...: the first stands where the protocol wants it."""
+    """Return the log of the baseline's run 1, 2, ...: the first at the protocol's path, the others next to it."""
     path = runner.workspace.folder / runner.protocol.provenance.baseline_artifact_path
     return path if run == 1 else path.with_name(f"{path.stem}-{run}{path.suffix}")
 

@@ -1,4 +1,4 @@
-"""Fresh runs of several commits, in turn, so that a machine that slows down does so for all of them."""
+"""Compare commits by held-out runs, alternating, so that a machine that slows down affects all of them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ from agent.journal.state import PendingComparison, expected_seconds, gain, side
 from agent.session.references import of_commit
 from agent.session.workbench import Workbench
 from agent.system.files import last_lines
+from agent.system.invocation import here
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much `b` is better than `a`, positive in either direction, with the interval at LEVEL.
+    """The improvement of `b` over `a`.
 
-    noise: standard deviation of one run, from these runs and the session's.
+    Attributes:
+        gain: positive is better in either direction.
+        low: lower bound of the confidence interval at LEVEL; `high` is the upper bound.
+        noise: standard deviation of one run, from these runs and the session's.
     """
 
     gain: float
@@ -51,12 +55,22 @@ def compare(
     folder: Path,
     may_fail: Collection[str] = (),
 ) -> Mapping[str, Sequence[Run]]:
-    """Run every commit `count` times; label -> runs. Logs go to `folder`. One that was cut off goes on.
+    """Run every commit `count` times. An interrupted comparison continues.
 
-    A run that was disturbed is run again in its place (`decision.schedule`). may_fail: labels for which a failure is a
-    result: it is the last of their runs then, with no metric.
+    Disturbed runs are repeated (`decision.schedule`).
 
-    Raises AutoresearchError where another commit has no result, Interrupted where a person wants it to end.
+    Args:
+        commits: label -> commit.
+        count: runs per commit.
+        folder: where the logs go.
+        may_fail: labels for which a failure is a result. Their last run then has no metric.
+
+    Returns:
+        label -> runs that count.
+
+    Raises:
+        AutoresearchError: a run of another label failed.
+        Interrupted: the user stopped it.
     """
     journal = bench.journal
     journal.append("comparing", commits=dict(commits), files=[], count=count)
@@ -64,13 +78,15 @@ def compare(
         _raise_if_stopped(bench)
         number = len(_comparison(journal).runs.get(label, ())) + 1
         if number > count:
-            _say_why_again(journal, label, number - count)
+            _note_repeat(journal, label, number - count)
         run = _run(bench, label, number, folder / f"{label}-{number}.log")
         if run.metric is None and label not in may_fail:
-            raise AutoresearchError(f"{_name(journal, label)} has no result: {run.error}; see {run.log}")
+            raise AutoresearchError(
+                f"{_name(journal, label)} failed: {run.error}", hint=f"see the log {here(Path(run.log))}"
+            )
         journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
     for label in commits:
-        _say_what_stays(journal, label)
+        _note_still_disturbed(journal, label)
     return {label: counted(_comparison(journal), label) for label in commits}
 
 
@@ -78,34 +94,40 @@ def _name(journal: Journal, label: str) -> str:
     return side(journal.state, label, _comparison(journal).commits[label])
 
 
-def _say_why_again(journal: Journal, label: str, times: int) -> None:
-    """`times`: which further run of it comes now; each stands for one that does not count."""
+def _note_repeat(journal: Journal, label: str, times: int) -> None:
+    """Say why a run is repeated.
+
+    Args:
+        times: number of the repeat, from 1. Each repeat replaces one run that does not count.
+    """
     index, why = list(reasons(_comparison(journal), label).items())[times - 1]
-    journal.show("note", text=f"{_name(journal, label)} run {index + 1} is run again: {why}")
+    journal.show("note", text=f"{_name(journal, label)} run {index + 1} is repeated: {why}")
 
 
-def _say_what_stays(journal: Journal, label: str) -> None:
+def _note_still_disturbed(journal: Journal, label: str) -> None:
     comparison = _comparison(journal)
     why, done = reasons(comparison, label), len(comparison.runs[label])
     if not fails(comparison, label) and done - len(why) < comparison.count:
         latest = why[max(why)]
-        text = (
-            f"{_name(journal, label)} stays disturbed: {latest}; its latest {comparison.count} runs count as they are"
-        )
-        journal.show("note", text=text)
+        name, count = _name(journal, label), comparison.count
+        journal.show("note", text=f"{name} is still disturbed: {latest}; its latest {count} runs count anyway")
 
 
 def _raise_if_stopped(bench: Workbench) -> None:
     if bench.interrupts.finishing:
-        raise Interrupted("stopped; the same command goes on from here", 130)
+        raise Interrupted("stopped; run the same command again to continue", 130)
     asked = stop_file(bench.journal.path)
     if asked.exists():
         asked.unlink()
-        raise Interrupted("stopped by `autoresearch stop`; the same command goes on from here", 0)
+        raise Interrupted("stopped by `autoresearch stop`; run the same command again to continue", 0)
 
 
 def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Direction) -> Difference:
-    """Student's t interval; the noise is pooled over both and what the session knows of it."""
+    """Return the difference with Student's t interval. The noise is pooled over both sides and the session's estimate.
+
+    Args:
+        session: the noise estimate of the session.
+    """
     ours = [[run.metric for run in runs if run.metric is not None] for runs in (a, b)]
     means = [math.fsum(each) / len(each) for each in ours]
     by = gain(means[0], means[1], direction)
@@ -140,4 +162,4 @@ def _run(bench: Workbench, label: str, number: int, log: Path) -> Run:
         try:
             return measure(runner, commit, log, Observer(started, tick), of_commit(journal.state.experiments, commit))
         except Suspended as pause:
-            journal.show("note", text=f"{_name(journal, label)} is run again: {pause}")
+            journal.show("note", text=f"{_name(journal, label)} is repeated: {pause}")

@@ -1,4 +1,4 @@
-"""Is the gain there? Baseline and best, or any two commits, by fresh runs that chose neither."""
+"""Confirm a gain: compare baseline and best, or any two commits, by held-out runs."""
 
 from __future__ import annotations
 
@@ -15,30 +15,41 @@ from agent.journal.experiment import Run, reservations, succeeded
 from agent.journal.state import PendingComparison, State, experiment_named, side
 from agent.session.compare import compare, difference
 from agent.session.workbench import Workbench
+from agent.system.invocation import typed
 
 RUNS = 3
 
 
 def sides(runner: Runner, state: State, a: str | None, b: str | None) -> dict[str, str]:
-    """The two commits. Without names the baseline and the best; one name alone is compared with the baseline.
+    """Return the two commits to compare, as `a` and `b`.
 
-    A name is a number of an experiment, `best`, `baseline`, or anything that git takes for a commit.
-    Raises UsageError for what is no commit, PreconditionError where there is nothing to compare.
+    Without names these are the baseline and the best. A single name is compared with the baseline.
+
+    Args:
+        a: the number of an experiment, `best`, `baseline`, or anything that git resolves to a commit. So is `b`.
+
+    Raises:
+        UsageError: a name is not a commit, or both are the same program.
+        PreconditionError: there is nothing to compare.
     """
     baseline, best = state.baseline, state.incumbent
     if baseline is None or best is None:
-        raise PreconditionError("the session has no baseline yet: let it run first")
+        start = typed(f"run --tag {state.session['tag'] if state.session else 'NAME'}")
+        raise PreconditionError("the session has no baseline yet", hint=f"run it first with `{start}`")
     if a is not None and b is None:
         a, b = None, a
     if b is None and best.number == 0:
-        raise PreconditionError("nothing better than the baseline was kept: there is no gain to confirm")
+        raise PreconditionError("nothing better than the baseline was kept, so no gain can be confirmed")
     found = {
         "a": baseline.commit if a is None else _commit(runner, state, a),
         "b": best.commit if b is None else _commit(runner, state, b),
     }
     own = {label: _experiment_of(runner, state, commit) for label, commit in found.items()}
     if own["a"] == own["b"] and found["a"] != found["b"]:
-        raise UsageError(f"{a or 'baseline'} and {b} are the same program: name two that differ, such as two numbers")
+        raise UsageError(
+            f"{a or 'baseline'} and {b} are the same program",
+            hint="choose two that differ, such as two experiment numbers",
+        )
     return own
 
 
@@ -46,14 +57,14 @@ def _commit(runner: Runner, state: State, name: str) -> str:
     found = experiment_named(state, name)
     commit = found.commit if found is not None else runner.workspace.resolve(name)
     if commit is None:
-        raise UsageError(f"{name[:80]!r} is no commit here: take a number or a hash from results.tsv")
+        raise UsageError(f"unknown commit {name[:80]!r}", hint="use an experiment number, or a hash from results.tsv")
     return commit
 
 
 def _experiment_of(runner: Runner, state: State, commit: str) -> str:
-    """The commit of the experiment whose program this is, as that of a commit that adds nothing but rows; else itself.
+    """Return the commit of the experiment with the same program, else the commit itself.
 
-    So what is found of it counts for the experiment.
+    A commit that only adds rows has the same program, and its result counts for the experiment.
     """
     commits = dict.fromkeys(e.commit for e in reversed(state.experiments))
     if commit in commits:
@@ -62,9 +73,12 @@ def _experiment_of(runner: Runner, state: State, commit: str) -> str:
 
 
 def confirm(bench: Workbench, commits: Mapping[str, str], count: int = RUNS) -> dict[str, Any]:
-    """Compare the commits `a` and `b`, journal what came of it, and return that: the evidence, as plain data.
+    """Compare the commits `a` and `b`, and journal and return the evidence as plain data.
 
-    All fresh runs of the two count, those of earlier confirmations too.
+    All held-out runs of the two count, including those of earlier confirmations.
+
+    Args:
+        count: new runs per commit.
     """
     runner, journal = bench.runner, bench.journal
     pair = set(commits.values())
@@ -113,6 +127,6 @@ def confirm_lines(data: Mapping[str, Any]) -> list[str]:
         for label in ("a", "b")
     ]
     by, low, high = (figure(data[name], data["means"]["a"]) for name in ("gain", "low", "high"))
-    interval = f"95 % interval {low} to {high}, noise of a run {data['noise']:.2g}"
+    interval = f"95 % interval {low} to {high}, noise of one run {data['noise']:.2g}"
     words = "".join(f", {word}" for word in data.get("reservations", ()))
     return [*shown, f"gain {by} {data['verdict']}{words}: {interval}"]

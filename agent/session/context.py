@@ -1,4 +1,4 @@
-"""What a proposer is told: copies and questions, never the workspace itself."""
+"""Build the context for a proposer: copies and callbacks, never the workspace itself."""
 
 from __future__ import annotations
 
@@ -34,9 +34,15 @@ def context_of(
     folder: Path,
     tick: Callable[[], None],
 ) -> Context:
-    """For the experiment `number`. The person's program.md is read now: editing it steers the next experiment.
+    """Return the context for experiment `number`. Reads program.md now, so that edits affect the next experiment.
 
-    Many parameters because it joins what a session, a journal and a run know: nothing else holds them together.
+    Many parameters because it combines data of a session, a journal and a run, which no other object combines.
+
+    Args:
+        files: all mutable files to be edited.
+        fingerprint: describes the machine.
+        folder: for the proposer's own files.
+        tick: called regularly while the proposer works; may raise to stop it.
     """
     workspace, protocol = runner.workspace, runner.protocol
 
@@ -70,7 +76,7 @@ def context_of(
 
 
 def known_constants(protocol: Protocol) -> Known:
-    """What the harness defines for train.py, so that the search can tell which of its branches is live."""
+    """Return the constants that the harness defines for train.py, so that the search knows which branches are live."""
     found = snapshot(protocol)
     constants: dict[str, Value] = {key: value for key, value in found.items() if key.isupper()}
     if "profile" in found:
@@ -88,9 +94,9 @@ def _rules(protocol: Protocol, training_seconds: float | None) -> str:
         f"- Goal: {protocol.metric.direction} {protocol.metric.name}.",
         f"- The command is `{protocol.execution.command}`"
         + (f"; it trains for {budget:g} s by its own clock" if budget else "")
-        + f" and is ended after {protocol.execution.hard_timeout_seconds:g} s.",
+        + f" and is killed after {protocol.execution.hard_timeout_seconds:g} s.",
         f"- Only files that match {', '.join(surface.allowed_globs)} may change.",
-        f"- Never to be changed, read around or fooled: {', '.join(_guarded(protocol))}. A run that does is void.",
+        f"- Never change, bypass or trick these files: {', '.join(_guarded(protocol))}. A run that does is voided.",
         "- No new dependencies." if protocol.environment.constraints.no_new_dependencies else "",
         "- The same gain with less code is better; a tiny gain with ugly code is not worth it."
         if protocol.agent_rules.simplicity_criterion
@@ -100,7 +106,7 @@ def _rules(protocol: Protocol, training_seconds: float | None) -> str:
 
 
 def _may_be_made(folder: Path, protocol: Protocol, path: str) -> bool:
-    """Whether a candidate may bring a new file: never in the place of an untracked one, which is a person's."""
+    """Return whether a candidate may create this file. It may never replace an untracked one, which is the user's."""
     if path in (where for _, where in protocol.written) or not protocol.mutable_surface.allows(path):
         return False
     if linked_part(folder, path) is not None:

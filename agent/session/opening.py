@@ -1,4 +1,4 @@
-"""The workspace, opened for one process alone, with what its runs need."""
+"""Open the workspace exclusively, and prepare what its runs need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
 def open_runner(
     folder: Path, tag: str, training_seconds: float | None, sandbox: Mode, limits: Limits | None = None
 ) -> Iterator[Runner]:
-    """The workspace, held for this process alone. limits: of the session that is about to begin or go on."""
+    """Lock the workspace and yield a runner.
+
+    Args:
+        training_seconds: the training budget; None for the protocol's.
+        limits: the limits of the session about to start or resume; None without a session.
+    """
     protocol = load_protocol(folder)
     require_runnable(protocol)
     workspace = Workspace(folder, protocol)
@@ -40,9 +45,12 @@ def open_runner(
 
 @contextlib.contextmanager
 def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Runner]:
-    """Run the set-up commands, if they are due and wanted, and find what runs need: what is lent to them, an evaluator.
+    """Run the set-up commands if necessary, and yield a runner with the files its runs may read and an evaluator.
 
-    commit: whose harness it is, by default what is checked out.
+    Args:
+        setup: run the set-up commands if they are due.
+        commit: the commit that provides the harness; None for HEAD.
+        untraced: accept runs whose model cannot be traced.
     """
     folder, protocol = runner.workspace.folder, runner.protocol
     if setup:
@@ -50,7 +58,7 @@ def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced
     commit = commit or runner.workspace.head
     lent = room.lendable(runner.workspace)
     for name in lent.kept_back:
-        runner.say(f"{name} may hold keys: runs do not see it")
+        runner.say(f"{name} may contain keys, so it is hidden from runs")
     with contextlib.ExitStack() as stack:
         harness = None
         snapshot = fingerprint.snapshot_folder(protocol)

@@ -1,4 +1,4 @@
-"""The start of a session: a new one, or one that goes on from wherever it was left."""
+"""Start a session, or resume one from wherever it stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from agent.session.context import known_constants
 
 
 def require_usable(protocol: Protocol, folder: Path) -> None:
-    """Raises UsageError with what `run` says of a protocol that it refuses. What git lacks is none of its faults."""
+    """Check the protocol as `run` does, without requiring a git repository.
+
+    Raises:
+        UsageError: `run` would refuse the protocol.
+    """
     require_runnable(protocol)
     try:
         workspace = Workspace(folder, protocol)
@@ -34,7 +38,7 @@ def require_usable(protocol: Protocol, folder: Path) -> None:
 
 
 def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
-    """Return the modules that belong to the harness because it imports them; none where git has no commit here."""
+    """Return the modules that belong to the harness because it imports them; empty without a commit."""
     try:
         workspace = Workspace(folder, protocol)
         files = workspace.harness(workspace.head)
@@ -45,9 +49,11 @@ def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
 
 
 def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str) -> None:
-    """Raises PreconditionError, before anything is touched, where a new session would lose something or cannot work.
+    """Check, before anything is touched, that a new session can start without losing anything.
 
-    Raises UsageError on a malformed search comment.
+    Raises:
+        PreconditionError: it cannot.
+        UsageError: a search comment is malformed.
     """
     files = workspace.files(_require_clear(workspace, branch, tag))
     if not files:
@@ -56,7 +62,11 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag
 
 
 def _require_clear(workspace: Workspace, branch: str, tag: str) -> str:
-    """Return HEAD. Raises PreconditionError where something of a person's is in the way of a new session."""
+    """Return HEAD.
+
+    Raises:
+        PreconditionError: the user's branches, changes or files are in the way of a new session.
+    """
     checkout = Checkout(workspace)
     checkout.require_free(branch, f"refs/autoresearch/{tag}")
     checkout.require_clean()
@@ -66,27 +76,34 @@ def _require_clear(workspace: Workspace, branch: str, tag: str) -> str:
 
 
 def _require_own_results(workspace: Workspace, head: str) -> None:
-    """Raises PreconditionError where the loop's rows cannot stand in the file that the protocol names for them."""
+    """Check that the loop can write its rows to the protocol's results file.
+
+    Raises:
+        PreconditionError: the file is untracked, or has other columns.
+    """
     protocol = workspace.protocol
     path = protocol.provenance.results_log.path
     tracked = workspace.show(head, path)
     if (workspace.folder / path).exists() and tracked is None:
-        raise PreconditionError(f"{path} exists and git does not track it: move it away, the loop writes its own")
+        raise PreconditionError(
+            f"{path} exists and git does not track it", hint="move it away; the session writes its own"
+        )
     if tracked is not None and not results.has_columns(protocol, tracked):
         raise PreconditionError(
-            f"{path} has rows in other columns than the protocol's ({', '.join(protocol.columns)}), and no row of the "
-            f"loop fits below them: `git mv {path} earlier-{Path(path).name}`, commit, then run again"
+            f"{path} has other columns than the protocol ({', '.join(protocol.columns)})",
+            hint=f"rename it with `git mv {path} earlier-{Path(path).name}`, commit, then run the same command again",
         )
 
 
 def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> None:
-    """Take a new branch, where `require_startable` has let it begin.
+    """Start a new session on a new branch, after `require_startable` has accepted it.
 
-    about: what the session's first event says, its tag and branch among it.
+    Args:
+        about: the fields of the session's first event, including its tag and branch.
     """
     metric = workspace.protocol.metric
     checkout = Checkout(workspace)
-    # Set-up commands, a person and a loop in a linked worktree have had time since.
+    # Check once more: set-up commands, the user or a loop in a linked worktree may have changed something.
     head = _require_clear(workspace, about["branch"], about["tag"])
     begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
     journal.append("session", **about, **begun, pid=os.getpid())
@@ -101,7 +118,11 @@ def resume(
     fingerprint: dict[str, Any],
     flags: Mapping[str, Any],
 ) -> None:
-    """Finish or undo the one step that was under way. Raises PreconditionError where the record and git disagree."""
+    """Finish or undo the step that was in progress.
+
+    Raises:
+        PreconditionError: the journal and git disagree.
+    """
     assert journal.state.session is not None
     require_same(journal.state.session, fingerprint)
     for done in reconcile(journal, workspace, branch, results):
@@ -110,9 +131,13 @@ def resume(
 
 
 def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str) -> list[str]:
-    """Bring processes, branch and working tree to where the journal has them. Returns what it did, a sentence each.
+    """Bring processes, branch and working tree into the state that the journal describes.
 
-    Raises PreconditionError where that would take away a person's work.
+    Returns:
+        One sentence for each thing done.
+
+    Raises:
+        PreconditionError: this would destroy the user's work.
     """
     state, done = journal.state, list[str]()
     checkout = Checkout(workspace)
@@ -125,43 +150,46 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
     elif at is None or at not in (state.head, state.previous):
         raise _moved(branch, at, state.head)
     elif at != state.head:
-        done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, where its last experiment belongs")
+        done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, the commit of its last experiment")
     checkout.sweep()
     if checkout.branch == branch:
         if state.previous and state.previous != state.head:
-            checkout.advance(branch, state.head, state.previous)  # where it was cut off between its renames
+            checkout.advance(branch, state.head, state.previous)  # if it was interrupted between its renames
         done += [
-            f"restored {name}, which was half written" for name in checkout.heal(*_left_half_done(journal, results))
+            f"restored {name}, which was partly written" for name in checkout.heal(*_left_half_done(journal, results))
         ]
     else:
         checkout.require_clean()
         checkout.advance(branch, state.head, at or state.head)
         checkout.switch(branch)
         done.append(f"checked out {branch}")
-    checkout.require_clean(notes=False)  # a person may have written in program.md all the while
+    checkout.require_clean(notes=False)  # the user may edit program.md at any time
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = f"refs/autoresearch/{tag}/{experiment.number}"
         if workspace.resolve(ref) != experiment.commit:
             workspace.keep(ref, experiment.commit)
-            done.append(f"put back {ref}, which keeps the commit of experiment #{experiment.number}")
+            done.append(f"restored {ref}, which keeps the commit of experiment #{experiment.number}")
     return done
 
 
 def end_orphaned_run(state: State) -> list[str]:
-    """End the run of a loop that was killed, where it still runs. Returns what was done, a sentence or none."""
+    """Kill a run whose loop was killed, if it is still running. Return a sentence if it was."""
     started = (state.pending.started if state.pending else None) or (
         state.comparison.started if state.comparison else None
     )
     if started and end_orphan(Process(started["pid"], started["born"])):
-        return [f"ended the orphaned run with pid {started['pid']}"]
+        return [f"killed the orphaned run with pid {started['pid']}"]
     return []
 
 
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
-    """Raises PreconditionError where the session's branch is no longer where the session left it.
+    """Check that the session's branch is where the session left it.
 
-    What a person edits, commits or checks out besides is in nobody's way: runs have rooms of their own.
+    Edits, commits and checkouts elsewhere do not matter, as runs have their own rooms.
+
+    Raises:
+        PreconditionError: the branch has moved.
     """
     at = workspace.resolve(f"refs/heads/{branch}")
     if at != head:
@@ -170,26 +198,32 @@ def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
 
 def _moved(branch: str, at: str | None, head: str) -> PreconditionError:
     return PreconditionError(
-        f"the branch {branch} is at {(at or 'nothing')[:12]}, but the session left it at {head[:12]}: keep what is new "
-        f"with `git branch NAME {(at or head)[:12]}`, put the branch back with `git update-ref refs/heads/{branch} "
-        f"{head[:12]}`, then run again; or start another --tag"
+        f"the branch {branch} {f'is at {at[:12]}' if at else 'was deleted'}, but the session left it at {head[:12]}",
+        hint=f"keep the new commits with `git branch NAME {(at or head)[:12]}`, restore the branch with "
+        f"`git update-ref refs/heads/{branch} {head[:12]}`, then run the same command again; or start a session with "
+        "another --tag",
     )
 
 
 def require_same(session: Any, fingerprint: dict[str, Any]) -> None:
-    """Raises PreconditionError where runs would not compare with those of the session."""
+    """Check that new runs are comparable with those of the session.
+
+    Raises:
+        PreconditionError: the fingerprints differ.
+    """
     differing = differences(session["fingerprint"], fingerprint)
     if differing:
         raise PreconditionError(
-            f"session {session['tag']} was measured under other conditions, so its results would not compare: "
-            f"{'; '.join(differing)}. Undo the change, or start another --tag"
+            f"session {session['tag']} was measured under other conditions, so new results would not be comparable: "
+            f"{'; '.join(differing)}",
+            hint="undo the change, or start a session with another --tag",
         )
 
 
 def _left_half_done(journal: Journal, results: str) -> tuple[list[str], list[str]]:
-    """The files that a loop that was killed may have been writing, and the commits whose content they may have.
+    """Return the files that a killed loop may have been writing, and the commits whose content they may have.
 
-    Loops of the version before this one ran candidates in the checkout.
+    The loop of an earlier version ran candidates in the checkout.
     """
     state = journal.state
     files, commits = {results}, [state.head, state.previous]

@@ -1,4 +1,4 @@
-"""What a run is held against: the runs of this session that its time and its losses are compared with."""
+"""Choose the reference runs of a run: the session's runs that its time and losses are compared with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from agent.journal.experiment import Experiment, Run
 
 
 def of_candidate(experiments: Sequence[Experiment], incumbent: Experiment) -> Beside:
-    """Return what a candidate is held against: the incumbent that it has to beat."""
+    """Return the reference for a candidate: the incumbent that it must beat."""
     return Beside(_runs(incumbent), _runs(experiments[0]), _runs(incumbent))
 
 
 def of_commit(experiments: Sequence[Experiment], commit: str) -> Beside:
-    """Return what another run of a commit is held against: its own time, and the losses of the incumbent before it.
+    """Return the reference for repeating a commit: its own time, and the losses of the incumbent before it.
 
-    The baseline is the person's own and has none before it. A commit that is no experiment, of an ablation, is held
-    against the best.
+    The baseline has no incumbent before it, and is the user's own. A commit of an ablation, which is not an experiment,
+    is compared with the best.
     """
     kept = [experiment for experiment in experiments if experiment.verdict.status == "keep"]
     if not kept:

@@ -1,4 +1,4 @@
-"""What becomes of a candidate whose run failed, before it is judged: a run more, a smaller batch, a repair."""
+"""Handle a failed run of a candidate before it is judged: repeat it, reduce the batch, or repair it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ MOST_REPAIRS = 2
 
 
 def owed(pending: Pending, safety: Safety) -> Literal["run", "revision", "repair"] | None:
-    """The next step: a run, a revision with a smaller batch, a repair by its proposer, or none: it can be judged.
+    """Return the next step before the verdict: a run, a revision with a smaller batch, or a repair by its proposer.
 
-    Out of memory, or a GPU that went on failing: revised and run again, at most twice, where oomPolicy is reduce_batch.
-    Any other crash: run once more where crashStatus is retry, then mended by its proposer, at most twice. The first run
-    that succeeds ends it.
+    If the run is out of memory or the GPU keeps failing, and oomPolicy is reduce_batch, the candidate is revised and
+    repeated, at most twice. After any other crash it is repeated once if crashStatus is retry, then repaired by its
+    proposer, at most twice. The first successful run ends this.
+
+    Returns:
+        None if it can be judged.
     """
     if len(pending.runs) <= pending.revisions:
         return "run"
     last = pending.runs[-1]
-    # Once it has worked, a failure is no mistake to be mended: it is judged as a program that does not always run.
+    # After a success, a failure is not repaired: the candidate is judged as a program that does not always run.
     if last.pruned is not None or any(run.error is None for run in pending.runs):
         return None
     if last.out_of_memory or last.fault:
@@ -39,7 +42,11 @@ def owed(pending: Pending, safety: Safety) -> Literal["run", "revision", "repair
 
 
 def smaller_candidate(pending: Pending, files: Mapping[str, str], constants: Mapping[str, Value]) -> Proposal | None:
-    """The candidate with half the device batch; None where it has none to halve. files: all mutable ones."""
+    """Return the candidate with half the device batch; None if it has no batch to halve.
+
+    Args:
+        files: all mutable files of the candidate.
+    """
     smaller = smaller_batch(files, constants)
     if smaller is None:
         return None
@@ -50,5 +57,8 @@ def smaller_candidate(pending: Pending, files: Mapping[str, str], constants: Map
 
 
 def is_own_mistake(pending: Pending, files: Collection[str], tail: str) -> bool:
-    """Whether the candidate's own code crashed, by the log's end. Values that crash are a lesson for the search."""
+    """Return whether the candidate's own code crashed, judging by the end of its log.
+
+    Candidates of the search are not repaired: the search learns from the values that crash.
+    """
     return pending.proposer != "search" and any(f'{path}", line ' in tail for path in files)

@@ -1,4 +1,4 @@
-"""The runs of the experiment under way: each one journalled, watched, and repeated where the machine slept."""
+"""The runs of the experiment in progress: each is journalled, watched, and repeated if the machine slept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ MOST_TEXTS = 8
 
 
 class Runs:
-    """prune: whether runs end early that cannot win or count any more. seed: of the session."""
+    """The runs of a session's experiments.
+
+    Args:
+        prune: end runs early that can no longer win or count.
+        seed: the session's seed.
+    """
 
     def __init__(self, bench: Workbench, *, prune: bool, seed: int) -> None:
         self._patient = not prune
@@ -49,18 +54,18 @@ class Runs:
         self._earlier: list[Finished] | None = None
 
     def work_on(self, runner: Runner) -> None:
-        """Take the runner that has all that runs need."""
+        """Replace the runner, after it has been prepared."""
         self._runner = dataclasses.replace(runner, patient=self._patient)
 
     def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
-        """Until the recipe as it is has `wanted` runs, those that an earlier session left and are still valid first."""
+        """Run the baseline until it has `wanted` runs. Valid runs of an earlier session are reused first."""
         commit = self._pending.commit
         assert commit is not None
         done = [run for run in self._pending.runs if run.metric is not None]
         if not done:
             for run in baseline.valid_baseline(self._runner, fingerprint, commit)[:wanted]:
                 name = self._runner.protocol.metric.name
-                self._journal.show("note", text=f"the baseline of {name} is still valid: reused ({run.metric:.6f})")
+                self._journal.show("note", text=f"reusing the baseline, which is still valid: {name} {run.metric:.6f}")
                 self._measured(run, reused=True)
                 done.append(run)
         while len(done) < wanted:
@@ -82,7 +87,11 @@ class Runs:
         self._measured(self._undisturbed(lambda: measure(self._runner, commit, log, observer, held)))
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
-        """Run the incumbent again beside the candidate."""
+        """Repeat the incumbent, for comparison with the candidate.
+
+        Args:
+            rebased: the run is accepted after the machine's state has changed.
+        """
         pending = self._pending
         held = of_commit(self._journal.state.experiments, incumbent.commit)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
@@ -90,19 +99,17 @@ class Runs:
         run = self._undisturbed(lambda: measure(self._runner, incumbent.commit, log, observer, held))
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         if is_lost(self._journal.state.experiments[incumbent.number]):
-            why = f"has failed {MOST_FAILURES} times in a row when it was run again ({run.error}; see {run.log})"
-            text = (
-                f"#{incumbent.number} {why}: it is not run again, and what comes is compared with what is known of it"
-            )
+            why = f"failed {MOST_FAILURES} times in a row when repeated ({run.error}; see {run.log})"
+            text = f"#{incumbent.number} {why}: no more repeats, candidates are compared with its known runs"
             self._journal.show("note", text=text)
 
     def files(self, commit: str) -> Mapping[str, str]:
-        """The mutable files of a commit. Those asked for lately are remembered."""
+        """Return the mutable files of a commit; empty if it no longer exists. Recent results are cached."""
         if commit not in self._texts:
             try:
                 texts = self._runner.workspace.files(commit)
             except AutoresearchError:
-                return {}  # it is gone from the repository
+                return {}
             remember(self._texts, commit, texts, MOST_TEXTS)
         return self._texts[commit]
 
@@ -119,7 +126,7 @@ class Runs:
         return RunMonitor(log, self._runner.limit, self._runner.training_seconds, self._rival(incumbent), rises=rises)
 
     def _rival(self, incumbent: Experiment) -> Rival | None:
-        """None where nothing is compared: it has run before, or this one is a control."""
+        """Return the incumbent to prune against; None if the candidate has run before, or is a control."""
         state, number = self._journal.state, self._pending.number
         if len(self._pending.runs) > self._pending.revisions or spared(self._seed, number):
             return None
@@ -136,7 +143,7 @@ class Runs:
         )
 
     def _before(self) -> list[Finished]:
-        """The finished runs of this workspace's other sessions, read once."""
+        """Return the finished runs of the workspace's other sessions, read once."""
         if self._earlier is None:
             session = self._journal.state.session or {}
             sessions = experiments_before(self._journal.path, session.get("fingerprint", {}), MOST_HISTORY)
@@ -147,7 +154,7 @@ class Runs:
         pair = (before.commit, experiment.commit)
         if pair not in self._edits:
             old, new = self.files(before.commit), self.files(experiment.commit)
-            # A commit that is gone may have changed anything.
+            # A commit that no longer exists may have changed anything.
             self._edits[pair] = changed(old, new, self._constants()) if old and new else frozenset({CODE})
         return self._edits[pair]
 

@@ -1,4 +1,4 @@
-"""The steps of the loop, over journal, workspace and proposer."""
+"""The steps of the loop, using journal, workspace and proposer."""
 
 from __future__ import annotations
 
@@ -31,14 +31,19 @@ from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
 from agent.system.files import last_lines
 
-LOG_LINES = 60  # of a crash, that its proposer sees
+LOG_LINES = 60  # last lines of a crash log, shown to its proposer
 
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """What a session is told once. limits: those of the flags. flags: those that it keeps, by their names in `run`.
+    """The settings of a session.
 
-    prune: whether runs end early that cannot win. confirm: whether the best is compared with the baseline at the end.
+    Attributes:
+        limits: the limits given by flags.
+        baseline_runs: number of runs of the baseline.
+        prune: end runs early that can no longer win.
+        confirm: compare the best with the baseline at the end.
+        flags: the flags that the session keeps, by their names in `run`.
     """
 
     tag: str
@@ -52,7 +57,7 @@ class SessionConfig:
 
 
 class Session:
-    """One tag: a journal whose fold is the state, and one method for each step of the loop."""
+    """One session: a journal whose fold is the state, and one method for each step of the loop."""
 
     def __init__(self, runner: Runner, journal: Journal, proposer: Proposer, config: SessionConfig) -> None:
         self.tag, self._config = config.tag, config
@@ -71,7 +76,7 @@ class Session:
         return Workbench(self.runner, self.journal, self.interrupts)
 
     def work_on(self, runner: Runner) -> None:
-        """Take the runner as it is after the set-up commands, with all that runs need."""
+        """Replace the runner, after the set-up commands have prepared it."""
         self.runner = runner
         self.runs.work_on(runner)
 
@@ -84,7 +89,7 @@ class Session:
         return self.journal.state
 
     def recover(self) -> None:
-        """Create the session, or finish or undo what a crash left half done."""
+        """Create the session, or finish or undo the step that a crash interrupted."""
         workspace, protocol = self.runner.workspace, self.runner.protocol
         base = self.state.session["base"] if self.state.session else workspace.head
         self._fingerprint = fingerprint(protocol, self.runner.training_seconds, workspace.harness_digest(base))
@@ -106,7 +111,7 @@ class Session:
             self._proposer.tell(experiment)
 
     def baseline(self) -> Experiment:
-        """The incumbent. In a new session that is the baseline: measured, or reused if the one kept is still valid."""
+        """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""
         if not self.state.experiments:
             if self.state.pending is None:
                 self._propose_baseline()
@@ -119,7 +124,7 @@ class Session:
         return self._incumbent
 
     def should_stop(self) -> bool:
-        """Whether a limit is reached or a person asked to end. The reason goes to the journal."""
+        """Return whether a limit is reached or the user asked to stop, and journal the reason."""
         self.interrupts.raise_if_immediate()
         reason = self._reason_to_stop()
         if reason:
@@ -131,31 +136,32 @@ class Session:
             return "stopped by Ctrl-C"
         if stop_file(self.journal.path).exists():
             stop_file(self.journal.path).unlink()
-            self._confirm = False  # who wants an end wants no more runs
+            self._confirm = False  # no further runs after a request to stop
             return "stopped by `autoresearch stop`"
         reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
         return reached(self._limits, self.state, time.monotonic() - self._began, reserve)
 
     def owes_confirmation(self) -> bool:
-        """Whether the best is to be compared with the baseline by fresh runs before the session is over."""
+        """Return whether the best must still be compared with the baseline by held-out runs."""
         best = self.state.incumbent
         if not self._confirm or best is None or best.number == 0 or self.interrupts.finishing:
             return False
         return self.state.confirmation is None
 
     def propose(self, incumbent: Experiment) -> Proposal:
-        """The next candidate, or the one that was proposed but not recorded when the session last ended.
+        """Return the next proposal, or the one that was not yet recorded when the session last stopped.
 
-        Raises Exhausted where the proposer has nothing new.
+        Raises:
+            Exhausted: the proposer has no new proposal, or the session must end.
         """
         pending = self.state.pending
         if pending is not None:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
-        self._say_what_waits()
+        self._note_edits()
         proposal = self._proposer.ask(self._context(number, incumbent))
-        # Asking can take many minutes, in which a person may have moved the branch.
+        # Proposing can take many minutes, in which the user may have moved the branch.
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         proposals.write(self.journal.path, number, 0, proposal)
         self.journal.append(
@@ -172,14 +178,14 @@ class Session:
         return proposal
 
     def commit(self, proposal: Proposal) -> None:
-        """Give the candidate its own commit."""
+        """Commit the candidate."""
         pending = self._pending
         if pending.commit is None:
             commit = self._commit(pending.number, proposal)
             self.journal.append("committed", number=pending.number, commit=commit)
 
     def measure(self) -> None:
-        """Run the candidate, and the incumbent again, until nothing is owed and there is enough to judge by."""
+        """Run the candidate, and repeat the incumbent, until there is enough evidence for a verdict."""
         while self._pending.verdict is None:
             step = owed(self._pending, self.runner.protocol.safety) or self._asked()
             if step is None:
@@ -201,7 +207,7 @@ class Session:
         return verdict
 
     def _asked(self) -> Step | None:
-        """Whose run the verdict takes first; None where there is one."""
+        """Return which side must run before the verdict; None if the verdict is ready."""
         step = judge(self._case(), self._config.decision)
         return None if isinstance(step, Verdict) else step
 
@@ -219,7 +225,7 @@ class Session:
         )
 
     def record(self, verdict: Verdict) -> Experiment:
-        """Move the branch to the incumbent and its rows. Returns the incumbent."""
+        """Move the branch to the incumbent and its rows. Return the incumbent."""
         workspace, pending, old = self.runner.workspace, self._pending, self._head
         if pending.verdict is None:
             self.journal.append("judged", number=pending.number, **dataclasses.asdict(verdict))
@@ -232,9 +238,7 @@ class Session:
         head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
         self.journal.append("recorded", number=experiment.number, head=head)
         for path in Checkout(workspace).advance(self.branch, head, old):
-            self._say_once(
-                f"{path} has changes of yours in the checkout: they stay, and git has what the session writes"
-            )
+            self._say_once(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
         self._proposer.tell(experiment)
         return self._incumbent
 
@@ -243,7 +247,7 @@ class Session:
             self.journal.append("ended", reason=reason)
 
     def abandon(self, reason: str) -> None:
-        """Void the run under way; the candidate is measured when the session goes on."""
+        """Discard the run in progress. The candidate is measured when the session resumes."""
         pending = self.state.pending
         if pending is not None:
             self.journal.append("interrupted", number=pending.number, reason=reason)
@@ -266,14 +270,14 @@ class Session:
         )
 
     def _revise(self) -> bool:
-        """Halve the device batch within the candidate. Returns whether that was possible."""
+        """Halve the candidate's device batch. Return whether that was possible."""
         revised = smaller_candidate(self._pending, self._candidate_files(), self._constants())
         if revised is not None:
             self._replace("revised", revised)
         return revised is not None
 
     def _repair(self) -> bool:
-        """Let the proposer repair what crashed in its own code. Returns whether there is something new to run."""
+        """Ask the proposer to repair its crashed code. Return whether there is a new version to run."""
         pending, files = self._pending, self._candidate_files()
         tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
         if not is_own_mistake(pending, files, tail):
@@ -281,12 +285,16 @@ class Session:
         context = self._context(pending.number, self._incumbent, files)
         repaired = self._proposer.repair(context, tail, pending.repairs + 1)
         if repaired is not None:
-            description = pending.description if pending.repairs else f"{pending.description} (mended)"
+            description = pending.description if pending.repairs else f"{pending.description} (repaired)"
             self._replace("repaired", dataclasses.replace(repaired, description=description))
         return repaired is not None
 
     def _replace(self, kind: Literal["revised", "repaired"], proposal: Proposal) -> None:
-        """Put a new version in the place of the candidate: `proposal` holds the files that it changes again."""
+        """Replace the candidate by a new version.
+
+        Args:
+            proposal: the files that the new version changes.
+        """
         pending, files = self._pending, self._candidate_files()
         whole = {**files, **proposal.files}
         changed = {path: whole[path] for path in sorted({*pending.files, *proposal.files})}
@@ -324,10 +332,10 @@ class Session:
         assert self._pending.commit is not None
         return dict(self.runs.files(self._pending.commit))
 
-    def _say_what_waits(self) -> None:
-        """A person may edit what the session researches: it is in nobody's way, and waits."""
+    def _note_edits(self) -> None:
+        """Tell the user once that edits of the researched files are not used."""
         for path in Checkout(self.runner.workspace).edited():
-            self._say_once(f"{path} has changes of yours in the checkout: they wait there, and no run has them")
+            self._say_once(f"{path} has uncommitted changes, which are left alone; no run uses them")
 
     def _say_once(self, text: str) -> None:
         if text not in self._told:
@@ -348,7 +356,11 @@ class Session:
         )
 
     def _while_proposing(self) -> None:
-        """Raises Exhausted where the session has to end: waiting for a model must not keep it."""
+        """Stop waiting for a model if the session must end.
+
+        Raises:
+            Exhausted: the session must end.
+        """
         self.interrupts.raise_if_immediate()
         if self.state.pending is None and (reason := self._reason_to_stop()):
             raise Exhausted(reason)

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and a closed terminal, as wishes that the loop looks at between its steps.
+"""Record Ctrl-C, SIGTERM and a closed terminal as requests that the loop checks between its steps.
 
-A handler that raised could do so in the middle of a git operation. SIGINT is never ignored: children would inherit it.
+A handler that raised could interrupt a git operation. SIGINT is never ignored, as child processes would inherit that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ IMMEDIATE = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 class Interrupts:
-    """finishing: end after this experiment. `on_first` is called once, when that is asked for."""
+    """Requests to stop.
+
+    Attributes:
+        finishing: stop after the current experiment.
+        on_first: called once, on the first Ctrl-C.
+    """
 
     def __init__(self) -> None:
         self.finishing = False
@@ -24,14 +29,18 @@ class Interrupts:
 
     def install(self) -> None:
         for number in (signal.SIGINT, *IMMEDIATE):
-            # `nohup` has a closed terminal ignored, and that is obeyed.
+            # Respect `nohup`, which ignores SIGHUP.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
 
     def raise_if_immediate(self) -> None:
-        """Raises Interrupted after a second Ctrl-C, a SIGTERM or a SIGHUP."""
+        """Stop the program if the user asked for it.
+
+        Raises:
+            Interrupted: after a second Ctrl-C, a SIGTERM or a SIGHUP.
+        """
         if self._exit_code is not None:
-            raise Interrupted("stopped at once; `run` with the same --tag goes on from here", self._exit_code)
+            raise Interrupted("stopped immediately; repeat `run` with the same --tag to continue", self._exit_code)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number in IMMEDIATE:

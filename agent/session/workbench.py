@@ -1,4 +1,4 @@
-"""What every step of a session works with."""
+"""The objects that every step of a session uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.session.signals import Interrupts
 
 @dataclass(frozen=True)
 class Workbench:
-    """What runs, where it is written down, and who may want it to end."""
+    """The runner, the journal, and the requests to stop."""
 
     runner: Runner
     journal: Journal

@@ -90,7 +90,7 @@ def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["status"], 3, "there is no session"),
+        (["status"], 3, "no sessions in"),
         (["stop"], 3, "no loop runs"),
         (["-C", "nowhere", "run", "--tag", "x"], 2, "there is no protocol.json"),
         (["run"], 2, "--tag"),
@@ -112,7 +112,7 @@ def test_errors_print_as_json_and_traceback_on_request(quick: Path, program: Cli
     assert done.returncode == 3
     assert envelope["status"] == "error"
     assert envelope["data"] is None
-    assert "there is no session" in envelope["errors"][0]
+    assert "no sessions in" in envelope["errors"][0]
     assert "Traceback" in program(quick, "--debug", "status").stderr
 
 
@@ -123,7 +123,7 @@ def test_status_shows_named_or_latest_session(quick: Path, cli: Cli) -> None:
     assert "3 experiments: " in text
     assert "not running: 3 experiments" in text
     assert len(json.loads(cli(quick, "status", "--tag", "one", "--json", "-n", "2").stdout)["data"]["rows"]) == 2
-    assert "there is no session two" in cli(quick, "status", "--tag", "two").stderr
+    assert "unknown session 'two'" in cli(quick, "status", "--tag", "two").stderr
 
 
 def test_missing_git_is_reported_in_one_sentence(quick: Path, program: Cli, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the machine's speed does to a metric, learnt from repeated runs and taken out of a comparison."""
+"""The effect of the machine's speed on a metric, estimated from repeated runs and removed from a comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.decision.decide import Comparison, DecisionConfig, judge
-from agent.decision.equal_steps import DOUBT, slope_of
+from agent.decision.equal_steps import SLOPE_NOISE, slope_of
 from agent.decision.noise import noise_of, pooled
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.journal import read
@@ -26,7 +26,7 @@ SLOPE, LEFT = -0.3, 0.002
 
 
 def runs(level: float, steps: Sequence[float], seed: int = 0) -> list[Run]:
-    """Of one program on a machine of changing speed."""
+    """Return runs of one program on a machine of changing speed."""
     rng = random.Random(seed)
     return [Run(level + SLOPE * math.log(n / 40) + rng.gauss(0, LEFT), 10.0, {"num_steps": n}) for n in steps]
 
@@ -54,11 +54,11 @@ def test_incumbent_is_adjusted_to_steps_of_candidate() -> None:
     found = slope_of(GROUPS, (), RAW, "minimize")
     assert found is not None
     slower = runs(1.8, (32, 32), 9)
-    restated = found.restated(GROUPS[0], slower)
-    assert sum(restated) / 4 == pytest.approx(1.8 + SLOPE * math.log(32 / 40), abs=0.01)
+    adjusted = found.adjusted(GROUPS[0], slower)
+    assert sum(adjusted) / 4 == pytest.approx(1.8 + SLOPE * math.log(32 / 40), abs=0.01)
     away = math.log(32) - sum(math.log(n) for n in (40, 36, 42, 34)) / 4
-    assert found.doubt(GROUPS[0], slower) >= (DOUBT * found.per_log * away / found.noise.sd) ** 2
-    assert found.doubt(GROUPS[0], GROUPS[0]) == pytest.approx(0.0)
+    assert found.added_variance(GROUPS[0], slower) >= (SLOPE_NOISE * found.per_log * away / found.noise.sd) ** 2
+    assert found.added_variance(GROUPS[0], GROUPS[0]) == pytest.approx(0.0)
 
 
 @pytest.mark.quick
@@ -116,7 +116,7 @@ def test_step_rate_neither_hides_nor_creates_gain() -> None:
 
 
 def test_error_rates_hold_on_drifting_machine() -> None:
-    """A small version of `benchmarks.verdict`: false keeps and runs in their bounds, and more power."""
+    """A small version of `benchmarks.verdict`: false keeps and runs stay within bounds, and power is higher."""
     sessions = [simulation.null_session("confirm", "drifting", 1.0, 100, seed) for seed in range(30)]
     keeps, taken, _ = zip(*sessions, strict=True)
     assert sum(keeps) <= 25
@@ -129,7 +129,7 @@ def test_error_rates_hold_on_drifting_machine() -> None:
 
 
 def test_drifting_session_judges_at_equal_steps(quick: Path, cli: Cli) -> None:
-    """Steps and metric follow the clock of a counter, as on a machine that others use too."""
+    """Steps and metric follow a counter as their clock, as on a shared machine."""
     text = (quick / "train.py").read_text()
     drift = (
         "import math, pathlib\n"

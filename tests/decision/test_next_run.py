@@ -1,4 +1,4 @@
-"""Whose run comes next: the table, row by row."""
+"""The next run: the table, row by row."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from agent.decision.next_run import (
 ROWS = [
     ("nothing in the way", Situation(), "test"),
     ("incumbent's turn", Situation(turn=True), "incumbent"),
-    ("doubtful incumbent", Situation(doubtful=True, turn=True), "incumbent"),
-    ("unknown noise", Situation(unsure=True, doubtful=True), "incumbent"),
+    ("uncertain incumbent", Situation(uncertain=True, turn=True), "incumbent"),
+    ("unknown noise", Situation(unsure=True, uncertain=True), "incumbent"),
     ("disturbed run", Situation(unlike=True, slower=MOST_DISTURBED - 1), "candidate"),
     ("machine as it is now", Situation(unlike=True, slower=MOST_DISTURBED), "incumbent"),
     ("machine as it is now", Situation(unlike=True, faster=True), "incumbent"),
@@ -47,16 +47,16 @@ def test_every_row_is_reached() -> None:
 
 def test_incumbent_that_fails_is_never_asked_for_again() -> None:
     flags = itertools.product((False, True), repeat=5)
-    for unlike, faster, unsure, doubtful, turn in flags:
+    for unlike, faster, unsure, uncertain, turn in flags:
         for slower in (0, MOST_DISTURBED):
             lost = Situation(
-                lost=True, unlike=unlike, faster=faster, unsure=unsure, doubtful=doubtful, turn=turn, slower=slower
+                lost=True, unlike=unlike, faster=faster, unsure=unsure, uncertain=uncertain, turn=turn, slower=slower
             )
             assert next_run(lost).then != "incumbent"
 
 
 def test_experiment_ends_on_a_machine_that_never_rests() -> None:
-    """Whatever happens, each answer raises a count that has a bound."""
+    """Each answer increases a bounded count, so the test always ends."""
     situation, runs = Situation(unlike=True), 0
     while (row := next_run(situation)).then in ("candidate", "incumbent"):
         runs += 1

@@ -1,4 +1,4 @@
-"""The verdict on plain numbers: what it keeps, whose run it asks for, and how often it is wrong."""
+"""The verdict on plain numbers: what it keeps, which side it runs next, and how often it is wrong."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_noise_is_pooled_with_a_prior_that_real_repeats_outvote() -> None:
     assert noise_of([kept(0, [2.0])]) == Noise(2.0 * PRIOR, PRIOR_DEGREES)
     one = (0.0002 + PRIOR_DEGREES * (2.0 * PRIOR) ** 2) / (1 + PRIOR_DEGREES)
     assert pooled([[2.0, 2.02]], 2.0).sd == pytest.approx(one**0.5)
-    # A repeat a hundred times as far apart as the prior has it leaves nothing of it.
+    # A repeat that differs a hundred times more than the prior expects outweighs the prior.
     assert pooled([[2.0, 2.2 * 2**0.5]], 2.0).sd > 50 * 2.0 * PRIOR
     many = pooled([[1.0, 2.0, 3.0]] * 20, 2.0)
     assert many.sd == pytest.approx(1.0, abs=0.02)
@@ -188,7 +188,7 @@ def test_leaner_means_less_code_or_less_memory() -> None:
     assert leaner(old, big, new, big) is None
     assert leaner({"a.py": "x = 1  # no\n"}, big, new, big) is None
     assert leaner(new, small, new, big) == "20 % less memory"
-    # What small recipes save is worth no runs.
+    # The savings of small recipes are not worth any runs.
     half, whole = Run(1.0, 1.0, {"peak_vram_mb": 125.0}), Run(1.0, 1.0, {"peak_vram_mb": 250.0})
     assert leaner(new, half, new, whole) is None
     assert leaner(new, big, new, small) is None
@@ -228,7 +228,7 @@ def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_th
     found = judge(case(again, [run(1.9, BUSY)] * 3), DecisionConfig())
     assert not isinstance(found, str) or found in ("candidate", "incumbent")
     assert why_unlike(case(again, [run(1.9, BUSY)]), run(1.9, BUSY)) is None
-    # A quiet run among busy ones is judged alone.
+    # A quiet run among busy ones is the only one that counts.
     worse = judge(case(base, [run(1.0, BUSY), run(2.5, QUIET)]), DecisionConfig())
     assert isinstance(worse, Verdict)
     assert worse.status == "discard"
@@ -246,7 +246,7 @@ def test_limits_failures_and_the_classic_rule() -> None:
     assert failed == Verdict("crash", "timed out")
     flaky = judge(case(base, [Run(1.0, 9.0), Run(None, 1.0, error="crashed: x")]), DecisionConfig())
     assert isinstance(flaky, Verdict)
-    assert flaky.reason == "run 2 failed after one that did not: crashed: x"
+    assert flaky.reason == "run 2 failed after an earlier run succeeded: crashed: x"
     pruned = judge(case(base, [Run(None, 4.0, error="pruned at 41 %: x", pruned=0.41, estimate=2.4)]), DecisionConfig())
     assert pruned == Verdict("discard", "pruned at 41 %: x")
     kept_at_once = judge(case(base, [Run(1.9999, 9.0)]), DecisionConfig("greedy"))
@@ -254,7 +254,7 @@ def test_limits_failures_and_the_classic_rule() -> None:
     assert kept_at_once.status == "keep"
     assert kept_at_once.evidence is not None
     assert kept_at_once.evidence.how == "greedy"
-    # Nothing was run twice: the noise is a guess, which makes no sigmas, and the run may be a lucky one.
+    # Nothing was repeated: the noise is a guess, so no sigmas are given, and the run may be lucky.
     alone = replace(base, runs=base.runs[:1], heldout_runs=())
     guessed = judge(case(alone, [Run(1.9, 9.0)]), DecisionConfig("greedy"))
     assert isinstance(guessed, Verdict)
@@ -266,7 +266,7 @@ def test_limits_failures_and_the_classic_rule() -> None:
 
 
 def test_error_rates_are_as_documented() -> None:
-    """A small version of `benchmarks.verdict`, whose figures stand in docs/benchmarks.md."""
+    """A small version of `benchmarks.verdict`, whose figures are in docs/benchmarks.md."""
     sessions = [simulation.null_session("confirm", "gaussian", 1.0, 100, seed) for seed in range(60)]
     keeps, runs, errors = zip(*sessions, strict=True)
     assert sum(keeps) <= 40  # 0.0033 of 6,000 are 20

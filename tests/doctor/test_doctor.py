@@ -117,7 +117,7 @@ def test_repair_ends_orphan(quick: Path, program: Cli) -> None:
         assert "still running without its loop" in checks(quick)["t: run"]["message"]
         done = program(quick, "doctor", "--repair")
         assert done.returncode == 0, done.stderr
-        assert f"ended the orphaned run with pid {run.pid}" in done.stdout
+        assert f"killed the orphaned run with pid {run.pid}" in done.stdout
         assert run.wait(timeout=30) != 0
     assert "was proposed but not recorded" in done.stdout
     assert program(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
@@ -133,7 +133,7 @@ def test_changes_by_user_are_explained_and_kept(quick: Path, cli: Cli) -> None:
     assert found["command"].startswith("git update-ref refs/heads/autoresearch/t ")
     refused = cli(quick, "doctor", "--repair")
     assert refused.returncode == 3
-    assert "keep what is new" in refused.stderr
+    assert "keep the new commits" in refused.stderr
     assert git(quick, "rev-parse", "HEAD") == mine
     subprocess.run(found["command"].split(), cwd=quick, check=True)
     assert checks(quick)["t: branch"]["status"] == "ok"

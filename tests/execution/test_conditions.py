@@ -69,7 +69,7 @@ def test_deleted_branch_stops_loop_and_can_be_restored(slow: Path, go: Path, cli
     _, errors = loop.communicate(timeout=60)
     assert loop.returncode == 3
     assert "Traceback" not in errors
-    assert "is at nothing" in errors
+    assert "was deleted" in errors
     left = errors.split("`git update-ref refs/heads/autoresearch/t ")[1].split("`")[0]
     git(slow, "update-ref", "refs/heads/autoresearch/t", left)
     assert cli(slow, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
@@ -110,7 +110,7 @@ def test_user_can_work_in_checkout_during_experiments(quick: Path, tmp_path: Pat
     assert "crash" not in {row["status"] for row in rows(quick)}
     for row in rows(quick):
         assert "mine" not in git(quick, "show", f"{row['commit']}:train.py")
-    assert "train.py has changes of yours" in errors
+    assert "train.py has uncommitted changes" in errors
 
 
 def test_another_branch_may_be_checked_out_meanwhile(slow: Path, go: Path) -> None:
@@ -138,7 +138,7 @@ def test_results_edited_during_a_run_stay_as_they_are(slow: Path, go: Path) -> N
     go.touch()
     _, errors = loop.communicate(timeout=60)
     assert loop.returncode == 0
-    assert "results.tsv has changes of yours" in errors
+    assert "results.tsv has uncommitted changes" in errors
     assert (slow / "results.tsv").read_text() == table
     git(slow, "checkout", "results.tsv")
     assert_consistent(slow)
@@ -191,7 +191,7 @@ def test_file_in_place_of_folder_is_reported_in_one_sentence(quick: Path, cli: C
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "2")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"error: {folder / 'proposal.json'} cannot be written" in done.stderr
+    assert f"error: cannot write {folder / 'proposal.json'}: " in done.stderr
     folder.unlink()
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)
@@ -217,8 +217,9 @@ def test_read_only_folder_is_reported_in_one_sentence(
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "denied" in done.stderr.splitlines()[-1].lower()
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "denied" in error.lower()
+    assert all(line.startswith("hint: ") for line in done.stderr.partition(error)[2].splitlines()[1:])
     assert "Traceback" not in done.stderr
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)

@@ -37,7 +37,7 @@ def test_unreadable_memory_metric_is_refused_after_baseline(quick: Path, cli: Cl
     printing(quick, peak)
     code, said = run(quick, cli, "--max-memory-gb", "2")
     assert code == 3
-    assert "--max-memory-gb 2 cannot be kept: no peak_vram_mb can be read" in said
+    assert "--max-memory-gb 2 cannot be enforced: the protocol's secondaryMetrics find no peak_vram_mb" in said
     assert sum(event["event"] == "started" for event in journal(quick)) == 1
     assert run(quick, cli, "--max-memory-gb", "2")[0] == 3
     # Without the limit the session goes on from what was measured.

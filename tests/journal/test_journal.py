@@ -62,7 +62,7 @@ def test_unwritable_journal_is_reported_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     path.mkdir()
-    with pytest.raises(AutoresearchError, match="cannot be written"):
+    with pytest.raises(AutoresearchError, match="cannot write"):
         journal.append("resumed", pid=1)
 
 

@@ -183,7 +183,7 @@ def test_crash_is_repaired_within_experiment(quick: Path, cli: Cli) -> None:
     with model_server(lambda _: next(answers)) as server:
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
-    assert [row[3:] for row in cells(quick)][1] == ["discard", "crashes (mended) [unconfined]"]
+    assert [row[3:] for row in cells(quick)][1] == ["discard", "crashes (repaired) [unconfined]"]
     assert len(events(quick, "repaired")) == 2
     assert len(events(quick, "measured")) == 6
     assert "ZeroDivisionError" in server.requests[1][2]["messages"][-1]["content"]

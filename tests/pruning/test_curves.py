@@ -1,4 +1,4 @@
-"""Curves out of logs, what breaks a run, and the rule that ends hopeless ones, on sessions with known truth."""
+"""Curves from logs, failures visible in a curve, and the pruning rule on sessions with known truth."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_ten_megabytes_are_bounded_work_and_a_short_curve() -> None:
     reader.feed(b"x\n" + line(100, 1.0).encode())
     assert len(reader.curve) <= 2 / FINEST + 2
     assert reader.curve[-1][:2] == (1.0, 1.0)
-    # About half a second; a reader that starts over at each call takes minutes.
+    # Takes about half a second; a reader that starts over at each call would take minutes.
     assert time.process_time() - began < 10
 
 
@@ -161,7 +161,7 @@ def test_a_run_too_slow_for_its_limit_is_ended_once_its_pace_is_clear() -> None:
     def pace(seconds: float, upto: float, start: float = 5.0) -> Curve:
         return tuple(Point(n / 100, 3.0, start + n / 100 * seconds) for n in range(round(100 * upto) + 1))
 
-    assert overdue(pace(2000, 0.1), 205, 900) == "pruned at 10%: at its pace it takes 2005 s, the hard limit is 900 s"
+    assert overdue(pace(2000, 0.1), 205, 900) == "pruned at 10%: at this pace it takes 2005 s, the hard limit is 900 s"
     assert overdue(pace(2000, 0.03), 65, 900) is None
     assert overdue(pace(950, 0.5), 480, 900) is None  # within the margin
     assert overdue(pace(300, 0.5), 155, 900) is None
@@ -173,7 +173,7 @@ def test_a_run_too_slow_for_its_limit_is_ended_once_its_pace_is_clear() -> None:
 
 def test_a_run_that_has_no_time_left_for_its_budget_is_ended() -> None:
     begun = (Point(0.0, 5.0, 590.0),)
-    late = "pruned at 0%: after 601 s it has 300 s of training before it, the hard limit is 900 s"
+    late = "pruned at 0%: after 601 s it has 300 s of training left, the hard limit is 900 s"
     assert too_late(begun, 601, 900, 300) == late
     assert too_late(begun, 599, 900, 300) is None
     assert too_late((*begun, Point(0.5, 4.0, 700.0)), 701, 900, 300) is None
@@ -190,7 +190,7 @@ BEST = straight(5.0, 2.0)
 
 
 def history(count: int, changed: frozenset[str] = frozenset({"MATRIX_LR"}), recovers: float = 0.0) -> list[Finished]:
-    """Runs that end behind by half of their gap, give or take; one came back from `recovers`."""
+    """Return runs that end behind by about half of their gap; one recovers from `recovers`."""
     runs = []
     for n in range(count):
         above = 0.02 + 0.03 * (n % 7)
@@ -212,8 +212,8 @@ def test_a_run_that_is_far_behind_is_pruned_and_says_why() -> None:
     assert pruned.fraction == 0.5
     assert pruned.estimate == pytest.approx(1.2, abs=0.01)
     assert pruned.chance < 0.005
-    assert pruned.reason.startswith("pruned at 50%: the loss is 0.4 above the incumbent's there")
-    assert pruned.reason.endswith("and of 14 runs none that was behind came back")
+    assert pruned.reason.startswith("pruned at 50%: the loss is 0.4 above the incumbent's at that point")
+    assert pruned.reason.endswith("of 14 earlier runs, none that fell behind recovered")
 
 
 def test_a_maximised_metric_is_turned_round() -> None:

@@ -1,4 +1,4 @@
-"""The rule that ends hopeless runs, on many whole sessions with known truth."""
+"""The pruning rule on many whole sessions with known truth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_wins_are_not_lost(heavy: bool) -> None:
     assert total.saved > 0.08 * total.seconds
     assert total.wins > 30
     assert len(total.lost) <= 1
-    # The search learns from the estimates of pruned runs: they must not lean to one side.
+    # The search learns from the estimates of pruned runs, so they must be unbiased.
     assert abs(sum(total.errors) / len(total.errors)) < 0.03
 
 

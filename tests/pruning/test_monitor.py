@@ -1,4 +1,4 @@
-"""Runs that are ended early, in real sessions: hopeless beside the incumbent, or broken by themselves."""
+"""Runs that end early in real sessions: hopeless against the incumbent, or broken on their own."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
     assert rows(curved)[-1]["status"] == "discard"
     assert all(e.runs[-1].pruned is None for e in state.experiments[:9])
 
-    # The next session of this workspace has that history from its first experiment on.
+    # The next session of this workspace has that history from its first experiment.
     broken = journal_path(curved, "broken")
     broken.parent.mkdir()
     broken.write_text("no event\n")
@@ -84,7 +84,7 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
     first = replay(read(journal_path(curved, "u"))).experiments[1]
     assert first.runs[-1].pruned is not None
     assert first.verdict.reason.startswith("pruned at ")
-    # With another budget it is history of something else.
+    # With another budget that history does not count.
     run(cli, curved, tmp_path / "agent.py", ("20",), "--training-seconds", "7", tag="v")
     assert replay(read(journal_path(curved, "v"))).experiments[1].runs[-1].pruned is None
     run(cli, curved, tmp_path / "agent.py", ("20",), "--no-prune", tag="w")

@@ -110,7 +110,7 @@ def test_report_refuses_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert cli(quick, "report").returncode == 3
     missing = cli(made.folder, "report", "--tag", "nowhere")
     assert missing.returncode == 3
-    assert "there is no session nowhere" in missing.stderr
+    assert "unknown session 'nowhere'" in missing.stderr
     unlike = cli(made.folder, "report", "--tag", "night", "--tag", "up")
     assert unlike.returncode == 2
     assert "make a report of each" in unlike.stderr

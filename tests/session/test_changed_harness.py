@@ -1,4 +1,4 @@
-"""A changed harness measures something else: no baseline, curve or session of before it counts."""
+"""A changed harness measures something else: earlier baselines, curves and sessions do not count."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fingerprint_of(folder: Path, tag: str) -> Any:
 
 
 def change(folder: Path, name: str) -> None:
-    """Commit another `name` on the main branch, where the next session begins."""
+    """Commit another version of `name` on the main branch, where the next session starts."""
     git(folder, "checkout", "--quiet", "main")
     with (folder / name).open("a") as file:
         file.write("# changed\n")

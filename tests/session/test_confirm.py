@@ -1,4 +1,4 @@
-"""Sessions whose metric is noisy: what is run again, what is confirmed, and what a kill in the middle leaves."""
+"""Sessions with a noisy metric: repeated runs, confirmation, and recovery from a kill in between."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
 
 @pytest.fixture
 def noisy(quick: Path) -> Path:
-    """The quick workspace with a standard deviation of 0.05 in its metric, of 2.1 at the baseline."""
+    """The quick workspace with a noise of 0.05 in its metric, which is 2.1 at the baseline."""
     text = (quick / "train.py").read_text()
     (quick / "train.py").write_text(text.replace('print("---")', f'{NOISE}print("---")'))
     commit_all(quick, "noise")
@@ -91,10 +91,10 @@ def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     with_itself = json.loads(cli(quick, "confirm", best.commit, best.commit[:8], "--json").stdout)["data"]
     assert with_itself["gain"] == 0
     assert with_itself["verdict"] == "not confirmed"
-    assert "is no commit here" in cli(quick, "confirm", "9" * 5000).stderr
+    assert "unknown commit" in cli(quick, "confirm", "9" * 5000).stderr
     wrong = cli(quick, "confirm", "nothing")
     assert wrong.returncode == 2
-    assert "'nothing' is no commit here" in wrong.stderr
+    assert "unknown commit 'nothing'" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     ablated = cli(quick, "ablate", "--json")
     assert ablated.returncode == 0, ablated.stderr
@@ -107,7 +107,7 @@ def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
 
 
 def test_an_idle_change_is_offered_for_removal(quick: Path, cli: Cli) -> None:
-    """A kept change whose gain a later one took away: RATE is moved, then the loss stops depending on it."""
+    """A kept change that a later one made useless: RATE is changed, then the loss no longer depends on it."""
     text = (quick / "train.py").read_text()
     (quick / "train.py").write_text(text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2"))
     commit_all(quick, "rate matters only while the width is small")
@@ -145,7 +145,7 @@ def test_a_change_that_the_best_does_not_run_without_pays(quick: Path, cli: Cli)
     assert first["worth"] is None
     assert second["worth"] > 0
     words = cli(quick, "ablate").stdout
-    assert "#1 pays (without it there is no result: " in words
+    assert "#1 pays (without it the run fails: " in words
     assert_consistent(quick)
 
 
@@ -177,7 +177,7 @@ def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pyt
     )
     commit_all(quick, "runs that are slow on demand")
     assert call(quick, "run", "--tag", "t", "--max-experiments", "4").returncode == 0
-    # Runs of milliseconds, about whose processor time the kernel says little: their steps alone are looked at.
+    # The processor time of millisecond runs is too coarse, so only their steps are compared.
     monkeypatch.setattr(conditions, "SHORTEST_RUN", 0.0)
     monkeypatch.setattr(conditions, "MORE_CORES", math.inf)
     done = call(quick, "confirm", "--runs", "2", SLOW="b-1.log")
@@ -187,8 +187,8 @@ def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pyt
     assert found["runs"] == {"a": 2, "b": 2}
     assert found["verdict"] == "confirmed"
     assert found["noise"] == 0
-    assert "best #4 run 1 is run again: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
-    # Cut off before or after the run that makes up for it: it is neither forgotten nor made twice.
+    assert "best #4 run 1 is repeated: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
+    # Interrupted before or after the repeat: it is neither forgotten nor made twice.
     lines = journal_path(quick, "t").read_text().splitlines(keepends=True)
     for kept in (4, 5):
         until = [index for index, line in enumerate(lines) if '"event": "compared"' in line][kept - 1]
@@ -197,11 +197,11 @@ def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pyt
         again = events(quick, "confirmed")[-1]
         assert len(events(quick, "compared")) == 5
         assert again["values"] == found["values"]
-    # One that stays disturbed is taken as it is in the end.
+    # A side that is still disturbed after all repeats counts anyway.
     done = call(quick, "confirm", "--runs", "2", SLOW="a-2.log a-3.log a-4.log")
     assert [e["label"] for e in events(quick, "compared")[5:]] == [*"abbaaa"]
-    assert "baseline stays disturbed: it made 49 steps" in done.stderr
-    assert "its latest 2 runs count as they are" in done.stderr
+    assert "baseline is still disturbed: it made 49 steps" in done.stderr
+    assert "its latest 2 runs count anyway" in done.stderr
     slow = events(quick, "confirmed")[-1]
     assert slow["runs"] == {"a": 4, "b": 4}  # with those of the first confirmation
     assert slow["means"]["a"] == pytest.approx(found["means"]["a"] + 0.25)
@@ -235,7 +235,7 @@ def test_the_sides_take_turns_and_then_what_was_disturbed_is_run_again() -> None
 def test_disturbed_runs_are_recognised() -> None:
     usual, slow = made(63, others=0.1), made(49, others=0.1)
     assert [*reasons(side(a=[slow, slow, usual]), "a")] == [0, 1]
-    # The code of two sides may take longer for a step; the machine around them is the same.
+    # A step of one side may take longer because of its code; the machine is the same for both.
     assert not reasons(side(a=[slow, slow], b=[usual, usual]), "a")
     busy = made(63, others=3.1)
     found = reasons(side(a=[usual, usual], b=[busy, busy]), "b")
@@ -243,7 +243,7 @@ def test_disturbed_runs_are_recognised() -> None:
     assert not reasons(side(a=[usual, made(60, others=0.2), made(55, others=0.1)]), "a")
     assert not reasons(side(a=[usual], b=[]), "a")
     assert not reasons(side(a=[usual], b=[]), "b")
-    # Its metric alone never makes a run a disturbed one.
+    # The metric alone never makes a run count as disturbed.
     assert not reasons(side(a=[usual, Run(9.0, 300.0, {"num_steps": 63.0})]), "a")
 
 
@@ -271,7 +271,7 @@ def wait_until(folder: Path, holds: Callable[[list[dict[str, Any]]], bool]) -> N
 
 @pytest.mark.parametrize(("event", "count"), [("started", 8), ("running", 3)])
 def test_killed_while_the_incumbent_or_a_side_runs(noisy: Path, cli: Cli, event: str, count: int) -> None:
-    """`started` with `of` is the incumbent beside a candidate; `running` is one side of the confirmation."""
+    """`started` with `of` is a repeat of the incumbent; `running` is one side of the confirmation."""
     text = (noisy / "train.py").read_text()
     (noisy / "train.py").write_text(text.replace('print("---")', 'import time\ntime.sleep(0.2)\nprint("---")'))
     commit_all(noisy, "slower")
@@ -358,7 +358,7 @@ def test_all_fresh_runs_of_a_pair_count(noisy: Path, cli: Cli) -> None:
     assert second["means"]["b"] == pytest.approx(sum(second["values"]["b"]) / 5)
     again = sorted(path.read_bytes() for path in (journal_path(noisy, "t").parent / "confirm").glob("*/*.log"))
     assert len(again) >= len(logs) + 4  # none was written over
-    # Other pairs are no news of this one; which experiment is best depends on the noise.
+    # Results of other pairs do not count for this one; which experiment is best depends on the noise.
     best = replay(read(journal_path(noisy, "t"))).incumbent
     assert best
     earlier, later = [number for number in range(1, 7) if number != best.number][::4]

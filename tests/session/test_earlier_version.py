@@ -1,6 +1,6 @@
 """A workspace that version 0.1.0 wrote, kept in tests/data/version-0.1.0, is read, resumed and reported as before.
 
-Its session `ended` came to its end and was confirmed; `cut` was killed during its sixth experiment.
+Its session `ended` finished and was confirmed; `cut` was killed during its sixth experiment.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tests.common.in_process import call
 from tests.common.workspaces import ROOT, git
 
 DATA = ROOT / "tests" / "data" / "version-0.1.0"
-# What differs from one machine to the next: a test runs on another than the one that wrote these.
+# Entries that differ between machines: these were written on another machine.
 MACHINE = ("chip", "cores", "memory_gb", "os", "mlx", "backend")
 
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """The repository with its refs, the killed session's branch checked out, and the state folder beside it."""
+    """The repository with its refs, the killed session's branch checked out, and the state folder next to it."""
     folder = tmp_path / "workspace"
     folder.mkdir()
     git(folder, "init", "--quiet", "--initial-branch", "none")
@@ -64,7 +64,7 @@ def data_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def test_status_says_what_it_said_then(earlier: Path, tag: str) -> None:
     then = json.loads((DATA / f"status-{tag}.json").read_text())["data"]
     now = data_of(call(earlier, "status", "--tag", tag, "--json"))
-    # Rows also name the incumbent's value since, where it was measured again.
+    # Rows also contain the later value of an incumbent that was re-measured.
     assert [re.sub(r", against [\d.]+", "", line) for line in now.pop("lines")] == then.pop("lines")
     assert now == then
 
@@ -103,5 +103,5 @@ def test_kept_baseline_is_reused(earlier: Path) -> None:
     git(earlier, "checkout", "--quiet", "main")
     done = call(earlier, "run", "--tag", "next", "--max-experiments", "0")
     assert done.returncode == 0, done.stderr
-    assert "is still valid: reused" in done.stderr
+    assert "reusing the baseline" in done.stderr
     assert [event["reused"] for event in events(earlier, "next") if event["event"] == "measured"] == [True, True]

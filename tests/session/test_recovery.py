@@ -1,4 +1,4 @@
-"""Sessions that were killed, or worked beside: what is finished, what is undone, and what stays a person's."""
+"""Sessions that were killed, or in whose checkout the user worked: what is finished, undone, or left to the user."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_perso
 
 
 def test_a_session_of_the_version_that_ran_in_the_checkout_goes_on(quick: Path, finished: Path, cli: Cli) -> None:
-    """It was killed with its candidate in the working tree, whole or half written."""
+    """It was killed with its candidate in the working tree, fully or partly written."""
     for number, cut in ((1, None), (3, 40)):
         loop = start(quick, "--max-experiments", "4")
         wait_for(quick, "started", number)

@@ -1,5 +1,5 @@
-"""A machine that is not the same from run to run, and incumbents that do not run again: no verdict is made of that, and
-no experiment lasts for ever."""
+"""A machine whose state changes between runs, and incumbents that fail when repeated: neither decides a verdict, and
+no experiment runs endlessly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BUSY: Machine = lambda _: True  # noqa: E731
 
 
 def made(metric: float, busy: bool, steps: float = 100.0) -> Run:
-    """At a noise of 0.01, as on a machine where a busy minute costs 18 times that."""
+    """With a noise of 0.01, on a machine where a busy minute costs 18 times as much."""
     around = {"others": 1.9 if busy else 0.1}
     return Run(metric + 0.18 * busy, 10.0, {"num_steps": steps * (0.7 if busy else 1.0)}, conditions=around)
 
@@ -53,7 +53,7 @@ def driven(
     steps: float = 100.0,
     shift: float = 0.0,
 ) -> tuple[Verdict, str, Experiment]:
-    """What comes of an edit that changes the metric by `shift`: the verdict, whose runs it took, and the incumbent."""
+    """Judge an edit that changes the metric by `shift`. Return the verdict, the sides that ran, and the incumbent."""
     pending, turns = Pending(1, "x", "", "", {}, "d", (), 0.0, commit="c"), "c"
     while len(turns) < 60:
         busy = machine(len(turns))
@@ -105,7 +105,7 @@ def test_a_constant_that_makes_a_step_longer_is_judged_by_what_it_gives() -> Non
 
 @pytest.mark.quick
 def test_an_incumbent_measured_beside_a_busy_machine_gives_nothing_away_when_that_is_over() -> None:
-    """Three busy runs and the incumbent as things are then; the next candidate finds the machine quiet."""
+    """Three busy runs and a run of the incumbent under the same load; the next candidate finds the machine quiet."""
     _, turns, incumbent = driven(established(), BUSY)
     assert turns[:4] == "ccci"
     assert min(run.metric or 0 for run in unbiased(incumbent)) > 2.1
@@ -180,7 +180,7 @@ def test_a_session_on_a_machine_that_calms_down_goes_on(quick: Path, monkeypatch
     assert_consistent(quick)
 
 
-# With the noise of a run that of its log's name.
+# The noise of a run is derived from the name of its log.
 FAILS_AGAIN = (
     WHICH
     + """import math, zlib
@@ -204,7 +204,7 @@ def test_a_session_whose_best_does_not_run_any_more_finds_another(quick: Path, c
     assert [row["status"] for row in rows(quick)] == ["keep"] * 3
     failures = [event for event in events(quick, "measured") if event["metric"] is None]
     assert len(failures) == MOST_FAILURES
-    assert "#1 has failed 3 times in a row when it was run again" in done.stderr
+    assert "#1 failed 3 times in a row when repeated" in done.stderr
     assert_consistent(quick)
 
 
@@ -235,7 +235,7 @@ def test_a_smaller_batch_in_another_file_than_the_candidates_leaves_a_clean_tree
 
 
 def test_a_verdict_that_was_written_down_stands(quick: Path, cli: Cli) -> None:
-    """Killed between `judged` and `recorded` of a crash: whoever could mend it now is not asked any more."""
+    """Killed between `judged` and `recorded` of a crash: no proposer is asked to repair it any more."""
     crash = """sed -i 's/^print("---")/if __name__ == "__main__": print(1 \\/ 0)/' train.py"""
     command = ("run", "--tag", "t", "--proposer", "command", "--max-experiments", "1", "--agent-cmd")
     done = cli(quick, *command, crash)

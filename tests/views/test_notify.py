@@ -57,7 +57,7 @@ def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_pa
     assert done.returncode == 1
     ((title, text),) = told(tmp_path)
     assert title == "autoresearch t: trouble"
-    assert text.startswith("ended by an error: the baseline has no result")
+    assert text.startswith("ended by an error: the baseline failed")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Each operation of the loop fails in turn: a sentence or nothing at all, and the next start comes to the same end."""
+"""Each operation of the loop fails once: at most one error is printed, and the next start reaches the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at random instants, over and over: in the end the record is that of a session nobody disturbed."""
+"""SIGKILL at random instants, repeatedly: the record ends up the same as in an undisturbed session."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.common.workspaces import ROOT, git
 
 
 def run_whole(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end: 250 experiments take minutes beside other work."""
+    """Run the program to its end: 250 experiments take minutes on a busy machine."""
     command, env = [sys.executable, "-m", "agent", *args], {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
 
@@ -43,7 +43,7 @@ def test_session_survives_random_kills(quick: Path, kills: int, experiments: int
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        # The first third of a second goes into starting; the instants that matter come after.
+        # Starting takes the first third of a second; the interesting instants come after that.
         time.sleep(rng.uniform(0.25, 0.9))
         loop.kill()
         loop.wait()

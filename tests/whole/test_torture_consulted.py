@@ -1,4 +1,4 @@
-"""SIGKILL while a model or an agent is asked: what it has answered is on the disk, and it is never asked that again."""
+"""SIGKILL during a call to a model or agent: its answer is on disk, and the same question is never asked twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.common.workspaces import Cli
 
 SIZES = [(6, 5, 1), pytest.param(100, 60, 2, marks=pytest.mark.slow)]  # kills, experiments, seed
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--proposer")
-# It says outside its copy what it finds when it starts.
+# It reports what it finds at start-up, in a file outside its copy.
 AGENT = """
 import os, pathlib, re, sys, time
 prompt = pathlib.Path(sys.argv[1]).read_text()
@@ -42,7 +42,7 @@ time.sleep(0.1)
 
 
 def kill_often(quick: Path, command: list[str], kills: int, seed: int) -> None:
-    """Start the loop and kill it a moment after its journal has grown, again and again."""
+    """Repeatedly start the loop, and kill it a moment after its journal has grown."""
     rng, journal = random.Random(seed), journal_path(quick, "t")
     for _ in range(kills):
         size = journal.stat().st_size if journal.exists() else 0
@@ -55,7 +55,7 @@ def kill_often(quick: Path, command: list[str], kills: int, seed: int) -> None:
 
 
 def assert_complete(quick: Path, experiments: int) -> None:
-    """All rows, each once and in order, each of them the model's."""
+    """Assert that each row occurs once, in order, and comes from the model."""
     assert_consistent(quick)
     described = [row["description"].removesuffix(" [unconfined]") for row in rows(quick)]
     assert described == ["baseline", *(f"step {n + 1}" for n in range(experiments))]

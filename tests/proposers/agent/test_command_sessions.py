@@ -153,7 +153,7 @@ def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_pat
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
     done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", command)
     assert done.returncode == 0, done.stderr
-    assert "train.py has changes of yours" in done.stderr, done.stderr
+    assert "train.py has uncommitted changes" in done.stderr, done.stderr
     assert mine.read_text() == text
     assert git(quick, "show", "HEAD:train.py") == BETTER.strip()
     assert counter.read_text() == "x"
