@@ -157,8 +157,11 @@ def _argument(argument: Any) -> str:
 
 
 def _option(option: Any, context: Any) -> str:
-    name = option.get_help_record(context)[0].removesuffix(" <str>")
+    name, _, choices = option.get_help_record(context)[0].removesuffix(" <str>").partition(" <")
     says = [_sentence(_prose(one_line(option.help or "")))]
+    if choices:
+        name += " VALUE"
+        says.append(f"One of {', '.join(map(_code, choices.rstrip('>').split('|')))}.")
     if option.min is not None and option.max is not None:
         says.append(f"From {option.min:g} to {option.max:g}.")
     elif option.min is not None:
@@ -195,11 +198,12 @@ def _script(name: str) -> str:
 
 
 def _action(action: argparse.Action) -> str:
-    kind = f"<{'|'.join(map(str, action.choices))}>" if action.choices else action.dest.upper()
+    kind = "VALUE" if action.choices else action.dest.upper()
     default = "" if action.default is None else _code(str(action.default))
     says = action.help or ""
     says = _sentence(_prose(says if re.match(r"\w+,", says) else f"{says[:1].upper()}{says[1:]}"))
-    return f"| {_code(f'{action.option_strings[0]} {kind}')} | {default} | {says} |"
+    one_of = f" One of {', '.join(_code(str(each)) for each in action.choices)}." if action.choices else ""
+    return f"| {_code(f'{action.option_strings[0]} {kind}')} | {default} | {says}{one_of} |"
 
 
 class _Found(BaseException):
@@ -259,7 +263,10 @@ def _sentence(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text.replace('|', chr(92) + '|')}`"
+    """Return a code span; not every Markdown reads an escaped pipe in one, so that becomes an element."""
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{text.replace('<', '&lt;').replace('>', '&gt;').replace('|', '&#124;')}</code>"
 
 
 if __name__ == "__main__":
