@@ -1,22 +1,22 @@
-"""The harness: data, tokenizer, loader and the metric. It is what every experiment is measured with and never edited.
+"""Prepare the data, and define the tokenizer, data loader and metric that every experiment uses. Never edited.
 
-Run it once to prepare the data:  uv run prepare.py [--source auto|climbmix|tinystories|embedded|DIR]
-train.py imports the rest:        from prepare import MAX_SEQ_LEN, Tokenizer, make_dataloader, evaluate_bpb
+Prepare the data once:            uv run prepare.py [--source auto|climbmix|tinystories|embedded|DIR]
+Import the rest in train.py:      from prepare import MAX_SEQ_LEN, Tokenizer, make_dataloader, evaluate_bpb
 
-What it is made of lies in harness/, which no candidate changes either:
-    settings, prepared       the scales of the task, and the snapshot in use
-    tokenizer, loader        text into tokens, tokens into batches
-    handover, evaluator      how a run hands its model to the process that computes its metric
-    scoring                  the metric, and the proof that a model looks at no later token
-    dataset, snapshot        documents from anywhere, and the snapshots made of them
-    blas                     fast products on a Linux CPU
+The implementation is in harness/, which no candidate may change either:
+    settings, prepared       task profiles, and the current snapshot
+    tokenizer, loader        text to tokens, tokens to batches
+    handover, evaluator      how a run passes its model to the process that computes the metric
+    scoring                  the metric, and the check that a model does not look at later tokens
+    dataset, snapshot        documents from each source, and the snapshots built from them
+    blas                     fast matrix products on a Linux CPU
 
-Everything lies under CACHE_DIR (docs/data.md):
-    shards/<source>/     downloads, kept
-    building/<request>/  a preparation under way; a killed one goes on from here
-    requests/<request>   which snapshot answers a request, so that asking again takes no time
-    snapshots/<id>/      prepared data, named by its content and never changed
-    current              the id of the snapshot in use
+All data is stored under CACHE_DIR (docs/data.md):
+    shards/<source>/     downloaded files, kept
+    building/<request>/  a preparation in progress; one that was killed resumes from here
+    requests/<request>   the snapshot that a request resolved to, so that repeating it is instant
+    snapshots/<id>/      prepared data, named by its content hash and never changed
+    current              the id of the current snapshot
 """
 
 import argparse
@@ -29,7 +29,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -39,7 +39,7 @@ from harness.prepared import Snapshot, current_snapshot
 from harness.settings import CACHE_DIR, PROFILES, Profile
 from harness.tokenizer import BOS, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
-blas.load()  # before MLX is imported, or MLX has bound its own slow one
+blas.load()  # must precede the import of MLX, which otherwise binds its own slow BLAS
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
@@ -52,7 +52,7 @@ __all__ = [
 # ----------------------------------------------------------------------------------------------------------------------
 # Constants
 
-EVAL_LOGITS_BYTES = 256 * 2**20  # the most that the float32 logits of one forward pass of the evaluation take
+EVAL_LOGITS_BYTES = 256 * 2**20  # upper bound on the float32 logits of one forward pass of the evaluation
 
 
 def _time_budget() -> float:
@@ -62,13 +62,17 @@ def _time_budget() -> float:
     except ValueError:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):
-        settings.fail(f"AUTORESEARCH_TRAINING_SECONDS must be a positive number of seconds, not {given!r}.", code=2)
+        settings.fail(
+            f"AUTORESEARCH_TRAINING_SECONDS must be a positive number of seconds, got {given!r}",
+            hint="set it to a number such as 300, or unset it",
+            code=2,
+        )
     return seconds
 
 
-TIME_BUDGET = _time_budget()  # seconds of training, without startup and evaluation
+TIME_BUDGET = _time_budget()  # seconds of training, excluding startup and evaluation
 
-# Those of the current snapshot; __getattr__ looks them up when first used, as this file also runs before there is one.
+# Constants of the current snapshot. __getattr__ looks them up on first use, as this file also runs before one exists.
 SNAPSHOT: Snapshot
 PROFILE: str
 MAX_SEQ_LEN: int
@@ -89,22 +93,30 @@ def __getattr__(name: str) -> Any:
 
 
 def evaluate_bpb(model: Callable[[mx.array], mx.array], tokenizer: Tokenizer, batch_size: int) -> float:
-    """Bits per byte on exactly EVAL_TOKENS tokens of the validation split, the same ones whatever the batch size.
+    """Return bits per byte on exactly EVAL_TOKENS tokens of the validation split.
 
-    The cross-entropy of every target in nats, over the bytes of text that the targets stand for, over ln 2; special
-    tokens stand for none and are left out of both. It is comparable between vocabularies (Gao et al. 2020, The Pile,
-    section 3.1). `model` maps int32 (rows, MAX_SEQ_LEN) to logits (rows, MAX_SEQ_LEN, VOCAB_SIZE). It is traced, and
-    the graph computed in another process (harness/evaluator.py), which a loop has started, or else this function: that
-    process runs none of the model's Python. A model with an `eval` method is put into that mode before.
+    The metric is the summed cross-entropy of the targets in nats, divided by the bytes of text that they encode and by
+    ln 2. Special tokens encode no text and are excluded from both sums. It is comparable across vocabularies (Gao et
+    al. 2020, The Pile, section 3.1). The tokens are the same for every batch size.
 
-    Raises ValueError where the logits have another shape, where the model cannot be traced, with the line at which that
-    fails, where its predictions depend on later tokens, and where a run has had its one evaluation.
+    The model is traced, and its graph is computed in another process (harness/evaluator.py), started by the loop or
+    otherwise by this function. That process runs none of the model's Python. An nn.Module is put into evaluation mode
+    first.
+
+    Args:
+        model: maps int32 tokens (rows, MAX_SEQ_LEN) to logits (rows, MAX_SEQ_LEN, VOCAB_SIZE).
+        tokenizer: the tokenizer of the current snapshot.
+        batch_size: rows per forward pass; reduced if the logits would exceed EVAL_LOGITS_BYTES.
+
+    Raises:
+        ValueError: the logits have the wrong shape, the model cannot be traced (the message names the line), its
+            predictions depend on later tokens, or the run has already used its one evaluation.
     """
     if batch_size < 1:
-        raise ValueError(f"A batch needs at least one row, not {batch_size}.")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     snapshot = current_snapshot()
     if tokenizer.vocab_size != snapshot.vocab_size:
-        raise ValueError(f"The tokenizer is not the one of the snapshot in {snapshot.directory}.")
+        raise ValueError(f"the tokenizer does not belong to the snapshot in {snapshot.directory}")
     row_bytes = snapshot.max_seq_len * snapshot.vocab_size * 4
     rows = max(1, min(batch_size, EVAL_LOGITS_BYTES // row_bytes, snapshot.eval_tokens // snapshot.max_seq_len))
     with tempfile.TemporaryDirectory() as folder:
@@ -121,20 +133,25 @@ def evaluate_bpb(model: Callable[[mx.array], mx.array], tokenizer: Tokenizer, ba
 
 
 class Untraceable(ValueError):
-    """The model's forward pass is more than a graph of MLX."""
+    """Raised if a model's forward pass does more than build an MLX graph."""
 
 
 def _trace(model: Callable[[mx.array], mx.array], shape: tuple[int, int], vocab_size: int, graph: Path) -> None:
-    """Write the forward pass for tokens of this shape to `graph`. Raises Untraceable, and WrongShape."""
+    """Write the forward pass for tokens of this shape to `graph`.
+
+    Raises:
+        Untraceable: the forward pass is not an MLX graph.
+        WrongShape: the model does not return logits.
+    """
     if isinstance(model, nn.Module):
         model.eval()
-        mx.eval(model.parameters())  # or the graph would hold how they came about
+        mx.eval(model.parameters())  # otherwise the graph would include the computation of the parameters
 
     def logits(tokens: mx.array) -> mx.array:
         given = model(tokens)
         expected = (*shape, vocab_size)
         if type(given) is not mx.array or given.shape != expected:
-            raise WrongShape(f"The model gives {getattr(given, 'shape', type(given))}, not logits {expected}.")
+            raise WrongShape(f"the model returns {getattr(given, 'shape', type(given))}, expected logits {expected}")
         return given.astype(mx.float32)
 
     try:
@@ -143,17 +160,17 @@ def _trace(model: Callable[[mx.array], mx.array], shape: tuple[int, int], vocab_
         raise
     except Exception as error:
         raise Untraceable(
-            f"The model cannot be traced{_line_of(error)}: {' '.join(str(error).split())[:200]}. Its forward pass has "
-            "to be MLX alone, without numpy, mx.eval and mx.checkpoint."
+            f"the model cannot be traced{_line_of(error)}: {' '.join(str(error).split())[:200]}. The forward pass must "
+            "use MLX operations only: no numpy, mx.eval or mx.checkpoint"
         ) from None
 
 
 class WrongShape(ValueError):
-    """The model gives something else than logits."""
+    """Raised if a model does not return logits of the expected shape."""
 
 
 def _line_of(error: BaseException) -> str:
-    """Where in the person's code an exception came from."""
+    """Return the line of the user's code that raised an exception, or an empty string."""
     here = Path(__file__).resolve()
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() != here]
     own = [frame for frame in frames if not {"site-packages", "dist-packages"} & {*Path(frame.filename).parts}]
@@ -162,7 +179,7 @@ def _line_of(error: BaseException) -> str:
 
 @contextmanager
 def _evaluator() -> Iterator[Path]:
-    """The socket of the evaluator: the loop's, or that of one which is started for the time of the block."""
+    """Yield the socket of the loop's evaluator, or else of one that runs for the duration of the block."""
     if given := handover.at_work():
         yield given
         return
@@ -174,14 +191,14 @@ def _evaluator() -> Iterator[Path]:
         with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None and process.stdout is not None
             try:
-                process.stdout.readline()  # that it is ready
+                process.stdout.readline()  # wait for its "ready"
                 yield address
             finally:
                 process.stdin.close()
 
 
 def _evaluate_here(model: Callable[[mx.array], mx.array], rows: int) -> float:
-    """The metric of a model that cannot be traced, computed by its own process: nothing vouches for it."""
+    """Return the metric of an untraceable model, computed in its own process and therefore unattested."""
     if address := handover.at_work():
         answer, files = handover.ask(address, {"ask": "rows"})
         shards = loader.opened(dict(zip(answer["names"], files, strict=True)))
@@ -202,21 +219,41 @@ def _evaluate_here(model: Callable[[mx.array], mx.array], rows: int) -> float:
 # Command line
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        settings.fail(message.removeprefix("argument "), hint="see `uv run prepare.py --help`", code=2)
+
+
 def main() -> None:
     import filelock
 
     from harness import snapshot
-    from harness.dataset import DataError
+    from harness.dataset import RESUME, DataError
 
-    parser = argparse.ArgumentParser(description="Prepare the data and the tokenizer that experiments are measured on.")
-    parser.add_argument(
-        "--source", default="auto", help="auto, climbmix, tinystories, embedded or a directory of parquet files"
+    parser = _Parser(
+        description="Prepare the data and train the tokenizer. Run this once before training; prepared data is reused.",
+        epilog="`uv run prepare.py --source embedded` needs no download. The data is stored in AUTORESEARCH_CACHE "
+        "(default: ~/.cache/autoresearch).",
     )
     parser.add_argument(
-        "--num-shards", type=int, help="training shards, -1 for all (default: 10 to download, all in a directory)"
+        "--source",
+        default="auto",
+        help="climbmix, tinystories, embedded, or a directory of parquet files with a column `text`; "
+        "auto uses climbmix if its host is reachable, otherwise embedded (default: auto)",
     )
-    parser.add_argument("--profile", default="auto", choices=("auto", *PROFILES), help="the scale of the task")
-    parser.add_argument("--download-workers", type=int, default=8, help="downloads at a time")
+    parser.add_argument(
+        "--num-shards",
+        type=int,
+        help="number of training shards, -1 for all (default: 10 for downloads, all for a directory)",
+    )
+    parser.add_argument(
+        "--profile",
+        default="auto",
+        choices=("auto", *PROFILES),
+        help="sequence length, vocabulary and evaluation size: mac for a GPU, cpu for a CPU, auto for this machine"
+        " (default: auto)",
+    )
+    parser.add_argument("--download-workers", type=int, default=8, help="parallel downloads (default: 8)")
     options = parser.parse_args()
     if options.num_shards is not None and options.num_shards != -1 and options.num_shards < 1:
         parser.error("--num-shards must be at least 1, or -1 for all")
@@ -228,18 +265,16 @@ def main() -> None:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            snapshot.say(f"Another prepare.py is at work in {CACHE_DIR}: waiting for it.")
+            snapshot.say(f"waiting for another prepare.py in {CACHE_DIR}")
             lock.acquire()
         with lock:
             print(snapshot.make_current(options.source, options.num_shards, options.profile, options.download_workers))
     except DataError as error:
-        settings.fail(str(error))
+        settings.fail(str(error), hint=error.hint)
     except OSError as error:
-        settings.fail(
-            f"{error.strerror or error}: {error.filename or CACHE_DIR}. What was done is kept: run it again to go on."
-        )
+        settings.fail(f"{error.filename or CACHE_DIR}: {error.strerror or error}", hint=f"fix that, then {RESUME}")
     except KeyboardInterrupt:
-        settings.fail("Interrupted. What was done is kept: run it again to go on.", code=130)
+        settings.fail("interrupted", hint=f"to resume, {RESUME}", code=130)
 
 
 if __name__ == "__main__":

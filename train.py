@@ -1,8 +1,8 @@
 """Train a small GPT for a fixed time on one device and report its bits per byte. Usage: uv run train.py
 
-This is the file that gets researched: everything in it may change, prepare.py may not. Read it top to bottom: model,
-optimizers, hyperparameters, training. Every hyperparameter is an ALL_CAPS literal in one block; the comment behind it
-is the range in which the built-in search looks (docs/recipe.md says what each one does).
+This is the file that experiments change: everything here may change, prepare.py may not. Read it from top to bottom:
+hyperparameters, model, optimizers, training. Every hyperparameter is an ALL_CAPS literal in one block; its comment is
+the range that the built-in search explores (docs/recipe.md describes each one).
 """
 
 import argparse
@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-if __name__ == "__main__":  # before the data is looked for, which --help does without
+if __name__ == "__main__":  # before the data is loaded, so that --help works without it
     argparse.ArgumentParser(
         description=__doc__,
-        epilog="AUTORESEARCH_TRAINING_SECONDS is the time it trains, 300 without it. `uv run prepare.py` comes first.",
+        epilog="AUTORESEARCH_TRAINING_SECONDS sets the training time (default: 300). Run `uv run prepare.py` first.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
 
-# prepare goes before MLX: it puts the fast BLAS in front, which is too late once mlx.core is imported.
+# Import prepare before MLX: it loads the fast BLAS, which must precede the import of mlx.core.
 from harness import blas
 from prepare import MAX_SEQ_LEN, PROFILE, TIME_BUDGET, VOCAB_SIZE, Tokenizer, evaluate_bpb, make_dataloader
 
@@ -38,7 +38,7 @@ Batches = Iterator[tuple[np.ndarray, np.ndarray, int]]
 # ----------------------------------------------------------------------------------------------------------------------
 # Hyperparameters
 
-# Those that depend on the size of the machine.
+# These depend on the machine.
 if PROFILE == "cpu":
     DEPTH = 2  # search: 1..8
     HEAD_DIM = 128  # search: 32 | 64 | 128
@@ -62,7 +62,7 @@ else:
     UNEMBEDDING_LR = 0.004  # search: 0.0004..0.04 log
     SCALAR_LR = 0.5  # search: 0.05..1.0 log
 
-# Those that do not.
+# These do not.
 ASPECT_RATIO = 64  # search: 32..128 log; width = DEPTH * ASPECT_RATIO
 MLP_RATIO = 4  # search: 1..8
 GATE_CHANNELS = 32  # search: 8..64 log; what the gates of the value embeddings read
@@ -80,20 +80,20 @@ SEED = 42  # search: off
 
 WIDTH = DEPTH * ASPECT_RATIO
 MICRO_STEPS = TOTAL_BATCH_SIZE // (DEVICE_BATCH_SIZE * MAX_SEQ_LEN)
-assert WIDTH % HEAD_DIM == 0, "DEPTH * ASPECT_RATIO is the width: it must be a multiple of HEAD_DIM."
-assert HEAD_DIM % 2 == 0, "HEAD_DIM must be even: rotary embeddings turn pairs."
-assert WIDTH >= GATE_CHANNELS, "GATE_CHANNELS must be at most the width."
-assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * MAX_SEQ_LEN) == 0, "TOTAL_BATCH_SIZE must be whole micro-steps."
-assert MICRO_STEPS >= 1, "TOTAL_BATCH_SIZE must hold at least one micro-step."
-assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "Warmup and warmdown together must fit into the budget."
+assert WIDTH % HEAD_DIM == 0, "DEPTH * ASPECT_RATIO (the width) must be a multiple of HEAD_DIM"
+assert HEAD_DIM % 2 == 0, "HEAD_DIM must be even: rotary embeddings rotate pairs"
+assert WIDTH >= GATE_CHANNELS, "GATE_CHANNELS must be at most DEPTH * ASPECT_RATIO (the width)"
+assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * MAX_SEQ_LEN) == 0, "TOTAL_BATCH_SIZE must be a multiple of a micro-step"
+assert MICRO_STEPS >= 1, "TOTAL_BATCH_SIZE must be at least one micro-step"
+assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "WARMUP_RATIO + WARMDOWN_RATIO must be at most 1"
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Model
 
 ON_CPU = mx.default_device() == mx.cpu
-# Weights are kept in float32; products run in this type. A CPU's BLAS has no bfloat16.
+# Weights are kept in float32; matrix products use this type. A CPU's BLAS has no bfloat16.
 DTYPE = mx.float32 if ON_CPU else mx.bfloat16
-# On a CPU a thread of MLX runs one operation at a time, most of them on one core: each core takes a part of the rows.
+# On a CPU, an MLX thread runs one operation at a time, mostly on one core: use a thread per core, each with some rows.
 WORKERS = max(n for n in range(1, blas.cores() + 1) if DEVICE_BATCH_SIZE % n == 0) if ON_CPU else 1
 on_workers = ThreadPoolExecutor(WORKERS).map if WORKERS > 1 else map
 
@@ -108,7 +108,7 @@ def uniform(shape: tuple[int, ...], std: float) -> mx.array:
 
 
 class Linear(nn.Module):
-    """A float32 matrix without bias, used in the type of its input: (..., inputs) -> (..., outputs)."""
+    """A float32 matrix without bias, cast to the type of its input: (..., inputs) -> (..., outputs)."""
 
     def __init__(self, inputs: int, outputs: int, std: float) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Linear(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A float32 table: tokens (B, T) -> (B, T, dims) in DTYPE."""
+    """A float32 lookup table: tokens (B, T) -> (B, T, dims) in DTYPE."""
 
     def __init__(self, count: int, dims: int, std: float) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Embedding(nn.Module):
 
 @mx.custom_function
 def exp(x: mx.array) -> mx.array:
-    """e**x for x below 88, infinity above, on a CPU: numpy takes a fifth of MLX's time there."""
+    """Return e**x, infinity for x above 88. Used on a CPU, where numpy takes a fifth of MLX's time."""
     with np.errstate(over="ignore"):
         return mx.array(np.exp(np.asarray(x)))
 
@@ -142,7 +142,7 @@ def exp_vjp(_: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
 
 
 def attention_mask(length: int, window: int) -> mx.array | str:
-    """What a position may look at: itself and the `window` - 1 positions before it. A (T, T) array, or "causal"."""
+    """Return a (T, T) mask, or "causal": a position attends to itself and the `window` - 1 positions before it."""
     if window >= length and not ON_CPU:
         return "causal"
     distance = mx.arange(length)[:, None] - mx.arange(length)
@@ -150,13 +150,13 @@ def attention_mask(length: int, window: int) -> mx.array | str:
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, training: bool) -> mx.array:
-    """Softmax attention of normalised queries and keys; all (B, heads, T, HEAD_DIM).
+    """Return softmax attention of normalised queries and keys; all (B, heads, T, HEAD_DIM).
 
-    Outside training it is MLX alone, which the evaluation can trace.
+    Outside training it uses MLX only, so that the evaluation can trace it.
     """
     if isinstance(mask, str) or not ON_CPU or not training:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mask)
-    # Normalised, a score is at most HEAD_DIM**0.5, so the softmax needs no shift.
+    # Scores of normalised vectors are at most HEAD_DIM**0.5, so the softmax needs no shift.
     shares: Any = exp((q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2))
     weights = mx.where(mask, shares, 0.0)
     return (weights @ v) / weights.sum(axis=-1, keepdims=True)
@@ -165,8 +165,8 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, training
 class Attention(nn.Module):
     """Causal attention with rotary positions and normalised queries and keys.
 
-    With `value_embedding`, every token adds a vector of its own to its values, through a gate for each head that reads
-    the first channels of the stream and starts at 1.
+    With `value_embedding`, every token adds its own learned vector to its values, scaled by a gate per head. The gate
+    reads the first GATE_CHANNELS channels of the residual stream and starts at 1.
     """
 
     def __init__(self, value_embedding: bool) -> None:
@@ -201,12 +201,12 @@ class MLP(nn.Module):
         self.down = Linear(MLP_RATIO * WIDTH, WIDTH, 0.0)
 
     def __call__(self, x: mx.array) -> mx.array:
-        # nn.relu is compiled: on a CPU that would call g++ for two seconds.
+        # nn.relu is compiled, which on a CPU would run g++ for two seconds.
         return self.down(mx.square(mx.maximum(self.up(x), 0)))
 
 
 class Block(nn.Module):
-    """Attention and MLP on a stream that is first mixed with the token embeddings `x0`; all (B, T, WIDTH)."""
+    """Attention and MLP on a residual stream that is first mixed with the token embeddings `x0`; all (B, T, WIDTH)."""
 
     def __init__(self, value_embedding: bool) -> None:
         super().__init__()
@@ -223,14 +223,14 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """tokens (B, T) -> logits (B, T, VOCAB_SIZE) in float32."""
+    """A transformer: tokens (B, T) -> logits (B, T, VOCAB_SIZE) in float32."""
 
     def __init__(self) -> None:
         super().__init__()
-        # A short window is half the context. The last layer always sees all of it.
+        # A short window is half the context. The last layer always sees the full context.
         self.windows = [MAX_SEQ_LEN // (2 if kind == "S" else 1) for kind in window_kinds()]
         self.embedding = Embedding(VOCAB_SIZE, WIDTH, 1.0)
-        # Every other layer has value embeddings, counted so that the last one does.
+        # Every other layer has value embeddings, including the last one.
         self.blocks = [Block(value_embedding=(DEPTH - layer) % 2 == 1) for layer in range(DEPTH)]
         self.head = Linear(WIDTH, VOCAB_SIZE, 0.001)
 
@@ -247,25 +247,25 @@ def window_kinds() -> str:
 
 
 def flat_parameters(model: nn.Module) -> dict[str, mx.array]:
-    """Name, such as `blocks.0.mlp.up.weight`, to parameter."""
+    """Return parameters by name, such as `blocks.0.mlp.up.weight`."""
     return dict(tree_flatten(model.parameters()))
 
 
 def loss_fn(model: GPT, inputs: mx.array, targets: mx.array) -> mx.array:
-    """Mean cross-entropy in nats; `inputs` and `targets` are (B, T)."""
+    """Return the mean cross-entropy in nats; `inputs` and `targets` are (B, T)."""
     logits = model(inputs)
     if not ON_CPU:
         return mx.fast.cross_entropy(logits, targets).mean()
-    # Without a shift: a logit above 88, where this overflows, is a training that has diverged, and check_loss says so.
+    # No shift: logits overflow above 88, by which point training has diverged and check_loss ends the run.
     shares: Any = exp(logits)
     log_sum = mx.log(shares.sum(axis=-1))
     return (log_sum - mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)).mean()
 
 
 def flops_per_token(model: GPT) -> int:
-    """Forward and backward: 6 for each weight that multiplies, 12 * WIDTH * window for each layer's attention.
+    """Return FLOPs per token, forward and backward: 6 per matrix weight, plus 12 * WIDTH * window per attention layer.
 
-    The estimate of the PaLM paper (arXiv 2204.02311, appendix B), with the window in place of the sequence.
+    This is the estimate of the PaLM paper (arXiv 2204.02311, appendix B), with the window in place of the sequence.
     """
     matrices = [
         p.size for name, p in flat_parameters(model).items() if p.ndim == 2 and not name.endswith("embedding.weight")
@@ -278,7 +278,7 @@ def flops_per_token(model: GPT) -> int:
 
 
 class Muon(optim.Muon):
-    """Muon with decoupled weight decay. MLX adds it to the gradient, where orthogonalising all but removes it."""
+    """Muon with decoupled weight decay. MLX adds the decay to the gradient, where orthogonalising nearly removes it."""
 
     def __init__(self, learning_rate: float, weight_decay: float) -> None:
         super().__init__(learning_rate, momentum=MUON_MOMENTUM, weight_decay=0.0, ns_steps=MUON_STEPS)
@@ -291,10 +291,10 @@ class Muon(optim.Muon):
 
 
 def make_optimizer() -> optim.MultiOptimizer:
-    """Muon for the matrices of the blocks, AdamW for all else, each group with its own learning rate."""
+    """Return Muon for the matrices of the blocks and AdamW for all else, each group with its own learning rate."""
     adamw = partial(optim.AdamW, eps=1e-10, weight_decay=0.0, bias_correction=True)
     betas = [ADAM_BETA1, ADAM_BETA2]
-    # The rates of both embeddings are those for a width of 768; they go with the inverse root of the width.
+    # Embedding rates are given for a width of 768 and scale with the inverse square root of the width.
     scale = (WIDTH / 768) ** -0.5
     groups = [
         (lambda name, _: name.endswith("embedding.weight"), adamw(EMBEDDING_LR * scale, betas=betas)),
@@ -307,7 +307,11 @@ def make_optimizer() -> optim.MultiOptimizer:
 
 
 def lr_multiplier(progress: float) -> float:
-    """Linear warmup, then 1, then linear warmdown to FINAL_LR_FRACTION; `progress` is the spent part of the budget."""
+    """Return the learning rate multiplier: linear warmup, 1, then linear warmdown to FINAL_LR_FRACTION.
+
+    Args:
+        progress: fraction of the time budget that is spent.
+    """
     if progress < WARMUP_RATIO:
         return progress / WARMUP_RATIO
     if progress <= 1 - WARMDOWN_RATIO:
@@ -321,7 +325,7 @@ def lr_multiplier(progress: float) -> float:
 
 
 def train(model: GPT, batches: Batches) -> tuple[int, float]:
-    """Train for TIME_BUDGET seconds. Returns the steps taken and the seconds they took, without the startup steps'."""
+    """Train for TIME_BUDGET seconds. Return the number of steps, and the seconds taken without the startup steps."""
     optimizer = make_optimizer()
     optimizer.init(model.trainable_parameters())
     base_rates = [group.learning_rate.item() for group in optimizer.optimizers]
@@ -351,7 +355,7 @@ def train(model: GPT, batches: Batches) -> tuple[int, float]:
             seconds += taken
         elif step == 1:
             print(f"first step, with any compilation: {taken:.1f}s", flush=True)
-            # A collection costs up to half a second on a big heap, and a step makes no cycles.
+            # Garbage collection takes up to half a second on a big heap, and a step creates no cycles.
             gc.collect()
             gc.freeze()
             gc.disable()
@@ -367,14 +371,14 @@ def train(model: GPT, batches: Batches) -> tuple[int, float]:
 
 
 def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple[float, Any]]:
-    """(inputs, targets, gradients so far) -> (mean loss, gradients with the share of this batch added).
+    """Return a function (inputs, targets, gradients) -> (mean loss, gradients plus the share of this batch).
 
-    Each worker has its own replica of the model and takes an equal part of the rows.
+    Each worker has its own replica of the model and processes an equal part of the rows.
     """
     replicas = [model, *(GPT() for _ in range(WORKERS - 1))]
     steps: list[Any] = [partial(nn.value_and_grad(replica, loss_fn), replica) for replica in replicas]
     if not ON_CPU:
-        # On a CPU it would call g++ for 20 s to gain 6 to 9 %, and again after every change of the model.
+        # On a CPU, compiling would run g++ for 20 s after every change of the model, to gain 6 to 9 %.
         steps = [mx.compile(steps[0], inputs=model.state, outputs=model.state)]
 
     def run(step: Any, inputs: np.ndarray, targets: np.ndarray) -> Any:
@@ -383,7 +387,7 @@ def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple
         return result
 
     def micro_step(inputs: np.ndarray, targets: np.ndarray, gradients: Any) -> tuple[float, Any]:
-        # A worker cannot compute what another thread has left lazy, such as an average of weights.
+        # A worker cannot evaluate lazy arrays of another thread, such as an average of weights.
         mx.eval(model.parameters())
         for replica in replicas[1:]:
             replica.update(model.parameters())
@@ -391,7 +395,7 @@ def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple
         losses, new = zip(*parts, strict=True)
         share = 1 / (WORKERS * MICRO_STEPS)
         gradients = tree_map(lambda total, *parts: total + share * sum(parts), gradients, *new)
-        # Evaluated one by one: left lazy, the activations of all micro-steps would be alive together.
+        # Evaluate each micro-step: otherwise the activations of all of them would be in memory at once.
         mx.eval(gradients)
         return float(sum(losses)) / WORKERS, gradients
 
@@ -399,15 +403,15 @@ def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple
 
 
 def check_loss(loss: float, step: int) -> None:
-    """End the run with a sentence and exit code 1 where the loss is not a number or twice that of a uniform guess."""
+    """Exit with an error and exit code 1 if the loss is not finite, or twice that of a uniform guess."""
     if not math.isfinite(loss):
-        sys.exit(f"Training failed: the loss became {loss} at step {step}. A learning rate may be too high.")
+        sys.exit(f"error: training failed: the loss is {loss} at step {step}, a learning rate may be too high")
     if loss > 2 * math.log(VOCAB_SIZE):
-        sys.exit(f"Training diverged: the loss is {loss:.1f} at step {step}. A learning rate may be too high.")
+        sys.exit(f"error: training diverged: the loss is {loss:.1f} at step {step}, a learning rate may be too high")
 
 
 def peak_flops() -> float:
-    """Floating-point operations per second of bare products in DTYPE, one for each worker, the best of about 0.2 s."""
+    """Return the peak FLOP/s of plain matrix products in DTYPE, one per worker, measured for about 0.2 s."""
     size = 1024 if ON_CPU else 4096
 
     def product(_: int) -> None:
@@ -444,7 +448,7 @@ def main() -> None:
     val_bpb = evaluate_bpb(model, tokenizer, EVAL_BATCH_SIZE)
     print(f"evaluation: {time.perf_counter() - evaluation:.1f}s", flush=True)
     if not math.isfinite(val_bpb):
-        sys.exit(f"Training failed: the evaluation gave {val_bpb}. A learning rate may be too high.")
+        sys.exit(f"error: training failed: val_bpb is {val_bpb}, a learning rate may be too high")
 
     flops = flops_per_token(model) * TOTAL_BATCH_SIZE * (steps - STARTUP_STEPS)
     print("---")

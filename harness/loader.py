@@ -1,4 +1,4 @@
-"""The loader: token shards packed into full rows, and rows into batches that a thread makes ahead."""
+"""The data loader: packs token shards into full rows, and rows into batches that a thread prepares ahead."""
 
 import itertools
 import os
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Batch = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int]
-# length in tokens, shard, first token in the shard
+# (length in tokens, shard, index of its first token in the shard)
 Document = tuple[int, int, int]
 Shards = list[tuple[Array, npt.NDArray[np.int64]]]
 
-# Documents that packing chooses from. With more no less is cropped, and the longest wait longer for their turn.
+# Documents that packing chooses from. More would crop no less, and keep the longest ones waiting.
 PACKING_DOCUMENTS = 64
 PREFETCHED_BATCHES = 4
 
@@ -34,25 +34,37 @@ PREFETCHED_BATCHES = 4
 def make_dataloader(
     tokenizer: Tokenizer, batch_size: int, seq_len: int, split: "Split", seed: int = 0
 ) -> Generator[Batch, None, None]:
-    """Endless (inputs, targets, epoch): int32 arrays (batch_size, seq_len), targets one token later; epochs from 1.
+    """Return an endless iterator over (inputs, targets, epoch).
 
-    Every row is full and begins with BOS. The order is fixed: for "train" by the seed, which shuffles the documents
-    anew each epoch, for "val" altogether, whatever the batch size. A background thread works ahead until the iterator
-    is closed. The arrays are numpy's because MLX's streams belong to a thread.
+    Every row is full and begins with BOS. A background thread prepares batches until the iterator is closed. The arrays
+    are numpy arrays because MLX's streams belong to one thread.
+
+    Args:
+        tokenizer: the tokenizer of the current snapshot.
+        batch_size: rows per batch; it does not affect the order of rows.
+        seq_len: tokens per row.
+        split: "train" or "val".
+        seed: shuffles the documents of "train" in each epoch; the order of "val" is fixed.
+
+    Returns:
+        int32 inputs and targets (batch_size, seq_len), targets shifted by one token, and the epoch, from 1.
+
+    Raises:
+        ValueError: an argument is invalid, or a run under an evaluator asks for the validation split.
     """
     snapshot = current_snapshot()
     if split not in ("train", "val"):
-        raise ValueError(f"The split is train or val, not {split!r}.")
+        raise ValueError(f"split must be train or val, got {split!r}")
     if batch_size < 1 or seq_len < 1:
-        raise ValueError(f"A batch needs at least one row and one token, not {batch_size} x {seq_len}.")
+        raise ValueError(f"batch_size and seq_len must be at least 1, got {batch_size} and {seq_len}")
     if tokenizer.vocab_size != snapshot.vocab_size:
-        raise ValueError(f"The tokenizer is not the one of the snapshot in {snapshot.directory}.")
+        raise ValueError(f"the tokenizer does not belong to the snapshot in {snapshot.directory}")
     address = handover.at_work()
     if address and split == "val":
-        raise ValueError("The validation text is for the evaluator alone: a run trains, and hands its model over.")
+        raise ValueError("the validation split is for the evaluator alone: call evaluate_bpb to measure the model")
 
     def rows() -> Iterator[tuple[Array, int]]:
-        # Not before the first batch is asked for: the training text comes when its clock begins.
+        # Deferred until the first batch is requested, as receiving the training text starts the training clock.
         shards = opened(handover.training_files(address)) if address else shards_of(snapshot.directory, split)
         yield from _pack(shards, seed if split == "train" else None, seq_len + 1)
 
@@ -60,28 +72,28 @@ def make_dataloader(
 
 
 def pack_rows(directory: Path, split: "Split", row_length: int, seed: int = 0) -> Iterator[tuple[Array, int]]:
-    """Endless (row, epoch): int32 (row_length,), and how often the documents have been gone through, from 1.
+    """Yield (row, epoch) endlessly: int32 (row_length,), and the pass over the documents, from 1.
 
-    Best fit: a row takes the longest of the waiting documents that fits whole into what is left of it. Where none
-    fits, the shortest is cropped and its rest dropped, so that there is no padding.
+    Packing is best fit: a row takes the longest waiting document that fits whole into its remaining space. If none
+    fits, the shortest is cropped and its remainder dropped, so that rows need no padding.
     """
     return _pack(shards_of(directory, split), seed if split == "train" else None, row_length)
 
 
 def shards_of(directory: Path, split: "Split") -> Shards:
-    """Tokens and the offsets of the documents in them, of each shard of a snapshot."""
+    """Return the tokens of each shard of a snapshot, with the offsets of its documents."""
     paths = sorted(directory.glob(f"{split}_*.tokens.npy"))
     return [(np.asarray(np.load(path, mmap_mode="r")), np.load(offsets_path(path))) for path in paths]
 
 
 def training_tokens(directory: Path, number: int) -> Array:
-    """About `number` tokens of the training text, a part of each shard."""
+    """Return about `number` tokens of the training text, an equal part from each shard."""
     shards = shards_of(directory, "train")
     return np.concatenate([tokens[: max(1, number // len(shards))] for tokens, _ in shards])
 
 
 def opened(files: Mapping[str, int]) -> Shards:
-    """The same of files that are open under these descriptors, which this closes."""
+    """Return the shards of open files, by name and descriptor, like `shards_of`. Closes the descriptors."""
     found = {}
     for name, descriptor in files.items():
         with os.fdopen(descriptor, "rb") as file:
@@ -118,7 +130,7 @@ def offsets_path(tokens_path: Path) -> Path:
 
 
 def documents_of(offsets: list[npt.NDArray[np.int64]], seed: int | None) -> Iterator[tuple[Document, int]]:
-    """All documents of all shards for ever, with the epoch; in order where there is no seed. 16 bytes a document."""
+    """Yield the documents of all shards with the epoch, endlessly. In order if seed is None. 16 bytes per document."""
     starts = np.concatenate([shard[:-1] for shard in offsets])
     lengths = np.concatenate([np.diff(shard) for shard in offsets])
     first = np.cumsum([0] + [len(shard) - 1 for shard in offsets])
@@ -141,7 +153,7 @@ def _batches(rows: Iterator[tuple[Array, int]], batch_size: int) -> Iterator[Bat
 
 
 def _work_ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
-    """The same batches, made in a thread; an exception there is raised here. The thread ends when this is closed."""
+    """Yield the same batches, prepared in a thread. Re-raises its exceptions, and ends it when closed."""
     ready: queue.Queue[Batch | BaseException] = queue.Queue(PREFETCHED_BATCHES)
     closed = threading.Event()
 
@@ -163,20 +175,21 @@ def _work_ahead(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
             yield item
     finally:
         closed.set()
-        # The thread may be waiting for room; it finds some now, and looks at `closed` after the one batch it puts.
+        # The thread may be blocked on a full queue: make room, so that it puts one batch and then checks `closed`.
         with suppress(queue.Empty):
             while True:
                 ready.get_nowait()
 
 
 class TooFewTokens(ValueError):
-    """The validation split is too small for the metric."""
+    """Raised if the validation split is too small for the metric."""
 
 
 def validation_rows(directory: Path, max_seq_len: int, eval_tokens: int) -> Array:
-    """The rows of the metric, int32 (eval_tokens // max_seq_len, max_seq_len + 1).
+    """Return the rows that the metric is computed on, int32 (eval_tokens // max_seq_len, max_seq_len + 1).
 
-    Raises TooFewTokens where the validation documents do not give as many without repeating one.
+    Raises:
+        TooFewTokens: the validation documents do not fill that many rows without repeating one.
     """
     return rows_of(shards_of(directory, "val"), max_seq_len, eval_tokens)
 
@@ -184,10 +197,10 @@ def validation_rows(directory: Path, max_seq_len: int, eval_tokens: int) -> Arra
 def rows_of(shards: Shards, max_seq_len: int, eval_tokens: int) -> Array:
     count = eval_tokens // max_seq_len
     packed = list(itertools.islice(_pack(shards, None, max_seq_len + 1), count))
-    # The epoch advances when the next document to wait for its turn is a repeated one.
+    # The epoch advances as soon as a repeated document joins the waiting ones.
     if packed[-1][1] > 1:
         whole = sum(epoch == 1 for _, epoch in packed)
         raise TooFewTokens(
-            f"the validation documents give {whole} rows of {max_seq_len} tokens, the metric needs {count}"
+            f"the validation documents fill {whole} rows of {max_seq_len} tokens, the metric needs {count}"
         )
     return np.stack([row for row, _ in packed])

@@ -1,4 +1,4 @@
-"""The snapshot in use: what experiments read of the prepared data."""
+"""The current snapshot: the prepared data that experiments read."""
 
 import functools
 import json
@@ -8,13 +8,20 @@ from pathlib import Path
 
 from harness import settings
 
+PREPARE = "run `uv run prepare.py`"
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Prepared data: the files that `directory`/snapshot.json lists, and the constants that go with them."""
+    """Prepared data: the files listed in `directory`/snapshot.json, and their constants.
+
+    Attributes:
+        directory: folder of the files, named by the first 12 digits of `id`.
+        id: SHA-256 of the content, in hexadecimal.
+    """
 
     directory: Path
-    id: str  # sha256, in hexadecimal; its first 12 digits name the directory
+    id: str
     profile: str
     max_seq_len: int
     vocab_size: int
@@ -22,31 +29,35 @@ class Snapshot:
 
     @classmethod
     def load(cls, directory: Path) -> "Snapshot":
-        """Raises OSError, ValueError or KeyError where snapshot.json is missing or damaged."""
+        """Read snapshot.json in `directory`.
+
+        Raises:
+            OSError, ValueError, KeyError: the file is missing or damaged.
+        """
         record = json.loads((directory / "snapshot.json").read_bytes())
         if record["schema"] != settings.SCHEMA:
-            raise ValueError(f"schema {record['schema']}, not {settings.SCHEMA}")
+            raise ValueError(f"expected schema {settings.SCHEMA}, got {record['schema']}")
         constants = (record["MAX_SEQ_LEN"], record["VOCAB_SIZE"], record["EVAL_TOKENS"])
         return cls(directory, record["id"], record["profile"], *constants)
 
 
 def current_snapshot() -> Snapshot:
-    """Return the snapshot in use. Ends the program with a sentence where there is none."""
+    """Return the current snapshot. Exit with an error if none is prepared."""
     return _current(settings.CACHE_DIR)
 
 
-@functools.cache  # one process keeps to one snapshot, even if another prepares a new one meanwhile
+@functools.cache  # a process keeps its snapshot even if another one is prepared in the meantime
 def _current(cache: Path) -> Snapshot:
     try:
         directory = cache / "snapshots" / (cache / "current").read_text().strip()
         return Snapshot.load(directory)
     except FileNotFoundError:
-        settings.fail(f"There is no prepared data in {cache}: run `uv run prepare.py`.")
+        settings.fail(f"no prepared data found in {cache}", hint=PREPARE)
     except (OSError, ValueError, KeyError) as error:
-        settings.fail(f"The prepared data in {cache} cannot be used ({error!r}): run `uv run prepare.py`.")
+        settings.fail(f"cannot read the prepared data in {cache}: {error!r}", hint=PREPARE)
 
 
 def evaluated_folder() -> Path:
-    """Return the folder of the snapshot that an evaluator reads: the one that it is told, or the one in use."""
+    """Return the folder of the snapshot that an evaluator reads: AUTORESEARCH_SNAPSHOT, by default the current one."""
     name = os.environ.get("AUTORESEARCH_SNAPSHOT") or (settings.CACHE_DIR / "current").read_text().strip()
     return settings.CACHE_DIR / "snapshots" / name

@@ -1,20 +1,20 @@
-"""The metric of an exported graph, and the proof that it looks at no later token.
+"""Compute the metric of an exported graph, and check that the graph does not look at later tokens.
 
-A graph has no Python, clock, file or state. That it looks at no later token is shown on the very rows of the metric:
-in a second pass rows go on as other text from a place on, among other rows and in another process, and all that was
-predicted before that place must stay as it was. A process learns the targets of a batch after it gave the logits.
+A graph has no Python, clock, file or state. The check for look-ahead uses the rows of the metric themselves: in a
+second pass, rows continue as other text from some place on, in other batches and in another process, and all
+predictions before that place must stay the same. A process receives the targets of a batch after returning the logits.
 
-A model may look ahead at a few positions alone, so where the text is replaced matters more than how often. A look ahead
-shows as a loss that is too low. Position i is tried with the expected number
+A model may look ahead at only a few positions, so where the text is replaced matters more than how often. Look-ahead
+shows as a loss that is too low. The expected number of times that position i is tried is
 
     e_i = min(1, n ((1 - u) s_i / sum(s) + u / N)),    s_i = max(0, predicted_i - loss_i - MARGIN)
 
-with n places, N positions and a share u = UNIFORM of even ones. The prediction is the least-squares fit of the losses
-to references that the run did not make: those of the incumbent (AUTORESEARCH_REFERENCE), and of trigrams counted in the
-training text. Systematic sampling draws position i with probability e_i, so that a set S of positions that a model
-looks ahead at escapes with about exp(-sum of e_i over S): five per cent is a sum of 3. benchmarks/peeking.py measures
-the largest gain that escapes. A run that is clearly worse than its incumbent cannot be kept, and gets a tenth of the
-places.
+with n places, N positions, and a fraction u = UNIFORM of the places spread evenly. The prediction is the least-squares
+fit of the losses to references that the run did not produce: the losses of the incumbent (AUTORESEARCH_REFERENCE), and
+of trigrams counted in the training text. Systematic sampling draws position i with probability e_i, so a model that
+looks ahead at a set S of positions escapes with probability of about exp(-sum of e_i over S): 5 % at a sum of 3.
+benchmarks/peeking.py measures the largest gain that escapes. A run that is clearly worse than its incumbent cannot be
+kept, so it gets a tenth of the places.
 """
 
 import math
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-# What an exported graph may consist of: arithmetic on its input and its own constants. Nothing that reads a file, talks
-# to other processes, looks beyond the end of an array (AsStrided) or holds a program of its own (custom kernels).
+# Operations that an exported graph may contain: arithmetic on its input and its own constants. Excluded are those that
+# read files, communicate with other processes, read past the end of an array (AsStrided) or run custom kernels.
 PRIMITIVES = frozenset(
     """
     Abs Add AddMM All And Any Arange ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTan2 ArcTanh ArgMax ArgMin
@@ -57,34 +57,40 @@ PRIMITIVES = frozenset(
 )
 COMPILED = re.compile(r"Compiled\w*")
 
-# Nats by which a loss may differ. In float32 one repeats itself to 2e-5 in another batch; a GPU was never measured.
+# Tolerance of a loss, in nats. In float32 a loss repeats to 2e-5 in another batch; it was never measured on a GPU.
 FINE, COARSE = 1e-3, 2e-2
 MEAN_TOLERANCE = (
-    2e-3  # nats, of the mean at the places: looking ahead below COARSE everywhere would gain COARSE a token
+    2e-3  # nats, on the mean over the places: a look-ahead just below COARSE everywhere would gain COARSE per token
 )
-UNIFORM = 0.2  # of the places, spread evenly: what no reference makes look suspicious
-MARGIN = 1.5  # nats below the prediction that are no ground for suspicion
-WORSE, FEWER = 1.02, 10  # a metric of WORSE times the incumbent's gets a place for FEWER rows
-COUNTED_TOKENS = 500_000  # of training text, for the trigrams
-SURPRISE = 3.0  # nats by which the loss may rise where a row goes on as another one does; 0.1 to 0.4 is usual
-LEAST_BITS_PER_BYTE = 0.25  # no text is compressed this far: children's stories reach about 0.4, general English 0.6
+UNIFORM = 0.2  # fraction of the places spread evenly, for positions that no reference makes suspicious
+MARGIN = 1.5  # nats below the prediction that raise no suspicion
+WORSE, FEWER = 1.02, 10  # a metric above WORSE times the incumbent's is tried at one place per FEWER rows
+COUNTED_TOKENS = 500_000  # tokens of training text that the trigrams are counted in
+SURPRISE = 3.0  # nats by which the mean loss may rise after a row is replaced by another; 0.1 to 0.4 is usual
+LEAST_BITS_PER_BYTE = 0.25  # no text compresses this far: children's stories reach about 0.4, general English 0.6
 
 
 class Worker(Protocol):
-    """A process that calls a function of this module; `start` returns what waits for its result."""
+    """A process that calls functions of this module. `start` returns a callable that waits for the result."""
 
     def start(self, name: str, *args: Any) -> Callable[[], Any]: ...
 
 
 class NotEvaluated(Exception):
-    """The run is void, or the model cannot be evaluated; the text says why, in a sentence."""
+    """Raised if a model cheats or cannot be evaluated, so that its run does not count. The message says why."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is evaluated on. rows: int32 (rows, T + 1); lengths: bytes of text of each target, (rows, T).
+    """The data of an evaluation.
 
-    references: losses in nats, (rows, T) each, the incumbent's first where there is one. has_incumbent: whether.
+    Attributes:
+        rows: int32 (rows, T + 1) tokens.
+        lengths: bytes of text of each target, (rows, T).
+        vocab_size: tokens in the vocabulary.
+        snapshot: id of the snapshot.
+        references: reference losses in nats, (rows, T) each; the incumbent's come first if has_incumbent.
+        has_incumbent: whether the losses of an incumbent are known.
     """
 
     rows: "Array"
@@ -117,7 +123,17 @@ def load_task() -> Task:
 
 
 def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -> tuple[float, "Array"]:
-    """Return bits per byte, and the loss of each target in nats, (rows, T). Raises NotEvaluated."""
+    """Return the metric in bits per byte, and the loss of each target in nats, (rows, T).
+
+    Args:
+        model: file of the exported graph.
+        batch: rows per forward pass.
+        task: what to evaluate the model on.
+        workers: the processes that run the graph, at least two.
+
+    Raises:
+        NotEvaluated: the model cheats or cannot be evaluated.
+    """
     import numpy as np
 
     count, length = task.lengths.shape
@@ -132,27 +148,32 @@ def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -
     generator = np.random.default_rng(secrets.randbits(128))
     picked, places = draw(expected, generator)
     spliced = splice(task.rows, picked, places, generator)
-    # At the place itself the target is still the true one, which the model cannot see.
+    # At the place itself the target stays the true one, which the model cannot see.
     targets = spliced[:, 1:].copy()
     targets[np.arange(len(picked)), places - 1] = task.rows[picked, places]
     others = (owners[picked] + 1) % len(workers)
     again = run(model, batch, spliced[:, :-1], targets, others, workers)
     require_causal(losses, again, picked, places, COARSE if coarse else FINE)
     if bits < LEAST_BITS_PER_BYTE:
-        raise NotEvaluated(f"{bits:.6f} bits per byte is less than any text can be compressed to")
+        raise NotEvaluated(f"{bits:.6f} bits per byte is below what any text compresses to")
     return bits, losses
 
 
 def bits_per_byte(losses: "Array", lengths: "Array") -> float:
-    """Losses in nats and bytes of each target, (rows, T) each; a target of no bytes does not count."""
+    """Return bits per byte of losses in nats, (rows, T). lengths: bytes of each target; targets of 0 do not count."""
     return float(losses[lengths > 0].sum()) / (math.log(2) * int(lengths.sum()))
 
 
 def expected_places(losses: "Array", references: "Sequence[Array]", counted: "Array", count: int) -> "Array":
-    """Return how often each position is to be tried, (rows, T), in all `count` times.
+    """Return the expected number of tries of each position, (rows, T), `count` in total.
 
-    counted: targets that the metric is taken over. Position i stands for text that is replaced from i + 1 on; the last
-    target is in no model's input.
+    Position i stands for text that is replaced from i + 1 on. The last target is not tried, as it is no model's input.
+
+    Args:
+        losses: losses of the run in nats, (rows, T).
+        references: losses to predict them from, (rows, T) each.
+        counted: the targets that the metric is computed on, bool (rows, T).
+        count: number of places to try.
     """
     import numpy as np
 
@@ -165,7 +186,7 @@ def expected_places(losses: "Array", references: "Sequence[Array]", counted: "Ar
     uniform = UNIFORM if suspicion.any() else 1.0
     shares = uniform * useful / useful.sum() + (1 - uniform) * suspicion / max(suspicion.sum(), 1e-300)
     expected: Array = np.minimum(1.0, count * shares)
-    for _ in range(10):  # once is enough for any: what is over goes to the others
+    for _ in range(10):  # one pass usually suffices: the excess over 1 goes to the other positions
         rest = expected < 1
         left, have = count - int((~rest).sum()), float(expected[rest].sum())
         if have <= 0 or left <= have * (1 + 1e-9):
@@ -175,7 +196,7 @@ def expected_places(losses: "Array", references: "Sequence[Array]", counted: "Ar
 
 
 def draw(expected: "Array", generator: "np.random.Generator") -> tuple["Array", "Array"]:
-    """Return rows, and for each the first position of its input, from 1, that is replaced; drawn systematically."""
+    """Return systematically sampled rows, and the first replaced position of each, counted from 1."""
     import numpy as np
 
     ends = np.cumsum(expected)
@@ -186,7 +207,7 @@ def draw(expected: "Array", generator: "np.random.Generator") -> tuple["Array", 
 
 
 def splice(rows: "Array", picked: "Array", places: "Array", generator: "np.random.Generator") -> "Array":
-    """Return the picked rows, which go on from their place as another row does there, with another token first."""
+    """Return the picked rows, each continued from its place like another row, whose token at that place differs."""
     import numpy as np
 
     others = generator.integers(len(rows), size=len(picked))
@@ -199,33 +220,40 @@ def splice(rows: "Array", picked: "Array", places: "Array", generator: "np.rando
 
 
 def require_causal(losses: "Array", again: "Array", picked: "Array", places: "Array", tolerance: float) -> None:
-    """Raise NotEvaluated where what was predicted before the replaced places has changed.
+    """Check that predictions before the replaced places have not changed.
 
-    losses: (rows, T); again: those of the picked rows after the replacement, (places, T).
+    Args:
+        losses: losses of the first pass in nats, (rows, T).
+        again: losses of the picked rows after the replacement, (places, T).
+        picked: index of each picked row.
+        places: first replaced position of each picked row, from 1.
+        tolerance: largest change of a loss, in nats.
+
+    Raises:
+        NotEvaluated: they have changed, or the loss rises so much that the model must know the validation text.
     """
     import numpy as np
 
     seen = np.arange(losses.shape[1]) < places[:, None]
     changed = np.where(seen, np.abs(again - losses[picked]), 0.0)
     at_place = (again - losses[picked])[np.arange(len(picked)), places - 1]
-    # Written so that what is no number is too much.
+    # Negated, so that NaN fails the check.
     if not (changed.max() <= tolerance and abs(at_place.mean()) <= min(tolerance, MEAN_TOLERANCE)):
         where = int((np.nan_to_num(changed, nan=math.inf).max(axis=1) > tolerance).sum())
         raise NotEvaluated(
-            "the model's predictions depend on later tokens, which are what it should predict, on the other rows of "
-            f"its batch, or on chance: they changed by {float(np.nanmax(changed)):.3g} nats between two texts that are "
-            f"equal up to there, in {where} of {len(picked)} rows"
+            "the model's predictions depend on later tokens, on other rows of the batch, or on chance: they changed by "
+            f"{float(np.nanmax(changed)):.3g} nats in {where} of {len(picked)} rows whose later text was replaced"
         )
     usual, beyond = float(losses.mean()), again[~seen]
     if beyond.size and float(beyond.mean()) - usual > SURPRISE:
         raise NotEvaluated(
-            f"the model knows the validation text: its loss is {usual:.2f} nats, and {beyond.mean():.2f} where that "
-            "text goes on in another way"
+            f"the model has memorized the validation text: its loss is {usual:.2f} nats on that text, and "
+            f"{beyond.mean():.2f} after it is replaced by other text"
         )
 
 
 def trigram_losses(tokens: "Array", rows: "Array", vocab_size: int) -> "Array":
-    """Return the losses in nats of n-grams counted in `tokens`, (rows, T), interpolated (Witten and Bell 1991)."""
+    """Return the losses in nats, (rows, T), of interpolated trigrams counted in `tokens` (Witten and Bell 1991)."""
     import numpy as np
 
     text, sequence = tokens.astype(np.int64), rows.astype(np.int64)
@@ -250,7 +278,7 @@ def trigram_losses(tokens: "Array", rows: "Array", vocab_size: int) -> "Array":
 
 
 def _look_up(keys: "Array", values: "Array", wanted: "Array") -> "Array":
-    """The value of each wanted key, 0 where there is none; `keys` are sorted."""
+    """Return the value of each wanted key, 0 for missing keys. `keys` must be sorted."""
     import numpy as np
 
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
@@ -260,9 +288,15 @@ def _look_up(keys: "Array", values: "Array", wanted: "Array") -> "Array":
 def run(
     model: Path, batch: int, inputs: "Array", targets: "Array", owners: "Array", workers: "Sequence[Worker]"
 ) -> "Array":
-    """Return the losses of `targets` in nats, float64, where `inputs` are what the graph sees; (rows, T) each.
+    """Return the losses of `targets` in nats, float64 (rows, T).
 
-    owners: which of the workers computes each row. A batch that is not full repeats its rows.
+    Args:
+        model: file of the exported graph.
+        batch: rows per forward pass; an incomplete batch repeats its rows.
+        inputs: tokens that the graph sees, int32 (rows, T).
+        targets: tokens that it should predict, int32 (rows, T).
+        owners: index of the worker that computes each row.
+        workers: the processes that run the graph.
     """
     import numpy as np
 
@@ -281,7 +315,7 @@ def run(
 
 
 class Predictions:
-    """The graph in one process, and the logits of the batch that it has seen last."""
+    """The graph in one process, and the logits of its most recent batch."""
 
     def __init__(self) -> None:
         self._function: Any = None
@@ -296,7 +330,7 @@ class Predictions:
         mx.eval(self._logits)
 
     def compare(self, targets: "Array") -> "Array":
-        """Return the losses of targets (at most as many rows, T)."""
+        """Return the losses of targets (rows, T), with at most as many rows as the batch has."""
         import mlx.core as mx
         import numpy as np
 
@@ -310,13 +344,15 @@ class Predictions:
 def losses_of(logits: "Array", targets: "Array") -> "Array":
     """Return the cross-entropy in nats, float64 (rows, T), of float32 logits (rows, T, V).
 
-    The largest logit is subtracted first and never added again, so that adding to all of them gains nothing.
+    The largest logit is subtracted first and never added back, so adding a constant to all logits gains nothing.
     """
     import numpy as np
 
     losses = np.empty(targets.shape)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is no number gives a metric that is none
-        for row, (score, target) in enumerate(zip(logits, targets, strict=True)):  # a row stays in a core's cache
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite logits give a metric that is not finite
+        for row, (score, target) in enumerate(
+            zip(logits, targets, strict=True)
+        ):  # row by row, as a row fits into a core's cache
             shifted = score - score.max(axis=-1, keepdims=True)
             chosen = np.take_along_axis(shifted, target[:, None], axis=-1)[:, 0].astype(np.float64)
             np.exp(shifted, out=shifted)
@@ -325,9 +361,16 @@ def losses_of(logits: "Array", targets: "Array") -> "Array":
 
 
 def require_harmless(model: Path, logits: tuple[int, int, int]) -> bool:
-    """Return whether the graph rounds to 16 bits, or to what a GPU does.
+    """Check that the graph is plain arithmetic, and return whether its results need the coarse tolerance.
 
-    Raises NotEvaluated where it holds anything but arithmetic, or gives something else than `logits`.
+    They do if the graph uses 16-bit types or runs on a GPU.
+
+    Args:
+        model: file of the exported graph.
+        logits: expected shape of its output, (rows, T, V).
+
+    Raises:
+        NotEvaluated: the graph is unreadable, contains operations that are not allowed, or returns another shape.
     """
     import mlx.core as mx
 
@@ -335,24 +378,24 @@ def require_harmless(model: Path, logits: tuple[int, int, int]) -> bool:
     try:
         function: Any = mx.import_function(str(model))
         outputs = function(tokens)
-        # The constants of a graph are read from its own file when they are first needed.
+        # A graph's constants are loaded from its own file on first use.
         names = primitives(outputs) - {"Load"}
     except (RuntimeError, ValueError, TypeError) as error:
-        raise NotEvaluated(f"what was handed over is no graph that can be read: {short(error)}") from None
+        raise NotEvaluated(f"the exported model is not a readable graph: {short(error)}") from None
     shapes = [output.shape for output in outputs]
     if shapes != [logits]:
-        raise NotEvaluated(f"the model gives {str(shapes)[:100]}, not the logits of each token")
+        raise NotEvaluated(f"expected logits of shape {logits} from the model, got {str(shapes)[:100]}")
     unknown = sorted(name for name in names if name.split(" ")[0] not in PRIMITIVES and not COMPILED.fullmatch(name))
     if unknown:
-        raise NotEvaluated(f"the model holds {', '.join(unknown[:5])[:200]}, which the evaluator does not run")
+        raise NotEvaluated(f"the model uses operations that the evaluator does not run: {', '.join(unknown[:5])[:200]}")
     mx.eval(outputs)
     if "Load" in primitives(function(tokens)):
-        raise NotEvaluated("the model reads a file while it is evaluated")
+        raise NotEvaluated("the model reads a file during evaluation")
     return mx.default_device() != mx.cpu or not kinds_of(function, tokens).isdisjoint((mx.bfloat16, mx.float16))
 
 
 def kinds_of(function: Any, tokens: "mx.array") -> "set[mx.Dtype]":
-    """Return the types of all arrays of a graph."""
+    """Return the dtypes of all arrays in a graph."""
     import mlx.core as mx
 
     found: set[mx.Dtype] = set()
@@ -366,7 +409,7 @@ def kinds_of(function: Any, tokens: "mx.array") -> "set[mx.Dtype]":
 
 
 def primitives(outputs: "Sequence[mx.array]") -> set[str]:
-    """Return the names of the operations that a graph consists of."""
+    """Return the names of the operations in a graph."""
     import mlx.core as mx
 
     with tempfile.TemporaryDirectory() as folder:
@@ -376,5 +419,5 @@ def primitives(outputs: "Sequence[mx.array]") -> set[str]:
 
 
 def short(error: BaseException) -> str:
-    """Return an exception in a few words."""
+    """Return the type and the shortened message of an exception."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

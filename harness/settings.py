@@ -1,4 +1,4 @@
-"""Where prepared data lies, and the scales of the task."""
+"""The folder of prepared data, the task profiles, and how the harness reports an error."""
 
 import os
 import sys
@@ -9,20 +9,34 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class Profile:
-    """The scale of the task: tokens in a row, size of the vocabulary, tokens that the metric is taken over."""
+    """The scale of the task.
+
+    Attributes:
+        max_seq_len: tokens per row.
+        vocab_size: tokens in the vocabulary, special tokens included.
+        eval_tokens: tokens that the metric is computed on; a multiple of max_seq_len.
+    """
 
     max_seq_len: int
     vocab_size: int
-    eval_tokens: int  # whole rows
+    eval_tokens: int
 
 
 PROFILES = {"mac": Profile(2048, 8192, 3 * 2**19), "cpu": Profile(256, 1024, 2**16)}
-SCHEMA = 1  # of snapshot.json; a change here or of anything that changes tokens makes every snapshot a new one
+SCHEMA = 1  # version of snapshot.json; increase it with any change that affects tokens, so that snapshots are rebuilt
 
 
-def fail(sentence: str, code: int = 3) -> NoReturn:
-    """End the program with a sentence on stderr; 2 is wrong usage, 3 something missing that a person can mend."""
-    print(sentence, file=sys.stderr)
+def fail(message: str, *, hint: str = "", code: int = 3) -> NoReturn:
+    """Exit with `error: MESSAGE` and, if there is a hint, `hint: HINT` on stderr.
+
+    Args:
+        message: what failed and why, without a full stop.
+        hint: what fixes it.
+        code: exit code; 2 for wrong usage, 3 for a missing precondition.
+    """
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -30,7 +44,7 @@ def _cache_folder() -> Path:
     try:
         return Path(os.environ.get("AUTORESEARCH_CACHE") or "~/.cache/autoresearch").expanduser()
     except RuntimeError:
-        fail("This user has no home folder: name a folder for the data with AUTORESEARCH_CACHE.")
+        fail("the current user has no home folder", hint="set AUTORESEARCH_CACHE to a folder for the data")
 
 
 CACHE_DIR = _cache_folder()

@@ -1,6 +1,6 @@
-"""Makes snapshots: text into a tokenizer and token shards, under a name that is the hash of their content.
+"""Build snapshots: a tokenizer and token shards, named by the hash of their content.
 
-Used by `prepare.py` when it is run; experiments never import it. A preparation that was killed goes on where it was.
+Only `prepare.py` as a program uses this module; experiments never import it. A preparation that was killed resumes.
 """
 
 import base64
@@ -29,10 +29,10 @@ from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-TOKENIZER_CHARACTERS = 1_000_000_000  # that the vocabulary is trained on
-TOKENIZER_DOCUMENT_CHARACTERS = 10_000  # of one document, so that a few long ones do not decide
+TOKENIZER_CHARACTERS = 1_000_000_000  # of text that the vocabulary is trained on
+TOKENIZER_DOCUMENT_CHARACTERS = 10_000  # per document, so that a few long ones do not dominate
 
-# Scripts, combining marks, joined emoji, line ends, runs of spaces and digits, bytes that no training text has.
+# Scripts, combining marks, joined emoji, line ends, runs of spaces and digits, bytes that training text lacks.
 ROUND_TRIP = (
     "",
     "Plain text, don't worry: 1234567890 and 3.14.",
@@ -45,13 +45,18 @@ ROUND_TRIP = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> dict[str, Any]:
-    """The content of a tokenizer.json. Raises DataError where the text is too small or a round trip fails."""
+    """Train a vocabulary and return the content of tokenizer.json.
+
+    Raises:
+        DataError: the text is too small, or does not survive encoding and decoding.
+    """
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
     tokens = [token for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])]
     if len(tokens) + len(SPECIAL_TOKENS) < vocab_size:
         raise DataError(
-            f"The text is too small for a vocabulary of {vocab_size}: it gives {len(tokens)} tokens. Give more text."
+            f"the text is too small for a vocabulary of {vocab_size} tokens: it yields {len(tokens)}",
+            hint="pass more text, or another --source",
         )
     content = {
         "pattern": SPLIT_PATTERN,
@@ -61,7 +66,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> dict[str, Any]:
     tokenizer = Tokenizer(content)
     for text in ROUND_TRIP:
         if tokenizer.decode(tokenizer.encode(text)) != text:
-            raise DataError(f"The trained tokenizer does not give {text!r} back: report this with your data source.")
+            raise DataError(
+                f"the trained tokenizer does not decode {text!r} to itself",
+                hint="report this bug with your data source",
+            )
     return content
 
 
@@ -78,9 +86,10 @@ def _training_texts(shards: list[Shard], report: Report) -> Iterator[str]:
 
 
 def write_tokens(shard: Shard, tokenizer: Tokenizer, path: Path, report: Report) -> None:
-    """Write the shard's tokens to `path` and, last, the documents' bounds beside it; a few documents are in memory.
+    """Write the shard's tokens to `path` and then the offsets of its documents to `offsets_path(path)`.
 
-    Raises DataError where there are no documents.
+    Raises:
+        DataError: the shard has no documents.
     """
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     documents = shard.documents()
@@ -94,7 +103,7 @@ def write_tokens(shard: Shard, tokenizer: Tokenizer, path: Path, report: Report)
             file.write(np.fromiter(flat, dtype).data)
             report(f"tokenize {shard.name}", len(lengths), None)
         if not lengths:
-            raise DataError(f"{shard.name} holds no text: remove it, or give another --source.")
+            raise DataError(f"{shard.name} contains no text", hint="remove it, or pass another --source")
         _write_header(file, dtype, sum(lengths))
     with _replacing(offsets_path(path)) as file:
         np.save(file, np.cumsum([0, *lengths], dtype=np.int64))
@@ -102,14 +111,14 @@ def write_tokens(shard: Shard, tokenizer: Tokenizer, path: Path, report: Report)
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype[Any], length: int) -> None:
-    """The .npy header at the start of the file. numpy pads it so that one for another length has the same size."""
+    """Write the .npy header at the start of the file. numpy pads it, so its size does not depend on the length."""
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (length,)})
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the name `path` when it is complete and on disk; before that there is none of that name."""
+    """Yield a file that is renamed to `path` once it is complete and on disk."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         yield file
@@ -119,14 +128,14 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def request_key(source: str, num_shards: int | None, profile: str) -> str:
-    """Names a request: equal keys would give equal snapshots, as far as can be told without reading the documents."""
+    """Return the key of a request. Equal keys mean equal snapshots, as far as known without reading the documents."""
     constants = {name: asdict(scale) for name, scale in PROFILES.items()}
     request = [SCHEMA, source, dataset.identity(source), num_shards, profile, constants]
     return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]
 
 
 def prepared(key: str) -> dict[str, Any] | None:
-    """The record of the snapshot that answers a request, None where there is none that is whole."""
+    """Return the record of the snapshot for a request, None if it is missing or incomplete."""
     try:
         directory = CACHE_DIR / "snapshots" / (CACHE_DIR / "requests" / key).read_text()
     except FileNotFoundError:
@@ -135,7 +144,7 @@ def prepared(key: str) -> dict[str, Any] | None:
 
 
 def _whole_record(directory: Path) -> dict[str, Any] | None:
-    """The content of snapshot.json if every file that it lists is there with its size."""
+    """Return the content of snapshot.json if every file that it lists exists with its size."""
     try:
         record: dict[str, Any] = json.loads((directory / "snapshot.json").read_bytes())
         whole = all((directory / name).stat().st_size == file["bytes"] for name, file in record["files"].items())
@@ -145,9 +154,13 @@ def _whole_record(directory: Path) -> dict[str, Any] | None:
 
 
 def build(source: str, num_shards: int | None, profile: str, workers: int, report: Report) -> dict[str, Any]:
-    """Prepare a resolved source; what an earlier, killed call finished is used. Returns the snapshot's record.
+    """Prepare a resolved source, reusing the finished parts of an earlier call that was killed.
 
-    Raises DataError.
+    Returns:
+        The snapshot's record.
+
+    Raises:
+        DataError: the source is unavailable, unreadable or too small.
     """
     key = request_key(source, num_shards, profile)
     scale = PROFILES[profile]
@@ -170,14 +183,15 @@ def build(source: str, num_shards: int | None, profile: str, workers: int, repor
                 validation_rows(building, scale.max_seq_len, scale.eval_tokens)
             except TooFewTokens as error:
                 raise DataError(
-                    f"{source} is too small for the profile {profile}: {error}. Give more text, or --profile cpu."
+                    f"{source} is too small for the profile {profile}: {error}",
+                    hint="pass more text" + ("" if profile == "cpu" else ", or `--profile cpu`"),
                 ) from None
     request = {"source": source, "num_shards": num_shards, "profile": profile}
     return finish(building, tokenizer, request, scale)
 
 
 def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale: Profile) -> dict[str, Any]:
-    """Describe what was built in snapshot.json and move it among the snapshots. Returns the record."""
+    """Write snapshot.json and move the finished snapshot to its place. Returns the record."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted([*building.glob("*.npy"), building / "tokenizer.json"]):
         with path.open("rb") as file:
@@ -215,9 +229,9 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale:
         file.write(json.dumps(record, indent=2).encode())
     target = CACHE_DIR / "snapshots" / digest[:12]
     target.parent.mkdir(exist_ok=True)
-    # Before the move: killed in between, the next call finds everything here and only has to move it.
+    # Before the move: if killed in between, the next call finds everything here and only has to move it.
     _remember(building.name, digest)
-    if _whole_record(target):  # another request gave the same content
+    if _whole_record(target):  # another request produced the same content
         shutil.rmtree(building)
     else:
         shutil.rmtree(target, ignore_errors=True)
@@ -237,7 +251,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def display() -> Iterator[Report]:
-    """Shows progress on stderr: bars where it is a terminal, otherwise one line for every step that is done."""
+    """Show progress on stderr: bars on a terminal, otherwise one line for each finished step."""
     if not sys.stderr.isatty():
         yield lambda step, done, total: say(f"{step}: {done:,}") if done == total else None
         return
@@ -259,7 +273,14 @@ def display() -> Iterator[Report]:
 
 
 def make_current(source: str, num_shards: int | None, profile: str, workers: int) -> str:
-    """Make the requested snapshot current, preparing it where needed. Returns what to tell. Raises DataError."""
+    """Make the requested snapshot current, preparing it if needed.
+
+    Returns:
+        A summary for the user.
+
+    Raises:
+        DataError: the source is unavailable, unreadable or too small.
+    """
     if source not in ("auto", "climbmix", "tinystories", "embedded"):
         source = str(Path(source).expanduser().resolve())
     asked = request_key(source, num_shards, profile)
@@ -268,8 +289,8 @@ def make_current(source: str, num_shards: int | None, profile: str, workers: int
     if record is None:
         resolved = dataset.resolve(source)
         if source == "auto":
-            reason = "its host answers" if resolved == "climbmix" else "the host of climbmix does not answer"
-            say(f"Source {resolved}: {reason}.")
+            reason = "its host is reachable" if resolved == "climbmix" else "the host of climbmix is unreachable"
+            say(f"source {resolved}: {reason}")
         if profile == "auto":
             import mlx.core as mx
 

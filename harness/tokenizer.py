@@ -1,4 +1,4 @@
-"""The tokenizer: byte-pair encoding with a vocabulary that was trained on the snapshot's text."""
+"""The tokenizer: byte-pair encoding with a vocabulary trained on the snapshot's text."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ import tiktoken
 
 from harness.prepared import current_snapshot
 
-# GPT-4's, with numbers cut into at most two digits: three would fill a small vocabulary with numbers.
+# GPT-4's pattern, with numbers split into at most two digits: three would fill a small vocabulary with numbers.
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
@@ -21,9 +21,11 @@ SPECIAL_TOKENS = (BOS, "<|reserved_1|>", "<|reserved_2|>", "<|reserved_3|>")
 
 
 class Tokenizer:
-    """Byte-pair encoding as tokenizer.json describes it; every document begins with the token `bos_token_id`.
+    """The byte-pair encoding that tokenizer.json describes.
 
-    token_bytes: int32 (vocab_size,), the bytes of text that each token stands for, 0 for special tokens.
+    Attributes:
+        bos_token_id: token that begins every document.
+        token_bytes: int32 (vocab_size,), number of bytes of text that each token encodes, 0 for special tokens.
     """
 
     def __init__(self, content: dict[str, Any]) -> None:
@@ -36,13 +38,13 @@ class Tokenizer:
         )
         self.bos_token_id: int = content["special_tokens"][BOS]
         self.vocab_size = self._encoding.n_vocab
-        # A token may be a part of a character. Its own bytes count: as text it would be the three of "\ufffd".
+        # A token may be part of a character, so count its own bytes: decoded, it would be the three bytes of "\ufffd".
         self.token_bytes = np.zeros(self.vocab_size, dtype=np.int32)
         self.token_bytes[: len(tokens)] = [len(token) for token in tokens]
 
     @classmethod
     def from_directory(cls, path: Path | None = None) -> "Tokenizer":
-        """The tokenizer in `path`, by default that of the current snapshot."""
+        """Load the tokenizer in `path`, by default that of the current snapshot."""
         directory = current_snapshot().directory if path is None else path
         return cls(json.loads((directory / "tokenizer.json").read_bytes()))
 
@@ -54,7 +56,7 @@ class Tokenizer:
     @overload
     def encode(self, text: list[str]) -> list[list[int]]: ...
     def encode(self, text: str | list[str]) -> list[int] | list[list[int]]:
-        """Token ids, without BOS; what looks like the name of a special token is ordinary text."""
+        """Return token ids without BOS. Names of special tokens in the text are encoded as ordinary text."""
         if isinstance(text, str):
             return self._encoding.encode_ordinary(text)
         return self._encoding.encode_ordinary_batch(text, num_threads=os.cpu_count() or 1)

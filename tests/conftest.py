@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.common import forked
 from tests.common.in_process import call
 from tests.common.workspaces import ROOT, SIEVE, Cli, made_once, make_quick, make_repository
 
@@ -92,14 +93,6 @@ def program() -> Cli:
     """Run the program as a person does: in a process of its own."""
 
     def start(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "agent", *args],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return forked.run(folder, args, {**os.environ, **env}, timeout=120)
 
     return start

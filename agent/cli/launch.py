@@ -28,7 +28,7 @@ from agent.journal.paths import journal_path
 from agent.loop import run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
-from agent.proposers.search.space import remarks_on, why_nothing
+from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
 from agent.report.summary import summarize
 from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
@@ -226,7 +226,7 @@ def _about_the_search(session: Session, config: RunConfig) -> list[str]:
     nothing = why_nothing(files, known_constants(runner.protocol))
     found = [*remarks_on(files)[:MOST_REMARKS], *([nothing] if nothing else [])]
     if nothing and session.proposer == "search":
-        raise PreconditionError(". ".join(reversed(found)))
+        raise PreconditionError(". ".join(reversed(found)), hint=NAME_CONSTANTS)
     return found
 
 

@@ -1,4 +1,4 @@
-"""`doctor`: what is well and what is not, in machine, workspace, sessions and models.
+"""`doctor`: check the machine, the workspace, sessions and models.
 
-Uses session and what stands below it; spends nothing.
+Uses session and the packages below it. Makes no paid calls.
 """

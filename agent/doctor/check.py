@@ -1,4 +1,4 @@
-"""One line of the doctor's."""
+"""The result of one check of `doctor`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Check:
-    """command: what mends it."""
+    """The result of a check.
+
+    Attributes:
+        name: what was checked, such as `disk` or `mar5: journal`.
+        message: what was found.
+        command: the command that fixes it or shows more, None if there is none.
+    """
 
     name: str
     status: Literal["ok", "warning", "broken"]

@@ -1,4 +1,4 @@
-"""Whether the model or the agent that is to propose can be had, found out without spending anything."""
+"""Check that the model or coding agent is available, without a paid call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import requests
 
 from agent.doctor.check import Check
-from agent.errors import PreconditionError, UsageError
+from agent.errors import PreconditionError, UsageError, in_one_line
 from agent.format import one_line
 from agent.proposers.agent.presets import PRESETS, check_available
 from agent.proposers.choose import ProposerConfig
@@ -30,29 +30,29 @@ INSTALL = {
 
 
 def checks(consult: ProposerConfig) -> Iterator[Check]:
-    """One line each for what is named, or one that says that nothing is."""
+    """Yield a check for the model and the agent, or one for the built-in search if neither is named."""
     if consult.model is not None:
         yield _model(consult.model)
     if consult.agent is not None:
         yield _agent(consult.agent)
     if consult.model is None and consult.agent is None:
-        yield Check("proposer", "ok", "the built-in search, which needs nothing; no --model or --agent is named")
+        yield Check("proposer", "ok", "the built-in search, which has no requirements; --model and --agent are not set")
 
 
 def _agent(name: str) -> Check:
     if name not in PRESETS:
-        return Check("agent", "broken", f"there is no agent {name!r}; there is {', '.join(PRESETS)}")
+        return Check("agent", "broken", f"unknown agent {name!r}; choose from {', '.join(PRESETS)}")
     missing = check_available(PRESETS[name])
     if missing:
         return Check("agent", "broken", missing, INSTALL[name])
-    return Check("agent", "ok", f"{name} is installed; whether it is signed in shows with its first proposal")
+    return Check("agent", "ok", f"{name} is installed; its sign-in is checked at the first proposal")
 
 
 def _model(text: str) -> Check:
     try:
         model = parse_model(text)
     except UsageError as error:
-        return Check("model", "broken", str(error))
+        return Check("model", "broken", in_one_line(error))
     except PreconditionError as error:
         return Check("model", "broken", str(error), f"export {SERVERS[text.partition(':')[0]][3]}=...")
     address = f"{model.url}/v1/models" if model.format == "anthropic" else f"{model.url}/models"
@@ -63,29 +63,29 @@ def _model(text: str) -> Check:
             return _answered(model, answer)
     except (requests.RequestException, OSError, ValueError):
         start = START.get(model.scheme, f"curl -sS {shlex.quote(address)}").format(name=shlex.quote(model.name))
-        return Check("model", "broken", f"{model.label} cannot be reached at {model.url}", start)
+        return Check("model", "broken", f"{model.label} is unreachable at {model.url}", start)
 
 
 def _answered(model: ModelSpec, answer: requests.Response) -> Check:
     if answer.status_code in (401, 403):
         key = SERVERS[model.scheme][3] if model.scheme in SERVERS else ""
-        mend = f"export {key or 'AUTORESEARCH_MODEL_KEY'}=..."
-        return Check("model", "broken", f"{model.url} refuses the key ({answer.status_code})", mend)
+        export = f"export {key or 'AUTORESEARCH_MODEL_KEY'}=..."
+        return Check("model", "broken", f"{model.url} rejected the key (HTTP {answer.status_code})", export)
     if answer.status_code != 200:
-        message = f"{model.url} is there, but does not say which models it has ({answer.status_code})"
+        message = f"{model.url} is reachable, but does not list its models (HTTP {answer.status_code})"
         return Check("model", "ok" if answer.status_code in (404, 405, 501) else "warning", message)
     return _listed(model, answer)
 
 
 def _listed(model: ModelSpec, answer: requests.Response) -> Check:
-    """Servers name models in forms of their own, so one that is not in the list is a warning and no more."""
+    """Check that the server lists the model. If not, only warn, as servers differ in how they name models."""
     try:
         listed = json.loads(b"".join(bounded_http.body(answer)))["data"]
         names = [one_line(str(each["id"]))[:LONGEST_NAME] for each in listed]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return Check("model", "ok", f"{model.url} answers, in a format of its own")
+        return Check("model", "ok", f"{model.url} is reachable, with its list of models in an unknown format")
     if not names or any(name == model.name or name.startswith(f"{model.name}:") for name in names):
-        return Check("model", "ok", f"{model.label} answers at {model.url}")
+        return Check("model", "ok", f"{model.label} is available at {model.url}")
     shown = ", ".join(names[:SHOWN_MODELS]) + (" and others" if len(names) > SHOWN_MODELS else "")
     pull = f"ollama pull {shlex.quote(model.name)}" if model.scheme == "ollama" else None
-    return Check("model", "warning", f"{model.url} does not list {model.name}; it has {shown}", pull)
+    return Check("model", "warning", f"{model.url} does not list {model.name}, only {shown}", pull)

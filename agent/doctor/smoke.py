@@ -1,4 +1,4 @@
-"""Two seconds of training in a room, as a run has it: whether a run can work at all on this machine."""
+"""Train for two seconds in a room, to check that runs can succeed on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agent.doctor.check import Check
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, in_one_line
 from agent.execution.measure import Runner, measure
 from agent.format import duration
 from agent.protocol.models import Protocol
@@ -16,14 +16,14 @@ from agent.session.opening import prepared
 from agent.system.files import last_lines
 
 TRAINING_SECONDS = 2
-# Compilation and evaluation come on top of the training, and take as long as in a real run.
+# Compilation and evaluation are not part of the training time, and take as long as in a real run.
 LONGEST_SECONDS = 300.0
 
 
 def check(workspace: Workspace, protocol: Protocol) -> Check:
-    """Measure what is committed, with a short budget: no branch, no results and no journal know of it."""
+    """Measure the committed files with a short budget. Leaves no trace in branches, results and journals."""
     command = protocol.execution.command
-    by_hand = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
+    manual = f"AUTORESEARCH_TRAINING_SECONDS={TRAINING_SECONDS} {command}"
     limit = min(LONGEST_SECONDS, protocol.execution.hard_timeout_seconds)
     execution = protocol.execution.model_copy(update={"hard_timeout_seconds": limit})
     runner = Runner(
@@ -39,11 +39,11 @@ def check(workspace: Workspace, protocol: Protocol) -> Check:
         try:
             run = measure(ready, workspace.head, log)
         except AutoresearchError as error:
-            return Check("smoke", "broken", f"two seconds of training: {error}", by_hand)
+            return Check("smoke", "broken", f"two seconds of training failed: {in_one_line(error)}", manual)
         if run.metric is None:
             last = " | ".join(last_lines(log, 2))
-            return Check("smoke", "broken", f"two seconds of training {run.error}: {last}", by_hand)
+            return Check("smoke", "broken", f"two seconds of training failed: {run.error}: {last}", manual)
         took = duration(run.seconds)
         return Check(
-            "smoke", "ok", f"{protocol.metric.name} {run.metric:.4f} after two seconds of training, {took} in all"
+            "smoke", "ok", f"{protocol.metric.name} {run.metric:.4f} after two seconds of training, {took} in total"
         )

@@ -326,8 +326,9 @@ def require_success(ended: Ended, text: str) -> None:
         number = -code if code < 0 else code - 128
         names = {s.value: s.name for s in signal.Signals}
         what = f"killed by {names[number]}" if number in names else f"exit code {code}"
-        lines = [line for line in text.splitlines() if line.strip()]
-        last = f": {lines[-1].strip()[:120]}" if lines else ""
+        # prepare.py ends with `error: ...` and `hint: ...`: the error is the reason.
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("hint: ")]
+        last = f": {lines[-1].strip().removeprefix('error: ')[:120]}" if lines else ""
         if ran_out(code, text):
             raise OutOfMemory(f"out of memory: {what}{last}")
         if fault := fault_in(code, text):

@@ -1,4 +1,4 @@
-"""`init`: from a repository of any kind to a protocol.json that was tried.
+"""`init`: write a tested protocol.json for any repository.
 
-Uses session and what stands below it.
+Uses session and the packages below it.
 """

@@ -1,6 +1,6 @@
-"""What a repository offers to run: training scripts, benchmarks, tests. Functions of its files' texts.
+"""Find commands to research in a repository: training scripts, benchmarks, tests.
 
-`files` is path -> text throughout: the tracked text files, paths relative to the workspace, forward slashes.
+`files` maps path to text throughout: the tracked text files, with paths relative to the workspace and forward slashes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Files = Mapping[str, str]
 TRAINING = re.compile(r"(^|_)(pre|fine)?_?(train|trainer|training|tune)(_|$)")
 BENCHMARK = re.compile(r"(^|_)(bench|benchmarks?|perf|profile|speed|eval|evaluate)(_|$)")
 ENTRY = re.compile(r"^(main|run|solve|experiment|__main__)$")
-# Named in a README too, but they prepare, show or serve.
+# READMEs name these as well, but they prepare, demonstrate or serve.
 OTHER = re.compile(
     r"(^|_)(prepare|download|preprocess|install|setup|sample|generate|plot|demo|serve|server|app|export|convert|infer"
     r"|inference|chat|web|conftest|test|tests)(_|$)"
 )
-# Drivers of a loop of the repository's own: they run experiments, and this program runs in their place.
+# Drivers of the repository's own research loop, which this program replaces.
 OWN_LOOP = re.compile(
     r"(^|_)(loop|agents?|auto_?research\w*|autonomous\w*|orchestrat\w*|driver|supervisor|controller|researchers?|evolve"
     r"|evolution|miner|sweep|nightly|overnight)(_|$)"
@@ -56,7 +56,13 @@ INLINE = re.compile(rf"`({STARTS}[^`]*)`")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A command that may be worth researching. script: the tracked file it runs; weight: how likely it is the one."""
+    """A command that may be worth researching.
+
+    Attributes:
+        script: the tracked file that it runs, None if unknown.
+        why: where the command was found.
+        weight: how likely it is the right command.
+    """
 
     command: str
     kind: Kind
@@ -66,7 +72,12 @@ class Candidate:
 
 
 def candidates(files: Files, python: str) -> list[Candidate]:
-    """The likeliest first. python: what runs a script here, such as `uv run` or `python`."""
+    """Return the commands found, most likely first.
+
+    Args:
+        files: the tracked text files.
+        python: what runs a script here, such as `uv run` or `python`.
+    """
     found = [
         *_of_readme(files, python),
         *_of_makefile(files, python),
@@ -81,13 +92,13 @@ def candidates(files: Files, python: str) -> list[Candidate]:
 
 
 def candidate_named(command: str, files: Files) -> Candidate:
-    """What a person's own command is."""
+    """Return the candidate for a command that the user named."""
     script = script_of(command, files)
     return Candidate(command, _kind(command, script), script, "you named it")
 
 
 def uses_uv(files: Files) -> bool:
-    """Whether uv keeps this project's environment: its lock or table, its own words, or dependencies it could sync."""
+    """Return whether the project uses uv: by its lock file, its pyproject.toml or its README."""
     project = _pyproject(files)
     told = any(re.search(r"\buv (run|sync)\b", text) for name, text in files.items() if _is_prose(name))
     pip = any(re.search(r"\bpip install\b|\bconda\b", text) for name, text in files.items() if _is_prose(name))
@@ -99,14 +110,14 @@ def is_project(files: Files) -> bool:
 
 
 def prose(files: Files) -> str:
-    """README, program.md and the like: what the repository says of itself."""
+    """Return the text of README, program.md and similar files."""
     return "\n".join(text for name, text in files.items() if _is_prose(name))
 
 
 def printed(source: str) -> str:
-    """What a Python file prints, a line a call, with 1.0 for what only a run can tell: `val_bpb: 1.0`.
+    """Return what a Python file prints, one line per call, with 1.0 for unknown values: `val_bpb: 1.0`.
 
-    Where that says nothing, the keys of its dictionaries, one of which may become JSON.
+    If no line contains a metric, add the keys of its dictionaries, which may be printed as JSON.
     """
     tree = parsed(source)
     if tree is None:
@@ -122,7 +133,7 @@ def printed(source: str) -> str:
 
 
 def script_of(command: str, files: Files) -> str | None:
-    """The tracked file that `command` runs: `uv run python -m pkg.train --fast` runs pkg/train.py."""
+    """Return the tracked file that `command` runs: `uv run python -m pkg.train --fast` runs pkg/train.py."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -145,11 +156,11 @@ def _of_readme(files: Files, python: str) -> Iterator[Candidate]:
         for number, line in _code(text):
             command = REDIRECTED.sub("", line.split("#")[0].split("&&")[-1]).strip()
             if not re.search(r"[<\[|\\$`]|\.\.\.", command):
-                yield from _weighed(_by(command, python), files, f"{name} line {number} says so", README_BONUS)
+                yield from _weighed(_by(command, python), files, f"from line {number} of {name}", README_BONUS)
 
 
 def _code(text: str) -> Iterator[tuple[int, str]]:
-    """The commands of a README with their lines: in fences, indented, after a `$`, or between backticks."""
+    """Yield the commands of a README with their line numbers: fenced, indented, after a `$`, or in backticks."""
     fenced = False
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith(("```", "~~~")):
@@ -167,7 +178,7 @@ def _of_makefile(files: Files, python: str) -> Iterator[Candidate]:
         recipe = [line.strip().lstrip("@-") for line in match[2].splitlines() if line.strip()]
         one = recipe[0] if len(recipe) == 1 and "$" not in recipe[0] else None
         command = _by(one, python) if one and script_of(one, files) else f"make {match[1]}"
-        yield from _weighed(command, files, f"the target {match[1]} of {name}", 5, match[1])
+        yield from _weighed(command, files, f"target {match[1]} of {name}", 5, match[1])
 
 
 def _of_names(files: Files, python: str) -> Iterator[Candidate]:
@@ -175,22 +186,22 @@ def _of_names(files: Files, python: str) -> Iterator[Candidate]:
         pure = PurePosixPath(path)
         if pure.suffix == ".py" and len(pure.parts) <= 3 and _is_main(files[path], pure):
             bonus = -5 * (len(pure.parts) - 1) - (0 if does(files[path]) else LAST)
-            yield from _weighed(f"{python} {shlex.quote(path)}", files, f"there is {path}", bonus)
+            yield from _weighed(f"{python} {shlex.quote(path)}", files, f"found {path}", bonus)
     for name, target in _pyproject(files).get("project", {}).get("scripts", {}).items():
         if python == "uv run" and isinstance(target, str):
-            yield from _weighed(f"uv run {name}", files, f"pyproject.toml has the script {name}", -3, name)
+            yield from _weighed(f"uv run {name}", files, f"script {name} of pyproject.toml", -3, name)
 
 
 def _of_tests(files: Files, python: str) -> Iterator[Candidate]:
     tests = [path for path in files if TEST_FILE.search(path)]
     if tests:
         runner = "uv run" if python == "uv run" else f"{python} -m"
-        why = f"there are tests, such as {min(tests, key=lambda path: (path.count('/'), path))}"
+        why = f"found tests, such as {min(tests, key=lambda path: (path.count('/'), path))}"
         yield Candidate(f"{runner} pytest -q --color=no -p no:cacheprovider", "tests", None, why, 60)
 
 
 def _weighed(command: str, files: Files, why: str, bonus: int, name: str = "") -> Iterator[Candidate]:
-    """The command with its weight; nothing for one that runs no tracked file and has no name that says anything."""
+    """Yield the command with its weight; nothing if it runs no tracked file and its name is not telling."""
     script = script_of(command, files)
     stem = name.replace("-", "_").lower() or (PurePosixPath(script).stem.lower() if script else "")
     if re.search(r"\bpytest\b", command) or not stem or OTHER.search(stem):
@@ -205,7 +216,7 @@ def _weighed(command: str, files: Files, why: str, bonus: int, name: str = "") -
 
 
 def is_own_loop(stem: str, source: str) -> bool:
-    """Whether a script runs experiments itself: by what it does to git, by its name, or by what it says it is."""
+    """Return whether a script runs experiments itself, by its use of git, its name or its header."""
     stem = stem.replace("-", "_").lower()
     if COMMITS.search(source):
         return True
@@ -215,7 +226,7 @@ def is_own_loop(stem: str, source: str) -> bool:
 
 
 def header(source: str) -> str:
-    """What a file says of itself before its first line of code: docstring and comments."""
+    """Return the docstring and comments before the first line of code."""
     said: list[str] = []
     end = ""
     for line in source.splitlines()[:LONGEST_HEADER]:
@@ -237,7 +248,7 @@ def _kind(command: str, script: str | None, name: str = "") -> Kind:
 
 
 def _by(command: str, python: str) -> str:
-    """A README's `python train.py` as it is run here."""
+    """Return a README's command, such as `python train.py`, with the runner used here."""
     bare = command
     for runner in RUNNERS:
         bare = bare.removeprefix(runner).strip()
@@ -255,7 +266,7 @@ def _is_main(source: str, path: PurePosixPath) -> bool:
 
 
 def does(source: str) -> bool:
-    """Whether a Python file does anything when it is run: a module that only defines and assigns prints nothing."""
+    """Return whether a Python file does anything when run, other than definitions and assignments."""
     tree = parsed(source)
     if tree is None:
         return True

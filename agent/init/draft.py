@@ -1,4 +1,4 @@
-"""A protocol put together from what was found, and the reason for each of its fields."""
+"""Compose a protocol from what was detected, with the reason for each field."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ DOWNLOADS = re.compile(
     r"\b(requests\.(get|post)|urlopen|urlretrieve|httpx\.|hf_hub_download|snapshot_download|load_dataset\(|from_pretrained\("
     r"|get_kernel\(|wandb\.init|download=True|boto3|gdown\.)"
 )
-RATIONALE = "They prepare the data or compute the metric: with one of them changed, results would not compare."
+RATIONALE = "These files prepare the data or compute the metric; changing one would make results incomparable."
 ARCHETYPES = {"training": "pipeline_job", "benchmark": "benchmark_opt", "tests": "build_test"}
 
 
 @dataclass(frozen=True)
 class TimeBudget:
-    """Seconds of training; honoured: the code reads the variable that a run is given them in."""
+    """The training time of a run.
+
+    Attributes:
+        seconds: the budget, None if unknown.
+        honoured: whether the code reads AUTORESEARCH_TRAINING_SECONDS.
+        why: where the budget comes from.
+    """
 
     seconds: float | None
     honoured: bool
@@ -44,15 +50,15 @@ def budget_of(surface: Surface, files: Files, wanted: float | None) -> TimeBudge
     )
     named = next(((name, seconds) for name, seconds in found if seconds is not None), None)
     if wanted is not None:
-        blind = "" if honoured else f", but nothing that the command reads looks at {VARIABLE}"
+        blind = "" if honoured else f", but the code does not read {VARIABLE}"
         return TimeBudget(wanted, honoured, f"you named it{blind}")
     if named is not None:
         return TimeBudget(named[1], honoured, f"{named[0]} in the code")
-    return TimeBudget(None, honoured, "no time budget is seen in the code")
+    return TimeBudget(None, honoured, "no time budget found in the code")
 
 
 def _seconds(text: str) -> float | None:
-    """None for what is no time, such as 1.2.3 or a number of 400 digits."""
+    """Parse seconds; None if the text is not a plausible time, such as 1.2.3 or a number of 400 digits."""
     try:
         seconds = float(text)
     except ValueError:
@@ -61,12 +67,12 @@ def _seconds(text: str) -> float | None:
 
 
 def network_of(surface: Surface, files: Files) -> tuple[str, str]:
-    """networkPolicy and why. What only prepares or judges may download before; the files that change may not."""
+    """Return networkPolicy and the reason. The harness does not count, as it may download before the runs."""
     for path in surface.read:
         match = DOWNLOADS.search(files[path]) if path not in surface.harness else None
         if match:
-            return "full", f"{path} has {match[0].rstrip('(')}"
-    return "offline", "nothing in the code that it runs downloads"
+            return "full", f"{path} contains {match[0].rstrip('(')}"
+    return "offline", "the code downloads nothing"
 
 
 def setup_of(files: Files, uv: bool, project: bool, candidate: Candidate) -> list[str]:
@@ -75,7 +81,13 @@ def setup_of(files: Files, uv: bool, project: bool, candidate: Candidate) -> lis
 
 
 def limit_of(seconds: float, budget: TimeBudget, given: float | None) -> float:
-    """Room for a slower candidate. given: the training seconds of the run that took `seconds`."""
+    """Return a hard limit in seconds that leaves room for slower candidates.
+
+    Args:
+        seconds: duration of the trial run.
+        budget: the training time of later runs.
+        given: training time of the trial run in seconds, None if it had no budget.
+    """
     expected = seconds
     if budget.honoured and budget.seconds is not None and given is not None:
         expected = max(0.0, seconds - given) + budget.seconds
@@ -88,7 +100,7 @@ def _whole(seconds: float) -> float:
 
 
 def secondary(found: list[Found], name: str) -> list[dict[str, Any]]:
-    """What the family records beside the metric, where this output has it."""
+    """Return the usual secondary metrics that occur in this output."""
     seen = {f.name: f.extract for f in found}
     return [
         {"name": other, "direction": direction, "extract": seen[other]}
@@ -99,7 +111,11 @@ def secondary(found: list[Found], name: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before the command has run. network: the policy and why."""
+    """A command and everything known about it before it has run.
+
+    Attributes:
+        network: networkPolicy and the reason.
+    """
 
     files: Files
     candidate: Candidate
@@ -109,7 +125,13 @@ class Plan:
     budget: TimeBudget
 
     def protocol(self, metric: Mapping[str, Any], limit: float, kind: str = "protocol") -> dict[str, Any]:
-        """protocol.json with the fields that the family uses, in its order."""
+        """Return the content of protocol.json, with the usual fields in the usual order.
+
+        Args:
+            metric: the primary metric, as in protocol.json.
+            limit: hard timeout in seconds.
+            kind: protocol or discoveryDraft.
+        """
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         better = "lower" if metric["direction"] == "minimize" else "higher"
         return {
@@ -181,7 +203,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Draft:
-    """A protocol and what it rests on: how long the command took, and whether its number is the same twice."""
+    """A protocol and its evidence: how long the command took, and whether a second run gave the same metric."""
 
     plan: Plan
     protocol: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What `init` found, in words: a line a field with its reason, and what else a person should know."""
+"""Explain the result of `init`: one line per field with its reason, and notes for the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.system.invocation import typed
 
 @dataclass(frozen=True)
 class Because:
-    """One field: what it says, why, and how to change it."""
+    """One field: its value, the reason, and how to change it."""
 
     field: str
     value: str
@@ -23,7 +23,7 @@ class Because:
 
     @property
     def line(self) -> str:
-        return f"{self.field:<13} {self.value}  ({self.why}; {self.change})"
+        return f"{self.field:<13} {self.value}  ({self.why}; change: {self.change})"
 
 
 def explain(outcome: Draft) -> list[Because]:
@@ -32,11 +32,11 @@ def explain(outcome: Draft) -> list[Because]:
     rule = {key: value for key, value in found.extract.items() if key != "exampleStdout"}
     seconds, ran = plan.budget.seconds, protocol["schemaKind"] == "protocol"
     fixed = ", ".join(dict.fromkeys((*around.harness, *around.forbidden, FILENAME)))
-    by_name = "its name says so" if meaning(found.name)[0] == found.direction else "as you said, or pytest's count is"
-    tested = "read back from a real run" if ran else "not tested: a draft"
+    by_name = "from its name" if meaning(found.name)[0] == found.direction else "from --direction, a README or pytest"
+    tested = "tested on a run" if ran else "a draft, not tested"
     return [
         Because("command", execution["command"], plan.candidate.why, "--command"),
-        Because("set-up", "; ".join(plan.setup) or "none", "before the first run", "environment.setupCommands"),
+        Because("set-up", "; ".join(plan.setup) or "none", "run before the first run", "environment.setupCommands"),
         Because("may change", ", ".join(around.mutable), around.why, "--mutable GLOB"),
         Because("must not", fixed, "tests, data, evaluation, dependencies", "mutableSurface.forbiddenGlobs"),
         Because("metric", f"{found.name} = {found.value:g}" if ran else found.name, found.where, "--metric NAME"),
@@ -45,7 +45,7 @@ def explain(outcome: Draft) -> list[Because]:
         Because("training", f"{seconds:g} s" if seconds else "no budget", plan.budget.why, "--training-seconds"),
         Because("limit", f"{execution['hardTimeoutSeconds']:g} s", outcome.seconds, "execution.hardTimeoutSeconds"),
         Because("network", plan.network[0], plan.network[1], "environment.constraints.networkPolicy"),
-        Because("noise", outcome.repeated, "it says how small a gain can be believed", "fix the seed"),
+        Because("noise", outcome.repeated, "limits how small a gain can be detected", "fix the seed to reduce it"),
     ]
 
 
@@ -54,22 +54,18 @@ def notes_on(outcome: Draft, protocol: Protocol, changed: list[str]) -> list[str
     mutable = {path: text for path, text in plan.files.items() if protocol.mutable_surface.allows(path)}
     if not tunable_parameters(mutable, known_constants(protocol)):
         notes.append(
-            f"the built-in search has nothing to change in {', '.join(sorted(mutable)[:3])}: give what may be tuned a "
-            "name in capitals at module level, such as RATE = 0.1, or let a model edit the code with --model or --agent"
+            f"the built-in search found nothing to tune in {', '.join(sorted(mutable)[:3])}: assign tunable values to "
+            "names in capitals at module level, as in RATE = 0.1, or let a model edit the code with --model or --agent"
         )
     if plan.surface.judged_inside and plan.candidate.kind != "tests":
         notes.append(
-            f"{plan.candidate.script} may change and computes {outcome.found.name} itself: safer is a "
-            "file that measures and stands in immutableHarness"
+            f"{plan.candidate.script} may change, and it computes {outcome.found.name} itself: to protect the metric, "
+            "move its computation to a separate file and list that in immutableHarness"
         )
     if plan.budget.seconds is not None and not plan.budget.honoured:
-        notes.append(
-            "the code does not read AUTORESEARCH_TRAINING_SECONDS: --training-seconds of `run` will not change it"
-        )
+        notes.append("the code does not read AUTORESEARCH_TRAINING_SECONDS, so `run --training-seconds` has no effect")
     if changed:
-        notes.append(
-            f"not looked at: uncommitted changes of {', '.join(changed[:3])}; `run` wants them committed or stashed"
-        )
+        notes.append(f"uncommitted changes were ignored ({', '.join(changed[:3])}): commit or stash them before `run`")
     if protocol.schema_kind != "protocol":
-        notes.append(f"a discoveryDraft is not run: `{typed('init --force')}` tries it and makes it a protocol")
+        notes.append(f"a discoveryDraft cannot be run: `{typed('init --force')}` tests it and makes it a protocol")
     return notes

@@ -1,6 +1,6 @@
-"""Which number of a command's output is worth researching, which way is better, and a rule that reads it back.
+"""Choose the metric in a command's output, its direction, and a rule that extracts it.
 
-Functions of texts alone. A number is offered only if `metrics.extract` finds it in that very text with that very rule.
+A number is offered only if `protocol.extract` finds it in the same text with the same rule.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent.protocol.models import LONGEST_NAME, Metric
 
 Direction = Literal["minimize", "maximize"]
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-# What a name's words say, and how likely it is that this is what the work is about.
+# Words of a name, the direction they imply, and how likely such a number is the metric.
 MEANINGS: tuple[tuple[str, Direction, int], ...] = (
     ("bpb bpc loss nll perplexity ppl", "minimize", 100),
     ("accuracy acc f1 auc auroc bleu rouge iou dice precision recall r2 map mrr ndcg", "maximize", 95),
@@ -33,7 +33,7 @@ WORDS = {word: (direction, weight) for words, direction, weight in MEANINGS for 
 A_SECOND = re.compile(r"(_per_|/)(s|secs?|seconds?|minutes?|hours?)$|(tok|it|samples|images|ops|req|mb|gb)_s$")
 PER_BYTE = re.compile(r"bits_per_(byte|char|dim|token)")
 HELD_OUT = {"val", "valid", "validation", "test", "eval", "dev", "heldout"}
-# Of scores of the same thing the ordinary one is meant, not an end of their range.
+# Penalties: among scores of the same thing, prefer the plain one to an extreme of its range.
 ENDS = {
     "best": 10,
     "max": 15,
@@ -45,7 +45,7 @@ ENDS = {
     "lowest": 25,
     "std": 60,
 }
-RESERVED = 5  # off for a test set: it is for the end, where there is a validation set
+RESERVED = 5  # penalty of a test set, which is reserved for the end if there is a validation set
 CALLED_METRIC = 150
 METRIC_WORD = re.compile(
     r"\b(metric|objective|goal|score to|optimi[sz]e[sd]?|maximi[sz]e[sd]?|minimi[sz]e[sd]?|improve|lowest|highest"
@@ -88,7 +88,14 @@ LONGEST_TEXT, MOST_NAMES, LONGEST_EXAMPLE = 200_000, 60, 4000
 
 @dataclass(frozen=True)
 class Found:
-    """A number with a name. weight: how likely it is what is meant; where: in words; extract: as in protocol.json."""
+    """A named number in the output.
+
+    Attributes:
+        direction: None if unknown.
+        weight: how likely it is the metric.
+        extract: the extraction rule, as in protocol.json.
+        where: where it was found, in words.
+    """
 
     name: str
     value: float
@@ -103,7 +110,13 @@ class Found:
 
 
 def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found | None:
-    """The number called `wanted`, else the likeliest whose direction is known; `prose`, the README, breaks ties."""
+    """Return the number called `wanted`, or else the most likely one with a known direction.
+
+    Args:
+        found: the numbers of the output.
+        wanted: name of the metric, None if the user named none.
+        prose: the README, which breaks ties.
+    """
     if wanted is not None:
         named = [f for f in found if slug(f.name) == slug(wanted)] or [
             f for f in found if slug(f.name).endswith(f"_{slug(wanted)}")
@@ -117,12 +130,12 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
         )
 
     directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
-    # Of several as likely the first that is printed: what comes after it explains it.
+    # Among equally likely numbers take the first, as later ones usually give details.
     return max((f for f in directed if f.direction is not None), key=likely, default=None)
 
 
 def said_direction(name: str, prose: str) -> Direction | None:
-    """Return which way a README says is better for the number called `name`: `val_f1` (higher is better)."""
+    """Return the direction that a README states for the number called `name`: `val_f1` (higher is better)."""
     for clause in _clauses(name, prose):
         if found := BETTER.search(clause.partition(name)[2]) or BETTER.search(clause):
             return "maximize" if found[1] or found[3] else "minimize"
@@ -134,7 +147,7 @@ def _is_called_metric(name: str, prose: str) -> bool:
 
 
 def _clauses(name: str, prose: str) -> Iterator[str]:
-    """The sentences of `prose` that have `name` in them, up to a word such as "secondary"."""
+    """Yield the sentences of `prose` that contain `name`, up to a word such as "secondary"."""
     whole = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
     if len(name) < 2 or not whole.search(prose):
         return
@@ -145,7 +158,7 @@ def _clauses(name: str, prose: str) -> Iterator[str]:
 
 
 def meaning(name: str) -> tuple[Direction | None, int]:
-    """Which way is better and how likely the name is what is meant: `val_loss` is, `training_seconds` hardly."""
+    """Return the direction and weight of a name: `val_loss` is a likely metric, `training_seconds` hardly."""
     words = [word for word in re.split(r"[^a-z0-9]+", slug(name)) if word]
     if SETTINGS & set(words):
         return None, 0
@@ -160,13 +173,18 @@ def meaning(name: str) -> tuple[Direction | None, int]:
 
 
 def in_output(text: str) -> list[Found]:
-    """Every number of a log: in its JSON, and behind a name in its lines."""
+    """Return every number of a log: in its JSON, and after a name in its lines."""
     text = printed(text).replace("\r", "\n")
     return [*in_json(text), *in_lines(text)]
 
 
 def in_json(text: str, path: str | None = None) -> list[Found]:
-    """Numbers of the JSON that `text` is or ends with. path: the file that the text comes from, None for the log."""
+    """Return the numbers of the JSON that `text` is or ends with.
+
+    Args:
+        text: a log, or the content of a file.
+        path: the file that the text comes from, None for the log.
+    """
     try:
         content = last_json("the metric", text)
     except NoMetric:
@@ -174,7 +192,7 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
     found = []
     for keys, value in _leaves(content, ()):
         names = [key for key in keys if not key.isdigit()] or ["value"]
-        # `/latency/p99` means something by its last two keys only.
+        # In `/latency/p99`, only the last two keys together are meaningful.
         shown = next((n for n in (slug("_".join(names[-k:])) for k in (1, 2, 3)) if meaning(n)[0]), slug(names[-1]))
         pointer = "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys)
         rule: dict[str, Any] = {"kind": "json_pointer", "pointer": pointer}
@@ -182,17 +200,17 @@ def in_json(text: str, path: str | None = None) -> list[Found]:
             rule["path"] = path
         elif example := _json_example(text):
             rule["exampleStdout"] = example
-        found.append(_found(shown, value, rule, f"{pointer} of {path or 'the JSON that it prints'}"))
+        found.append(_found(shown, value, rule, f"{pointer} in {path or 'the printed JSON'}"))
     return found
 
 
 def in_lines(text: str) -> list[Found]:
-    """Numbers behind a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`; of a name that recurs the last.
+    """Return numbers after a name: `val_loss: 1.23`, `epoch 3 acc=0.91`, `took 0.5s`.
 
-    In the order in which they come.
+    They are in the order of the text. The last occurrence of a repeated name counts.
     """
     found: dict[str, Found] = {}
-    # A line without end, such as a picture in base64, tells nothing and takes the square of its length.
+    # Very long lines, such as images in base64, contain no metric and take quadratic time.
     text = LONG_LINE.sub(lambda line: "\n" * len(line[0]), text)
     for match in list(PAIR.finditer(text, max(0, len(text) - LONGEST_TEXT)))[::-1]:
         label = f"{match['before']}{match['name']}{match['unit'] or ''}"
@@ -206,7 +224,13 @@ def in_lines(text: str) -> list[Found]:
 
 
 def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | None:
-    """The figure of a test run: `wanted`, else passed where a test fails and seconds where none does."""
+    """Return the figure of a test run: `wanted`, or else passed if a test fails, seconds if none does.
+
+    Args:
+        text: the log.
+        junit: path of the JUnit file that pytest writes, None if it writes none.
+        wanted: a count of the protocol, such as failed.
+    """
     rule: dict[str, Any] = {"kind": "pytest_summary", "exampleStdout": "\n".join(text.strip().splitlines()[-3:])}
     try:
         failing = sum(_value({**rule, "count": count}, text) for count in ("failed", "errors"))
@@ -216,12 +240,12 @@ def pytest_summary(text: str, junit: str | None, wanted: str | None) -> Found | 
         return None
     rule = {"kind": "junit", "path": junit, "count": count} if junit else {**rule, "count": count}
     direction: Direction = "maximize" if count in ("passed", "total") else "minimize"
-    why = "not every test passes" if failing else "every test passes, so what is left is the time"
+    why = "not all tests pass" if failing else "all tests pass, so only the time can improve"
     return Found(count, value, direction, 0, rule, f"pytest's summary; {why}")
 
 
 def slug(label: str) -> str:
-    """`Test accuracy (%)` as test_accuracy: a column's name."""
+    """Return a label as the name of a column: `Test accuracy (%)` becomes test_accuracy."""
     return re.sub(r"_*\W+_*", "_", re.sub(r"\([^)]*\)", "", label)).strip("_").lower()
 
 
@@ -242,14 +266,14 @@ def _in_line(text: str, match: re.Match[str], label: str) -> Found | None:
     head = (r"^" if match.start() == start else r"^[ \t]*") if first else r"(?<![\w./-])"
     pattern = f"{head}{words}{between}({NUMBER})" + (r"\s*$" if alone else r"[^\n]*$")
     value = float(match["number"])
-    # A summary has its line once, twice means something is wrong; a log of epochs has one each: the last counts.
-    ways = [(pattern, "the line that has it")] if first and alone else []
-    for way, where in (*ways, (rf"\A[\s\S]*{pattern}", "the last line that has it")):
+    # A summary line occurs once, and a second one is an error; a log of epochs has one line each, and the last counts.
+    ways = [(pattern, "the line that contains it")] if first and alone else []
+    for way, where in (*ways, (rf"\A[\s\S]*{pattern}", "the last line that contains it")):
         rule = {"kind": "regex", "pattern": way, "exampleStdout": _excerpt(text, start, len(line))}
         try:
             if _value(rule, text) == _value(rule, rule["exampleStdout"]) == value:
                 return _found(slug(label), value, rule, where)
-        except (NoMetric, ValueError):  # also a pattern that is longer than any may be
+        except (NoMetric, ValueError):  # ValueError: the pattern is too long
             continue
     return None
 
@@ -259,7 +283,7 @@ def _value(rule: dict[str, Any], text: str) -> float:
 
 
 def _excerpt(text: str, start: int, length: int) -> str:
-    """The line from `start`, with the two before it."""
+    """Return the line from `start`, with the two lines before it."""
     before = text.rfind("\n", 0, max(0, text.rfind("\n", 0, max(0, start - 1)))) + 1
     whole = text[before : start + length]
     return whole if len(whole) <= LONGEST_EXAMPLE else text[start : start + length]

@@ -1,4 +1,4 @@
-"""`init`: from a repository of any kind to a protocol.json whose command ran and whose number was read back."""
+"""`init`: write a protocol.json for any repository, and test it by running its command and extracting its metric."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError
+from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError, in_one_line
 from agent.execution.measure import read
 from agent.init import trial
 from agent.init.discover import Candidate, Files, candidate_named, candidates, is_project, printed, prose, uses_uv
@@ -31,20 +31,20 @@ from agent.system.invocation import git_here, here, typed
 
 LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED = 4, 3
-TAIL_LINES = 12  # of a run that failed: its log goes with the copy
-LONGEST_TWICE = 10.0  # seconds of a run that is worth a second one, to see whether the number is the same
-LONGEST_BUDGET = 20.0  # seconds of training that are enough to see the number, where the code takes what it is given
+TAIL_LINES = 12  # last lines shown of a failed run, whose log is deleted with the copy
+LONGEST_TWICE = 10.0  # seconds; shorter runs are repeated, to see whether the metric is the same
+LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honours the budget
 COUNTS = ("passed", "failed", "errors", "skipped", "total", "seconds")
 UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "regex", "pattern": "(.+)"}}
 
 
 class NoNumber(AutoresearchError):
-    """A command ran and printed nothing that says which way is better: another one may."""
+    """Raised if a command ran but printed no usable metric. Another command may."""
 
 
 @dataclass(frozen=True)
 class InitConfig:
-    """The flags of `init`: what a person says wins over what is found."""
+    """The flags of `init`, which override what is detected."""
 
     command: str | None = None
     metric: str | None = None
@@ -57,15 +57,27 @@ class InitConfig:
 
 
 def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None]) -> dict[str, Any]:
-    """Write protocol.json; returns it with the reason for each field. Raises AutoresearchError with nothing written."""
+    """Write protocol.json.
+
+    Args:
+        folder: the workspace.
+        wanted: the flags of `init`.
+        say: prints a progress line.
+
+    Returns:
+        The protocol, the reason for each field, notes, and the next commands.
+
+    Raises:
+        AutoresearchError: no protocol could be written; nothing was changed.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as set by `nohup`
             signal.signal(number, _stop)
     workspace = Workspace(folder, _everything())
     _ = workspace.head
     path = workspace.folder / FILENAME
     if path.exists() and not wanted.force:
-        raise PreconditionError(f"{path} exists: keep it, or have it written anew with --force")
+        raise PreconditionError(f"{path} already exists", hint="add --force to overwrite it")
     plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
     outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
     changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
@@ -82,7 +94,7 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
 
 
 def init_lines(data: dict[str, Any]) -> list[str]:
-    """A line a field, what else to know, and the next command."""
+    """Return one line per field, then the notes and the next commands."""
     explained = [Because(**because).line for because in data["explanations"]]
     return [
         f"wrote {data['path']}",
@@ -94,25 +106,29 @@ def init_lines(data: dict[str, Any]) -> list[str]:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """On its way out the exception ends the run and removes the copy."""
+    """Raise an exception, which on its way out kills the run and removes the copy."""
     raise Interrupted("stopped: nothing was written", 128 + number)
 
 
 def _plans(folder: Path, files: Files, wanted: InitConfig) -> list[Plan]:
-    """What may be tried, the likeliest first: one where the person named a command. Raises PreconditionError."""
+    """Return the plans to try, most likely first; a single one if the user named a command.
+
+    Raises:
+        PreconditionError: no command or no mutable file was found.
+    """
     files = {path: text for path, text in files.items() if path != FILENAME}
     python = _python(folder, files)
     if wanted.command is not None:
         return [_plan(candidate_named(wanted.command, files), files, wanted)]
     if not (offered := candidates(files, python)):
         raise PreconditionError(
-            f"nothing to run is found among the committed files of {folder} (a training script, a benchmark, tests): "
-            "name it with --command 'python SCRIPT'"
+            f"no training script, benchmark or tests found among the committed files of {folder}",
+            hint="name the command with --command 'python SCRIPT'",
         )
     first, *others = offered[:MOST_TRIED]
     plans = [_plan(first, files, wanted)]
     for candidate in others:
-        with contextlib.suppress(PreconditionError):  # nothing that it reads may change
+        with contextlib.suppress(PreconditionError):  # it reads no file that may change
             plans.append(_plan(candidate, files, wanted))
     return plans
 
@@ -123,7 +139,8 @@ def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
     around = surface(candidate, files, [*wanted.mutable], project)
     if not any(_may_change(path, around) for path in files):
         raise PreconditionError(
-            f"no committed file that may change is found for `{candidate.command}`: name them with --mutable GLOB"
+            f"no committed file of `{candidate.command}` may change",
+            hint="name the files with --mutable GLOB",
         )
     setup = setup_of(files, uv, project, candidate)
     budget = budget_of(around, files, wanted.training_seconds)
@@ -133,24 +150,28 @@ def _plan(candidate: Candidate, files: Files, wanted: InitConfig) -> Plan:
 def _first_with_a_number(
     workspace: Workspace, plans: list[Plan], wanted: InitConfig, say: Callable[[str], None]
 ) -> Draft:
-    """Try one plan after the other until a command prints a number. Raises the first one's error where none does."""
+    """Try the plans one after the other until a command prints a metric.
+
+    Raises:
+        AutoresearchError: no command did; the error is that of the first plan.
+    """
     silent: NoNumber | None = None
     for plan in plans:
         try:
             return _tried(workspace, plan, wanted, say)
         except NoNumber as error:
-            say(f"`{plan.candidate.command}` gave no number to go by")
+            say(f"`{plan.candidate.command}` printed no usable metric")
             silent = silent or error
         except AutoresearchError as error:
             if silent is None or isinstance(error, Interrupted):
                 raise
-            say(str(error))
+            say(in_one_line(error))
     assert silent is not None
     raise silent
 
 
 def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Draft:
-    """Run the command in a room, find its number, write the rule, and measure once more with the protocol itself."""
+    """Run the command in a room, find its metric, write the extraction rule, and test it with the protocol itself."""
     protocol = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
     with trial.stage_of(workspace, protocol, sandbox) as stage:
@@ -166,7 +187,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
         given = min(given, LONGEST_BUDGET)
     _set_up(stage, plan, say)
     say(
-        f"running `{plan.candidate.command}` in a copy of what is committed, for at most {LONGEST_RUN / 60:.0f} minutes"
+        f"running `{plan.candidate.command}` in a copy of the committed files, for up to {LONGEST_RUN / 60:.0f} minutes"
     )
     plan, ran = _attempted(stage, plan, given, say)
     seen = _seen(ran)
@@ -176,16 +197,16 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     checked = Protocol.model_validate(protocol)
     value = read(stage.room, checked, checked.metric, ran.text, ran.since)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
-    repeated = "not tried: the run is long"
+    repeated = "not measured: the run is too long to repeat"
     if ran.seconds <= LONGEST_TWICE:
         second = trial.again(stage, checked, given)
-        repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": there is noise")
+        repeated = f"two runs gave {value:g} and {second:g}" + (", the same" if value == second else ": runs are noisy")
         protocol["execution"]["determinism"]["notes"] = f"{repeated[0].upper()}{repeated[1:]}."
     return Draft(plan, protocol, found, seconds, repeated)
 
 
 def _untried(plan: Plan, wanted: InitConfig) -> Draft:
-    """A draft: what the source says that it prints, without a run that proves it."""
+    """Return a draft based on what the source code prints, without running it."""
     source = plan.files.get(plan.candidate.script or "", "")
     rule: dict[str, Any] = {"kind": "regex", "pattern": rf"^{re.escape(wanted.metric or '')}:\s+({NUMBER})\s*$"}
     if plan.candidate.kind == "tests":
@@ -195,40 +216,40 @@ def _untried(plan: Plan, wanted: InitConfig) -> Draft:
     else:
         found = choose_metric(in_lines(printed(source)), wanted.metric, prose(plan.files))
         if found is None and wanted.metric:
-            found = Found(wanted.metric, 0.0, meaning(wanted.metric)[0], 0, rule, "a line with its name, as you said")
+            found = Found(wanted.metric, 0.0, meaning(wanted.metric)[0], 0, rule, "a line with the name that you gave")
     if found is None:
         raise PreconditionError(
-            "without a run the metric is not known: name it with --metric NAME, or leave --no-run out"
+            "the metric is unknown without a run", hint="name it with --metric NAME, or omit --no-run"
         )
     found = dataclasses.replace(
         _directed(found, wanted), extract={k: v for k, v in found.extract.items() if k != "exampleStdout"}
     )
     limit = max(900.0, 3 * (plan.budget.seconds or 0))
     protocol = plan.protocol(found.metric, limit, "discoveryDraft")
-    return Draft(plan, protocol, found, "a usual limit, for nothing was run", "not tried")
+    return Draft(plan, protocol, found, "a default, as nothing was run", "not measured")
 
 
 def _attempted(
     stage: trial.Stage, plan: Plan, given: float | None, say: Callable[[str], None]
 ) -> tuple[Plan, trial.Trial]:
-    """The run; once more with a network where it fails for want of one."""
+    """Run the command; if it fails because it has no network, repeat it with one."""
     lenient = plan.candidate
     if lenient.kind == "tests":
-        # pytest ends with 1 where a test fails, which is a result here and no crash.
+        # pytest exits with 1 if a test fails, which is a result here, not a crash.
         lenient = dataclasses.replace(lenient, command=f"{lenient.command} || [ $? -eq 1 ]")
     protocol = Protocol.model_validate(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
     try:
         ran = trial.attempt(stage, protocol, given, network=plan.network[0] == "full")
     except ExperimentError as error:
         if plan.network[0] != "full" and trial.wants_network(stage):
-            say("it wants a network: once more with one")
-            open_to_all = dataclasses.replace(plan, network=("full", "without a network the command failed"))
+            say("the command needs a network: repeating the run with one")
+            open_to_all = dataclasses.replace(plan, network=("full", "the command failed without a network"))
             return _attempted(stage, open_to_all, given, say)
         for line in trial.tail(stage, TAIL_LINES):
             say(f"  | {line}")
         raise AutoresearchError(
-            f"`{plan.candidate.command}` ({plan.candidate.why}) gave no result: {error}. "
-            f"{_without_submodules(stage)}Mend that, or name another command with --command"
+            f"`{plan.candidate.command}` ({plan.candidate.why}) failed: {error}",
+            hint=f"{_without_submodules(stage)}fix the command, or name another one with --command",
         ) from None
     summary = pytest_summary(ran.text, None, None) if lenient.kind == "tests" else None
     failing = summary is not None and summary.name == "passed"
@@ -236,13 +257,13 @@ def _attempted(
 
 
 def _without_submodules(stage: trial.Stage) -> str:
-    """A sentence where a submodule is not checked out, so that what it holds is missing in the copy, too."""
+    """Return a hint if a submodule is not checked out, as its files are then missing in the copy as well."""
     workspace = stage.runner.workspace
     empty = [name for name in workspace.submodules() if not any((workspace.top / name).glob("*"))]
     if not empty:
         return ""
     update = f"{git_here(workspace.top)} submodule update --init --recursive"
-    return f"The submodule {', '.join(empty[:MOST_NAMED])} is not checked out: `{update}`. "
+    return f"the submodule {', '.join(empty[:MOST_NAMED])} is not checked out: run `{update}`; otherwise "
 
 
 def _seen(ran: trial.Trial) -> list[Found]:
@@ -250,7 +271,12 @@ def _seen(ran: trial.Trial) -> list[Found]:
 
 
 def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig) -> Found:
-    """The number to research. Raises AutoresearchError that says which flag names it."""
+    """Return the metric.
+
+    Raises:
+        NoNumber: the command printed no usable metric.
+        AutoresearchError: its direction is unknown.
+    """
     found = None
     if plan.candidate.kind == "tests" and (wanted.metric is None or wanted.metric in COUNTS):
         junit = re.search(r"--junit-?xml[= ](\S+)", plan.candidate.command)
@@ -259,10 +285,10 @@ def _chosen(plan: Plan, ran: trial.Trial, seen: list[Found], wanted: InitConfig)
     if found is not None:
         return _directed(found, wanted)
     names = ", ".join(dict.fromkeys(f.name for f in seen)) or "none with a name"
-    what = f"no number called {wanted.metric}" if wanted.metric else "no number that says which way is better"
+    what = f"no number called {wanted.metric}" if wanted.metric else "no number with a known direction"
     raise NoNumber(
-        f"`{plan.candidate.command}` ran for {ran.seconds:.1f} s and gave {what} (numbers seen: {names[:200]}): let it "
-        "print a line such as `loss: 1.23`, or name one with --metric NAME, or another command with --command"
+        f"`{plan.candidate.command}` ran for {ran.seconds:.1f} s but printed {what} (numbers found: {names[:200]})",
+        hint="print a line such as `loss: 1.23`, name a metric with --metric NAME, or another command with --command",
     )
 
 
@@ -270,7 +296,8 @@ def _directed(found: Found, wanted: InitConfig) -> Found:
     direction = wanted.direction or found.direction
     if direction is None:
         raise AutoresearchError(
-            f"the name {found.name} does not say which way is better: add --direction minimize or --direction maximize"
+            f"the direction of the metric {found.name} is unknown",
+            hint="add --direction minimize or --direction maximize",
         )
     return dataclasses.replace(found, direction=direction)
 
@@ -279,19 +306,19 @@ def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
     try:
         trial.prepare(stage, Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN)), say)
     except AutoresearchError as error:
-        raise AutoresearchError(
-            f"{str(error).split(':')[0]}: mend what it says above, or name a command without it with --command"
-        ) from None
+        # The error's own hint names a flag of `run`.
+        hint = "fix the cause shown above, or name a command that needs no set-up with --command"
+        raise AutoresearchError(str(error), hint=hint) from None
 
 
 def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
-    """What to do about files that git tracks and each run writes."""
+    """Say what to do about tracked files that every run changes."""
     paths = " ".join(here(workspace.folder / name) for name in names[:MOST_NAMED])
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return (
-        f"a run changes {', '.join(names[:MOST_NAMED])}{more}, which git tracks: after a run by hand your tree "
-        f"changes, and no session starts. `{git_here(workspace.top)} rm --cached {paths}` and a line in .gitignore "
-        "leave them out"
+        f"a run changes {', '.join(names[:MOST_NAMED])}{more}, which git tracks: a manual run leaves uncommitted "
+        f"changes, and then no session starts. To ignore them, run `{git_here(workspace.top)} rm --cached {paths}` and "
+        "add them to .gitignore"
     )
 
 
@@ -319,7 +346,7 @@ def _may_change(path: str, around: Surface) -> bool:
 
 
 def _everything() -> Protocol:
-    """Rules that let every tracked file be read."""
+    """Return a protocol under which every tracked file can be read."""
     return Protocol.model_validate(
         {
             "schemaKind": "discoveryDraft",

@@ -1,4 +1,4 @@
-"""Which files of a repository may change and which must not, from the command that is researched."""
+"""Determine from the command which files of a repository may change and which must not."""
 
 from __future__ import annotations
 
@@ -80,9 +80,15 @@ MOST_NAMED = 12
 
 @dataclass(frozen=True)
 class Surface:
-    """mutable, harness and forbidden are globs; read: the files that the command reads, as far as can be seen.
+    """The files that may change, and those that must not.
 
-    why: of the mutable ones; judged_inside: a mutable file computes its own metric.
+    Attributes:
+        mutable: globs of files that may change.
+        harness: globs of files that prepare data or compute the metric.
+        forbidden: globs of other files that must not change.
+        read: files that the command reads, as far as detected.
+        why: reason for the mutable files.
+        judged_inside: whether a mutable file computes its own metric.
     """
 
     mutable: tuple[str, ...]
@@ -94,7 +100,14 @@ class Surface:
 
 
 def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) -> Surface:
-    """wanted: the person's own globs, which win; locks: uv writes a lock file here, tracked or not."""
+    """Return the surface of a command.
+
+    Args:
+        candidate: the command.
+        files: the tracked text files.
+        wanted: globs of --mutable, which override what is detected.
+        locks: whether uv writes a lock file here, tracked or not.
+    """
     tests = [path for path in files if TEST_FILE.search(path) or PurePosixPath(path).parts[0] in TEST_FOLDERS]
     begin = tests if candidate.kind == "tests" else [candidate.script] if candidate.script else []
     read = reached(begin, files)
@@ -102,20 +115,20 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
     harness = [] if candidate.kind == "tests" else _harness(candidate, read, files)
     fixed = {*harness, *tests, *configuration, *said_fixed(files)}
     mutable = [path for path in read if path not in fixed]
-    why = "what the tests import" if candidate.kind == "tests" else f"what `{candidate.command}` runs and imports"
+    why = "imported by the tests" if candidate.kind == "tests" else f"run or imported by `{candidate.command}`"
     named = [path for path in said_to_change(files) if path not in {*tests, *configuration}]
     unseen = not (candidate.script or "").endswith(".py")
     if named and candidate.kind != "tests" and (unseen or {*named} & {*read}):
-        # What else it reads judges, or is at least no business of the search's.
-        mutable, why = named, "the README says so"
+        # The other files that it reads compute the metric, or at least should not be changed.
+        mutable, why = named, "named in the README"
         harness = [path for path in read if path not in named and path not in {*tests, *configuration}]
         fixed = {*fixed, *harness} - {*named}
     if not mutable:
         mutable, named = _unseen(candidate, files, fixed)
-        harness, why = [*harness, *named], "the source files here: which of them the command reads cannot be seen"
+        harness, why = [*harness, *named], "all source files: which of them the command reads is unknown"
     if not mutable and candidate.script in harness and candidate.script not in said_fixed(files):
         mutable, harness = [candidate.script], [path for path in harness if path != candidate.script]
-        why = "it reads no other file of this repository, as far as can be seen"
+        why = "the only file of this repository that it is known to read"
     globs = tuple(wanted) or _collapsed(mutable, fixed)
     judges = _collapsed_tests(tests) if candidate.kind == "tests" else sorted(harness)
     forbidden = {*_collapsed_tests(tests), *configuration} | ({"uv.lock"} if locks else set())
@@ -124,13 +137,16 @@ def surface(candidate: Candidate, files: Files, wanted: list[str], locks: bool) 
         harness=tuple(path for path in judges if not _named(path, wanted)),
         forbidden=tuple(sorted(path for path in forbidden if not _named(path, wanted))),
         read=tuple(read),
-        why="you named it (--mutable)" if wanted else why,
+        why="you named it" if wanted else why,
         judged_inside=not judges and any(matches(candidate.script or "", glob) for glob in globs),
     )
 
 
 def _harness(candidate: Candidate, read: list[str], files: Files) -> list[str]:
-    """What prepares data or judges, by its name, with what only that reads; of a benchmark the script itself."""
+    """Return the files that prepare data or measure, by name, with files that only those read.
+
+    The script of a benchmark is one of them.
+    """
     asked = said_fixed(files)
     named = [path for path in read if path in asked or (path != candidate.script and _judges(path))]
     others = {path: text for path, text in files.items() if path not in named or path == candidate.script}
@@ -140,16 +156,16 @@ def _harness(candidate: Candidate, read: list[str], files: Files) -> list[str]:
 
 
 def _judges(path: str) -> bool:
-    """Whether a file is one that prepares or judges, by its name or its folder's."""
+    """Return whether a file prepares data or measures, by its name or that of its folder."""
     pure = PurePosixPath(path)
     return HARNESS.match(pure.stem.lower()) is not None or not HARNESS_FOLDERS.isdisjoint(pure.parts[:-1])
 
 
 def said_fixed(files: Files) -> set[str]:
-    """Return the files that a header or the README says must not change, and those that say they judge."""
+    """Return the files that must not change according to a header or the README, or whose header says they judge."""
     found = {path for path, text in files.items() if path.endswith(CODE) and _asks_to_be_left_alone(path, header(text))}
     for text in (header(text) for path, text in files.items() if path.endswith(CODE)):
-        # Without a name a sentence is about the file itself.
+        # A sentence that names no file is about the file itself.
         sentences = [each for line in text.splitlines() for each in _sentences(line) if FILE.search(each)]
         found |= {path for sentence in sentences for path in _forbidden_in(sentence, files)}
     found |= {path for line in prose(files).splitlines() for path in _forbidden_in(line, files)}
@@ -157,7 +173,7 @@ def said_fixed(files: Files) -> set[str]:
 
 
 def said_to_change(files: Files) -> list[str]:
-    """Return the files of which the README says that an agent edits them, or that only they are edited."""
+    """Return the files that, according to the README, agents edit or that alone may be edited."""
     found = []
     for match in MAY_CHANGE.finditer(prose(files)):
         name = next(each for each in match.groups() if each)
@@ -178,9 +194,10 @@ def _asks_to_be_left_alone(path: str, said: str) -> bool:
 
 
 def _forbidden_in(line: str, files: Files) -> list[str]:
-    """The files that a line of a README forbids to change.
+    """Return the files that a line of a README forbids to change.
 
-    Those that the sentence names after the ban; else those that an entry of a list begins with; else those named last.
+    They are the files named after the prohibition, or else those that a list entry starts with, or else those named
+    last before it.
     """
     found: list[str] = []
     subject = _first_named(line)
@@ -195,7 +212,7 @@ def _forbidden_in(line: str, files: Files) -> list[str]:
 
 
 def _first_named(line: str) -> list[str]:
-    """The files that an entry of a list or table is about: `- a.py, b.py: the engine`."""
+    """Return the files that a list or table entry starts with: `- a.py, b.py: the engine`."""
     entry = re.match(r"\s*(?:[-*+|#]+|\d+[.)])[\s`*\"']*(?=[\w./-])", line)
     names: list[str] = []
     at = entry.end() if entry else -1
@@ -207,7 +224,7 @@ def _first_named(line: str) -> list[str]:
 
 
 def _last_named(text: str) -> list[str]:
-    """The file that a text names last, with those before it in the same list: `a.py, b.py and c.py`."""
+    """Return the file that a text names last, with those before it in the same enumeration: `a.py, b.py and c.py`."""
     names: list[re.Match[str]] = []
     for match in reversed([*FILE.finditer(text)]):
         if names and not BETWEEN_NAMES.fullmatch(text[match.end() : names[-1].start()]):
@@ -221,7 +238,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def _meant(name: str, files: Files) -> list[str]:
-    """The files of the repository that a text means: by the whole path, or by a name that only one has."""
+    """Return the file with this path, or else the only one with this name."""
     name = name.removeprefix("./")
     if name in files:
         return [name]
@@ -230,9 +247,9 @@ def _meant(name: str, files: Files) -> list[str]:
 
 
 def _unseen(candidate: Candidate, files: Files, fixed: set[str]) -> tuple[list[str], list[str]]:
-    """The sources that a command may read though nobody can see it: those to change, and those that judge by name.
+    """Return source files that a command may read undetected: those that may change, and those that judge by name.
 
-    What a Python script reads of other Python files is seen.
+    For a Python script these are the files in other languages, as its Python imports are detected.
     """
     python = (candidate.script or "").endswith(".py")
     sources = [path for path in files if path.endswith(CODE) and not (python and path.endswith(".py"))]
@@ -241,13 +258,13 @@ def _unseen(candidate: Candidate, files: Files, fixed: set[str]) -> tuple[list[s
 
 
 def _configures(path: PurePosixPath) -> bool:
-    """By its name; in a folder `setup.py` may be a module like any other."""
+    """Return whether a file is configuration, by its name. Below a folder, `setup.py` may be an ordinary module."""
     top_only = path.suffix == ".py" and path.name != "conftest.py"
     return CONFIGURATION.match(path.name) is not None and not (top_only and len(path.parts) > 1)
 
 
 def reached(begin: Iterable[str], files: Files) -> list[str]:
-    """The Python files that `begin` imports or names, directly or not, with themselves; sorted."""
+    """Return `begin` and the Python files that it imports or names, directly or indirectly, sorted."""
     found: set[str] = set()
     waiting = list(begin)
     while waiting:
@@ -259,7 +276,7 @@ def reached(begin: Iterable[str], files: Files) -> list[str]:
 
 
 def _references(path: str, source: str) -> Iterator[str]:
-    """Where the modules that a file imports may lie, and file names that it holds as strings."""
+    """Yield possible paths of the modules that a file imports, and file names in its strings."""
     tree = parsed(source) if path.endswith(".py") else None
     if tree is None:
         return
@@ -279,7 +296,7 @@ def _references(path: str, source: str) -> Iterator[str]:
 
 
 def _files_of(parts: list[str], roots: Iterable[PurePosixPath]) -> Iterator[str]:
-    """`a.b` may be a/b.py, or a folder; a/__init__.py is read on the way to either."""
+    """Yield possible files of a module: `a.b` may be a/b.py or a/b/__init__.py; both also load a/__init__.py."""
     for root in roots:
         for count in range(1, len(parts) + 1):
             stem = root.joinpath(*parts[:count])
@@ -288,7 +305,7 @@ def _files_of(parts: list[str], roots: Iterable[PurePosixPath]) -> Iterator[str]
 
 
 def _collapsed(paths: list[str], fixed: set[str]) -> tuple[str, ...]:
-    """The paths, or where they are many the folders that hold them, unless those hold what must not change."""
+    """Return the paths, or if there are many, globs of their folders that match no file which must not change."""
     if len(paths) <= MOST_NAMED:
         return tuple(paths)
     globs = set()
@@ -306,5 +323,5 @@ def _collapsed_tests(tests: list[str]) -> list[str]:
 
 
 def _named(path: str, wanted: list[str]) -> bool:
-    """Whether a person's glob means this very file, or lies in this very folder."""
+    """Return whether one of the user's globs is this path, or a glob with the same start."""
     return any(path == glob or ("*" in path and glob.startswith(path.split("*")[0])) for glob in wanted)

@@ -1,4 +1,4 @@
-"""A command tried for real, in a room as the loop has it, with its limits."""
+"""Run a command for a trial, in a room and under limits like those of the loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,14 @@ NO_NETWORK = (
 
 @dataclass(frozen=True)
 class Trial:
-    """since: Unix time of its start; files: those of JSON that it wrote, relative to the workspace."""
+    """The result of a run.
+
+    Attributes:
+        seconds: duration.
+        text: the log.
+        since: Unix time at which it started.
+        files: content of the JSON files that it wrote, by path relative to the workspace.
+    """
 
     seconds: float
     text: str
@@ -46,9 +53,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Stage:
-    """The room of an `init`: set-up commands work in it, then the command. folder: the workspace's copy.
+    """The room in which `init` runs set-up commands and then the command.
 
-    since: Unix time at which the copy was whole.
+    Attributes:
+        since: Unix time at which the copy of the workspace was complete.
+        folder: the copy of the workspace.
     """
 
     runner: Runner
@@ -66,7 +75,7 @@ class Stage:
 
 @contextlib.contextmanager
 def stage_of(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
-    """Open a room with what is committed, and with what git does not track lent to it."""
+    """Open a room with the committed files and read-only access to untracked ones."""
     runner = Runner(protocol, workspace, None, sandbox)
     lent = lendable(workspace)
     names = tuple(name for name in lent.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
@@ -83,7 +92,11 @@ def _furniture(lent: Lent) -> Furniture:
 
 
 def prepare(stage: Stage, protocol: Protocol, say: Callable[[str], None]) -> None:
-    """Run the set-up commands in the room. Raises AutoresearchError naming the one that failed."""
+    """Run the set-up commands in the room.
+
+    Raises:
+        AutoresearchError: a command failed; the message names it.
+    """
     with_network = dataclasses.replace(stage.room, sandbox=dataclasses.replace(stage.room.sandbox, network=True))
     for command in lines(protocol):
         say(f"setting up: {command}")
@@ -91,7 +104,17 @@ def prepare(stage: Stage, protocol: Protocol, say: Callable[[str], None]) -> Non
 
 
 def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: bool) -> Trial:
-    """Run the command once. Raises ExperimentError where it fails."""
+    """Run the command once.
+
+    Args:
+        stage: the room.
+        protocol: holds the command.
+        budget: seconds of training that are passed to the command, None for its default.
+        network: whether the command gets network access.
+
+    Raises:
+        ExperimentError: the command failed.
+    """
     sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
     runner = dataclasses.replace(stage.runner, protocol=protocol, training_seconds=budget)
     since = time.time()
@@ -103,18 +126,23 @@ def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: 
 
 
 def again(stage: Stage, protocol: Protocol, budget: float | None) -> float:
-    """Return the metric of one more run, read as the loop will. Raises AutoresearchError where there is none."""
+    """Repeat the run and return its metric, extracted like in the loop.
+
+    Raises:
+        AutoresearchError: the run failed or gave no metric.
+    """
     try:
         ran = attempt(stage, protocol, budget, network=protocol.environment.constraints.network_policy == "full")
         return read(stage.room, protocol, protocol.metric, ran.text, ran.since)
     except ExperimentError as error:
         raise AutoresearchError(
-            f"a first run of `{protocol.execution.command}` gave {protocol.metric.name}, a second one not: {error}"
+            f"the second run of `{protocol.execution.command}` failed, unlike the first: {error}",
+            hint="make sure that the command succeeds every time, or name another one with --command",
         ) from None
 
 
 def changed_tracked(workspace: Workspace, stage: Stage, since: float) -> list[str]:
-    """Return the files that git tracks and a run since then has changed, relative to the workspace."""
+    """Return the tracked files that were changed after the Unix time `since`, relative to the workspace."""
     found = []
     for name in _listed(stage.folder):
         path = stage.folder / name
@@ -129,7 +157,7 @@ def changed_tracked(workspace: Workspace, stage: Stage, since: float) -> list[st
 
 
 def tail(stage: Stage, count: int) -> list[str]:
-    """The last lines of what the command said in `attempt`; they go with the room."""
+    """Return the last lines of the log of `attempt`, which is deleted with the room."""
     return last_lines(stage.log, count)
 
 
@@ -139,7 +167,7 @@ def wants_network(stage: Stage) -> bool:
 
 
 def _telling(log: Path) -> Callable[[float], None]:
-    """A line now and then on a long run: what it said last."""
+    """Return a callback that prints the last line of the log every TOLD_EVERY seconds."""
     due = TOLD_EVERY
 
     def tick(seconds: float) -> None:
@@ -152,7 +180,7 @@ def _telling(log: Path) -> Callable[[float], None]:
 
 
 def _written(stage: Stage, since: float) -> dict[str, str]:
-    """path -> text of each file of JSON in the workspace's copy that this run wrote."""
+    """Return path -> text of the JSON files that this run wrote to the copy of the workspace."""
     found = {}
     for name in _listed(stage.folder):
         path = stage.folder / name
@@ -165,7 +193,7 @@ def _written(stage: Stage, since: float) -> dict[str, str]:
 
 
 def _listed(folder: Path) -> list[str]:
-    """Files below `folder`, hidden folders left out, relative to it."""
+    """Return the files below `folder`, relative to it, without hidden folders."""
     found: list[str] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

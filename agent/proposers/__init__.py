@@ -1,4 +1,4 @@
-"""What edits the mutable files: what a proposer is, which one the flags ask for, and what each of their kinds shares.
+"""Propose edits of the mutable files: the proposer interface, the choice of a proposer by flags, and shared checks.
 
-Uses report, decision and source; sees copies, never the workspace.
+Imports report, decision and source; sees copies, never the workspace.
 """

@@ -1,4 +1,4 @@
-"""What a model says about its change: a few named lines, the same from an API and from a coding agent."""
+"""Read a model's notes on its change: a few named lines, in one format for APIs and coding agents."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from agent.format import plain
 from agent.source.constants import constants
 
 NOTES_FORMAT = """\
-DESCRIPTION: what changes, in one line of at most 80 characters
-HYPOTHESIS: why it should help, in a sentence or two
-EXPECTED: by how much the metric should change, as a signed number, for example -0.004"""
+DESCRIPTION: the change, in one line of at most 80 characters
+HYPOTHESIS: why it should help, in one or two sentences
+EXPECTED: the expected change of the metric, as a signed number, for example -0.004"""
 
 LONGEST_DESCRIPTION = 120
 LONGEST_HYPOTHESIS = 2000
@@ -24,7 +24,11 @@ _NUMBER = re.compile(r"[+\-\u2212]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Notes:
-    """expected: the change of the metric that it predicts. None or empty where it says nothing."""
+    """A model's notes on its change; a missing line is empty or None.
+
+    Attributes:
+        expected: the predicted change of the metric.
+    """
 
     description: str = ""
     hypothesis: str = ""
@@ -32,7 +36,7 @@ class Notes:
 
 
 def parse_notes(text: str) -> Notes:
-    """The first of each named line. What a model writes is data: control characters go, lengths are bounded."""
+    """Return the first line of each name, without control characters and limited in length."""
     found: dict[str, str] = {}
     for name, value in _NAMED.findall(text):
         found.setdefault(name.lower(), plain(value))
@@ -44,7 +48,11 @@ def parse_notes(text: str) -> Notes:
 
 
 def summary_of_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """What changed, in a line, where its author does not say: constants by their values, else lines by their number."""
+    """Describe a change in one line if its author did not: constants with their values, otherwise the number of lines.
+
+    Args:
+        old, new: path -> text; only the files in `new` are compared.
+    """
     changes, added, removed = [], 0, 0
     for path in sorted(new):
         before, after = constants(old.get(path, ""), {}), constants(new[path], {})
@@ -53,7 +61,7 @@ def summary_of_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
             for name in after
             if name in before and after[name].value != before[name].value
         ]
-        # Counted and not aligned: that takes minutes for a file that was written anew.
+        # Counted rather than aligned, which takes minutes for a rewritten file.
         lines, others = Counter(new[path].splitlines()), Counter(old.get(path, "").splitlines())
         added += (lines - others).total()
         removed += (others - lines).total()

@@ -1,4 +1,4 @@
-"""What a proposer is: it is asked for the next candidate and told what became of it."""
+"""Define the proposer interface: it is asked for the next candidate and told the result."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from agent.journal.experiment import Direction, Experiment, Proposal, Value
 
 @dataclass(frozen=True)
 class WorkspaceView:
-    """What a proposer may ask of the workspace, which answers with copies.
+    """Read-only access to the workspace for a proposer; everything it returns is a copy.
 
-    texts: an experiment -> its mutable files as they were measured.
-    check: all mutable files of a candidate -> why they would not even start, None where nothing speaks against them;
-        it takes seconds.
-    tick: to be called several times a second by whatever takes long; what it raises must pass.
-    export: writes every tracked file, as the incumbent has it, below a folder; returns the workspace in there.
-    allows: whether a candidate may change a path.
+    Attributes:
+        texts: experiment -> its mutable files as they were measured.
+        check: all mutable files of a candidate -> why they would fail to start, or None; takes seconds.
+        tick: must be called several times a second during long work; let what it raises propagate.
+        export: write every tracked file of the incumbent below a folder; return the workspace inside it.
+        allows: whether a candidate may change a path.
     """
 
     texts: Callable[[Experiment], Mapping[str, str]] = lambda _: {}
@@ -34,16 +34,19 @@ NO_WORKSPACE = WorkspaceView()
 
 @dataclass(frozen=True)
 class Context:
-    """What a proposer may know. Everything here is a copy: a proposer never touches the workspace.
+    """Everything a proposer may know. All of it is a copy: a proposer never touches the workspace.
 
-    number: of the experiment to propose; with `seed` it makes a proposal repeatable.
-    files: path -> text of every mutable file as the incumbent has it.
-    history: all experiments of the session, the baseline (number 0) first.
-    constants: what the harness defines and the files use (PROFILE, MAX_SEQ_LEN, ...), from the snapshot.
-    metric: its name. rules: goal and rules, from the protocol. program: the person's program.md as it is now.
-    machine: hardware and data, a line each.
-    workspace: what it may ask of the workspace.
-    folder: where to keep what was said about this experiment; None where nothing is kept.
+    Attributes:
+        number: the experiment to propose; together with `seed` it makes a proposal reproducible.
+        files: path -> text of every mutable file of the incumbent.
+        history: all experiments of the session, the baseline (number 0) first.
+        constants: values that the harness defines and the files use (PROFILE, MAX_SEQ_LEN, ...), from the snapshot.
+        metric: name of the metric.
+        rules: goal and rules, from the protocol.
+        program: the user's program.md as it is now.
+        machine: hardware and data, one per line.
+        workspace: read-only access to the workspace.
+        folder: where to keep transcripts and logs of this experiment; None to keep none.
     """
 
     number: int
@@ -62,14 +65,16 @@ class Context:
 
 
 class Exhausted(Exception):
-    """A proposer has nothing new to propose; its text says why."""
+    """A proposer has no new candidates left; the text says why."""
 
 
 class Unavailable(Exception):
-    """A proposer cannot be had for now; its text says why.
+    """A proposer is unavailable; the text says why.
 
-    retry_after: seconds that it asked for itself. lasting: trying again soon is of no use, a person has to mend it.
-    for_good: it will not be asked again in this session.
+    Attributes:
+        retry_after: seconds that the server asked to wait; None if it did not say.
+        lasting: retrying soon is pointless, because the user has to fix something.
+        for_good: do not ask again in this session.
     """
 
     def __init__(
@@ -82,9 +87,10 @@ class Unavailable(Exception):
 
 
 class NoProposal(Exception):
-    """A proposer was there but gave nothing that can be measured; its text says why.
+    """A proposer answered, but without a usable proposal; the text says why.
 
-    final: asked again for the same experiment it gives nothing either.
+    Attributes:
+        final: asking again for the same experiment gives no usable proposal either.
     """
 
     def __init__(self, reason: str, *, final: bool = False) -> None:
@@ -93,22 +99,30 @@ class NoProposal(Exception):
 
 
 class Proposer(Protocol):
+    """A source of candidates."""
+
     name: str
 
     def ask(self, context: Context) -> Proposal:
-        """Return a candidate that differs from every one in `context.history`.
+        """Return a candidate that differs from all those in `context.history`.
 
-        Raises Exhausted, and what depends on something outside Unavailable and NoProposal.
+        Raises:
+            Exhausted: no new candidates are left.
+            Unavailable: the model or agent that it depends on is unavailable.
+            NoProposal: the model or agent gave no usable proposal.
         """
         ...
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:
-        """Repair its own candidate, which crashed: the context's files are the candidate's, `error` ends its log.
+        """Return a repaired version of the proposer's own candidate, which crashed, or None.
 
-        attempt: 1, 2, ... within the experiment. None where it has nothing better.
+        Args:
+            context: its files are those of the crashed candidate.
+            error: the end of the candidate's log.
+            attempt: 1, 2, ... within the experiment.
         """
         ...
 
     def tell(self, experiment: Experiment) -> None:
-        """Learn from a finished experiment. Called for the whole history, in order, before the first `ask`."""
+        """Learn from a finished experiment; called for the whole history, in order, before the first `ask`."""
         ...

@@ -1,4 +1,4 @@
-"""Which proposer the flags of `run` ask for."""
+"""Create the proposer that the flags of `run` choose."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from agent.repository.workspace import Workspace
 from agent.room.sandbox import Sandbox
 
 NAMES = ("search", "llm", "command", "hybrid")
+EXAMPLE_MODEL = "--model ollama:qwen3-coder"
 
 
 @dataclass(frozen=True)
 class ProposerConfig:
-    """Who proposes. proposer None: hybrid as soon as a model or an agent is named, else search.
+    """The flags that choose and configure the proposer.
 
-    share: of the experiments that the model or agent proposes in a hybrid. fallback_after, model_timeout,
-    agent_timeout: seconds. max_cost, max_cost_per_experiment: dollars.
+    Attributes:
+        proposer: one of NAMES; None means hybrid if a model or an agent is named, otherwise search.
+        share: fraction of the experiments that the model or agent of a hybrid proposes.
+        fallback_after, model_timeout, agent_timeout: seconds.
+        max_cost, max_cost_per_experiment: dollars.
     """
 
     proposer: str | None = None
@@ -37,23 +41,32 @@ class ProposerConfig:
 
 
 def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
-    """Raises UsageError where the flags do not go together, PreconditionError where something they need is missing."""
+    """Return the proposer that the flags choose.
+
+    Raises:
+        UsageError: the flags contradict each other.
+        PreconditionError: something that they need is missing.
+    """
     require_own_state(workspace.folder)
     named = [wanted.model, wanted.agent, wanted.agent_cmd]
     if sum(each is not None for each in named) > 1:
-        raise UsageError("--model, --agent and --agent-cmd exclude each other: name one of them")
+        raise UsageError("--model, --agent and --agent-cmd are mutually exclusive", hint="pass only one of them")
     name = wanted.proposer or ("hybrid" if any(named) else "search")
     if name not in NAMES:
-        raise UsageError(f"there is no proposer {name!r}; there is {', '.join(NAMES)}")
+        raise UsageError(f"unknown proposer {name!r}; choose from {', '.join(NAMES)}")
     _require_model_for_caps(wanted)
     if name == "search":
         return SearchProposer()
     if name == "llm" and not wanted.model:
-        raise UsageError("--proposer llm needs --model, for example --model ollama:qwen3-coder")
+        raise UsageError("--proposer llm needs --model", hint=f"add it, for example `{EXAMPLE_MODEL}`")
     if name == "command" and not (wanted.agent or wanted.agent_cmd):
-        raise UsageError("--proposer command needs --agent or --agent-cmd, for example --agent claude")
+        raise UsageError(
+            "--proposer command needs --agent or --agent-cmd", hint="add one, for example `--agent claude`"
+        )
     if not any(named):
-        raise UsageError("--proposer hybrid needs --model, --agent or --agent-cmd")
+        raise UsageError(
+            "--proposer hybrid needs --model, --agent or --agent-cmd", hint=f"add one, for example `{EXAMPLE_MODEL}`"
+        )
     consulted = _model(wanted, journal, workspace) if wanted.model else _command(wanted, journal, sandbox)
     return HybridProposer(
         name,
@@ -66,12 +79,13 @@ def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspa
 
 
 def _require_model_for_caps(wanted: ProposerConfig) -> None:
-    """Only a model's calls have a price here: a cap on anything else would be a promise that nobody keeps."""
+    """Reject a cost cap without a model: only model calls have a known price, so no other cap can be enforced."""
     caps = {"--max-cost": wanted.max_cost, "--max-cost-per-experiment": wanted.max_cost_per_experiment}
     given = [flag for flag, cap in caps.items() if cap is not None]
     if given and wanted.model is None:
-        known = "an agent's costs are its own" if wanted.agent or wanted.agent_cmd else "the search costs nothing"
-        raise UsageError(f"{given[0]} needs --model, for example --model ollama:qwen3-coder: {known}")
+        agent = wanted.agent or wanted.agent_cmd
+        why = "the cost of an agent is unknown" if agent else "the built-in search is free"
+        raise UsageError(f"{given[0]} needs --model: {why}", hint=f"leave it out, or add `{EXAMPLE_MODEL}`")
 
 
 def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Consulted:
@@ -94,13 +108,17 @@ def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Cons
     from agent.proposers.model.prompt import briefing
 
     if wanted.agent and wanted.agent not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise UsageError(f"there is no agent {wanted.agent!r}; there is {known}, and --agent-cmd for any other")
+        raise UsageError(
+            f"unknown agent {wanted.agent!r}; choose from {', '.join(PRESETS)}",
+            hint="use `--agent-cmd` for any other agent",
+        )
     command = PRESETS[wanted.agent] if wanted.agent else wanted.agent_cmd
     assert command is not None
     missing = check_available(command)
     if missing:
-        raise PreconditionError(missing)
+        raise PreconditionError(
+            missing, hint="install it and start it once to sign in, or choose another with `--agent` or `--agent-cmd`"
+        )
     journal.show("note", text=f"agent: {confinement(command, sandbox)}")
     return CommandProposer(
         command, time_limit=wanted.agent_timeout, sandbox=sandbox, briefing=briefing, announce=journal.append

@@ -1,6 +1,6 @@
-"""The search proposes, and on a share of the experiments a model or agent does; each takes over where the other cannot.
+"""Combine the search with a model or agent that proposes a share of the experiments; each stands in for the other.
 
-With a share of 1 it is the model alone, and the search still saves the night when the model cannot be had.
+With a share of 1 only the model proposes, but the search still takes over while the model is unavailable.
 """
 
 from __future__ import annotations
@@ -16,35 +16,45 @@ from agent.journal.experiment import Experiment, Proposal
 from agent.proposers.base import Context, Exhausted, NoProposal, Proposer, Unavailable
 
 SHARE = 0.3
-# With nothing kept for this long the model has every other turn at least.
+# After this many experiments without a keep, the model proposes at least STUCK_SHARE of them.
 STUCK_AFTER = 8
 STUCK_SHARE = 0.5
 FIRST_WAIT, LONGEST_WAIT = 2.0, 900.0  # seconds
-MOST_NOTHINGS = 3
-LONGEST_RETRY = 3600.0  # seconds, of what a server asks for
+MOST_UNUSABLE = 3  # answers without a usable proposal in a row
+LONGEST_RETRY = 3600.0  # seconds; a server cannot ask for more
 TICK_SECONDS = 0.2
 
 
 class Consulted(Protocol):
-    """What can be away: a model, or a coding agent."""
+    """A proposer that can be unavailable: a model, or a coding agent."""
 
     name: str
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Unavailable and NoProposal."""
+        """Return a candidate.
+
+        Raises:
+            Unavailable: the model or agent is unavailable.
+            NoProposal: it gave no usable proposal.
+        """
         ...
 
-    def tell(self, experiment: Experiment) -> None: ...
+    def tell(self, experiment: Experiment) -> None:
+        """Learn from a finished experiment."""
+        ...
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal:
-        """Raises Unavailable and NoProposal."""
+        """Return a repaired candidate; raise as `ask` does."""
         ...
 
 
 class HybridProposer:
-    """share: of the experiments that the model proposes. fallback_after: seconds of trying until the search takes over.
+    """A proposer that combines the search with a model or agent.
 
-    announce: journals "waiting", "away", "back", "nothing" and "unmended" with their details.
+    Args:
+        share: fraction of the experiments that the model proposes, 0 to 1.
+        fallback_after: seconds to keep trying the model before the search takes over.
+        announce: writes the events "waiting", "away", "back", "nothing" and "unmended" to the journal.
     """
 
     def __init__(
@@ -61,17 +71,21 @@ class HybridProposer:
         self._search, self._model = search, model
         self._share, self._fallback_after, self._announce = share, fallback_after, announce
         self._failures = 0  # in a row
-        self._nothings = 0
+        self._unusable = 0  # in a row
         self._retry_at = 0.0  # on the monotonic clock
-        self._away = False
-        self._over: int | None = None  # the experiment for which the model has nothing more
+        self._unavailable = False
+        self._final: int | None = None  # the experiment for which the model gave its final answer
 
     def tell(self, experiment: Experiment) -> None:
         self._search.tell(experiment)
         self._model.tell(experiment)
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Exhausted where the search has nothing new and the model is not to be asked again."""
+        """Return a candidate of the model or the search.
+
+        Raises:
+            Exhausted: the search has no new candidates left, and the model must not be asked again.
+        """
         if self._models_turn(context) and time.monotonic() >= self._retry_at:
             proposal = self._consult(context, self._fallback_after)
             if proposal is not None:
@@ -82,7 +96,7 @@ class HybridProposer:
             return self._insist(context, reason)
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:
-        """The model's repair of its own candidate; None where it has none now."""
+        """Return the model's repair of its own candidate, or None if it is unavailable or gave no usable repair."""
         try:
             proposal = _consulted(
                 lambda context: self._model.repair(context, error, attempt), context, self._model.name
@@ -100,8 +114,8 @@ class HybridProposer:
         return random.Random(f"consult:{context.seed}:{context.number}").random() < share
 
     def _insist(self, context: Context, reason: Exhausted) -> Proposal:
-        """The search has nothing: wait for the model, as long as it may come back."""
-        while self._retry_at < float("inf") and self._over != context.number:
+        """Wait for the model for as long as it may become available, because the search is exhausted."""
+        while self._retry_at < float("inf") and self._final != context.number:
             self._wait(context, self._retry_at - time.monotonic())
             proposal = self._consult(context, 0.0)
             if proposal is not None:
@@ -109,54 +123,57 @@ class HybridProposer:
         raise reason
 
     def _consult(self, context: Context, patience: float) -> Proposal | None:
-        """The model's proposal; None where it has none, or cannot be had within `patience` seconds."""
+        """Return the model's proposal, or None if it has none or is unavailable for `patience` seconds."""
         began = time.monotonic()
         while True:
             try:
                 proposal = _consulted(self._model.ask, context, self._model.name)
-            except NoProposal as nothing:
-                self._come_back()
-                self._nothings += 1
-                self._announce("nothing", proposer=self._model.name, number=context.number, reason=str(nothing))
-                if nothing.final:
-                    self._over = context.number
-                if self._nothings >= MOST_NOTHINGS:
-                    self._leave(f"{self._nothings} times in a row it gave nothing: {nothing}", LONGEST_WAIT)
+            except NoProposal as unusable:
+                self._set_available()
+                self._unusable += 1
+                self._announce("nothing", proposer=self._model.name, number=context.number, reason=str(unusable))
+                if unusable.final:
+                    self._final = context.number
+                if self._unusable >= MOST_UNUSABLE:
+                    reason = f"no usable proposal {self._unusable} times in a row: {unusable}"
+                    self._set_unavailable(reason, LONGEST_WAIT)
                 return None
-            except Unavailable as away:
+            except Unavailable as unavailable:
                 self._failures += 1
-                delay = self._delay(away)
-                if away.lasting or time.monotonic() - began + delay > patience:
-                    self._leave(str(away), delay)
+                delay = self._delay(unavailable)
+                if unavailable.lasting or time.monotonic() - began + delay > patience:
+                    self._set_unavailable(str(unavailable), delay)
                     return None
                 until = time.time() + delay
-                self._announce("waiting", proposer=self._model.name, reason=str(away), until=until)
+                self._announce("waiting", proposer=self._model.name, reason=str(unavailable), until=until)
                 self._wait(context, delay)
                 continue
-            self._come_back()
-            self._nothings = 0
+            self._set_available()
+            self._unusable = 0
             return replace(proposal, proposer=self._model.name)
 
-    def _delay(self, away: Unavailable) -> float:
-        """What the server asks for, or twice as long each time, with jitter: many loops must not come at once."""
-        if away.for_good:
+    def _delay(self, unavailable: Unavailable) -> float:
+        """Return the seconds until the next attempt: exponential backoff with jitter, or longer if the server asks."""
+        if unavailable.for_good:
             return float("inf")
-        if away.lasting:
+        if unavailable.lasting:
             return LONGEST_WAIT
+        # Jitter keeps many loops from retrying at the same moment.
         own: float = FIRST_WAIT * 2 ** min(self._failures - 1, 20) * random.uniform(0.5, 1.5)
-        wanted = away.retry_after if away.retry_after is not None and away.retry_after > 0 else 0.0
+        asked = unavailable.retry_after
+        wanted = asked if asked is not None and asked > 0 else 0.0
         return max(min(LONGEST_WAIT, own), min(LONGEST_RETRY, wanted))
 
-    def _leave(self, reason: str, delay: float) -> None:
+    def _set_unavailable(self, reason: str, delay: float) -> None:
         self._retry_at = time.monotonic() + delay
-        self._away = True
+        self._unavailable = True
         until = time.time() + delay if delay < float("inf") else None
         self._announce("away", proposer=self._model.name, reason=reason, until=until)
 
-    def _come_back(self) -> None:
+    def _set_available(self) -> None:
         self._failures = 0
-        if self._away:
-            self._away = False
+        if self._unavailable:
+            self._unavailable = False
             self._announce("back", proposer=self._model.name)
 
     def _wait(self, context: Context, seconds: float) -> None:
@@ -167,9 +184,9 @@ class HybridProposer:
 
 
 def _consulted(ask: Callable[[Context], Proposal], context: Context, name: str) -> Proposal:
-    """What the model or the agent gives. Whatever goes wrong with it is an absence and never the session's end.
+    """Return the answer of the model or agent, and turn its unexpected errors into Unavailable.
 
-    Only what `tick` raises passes, and errors that concern the session: they say so by their kind.
+    Only what `tick` raises and errors that concern the session, by their type, propagate and may end the session.
     """
     passing: list[BaseException] = []
 
@@ -188,4 +205,4 @@ def _consulted(ask: Callable[[Context], Proposal], context: Context, name: str) 
         concerns_session = isinstance(error, AutoresearchError) and not isinstance(error, ExperimentError)
         if concerns_session or error in passing:
             raise
-        raise Unavailable(f"{name} failed in a way that nobody expected: {fault(error)}", lasting=True) from error
+        raise Unavailable(f"{name} failed unexpectedly: {fault(error)}", lasting=True) from error

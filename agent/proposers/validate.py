@@ -1,23 +1,27 @@
-"""What speaks against a candidate before it costs a run: it goes back to its author as it is said here."""
+"""Reject a candidate before it costs a run, with a reason that its author is given."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.errors import UsageError
+from agent.errors import UsageError, in_one_line
 from agent.proposers.base import Context
 from agent.proposers.search.space import tunable_parameters
 from agent.source.equivalence import fingerprint_of
 
 
 class Seen:
-    """Remembers what earlier candidates amount to: reading a thousand of them out of git takes seconds."""
+    """A cache of the fingerprints of earlier candidates, because reading a thousand of them from git takes seconds."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
     def earlier(self, files: Mapping[str, str], context: Context) -> str | None:
-        """The earlier candidate that is the same program as `files` (all mutable ones), in words; None for none."""
+        """Describe the earlier candidate that is the same program as `files`, or return None.
+
+        Args:
+            files: all mutable files of the candidate.
+        """
         wanted = fingerprint_of(files)
         if wanted == fingerprint_of(context.files):
             return "the incumbent"
@@ -30,12 +34,16 @@ class Seen:
 
 
 def why_invalid(files: Mapping[str, str], context: Context, seen: Seen) -> str | None:
-    """A reason, None where nothing speaks against it. files: all mutable ones as the candidate has them."""
+    """Return why a candidate must not be measured, or None.
+
+    Args:
+        files: all mutable files of the candidate.
+    """
     earlier = seen.earlier(files, context)
     if earlier:
-        return f"apart from comments and layout it is the same program as {earlier}: propose something new"
+        return f"apart from comments and layout, it is the same program as {earlier}: propose something new"
     try:
         tunable_parameters(files, context.constants)
     except UsageError as error:
-        return str(error)
+        return in_one_line(error)
     return context.workspace.check(files)

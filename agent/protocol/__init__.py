@@ -1,4 +1,4 @@
-"""protocol.json: its models, how it is loaded and checked, and how numbers are read by its rules.
+"""protocol.json: its models, loading, validation, and metric extraction.
 
 Uses system.
 """

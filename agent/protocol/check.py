@@ -1,4 +1,4 @@
-"""`protocol check`: every field, its value, where that comes from, and what the program does about it."""
+"""`protocol check`: list every field with its value, the value's origin, and what the program does with it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ VARIABLES = {"execution.stopCondition.trainingSecondsBudget": "AUTORESEARCH_TRAI
 
 
 def check(protocol: Protocol, imported: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One entry a field: {field, value, origin, enforced, effect}. Origin is protocol.json, default or a variable.
+    """Return one entry per field: {field, value, origin, enforced, effect}.
 
-    imported: the modules that the harness imports here, which are named where it is.
+    The origin is protocol.json, default or the name of an environment variable.
+
+    Args:
+        protocol: the protocol to describe.
+        imported: modules of the workspace that the harness imports; they are listed with the harness.
     """
     fields = _fields(protocol, "")
     if imported:

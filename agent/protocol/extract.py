@@ -1,4 +1,4 @@
-"""Numbers out of a run's log, or out of a file that it wrote: whatever stands there, a number or one sentence."""
+"""Extract a metric from a run's log, or from a file that the run wrote."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from agent.system.files import read_text, reason
 from agent.system.patterns import SECONDS, Endless, found
 
 LARGEST_FILE = 64 * 2**20
-LONGEST_SUMMARY = 1000  # characters of a line of pytest's
+LONGEST_SUMMARY = 1000  # characters of pytest's summary line
 LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
-LONGEST_END = 2**20  # characters of a log's end that tell of the training
-LEAST_DECIMALS = 2  # of a number that may be a rounded one
+LONGEST_END = 2**20  # characters at the end of a log that are searched for the training time
+LEAST_DECIMALS = 2  # digits behind the point from which a number may be a rounded one
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
-# 45,060.2: thousands with a comma between them.
+# Thousands separated by commas: 45,060.2.
 _GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?![\d,.])", re.IGNORECASE)
 _TRAINED = re.compile(
     r"^[ \t]*(?:total[_ ])?train(?:ing)?[_ ](?:seconds|secs?|time|time[_ ]s|duration)[ \t]*[:=][ \t]*"
@@ -37,14 +37,17 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0, seconds: float = SECONDS) -> float:
-    """Return the metric's value in `log` or, where the protocol names a file, in that file under `folder`.
+    """Return the metric's value.
 
     Args:
+        metric: the metric and its extraction rule.
+        log: the run's log, which is read unless the rule names a file.
+        folder: folder that the command ran in; the rule's file is relative to it.
         since: Unix time at which the run began; an older file is left over from another run.
-        seconds: how long the protocol's pattern may take.
+        seconds: time limit for matching the protocol's pattern.
 
     Raises:
-        NoMetric: there is none, more than one that differ, or one that is not a finite number.
+        NoMetric: no value was found, several different ones, or one that is not a finite number.
     """
     how = metric.extract
     if how.path is not None:
@@ -63,7 +66,7 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
 
 
 def _regex(metric: Metric, log: str, seconds: float) -> float:
-    # A carriage return ends a line as far as patterns go, and what follows it on its line takes its place.
+    # For patterns a carriage return ends a line. Text after it overwrites the line, so only its last value counts.
     lines = log.replace("\r", "\n")
     values: dict[int, str] = {}
     line = place = 0
@@ -73,17 +76,21 @@ def _regex(metric: Metric, log: str, seconds: float) -> float:
             line, place = max(line, log.rfind("\n", place, at) + 1), max(place, at)
             values[line] = _whole(metric.name, lines, match)
     except Endless as endless:
-        raise NoMetric(f"{metric.name} cannot be read: {endless}") from None
+        raise NoMetric(f"cannot read {metric.name}: {endless}") from None
     if not values:
         raise NoMetric(f"no line of the log matches the pattern for {metric.name}")
     return _one_number(metric.name, set(values.values()))
 
 
 def _whole(name: str, lines: str, match: regex.Match[str]) -> str:
-    """The number as it stands there. Raises NoMetric where a match is only a part of one.
+    """Return the text of the whole number that was matched.
 
-    A pattern such as [0-9.]+ reads 1.2e-3 as 1.2: what it captured must be all that the line holds, unless the pattern
-    itself goes on to the line's end and the number does not. It reads 45,060.2 as 45: that is taken whole.
+    A pattern such as [0-9.]+ reads 1.2e-3 as 1.2, so the captured text must extend to the end of its line, unless the
+    pattern itself matches to the end of the line and the number does not go on. It reads 45,060.2 as 45; thousands
+    separators are added to the captured text.
+
+    Raises:
+        NoMetric: the match is only part of a number.
     """
     text, end = match.group(1) or "", match.end(1) if match.end(1) >= 0 else match.end()
     line_end = lines.find("\n", end)
@@ -94,23 +101,27 @@ def _whole(name: str, lines: str, match: regex.Match[str]) -> str:
     rest = lines[end : min(line_end, end + LONGEST_NUMBER)]
     spelled_out = match.end() >= line_end and not re.match(r"[\w.,+-]*\d", rest)
     if rest.strip() and not spelled_out:
-        raise NoMetric(f"{name} is followed by {_shown(rest.strip())} on its line, so it is no plain number")
+        raise NoMetric(f"{name} is not a plain number: {_shown(rest.strip())} follows it on its line")
     return text
 
 
 def _one_number(name: str, texts: set[str]) -> float:
-    """The number that all of them are, in whatever digits. Raises NoMetric where they are several."""
+    """Return the number that all texts denote, possibly rounded.
+
+    Raises:
+        NoMetric: they denote different numbers.
+    """
     values = {text: _number(name, text) for text in texts}
     finest = max(texts, key=lambda text: (_decimals(text), text))
     value = values[finest]
     others = {each for text, each in values.items() if not _rounds_to(value, text, each)}
     if others:
-        raise NoMetric(f"the log holds {len({*others, value})} different values of {name}")
+        raise NoMetric(f"the log has {len({*others, value})} different values of {name}")
     return value
 
 
 def _rounds_to(value: float, text: str, rounded: float) -> bool:
-    """Whether `text`, which is `rounded`, is the value itself, or is it with fewer digits behind the point."""
+    """Return whether `text`, parsed as `rounded`, is the value, or the value rounded to fewer decimals."""
     if rounded == value or (math.isnan(rounded) and math.isnan(value)):
         return True
     decimals = _decimals(text)
@@ -118,12 +129,12 @@ def _rounds_to(value: float, text: str, rounded: float) -> bool:
 
 
 def _decimals(text: str) -> int:
-    """How many digits it has behind the point; 0 where an exponent moves that."""
+    """Return the number of digits behind the point, 0 if the number has an exponent."""
     return len(text.strip().partition(".")[2]) if "e" not in text.lower() else 0
 
 
 def told_training(log: str) -> float | None:
-    """How many seconds of training a log tells of, in a line such as `training_seconds: 300.1`; None for none."""
+    """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`; None if missing."""
     found = [*_TRAINED.finditer(printed(log[-LONGEST_END:]).replace("\r", "\n"))]
     try:
         return _number("training", found[-1][1]) if found else None
@@ -137,16 +148,16 @@ def _json_pointer(metric: Metric, log: str) -> float:
     for part in (metric.extract.pointer or "").split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, _Object) and key in value.doubled:
-            raise NoMetric(f"the JSON has different values at {where} for {metric.name}")
+            raise NoMetric(f"{metric.name} has different values in the JSON at {where}")
         try:
             value = value[int(key)] if isinstance(value, list) and _INDEX.fullmatch(key) else value[key]
         except (KeyError, IndexError, TypeError):
-            raise NoMetric(f"the JSON has nothing at {where} for {metric.name}") from None
+            raise NoMetric(f"{metric.name} is missing in the JSON at {where}") from None
     return _number(metric.name, value)
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that knows which of its names stood there with different values."""
+    """A JSON object that records which of its names occurred with different values."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -156,20 +167,24 @@ class _Object(dict[str, Any]):
 
 
 def last_json(name: str, log: str) -> Any:
-    """The JSON that `log` is, or that its last line with some holds. Raises NoMetric where there is none."""
+    """Return the JSON that `log` is, or that its last line with valid JSON holds.
+
+    Raises:
+        NoMetric: `log` contains no JSON.
+    """
     for text in (log, *reversed(log.splitlines())):
         if text.lstrip()[:1] in ("{", "["):
             try:
                 return json.loads(text, object_pairs_hook=_Object)
             except (ValueError, RecursionError, MemoryError):
                 continue
-    raise NoMetric(f"there is no JSON to read {name} from")
+    raise NoMetric(f"no JSON found for {name}")
 
 
 def _junit(metric: Metric, log: str) -> float:
     suites = _suites(metric.name, log)
     if not suites:
-        raise NoMetric(f"the JUnit file for {metric.name} has no testsuite")
+        raise NoMetric(f"the JUnit file for {metric.name} has no testsuite element")
 
     def sum_of(key: str) -> float:
         numbers = [_number(f"{key} of the JUnit file for {metric.name}", suite.get(key) or "0") for suite in suites]
@@ -182,12 +197,16 @@ def _junit(metric: Metric, log: str) -> float:
         return sum_of(keys[metric.extract.count])
     passed = sum_of("tests") - sum_of("failures") - sum_of("errors") - sum_of("skipped")
     if passed < 0:
-        raise NoMetric(f"the JUnit file for {metric.name} counts more failures than tests")
+        raise NoMetric(f"the JUnit file for {metric.name} has more failures than tests")
     return passed
 
 
 def _suites(name: str, log: str) -> list[dict[str, str]]:
-    """The attributes of the outermost suites. No document type is taken: entities can grow without end."""
+    """Return the attributes of the outermost suites.
+
+    Raises:
+        NoMetric: the text is not XML, or declares a document type, whose entities could expand without limit.
+    """
     suites: list[dict[str, str]] = []
     depth, single = 0, False
     parser = expat.ParserCreate()
@@ -204,7 +223,7 @@ def _suites(name: str, log: str) -> list[dict[str, str]]:
         depth -= 1
 
     def refuse(*_: object) -> None:
-        raise NoMetric(f"the JUnit file for {name} declares a document type, which is not read")
+        raise NoMetric(f"the JUnit file for {name} declares a document type, which is not allowed")
 
     parser.StartElementHandler, parser.EndElementHandler = begin, end
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
@@ -213,7 +232,7 @@ def _suites(name: str, log: str) -> list[dict[str, str]]:
     except expat.ExpatError as error:
         raise NoMetric(f"the JUnit file for {name} is not XML: {error}") from None
     except (LookupError, ValueError, RecursionError, MemoryError):
-        raise NoMetric(f"the JUnit file for {name} is not XML that can be read") from None
+        raise NoMetric(f"the JUnit file for {name} is not XML: it cannot be parsed") from None
     return suites
 
 
@@ -229,7 +248,7 @@ def _pytest_summary(metric: Metric, log: str) -> float:
     for number, word in re.findall(r"([0-9]+) (passed|failed|errors?|skipped)", line):
         value = _number(metric.name, number)
         if counts.setdefault(word.rstrip("s"), value) != value:
-            raise NoMetric(f"pytest's summary line counts {word} twice, so {metric.name} is no plain number")
+            raise NoMetric(f"pytest's summary line has two counts of {word}, so {metric.name} is ambiguous")
     return sum(counts.values()) if count == "total" else counts.get(_PYTEST_WORDS[count], 0.0)
 
 
@@ -244,12 +263,12 @@ def _number(name: str, value: object) -> float:
         try:
             return float(value)
         except OverflowError:
-            raise NoMetric(f"{name} is too large for a number") from None
+            raise NoMetric(f"{name} is too large") from None
     raise NoMetric(f"{name} is {_shown(value)}, not a number")
 
 
 def _shown(value: object) -> str:
-    """A value in few plain words: it may be an object of a gigabyte, or an integer too long to be written out."""
+    """Describe a value in a few words: it may be an object of a gigabyte, or an integer too long to print."""
     if isinstance(value, str):
         text = one_line(value[: 10 * LONGEST_SHOWN])
         return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
@@ -259,15 +278,19 @@ def _shown(value: object) -> str:
 
 
 def _read(folder: Path, name: str, since: float) -> str:
-    """The file of a run. Only a plain one counts, inside of the folder, and not one that a link leads to."""
+    """Return the content of a file that the run wrote.
+
+    Raises:
+        NoMetric: it is unreadable, older than the run, not a regular file, or outside of the folder.
+    """
     path = folder / name
     try:
         if not path.parent.resolve().is_relative_to(folder.resolve()):
-            raise NoMetric(f"{path.name} lies outside of the folder that the command ran in")
+            raise NoMetric(f"{path.name} is outside of the folder that the command ran in")
         if path.lstat().st_mtime < since:
             raise NoMetric(f"{path.name} was not written by this run")
         return read_text(path, LARGEST_FILE)
     except RuntimeError:
-        raise NoMetric(f"{path.name} cannot be read: its folders lead to themselves") from None
+        raise NoMetric(f"cannot read {path.name}: its path is a loop of links") from None
     except OSError as error:
-        raise NoMetric(f"{path.name} cannot be read: {reason(error)}") from None
+        raise NoMetric(f"cannot read {path.name}: {reason(error)}") from None

@@ -1,44 +1,53 @@
-"""Reading protocol.json: one sentence for whatever is wrong with the file, its fields or its examples."""
+"""Load protocol.json and validate the file, its fields and its examples."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from agent.errors import NoMetric, UsageError
 from agent.format import plain
 from agent.protocol.extract import extract
 from agent.protocol.models import FILENAME, Protocol
 from agent.system.files import read_bounded, reason
+from agent.system.invocation import typed
 from agent.system.names import STATE, linked_part
 from agent.system.patterns import short
 
 LARGEST_FILE = 2**20
-EXAMPLE_SECONDS = 2.0  # an example is short, and a person waits for it
+EXAMPLE_SECONDS = 2.0  # time limit for matching an example, which is short
 MOST_FAULTS, LONGEST_WHERE = 10, 200
+ANOTHER_PATH = "remove it, or name another path"
 
 
 def load_protocol(workspace: Path) -> Protocol:
-    """Read and check `protocol.json`. Raises UsageError with one sentence that names every faulty field."""
+    """Load and validate `protocol.json`.
+
+    Raises:
+        UsageError: the file is missing, unreadable or invalid. The message names the invalid fields.
+    """
     path = workspace / FILENAME
     try:
         text = read_bounded(path, LARGEST_FILE).decode("utf-8-sig")
         json.loads(text, object_pairs_hook=_without_doubles)
         protocol = Protocol.model_validate_json(text)
-        protocol.digest  # noqa: B018 - what cannot be written down again cannot be recorded
+        protocol.digest  # noqa: B018 - fails for content that cannot be serialized, and so not recorded
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"there is no {FILENAME} in {workspace}: change to a workspace, or name it with -C") from None
+        hint = f"change to a workspace or name one with -C; `{typed('init')}` writes {FILENAME}"
+        raise UsageError(f"{FILENAME} not found in {workspace}", hint=hint) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {reason(error)}") from None
+        raise UsageError(f"cannot read {path}: {reason(error)}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a valid protocol: it is not UTF-8 text") from None
+        raise UsageError(f"{path} is not a valid protocol: the file is not UTF-8 text") from None
     except ValidationError as error:
         raise UsageError(f"{path} is not a valid protocol: {_sentence(error)}") from None
     except RecursionError:
-        raise UsageError(f"{path} is not a valid protocol: it is nested too deeply") from None
+        raise UsageError(f"{path} is not a valid protocol: the JSON is nested too deeply") from None
     except ValueError as error:
         raise UsageError(f"{path} is not a valid protocol: {' '.join(str(error).split())}") from None
     _require_inside(protocol, workspace, path)
@@ -47,59 +56,96 @@ def load_protocol(workspace: Path) -> Protocol:
 
 
 def require_runnable(protocol: Protocol) -> None:
-    """Raises UsageError where the protocol itself says that it is not ready to run."""
+    """Check that the protocol is marked as ready to run.
+
+    Raises:
+        UsageError: it is a draft or not eligible.
+    """
     if protocol.schema_kind != "protocol":
-        raise UsageError(f'{FILENAME} is a {protocol.schema_kind}: finish it, then set "schemaKind": "protocol"')
+        raise UsageError(
+            f"{FILENAME} is a {protocol.schema_kind}, not a protocol",
+            hint=f'run `{typed("init --force")}`, or complete the file and set "schemaKind": "protocol"',
+        )
     if protocol.meta.eligibility != "eligible":
-        raise UsageError(f"{FILENAME} says meta.eligibility {protocol.meta.eligibility}: only eligible ones are run")
+        raise UsageError(
+            f'meta.eligibility in {FILENAME} must be "eligible", got "{protocol.meta.eligibility}"',
+            hint='resolve what makes it ineligible, then set "eligibility": "eligible"',
+        )
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers differ in which of two fields of one name counts."""
+    """Return an object's fields; reject duplicate names, as JSON readers differ in which one counts."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the field {short(next(name for name in names if names.count(name) > 1))} is there twice")
+        raise ValueError(f"duplicate field {short(next(name for name in names if names.count(name) > 1))}")
     return fields
 
 
 def _require_inside(protocol: Protocol, workspace: Path, path: Path) -> None:
-    """Raises UsageError where a path of the protocol leads out of the workspace, or onto a file that is not its own."""
+    """Check that the protocol's paths stay in the workspace and overwrite no foreign file.
+
+    Raises:
+        UsageError: one does not; the message names its field.
+    """
     for field, place in protocol.written:
         link = linked_part(workspace, place)
         if link is not None:
-            raise UsageError(f"{path}: {field}: {short(link)} is a link: remove it, or name another path")
+            raise UsageError(f"{path}: {field}: {short(link)} is a symbolic link", hint=ANOTHER_PATH)
         if (workspace / place).exists() and not (workspace / place).is_file():
-            raise UsageError(f"{path}: {field}: {short(place)} is no plain file: remove it, or name another path")
+            raise UsageError(f"{path}: {field}: {short(place)} is not a regular file", hint=ANOTHER_PATH)
     artifact = protocol.provenance.baseline_artifact_path
     if PurePosixPath(artifact).parts[0] != STATE and _is_foreign(workspace / artifact):
         raise UsageError(
-            f"{path}: provenance.baselineArtifactPath: {short(artifact)} is there already and is no baseline's log: "
-            "name another path"
+            f"{path}: provenance.baselineArtifactPath: {short(artifact)} exists and is not a baseline's log",
+            hint="name another path",
         )
     try:
         inside = (workspace / protocol.execution.cwd).resolve().is_relative_to(workspace.resolve())
-    except (OSError, RuntimeError):  # links that lead to themselves
+    except (OSError, RuntimeError):  # a loop of links
         inside = False
     if not inside:
-        raise UsageError(f"{path}: execution.cwd: {short(protocol.execution.cwd)} leads out of the workspace")
+        raise UsageError(f"{path}: execution.cwd: {short(protocol.execution.cwd)} is outside of the workspace")
 
 
 def _is_foreign(log: Path) -> bool:
-    """Whether something is there that no baseline has written: those leave their record beside the log."""
+    """Return whether the file exists and no baseline wrote it: a baseline leaves baseline.json next to its log."""
     return log.exists() and not log.with_name("baseline.json").is_file()
 
 
 def _sentence(error: ValidationError) -> str:
     faults = []
     for fault in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]:
-        where = ".".join(str(part) for part in fault["loc"])[:LONGEST_WHERE]
-        what = (
-            "the field is unknown" if fault["type"] == "extra_forbidden" else fault["msg"].removeprefix("Value error, ")
-        )
+        where = ".".join(str(part) for part in fault["loc"] if "(" not in str(part))[:LONGEST_WHERE]
+        what = _words(fault)
         faults.append(f"{where}: {what}" if where else what)
     more = error.error_count() - len(faults)
     return plain("; ".join(faults) + (f"; and {more} more" if more else ""))
+
+
+def _words(fault: ErrorDetails) -> str:
+    """Say what is wrong with a field, without the terms of pydantic."""
+    limits = fault.get("ctx", {})
+    match fault["type"]:
+        case "extra_forbidden":
+            return "unknown field"
+        case "missing":
+            return "required field is missing"
+        case "literal_error":
+            return f"must be {limits['expected']}"
+        case "greater_than":
+            return f"must be above {limits['gt']:,.10g}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']:,.10g}"
+        case "too_short" | "string_too_short":
+            return "must not be empty"
+        case "list_type":
+            return "must be a list"
+        case "bool_type" | "bool_parsing":
+            return "must be true or false"
+    # As in "Input should be a valid number, unable to parse string as a number".
+    text = re.sub(r"^Input should be (an? )(?:valid )?([^,]*)(?:, .*)?$", r"must be \1\2", fault["msg"])
+    return text.removeprefix("Value error, ")
 
 
 def _try_examples(protocol: Protocol, path: Path) -> None:
@@ -109,4 +155,5 @@ def _try_examples(protocol: Protocol, path: Path) -> None:
             try:
                 extract(metric, example, seconds=EXAMPLE_SECONDS)
             except NoMetric as error:
-                raise UsageError(f"{path}: {metric.name} is not found in its own exampleStdout: {error}") from None
+                message = f"{path}: {metric.name} is not found in its own exampleStdout: {error}"
+                raise UsageError(message, hint="correct extract.pattern or extract.exampleStdout") from None

@@ -1,7 +1,7 @@
-"""protocol.json as typed models: what may change, how to run, what to measure, how to record.
+"""The models of protocol.json: what may change, how to run, what to measure, how to record.
 
-The schema is public and closed: an unknown field is refused. Every field says through `enforced` or `information`
-what the program does about it; `autoresearch protocol check` prints that.
+The schema is public and closed: unknown fields are rejected. Every field states through `enforced` or `information`
+what the program does with it; `autoresearch protocol check` and docs/protocol.md show these texts.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def _checked_own_glob(glob: str) -> str:
 
 
 def _checked_name(name: str) -> str:
-    """It is a column's title and stands in every line: one line of plain text."""
+    """Validate a metric's name, which is a column header and part of progress lines."""
     if len(name) > LONGEST_NAME or any(unicodedata.category(sign)[0] == "C" for sign in name):
-        raise ValueError(f"{short(name)} has to be one line of at most {LONGEST_NAME} plain characters")
+        raise ValueError(f"{short(name)} must be one line of at most {LONGEST_NAME} printable characters")
     return name
 
 
 def _checked_command(command: str) -> str:
     if len(command) > LONGEST_COMMAND or "\0" in command or not _is_unicode(command):
-        raise ValueError(f"has to be text of at most {LONGEST_COMMAND} characters, without NUL")
+        raise ValueError(f"must be text of at most {LONGEST_COMMAND} characters, without NUL")
     return command
 
 
@@ -82,7 +82,7 @@ def _checked(text: str, fault: str | None) -> str:
 
 def _no_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("true and false are no numbers")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
@@ -92,7 +92,7 @@ def _is_unicode(text: str) -> bool:
 
 InsidePath = Annotated[str, AfterValidator(_checked_path)]
 Glob = Annotated[str, AfterValidator(_checked_own_glob)]
-ForbiddenGlob = Annotated[str, AfterValidator(_checked_glob)]  # .git/** may be forbidden, too
+ForbiddenGlob = Annotated[str, AfterValidator(_checked_glob)]  # may also name .git/**
 Name = Annotated[str, AfterValidator(_checked_name)]
 Command = Annotated[str, AfterValidator(_checked_command)]
 Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=LONGEST_SECONDS)]
@@ -100,10 +100,10 @@ Count = Annotated[int, BeforeValidator(_no_bool), Field(gt=0, le=LARGEST_COUNT)]
 
 
 class Repo(ProtocolModel):
-    owner: str | None = information("who published the protocol", default=None)
-    name: str | None = information("where it was published", default=None)
-    default_branch: str | None = information("its main branch", default=None)
-    clone_url: str | None = information("where to clone it from", default=None)
+    owner: str | None = information("the owner of the repository", default=None)
+    name: str | None = information("the repository's name", default=None)
+    default_branch: str | None = information("the repository's default branch", default=None)
+    clone_url: str | None = information("where to clone the repository from", default=None)
 
 
 class Meta(ProtocolModel):
@@ -117,24 +117,23 @@ class Meta(ProtocolModel):
         "inference_serving",
         "unknown",
     ] = enforced("ml_train: the prepared data snapshot is part of the fingerprint")
-    eligibility: Literal["eligible", "needs_harness", "ineligible"] = enforced("anything but eligible is refused")
-    repo: Repo | None = information("where the protocol comes from", default=None)
-    purpose_statement: str | None = information("shown to the person", default=None)
-    created_at: str | None = information("when it was written", default=None)
-    updated_at: str | None = information("when it was changed", default=None)
-    protocol_bundle_id: str | None = information("its name in a catalogue", default=None)
+    eligibility: Literal["eligible", "needs_harness", "ineligible"] = enforced("only eligible protocols are run")
+    repo: Repo | None = information("the repository that the protocol was written for", default=None)
+    purpose_statement: str | None = information("shown to the user", default=None)
+    created_at: str | None = information("when the protocol was written", default=None)
+    updated_at: str | None = information("when the protocol was last changed", default=None)
+    protocol_bundle_id: str | None = information("the protocol's name in a catalogue", default=None)
 
 
 class Constraints(ProtocolModel):
-    no_new_dependencies: bool = information(
-        "kept through forbiddenGlobs: name the dependency files there", default=False
-    )
+    no_new_dependencies: bool = information("add the dependency files to forbiddenGlobs to enforce it", default=False)
     network_policy: Literal["sandbox", "full", "offline", "unknown"] = enforced(
-        "anything but full: training has no network, as far as the system can keep it from it (--sandbox)",
+        "full: training has network access; other values: none, as far as the sandbox can block it (--sandbox)",
         default="full",
     )
     network_allowlist: list[str] | None = information(
-        "1.1; hosts cannot be told apart: the network stays open, and --sandbox strict refuses", default=None
+        "1.1; single hosts cannot be allowed: the network stays open, and --sandbox strict refuses to start",
+        default=None,
     )
 
 
@@ -147,35 +146,37 @@ class SandboxSettings(ProtocolModel):
 
 class SetupCommand(ProtocolModel):
     kind: Literal["pip", "uv", "npm", "pnpm", "yarn", "cargo", "make", "bash", "sh"] = enforced(
-        "the program that runs; bash and sh are given `-c`"
+        "the program to run; bash and sh get `-c` before the arguments"
     )
-    args: list[Command] = enforced("its arguments, each quoted")
+    args: list[Command] = enforced("the program's arguments, each quoted for the shell")
 
 
 class Environment(ProtocolModel):
-    os_hints: list[str] = information("where it was made for", default=[])
-    package_managers: list[str] = information("what its commands need", default=[])
+    os_hints: list[str] = information("operating systems that the protocol was written for", default=[])
+    package_managers: list[str] = information("package managers that the commands need", default=[])
     setup_commands: list[Command | SetupCommand] = enforced(
-        "run in order before the first run, once per workspace (--no-setup leaves them out)", default=[]
+        "run in order before the first run, once per workspace (--no-setup skips them)", default=[]
     )
-    asset_prep: list[str] = information("told to the person", default=[])
+    asset_prep: list[str] = information("shown to the user", default=[])
     constraints: Constraints = information("limits of a run", default=Constraints())
     sandbox: SandboxSettings | None = information("1.1; not enforced", default=None)
 
 
 class MutableSurface(ProtocolModel):
-    allowed_globs: list[Glob] = enforced("only files that match enter a candidate", min_length=1, max_length=MOST_GLOBS)
+    allowed_globs: list[Glob] = enforced(
+        "only matching files can be part of a candidate", min_length=1, max_length=MOST_GLOBS
+    )
     forbidden_globs: list[ForbiddenGlob] = enforced(
-        "files that match never change: no candidate has another one of them", default=[], max_length=MOST_GLOBS
+        "matching files never change: no candidate may modify, add or remove one", default=[], max_length=MOST_GLOBS
     )
     allowed_kinds: list[Literal["code_edit", "config_edit"]] = information(
-        "what proposers are told; the globs are what is enforced", default=["code_edit"]
+        "passed on to proposers; only the globs are enforced", default=["code_edit"]
     )
 
     def allows(self, path: str) -> bool:
-        """Whether a candidate may change `path` (relative to the workspace, forward slashes).
+        """Return whether a candidate may change `path` (relative to the workspace, forward slashes).
 
-        However wide the globs are: never the protocol itself, the program's state, or a name that git refuses.
+        The protocol itself, the program's state and names that git rejects never may, whatever the globs are.
         """
         return (
             path != FILENAME
@@ -187,68 +188,74 @@ class MutableSurface(ProtocolModel):
 
 class ImmutableHarness(ProtocolModel):
     paths: list[Glob] = enforced(
-        "never changed by a candidate, and neither are the modules here that they import, unless allowedGlobs tell "
-        "them apart; a run finds them as they were committed, and they are part of the fingerprint",
+        "protected: no candidate may change them, or modules of the workspace that they import unless an allowed glob "
+        "names those exactly or matches no harness file; runs get the committed versions, which are part of the "
+        "fingerprint",
         default=[],
         max_length=MOST_GLOBS,
     )
-    rationale: str | None = information("why", default=None)
+    rationale: str | None = information("why these files are protected", default=None)
 
 
 class StopCondition(ProtocolModel):
     type: Literal["wall_clock", "max_steps", "epochs", "until_metric", "fixed_suite"] = information(
-        "how the command itself decides to end"
+        "how the command decides when to stop"
     )
     training_seconds_budget: Seconds | None = enforced(
-        "handed to the command as AUTORESEARCH_TRAINING_SECONDS (--training-seconds)", default=None
+        "passed to the command as AUTORESEARCH_TRAINING_SECONDS (--training-seconds)", default=None
     )
     max_steps: Count | None = information("the command's own limit", default=None)
     epochs: Count | None = information("the command's own limit", default=None)
-    target_metric: float | None = information("the command's own limit; --target stops the session", default=None)
-    exclude_compilation_from_budget: bool | None = information("the command's own clock decides", default=None)
-    notes: str | None = information("remarks", default=None)
+    target_metric: float | None = information("the command's own limit; use --target to stop the session", default=None)
+    exclude_compilation_from_budget: bool | None = information("decided by the command's own clock", default=None)
+    notes: str | None = information("notes", default=None)
 
 
 class Determinism(ProtocolModel):
-    seed_policy: Literal["optional", "required"] = information("told to proposers", default="optional")
-    notes: str | None = information("remarks", default=None)
+    seed_policy: Literal["optional", "required"] = information("passed on to proposers", default="optional")
+    notes: str | None = information("notes", default=None)
 
 
 class Execution(ProtocolModel):
-    command: Command = enforced("run by the shell, output to run.log", min_length=1)
-    cwd: InsidePath = enforced("where, relative to the workspace", default=".")
-    stop_condition: StopCondition | None = information("when a run ends", default=None)
-    hard_timeout_seconds: Seconds = enforced("a run that takes longer is killed with all its children", default=900)
-    determinism: Determinism = information("about seeds", default=Determinism())
+    command: Command = enforced("run by the shell, with output redirected to run.log", min_length=1)
+    cwd: InsidePath = enforced("working directory of the command, relative to the workspace", default=".")
+    stop_condition: StopCondition | None = information("when a run is complete", default=None)
+    hard_timeout_seconds: Seconds = enforced(
+        "time limit of a run: when it expires, the process tree is killed", default=900
+    )
+    determinism: Determinism = information("how seeds are handled", default=Determinism())
 
 
 class Extract(ProtocolModel):
-    """How a number is found. Which further fields a kind takes stands in `_FIELDS`."""
+    """The rule that extracts a metric from the log or a file. `kind` determines which other fields apply."""
 
     kind: Literal["regex", "json_pointer", "junit", "pytest_summary", "custom"] = enforced(
-        "how the number is found; custom is refused: print a line and use regex"
+        "how the number is found; custom is not supported: print a line and use regex"
     )
     pattern: str | None = enforced(
-        "regex: the number is group 1; it ends its line, or the pattern goes on to the line's end", default=None
+        "regex: group 1 is the number; it must end its line, unless the pattern matches to the end of the line",
+        default=None,
     )
     pointer: str | None = enforced(
-        "json_pointer: RFC 6901, into `path` or the log's last JSON line", default=None, max_length=LONGEST_COMMAND
+        "json_pointer: an RFC 6901 pointer into `path`, or into the last line of JSON in the log",
+        default=None,
+        max_length=LONGEST_COMMAND,
     )
-    path: InsidePath | None = enforced("json_pointer, junit: the file the command writes", default=None)
+    path: InsidePath | None = enforced("json_pointer, junit: the file that the command writes", default=None)
     count: Literal["passed", "failed", "errors", "skipped", "total", "seconds"] = enforced(
-        "junit, pytest_summary: which figure counts", default="passed"
+        "junit, pytest_summary: the figure to use as the metric", default="passed"
     )
     example_stdout: str | None = enforced(
-        "the extraction is tried on it when the protocol is loaded", default=None, max_length=LARGEST_EXAMPLE
+        "the extraction rule is tested on it when the protocol is loaded", default=None, max_length=LARGEST_EXAMPLE
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         needed = {"regex": "pattern", "json_pointer": "pointer", "junit": "path"}.get(self.kind)
         if needed and getattr(self, needed) is None:
-            raise ValueError(f"kind {self.kind} needs the field {needed}")
+            raise ValueError(f"kind {self.kind} requires the field {needed}")
         if self.kind == "custom":
-            raise ValueError("kind custom cannot be run; let the command print a line and use kind regex")
+            raise ValueError("kind custom is not supported; let the command print a line, and use kind regex")
         if self.pattern is not None:
             fault = fault_of_expression(self.pattern)
             if fault is not None:
@@ -259,46 +266,48 @@ class Extract(ProtocolModel):
 
 
 class Metric(ProtocolModel):
-    name: Name = enforced("its column and its word everywhere", min_length=1)
-    direction: Literal["minimize", "maximize"] = enforced("which way is better")
-    extract: Extract = enforced("how it is read")
+    name: Name = enforced("the metric's name, in the results and everywhere else", min_length=1)
+    direction: Literal["minimize", "maximize"] = enforced("whether lower or higher is better")
+    extract: Extract = enforced("how the metric is extracted")
 
 
 class BaselinePolicy(ProtocolModel):
     establish_on_hardware: bool = enforced("the baseline is always measured on this machine", default=True)
-    same_data_snapshot: bool = enforced("a session refuses to continue on other data", default=True)
-    baseline_notes: str | None = information("remarks", default=None)
+    same_data_snapshot: bool = enforced("a session does not continue on other data", default=True)
+    baseline_notes: str | None = information("notes", default=None)
 
 
 class Measurement(ProtocolModel):
-    primary_metric: Metric = enforced("what a candidate is judged by")
-    secondary_metrics: list[Metric] = enforced("recorded with every run", default=[], max_length=MOST_METRICS)
-    baseline_policy: BaselinePolicy = enforced("how the baseline is made", default=BaselinePolicy())
+    primary_metric: Metric = enforced("the metric that candidates are judged by")
+    secondary_metrics: list[Metric] = enforced("metrics recorded with every run", default=[], max_length=MOST_METRICS)
+    baseline_policy: BaselinePolicy = enforced("how the baseline is measured", default=BaselinePolicy())
 
 
 class ResultsLog(ProtocolModel):
-    format: Literal["tsv", "csv", "jsonl"] = enforced("the form of the results", default="tsv")
-    path: InsidePath = enforced("where, relative to the workspace", default="results.tsv")
-    columns: list[Name] | None = enforced("its columns, in this order", default=None, max_length=MOST_METRICS)
+    format: Literal["tsv", "csv", "jsonl"] = enforced("file format of the results", default="tsv")
+    path: InsidePath = enforced("path of the results, relative to the workspace", default="results.tsv")
+    columns: list[Name] | None = enforced(
+        "columns of the results, in this order", default=None, max_length=MOST_METRICS
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if STATE in (part.casefold() for part in PurePosixPath(self.path).parts):
-            raise ValueError(f"the path {short(self.path)} lies in {STATE}, which git does not keep")
+            raise ValueError(f"the path {short(self.path)} is in {STATE}, which git ignores")
         return self
 
 
 class GitWorkflow(ProtocolModel):
-    branch_pattern: str = enforced("the session's branch; <tag> is replaced", default="autoresearch/<tag>")
-    commit_scope: str | None = information(
-        "kept anyway: only candidate files and the results are committed", default=None
+    branch_pattern: str = enforced(
+        "name of the session's branch; <tag> is replaced by the tag", default="autoresearch/<tag>"
     )
-    staging_example: str | None = information("the program stages by path itself", default=None)
+    commit_scope: str | None = information("always only candidate files and the results are committed", default=None)
+    staging_example: str | None = information("the program stages files by path", default=None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if "<tag>" not in self.branch_pattern:
-            raise ValueError("branchPattern needs <tag> in it, as in autoresearch/<tag>")
+            raise ValueError("branchPattern must contain <tag>, as in autoresearch/<tag>")
         fault = fault_of_branch(self.branch_pattern.replace("<tag>", "tag"))
         if fault is not None:
             raise ValueError(f"branchPattern {short(self.branch_pattern)} {fault}")
@@ -307,58 +316,62 @@ class GitWorkflow(ProtocolModel):
 
 class Provenance(ProtocolModel):
     results_log: ResultsLog = enforced("the table of experiments", default=ResultsLog())
-    git_workflow: GitWorkflow = enforced("where it is kept", default=GitWorkflow())
+    git_workflow: GitWorkflow = enforced("how git records it", default=GitWorkflow())
     baseline_artifact_path: InsidePath = enforced(
-        "where the baseline's log is kept", default=".autoresearch/create/baseline_run.log"
+        "path of the baseline's log", default=".autoresearch/create/baseline_run.log"
     )
 
 
 class Safety(ProtocolModel):
     oom_policy: Literal["reduce_batch", "fail", "unknown"] = enforced(
-        "reduce_batch: halve the device batch and run again, at most twice; else out of memory is a crash",
+        "reduce_batch: halve the device batch size and repeat the run, at most twice; otherwise it counts as a crash",
         default="unknown",
     )
     crash_status: Literal["crash", "discard", "retry"] = enforced(
-        "crash, discard: revert and go on; retry: once more first; the row says crash", default="crash"
+        "crash, discard: revert and continue; retry: repeat the run once first; the status in the results is crash",
+        default="crash",
     )
 
 
 class Autonomy(ProtocolModel):
-    no_ask_human_to_continue: bool = enforced("the loop never asks, whatever this says", default=True)
+    no_ask_human_to_continue: bool = enforced("the loop never asks, whatever the value", default=True)
 
 
 class AgentRules(ProtocolModel):
     simplicity_criterion: bool = enforced(
-        "what is simpler, or needs clearly less memory, is kept where nothing is lost; proposers are told",
+        "simpler candidates, and those that need clearly less memory, are kept if the metric is no worse; shown to "
+        "proposers",
         default=False,
     )
-    autonomy: Autonomy = enforced("about questions", default=Autonomy())
-    experiment_timeout_notes: str | None = information("hardTimeoutSeconds is what is enforced", default=None)
-    log_redirect_example: str | None = information("the program redirects by itself", default=None)
+    autonomy: Autonomy = enforced("whether the loop asks questions", default=Autonomy())
+    experiment_timeout_notes: str | None = information("not enforced; hardTimeoutSeconds is", default=None)
+    log_redirect_example: str | None = information("the program redirects output itself", default=None)
 
 
 class MiningLoop(ProtocolModel):
-    max_trials: Count | None = enforced("like --max-experiments", default=None)
-    max_session_wall_seconds: Seconds | None = enforced("like --max-hours", default=None)
-    max_consecutive_non_improvements: Count | None = enforced("like --patience", default=None)
-    stop_after_successful_pr: bool | None = information("no pull requests are made", default=None)
-    on_chain_project_id: str | int | None = information("nothing is sent anywhere", default=None)
+    max_trials: Count | None = enforced("same as --max-experiments", default=None)
+    max_session_wall_seconds: Seconds | None = enforced("same as --max-hours, but in seconds", default=None)
+    max_consecutive_non_improvements: Count | None = enforced("same as --patience", default=None)
+    stop_after_successful_pr: bool | None = information(
+        "not enforced: the program makes no pull requests", default=None
+    )
+    on_chain_project_id: str | int | None = information("not used: the program sends nothing anywhere", default=None)
 
 
 class Protocol(ProtocolModel):
-    schema_kind: Literal["protocol", "discoveryDraft"] = enforced("a discoveryDraft is refused: it is unfinished")
-    protocol_version: Literal["1.0", "1.1"] = enforced("fields of 1.1 are refused in 1.0")
-    meta: Meta = enforced("what it is")
+    schema_kind: Literal["protocol", "discoveryDraft"] = enforced("a discoveryDraft is not run")
+    protocol_version: Literal["1.0", "1.1"] = enforced("1.0 rejects fields of 1.1")
+    meta: Meta = enforced("what the protocol is for")
     environment: Environment = enforced("what a run needs", default=Environment())
-    mutable_surface: MutableSurface = enforced("what may change")
-    immutable_harness: ImmutableHarness = enforced("what must not", default=ImmutableHarness())
-    execution: Execution = enforced("how to run")
-    measurement: Measurement = enforced("what to measure")
-    provenance: Provenance = enforced("how to record", default=Provenance())
-    safety: Safety = enforced("when a run fails", default=Safety())
-    agent_rules: AgentRules = information("for proposers", default=AgentRules())
-    archetype_extensions: dict[str, dict[str, Any]] = information("remarks of the archetype", default={})
-    mining_loop: MiningLoop = enforced("when to stop", default=MiningLoop())
+    mutable_surface: MutableSurface = enforced("which files may change")
+    immutable_harness: ImmutableHarness = enforced("which files must not change", default=ImmutableHarness())
+    execution: Execution = enforced("how to run an experiment")
+    measurement: Measurement = enforced("which metrics to measure")
+    provenance: Provenance = enforced("how to record results", default=Provenance())
+    safety: Safety = enforced("what happens when a run fails", default=Safety())
+    agent_rules: AgentRules = information("rules for proposers", default=AgentRules())
+    archetype_extensions: dict[str, dict[str, Any]] = information("notes on the archetype", default={})
+    mining_loop: MiningLoop = enforced("when a session stops", default=MiningLoop())
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -372,32 +385,32 @@ class Protocol(ProtocolModel):
             }
             for name, used in newer.items():
                 if used:
-                    raise ValueError(f'{name} needs "protocolVersion": "1.1"')
+                    raise ValueError(f'{name} requires "protocolVersion": "1.1"')
         known = {*RESULT_COLUMNS, self.metric.name, *(m.name for m in self.measurement.secondary_metrics)}
         for column in self.columns:
             if column not in known:
                 raise ValueError(
-                    f"provenance.resultsLog.columns: {column!r} is not known; possible here: {', '.join(sorted(known))}"
+                    f"provenance.resultsLog.columns: unknown column {column!r}; choose from {', '.join(sorted(known))}"
                 )
         for field, path in self.written:
             taken = self._taken(path)
             if taken is not None:
-                raise ValueError(f"{field}: {short(path)} would be written over: it is {taken}")
+                raise ValueError(f"{field}: {short(path)} would be overwritten, but it is {taken}")
         first, second = (PurePosixPath(path) for _, path in self.written)
         if first == second or first in second.parents or second in first.parents:
-            raise ValueError("provenance.baselineArtifactPath: the results are written there, or beside it")
+            raise ValueError("provenance.baselineArtifactPath: conflicts with the path of the results")
         return self
 
     @property
     def written(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """The files that the program writes where the protocol says: field and path."""
+        """The files that the program writes to paths of the protocol, as (field, path)."""
         return (
             ("provenance.resultsLog.path", self.provenance.results_log.path),
             ("provenance.baselineArtifactPath", self.provenance.baseline_artifact_path),
         )
 
     def _taken(self, path: str) -> str | None:
-        """What a file is already that the program would write; None where it is nothing."""
+        """Return what `path` is already used for, None if it is free."""
         path = PurePosixPath(path).as_posix()
         if path in (".", FILENAME):
             return "the protocol's own file" if path == FILENAME else "the workspace itself"
@@ -408,7 +421,7 @@ class Protocol(ProtocolModel):
         if any(PurePosixPath(glob).as_posix() == path for glob in self.mutable_surface.forbidden_globs):
             return "a file that must not change"
         if any(source.path is not None and PurePosixPath(source.path).as_posix() == path for source in self._sources):
-            return "what the command writes"
+            return "a file that the command writes"
         return None
 
     @property
@@ -421,7 +434,7 @@ class Protocol(ProtocolModel):
 
     @property
     def columns(self) -> list[str]:
-        """The columns of the results, the family's five unless the protocol names others."""
+        """The columns of the results, by default the usual five."""
         return self.provenance.results_log.columns or [
             "commit",
             self.metric.name,
@@ -437,6 +450,6 @@ class Protocol(ProtocolModel):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content: layout and key order do not count."""
+        """SHA-256 of the content, independent of layout and key order."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""The reference of protocol.json in docs/protocol.md, written from the models of `agent.protocol.models`.
+"""Generate the reference of protocol.json in docs/protocol.md from the models of `agent.protocol.models`.
 
-    python -m agent.protocol.reference docs/protocol.md      writes what stands between the page's marks anew
+    python -m agent.protocol.reference docs/protocol.md      regenerates the text between the page's markers
 
-The rest of the page is written by hand; a test holds both together.
+The rest of the page is written manually. A test checks that the page is up to date.
 """
 
 from __future__ import annotations
@@ -20,27 +20,31 @@ from pydantic.fields import FieldInfo
 from agent.protocol.models import FILENAME, Protocol
 
 BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
-HEAD = ("| field | holds | what the program does about it | for example |", "|---|---|---|---|")
+HEAD = ("| field | type | effect | example |", "|---|---|---|---|")
 BOUNDS = {"gt": "above {}", "ge": "at least {}", "le": "at most {:,.0f}", "min_length": "not empty"}
 NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
 WIDEST = 60  # characters of an example
 
 
 def page(text: str, example: dict[str, Any]) -> str:
-    """The page `text` with its reference written anew. Raises ValueError where its marks are missing."""
+    """Return the page `text` with a regenerated reference.
+
+    Raises:
+        ValueError: the markers are missing.
+    """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the page needs the marks {BEGIN} and {END}")
+        raise ValueError(f"the page must contain the markers {BEGIN} and {END}")
     whole = json.dumps(example, indent=2, ensure_ascii=False)
-    return f"{before}{BEGIN}\n\n{reference(example)}\n\n## A whole one\n\n```json\n{whole}\n```\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{reference(example)}\n\n## A complete example\n\n```json\n{whole}\n```\n\n{END}{after}"
 
 
 def reference(example: dict[str, Any]) -> str:
-    """A table for each section of the protocol, in Markdown; the examples are the values of `example`."""
+    """Return one Markdown table per section of the protocol, with the values of `example` as examples."""
     plain = [(name, field) for name, field in Protocol.model_fields.items() if not _models(field)]
     top = [_row(field.alias or name, field, example.get(field.alias or name)) for name, field in plain]
-    parts = ["\n".join(["### At the top", "", *HEAD, *top])]
+    parts = ["\n".join(["### Top level", "", *HEAD, *top])]
     for name, field in Protocol.model_fields.items():
         title = field.alias or name
         for model in _models(field):
@@ -55,7 +59,7 @@ def _rows(model: type[BaseModel], prefix: str, example: Any) -> Iterator[str]:
         path = f"{prefix}{field.alias or name}"
         value = example.get(field.alias or name) if isinstance(example, dict) else None
         yield _row(path, field, value)
-        # The fields of a further metric are those of the first.
+        # Secondary metrics have the same fields as the primary one.
         for inner in _models(field) if path != "secondaryMetrics" else ():
             yield from _rows(inner, f"{path}[]." if _list(field) else f"{path}.", value)
 
@@ -82,7 +86,7 @@ def _bounds(rules: Iterable[Any]) -> list[str]:
 
 
 def _kind(annotation: Any) -> str:
-    """A type in words, without the None of a field that may be left out."""
+    """Describe a type in words, without the None of an optional field."""
     if get_origin(annotation) is Annotated:
         kind, *rules = get_args(annotation)
         within = [each for rule in rules if isinstance(rule, FieldInfo) for each in rule.metadata]
@@ -109,7 +113,7 @@ def _need(field: FieldInfo) -> str:
 
 
 def _models(field: FieldInfo) -> list[type[BaseModel]]:
-    """The models of a field's objects, as they are, as one of several forms, or in a list."""
+    """Return the models of a field, including those in a union or a list."""
     found, left = [], [field.annotation]
     while left:
         each = left.pop(0)

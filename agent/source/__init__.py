@@ -1,4 +1,4 @@
-"""Source files as syntax: constants, imports, differences, encodings, and which constants buy training time.
+"""Read and edit source files as syntax: constants, imports, diffs, encodings, training budgets.
 
-Uses journal for its nouns; nothing here runs anything.
+Imports journal for its types; nothing here runs code.
 """

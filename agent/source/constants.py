@@ -1,7 +1,7 @@
-"""The ALL_CAPS constants of a Python source: found by syntax tree, replaced in place, every other byte kept.
+"""Find the ALL_CAPS constants of a Python source in its syntax tree, and replace them without changing any other byte.
 
-Only module-level assignments that are live count: an `if` is followed where its test can be worked out from literals,
-earlier constants and the names the harness defines (PROFILE, MAX_SEQ_LEN, ...). Nothing is ever executed.
+Only live module-level assignments count: an `if` is followed when its test can be computed from literals, earlier
+constants and the names that the harness defines (PROFILE, MAX_SEQ_LEN, ...). Nothing is ever executed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from agent.journal.experiment import Value
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")
-# Bounds on what a source may make the evaluator compute.
+# Limits on what a source can make the evaluator compute.
 LARGEST_POWER = 64
 LONGEST_TEXT = 1000
 MOST_BITS = 1024
@@ -57,12 +57,18 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "set": set,
 }
 
-MOST_TREES = 8  # each takes some MB; the same few texts are asked about again and again
+MOST_TREES = 8  # cached; each takes a few MB, and the same few texts are parsed over and over
 
 
 @dataclass(frozen=True)
 class Constant:
-    """begin, end: byte offsets of the literal in the UTF-8 source. comment: what follows it on its line."""
+    """A constant with a literal value.
+
+    Attributes:
+        begin, end: byte offsets of the literal in the UTF-8 source.
+        literal: the value as the source spells it.
+        comment: the rest of the line after the literal.
+    """
 
     name: str
     value: Value
@@ -74,8 +80,13 @@ class Constant:
 
 
 def constants(source: str, known: Mapping[str, Value]) -> dict[str, Constant]:
-    """The live constants with a literal value, by name; of a name assigned twice the last. Empty for broken syntax, and
-    for branches too deep to follow.
+    """Return the live constants with a literal value, by name; the last one wins if a name is assigned twice.
+
+    Args:
+        known: values of the names that the harness defines.
+
+    Returns:
+        An empty dict if the syntax is invalid, or if branches are nested too deeply to follow.
     """
     tree = parsed(source)
     try:
@@ -98,7 +109,11 @@ def _constants(tree: ast.Module, source: str, known: Mapping[str, Value]) -> dic
 
 
 def replace(source: str, found: Mapping[str, Constant], values: Mapping[str, Value]) -> str:
-    """`source` with new literals for the constants named in `values`."""
+    """Return `source` with new literals for the constants named in `values`.
+
+    Args:
+        found: what `constants` returned for this source.
+    """
     data = source.encode()
     for name in sorted(values, key=lambda name: found[name].begin, reverse=True):
         constant = found[name]
@@ -108,7 +123,7 @@ def replace(source: str, found: Mapping[str, Constant], values: Mapping[str, Val
 
 
 def literal(value: Value, like: str) -> str:
-    """How to write `value` where `like` stood: a power of two as a power, a string in the same quotes."""
+    """Spell `value` in the style of `like`: a power of two as a power, a string in the same quotes."""
     power = re.fullmatch(r"2\s*\*\*\s*\d+", like)
     if power and isinstance(value, int) and value > 0 and value & (value - 1) == 0:
         return f"2**{value.bit_length() - 1}"
@@ -124,14 +139,17 @@ def literal(value: Value, like: str) -> str:
 
 
 def refuses(source: str, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
-    """The first live module-level `assert` that `values` would fail, as text; None where none is known to."""
+    """Return the text of the first live module-level `assert` that `values` would fail, or None.
+
+    Asserts that cannot be evaluated are assumed to hold. If the source cannot be parsed, the text says why.
+    """
     tree = parsed(source)
     if tree is None:
-        return "the syntax is broken"
+        return "the syntax is invalid"
     try:
         return _refuses(tree, known, values)
     except RecursionError:
-        return "its branches are too deep to follow"
+        return "branches are nested too deeply to follow"
 
 
 def _refuses(tree: ast.Module, known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
@@ -148,22 +166,22 @@ def _refuses(tree: ast.Module, known: Mapping[str, Value], values: Mapping[str, 
 
 
 class _Unknown(Exception):
-    """The expression depends on something that cannot be worked out."""
+    """The value of an expression cannot be computed."""
 
 
 def unmarked(source: str) -> str:
-    """Without a byte order mark, which Python takes at the start of a file but not at the start of a text."""
+    """Remove a byte order mark: Python accepts it at the start of a file, but not of a string."""
     return source.removeprefix("\ufeff")
 
 
 @functools.lru_cache(maxsize=MOST_TREES)
 def parsed(source: str) -> ast.Module | None:
-    """What `parse` returns, remembered: for those who only read it."""
+    """Return a cached `parse`, for callers that do not modify the tree."""
     return parse(source)
 
 
 def parse(source: str) -> ast.Module | None:
-    """The syntax tree; None for broken syntax, and for what is nested too deeply."""
+    """Return the syntax tree, or None if the syntax is invalid or nested too deeply."""
     try:
         return ast.parse(unmarked(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -171,7 +189,7 @@ def parse(source: str) -> ast.Module | None:
 
 
 def _line_starts(data: bytes) -> list[int]:
-    # ast counts lines as Python does (\n, \r\n, \r) and columns in bytes, without a byte order mark.
+    # ast ends lines as Python does (\n, \r\n, \r), and counts columns in bytes and without a byte order mark.
     starts = [3 if data.startswith(b"\xef\xbb\xbf") else 0]
     return starts + [match.end() for match in re.finditer(rb"\r\n|\n|\r", data)]
 
@@ -187,7 +205,11 @@ def _assignments(
 
 
 def _live(body: list[ast.stmt], names: dict[str, Any], values: Mapping[str, Value]) -> Iterator[ast.stmt]:
-    """Statements that run at import as far as that is known; `names` follows their assignments, `values` overriding."""
+    """Yield the statements that are known to run at import, updating `names` with what they assign.
+
+    Args:
+        values: override what the statements assign.
+    """
     for statement in body:
         if isinstance(statement, ast.If):
             try:
@@ -208,7 +230,10 @@ def _live(body: list[ast.stmt], names: dict[str, Any], values: Mapping[str, Valu
 
 
 def _forget(statement: ast.stmt, names: dict[str, Any]) -> None:
-    """Drop all that it binds: a loop, `with`, `try`, a tuple, `+=` are not followed. A function's names are its own."""
+    """Drop every name that a statement binds: loops, `with`, `try`, tuples and `+=` are not followed.
+
+    The names of a function or class are local to it and stay.
+    """
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return
     for node in ast.walk(statement):
@@ -217,6 +242,7 @@ def _forget(statement: ast.stmt, names: dict[str, Any]) -> None:
 
 
 def target_of(statement: ast.stmt) -> tuple[str, ast.expr] | None:
+    """Return the name and value of an assignment to a single name, or None for any other statement."""
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
         return statement.targets[0].id, statement.value
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value is not None:
@@ -225,7 +251,7 @@ def target_of(statement: ast.stmt) -> tuple[str, ast.expr] | None:
 
 
 def is_literal(node: ast.expr) -> bool:
-    """A number, string or bool, a negative number, or a power such as 2**16."""
+    """Return whether an expression is a number (negative too), a string, a bool, or a power such as 2**16."""
     match node:
         case ast.Constant():
             return True
@@ -237,7 +263,11 @@ def is_literal(node: ast.expr) -> bool:
 
 
 def _evaluate(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """The value of an expression of literals, names and plain arithmetic. Raises _Unknown."""
+    """Return the value of an expression of literals, names and plain arithmetic.
+
+    Raises:
+        _Unknown: the value cannot be computed.
+    """
     try:
         return _compute(node, names)
     except (ArithmeticError, TypeError, ValueError, LookupError, RecursionError):

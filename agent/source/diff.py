@@ -1,4 +1,4 @@
-"""What an edit changes, and whether the learning curves before and after it may cross."""
+"""Determine what an edit changes, and whether the learning curves before and after it may cross."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from agent.source.constants import Constant, constants
 
 CODE = "code"  # something other than the value of a constant
 
-# A curve after such an edit may lie above the one before for long and end below it.
+# After such an edit the curve may stay above the previous one for a long time and still end below it.
 CROSSING = {
     "batch": re.compile(r"BATCH|ACCUM|MICRO"),
     "schedule": re.compile(r"WARM|FINAL_LR|DECAY|SCHEDULE|COOLDOWN|ANNEAL"),
     "size": re.compile(r"DEPTH|WIDTH|DIM|RATIO|LAYER|HEAD|HIDDEN|EMBD|WINDOW|CHANNELS"),
 }
-# An edit of nothing else leaves the work of a step as it is. Narrow, as a wrong guess makes a slower step look better.
+# Editing only these leaves the work of a step unchanged. Narrow, because a wrong guess makes a slower step look better.
 SAME_WORK = re.compile(
     r"(^|_)(LR|LEARNING_RATE|BETA\d?|MOMENTUM|DECAY|WARMUP|WARMDOWN|EPS|SEED)(_|$)|^RATE$|(^|_)BASE$"
 )
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[str, Value]) -> frozenset[str]:
-    """Names of the constants in which two versions of the files (path to text) differ, and CODE if anything else does.
+    """Return the names of the constants that differ between two versions of the files, and CODE if anything else does.
 
-    known: names that the harness defines, as for `edits.constants`.
+    Args:
+        before, after: path -> text.
+        known: values of the names that the harness defines, as for `constants`.
     """
     names: set[str] = set()
     for path in {*before, *after}:
@@ -40,18 +42,18 @@ def changed(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[
 
 
 def kinds(changed: Collection[str]) -> frozenset[str]:
-    """The kinds of edit among `changed` after which curves cross."""
+    """Return the kinds of edit in `changed` after which learning curves may cross: keys of CROSSING, or CODE."""
     found = {kind for kind, names in CROSSING.items() if any(names.search(name.upper()) for name in changed)}
     return frozenset(found | ({CODE} if CODE in changed else set()))
 
 
 def same_work(changed: Collection[str]) -> bool:
-    """Whether a step takes as long before and after an edit of these, as far as their names tell."""
+    """Return whether a step takes as long after an edit of these as before, judging by their names."""
     return CODE not in changed and all(SAME_WORK.search(name.upper()) for name in changed)
 
 
 def _masked(source: str, found: Mapping[str, Constant]) -> bytes:
-    """The source without the literals of its constants."""
+    """Return the source without the literals of its constants."""
     data = source.encode()
     for constant in sorted(found.values(), key=lambda constant: constant.begin, reverse=True):
         data = data[: constant.begin] + data[constant.end :]

@@ -1,33 +1,38 @@
-"""Source files as text and back, in the encoding that they declare: every byte that is not edited stays."""
+"""Decode source files and encode them again in the encoding that they declare, so that unedited bytes stay the same."""
 
 from __future__ import annotations
 
 import io
 import tokenize
 
-HEADER = 4096  # bytes, in which the first two lines end
+HEADER = 4096  # bytes, enough for the first two lines
 
 
 def decoded(path: str, data: bytes) -> str:
-    """The text of a file; a byte order mark stays in it.
+    """Return the text of a file, including a byte order mark.
 
-    Raises UnicodeDecodeError where it is no text, or not in the encoding that it declares.
+    Raises:
+        UnicodeDecodeError: the file is not text in the encoding that it declares.
     """
     return data.decode(encoding_of(path, data))
 
 
 def encoded(path: str, text: str) -> bytes:
-    """Raises UnicodeEncodeError where the encoding that the text declares has no such characters."""
+    """Return the bytes of a text in the encoding that it declares.
+
+    Raises:
+        UnicodeEncodeError: the encoding lacks a character of the text.
+    """
     return text.encode(encoding_of(path, text[:HEADER].encode(errors="replace")))
 
 
 def encoding_of(path: str, data: bytes) -> str:
-    """What a Python file declares (PEP 263); UTF-8 for any other, and where what it declares is none."""
+    """Return the encoding that a Python file declares (PEP 263); UTF-8 for other files and for unknown encodings."""
     if not path.endswith(".py"):
         return "utf-8"
     header = data[:HEADER].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
-        # ASCII alone: what else stands in the first lines is none of its business.
+        # ASCII only: other characters in the first lines would make detect_encoding fail.
         found, _ = tokenize.detect_encoding(io.BytesIO(bytes(byte & 127 for byte in header)).readline)
     except SyntaxError:
         return "utf-8"

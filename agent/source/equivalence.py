@@ -1,4 +1,4 @@
-"""Whether two candidates are the same program: comments and layout do not count."""
+"""Fingerprint candidates so that two are equal if they are the same program: comments and layout do not count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from agent.source.constants import parsed
 
 
 def fingerprint_of(files: Mapping[str, str]) -> str:
-    """SHA-256 over paths and syntax trees; over the text itself where a file is no Python, or does not parse."""
+    """Return a SHA-256 over paths and syntax trees, or texts for files that are not Python or do not parse.
+
+    Args:
+        files: path -> text.
+    """
     sha = hashlib.sha256()
     for path in sorted(files):
         sha.update(f"{path}\0{_meaning(path, files[path])}\0".encode(errors="surrogatepass"))
@@ -21,5 +25,5 @@ def _meaning(path: str, text: str) -> str:
     tree = parsed(text) if path.endswith(".py") else None
     try:
         return ast.dump(tree) if tree else text
-    except (ValueError, RecursionError, MemoryError):  # a number too long to be written out, for one
+    except (ValueError, RecursionError, MemoryError):  # such as a number with too many digits to print
         return text

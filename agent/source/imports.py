@@ -1,4 +1,4 @@
-"""Which modules of a repository Python files import, by their syntax: nothing is run."""
+"""Find the modules of a repository that Python files import, from their syntax alone: nothing is run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 from agent.source.constants import parsed
 
 MOST_FILES, MOST_SCRIPTS = 2000, 100
-LARGEST_FILE = 2**20  # characters of a file that is parsed
-MOST_IMPORTS = 10_000  # of one file
-DEEPEST = 16  # parts of a module's name
+LARGEST_FILE = 2**20  # characters; larger files are not parsed
+MOST_IMPORTS = 10_000  # per file
+DEEPEST = 16  # parts of a module name
 SOURCE_FOLDER = "src"
 BY_NAME = ("import_module", "__import__")
 COMPILED = ".so"
@@ -21,14 +21,19 @@ COMPILED = ".so"
 
 @dataclass(frozen=True)
 class Import:
-    """name: `a.b` for `import a.b` and for `from a import b`. level: the dots before it, 0 for an absolute import."""
+    """An imported module.
+
+    Attributes:
+        name: `a.b` for `import a.b` and for `from a import b`.
+        level: number of leading dots; 0 for an absolute import.
+    """
 
     name: str
     level: int = 0
 
 
 def imports(source: str) -> frozenset[Import]:
-    """Return what a file imports, inside functions too; nothing where it is too large or not valid Python."""
+    """Return what a file imports, inside functions too; empty if it is too large or not valid Python."""
     tree = parsed(source) if len(source) <= LARGEST_FILE else None
     if tree is None:
         return frozenset()
@@ -52,11 +57,14 @@ def _imports(tree: ast.Module) -> Iterator[Import]:
 
 
 def places(imported: Import, importer: str, scripts: Iterable[PurePosixPath] = ()) -> Iterator[str]:
-    """Yield each path at which a file with one of the modules may lie that an import loads.
+    """Yield each path where a file that the import loads may be.
 
-    Packages on the way count: `import a.b` loads a/__init__.py too. An absolute name is looked for in the importer's
-    folder, at the top, in src/ and in `scripts`, the folders of what is started; all that is there counts, whichever
-    comes first.
+    Parent packages count: `import a.b` loads a/__init__.py too. An absolute name is looked up in the importer's folder,
+    at the top, in src/ and in `scripts`; every match counts, not only the first.
+
+    Args:
+        importer: path of the importing file.
+        scripts: the folders of the scripts that are started.
     """
     here = PurePosixPath(importer).parent
     parts = [part for part in imported.name.split(".") if part][:DEEPEST]
@@ -81,10 +89,12 @@ def closure(
     read: Callable[[list[str]], Mapping[str, frozenset[Import]]],
     follow: Callable[[str], bool],
 ) -> frozenset[str]:
-    """Return `starts` and the files that they import, directly or not, up to MOST_FILES besides them.
+    """Return `starts` and the files that they import, directly or indirectly, up to MOST_FILES more.
 
-    ways: of a place all that counts if it is imported, the file itself last; empty where there is none. read: what each
-    of some files imports. follow: whether the imports of a file count.
+    Args:
+        ways: path -> every path that counts if it is imported, the file itself last; empty if nothing is there.
+        read: paths -> the imports of each file.
+        follow: whether the imports of a file count.
     """
     places_asked, done = set[str](), set[str]()
     wave = {path: way[-1] for path in starts if (way := ways(path))}
@@ -92,7 +102,7 @@ def closure(
     most = len(found) + MOST_FILES
     scripts = [*dict.fromkeys(PurePosixPath(path).parent for path in sorted(wave) if follow(wave[path]))][:MOST_SCRIPTS]
     while wave and len(found) < most:
-        # A file is read once, by the first of the names that lead to it.
+        # Several names may lead to one file: read it once, under the first.
         names = {real: path for path, real in sorted(wave.items(), reverse=True) if real not in done and follow(real)}
         done |= {*names}
         imported = read(sorted(names))

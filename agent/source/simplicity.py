@@ -1,4 +1,4 @@
-"""Whether a candidate is simpler than the incumbent, or the same program but for its seed."""
+"""Determine whether a candidate is simpler than the incumbent, or the same program apart from its seed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agent.source.equivalence import fingerprint_of
 
 SEED = re.compile(r"(^|_)SEED(_|$)", re.IGNORECASE)
 SEEDING = frozenset({"seed", "manual_seed", "key", "PRNGKey", "default_rng", "Random", "RandomState"})
-LEAST_TOKENS = 5  # fewer make no program simpler
-# Of memory, both at once: what a small recipe saves is worth no runs.
+LEAST_TOKENS = 5  # saving fewer does not make a program simpler
+# Both must hold: what a small recipe can save is not worth a run.
 LESS_MEMORY, LEAST_MEGABYTES = 0.9, 512.0
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
 
 def repeats(files: Mapping[str, str], incumbent: Mapping[str, str]) -> str | None:
-    """In which way the candidate is the incumbent again; None where it is another program."""
+    """Return why the candidate is the same program as the incumbent, or None if it is not."""
     if fingerprint_of(files) == fingerprint_of(incumbent):
         return "only comments and layout differ"
     if fingerprint_of(_unseeded(files)) == fingerprint_of(_unseeded(incumbent)):
@@ -30,10 +30,15 @@ def repeats(files: Mapping[str, str], incumbent: Mapping[str, str]) -> str | Non
 
 
 def leaner(files: Mapping[str, str], run: Run, incumbent: Mapping[str, str], its_run: Run) -> str | None:
-    """In which way the candidate is simpler, or needs clearly less memory; None where it does not."""
+    """Return in which way the candidate is simpler or needs clearly less memory, or None.
+
+    Args:
+        files, incumbent: path -> text, of the candidate and of the incumbent.
+        run, its_run: a run of the candidate, and one of the incumbent.
+    """
     fewer = _tokens(incumbent) - _tokens(files)
     if fewer >= LEAST_TOKENS:
-        return f"{fewer} tokens of code less"
+        return f"{fewer} fewer tokens of code"
     memory, before = (each.secondary.get("peak_vram_mb", 0.0) for each in (run, its_run))
     if 0 < memory <= min(LESS_MEMORY * before, before - LEAST_MEGABYTES):
         return f"{100 * (1 - memory / before):.0f} % less memory"
@@ -53,7 +58,7 @@ def _count(text: str) -> int:
 
 
 class _Unseed(ast.NodeTransformer):
-    """Every number that seeds something becomes 0."""
+    """A transformer that sets every number used as a seed to 0."""
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         if any(isinstance(target, ast.Name) and SEED.search(target.id) for target in node.targets):
@@ -87,6 +92,6 @@ def _unseeded(files: Mapping[str, str]) -> dict[str, str]:
         tree = parse(text) if path.endswith(".py") else None
         try:
             found[path] = ast.unparse(_Unseed().visit(tree)) if tree else text
-        except (ValueError, RecursionError):  # a number too long to be written out, for one
+        except (ValueError, RecursionError):  # such as a number with too many digits to print
             found[path] = text
     return found

@@ -1,7 +1,7 @@
-"""Which constants say how long training goes on: more of it is no better recipe, so that they are never searched.
+"""Find the constants that set how long training runs. They are never searched: longer training is not a better recipe.
 
-By their names, by the protocol's own number, or by what the code does with them: what is compared with a clock, added
-to one, or handed to a timer is a time, whatever it is called.
+A constant is found by its name, by the protocol's own number, or by its use: a value that is compared with a clock,
+added to one, or passed to a timer is a time, whatever its name.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from agent.journal.experiment import Value
 from agent.source.constants import parsed
 
-MOST_PASSES = 6  # over assignments that rest upon each other
-LEAST_STEPS = 100  # of a protocol's limit that a constant with another name is known by
+MOST_PASSES = 6  # over assignments that depend on each other
+LEAST_STEPS = 100  # smaller limits do not identify a constant by its value
 
 _TIME = re.compile(
     r"BUDGET|SECONDS?(_|$)|MINUTES?(_|$)|HOURS?(_|$)|WALL_?(CLOCK|TIME)|DEADLINE|TIME_?OUT|DURATION"
@@ -28,9 +28,9 @@ _STEPS = re.compile(
     r"^((MAX|NUM|N|TOTAL)_)?((TRAIN|TRAINING)_)?(STEPS|ITERS|ITERATIONS|EPOCHS?|UPDATES)$"
     r"|^(STEPS|ITERS|ITERATIONS|EPOCHS|UPDATES)_(MAX|TOTAL)$"
 )
-# Parts of a schedule within the budget.
+# Parts of a schedule, not budgets.
 _SCHEDULE = re.compile(r"WARM|COOL|DECAY|ANNEAL|RAMP|HALF")
-# A name that may be a time, where the value is the protocol's.
+# Names that may be a time if the value equals the protocol's.
 _MAYBE = re.compile(r"^\w{1,2}$|TIME|LIMIT|TRAIN|RUN|MAX|STOP|END|LENGTH|HORIZON")
 
 _CLOCKS = {
@@ -43,7 +43,13 @@ _KEEPING = {"min", "max", "round", "float", "int", "abs", "sum", "total_seconds"
 
 @dataclass(frozen=True)
 class TrainingLimits:
-    """What the protocol says of how training ends. counted: whether its budget is in steps or epochs."""
+    """How the protocol ends training.
+
+    Attributes:
+        seconds: the time budget; None if there is none.
+        count: the budget in steps or epochs; None if there is none.
+        counted: whether the budget is in steps or epochs.
+    """
 
     seconds: float | None = None
     count: float | None = None
@@ -51,7 +57,7 @@ class TrainingLimits:
 
 
 class Known(dict[str, Value]):
-    """The names that the harness defines, and how the protocol limits training."""
+    """The values of the names that the harness defines, and how the protocol limits training."""
 
     def __init__(self, values: Mapping[str, Value], limits: TrainingLimits) -> None:
         super().__init__(values)
@@ -63,23 +69,27 @@ def limits_of(known: Mapping[str, Value]) -> TrainingLimits:
 
 
 def why_budget(name: str, value: Value, limits: TrainingLimits, timed: Iterable[str]) -> str | None:
-    """Why a constant is a budget of training, None where it is none. timed: as `timed_names` found them."""
+    """Return why a constant is a training budget, or None if it is not.
+
+    Args:
+        timed: names found by `timed_names`.
+    """
     if isinstance(value, bool | str) or _SCHEDULE.search(name):
         return None
     if _TIME.search(name):
-        return "its name says how long training goes on"
+        return "its name is that of a training budget"
     if name in timed:
-        return "the code holds it against a clock"
+        return "the code compares it with a clock"
     if limits.seconds is not None and value == limits.seconds and (isinstance(value, float) or _MAYBE.search(name)):
-        return f"it is the protocol's budget of {limits.seconds:g} s"
+        return f"it equals the protocol's training budget of {limits.seconds:g} s"
     if limits.counted and (_STEPS.search(name) or (value == limits.count and value >= LEAST_STEPS)):
-        return "the protocol's budget is in steps or epochs"
+        return "the protocol's training budget is in steps or epochs"
     return None
 
 
 @functools.lru_cache(maxsize=64)
 def timed_names(source: str) -> frozenset[str]:
-    """The names in a Python source that stand for times of training: see the module."""
+    """Return the names in a Python source that the code uses as training times; see the module docstring."""
     tree = parsed(source)
     try:
         return frozenset(_Times(tree).limits) if tree else frozenset()
@@ -88,15 +98,19 @@ def timed_names(source: str) -> frozenset[str]:
 
 
 class _Times:
-    """limits: names of what clocks are compared with. Scopes are not told apart: names are."""
+    """The names that a source uses as times. Names are compared, not scopes.
+
+    Attributes:
+        limits: names of values that are compared with a clock.
+    """
 
     def __init__(self, tree: ast.Module) -> None:
         self._nodes = [*ast.walk(tree)]
-        self._times: set[str] = set()  # names that hold seconds of a clock
-        self._ratios: dict[str, set[str]] = {}  # names that hold a share of a time, and of which
-        self._same: dict[str, set[str]] = {}  # names, and those that they are computed from
+        self._times: set[str] = set()  # names that hold clock readings or differences of them
+        self._ratios: dict[str, set[str]] = {}  # name that holds an elapsed fraction -> names of the total times
+        self._same: dict[str, set[str]] = {}  # name -> names that it is computed from
         self._learn()
-        found = {name for node in self._nodes for name in self._held_against(node)}
+        found = {name for node in self._nodes for name in self._compared_with_clock(node)}
         self.limits = self._origins(found)
 
     def _learn(self) -> None:
@@ -114,23 +128,23 @@ class _Times:
             if before == (len(self._times), len(self._ratios)):
                 return
 
-    def _held_against(self, node: ast.AST) -> Iterator[str]:
-        """The names that a node compares with a clock, adds to one, or hands to a timer."""
+    def _compared_with_clock(self, node: ast.AST) -> Iterator[str]:
+        """Yield the names that a node compares with a clock, adds to one, or passes to a timer."""
         match node:
             case ast.Compare(left=left, comparators=others):
-                yield from self._beside([left, *others])
+                yield from self._next_to_clock([left, *others])
             case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
-                yield from self._beside([left, right])
+                yield from self._next_to_clock([left, right])
             case ast.Call(func=func, args=args, keywords=keywords):
                 if _called(func) in ("min", "max"):
-                    yield from self._beside(args)
+                    yield from self._next_to_clock(args)
                 for arg in args if _called(func) in _TIMERS else ():
                     yield from _names(arg)
                 for keyword in keywords:
                     if _called(func) in _TIMERS or (keyword.arg and _TIME.search(keyword.arg)):
                         yield from _names(keyword.value)
 
-    def _beside(self, terms: list[ast.expr]) -> Iterator[str]:
+    def _next_to_clock(self, terms: list[ast.expr]) -> Iterator[str]:
         if any(self._is_time(term) for term in terms):
             yield from (name for term in terms if not self._is_time(term) for name in _names(term))
         if any(isinstance(term, ast.Constant) and term.value == 1 for term in terms):
@@ -157,7 +171,7 @@ class _Times:
         return False
 
     def _share(self, node: ast.expr) -> set[str]:
-        """Of which times an expression is the share that has passed."""
+        """Return the names of the total times of which an expression is the elapsed fraction."""
         match node:
             case ast.BinOp(left=left, op=ast.Div(), right=right) if self._is_time(left) and not self._is_time(right):
                 return {*_names(right)}
@@ -177,7 +191,7 @@ class _Times:
 
 
 def _bindings(node: ast.AST, functions: Mapping[str, ast.FunctionDef]) -> Iterator[tuple[str, ast.expr]]:
-    """What a node gives names to: assignments, arguments of calls, what functions return."""
+    """Yield each name that a node binds, with its value: assignments, call arguments, return values of functions."""
     match node:
         case ast.Assign(targets=targets, value=value):
             for target in targets:
@@ -208,7 +222,7 @@ def _called(func: ast.expr) -> str:
 
 
 def _names(node: ast.expr) -> Iterator[str]:
-    """The names that an expression of plain arithmetic rests upon."""
+    """Yield the names that an expression of plain arithmetic depends on."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             yield name

@@ -94,7 +94,7 @@ def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
         (["stop"], 3, "no loop runs"),
         (["-C", "nowhere", "run", "--tag", "x"], 2, "there is no protocol.json"),
         (["run"], 2, "--tag"),
-        (["run", "--tag", "x", "--proposer", "oracle"], 2, "there is no proposer 'oracle'"),
+        (["run", "--tag", "x", "--proposer", "oracle"], 2, "unknown proposer 'oracle'"),
         (["run", "--tag", "x", "--until", "dawn"], 2, "such as 07:00"),
         (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
     ],
@@ -142,7 +142,7 @@ def test_version_is_printed(tmp_path: Path, program: Cli) -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value", "words"),
     [
-        ("meta", "eligibility", "ineligible", "only eligible ones are run"),
+        ("meta", "eligibility", "ineligible", 'must be "eligible"'),
         ("mutableSurface", "allowedGlobs", ["nothing/*.py"], "no tracked file matches allowedGlobs (nothing/*.py)"),
         ("mutableSurface", "forbiddenGlobs", ["*.py"], "what forbiddenGlobs take"),
     ],

@@ -62,7 +62,8 @@ def test_unencodable_text_is_escaped(quick: Path, program: Cli, encoding: str) -
         shown = program(quick, *command, PYTHONIOENCODING=encoding)
         assert "Traceback" not in shown.stderr
         assert shown.returncode in (0, 1)
-    assert "\\u03bb_RATE" in program(quick, "diff", "1", PYTHONIOENCODING=encoding).stdout
+    line = f'"{sys.executable}" -m agent diff 1'
+    assert b"\\u03bb_RATE" in shell(quick, line, PYTHONIOENCODING=encoding).stdout
 
 
 def wait_for_rows(folder: Path, count: int) -> None:

@@ -1,4 +1,4 @@
-"""The harness as a person starts it, on caches of its own, and what it leaves there."""
+"""Run prepare.py and code that imports it on separate caches, and read the results."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.common.workspaces import ROOT
 
-T = 256  # tokens in a row of the profile cpu
+T = 256  # tokens per row in the profile cpu
 
 
 def run(cache: Path, *args: str, **env: str) -> "subprocess.CompletedProcess[str]":

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.common import forked
 from tests.common.faults import ERRORS, Fault
 from tests.common.workspaces import ROOT
 
@@ -101,10 +102,8 @@ def faults(found: collections.Counter[tuple[str, str]]) -> list[Fault]:
 def try_out(workspace: Path, fault: Fault, check: Callable[[Path], str]) -> Outcome:
     """Run into the fault, then go on without it. `check` says what is wrong with the workspace afterwards, or ""."""
     done = start(workspace, fault, workspace.parent / f"{workspace.name}-counts")
-    last = (done.stderr.strip().splitlines() or [""])[-1]
-    command = [sys.executable, "-m", "agent", *SESSION]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    again = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, timeout=120, check=False)
+    last = ([line for line in done.stderr.splitlines() if not line.startswith("hint: ")] or [""])[-1]
+    again = forked.run(workspace, SESSION, os.environ, timeout=120)
     wrong = ""
     if "Traceback" in done.stderr:
         wrong = "a traceback"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,18 +12,11 @@ import psutil
 from agent.execution.kill import MARK
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
-from tests.common.workspaces import ROOT
+from tests.common.forked import Forked
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "agent", "run", "--tag", "t", *args],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(folder: Path, *args: str) -> Forked:
+    return Forked(folder, ["run", "--tag", "t", *args], os.environ)
 
 
 def wait_for(folder: Path, kind: str, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Answers of a model, in the form that the program asks for."""
+"""Answers of a model in the format that the program asks for."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def edit(search: str, replace: str, path: str = "train.py") -> str:
 
 
 def rates() -> Iterator[str]:
-    """A model that walks RATE towards its best value."""
+    """Yield values of RATE that approach the best one."""
     for number in itertools.count(1):
         yield f"RATE = {0.1 + 0.02 * number:.2f}"
 
 
 def walk() -> Any:
-    """Reads the incumbent out of the prompt and proposes the next rate, as an edit of the line that stands there."""
+    """Return a model that proposes the next rate, as an edit of the line in the prompt."""
     steps = rates()
 
     def answer(body: dict[str, Any]) -> str:

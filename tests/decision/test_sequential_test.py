@@ -184,7 +184,7 @@ def test_only_the_seed_or_only_comments_make_a_repeat() -> None:
 def test_leaner_means_less_code_or_less_memory() -> None:
     old, new = {"a.py": "x = 1\nif x:\n    y = f(x)\n"}, {"a.py": "x = 1\n"}
     small, big = Run(1.0, 1.0, {"peak_vram_mb": 8000.0}), Run(1.0, 1.0, {"peak_vram_mb": 10000.0})
-    assert "tokens of code less" in (leaner(new, big, old, big) or "")
+    assert "fewer tokens of code" in (leaner(new, big, old, big) or "")
     assert leaner(old, big, new, big) is None
     assert leaner({"a.py": "x = 1  # no\n"}, big, new, big) is None
     assert leaner(new, small, new, big) == "20 % less memory"

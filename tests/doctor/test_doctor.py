@@ -1,4 +1,4 @@
-"""doctor and doctor --repair on the states in which kills, and people, leave a session."""
+"""doctor and doctor --repair on sessions that a kill or a user left inconsistent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.common.in_process import call
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, git
 
-# What they say depends on the machine: its sandbox and whether it can be kept awake.
+# Checks whose result depends on the machine.
 SYSTEM = {"awake", "sandbox"}
 
 
@@ -44,7 +44,7 @@ def asked(folder: Path, *args: str, **env: str) -> list[dict[str, Any]]:
 
 
 def cut(folder: Path, events: int) -> None:
-    """As if the loop had died after so many events."""
+    """Truncate the journal, as if the loop had died after this many events."""
     path = journal_path(folder, "t")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:events]))
 
@@ -57,7 +57,7 @@ def test_healthy_workspace_passes_doctor(quick: Path, program: Cli) -> None:
     assert {check["status"] for name, check in found.items() if name not in SYSTEM} == {"ok"}
     mine = {"protocol", "tree", "identity", "disk", "memory", "proposer"}
     assert mine | {"t: journal", "t: branch", "t: rows", "t: commits"} == set(found) - SYSTEM
-    assert "the recipe has needed 2.0 GB" in found["memory"]["message"]
+    assert "the recipe needed 2.0 GB" in found["memory"]["message"]
     done = program(quick, "doctor", "--repair")
     assert done.returncode == 0
     assert done.stdout.startswith("did      nothing: all was in order")
@@ -65,7 +65,7 @@ def test_healthy_workspace_passes_doctor(quick: Path, program: Cli) -> None:
 
 def test_memory_of_a_kept_baseline_is_known_before_the_first_session(quick: Path, cli: Cli) -> None:
     assert cli(quick, "baseline").returncode == 0
-    assert "the recipe has needed 2.0 GB" in checks(quick)["memory"]["message"]
+    assert "the recipe needed 2.0 GB" in checks(quick)["memory"]["message"]
 
 
 def test_changed_tree_is_broken_since_no_session_starts_on_it(quick: Path) -> None:
@@ -96,7 +96,7 @@ def test_repair_finishes_half_done_step(quick: Path, cli: Cli) -> None:
     assert found["t: branch"]["command"] == "autoresearch doctor --repair --tag t"
     done = cli(quick, "doctor", "--repair")
     assert done.returncode == 0, done.stderr
-    for what in ("dropped the half-written last line", "moved autoresearch/t", "results.tsv", "refs/autoresearch/t/1"):
+    for what in ("dropped the incomplete last line", "moved autoresearch/t", "results.tsv", "refs/autoresearch/t/1"):
         assert any(line.startswith("did ") and what in line for line in done.stdout.splitlines()), what
     assert {check["status"] for name, check in checks(quick).items() if name not in SYSTEM} == {"ok"}
     assert_consistent(quick)
@@ -114,12 +114,12 @@ def test_repair_ends_orphan(quick: Path, program: Cli) -> None:
         journal_path(quick, "t").write_text("\n".join([*lines[:-1], json.dumps(event)]) + "\n")
         git(quick, "update-ref", "refs/heads/autoresearch/t", before)
         git(quick, "checkout", "--quiet", before, "--", ".")
-        assert "outlived its loop" in checks(quick)["t: run"]["message"]
+        assert "still running without its loop" in checks(quick)["t: run"]["message"]
         done = program(quick, "doctor", "--repair")
         assert done.returncode == 0, done.stderr
         assert f"ended the orphaned run with pid {run.pid}" in done.stdout
         assert run.wait(timeout=30) != 0
-    assert "is proposed and not recorded" in done.stdout
+    assert "was proposed but not recorded" in done.stdout
     assert program(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     assert_consistent(quick)
 
@@ -168,14 +168,14 @@ def test_blas_is_reported_without_running_workspace_code(quick: Path, tmp_path: 
 
 
 def test_doctor_names_missing_requirements(quick: Path, tmp_path: Path) -> None:
-    """Each line has the command that mends it."""
+    """Each line names the command that fixes it."""
     protocol = json.loads((quick / "protocol.json").read_bytes())
     protocol["meta"]["archetype"] = "ml_train"
     protocol["execution"]["command"] = "uv run train.py"
     (quick / "protocol.json").write_text(json.dumps(protocol))
     git(quick, "commit", "--quiet", "-am", "another protocol")
     git(quick, "config", "--unset", "user.name")
-    # A folder with git alone on PATH, and a cache that holds nothing.
+    # Only git on PATH, and an empty cache.
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "git").symlink_to(str(shutil.which("git")))
@@ -237,7 +237,7 @@ def test_smoke_training_uses_interpreter_of_workspace(quick: Path) -> None:
 
 @contextmanager
 def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """A server that answers every GET so: its address, and path and key of each request."""
+    """Serve one answer to every GET. Yields the address, and path and key of each request."""
     seen: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -263,13 +263,13 @@ def listing(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, str
 @pytest.mark.parametrize(
     ("status", "body", "name", "expected", "words"),
     [
-        (200, b'{"data": [{"id": "qwen"}]}', "qwen", "ok", "answers"),
-        (200, b'{"data": [{"id": "qwen:8b"}]}', "qwen", "ok", "answers"),
-        (200, b'{"data": [{"id": "qwen"}]}', "gemma", "warning", "does not list gemma; it has qwen"),
-        (200, b"<html>", "qwen", "ok", "format of its own"),
-        (401, b"", "qwen", "broken", "refuses the key (401)"),
-        (404, b"", "qwen", "ok", "is there"),
-        (503, b"", "qwen", "warning", "(503)"),
+        (200, b'{"data": [{"id": "qwen"}]}', "qwen", "ok", "is available at"),
+        (200, b'{"data": [{"id": "qwen:8b"}]}', "qwen", "ok", "is available at"),
+        (200, b'{"data": [{"id": "qwen"}]}', "gemma", "warning", "does not list gemma, only qwen"),
+        (200, b"<html>", "qwen", "ok", "unknown format"),
+        (401, b"", "qwen", "broken", "rejected the key (HTTP 401)"),
+        (404, b"", "qwen", "ok", "is reachable"),
+        (503, b"", "qwen", "warning", "(HTTP 503)"),
     ],
 )
 def test_doctor_checks_model_without_spending(status: int, body: bytes, name: str, expected: str, words: str) -> None:
@@ -293,13 +293,13 @@ def test_doctor_reports_keys_and_agents(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert seen == [("/v1/models", "sk-test")]
     (check,) = reach.checks(ProposerConfig(model="anthropic:m"))
     assert check.status == "broken"
-    assert "cannot be reached" in check.message
+    assert "is unreachable" in check.message
     assert "sk-test" not in str(check)
     monkeypatch.setenv("OLLAMA_BASE_URL", url)
     assert [each.command for each in reach.checks(ProposerConfig(model="ollama:m"))] == ["ollama serve"]
     (check,) = reach.checks(ProposerConfig(model="oracle"))
     assert check.status == "broken"
-    assert "is not known" in check.message
+    assert "must be openai:NAME" in check.message
     monkeypatch.setenv("PATH", str(tmp_path))
     (check,) = reach.checks(ProposerConfig(agent="claude"))
     assert (check.status, check.command) == ("broken", "npm install -g @anthropic-ai/claude-code")

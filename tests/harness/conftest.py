@@ -1,4 +1,4 @@
-"""What several tests of the harness ask for."""
+"""Fixtures of the tests of the harness."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ import mlx.core as mx
 
 @pytest.fixture
 def cache(embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same one, as what prepare.py finds in this process."""
+    """The cache of the embedded text, set as CACHE_DIR in this process."""
     monkeypatch.setattr(settings, "CACHE_DIR", embedded)
     return embedded
 

@@ -22,7 +22,7 @@ NAME = "shard_00000.parquet"
 
 def parquet(texts: Sequence[str | None], column: str = "text", row_group: int = 1000) -> bytes:
     buffer = io.BytesIO()
-    # Uncompressed and plain, so that the size of the file is that of the text.
+    # Uncompressed and plain, so that the file is about as large as its text.
     table = pa.table({column: pa.array(texts, pa.string())})
     pq.write_table(table, buffer, row_group_size=row_group, compression="none", use_dictionary=False)
     return buffer.getvalue()
@@ -44,7 +44,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataServer]:
 
 
 def ignore(step: str, done: int, total: int | None) -> None:
-    """A report that nobody reads."""
+    """Discard progress reports."""
 
 
 def fetch(server: DataServer, folder: Path, attempts: int = 4, backoff: float = 0.001) -> bytes:
@@ -145,7 +145,7 @@ def test_any_sequence_of_faults_ends_in_the_right_bytes_or_a_sentence(
 def test_content_that_never_has_the_promised_hash_is_refused(server: DataServer, tmp_path: Path, linked: bool) -> None:
     server.linked = linked
     if linked:
-        # What is stored is another shard, whole: only the hash on the redirect tells.
+        # The stored file is another, complete shard: only the hash of the redirect reveals it.
         other = parquet(stories(5))
         server.files["other"] = other
         server.faults[NAME] = [Fault(status=302, headers=(("Location", "/stored/other"),))] * 9
@@ -158,7 +158,7 @@ def test_content_that_never_has_the_promised_hash_is_refused(server: DataServer,
 
 def test_the_hash_on_a_redirect_is_the_one_that_counts(server: DataServer, tmp_path: Path) -> None:
     server.linked = True
-    # The storage behind the redirect gives a hash of another kind in its ETag.
+    # The storage behind the redirect sends another kind of hash in its ETag.
     server.faults[NAME] = [Fault(headers=(("ETag", f'"{"0" * 64}"'),))]
     content = fetch(server, tmp_path)
     assert hashlib.sha256(content).digest() == hashlib.sha256(server.files[NAME]).digest()
@@ -200,7 +200,7 @@ def test_a_missing_file_is_final_and_named(server: DataServer, tmp_path: Path) -
 def test_the_servers_wish_to_wait_is_heeded(server: DataServer, tmp_path: Path) -> None:
     server.faults[NAME] = [Fault(status=429, headers=(("Retry-After", "1"),))]
     begun = time.monotonic()
-    # Its own wait would be far longer than the suite may take.
+    # The default backoff would take far longer than the suite may.
     assert fetch(server, tmp_path, backoff=10_000) == server.files[NAME]
     assert 1 <= time.monotonic() - begun < 10
 
@@ -209,9 +209,9 @@ def test_an_unreachable_server_is_said_in_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         server = DataServer(f"http://127.0.0.1:{free.getsockname()[1]}")
-        with pytest.raises(DataError, match="could not be reached") as caught:
+        with pytest.raises(DataError, match="server is unreachable") as caught:
             fetch(server, tmp_path)
-    assert "again" in str(caught.value)
+    assert "run the same command again" in caught.value.hint
     assert "Max retries" not in str(caught.value)
 
 
@@ -226,7 +226,7 @@ def test_after_a_failure_the_next_call_fetches_only_what_is_missing(server: Data
 
 
 def test_more_shards_than_there_are(server: DataServer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="6542 training shards"):
+    with pytest.raises(DataError, match="at most 6542 for climbmix"):
         dataset.shards("climbmix", 6543, tmp_path, 1, ignore)
     assert not server.answers
 
@@ -247,7 +247,7 @@ def test_tinystories_is_split_as_its_authors_suggest(server: DataServer, tmp_pat
         validation, training = dataset.shards("tinystories", num_shards, tmp_path, 1, ignore)
         assert (validation.split, list(validation.documents())) == ("val", texts[10_000:20_000])
         assert (training.split, list(training.documents())) == ("train", texts[20_000:])
-    with pytest.raises(DataError, match="1 training shards"):
+    with pytest.raises(DataError, match="at most 1 for tinystories"):
         dataset.shards("tinystories", 2, tmp_path, 1, ignore)
 
 
@@ -293,7 +293,7 @@ def test_the_embedded_text_is_split_by_speech(tmp_path: Path) -> None:
     assert not set(held_out) & set(rest)
     assert 0.05 < len(held_out) / len(rest) < 0.12
     groups = held_out + rest
-    # A speech shorter than a group is a document of its own.
+    # A speech shorter than a group is a separate document.
     assert sum(len(group) < dataset.EMBEDDED_GROUP for group in groups) <= 2
     assert sorted(map(len, groups))[len(groups) // 2] < 2 * dataset.EMBEDDED_GROUP
     assert sum(map(len, groups)) > 12_000_000

@@ -1,4 +1,4 @@
-"""The evaluator beside a run, with a real MLX model, honest or not."""
+"""The evaluator of a run, with a real MLX model, honest or not."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 @pytest.fixture
 def beside(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Beside"]:
-    """An evaluator as the loop starts it: this process is the run that it serves."""
+    """An evaluator started like the loop does; this process is the run that it serves."""
     address = tmp_path / "socket"
     env = {**os.environ, "AUTORESEARCH_CACHE": str(cache), "AUTORESEARCH_LOSSES": str(tmp_path / "losses.npy")}
     command = [sys.executable, str(ROOT / "harness" / "evaluator.py"), str(address)]
@@ -52,13 +52,13 @@ class Beside:
     process: "subprocess.Popen[str]"
 
     def event(self) -> dict[str, Any]:
-        """The next one."""
+        """Return the next event."""
         assert self.process.stdout is not None
         said: dict[str, Any] = json.loads(self.process.stdout.readline())
         return said
 
     def send(self, content: bytes) -> bytes:
-        """What comes back."""
+        """Send bytes and return the answer."""
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(30)
             with handover.reachable(self.address) as name:
@@ -80,7 +80,7 @@ def test_a_run_has_one_evaluation(model: Bigram, tokenizer: Tokenizer, beside: B
     lengths = tokenizer.token_bytes[rows[:, 1:]]
     assert losses.shape == lengths.shape
     assert losses[lengths > 0].sum() / lengths.sum() / np.log(2) == pytest.approx(value, abs=1e-5)
-    with pytest.raises(ValueError, match="there is one evaluation in a run"):
+    with pytest.raises(ValueError, match="only one evaluation in a run"):
         evaluate_bpb(Bigram(), tokenizer, 16)
 
 
@@ -148,7 +148,7 @@ def test_a_run_that_dies_while_it_hands_over_has_no_metric(model: Bigram, tokeni
     )
     done = subprocess.run([sys.executable, "-c", dies, str(beside.address)], check=False)
     assert done.returncode == -9
-    # Nothing was handed over, so that the one evaluation is still there.
+    # Nothing was handed over, so the one evaluation is still available.
     assert 2 < evaluate_bpb(model, tokenizer, 16) < 12
     assert [beside.event()["event"] for _ in range(2)] == ["handed_over", "answer"]
 
@@ -156,10 +156,10 @@ def test_a_run_that_dies_while_it_hands_over_has_no_metric(model: Bigram, tokeni
 @pytest.mark.parametrize(
     ("request_", "content", "words"),
     [
-        ({"rows": 16}, b"no graph at all", "no graph that can be read"),
-        ({"rows": 16}, b"", "no graph that can be read"),
-        ({"rows": 0}, b"x", "a batch of 0 rows"),
-        ({"rows": 10**9}, b"x", "a batch of 1000000000 rows"),
+        ({"rows": 16}, b"no graph at all", "not a readable graph"),
+        ({"rows": 16}, b"", "not a readable graph"),
+        ({"rows": 0}, b"x", "rows, got 0"),
+        ({"rows": 10**9}, b"x", "rows, got 1000000000"),
         ({"rows": "all"}, b"x", "cannot be evaluated"),
     ],
 )
@@ -178,7 +178,7 @@ def test_what_is_no_model_is_refused_in_a_sentence(
 def test_an_evaluator_that_is_gone_is_a_sentence(model: Bigram, tokenizer: Tokenizer, beside: Beside) -> None:
     beside.process.kill()
     beside.process.wait()
-    with pytest.raises(ValueError, match="The evaluator does not answer"):
+    with pytest.raises(ValueError, match="the evaluator does not answer"):
         evaluate_bpb(model, tokenizer, 16)
 
 
@@ -186,7 +186,7 @@ def test_an_evaluator_that_is_gone_is_a_sentence(model: Bigram, tokenizer: Token
 
 
 def tied(_: Bigram) -> Callable[[mx.array], mx.array]:
-    """The head is the embedding's table; the head of its own is left in, unused."""
+    """Use the embedding table as the head; the separate head stays, unused."""
 
     class Tied(Bigram):
         def __call__(self, tokens: mx.array) -> mx.array:
@@ -199,7 +199,7 @@ def tied(_: Bigram) -> Callable[[mx.array], mx.array]:
 
 
 def averaged(model: Bigram) -> Callable[[mx.array], mx.array]:
-    """An average of weights that nobody has evaluated."""
+    """Average weights, lazily: they are not evaluated."""
     other = Bigram()
     both = zip(tree_flatten(model.parameters()), tree_flatten(other.parameters()), strict=True)
     model.update(tree_unflatten([(name, 0.5 * a + 0.5 * b) for (name, a), (_, b) in both]))
@@ -237,7 +237,7 @@ def test_a_model_is_put_into_the_mode_for_evaluation(tokenizer: Tokenizer) -> No
     assert evaluate_bpb(Dropping(), tokenizer, 16) == pytest.approx(evaluate_bpb(plain, tokenizer, 16), abs=1e-9)
 
 
-# Models that want another metric than theirs
+# Models that try to fake their metric
 
 
 def peeking(model: Bigram) -> Callable[[mx.array], mx.array]:
@@ -249,7 +249,7 @@ def peeking(model: Bigram) -> Callable[[mx.array], mx.array]:
 
 
 def prefix_language_model(model: Bigram) -> Callable[[mx.array], mx.array]:
-    """Each position sees the whole row: a mean over it instead of one over what was before."""
+    """Let each position see a mean over the whole row instead of over earlier positions."""
 
     def cheat(tokens: mx.array) -> mx.array:
         counts = (tokens[:, :, None] == mx.arange(1024)).astype(mx.float32).sum(axis=1, keepdims=True)
@@ -282,7 +282,7 @@ def test_a_model_that_sees_what_it_should_predict_is_refused(make: Any, model: B
 
 
 def test_adding_to_all_logits_gains_nothing(model: Bigram, tokenizer: Tokenizer) -> None:
-    """At 1e8, float32 has no room for differences: all tokens are as likely, which is what it then costs."""
+    """At 1e8, float32 cannot represent the differences: all tokens are equally likely, which costs bits."""
     uniform = evaluate_bpb(lambda tokens: mx.zeros((*tokens.shape, 1024)), tokenizer, 16)
     assert evaluate_bpb(lambda tokens: model(tokens) + 1e8, tokenizer, 16) > 0.8 * uniform
 
@@ -315,6 +315,6 @@ def test_evaluator_imports_nothing_of_its_copy_but_the_harness(cache: Path, tmp_
     ) as process:
         assert process.stdin is not None
         assert Beside(tmp_path / "socket", process).event()["event"] == "ready"
-        with pytest.raises(handover.Refused, match="no graph that can be read"):
+        with pytest.raises(handover.Refused, match="not a readable graph"):
             handover.ask(tmp_path / "socket", {"ask": "model", "rows": 16}, tmp_path / "graph")
         process.stdin.close()

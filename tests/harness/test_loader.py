@@ -17,7 +17,7 @@ from tests.common.caches import T, current
 
 
 def taken(tokenizer: Tokenizer, split: Any, rows: int, batch_size: int, seed: int = 0) -> Any:
-    """The first rows, int32 (rows, T + 1)."""
+    """Return the first rows, int32 (rows, T + 1)."""
     batches = make_dataloader(tokenizer, batch_size, T, split, seed)
     blocks = []
     for inputs, targets, _ in islice(batches, -(-rows // batch_size)):
@@ -30,7 +30,7 @@ def taken(tokenizer: Tokenizer, split: Any, rows: int, batch_size: int, seed: in
 
 
 def pieces(rows: Any, bos: int) -> list[bytes]:
-    """The documents, or their beginnings, that rows consist of."""
+    """Return the documents, or their beginnings, that make up the rows."""
     found = []
     for row in rows:
         assert row[0] == bos

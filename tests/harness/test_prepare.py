@@ -1,4 +1,4 @@
-"""What train.py imports, and the metric of a real MLX model."""
+"""The names that train.py imports, and the metric of a real MLX model."""
 
 import shutil
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from tests.common.caches import T, current, python
 # isort: split
 import mlx.core as mx
 
-# What train.py imports
+# Names that train.py imports
 
 
 def test_without_data_the_constants_are_a_sentence(tmp_path: Path) -> None:
     done = python(tmp_path, "from prepare import MAX_SEQ_LEN")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == f"There is no prepared data in {tmp_path}: run `uv run prepare.py`.\n"
+    assert done.stderr == f"error: no prepared data found in {tmp_path}\nhint: run `uv run prepare.py`\n"
 
 
 def test_the_constants_are_those_of_the_snapshot(embedded: Path) -> None:
@@ -40,7 +40,9 @@ def test_the_constants_are_those_of_the_snapshot(embedded: Path) -> None:
 def test_a_bad_time_budget_is_a_sentence(tmp_path: Path, value: str) -> None:
     done = python(tmp_path, "import prepare", AUTORESEARCH_TRAINING_SECONDS=value)
     assert done.returncode == 2
-    assert done.stderr == f"AUTORESEARCH_TRAINING_SECONDS must be a positive number of seconds, not {value!r}.\n"
+    message = f"AUTORESEARCH_TRAINING_SECONDS must be a positive number of seconds, got {value!r}"
+    assert done.stderr.startswith(f"error: {message}\nhint: ")
+    assert done.stderr.count("\n") == 2
 
 
 def test_a_damaged_record_is_a_sentence(embedded: Path, tmp_path: Path) -> None:
@@ -48,8 +50,9 @@ def test_a_damaged_record_is_a_sentence(embedded: Path, tmp_path: Path) -> None:
     (current(cache) / "snapshot.json").write_text('{"id": ')
     done = python(cache, "from prepare import VOCAB_SIZE")
     assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert "uv run prepare.py" in done.stderr
+    failure, hint = done.stderr.splitlines()
+    assert failure.startswith("error: cannot read the prepared data")
+    assert hint == "hint: run `uv run prepare.py`"
 
 
 # Metric

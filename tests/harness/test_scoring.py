@@ -1,4 +1,4 @@
-"""Where the evaluator looks for a look ahead, and what it compares with."""
+"""Where the evaluator checks for look-ahead, and what it compares losses with."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def test_every_position_is_as_likely_where_nothing_is_suspicious() -> None:
     even = np.full((ROWS, LENGTH), 2.0)
     expected = scoring.expected_places(even, [even], np.ones((ROWS, LENGTH), bool), ROWS)
     assert expected[:, :-1] == pytest.approx(ROWS / (ROWS * (LENGTH - 1)))
-    assert not expected[:, -1].any()  # what the last position predicts is no part of the input
+    assert not expected[:, -1].any()  # the target of the last position is not part of the input
 
 
 def test_places_go_where_a_loss_is_lower_than_the_incumbent_explains(
@@ -78,7 +78,7 @@ def test_trigrams_give_shares_that_add_up_to_one(generator: np.random.Generator)
 
 
 class InProcess:
-    """A worker without a process: it counts the rows that it computes."""
+    """A worker without a process, which counts the rows that it computes."""
 
     rows = 0
 

@@ -20,7 +20,7 @@ from tests.common.workspaces import made_once
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the embedded text as climbmix is laid out: eight training shards and one for validation."""
+    """Part of the embedded text in the layout of climbmix: eight training shards and one for validation."""
 
     def make(folder: Path) -> None:
         validation, speeches = dataset.shards("embedded", None, folder, 1, lambda *_: None)
@@ -34,7 +34,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards_id(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The id of the snapshot that an undisturbed preparation of `shards` gives."""
+    """The id of the snapshot that an uninterrupted preparation of `shards` produces."""
 
     def make(cache: Path) -> None:
         done = run(cache, "--source", str(shards))
@@ -116,7 +116,7 @@ def test_a_killed_download_goes_on_where_it_was(shards: Path, shards_id: str, tm
         part = tmp_path / "shards" / "climbmix" / f"{name}.part"
         with start(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url) as process:
             while not (part.exists() and part.stat().st_size):
-                assert process.poll() is None, "It ended before it could be killed."
+                assert process.poll() is None, "it ended before it could be killed"
                 time.sleep(0.01)
             process.kill()
         server.released.set()
@@ -144,7 +144,7 @@ def test_a_second_preparation_waits_for_the_first(shards: Path, tmp_path: Path) 
     with filelock.FileLock(tmp_path / "prepare.lock"):
         process = start(tmp_path, "--source", str(shards))
         assert process.stderr is not None
-        assert "waiting for it" in process.stderr.readline()
+        assert "waiting for another prepare.py" in process.stderr.readline()
         assert not (tmp_path / "building").exists()
     process.communicate()
     assert process.returncode == 0
@@ -162,7 +162,7 @@ def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_i
         assert first.stderr.startswith("shard_0")
         assert not any(server.faults.values())
         auto = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
-        assert auto.stderr == "Source climbmix: its host answers.\n"
+        assert auto.stderr == "source climbmix: its host is reachable\n"
     assert record(tmp_path)["source"] == "climbmix"
     # The same documents in a directory are the same snapshot.
     assert record(tmp_path)["id"] == shards_id
@@ -171,12 +171,12 @@ def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_i
 def test_auto_falls_back_to_the_embedded_text_and_stays_with_it(embedded: Path, tmp_path: Path) -> None:
     cache = shutil.copytree(embedded, tmp_path / "cache")
     done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
-    assert (done.returncode, done.stderr) == (0, "Source embedded: the host of climbmix does not answer.\n")
+    assert (done.returncode, done.stderr) == (0, "source embedded: the host of climbmix is unreachable\n")
     assert run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9").stdout.startswith("already prepared: embedded")
 
 
 def spoil(name: str) -> Callable[[Path], None]:
-    """Something wrong with a directory of shards, by name."""
+    """Return a function that damages a directory of shards."""
 
     def change(folder: Path) -> None:
         if name == "empty":
@@ -208,13 +208,13 @@ def spoil(name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("empty", "holds no *.parquet files"),
+        ("empty", "contains no *.parquet files"),
         ("missing", "--source takes auto, climbmix, tinystories, embedded or a directory"),
-        ("no text", "shard_00000.parquet has no column `text`, only body"),
-        ("numbers", "holds int64, not strings"),
+        ("no text", "shard_00000.parquet has no column `text`, its columns are: body"),
+        ("numbers", "expected strings in the column `text`"),
         ("garbage", "shard_00000.parquet is not a readable parquet file"),
-        ("damaged", "shard_00000.parquet cannot be read"),
-        ("no documents", "shard_00001.parquet holds no text"),
+        ("damaged", "shard_00000.parquet: "),
+        ("no documents", "shard_00001.parquet contains no text"),
         ("small validation", "the metric needs 256"),
         ("small text", "too small for a vocabulary of 1024"),
     ],
@@ -224,7 +224,10 @@ def test_what_is_wrong_with_a_directory_is_one_sentence(shards: Path, tmp_path: 
     spoil(name)(folder)
     done = run(tmp_path / "cache", "--source", str(folder))
     assert done.returncode == 3
-    assert words in done.stderr.splitlines()[-1]
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("error: ", "hint: "))]
+    assert words in "\n".join(lines)
+    assert done.stderr.splitlines()[-len(lines) :] == lines
+    assert [line.partition(":")[0] for line in lines] in (["error"], ["error", "hint"])
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "cache" / "current").exists()
@@ -235,17 +238,23 @@ def test_what_is_wrong_with_a_request_is_one_sentence(shards: Path, tmp_path: Pa
         arguments = ("--source", "climbmix", "--download-workers", "1")
         done = run(tmp_path, *arguments, AUTORESEARCH_DATA_URL=server.url)
     assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert f"404 Not Found for {server.url}/shard_06542.parquet" in done.stderr
+    failure, hint = done.stderr.splitlines()
+    assert failure == f"error: the server answered 404 Not Found for {server.url}/shard_06542.parquet"
+    assert hint == "hint: check AUTORESEARCH_DATA_URL"
     large = run(tmp_path, "--source", str(shards), "--profile", "mac")
     assert large.returncode == 3
-    assert "too small for the profile mac" in large.stderr.splitlines()[-1]
+    assert "too small for the profile mac" in large.stderr.splitlines()[-2]
+    assert "--profile cpu" in large.stderr.splitlines()[-1]
     for wrong in (("--num-shards", "0"), ("--download-workers", "0"), ("--profile", "huge")):
-        assert run(tmp_path, *wrong).returncode == 2
+        refused = run(tmp_path, *wrong)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: ")
+        assert wrong[0] in refused.stderr.splitlines()[0]
     (tmp_path / "file").write_text("")
     blocked = run(tmp_path / "file" / "cache", "--source", "embedded")
     assert blocked.returncode == 3
-    assert blocked.stderr.startswith("Not a directory")
+    assert blocked.stderr.startswith("error: ")
+    assert "Not a directory" in blocked.stderr.splitlines()[0]
 
 
 def test_preparation_loads_prepare_once(embedded: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer that was trained on the embedded text."""
+"""The tokenizer trained on the embedded text."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_token_has_the_bytes_that_it_stands_for(tokenizer: Tokenizer) -> None:
     assert tokenizer.token_bytes.dtype == np.int32
     for text in TEXTS:
         assert tokenizer.token_bytes[tokenizer.encode(text)].sum() == len(text.encode())
-    # All 256 single bytes are tokens, the half that is no text of its own too.
+    # All 256 single bytes are tokens, including those that are not text on their own.
     assert (tokenizer.token_bytes[:256] == 1).all()
     assert (tokenizer.token_bytes[tokenizer.bos_token_id :] == 0).all()
     assert (tokenizer.token_bytes[: tokenizer.bos_token_id] > 0).all()

@@ -1,4 +1,4 @@
-"""train.py as it is run: a real snapshot in a cache of its own, real subprocesses, short budgets."""
+"""train.py as a program, with a real snapshot in a separate cache and short budgets."""
 
 import json
 import math
@@ -31,7 +31,7 @@ PROGRESS = (
 
 
 def variant(folder: Path, **constants: object) -> Path:
-    """Write a copy of train.py with some constants replaced, the first of each name: the block of the CPU."""
+    """Write a copy of train.py with constants replaced: the first of each name, which is that of the CPU block."""
     source = (ROOT / "train.py").read_text()
     for name, value in constants.items():
         source, found = re.subn(rf"(?m)^( *{name} = )[^#\n]*", rf"\g<1>{value!r}", source, count=1)
@@ -51,7 +51,7 @@ def train(script: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]
 
 
 def probe(script: Path, cache: Path, code: str) -> Any:
-    """What `code` assigns to `result`, run in a process of its own after `import train` from beside `script`."""
+    """Return what `code` assigns to `result`, run in a separate process after importing `script` as `train`."""
     code = f"import json, train\nimport mlx.core as mx\nimport mlx.nn as nn\n{code}\nprint(json.dumps(result))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=script.parent, env=environment(cache), capture_output=True, text=True)
@@ -68,7 +68,7 @@ HELPFUL = [*([each] for each in SCRIPTS), *(["-m", f"benchmarks.{each}"] for eac
 
 @pytest.mark.parametrize("command", HELPFUL, ids=lambda command: command[-1])
 def test_help_explains_and_does_nothing(tmp_path: Path, embedded: Path, command: list[str]) -> None:
-    # Benchmarks of the recipe load it, which takes data.
+    # Benchmarks of the recipe load train.py, which requires data.
     cache = tmp_path / "no-data" if command[0] != "-m" else embedded
     run = [sys.executable, *command, "--help"]
     env = environment(cache)
@@ -89,7 +89,7 @@ def test_train_takes_no_arguments(embedded: Path) -> None:
 
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "as-on-a-gpu"])
 def test_a_run_learns_and_reports(embedded: Path, tmp_path: Path, gpu: bool) -> None:
-    # Small, as a CPU takes its time with bfloat16; two micro-steps a step.
+    # Small, as a CPU is slow with bfloat16; two micro-steps per step.
     small = {
         "WINDOW_PATTERN": "SL",
         "TOTAL_BATCH_SIZE": 1024,
@@ -100,7 +100,7 @@ def test_a_run_learns_and_reports(embedded: Path, tmp_path: Path, gpu: bool) -> 
     script = variant(tmp_path, **small) if gpu else variant(tmp_path)
     env = environment(embedded)
     if gpu:
-        # bfloat16, compiled, accumulating: on a CPU here, and without a compiler, which would build for 20 s.
+        # bfloat16, compiled, accumulating: on a CPU, and without a C++ compiler, which would run for 20 s.
         source = script.read_text().replace("ON_CPU = mx.default_device() == mx.cpu", "ON_CPU = False")
         script.write_text(source.replace("else 4096", "else 128"))
         env["PATH"] = str(tmp_path)
@@ -125,7 +125,7 @@ def test_a_hopeless_learning_rate_fails_fast(embedded: Path, tmp_path: Path, rat
     begun = time.monotonic()
     done = train(variant(tmp_path, **{rate: 1e9}), environment(embedded, seconds=20))
     assert done.returncode == 1
-    assert re.fullmatch(r"Training (failed|diverged): .*\.\n", done.stderr)
+    assert re.fullmatch(r"error: training (failed|diverged): .*\n", done.stderr)
     assert "val_bpb" not in done.stdout
     assert time.monotonic() - begun < 20
 
@@ -133,10 +133,10 @@ def test_a_hopeless_learning_rate_fails_fast(embedded: Path, tmp_path: Path, rat
 @pytest.mark.parametrize(
     ("constants", "sentence"),
     [
-        ({"DEVICE_BATCH_SIZE": 3}, "TOTAL_BATCH_SIZE must be whole micro-steps."),
-        ({"TOTAL_BATCH_SIZE": 0}, "TOTAL_BATCH_SIZE must hold at least one micro-step."),
-        ({"HEAD_DIM": 96}, "DEPTH * ASPECT_RATIO is the width: it must be a multiple of HEAD_DIM."),
-        ({"WARMUP_RATIO": 0.9}, "Warmup and warmdown together must fit into the budget."),
+        ({"DEVICE_BATCH_SIZE": 3}, "TOTAL_BATCH_SIZE must be a multiple of a micro-step"),
+        ({"TOTAL_BATCH_SIZE": 0}, "TOTAL_BATCH_SIZE must be at least one micro-step"),
+        ({"HEAD_DIM": 96}, "DEPTH * ASPECT_RATIO (the width) must be a multiple of HEAD_DIM"),
+        ({"WARMUP_RATIO": 0.9}, "WARMUP_RATIO + WARMDOWN_RATIO must be at most 1"),
     ],
 )
 def test_asserts_refuse_what_cannot_work(
@@ -150,7 +150,7 @@ def test_asserts_refuse_what_cannot_work(
 REACH = """
 mx.random.seed(0)
 model = train.GPT()
-# At its start the model passes no information between positions: the output matrices are zero.
+# An untrained model passes no information between positions, as its output matrices are zero.
 for block in model.blocks:
     block.attention.out.weight = mx.random.normal(block.attention.out.weight.shape)
 model.head.weight = mx.random.normal(model.head.weight.shape)
@@ -247,7 +247,7 @@ result["muon"] = sorted(name for name in muon if "." in name)
     owned = probe(variant(tmp_path, DEPTH=1, HEAD_DIM=64), embedded, code)
     matrices = ["attention.gate", "attention.k", "attention.out", "attention.q", "attention.v", "mlp.down", "mlp.up"]
     assert owned.pop("muon") == [f"blocks.0.{matrix}.weight.v" for matrix in matrices]
-    # One moment in Muon, two in AdamW.
+    # Muon has one moment, AdamW two.
     assert owned == {
         name: 1 if name.removeprefix("blocks.0.").removesuffix(".weight") in matrices else 2 for name in owned
     }

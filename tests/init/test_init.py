@@ -1,4 +1,4 @@
-"""`init` on real repositories of several kinds, each tried and then researched for three experiments."""
+"""`init` on real repositories of several kinds, each tested and then researched for three experiments."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ TESTS = {
 
 
 def researched(folder: Path, cli: Cli, tmp_path: Path, *flags: str) -> dict[str, Any]:
-    """init, commit and three experiments, as a person does them. Returns the protocol."""
+    """Run init, commit and three experiments, as a user would. Returns the protocol."""
     env = {"AUTORESEARCH_CACHE": str(tmp_path / "cache"), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     if "uv" in "".join(flags):
         env.pop("PATH")
@@ -115,7 +115,7 @@ def test_init_reads_repository_of_same_family(tmp_path: Path, program: Cli) -> N
 def test_init_reads_metric_printed_each_epoch(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "net", TRAINING)
     (folder / "data").mkdir()
-    (folder / "data" / "corpus.txt").write_text("text\n")  # ignored by git, and needed all the same
+    (folder / "data" / "corpus.txt").write_text("text\n")  # ignored by git, but needed by the run
     protocol = researched(folder, cli, tmp_path)
     assert protocol["execution"]["command"] == "python main.py --epochs 2"
     assert protocol["mutableSurface"]["allowedGlobs"] == ["main.py", "nn/__init__.py", "nn/model.py"]
@@ -229,21 +229,21 @@ def test_no_run_writes_draft(tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("files", "flags", "code", "words"),
     [
-        ({"notes.txt": "nothing"}, [], 3, "name it with --command"),
+        ({"notes.txt": "nothing"}, [], 3, "name the command with --command"),
         ({"train.py": "print('loss: 1')", "protocol.json": "{}"}, [], 3, "--force"),
         (
             {"train.py": "print('loss: 1')\nraise ValueError('no data')"},
             [],
             1,
-            "ValueError: no data. Mend that, or name",
+            "ValueError: no data\nhint: fix the command, or name another one",
         ),
         (
             {"train.py": "print('all is well: 1')"},
             [],
             1,
-            "no number that says which way is better (numbers seen: well)",
+            "no number with a known direction (numbers found: well)",
         ),
-        ({"train.py": "print('loss: 1')"}, ["--metric", "gain"], 1, "no number called gain (numbers seen: loss)"),
+        ({"train.py": "print('loss: 1')"}, ["--metric", "gain"], 1, "no number called gain (numbers found: loss)"),
         ({"train.py": "print('gain: 1')"}, ["--metric", "gain"], 1, "--direction minimize or --direction maximize"),
         ({"train.py": "print('loss: 1')"}, ["--mutable", "none/*.py"], 3, "--mutable GLOB"),
         ({"train.py": "x = 1"}, ["--no-run"], 3, "--metric NAME"),
@@ -297,7 +297,7 @@ def test_init_requires_repository_with_commit(tmp_path: Path, cli: Cli) -> None:
 def test_init_warns_of_nothing_to_search(tmp_path: Path, cli: Cli) -> None:
     folder = repository(tmp_path / "repo", {"train.py": "rate = 1\nprint('loss: 1')\n"})
     shown = cli(folder, "init").stdout
-    assert "the built-in search has nothing to change in train.py" in shown
+    assert "the built-in search found nothing to tune in train.py" in shown
     assert "--agent" in shown
 
 

@@ -1,4 +1,4 @@
-"""What `init` reads of a repository: which number and command are meant, and which files ask to be left alone."""
+"""How `init` chooses the metric and the command of a repository, and finds files that must not change."""
 
 from __future__ import annotations
 
@@ -163,14 +163,16 @@ def test_the_next_command_is_tried_where_one_prints_nothing(tmp_path: Path, cli:
     folder = repository(tmp_path / "runner", files)
     done = cli(folder, "init")
     assert done.returncode == 0, done.stderr
-    assert "`python train.py` gave no number" in done.stderr, done.stderr
+    assert "`python train.py` printed no usable metric" in done.stderr, done.stderr
     assert load_protocol(folder).execution.command == "python run.py"
     silent = repository(
         tmp_path / "silent", {"train.py": "import os\nos.getpid()\n", "run.py": "import os\nos.getpid()\n"}
     )
     done = cli(silent, "init")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: `python train.py` ran")
+    failure, hint = done.stderr.splitlines()[-2:]
+    assert failure.startswith("error: `python train.py` ran")
+    assert hint.startswith("hint: print a line such as")
 
 
 def with_submodule(folder: Path) -> Path:
@@ -206,7 +208,7 @@ def test_a_submodule_that_is_not_checked_out_is_named(tmp_path: Path, cli: Cli) 
     git(top, "submodule", "--quiet", "deinit", "--force", "lib")
     done = cli(top, "init", "--command", f"{sys.executable} train.py")
     assert done.returncode == 1
-    assert "The submodule lib is not checked out" in done.stderr
+    assert "hint: the submodule lib is not checked out" in done.stderr
     assert "`git submodule update --init --recursive`" in done.stderr
 
 

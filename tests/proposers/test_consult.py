@@ -1,4 +1,4 @@
-"""Sessions in which a model proposes, over a real HTTP connection to a scripted server."""
+"""Test sessions in which a model proposes, over a real HTTP connection to a scripted server."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.model_server import KEY, Script, half, model_server, reply, silent
 from tests.common.proposals import NOTES, edit, walk
@@ -104,7 +105,7 @@ def test_a_recipe_is_imported_with_what_a_run_has(quick: Path, cli: Cli, line: s
 
 
 def test_loop_survives_odd_answers(quick: Path, cli: Cli) -> None:
-    """What Python's parser, the search's comments or UTF-8 cannot take goes back, or loses what is wrong with it."""
+    """Answers with invalid Python, search comments or UTF-8 go back to the model, or are cleaned."""
     line = "RATE = 0.1  # search: 0.001..10 log"
     answers = iter(
         [
@@ -263,7 +264,7 @@ def test_cost_never_exceeds_cap(quick: Path, cli: Cli) -> None:
     assert 0 < spent <= 16.05
     assert "of --max-cost 16.05 is spent" in done.stderr
     assert len(cells(quick)) == 7
-    # Going on with the session does not begin to count afresh.
+    # Resuming the session does not reset the cost.
     with model_server(walk()) as server:
         run(cli, quick, server, "--max-cost", "16", experiments=7)
         assert not server.requests
@@ -293,7 +294,7 @@ def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: C
 
 @pytest.mark.parametrize(("cap", "calls"), [("1", 0), ("20", 1)])
 def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap: str, calls: int) -> None:
-    """There is nothing to wait for: with the second cap a call that broke off has used up the experiment's money."""
+    """Waiting is pointless: with the second cap, an answer that was cut off has used up the experiment's budget."""
     text = QUICK.replace("RATE", "rate").replace("DEPTH", "depth").replace("WIDTH", "width")
     (quick / "train.py").write_text(text)
     git(quick, "commit", "-qam", "no constants")
@@ -304,7 +305,7 @@ def test_a_cap_and_nothing_to_search_end_the_session(quick: Path, cli: Cli, cap:
     assert done.returncode == 0, done.stderr
     assert len(server.requests) == calls, done.stderr
     assert f"--max-cost-per-experiment {cap} is spent" in done.stderr
-    assert "ended: there is nothing to search" in done.stderr
+    assert "ended: nothing to search" in done.stderr
     assert len(cells(quick)) == 1
 
 
@@ -324,8 +325,8 @@ def test_a_file_of_the_person_is_never_overwritten(quick: Path, cli: Cli) -> Non
         done = run(cli, quick, server, experiments=1)
     assert done.returncode == 0, done.stderr
     told = [body["messages"][-1]["content"] for _, _, body in server.requests]
-    assert "mine.py, which may not change" in told[1]
-    assert "x.py, which may not change" in told[2]
+    assert "mine.py, which is not a mutable file" in told[1]
+    assert "x.py, which is not a mutable file" in told[2]
     assert (quick / "mine.py").read_text() == "MINE = 1\n"
     assert cells(quick)[1][3] == "keep"
     assert git(quick, "show", "HEAD:new.py") == "X = 1"
@@ -336,10 +337,10 @@ def test_wrong_flags_are_sentences(quick: Path) -> None:
         (("--proposer", "llm"), 2, "needs --model"),
         (("--proposer", "command"), 2, "needs --agent"),
         (("--proposer", "hybrid"), 2, "needs --model"),
-        (("--proposer", "oracle"), 2, "there is no proposer"),
-        (("--model", "gpt-5"), 2, "is not known"),
+        (("--proposer", "oracle"), 2, "unknown proposer"),
+        (("--model", "gpt-5"), 2, "--model must be openai:NAME"),
         (("--model", "openai:gpt-5"), 3, "OPENAI_API_KEY"),
-        (("--model", "ollama:x", "--agent", "claude"), 2, "exclude each other"),
+        (("--model", "ollama:x", "--agent", "claude"), 2, "are mutually exclusive"),
     ):
         done = call(quick, "run", "--tag", "t", *flags)
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr
@@ -362,16 +363,13 @@ def test_ctrl_c_does_not_wait_for_a_model(quick: Path) -> None:
 
 
 def test_a_call_that_the_loop_did_not_survive_counts_at_its_worst(quick: Path, cli: Cli) -> None:
-    """The cap holds over a kill: nobody knows what the server will charge for."""
+    """The cap survives a kill, because the server may charge for the interrupted call."""
     (quick / ".autoresearch").mkdir()
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
     with model_server(lambda _: silent) as server:
         flags = ["--proposer", "llm", "--model", f"{server.url} scripted", "--max-cost", "20"]
         command = ["run", "--tag", "t", *flags, "--no-keep-awake", "--sandbox", "off", "--max-experiments", "1"]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        loop = subprocess.Popen(
-            [sys.executable, "-m", "agent", *command], cwd=quick, env=env, stderr=subprocess.DEVNULL
-        )
+        loop = Forked(quick, command, os.environ)
         while not server.requests:
             assert loop.poll() is None
             time.sleep(0.02)

@@ -178,7 +178,7 @@ def test_a_file_counts_only_if_this_run_wrote_it(tmp_path: Path) -> None:
     with pytest.raises(NoMetric, match="not written by this run"):
         extract(score, "", tmp_path, time.time() + 60)
     (tmp_path / "out.json").unlink()
-    with pytest.raises(NoMetric, match="cannot be read"):
+    with pytest.raises(NoMetric, match="cannot read"):
         extract(score, "", tmp_path)
 
 

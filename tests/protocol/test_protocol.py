@@ -48,19 +48,19 @@ def test_the_digest_ignores_layout_and_sees_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("execution.comand", "x", "execution.comand: the field is unknown"),
+        ("execution.comand", "x", "execution.comand: unknown field"),
         ("execution.hardTimeoutSeconds", -1, "execution.hardTimeoutSeconds"),
         ("meta.archetype", "knitting", "meta.archetype"),
         ("measurement.primaryMetric.extract.pattern", "val_bpb: ([0-9", "is no regular expression"),
         ("measurement.primaryMetric.extract.pattern", "val_bpb: [0-9]+", "needs a group"),
         ("measurement.primaryMetric.extract.pattern", "^loss: ([0-9.]+)", "not found in its own exampleStdout"),
-        ("measurement.primaryMetric.extract.kind", "custom", "kind custom cannot be run"),
-        ("measurement.primaryMetric.extract.kind", "json_pointer", "needs the field pointer"),
+        ("measurement.primaryMetric.extract.kind", "custom", "kind custom is not supported"),
+        ("measurement.primaryMetric.extract.kind", "json_pointer", "requires the field pointer"),
         ("environment.sandbox", {"cpus": 2}, '"protocolVersion": "1.1"'),
         ("environment.setupCommands", [{"kind": "uv", "args": ["sync"]}], '"protocolVersion": "1.1"'),
         ("environment.constraints.networkAllowlist", ["localhost"], '"protocolVersion": "1.1"'),
-        ("provenance.resultsLog.columns", ["commit", "speed"], "'speed' is not known"),
-        ("provenance.gitWorkflow.branchPattern", "research", "needs <tag>"),
+        ("provenance.resultsLog.columns", ["commit", "speed"], "unknown column 'speed'"),
+        ("provenance.gitWorkflow.branchPattern", "research", "must contain <tag>"),
         ("mutableSurface.allowedGlobs", [], "mutableSurface.allowedGlobs"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_json_and_one_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a valid protocol"):
         load_protocol(write(tmp_path, '{"schemaKind": "proto'))
     (tmp_path / "protocol.json").unlink()
-    with pytest.raises(UsageError, match=r"there is no protocol\.json"):
+    with pytest.raises(UsageError, match=r"protocol\.json not found"):
         load_protocol(tmp_path)
 
 

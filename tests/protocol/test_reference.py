@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the models say, and what it shows as valid is."""
+"""docs/protocol.md matches the models, and its examples are valid."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def test_examples_of_page_load_without_error(tmp_path: Path, index: int) -> None
 
 
 def test_a_page_without_marks_is_not_written() -> None:
-    with pytest.raises(ValueError, match="needs the marks"):
+    with pytest.raises(ValueError, match="must contain the markers"):
         page("# protocol.json", EXAMPLE)

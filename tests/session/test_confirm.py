@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +19,11 @@ from agent.journal.experiment import Run
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import PendingComparison, replay
+from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.scripts import SLOW, knowing
 from tests.common.sessions import assert_consistent, events, journal, rows
-from tests.common.workspaces import ROOT, Cli, commit_all, git
+from tests.common.workspaces import Cli, commit_all, git
 
 NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
 
@@ -257,10 +256,8 @@ def test_what_stays_disturbed_is_run_no_more_than_twice_as_often() -> None:
     assert next_turn(side(2, a=[usual, slow, slow], b=[usual, usual])) == "a"
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "agent", *args]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(folder: Path, *args: str) -> Forked:
+    return Forked(folder, args, os.environ)
 
 
 def wait_until(folder: Path, holds: Callable[[list[dict[str, Any]]], bool]) -> None:

@@ -119,7 +119,7 @@ UNREADABLE = ["{[]} | 1", f"{'(' * 1000}1 | 2", f"{'-' * 100_000}1 | 2", "1j | 2
     "comment", ["1..", "5..1", "0..1 log", "a..b", "1 | x y", "nonsense", "", *ENDLESS, *UNREADABLE]
 )
 def test_a_malformed_search_comment_is_named(comment: str, value: str) -> None:
-    with pytest.raises(UsageError, match=r"t\.py line 2: the search comment of RATE is malformed"):
+    with pytest.raises(UsageError, match=r"t\.py:2: the search comment of RATE is malformed"):
         space_of({"t.py": f"\nRATE = {value}  # search: {comment}\n"}, {})
 
 

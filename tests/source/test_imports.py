@@ -1,4 +1,4 @@
-"""What Python files import, read off their syntax."""
+"""Test that the imports of Python files are found from their syntax."""
 
 from __future__ import annotations
 

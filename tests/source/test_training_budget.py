@@ -1,4 +1,4 @@
-"""The search buys no time: budgets are not searched, and what trained for longer is no keep."""
+"""Test that training budgets are not searched, and that a candidate that trained for longer is rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def searched(source: str, limits: TrainingLimits = TrainingLimits(300.0)) -> set
 def test_no_budget_is_searched_by_its_name(name: str) -> None:
     assert searched(f"{name} = 120\n{RATE}") == {"RATE"}
     assert searched(f"{name}: float = 120.5  # search: off\n{RATE}") == {"RATE"}
-    with pytest.raises(UsageError, match=f"line 1: {name} is not searched, for longer training is no better recipe"):
+    with pytest.raises(UsageError, match=rf"train\.py:1: {name} cannot be searched, because longer training"):
         searched(f"{name} = 120  # search: 60..600\n{RATE}")
 
 
@@ -158,15 +158,15 @@ def based(*seconds: float, trained: float | None = None) -> Experiment:
     ("candidate", "baseline", "said"),
     [
         (timed(620.0), based(320.0), "it ran for 620.0 s, the baseline for 320.0 s"),
-        (timed(620.0, 330.0), based(320.0), None),  # noise only makes a run longer
+        (timed(620.0, 330.0), based(320.0), None),  # noise can only make a run longer, so the shortest counts
         (timed(330.0), based(320.0), None),
         (timed(390.0), based(320.0, 322.0), None),  # a larger model, evaluated at the end
         (timed(420.0), based(320.0), "it ran for 420.0 s"),
         (timed(4.2), based(2.1), "it ran for 4.2 s, the baseline for 2.1 s"),
         (timed(3.0), based(2.1), None),
         (timed(0.9), based(0.05), None),
-        (timed(5.0), based(0.4), None),  # well below a second: there is no time to buy
-        # A slower compilation beside the same training, and training that is told to be longer.
+        (timed(5.0), based(0.4), None),  # well below a second, where no time can be gained
+        # A slower compilation with the same training time, and a training time that the log reports to be longer.
         (timed(520.0, trained=300.2), based(320.0, trained=300.1), None),
         (
             timed(450.0, trained=420.2),
@@ -176,7 +176,7 @@ def based(*seconds: float, trained: float | None = None) -> Experiment:
         (timed(700.0, trained=300.2), based(320.0, trained=300.1), "it ran for 700.0 s"),
         (timed(620.0, trained=300.2), based(320.0), "it ran for 620.0 s"),
         (timed(620.0, source="attested"), based(320.0), None),
-        (timed(620.0, source="untraced"), based(320.0), "it ran for 620.0 s"),  # no evaluator saw its hand-over
+        (timed(620.0, source="untraced"), based(320.0), "it ran for 620.0 s"),  # its evaluator saw no model
         ([Run(None, 900.0)], based(320.0), None),
     ],
 )
@@ -212,7 +212,7 @@ SLOW = """import time
 SHARE = 0.1  # search: off
 began = time.time()
 steps = 0
-while {condition} and __name__ == "__main__":  # a dry check imports it
+while {condition} and __name__ == "__main__":  # the dry check imports it
     steps += 1
     time.sleep(0.01)
 print(f"val_bpb: {{2 - steps / 1e4:.6f}}")
@@ -220,7 +220,7 @@ print(f"val_bpb: {{2 - steps / 1e4:.6f}}")
 
 
 def test_a_longer_run_is_void_and_its_row_has_both_numbers(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    """A coding agent raises what nothing gives away as a budget."""
+    """A coding agent raises a budget that nothing identifies as one."""
     source = SLOW.format(name="ROUNDS", value="130  # search: off", condition="steps < ROUNDS")
     source += "RATE = 0.1\n"
     (quick / "train.py").write_text(source)
@@ -241,7 +241,7 @@ def test_a_longer_run_is_void_and_its_row_has_both_numbers(quick: Path, cli: Cli
 
 
 def test_a_recipe_within_its_clock_is_kept_whatever_it_is_called(quick: Path, cli: Cli) -> None:
-    """Only the rate is searched: the name of the other says nothing, and the clock is in the code."""
+    """Only SHARE is searched: the name PATIENCE does not identify a budget, but the code compares it with a clock."""
     source = SLOW.format(name="PATIENCE", value=1.2, condition="time.time() - began < PATIENCE")
     source = source.replace("# search: off", "# search: 0.05..0.9").replace("steps / 1e4", "SHARE")
     (quick / "train.py").write_text(source)

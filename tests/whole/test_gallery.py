@@ -237,7 +237,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
         "does not run",
     ),
     "infinite logits": ("late", "honest = model\nmodel = lambda t: honest(t) * mx.inf", ""),
-    "logits of another shape": ("late", "honest = model\nmodel = lambda t: honest(t)[..., :10]", "not logits"),
+    "logits of another shape": ("late", "honest = model\nmodel = lambda t: honest(t)[..., :10]", "expected logits"),
     "random logits": ("late", "honest = model\nmodel = lambda t: mx.random.normal((*t.shape, VOCAB_SIZE))", ""),
     "text read before the clock": ("top", BIGRAMS.replace("import glob", "import glob, os"), None),
     "text in an installed package": ("middle", TEXTS, None),

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,11 +17,12 @@ from typing import Any
 import pytest
 
 from agent.journal.paths import experiment_folder, journal_path
+from tests.common.forked import Forked
 from tests.common.model_server import model_server, say
 from tests.common.processes import survivors
 from tests.common.proposals import edit
 from tests.common.sessions import assert_consistent, rows
-from tests.common.workspaces import ROOT, Cli
+from tests.common.workspaces import Cli
 
 SIZES = [(6, 5, 1), pytest.param(100, 60, 2, marks=pytest.mark.slow)]  # kills, experiments, seed
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--proposer")
@@ -46,13 +46,7 @@ def kill_often(quick: Path, command: list[str], kills: int, seed: int) -> None:
     rng, journal = random.Random(seed), journal_path(quick, "t")
     for _ in range(kills):
         size = journal.stat().st_size if journal.exists() else 0
-        loop = subprocess.Popen(
-            [sys.executable, "-m", "agent", *command],
-            cwd=quick,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        loop = Forked(quick, command, os.environ)
         while loop.poll() is None and not (journal.exists() and journal.stat().st_size > size):
             time.sleep(0.01)
         time.sleep(rng.uniform(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Coding agents as proposers: their command lines, the copy that they work in, and what they leave.
+"""Coding agents as proposers: their command lines, the copy that they edit, and how their changes are collected.
 
-Uses room and execution to keep an agent inside its copy.
+Imports room and execution to confine an agent to its copy.
 """

@@ -1,4 +1,4 @@
-"""What agents left, on disk before anything else happens with it: a loop that is killed does not pay for it again."""
+"""Save the result of an agent run before it is used, so that a loop that is killed does not pay for it twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from agent.system.files import read_bounded
 
 @dataclass(frozen=True)
 class Attempt:
-    """failure: why the command did not end well, None where it did. lasting: a person has to mend that."""
+    """The result of one agent run.
+
+    Attributes:
+        failure: why the command failed; None if it succeeded.
+        lasting: retrying soon is pointless, because the user has to fix something.
+    """
 
     changes: Changes
     failure: str | None = None
@@ -25,18 +30,18 @@ class Attempt:
 
 
 class Checkpoint:
-    """The attempts by their names within an experiment's folder. Where the context has no folder nothing is kept."""
+    """Saved attempts, by name, in the folder of an experiment; nothing is saved if the context has no folder."""
 
     def __init__(self) -> None:
-        self._over: set[Path] = set()
+        self._used: set[Path] = set()
 
     def read(self, context: Context, name: str, draft: Mapping[str, str]) -> Attempt | None:
-        """What the agent left when it was given the same incumbent and the same draft; None where it has to be asked.
+        """Return the saved attempt for the same incumbent and the same draft, or None.
 
-        A damaged file counts as none.
+        A damaged file counts as missing.
         """
         path = _path(context, name)
-        if path is None or path in self._over:
+        if path is None or path in self._used:
             return None
         try:
             said = json.loads(read_bounded(path, LARGEST_FILE))
@@ -48,17 +53,21 @@ class Checkpoint:
             return None
 
     def write(self, context: Context, name: str, draft: Mapping[str, str], attempt: Attempt) -> None:
-        """Raises AutoresearchError where it cannot be written."""
+        """Save an attempt.
+
+        Raises:
+            AutoresearchError: the file cannot be written.
+        """
         path = _path(context, name)
         if path is None:
             return
         of = _question(context, draft)
         save(path, {"of": of, **dataclasses.asdict(attempt.changes), **_ending(attempt)})
-        self._over.discard(path)
+        self._used.discard(path)
 
     def forget(self, context: Context, names: Iterable[str]) -> None:
-        """These have had their effect: should the same be asked again in this process, the agent is asked afresh."""
-        self._over.update(path for name in names if (path := _path(context, name)))
+        """Mark attempts as used: if the same question comes up again in this process, the agent is re-run."""
+        self._used.update(path for name in names if (path := _path(context, name)))
 
 
 def _ending(attempt: Attempt) -> dict[str, object]:
@@ -70,6 +79,6 @@ def _path(context: Context, name: str) -> Path | None:
 
 
 def _question(context: Context, draft: Mapping[str, str]) -> str:
-    """SHA-256 over all that the agent found in its copy and may change."""
+    """Return a SHA-256 over everything in the agent's copy that it may change."""
     asked = [context.number, context.incumbent.commit, sorted(context.files.items()), sorted(draft.items())]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""The headless command lines of known coding agents, and which folders of the person's each needs to write to.
+"""Define the headless command lines of known coding agents, and the folders of the user that each needs to write to.
 
-Each line gives the least with which the agent can edit files: no shell where it can do without, no network tools, no
-commits, no question. `{prompt_file}`, `{prompt}` and `{files}` are filled in by `agent.proposers.agent.command`.
+Each command grants the least that the agent needs to edit files: no shell if it can do without, no network tools, no
+commits, no questions. `agent.proposers.agent.command` fills in `{prompt_file}`, `{prompt}` and `{files}`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PRESETS = {
     ),
     "mini": "MSWEA_CONFIGURED=true mini --yolo --exit-immediately --task {prompt}",
 }
-# These confine what their model does to the folder they start in. Seatbelt does not nest, so they go without ours.
+# These sandbox themselves to the folder they start in. Seatbelt does not nest, so they run without our sandbox.
 CONFINE_THEMSELVES = frozenset({"codex"})
 FOLDER_NAMES = {"mini": "mini-swe-agent"}
 
@@ -44,32 +44,33 @@ _PROGRAM = re.compile(r"[\w.+-]+")
 
 
 def check_available(command: str) -> str | None:
-    """Why the command cannot be started, in a sentence; None where nothing speaks against it."""
+    """Return why the command cannot be started, or None if no reason is known."""
     try:
         program = _program(command)
     except ValueError as error:
-        return f"the agent's command cannot be read ({error}): {command}"
-    # What begins with the shell's own words, or with a path in the scratch folder, shows when it runs.
+        return f"cannot parse the agent's command ({error}): {command}"
+    # A command that begins with a shell keyword, or with a path in the agent's copy, can only be checked by running it.
     if program is None or _is_builtin(program) or ("/" in program and not program.startswith("/")):
         return None
     if shutil.which(program):
         return None
-    return f"the agent {program} is not installed: install it and start it once by hand, or name another one"
+    return f"the agent {program} is not installed"
 
 
 def confines_itself(command: str) -> bool:
+    """Return whether the command is a preset of an agent that sandboxes itself."""
     return any(command == PRESETS[name] for name in CONFINE_THEMSELVES)
 
 
 def own_folders(command: str) -> list[Path]:
-    """Where the agent keeps its sign-in, its settings and its caches: only folders and files of its own name."""
+    """Return where the agent keeps its credentials, settings and caches: only existing paths that bear its name."""
     try:
         words = shlex.split(command)
         program = _program(command)
     except ValueError:
         return []
     names = {Path(word).name for word in words} & set(PRESETS)
-    # What uv keeps is linked into the environments of other projects.
+    # Not uv: its cache is linked into the environments of other projects.
     if program is not None and _PROGRAM.fullmatch(Path(program).name) and Path(program).name not in ("uv", "uvx"):
         names.add(Path(program).name)
     home = home_folder()
@@ -96,7 +97,11 @@ _XDG = {
 
 
 def _program(command: str) -> str | None:
-    """The first word that is no assignment. Raises ValueError for quotes that do not end."""
+    """Return the first word that is not an assignment.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
     return next((word for word in shlex.split(command) if not _ASSIGNMENT.match(word)), None)
 
 

@@ -1,7 +1,7 @@
-"""The copy of the workspace in which a coding agent works, and what it changed there.
+"""Create the copy of the workspace that a coding agent edits, and collect its changes.
 
-Afterwards nothing in the copy is trusted: no link is followed, its git is not asked, and only plain files of a bounded
-size are read.
+Nothing in the copy is trusted after the agent ran: no link is followed, git is not started in it, and only regular
+files of limited size are read.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from agent.source.encoding import decoded, encoded
 from agent.system.files import Unusable, open_plain, read_bounded, write_whole
 from agent.system.names import fault_of_path, linked_part
 
-# In the copy, because some agents read nothing outside the folder they start in.
+# Inside the copy, because some agents cannot read outside the folder they start in.
 PROMPT, NOTES = "autoresearch-prompt.md", "autoresearch-notes.md"
 LARGEST_FILE = 2**20
 LARGEST_COMPARED = 2**26
 MOST_FILES, DEEPEST = 200_000, 100
-LONGEST_SHOWN = 200  # characters of a name
+LONGEST_SHOWN = 200  # characters of a path
 SHORTEST_SECRET = 12
 GIT_SECONDS = 120
 
-# The agent's commits are thrown away: they need a name, and neither the person's hooks nor a passphrase.
+# The agent's commits are discarded: they need an author, but neither the user's hooks nor a signing passphrase.
 GIT_CONFIG = """\
 [user]
 \tname = agent
@@ -48,9 +48,13 @@ GIT_CONFIG = """\
 
 @dataclass(frozen=True)
 class Worktree:
-    """top: every tracked file and a repository of its own; workspace: the folder in it where the agent starts.
+    """An agent's copy of the workspace.
 
-    before: path relative to the workspace -> what the incumbent has there. head: what the repository has checked out.
+    Attributes:
+        top: root of the copy, with every tracked file and its own repository.
+        workspace: folder inside `top` where the agent starts.
+        before: path relative to the workspace -> state of the incumbent's file, as `_states` returns it.
+        head: the content of HEAD and of the branch file that it names, before the agent ran.
     """
 
     top: Path
@@ -61,7 +65,13 @@ class Worktree:
 
 @dataclass(frozen=True)
 class Changes:
-    """files: what may be taken. dropped: what may not, as in "changed prepare.py, which may not change"."""
+    """The changes of an agent.
+
+    Attributes:
+        files: path -> new text of each file that the candidate may change.
+        dropped: everything else, as clauses: "changed prepare.py, which is not a mutable file".
+        notes: the text of the agent's notes; empty if it left none.
+    """
 
     files: Mapping[str, str]
     dropped: tuple[str, ...]
@@ -69,13 +79,17 @@ class Changes:
 
 
 class Refused(Exception):
-    """A file that cannot be taken; its text goes on after the file's name: "which is larger than 1 MiB"."""
+    """A file that cannot become part of a candidate; the text follows the path: "which is larger than 1 MiB"."""
 
 
 def make_worktree(context: Context, top: Path, draft: Mapping[str, str]) -> Worktree:
-    """A copy of the incumbent at `top`, committed there, with `draft` on top of it as an uncommitted change.
+    """Create a copy of the incumbent at `top`, committed in its own repository.
 
-    Raises Unavailable where git cannot make the repository.
+    Args:
+        draft: path -> text, written to the copy as an uncommitted change.
+
+    Raises:
+        Unavailable: git cannot create the repository.
     """
     workspace = context.workspace.export(top.resolve())
     _place(workspace, context.files)
@@ -89,32 +103,32 @@ def make_worktree(context: Context, top: Path, draft: Mapping[str, str]) -> Work
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what would lead git to another repository than the one it stands in."""
+    """Return the environment of this process without the variables that would point git to another repository."""
     return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
 def changes_in(worktree: Worktree, context: Context) -> Changes:
-    """What differs from the incumbent, sorted into what may be taken and what may not."""
+    """Return the differences from the incumbent: the changes to mutable files, and what is dropped."""
     workspace = worktree.workspace
     if linked_part(Path(workspace.anchor), str(workspace.relative_to(workspace.anchor))) or not workspace.is_dir():
-        return Changes({}, ("removed the folder that it worked in",), "")
+        return Changes({}, ("removed its working folder",), "")
     files, dropped = {}, _git_matters(worktree)
     after = _states(worktree.top, workspace, worktree.before)
     if len(after) >= MOST_FILES:
-        dropped.append(f"made more than {MOST_FILES:,} files, of which the rest is not looked at")
+        dropped.append(f"created more than {MOST_FILES:,} files, of which the rest were not examined")
     for path in sorted({*worktree.before, *after} - {PROMPT, NOTES}):
         if worktree.before.get(path) == after.get(path) or (path not in worktree.before and _is_litter(path)):
             continue
-        # A name may be bytes that are no text.
+        # A file name may be invalid UTF-8.
         shown = one_line(path.encode(errors="replace").decode())
         shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
-        did = f"{'deleted' if path not in after else 'changed' if path in worktree.before else 'made'} {shown}"
+        did = f"{'deleted' if path not in after else 'changed' if path in worktree.before else 'created'} {shown}"
         if path.startswith("../") or not path.isprintable() or not context.workspace.allows(path):
-            dropped.append(f"{did}, which may not change")
+            dropped.append(f"{did}, which is not a mutable file")
         elif path not in after:
-            dropped.append(f"{did}, which has to stay")
+            dropped.append(f"{did}, which is required")
         elif any(str(parent) in worktree.before for parent in PurePosixPath(path).parents):
-            dropped.append(f"{did}, below what has to stay a file")
+            dropped.append(f"{did}, in a folder that replaced a required file")
         else:
             try:
                 text = _text(workspace / path)
@@ -130,14 +144,14 @@ def changes_in(worktree: Worktree, context: Context) -> Changes:
 
 
 def without_secrets(text: str) -> str:
-    """An agent has the keys of its provider, and some print them in their errors."""
+    """Replace secrets from the environment by the names of their variables: some agents print their keys in errors."""
     for secret, name in _secrets().items():
         text = text.replace(secret, f"({name})")
     return text
 
 
 def _secrets() -> dict[str, str]:
-    """value -> name of the variables that hold what must not leak."""
+    """Return value -> name of the environment variables that hold secrets."""
     return {v: name for name, v in os.environ.items() if len(v) >= SHORTEST_SECRET and SECRET.search(name)}
 
 
@@ -145,13 +159,13 @@ def _place(workspace: Path, files: Mapping[str, str]) -> None:
     for path, text in files.items():
         target = workspace / path
         if linked_part(workspace, str(PurePosixPath(path).parent)) is not None:
-            raise Unavailable(f"no scratch repository for the agent: {one_line(path)} lies behind a link")
+            raise Unavailable(f"cannot create the agent's copy: {one_line(path)} is behind a symbolic link")
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, encoded(path, text), durable=False)
 
 
 def _commit(top: Path) -> None:
-    """Some agents want a repository, and show their changes against its last commit."""
+    """Commit the incumbent in a new repository: some agents need one to show their changes."""
     _git(top, "init", "--quiet", "--template=", "--initial-branch=main")
     with (top / ".git" / "config").open("a") as config:
         config.write(GIT_CONFIG)
@@ -175,13 +189,14 @@ def _git(top: Path, *args: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         words = str(error)
     if words:
-        raise Unavailable(
-            f"no scratch repository for the agent: `git {args[0]}` failed in {top}: {' '.join(words.split())}"
-        )
+        raise Unavailable(f"cannot create the agent's copy: `git {args[0]}` failed in {top}: {' '.join(words.split())}")
 
 
 def _git_matters(worktree: Worktree) -> list[str]:
-    """What it did to its repository, by the files of that: asking git would run what an agent has configured there."""
+    """Return what the agent did to its repository.
+
+    Reads the repository's files, because git would run whatever the agent configured there.
+    """
     head = _head(worktree.top)
     if head is None:
         return ["deleted .git"]
@@ -191,7 +206,10 @@ def _git_matters(worktree: Worktree) -> list[str]:
 
 
 def _head(top: Path) -> tuple[str, str] | None:
-    """HEAD and, where it names a branch with a file of its own, what stands there."""
+    """Return the content of HEAD, and of the branch file that it names; None if HEAD is unreadable.
+
+    The second is empty if HEAD names no branch, or the branch has no file.
+    """
     if (top / ".git").is_symlink():
         return None
     try:
@@ -206,15 +224,16 @@ def _head(top: Path) -> tuple[str, str] | None:
 
 
 def _is_litter(path: str) -> bool:
-    """Of caches and of the agents themselves: thrown away like all else, but not worth a word."""
+    """Return whether a new file is a cache or an agent's own: dropped without mention."""
     parts = [part for part in path.split("/") if part != ".."]
     return any(part.startswith(".") or part == "__pycache__" for part in parts)
 
 
 def _states(top: Path, workspace: Path, known: Iterable[str] = ()) -> dict[str, str]:
-    """path relative to the workspace -> what is there, for all below `top` but git's own.
+    """Return path relative to the workspace -> state, for all files below `top` except .git.
 
-    known: what is looked for first, whatever else is there. All else is only counted up to a bound in number and depth.
+    Args:
+        known: paths to examine first. If given, other files are only listed, up to a limit in number and depth.
     """
     prefix = workspace.relative_to(top).as_posix()
     found: dict[str, str] = {}
@@ -239,7 +258,7 @@ def _states(top: Path, workspace: Path, known: Iterable[str] = ()) -> dict[str, 
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, up to a bound; nothing where it cannot be read."""
+    """Return the entries of a folder, at most MOST_FILES; empty if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return list(itertools.islice(entries, MOST_FILES))
@@ -248,6 +267,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _state(path: Path) -> str:
+    """Return a string that changes with the content of a file: a hash, the target of a link, or its kind."""
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
@@ -263,19 +283,23 @@ def _state(path: Path) -> str:
 
 
 def _text(path: Path) -> str:
-    """The text of a plain file. Raises Refused."""
+    """Return the text of a regular file.
+
+    Raises:
+        Refused: it is not a regular file, too large, unreadable, not text, or holds a secret.
+    """
     try:
         text = decoded(path.name, read_bounded(path, LARGEST_FILE))
     except Unusable as fault:
         large = "larger" in str(fault)
-        raise Refused(f"which {fault}" if large else "which is no plain file any more") from None
+        raise Refused(f"which {fault}" if large else "which is no longer a regular file") from None
     except OSError as error:
         raise Refused(f"which cannot be read: {error.strerror}") from None
     except UnicodeError:
-        raise Refused("which is not text in UTF-8, or in the encoding that it declares") from None
+        raise Refused("which is not valid text in UTF-8 or the encoding that it declares") from None
     if "\0" in text:
         raise Refused("which is not text")
     for secret, name in _secrets().items():
         if secret in text:
-            raise Refused(f"which holds the value of {name}")
+            raise Refused(f"which contains the value of {name}")
     return text

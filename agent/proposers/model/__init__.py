@@ -1,4 +1,4 @@
-"""Language models as proposers: the prompt, the wire, and edits out of answers.
+"""Language models as proposers: the prompt, the API formats, and edits parsed from answers.
 
-Uses search for what it has learnt, and the answer format that agents share.
+Imports search for what it has learned, and the answer format that agents share.
 """

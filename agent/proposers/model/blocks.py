@@ -1,4 +1,4 @@
-"""A model's edits out of its answer: search and replace blocks, or a whole file as a last resort."""
+"""Parse a model's edits from its answer: search and replace blocks, or a whole file as a last resort."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from agent.proposers.model.placing import UnusableEdit as UnusableEdit
 from agent.proposers.model.placing import replaced
 
 FORMAT = """\
-Each edit is a block that names the file on a line of its own, quotes the lines to be replaced exactly as they stand
-there (as few as make them unique), and gives what takes their place:
+Each edit is a block that names the file on its own line, quotes the lines to replace exactly as they are in the file
+(as few as make them unique), and gives their replacement:
 
 train.py
 <<<<<<< SEARCH
@@ -22,7 +22,7 @@ MATRIX_LR = 0.04
 MATRIX_LR = 0.05
 >>>>>>> REPLACE
 
-Several blocks are applied in order. Only where nearly every line changes, give the whole file instead:
+Several blocks are applied in order. Only if nearly every line changes, give the whole file instead:
 
 WHOLE FILE train.py
 ```python
@@ -30,10 +30,10 @@ WHOLE FILE train.py
 ```"""
 
 MOST_BLOCKS = 1000
-LONGEST_MARK = 500  # characters of a line that names a whole file
+LONGEST_MARK = 500  # characters of a line that may be a marker
 LONGEST_SHOWN = 60
 
-# In a list, a quotation or a fence the marks are indented, follow a sign, or have a fence on their line.
+# In a list, a quotation or a code fence, markers are indented, follow a sign, or share their line with the fence.
 _LISTED = r"[ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?"
 _QUOTE = re.compile(r"[ \t]*>(?!>)[ \t]?")
 _SEARCH = re.compile(
@@ -44,7 +44,7 @@ _REPLACE = re.compile(r"[ \t]*>{5,9} ?REPLACE[ \t:]*(?:`{3,}|~{3,})?[ \t]*", re.
 _WHOLE = re.compile(r"[ \t*_#`\d.)+-]*WHOLE FILE:? +`?(?P<path>[^\s`*]+)[`*_: \t]*", re.IGNORECASE)
 _FENCED = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[^\n]*")
 _FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})(?P<info>[^\n]*)")
-# What stands for a mark in other formats, or was meant to be one.
+# Markers of other formats, and misspelled ones.
 _NEAR = re.compile(
     r"[ \t>*`-]{0,9}(?:<{3,}|>{5,}).*|\W{0,20}\b(?:SEARCH|REPLACE|ORIGINAL|UPDATED)(?: BLOCK)?\W{0,20}", re.IGNORECASE
 )
@@ -53,7 +53,11 @@ _DIFF = re.compile(r"@@ .*|diff --git .*|(?:---|\+\+\+) \S+\.\w+.*|\*\*\* (?:Beg
 
 @dataclass(frozen=True)
 class Block:
-    """search None: `replace` is the whole file."""
+    """An edit of one file.
+
+    Attributes:
+        search: the lines to replace; None if `replace` is the whole file.
+    """
 
     path: str
     search: str | None
@@ -61,20 +65,26 @@ class Block:
 
 
 def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) -> dict[str, str]:
-    """The new texts of the files that the answer changes. Raises UnusableEdit."""
+    """Return path -> new text of the files that the answer changes.
+
+    Args:
+        files: path -> text of the mutable files.
+        allows: whether a candidate may change a path.
+
+    Raises:
+        UnusableEdit: the answer has no edits, or one of them cannot be applied.
+    """
     blocks = parse(answer, list(files))
     if not blocks:
         raise UnusableEdit(_slip(_lines(answer)))
     texts = dict(files)
     for number, block in enumerate(blocks, start=1):
         if not allows(block.path):
-            raise UnusableEdit(f"block {number} edits {block.path}, which may not change")
+            raise UnusableEdit(f"block {number} edits {block.path}, which is not a mutable file")
         if block.search is None:
             texts[block.path] = block.replace
         elif block.path not in texts:
-            raise UnusableEdit(
-                f"block {number} edits {block.path}, and there is no such file; there is {', '.join(files)}"
-            )
+            raise UnusableEdit(f"block {number} edits {block.path}, which was not found among {', '.join(files)}")
         else:
             texts[block.path] = replaced(texts[block.path], block.path, block.search, block.replace, f"block {number}")
     changed = {path: text for path, text in texts.items() if files.get(path) != text}
@@ -84,9 +94,15 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
 
 
 def parse(answer: str, known: list[str]) -> list[Block]:
-    """The blocks in order. A block without a file's name belongs to the one before it, or to the only file there is.
+    """Return the blocks in order. A block without a file name edits the file of the one before it, or the only file.
 
-    Every line is looked at once or twice, whatever the answer repeats or leaves open. Raises UnusableEdit.
+    Every line is examined at most twice, whatever the answer repeats or leaves unclosed.
+
+    Args:
+        known: paths of the mutable files.
+
+    Raises:
+        UnusableEdit: a block is incomplete, or there are too many.
     """
     lines = _lines(answer)
     found = [*_whole_files(lines, known), *_edits(lines, known)]
@@ -100,7 +116,7 @@ def _lines(answer: str) -> list[str]:
 
 
 def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
-    """Each block with the number of its first line. One that is not ended is none."""
+    """Yield each block with the index of its first line; an unclosed block at the end is ignored."""
     path = known[0] if len(known) == 1 else ""
     before = ""  # the last line that is neither empty nor a fence
     begin = middle = -1
@@ -109,9 +125,9 @@ def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
         line = _unquoted(whole) if quoted or begin < 0 else whole
         if mark := _SEARCH.fullmatch(line):
             if begin >= 0:
-                raise UnusableEdit(f"the block that begins in line {begin + 1} is not ended before another begins")
+                raise UnusableEdit(f"the block that begins in line {begin + 1} is not closed before another begins")
             begin, quoted, indented = number, line != whole, mark["before"] != ""
-            # On the mark itself, else before it.
+            # The file is named on the marker itself, or else before it.
             path = _named_in(mark["path"], known) or _named_in(before, known) or path or _mentioned_in(before, known)
         elif begin >= 0 and middle < 0 and (mark := _MIDDLE.fullmatch(line)) and (indented or not mark["before"]):
             middle = number
@@ -129,13 +145,13 @@ def _edits(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
 
 
 def _unquoted(line: str) -> str:
-    """Without the sign of a quotation, which a mark's own signs are not."""
+    """Remove the quotation sign from a line, but not the signs of a marker."""
     quote = _QUOTE.match(line)
     return line[quote.end() :] if quote else line
 
 
 def _whole_files(lines: list[str], known: list[str]) -> Iterator[tuple[int, Block]]:
-    """Each with the number of its first line. The fence that ends it is the one that began it."""
+    """Yield each whole file with the index of its first line; its closing fence is the same as its opening one."""
     ends: dict[str, list[int]] = {}
     for number, line in enumerate(lines):
         if line.lstrip(" \t")[:1] in ("`", "~"):
@@ -158,7 +174,11 @@ def _whole_files(lines: list[str], known: list[str]) -> Iterator[tuple[int, Bloc
 
 
 def _after(ends: Mapping[str, list[int]], number: int, indent: str, fence: str) -> int | None:
-    """The first line after `number` that is this fence, indented as its beginning or not at all."""
+    """Return the first line after `number` with this fence, indented like the opening one or not at all.
+
+    Args:
+        ends: fence with its indentation -> indices of its lines, ascending.
+    """
     found = []
     for each in {indent + fence, fence}:
         closing = ends.get(each, [])
@@ -168,28 +188,28 @@ def _after(ends: Mapping[str, list[int]], number: int, indent: str, fence: str) 
 
 
 def _outdented(line: str, width: int) -> str:
-    """Without as much of its indentation as the fence around it has (CommonMark 0.31, 4.5)."""
+    """Remove from a line as much indentation as its fence has (CommonMark 0.31, 4.5)."""
     return line[min(width, len(line) - len(line.lstrip(" \t"))) :]
 
 
 def _slip(lines: list[str]) -> str:
-    """What keeps an answer from having a block, in words that its author can follow."""
+    """Explain to the model why its answer has no edit block."""
     begun = next((number for number, line in enumerate(lines) if _SEARCH.fullmatch(_unquoted(line))), None)
     if begun is not None:
         rest = [_unquoted(line) for line in lines[begun:]]
         lacks = ">>>>>>> REPLACE" if any(map(_MIDDLE.fullmatch, rest)) else "======="
-        return f"the block that begins in line {begun + 1} is not ended: the line `{lacks}` of its own is missing"
+        return f"the block that begins in line {begun + 1} is not closed: missing a line with only `{lacks}`"
     for number, line in enumerate(lines, start=1):
         if _NEAR.fullmatch(line[:LONGEST_MARK]):
             shown = plain(line)[:LONGEST_SHOWN]
-            return f"line {number}, `{shown}`, is none of the three marks of a block: write them exactly as shown"
+            return f"line {number}, `{shown}`, is not one of the three markers of a block: write them exactly as shown"
         if _DIFF.fullmatch(line):
-            return f"line {number} begins a diff, which is not applied: quote the lines in a block as shown"
+            return f"line {number} begins a diff, which is not supported: quote the lines in a block as shown"
         if len(line) <= LONGEST_MARK and _WHOLE.fullmatch(line):
-            return f"the whole file in line {number} does not stand between two fences that are alike"
+            return f"the whole file in line {number} is not enclosed in two identical fences"
     if any(map(_FENCE.match, lines)):
-        return "its code stands in a fence without the marks of a block: put these around it exactly as shown"
-    return "it holds no edit block; use the format exactly as shown"
+        return "its code is in a fence without the markers of a block: put these around it exactly as shown"
+    return "it has no edit block; use the format exactly as shown"
 
 
 def _text(lines: list[str]) -> str:
@@ -197,20 +217,20 @@ def _text(lines: list[str]) -> str:
 
 
 def _named_in(line: str, known: list[str]) -> str | None:
-    """The file named on the last line before a block."""
+    """Return the last file named on the line before a block, or None if the line is a sentence."""
     words = re.findall(r"[\w./-]+", line)
     named = [path for path in (_in_workspace(word, known) for word in words) if path in known or path.endswith(".py")]
     return named[-1] if named and len(words) <= 3 else None
 
 
 def _mentioned_in(line: str, known: list[str]) -> str:
-    """The only one of the files that a sentence speaks of; empty for none."""
+    """Return the only one of the files that a sentence mentions, or an empty string."""
     named = {_in_workspace(word.rstrip("."), known) for word in re.findall(r"[\w./-]+", line)} & {*known}
     return named.pop() if len(named) == 1 else ""
 
 
 def _in_workspace(path: str, known: list[str]) -> str:
-    """A path as the workspace has it: a model that was told of no folder may still name one."""
+    """Return a path relative to the workspace: a model may name an absolute path although it was told of none."""
     path = path.removeprefix("./")
     ends = [each for each in known if path.startswith("/") and path.endswith(f"/{each}")]
     return max(ends, key=len, default=path)

@@ -1,6 +1,6 @@
-"""One request to a server, whose answer is bounded in bytes and time whatever it sends: headers, chunks, trailers too.
+"""Send a request and read a response of limited size and duration, including headers, chunks and trailers.
 
-Nothing is unpacked: an answer of 1 MiB may be one of 2 GiB behind gzip. No redirect is followed, nor is its body read.
+Nothing is decompressed: 1 MiB of gzip may expand to 2 GiB. No redirect is followed, and its body is not read.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 CONNECT_SECONDS = 10.0
-LARGEST_ANSWER = 2**20  # bytes of a body
-AROUND = 2**18  # bytes of what stands around it
+LARGEST_ANSWER = 2**20  # bytes of the body
+AROUND = 2**18  # bytes of everything else: status, headers, chunk sizes, trailers
 BLOCK = 2**16
 
 
 class Endless(OSError):
-    """An answer that has more bytes, or takes longer, than any honest one."""
+    """A response that is larger, or takes longer, than any legitimate one."""
 
 
 @contextmanager
 def exchange(
     method: str, address: str, *, headers: Mapping[str, str], json: Any = None, silence: float, seconds: float
 ) -> Iterator[requests.Response]:
-    """Send a request and hand out its answer, the body unread.
+    """Send a request and yield its response with the body unread.
 
     Args:
-        silence: seconds without a byte after which the server is taken to be gone.
-        seconds: how long all of it may take.
+        silence: idle timeout in seconds.
+        seconds: timeout of the whole exchange.
 
     Raises:
-        requests.RequestException: there is no answer, or it breaks off, or is endless.
+        requests.RequestException: the server does not respond, or the response is cut off or endless.
     """
 
     def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # Set here, nothing in a .netrc takes its place.
+        # Set here so that requests does not replace it with credentials from .netrc.
         request.headers.update({**headers, "Accept-Encoding": "identity"})
         return request
 
@@ -56,19 +56,24 @@ def exchange(
 
 
 def is_packed(answer: requests.Response) -> bool:
-    """Whether the body is compressed though that was not asked for."""
+    """Return whether the body is compressed, which no request allows."""
     return answer.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
 
 
 def body(answer: requests.Response) -> Iterator[bytes]:
-    """What arrives. Raises Endless where it is more than an answer, ValueError where it is compressed."""
+    """Yield the chunks of the body.
+
+    Raises:
+        Endless: the body is larger than LARGEST_ANSWER.
+        ValueError: the body is compressed.
+    """
     if is_packed(answer):
-        raise ValueError("it is compressed, which was not asked for")
+        raise ValueError("it is compressed although the request forbids it")
     size = 0
     for chunk in answer.iter_content(chunk_size=BLOCK):
         size += len(chunk)
         if size > LARGEST_ANSWER:
-            raise Endless("it goes on without end")
+            raise Endless("it is endless")
         yield chunk
 
 
@@ -79,7 +84,7 @@ class _Session(requests.Session):
             self.mount(scheme, _Adapter(deadline))
 
     def get_redirect_target(self, _resp: requests.Response) -> None:
-        """None: where there is a target, `requests` reads the whole body, even where it does not go there."""
+        """Return None: for any other target, `requests` reads the whole body, even if it does not follow it."""
 
 
 class _Adapter(HTTPAdapter):
@@ -98,7 +103,7 @@ class _Adapter(HTTPAdapter):
 
 
 def _pools(deadline: float) -> dict[str, Any]:
-    """Connection pools whose answers are metered."""
+    """Return connection pools, by scheme, whose responses are metered."""
 
     class Response(http.client.HTTPResponse):
         def __init__(self, *args: Any, **more: Any) -> None:
@@ -121,7 +126,7 @@ def _pools(deadline: float) -> dict[str, Any]:
 
 
 class _Meter(io.RawIOBase):
-    """What comes from a socket, counted and timed before anybody looks at it."""
+    """The stream of a socket, limited in bytes and time before it is parsed."""
 
     def __init__(self, raw: io.RawIOBase, deadline: float) -> None:
         self._raw, self._deadline, self._left = raw, deadline, LARGEST_ANSWER + AROUND
@@ -133,7 +138,7 @@ class _Meter(io.RawIOBase):
         count = self._raw.readinto(buffer)
         self._left -= count or 0
         if self._left < 0 or time.monotonic() > self._deadline:
-            raise Endless("it goes on without end")
+            raise Endless("it is endless")
         return count
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What models cost, and the cap on it: checked before each call, with that call's own worst case."""
+"""Compute the cost of model calls, and enforce the cap: before each call, with the worst-case cost of that call."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from agent.system.files import read_bounded, reason
 from agent.system.patterns import short
 
 TABLE = Path(__file__).with_name("prices.toml")
-# Beyond the bytes of a prompt: what a server adds to it for roles and formatting.
+# What a server adds to a prompt for roles and formatting.
 OVERHEAD_TOKENS = 1000
 LARGEST_TABLE = 2**20
-DEAREST = 1e6  # dollars for a million tokens
+DEAREST = 1e6  # dollars per million tokens
 
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars for a million tokens."""
+    """Dollars per million tokens."""
 
     input: float
     output: float
@@ -35,9 +35,13 @@ class Price:
 
 
 def price_of(model: ModelSpec, own_table: Path) -> Price | None:
-    """From the person's own table, then the one that comes with the program. None where neither knows the model.
+    """Return the price of a model, or None if it is not listed.
 
-    Raises UsageError where the person's own cannot be read.
+    Args:
+        own_table: the user's price table, which takes precedence over the program's.
+
+    Raises:
+        UsageError: the user's price table cannot be read.
     """
     if model.local:
         return Price(0.0, 0.0)
@@ -55,14 +59,16 @@ def _read(path: Path) -> dict[str, Any]:
         entries = tomllib.loads(read_bounded(path, LARGEST_TABLE).decode())
         for name, entry in entries.items():
             if not (isinstance(entry, dict) and _is_price(entry.get("input")) and _is_price(entry.get("output"))):
-                raise ValueError(f"{short(name)} needs input and output in dollars for a million tokens")
+                raise ValueError(f"{short(name)} needs input and output in dollars per million tokens")
         return entries
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UsageError(f"the price table {path} cannot be used: {reason(error)}") from None
+        raise UsageError(f"cannot read the price table {path}: {reason(error)}") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the price table {path} cannot be used: {one_line(str(error))}") from None
+        raise UsageError(
+            f"invalid price table {path}: {one_line(str(error))}", hint="fix it, or remove it to use built-in prices"
+        ) from None
 
 
 def _is_price(value: object) -> bool:
@@ -70,10 +76,20 @@ def _is_price(value: object) -> bool:
 
 
 class SpendingCap:
-    """spent: what the session has cost so far, by experiment. record: journals a call; it comes back in `spent`.
+    """A cap on the cost of model calls.
 
-    A call is journalled before it is made, at the worst that it can cost, and again when that is known: a loop that is
-    killed in between has paid nobody knows what.
+    A call is journalled at its worst-case cost before it is made, and again when its cost is known: if the loop is
+    killed in between, the real cost is unknown.
+
+    Args:
+        price: None if it is unknown.
+        most: dollars per session; None for no cap.
+        most_per_experiment: dollars per experiment; None for no cap.
+        spent: returns the cost of the session so far, by experiment.
+        record: writes a call to the journal, so that `spent` includes it.
+
+    Raises:
+        UsageError: there is a cap but no known price.
     """
 
     def __init__(
@@ -86,25 +102,30 @@ class SpendingCap:
         record: Callable[..., None],
     ) -> None:
         if price is None and (most is not None or most_per_experiment is not None):
+            flag = "--max-cost" if most is not None else "--max-cost-per-experiment"
             raise UsageError(
-                f"the price of {model.label} is not known, so a cap on its cost cannot be kept: add it to "
-                ".autoresearch/prices.toml (docs/proposers.md), or leave the cap out"
+                f"{flag} needs the price of {model.label}, which is unknown",
+                hint=f"add it to .autoresearch/prices.toml (see docs/models.md), or leave out {flag}",
             )
         self._model, self._price = model, price
         self._most, self._most_per_experiment = most, most_per_experiment
         self._spent, self._record = spent, record
 
     def require(self, number: int, prompt: str, most_tokens: int) -> None:
-        """Raises Unavailable for good, or a final NoProposal, where the next call could go beyond a cap.
+        """Check that the next call cannot exceed a cap.
 
-        No tokenizer makes more tokens than there are bytes.
+        Its worst case is one input token per byte of the prompt, because no tokenizer makes more.
+
+        Raises:
+            Unavailable: it could exceed a cap for the rest of the session.
+            NoProposal: it could exceed the cap of this experiment.
         """
         if self._price is None:
             return
         worst = self._price.of(len(prompt.encode()) + OVERHEAD_TOKENS, most_tokens)
         spent = self._spent()
         total = sum(max(0.0, each.dollars) for each in spent.values())
-        # Asked so that what is no number is beyond any cap.
+        # Written so that NaN exceeds any cap.
         if self._most is not None and not total + worst <= self._most:
             raise Unavailable(
                 f"the next call could cost ${worst:.2f}, and ${total:.2f} of --max-cost {self._most:g} is spent",
@@ -116,7 +137,7 @@ class SpendingCap:
                 f"the next call could cost ${worst:.2f}, and ${here:.2f} of --max-cost-per-experiment "
                 f"{self._most_per_experiment:g} is spent"
             )
-            # A first call that is too dear is so in each experiment to come.
+            # If the first call is too expensive, it is so in every later experiment.
             raise NoProposal(reason, final=True) if here else Unavailable(reason, for_good=True)
 
     def reserve(self, number: int, prompt: str, most_tokens: int) -> None:
@@ -124,14 +145,17 @@ class SpendingCap:
         self._journal("calling", number, prompt, most_tokens, None)
 
     def charge(self, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:
-        """Journal what a call has cost.
+        """Journal the cost of a call.
 
-        What the server does not tell, or tells beyond all that the call can cost, is taken to be the worst.
+        The worst case stands in for counts that the server does not report, or that exceed it.
+
+        Args:
+            answer: None if the call failed.
         """
         self._journal("called", number, prompt, most_tokens, answer)
 
     def refund(self, number: int) -> None:
-        """Journal that the call which was about to be made was not taken."""
+        """Journal that the server refused the call, which costs nothing."""
         self._record("refused", number=number)
 
     def _journal(self, kind: str, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:

@@ -1,4 +1,4 @@
-"""A language model proposes: told all that is known, it answers with edits; what cannot be used goes back to it."""
+"""Let a language model propose: it is told all that is known and answers with edits; unusable ones go back to it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ from agent.proposers.validate import Seen, why_invalid
 from agent.system.files import read_bounded
 
 MOST_CORRECTIONS = 2
-MOST_TOKENS = 16_000  # of an answer
+MOST_TOKENS = 16_000  # per answer
 LARGEST_TRANSCRIPT = 64 * 2**20
 
 
 class LLMProposer:
-    """Asks a model over the network. silence: seconds without a byte after which a server is taken to be gone."""
+    """A proposer that asks a model over the network.
+
+    Args:
+        silence: idle timeout in seconds.
+        tokens: limit of the briefing.
+    """
 
     name = "llm"
 
@@ -36,36 +41,41 @@ class LLMProposer:
         self.model = model
         self._budget, self._silence, self._tokens = budget, silence, tokens
         self._seen = Seen()
-        self._over: dict[Path, int] = {}  # transcript -> answers of conversations that have come to nothing
+        self._used: dict[Path, int] = {}  # transcript -> number of answers from failed conversations
 
     def tell(self, experiment: Experiment) -> None:
-        """The history in the context says it all."""
+        """Do nothing: the context has the history."""
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Unavailable where the model cannot be had, NoProposal where it gives nothing that can be measured."""
+        """Return the model's candidate.
+
+        Raises:
+            Unavailable: the model is unavailable.
+            NoProposal: it gave no usable proposal.
+        """
         return self._converse(context, "answers.jsonl", briefing(context, self._tokens))
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal:
-        """Repair a candidate that crashed, which is what the context's files are; `error` is the end of its log."""
+        """Return a repaired version of the crashed candidate in `context.files`; `error` is the end of its log."""
         return self._converse(context, f"mend-{attempt}.jsonl", about_crash(context, error))
 
     def _converse(self, context: Context, transcript: str, opening: str) -> Proposal:
-        """The first usable answer. One without a hypothesis or an expected effect is asked for them once."""
+        """Return the first usable proposal. If it lacks a hypothesis or an expected effect, the model is asked once."""
         messages: list[Message] = [{"role": "user", "content": opening}]
         path = context.folder / transcript if context.folder else None
-        said = _Transcript(path, self._over.get(path, 0) if path else 0)
-        why, unsaid = "", None
+        said = _Transcript(path, self._used.get(path, 0) if path else 0)
+        why, incomplete = "", None
         for _ in range(1 + MOST_CORRECTIONS):
             try:
                 answer = said.next() or self._complete(context, messages, said)
                 proposal = self._candidate(context, answer)
-                if unsaid or (proposal.reasoning and proposal.expected is not None):
+                if incomplete or (proposal.reasoning and proposal.expected is not None):
                     return proposal
-                unsaid = proposal
+                incomplete = proposal
                 raise UnusableEdit("it does not begin with the three lines, with a hypothesis and an expected effect")
             except (Unavailable, NoProposal):
-                if unsaid:
-                    return unsaid
+                if incomplete:
+                    return incomplete
                 raise
             except UnusableEdit as reason:
                 why = str(reason)
@@ -73,14 +83,14 @@ class LLMProposer:
                     {"role": "assistant", "content": answer.text or "(nothing)"},
                     {
                         "role": "user",
-                        "content": f"That cannot be used: {why}. Answer again, whole, in the same format.",
+                        "content": f"Your answer cannot be used: {why}. Give a complete new one in the same format.",
                     },
                 ]
-        if unsaid:
-            return unsaid
+        if incomplete:
+            return incomplete
         if path:
-            self._over[path] = self._over.get(path, 0) + 1 + MOST_CORRECTIONS
-        raise NoProposal(f"{self.model.label} gave nothing usable in {1 + MOST_CORRECTIONS} answers: {why}")
+            self._used[path] = self._used.get(path, 0) + 1 + MOST_CORRECTIONS
+        raise NoProposal(f"no usable proposal from {self.model.label} in {1 + MOST_CORRECTIONS} answers: {why}")
 
     def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript) -> Answer:
         prompt = SYSTEM + "".join(message["content"] for message in messages)
@@ -95,22 +105,26 @@ class LLMProposer:
         except Unavailable:
             self._budget.refund(context.number)
             raise
-        # Kept before anything else can go wrong: it has cost money.
+        # Save it before anything else can fail: it has cost money.
         said.add(answer)
         self._budget.charge(context.number, prompt, MOST_TOKENS, answer)
         return answer
 
     def _candidate(self, context: Context, answer: Answer) -> Proposal:
-        """The proposal in an answer. Raises UnusableEdit with the reason that the model is told."""
+        """Return the proposal in an answer.
+
+        Raises:
+            UnusableEdit: there is none that can be measured; the model is told the reason.
+        """
         if answer.cut:
-            raise UnusableEdit(f"it was cut off at {MOST_TOKENS} tokens: be shorter, and edit with small blocks")
+            raise UnusableEdit(f"it was cut off at {MOST_TOKENS} tokens: be brief, and use small edit blocks")
         text = answered(answer.text)
         try:
             changed = blocks.apply(text, context.files, context.workspace.allows)
         except UnusableEdit as unusable:
             if text.strip() == answer.text.strip():
                 raise
-            why = f"{unusable} (what stands in its thinking is no answer: give all of it after that)"
+            why = f"{unusable} (edits inside your thinking do not count: give the whole answer after it)"
             raise UnusableEdit(why) from None
         whole = {**context.files, **changed}
         reason = why_invalid(whole, context, self._seen)
@@ -127,9 +141,11 @@ class LLMProposer:
 
 
 class _Transcript:
-    """The answers to one question, on disk: a session that died while it asked does not pay for them again.
+    """The saved answers to one question, so that a session that was killed does not pay for them twice.
 
-    skip: how many of them have had their effect.
+    Args:
+        path: None to save nothing.
+        skip: how many of the answers were used before.
     """
 
     def __init__(self, path: Path | None, skip: int) -> None:
@@ -161,7 +177,7 @@ def _content(path: Path) -> bytes:
 
 
 def _answers(content: bytes) -> list[Answer]:
-    """Of the whole lines: a torn one was cut off with the loop, and one that is damaged counts as none."""
+    """Return the answers on complete lines; a line cut off by a kill, or damaged, counts as missing."""
     found = []
     for line in content.split(b"\n")[:-1]:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Where a model's edit goes: the lines that it quotes, found in a file and replaced, however it quoted them.
+"""Apply a model's edit: find the lines that it quotes in a file and replace them, even if it quotes them inexactly.
 
-Line ends stay those of the file, and so does the indentation, whether the quote has other steps, spaces for tabs, or
-has lost that of its first line.
+The file's line endings and indentation are kept, even if the quote has other indentation steps, has spaces for tabs, or
+lacks the indentation of its first line.
 """
 
 from __future__ import annotations
@@ -14,55 +14,60 @@ from itertools import pairwise
 from agent.source.constants import parsed
 
 MOST_PLACES = 100
-USUAL_STEP = 4  # spaces for a tab, where a block does not tell
+USUAL_STEP = 4  # spaces per tab, if a block does not show it
 
 _END = re.compile(r"(\r\n|\n|\r)")
 
 
 class UnusableEdit(Exception):
-    """The answer holds no edits that apply; its text is what the model is told."""
+    """The answer has no edits that can be applied; the text is what the model is told."""
 
 
 def replaced(text: str, path: str, search: str, replace: str, block: str) -> str:
-    """`text` with the lines of `search` replaced: on an exact match, else on one that agrees but for white space at the
-    lines' ends.
+    """Return `text` with the lines of `search` replaced; if they do not match exactly, ignoring space around lines.
 
-    block: what the edit is called. Raises UnusableEdit where there is no such place, or more than one.
+    Args:
+        block: name of the edit, for messages.
+
+    Raises:
+        UnusableEdit: the lines are not found, or found more than once.
     """
     quoted, new = _lines(search), _lines(replace)
     bodies, ends = _split(text)
     bare = [line.strip() for line in quoted]
     if not any(bare):
-        raise UnusableEdit(f"{block} quotes no line to be replaced")
+        raise UnusableEdit(f"{block} quotes no line to replace")
     places = _places(bodies, quoted)
     if len(places) > 1:
-        raise UnusableEdit(f"what {block} quotes stands {len(places)} times in {path}: quote more lines around it")
+        raise UnusableEdit(
+            f"the lines quoted by {block} occur {len(places)} times in {path}: quote more lines around them"
+        )
     if places:
         return _put(bodies, ends, places[0], len(quoted), new)
     places = _places([line.strip() for line in bodies], bare)[:MOST_PLACES]
     if len(places) != 1:
-        where = f"stands {len(places)} times" if places else "does not stand"
+        where = f"occur {len(places)} times" if places else "do not occur"
         first = next(line for line in bare if line)
-        raise UnusableEdit(f"what {block} quotes {where} in {path}; it begins with {first[:80]!r}")
+        raise UnusableEdit(f"the lines quoted by {block} {where} in {path}; they begin with {first[:80]!r}")
     real = bodies[places[0] : places[0] + len(quoted)]
     ways = [_put(bodies, ends, places[0], len(quoted), lines) for lines in _ways(quoted, real, new, block)]
     return next((way for way in ways if not path.endswith(".py") or parsed(way)), ways[0])
 
 
 def _lines(text: str) -> list[str]:
-    """Of a text that is empty or ends with a line's end."""
+    """Split a text that is empty or ends with a newline."""
     return text.split("\n")[:-1]
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
-    """Its lines, and what ends each: nothing, for a last one that is not ended."""
+    """Return the lines and the ending of each, which is empty for a last line without a newline."""
     parts = _END.split(text)
     bodies, ends = parts[0::2], [*parts[1::2], ""]
     return (bodies, ends) if bodies[-1] else (bodies[:-1], ends[:-1])
 
 
 def _places(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    """The numbers of the lines where `wanted` begins, as whole lines."""
+    """Return the indices of the lines where `wanted` begins, matching whole lines."""
     text, part = "".join(f"\n{line}" for line in lines) + "\n", "".join(f"\n{line}" for line in wanted) + "\n"
     found, number, counted = [], 0, 0
     place = text.find(part)
@@ -70,12 +75,12 @@ def _places(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
         number += text.count("\n", counted, place)
         counted = place
         found.append(number)
-        place = text.find(part, place + max(1, len(part) - 1))  # the end of one may begin the next
+        place = text.find(part, place + max(1, len(part) - 1))  # the last newline of one match may start the next
     return found
 
 
 def _put(bodies: Sequence[str], ends: Sequence[str], start: int, count: int, new: Sequence[str]) -> str:
-    """The text with `count` lines from `start` replaced; the new ones end as the first of them does."""
+    """Return the text with `count` lines from `start` replaced; new lines get the ending of the first replaced one."""
     end = ends[start] or next((each for each in ends if each), "\n")
     new_ends = [end] * len(new)
     if new and not ends[start + count - 1]:
@@ -85,9 +90,13 @@ def _put(bodies: Sequence[str], ends: Sequence[str], start: int, count: int, new
 
 
 def _ways(quoted: Sequence[str], real: Sequence[str], new: Sequence[str], block: str) -> list[list[str]]:
-    """The replacement indented as the file is, the likeliest way first.
+    """Return the replacement indented like the file, in every plausible way, most likely first.
 
-    quoted, real: the same lines, as the block has them and as they stand. Raises UnusableEdit where it cannot be told.
+    Args:
+        quoted, real: the replaced lines as the block and as the file have them.
+
+    Raises:
+        UnusableEdit: the indentation cannot be determined.
     """
     pairs = [(_indentation(q), _indentation(r)) for q, r in zip(quoted, real, strict=True) if q.strip()]
     step = _step(pairs, new)
@@ -98,12 +107,18 @@ def _ways(quoted: Sequence[str], real: Sequence[str], new: Sequence[str], block:
     if rest and _moved(first[0], rest, step) != first[1]:
         return [_indented(new, first, rest, step)]
     ways = [_indented(new, first, {first[0]: first[1], **rest}, step)]
-    # A single line that has lost its indentation does not tell whether those after it have theirs.
+    # If a single line without its indentation is quoted, later lines of the replacement may have theirs or not.
     return ways if rest else [*ways, _indented(new, first, {first[1]: first[1]}, step)]
 
 
 def _indented(new: Sequence[str], first: tuple[str, str], known: Mapping[str, str], step: tuple[str, str]) -> list[str]:
-    """first: how the first line is quoted and how it stands, which goes for that of the replacement too."""
+    """Return the replacement with the file's indentation.
+
+    Args:
+        first: indentation of the first line in the block and in the file; it applies to the replacement's first line.
+        known: indentation in the block -> indentation in the file.
+        step: one step of indentation in the block and in the file.
+    """
     lines: list[str] = []
     begun = False
     for line in new:
@@ -117,7 +132,11 @@ def _indented(new: Sequence[str], first: tuple[str, str], known: Mapping[str, st
 
 
 def _by_their_words(quoted: Sequence[str], real: Sequence[str], new: Sequence[str], block: str) -> list[str]:
-    """Where the quote has no indentation of its own: lines that stay as they are keep theirs."""
+    """Return the replacement for a quote without indentation: unchanged lines keep the file's indentation.
+
+    Raises:
+        UnusableEdit: lines were added or removed, so that the indentation of changed lines is unknown.
+    """
     by_words = {line.strip(): _indentation(line) for line in real}
     lines = []
     for number, line in enumerate(new):
@@ -129,12 +148,17 @@ def _by_their_words(quoted: Sequence[str], real: Sequence[str], new: Sequence[st
         elif len(new) == len(quoted):
             lines.append(_indentation(real[number]) + bare)
         else:
-            raise UnusableEdit(f"{block} has lost the indentation of its lines: quote and replace them as they stand")
+            raise UnusableEdit(f"{block} has lost the indentation of its lines: keep it in both parts of the block")
     return lines
 
 
 def _moved(indentation: str, known: Mapping[str, str], step: tuple[str, str]) -> str:
-    """An indentation of the block's as the file has it. known: some of the block's, and those of the same lines."""
+    """Translate an indentation in the block to one in the file.
+
+    Args:
+        known: indentation in the block -> indentation in the file.
+        step: one step of indentation in the block and in the file.
+    """
     if indentation in known:
         return known[indentation]
     within = max((each for each in known if indentation.startswith(each)), key=len, default=None)
@@ -149,7 +173,7 @@ def _moved(indentation: str, known: Mapping[str, str], step: tuple[str, str]) ->
 
 
 def _step(pairs: Sequence[tuple[str, str]], new: Sequence[str]) -> tuple[str, str]:
-    """One step of indentation as the block has it, and as the file does; a space for a space where both agree."""
+    """Return one step of indentation in the block and in the file; one space each if both use the same characters."""
     tabs_quoted, tabs_real = (any("\t" in pair[side] for pair in pairs) for side in (0, 1))
     if not tabs_quoted and tabs_real:
         return " " * _width(pairs, [_indentation(line) for line in new]), "\t"
@@ -159,7 +183,7 @@ def _step(pairs: Sequence[tuple[str, str]], new: Sequence[str]) -> tuple[str, st
 
 
 def _width(pairs: Sequence[tuple[str, str]], more: Sequence[str]) -> int:
-    """How many spaces the first of each pair has for a tab of the second."""
+    """Return how many spaces in the first of each pair stand for one tab in the second."""
     known = sorted({(len(spaces), len(tabs)) for spaces, tabs in pairs})
     widths = [
         (many - few) // (most - less)

@@ -1,7 +1,6 @@
-"""What the search has to go by, for a model to read: the best points, where each constant's good values lie, and where
-runs fail.
+"""Summarize the search's evidence for a model: the best points, the good range of each constant, and where runs fail.
 
-It is the view that the search itself takes: the best quarter of all measured points against the rest.
+Good points are the best quarter of all measured points.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ MOST_VALUES = 4
 
 
 def best_points(context: Context) -> list[str]:
-    """`#12 0.993210: RATE 0.3, DEPTH 7`, best first: what differs from the baseline."""
+    """Return lines like `#12 0.993210: RATE 0.3, DEPTH 7`, best first: the constants that differ from the baseline."""
     base = context.history[0].parameters if context.history else {}
     lines = []
     for experiment in _ranked(context)[:BEST]:
@@ -29,7 +28,10 @@ def best_points(context: Context) -> list[str]:
 
 
 def constant_ranges(context: Context) -> list[str]:
-    """`RATE now 0.3: the best 4 of 15 have 0.25..0.31, the rest 0.1..0.9; crashed at 2.0, 3.1`, most tried first."""
+    """Return a line per constant, most tried first.
+
+    `RATE now 0.3: the best 4 of 15 have 0.25..0.31, the rest 0.1..0.9; crashed at 2.0, 3.1`
+    """
     ranked = _ranked(context)
     count = max(FEWEST_GOOD, round(GOOD_SHARE * len(ranked)))
     good, rest = ranked[:count], ranked[count:]
@@ -42,7 +44,7 @@ def constant_ranges(context: Context) -> list[str]:
         parts = [f"the best {len(good)} of {len(ranked)} have {_values(good, key)}"]
         if rest:
             parts[0] += f", the rest {_values(rest, key)}"
-        # A crash speaks against what it had moved, and not against all that it had.
+        # A crash is evidence against values that were never measured, not against all values of the candidate.
         failed = [e for e in crashed if e.parameters.get(key) not in (None, *_measured_values(ranked, key))]
         if failed:
             parts.append(f"crashed at {_values(failed, key)}")
@@ -51,7 +53,7 @@ def constant_ranges(context: Context) -> list[str]:
 
 
 def _ranked(context: Context) -> list[Experiment]:
-    """What was measured, best first."""
+    """Return the measured experiments, best first."""
     sign = 1 if context.direction == "minimize" else -1
     measured = [(sign * e.metric, e) for e in context.history if e.metric is not None]
     return [e for _, e in sorted(measured, key=lambda each: each[0])]
@@ -62,7 +64,7 @@ def _measured_values(experiments: Sequence[Experiment], key: str) -> set[Value]:
 
 
 def _values(experiments: Sequence[Experiment], key: str) -> str:
-    """`0.1, 0.3`, or `0.1..0.9` where numbers are many."""
+    """Return `0.1, 0.3`, or `0.1..0.9` if there are many numbers."""
     found = _measured_values(experiments, key)
     numbers = sorted(v for v in found if isinstance(v, int | float) and not isinstance(v, bool))
     if len(numbers) == len(found) > MOST_VALUES:

@@ -1,7 +1,7 @@
-"""What a reasoning model thinks aloud before its answer: drafts, which are no part of what it proposes.
+"""Remove a reasoning model's thinking from its answer: the drafts in it are not part of the proposal.
 
-Servers that do not keep the two apart send the thinking as text, between tags or with the closing one alone, because
-many chat templates put the opening one into the prompt.
+Servers that do not separate the two send the thinking as text between tags, or with only the closing tag, because many
+chat templates put the opening tag into the prompt.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import re
 
 _WORDS = r"think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratch_?pad"
-# <think>, <seed:think>, [THINK], and the signs of Kimi's templates; then those of Cohere's and of OpenAI's open models.
+# <think>, <seed:think>, [THINK], and the signs of Kimi's templates; then those of Cohere's and OpenAI's open models.
 _CLOSING = re.compile(
     rf"[<\[◁]\s*\|?/\s*(?:\w+:)?(?:{_WORDS})\s*\|?[>\]▷]"
     rf"|<\|end_(?:of_)?(?:{_WORDS})\|>|<\|channel\|>\s*final\s*(?:<\|message\|>)?",
     re.IGNORECASE,
 )
-# At the start of a line alone: elsewhere it is more likely talked about.
+# Only at the start of a line: elsewhere the text is more likely about the tag.
 _OPENING = re.compile(
     rf"^[ \t]*(?:[<\[◁]\|?(?:\w+:)?(?:{_WORDS})\|?[>\]▷]|<\|(?:start|begin)_(?:of_)?(?:{_WORDS})\|>"
     r"|<\|channel\|>\s*analysis)",
     re.IGNORECASE | re.MULTILINE,
 )
-LONGEST_LINE = 200  # characters before a tag that may put it into quotes
+LONGEST_LINE = 200  # characters around a tag that are searched for quotes
 
 
 def answered(text: str) -> str:
-    """What follows the thinking: all after its last closing tag, and before one that opens and is not closed.
+    """Return the text after the last closing tag, up to an opening tag that is never closed.
 
-    A tag in quotes is one that the text is about, such as a token in a tokenizer's list.
+    A tag in quotes does not count: the text is about it, such as a token in a tokenizer's list.
     """
     tags = reversed([*_CLOSING.finditer(text)])
     begin = next((tag.end() for tag in tags if not _is_quoted(text, tag)), 0)
@@ -36,7 +36,7 @@ def answered(text: str) -> str:
 
 
 def _is_quoted(text: str, tag: re.Match[str]) -> bool:
-    """Whether quotes of one kind stand open before the tag and are closed after it, on its line."""
+    """Return whether a quotation on the tag's line opens before it and closes after it."""
     start = max(text.rfind("\n", 0, tag.start()) + 1, tag.start() - LONGEST_LINE)
     end = text.find("\n", tag.end(), tag.end() + LONGEST_LINE)
     before, after = text[start : tag.start()], text[tag.end() : end if end >= 0 else tag.end() + LONGEST_LINE]
@@ -44,5 +44,5 @@ def _is_quoted(text: str, tag: re.Match[str]) -> bool:
 
 
 def _marks(text: str, mark: str) -> int:
-    """How often it stands there; an apostrophe within a word is no quotation mark."""
+    """Count a quotation mark in a text; an apostrophe inside a word does not count."""
     return len(re.findall(r"(?<!\w)'|'(?!\w)" if mark == "'" else re.escape(mark), text))

@@ -1,7 +1,7 @@
-"""The two wire formats that every model server speaks: OpenAI's chat completions and Anthropic's messages.
+"""Speak the two wire formats of model servers: OpenAI's chat completions and Anthropic's messages.
 
-Sources: the API references of both (chat/create with stream and stream_options; messages with stream). Keys come from
-the environment only and go into a header only: no log, text or error holds one.
+Sources: the API references of both (chat/create with stream and stream_options; messages with stream). Keys are read
+from the environment and sent only in a header: no log, text or error contains one.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from agent.proposers.model.bounded_http import LARGEST_ANSWER as LARGEST_ANSWER
 
 LONGEST_ANSWER_SECONDS = 900.0
 LONGEST_RETRY_SECONDS = 3600.0
-LARGEST_COUNT = 10**8  # of tokens that a server can mean
-LARGEST_REFUSAL = 4096  # bytes that are read of it
+LARGEST_COUNT = 10**8  # plausible number of tokens
+LARGEST_REFUSAL = 4096  # bytes read from the body of an error
 TICK_SECONDS = 0.2
 ANTHROPIC_VERSION = "2023-06-01"
-# What a server says where waiting does not help: there is no more money.
+# What a server says if waiting does not help, because the account is out of credit.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
 RATE_LIMITED = re.compile(r'"(?:code|type)":\s*"rate_limit_exceeded"')
-# `Please try again in 1.5s`, and what Google's errors hold as RetryInfo.
+# `Please try again in 1.5s`, and RetryInfo in Google's errors.
 AMOUNT = r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?"
 RETRY_IN = re.compile(rf'(?:(?:retry|try again) (?:in|after)|"retryDelay":) ?"?((?:{AMOUNT}){{1,4}})', re.IGNORECASE)
-UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}  # any other is of a thousandth
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}  # any other unit is milliseconds
 
 Format = Literal["openai", "anthropic"]
 Message = Mapping[str, str]
 T = TypeVar("T")
 
-# scheme -> format, address, variable that may replace it, variable with the key
+# scheme -> format, default address, variable that overrides the address, variable with the key
 SERVERS: dict[str, tuple[Format, str, str, str]] = {
     "openai": ("openai", "https://api.openai.com/v1", "OPENAI_BASE_URL", "OPENAI_API_KEY"),
     "anthropic": ("anthropic", "https://api.anthropic.com", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
@@ -54,13 +54,20 @@ SERVERS: dict[str, tuple[Format, str, str, str]] = {
     "mlx": ("openai", "http://127.0.0.1:8080/v1", "MLX_BASE_URL", ""),
 }
 OWN_KEY = "AUTORESEARCH_MODEL_KEY"
-DONE: dict[str, Any] = {}  # a stream's last event, by its identity
+OWN_SERVER = "http://HOST:PORT/v1 NAME"
+DONE: dict[str, Any] = {}  # the last event of a stream, recognized by identity
 TEXT_PARTS = ("text", "output_text", "text_delta")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Who is asked. scheme: a key of SERVERS, or "http" for any other server."""
+    """A model and its server.
+
+    Attributes:
+        scheme: a key of SERVERS, or "http" for any other server.
+        url: base address without a trailing slash.
+        key: API key; empty if none is needed.
+    """
 
     scheme: str
     name: str
@@ -79,7 +86,12 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Answer:
-    """input_tokens, output_tokens: None where the server does not say. cut: it reached the limit of tokens."""
+    """An answer of a model.
+
+    Attributes:
+        input_tokens, output_tokens: None if the server does not report them.
+        cut: whether the answer reached the token limit.
+    """
 
     text: str
     input_tokens: int | None
@@ -88,27 +100,35 @@ class Answer:
 
 
 class Broken(Unavailable):
-    """The server had the request and gave no whole answer: it may charge for it."""
+    """The server received the request but gave no complete answer, and may charge for it."""
 
 
 def parse_model(text: str) -> ModelSpec:
-    """`openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
+    """Parse the value of --model.
 
-    Raises UsageError, and PreconditionError where the key is not in the environment.
+    Args:
+        text: `openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
+
+    Raises:
+        UsageError: the text has another form.
+        PreconditionError: the API key is not in the environment.
     """
     if text.startswith(("http://", "https://")):
         url, _, name = text.partition(" ")
         if not name.strip():
-            raise UsageError(f"--model {text!r} lacks the model's name: write 'http://host:port/v1 NAME'")
+            raise UsageError(f"--model {text!r} lacks the name of the model", hint=f"write `--model '{OWN_SERVER}'`")
         return ModelSpec("http", name.strip(), "openai", url.rstrip("/"), os.environ.get(OWN_KEY, ""))
     scheme, _, name = text.partition(":")
     if scheme not in SERVERS or not name:
         known = ", ".join(f"{each}:NAME" for each in SERVERS)
-        raise UsageError(f"--model {text!r} is not known: use {known} or 'http://host:port/v1 NAME'")
+        raise UsageError(f"--model must be {known} or '{OWN_SERVER}', got {text!r}")
     wire, address, url_variable, key_variable = SERVERS[scheme]
     key = os.environ.get(key_variable, "") if key_variable else ""
     if key_variable and not key:
-        raise PreconditionError(f"{key_variable} is not set: export the key of {scheme}, or use a local model")
+        raise PreconditionError(
+            f"--model {text} needs an API key, but {key_variable} is not set",
+            hint=f"run `export {key_variable}=...`, or use a local model such as `--model ollama:NAME`",
+        )
     return ModelSpec(scheme, name, wire, os.environ.get(url_variable, address).rstrip("/"), key)
 
 
@@ -121,15 +141,21 @@ def complete(
     silence: float,
     tick: Callable[[], None],
 ) -> Answer:
-    """Ask once. silence: seconds without a byte after which the server is taken to be gone.
+    """Ask the model once; what `tick` raises propagates.
 
-    Raises Unavailable where there is no whole answer, and whatever `tick` raises.
+    Args:
+        most_tokens: limit of the answer.
+        silence: idle timeout in seconds.
+        tick: called several times a second.
+
+    Raises:
+        Unavailable: the server gave no complete answer.
     """
     seconds = LONGEST_ANSWER_SECONDS
     try:
         return _in_background(lambda: _ask(model, system, messages, most_tokens, silence, seconds), tick, seconds)
     except TimeoutError:
-        raise Broken(f"{model.label} has not ended its answer after {seconds:g} s") from None
+        raise Broken(f"{model.label} did not complete its answer within {seconds:g} s") from None
 
 
 def _ask(
@@ -146,7 +172,7 @@ def _ask(
                 answer = _READ_STREAM[model.format](_events(response))
             else:
                 answer = _READ_WHOLE[model.format](json.loads(b"".join(bounded_http.body(response))))
-            # JSON can hold half a character, UTF-8 cannot.
+            # JSON can contain unpaired surrogates, which UTF-8 cannot encode.
             text = answer.text.encode(errors="replace").decode()
             return replace(answer, text=_without_key(text, model))
     except Broken as broken:
@@ -154,10 +180,10 @@ def _ask(
     except requests.RequestException as error:
         raise _broken_off(model, error, silence) from None
     except (OSError, HTTPError, MemoryError) as error:
-        raise Broken(f"{model.label} broke off its answer: {_short(error, model)}") from None
+        raise Broken(f"the answer of {model.label} was cut off: {_short(error, model)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise Broken(
-            f"{model.label} answered in another format than {model.format}'s: {_short(error, model)}"
+            f"the answer of {model.label} is not in the {model.format} format: {_short(error, model)}"
         ) from None
 
 
@@ -168,7 +194,7 @@ def _request(
     if model.format == "anthropic":
         body = {"model": model.name, "max_tokens": most_tokens, "system": system, "messages": said, "stream": True}
         return f"{model.url}/v1/messages", headers_of(model), body
-    # OpenAI's reasoning models refuse the old name of the limit, most other servers know only that.
+    # OpenAI's reasoning models reject the old name of the limit; most other servers know no other.
     limit = "max_completion_tokens" if model.scheme == "openai" else "max_tokens"
     body = {
         "model": model.name,
@@ -181,21 +207,22 @@ def _request(
 
 
 def headers_of(model: ModelSpec) -> dict[str, str]:
+    """Return the headers that authenticate a request."""
     if model.format == "anthropic":
         return {"x-api-key": model.key, "anthropic-version": ANTHROPIC_VERSION}
     return {"Authorization": f"Bearer {model.key}"} if model.key else {}
 
 
 def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
-    """What a status other than 200 means."""
+    """Return the error for a status other than 200."""
     code = response.status_code
     said = _beginning(response)
     what = f"{model.label} answered {code}: {_short(_message(said) or response.reason or '(nothing)', model)}"
     if code in (401, 403):
-        return Unavailable(f"{what}; the key is refused", lasting=True)
+        return Unavailable(f"{what}; check the API key", lasting=True)
     wait = _wanted_wait(response.headers, said)
     temporary = code in (408, 409, 425, 429) or code >= 500
-    # Limits of a minute speak of quotas and billing too. That there is no money left comes with no time to wait for.
+    # Errors of per-minute limits mention quotas and billing too, but only they give a time to wait.
     timed = wait is not None or "Retry-After" in response.headers
     limited = temporary and (timed or RATE_LIMITED.search(said) is not None)
     if code == 402 or (not limited and any(words in said.lower() for words in NO_CREDIT)):
@@ -206,7 +233,7 @@ def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:
 
 
 def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
-    """The seconds that a server asks to wait for, in a header or in its words; None where it does not."""
+    """Return the seconds that a server asks to wait, in a header or in its message, or None."""
     if (wait := _retry_after(headers.get("Retry-After"))) is not None:
         return wait
     if (wait := _retry_after(headers.get("retry-after-ms"))) is not None:
@@ -219,7 +246,7 @@ def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
 
 
 def _beginning(response: requests.Response) -> str:
-    """Of a refusal's body; empty where that breaks off or is compressed: the status says what matters."""
+    """Return the beginning of an error's body; empty if it is cut off or compressed, as the status is enough."""
     if bounded_http.is_packed(response):
         return ""
     try:
@@ -229,18 +256,19 @@ def _beginning(response: requests.Response) -> str:
 
 
 def _broken_off(model: ModelSpec, error: requests.RequestException, silence: float) -> Unavailable:
-    """What an error of the connection means."""
+    """Return the error for a failed connection."""
     cause = getattr(error.args[0] if error.args else None, "reason", None)
     if isinstance(cause, NewConnectionError | ConnectTimeoutError | SSLError):
-        return Unavailable(f"{model.label} cannot be reached at {model.url}: {_short(cause, model)}")
+        return Unavailable(f"cannot reach {model.label} at {model.url}: {_short(cause, model)}")
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return Broken(f"{model.label} sent nothing for {silence:g} s")
+        return Broken(f"{model.label} was idle for {silence:g} s")
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
-        return Unavailable(f"the address {model.url} is not one: {_short(error, model)}", lasting=True)
-    return Broken(f"{model.label} broke off its answer: {_short(error, model)}")
+        return Unavailable(f"invalid address {model.url}: {_short(error, model)}", lasting=True)
+    return Broken(f"the answer of {model.label} was cut off: {_short(error, model)}")
 
 
 def _message(said: str) -> str:
+    """Return the message in the body of an error, or the whole body if it has none."""
     try:
         content = json.loads(said)
         error = content.get("error", content)
@@ -250,7 +278,7 @@ def _message(said: str) -> str:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds from now, an hour at most; the header holds them, or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds to wait, an hour at most, from a header with seconds or a date (RFC 9110, 10.2.3)."""
     if header is None:
         return None
     try:
@@ -267,8 +295,8 @@ def _retry_after(header: str | None) -> float | None:
 
 
 def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
-    rest: list[bytes] = []  # joined at a line's end alone: chunks may be of one byte each
+    """Yield the JSON objects of a stream of server-sent events (WHATWG HTML, 9.2)."""
+    rest: list[bytes] = []  # joined only at the end of a line, because chunks may have one byte each
     for chunk in bounded_http.body(response):
         rest.append(chunk)
         if b"\n" not in chunk:
@@ -290,8 +318,8 @@ def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
     finish, ended = None, False
     for event in events:
         if event.get("error"):
-            raise Broken(f"the server broke off: {_message(json.dumps(event))}")
-        # Several gateways end the stream and give no reason for the answer's end.
+            raise Broken(f"the server reported an error: {_message(json.dumps(event))}")
+        # Several gateways end the stream without a finish reason.
         ended = ended or event is DONE
         usage = _usage(event) or usage
         for choice in event.get("choices") or []:
@@ -305,16 +333,17 @@ def _openai_stream(events: Iterator[dict[str, Any]]) -> Answer:
 
 def _openai_whole(content: dict[str, Any]) -> Answer:
     if content.get("error"):
-        raise Broken(f"the server broke off: {_message(json.dumps(content))}")
+        raise Broken(f"the server reported an error: {_message(json.dumps(content))}")
     choice = content["choices"][0]
     cut = choice.get("finish_reason") == "length"
     return Answer(_said(choice["message"]["content"]), *_openai_tokens(_usage(content)), cut)
 
 
 def _said(content: Any) -> str:
-    """The text of a message: all of it, or its parts of text; those of thinking and pictures are none.
+    """Return the text of a message: the content itself, or its text parts without thinking and images.
 
-    Raises TypeError where it is neither.
+    Raises:
+        TypeError: the content has another type.
     """
     if isinstance(content, str):
         return content
@@ -326,7 +355,7 @@ def _said(content: Any) -> str:
         return _said(content.get("text"))
     if isinstance(content, list):
         return "".join(map(_said, content))
-    raise TypeError(f"{type(content).__name__} for a text")
+    raise TypeError(f"expected text, got {type(content).__name__}")
 
 
 def _openai_tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -340,7 +369,7 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
     for event in events:
         kind = event.get("type")
         if kind == "error":
-            raise Broken(f"the server broke off: {_message(json.dumps(event))}")
+            raise Broken(f"the server reported an error: {_message(json.dumps(event))}")
         if kind == "message_start":
             usage.update(_usage(event.get("message") or {}))
         elif kind == "content_block_delta":
@@ -363,11 +392,11 @@ def _anthropic_whole(content: dict[str, Any]) -> Answer:
 
 
 def _anthropic_input(usage: Mapping[str, Any]) -> int | None:
-    """Tokens read from or written to a cache are counted apart."""
+    """Return the number of input tokens, including those read from or written to a cache, which are reported apart."""
     if "input_tokens" not in usage:
         return None
     parts = [_count(usage["input_tokens"])]
-    # Null where no cache took part.
+    # Null if no cache was used.
     caches = ("cache_creation_input_tokens", "cache_read_input_tokens")
     parts += [_count(usage[name]) for name in caches if usage.get(name) is not None]
     told = [part for part in parts if part is not None]
@@ -380,7 +409,7 @@ def _usage(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _count(tokens: object) -> int | None:
-    """A number of tokens; None for all that cannot be one, which counts as not told."""
+    """Return a number of tokens, or None for anything that cannot be one, as if it were not reported."""
     whole = isinstance(tokens, int) and not isinstance(tokens, bool)
     return tokens if whole and 0 <= tokens <= LARGEST_COUNT else None  # type: ignore[operator, return-value]
 
@@ -390,19 +419,21 @@ _READ_WHOLE = {"openai": _openai_whole, "anthropic": _anthropic_whole}
 
 
 def _short(error: object, model: ModelSpec) -> str:
+    """Return an error on one line of at most 200 characters, without the key."""
     text = " ".join(plain(str(error)).split())
     return _without_key(text, model)[:200] or type(error).__name__
 
 
 def _without_key(text: str, model: ModelSpec) -> str:
-    """A server can say what it was told, and what it says is kept."""
+    """Remove the key, because a server may repeat it, and its words are kept."""
     return text.replace(model.key, "***") if model.key else text
 
 
 def _in_background(work: Callable[[], T], tick: Callable[[], None], seconds: float) -> T:
-    """`work` on a thread of its own, so that neither Ctrl-C nor a slow drip waits for the network.
+    """Return the result of `work`, run in a thread so that neither Ctrl-C nor a trickling answer waits for the network.
 
-    Raises TimeoutError where it takes longer than `seconds`; the thread is left to its own deadline.
+    Raises:
+        TimeoutError: it takes longer than `seconds`; the thread ends at its own deadline.
     """
     results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 

@@ -1,4 +1,4 @@
-"""The built-in proposer: a search over the constants of the mutable files.
+"""Search the constants of the mutable files: the built-in proposer.
 
-Uses source, and base of its own package.
+Imports source, and base of its own package.
 """

@@ -1,4 +1,4 @@
-"""Candidates around the incumbent, and every candidate as a point: each constant's range becomes 0..1."""
+"""Draw candidates around the incumbent, and map candidates to points: each constant's range becomes 0..1."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
     Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-# How many constants a candidate changes, and by how much of the range: each is drawn from these.
+# How many constants a candidate changes, and by which fraction of the range (standard deviation): drawn from these.
 CHANGED = (1, 1, 2, 3)
 SPREADS = (0.03, 0.08, 0.2, 0.3)
 SMALLEST_SPREAD = 0.03
-# No change of an integer is smaller than this share of it: no night can tell it from noise.
+# Integers change by at least this fraction: the effect of a smaller change is lost in the noise.
 SMALLEST_SHARE = 0.02
-# Two choices are as far apart as this share of a range.
+# Distance between two choices, as a fraction of a numeric range.
 CHOICE_DISTANCE = 0.6
-# What stands for zero on a log scale, in the range of a constant that is switched off.
+# Stands for zero on a log scale, if the range of a constant includes zero.
 ZERO = 1e-12
+# How far outside 0..1 a point may lie.
 OUTSIDE = 0.5
 
 
 def draw_candidates(space: Space, rng: random.Random, count: int, reach: float = 1.0) -> list[dict[str, Value]]:
-    """Up to `count` different changes of the incumbent: one to three constants, small steps and large ones.
+    """Draw up to `count` different changes of the incumbent: one to three constants each, by small and large steps.
 
-    reach: shrinks the steps.
+    Args:
+        reach: factor on the size of the steps.
     """
     found: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
     for _ in range(count):
@@ -45,19 +47,34 @@ def draw_candidates(space: Space, rng: random.Random, count: int, reach: float =
 
 
 def groups(space: Space) -> Indices:
-    """Of each feature of a point the index of its constant: a number takes one feature, a choice one for each value."""
+    """Return the index of the constant of each feature: a number has one feature, a choice has one for each value."""
     import numpy as np
 
     return np.repeat(np.arange(len(space.dimensions)), [len(d.choices) or 1 for d in space.dimensions])
 
 
 def point(space: Space, values: Mapping[str, Value]) -> list[float]:
-    """Raises KeyError where a constant is missing and TypeError where it is not of its kind any more."""
+    """Return the features of a candidate.
+
+    Args:
+        values: key -> value of every constant of the space.
+
+    Raises:
+        KeyError: a constant is missing.
+        TypeError: a value does not have the type of its constant.
+    """
     return [feature for d in space.dimensions for feature in _features(d, values[d.key])]
 
 
 def points(space: Space, candidates: Sequence[Mapping[str, Value]]) -> Array:
-    """The points of changes of the incumbent: candidates x features."""
+    """Return the points of changes of the incumbent.
+
+    Args:
+        candidates: the changed constants of each candidate.
+
+    Returns:
+        An array of shape (candidates, features).
+    """
     import numpy as np
 
     starts = dict(zip((d.key for d in space.dimensions), np.unique(groups(space), return_index=True)[1], strict=True))
@@ -88,7 +105,7 @@ def _moved(dimension: Dimension, rng: random.Random, spread: float) -> Value:
     moved = min(max(moved, low), high)
     new = dimension.rounded(math.exp(moved) if _is_log(dimension) else moved)
     if dimension.kind != "float" and abs(_number(new) - value) < max(SMALLEST_SHARE * abs(value), 0.5):
-        # The smallest step there is.
+        # Rounding lost the change: take the smallest step.
         direction = rng.choice((-1, 1))
         step = max(1.0, SMALLEST_SHARE * abs(value))
         return dimension.rounded(value * 2.0**direction if dimension.kind == "power" else value + direction * step)

@@ -1,4 +1,4 @@
-"""Search comments, and what was meant to be one: `# Search: 0.01..0.05` leaves no range without a word."""
+"""Recognize search comments, and report misspelled ones: `# Search: 0.01..0.05` must not be ignored silently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.source.constants import MOST_TREES, NAME, is_literal, parsed, target_
 COMMENT = re.compile(r"#\s*search:\s*([^;#]*)")
 FORM = "write `# search: LOW..HIGH`, `# search: LOW..HIGH log`, `# search: a | b | c` or `# search: off`"
 
-# A word at a comment's start, perhaps with a sign behind it, and what it may say.
+# The first word of a comment, an optional sign after it, and the rest.
 _SLIP = re.compile(
     r"#+[\s:]*(?P<word>[A-Za-z]{4,10})(?:[\s-]+(?:range|space|over|in|from))?"
     r"\s*(?P<sign>[:=\uff1a]*)\s*(?P<rest>[^;#]*)"
@@ -26,29 +26,30 @@ _NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RULE = re.compile(
     rf"(?:{_NUMBER}\s*(?:\.\.|\u2026|-|\u2013|to|,)\s*{_NUMBER}(?:\s+log)?|.*\|.*|off)\s*[.!]?\s*", re.IGNORECASE
 )
-_ALIKE = 0.8
+_ALIKE = 0.8  # similarity from which a word is a misspelled "search"
 LONGEST_COMMENT = 500
 
 
 def require_plain(path: str, source: str) -> None:
-    """Raises UsageError on a comment that was meant to steer the search and is not read, naming file and line."""
+    """Check that no comment is a misspelled search comment.
+
+    Raises:
+        UsageError: one is; the message names file and line.
+    """
     for line, comment, _ in _comments(path, source):
         if COMMENT.search(comment) is None and _is_slip(comment):
-            raise UsageError(f"{path} line {line}: `{comment[:60]}` is no search comment: {FORM}")
+            raise UsageError(f"{path}:{line}: `{comment[:60]}` is not a valid search comment", hint=FORM)
 
 
 def misplaced(path: str, source: str) -> Iterator[str]:
-    """A sentence for each search comment that stands where it steers nothing."""
+    """Yield a sentence for each search comment that has no effect because of its position."""
     tree = parsed(source) if path.endswith(".py") else None
-    beside = {*_lines_of_literals(tree)} if tree is not None else set()
+    searchable = {*_lines_of_literals(tree)} if tree is not None else set()
     for line, comment, alone in _comments(path, source):
         rule = COMMENT.search(comment)
-        if rule is not None and line not in beside and _RULE.fullmatch(rule[1].strip()):
-            where = "on a line of its own" if alone else "beside no constant that can be searched"
-            yield (
-                f"{path} line {line}: the search comment stands {where} and does nothing: it belongs behind "
-                "NAME = number at module level"
-            )
+        if rule is not None and line not in searchable and _RULE.fullmatch(rule[1].strip()):
+            where = "is on a line of its own" if alone else "does not follow a searchable constant"
+            yield f"{path}:{line}: search comment ignored: it {where}; put it after NAME = VALUE at module level"
 
 
 def _is_slip(comment: str) -> bool:
@@ -63,14 +64,14 @@ def _is_slip(comment: str) -> bool:
 
 
 def _comments(path: str, source: str) -> tuple[tuple[int, str, bool], ...]:
-    """Each comment of a Python file with its line, and whether nothing stands before it there."""
+    """Return each comment of a Python file with its line number, and whether it is alone on its line."""
     return _comments_in(source) if path.endswith(".py") else ()
 
 
 @functools.lru_cache(maxsize=MOST_TREES)
 def _comments_in(source: str) -> tuple[tuple[int, str, bool], ...]:
     found = []
-    # Broken syntax has comments up to where it breaks.
+    # If the syntax is invalid, the comments before the error still count.
     with contextlib.suppress(tokenize.TokenError, SyntaxError, RecursionError):
         for token in tokenize.generate_tokens(io.StringIO(unmarked(source)).readline):
             if token.type == tokenize.COMMENT:
@@ -79,7 +80,7 @@ def _comments_in(source: str) -> tuple[tuple[int, str, bool], ...]:
 
 
 def _lines_of_literals(tree: ast.Module) -> Iterator[int]:
-    """Where a name in capitals is given a single literal, in whatever branch: the lines on which these end."""
+    """Yield the last line of each assignment of a literal to a name in capitals, in any branch."""
     for node in ast.walk(tree):
         found = target_of(node) if isinstance(node, ast.stmt) else None
         if found is not None and NAME.fullmatch(found[0]) and is_literal(found[1]) and found[1].end_lineno is not None:
@@ -87,23 +88,23 @@ def _lines_of_literals(tree: ast.Module) -> Iterator[int]:
 
 
 def others(source: str) -> Iterator[str]:
-    """What else a file holds that a person may have meant to be searched, in words."""
+    """Yield a clause for each value in a file that the user may expect to be searched, saying why it is not."""
     tree = parsed(source)
     if tree is None:
         return
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(attr="add_argument"), args=[ast.Constant(value=str(flag)), *_]):
-                yield f"{flag} is a flag of the command"
+                yield f"{flag} is a command-line flag"
             case ast.ClassDef(name=name, body=body) if any(isinstance(each, ast.AnnAssign) for each in body):
-                yield f"the fields of {name} stand in a class"
+                yield f"the fields of {name} are in a class"
     for statement in tree.body:
         found = target_of(statement)
         if found is None or found[0].startswith("__"):
             continue
         name, value = found
         if isinstance(value, ast.Tuple | ast.List | ast.Dict | ast.Set):
-            yield f"{name} is no single number"
+            yield f"{name} is not a single number"
         elif is_literal(value) and not NAME.fullmatch(name):
             yield f"{name} is not in capitals"
         elif NAME.fullmatch(name) and not is_literal(value):

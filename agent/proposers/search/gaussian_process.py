@@ -1,9 +1,8 @@
-"""A Gaussian process over everything that was measured, and the expected improvement of candidates.
+"""Fit a Gaussian process to all measurements, and compute the expected improvement of candidates.
 
-Matern 5/2 kernel with one length scale for each constant (Rasmussen and Williams, Gaussian Processes for Machine
-Learning, 2006, chapters 4 and 5). The length scales' prior grows with the root of the number of constants (Hvarfner and
-others, Vanilla Bayesian Optimization Performs Great in High Dimensions, 2024). Small enough to be fitted anew for each
-proposal.
+Matern 5/2 kernel with one length scale per constant (Rasmussen and Williams, Gaussian Processes for Machine Learning,
+2006, chapters 4 and 5). The prior of the length scales grows with the square root of the number of constants (Hvarfner
+et al., Vanilla Bayesian Optimization Performs Great in High Dimensions, 2024). The model is refitted for each proposal.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-# Length scales, amplitude and noise are learnt from the best of the measured points, in so many steps.
+# Length scales, amplitude and noise are learned from at most this many of the best points, in this many steps.
 MOST_FITTED = 100
 STEPS = 25
 FIRST_STEP, LARGEST_STEP = 0.2, 0.5
-# The quantile of all values that is expected far from every point.
+# The prior mean, expected far from all points, as a quantile of the values.
 FAR = 0.9
-# Priors, normal in the logarithm: mean and deviation. Values have unit variance.
+# Log-normal priors: median, and standard deviation of the logarithm. Values have unit variance.
 LENGTH, LENGTH_DEVIATION = 0.3, 0.8
 NOISE, NOISE_DEVIATION = 0.02, 1.5
 AMPLITUDE_DEVIATION = 0.7
@@ -31,7 +30,16 @@ AMPLITUDE_DEVIATION = 0.7
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """points: n x features, divided by `lengths`. weights: n. inverse: n x n, of the covariance in unit variance."""
+    """A fitted Gaussian process.
+
+    Attributes:
+        points: shape (n, features), divided by `lengths`.
+        lengths: length scale of each feature.
+        weights: shape (n,), the inverse covariance times the scaled values.
+        inverse: shape (n, n), the inverse covariance of the scaled values.
+        mean, scale: of the values; scaled values are (value - mean) / scale.
+        amplitude: variance of the scaled function.
+    """
 
     points: Array
     lengths: Array
@@ -42,7 +50,7 @@ class GaussianProcess:
     amplitude: float
 
     def predict(self, points: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation, without noise, at each of m x features points."""
+        """Return mean and standard deviation, without noise, at each of the points of shape (m, features)."""
         import numpy as np
 
         cross = self.amplitude * _matern(_squares(points / self.lengths, self.points))
@@ -51,9 +59,14 @@ class GaussianProcess:
 
 
 def fit(points: Array, values: Array, group: Array) -> GaussianProcess:
-    """points: n x features in 0..1. values: n, smaller is better. group: of each feature its constant's index.
+    """Fit a Gaussian process.
 
-    What is far from everything measured counts as bad, not as average: good values are rare in a wide space.
+    The mean far from all points is a bad value rather than the average, because good values are rare in a wide space.
+
+    Args:
+        points: shape (n, features), in 0..1.
+        values: shape (n,); smaller is better.
+        group: index of the constant of each feature.
     """
     import numpy as np
 
@@ -68,7 +81,7 @@ def fit(points: Array, values: Array, group: Array) -> GaussianProcess:
 
 
 def improvement(model: GaussianProcess, points: Array, best: float) -> Array:
-    """The expected improvement on `best` at each point."""
+    """Return the expected improvement on `best` at each point."""
     import numpy as np
 
     mean, deviation = model.predict(points)
@@ -79,7 +92,7 @@ def improvement(model: GaussianProcess, points: Array, best: float) -> Array:
 
 
 def _learn(points: Array, wanted: Array, group: Array) -> Array:
-    """The logarithms of length scales, amplitude and noise that explain `wanted` best, by Rprop on the posterior."""
+    """Return the logarithms of length scales, amplitude and noise that maximize the posterior, found by Rprop."""
     import numpy as np
 
     starts = np.flatnonzero(np.diff(group, prepend=-1))
@@ -117,7 +130,7 @@ def _matern(squares: Array) -> Array:
 
 
 def _squares(a: Array, b: Array) -> Array:
-    """Squared distances of every row of a to every row of b."""
+    """Return the squared distance of every row of `a` to every row of `b`."""
     import numpy as np
 
     squares: Array = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)

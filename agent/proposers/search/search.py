@@ -1,7 +1,6 @@
-"""The built-in proposer: first steps by rules of thumb, then what a model of all measurements expects most of.
+"""Propose values of the constants: first steps by rules of thumb, then by the expected improvement of a model.
 
-Nothing is stored: what it knows is the session's history, and what it draws depends only on the seed, the number of
-the experiment and that history.
+The search stores nothing: its proposals depend only on the seed, the number of the experiment and the history.
 """
 
 from __future__ import annotations
@@ -21,69 +20,75 @@ from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
-from agent.proposers.search.space import Dimension, Space, space_of, why_nothing
+from agent.proposers.search.space import NAME_CONSTANTS, Dimension, Space, space_of, why_nothing
 
-# Where the gain is on slow machines: more steps, by smaller batches and shallower models, then size, then rates.
-# Constants never tried go in this order, each rank by this factor less often, and last what changes only how a step is
-# cut up.
+# On slow machines most of the gain comes from more steps, by smaller batches and shallower models; then from size, then
+# from rates. Untried constants are weighted in this order, each rank by RANK_FACTOR less than the one before. Constants
+# that only split a step into micro-steps come last.
 PRIORITIES = ("BATCH|DEPTH|LAYER", "WIDTH|DIM|ASPECT|HIDDEN|MLP|EXPAN|FFN", "LR$|LEARNING|RATE$", "")
 FIRST_WEIGHT, RANK_FACTOR = 3.0, 0.3
 LAST = "DEVICE|MICRO|ACCUM"
-# Of the first two ranks the smaller value goes first: in a fixed time it makes more steps.
+# In the first two ranks smaller values are preferred: they make more steps in a fixed time.
 SMALLER_RANKS, LARGER_FACTOR = 2, 0.4
 ATTEMPTS = 300
-# The model takes over after so many experiments, with at least so many values to learn from.
+# The model takes over after FIRST_STEPS experiments, if it has at least FEWEST values to learn from.
 FIRST_STEPS, FEWEST = 8, 4
-# Candidates that are compared by the model, and how many of the best are tried for being new and allowed.
+# Candidates that the model compares, and how many of the best are checked for being new and valid.
 POOL, SHORTLIST = 400, 40
-# With nothing kept for longer than this its steps get shorter, each time by this factor.
+# After PATIENCE experiments without a keep, the model's steps shrink by this factor with each further experiment.
 PATIENCE, SHRINK = 4, 0.93
-FARTHEST = 3.0
+FARTHEST = 3.0  # limit of the targets that the model learns
 SMALLEST_STEP, LARGEST_STEP = 1.3, 2.0
-# An integer below this counts one by one; a larger one moves by a share of itself.
+# An integer below this moves by one; a larger one by a fraction of itself.
 COUNTED = 32
 SMALLEST_SHARE, LARGEST_SHARE = 0.08, 0.25
-# The weight of what was kept, and the shares of its first weight that a failure and a crash leave to a move: on a noisy
-# machine one bad measurement does not bury the most promising move.
+# The weight of a kept move, and the fraction of its first weight that a move retains after a discard and after a crash:
+# on a noisy machine, one bad measurement must not rule out the most promising move.
 KEPT, RETRY_FAILED, RETRY_CRASHED = 4.0, 0.5, 0.1
 
 
 @dataclass(frozen=True)
 class Move:
-    """A change of one constant: its direction is +1 or -1, or 0 for a choice."""
+    """A change of one constant.
+
+    Attributes:
+        direction: +1 or -1; 0 for a choice.
+    """
 
     key: str
     direction: int
 
 
 class SearchProposer:
-    """Asks and tells; see the module."""
+    """The built-in search; see the module docstring."""
 
     name = "search"
 
     def tell(self, experiment: Experiment) -> None:
-        """Nothing: the history comes with each question."""
+        """Do nothing: each `ask` comes with the history."""
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:  # noqa: ARG002
-        """None: values that crash are a lesson, not something to mend."""
+        """Return None: the search learns from values that crash instead of repairing them."""
         return None
 
     def ask(self, context: Context) -> Proposal:
-        """Raises Exhausted where no constants can be searched, or all that can be drawn has been tried.
+        """Return a candidate with other values of the constants.
 
-        So it does where it fails itself: then a model proposes, or the session ends with a sentence.
+        Raises:
+            Exhausted: no constant can be searched, everything drawn was tried before, or the search itself failed, so
+                that a model proposes, or the session ends with a reason.
         """
         try:
             return self._ask(context)
         except (Exhausted, AutoresearchError):
             raise
         except Exception as error:
-            raise Exhausted(f"the search failed in a way that nobody expected: {fault(error)}") from error
+            raise Exhausted(f"the search failed unexpectedly: {fault(error)}") from error
 
     def _ask(self, context: Context) -> Proposal:
         space = space_of(context.files, context.constants)
         if (nothing := why_nothing(context.files, context.constants)) is not None:
-            raise Exhausted(nothing)
+            raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
         seen = {experiment.digest for experiment in context.history}
         rng = random.Random(f"{context.seed}:{context.number}")
         for values, why in chain(_until_it_fails(_expected(space, context, rng)), _steps(space, context, rng)):
@@ -91,12 +96,13 @@ class SearchProposer:
             if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
                 return Proposal(texts, _describe(space, values), why, {**space.values(), **values})
         raise Exhausted(
-            f"the search found nothing new in {2 * ATTEMPTS} draws: widen the ranges, or start another --tag"
+            f"the search found no new candidate in {2 * ATTEMPTS} draws; widen the ranges, or start another session "
+            "with --tag"
         )
 
 
 def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
-    """The candidates around the incumbent of which a model of all that was measured expects most, the best first."""
+    """Yield the candidates around the incumbent with the largest expected improvement, best first, with a reason."""
     if context.number <= FIRST_STEPS:
         return
     import numpy as np
@@ -113,30 +119,36 @@ def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tu
     candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless))
     expected = improvement(model, points(space, candidates), best)
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
-        yield candidates[index], f"expected improvement by a model of {len(values)} experiments"
+        yield candidates[index], f"chosen for its expected improvement by a model of {len(values)} experiments"
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:
-    """No numbers that were measured, however odd, end the search: without its model it goes on by rules of thumb."""
+    """Yield candidates until the model fails: odd measurements must not end the search, which goes on without it."""
     with contextlib.suppress(
         ArithmeticError, ValueError, LookupError, TypeError, MemoryError
-    ):  # LinAlgError is the 2nd
+    ):  # LinAlgError is a ValueError
         yield from candidates
 
 
 def _steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
-    """Steps by rules of thumb, then anything. A space that is nearly used up gives up its favourites step by step."""
+    """Yield steps by rules of thumb, then random draws, with a reason.
+
+    The preferences weaken with each attempt, so that an almost exhausted space still yields new candidates.
+    """
     lessons = _lessons(space, context.history, context.incumbent)
     for attempt in range(ATTEMPTS):
         yield _local(space, lessons, rng, attempt / ATTEMPTS)
     for values in draw_candidates(space, rng, ATTEMPTS):
-        yield values, "a draw: the usual steps are used up"
+        yield values, "random draw, because the usual steps are used up"
 
 
 def _measured(
     space: Space, history: Sequence[Experiment], direction: Direction
 ) -> tuple[list[list[float]], list[float | None]]:
-    """Points and their values, smaller is better, None for a failure. What lacks a constant of today is left out."""
+    """Return the points of the experiments and their values, None for a failure; smaller values are better.
+
+    Experiments that lack a constant of the current space are left out.
+    """
     rows, values = [], []
     for experiment in history:
         if _is_unknown(experiment):
@@ -151,9 +163,10 @@ def _measured(
 
 
 def _targets(values: Sequence[float | None]) -> list[float]:
-    """What the model learns: the distance to the best in units of the usual one, its logarithm beyond, and a limit.
+    """Return the targets of the model: the distance to the best value in units of the median distance.
 
-    So a metric of 9 among 1.1 hides nothing. A failure is as bad as the worst.
+    Above 1 the distance grows logarithmically, up to FARTHEST, so that an outlier (9 among values of 1.1) does not hide
+    the differences between the others. A failure counts as the worst value.
     """
     known = [value for value in values if value is not None]
     best = min(known)
@@ -165,23 +178,28 @@ def _targets(values: Sequence[float | None]) -> list[float]:
 
 
 def _value(experiment: Experiment) -> float | None:
-    """What was measured, of a pruned run what it would have come to; None where there is nothing to learn from.
+    """Return the metric, estimated for a pruned run; None if there is nothing to learn from.
 
-    The one place where a metric is read.
+    The search reads metrics nowhere else.
     """
     metric = estimate(experiment)
     return metric if metric is not None and math.isfinite(metric) else None
 
 
 def _is_unknown(experiment: Experiment) -> bool:
-    """Whether only the machine failed in it, so that it teaches nothing."""
+    """Return whether an experiment failed by a fault of the machine, from which the search learns nothing."""
     return bool(experiment.runs) and experiment.runs[-1].fault != ""
 
 
 def _local(
     space: Space, lessons: Mapping[Move, float], rng: random.Random, loose: float
 ) -> tuple[dict[str, Value], str]:
-    """One constant moved by a moderate step from where the incumbent has it, two or three when those are used up."""
+    """Return one constant moved by a moderate step from the incumbent's value, with a reason.
+
+    Args:
+        lessons: weight of each move.
+        loose: 0 to 1; larger values even out the weights, and move two or three constants more often.
+    """
     count = rng.choices((1, 2, 3), (1 - 0.7 * loose, 0.4 * loose, 0.3 * loose))[0]
     values: dict[str, Value] = {}
     reasons = []
@@ -189,26 +207,26 @@ def _local(
         move = rng.choices(list(lessons), [weight + loose for weight in lessons.values()])[0]
         dimension = next(d for d in space.dimensions if d.key == move.key)
         values[move.key] = _moved(dimension, move.direction, rng)
-        reasons.append(f"{dimension.name} {'went well' if lessons[move] >= KEPT else 'is tried'}")
+        reasons.append(f"{dimension.name} (kept before)" if lessons[move] >= KEPT else dimension.name)
         if re.search(PRIORITIES[0], dimension.name):
             values = _allowed(space, values, rng)
-    return values, f"a step from the incumbent: {', '.join(reasons)}"
+    return values, f"step from the incumbent: {', '.join(reasons)}"
 
 
 def _allowed(space: Space, values: dict[str, Value], rng: random.Random) -> dict[str, Value]:
-    """With one more constant moved where only that makes them possible: the micro-step with a batch, say."""
+    """Return `values`, moving one more constant if only that satisfies the asserts, such as the micro-batch size."""
     if not space.refuses(values):
         return values
     for dimension in space.dimensions:
         if dimension.key not in values and re.search("|".join(PRIORITIES[:SMALLER_RANKS]), dimension.name):
-            for value in _beside(dimension, rng):
+            for value in _neighbors(dimension, rng):
                 if not space.refuses({**values, dimension.key: value}):
                     return {dimension.key: value, **values}
     return values
 
 
-def _beside(dimension: Dimension, rng: random.Random) -> list[Value]:
-    """Its neighbours, the nearest choices first, smaller before larger."""
+def _neighbors(dimension: Dimension, rng: random.Random) -> list[Value]:
+    """Return the neighbors of the current value: the nearest choices first, or smaller before larger."""
     if dimension.kind != "choice":
         return [_moved(dimension, direction, rng) for direction in (-1, 1)]
     place = dimension.choices.index(dimension.value)
@@ -217,7 +235,7 @@ def _beside(dimension: Dimension, rng: random.Random) -> list[Value]:
 
 
 def _unknown(dimension: Dimension, direction: int) -> float:
-    """The weight of a move never made: the earlier its kind of constant stands in PRIORITIES, the larger."""
+    """Return the weight of an untried move: the earlier its constant matches in PRIORITIES, the larger."""
     rank = next(i for i, words in enumerate(PRIORITIES) if re.search(words, dimension.name))
     if re.search(LAST, dimension.name):
         rank = len(PRIORITIES)
@@ -245,12 +263,12 @@ def _moved(dimension: Dimension, direction: int, rng: random.Random) -> Value:
 
 
 def _stride(value: float, rng: random.Random) -> float:
-    """How far an integer without `log` moves: small ones count one by one, of large ones one more is no change."""
+    """Return how far an integer without `log` moves: small ones by one, large ones by a fraction of themselves."""
     return 1 if abs(value) < COUNTED else abs(value) * rng.uniform(SMALLEST_SHARE, LARGEST_SHARE)
 
 
 def _lessons(space: Space, history: Sequence[Experiment], incumbent: Experiment) -> dict[Move, float]:
-    """The weights of all moves: repeat what was kept last, less often what failed from this very incumbent."""
+    """Return the weights of all moves: high for moves that were kept, low for those that failed from this incumbent."""
     unknown = {
         Move(dimension.key, direction): _unknown(dimension, direction)
         for dimension in space.dimensions
@@ -273,14 +291,17 @@ def _lessons(space: Space, history: Sequence[Experiment], incumbent: Experiment)
                 weights[move] = min(weights[move], unknown[move]) * RETRY_FAILED
         if kept:
             best = experiment
-            # From a new incumbent, what failed from the old one may be tried again.
+            # What failed from the old incumbent may succeed from the new one.
             for move in unknown.keys() - crashed.keys():
                 weights[move] = max(weights[move], unknown[move] * RETRY_FAILED)
     return weights
 
 
 def _moves(space: Space, before: Mapping[str, Value], after: Mapping[str, Value]) -> list[Move]:
-    """What only cuts a step up is no move of its own where it went along with another."""
+    """Return the moves from `before` to `after`.
+
+    Constants that only split a step into micro-steps do not count if another constant moved as well.
+    """
     moves = []
     for dimension in space.dimensions:
         a, b = before.get(dimension.key), after.get(dimension.key)
@@ -292,7 +313,7 @@ def _moves(space: Space, before: Mapping[str, Value], after: Mapping[str, Value]
 
 
 def _describe(space: Space, values: Mapping[str, Value]) -> str:
-    """`MATRIX_LR 0.04 -> 0.028`, at most three of them."""
+    """Describe the changes, at most three of them: `MATRIX_LR 0.04 -> 0.028`."""
     changes = [
         f"{d.name} {_show(d.value)} -> {_show(values[d.key])}"
         for d in space.dimensions

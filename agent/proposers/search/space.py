@@ -1,4 +1,4 @@
-"""Which constants of the mutable files are searched, and where: from a comment, or from the value itself.
+"""Determine the searched constants of the mutable files and their ranges, from search comments or from the values.
 
 LEARNING_RATE = 0.04  # search: 0.004..0.4 log
 DEPTH = 4             # search: 1..12
@@ -26,13 +26,26 @@ NEVER = re.compile(r"(^|_)(SEED|EVAL|LOG|PRINT|VERSION|PATH|DIR)(_|$)")
 FRACTION = re.compile(r"RATIO|FRAC|BETA|DROPOUT|DECAY|MOMENTUM")
 DIGITS = 3
 MOST_REASONS = 4
-# Beyond this the width of a range, or a multiple of a value, might be no number any more.
+# Above this, the width of a range or a multiple of a value might overflow.
 LARGEST = 1e300
+NAME_CONSTANTS = (
+    "name the values to tune in capitals at module level, such as `RATE = 0.1`, or let a model or an agent propose "
+    "with `--model` or `--agent`"
+)
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched constant. Numbers lie in low..high; kind `power` means powers of two; choices have no order."""
+    """A searched constant.
+
+    Attributes:
+        key: name of the constant, or path:name if several files have searched constants.
+        kind: `power` stands for powers of two; the values of a `choice` have no order.
+        value: the value in the source.
+        low, high: bounds of a number, inclusive.
+        log: whether the range is searched on a logarithmic scale.
+        choices: the values of a `choice`.
+    """
 
     key: str
     path: str
@@ -45,12 +58,13 @@ class Dimension:
     choices: tuple[Value, ...] = ()
 
     def fits(self, value: Value) -> bool:
+        """Return whether a value is within the range, or one of the choices."""
         if self.kind == "choice":
             return value in self.choices
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def rounded(self, value: float) -> Value:
-        """The nearest value that may be proposed: within the range, of the constant's type, with few digits."""
+        """Return the nearest value that may be proposed: in range, of the constant's type, with few digits."""
         value = min(max(value, self.low), self.high)
         if self.kind == "power":
             return int(
@@ -68,17 +82,23 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The searched constants of a set of files."""
+    """The searched constants of a set of files.
+
+    Attributes:
+        files: path -> text.
+        known: values of the names that the harness defines.
+    """
 
     files: Mapping[str, str]
     known: Mapping[str, Value]
     dimensions: tuple[Dimension, ...]
 
     def values(self) -> dict[str, Value]:
+        """Return the values in the source, by key."""
         return {dimension.key: dimension.value for dimension in self.dimensions}
 
     def apply(self, values: Mapping[str, Value]) -> dict[str, str]:
-        """The new text of every file that `values` changes."""
+        """Return the new text of every file that `values` changes."""
         texts = {}
         for path, text in self.files.items():
             named = self._of_file(path, values)
@@ -88,7 +108,7 @@ class Space:
         return texts
 
     def refuses(self, values: Mapping[str, Value]) -> bool:
-        """Whether a file's own asserts would refuse `values`."""
+        """Return whether an assert in one of the files would fail with `values`."""
         return any(
             refuses(text, self.known, self._of_file(path, values)) is not None
             for path, text in self.files.items()
@@ -100,7 +120,15 @@ class Space:
 
 
 def space_of(files: Mapping[str, str], known: Mapping[str, Value]) -> Space:
-    """Raises UsageError on a search comment that is malformed or not read, naming file and line."""
+    """Return the search space of a set of files.
+
+    Args:
+        files: path -> text.
+        known: values of the names that the harness defines.
+
+    Raises:
+        UsageError: a search comment is malformed or misspelled; the message names file and line.
+    """
     for path, text in files.items():
         require_plain(path, text)
     budgets = _budgets(files, known)
@@ -116,12 +144,15 @@ def space_of(files: Mapping[str, str], known: Mapping[str, Value]) -> Space:
 
 
 def tunable_parameters(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, Value]:
-    """The searched constants and their values: NAME, or path:NAME where several files have some."""
+    """Return the values of the searched constants by NAME, or by path:NAME if several files have some."""
     return space_of(files, known).values()
 
 
 def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | None:
-    """Say that there is nothing to search, and why, as far as can be seen; None where there is something."""
+    """Return a clause that says why no constant can be searched, or None if one can.
+
+    NAME_CONSTANTS is the hint that goes with it.
+    """
     if space_of(files, known).dimensions:
         return None
     budgets = _budgets(files, known)
@@ -130,29 +161,26 @@ def why_nothing(files: Mapping[str, str], known: Mapping[str, Value]) -> str | N
         for path, constant in _constants(files, known)
     ]
     reasons += [reason for path, text in files.items() if path.endswith(".py") for reason in others(text)]
-    shown = ", ".join(dict.fromkeys(reasons[:MOST_REASONS])) or f"{', '.join([*files][:3])} gives no number a name"
-    more = f" and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
-    return (
-        f"there is nothing to search: {shown}{more}; give what may be tuned a name in capitals at module level, as in "
-        "RATE = 0.1, or let a model or an agent propose (--model, --agent)"
-    )
+    shown = ", ".join(dict.fromkeys(reasons[:MOST_REASONS])) or f"{', '.join([*files][:3])} has no named constants"
+    more = f", and {len(reasons) - MOST_REASONS} more" if len(reasons) > MOST_REASONS else ""
+    return f"nothing to search: {shown}{more}"
 
 
 def remarks_on(files: Mapping[str, str]) -> list[str]:
-    """Sentences about search comments that do nothing."""
+    """Return a sentence for each search comment that has no effect."""
     return [remark for path, text in files.items() for remark in misplaced(path, text)]
 
 
 def _why_left_out(constant: Constant, budget: str | None) -> str:
     if budget is not None:
-        return f"is left out ({budget})"
+        return f"is excluded ({budget})"
     if COMMENT.search(constant.comment):
-        return "is switched off by its comment"
+        return "is excluded by its search comment"
     if isinstance(constant.value, str):
-        return "is a text without a list of choices in a search comment"
+        return "is a string without a search comment that lists choices"
     if NEVER.search(constant.name):
-        return "is never searched by its name"
-    return "is negative, 0 or too large for a range of its own: give it a search comment"
+        return "is excluded by its name"
+    return "is negative, 0 or too large for a default range, and has no search comment"
 
 
 def _constants(files: Mapping[str, str], known: Mapping[str, Value]) -> list[tuple[str, Constant]]:
@@ -165,7 +193,7 @@ def _constants(files: Mapping[str, str], known: Mapping[str, Value]) -> list[tup
 
 
 def _budgets(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[tuple[str, str], str]:
-    """Why constants are budgets of training, by file and name."""
+    """Return why constants are training budgets, by file and name."""
     timed = {name for path, text in files.items() if path.endswith(".py") for name in timed_names(text)}
     found = {}
     for path, constant in _constants(files, known):
@@ -176,7 +204,14 @@ def _budgets(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[tuple
 
 
 def _dimension(path: str, constant: Constant, budget: str | None) -> Dimension | None:
-    """budget: why it is one of training. Raises UsageError where a comment wants that searched."""
+    """Return the dimension of a constant, or None if it is not searched.
+
+    Args:
+        budget: why the constant is a training budget; None if it is not.
+
+    Raises:
+        UsageError: the search comment is malformed, or gives a training budget a range.
+    """
     comment = COMMENT.search(constant.comment)
     if comment is None:
         return None if budget or NEVER.search(constant.name) else _inferred(path, constant)
@@ -185,14 +220,15 @@ def _dimension(path: str, constant: Constant, budget: str | None) -> Dimension |
         return None
     if budget is not None:
         raise UsageError(
-            f"{path} line {constant.line}: {constant.name} is not searched, for longer training is no better recipe "
-            f"({budget}): write `# search: off` behind it"
+            f"{path}:{constant.line}: {constant.name} cannot be searched, because longer training is not a better "
+            f"recipe ({budget})",
+            hint="replace its comment with `# search: off`",
         )
     try:
         return _choices(path, constant, text) if "|" in text else _range(path, constant, text)
     except (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError):
         raise UsageError(
-            f"{path} line {constant.line}: the search comment of {constant.name} is malformed: {FORM}"
+            f"{path}:{constant.line}: the search comment of {constant.name} is malformed", hint=FORM
         ) from None
 
 
@@ -202,7 +238,7 @@ def _choices(path: str, constant: Constant, text: str) -> Dimension:
         choices.insert(0, constant.value)
     for choice in choices:
         if isinstance(choice, str):
-            choice.encode()  # raises ValueError on half a character, which no journal can hold
+            choice.encode()  # raises ValueError on an unpaired surrogate, which the journal cannot hold
         elif not _is_number(choice):
             raise ValueError(text)
     return Dimension(constant.name, path, constant.name, "choice", constant.value, choices=tuple(choices))
@@ -243,13 +279,13 @@ def _inferred(path: str, constant: Constant) -> Dimension | None:
 
 
 def _numeric(path: str, constant: Constant, low: float, high: float, log: bool) -> Dimension:
-    """A value outside its own range widens the range: the incumbent is always part of the space."""
+    """Return a numeric dimension; a value outside its range widens it, so that the space includes the incumbent."""
     value = constant.value
     assert isinstance(value, int | float)
     low, high = min(low, value), max(high, value)
     kind: Literal["float", "int", "power"] = "float"
     if isinstance(value, int):
-        # A range without `log` counts one by one: DEPTH = 4, ASPECT_RATIO = 64.
+        # Without `log`, a power of two is an ordinary integer: DEPTH = 4, ASPECT_RATIO = 64.
         kind = "power" if _is_power(value) and log else "int"
         low, high = math.ceil(low), math.floor(high)
     return Dimension(constant.name, path, constant.name, kind, value, low, high, log)

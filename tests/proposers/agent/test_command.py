@@ -1,4 +1,4 @@
-"""Coding agents as real processes: honest ones, broken ones, hostile ones. None may harm the person's workspace."""
+"""Test honest, broken and hostile coding agents as real processes. None may harm the user's workspace."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def context_for(workspace: Workspace, folder: Path, tick: Callable[[], None] = l
 
 @pytest.fixture
 def unharmed(quick: Path) -> Iterator[Callable[[], None]]:
-    """Checks, at the latest when the test ends, that the person's checkout is what it was."""
+    """Check that the user's checkout is unchanged, at the latest when the test ends."""
 
     def state() -> list[Any]:
         texts = [(str(path), path.read_bytes()) for path in sorted(quick.glob("*")) if path.is_file()]
@@ -135,11 +135,11 @@ def test_hostile_agent_keeps_only_honest_change(
     if line:
         agent_again(proposer, tmp_path).ask(context)
         told = (tmp_path / "kept" / "agent-prompt.md").read_text()
-        assert f"Dropped from what you did last time: you {line}." in told
+        assert f"Dropped from your last attempt: you {line}." in told
 
 
 def agent_again(proposer: CommandProposer, folder: Path, script: str = HONEST) -> CommandProposer:
-    """The same proposer, whose agent now behaves."""
+    """Return the same proposer with another script of its agent."""
     (folder / "agent.py").write_text(BEGIN + script)
     return proposer
 
@@ -148,7 +148,7 @@ def test_agent_log_is_truncated(context: Context, tmp_path: Path) -> None:
     agent(tmp_path, HONEST + HOSTILE["prints ten megabytes"][0]).ask(context)
     log = tmp_path / "kept" / "agent.log"
     assert log.stat().st_size < 1.1 * 2**20
-    assert "10 MiB before this are left out" in log.read_text()[:100]
+    assert "the first 10 MiB are omitted" in log.read_text()[:100]
 
 
 @NEEDS_ONE
@@ -170,11 +170,11 @@ for name, folder in tries.items():
         pass
 """
     proposer = agent(tmp_path, HONEST + script, CONFINED)
-    # By the program's name: what belongs to it may be written.
+    # Named after the program, because an agent may write to folders of its own name.
     (tmp_path / "python3").symlink_to(sys.executable)
     proposer.command = proposer.command.replace(shlex.quote(sys.executable), str(tmp_path / "python3"))
     assert dict(proposer.ask(context).files) == {"train.py": BETTER}
-    # With a root of its own the home folder is the room's.
+    # If the room has its own root, the home folder is the room's.
     written = (tmp_path / "kept" / "agent.log").read_text().split()
     assert written == [*(["home"] if CONFINED.has_root else []), "own", "temporary", "copy"]
     assert not (home / "new.txt").exists()
@@ -201,7 +201,7 @@ def test_endless_agent_is_killed_at_time_limit(context: Context, tmp_path: Path,
     with pytest.raises(Unavailable) as away:
         agent(tmp_path, "print('thinking', flush=True)\ntime.sleep(600)", time_limit=1.5).ask(context)
     assert str(away.value) == (
-        "the agent changed nothing until it was ended (timed out: killed after the hard limit of 1.5 s): thinking"
+        "the agent changed nothing before it was stopped (timed out: killed after the hard limit of 1.5 s): thinking"
     )
     assert not away.value.lasting
     assert time.monotonic() - began < 20
@@ -212,7 +212,7 @@ def test_changes_before_time_limit_are_taken(context: Context, tmp_path: Path) -
     proposal = agent(tmp_path, HONEST + "time.sleep(600)", time_limit=2).ask(context)
     assert proposal.files["train.py"] == BETTER
     assert proposal.reasoning == (
-        "dropped: it went on until it was ended (timed out: killed after the hard limit of 2 s)"
+        "dropped: it ran until it was stopped (timed out: killed after the hard limit of 2 s)"
     )
 
 
@@ -248,10 +248,10 @@ def test_key_is_neither_logged_nor_committed(context: Context, tmp_path: Path, m
         proposer.ask(context)
     assert str(away.value).endswith("failed with exit code 1: refused: (SOME_API_KEY)")
     steals = 'put("RATE = 0.1", "RATE = 0.3  # " + os.environ["SOME_API_KEY"])'
-    with pytest.raises(NoProposal, match=r"changed train\.py, which holds the value of SOME_API_KEY"):
+    with pytest.raises(NoProposal, match=r"changed train\.py, which contains the value of SOME_API_KEY"):
         agent_again(proposer, tmp_path, steals).ask(context)
     named = 'pathlib.Path(os.environ["SOME_API_KEY"] + ".txt").touch()'
-    with pytest.raises(NoProposal, match=r"made \(SOME_API_KEY\)\.txt, which may not change"):
+    with pytest.raises(NoProposal, match=r"created \(SOME_API_KEY\)\.txt, which is not a mutable file"):
         agent_again(proposer, tmp_path, named).ask(context)
     kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
     assert kept
@@ -306,7 +306,7 @@ else:
 
 
 def test_no_file_of_an_agent_ends_the_loop(context: Context, tmp_path: Path) -> None:
-    """What the parser or the search's comments cannot take goes back to it; a rewrite is described in no time."""
+    """Unparsable files and search comments go back to the agent; a rewritten file is described quickly."""
     script = """
 if "cannot be used" not in prompt:
     put("RATE = 0.1  # search: 0.001..10 log", "RATE = 0.3  # search: whatever I like")
@@ -325,7 +325,9 @@ else:
 
 def test_three_mistakes_give_no_proposal(context: Context, tmp_path: Path) -> None:
     script = 'put("RATE", "RATE + = 1\\nRATE")\nnote(prompt)'
-    with pytest.raises(NoProposal, match=r"nothing usable in 3 attempts: train\.py does not compile"):
+    with pytest.raises(
+        NoProposal, match=r"no usable proposal from the agent in 3 attempts: train\.py does not compile"
+    ):
         agent(tmp_path, script).ask(context)
     context = dataclasses.replace(context, folder=tmp_path / "another")
     with pytest.raises(NoProposal, match="fails while it is imported"):
@@ -340,7 +342,7 @@ def test_finished_agent_work_survives_restart(context: Context, tmp_path: Path) 
     again = agent(tmp_path, script, announce=lambda _, **details: said.append(details)).ask(context)
     assert first == again
     assert counter.read_text() == "x"
-    assert said[0]["what"] == ["made new.txt, which may not change"]
+    assert said[0]["what"] == ["created new.txt, which is not a mutable file"]
     moved = dataclasses.replace(context.incumbent, commit="0" * 40)
     text = context.files["train.py"].replace("DEPTH = 4", "DEPTH = 5")
     others: tuple[dict[str, Any], ...] = ({"incumbent": moved}, {"files": {"train.py": text}}, {"number": 2})
@@ -354,7 +356,7 @@ def test_finished_agent_work_survives_restart(context: Context, tmp_path: Path) 
 
 
 def test_draft_is_kept_when_correction_fails(context: Context, tmp_path: Path) -> None:
-    """The second attempt cannot be had: asked again, in this loop or the next, the agent goes on from its draft."""
+    """The second attempt fails: asked again, in this loop or the next, the agent continues from its draft."""
     counter = tmp_path / "count"
     mistake = counting(counter) + 'put("RATE = 0.1", "RATE = = 0.3") if "cannot be used" not in prompt else sys.exit(1)'
     proposer = agent(tmp_path, mistake)
@@ -400,17 +402,17 @@ def test_new_files_are_taken_where_they_are_allowed(context: Context, tmp_path: 
     script += "pathlib.Path('.hidden.py').write_text(''); pathlib.Path('a\\nb.py').write_text('')\n"
     proposal: Proposal = agent(tmp_path, HONEST + script).ask(free)
     assert dict(proposal.files) == {"train.py": BETTER, "parts/loss.py": "SCALE = 1\n"}
-    assert "which may not change" in proposal.reasoning
+    assert "which is not a mutable file" in proposal.reasoning
     assert "hidden" not in proposal.reasoning
 
 
 def test_missing_agent_is_reported(context: Context) -> None:
     cases = {
-        "no-such-agent -p {prompt}": "the agent no-such-agent is not installed: install it",
+        "no-such-agent -p {prompt}": "the agent no-such-agent is not installed",
         "KEY=1 no-such-agent": "the agent no-such-agent is not installed",
         "cd . && no-such-agent": "the agent cannot be started (exit code 127)",
         "./no-such-agent": "the agent cannot be started (exit code 127)",
-        "'no": "cannot be read (No closing quotation)",
+        "'no": "cannot parse the agent's command (No closing quotation)",
     }
     for command, says in cases.items():
         with pytest.raises(Unavailable) as away:
@@ -492,5 +494,5 @@ def test_only_its_own_folders_may_be_written(tmp_path: Path, monkeypatch: pytest
 
 def test_failed_copy_makes_agent_unavailable(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.proposers.agent.worktree.GIT_SECONDS", 0)
-    with pytest.raises(Unavailable, match="no scratch repository for the agent: `git init` failed in"):
+    with pytest.raises(Unavailable, match="cannot create the agent's copy: `git init` failed in"):
         agent(tmp_path, HONEST).ask(context)

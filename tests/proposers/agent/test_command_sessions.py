@@ -1,22 +1,21 @@
-"""Whole sessions with coding agents as real processes: what a person sees of one, and what it cannot harm."""
+"""Test whole sessions with coding agents as real processes: what the user sees, and what an agent cannot harm."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tests.common.agents import BETTER, HONEST, HOSTILE, NEEDS_ONE, WITH_NOTES, agent, counting
+from tests.common.forked import Forked
 from tests.common.processes import gone
 from tests.common.sessions import assert_consistent, rows
-from tests.common.workspaces import QUICK, ROOT, Cli, git
+from tests.common.workspaces import QUICK, Cli, git
 
 
 def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli, tmp_path: Path) -> None:
-    """Killed in the dry check, which is after the agent has ended and before anything is journalled."""
+    """The loop is killed in the dry check: after the agent has finished, and before anything is journalled."""
     counter, checked = tmp_path / "count", tmp_path / "checked"
     hangs = (
         f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
@@ -27,12 +26,7 @@ def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli,
     command = ["run", "--tag", "t", "--no-keep-awake", "--sandbox", "off", *flags]
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    loop = subprocess.Popen(
-        [sys.executable, "-m", "agent", *command],
-        cwd=quick,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
-        stderr=subprocess.DEVNULL,
-    )
+    loop = Forked(quick, command, {**os.environ, "TMPDIR": str(temporary)})
     while not checked.exists():
         assert loop.poll() is None
         time.sleep(0.02)
@@ -47,7 +41,7 @@ def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli,
 
 
 def test_agent_session_keeps_invariants(quick: Path, program: Cli, tmp_path: Path) -> None:
-    """The agent of the third experiment does harm and nothing else: that one is the search's."""
+    """In the third experiment the agent only does harm, so the search proposes that one."""
     script = f"""
 counter = pathlib.Path({str(tmp_path / "count")!r})
 count = len(counter.read_text()) if counter.exists() else 0
@@ -68,29 +62,29 @@ else:
     assert [event["proposer"] for event in proposed] == ["command", "command", "search"]
     assert [event["description"] for event in proposed[:2]] == ["step 0", "step 1"]
     nothing = [event["reason"] for event in events if event["event"] == "nothing"]
-    assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which may not change"]
-    assert "deleted prepare.py, which may not change" in done.stderr
+    assert nothing == ["the agent changed nothing; dropped: it deleted prepare.py, which is not a mutable file"]
+    assert "deleted prepare.py, which is not a mutable file" in done.stderr
     assert git(quick, "symbolic-ref", "--short", "HEAD") == "autoresearch/t"
     assert not git(quick, "status", "--porcelain")
     assert (quick / ".autoresearch/sessions/t/experiments/0001/agent.log").exists()
 
 
-# Each is one experiment of a session: what it does besides an honest change, and the line that a person sees.
+# One experiment each: what the agent does besides an honest change, and the line that the user sees.
 ACTS = (
-    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which may not change"),
+    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which is not a mutable file"),
     (HOSTILE["deletes .git"][0], "dropped from what it did: it deleted .git"),
-    ("outside()", ""),  # refused, as the line at the start says
-    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was ended"),
+    ("outside()", ""),  # denied by the sandbox, as the note at the start says
+    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was killed"),
     (HOSTILE["commits"][0], "dropped from what it did: it committed"),
     (HOSTILE["switches the branch"][0], "dropped from what it did: it switched the branch"),
     (HOSTILE["prints ten megabytes"][0], "dropped from what it did: it printed 10 MiB, of which the last 1 MiB is"),
-    ("time.sleep(600)", "dropped from what it did: it went on until it was ended (timed out: killed after the hard"),
+    ("time.sleep(600)", "dropped from what it did: it ran until it was stopped (timed out: killed after the hard"),
 )
 
 
 @NEEDS_ONE
 def test_hostile_agent_session_keeps_invariants(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    """All of it in one night: every experiment is the agent's, nothing is harmed, and a line says what it did."""
+    """All acts in one session: the agent proposes every experiment, nothing is harmed, and a line reports each act."""
     before = {path.name: path.read_bytes() for path in quick.iterdir() if path.is_file()}
     places = [str(quick / "new.txt"), str(quick / "prepare.py"), str(quick / ".git" / "HEAD"), str(tmp_path / "x")]
     script = f"""
@@ -130,11 +124,11 @@ def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli
     assert done.returncode == 0, done.stderr
     assert "command had nothing for #2: the agent changed nothing" in cli(quick, "status").stdout
     done = cli(quick, *run, "--max-experiments", "5")
-    reason = "the search proposes: the agent changed nothing 3 times in a row; its agent.log says what it did instead"
+    reason = "the search proposes: the agent changed nothing 3 times in a row; see its agent.log"
     assert reason in done.stderr
     assert f"command is away, {reason}" in cli(quick, "status").stdout
     assert len(rows(quick)) == 6
-    # The time limit ends what has left its session too.
+    # The time limit also kills processes that left the agent's session.
     pids = tmp_path / "pids"
     hangs = f"""
 away = subprocess.Popen(["sleep", "600"], start_new_session=True)
@@ -145,12 +139,12 @@ time.sleep(600)
     done = cli(quick, *run[:-1], agent(tmp_path, hangs).command, *limits)
     assert done.returncode == 0
     assert len(rows(quick)) == 7
-    assert "changed nothing until it was ended (timed out: killed after the hard limit of 2 s)" in done.stderr
+    assert "changed nothing before it was stopped (timed out: killed after the hard limit of 2 s)" in done.stderr
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 
 def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_path: Path) -> None:
-    """What the person edits waits and is not measured; what the agent has made meanwhile is."""
+    """The user's edit is kept and not measured; the change that the agent made meanwhile is measured."""
     counter, mine = tmp_path / "count", quick / "train.py"
     text = QUICK + "# mine\n"
     script = counting(counter) + HONEST + WITH_NOTES
@@ -173,5 +167,5 @@ def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -
     done = cli(quick, "run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, script).command)
     assert done.returncode == 0, done.stderr
     assert rows(quick)[1]["status"] == "crash"
-    says = "the agent changed nothing; dropped: it made new.txt, which may not change"
+    says = "the agent changed nothing; dropped: it created new.txt, which is not a mutable file"
     assert f"#1 is not mended by command: {says}" in done.stderr

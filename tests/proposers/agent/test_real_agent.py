@@ -1,4 +1,4 @@
-"""A real coding agent from the package registry edits train.py in a real session; its model is scripted on loopback.
+"""Test a real coding agent from the package registry in a real session; its model is scripted on loopback.
 
 It is the group `agents` of pyproject.toml, pinned like everything else and installed by nothing but this test.
 """
@@ -24,7 +24,7 @@ FINISH = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 
 
 def scripted_model() -> Any:
-    """Edits the file with the agent's shell, then says that it is done."""
+    """Return a model that edits the file with the agent's shell, then says that it is done."""
     numbers = itertools.count()
 
     def answer(body: dict[str, Any]) -> Any:
@@ -51,7 +51,7 @@ def scripted_model() -> Any:
 @pytest.mark.slow
 def test_mini_swe_agent_improves_recipe(quick: Path, tmp_path: Path, cli: Cli) -> None:
     venv, home = tmp_path / "venv", tmp_path / "home"
-    # `uv sync --group agents` for a person; here without the project, in an environment that goes with the test.
+    # A user runs `uv sync --group agents`; here without the project, in an environment that is removed with the test.
     sync = ["uv", "sync", "--quiet", "--locked", "--only-group", "agents"]
     subprocess.run(sync, cwd=ROOT, env={**os.environ, "UV_PROJECT_ENVIRONMENT": str(venv)}, check=True)
     (home / ".config" / "mini-swe-agent").mkdir(parents=True)

@@ -109,7 +109,7 @@ def test_lines_are_indented_as_the_file_is(text: str, search: str) -> None:
 def test_lines_that_an_edit_adds_are_indented_as_the_file_is() -> None:
     more = LOOP.replace("            x += 1", "            if i:\n                x += 2")
     assert applied(edit(LOOP, more), TABS) == TABS.replace("\t\t\tx += 1", "\t\t\tif i:\n\t\t\t\tx += 2")
-    # The first line alone has lost its indentation; what follows it has it, or has lost it as well.
+    # Only the first line has lost its indentation; the lines after it have theirs, or have lost it as well.
     for second in ("    y = 1", "y = 1"):
         assert applied(edit("return x", f"x += 1\n{second}\n    return x" if second[0] == " " else "y = 1\nreturn x"),
                        NESTED).endswith("    y = 1\n    return x\n")  # fmt: skip
@@ -138,25 +138,31 @@ def test_whole_file_replaces_text() -> None:
     ("answer", "why"),
     [
         ("I would raise the rate.", "no edit block"),
-        (edit("RATE = 0.5", "RATE = 0.2"), "does not stand"),
+        (edit("RATE = 0.5", "RATE = 0.2"), "do not occur"),
         (edit("", "RATE = 0.2"), "quotes no line"),
         (edit("RATE = 0.1", "RATE = 0.1"), "change nothing"),
-        (edit("RATE = 0.1", "x", "prepare.py"), "may not change"),
-        (edit("RATE = 0.1", "x", "../../etc/passwd.py"), "may not change"),
-        ("<<<<<<< SEARCH\nRATE = 0.1\n=======\n", "line 1 is not ended: the line `>>>>>>> REPLACE`"),
-        ("So:\n<<<<<<< SEARCH\nRATE = 0.1\n>>>>>>> REPLACE\n", "line 2 is not ended: the line `=======`"),
-        ("<<<<<<< SEARCH\nA\n=======\nB\n" + edit("RATE = 0.1", "x"), "line 1 is not ended before another"),
-        ("------- SEARCH\nRATE = 0.1\n=======\nRATE = 0.2\n+++++++ REPLACE\n", "line 1, `------- SEARCH`, is none"),
-        ("<<<<<<< ORIGINAL\nRATE = 0.1\n=======\nRATE = 0.2\n>>>>>>> UPDATED\n", "line 1, `<<<<<<< ORIGINAL`, is none"),
-        ("<<<\nRATE = 0.1\n===\nRATE = 0.2\n>>>\n", "line 1, `<<<`, is none"),
+        (edit("RATE = 0.1", "x", "prepare.py"), "is not a mutable file"),
+        (edit("RATE = 0.1", "x", "../../etc/passwd.py"), "is not a mutable file"),
+        ("<<<<<<< SEARCH\nRATE = 0.1\n=======\n", "line 1 is not closed: missing a line with only `>>>>>>> REPLACE`"),
+        (
+            "So:\n<<<<<<< SEARCH\nRATE = 0.1\n>>>>>>> REPLACE\n",
+            "line 2 is not closed: missing a line with only `=======`",
+        ),
+        ("<<<<<<< SEARCH\nA\n=======\nB\n" + edit("RATE = 0.1", "x"), "line 1 is not closed before another"),
+        ("------- SEARCH\nRATE = 0.1\n=======\nRATE = 0.2\n+++++++ REPLACE\n", "line 1, `------- SEARCH`, is not one"),
+        (
+            "<<<<<<< ORIGINAL\nRATE = 0.1\n=======\nRATE = 0.2\n>>>>>>> UPDATED\n",
+            "line 1, `<<<<<<< ORIGINAL`, is not one",
+        ),
+        ("<<<\nRATE = 0.1\n===\nRATE = 0.2\n>>>\n", "line 1, `<<<`, is not one"),
         ("**SEARCH:**\n```\nRATE = 0.1\n```\n**REPLACE:**\n```\nRATE = 0.2\n```\n", r"line 1, `\*\*SEARCH"),
         (
             "```diff\n--- a/train.py\n+++ b/train.py\n@@ -3 +3 @@\n-RATE = 0.1\n+RATE = 0.2\n```\n",
             "line 2 begins a diff",
         ),
         ("*** Begin Patch\n*** Update File: train.py\n-RATE = 0.1\n+RATE = 0.2\n", "line 1 begins a diff"),
-        ("```python\nRATE = 0.2\n```\n", "in a fence without the marks"),
-        ("WHOLE FILE train.py\n```python\nRATE = 0.2\n", "line 1 does not stand between two fences"),
+        ("```python\nRATE = 0.2\n```\n", "in a fence without the markers"),
+        ("WHOLE FILE train.py\n```python\nRATE = 0.2\n", "line 1 is not enclosed in two identical fences"),
         (edit("if x:\nreturn RATE", "if x:\ny = RATE\nreturn y"), "lost the indentation"),
     ],
 )
@@ -166,9 +172,9 @@ def test_unusable_edits_are_refused(answer: str, why: str) -> None:
 
 
 def test_ambiguous_edit_is_refused() -> None:
-    with pytest.raises(UnusableEdit, match="stands 2 times"):
+    with pytest.raises(UnusableEdit, match="occur 2 times"):
         applied(edit("RATE = 0.1", "x"), "RATE = 0.1\nRATE = 0.1\n")
-    with pytest.raises(UnusableEdit, match="stands 2 times"):
+    with pytest.raises(UnusableEdit, match="occur 2 times"):
         applied(edit("return 1", "x"), "if a:\n    return 1\nelse:\n    return 1\n")
 
 
@@ -225,7 +231,7 @@ def test_a_quote_of_many_like_lines_takes_no_longer_than_the_file() -> None:
         began = time.monotonic()
         with pytest.raises(UnusableEdit):
             applied(edit(f"{line}\n" * 15_000 + "y = 2", "z"), text)
-        with pytest.raises(UnusableEdit, match="stands"):
+        with pytest.raises(UnusableEdit, match="occur"):
             applied(edit(line, "z"), text)
         assert time.monotonic() - began < 3
 

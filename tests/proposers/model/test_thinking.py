@@ -1,4 +1,4 @@
-"""What stands in a model's thinking is no answer."""
+"""Test that a model's thinking is not part of its answer."""
 
 from __future__ import annotations
 

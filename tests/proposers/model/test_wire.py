@@ -345,7 +345,7 @@ def test_a_key_that_comes_back_is_in_no_answer_and_no_error(wire: Format, stream
         send(handler, {"type": "error", "error": {"message": f"{'no such ' * 22}{KEY}"}})
         end_stream(handler)
 
-    with model_server(lambda _: echoes) as server, pytest.raises(Broken, match="broke off") as caught:
+    with model_server(lambda _: echoes) as server, pytest.raises(Broken, match="reported an error") as caught:
         ask(model_at(server.url, wire))
     assert "sk-very" not in str(caught.value)
 
@@ -354,7 +354,7 @@ def test_unreachable_server_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(Unavailable, match="cannot be reached") as caught:
+        with pytest.raises(Unavailable, match="cannot reach") as caught:
             ask(model_at(url))
     assert not isinstance(caught.value, Broken)
     assert not caught.value.lasting
@@ -456,7 +456,7 @@ def test_usage_that_is_no_object_is_not_told(usage: object) -> None:
 
 @functools.cache
 def bomb(coding: str) -> bytes:
-    """A MiB that is 256 MiB unpacked."""
+    """Return less than 1 MiB that expands to 256 MiB."""
     packer = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == "gzip" else 15)
     zeros = b" " * 2**24
     return b"".join([*(packer.compress(zeros) for _ in range(16)), packer.flush()])
@@ -498,7 +498,7 @@ def test_what_is_packed_without_being_asked_for_is_one_sentence() -> None:
 
 
 def flood(*first: bytes, again: bytes) -> Callable[[Any], None]:
-    """Send `first`, and then `again` without end."""
+    """Return a server that sends `first`, then `again` forever."""
 
     def floods(handler: Any) -> None:
         try:
@@ -562,7 +562,7 @@ def test_a_slow_drip_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch, first
         with pytest.raises(Unavailable):
             ask(model_at(server.url))
         assert time.monotonic() - began < 3
-        time.sleep(0.5)  # its thread ends with it
+        time.sleep(0.5)  # its thread ends at the same deadline
         assert not any("asks" in thread.name for thread in set(threading.enumerate()) - before)
 
 

@@ -1,4 +1,4 @@
-"""Search comments that are nearly some, constants that are none, and files in other encodings than UTF-8."""
+"""Test misspelled search comments, constants that cannot be searched, and files in encodings other than UTF-8."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ SLIPS = [
 @pytest.mark.quick
 @pytest.mark.parametrize("comment", SLIPS)
 def test_a_slip_is_named_with_its_line(comment: str) -> None:
-    with pytest.raises(UsageError, match=r"t\.py line 2: .* is no search comment: write `# search: LOW\.\.HIGH`"):
+    with pytest.raises(UsageError, match=r"t\.py:2: .* is not a valid search comment") as caught:
         tunable_parameters({"t.py": f"import math\nRATE = 0.1  {comment}\n"}, {})
-    with pytest.raises(UsageError, match="line 1"):
+    assert caught.value.hint.startswith("write `# search: LOW..HIGH`")
+    with pytest.raises(UsageError, match=r"t\.py:1: "):
         tunable_parameters({"t.py": f"{comment}\nRATE = 0.1\n"}, {})
 
 
@@ -76,7 +77,7 @@ def test_slips_stop_a_session_before_its_baseline(quick: Path, cli: Cli) -> None
     for more in ([], ["--dry-run"]):
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *more)
         assert done.returncode == 2
-        assert "train.py line 6: `# Search: 1..16` is no search comment" in done.stderr
+        assert "train.py:6: `# Search: 1..16` is not a valid search comment" in done.stderr
     assert not (quick / "results.tsv").exists()
     assert git(quick, "branch", "--list", "autoresearch/*") == ""
 
@@ -84,10 +85,10 @@ def test_slips_stop_a_session_before_its_baseline(quick: Path, cli: Cli) -> None
 @pytest.mark.quick
 def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> None:
     source = "BETAS = (0.9, 0.95)  # search: 0.8..0.99\nrate = 0.1  # search: 0.01..1.0\n# search: off\n"
-    assert [remark.split(" and ")[0] for remark in remarks_on({"t.py": source + QUICK})] == [
-        "t.py line 1: the search comment stands beside no constant that can be searched",
-        "t.py line 2: the search comment stands beside no constant that can be searched",
-        "t.py line 3: the search comment stands on a line of its own",
+    assert [remark.split("; ")[0] for remark in remarks_on({"t.py": source + QUICK})] == [
+        "t.py:1: search comment ignored: it does not follow a searchable constant",
+        "t.py:2: search comment ignored: it does not follow a searchable constant",
+        "t.py:3: search comment ignored: it is on a line of its own",
     ]
     branches = "if PROFILE == 'x':\n    RATE = 0.1  # search: 0.01..1.0\nelse:\n    RATE = 0.2  # search: off\n"
     assert remarks_on({"t.py": branches}) == []
@@ -95,30 +96,30 @@ def test_comments_that_steer_nothing_are_remarked_on(quick: Path, cli: Cli) -> N
     commit_all(quick, "odd")
     dry = cli(quick, "run", "--tag", "t", "--dry-run")
     assert dry.returncode == 0
-    assert "train.py line 3: the search comment stands on a line of its own" in dry.stdout
+    assert "train.py:3: search comment ignored: it is on a line of its own" in dry.stdout
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
     assert done.returncode == 0
-    assert done.stderr.index("line 2: the search comment") < done.stderr.index("#0 keep")
+    assert done.stderr.index("train.py:2: search comment ignored") < done.stderr.index("#0 keep")
 
 
 FLAG = "p.add_argument('--lr', type=float, default=0.04)"
 ARGPARSE = f"import argparse\np = argparse.ArgumentParser()\n{FLAG}\n"
 NOTHING = [
-    (ARGPARSE, "--lr is a flag of the command"),
-    ("ADAM_BETAS = (0.9, 0.95)\n", "ADAM_BETAS is no single number"),
+    (ARGPARSE, "--lr is a command-line flag"),
+    ("ADAM_BETAS = (0.9, 0.95)\n", "ADAM_BETAS is not a single number"),
     ("SHIFT = -0.5\n", "SHIFT is negative"),
     (
         "from dataclasses import dataclass\n@dataclass\nclass Config:\n    lr: float = 0.1\n",
-        "the fields of Config stand in a class",
+        "the fields of Config are in a class",
     ),
     ("rate = 0.1\n", "rate is not in capitals"),
-    ("RATE = 0.1  # search: off\n", "RATE is switched off by its comment"),
-    ("SEED = 3\n", "SEED is never searched by its name"),
-    ("TIME_BUDGET = 300\n", "TIME_BUDGET is left out"),
-    ("NAME = 'adam'\n", "NAME is a text without a list of choices"),
+    ("RATE = 0.1  # search: off\n", "RATE is excluded by its search comment"),
+    ("SEED = 3\n", "SEED is excluded by its name"),
+    ("TIME_BUDGET = 300\n", "TIME_BUDGET is excluded (its name is that of a training budget)"),
+    ("NAME = 'adam'\n", "NAME is a string without a search comment"),
     ("import os\nRATE = float(os.environ.get('RATE', '0.1'))\n", "RATE is computed"),
-    ("config = {'lr': 0.1}\n", "config is no single number"),
-    ("print(1)\n", "t.py gives no number a name"),
+    ("config = {'lr': 0.1}\n", "config is not a single number"),
+    ("print(1)\n", "t.py has no named constants"),
 ]
 
 
@@ -126,7 +127,7 @@ NOTHING = [
 def test_nothing_to_search_is_said_truly(source: str, why: str) -> None:
     said = why_nothing({"t.py": source}, {})
     assert said is not None
-    assert said.startswith("there is nothing to search: ")
+    assert said.startswith("nothing to search: ")
     assert why in said
     assert why_nothing({"t.py": source + "DEPTH = 4\n"}, {}) is None
 
@@ -137,7 +138,7 @@ def test_nothing_to_search_is_said_before_the_baseline(quick: Path, cli: Cli, mo
     commit_all(quick, "flags")
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "3", *more)
     assert done.returncode == 3
-    assert "there is nothing to search: --lr is a flag of the command" in done.stderr
+    assert "nothing to search: --lr is a command-line flag" in done.stderr
     assert not (quick / "results.tsv").exists()
     with model_server(lambda _: NOTES.format("higher") + edit(FLAG, FLAG.replace("0.04", "0.03"))) as server:
         model = ["--proposer", "llm", "--model", f"{server.url} m", "--verdict", "greedy"]

@@ -1,4 +1,4 @@
-"""The search on a synthetic recipe: no duplicates, no refused candidates, repeatable, and better than chance."""
+"""Test the search on a synthetic recipe: no duplicates, no invalid candidates, reproducible, better than chance."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KNOWN: dict[str, Value] = {"MAX_SEQ_LEN": 128}
 
 
 def objective(p: dict[str, Value]) -> float | None:
-    """Quadratic around an optimum away from the start; deep and wide at once runs out of memory."""
+    """Return a loss that is quadratic around an optimum away from the start, or None for out of memory."""
     batch, rows, depth = float(p["BATCH"]), float(p["ROWS"]), float(p["DEPTH"])
     if rows * depth > 160:
         return None
@@ -48,7 +48,7 @@ def objective(p: dict[str, Value]) -> float | None:
 
 
 class RandomProposer(SearchProposer):
-    """Uniform over the same space: what chance does."""
+    """Uniform random search over the same space."""
 
     def ask(self, context: Context) -> Proposal:
         rng, space = random.Random(f"r{context.seed}:{context.number}"), space_of(context.files, context.constants)
@@ -186,7 +186,7 @@ def test_nothing_to_search_and_nothing_left() -> None:
     flag = ask("FLAG = True\n")
     assert flag.description == "FLAG True -> False"
     tried = Experiment(1, "search", "", "c", digest(flag.files), flag.parameters, (), Verdict("discard", ""))
-    with pytest.raises(Exhausted, match="nothing new"):
+    with pytest.raises(Exhausted, match="no new candidate"):
         ask("FLAG = True\n", (tried,))
 
 
@@ -235,7 +235,7 @@ def test_small_spaces_are_used_up() -> None:
     source = "DEPTH = 4  # search: 1..6\nFLAG = False\n"
     history: list[Experiment] = []
     incumbent, files = None, {"t.py": source}
-    with pytest.raises(Exhausted, match="nothing new"):
+    with pytest.raises(Exhausted, match="no new candidate"):
         for number in range(20):
             if incumbent is None:
                 proposal = Proposal({}, "", "", tunable_parameters(files, {}))
@@ -278,11 +278,11 @@ def test_asking_stays_quick_with_a_long_history(sessions: list[list[Experiment]]
     incumbent = next(e for e in reversed(history) if e.verdict.status == "keep")
     seconds = []
     for number in range(400, 403):
-        # Processor time of this thread: others may be busy here.
+        # CPU time of this thread, because other processes may be busy.
         start = time.thread_time()
         told.ask(Context(number, 0, {"train.py": SOURCE}, incumbent, tuple(history), "minimize", KNOWN))
         seconds.append(time.thread_time() - start)
-    assert sorted(seconds)[len(seconds) // 2] < 1.0  # beside a run of minutes
+    assert sorted(seconds)[len(seconds) // 2] < 1.0  # little compared with a run of minutes
 
 
 def test_more_steps_are_tried_before_anything_else_and_how_a_step_is_cut_up_last() -> None:
@@ -324,7 +324,7 @@ def _first_steps(
     source: str = MICRO,
     known: Mapping[str, Value] = MappingProxyType({}),
 ) -> list[Experiment]:
-    """The baseline and `count` experiments, by default of a recipe in which one micro-step is half of the batch."""
+    """Return the baseline and `count` experiments; in the default recipe one micro-step is half of the batch."""
     files = {"train.py": source}
     history: list[Experiment] = []
     incumbent = None
@@ -344,7 +344,7 @@ def _first_steps(
 
 
 def test_a_smaller_batch_and_a_shallower_model_come_within_four_experiments() -> None:
-    """Alone, or with what an assert of train.py asks for: one layer of 64 has no head of 128."""
+    """Alone, or together with what an assert of train.py requires: a layer of width 64 cannot have a head of 128."""
     halved = shallower = 0
     for seed in range(40):
         descriptions = [e.description for e in _first_steps(seed, 4, lambda *_: False, *REAL)]
@@ -363,7 +363,7 @@ def test_a_kept_batch_is_halved_again_and_takes_the_micro_step_along() -> None:
 
 
 def test_one_failure_does_not_bury_the_smaller_batch() -> None:
-    """It fails once; then something else is kept, from which it is tried again."""
+    """It fails once; then another change is kept, and the smaller batch is tried from there."""
     again = failed = 0
     for seed in range(100):
         history = _first_steps(seed, 6, lambda _, number: number == 3)
