@@ -30,15 +30,15 @@ OPTIONS = ("| Option | Default | Description |", "|---|---|---|")
 # A part of a help text whose line ends stay: typer's mark of it.
 LITERAL = "\b\n"
 HEAD = f"""
-# Command line
+# Commands
 
-<!-- Written by `{COMMAND}`: edit the help texts in agent/cli/ instead. -->
+<!-- Written from agent/cli/ by `{COMMAND}` -->
 
-Every command, argument and option of `autoresearch`, and of the two scripts of the workspace. The same
-texts are printed by `autoresearch COMMAND --help`.
+Every command, argument and option of `autoresearch`, and of the two scripts of the workspace. The
+same texts are printed by `autoresearch COMMAND --help`.
 
-A flag wins over its environment variable, the variable over `protocol.json`, and that over the default.
-Data goes to stdout; progress, `error:` and `hint:` lines go to stderr.
+A flag wins over its environment variable, the variable over `protocol.json`, and that over the
+default. Data goes to stdout; progress, `error:` and `hint:` lines go to stderr.
 [Files and events](files.md#json-output) has the schema of every `--json` output, and
 [Errors](errors.md) the common errors with their fixes.
 """

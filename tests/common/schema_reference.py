@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ INLINE = {
     "parameters": "object: constant to value",
     "reservations": "list of `unconfined`, `unattested`",
 }
+WIDTH = 100  # columns of prose
 SAME = ("event", "at")  # every event has them
 
 
@@ -49,7 +51,9 @@ def content(name: str) -> str:
         return "\n\n".join([_kinds(kinds), *(_kind(kind, each) for kind, each in kinds.items())])
     if name == "common":
         sections = {each: found for each, found in schema["$defs"].items() if each not in INLINE}
-        return "\n\n".join(f"### {each}\n\n{_says(found)}\n\n{_table(found)}" for each, found in sections.items())
+        return "\n\n".join(
+            f"### {each}\n\n{_prose(_says(found))}\n\n{_table(found)}" for each, found in sections.items()
+        )
     if name == "results":
         return _table(schema, ROW_HEAD)
     if "oneOf" in schema:  # the envelope of a command, which all share
@@ -67,13 +71,18 @@ def _kind(kind: str, schema: dict[str, Any]) -> str:
     own = {name: each for name, each in schema["properties"].items() if name not in SAME or kind == "summary"}
     if kind == "summary":
         rest = [f"`{name}`: {each['description'].rstrip('.')}" for name, each in own.items() if name == "report"]
-        return f"### {kind}\n\n{_says(schema)} It has the fields of [`status`](#status) up to `ended`, and {rest[0]}."
-    return f"### {kind}\n\n{_says(schema)}\n\n{_table({**schema, 'properties': own})}"
+        says = f"{_says(schema)} It has the fields of [`status`](#status) up to `ended`, and {rest[0]}."
+        return f"### {kind}\n\n{_prose(says)}"
+    return f"### {kind}\n\n{_prose(_says(schema))}\n\n{_table({**schema, 'properties': own})}"
 
 
 def _says(schema: dict[str, Any]) -> str:
     says: str = schema["description"]
     return says
+
+
+def _prose(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(schema: dict[str, Any], head: tuple[str, str] = HEAD) -> str:
