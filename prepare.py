@@ -239,7 +239,8 @@ def main() -> None:
         "--source",
         default="auto",
         help="climbmix, tinystories, embedded, or a directory of parquet files with a column `text`; "
-        "auto uses climbmix if its host is reachable, otherwise embedded (default: auto)",
+        "auto keeps what was prepared last, else uses climbmix if its host is reachable, otherwise embedded "
+        "(default: auto)",
     )
     parser.add_argument(
         "--num-shards",

@@ -1,4 +1,7 @@
-"""Matrix products in MLX with its own BLAS and with the one blas.py puts in front. Usage: python -m benchmarks.blas"""
+"""Compare matrix products in MLX with its own BLAS and with the one that harness/blas.py loads first.
+
+Run it with `uv run python -m benchmarks.blas`.
+"""
 
 import argparse
 import subprocess
@@ -25,7 +28,10 @@ for size in map(int, sys.argv[2:]):
 
 
 def measure(which: str) -> tuple[str, list[float]]:
-    """GFLOP/s of a float32 product of each size, in a process of its own: a process cannot change its BLAS."""
+    """Return the BLAS and the GFLOP/s of a float32 product of each size.
+
+    Each call starts a process, because a process cannot change its BLAS.
+    """
     command = [sys.executable, "-c", PROBE, which, *map(str, SIZES)]
     root = Path(__file__).parent.parent
     served, *speeds = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -33,7 +39,7 @@ def measure(which: str) -> tuple[str, list[float]]:
 
 
 def main() -> None:
-    # The two take turns, so that a busy neighbour slows both; the best of all rounds counts.
+    # Alternate, so that other load on the machine slows both; the best of all rounds counts.
     slow, fast = [0.0] * len(SIZES), [0.0] * len(SIZES)
     served = ""
     for _ in range(ROUNDS):

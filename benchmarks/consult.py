@@ -1,10 +1,10 @@
-"""Search alone, a model alone and both together, on a surrogate of the task that answers in milliseconds.
+"""Compare search alone, a model alone and the hybrid, on a surrogate of the task that answers in milliseconds.
 
     uv run --with scikit-learn==1.9.1 python -m benchmarks.consult --trials FILE [--sessions 20] [--experiments 100]
         [--verdict confirm]
 
-See benchmarks.surrogate for FILE. The model is scripted: it knows a few good moves, tries each once from wherever the
-incumbent is, and then varies single constants at random, as a model does that has run out of ideas.
+See benchmarks.surrogate for FILE. The model is scripted: it knows a few good moves, tries each once from the current
+incumbent, and then varies single constants at random, like a model that has run out of proposals.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GOOD_MOVES: tuple[Mapping[str, Value], ...] = (
 
 
 class Scripted:
-    """See the module."""
+    """A scripted model that proposes good moves first, then random changes of one constant."""
 
     name = "llm"
 
@@ -69,7 +69,7 @@ class Scripted:
     def tell(self, experiment: Experiment) -> None: ...
 
     def repair(self, *_: Any) -> Proposal:
-        raise NoProposal("nothing to mend")
+        raise NoProposal("nothing to repair")
 
 
 def proposer(arm: str, seed: int) -> HybridProposer:
@@ -80,13 +80,13 @@ def proposer(arm: str, seed: int) -> HybridProposer:
 
 
 def session(trials: Path, experiments: int, kind: Kind, job: tuple[str, int]) -> float:
-    """The incumbent's value without noise at the end."""
+    """Return the incumbent's value without noise at the end of a session."""
     arm, seed = job
     return simulate(surrogate(trials), proposer(arm, seed), seed, experiments, kind, count="experiments")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Search, model and hybrid on a surrogate.")
+    parser = argparse.ArgumentParser(description="Compare search, model and hybrid on a surrogate.")
     parser.add_argument("--trials", type=Path, required=True)
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--experiments", type=int, default=100)
@@ -96,11 +96,11 @@ def main() -> None:
     arms = ("search", "model", "hybrid")
     seeds = range(options.first_seed, options.first_seed + options.sessions)
     jobs = [(arm, seed) for seed in seeds for arm in arms]
-    surrogate(options.trials)  # before the fork: both workers share the trees
+    surrogate(options.trials)  # before the fork, so that both workers share the trees
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         one = partial(session, options.trials, options.experiments, options.verdict)
         values = dict(zip(jobs, pool.map(one, jobs), strict=True))
-    print(f"{options.sessions} sessions of {options.experiments} experiments; the incumbent without noise, mean and sd")
+    print(f"{options.sessions} sessions of {options.experiments} experiments; incumbent without noise, mean and sd")
     hybrid = [values["hybrid", seed] for seed in seeds]
     for arm in arms:
         found = [values[arm, seed] for seed in seeds]

@@ -1,12 +1,12 @@
-"""Our evaluate_bpb against a loop in the model's own process, and the MLX port's: seconds for the same tokens.
+"""Time our evaluate_bpb against a loop in the model's own process and against the MLX port's, on the same tokens.
 
     uv run python -m benchmarks.evaluation [--port DIR]
 
-Ours is taken as in a session: an evaluator that is ready when the model is handed over, on all cores, with its second
-pass over the rows that shows causality, and once more as most candidates have it, which are clearly worse than their
-incumbent. The loop in the process goes over the rows once, on all cores, and computes the
-same losses. The port's function is taken from a checkout and given our constants, our validation rows and our count of
-bytes, with the loss computed as its model does (cross-entropy without reduction). All have the same BLAS.
+Ours runs as in a session: the evaluator is ready when the model is handed over, uses all cores, and makes the second
+pass that checks causality. It is timed again for a candidate that is clearly worse than its incumbent, as most are. The
+loop in the process evaluates the rows once, on all cores, and computes the same losses. The port's function comes from
+a checkout and gets our constants, validation rows and byte counts; its loss is computed as its model does
+(cross-entropy without reduction). All use the same BLAS.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 ROUNDS = 3
-STARTING_SECONDS = 5.0  # of an evaluator and its processes; a run trains for longer
+STARTING_SECONDS = 5.0  # until an evaluator and its processes are up; a run trains for longer
 
 
 def load(port: Path, tokenizer: prepare.Tokenizer) -> ModuleType:
-    """The port's prepare.py with our data behind it."""
+    """Load the port's prepare.py with our data behind it."""
     spec = importlib.util.spec_from_file_location("port_prepare", port / "prepare.py")
     assert spec is not None and spec.loader is not None
     theirs = importlib.util.module_from_spec(spec)
@@ -59,9 +59,11 @@ def load(port: Path, tokenizer: prepare.Tokenizer) -> ModuleType:
 
 @contextmanager
 def ready_evaluator(losses: Path, reference: Path | None = None) -> Iterator[None]:
-    """What `evaluate_bpb` hands its model to, started as a loop does before a run.
+    """Start an evaluator for `evaluate_bpb`, as the loop does before a run.
 
-    losses: where those of the model go; reference: those of an incumbent.
+    Args:
+        losses: file for the model's losses.
+        reference: losses of an incumbent, or None for a baseline.
     """
     with tempfile.TemporaryDirectory() as folder:
         address = Path(folder) / "socket"
@@ -82,7 +84,7 @@ def ready_evaluator(losses: Path, reference: Path | None = None) -> Iterator[Non
 
 
 def in_process(model: GPT, tokenizer: prepare.Tokenizer) -> float:
-    """Bits per byte by a loop over the rows, a part of each batch on each core."""
+    """Return bits per byte by a loop over the rows, with each batch divided over the cores."""
 
     def run(tokens: Any) -> mx.array:
         logits: mx.array = model(mx.array(tokens)).astype(mx.float32)
@@ -109,7 +111,7 @@ def timed(evaluate: Callable[[], float]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our evaluation against a loop in the process, and the port's.")
+    parser = argparse.ArgumentParser(description="Time our evaluation against a loop in the process and the port's.")
     parser.add_argument("--port", type=Path, help="a checkout of trevin-creator/autoresearch-mlx")
     port: Path | None = parser.parse_args().port
     tokenizer = prepare.Tokenizer.from_directory()
@@ -137,13 +139,13 @@ def main() -> None:
     print(f"{prepare.EVAL_TOKENS:,} tokens, best of {ROUNDS}")
     value, seconds = ours[0][0], min(s for _, s in ours)
     print(f"ours {seconds:.2f} s, {value:.6f}; clearly worse than the incumbent: {min(s for _, s in worse):.2f} s")
-    others = {"the loop in the process": here}
+    others = {"a loop in the process": here}
     if port is not None:
         others[f"the port at {commit_of(port.resolve())}"] = port_s
     for name, measured in others.items():
         best, other = min(s for _, s in measured), measured[0][0]
         print(
-            f"{name} {best:.2f} s, {other:.6f}: ours takes {seconds / best:.2f} of the time, the numbers differ by "
+            f"{name} {best:.2f} s, {other:.6f}: ours takes {seconds / best:.2f} times as long, the numbers differ by "
             f"{abs(value - other):.1e}"
         )
 

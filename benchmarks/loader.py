@@ -1,9 +1,9 @@
-"""Our loader against the MLX port's, in tokens per second, and the share of a training step that waits for data.
+"""Compare our loader with the MLX port's, in tokens per second.
 
     uv run python -m benchmarks.loader --port DIR
 
-Both read the same documents, in rows of 2,048 tokens and batches of 16. The port tokenizes as it goes; its tokenizer is
-trained by its own code, in a home folder of its own, on shards written from the current snapshot.
+Both read the same documents, in rows of 2,048 tokens and batches of 16. The port tokenizes while loading. Its own code
+trains its tokenizer, in a temporary home folder, on shards written from the current snapshot.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ PREPARE = "import sys; sys.path.insert(0, sys.argv[1]); import prepare; prepare.
 
 
 def write_shards(folder: Path, held_out: int | None = 100) -> None:
-    """The training documents of the current snapshot as the port's parquet shards: two, and one for validation.
+    """Write the training documents of the current snapshot as the port's parquet shards: two, and one for validation.
 
-    That holds the first `held_out` of them, None for all: what is measured with it is no metric.
+    Args:
+        folder: where to write them; created here.
+        held_out: number of documents in the validation shard, None for all. They are also trained on, because no metric
+            is measured with them.
     """
     folder.mkdir(parents=True)
     tokenizer, snapshot = Tokenizer.from_directory(), current_snapshot()
@@ -62,7 +65,7 @@ def speed(folder: Path, batches: int, env: dict[str, str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our loader against the MLX port's.")
+    parser = argparse.ArgumentParser(description="Compare our loader with the MLX port's.")
     parser.add_argument("--port", type=Path, required=True, help="a checkout of trevin-creator/autoresearch-mlx")
     port = parser.parse_args().port.resolve()
     with tempfile.TemporaryDirectory() as home:

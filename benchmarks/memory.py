@@ -1,11 +1,11 @@
-"""Peak memory of one training step and of the evaluation at the `mac` profile: ours and the MLX port's defaults.
+"""Measure the peak memory of a training step and of the evaluation at the `mac` profile: ours and the MLX port's.
 
     uv run python -m benchmarks.memory --port DIR
 
-Both as MLX counts it (mx.get_peak_memory), in float32 on a CPU, on the same documents. One optimizer step and one
-evaluation batch reach the peak. Of the port's step one micro-step is taken, a copy of the gradients less than it needs;
-its evaluation batch of 256 rows goes through the model 32 at a time, so 32 rows are enough. Our evaluation is that of
-the exported model, once for each of the evaluator's processes. It takes ten minutes.
+Memory is what MLX counts (mx.get_peak_memory), in float32 on a CPU, with the same documents and the port's defaults.
+One optimizer step and one evaluation batch reach the peak. The port's step is cut to one micro-step, which saves it one
+copy of the gradients; its evaluation batch of 256 rows goes through the model 32 rows at a time, so 32 rows are enough.
+Our evaluation runs the exported model, counted once for each of the evaluator's processes. Takes ten minutes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ block = rows(batch)
 with tempfile.TemporaryDirectory() as folder:
     graph = Path(folder) / "model.mlxfn"
     _trace(model, (batch, MAX_SEQ_LEN), VOCAB_SIZE, graph)
-    # What the run holds meanwhile, and its evaluator's processes.
+    # The run keeps its memory while the evaluator's processes use theirs.
     held = mx.get_active_memory()
     mx.reset_peak_memory()
     scoring.Predictions().predict(graph, block[:, :-1])
@@ -81,14 +81,14 @@ def replaced(source: str, **constants: float) -> str:
 
 
 def ours(cache: str) -> tuple[float, float]:
-    """Megabytes in training and in evaluation."""
+    """Return the megabytes of training and of evaluation."""
     out = run([sys.executable, "-c", OURS], ROOT, AUTORESEARCH_CACHE=cache)
     found = dict(line.split() for line in out.splitlines())
     return int(found["training"]) / 2**20, int(found["evaluation"]) / 2**20
 
 
 def theirs(port: Path, scratch: Path) -> float:
-    """Megabytes of the whole of its program."""
+    """Return the peak megabytes of the port's whole program."""
     run([sys.executable, "-c", PREPARE, str(port)], scratch, HOME=str(scratch))
     recipe = (port / "train.py").read_text().replace("mx.bfloat16", "mx.float32")
     (scratch / "train.py").write_text(
@@ -104,7 +104,7 @@ def theirs(port: Path, scratch: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Peak memory at the mac profile, ours and the MLX port's.")
+    parser = argparse.ArgumentParser(description="Measure peak memory at the mac profile: ours and the MLX port's.")
     parser.add_argument("--port", type=Path, required=True, help="a checkout of trevin-creator/autoresearch-mlx")
     port = parser.parse_args().port.resolve()
     with tempfile.TemporaryDirectory() as name:
@@ -117,7 +117,7 @@ def main() -> None:
         training, evaluation = ours(cache)
         print(f"ours {training:,.0f} MB in training, {evaluation:,.0f} MB in evaluation", flush=True)
         other = theirs(port, scratch)
-        print(f"port {other:,.0f} MB in both\nours takes {max(training, evaluation) / other:.2f} of it")
+        print(f"port {other:,.0f} MB in both\nours takes {max(training, evaluation) / other:.2f} times that")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Honest gain per hour of real training: this program against the classic loop with random search and with TPE.
+"""Measure the honest gain per hour of real training, against the classic loop with random search and with TPE.
 
     uv run python -m benchmarks.night --out DIR [--experiments 40] [--seconds 10] [--sessions 2]
 
-DIR is an empty folder outside of any repository; run the same command again and it goes on where it was cut off.
-Nothing else may run meanwhile: budgets are wall clock. Every session has the machine time of `--experiments` runs of
-the untouched recipe; sessions take turns in slices, forwards and backwards, so that a slow hour hits all alike. At the
-end the baseline and every session's best are trained afresh, in turn, five times each: the gain is the difference of
-those means. The classic loop keeps whatever looks better once; its proposers draw the whole space, as Optuna's samplers
-do by themselves.
+DIR is an empty folder outside any repository. An interrupted benchmark continues with the same command. Run nothing
+else meanwhile, because budgets are wall-clock time. Every session gets the machine time of `--experiments` runs of the
+untouched recipe. Sessions alternate in slices, forwards and backwards, so that a slow hour affects all of them equally.
+At the end the baseline and every session's best get five held-out runs each, alternating, and the gain is the
+difference of those means. The classic loop keeps whatever looks better once. Its proposers draw from the whole space,
+which is what Optuna's samplers do by default.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from agent.views.plain import show_plain
 from benchmarks.search import decoded, distribution, encoded
 
 ROOT = Path(__file__).parents[1]
-FRESH_RUNS = 5
+HELDOUT_RUNS = 5
 SLICES = 3
-HARD_LIMIT = 6  # times the training seconds: a draw of ten times the size would else take a whole session
+HARD_LIMIT = 6  # times the training seconds; otherwise a draw of ten times the size would take a whole session
 DRAWS = 300
 
 
@@ -58,7 +58,7 @@ ARMS = (Arm("ours", "confirm", "search"), Arm("random", "greedy", "random"), Arm
 
 
 class Sampled:
-    """Optuna's sampler over the whole space, told every result; a failure is told as one."""
+    """One of Optuna's samplers over the whole space. It is told every result, and every failure as a failure."""
 
     def __init__(self, sampler: str, seed: int) -> None:
         import optuna
@@ -98,7 +98,7 @@ class Sampled:
                 texts = space.apply(values)
                 if texts and not space.refuses(values) and digest({**context.files, **texts}) not in seen:
                     return Proposal(texts, f"{self.name} draw", "", {**space.values(), **values})
-        raise Exhausted("nothing new was drawn")
+        raise Exhausted("the sampler drew nothing new")
 
 
 def proposer(arm: Arm, seed: int) -> Proposer:
@@ -119,7 +119,7 @@ def state_of(folder: Path) -> State:
 
 
 def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> None:
-    """Go on with a session for about so many seconds: the experiment under way then is finished."""
+    """Continue a session for about `seconds`; the experiment running at that time is finished."""
     with open_runner(folder, "t", training, "auto") as opened:
         execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * training})
         runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
@@ -142,7 +142,7 @@ def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> 
 
 
 def train(folder: Path, text: str, training: float) -> tuple[float, int]:
-    """val_bpb and steps of one fresh run of a `train.py`."""
+    """Run a `train.py` once and return its val_bpb and steps."""
     (folder / "train.py").write_text(text)
     done = subprocess.run(
         ["uv", "run", "--no-sync", "train.py"],
@@ -162,8 +162,11 @@ def best_text(folder: Path, commit: str) -> str:
     ).stdout
 
 
-def fresh(out: Path, names: Sequence[str], training: float) -> dict[str, list[float]]:
-    """FRESH_RUNS of the baseline and of every session's best, in turn; kept in DIR/fresh.jsonl."""
+def held_out(out: Path, names: Sequence[str], training: float) -> dict[str, list[float]]:
+    """Return the metrics of HELDOUT_RUNS of the baseline and of every session's best, alternating.
+
+    They are recorded in DIR/fresh.jsonl.
+    """
     record = out / "fresh.jsonl"
     done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     runner = clone(out, "fresh")
@@ -172,19 +175,19 @@ def fresh(out: Path, names: Sequence[str], training: float) -> dict[str, list[fl
         incumbent = state_of(out / name).incumbent
         assert incumbent is not None
         texts[name] = best_text(out / name, incumbent.commit)
-    for number in range(FRESH_RUNS):
+    for number in range(HELDOUT_RUNS):
         for name, text in texts.items():
             if not any(each["name"] == name and each["run"] == number for each in done):
                 value, steps = train(runner, text, training)
                 done.append({"name": name, "run": number, "val_bpb": value, "steps": steps})
-                print(f"fresh {name} {number}: {value:.6f} ({steps} steps)", flush=True)
+                print(f"held-out {name} {number}: {value:.6f} ({steps} steps)", flush=True)
                 with record.open("a") as file:
                     file.write(json.dumps(done[-1]) + "\n")
     return {name: [each["val_bpb"] for each in done if each["name"] == name] for name in texts}
 
 
 def machine_seconds(out: Path, experiments: int, training: float) -> float:
-    """What so many runs of the untouched recipe take, the loop's own work left out; measured once."""
+    """Return the seconds of `experiments` runs of the untouched recipe, without the loop's overhead. Measured once."""
     record = out / "budget.json"
     if not record.exists():
         folder, took = clone(out, "fresh"), []
@@ -199,10 +202,8 @@ def machine_seconds(out: Path, experiments: int, training: float) -> float:
 
 def table(out: Path, jobs: Sequence[tuple[str, Arm, int]], values: Mapping[str, Sequence[float]]) -> None:
     base = values["baseline"]
-    print(f"\nbaseline, {len(base)} fresh runs: {statistics.mean(base):.4f} (sd {statistics.stdev(base):.4f})\n")
-    print(
-        "| session | experiments | runs | kept | minutes | apparent gain | honest gain | its standard error | an hour |"
-    )
+    print(f"\nbaseline, {len(base)} held-out runs: {statistics.mean(base):.4f} (sd {statistics.stdev(base):.4f})\n")
+    print("| session | experiments | runs | kept | minutes | apparent gain | honest gain | standard error | per hour |")
     print("|---|---|---|---|---|---|---|---|---|")
     rates: dict[str, list[float]] = {}
     for name, arm, _ in jobs:
@@ -219,13 +220,13 @@ def table(out: Path, jobs: Sequence[tuple[str, Arm, int]], values: Mapping[str, 
             f"{state.baseline.metric - state.incumbent.metric:.4f} | {gained:.4f} | {error:.4f} | {rate:.3f} |"
         )
     means = {name: statistics.mean(rate) for name, rate in rates.items()}
-    print("\nhonest gain an hour: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
+    print("\nhonest gain per hour: " + ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
     others = max(mean for name, mean in means.items() if name != "ours")
     print(f"ours against the best other: {means['ours'] / others:.2f}" if others > 0 else "no other gained anything")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Honest gain per hour of real training.")
+    parser = argparse.ArgumentParser(description="Measure the honest gain per hour of real training.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--experiments", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -237,14 +238,14 @@ def main() -> None:
     for name, _, _ in jobs:
         clone(out, name)
     budget = machine_seconds(out, options.experiments, options.seconds)
-    print(f"{budget / 60:.1f} minutes a session", flush=True)
+    print(f"{budget / 60:.1f} minutes per session", flush=True)
     for part in range(1, SLICES + 1):
         for name, arm, seed in jobs if part % 2 else jobs[::-1]:
             left = budget * part / SLICES - state_of(out / name).seconds
             if left > 0:
                 print(f"== {name}, slice {part}", flush=True)
                 work(out / name, arm, seed, options.seconds, left)
-    table(out, jobs, fresh(out, [name for name, _, _ in jobs], options.seconds))
+    table(out, jobs, held_out(out, [name for name, _, _ in jobs], options.seconds))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What the loop costs per experiment, besides the command and the proposer's thinking.
+"""Measure the loop's overhead per experiment, excluding the command and the proposer.
 
     uv run python -m benchmarks.overhead [--experiments 30]
 
-Runs a session whose command returns at once, in a temporary repository, and reads the times from its journal: from one
-row to the next, less the run itself and less the time until the next proposal was on disk.
+Runs a session in a temporary repository, with a command that returns at once, and reads the times from its journal: the
+time from a proposal on disk to its row, minus the run itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TARGET_SECONDS = 1.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Overhead of the loop per experiment.")
+    parser = argparse.ArgumentParser(description="Measure the loop's overhead per experiment.")
     parser.add_argument("--experiments", type=int, default=30)
     experiments = parser.parse_args().experiments
     with tempfile.TemporaryDirectory() as scratch:
@@ -40,7 +40,7 @@ def main() -> None:
     overheads = overheads_of([json.loads(line) for line in journal.splitlines()])
     median, worst = statistics.median(overheads), max(overheads)
     print(f"{len(overheads)} experiments: overhead median {median:.3f} s, worst {worst:.3f} s")
-    sys.exit(0 if worst < TARGET_SECONDS else f"the worst is above the target of {TARGET_SECONDS:g} s")
+    sys.exit(0 if worst < TARGET_SECONDS else f"the worst exceeds the target of {TARGET_SECONDS:g} s")
 
 
 def make_workspace(folder: Path) -> Path:
@@ -58,7 +58,7 @@ def make_workspace(folder: Path) -> Path:
 
 
 def overheads_of(events: list[dict[str, object]]) -> list[float]:
-    """Seconds for every experiment but the baseline, whose start includes that of the session."""
+    """Return the overhead of each experiment in seconds. The baseline is left out: it includes the session's start."""
     found, proposed, run = [], 0.0, 0.0
     for event in events:
         at = float(str(event["at"]))

@@ -1,10 +1,11 @@
-"""What a run over its budget costs, now that it is ended at once: the failures of recorded sessions, run again.
+"""Measure what a run over its budget costs now that it is ended early, by repeating failures of recorded sessions.
 
     uv run python -m benchmarks.overruns --out DIR
 
-DIR is that of `benchmarks.night`, whose classic sessions let every run go to its end or the hard limit. Whatever gave
-no metric there is run once more, with the same budget and limit; DIR/overruns.jsonl holds the seconds of both, and the
-same command goes on where it was cut off. Nothing else may run meanwhile. `benchmarks.pruning` counts what it finds.
+DIR is the folder of a `benchmarks.night`. Its classic sessions let every run continue to its end or the hard limit.
+Each run without a metric is repeated once with the same budget and limit, and DIR/overruns.jsonl records the seconds of
+both. An interrupted benchmark continues with the same command. Run nothing else meanwhile. `benchmarks.pruning` uses
+the result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RECORD = "overruns.jsonl"
 
 
 def failures(out: Path) -> Iterator[tuple[str, Experiment]]:
-    """(name of the session, experiment) of all that gave no metric and were not pruned."""
+    """Yield (session name, experiment) for all experiments without a metric that were not pruned."""
     for folder in sorted(each for each in out.iterdir() if (each / ".autoresearch" / "sessions").is_dir()):
         for experiment in state_of(folder).experiments:
             if experiment.runs[-1].metric is None and experiment.runs[-1].pruned is None:
@@ -34,14 +35,14 @@ def failures(out: Path) -> Iterator[tuple[str, Experiment]]:
 
 
 def known(out: Path) -> dict[tuple[str, int], tuple[float, float]]:
-    """(session, number) -> seconds before and now, of what was run again."""
+    """Return (session, number) -> (seconds before, seconds now) for the runs repeated so far."""
     path = out / RECORD
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return {(each["session"], each["number"]): (each["before"], each["now"]) for each in lines}
 
 
 def again(runner: Runner, text: str, log: Path) -> tuple[float, str]:
-    """Seconds of one run of this `train.py`, and how it ended."""
+    """Run this `train.py` once and return its seconds and how it ended."""
     workspace = runner.workspace
     commit = workspace.commit_candidate("refs/autoresearch/again", workspace.head, {"train.py": text}, log.stem)
     run = measure(runner, commit, log, Observer(tick=RunMonitor(log, runner.limit, runner.training_seconds, None)))
@@ -49,7 +50,7 @@ def again(runner: Runner, text: str, log: Path) -> tuple[float, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Failures of recorded sessions, run again.")
+    parser = argparse.ArgumentParser(description="Repeat the failures of recorded sessions.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()

@@ -2,10 +2,11 @@
 
     uv run python -m benchmarks.peeking [LOSSES LOSSES LOSSES]
 
-The losses are those of three honest runs, token by token, as a session keeps them beside its logs (`*.losses.npy`): the
-incumbent, the run that looks ahead, and a model that tells it how low a loss is plausible. Without them three are
-trained here, 20 s each. Each way of looking ahead picks positions in an order and a gain at each; the largest total
-gain that escapes with at least 5 % is printed, in bits per byte, for one evaluation, two and five.
+LOSSES are files with the losses of three honest runs, token by token, as a session keeps them next to its logs
+(`*.losses.npy`): the incumbent, the run that looks ahead, and a model that shows it how low a loss is plausible. If
+none are given, three runs are trained here for 20 s each. Each way of looking ahead picks positions in some order and a
+gain at each of them. The largest total gain that escapes with a probability of at least 5 % is printed, in bits per
+byte, for one, two and five evaluations.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from benchmarks.port import ROOT
 from harness import scoring
 
 SEEDS, SECONDS = (42, 43, 44), 20
-RUNS = (1, 2, 5)  # one evaluation, the two of a keep, with the three that confirm makes
+RUNS = (1, 2, 5)  # evaluations: one, the two of a keep, and these with the three of confirm
 ESCAPE = 0.05
 Way = tuple[str, Any, Any]  # name, positions in order, gain at each in nats
 
 
 def train(folder: Path) -> list[Path]:
-    """Return the losses of honest runs with several seeds."""
+    """Train honest runs with several seeds and return the files of their losses."""
     files = []
     for seed in SEEDS:
         source = re.sub(r"(?m)^SEED = \d+", f"SEED = {seed}", (ROOT / "train.py").read_text())
@@ -45,21 +46,21 @@ def train(folder: Path) -> list[Path]:
 
 
 def ways(honest: Any, own: Any, generator: np.random.Generator) -> Iterator[Way]:
-    """Give ways of looking ahead; `own` is a model that shows how low a loss is plausible."""
+    """Yield ways of looking ahead; `own` holds a model's losses, which show how low a loss is plausible."""
     flat = honest.reshape(-1)
     highest = np.argsort(-flat)
-    yield "all of the highest losses", highest, np.maximum(flat - 0.05, 0)
-    yield "half of the highest losses", highest, flat / 2
+    yield "all of each highest loss", highest, np.maximum(flat - 0.05, 0)
+    yield "half of each highest loss", highest, flat / 2
     for gain, least in ((0.5, 0.5), (1.0, 4.0), (2.0, 2.5), (3.0, 4.0)):
         order = generator.permutation(np.flatnonzero(flat > least))
         yield f"{gain} nats, losses above {least}", order, np.full(flat.size, gain)
     plausible = np.maximum(flat - own.reshape(-1), 0)
-    yield "down to a model of its own", np.argsort(-plausible), plausible
-    yield "to 1 nat above that", np.argsort(-plausible), np.maximum(plausible - 1, 0)
+    yield "down to the own model's loss", np.argsort(-plausible), plausible
+    yield "to 1 nat above that loss", np.argsort(-plausible), np.maximum(plausible - 1, 0)
 
 
 def escape(expected: Any, looked: Any) -> float:
-    """Return the chance that a draw, which is systematic, meets none of the positions `looked`, flat."""
+    """Return the probability that a systematic draw hits none of the positions `looked` (flat indices)."""
     ends = np.cumsum(expected)
     begins = np.maximum(ends[looked] - expected.reshape(-1)[looked], 0)
     arcs = []
@@ -74,21 +75,21 @@ def escape(expected: Any, looked: Any) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("losses", nargs="*", type=Path, help="files of three honest runs, or none")
+    parser.add_argument("losses", nargs="*", type=Path, help="losses of three honest runs, or none")
     with tempfile.TemporaryDirectory() as folder:
         files = parser.parse_args().losses or train(Path(folder))
         incumbent, honest, own = (np.load(file).astype(np.float64) for file in files)
     task = scoring.load_task()
     counted, nats = task.lengths > 0, np.log(2) * task.lengths.sum()
     visible = counted.copy()
-    visible[:, -1] = False  # what the last position predicts is no part of the input
+    visible[:, -1] = False  # what the last position predicts is not in the input
     generator = np.random.default_rng(0)
     trigrams = task.references[-1]
     for name, losses in {"incumbent": incumbent, "run": honest, "own": own, "trigrams": trigrams}.items():
         print(f"{name}: {scoring.bits_per_byte(losses, task.lengths):.4f} bits per byte")
 
     for title, references in {"an incumbent": [incumbent, trigrams], "no incumbent": [trigrams]}.items():
-        print(f"\nwith {title}: bits per byte that escape with {ESCAPE:.0%} over {RUNS} evaluations")
+        print(f"\nwith {title}: bits per byte that escape with probability {ESCAPE:.0%} in {RUNS} evaluations")
         for name, order, gains in ways(np.where(visible, honest, 0), own, generator):
             best = dict.fromkeys(RUNS, 0.0)
             for number in np.unique(np.geomspace(1, min(len(order), 8192), 60).astype(int)):

@@ -1,7 +1,7 @@
-"""The MLX port of autoresearch, trevin-creator/autoresearch-mlx, on our snapshot: an opponent on equal terms.
+"""Run the MLX port of autoresearch, trevin-creator/autoresearch-mlx, on our snapshot, for comparison on equal terms.
 
-Nothing of it lives here: `--port DIR` names a checkout. Its train.py runs as it is, or with constants replaced as its
-README advises for small machines; a prepare.py that stands before it gives it our data, budget and evaluation.
+None of its code is kept here: `--port DIR` names a checkout. Its train.py runs unchanged, or with constants replaced as
+its README advises for small machines. A prepare.py of ours gives it our data, budget and evaluation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-# Its size, batch and context for a small machine; the rest is as its author left it.
+# Size, batch and context for a small machine; everything else is the author's.
 SCALED: dict[str, Any] = {
     "WINDOW_PATTERN": "L",
     "TOTAL_BATCH_SIZE": 2**11,
@@ -20,7 +20,7 @@ SCALED: dict[str, Any] = {
     "DEVICE_BATCH_SIZE": 8,
     "FINAL_EVAL_BATCH_SIZE": 16,
 }
-# Rates found for it on 2 cores, where its own are too high, and our batch.
+# Our batch, and learning rates tuned for it on 2 cores, where its own are too high.
 TUNED = {**SCALED, "TOTAL_BATCH_SIZE": 2**13, "DEVICE_BATCH_SIZE": 16, "MATRIX_LR": 0.01, "EMBEDDING_LR": 0.3}
 
 PREPARE = """
@@ -37,16 +37,21 @@ def make_dataloader(*args):
     for inputs, targets, epoch in ours.make_dataloader(*args):
         yield mx.array(inputs), mx.array(targets), epoch
 """
-NO_BLAS = "no-blas"  # a file beside train.py: MLX keeps its own
+NO_BLAS = "no-blas"  # a file next to train.py that makes MLX keep its own BLAS
 
 
 def make_workspace(port: Path, folder: Path, constants: dict[str, Any], *, fast: bool) -> Path:
-    """Its train.py in `folder`, ready to run. fast: with our BLAS, all its threads, and float32, which a BLAS needs."""
+    """Put the port's train.py into `folder`, ready to run.
+
+    Args:
+        constants: values that replace the port's.
+        fast: use our BLAS with all threads, and float32, which a BLAS needs.
+    """
     source = (port / "train.py").read_text()
     for name, value in constants.items():
         source, found = re.subn(rf"(?m)^({name} = ).*$", rf"\g<1>{value!r}", source)
         if not found:
-            raise SystemExit(f"{port / 'train.py'} has no constant {name}: is it the port's newest commit?")
+            raise SystemExit(f"{port / 'train.py'} has no constant {name}; update the checkout of the port")
     if fast:
         source = source.replace("mx.bfloat16", "mx.float32")
     else:

@@ -1,10 +1,9 @@
-"""The share of a training step that is matrix products, at the rate of bare products of the same shapes.
+"""Measure the share of a training step that is matrix products, at the rate of bare products of the same shapes.
 
     uv run python -m benchmarks.products
 
-Two parts of one process take turns: whole steps of train.py as it is (gradients and optimizer), and nothing but the
-products that such a step needs, on the same worker threads. Their ratio is how much of the step is arithmetic that
-could not be left out.
+One process alternates between whole steps of train.py (gradients and optimizer) and nothing but the products that such
+a step needs, on the same worker threads. The ratio is the fraction of the step that is unavoidable arithmetic.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 ROUNDS = 30
-# How many of (rows, inner) @ (inner, columns).
+# Count, and the shape of (rows, inner) @ (inner, columns).
 Product = tuple[int, tuple[int, int, int]]
 
 
 def forward_and_backward(rows: int, inner: int, columns: int) -> list[tuple[int, int, int]]:
-    """A product, the gradient of its left side and that of its right side."""
+    """Return the shapes of a product and of the gradients of its left and right operand."""
     return [(rows, inner, columns), (rows, columns, inner), (inner, rows, columns)]
 
 
 def of_gradients(model: train.GPT) -> list[Product]:
-    """The products in a worker's share of one micro-step."""
+    """Return the products in one worker's share of a micro-step."""
     length = MAX_SEQ_LEN
     rows = DEVICE_BATCH_SIZE // WORKERS
     linears = [module for _, module in model.named_modules() if isinstance(module, train.Linear)]
@@ -52,7 +51,7 @@ def of_gradients(model: train.GPT) -> list[Product]:
 
 
 def of_muon(model: train.GPT) -> list[Product]:
-    """The products of a step's Newton-Schulz iterations, which one worker does."""
+    """Return the products of a step's Newton-Schulz iterations, which one worker computes."""
     shapes = [
         tuple(sorted(p.shape))
         for name, p in train.flat_parameters(model).items()
@@ -66,7 +65,7 @@ def of_muon(model: train.GPT) -> list[Product]:
 
 
 def prepared(products: list[Product]) -> Callable[[object], None]:
-    """What does the products, each with operands of its own."""
+    """Return a function that computes the products, each with its own operands."""
     operands = [
         (mx.random.normal((count, rows, inner)), mx.random.normal((count, inner, columns)))
         for count, (rows, inner, columns) in products

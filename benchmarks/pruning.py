@@ -1,15 +1,15 @@
-"""Machine time that ending hopeless runs would have saved in recorded sessions, and the wins that it would have cost.
+"""Measure the machine time that pruning would have saved in recorded sessions, and the wins that it would have lost.
 
     uv run python -m benchmarks.pruning FOLDER... [--pool] [--chance 0.0075] [--overruns DIR]
     uv run python -m benchmarks.pruning --synthetic 100 [--lines 300]
 
-A FOLDER is one session (`.autoresearch/sessions/TAG`) or anything that holds some. Every run is replayed line by line,
-in the order of its session, against the rule of pruning/prune.py as it would have stood then: a run that it prunes
-has no metric and is no history for the later ones, and 1 in 20 of them finishes as a control. Machine time is that of
-whole runs, start, evaluation, failures and repetitions included; of a pruned experiment only that one run is cut.
-What is recorded after a lost win stays as it was, though the session would have gone on from another incumbent.
---pool lets a session learn from those before it. Where `benchmarks.overruns` has run a night's failures again, what the
-harness saves by ending those over their budget counts too, in a column of its own.
+A FOLDER is a session (`.autoresearch/sessions/TAG`) or contains some. Every run is replayed line by line, in the order
+of its session, against the rule of pruning/prune.py with the history of that moment. A pruned run has no metric and
+does not enter the history of later ones, and 1 in 20 of them finishes as a control. Machine time covers whole runs
+including start, evaluation, failures and repeats; of a pruned experiment only that one run is cut short. Records after
+a lost win are replayed unchanged, although the session would have continued from another incumbent. --pool lets a
+session learn from those before it. If `benchmarks.overruns` has repeated a night's failures, the time saved by ending
+runs over their budget is shown in a column of its own.
 """
 
 from __future__ import annotations
@@ -41,10 +41,14 @@ START, EVALUATION = 3.5, 3.5  # seconds of a synthetic run, besides its training
 
 @dataclass(frozen=True)
 class Recorded:
-    """One experiment. curve, metric: of its first run that succeeded, else of its last and None.
+    """One experiment of a recorded session.
 
-    noise: of the metric, as far as repeated runs had told by then. seconds: of all its runs.
-    remaining: seconds that the run would still have taken, by fraction of the training.
+    Attributes:
+        curve: of its first run that succeeded, otherwise of its last run.
+        metric: of that run; None if no run succeeded.
+        noise: standard deviation of the metric, as far as known from repeats at that time.
+        seconds: of all its runs.
+        remaining: maps a fraction of the training to the seconds that the run still takes from there.
     """
 
     number: int
@@ -88,15 +92,15 @@ class Tally:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What ending hopeless runs would have saved and cost.")
+    parser = argparse.ArgumentParser(description="Measure what pruning would have saved and lost.")
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--pool", action="store_true", help="learn from the sessions before, too")
+    parser.add_argument("--pool", action="store_true", help="learn from earlier sessions, too")
     parser.add_argument("--chance", type=float, default=CHANCE)
-    parser.add_argument("--overruns", type=Path, help="the folder of a night whose failures were run again")
+    parser.add_argument("--overruns", type=Path, help="folder of a night that benchmarks.overruns has repeated")
     parser.add_argument("--synthetic", type=int, default=0, metavar="SESSIONS")
-    parser.add_argument("--lines", type=int, default=10, help="of a synthetic log: its seconds of training")
+    parser.add_argument("--lines", type=int, default=10, help="lines of a synthetic log, one per second of training")
     parser.add_argument("--gaussian", action="store_true", help="synthetic noise without heavy tails")
-    parser.add_argument("--verbose", action="store_true", help="every pruned run")
+    parser.add_argument("--verbose", action="store_true", help="print every pruned run")
     given = parser.parse_args()
     try:
         sessions = [load(folder) for folder in sorted(find(given.folders), key=began)]
@@ -104,7 +108,7 @@ def main() -> None:
         sys.exit(str(error))
     made = [synthetic(seed, given.lines, not given.gaussian) for seed in range(given.synthetic)]
     if not sessions and not made:
-        sys.exit("no session is there: name a folder with a journal.jsonl in or under it, or give --synthetic 100")
+        sys.exit("no session found: name a folder with a journal.jsonl in or under it, or use --synthetic 100")
     shorter = known(given.overruns) if given.overruns else {}
     tallies, history = [], list[Finished]()
     for name, direction, runs in [*sessions, *made]:
@@ -120,13 +124,13 @@ def main() -> None:
     print(total.row())
     saved, lost = (total.saved + total.over) / max(total.seconds, 1e-9), len(total.lost) / max(total.wins, 1)
     print(f"saved {saved:.1%} of machine time (target {TARGET_SAVED:.0%}), lost {lost:.2%} of wins ({TARGET_LOST:.0%})")
-    print("saved: by the forecast; over: by ending what had trained for too long to count, as run again")
-    print(f"at most: every finished run that was no better, ended at {EARLIEST:.0%} of its training by one who knows")
-    print("lost: kept when recorded; better: pruned although the first run was better than the incumbent at all")
+    print("saved: by the forecast; over: by ending runs that had trained too long to count (benchmarks.overruns)")
+    print(f"at most: if every finished run that was no better had ended at {EARLIEST:.0%} of its training")
+    print("lost: pruned although kept when recorded; better: pruned although its first run beat the incumbent")
     if len(total.errors) > 1:
         mean, spread = statistics.mean(total.errors), statistics.stdev(total.errors)
-        print(f"estimates of pruned runs less what they came to: mean {mean:+.4f}, standard deviation {spread:.4f}")
-    sys.exit(0 if saved >= TARGET_SAVED and lost < TARGET_LOST else "a target is missed")
+        print(f"estimates of pruned runs minus their final metric: mean {mean:+.4f}, standard deviation {spread:.4f}")
+    sys.exit(0 if saved >= TARGET_SAVED and lost < TARGET_LOST else "missed a target")
 
 
 def replayed(
@@ -138,9 +142,10 @@ def replayed(
     verbose: bool = False,
     over: Mapping[int, float] = NO_OVERRUNS,
 ) -> Tally:
-    """One session under the rule. `history` grows by the runs that finish.
+    """Replay one session under the rule. Runs that finish are appended to `history`.
 
-    over: seconds that the harness saves, by number of the experiment.
+    Args:
+        over: seconds that the harness saves, by number of the experiment.
     """
     tally = Tally(name)
     for run in runs:
@@ -172,7 +177,7 @@ def replayed(
 def ended_early(
     run: Recorded, history: Sequence[Finished], direction: Direction, chance: float
 ) -> tuple[float, float | None, str] | None:
-    """(fraction, estimate of the final metric, reason) where the rule would have ended it."""
+    """Return (fraction, estimate of the final metric, reason) if the rule ends this run, otherwise None."""
     looked = 0.0
     for end, point in enumerate(run.curve, start=1):
         if reason := broken(run.curve[:end]):
@@ -191,7 +196,7 @@ def ended_early(
 
 
 def find(folders: Iterable[Path]) -> set[Path]:
-    """The sessions in or under `folders`; .autoresearch is hidden, so a glob from above would be, too."""
+    """Return the sessions in or under `folders`, including those below the hidden .autoresearch."""
     return {journal.parent for folder in folders for journal in folder.rglob("journal.jsonl")}
 
 
@@ -200,7 +205,11 @@ def began(folder: Path) -> float:
 
 
 def load(folder: Path) -> tuple[str, Direction, list[Recorded]]:
-    """A session's name, direction and experiments but the baseline. Raises AutoresearchError on a damaged journal."""
+    """Return a session's name, direction and experiments without the baseline.
+
+    Raises:
+        AutoresearchError: the journal is damaged.
+    """
     state = replay(read(folder / "journal.jsonl"))
     direction: Direction = (state.session or {}).get("direction", "minimize")
     found: list[Recorded] = []
@@ -233,7 +242,7 @@ def _recorded(folder: Path, experiment: Experiment, incumbent: Experiment, noise
 
 
 def pooled_noise(experiments: Iterable[Experiment]) -> float:
-    """Standard deviation of the metric between runs of the same code; 0 while nothing was run twice."""
+    """Return the standard deviation of the metric between runs of the same code; 0 without repeats."""
     squares, freedom = 0.0, 0
     for experiment in experiments:
         metrics = [run.metric for run in experiment.runs if run.metric is not None]
@@ -244,14 +253,14 @@ def pooled_noise(experiments: Iterable[Experiment]) -> float:
 
 
 def _changed(experiment: Experiment, incumbent: Experiment) -> frozenset[str]:
-    """What differs, as far as the journal says: of a model's proposal, code is always taken to be part."""
+    """Return what differs, as far as the journal records it. A model's proposal always counts as changing code."""
     ours, theirs = experiment.parameters, incumbent.parameters
     names = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     return frozenset(names | ({CODE} if experiment.proposer in MODELS or not names else set()))
 
 
 def log_text(folder: Path, number: int, run: Run) -> str:
-    """The log of a run, wherever the session's folder lies now; empty where it is gone."""
+    """Return the log of a run, wherever the session's folder is now; empty if it is missing."""
     recorded = Path(run.log)
     places = [folder / "experiments" / f"{number:04d}" / recorded.name]
     if ".autoresearch" in recorded.parts:

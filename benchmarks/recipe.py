@@ -1,10 +1,10 @@
-"""Our recipe against the MLX port's: the same machine, clock, snapshot and evaluated tokens.
+"""Compare our recipe with the MLX port's: the same machine, clock, snapshot and evaluated tokens.
 
     uv run python -m benchmarks.recipe --port DIR [--seconds 60] [--runs 3] [--as-installed]
 
-The two take turns. The port gets the BLAS that we have, all cores for it, and float32, which the BLAS needs; once with
-its own learning rates and once with our batch and rates tuned for this machine. With --as-installed also as a person
-would meet it.
+Runs of both alternate. The port gets our BLAS with all cores, and float32, which the BLAS needs: once with its own
+learning rates, and once with our batch and rates tuned for this machine. --as-installed adds the port as it is without
+these changes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Result:
 def train(folder: Path, seconds: float, env: dict[str, str]) -> Result:
     """Run train.py in `folder` and read its summary."""
     settings = {"AUTORESEARCH_TRAINING_SECONDS": f"{seconds:g}", **env}
-    # The port imports MLX first, where the BLAS must be in front already.
+    # The port imports MLX first, so the BLAS must be loaded before it.
     command = [sys.executable, "-c", START]
     done = subprocess.run(command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True)
     if done.returncode != 0:
@@ -65,7 +65,7 @@ def train(folder: Path, seconds: float, env: dict[str, str]) -> Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Our recipe against the MLX port's.")
+    parser = argparse.ArgumentParser(description="Compare our recipe with the MLX port's.")
     parser.add_argument("--port", type=Path, required=True, help="a checkout of trevin-creator/autoresearch-mlx")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--runs", type=int, default=3)
@@ -86,7 +86,7 @@ def main() -> None:
         for number in range(options.runs):
             for name, (folder, env) in folders.items():
                 if name == "port, as installed" and number:
-                    continue  # it takes minutes to evaluate, and its place is clear after one run
+                    continue  # it takes minutes to evaluate, and one run shows its place
                 result = train(folder, options.seconds, env)
                 results[name].append(result)
                 print(f"{name:20}  {result}", file=sys.stderr, flush=True)

@@ -1,12 +1,12 @@
-"""The built-in search against random search, TPE and CMA-ES on a surrogate of the task that answers in milliseconds.
+"""Compare the built-in search with random search, TPE and CMA-ES on a surrogate that answers in milliseconds.
 
     uv run --with scikit-learn==1.9.1 --with cmaes python -m benchmarks.search --trials FILE
         [--sessions 40] [--experiments 100 300] [--noise 0.00026]
 
-See benchmarks.surrogate for FILE. All start from the default, which is measured and told to all, may use the same
-number of runs, and search the same ranges. What is compared is the value without noise of what each has found. The
-samplers are Optuna's with its own settings; CMA-ES starts at the default where that is better for it. The search
-decides as a session does, so that runs which confirm come out of its budget; the samplers keep the lowest number.
+See benchmarks.surrogate for FILE. All start from the default, which is measured and told to all, have the same number
+of runs, and search the same ranges. The results compared are values without noise. The samplers are Optuna's with its
+own settings; CMA-ES also runs with a start at the default. The search decides as a session does, so confirming runs
+come out of its budget. The samplers keep the lowest number.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from agent.proposers.search.space import Dimension, space_of
 from benchmarks.surrogate import FILES, NOISE, simulate, surrogate
 
 ARMS = ("search", "random", "tpe", "cma-es", "cma-es at the default")
-# What CMA-ES is told of a failure: it has to be told something. The worst of the trials is 2.1.
+# The value that CMA-ES gets for a failure, because it needs one. The worst of the trials is 2.1.
 FAILED = 2.2
 SPACE = space_of(FILES, {})
 SIGMA = 0.2
 
 
 class Sampler:
-    """One of Optuna's samplers over the whole space: it knows of no incumbent."""
+    """One of Optuna's samplers over the whole space. It does not know the incumbent."""
 
     name = "optuna"
 
@@ -94,7 +94,7 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def encoded(dimension: Dimension, value: Value) -> Value:
-    """Powers of two by their exponent, everything else as it is."""
+    """Return the exponent of a power of two, and any other value unchanged."""
     return int(value).bit_length() - 1 if dimension.kind == "power" else value
 
 
@@ -105,10 +105,10 @@ def decoded(dimension: Dimension, value: Any) -> Value:
 
 
 def session(trials: Path, noise: float, job: tuple[str, int, int]) -> tuple[float, float]:
-    """The value without noise of what was found, and seconds of processor time."""
+    """Return the value without noise of what was found, and seconds of processor time."""
     arm, runs, seed = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Optuna's remarks on CMA-ES, which leaves the one choice to chance.
+    # Optuna warns that CMA-ES draws the categorical constant at random.
     warnings.simplefilter("ignore")
     proposer: Proposer = SearchProposer() if arm == "search" else Sampler(arm, seed)
     began = time.process_time()
@@ -117,7 +117,7 @@ def session(trials: Path, noise: float, job: tuple[str, int, int]) -> tuple[floa
 
 
 def paired(others: list[float], own: list[float]) -> str:
-    """By how much `own` is lower, seed by seed."""
+    """Describe by how much `own` is lower, paired by seed."""
     differences = [other - mine for other, mine in zip(others, own, strict=True)]
     mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
     lower = sum(difference > 0 for difference in differences)
@@ -126,7 +126,7 @@ def paired(others: list[float], own: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The built-in search against random search, TPE and CMA-ES.")
+    parser = argparse.ArgumentParser(description="Compare the built-in search with random search, TPE and CMA-ES.")
     parser.add_argument("--trials", type=Path, required=True)
     parser.add_argument("--sessions", type=int, default=40)
     parser.add_argument("--experiments", type=int, nargs="+", default=[100, 300])
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.sessions)
-    surrogate(options.trials)  # before the fork: both workers share the trees
+    surrogate(options.trials)  # before the fork, so that both workers share the trees
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as workers:
         for runs in options.experiments:
             jobs = [(arm, runs, seed) for seed in seeds for arm in ARMS]

@@ -1,8 +1,8 @@
-"""Hundreds of experiments with a command that returns at once: does the loop stay as it was?
+"""Check that the loop stays fast and small over hundreds of experiments with a command that returns at once.
 
     uv run python -m benchmarks.soak [--experiments 500]
 
-Watches memory and open files of the loop while it runs, and compares the overhead of the last tenth with the first's.
+Samples memory and open files of the loop while it runs, and compares the overhead of the first and the last tenth.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_GROWTH = 1.25
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A long session of the loop.")
+    parser = argparse.ArgumentParser(description="Check the loop over a long session.")
     parser.add_argument("--experiments", type=int, default=500)
     experiments = parser.parse_args().experiments
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,14 +47,12 @@ def main() -> None:
     overheads = overheads_of([json.loads(line) for line in journal.splitlines()])
     part = max(1, len(overheads) // 10)
     first, last = statistics.median(overheads[:part]), statistics.median(overheads[-part:])
-    # numpy is imported at the first proposal of the model: what follows is what must stay flat.
+    # NumPy is imported at the first proposal of the model; memory must stay flat after that.
     settled = samples[len(samples) // 4 :]
     tenth = max(1, len(settled) // 10)
     memory = [statistics.median(s[0] for s in some) for some in (settled[:tenth], settled[-tenth:])]
     files = [max(s[1] for s in some) for some in (settled[:tenth], settled[-tenth:])]
-    print(
-        f"{len(overheads)} experiments, overhead {first:.3f} s at first, {last:.3f} s at last: {last / first:.2f} times"
-    )
+    print(f"{len(overheads)} experiments, overhead {first:.3f} s, at the end {last:.3f} s: {last / first:.2f} times")
     print(
         f"memory {memory[0]:.0f} MiB after a quarter, {memory[1]:.0f} MiB at the end; open files {files[0]}, {files[1]}"
     )

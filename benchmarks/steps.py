@@ -1,11 +1,11 @@
-"""How much of the noise of recorded runs is the number of steps that the machine left time for.
+"""Measure how much of the noise of recorded runs comes from the number of steps that the machine left time for.
 
     uv run python -m benchmarks.steps DIR...
 
-DIR is that of `benchmarks.night`. Runs of one program are a group: those of an experiment in its session, and the fresh
-ones of a best. Of each: its runs, the slope of the metric in the logarithm of the steps, and the standard deviation of
-one run as measured and at equal steps, by its own slope. The last row has one slope for all, as
-decision/equal_steps.py does.
+DIR is the folder of a `benchmarks.night`. Runs of one program form a group: those of an experiment in its session, or
+the held-out runs of a best. The table shows for each group its runs, the slope of the metric against the logarithm of
+the steps, and the standard deviation of one run as measured and at equal steps with the group's own slope. The last row
+uses one slope for all groups, as decision/equal_steps.py does.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Group = tuple[str, Sequence[Run]]
 
 
 def groups(out: Path) -> Iterator[Group]:
-    """Every program of a night that was run three times or more."""
+    """Yield every program of a night with three runs or more."""
     for folder in sorted(each for each in out.iterdir() if (each / ".autoresearch" / "sessions").is_dir()):
         for experiment in state_of(folder).experiments:
             runs = [run for run in (*experiment.runs, *experiment.heldout_runs) if run.metric is not None]
             if len(runs) > 2:
                 yield f"{folder.name} #{experiment.number}", runs
-    fresh = [json.loads(line) for line in (out / "fresh.jsonl").read_text().splitlines()]
-    for name in dict.fromkeys(each["name"] for each in fresh):
-        runs = [Run(each["val_bpb"], 0.0, {STEPS: each["steps"]}) for each in fresh if each["name"] == name]
-        yield f"{name}, fresh", runs
+    heldout = [json.loads(line) for line in (out / "fresh.jsonl").read_text().splitlines()]
+    for name in dict.fromkeys(each["name"] for each in heldout):
+        runs = [Run(each["val_bpb"], 0.0, {STEPS: each["steps"]}) for each in heldout if each["name"] == name]
+        yield f"{name}, held-out", runs
 
 
 def row(name: str, parts: Sequence[Sequence[Run]]) -> str:
@@ -46,7 +46,7 @@ def row(name: str, parts: Sequence[Sequence[Run]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The noise that is the number of steps.")
+    parser = argparse.ArgumentParser(description="Measure how much of the noise is the number of steps.")
     parser.add_argument("folders", nargs="+", type=Path)
     found = [group for folder in parser.parse_args().folders for group in groups(folder)]
     print("| program | runs | slope | sd of one run | at equal steps | explained |\n|---|---|---|---|---|---|")

@@ -1,8 +1,8 @@
-"""The task of one H200 in milliseconds: trees learnt from its published trials answer for the machine.
+"""Simulate the task of one H200 in milliseconds, with trees learned from its published trials.
 
-The trials are a parquet table as published with arXiv 2603.24647: `val_bpb` (missing where a trial failed) and 14
+The trials are the Parquet table published with arXiv 2603.24647: `val_bpb` (missing if a trial failed) and 14
 constants. Equal candidates differ by the noise that was measured there. `simulate` is the loop without git and
-processes: a proposer, a budget in runs, and a rule that decides what is kept.
+processes: a proposer, a budget in runs, and a rule that decides what to keep.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Answer = Callable[[Mapping[str, Value]], float | None]
 
 @cache
 def surrogate(trials: Path) -> Answer:
-    """constants -> val_bpb without noise, None for a failure."""
+    """Return a function that maps constants to val_bpb without noise, or to None for a failure."""
     import numpy as np
     import pyarrow.parquet as pq
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
@@ -75,7 +75,10 @@ def _features(values: Mapping[str, Any]) -> list[float]:
 
 
 def _fast(forest: Any) -> Callable[[np.ndarray[Any, Any]], float]:
-    """The trees' mean for one point, of a classifier the share of its last class: a fraction of sklearn's time."""
+    """Return a function for the trees' mean at one point, much faster than sklearn's.
+
+    For a classifier the mean is that of the fraction of the last class.
+    """
     import numpy as np
 
     trees = [tree.tree_ for tree in forest.estimators_]
@@ -111,9 +114,12 @@ def simulate(
     noise: float = NOISE,
     count: Literal["runs", "experiments"] = "runs",
 ) -> float:
-    """The incumbent's value without noise when `budget` runs, or experiments, are spent.
+    """Run a session and return the incumbent's value without noise.
 
-    The baseline's first run is not counted. kind: the rule that decides, as `run --verdict` has it.
+    Args:
+        budget: number of runs or experiments, as `count` says. The baseline's first run is free.
+        kind: the rule that decides, as in `run --verdict`.
+        noise: standard deviation of one run.
     """
     draw = random.Random(f"noise:{seed}")
     parameters = tunable_parameters(FILES, {})

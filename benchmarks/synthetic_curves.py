@@ -1,8 +1,8 @@
-"""Sessions of runs that never ran: learning curves and final metrics with stated noise, some of which cross.
+"""Generate synthetic sessions: learning curves and final metrics with known noise, some of which cross.
 
-The metric stands for bits per byte and the loss for nats per token, as train.py prints it. A candidate's true effect is
-seen in its loss from early on, in a size that varies; besides, its curve deviates by something that is gone at the end:
-little for plain edits, much and with heavy tails for edits of a kind whose curves cross.
+The metric stands for bits per byte and the loss for nats per token, as train.py prints it. A candidate's true effect
+shows in its loss from early on, with varying size. The curve also deviates by an amount that has vanished at the end:
+small for plain edits, large and with heavy tails for kinds of edits whose curves cross.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ PLAIN, CROSSING = ("MATRIX_LR", "ADAM_BETA1"), ("TOTAL_BATCH_SIZE", "WARMDOWN_RA
 
 @dataclass(frozen=True)
 class Made:
-    """One run of a synthetic session; the first is the baseline. won: measured better than the incumbent."""
+    """One run of a synthetic session; the first is the baseline.
+
+    Attributes:
+        won: whether its metric was better than the incumbent's.
+    """
 
     curve: Curve
     metric: float
@@ -29,9 +33,12 @@ class Made:
 
 
 def session(seed: int, experiments: int = 60, lines: int = 10, heavy: bool = True, crossing: float = 0.4) -> list[Made]:
-    """heavy: noise with the tails of Student's t with 3 degrees of freedom, instead of Gaussian.
+    """Generate one session.
 
-    crossing: share of the edits whose curves cross.
+    Args:
+        lines: lines of each log after the first.
+        heavy: use Student's t with 3 degrees of freedom for the noise instead of a Gaussian.
+        crossing: fraction of the edits whose curves cross.
     """
     chance = random.Random(seed)
     true, best, made = 1.9, math.inf, list[Made]()
@@ -51,7 +58,7 @@ def session(seed: int, experiments: int = 60, lines: int = 10, heavy: bool = Tru
 
 
 def _effect(chance: random.Random) -> float:
-    """True change of the metric: of candidates 15 % are better, 40 % a little worse, 45 % clearly worse."""
+    """Draw the true change of the metric: 15 % of candidates are better, 40 % slightly worse, 45 % clearly worse."""
     kind = chance.random()
     if kind < 0.15:
         return -abs(chance.gauss(0, 3 * NOISE))
@@ -71,6 +78,6 @@ def _curve(chance: random.Random, lines: int, true: float, effect: float, luck: 
 
 
 def _draw(chance: random.Random, heavy: bool) -> float:
-    """A standard normal draw, or one of Student's t with 3 degrees of freedom."""
+    """Draw from a standard normal, or from Student's t with 3 degrees of freedom."""
     normal = chance.gauss(0, 1)
     return normal / math.sqrt(chance.gammavariate(1.5, 2) / 3) if heavy else normal

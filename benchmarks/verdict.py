@@ -1,11 +1,11 @@
-"""False keeps, power and bias of the verdict, beside three rules that other loops use. Simulated: no training.
+"""Simulate false keeps, power and bias of the verdict and of three rules that other loops use. Nothing is trained.
 
     uv run python -m benchmarks.verdict [--sessions 400] [--edits 100]
 
-Effects and bias are in standard deviations of one run. Every run after the baseline's is counted, of the incumbent too.
-"Established": the edit comes after 20 null edits. "In a row": every fifth edit is real, so that the incumbent is young.
-The drifting machine is that of recorded sessions: its speed wanders by a tenth, and the steps that it leaves time for
-explain 85 % of the variance, by a slope that differs between programs by 0.4 of itself.
+Effects and bias are in standard deviations of one run. Every run after the baseline's is counted, including the
+incumbent's. Power is measured after 20 null edits. "In a row" means that every fifth edit is real, so the incumbent is
+young. The drifting machine is that of recorded sessions: its speed varies by a tenth, the number of steps that fit
+explains 85 % of the variance, and the slope differs between programs by 0.4 of itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Program = Callable[
     [], tuple[float, float]
 ]  # deviation of the metric and steps of one run; steps are 0 where not counted
 Machine = Callable[[], Program]
-BASE = 1.0 / PRIOR  # the metric's size at which the prior of the noise is right; --prior moves it
+BASE = 1.0 / PRIOR  # the size of the metric at which the prior of the noise is right
 RULES = ("confirm", "lower wins", "three repeats, bootstrap", "twice one repeat")
 BASELINE_RUNS = 2
 TAIL_SHARE, TAIL_MEAN, BODY = 0.12, 2.4, 0.6
@@ -41,7 +41,7 @@ def gaussian(rng: random.Random) -> Machine:
 
 
 def heavy(rng: random.Random) -> Machine:
-    """Standard deviation 1, mean 0, a heavy tail of bad results, as over seeds on a small machine."""
+    """Return a machine with standard deviation 1, mean 0 and a heavy tail of bad results, as over seeds."""
     mean = TAIL_SHARE * TAIL_MEAN
     sd = math.sqrt(BODY**2 + 2 * TAIL_SHARE * TAIL_MEAN**2 - mean**2)
 
@@ -53,9 +53,10 @@ def heavy(rng: random.Random) -> Machine:
 
 
 def drifting(rng: random.Random, *, counted: bool = True) -> Machine:
-    """Standard deviation 1, most of it by the speed of the machine, which wanders from run to run.
+    """Return a machine with standard deviation 1, most of it from its speed, which drifts from run to run.
 
-    counted: whether the rule sees the steps.
+    Args:
+        counted: whether the rule sees the steps.
     """
     speed, usual = rng.gauss(0.0, WANDER), -math.sqrt(EXPLAINED / (1 + SLOPES_DIFFER**2)) / WANDER
 
@@ -83,7 +84,13 @@ MACHINES: dict[str, Callable[[random.Random], Machine]] = {
 
 @dataclass
 class Simulated:
-    """A session whose metric is to be minimised. level: what the incumbent is really worth."""
+    """A session that minimizes its metric.
+
+    Attributes:
+        prior: factor by which the prior of the noise is wrong.
+        level: the incumbent's true value.
+        age: experiments since the incumbent was kept.
+    """
 
     rule: str
     machine: Machine
@@ -107,7 +114,7 @@ class Simulated:
         return Run(self.level - effect + deviation, 1.0, {STEPS: steps} if steps else {})
 
     def edit(self, effect: float) -> bool:
-        """Whether a candidate that is better by `effect` is kept."""
+        """Return whether a candidate that is better by `effect` is kept."""
         program = self.machine()
         kept = {
             "confirm": self._confirm,
@@ -146,7 +153,7 @@ class Simulated:
         return step.status == "keep"
 
     def _lower(self, program: Program, effect: float) -> bool:
-        """The classic loop: the incumbent's number is the one it was kept with."""
+        """Decide as the classic loop does: the incumbent's number is the one it was kept with."""
         candidate = self.run(program, effect)
         if metric(candidate) >= self.reported():
             return False
@@ -154,8 +161,10 @@ class Simulated:
         return True
 
     def _bootstrap(self, program: Program, effect: float) -> bool:
-        """Two runs more for what looks better; kept where 95 % of the bootstrapped means are better than the incumbent,
-        which is known exactly."""
+        """Give a candidate that looks better two more runs, and keep it if 95 % of the bootstrapped means are better.
+
+        The incumbent's value is known exactly.
+        """
         candidate = [self.run(program, effect)]
         if metric(candidate[0]) >= self.level:
             return False
@@ -183,7 +192,7 @@ def metrics(runs: Sequence[Run]) -> list[float]:
 
 
 def null_session(rule: str, noise: str, prior: float, edits: int, seed: int) -> tuple[int, int, float]:
-    """False keeps, runs, and how far the value reported at the end is from the truth."""
+    """Return false keeps, runs, and the error of the value reported at the end."""
     session = _session(rule, noise, prior, seed)
     kept = sum(session.edit(0.0) for _ in range(edits))
     return kept, session.runs, session.reported() - session.level
@@ -198,7 +207,7 @@ def established(rule: str, noise: str, prior: float, effect: float, seed: int) -
 
 
 def in_a_row(rule: str, noise: str, prior: float, effect: float, seed: int) -> float:
-    """The share of eight real edits that is kept."""
+    """Return the fraction of eight real edits that is kept."""
     session = _session(rule, noise, prior, 2 * 10**6 + seed)
     kept = [session.edit(effect if number % 5 == 4 else 0.0) for number in range(40)]
     return statistics.mean(kept[4::5])
@@ -226,13 +235,13 @@ def report(pool: ProcessPoolExecutor, rule: str, noise: str, prior: float, sessi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="False keeps, power and bias of verdicts.")
+    parser = argparse.ArgumentParser(description="Simulate false keeps, power and bias of verdicts.")
     parser.add_argument("--sessions", type=int, default=400)
     parser.add_argument("--edits", type=int, default=100)
     options = parser.parse_args()
-    print(f"{options.sessions} sessions of {options.edits} null edits; at most {MOST_RUNS} runs of a candidate")
+    print(f"{options.sessions} sessions of {options.edits} null edits; at most {MOST_RUNS} runs per candidate")
     header = (
-        "| rule | false keeps | runs an edit | bias of the end | power at 1 | 2 | 3 | 4 sd | in a row 2 | 3 sd |\n"
+        "| rule | false keeps | runs per edit | bias at the end | power at 1 | 2 | 3 | 4 sd | in a row 2 | 3 sd |\n"
         "|---|---|---|---|---|---|---|---|---|---|"
     )
     with ProcessPoolExecutor(2) as pool:

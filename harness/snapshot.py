@@ -143,6 +143,14 @@ def prepared(key: str) -> dict[str, Any] | None:
     return _whole_record(directory)
 
 
+def _current() -> dict[str, Any] | None:
+    """Return the record of the current snapshot, None if it is missing or incomplete."""
+    try:
+        return _whole_record(CACHE_DIR / "snapshots" / (CACHE_DIR / "current").read_text())
+    except FileNotFoundError:
+        return None
+
+
 def _whole_record(directory: Path) -> dict[str, Any] | None:
     """Return the content of snapshot.json if every file that it lists exists with its size."""
     try:
@@ -273,7 +281,7 @@ def display() -> Iterator[Report]:
 
 
 def make_current(source: str, num_shards: int | None, profile: str, workers: int) -> str:
-    """Make the requested snapshot current, preparing it if needed.
+    """Make the requested snapshot current, preparing it if needed. A request without choices keeps the current one.
 
     Returns:
         A summary for the user.
@@ -284,7 +292,8 @@ def make_current(source: str, num_shards: int | None, profile: str, workers: int
     if source not in ("auto", "climbmix", "tinystories", "embedded"):
         source = str(Path(source).expanduser().resolve())
     asked = request_key(source, num_shards, profile)
-    record = prepared(asked)
+    record = _current() if (source, num_shards, profile) == ("auto", None, "auto") else None
+    record = record or prepared(asked)
     found = record is not None
     if record is None:
         resolved = dataset.resolve(source)

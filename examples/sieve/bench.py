@@ -1,4 +1,4 @@
-"""The harness: checks sieve.py against known counts, times it, and prints one JSON object. The loop never edits it."""
+"""Check sieve.py against known counts, time it, and print one JSON object. The loop never edits this harness."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ def main() -> None:
     for bound, count in KNOWN.items():
         found = count_primes(bound)
         if found != count:
-            raise SystemExit(f"there are {count} primes below {bound}, not {found}")
+            raise SystemExit(f"wrong count: expected {count} primes below {bound}, got {found}")
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()

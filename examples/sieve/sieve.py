@@ -2,13 +2,13 @@
 
 from math import isqrt
 
-SEGMENT = 512  # search: 256..1048576 log; numbers a segment, small ones fit in the cache, large ones loop less
+SEGMENT = 512  # search: 256..1048576 log; numbers per segment: small ones fit the cache, large ones loop less
 SKIP_EVENS = False  # sieve odd numbers only
 SLICES = False  # cross out with one slice assignment instead of a Python loop
 
 
 def count_primes(bound: int) -> int:
-    """How many primes are smaller than `bound`."""
+    """Return the number of primes below `bound`."""
     if bound <= 2:
         return 0
     step = 2 if SKIP_EVENS else 1

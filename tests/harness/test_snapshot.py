@@ -86,6 +86,9 @@ def test_equal_content_has_an_equal_id_and_other_content_another(shards: Path, s
     # Going back takes no work.
     assert run(cache, "--source", str(shards)).stdout.startswith("already prepared")
     assert record(cache)["id"] == shards_id
+    # `run` prepares without flags: that keeps the source that the user chose.
+    assert run(cache).stdout.startswith("already prepared")
+    assert record(cache)["id"] == shards_id
 
 
 @pytest.mark.parametrize("step", ["train tokenizer", "tokenize shard_06542.parquet", "tokenize shard_00001.parquet"])
@@ -169,7 +172,7 @@ def test_climbmix_through_the_command_line_despite_faults(shards: Path, shards_i
 
 
 def test_auto_falls_back_to_the_embedded_text_and_stays_with_it(embedded: Path, tmp_path: Path) -> None:
-    cache = shutil.copytree(embedded, tmp_path / "cache")
+    cache = shutil.copytree(embedded, tmp_path / "cache", ignore=shutil.ignore_patterns("current"))
     done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (0, "source embedded: the host of climbmix is unreachable\n")
     assert run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9").stdout.startswith("already prepared: embedded")
