@@ -42,6 +42,7 @@ if ROWS != 64 and DEVICE_BATCH_SIZE > 16:
     sys.exit(1)
 print(f"val_bpb: {1 + ROWS / 100:.6f}")
 """
+STARTED = re.compile(r'^{"event": "started", .*"number": 1, .*}\n', re.MULTILINE)
 BENCH = "SIZE = 8\n\nif __name__ == '__main__':\n    print(f'latency_ms: {abs(SIZE - 50) / 10:.3f}')\n"
 
 
@@ -166,18 +167,14 @@ def stopped(folder: Path, seen: Seen) -> None:
     (folder / "train.py").write_text("from time import sleep\n" + (folder / "train.py").read_text())
     commit_all(folder, "slow")
     command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--patience", "9", "--max-hours", "1", "--json"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env, path = {**os.environ, "PYTHONPATH": str(ROOT)}, journal_path(folder, "t")
     with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as loop:
         deadline = time.monotonic() + 60
-        path = journal_path(folder, "t")
-        while not path.exists() or '"event": "started"' not in path.read_text().splitlines()[-1]:
+        while not (path.exists() and STARTED.search(path.read_text())):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        while json.loads(path.read_text().splitlines()[-1])["number"] == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        for command_ in ("status", "sessions", "doctor"):
-            seen.json(command_, folder, command_)
+        for looks in ("status", "sessions", "doctor"):
+            seen.json(looks, folder, looks)
         seen.json("show", folder, "show", "1")
         seen.take("loop", json.loads((state_folder(folder) / "loop.json").read_text()))
         loop.send_signal(signal.SIGTERM)
