@@ -88,7 +88,7 @@ def ordinary(folder: Path, seen: Seen) -> None:
     """A session of the search, and all that looks at one."""
     make_quick(folder)
     seen.json("baseline", folder, "baseline", "--sandbox", "off")
-    seen.lines("run", run(folder, "--max-experiments", "4", "--json").stdout)
+    seen.lines("run", run(folder, "--max-experiments", "4", "--json", "--report").stdout)
     for command in ("status", "sessions", "report", "diff", "log", "doctor"):
         seen.json(command, folder, command)
     for which in ("baseline", "best", "3"):
