@@ -44,7 +44,7 @@ def test_model_session_keeps_invariants(quick: Path, program: Cli, wire: str, st
     assert proposed[0]["expected"] == -0.01
     assert proposed[0]["reasoning"] == "it is nearer"
     assert len(events(quick, "called")) == len(server.requests) == count
-    assert f"{count} calls of models" in done.stdout
+    assert f"{count} model calls" in done.stdout
     shown = json.loads(program(quick, "status", "--json").stdout)["data"]
     assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count
     assert shown["cost"]["calls"] == count
