@@ -108,9 +108,10 @@ class NoMetric(ExperimentError):
     pass
 
 
-def in_one_line(error: AutoresearchError) -> str:
+def in_one_line(error: AutoresearchError | OSError) -> str:
     """Return message and hint on one line, for places without a second one: a note, a row, a check."""
-    return f"{error}; {error.hint}" if error.hint else str(error)
+    known = explain(error) if isinstance(error, OSError) else error
+    return f"{known}; {known.hint}" if known.hint else str(known)
 
 
 def explain(error: OSError) -> AutoresearchError:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, explain, in_one_line
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, read
@@ -46,7 +46,7 @@ def report_on(session: Session) -> Path | None:
     """Write the report, or show a note if that fails.
 
     Returns:
-        The page; None if it was not written or there is no baseline yet.
+        The page; None if it was not written, or the baseline is not measured yet.
     """
     from agent.views.page.write import write_report
 
@@ -55,7 +55,7 @@ def report_on(session: Session) -> Path | None:
     try:
         return write_report(session.runner.workspace, [session.tag])[0]
     except (AutoresearchError, OSError) as error:
-        session.journal.show("note", text=f"the report was not written: {in_one_line(explain(error) if isinstance(error, OSError) else error)}")
+        session.journal.show("note", text=f"the report was not written: {in_one_line(error)}")
         return None
 
 

@@ -17,7 +17,7 @@ from agent.cli.afterwards import confirm_gain, report_on
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.longer_training import trains
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain, in_one_line
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
@@ -225,7 +225,7 @@ def guarded(session: Session) -> int:
         session.abandon(str(stop))
         return stop.exit_code
     except (AutoresearchError, OSError) as error:
-        sentence = in_one_line(explain(error) if isinstance(error, OSError) else error)
+        sentence = in_one_line(error)
         # What cannot be cleaned up now is repaired at the next start; the user needs to see the first error.
         with contextlib.suppress(AutoresearchError, OSError):
             session.journal.show("failed", reason=sentence)

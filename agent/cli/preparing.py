@@ -18,13 +18,19 @@ from agent.format import block
 class InitFlags:
     """Flags that override what `init` detects."""
 
-    command: Annotated[str | None, typer.Option(metavar="COMMAND", help="Command to run; by default it is detected.")] = None
-    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the metric in its output; by default it is detected.")] = None
+    command: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Command to run; by default it is detected.")
+    ] = None
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the metric in its output; by default it is detected.")
+    ] = None
     direction: Annotated[
-        Literal["minimize", "maximize"] | None, typer.Option(help="Which direction is better; by default guessed from the name.")
+        Literal["minimize", "maximize"] | None,
+        typer.Option(help="Which direction is better; by default guessed from the name."),
     ] = None
     mutable: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Files that may change; repeat the flag for several patterns.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Files that may change; repeat the flag for several patterns."),
     ] = None
     training_seconds: TrainingSeconds = None
     sandbox: SandboxMode = "auto"

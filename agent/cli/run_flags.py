@@ -107,8 +107,8 @@ class ProposerFlags:
         typer.Option(
             envvar="AUTORESEARCH_PROPOSER",
             metavar="NAME",
-            help="search (built in), llm, command (an agent) or hybrid. By default hybrid with --model or --agent, else "
-            "search.",
+            help="search (built in), llm, command (an agent) or hybrid. By default hybrid with --model or --agent, "
+            "else search.",
             autocompletion=completion.proposers,
             rich_help_panel=PROPOSE,
         ),
@@ -159,7 +159,8 @@ class ProposerFlags:
         typer.Option(min=0, metavar="DOLLARS", help="Spending limit of the session.", rich_help_panel=PROPOSE),
     ] = None
     max_cost_per_experiment: Annotated[
-        float | None, typer.Option(min=0, metavar="DOLLARS", help="Spending limit of one experiment.", rich_help_panel=PROPOSE)
+        float | None,
+        typer.Option(min=0, metavar="DOLLARS", help="Spending limit of one experiment.", rich_help_panel=PROPOSE),
     ] = None
 
 
@@ -357,7 +358,7 @@ def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
     """Reject flags that have no effect without a model or an agent.
 
     Raises:
-        UsageError: If one is given and there is neither.
+        UsageError: If one is given without them.
     """
     idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
     if idle and not {"model", "agent", "agent_cmd"} & {*kept}:

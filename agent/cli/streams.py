@@ -62,7 +62,7 @@ class Forgiving:
         return getattr(self._stream, name)
 
     def _lost(self, error: OSError | ValueError) -> None:
-        """Redirect the stream to /dev/null, for child processes, too, unless a later write may succeed (a full disk)."""
+        """Redirect the stream to /dev/null, for child processes, too, unless a later write may succeed (full disk)."""
         if isinstance(error, OSError) and error.errno in GONE:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -180,7 +180,7 @@ def _noise(state: State) -> float | None:
 def _confirmation(state: State) -> dict[str, Any] | None:
     """Return the held-out comparison of the baseline with the best, or else with the latest earlier best.
 
-    `interval` is in values of the metric, `gain_interval` in gains. None if there was no such comparison.
+    `interval` is in values of the metric, `gain_interval` in gains. None without such a comparison.
     """
     best = state.incumbent
     kept = [e for e in state.experiments if e.verdict.status == "keep"]
@@ -267,8 +267,7 @@ def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[di
     seconds = state.session["fingerprint"].get("training_seconds")
     budget = f"AUTORESEARCH_TRAINING_SECONDS={seconds:g} " if seconds else ""
     found = [
-        (f"Show the best {path}", f"git show {best}:{shlex.quote(str(PurePosixPath(prefix, path)))}")
-        for path in paths
+        (f"Show the best {path}", f"git show {best}:{shlex.quote(str(PurePosixPath(prefix, path)))}") for path in paths
     ]
     found.append(("Run the best in a folder of its own", f"git worktree add {folder} {best}"))
     found.append(("", f"{enter} && {budget}{protocol.execution.command}"))

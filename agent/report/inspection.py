@@ -32,7 +32,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
     """Return everything known about one experiment, even if it is still running.
 
     Raises:
-        PreconditionError: If there is no such session or experiment.
+        PreconditionError: If the session or the experiment does not exist.
         UsageError: If `which` is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
@@ -74,7 +74,7 @@ def diff(folder: Path, tag: str | None, which: str | None, other: str | None) ->
         other: An experiment; None takes the parent of `which`, or the baseline if `which` is None, too.
 
     Raises:
-        PreconditionError: If there is no such session or experiment, or it has no commit yet.
+        PreconditionError: If the session or an experiment does not exist, or has no commit yet.
         UsageError: If a name is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
@@ -111,7 +111,7 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
         run: Number of the run, from 1; None takes the last.
 
     Raises:
-        PreconditionError: If there is no such run, or its log cannot be read.
+        PreconditionError: If the run does not exist, or its log cannot be read.
         UsageError: If `which` is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
@@ -188,7 +188,7 @@ def load(folder: Path, tag: str | None) -> tuple[str, State]:
     """Return a session's tag and state.
 
     Raises:
-        PreconditionError: If there is no such session, or it has no beginning.
+        PreconditionError: If the session does not exist, or ended before its first event.
     """
     tag = find_session(folder, tag)
     state = fold(journal_path(folder, tag))
@@ -240,8 +240,8 @@ def _numbers(everything: Sequence[Experiment | Pending]) -> str:
 def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
     """Return the measured effect of an experiment.
 
-    `value` is what the verdict used, `gain` the gain over the incumbent of its time (`compared_with`), and `estimate` is
-    explained at `decision.estimate`.
+    `value` is the mean that the verdict used, `gain` the gain over the incumbent of its time (`compared_with`), and
+    `estimate` the best estimate of the metric, see `decision.estimate`.
     """
     if isinstance(found, Pending):
         if found.commit is None or found.verdict is None:

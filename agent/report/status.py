@@ -28,7 +28,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
     """Return the summary, the last `rows` experiments and the current run, and the state they come from.
 
     Raises:
-        PreconditionError: If there is no such session, or it has no beginning yet.
+        PreconditionError: If the session does not exist, or has not begun.
     """
     beginning = about_to_begin(workspace, tag)
     if beginning is not None:

@@ -51,7 +51,7 @@ def session_lines(sessions: list[dict[str, Any]], now: float) -> list[str | Text
 
 def _effect(data: dict[str, Any]) -> list[str]:
     name, expected = data["metric"], data["expected"]
-    lines = [f"expected  {expected:+.6g} of {name}" if expected is not None else "expected  nothing in particular"]
+    lines = [f"expected  {expected:+.6g} of {name}" if expected is not None else "expected  not stated"]
     if data["value"] is None:
         came = "not measured yet" if data["status"] == "under way" else "no metric"
     else:

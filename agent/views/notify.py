@@ -82,8 +82,9 @@ class Notifier:
             case "recorded":
                 return _recorded(state)
             case "away":
-                again, self._away = self._away, True
-                return None if again else ("trouble", f"{event.data['proposer']} is unavailable: {event.data['reason']}")
+                known, self._away = self._away, True
+                said = f"{event.data['proposer']} is unavailable: {event.data['reason']}"
+                return None if known else ("trouble", said)
             case "back":
                 self._away = False
             case "failed":

@@ -112,7 +112,7 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         *_kept(state),
-        f"report    {typed(f'report --tag {tag} --open')}",
+        f"view      {typed(f'report --tag {tag} --open')}",
         *([f"apply     {_apply_best(state, top)}"] if summary["best_number"] else []),
         f"resume    {typed(f'run --tag {tag}')}",
     ]

@@ -101,7 +101,9 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
 
 def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
-    lines: list[RenderableType] = [line(f"confirming with held-out runs: {' and '.join(names.values())}, alternating", "bold")]
+    lines: list[RenderableType] = [
+        line(f"confirming with held-out runs: {' and '.join(names.values())}, alternating", "bold")
+    ]
     lines += [named(names[label], _values(runs)) for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
     assert found is not None
