@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Match whole sequences, so that none leaves a `[31m` behind: CSI, then the OSC, DCS, SOS, PM and APC strings, then others.
+# Match whole sequences, so that none leaves a `[31m` behind: CSI; OSC, DCS, SOS, PM and APC strings; then the others.
 _SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|(?=\n)|$)"

@@ -38,7 +38,7 @@ def moment(text: str, now: float) -> float:
     if wanted is not None:
         return _next(wanted, now)
     raise UsageError(
-        f"--until expected a time such as 07:00 or 7am, or a duration such as 8h or 1h30m, got {text!r}"
+        f"--until must be a time such as 07:00 or 7am, or a duration such as 8h or 1h30m, got {text!r}"
     ) from None
 
 

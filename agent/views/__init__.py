@@ -1,4 +1,4 @@
 """Everything that is shown: lines, the live screen, notifications, the report page.
 
-Uses report and journal. Nothing parses these texts, and no other package imports this one except the commands.
+Uses report and journal. Nothing parses these texts, and only cli imports this package.
 """

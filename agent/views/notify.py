@@ -123,7 +123,7 @@ def _command(way: str, platform: str) -> list[str]:
     except ValueError as error:
         raise UsageError(f"--notify {way!r} is not a valid command: {error}") from None
     if not word or (_PROGRAM.fullmatch(word) and shutil.which(word) is None):
-        raise UsageError(f"--notify expected bell, desktop or a command, and program {word!r} was not found")
+        raise UsageError(f"--notify must be bell, desktop or a command; program {word!r} not found")
     return ["/bin/sh", "-c", way]
 
 

@@ -66,7 +66,7 @@ def event_lines(event: Event, state: State) -> list[str]:
         case "dropped":
             more = f"; and {data['count'] - MOST_NAMED} more" if data["count"] > MOST_NAMED else ""
             did = "; ".join(data["what"][:MOST_NAMED])
-            return [f"#{data['number']} {data['proposer']}: ignored some of its changes: it {did}{more}"]
+            return [f"#{data['number']} {data['proposer']}: ignored: it {did}{more}"]
         case "note":
             return [data["text"]]
     return []

@@ -16,7 +16,7 @@ from agent.room.sandbox import UNCONFINED, Sandbox
 from tests.common.workspaces import QUICK
 
 BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
-# What every agent here begins with: it reads its prompt as a real one does.
+# The beginning of every agent: it reads its prompt like a real one.
 BEGIN = """
 import os, pathlib, shutil, subprocess, sys, time
 prompt = pathlib.Path(sys.argv[1]).read_text()
@@ -37,7 +37,7 @@ WITH_NOTES = (
 WAY = sandbox.available(network=True)
 CONFINED = Sandbox(WAY, network=False, hide=True)
 NEEDS_ONE = pytest.mark.skipif(WAY is None, reason="no sandbox works here")
-# Each also makes an honest change: that is taken, the rest is not, and one line says what was dropped.
+# Each also makes an honest change: that is kept, the rest is ignored, and a line reports it.
 HOSTILE = {
     "edits prepare.py": (
         "pathlib.Path('prepare.py').write_text('HARNESS = False')",
@@ -74,7 +74,7 @@ HOSTILE = {
 
 
 def unheard(_: str, **__: Any) -> None:
-    """Where a test does not look at what is journalled."""
+    """Ignore journal events."""
 
 
 def agent(
@@ -93,5 +93,5 @@ def agent(
 
 
 def counting(counter: Path) -> str:
-    """An agent that notes outside its copy that it was started."""
+    """Return a script for an agent that records each start outside its copy."""
     return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"

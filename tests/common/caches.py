@@ -1,4 +1,4 @@
-"""The harness as a person starts it, on caches of its own, and what it leaves there."""
+"""Start the harness like a user, on separate caches, and inspect what it leaves there."""
 
 import json
 import os

@@ -232,7 +232,7 @@ def test_search_replaces_model_during_outage(quick: Path, cli: Cli, outage: Any)
     assert len(cells(quick)) == 3
     assert len(events(quick, "away")) >= 1
     assert {event["proposer"] for event in events(quick, "proposed")[1:]} == {"search"}
-    assert "the search proposes" in done.stderr
+    assert "using the search" in done.stderr
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
     assert shown["away"]["reason"]
     assert "Traceback" not in done.stderr
@@ -284,7 +284,7 @@ def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: C
         done = run(cli, quick, server, "--max-cost-per-experiment", "1", experiments=4)
     assert done.returncode == 0, done.stderr
     assert not server.requests, done.stderr
-    assert "away until the session ends" in done.stderr
+    assert "unavailable until the session ends" in done.stderr
     assert "--max-cost-per-experiment 1 is spent" in done.stderr
     assert len(events(quick, "away")) == 1
     assert not events(quick, "nothing")

@@ -77,14 +77,14 @@ else:
 
 # Each is one experiment of a session: what it does besides an honest change, and the line that a person sees.
 ACTS = (
-    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which may not change"),
-    (HOSTILE["deletes .git"][0], "dropped from what it did: it deleted .git"),
+    (HOSTILE["edits prepare.py"][0], "ignored: it changed prepare.py, which may not change"),
+    (HOSTILE["deletes .git"][0], "ignored: it deleted .git"),
     ("outside()", ""),  # refused, as the line at the start says
-    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was ended"),
-    (HOSTILE["commits"][0], "dropped from what it did: it committed"),
-    (HOSTILE["switches the branch"][0], "dropped from what it did: it switched the branch"),
-    (HOSTILE["prints ten megabytes"][0], "dropped from what it did: it printed 10 MiB, of which the last 1 MiB is"),
-    ("time.sleep(600)", "dropped from what it did: it went on until it was ended (timed out: killed after the hard"),
+    (HOSTILE["leaves a daemon"][0], "ignored: it left `sleep` running, which was ended"),
+    (HOSTILE["commits"][0], "ignored: it committed"),
+    (HOSTILE["switches the branch"][0], "ignored: it switched the branch"),
+    (HOSTILE["prints ten megabytes"][0], "ignored: it printed 10 MiB, of which the last 1 MiB is"),
+    ("time.sleep(600)", "ignored: it went on until it was ended (timed out: killed after the hard"),
 )
 
 
@@ -128,11 +128,11 @@ def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli
     run = ("run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, "").command)
     done = cli(quick, *run, "--max-experiments", "2")
     assert done.returncode == 0, done.stderr
-    assert "command had nothing for #2: the agent changed nothing" in cli(quick, "status").stdout
+    assert "command had no usable proposal for #2: the agent changed nothing" in cli(quick, "status").stdout
     done = cli(quick, *run, "--max-experiments", "5")
-    reason = "the search proposes: the agent changed nothing 3 times in a row; its agent.log says what it did instead"
+    reason = "using the search: the agent changed nothing 3 times in a row; its agent.log says what it did instead"
     assert reason in done.stderr
-    assert f"command is away, {reason}" in cli(quick, "status").stdout
+    assert f"command is unavailable, {reason}" in cli(quick, "status").stdout
     assert len(rows(quick)) == 6
     # The time limit ends what has left its session too.
     pids = tmp_path / "pids"
