@@ -92,7 +92,7 @@ def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
     [
         (["status"], 3, "there is no session"),
         (["stop"], 3, "no loop is running"),
-        (["-C", "nowhere", "run", "--tag", "x"], 2, "there is no protocol.json"),
+        (["-C", "nowhere", "run", "--tag", "x"], 2, "folder nowhere not found"),
         (["run"], 2, "--tag"),
         (["run", "--tag", "x", "--proposer", "oracle"], 2, "there is no proposer 'oracle'"),
         (["run", "--tag", "x", "--until", "dawn"], 2, "such as 07:00"),

@@ -221,4 +221,6 @@ def test_missing_experiment_is_named(finished: Path, cli: Cli, args: list[str], 
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert [line for line in rest if not line.startswith("hint: ")] == []

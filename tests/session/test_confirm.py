@@ -48,7 +48,7 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     measured = events(noisy, "measured")
     again = [event for event in measured if "of" in event]
     assert again
-    assert "the incumbent #" in done.stderr
+    assert "repeat of incumbent #" in done.stderr
     kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
     assert kept
     assert all(e.verdict.evidence is not None for e in kept)

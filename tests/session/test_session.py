@@ -400,7 +400,7 @@ def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     before = git(quick, "for-each-ref")
     done = cli(quick, "run", "--tag", "t", "--dry-run")
     assert done.returncode == 0
-    assert "would start on the branch autoresearch/t" in done.stdout
+    assert "would start on branch autoresearch/t" in done.stdout
     assert git(quick, "for-each-ref") == before
     assert not journal_path(quick, "t").exists()
 

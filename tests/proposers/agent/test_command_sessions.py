@@ -174,4 +174,4 @@ def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert rows(quick)[1]["status"] == "crash"
     says = "the agent changed nothing; dropped: it made new.txt, which may not change"
-    assert f"#1 is not mended by command: {says}" in done.stderr
+    assert f"#1 not repaired by command: {says}" in done.stderr
