@@ -45,7 +45,7 @@ exec "$FAULT_GIT" "$@"
 
 @dataclass(frozen=True)
 class Outcome:
-    """The effect of a fault: exit code and last line of the loop, and the exit code of the next start."""
+    """The effect of a fault: exit code and last line (not a hint) of the loop, and exit code of the next start."""
 
     code: int
     said: str
@@ -101,7 +101,8 @@ def faults(found: collections.Counter[tuple[str, str]]) -> list[Fault]:
 def try_out(workspace: Path, fault: Fault, check: Callable[[Path], str]) -> Outcome:
     """Run with the fault, then resume without it. `check` returns what is wrong with the workspace, or ""."""
     done = start(workspace, fault, workspace.parent / f"{workspace.name}-counts")
-    last = (done.stderr.strip().splitlines() or [""])[-1]
+    lines = done.stderr.strip().splitlines()
+    last = next((line for line in reversed(lines) if not line.startswith("hint: ")), "")
     command = [sys.executable, "-m", "agent", *SESSION]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     again = subprocess.run(command, cwd=workspace, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -109,10 +110,10 @@ def try_out(workspace: Path, fault: Fault, check: Callable[[Path], str]) -> Outc
     if "Traceback" in done.stderr:
         wrong = "a traceback"
     elif done.returncode not in (0, 1, 2, 3):
-        wrong = "an exit code of another kind"
+        wrong = "an unknown exit code"
     elif done.returncode and not last.startswith("error: "):
-        wrong = "no sentence"
+        wrong = "no error line"
     elif again.returncode:
-        wrong = f"does not go on: {again.stderr.strip()[-300:]}"
+        wrong = f"does not resume: {again.stderr.strip()[-300:]}"
     said = last.removeprefix("error: ") if done.returncode else "goes on"
     return Outcome(done.returncode, said, again.returncode, wrong or check(workspace))
