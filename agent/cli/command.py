@@ -19,6 +19,7 @@ from agent.cli.program import Options, app, drop_output
 from agent.cli.usage import Page, print_error
 from agent.errors import AutoresearchError, UsageError, explain, fault
 from agent.format import Colored, block
+from agent.system.invocation import typed
 
 # What a view may raise on a journal with events that no session can have written.
 DAMAGE = (
@@ -148,7 +149,8 @@ def finish(
     except DAMAGE as error:
         if Options.debug or not reads:
             raise
-        _tell(AutoresearchError(f"the journal of the session is damaged: {fault(error)}"), command, as_json)
+        damaged = f"the journal of the session is damaged: {fault(error)}"
+        _tell(AutoresearchError(damaged, hint=f"check the session with `{typed('doctor')}`"), command, as_json)
         code = 1
     raise typer.Exit(code)
 

@@ -267,7 +267,7 @@ def _plan(session: Session) -> str:
             f"would {start} on branch {session.branch}",
             f"would run `{runner.protocol.execution.command}` in a new copy of each candidate, for at most "
             f"{duration(runner.limit)}"
-            + (f" including {duration(runner.training_seconds)} of training" if runner.training_seconds else ""),
+            + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else ""),
             f"would change {', '.join(runner.workspace.files(runner.workspace.head))} and write "
             f"{runner.protocol.provenance.results_log.path}",
             runner.sandbox.says,

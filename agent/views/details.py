@@ -62,7 +62,7 @@ def _effect(data: dict[str, Any]) -> list[str]:
         if found["gain"] is not None:
             steps = " at equal steps" if found["equal_steps"] else ""
             came += f", {figure(found['gain'], data['value'], '+')} against {figure(found['against'])} of "
-            came += f"#{found['incumbent']}{steps} ({found['word']}; a gain is positive)"
+            came += f"#{found['incumbent']}{steps} ({found['word']})"
     lines.append(f"result    {came}")
     if data["estimate"] is not None and data["estimate"] != data["value"]:
         lines.append(f"estimate  {figure(data['estimate'])}, from held-out runs or runs that were stopped early")
