@@ -1,18 +1,18 @@
-"""What can go wrong, and how far each kind reaches.
+"""The program's errors, and how far each reaches.
 
-AutoresearchError                  what failed and why; its hint says what fixes it       exit code 1
-├── UsageError                     flags, protocol.json: the person's input               exit code 2
-├── PreconditionError              dirty tree, locked, data missing, fingerprint changed  exit code 3
-├── Interrupted                    Ctrl-C twice (130) or SIGTERM (143)
-└── ExperimentError                stays inside the loop: this candidate, not the session
-    ├── Violation                  a file changed that must not, or a candidate outside the allowed globs
-    ├── Crashed                    the command ended with an error
-    ├── OutOfMemory                it crashed for want of memory
-    ├── Faulted                    it crashed by a fault of the machine's GPU: measured again
-    ├── TimedOut                   the hard limit ended it, or its log grew without end
-    ├── Suspended                  the machine slept meanwhile: no result, measured again
-    ├── Pruned                   ended early: it had no chance left
-    └── NoMetric                   it ended well, but its log holds no number to judge by
+AutoresearchError                  what failed and why, with a hint at the fix             exit code 1
+├── UsageError                     invalid flags, arguments or protocol.json               exit code 2
+├── PreconditionError              dirty tree, locked, missing data, changed fingerprint   exit code 3
+├── Interrupted                    second Ctrl-C (130) or SIGTERM (143)
+└── ExperimentError                ends the experiment, not the session
+    ├── Violation                  a protected file changed, or the candidate left the allowed globs
+    ├── Crashed                    the command exited with an error
+    ├── OutOfMemory                the command ran out of memory
+    ├── Faulted                    the machine's GPU failed; the run is repeated
+    ├── TimedOut                   the run hit the hard limit, or its log grew too large
+    ├── Suspended                  the machine slept during the run; the run is repeated
+    ├── Pruned                     the run was stopped early because it could no longer win
+    └── NoMetric                   the command succeeded, but its log has no usable metric
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ LONGEST_FAULT = 300  # characters
 
 
 class AutoresearchError(Exception):
-    """Ends the program with `error: MESSAGE` and `hint: HINT` on stderr and `exit_code`; a traceback only with --debug.
+    """An error that ends the program with `error: MESSAGE` and `hint: HINT` on stderr, and with `exit_code`.
+
+    The traceback is printed only with --debug.
 
     Args:
-        message: one sentence without its full stop: what failed, and why.
-        hint: what fixes it, with the command where there is one; empty where nothing does.
+        message: What failed and why: one sentence in lower case without a full stop.
+        hint: The fix, with its command in backticks; empty if there is none.
     """
 
     exit_code = 1
@@ -54,7 +56,7 @@ class Interrupted(AutoresearchError):
 
 
 class ExperimentError(AutoresearchError):
-    """The experiment failed; its row says so and the loop goes on."""
+    """A failure of one experiment: its row gives the reason, and the loop continues."""
 
 
 class Violation(ExperimentError):
@@ -70,7 +72,11 @@ class OutOfMemory(Crashed):
 
 
 class Faulted(Crashed):
-    """fault: as in `agent.execution.gpu_fault`."""
+    """A crash caused by the GPU.
+
+    Attributes:
+        fault: The kind of fault, see `agent.execution.gpu_fault`.
+    """
 
     def __init__(self, reason: str, fault: Literal["watchdog", "machine"]) -> None:
         super().__init__(reason)
@@ -86,7 +92,12 @@ class Suspended(ExperimentError):
 
 
 class Pruned(ExperimentError):
-    """fraction: of its training that it had done. estimate: of the metric that it would have come to."""
+    """A run that was stopped early.
+
+    Attributes:
+        fraction: Fraction of the training that was done, from 0 to 1.
+        estimate: The metric that the full run was expected to reach.
+    """
 
     def __init__(self, reason: str, fraction: float, estimate: float) -> None:
         super().__init__(reason)
@@ -97,21 +108,22 @@ class NoMetric(ExperimentError):
     pass
 
 
-def in_one_line(error: AutoresearchError) -> str:
-    """Return message and hint as one line, for places that have no second one: a note, a row, a check."""
-    return f"{error}; {error.hint}" if error.hint else str(error)
+def in_one_line(error: AutoresearchError | OSError) -> str:
+    """Return message and hint on one line, for places without a second one: a note, a row, a check."""
+    known = explain(error) if isinstance(error, OSError) else error
+    return f"{known}; {known.hint}" if known.hint else str(known)
 
 
 def explain(error: OSError) -> AutoresearchError:
-    """Return the error for what the operating system refused."""
+    """Turn an error of the operating system into one of the program."""
     where = f"{error.filename}: " if error.filename else ""
-    return AutoresearchError(f"{where}{error.strerror or error}", hint="fix that, then run the same command again")
+    return AutoresearchError(f"{where}{error.strerror or error}", hint="fix the cause, then run the same command again")
 
 
 def fault(error: Exception) -> str:
-    """An unexpected exception in a line: its type and what it says."""
+    """Describe an unexpected exception on one line, by its type and message."""
     try:
         said = one_line(str(error))[:LONGEST_FAULT]
-    except Exception:  # an error that cannot even say what it is
+    except Exception:  # its __str__ may fail, too
         said = ""
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,4 +1,4 @@
-"""Text and figures as they are shown: what steers a terminal or turns text around goes, numbers get their decimals."""
+"""Format text and numbers for display: strip control characters and terminal escapes, round numbers."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Whole sequences first, so that no `[31m` is left of one: CSI, the strings OSC, DCS, SOS, PM and APC, then the rest.
+# Match whole sequences, so that none leaves a `[31m` behind: CSI; OSC, DCS, SOS, PM and APC strings; then the others.
 _SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|(?=\n)|$)"
     r"|\x1b[ -/]*[0-~]?"
 )
-# Controls but tab and newline, zero-width signs, what turns text around, tags, and halves of characters.
+# Control characters except tab and newline, zero-width and bidirectional characters, tags, and lone surrogates.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-# What a progress display leaves in a log beside colours: another way to a line's start, bells, backspaces.
+# Besides colors, progress bars leave these in a log: a cursor move to the start of the line, bells, backspaces.
 _TO_START = re.compile(r"\x1b\[[01]?G")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 
 
 class Colored(str):
-    """A line with a terminal's codes that the program itself has put there."""
+    """A line that contains terminal escapes put there by the program itself."""
 
 
 def plain(text: str) -> str:
-    """Remove control characters, terminals' escapes, what turns text around and zero-width signs; keep lines and tabs.
+    """Strip control characters, terminal escapes, bidirectional and zero-width characters, and outer white space.
 
-    White space at both ends goes too.
+    Newlines and tabs within the text are kept.
     """
     return block(text).strip()
 
 
 def block(text: str) -> str:
-    """As `plain`, with white space at the ends as it is. A carriage return at a line's end goes like any control."""
+    """Strip the same characters as `plain`, but keep outer white space. Carriage returns are stripped, too."""
     return _HIDDEN.sub("", _SEQUENCES.sub("", text))
 
 
 def printed(text: str) -> str:
-    """A log as a terminal shows it: without colours and controls. Carriage returns within a line are kept."""
+    """Strip colors and control characters from a log. Keep carriage returns within a line."""
     if "\x1b" in text:
         text = _SEQUENCES.sub("", _TO_START.sub("\r", text))
     if _CONTROLS.search(text):
@@ -51,47 +51,52 @@ def printed(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Tabs, newlines and other controls as spaces, without what is hidden: a line that is read as it stands there."""
+    """Put a text on one line: turn control characters into spaces, and strip invisible characters and outer spaces."""
     return flat(text).strip()
 
 
 def flat(text: str) -> str:
-    """As `one_line`, with spaces at the ends as they are: for a part of a line."""
+    """Put a text on one line like `one_line`, but keep outer spaces: for parts of a line."""
     return _HIDDEN.sub("", re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text))
 
 
 def fence(*texts: str) -> str:
-    """Backticks for a fence around these texts: more than any of them has in a row, three at least."""
+    """Return a Markdown fence that none of the texts can close: three backticks, or more if a text has as many."""
     longest = max((len(run) for text in texts for run in re.findall(r"`+", text)), default=0)
     return "`" * max(3, longest + 1)
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A text between fences that nothing in it can close."""
+    """Put a text between fences that nothing in it can close."""
     mark = fence(text)
     return f"{mark}{language}\n{text}\n{mark}"
 
 
 def fenced_files(files: Iterable[tuple[str, str]]) -> str:
-    """Each path on a line of its own, and its text between fences."""
+    """List files: each path on a line of its own, followed by its fenced text."""
     return "\n\n".join(f"{plain(path)}\n{fenced(text)}" for path, text in files)
 
 
 def figure(value: float, like: float | None = None, sign: str = "") -> str:
-    """`1.294512`, `-0.012300`, `176,890,964`: a value, or a difference of values `like` one, to the same decimals."""
+    """Format a metric: `1.294512`, `-0.012300`, `176,890,964`.
+
+    Args:
+        like: A value whose decimals to use, for differences; None uses the value's own.
+        sign: `+` to show the sign of positive values.
+    """
     size = abs(value if like is None else like)
     return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
 
 
 def brief(value: float, digits: int = 4) -> str:
-    """`0.04112`, `1,234`, `200.5 M`: so many digits, without an exponent where it is large."""
+    """Format a number to `digits` significant digits, without an exponent if it is large: `0.04112`, `200.5 M`."""
     if math.isfinite(value) and abs(value) >= 1e6:
         return f"{value / 1e6:,.{max(0, digits - len(str(int(abs(value) / 1e6))))}f} M"
     return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:
-    """`9.4s`, `6m41s`, `2h05m`."""
+    """Format a duration: `9.4s`, `6m41s`, `2h05m`."""
     if not math.isfinite(seconds):
         return "?"
     if seconds < 9.95:
@@ -104,7 +109,7 @@ def duration(seconds: float) -> str:
 
 
 def cost(spent: Mapping[str, Any]) -> str:
-    """`12 calls of models, 81,000 tokens in, 9,000 out, $0.41`; money only where a price is known."""
+    """Format a cost: `12 model calls, 81,000 tokens in, 9,000 out, $0.41`; dollars only if the price is known."""
     money = f", ${spent['dollars']:.2f}" if spent["dollars"] else ""
-    calls = f"{spent['calls']} call{'s' if spent['calls'] > 1 else ''} of models"
+    calls = f"{spent['calls']} model call{'s' if spent['calls'] > 1 else ''}"
     return f"{calls}, {spent['input_tokens']:,} tokens in, {spent['output_tokens']:,} out{money}"

@@ -1,4 +1,4 @@
-"""The loop: propose, commit, measure, judge, record. All night, without asking anything."""
+"""The research loop: propose, commit, measure, judge, record. It never prompts the user."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from agent.session.session import Session
 
 
 def run_session(session: Session) -> None:
-    """Go on until a stop condition holds.
+    """Run experiments until a stop condition holds.
 
-    Every step is journalled before its effect and skipped where the journal shows that it is done, so a session that
-    died at any instant goes on from there.
+    Every step is journalled before it takes effect, and skipped if the journal shows that it was done, so a session
+    that was killed at any point resumes there.
     """
     session.recover()
     incumbent = session.baseline()

@@ -1,7 +1,7 @@
-"""Commands and flags only. Everything else is imported when a command needs it: `--help` is instant.
+"""Commands and flags only. Everything else is imported when a command needs it, so that `--help` is instant.
 
-A module holds the commands of one topic; they register with `program.app` when they are imported, in the order of the
-help page.
+Each module holds the commands of one topic. Importing it registers them with `program.app`, in the order of the help
+page.
 """
 
 from agent.cli import running, measuring, reading, preparing, protocol  # noqa: F401, I001  # the help page's order

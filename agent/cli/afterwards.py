@@ -1,4 +1,4 @@
-"""What follows the loop: fresh runs that confirm the gain or take the recipe apart, and the report."""
+"""What follows the loop: held-out runs for `confirm` and `ablate`, and the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, Interrupted, PreconditionError
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, read
@@ -26,16 +26,16 @@ Work = Callable[[Workbench], dict[str, Any]]
 
 
 def confirm_gain(session: Session) -> int:
-    """Fresh runs of baseline and best in what is left of the night. Returns the exit code."""
+    """Confirm the gain with held-out runs of baseline and best, and return the exit code."""
     journal = session.journal
-    journal.show("note", text="confirming: baseline and best are run afresh, in turn; Ctrl-C leaves it for later")
+    journal.show("note", text="confirming the gain with held-out runs of baseline and best; Ctrl-C postpones it")
     try:
         data = confirm(session.workbench, sides(session.runner, session.state, None, None))
     except Interrupted as stop:
         return stop.exit_code
     except AutoresearchError as error:
-        # The session itself has come to its end and lost nothing.
-        journal.show("note", text=f"not confirmed: {error}; try again with `{typed('confirm')}`")
+        # The session has ended and lost nothing, so its exit code stays 0.
+        journal.show("note", text=f"gain not confirmed: {in_one_line(error)}; repeat it with `{typed('confirm')}`")
         return 0
     for line in confirm_lines(data):
         journal.show("note", text=line)
@@ -43,7 +43,11 @@ def confirm_gain(session: Session) -> int:
 
 
 def report_on(session: Session) -> Path | None:
-    """The morning report; where it cannot be written a note says so. None as well while there is no baseline."""
+    """Write the report, or show a note if that fails.
+
+    Returns:
+        The page; None if it was not written, or the baseline is not measured yet.
+    """
     from agent.views.page.write import write_report
 
     if session.state.baseline is None:
@@ -51,19 +55,33 @@ def report_on(session: Session) -> Path | None:
     try:
         return write_report(session.runner.workspace, [session.tag])[0]
     except (AutoresearchError, OSError) as error:
-        session.journal.show("note", text=f"no report: {error}")
+        session.journal.show("note", text=f"the report was not written: {in_one_line(error)}")
         return None
 
 
 def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet: bool) -> dict[str, Any]:
-    """Fresh runs of a session's commits: `confirm` and `ablate`. Returns what `work` found.
+    """Run commits of a session for `confirm` or `ablate`, and return the result of `work`.
 
-    They happen in rooms of their own, so that branch and checkout stay as they are, and an ended session stays ended.
+    Each run gets a room of its own, so branch and checkout do not change, and an ended session stays ended.
+
+    Args:
+        folder: The workspace.
+        tag: The session; None takes the most recent one.
+        sandbox: Mode of the sandbox.
+        work: Does the runs.
+        quiet: Print no progress.
+
+    Raises:
+        PreconditionError: If the session has no beginning, has an unfinished experiment, or was measured under other
+            conditions.
     """
     tag = find_session(folder.resolve(), tag)
     session = replay(read(journal_path(folder.resolve(), tag))).session
     if session is None:
-        raise PreconditionError(f"session {tag} ended before it began: there is nothing to compare")
+        raise PreconditionError(
+            f"session {tag} ended before its first event, so nothing can be compared",
+            hint=f"start it with `{typed(f'run --tag {tag}')}`",
+        )
     with (
         open_runner(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as opened,
         prepared(opened, setup=False, commit=session["base"]) as runner,
@@ -78,7 +96,8 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
         stop_file(path).unlink(missing_ok=True)
         if journal.state.pending is not None:
             raise PreconditionError(
-                f"experiment #{journal.state.pending.number} is not finished: `{typed(f'run --tag {tag}')}` first"
+                f"experiment #{journal.state.pending.number} of session {tag} is not finished",
+                hint=f"finish it with `{typed(f'run --tag {tag}')}`",
             )
         interrupts = Interrupts()
         interrupts.install()

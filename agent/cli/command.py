@@ -1,4 +1,4 @@
-"""What every command has in common: its options in groups, its answer, and its errors as sentences."""
+"""What all commands share: grouped options, output as lines or JSON, and errors as `error:` and `hint:` lines."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from agent.cli.program import Options, app, drop_output
 from agent.cli.usage import Page, print_error
 from agent.errors import AutoresearchError, UsageError, explain, fault
 from agent.format import Colored, block
+from agent.system.invocation import typed
 
-# What a view raises of a journal that holds what no session can have put there.
+# What a view may raise on a journal with events that no session can have written.
 DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
     *(MemoryError, RecursionError, TypeError, ValueError),
@@ -38,14 +39,15 @@ def command(
     measures: bool = False,
     envelope: bool = True,
 ) -> Callable[[Command], Command]:
-    """Make a function a command of the program, in a section of its help page; it returns its exit code, None for 0.
+    """Register a function as a command of the program. It returns its exit code, or None for 0.
 
     Args:
-        name: of the command, where it is not the function's.
-        on: the part of the program that it belongs to.
-        reads: it only shows what a journal tells, and what it cannot show is the journal's fault.
-        measures: what it does is worth more than what it prints, and goes on when nobody reads that any more.
-        envelope: whether an error under --json is the envelope that all commands share.
+        section: Section of the help page; None for none.
+        name: Name of the command; None takes the function's.
+        on: The group of commands that it belongs to.
+        reads: The command only reads a journal, so an unexpected exception means that the journal is damaged.
+        measures: The command does work that is worth finishing, so it continues when its output cannot be written.
+        envelope: Print errors under --json as the envelope that all commands share.
     """
 
     def register(function: Command) -> Command:
@@ -65,7 +67,7 @@ def command(
 
 
 def flattened(function: Command) -> Command:
-    """Let a command take its options in groups: a parameter that is a dataclass stands for an option for each field."""
+    """Replace each parameter that is a dataclass by one option for each of its fields."""
     signature = inspect.signature(function, eval_str=True)
     flat: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
@@ -99,7 +101,7 @@ def flattened(function: Command) -> Command:
 
 
 def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) -> None:
-    """Print what a command found: as the envelope that all commands share, or as lines for a person."""
+    """Print the result of a command, as the JSON envelope that all commands share or as lines of text."""
     if as_json:
         found = {"data": data, "errors": [], "hints": []}
         print(json.dumps({"version": 1, "command": command, "status": "ok", **found}), flush=True)
@@ -110,10 +112,14 @@ def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) 
 def finish(
     work: Callable[[], int], command: str, as_json: bool, *, reads: bool = False, measures: bool = False
 ) -> None:
-    """Do a command's work and exit; an error is its sentence on stderr and its exit code.
+    """Do the work of a command, print its error if it fails, and exit with its code.
 
-    reads: it only shows what a journal tells, and what it cannot show is the journal's fault. measures: what it does
-    is worth more than what it prints, and goes on when nobody reads that any more.
+    Args:
+        work: Does the work and returns the exit code.
+        command: Name of the command in the JSON envelope.
+        as_json: Print an error as JSON, too.
+        reads: See `command`.
+        measures: See `command`.
     """
     if measures:
         streams.keep_going()
@@ -128,7 +134,7 @@ def finish(
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # Whoever read the output has gone, as in `autoresearch status | head`.
+        # The reader has closed the pipe, as in `autoresearch status | head`.
         drop_output()
         code = 0
     except OSError as error:
@@ -143,22 +149,23 @@ def finish(
     except DAMAGE as error:
         if Options.debug or not reads:
             raise
-        _tell(AutoresearchError(f"the session's journal is damaged: {fault(error)}"), command, as_json)
+        damaged = f"the journal of the session is damaged: {fault(error)}"
+        _tell(AutoresearchError(damaged, hint=f"check the session with `{typed('doctor')}`"), command, as_json)
         code = 1
     raise typer.Exit(code)
 
 
 def _require_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder: name the one with protocol.json in it, as in -C DIR")
+        raise UsageError(f"-C needs a folder, and {folder} is a file", hint="give the folder that holds protocol.json")
     if not folder.exists():
-        raise UsageError(f"there is no folder {folder}, so there is no protocol.json in it: name another with -C")
+        raise UsageError(f"folder {folder} not found", hint="give the folder that holds protocol.json with -C")
 
 
 def _tell(error: AutoresearchError, command: str, as_json: bool) -> None:
-    """Print an error on stderr, and its envelope on stdout where JSON is wanted."""
+    """Print an error on stderr and, under --json, its envelope on stdout."""
     if as_json:
         found = {"data": None, "errors": [str(error)], "hints": [error.hint] if error.hint else []}
-        with contextlib.suppress(OSError):  # it may have been stdout that could not be written
+        with contextlib.suppress(OSError):  # the error may be that stdout cannot be written
             print(json.dumps({"version": 1, "command": command, "status": "error", **found}))
     print_error(error)

@@ -1,7 +1,7 @@
-"""What the shell offers after Tab: sessions and experiments of the workspace, read without loading anything heavy.
+"""Shell completion of sessions and experiments, without heavy imports.
 
-zsh evaluates what it is offered, and what stands beside an experiment was written by a model: only plain characters
-of it are handed on.
+zsh evaluates completions, and a model may have written the description of an experiment, so only plain characters are
+passed on.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from agent.journal.paths import find_session, journal_path, state_folder, worksp
 from agent.system.files import read_end
 
 PLAIN = re.compile(r"[^A-Za-z0-9_ .,+>=-]+")
-LARGEST_READ = 2**24  # bytes of a journal, from its end
-WIDEST = 60  # characters of what stands beside an offer
+LARGEST_READ = 2**24  # bytes of a journal, counted from the end
+WIDEST = 60  # characters of a description
 
-Offers = list[tuple[str, str]]  # a value, and what zsh and fish say beside it
+Offers = list[tuple[str, str]]  # a value, and the description that zsh and fish show with it
 
 
 def tags(ctx: typer.Context, incomplete: str) -> Offers:
-    """The sessions of the workspace, the one last worked on first."""
+    """Offer the sessions of the workspace, the most recent first."""
     journals = (state_folder(_workspace(ctx)) / "sessions").glob("*/journal.jsonl")
     found = sorted(journals, key=lambda path: path.lstat().st_mtime, reverse=True)
     names = [path.parent.name for path in found if not PLAIN.search(path.parent.name)]
@@ -32,12 +32,12 @@ def tags(ctx: typer.Context, incomplete: str) -> Offers:
 
 
 def experiments(ctx: typer.Context, incomplete: str) -> Offers:
-    """`best`, `baseline` and the numbers of the session that is meant, the latest first; nothing without one."""
+    """Offer `best`, `baseline` and the numbers of the session's experiments, the latest first."""
     folder = _workspace(ctx)
     try:
         offers = _experiments(journal_path(folder, find_session(folder, ctx.params.get("tag"))))
     except (AutoresearchError, OSError):
-        return []  # Tab is no place for a sentence: the command itself says what is wrong
+        return []  # completion cannot show errors: the command itself reports them
     return [offer for offer in offers if offer[0].startswith(incomplete)]
 
 
@@ -56,7 +56,7 @@ def _workspace(ctx: typer.Context) -> Path:
 
 
 def _experiments(journal: Path) -> Offers:
-    """From two kinds of events alone: folding a long journal into a state takes longer than a person waits for Tab."""
+    """Read only two kinds of events: replaying a whole journal would be too slow for Tab."""
     said: dict[int, list[str]] = {}
     for line in read_end(journal, LARGEST_READ).splitlines():
         if b'"proposed"' not in line and b'"judged"' not in line:
@@ -68,6 +68,6 @@ def _experiments(journal: Path) -> Offers:
             elif event["event"] == "judged":
                 said[int(event["number"])][0] = str(event["status"])
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a torn line, or one that is no event: the command itself says what is wrong
+            continue  # a torn or invalid line: the command itself reports it
     latest = [(str(number), PLAIN.sub(" ", " ".join(said[number]))[:WIDEST]) for number in sorted(said, reverse=True)]
-    return [("best", "the best so far"), ("baseline", "the recipe as it was"), *latest]
+    return [("best", "the best so far"), ("baseline", "the unchanged recipe"), *latest]

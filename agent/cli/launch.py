@@ -1,4 +1,4 @@
-"""From flags to a running session: what `run` and `baseline` do before and after the loop."""
+"""Set up and close a session: what `run` and `baseline` do before and after the loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.cli.afterwards import confirm_gain, report_on
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.longer_training import trains
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, explain, in_one_line
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
@@ -50,7 +50,14 @@ BY_TEST = DecisionConfig()
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """How runs happen. training_seconds None: what the protocol says."""
+    """How runs are executed.
+
+    Attributes:
+        training_seconds: Training budget of a run; None takes that of the protocol.
+        setup: Run the set-up commands of the protocol if they are due.
+        prune: Stop runs early that cannot win.
+        allow_untraced: Accept models that cannot be traced.
+    """
 
     training_seconds: float | None = None
     setup: bool = True
@@ -62,7 +69,15 @@ class ExecutionConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """What a person is told, and what follows the loop. notify: ways to tell one who is not looking."""
+    """What `run` prints, and what follows the loop.
+
+    Attributes:
+        json: Print events as NDJSON.
+        notify: Ways to notify the user: `bell`, `desktop` or commands.
+        confirm: Confirm the gain at the end.
+        report: Write the report at the end.
+        dry_run: Print the plan and do nothing.
+    """
 
     json: bool = False
     notify: tuple[str, ...] = ()
@@ -73,10 +88,12 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What `run` is to do.
+    """All settings of `run`.
 
-    baseline_runs None: what the verdict needs. kept: the flags that the session keeps, by name. said: what of them has
-    changed, a sentence each.
+    Attributes:
+        baseline_runs: Runs of the baseline; None takes the default of the verdict.
+        kept: The flags that the session keeps, by name.
+        said: A note for each kept flag that has changed.
     """
 
     tag: str
@@ -92,10 +109,17 @@ class RunConfig:
 
 
 def run(folder: Path, config: RunConfig) -> int:
-    """The command `run`. Returns the exit code."""
+    """Run a session from start to report.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: If the tag cannot name a branch.
+    """
     tag, execution, output = config.tag, config.execution, config.output
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
-        raise UsageError(f"the tag {tag!r} cannot name a branch: use letters, digits, '_', '-' and single dots")
+        raise UsageError(f"--tag {tag!r} cannot name a branch", hint="use letters, digits, `_`, `-` and single dots")
     with (
         Notifier(output.notify) as notifier,
         open_runner(folder, tag, execution.training_seconds, execution.sandbox, config.limits) as opened,
@@ -145,23 +169,23 @@ def _session(runner: Runner, journal: Journal, config: RunConfig) -> Session:
 
 
 def _work(session: Session, output: OutputConfig) -> int:
-    """The loop, and the confirmation that it owes. Returns the exit code."""
+    """Run the loop and the confirmation that is due after it, and return the exit code."""
     code = guarded(session)
     if code != 0 or not session.owes_confirmation():
         return code
-    if output.report and (page := report_on(session)):  # a kill must not take the night's with it
-        session.journal.show("note", text=f"the report so far: {page}")
+    if output.report and (page := report_on(session)):  # written now, so that a kill cannot prevent it
+        session.journal.show("note", text=f"wrote the report so far to {page}")
     return confirm_gain(session)
 
 
 def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:
-    """The command `baseline`: a fresh one, whatever is kept. Returns what it measured."""
+    """Measure a new baseline, even if a valid one is stored, and return it as plain data."""
     interrupts = Interrupts()
 
     def tick(_: float) -> None:
         interrupts.raise_if_immediate()
         if interrupts.finishing:
-            raise Interrupted("stopped: the baseline was not measured", 130)
+            raise Interrupted("stopped before the baseline was measured", 130)
 
     with (
         open_runner(folder, "baseline", training_seconds, sandbox) as opened,
@@ -172,7 +196,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         found = fingerprint(runner.protocol, runner.training_seconds, harness)
         interrupts.install()
         print(runner.sandbox.says, file=sys.stderr)
-        print(f"measuring the baseline; its log is {log_path(runner)}", file=sys.stderr, flush=True)
+        print(f"measuring the baseline, log in {log_path(runner)}", file=sys.stderr, flush=True)
         measured = measure_baseline(runner, found, (), Observer(tick=tick))
         return {
             "metric": runner.protocol.metric.name,
@@ -185,7 +209,11 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
 
 
 def guarded(session: Session) -> int:
-    """The loop and its ends: a limit, an exhausted proposer, Ctrl-C, or an error. The tree is clean after each."""
+    """Run the loop until a limit, an exhausted proposer, Ctrl-C or an error ends it, and leave a clean tree.
+
+    Returns:
+        The exit code.
+    """
     interrupts = session.interrupts
     interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session), ending=True)
     interrupts.install()
@@ -197,8 +225,8 @@ def guarded(session: Session) -> int:
         session.abandon(str(stop))
         return stop.exit_code
     except (AutoresearchError, OSError) as error:
-        sentence = in_one_line(explain(error) if isinstance(error, OSError) else error)
-        # The next start heals what cannot be put right now; what the person needs is the error itself.
+        sentence = in_one_line(error)
+        # What cannot be cleaned up now is repaired at the next start; the user needs to see the first error.
         with contextlib.suppress(AutoresearchError, OSError):
             session.journal.show("failed", reason=sentence)
             session.abandon(sentence)
@@ -209,15 +237,16 @@ def guarded(session: Session) -> int:
 def _finishing(session: Session) -> str:
     pending = session.state.pending
     if pending is None:
-        return "ending after this step; Ctrl-C again stops at once"
+        return "stopping after this step; press Ctrl-C again to stop at once"
     left = duration(session.runs.remaining_seconds())
-    return f"finishing experiment #{pending.number}, about {left} more; Ctrl-C again stops it at once"
+    return f"finishing experiment #{pending.number}, about {left} left; press Ctrl-C again to stop it at once"
 
 
 def _about_the_search(session: Session, config: RunConfig) -> list[str]:
-    """Sentences about what keeps the search from finding something. Raises PreconditionError where nobody else does.
+    """Return remarks on what limits the search; empty once the session has experiments.
 
-    A session that has begun may have used up all there was.
+    Raises:
+        PreconditionError: If the search finds nothing to change and is the only proposer.
     """
     runner = session.runner
     if session.state.experiments or config.limits.experiments == 0:
@@ -232,13 +261,13 @@ def _about_the_search(session: Session, config: RunConfig) -> list[str]:
 
 def _plan(session: Session) -> str:
     runner, state = session.runner, session.state
-    start = f"go on after {len(state.experiments) - 1} experiments" if state.experiments else "start"
+    start = f"resume after {len(state.experiments) - 1} experiments" if state.experiments else "start"
     return "\n".join(
         [
-            f"would {start} on the branch {session.branch}",
-            f"would run `{runner.protocol.execution.command}` in a fresh copy of each candidate, each at most "
+            f"would {start} on branch {session.branch}",
+            f"would run `{runner.protocol.execution.command}` in a new copy of each candidate, for at most "
             f"{duration(runner.limit)}"
-            + (f", {duration(runner.training_seconds)} of it training" if runner.training_seconds else ""),
+            + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else ""),
             f"would change {', '.join(runner.workspace.files(runner.workspace.head))} and write "
             f"{runner.protocol.provenance.results_log.path}",
             runner.sandbox.says,

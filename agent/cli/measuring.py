@@ -1,4 +1,4 @@
-"""Runs outside the loop: a baseline, the best against it afresh, the best without each of its changes."""
+"""Commands that measure outside the loop: `confirm`, `ablate` and `baseline`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from agent.cli.program import RESEARCH, Options
 
 @command(RESEARCH, "confirm", measures=True)
 def confirm_(
-    a: Annotated[str | None, typer.Argument(metavar="A", help="A number or a commit; without it the baseline.")] = None,
-    b: Annotated[str | None, typer.Argument(metavar="B", help="A number or a commit; without it the best.")] = None,
-    runs: Annotated[int, typer.Option(min=2, metavar="RUNS", help="Fresh runs of each.")] = 3,
+    a: Annotated[str | None, typer.Argument(metavar="A", help="Number or commit; by default the baseline.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Number or commit; by default the best.")] = None,
+    runs: Annotated[int, typer.Option(min=2, metavar="RUNS", help="Held-out runs of each.")] = 3,
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
 ) -> int:
-    """Compare baseline and best by fresh runs: how large, how sure.
+    """Confirm the gain of the best over the baseline.
 
-    Runs both in turn, so that the machine's moods fall on both, and says the gain with its interval. These runs chose
-    nothing, so the gain is not optimistic. Given one commit it is compared with the baseline, given two with each
-    other. What was run is journalled: Ctrl-C ends it, and the same command goes on.
+    Runs baseline and best alternately, so that changes of the machine affect both alike, and prints the gain with its
+    interval. These held-out runs did not help to choose the best, so the gain is unbiased. With A alone it compares A
+    with the baseline, with A and B it compares these two. Runs are journalled: after Ctrl-C, the same command resumes.
+
+    Use it before you rely on a gain that is still provisional.
 
     \b
     Examples:
@@ -53,17 +55,19 @@ def ablate(
         typer.Option(
             min=2,
             metavar="RUNS",
-            help="Fresh runs of the best, and of it without each change.",
+            help="Held-out runs of the best, and of the best without each change.",
         ),
     ] = 2,
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
 ) -> int:
-    """Say which kept changes still pay for themselves.
+    """Find kept changes that no longer help.
 
-    Runs the best, and the best without each of its kept changes, RUNS times each, and offers the recipe without those
-    that no longer help, as a commit. The branch is left as it is.
+    Runs the best, and the best without each of its kept changes, RUNS times each, and makes a commit of the recipe
+    without the changes that no longer help. The branch does not change.
+
+    Use it at the end of a long session, before you take the result home.
 
     \b
     Examples:
@@ -88,17 +92,17 @@ def ablate(
 def baseline(
     training_seconds: TrainingSeconds = None, setup: Setup = True, sandbox: SandboxMode = "auto", as_json: Json = False
 ) -> int:
-    """Measure the recipe as it is, on this machine and this data.
+    """Measure the current recipe on this machine and data.
 
-    `run` does this by itself where no valid baseline is kept; this makes a fresh one. Writes
-    .autoresearch/create/baseline_run.log, and beside it the value and the conditions it holds for.
+    Writes .autoresearch/create/baseline_run.log, and next to it the metric with the conditions that it is valid for.
+    `run` measures a baseline itself unless a valid one is stored; this command always measures a new one.
 
     \b
     Examples:
       autoresearch baseline
       autoresearch baseline --training-seconds 30 --json
 
-    Exit code 1 where the command fails or prints no metric, 3 where the tree has uncommitted changes.
+    Exits with code 1 if the command fails or prints no metric, 3 if there are uncommitted changes.
     """
     from agent.cli.launch import baseline as launch
 

@@ -1,4 +1,4 @@
-"""The flags and arguments that several commands share."""
+"""Flags and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import typer
 
 from agent.cli import completion
 
-# The sections of the help page of `run`: it alone has more options than a page without them can hold.
-SESSION, END, PROPOSE = "The session", "When it ends", "Who proposes"
-MEASURE, TELL = "Runs and verdict", "What it tells"
+# The sections of the help page of `run`, the only one with too many options for a plain list.
+SESSION, END, PROPOSE = "Session", "End of the session", "Proposer"
+MEASURE, TELL = "Runs and verdict", "Output"
 
 Tag = Annotated[
     str | None,
     typer.Option(
         "--tag",
         metavar="TAG",
-        help="The session; without it the one last worked on.",
+        help="Session; by default the most recent one.",
         autocompletion=completion.tags,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TrainingSeconds = Annotated[
     float | None,
     typer.Option(
         envvar="AUTORESEARCH_TRAINING_SECONDS",
         min=0.1,
         metavar="SECONDS",
-        help="Training budget of a run; else what the protocol says.",
+        help="Training budget of a run; by default that of protocol.json.",
         rich_help_panel=MEASURE,
     ),
 ]
@@ -37,8 +37,8 @@ SandboxMode = Annotated[
     typer.Option(
         "--sandbox",
         envvar="AUTORESEARCH_SANDBOX",
-        help="auto: confine what training writes, hide secrets and keep networkPolicy, as far as this system can. "
-        "strict: or do not start. AUTORESEARCH_KEEP_ENV=NAME,... lets variables through.",
+        help="auto: restrict where training writes, hide secrets and enforce networkPolicy, as far as the system "
+        "supports it. strict: refuse to start without that. AUTORESEARCH_KEEP_ENV=NAME,... keeps variables.",
         rich_help_panel=MEASURE,
     ),
 ]
@@ -47,7 +47,7 @@ Model = Annotated[
     typer.Option(
         envvar="AUTORESEARCH_MODEL",
         metavar="MODEL",
-        help="A language model: openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or "
+        help="Language model: openai:NAME, anthropic:NAME, ollama:NAME, lmstudio:NAME, mlx:NAME or "
         "'http://host:port/v1 NAME'.",
         rich_help_panel=PROPOSE,
     ),
@@ -57,7 +57,7 @@ Agent = Annotated[
     typer.Option(
         envvar="AUTORESEARCH_AGENT",
         metavar="NAME",
-        help="A coding agent: claude, codex, gemini, opencode, aider or mini.",
+        help="Coding agent: claude, codex, gemini, opencode, aider or mini.",
         autocompletion=completion.agents,
         rich_help_panel=PROPOSE,
     ),
@@ -66,7 +66,7 @@ Setup = Annotated[
     bool,
     typer.Option(
         "--setup/--no-setup",
-        help="Run the protocol's set-up commands if they are due.",
+        help="Run the set-up commands of protocol.json if they are due.",
         rich_help_panel=SESSION,
     ),
 ]

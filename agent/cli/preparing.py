@@ -1,4 +1,4 @@
-"""Before a session: a protocol for this repository, and whether machine and workspace are ready."""
+"""Commands to use before a session: `init` and `doctor`."""
 
 from __future__ import annotations
 
@@ -16,36 +16,43 @@ from agent.format import block
 
 @dataclass(frozen=True)
 class InitFlags:
-    """What a person knows better than what would be found."""
+    """Flags that override what `init` detects."""
 
-    command: Annotated[str | None, typer.Option(metavar="COMMAND", help="What to run, else it is found.")] = None
-    metric: Annotated[str | None, typer.Option(metavar="NAME", help="Which number of its output counts.")] = None
+    command: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Command to run; by default it is detected.")
+    ] = None
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the metric in its output; by default it is detected.")
+    ] = None
     direction: Annotated[
-        Literal["minimize", "maximize"] | None, typer.Option(help="Which way is better, else its name says so.")
+        Literal["minimize", "maximize"] | None,
+        typer.Option(help="Which direction is better; by default guessed from the name."),
     ] = None
     mutable: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Files that may change; give it several times.")
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Files that may change; repeat the flag for several patterns."),
     ] = None
     training_seconds: TrainingSeconds = None
     sandbox: SandboxMode = "auto"
-    no_run: Annotated[bool, typer.Option("--no-run", help="Try nothing: write a draft to be finished.")] = False
-    force: Annotated[bool, typer.Option("--force", help="Write over an existing protocol.json.")] = False
+    no_run: Annotated[bool, typer.Option("--no-run", help="Run nothing and write a draft for you to finish.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing protocol.json.")] = False
 
 
 @command(PREPARE)
 def init(flags: InitFlags, as_json: Json = False) -> int:
-    """Write a protocol.json for the repository here, of any kind.
+    """Write protocol.json for any kind of repository.
 
-    Finds the command (training, a benchmark, tests), runs it in a copy of what is committed, and writes down which
-    number counts, what may change and what must not, each with its reason. Asks nothing; a flag wins over what it
-    finds. Only protocol.json is written, and nothing where something is missing.
+    Detects the command (training, a benchmark, tests), runs it in a copy of the last commit, and writes the metric, the
+    files that may change and those that must not, each with the reason. It never prompts; flags override what it
+    detects. It writes only protocol.json, and nothing at all if it cannot complete it.
 
     \b
     Examples:
       autoresearch init
       autoresearch init --command 'python bench.py --json' --metric ops_per_second
 
-    Exit code 1 where the command fails or has no number, 3 where there is no commit or a protocol.json already.
+    Exits with code 1 if the command fails or prints no number, 3 if the repository has no commit or already has a
+    protocol.json.
     """
     from agent.init.init import InitConfig, init_lines, write_protocol
 
@@ -68,7 +75,7 @@ def init(flags: InitFlags, as_json: Json = False) -> int:
 def doctor(
     tag: Tag = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Finish or undo what a crash left half done, as every start does.")
+        bool, typer.Option("--repair", help="Finish or undo what a crash interrupted, as every start of `run` does.")
     ] = False,
     model: Model = None,
     agent: Agent = None,
@@ -76,15 +83,16 @@ def doctor(
         bool,
         typer.Option(
             "--smoke/--no-smoke",
-            help="Train for two seconds in a room, as a run has it. Nothing else runs code of the workspace.",
+            help="Train for two seconds in a room, like a run. No other check executes code of the workspace.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Say what is well here and what is not, and what mends it.
+    """Check machine and workspace, and print fixes.
 
-    Looks at the machine, the workspace, its sessions, and the model or agent that is named. Nothing is changed without
-    --repair, and nothing is spent: a model's server is only asked which models it has.
+    Checks the machine, the workspace, its sessions, and the model or agent that you name. It changes nothing without
+    --repair, and costs nothing: it only asks a model's server for its list of models. Run it before a long session, or
+    when a session fails to start.
 
     \b
     Examples:
@@ -92,7 +100,7 @@ def doctor(
       autoresearch doctor --model ollama:qwen3-coder --smoke
       autoresearch doctor --repair --tag mar5
 
-    Exit code 1 where something is broken; warnings do not count.
+    Exits with code 1 if a check finds something broken; warnings do not count.
     """
     from agent.doctor.doctor import doctor_lines, examine, repair_sessions
     from agent.proposers.choose import ProposerConfig
@@ -100,7 +108,7 @@ def doctor(
     folder = Options.folder.resolve()
     done = repair_sessions(folder, tag) if repair else []
     checks = examine(folder, tag, ProposerConfig(model=model, agent=agent), smoke)
-    shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: all was in order"]
+    shown = [f"did      {line}" for line in done] if done or not repair else ["did      nothing: no repair needed"]
     data = {"repaired": done, "checks": [asdict(check) for check in checks]}
     answer(as_json, "doctor", data, [*shown, *doctor_lines(checks)])
     return 1 if any(check.status == "broken" for check in checks) else 0

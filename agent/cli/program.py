@@ -1,4 +1,4 @@
-"""The program as a whole: what stands before a command, and how each command prints and ends."""
+"""The program itself: its help page, the options before the command, and its start."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from agent.errors import explain
 from agent.journal.paths import workspace_of
 from agent.system.invocation import stand
 
-RESEARCH, LOOK, PREPARE = "Research", "Look", "Prepare"  # the sections of the help page
+RESEARCH, LOOK, PREPARE = "Research", "Inspect", "Set up"  # the sections of the help page
 
 app = typer.Typer(
     name="autoresearch",
     cls=Commands,
-    help="The autonomous ML research loop that people trust overnight.\n\n"
-    "It edits train.py, trains it for a fixed time, keeps what is better, reverts what is not, and writes a row for "
-    "each experiment to results.tsv: all night, without asking anything. The rules are those of protocol.json.\n\n"
+    help="Run an autonomous ML research loop overnight.\n\n"
+    "It edits train.py, trains it for a fixed time, keeps what improves the metric, reverts what does not, and adds a "
+    "row for each experiment to results.tsv. It never prompts. protocol.json sets the rules.\n\n"
     "\b\n"
     "Examples:\n"
     "  autoresearch run --tag mar5 --until 07:00\n"
@@ -30,12 +30,12 @@ app = typer.Typer(
     "  autoresearch report --open\n\n"
     "\b\n"
     "Exit codes:\n"
-    "  0    done, or a limit that was asked for is reached\n"
-    "  1    something failed\n"
-    "  2    wrong flags or arguments, or protocol.json is not valid\n"
-    "  3    something has to be there first: a clean tree, data, a session\n"
+    "  0    success, or a limit is reached\n"
+    "  1    failure\n"
+    "  2    invalid flags, arguments or protocol.json\n"
+    "  3    unmet precondition: uncommitted changes, missing data, no session\n"
     "  129, 130, 143   ended by a closed terminal, Ctrl-C, SIGTERM",
-    epilog="`autoresearch COMMAND --help` tells more of each.",
+    epilog="Run `autoresearch COMMAND --help` for the options of a command.",
     add_completion=True,
     rich_markup_mode=None,  # plain help: drawing it with rich takes longer than everything else
     pretty_exceptions_enable=False,
@@ -52,7 +52,12 @@ def _show_version(wanted: bool) -> None:
 
 
 class Options:
-    """What stands before the command. here: the folder as it was named; folder: the workspace that it lies in."""
+    """The options before the command.
+
+    Attributes:
+        here: The folder as the user named it.
+        folder: The workspace that contains it.
+    """
 
     here = folder = Path()
     debug = False
@@ -62,11 +67,11 @@ class Options:
 def main(
     folder: Annotated[
         Path,
-        typer.Option("-C", metavar="DIR", help="The workspace, where protocol.json is, or a folder inside it."),
+        typer.Option("-C", metavar="DIR", help="Workspace (the folder with protocol.json), or a folder inside it."),
     ] = Path(),
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version, and end.")
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     stand(folder if folder != Path() else None)
@@ -74,7 +79,7 @@ def main(
 
 
 def start() -> None:
-    """The program itself."""
+    """Run the program."""
     streams.harden()
     try:
         app(prog_name="autoresearch")
@@ -87,5 +92,5 @@ def start() -> None:
 
 
 def drop_output() -> None:
-    """Let Python find nothing to complain of when it empties standard output at its end."""
+    """Discard unwritten output, so that Python does not report an error when it flushes stdout at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`autoresearch protocol`: what protocol.json says, and what it may say."""
+"""`autoresearch protocol`: check protocol.json and print its schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.cli.usage import Commands
 protocol_app = typer.Typer(
     name="protocol",
     cls=Commands,
-    help="Look at protocol.json: what may change, how to run.\n\n"
+    help="Check protocol.json, or print its schema.\n\n"
     "\b\nExamples:\n  autoresearch protocol check\n  autoresearch protocol schema > protocol.schema.json",
 )
 app.add_typer(protocol_app, rich_help_panel=PREPARE)
@@ -22,18 +22,18 @@ app.add_typer(protocol_app, rich_help_panel=PREPARE)
 
 @command(None, "check", on=protocol_app)
 def protocol_check(as_json: Json = False) -> int:
-    """Check protocol.json, and say what is done with each field.
+    """Check protocol.json and explain what each field does.
 
-    Prints a line a field: its value, where that comes from (protocol.json, default, or a variable), and what the
-    program does about it.
+    Prints one line per field: its value, where the value comes from (protocol.json, a default or a variable), and what
+    the program does with it. Run it after you write or change protocol.json.
 
     \b
     Examples:
       autoresearch protocol check
       autoresearch protocol check --json
 
-    Exit code 2 where protocol.json is missing or not valid, with every faulty field, and where `run` would refuse it:
-    it is not eligible, or nothing that is committed may change.
+    Exits with code 2 if protocol.json is missing or invalid, and lists every invalid field. The same if `run` would
+    refuse it because it is not eligible or no committed file may change.
     """
     from agent.protocol.check import check, check_lines
     from agent.protocol.load import load_protocol
@@ -51,7 +51,9 @@ def protocol_check(as_json: Json = False) -> int:
 
 @command(None, "schema", on=protocol_app)
 def protocol_schema() -> None:
-    """Print the JSON Schema of protocol.json, for editors.
+    """Print the JSON Schema of protocol.json.
+
+    Use it for completion and checks in an editor, or to look up a field.
 
     \b
     Examples:

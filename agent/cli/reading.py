@@ -1,4 +1,4 @@
-"""Looking at sessions: all of these read the journal, and none disturbs a loop that runs."""
+"""Commands that inspect sessions. They only read, so they never disturb a running loop."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from agent.errors import UsageError
 from agent.format import block
 from agent.system.files import read_end
 
-LARGEST_LOG = 2**27  # bytes, from its end
+LARGEST_LOG = 2**27  # bytes, counted from the end
 
 
 @command(LOOK, reads=True)
 def status(
     tag: Tag = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the loop ends.")] = False,
-    rows: Annotated[int, typer.Option("-n", min=0, metavar="N", help="How many of the last experiments to show.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Update until the loop ends.")] = False,
+    rows: Annotated[int, typer.Option("-n", min=0, metavar="N", help="Show the last N experiments.")] = 20,
     as_json: Json = False,
 ) -> int:
-    """Show how a session is doing, while it runs or after.
+    """Show the status of a session, running or ended.
 
-    Reads the journal, from any terminal or over ssh. With --follow on a terminal it is the live screen of `run`.
+    Works from any terminal or over ssh, as it only reads the journal. On a terminal, --follow shows the live screen of
+    `run`.
 
     \b
     Examples:
@@ -58,17 +59,17 @@ def show(
         str,
         typer.Argument(
             metavar="N|HASH",
-            help="Its number, 4 digits or more of its hash, best or baseline.",
+            help="Number, hash (4 digits or more), best or baseline.",
             autocompletion=completion.experiments,
         ),
     ],
     tag: Tag = None,
     as_json: Json = False,
 ) -> int:
-    """Show one experiment: what was tried, why, and what came of it.
+    """Show one experiment: proposal, verdict, runs and diff.
 
-    Prints the proposal with its reasons, the verdict with its evidence, each run, the diff, and the log's end. The one
-    under way can be shown, too.
+    Prints the proposal with its reasoning, the verdict with its evidence, each run, the diff and the end of the log. It
+    also works for the experiment that is running.
 
     \b
     Examples:
@@ -90,7 +91,7 @@ def diff(
         str | None,
         typer.Argument(
             metavar="N|HASH",
-            help="Without it the best.",
+            help="Experiment; by default the best.",
             autocompletion=completion.experiments,
         ),
     ] = None,
@@ -98,21 +99,22 @@ def diff(
         str | None,
         typer.Argument(
             metavar="OTHER",
-            help="What to compare with; without it what N was made from.",
+            help="Compare with this one; by default with the parent of N.",
             autocompletion=completion.experiments,
         ),
     ] = None,
     tag: Tag = None,
     as_json: Json = False,
 ) -> int:
-    """Show what an experiment changed, or how two differ.
+    """Show the diff of an experiment, or between two.
 
-    Without numbers it is the best against the baseline, as a patch that `git apply` takes. results.tsv is left out.
+    Without arguments it compares the best with the baseline. The output is a patch for `git apply`; results.tsv is left
+    out.
 
     \b
     Examples:
       autoresearch diff > best.patch
-      autoresearch diff 12 7          what 12 has that 7 has not
+      autoresearch diff 12 7          changes from 7 to 12
     """
     from agent.report import inspection
     from agent.views.color import colored, diff_lines
@@ -130,19 +132,19 @@ def log(
     which: Annotated[
         str | None,
         typer.Argument(
-            metavar="N|HASH", help="Without it the latest experiment.", autocompletion=completion.experiments
+            metavar="N|HASH", help="Experiment; by default the latest.", autocompletion=completion.experiments
         ),
     ] = None,
     run: Annotated[
-        int | None, typer.Option("--run", min=1, metavar="K", help="Which of its runs, else the last.")
+        int | None, typer.Option("--run", min=1, metavar="K", help="Number of the run; by default the last.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while the run writes to it.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the run ends.")] = False,
     tag: Tag = None,
     as_json: Json = False,
 ) -> int:
-    """Print the log of an experiment's run.
+    """Print the log of a run.
 
-    An experiment has more than one run where it was repeated, retried or confirmed; --run picks one.
+    An experiment that was repeated, retried or confirmed has several runs; select one with --run.
 
     \b
     Examples:
@@ -152,23 +154,24 @@ def log(
     from agent.report import inspection
 
     if follow and as_json:
-        raise UsageError("--follow and --json exclude each other: JSON is printed once")
+        raise UsageError("--follow and --json are mutually exclusive", hint="drop one of them")
     path = inspection.log(Options.folder.resolve(), tag, which, run)
     if as_json:
         text = read_end(path, LARGEST_LOG).decode(errors="replace")
         answer(True, "log", {"path": str(path), "text": text}, [])
         return 0
     for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
-        # On a pipe the log is as it is; a terminal is not steered by it.
+        # A pipe gets the log unchanged; on a terminal its escape sequences are stripped.
         print(block(text) if sys.stdout.isatty() else text, end="", flush=True)
     return 0
 
 
 @command(LOOK, reads=True)
 def sessions(as_json: Json = False) -> int:
-    """List the sessions of this workspace, the latest first.
+    """List the sessions of this workspace, latest first.
 
-    Of each: best, gain, whether that is confirmed or provisional, and when it was last at work.
+    Shows for each session the number of experiments, baseline, best, gain (confirmed or provisional), last activity and
+    branch.
 
     \b
     Examples:
@@ -191,22 +194,22 @@ def report(
         typer.Option(
             "--tag",
             metavar="TAG",
-            help="The session; several times to compare. Without it the last one.",
+            help="Session; repeat the flag to compare several. By default the most recent one.",
             autocompletion=completion.tags,
         ),
     ] = None,
-    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write; else .autoresearch/sessions/TAG/report.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder; by default .autoresearch/sessions/TAG/report.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print what the page shows as one JSON object, and write nothing.")
+        bool, typer.Option("--json", help="Print the data of the page as one JSON object, and write no files.")
     ] = False,
 ) -> int:
-    """Write the morning report: one page that needs no network.
+    """Write the report of a session as one HTML page.
 
-    index.html has the progress chart, what was learnt, where time and money went, and the diff; progress.svg and
-    progress.png are its chart. Prints the paths. `run` writes it at the end, too.
+    index.html works offline and contains the progress chart, what helped and what did not, time and cost, and the diff;
+    progress.svg and progress.png are the chart. Prints the paths. `run` writes the same report when it ends.
 
     \b
     Examples:
@@ -225,5 +228,5 @@ def report(
     paths = write_report(workspace, tag or [], out)
     print("\n".join(map(str, paths)))
     if open_it and typer.launch(paths[0].resolve().as_uri()) != 0:
-        print(f"no browser could be started: open {paths[0]} yourself", file=sys.stderr)
+        print(f"warning: cannot start a browser; open {paths[0]} in one", file=sys.stderr)
     return 0

@@ -1,6 +1,6 @@
-"""The flags of `run`, in the groups of its help page; and those that a session keeps.
+"""The flags of `run`, in the groups of its help page, and the flags that a session keeps.
 
-A later start needs none of those, and what is given anew is said.
+Resuming a session needs none of the kept flags. A flag that is given again replaces the kept value, with a note.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SessionFlags:
-    """Which session, and how it starts."""
+    """Flags that name and start the session."""
 
     tag: Annotated[
         str,
@@ -34,7 +34,7 @@ class SessionFlags:
             "--tag",
             envvar="AUTORESEARCH_TAG",
             metavar="TAG",
-            help="Names the session and its branch.",
+            help="Name of the session and its branch.",
             autocompletion=completion.tags,
             rich_help_panel=SESSION,
         ),
@@ -42,46 +42,48 @@ class SessionFlags:
     seed: Annotated[
         int,
         typer.Option(
-            envvar="AUTORESEARCH_SEED", metavar="N", help="Makes the proposals repeatable.", rich_help_panel=SESSION
+            envvar="AUTORESEARCH_SEED", metavar="N", help="Random seed of the proposals.", rich_help_panel=SESSION
         ),
     ] = 0
     setup: Setup = True
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check everything, say what would happen, and end.", rich_help_panel=SESSION),
+        typer.Option("--dry-run", help="Check everything, print the plan, and exit.", rich_help_panel=SESSION),
     ] = False
 
 
 @dataclass(frozen=True)
 class EndFlags:
-    """When it ends, and what follows."""
+    """Flags for the limits, and for what follows the last experiment."""
 
     max_experiments: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="After this many, in the whole session.", rich_help_panel=END),
+        typer.Option(min=0, metavar="N", help="Stop after N experiments of the session.", rich_help_panel=END),
     ] = None
     max_hours: Annotated[
-        float | None, typer.Option(min=0, metavar="HOURS", help="After this long.", rich_help_panel=END)
+        float | None, typer.Option(min=0, metavar="HOURS", help="Stop after HOURS.", rich_help_panel=END)
     ] = None
     until: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="At a time of day (07:00, 7am) or after a duration (8h, 1h30m).", rich_help_panel=END
+            metavar="TIME",
+            help="Stop at a time of day (07:00, 7am) or after a duration (8h, 1h30m).",
+            rich_help_panel=END,
         ),
     ] = None
     patience: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="After this many in a row without a keep.", rich_help_panel=END),
+        typer.Option(min=1, metavar="N", help="Stop after N experiments in a row without a keep.", rich_help_panel=END),
     ] = None
     target: Annotated[
-        float | None, typer.Option(metavar="VALUE", help="When the metric is this good.", rich_help_panel=END)
+        float | None, typer.Option(metavar="VALUE", help="Stop when the metric reaches VALUE.", rich_help_panel=END)
     ] = None
     confirm: Annotated[
         bool,
         typer.Option(
             "--confirm/--no-confirm",
             envvar="AUTORESEARCH_CONFIRM",
-            help="At the end run baseline and best afresh, three times each.",
+            help="At the end, compare baseline and best with three held-out runs each.",
             rich_help_panel=END,
         ),
     ] = True
@@ -90,7 +92,7 @@ class EndFlags:
         typer.Option(
             "--report/--no-report",
             envvar="AUTORESEARCH_REPORT",
-            help="At the end write the report.",
+            help="At the end, write the report.",
             rich_help_panel=END,
         ),
     ] = True
@@ -98,15 +100,15 @@ class EndFlags:
 
 @dataclass(frozen=True)
 class ProposerFlags:
-    """Who proposes."""
+    """Flags of the proposer."""
 
     proposer: Annotated[
         str | None,
         typer.Option(
             envvar="AUTORESEARCH_PROPOSER",
             metavar="NAME",
-            help="search (built in), llm, command (an agent) or hybrid. Without it hybrid where a model or agent is "
-            "named, else search.",
+            help="search (built in), llm, command (an agent) or hybrid. By default hybrid with --model or --agent, "
+            "else search.",
             autocompletion=completion.proposers,
             rich_help_panel=PROPOSE,
         ),
@@ -117,20 +119,20 @@ class ProposerFlags:
         str | None,
         typer.Option(
             metavar="COMMAND",
-            help="Any other agent, as in 'my-agent --task {prompt_file}'.",
+            help="Command of any other agent, as in 'my-agent --task {prompt_file}'.",
             rich_help_panel=PROPOSE,
         ),
     ] = None
     agent_timeout: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="For one call of the agent.", rich_help_panel=PROPOSE)
+        float, typer.Option(min=1, metavar="SECONDS", help="Timeout of one agent call.", rich_help_panel=PROPOSE)
     ] = 900
     share: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            metavar="SHARE",
-            help="Of a hybrid's experiments, how many the model or agent proposes.",
+            metavar="FRACTION",
+            help="Fraction of a hybrid's experiments that the model or agent proposes.",
             rich_help_panel=PROPOSE,
         ),
     ] = 0.3
@@ -139,7 +141,7 @@ class ProposerFlags:
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="With no model for this long the search takes over.",
+            help="Switch to the search when the model has been unavailable for this long.",
             rich_help_panel=PROPOSE,
         ),
     ] = 300
@@ -148,22 +150,23 @@ class ProposerFlags:
         typer.Option(
             min=0.1,
             metavar="SECONDS",
-            help="A model silent for this long is taken to be gone.",
+            help="Idle timeout of a model's response.",
             rich_help_panel=PROPOSE,
         ),
     ] = 120
     max_cost: Annotated[
         float | None,
-        typer.Option(min=0, metavar="DOLLARS", help="Cap on the whole session.", rich_help_panel=PROPOSE),
+        typer.Option(min=0, metavar="DOLLARS", help="Spending limit of the session.", rich_help_panel=PROPOSE),
     ] = None
     max_cost_per_experiment: Annotated[
-        float | None, typer.Option(min=0, metavar="DOLLARS", help="Cap on each.", rich_help_panel=PROPOSE)
+        float | None,
+        typer.Option(min=0, metavar="DOLLARS", help="Spending limit of one experiment.", rich_help_panel=PROPOSE),
     ] = None
 
 
 @dataclass(frozen=True)
 class MeasureFlags:
-    """Runs and verdict."""
+    """Flags of the runs and the verdict."""
 
     training_seconds: TrainingSeconds = None
     sandbox: SandboxMode = "auto"
@@ -171,7 +174,7 @@ class MeasureFlags:
         bool,
         typer.Option(
             "--allow-untraced",
-            help="Let a model that cannot be traced compute its own metric; such results count as unattested.",
+            help="Accept a model that cannot be traced and computes its own metric, and mark its results unattested.",
             rich_help_panel=MEASURE,
         ),
     ] = False
@@ -179,7 +182,7 @@ class MeasureFlags:
         bool,
         typer.Option(
             "--keep-awake/--no-keep-awake",
-            help="Keep the machine from sleeping meanwhile.",
+            help="Keep the machine awake during the session.",
             rich_help_panel=MEASURE,
         ),
     ] = True
@@ -187,7 +190,7 @@ class MeasureFlags:
         bool,
         typer.Option(
             "--prune/--no-prune",
-            help="End runs early that have no chance left, and those over their budget.",
+            help="Stop runs early if they cannot win or exceed their budget.",
             rich_help_panel=MEASURE,
         ),
     ] = True
@@ -196,46 +199,46 @@ class MeasureFlags:
         typer.Option(
             min=1,
             metavar="N",
-            help="Of the untouched recipe: 2 with confirm, 1 with greedy.",
+            help="Runs of the baseline; by default 2 with confirm, 1 with greedy.",
             rich_help_panel=MEASURE,
         ),
     ] = None
     verdict: Annotated[
         Literal["confirm", "greedy"],
         typer.Option(
-            help="confirm: borderline candidates and the incumbent are run again until the difference is above the "
-            "noise. greedy: whatever looks better once is kept.",
+            help="confirm: repeat borderline candidates and the incumbent until the difference is above the noise. "
+            "greedy: keep every candidate that is better in one run.",
             rich_help_panel=MEASURE,
         ),
     ] = "confirm"
     max_memory_gb: Annotated[
         float | None,
-        typer.Option(min=0, metavar="GB", help="A candidate that needs more is never kept.", rich_help_panel=MEASURE),
+        typer.Option(min=0, metavar="GB", help="Discard candidates that need more memory.", rich_help_panel=MEASURE),
     ] = None
 
 
 @dataclass(frozen=True)
 class TellFlags:
-    """What it tells."""
+    """Flags of the output."""
 
     notify: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WAY",
-            help="Tell of a new best, of trouble and of the end: bell, desktop, or a command such as "
-            "'my-notifier {title} {text}'. More than once for several.",
+            help="Notify on a new best, trouble and the end: bell, desktop, or a command such as "
+            "'my-notifier {title} {text}'. Repeat the flag for several.",
             rich_help_panel=TELL,
         ),
     ] = None
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print events as they happen, one JSON object a line.", rich_help_panel=TELL),
+        typer.Option("--json", help="Print events as they happen, one JSON object per line.", rich_help_panel=TELL),
     ] = False
 
 
 @dataclass(frozen=True)
 class RunFlags:
-    """All flags of `run`, as they were given."""
+    """All flags of `run`, with the values that were given."""
 
     session: SessionFlags
     end: EndFlags
@@ -244,7 +247,7 @@ class RunFlags:
     tell: TellFlags
 
     def values(self) -> dict[str, Any]:
-        """Those that a session keeps, by their names in `run`."""
+        """Return the flags that a session keeps, by their names in `run`."""
         groups = (self.session, self.end, self.who, self.measure, self.tell)
         return {name: value for group in groups for name, value in vars(group).items() if name in KEPT}
 
@@ -265,7 +268,7 @@ def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-# By their names in `run`. When to end is no matter of the session's but of each start's.
+# The flags that a session keeps and what makes a value valid. Limits apply to one start and are not kept.
 KEPT: Mapping[str, Callable[[Any], bool]] = {
     "seed": _whole,
     "training_seconds": _positive,
@@ -286,14 +289,20 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
     "max_cost": _positive,
     "max_cost_per_experiment": _positive,
 }
-# Who proposes is one choice: a new one takes the place of all of the old.
+# These flags are one choice: giving one of them replaces them all.
 WHO = ("proposer", "model", "agent", "agent_cmd")
 
 
 def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunConfig:
-    """What a start of the session is to do: its flags, and those that the session has kept where none are given anew.
+    """Combine the flags of this start with those that the session has kept.
 
-    defaults: the names of those that nobody gave. Raises UsageError where flags do not go together.
+    Args:
+        folder: The workspace.
+        flags: The flags of this start.
+        defaults: Names of the flags that were not given.
+
+    Raises:
+        UsageError: If flags do not go together.
     """
     from agent.cli.launch import ExecutionConfig, OutputConfig, RunConfig
     from agent.decision.decide import DecisionConfig
@@ -346,36 +355,45 @@ def _limits(end: EndFlags) -> Limits:
 
 
 def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
-    """Raises UsageError for a flag about a model or an agent where none is asked: it would do nothing."""
+    """Reject flags that have no effect without a model or an agent.
+
+    Raises:
+        UsageError: If one is given without them.
+    """
     idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
     if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
-        raise UsageError(f"--{idle[0].replace('_', '-')} is for a model or an agent: name one with --model or --agent")
+        raise UsageError(f"{_flag_of(idle[0])} needs --model or --agent", hint="add one of them, or drop the flag")
 
 
 def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the flags that hold for a start of `tag`, and a sentence for each that is another than it was.
+    """Return the flags that apply to a start of session `tag`, and a note for each that has changed.
 
-    given: those of this start, by the names of KEPT. Raises PreconditionError where the journal came with the
-    repository.
+    Args:
+        folder: The workspace.
+        tag: The session.
+        given: The flags of this start, by their names in KEPT.
+
+    Raises:
+        PreconditionError: If the journal came with the repository.
     """
     path = journal_path(folder, tag)
     if not path.exists():
         return {name: value for name, value in given.items() if value != math.inf}, []
-    from agent.journal.journal import fold  # --help need not load it
+    from agent.journal.journal import fold  # imported here to keep --help fast
 
     require_own_state(folder)
     kept = {name: value for name, value in fold(path).flags.items() if name in KEPT and KEPT[name](value)}
     changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
     left = _but_who(kept) if not set(WHO).isdisjoint(given) else kept
-    said = [f"{_flag_of(name)} is {given[name]} from now on; the session had {kept[name]}" for name in changed]
+    said = [f"{_flag_of(name)} is now {given[name]}; it was {kept[name]}" for name in changed]
     hold = {**left, **given}
-    said += [f"{_flag_of(name)} {kept[name]} of the session holds no more" for name in kept if name not in hold]
-    # `--max-cost inf` takes a limit back.
+    said += [f"{_flag_of(name)} {kept[name]} no longer applies" for name in kept if name not in hold]
+    # `inf` removes a limit, as in `--max-cost inf`.
     return {name: value for name, value in hold.items() if value != math.inf}, said
 
 
 def given_in(values: Mapping[str, Any], by_default: Collection[str]) -> dict[str, Any]:
-    """Return those of a command's values that a session keeps and that somebody gave."""
+    """Return the flags that the user gave and that a session keeps."""
     return {name: values[name] for name in KEPT if name not in by_default and values[name] is not None}
 
 

@@ -1,4 +1,4 @@
-"""The loop itself: begin a session or go on with it, and ask it to end."""
+"""`run` starts or resumes a session, `stop` ends it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def run(
     measure: MeasureFlags,
     tell: TellFlags,
 ) -> int:
-    """Start a session, or go on with it.
+    """Start or resume a session.
 
-    Takes the branch autoresearch/TAG and repeats until a limit is reached or Ctrl-C: a proposer edits the files that
-    may change, the protocol's command runs, its metric is read, the change is kept or reverted, and results.tsv gets
-    a row. Asks nothing, and refuses to start on a tree with uncommitted changes.
+    Checks out the branch autoresearch/TAG and repeats until a limit or Ctrl-C: a proposer edits the mutable files, the
+    protocol's command runs, its metric is read, the change is kept or reverted, and results.tsv gets a row. It never
+    prompts, and refuses to start if there are uncommitted changes.
 
-    A session keeps its flags, but for when to end: to go on, its tag is enough, and what you give anew holds from then
-    on. A limit is taken back with inf, as in --max-cost inf.
+    A session keeps its flags except for the limits. To resume it, give only its tag; a flag given again replaces the
+    kept value. Remove a limit with inf, as in --max-cost inf.
 
-    The first Ctrl-C finishes the experiment under way, a second one stops at once. After either, after a crash and
-    after a reboot the same command goes on where it was.
+    The first Ctrl-C finishes the current experiment, the second stops at once. After either, a crash or a reboot, the
+    same command resumes the session where it stopped.
 
     \b
     Examples:
@@ -40,17 +40,17 @@ def run(
 
     \b
     Writes:
-      results.tsv                    a row for each experiment, on the branch
+      results.tsv                    one row per experiment, on the branch
       .autoresearch/sessions/TAG/    journal, proposals, logs, report
       refs/autoresearch/TAG/N        the commit of each experiment
 
     \b
     Exit codes:
-      0    a limit is reached, or `autoresearch stop`
-      1    something failed that concerns the whole session
-      2    wrong flags, or protocol.json is not valid
-      3    a changed tree, another loop, missing data, other conditions
-      129, 130, 143   a closed terminal, Ctrl-C, SIGTERM
+      0    a limit is reached, or `autoresearch stop` was called
+      1    the session failed
+      2    invalid flags or protocol.json
+      3    uncommitted changes, another loop, missing data, changed conditions
+      129, 130, 143   closed terminal, Ctrl-C, SIGTERM
     """
     from agent.cli.launch import run as launch
 
@@ -60,16 +60,16 @@ def run(
 
 @command(RESEARCH)
 def stop() -> int:
-    """Ask the running loop to finish its experiment and end.
+    """Stop the running loop after its current experiment.
 
-    As Ctrl-C in its terminal, from any other. Returns at once.
+    Does the same as one Ctrl-C in the terminal of the loop, from any other terminal. Returns at once.
 
     \b
     Examples:
       autoresearch stop
       autoresearch -C ../recipe stop
 
-    Exit code 3 where no loop runs.
+    Exits with code 3 if no loop is running.
     """
     from agent.report.status import request_stop
 
@@ -78,6 +78,6 @@ def stop() -> int:
 
 
 def _defaults(context: typer.Context) -> set[str]:
-    """The names of the options that nobody gave, on the command line or in a variable."""
+    """Return the names of the options that were given neither on the command line nor in a variable."""
     found = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in found.items() if source is not None and source.name.startswith("DEFAULT")}

@@ -1,4 +1,4 @@
-"""Standard output and error as they come: closed, without a reader, or unable to show a character."""
+"""Standard output and error that are closed, have lost their reader, or cannot encode a character."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import os
 import sys
 from typing import Any, TextIO
 
-GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO)  # whoever read it, or its terminal, has gone for good
+GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO)  # the reader or the terminal is gone for good
 
 
 def harden() -> None:
-    """Let no command fail for what standard output and error are; called before anything else opens a file.
+    """Keep commands from failing because of stdout and stderr. Call it before anything else opens a file.
 
-    Standard error swallows what cannot be written: what is said there is said to whoever listens. On standard output
-    that is an error of the commands that only show something, see `keep_going`.
+    Stderr drops what cannot be written. On stdout that is an error, unless a command calls `keep_going`.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # Else the next file that is opened takes its place, and is written to.
+            # Otherwise the next file that is opened takes this descriptor, and output ends up in it.
             os.open(os.devnull, os.O_RDWR)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or io.TextIOWrapper(os.fdopen(descriptor, "wb", closefd=False))
@@ -31,7 +30,7 @@ def harden() -> None:
 
 
 def keep_going() -> None:
-    """Let standard output swallow what cannot be written, too: a session does not end because nobody reads it."""
+    """Make stdout drop what cannot be written, too: a session continues when its output has lost its reader."""
     if not isinstance(sys.stdout, Forgiving):
         sys.stdout = Forgiving(sys.stdout)
 
@@ -63,7 +62,7 @@ class Forgiving:
         return getattr(self._stream, name)
 
     def _lost(self, error: OSError | ValueError) -> None:
-        """Send the rest nowhere, for the programs that are started as well; a full disk may have room again."""
+        """Redirect the stream to /dev/null, for child processes, too, unless a later write may succeed (full disk)."""
         if isinstance(error, OSError) and error.errno in GONE:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -1,4 +1,4 @@
-"""When `--until` ends a session: a time of day, or a duration from now, in the ways that people write them."""
+"""Parse `--until`: a time of day, or a duration from now."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ _DURATION = re.compile(rf"(?:in\s+|\+\s*)?((?:{_PART})+)", re.I)
 
 
 def moment(text: str, now: float) -> float:
-    """Return the Unix time that `text` means: `07:00`, `7am` and `7:30pm` are times of day, the next such moment; `8h`,
-    `90m` and `1h30m` count from now.
+    """Return the Unix time that `text` means.
 
-    Raises UsageError where it is neither.
+    Args:
+        text: A time of day (`07:00`, `7am`, `7:30pm`), meaning its next occurrence, or a duration from now (`8h`,
+            `90m`, `1h30m`).
+        now: Unix time.
+
+    Raises:
+        UsageError: If it is neither.
     """
     said = " ".join(text.split())
     hours = _hours(said)
@@ -33,30 +38,30 @@ def moment(text: str, now: float) -> float:
     if wanted is not None:
         return _next(wanted, now)
     raise UsageError(
-        f"--until takes a time such as 07:00 or 7am, or a duration such as 8h or 1h30m, not {text!r}"
+        f"--until must be a time such as 07:00 or 7am, or a duration such as 8h or 1h30m, got {text!r}"
     ) from None
 
 
 def _hours(said: str) -> float | None:
-    """Of a duration; None where it is none, or none that a session can last."""
+    """Return the hours of a duration, or None if the text is not one, or is longer than a session can last."""
     found = _DURATION.fullmatch(said)
     if found is None:
         return None
     parts = re.findall(_PART, found[1], re.I)
     hours = sum(float(count) * _UNITS[unit[0].lower()] for count, unit in parts)
-    # Each unit once: `8h 8h` is a slip.
+    # Accept each unit once: `8h 8h` is a typo.
     once = len({unit[0].lower() for _, unit in parts}) == len(parts)
     return hours if once and 0 < hours <= LONGEST_HOURS else None
 
 
 def _time_of_day(said: str) -> timedelta | None:
-    """What has passed since midnight by the clock; None where it is no time of day."""
+    """Return the clock time since midnight, or None if the text is not a time of day."""
     found = _CLOCK.fullmatch(said)
     if found is None:
         return None
     hour, minute, second = (int(found[name] or 0) for name in ("hour", "minute", "second"))
     half, bare = (found["half"] or "").lower(), found["minute"] is None
-    # 7 alone may be either half of the day, or hours from now; and `07:00m` is no time.
+    # A bare 7 is ambiguous: morning, evening, or hours from now. `07:00m` is not a time.
     if (half and not 1 <= hour <= 12) or (not half and (bare or said[-1:].lower() in ("m", "."))):
         return None
     if half:
@@ -67,20 +72,22 @@ def _time_of_day(said: str) -> timedelta | None:
 
 
 def _next(wanted: timedelta, now: float) -> float:
-    """The next moment at which the clock shows it, whatever changes of clocks lie between; where one leaves it out, the
-    moment of the change."""
+    """Return the next Unix time at which the clock shows `wanted`, across clock changes.
+
+    If a change skips that clock time, return the moment of the change.
+    """
     today = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
     return min(at for days in range(3) for at in _moments(today + timedelta(days=days) + wanted) if at > now)
 
 
 def _moments(shown: datetime) -> Iterator[float]:
-    """When the clock shows this date and time: once, twice where clocks go back, or as they go past it."""
+    """Yield each Unix time at which the clock shows `shown`: two if clocks go back, or the change if it skips it."""
     first, second = (shown.replace(fold=fold).timestamp() for fold in (0, 1))
     if first <= second:
         yield first
         yield second
         return
-    # The clock goes from before it to after it between the two.
+    # Clocks skip `shown`: find the moment of the change between the two by bisection.
     before, after = second, first
     while after - before > 1:
         middle = (before + after) // 2

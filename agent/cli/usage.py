@@ -1,8 +1,9 @@
-"""Wrong flags and arguments in one sentence, like every other error; help pages in sections."""
+"""Usage errors in plain words, and help pages in sections."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -14,24 +15,34 @@ from agent.errors import AutoresearchError, UsageError
 from agent.format import one_line
 from agent.system.invocation import program
 
-FEW = 12  # options that a page without sections can hold
+FEW = 12  # the most options that a help page lists without sections
+
+# What a value must be, by the parser's (pydantic's) type of error.
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+}
+_COMMAND = re.compile(r"No such command '(?P<name>.*?)'(?:\. Did you mean (?P<similar>.*)\?)?")
+_EXTRA = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)")
 
 Rows = list[tuple[str, str]]
 
 
 class Commands(TyperGroup):
-    """The program's commands; the parser's usage lines are left to --help."""
+    """A group of commands that reports a usage error in two lines and leaves usage to --help."""
 
     def main(self, *args: Any, **more: Any) -> Any:
         if any(name.endswith("_COMPLETE") for name in os.environ):
             _complete_quickly()
         try:
             code = super().main(*args, **{**more, "standalone_mode": False})
-        except typer.TyperException as error:  # wrong usage: what the program itself refuses ends in a typer.Exit
-            what = one_line(error.format_message()).rstrip(".")
-            context = getattr(error, "ctx", None)
-            inside = context.command_path.partition(" ")[2] if context else ""
-            print_error(UsageError(what, hint=f"see `{' '.join([program(), *inside.split(), '--help'])}`"))
+        except typer.TyperException as error:  # the parser's own: an error of a command ends in a typer.Exit
+            print_error(in_plain_words(error))
             sys.exit(2)
         except typer.Abort:
             sys.exit(130)
@@ -56,7 +67,15 @@ class Commands(TyperGroup):
 
 
 class Page(TyperCommand):
-    """A command; where it has many options they stand in sections, by their `rich_help_panel`."""
+    """A command whose options, if there are many, are listed in sections by their `rich_help_panel`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", None) is None:  # the hint names this command's help page
+                setattr(error, "ctx", ctx)  # noqa: B010
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, Rows] = {}
@@ -72,17 +91,77 @@ class Page(TyperCommand):
 
 
 def print_error(error: AutoresearchError) -> None:
-    """Print what failed on stderr, and below it what fixes it."""
+    """Print an error on stderr, and its hint on a second line."""
     print(f"error: {one_line(str(error))}", file=sys.stderr)
     if error.hint:
         print(f"hint: {one_line(error.hint)}", file=sys.stderr)
 
 
-def _complete_quickly() -> None:
-    """Leave out what takes typer most of the time after Tab, and changes nothing that is offered.
+def in_plain_words(error: typer.TyperException) -> UsageError:
+    """Reword an error of the argument parser: `--share must be at most 1, got 2`."""
+    context = getattr(error, "ctx", None)
+    inside = context.command_path.split()[1:] if context else []
+    see = f"see `{' '.join([program(), *inside, '--help'])}`"
+    said = one_line(error.format_message()).rstrip(".")
+    parameter, option = getattr(error, "param", None), getattr(error, "option_name", None)
+    if isinstance(parameter, TyperArgument | TyperOption):
+        name = _name(parameter)
+        if "Missing" in said:
+            return UsageError(f"missing {parameter.param_type_name} {name}", hint=see)
+        return UsageError(_wrong_value(error, parameter, name, context), hint=see)
+    if option is not None and "No such option" in said:
+        similar = getattr(error, "possibilities", None) or ()
+        return UsageError(f"unknown option {option}", hint=_similar(sorted(similar), see))
+    if option is not None:
+        needs = "takes no value" if "does not take" in said else "needs a value"
+        return UsageError(f"{option} {needs}", hint=see)
+    if found := _COMMAND.fullmatch(said):
+        similar = re.findall(r"'(.*?)'", found["similar"] or "")
+        return UsageError(f"unknown command {found['name']!r}", hint=_similar(similar, see))
+    if found := _EXTRA.fullmatch(said):
+        return UsageError(f"unexpected argument {found[1]!r}", hint=see)
+    return UsageError(said[:1].lower() + said[1:], hint=see)
 
-    It loads pydantic to convert values that stand on the line, and Rich to take its markup out of help texts, which
-    here have none.
+
+def _wrong_value(error: typer.TyperException, parameter: TyperArgument | TyperOption, name: str, context: Any) -> str:
+    """Return what a value must be and what it is, if the parser tells; else its own message."""
+    source = context.get_parameter_source(parameter.name) if context else None
+    if source is not None and source.name == "ENVIRONMENT" and isinstance(parameter.envvar, str):
+        name = parameter.envvar
+    details: list[Any] = getattr(error.__cause__, "errors", list)()
+    if not details:
+        return f"{name}: {getattr(error, 'message', error)}".rstrip(".")
+    first = details[0]
+    kind, limits, value = first["type"], first.get("ctx", {}), first.get("input")
+    if parameter.type_descriptor.choices and kind == "value_error":
+        *others, last = map(str, parameter.type_descriptor.choices)
+        return f"{name} must be {', '.join(others)} or {last}, got {value!r}"
+    if kind in _EXPECTED:
+        shown = repr(value) if "parsing" in kind else value
+        return f"{name} must be {_EXPECTED[kind].format(**limits)}, got {shown}"
+    return f"{name}: {str(first['msg']).removeprefix('Value error, ')}"
+
+
+def _name(parameter: TyperArgument | TyperOption) -> str:
+    """Return what a user types for a parameter: its longest flag, or an argument's name."""
+    if isinstance(parameter, TyperOption):
+        return max(parameter.opts, key=len)
+    return str(parameter.display_name_raw)
+
+
+def _similar(names: list[str], see: str) -> str:
+    if not names:
+        return see
+    *others, last = (f"`{name}`" for name in names)
+    meant = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {meant}? See{see.removeprefix('see')}"
+
+
+def _complete_quickly() -> None:
+    """Skip what takes typer longest after Tab and does not change the offers.
+
+    That is loading pydantic, to convert the values on the line, and loading Rich, to strip markup from help texts,
+    which contain none here.
     """
     for kind in (TyperArgument, TyperOption):
         setattr(kind, "process_value", lambda _self, _ctx, value: value)  # noqa: B010

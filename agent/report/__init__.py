@@ -1,4 +1,4 @@
-"""Sessions as plain data: status, gain, timing, what the morning report shows.
+"""Sessions as plain data: status, gain, timing, and the contents of the report.
 
-Uses journal, decision and repository. Prints nothing: views does.
+Uses journal, decision and repository. Prints nothing; that is the job of views.
 """

@@ -1,4 +1,4 @@
-"""How many more experiments the night has room for."""
+"""Estimate how many more experiments fit before a limit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from agent.journal.state import State
 
 
 def experiments_left(limits: Limits, state: State, now: float, seconds: float) -> str | None:
-    """`about 62 more by 07:00`, `about 3 more, until about 23:10`, or the rate alone; None before there is one.
+    """Forecast the experiments left: `11.2 an hour, about 62 more by 07:00`, or the rate alone without a limit.
 
-    now: Unix time. seconds: since this start, which --max-hours counts from.
+    Args:
+        limits: What ends the session.
+        state: The session.
+        now: Unix time.
+        seconds: Seconds since this start, from which --max-hours counts.
+
+    Returns:
+        The forecast; None before the first experiment is done.
     """
     done = len(state.experiments) - 1
     if done < 1 or state.seconds <= 0:
@@ -21,7 +28,7 @@ def experiments_left(limits: Limits, state: State, now: float, seconds: float) -
     rate = f"{3600 / each:,.1f} an hour" if each > 36 else f"{60 / each:,.1f} a minute"
     ends = [limits.until] if limits.until is not None else []
     ends += [now + limits.seconds - seconds] if limits.seconds is not None else []
-    # The one under way is finished even if the time comes meanwhile.
+    # The running experiment is finished even if the time limit passes.
     room = max(0, math.ceil((min(ends) - now) / each)) if ends else None
     wanted = max(0, limits.experiments - done) if limits.experiments is not None else None
     if wanted is not None and (room is None or wanted <= room):

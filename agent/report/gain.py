@@ -1,6 +1,6 @@
-"""How much is gained, and how well that is known: what every view says of a session and of each experiment.
+"""The gain of a session and of each experiment, with its uncertainty, as every view shows it.
 
-A gain is positive where it is better, in either direction.
+A positive gain is an improvement, whether the metric is minimized or maximized.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from agent.journal.state import State, gain
 
 @dataclass(frozen=True)
 class Gain:
-    """None where there is nothing to compare yet.
+    """The gain of the best over the baseline. Values are None until both are measured.
 
-    baseline, best: what either is worth by all that was measured (`decision.estimate`), and how many runs that
-    is the mean of. apparent: the gain from one to the other. confirmed: by fresh runs of baseline and best,
-    with `low` and `high` as its interval; None until `confirm` has compared these very two.
-    repeated: whether the best was kept after more than one run, or where equal programs give equal numbers.
-    noise: standard deviation of one run; None before anything was repeated, and where there is none.
-    reservations: what to say with it: "unconfined", "unattested".
+    Attributes:
+        baseline: Estimate of the baseline by all its runs, see `decision.estimate`.
+        best: Estimate of the best by all its runs.
+        baseline_runs: Number of runs behind the estimate of the baseline.
+        best_runs: Number of runs behind the estimate of the best.
+        apparent: Gain from `baseline` to `best`.
+        confirmed: Gain by held-out runs of baseline and best; None until `confirm` has compared these two.
+        low: Lower end of the interval of `confirmed`.
+        high: Upper end of the interval of `confirmed`.
+        noise: Standard deviation of one run; None before any run was repeated, and if runs are deterministic.
+        repeated: Whether the best was kept after more than one run, or runs are deterministic.
+        reservations: Caveats to show with the gain: "unconfined", "unattested".
     """
 
     baseline: float | None = None
@@ -54,7 +60,7 @@ def standing(state: State) -> Gain:
     if first is None or now is None:
         return Gain()
     known, found = noise_of(state.experiments), state.confirmation
-    # An interval that holds zero confirms nothing.
+    # An interval that contains zero confirms nothing.
     sure = found if found is not None and found.get("low", 0.0) > 0 else {}
     return Gain(
         baseline=first,
@@ -78,12 +84,19 @@ def _runs_behind(experiment: Experiment) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment came to beside the incumbent of its time, as its verdict had it; None where it has no result.
+    """The result of an experiment compared with the incumbent of its time, as the verdict saw it.
 
-    value: the mean of `runs` runs. gain: on `against`, the mean of `against_runs` of the incumbent numbered
-    `incumbent`. sigmas: the gain in its own standard errors, where the noise is known. word: `better`, `worse`,
-    `equal`, `within noise`; empty where nothing was compared. equal_steps: whether `against` is what the incumbent
-    would have given with as many steps. sure: whether repeated runs, or fresh ones after them, stand behind a keep.
+    Attributes:
+        value: Mean of the experiment's runs; None without a result.
+        runs: Number of runs behind `value`.
+        gain: Gain of `value` over `against`; None if nothing was compared.
+        against: Mean of the incumbent's runs.
+        against_runs: Number of runs behind `against`.
+        incumbent: Number of the incumbent.
+        sigmas: Gain in its standard errors; None if the noise is unknown.
+        word: `better`, `worse`, `equal` or `within noise`; empty if nothing was compared.
+        equal_steps: Whether `against` is adjusted to the number of steps of this experiment.
+        sure: Whether a keep is backed by repeated runs, or by held-out runs afterwards.
     """
 
     value: float | None = None
@@ -115,7 +128,7 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
             sigmas=evidence.sigmas,
             word=evidence.word,
             equal_steps=evidence.doubt is not None,
-            sure=evidence.confirmed or _confirmed_by_fresh_runs(state, experiment, before),
+            sure=evidence.confirmed or _confirmed_by_heldout_runs(state, experiment, before),
         )
     value, runs = experiment.metric, len(succeeded(experiment.runs))
     if value is None or before is None or before.metric is None:
@@ -126,10 +139,12 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
 
 
 def remeasured(state: State, experiment: Experiment) -> float | None:
-    """Return what the verdict took the incumbent for, where that had been measured again since it was kept.
+    """Return the value that the verdict used for the incumbent, if it was re-measured after it was kept.
 
-    The incumbent's own row shows the value that it was kept with, so the gain does not follow from the two rows. None
-    where it does, and at equal steps, which every view says.
+    The incumbent's row shows the value at its keep, so without this value the gain does not follow from the two rows.
+
+    Returns:
+        The value; None if the gain follows from the rows, or was adjusted for steps, which every view shows.
     """
     before, evidence = incumbent_before(state.experiments, experiment.number), experiment.verdict.evidence
     if before is None or evidence is None or evidence.doubt is not None:
@@ -140,8 +155,8 @@ def remeasured(state: State, experiment: Experiment) -> float | None:
     return None if same else evidence.incumbent_mean
 
 
-def _confirmed_by_fresh_runs(state: State, experiment: Experiment, before: Experiment | None) -> bool:
-    """Whether fresh runs have shown it to be better than the baseline or than the incumbent of its time."""
+def _confirmed_by_heldout_runs(state: State, experiment: Experiment, before: Experiment | None) -> bool:
+    """Return whether held-out runs have shown a gain over the baseline or the incumbent of its time."""
     others = [each.commit for each in (state.baseline, before) if each is not None]
     found = [state.confirmations.get(f"{commit} {experiment.commit}", {}) for commit in others]
     return any(each.get("low", 0.0) > 0 for each in found)

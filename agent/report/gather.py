@@ -1,4 +1,4 @@
-"""The morning report: what the journal and git know about sessions, as plain data, and the files made of it."""
+"""The contents of the report as plain data, from the journal and git."""
 
 from __future__ import annotations
 
@@ -31,7 +31,17 @@ from agent.system.invocation import program, typed
 
 
 def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
-    """Everything that the page shows, as JSON has it: `sessions`, in the order of `tags`, and how they compare."""
+    """Return everything that the page shows, ready for JSON.
+
+    Args:
+        workspace: The workspace.
+        tags: The sessions, in order; empty takes the most recent one.
+
+    Raises:
+        PreconditionError: If a session does not exist or has no baseline.
+        UsageError: If sessions have different metrics.
+        AutoresearchError: If a journal is damaged.
+    """
     protocol = load_protocol(workspace.folder)
     names = list(dict.fromkeys(tags)) or [find_session(workspace.folder, None)]
     sessions = [_session(workspace, protocol, find_session(workspace.folder, name)) for name in names]
@@ -39,8 +49,9 @@ def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
     for other in sessions[1:]:
         if (other["metric"], other["direction"]) != (first["metric"], first["direction"]):
             raise UsageError(
-                f"session {first['tag']} is to {first['direction']} {first['metric']} and {other['tag']} to "
-                f"{other['direction']} {other['metric']}: make a report of each"
+                f"sessions with different metrics cannot be compared: {first['tag']} is to {first['direction']} "
+                f"{first['metric']}, {other['tag']} to {other['direction']} {other['metric']}",
+                hint="write a report for each of them",
             )
     unlike = {s["tag"]: differences(first["fingerprint"], s["fingerprint"]) for s in sessions[1:]}
     return {
@@ -59,8 +70,8 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
     about = state.session
     if about is None or not state.experiments:
         raise PreconditionError(
-            f"session {tag} has no measured baseline yet, so there is nothing to report: "
-            f"go on with `{typed(f'run --tag {tag}')}`"
+            f"session {tag} has no baseline yet, so there is nothing to report",
+            hint=f"resume it with `{typed(f'run --tag {tag}')}`",
         )
     state = replace(state, experiments=tuple(map(_clean, state.experiments)))
     recorded = {event.data["number"]: event.at for event in events if event.kind == "recorded"}
@@ -84,7 +95,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
 
 
 def _clean(experiment: Experiment) -> Experiment:
-    """Without the characters that models and runs may write but no page can hold."""
+    """Strip the characters that models and runs may write but a page cannot show."""
     description, reasoning = _text(experiment.description), _text(experiment.reasoning)
     verdict = replace(experiment.verdict, reason=_text(experiment.verdict.reason))
     return replace(experiment, description=description, reasoning=reasoning, verdict=verdict)
@@ -128,21 +139,21 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
 def _words(state: State, experiment: Experiment) -> str:
     evidence = experiment.verdict.evidence
     words, against = evidence_words(experiment.number, evidence), remeasured(state, experiment)
-    words += f", which was measured again: {figure(against)}" if against is not None else ""
+    words += f", re-measured at {figure(against)}" if against is not None else ""
     if evidence is not None and not evidence.confirmed and outcome(state, experiment).sure:
-        return f"confirmed by fresh runs; when it was kept {words}"
+        return f"confirmed by held-out runs; when it was kept {words}"
     return words
 
 
 def evidence_words(number: int, evidence: Evidence | None) -> str:
-    """What a verdict rests on, in words that begin with confirmed or provisional."""
+    """Describe the evidence of a verdict, starting with confirmed or provisional."""
     if number == 0:
         return "the baseline"
     if evidence is None:
         return "provisional: one run each"
     runs = f"{evidence.runs} {'run' if evidence.runs == 1 else 'runs'} against {evidence.incumbent_runs}"
     if evidence.noise == 0.0:
-        runs += ", and equal programs give equal numbers"
+        runs += ", runs are deterministic"
     elif evidence.sigmas is not None:
         runs += f", {evidence.sigmas:.1f} sigma"
     if evidence.doubt is not None:
@@ -151,24 +162,26 @@ def evidence_words(number: int, evidence: Evidence | None) -> str:
         case "confirmed":
             return f"confirmed: {runs}"
         case "simplification":
-            return f"confirmed as a simplification that loses nothing: {runs}"
+            return f"confirmed as a simplification without loss: {runs}"
         case "repeat":
-            return "a repeat of a program already measured"
+            return "repeat of a program that was measured before"
         case "greedy":
-            return f"provisional, any gain was enough: {runs}"
+            return f"provisional, kept for any gain: {runs}"
     return f"provisional: {runs}"
 
 
 def _noise(state: State) -> float | None:
-    """The standard deviation of one run, as the latest verdict knew it; None where nothing was measured twice."""
+    """Return the standard deviation of one run as of the latest verdict; None if no run was repeated."""
     known = [e.verdict.evidence.noise for e in state.experiments if e.verdict.evidence]
     noise = known[-1] if known else (state.confirmation or {}).get("noise")
     return float(noise) if noise else None
 
 
 def _confirmation(state: State) -> dict[str, Any] | None:
-    """What fresh runs of the baseline and the best found, else of the baseline and an earlier best, with the interval
-    as values of the metric; None where there is neither."""
+    """Return the held-out comparison of the baseline with the best, or else with the latest earlier best.
+
+    `interval` is in values of the metric, `gain_interval` in gains. None without such a comparison.
+    """
     best = state.incumbent
     kept = [e for e in state.experiments if e.verdict.status == "keep"]
     pairs = (f"{state.experiments[0].commit} {e.commit}" for e in reversed(kept))
@@ -198,7 +211,7 @@ def _count(runs: object) -> int | None:
 
 
 def _ideas(state: State) -> list[dict[str, Any]]:
-    """What was moved, how often and what came of it; gains are positive where better. Those that never helped first."""
+    """Return what was changed, how often, and with what result. Changes that never helped come first."""
     assert state.session is not None
     found = []
     for idea, members in by_idea(state.experiments).items():
@@ -227,7 +240,7 @@ def _crashes(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
 
 
 def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
-    """The files that differ between baseline and best, whole; None where a commit has no such file or is gone."""
+    """Return the whole files that differ between baseline and best; None if a commit lacks the file or is missing."""
     baseline, best = state.baseline, state.incumbent
     assert baseline is not None and best is not None
     changed = sorted({path for e in state.experiments if e.verdict.status == "keep" for path in e.files})
@@ -243,24 +256,23 @@ def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
 
 
 def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[dict[str, str]]:
-    """What to paste into a shell in the workspace, each with what it does."""
+    """Return commands to paste into a shell in the workspace, each with its purpose."""
     assert state.session is not None and state.incumbent is not None
     tag, best, prefix = state.session["tag"], state.incumbent.commit, workspace.prefix
     kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
     paths = sorted({path for e in kept for path in e.files})
-    # Beside the repository, whose top may lie above the workspace.
+    # Next to the repository, whose root may be above the workspace.
     folder = "../" * (1 + len(PurePosixPath(prefix).parts)) + f"best-{tag}"
     enter = f"cd {shlex.quote(str(PurePosixPath(folder, prefix, protocol.execution.cwd)))}"
     seconds = state.session["fingerprint"].get("training_seconds")
     budget = f"AUTORESEARCH_TRAINING_SECONDS={seconds:g} " if seconds else ""
     found = [
-        (f"See {path} as it was measured", f"git show {best}:{shlex.quote(str(PurePosixPath(prefix, path)))}")
-        for path in paths
+        (f"Show the best {path}", f"git show {best}:{shlex.quote(str(PurePosixPath(prefix, path)))}") for path in paths
     ]
-    found.append(("Run the best again, in a folder of its own", f"git worktree add {folder} {best}"))
+    found.append(("Run the best in a folder of its own", f"git worktree add {folder} {best}"))
     found.append(("", f"{enter} && {budget}{protocol.execution.command}"))
     if kept:
         picked = " ".join(e.commit[:12] for e in kept)
-        found.append(("Take every kept change to the branch you are on", f"git cherry-pick {picked}"))
-    found.append(("Go on where it stopped", f"{program(workspace.folder)} run --tag {tag}"))
+        found.append(("Apply all kept changes to the current branch", f"git cherry-pick {picked}"))
+    found.append(("Resume the session", f"{program(workspace.folder)} run --tag {tag}"))
     return [{"says": _text(says), "command": _text(command)} for says, command in found]

@@ -1,4 +1,4 @@
-"""Looking closer at what a session has: one experiment, two of them compared, a run's log, all sessions."""
+"""The data behind `show`, `diff`, `log` and `sessions`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ BLOCK = 2**20
 
 
 def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
-    """Everything that is known of one experiment, the one under way included. Raises PreconditionError."""
+    """Return everything known about one experiment, even if it is still running.
+
+    Raises:
+        PreconditionError: If the session or the experiment does not exist.
+        UsageError: If `which` is ambiguous or is not an experiment's name.
+    """
     tag, state = load(folder, tag)
     found = find(state, tag, which)
     assert state.session is not None
@@ -60,15 +65,26 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
 
 
 def diff(folder: Path, tag: str | None, which: str | None, other: str | None) -> dict[str, Any]:
-    """What `which` has that `other` has not. Without `other` an experiment is compared with what it was made from;
-    without either, the best with the baseline."""
+    """Return the diff from `other` to `which`.
+
+    Args:
+        folder: The workspace.
+        tag: The session; None takes the most recent one.
+        which: An experiment; None takes the best.
+        other: An experiment; None takes the parent of `which`, or the baseline if `which` is None, too.
+
+    Raises:
+        PreconditionError: If the session or an experiment does not exist, or has no commit yet.
+        UsageError: If a name is ambiguous or is not an experiment's name.
+    """
     tag, state = load(folder, tag)
     new = find(state, tag, which or "best")
     old = find(state, tag, other or "baseline") if other or which is None else None
     for each in (new, old):
         if each is not None and each.commit is None:
             raise PreconditionError(
-                f"experiment #{each.number} of session {tag} has no commit yet: try again in a moment"
+                f"experiment #{each.number} of session {tag} has no commit yet",
+                hint="wait a moment, then run the same command again",
             )
     workspace = Workspace(folder, load_protocol(folder))
     assert new.commit is not None
@@ -86,7 +102,18 @@ def diff(folder: Path, tag: str | None, which: str | None, other: str | None) ->
 
 
 def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Path:
-    """The log of an experiment's run, the last one without `run`; without `which`, of the latest experiment."""
+    """Return the path of a run's log.
+
+    Args:
+        folder: The workspace.
+        tag: The session; None takes the most recent one.
+        which: An experiment; None takes the latest.
+        run: Number of the run, from 1; None takes the last.
+
+    Raises:
+        PreconditionError: If the run does not exist, or its log cannot be read.
+        UsageError: If `which` is ambiguous or is not an experiment's name.
+    """
     tag, state = load(folder, tag)
     last = state.pending or (state.experiments[-1] if state.experiments else None)
     found = last if which is None else find(state, tag, which)
@@ -94,26 +121,26 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     if isinstance(found, Pending) and found.started:
         logs.append(found.started["log"])
     if found is None or not logs:
-        what = f"experiment #{found.number}" if found else "an experiment"
-        raise PreconditionError(f"session {tag} has no run of {what} yet: `{typed('status')}` says how far it is")
+        what = f"experiment #{found.number} of session {tag}" if found else f"session {tag}"
+        raise PreconditionError(f"{what} has no runs yet", hint=f"see its progress with `{typed('status')}`")
     if run is not None and not 1 <= run <= len(logs):
-        has = f"{len(logs)} runs, numbered from 1" if len(logs) > 1 else "one run"
-        raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}: it has {has}")
+        has = f"runs 1 to {len(logs)}" if len(logs) > 1 else "only run 1"
+        raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}, {has}")
     name = logs[(run or len(logs)) - 1]
     try:
         path = own_log(folder, name, _artifact(folder))
         open_plain(path).close()
     except FileNotFoundError:
         raise PreconditionError(
-            f"the log {name} of experiment #{found.number} is gone: it was deleted or moved"
+            f"log {name} of experiment #{found.number} not found: it was deleted or moved"
         ) from None
     except Unusable as fault:
-        raise PreconditionError(f"the log {name} of experiment #{found.number} {fault}: it is not shown") from None
+        raise PreconditionError(f"cannot read log {name} of experiment #{found.number}: it {fault}") from None
     return path
 
 
 def follow(folder: Path, path: Path, go_on: bool) -> Iterator[str]:
-    """A log's text from its beginning; with `go_on` as it grows, until its run is over."""
+    """Yield the text of a log. With `go_on`, wait for more until its run ends."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open_plain(path) as file:
         while True:
@@ -130,7 +157,7 @@ def follow(folder: Path, path: Path, go_on: bool) -> Iterator[str]:
 
 
 def _tail(folder: Path, log: str) -> list[str]:
-    """The last lines of a log; none where it is none of the workspace's."""
+    """Return the last lines of a log; none if it does not belong to the workspace."""
     try:
         return last_lines(own_log(folder, log, _artifact(folder)), TAIL_LINES)
     except Unusable:
@@ -138,7 +165,7 @@ def _tail(folder: Path, log: str) -> list[str]:
 
 
 def _artifact(folder: Path) -> str | None:
-    """Where the protocol keeps the baseline's log; None where there is no protocol that can be read."""
+    """Return the path of the baseline's log, or None if the protocol cannot be read."""
     try:
         return load_protocol(folder).provenance.baseline_artifact_path
     except AutoresearchError:
@@ -146,7 +173,7 @@ def _artifact(folder: Path) -> str | None:
 
 
 def sessions(folder: Path) -> list[dict[str, Any]]:
-    """One entry for every tag, the one last worked on first. A damaged journal is an entry with its error."""
+    """Return one entry per session, the most recent first. A damaged journal gives an entry with its error."""
     paths = sorted(
         (state_folder(folder) / "sessions").glob("*/journal.jsonl"),
         key=lambda path: path.lstat().st_mtime,
@@ -158,53 +185,64 @@ def sessions(folder: Path) -> list[dict[str, Any]]:
 
 
 def load(folder: Path, tag: str | None) -> tuple[str, State]:
-    """The tag that is meant and its state. Raises PreconditionError where there is none."""
+    """Return a session's tag and state.
+
+    Raises:
+        PreconditionError: If the session does not exist, or ended before its first event.
+    """
     tag = find_session(folder, tag)
     state = fold(journal_path(folder, tag))
     if state.session is None:
         raise PreconditionError(
-            f"session {tag} ended before it began: start it again with `{typed(f'run --tag {tag}')}`"
+            f"session {tag} ended before its first event", hint=f"start it with `{typed(f'run --tag {tag}')}`"
         )
     return tag, state
 
 
 def find(state: State, tag: str, which: str) -> Experiment | Pending:
-    """By number (`12`, `#12`), by the beginning of its hash, or as `best` or `baseline`.
+    """Find an experiment by number (`12`, `#12`), by the beginning of its hash, or as `best` or `baseline`.
 
-    Raises PreconditionError where there is none, UsageError where a hash fits several or is none at all.
+    Raises:
+        PreconditionError: If the session has no such experiment.
+        UsageError: If a hash is ambiguous, or the name is neither of these.
     """
     everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
-    has = f"it has {_numbers(everything)}"
+    has = f"the session has {_numbers(everything)}"
     if (found := experiment_named(state, which)) is not None:
         return found
     if which in ("best", "baseline"):
-        raise PreconditionError(f"session {tag} has no {which} yet: {has}")
+        raise PreconditionError(f"session {tag} has no {which} yet")
     digits = which.removeprefix("#")
     if digits.isdecimal() and (which.startswith("#") or len(digits) < SHORTEST_HASH):
-        raise PreconditionError(f"there is no experiment #{digits[:20]} in session {tag}: {has}")
+        raise PreconditionError(f"experiment #{digits[:20]} not found in session {tag}", hint=has)
     if len(which) < SHORTEST_HASH or not set(which.lower()) <= set("0123456789abcdef"):
         raise UsageError(
-            f"{which[:80]!r} names no experiment: give its number, {SHORTEST_HASH} digits or more of its hash, "
-            "best or baseline"
+            f"unknown experiment {which[:80]!r}",
+            hint=f"give its number, {SHORTEST_HASH} or more digits of its hash, `best` or `baseline`",
         )
     fitting = [each for each in everything if (each.commit or "").startswith(which.lower())]
-    # A reused text can have one commit twice; the first is the one that was measured.
+    # A repeated proposal may share its commit with an earlier experiment; the first is the one that was measured.
     if len({each.commit for each in fitting}) > 1:
         numbers = ", ".join(f"#{each.number}" for each in fitting)
-        raise UsageError(f"{which} is the beginning of several hashes ({numbers}): give more of it, or the number")
+        raise UsageError(f"hash {which} is ambiguous: it matches {numbers}", hint="give more digits, or the number")
     if not fitting:
         raise PreconditionError(
-            f"no experiment of session {tag} has the hash {which[:80]}: {has}, or name another --tag"
+            f"no experiment with hash {which[:80]} in session {tag}",
+            hint=f"{has}; choose another session with `--tag`",
         )
     return fitting[0]
 
 
 def _numbers(everything: Sequence[Experiment | Pending]) -> str:
-    return f"#0 to #{len(everything) - 1}" if len(everything) > 1 else "only #0" if everything else "none"
+    return f"#0 to #{len(everything) - 1}" if len(everything) > 1 else "only #0" if everything else "none yet"
 
 
 def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
-    """value: what it was judged by; gain: over `compared_with`, the incumbent of its time; estimate: see Experiment."""
+    """Return the measured effect of an experiment.
+
+    `value` is the mean that the verdict used, `gain` the gain over the incumbent of its time (`compared_with`), and
+    `estimate` the best estimate of the metric, see `decision.estimate`.
+    """
     if isinstance(found, Pending):
         if found.commit is None or found.verdict is None:
             best = state.incumbent
@@ -226,12 +264,12 @@ def _fresh(found: Experiment | Pending) -> tuple[Run, ...]:
 
 
 def _run(run: Run, kind: str) -> dict[str, Any]:
-    """kind: `measured` before the verdict, `fresh` after it."""
+    """Return a run as plain data. Its kind is `measured` before the verdict and `fresh` (held out) after it."""
     return {"kind": kind, **asdict(run)}
 
 
 def _change(folder: Path, found: Experiment | Pending) -> str | None:
-    """None where git or protocol.json cannot be read: the rest of what is known is worth showing all the same."""
+    """Return the diff of an experiment, or None if git or protocol.json cannot be read: the rest is still shown."""
     if found.commit is None:
         return None
     try:
@@ -242,13 +280,13 @@ def _change(folder: Path, found: Experiment | Pending) -> str | None:
 
 
 def _change_in(workspace: Workspace, found: Experiment | Pending) -> str:
-    """A candidate's only parent is what it was made from; the baseline was made from nothing."""
+    """Return the diff to the parent commit, which a candidate was made from; empty for the baseline."""
     assert found.commit is not None
     return workspace.diff(f"{found.commit}^", found.commit) if found.number > 0 else ""
 
 
 def _is_written(folder: Path, path: Path) -> bool:
-    """Whether a loop that lives has this log's run under way."""
+    """Return whether a running loop is writing this log."""
     holder = lock.holder(state_folder(folder))
     if holder is None:
         return False
@@ -265,7 +303,7 @@ def _session(path: Path, running: bool) -> dict[str, Any]:
     session, best, stands = state.session, state.incumbent, standing(state)
     return {
         "tag": tag,
-        "error": None if session else "it ended before it began",
+        "error": None if session else "it ended before its first event",
         "branch": session["branch"] if session else None,
         "metric": session["metric"] if session else None,
         "experiments": max(0, len(state.experiments) - 1),

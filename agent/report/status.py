@@ -1,4 +1,4 @@
-"""How a session is doing, read from its journal: from any terminal, without disturbing the loop."""
+"""Status of a session, read from its journal without disturbing the loop."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from agent.system.invocation import typed
 
 POLL_SECONDS = 0.5
 LONGEST_SILENCE = 10.0
-LONGEST_START = 10.0  # seconds that a loop takes from its command to its lock, on a machine that is busy
+LONGEST_START = 10.0  # seconds from the command to the lock of its loop, on a busy machine
 
 
 def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any], State]:
-    """The summary, the last `rows` experiments, and what runs now; and the state that they are taken from.
+    """Return the summary, the last `rows` experiments and the current run, and the state they come from.
 
-    Raises PreconditionError where there is no session.
+    Raises:
+        PreconditionError: If the session does not exist, or has not begun.
     """
     beginning = about_to_begin(workspace, tag)
     if beginning is not None:
         raise PreconditionError(
-            f"session {beginning.tag} is about to begin in process {beginning.pid}, which sets up: "
-            f"`{typed('status --follow')}` waits for it"
+            f"session {beginning.tag} has not started yet: process {beginning.pid} is running its set-up commands",
+            hint=f"wait for it with `{typed('status --follow')}`",
         )
     tag = find_session(workspace, tag)
     state = fold(journal_path(workspace, tag))
     if state.session is None:
         raise PreconditionError(
-            f"session {tag} ended before it began: start it again with `{typed(f'run --tag {tag}')}`"
+            f"session {tag} ended before its first event", hint=f"start it with `{typed(f'run --tag {tag}')}`"
         )
     holder = lock.holder(state_folder(workspace))
     running = holder is not None and holder.tag == tag
@@ -56,7 +57,12 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
 
 
 def about_to_begin(workspace: Path, tag: str | None) -> lock.Holder | None:
-    """Return the loop whose session, the one that is meant, is still to begin: its set-up commands run."""
+    """Return the running loop whose session is still in set-up, or None.
+
+    Args:
+        workspace: The workspace.
+        tag: Only a loop of this session; None accepts any.
+    """
     holder = lock.holder(state_folder(workspace))
     if holder is None or holder.limits is None or tag not in (None, holder.tag):
         return None
@@ -64,19 +70,19 @@ def about_to_begin(workspace: Path, tag: str | None) -> lock.Holder | None:
 
 
 def await_beginning(workspace: Path, tag: str | None) -> None:
-    """Return once the session that is meant has begun, or none has in a while: its loop may just have been started."""
+    """Wait until the session has begun, or for LONGEST_START if no loop is running: one may just have been started."""
     start, told = time.monotonic(), False
     while (beginning := about_to_begin(workspace, tag)) or time.monotonic() - start < LONGEST_START:
         if beginning is None and any_begun(workspace, tag):
             return
         if not told:
-            print("waiting for the session to begin", file=sys.stderr, flush=True)
+            print("waiting for the session to start", file=sys.stderr, flush=True)
         told = True
         time.sleep(POLL_SECONDS)
 
 
 def any_begun(workspace: Path, tag: str | None) -> bool:
-    """Return whether the session that is meant has a beginning."""
+    """Return whether the session has begun."""
     try:
         return fold(journal_path(workspace, find_session(workspace, tag))).session is not None
     except PreconditionError:
@@ -84,7 +90,7 @@ def any_begun(workspace: Path, tag: str | None) -> bool:
 
 
 def wait_for_change(workspace: Path, tag: str) -> None:
-    """Return when the journal has grown, or its loop is gone, or a while has passed."""
+    """Wait until the journal grows, its loop ends, or LONGEST_SILENCE has passed."""
     path, start = journal_path(workspace, tag), time.monotonic()
     size = path.lstat().st_size
     while time.monotonic() - start < LONGEST_SILENCE and path.lstat().st_size == size:
@@ -94,19 +100,24 @@ def wait_for_change(workspace: Path, tag: str) -> None:
 
 
 def request_stop(workspace: Path) -> str:
-    """Ask the loop that runs here to end. Raises PreconditionError where none does."""
+    """Ask the running loop to stop after its experiment, and return the message that confirms it.
+
+    Raises:
+        PreconditionError: If no loop is running, or its session is still in set-up.
+    """
     holder = lock.holder(state_folder(workspace))
     if holder is None:
-        raise PreconditionError(f"no loop runs in {workspace}: there is nothing to stop")
+        raise PreconditionError(f"no loop is running in {workspace}")
     if about_to_begin(workspace, holder.tag):
         raise PreconditionError(
-            f"session {holder.tag} has not begun, its set-up commands run: `kill -INT {holder.pid}` ends it"
+            f"session {holder.tag} cannot be stopped yet: its set-up commands are running",
+            hint=f"end them with `kill -INT {holder.pid}`",
         )
     stop_file(journal_path(workspace, holder.tag)).touch()
     state = fold(journal_path(workspace, holder.tag))
     now = _now(state)
     left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
-    return f"session {holder.tag} (process {holder.pid}) ends after its experiment{left}"
+    return f"session {holder.tag} (process {holder.pid}) stops after its current experiment{left}"
 
 
 def _now(state: State) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""A session in figures: what `run` ends with and `status` begins with."""
+"""Summary figures of a session, for the end of `run` and the top of `status`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.report.gain import standing
 
 
 def summarize(state: State) -> dict[str, Any]:
-    """Everything a person asks first, as plain data. Values are None until there is a baseline."""
+    """Return the summary of a session as plain data. Values are None until there is a baseline."""
     session, best = state.session, state.incumbent
     assert session is not None
     tried = state.experiments[1:]

@@ -1,4 +1,4 @@
-"""Where a session's time went: training, evaluation, proposing, and what was lost."""
+"""Time spent by a session on training, evaluation, proposing, and losses."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from agent.journal.state import BEGINNINGS
 from agent.system.files import read_end
 
 _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
-LOG_BYTES = 4096  # from the end of a log: where the figures of a run stand
+LOG_BYTES = 4096  # the end of a log, which contains the figures of the run
 
 
 @dataclass(frozen=True)
 class TimeSpent:
-    """Seconds. repeats: further runs of the incumbent and of both sides of a confirmation. other: git, checks, waiting.
+    """Seconds of a session, by activity.
 
-    starting: of good runs, what was neither training nor evaluation: the interpreter, data, compilation. It and
-    evaluation are 0 where runs do not tell them apart; then training is all of the run.
+    Attributes:
+        training: Training, or the whole run if its log does not report training and evaluation.
+        evaluation: Evaluation; 0 if the log does not report it.
+        starting: Rest of a successful run: interpreter, data, compilation; 0 if the log does not report the others.
+        repeats: Repeated runs of the incumbent, and runs of both sides of a confirmation.
+        proposing: Waiting for proposals.
+        crashes: Runs that crashed.
+        interruptions: Runs that were interrupted.
+        other: Git, checks and waiting.
     """
 
     training: float = 0.0
@@ -35,7 +42,7 @@ class TimeSpent:
 
 
 def time_spent(events: Iterable[Event]) -> TimeSpent:
-    """Each event accounts for the time since the one before; between a stop and the next start none is spent."""
+    """Add up the time of a session. Each event accounts for the time since the one before it, except at a start."""
     spent, latest, started = TimeSpent(), 0.0, None
     for event in events:
         gap = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - latest)

@@ -1,4 +1,4 @@
-"""What a person sees: lines, the live screen, notifications, the report's page.
+"""Everything that is shown: lines, the live screen, notifications, the report page.
 
-Uses report and journal. Nothing here is read back, and nothing below knows it.
+Uses report and journal. Nothing parses these texts, and only cli imports this package.
 """

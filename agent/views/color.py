@@ -1,4 +1,4 @@
-"""Colour for lines that go to stdout: on a terminal that wants it, plain text everywhere else."""
+"""Color lines for stdout if it is a terminal that supports it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from agent.views.text import COLOURS
 
 
 def colored(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
-    """The lines with the terminal's codes in them. Nothing is wrapped: a diff is copied as it is.
+    """Return lines with terminal escapes for their colors. Lines are never wrapped, so that a diff can be copied.
 
-    What a run or a model wrote steers no terminal. raw: on a pipe the lines are as they are, for a diff to be applied.
+    Escape sequences written by a run or a model are stripped.
+
+    Args:
+        lines: Text, plain or with styles.
+        raw: On a pipe, return the lines unchanged, so that a diff can be applied.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -33,7 +37,7 @@ def diff_lines(diff: str) -> list[Text]:
 
 
 def status_text(text: str, status: str) -> Text:
-    """The line with its status word in the status's colour; the word says the same without."""
+    """Return the line with its status word colored."""
     line = Text(text)
     line.highlight_words([status], f"bold {COLOURS.get(status, 'cyan')}")
     return line

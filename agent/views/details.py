@@ -1,4 +1,4 @@
-"""The text of `show`, `diff` and `sessions`."""
+"""The text output of `show` and `sessions`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.format import cost, duration, figure, one_line
 from agent.system.invocation import typed
 from agent.views.color import diff_lines, status_text
 
-LOST = "(the diff cannot be shown: `{doctor}` says why)"
+LOST = "(the diff cannot be shown; find out why with `{doctor}`)"
 RUN_FIGURES = ("peak_vram_mb", "num_steps", "mfu_percent")
 
 
@@ -36,7 +36,7 @@ def show_lines(data: dict[str, Any]) -> list[str | Text]:
 
 
 def session_lines(sessions: list[dict[str, Any]], now: float) -> list[str | Text]:
-    """A table: every column as wide as its longest entry."""
+    """Format the sessions as a table."""
     titles = ("tag", "experiments", "baseline", "best", "gain", "last activity", "branch")
     rows = [titles, *(tuple(map(one_line, _session(each, now))) for each in sessions)]
     wide = [max(len(row[column]) for row in rows) for column in range(len(titles))]
@@ -51,7 +51,7 @@ def session_lines(sessions: list[dict[str, Any]], now: float) -> list[str | Text
 
 def _effect(data: dict[str, Any]) -> list[str]:
     name, expected = data["metric"], data["expected"]
-    lines = [f"expected  {expected:+.6g} of {name}" if expected is not None else "expected  nothing in particular"]
+    lines = [f"expected  {expected:+.6g} of {name}" if expected is not None else "expected  not stated"]
     if data["value"] is None:
         came = "not measured yet" if data["status"] == "under way" else "no metric"
     else:
@@ -62,10 +62,10 @@ def _effect(data: dict[str, Any]) -> list[str]:
         if found["gain"] is not None:
             steps = " at equal steps" if found["equal_steps"] else ""
             came += f", {figure(found['gain'], data['value'], '+')} against {figure(found['against'])} of "
-            came += f"#{found['incumbent']}{steps} ({found['word']}; a gain is positive)"
-    lines.append(f"came      {came}")
+            came += f"#{found['incumbent']}{steps} ({found['word']})"
+    lines.append(f"result    {came}")
     if data["estimate"] is not None and data["estimate"] != data["value"]:
-        lines.append(f"estimate  {figure(data['estimate'])}, by runs that did not choose it or were cut short")
+        lines.append(f"estimate  {figure(data['estimate'])}, from held-out runs or runs that were stopped early")
     return [*lines, *([f"cost      {cost(data['cost'])}"] if data["cost"]["calls"] else [])]
 
 
@@ -81,10 +81,10 @@ def _verdict(data: dict[str, Any]) -> list[str]:
         lines.append(
             f"evidence  {evidence['how']}: mean {figure(evidence['mean'])} of {evidence['runs']} against "
             f"{figure(like)} of {evidence['incumbent_runs']}, gain {figure(evidence['gain'], like, '+')}"
-            f"{sigmas}, noise of one run {'not measured' if guessed else figure(evidence['noise'], like)}"
+            f"{sigmas}, noise {'not measured' if guessed else figure(evidence['noise'], like)}"
         )
     elif data["status"] == "keep" and data["number"] > 0:
-        lines.append("evidence  none: provisional")
+        lines.append("evidence  none, the keep is provisional")
     return lines
 
 
@@ -95,11 +95,11 @@ def _runs(data: dict[str, Any]) -> list[str]:
         parts = [f"{number}  {value}  {duration(run['seconds'])}"]
         parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
         parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
-        parts += ["fresh, after its verdict"] if run["kind"] == "fresh" else []
+        parts += ["held out, after its verdict"] if run["kind"] == "fresh" else []
         parts += [run["source"]] if run.get("source") else []
         parts += ["unconfined"] if run.get("unconfined") else []
         if run["pruned"] is not None:
-            parts.append(f"ended after {run['pruned']:.0%} as hopeless")
+            parts.append(f"pruned at {run['pruned']:.0%}")
         parts += [run["error"]] if run["error"] else []
         lines.append("  ".join(parts))
     return lines

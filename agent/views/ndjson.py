@@ -1,4 +1,4 @@
-"""Events as they are journalled, one JSON object a line on stdout."""
+"""Print journal events on stdout as NDJSON, one JSON object per line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells a person who is not looking: a new best, trouble, the end. It never keeps the loop waiting, nor breaks it."""
+"""Notify the user of a new best, of trouble and of the end, without delaying or breaking the loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent.journal.state import State
 from agent.report.summary import summarize
 from agent.views.text import headline
 
-# A command that hangs is ended; the end of a session waits no longer than this for the last ones.
+# Timeout of a notification command, and the longest that the end of a session waits for the last ones.
 LONGEST_SECONDS = 10.0
 CRASHES = 3
 LONGEST_TEXT = 240
@@ -31,9 +31,15 @@ APPLESCRIPT = ("on run argv", "display notification (item 2 of argv) with title 
 
 
 class Notifier:
-    """A view of the journal and a context manager. ways: `bell`, `desktop`, or commands with {title} and {text}.
+    """A view of the journal that sends notifications. It is a context manager.
 
-    Raises UsageError or PreconditionError for a way that cannot work here.
+    Args:
+        ways: `bell`, `desktop`, or commands with {title} and {text}.
+        platform: As `sys.platform`.
+
+    Raises:
+        UsageError: If a command cannot be parsed or its program is not found.
+        PreconditionError: If desktop notifications need a program that is not installed.
     """
 
     def __init__(self, ways: Sequence[str], platform: str = sys.platform) -> None:
@@ -46,7 +52,7 @@ class Notifier:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The last word is delivered before the program ends."""
+        """Wait until the last notifications are delivered."""
         deadline = time.monotonic() + LONGEST_SECONDS + 1
         for thread in self._running:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -57,7 +63,7 @@ class Notifier:
             return
         title = one_line(f"autoresearch {state.session['tag']}: {said[0]}")[:LONGEST_TEXT]
         text = one_line(said[1])[:LONGEST_TEXT]
-        # The live screen has put something of its own in the place of sys.stderr.
+        # The live screen replaces sys.stderr.
         terminal = sys.__stderr__
         if self._bell and terminal is not None and terminal.isatty():
             with contextlib.suppress(OSError):
@@ -66,7 +72,7 @@ class Notifier:
         self._running = [thread for thread in self._running if thread.is_alive()]
         for command in self._commands:
             filled = [_filled(part, title, text) for part in command]
-            # Not a daemon's fire and forget: each is waited for, and ended where it hangs, in a thread of its own.
+            # Each command gets a thread that waits for it, and kills it if it hangs.
             thread = threading.Thread(target=_deliver, args=(filled,), daemon=True)
             thread.start()
             self._running.append(thread)
@@ -76,13 +82,14 @@ class Notifier:
             case "recorded":
                 return _recorded(state)
             case "away":
-                again, self._away = self._away, True
-                return None if again else ("trouble", f"{event.data['proposer']} is away: {event.data['reason']}")
+                known, self._away = self._away, True
+                said = f"{event.data['proposer']} is unavailable: {event.data['reason']}"
+                return None if known else ("trouble", said)
             case "back":
                 self._away = False
             case "failed":
                 self._failed = True
-                return "trouble", f"ended by an error: {event.data['reason']}"
+                return "trouble", f"session failed: {event.data['reason']}"
             case "ended" if not self._failed:
                 return "done", f"{event.data['reason']}. {headline(summarize(state))}"
         return None
@@ -93,34 +100,35 @@ def _recorded(state: State) -> tuple[str, str] | None:
     if last.number > 0 and last.verdict.status == "keep":
         return "new best", f"#{last.number} {last.description}. {headline(summarize(state))}"
     crashed = [each.verdict.status == "crash" for each in state.experiments[-CRASHES - 1 :]]
-    # Said once, when the streak reaches its length, and not again with every crash more.
+    # Notify once, when the streak reaches this length, and not for every further crash.
     if crashed[-CRASHES:] == [True] * CRASHES and crashed[0] is not True:
-        return "trouble", f"{CRASHES} crashes in a row, the last: {last.verdict.reason}"
+        return "trouble", f"{CRASHES} crashes in a row, the last one: {last.verdict.reason}"
     return None
 
 
 def _command(way: str, platform: str) -> list[str]:
-    """The arguments that deliver, `{title}` and `{text}` to be filled in."""
+    """Return the command line of a notification, with the placeholders {title} and {text}."""
     if way == "desktop":
         if platform == "darwin":
             script = [part for line in APPLESCRIPT for part in ("-e", line)]
             return ["osascript", *script, "{title}", "{text}"]
         if shutil.which("notify-send") is None:
             raise PreconditionError(
-                "--notify desktop needs notify-send: `sudo apt-get install libnotify-bin`, or use --notify bell"
+                "--notify desktop needs notify-send, which is not installed",
+                hint="install it with `sudo apt-get install libnotify-bin`, or use `--notify bell`",
             )
         return ["notify-send", "--app-name=autoresearch", "{title}", "{text}"]
     try:
         word = next(iter(shlex.split(way)), "")
     except ValueError as error:
-        raise UsageError(f"--notify {way!r} cannot be read as a command: {error}") from None
+        raise UsageError(f"--notify {way!r} is not a valid command: {error}") from None
     if not word or (_PROGRAM.fullmatch(word) and shutil.which(word) is None):
-        raise UsageError(f"--notify takes bell, desktop or a command, and there is no program {word!r}")
+        raise UsageError(f"--notify must be bell, desktop or a command; program {word!r} not found")
     return ["/bin/sh", "-c", way]
 
 
 def _filled(part: str, title: str, text: str) -> str:
-    """In one pass, so that a text with braces stays a text; quoted where a shell reads it."""
+    """Fill in the placeholders, quoted if a shell reads them, in one pass: a text may itself contain braces."""
     values = {"title": title, "text": text}
     if part in ("{title}", "{text}"):
         return values[part[1:-1]]

@@ -1,4 +1,4 @@
-"""One line an event, for pipes and logs."""
+"""Print one line per event, for pipes and logs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def show_plain(event: Event, state: State) -> None:
 
 
 def event_lines(event: Event, state: State) -> list[str]:
-    """What is worth saying of an event; a run's own progress is not."""
+    """Return the lines to print for an event; none for the progress of a run."""
     data = event.data
     match event.kind:
         case "session":
-            return [f"session {data['tag']} on the new branch {data['branch']}, from {data['base'][:7]}"]
+            return [f"starting session {data['tag']} on new branch {data['branch']} from {data['base'][:7]}"]
         case "resumed":
-            return [f"session goes on after {max(0, len(state.experiments) - 1)} experiments"]
+            return [f"resuming session after {max(0, len(state.experiments) - 1)} experiments"]
         case "started":
             assert state.pending is not None
             what = state.pending.description
             again = f", run {data['run']}" if data["run"] > 1 else ""
             if "of" in data:
-                again, what = "", f"the incumbent #{data['of']} once more, to compare with"
+                again, what = "", f"repeat of incumbent #{data['of']} for comparison"
             return [f"#{data['number']} running{again}, about {duration(data['expected'])}: {what}"]
         case "measured" if "of" in data:
-            return [f"#{data['number']} measured the incumbent #{data['of']} again: {_result(data)}"]
+            return [f"#{data['number']} repeat of incumbent #{data['of']}: {_result(data)}"]
         case "measured" if data["number"] and data["error"] is None and data["run"] > 1:
             return [f"#{data['number']} run {data['run']}: {_result(data)}"]
         case "running":
@@ -51,20 +51,22 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [f"ended: {data['reason']}"]
         case "waiting":
             until = time.strftime("%H:%M:%S", time.localtime(data["until"]))
-            return [f"{data['proposer']} is tried again at {until}: {data['reason']}"]
+            return [f"{data['proposer']} will be retried at {until}: {data['reason']}"]
         case "away":
             until = time.strftime("%H:%M", time.localtime(data["until"])) if data["until"] else "the session ends"
-            return [f"{data['proposer']} away until {until}, the search proposes: {data['reason']}"]
+            return [f"{data['proposer']} unavailable until {until}, using the search: {data['reason']}"]
         case "back":
-            return [f"{data['proposer']} is back"]
+            return [f"{data['proposer']} is available again"]
         case "nothing":
-            return [f"{data['proposer']} had nothing for #{data['number']}, the search proposes: {data['reason']}"]
+            return [
+                f"{data['proposer']} had no usable proposal for #{data['number']}, using the search: {data['reason']}"
+            ]
         case "unmended":
-            return [f"#{data['number']} is not mended by {data['proposer']}: {data['reason']}"]
+            return [f"#{data['number']} not repaired by {data['proposer']}: {data['reason']}"]
         case "dropped":
             more = f"; and {data['count'] - MOST_NAMED} more" if data["count"] > MOST_NAMED else ""
             did = "; ".join(data["what"][:MOST_NAMED])
-            return [f"#{data['number']} {data['proposer']}: dropped from what it did: it {did}{more}"]
+            return [f"#{data['number']} {data['proposer']}: ignored: it {did}{more}"]
         case "note":
             return [data["text"]]
     return []

@@ -1,4 +1,4 @@
-"""`status`: the session in lines, or the live screen of a loop that runs elsewhere."""
+"""The view of `status`: lines of text, or the live screen of a loop in another process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
 from agent.report.status import status, wait_for_change
+from agent.system.invocation import typed
 from agent.views.text import headline, row
 
 
 def session_status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
-    """What `status --json` prints: the plain data, and a line for each of the last `rows` experiments."""
+    """Return the data of `status --json`, including a line of text for each of the last `rows` experiments."""
     data, state = status(workspace, tag, rows)
     first = max(0, len(state.experiments) - rows)
     return {**data, "lines": [row(state, index) for index in range(first, len(state.experiments))]}
@@ -31,29 +32,30 @@ def status_lines(data: dict[str, Any]) -> list[str]:
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
     if data["waiting"]:
-        shown.append(f"{data['waiting']['proposer']} is tried again: {data['waiting']['reason']}")
+        shown.append(f"{data['waiting']['proposer']} will be retried: {data['waiting']['reason']}")
     if data["nothing"]:
         nothing = data["nothing"]
-        shown.append(f"{nothing['proposer']} had nothing for #{nothing['number']}: {nothing['reason']}")
+        shown.append(f"{nothing['proposer']} had no usable proposal for #{nothing['number']}: {nothing['reason']}")
     if data["away"]:
-        shown.append(f"{data['away']['proposer']} is away, the search proposes: {data['away']['reason']}")
+        shown.append(f"{data['away']['proposer']} is unavailable, using the search: {data['away']['reason']}")
     if data["limits"] and (ends := of_note(data["limits"]).words()):
         shown.append(f"ends {ends}")
     now = data["now"]
     if now:
         until = time.strftime("%H:%M:%S", time.localtime(now["done_at"])) if now["done_at"] else "?"
         shown.append(
-            f"running #{now['number']} since {duration(now['seconds'])}, done at about {until}: {now['description']}"
+            f"running #{now['number']} for {duration(now['seconds'])}, done at about {until}: {now['description']}"
         )
     elif data["running_pid"]:
         shown.append("running")
     else:
-        shown.append(f"not running: {data['ended'] or 'it was cut off; the same `run --tag` goes on'}")
+        resume = f"run --tag {data['tag']}"
+        shown.append(f"not running: {data['ended'] or f'interrupted; resume it with `{typed(resume)}`'}")
     return [one_line(line) for line in shown]
 
 
 def watch(workspace: Path, tag: str | None) -> None:
-    """On a terminal the live screen until the loop ends; anywhere else nothing."""
+    """Show the live screen until the loop ends. Without a terminal, return at once."""
     tag = find_session(workspace, tag)
     path = journal_path(workspace, tag)
 
@@ -64,7 +66,7 @@ def watch(workspace: Path, tag: str | None) -> None:
     holder = lock.holder(state_folder(workspace))
     if holder is None or not sys.stdout.isatty():
         return
-    from agent.views.terminal.live import can_draw, follow  # takes long to import
+    from agent.views.terminal.live import can_draw, follow  # slow to import
 
     if can_draw(sys.stdout):
         follow(load, lambda: wait_for_change(workspace, tag), of_note(holder.limits or {}))

@@ -1,4 +1,4 @@
-"""The words and figures that every view uses."""
+"""Words and figures that all views share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
 
 
 def row(state: State, index: int) -> str:
-    """`#12 keep 1.294512 +0.012300 (3.1 sigma) 6m41s MATRIX_LR 0.04 -> 0.05`: the gain on the incumbent of its time."""
+    """Format an experiment: `#12 keep 1.294512 +0.012300 (3.1 sigma) 6m41s MATRIX_LR 0.04 -> 0.05`.
+
+    The gain is over the incumbent of its time.
+    """
     experiment = state.experiments[index]
     verdict, came = experiment.verdict, outcome(state, experiment)
     value = figure(came.value) if came.value is not None else "-"
@@ -28,13 +31,13 @@ def row(state: State, index: int) -> str:
 
 
 def status_of(experiment: Experiment) -> str:
-    """`keep`, `discard`, `crash`, or `discard (pruned at 41 %)`."""
+    """Return the status: `keep`, `discard`, `crash`, or `discard (pruned at 41 %)`."""
     fraction = experiment.runs[-1].pruned if experiment.runs else None
     return experiment.verdict.status + (f" (pruned at {100 * fraction:.0f} %)" if fraction is not None else "")
 
 
 def _gained_by(state: State, experiment: Experiment) -> str:
-    """The gain, and how sure that is."""
+    """Format the gain of an experiment and its certainty."""
     came = outcome(state, experiment)
     if came.gain is None:
         return "-"
@@ -48,13 +51,13 @@ def _gained_by(state: State, experiment: Experiment) -> str:
 
 
 def against(state: State, experiment: Experiment) -> list[str]:
-    """`against 1.979285`, where the incumbent was measured again and its own row shows another value."""
+    """Return `against 1.979285` if the incumbent was re-measured, so that its row shows another value."""
     value = remeasured(state, experiment)
     return [f"against {figure(value)}"] if value is not None else []
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """The session in a line: `val_bpb 1.6401 (#3), baseline 1.6812, gain 0.0411 provisional`."""
+    """Format a session on one line: `val_bpb 1.6401 (#3), baseline 1.6812, gain 0.0411 provisional`."""
     if summary["baseline"] is None:
         return f"{summary['metric']}: measuring the baseline"
     best, baseline = brief(summary["best"], 6), brief(summary["baseline"], 6)
@@ -67,14 +70,14 @@ def _mean(runs: int) -> str:
 
 
 def gain(summary: Mapping[str, Any]) -> str:
-    """`0.0411, apparent; 0.0380 confirmed (0.0310 to 0.0450)`."""
+    """Format the gain of a session: `0.0411 apparent, 0.0380 confirmed (0.0310 to 0.0450)`."""
     return ", ".join([_gained(summary), *summary.get("reservations", ())])
 
 
 def _gained(summary: Mapping[str, Any]) -> str:
     confirmed, apparent = summary["confirmed"], brief(summary["gain"])
     if confirmed is None and summary["gain"] <= 0:
-        # A simplification may measure a little worse than the baseline.
+        # A kept simplification may measure slightly worse than the baseline.
         return f"none yet ({apparent})" if summary["gain"] else "none yet"
     if confirmed is None:
         return f"{apparent} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
@@ -85,7 +88,15 @@ def _gained(summary: Mapping[str, Any]) -> str:
 
 
 def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str, top: Path) -> list[str]:
-    """What `run` ends with: what came of it, what was kept, and three commands: look, take home, go on."""
+    """Return the closing lines of `run`: the result, what was kept, and the commands to use next.
+
+    Args:
+        state: The session.
+        summary: Its summary, see `report.summary`.
+        short: Short hash of the best commit.
+        log_folder: Folder of the session.
+        top: Root of the repository.
+    """
     if summary["baseline"] is None:
         return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
     percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
@@ -101,26 +112,26 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         *_kept(state),
-        f"look      {typed(f'report --tag {tag} --open')}",
-        *([f"take home {_home(state, top)}"] if summary["best_number"] else []),
-        f"go on     {typed(f'run --tag {tag}')}",
+        f"view      {typed(f'report --tag {tag} --open')}",
+        *([f"apply     {_apply_best(state, top)}"] if summary["best_number"] else []),
+        f"resume    {typed(f'run --tag {tag}')}",
     ]
     return [one_line(line) for line in lines]
 
 
 def _kept(state: State) -> list[str]:
-    """The kept changes that gained most, in their order."""
+    """List the kept changes with the largest gains, in the order of their numbers."""
     kept = [(e, outcome(state, e).gain or 0.0) for e in state.experiments[1:] if e.verdict.status == "keep"]
     most = sorted(kept, key=lambda each: -each[1])[:MOST_KEPT]
     shown = sorted(most, key=lambda each: each[0].number)
     lines = [f"kept      #{e.number} {figure(by, e.metric, '+')}  {e.description}" for e, by in shown]
     return (
-        [*lines, f"kept      and {len(kept) - len(shown)} more, which gained less"] if len(kept) > len(shown) else lines
+        [*lines, f"kept      and {len(kept) - len(shown)} more with smaller gains"] if len(kept) > len(shown) else lines
     )
 
 
-def _home(state: State, top: Path) -> str:
-    """How the best comes to the branch that the person was on. top: of the repository."""
+def _apply_best(state: State, top: Path) -> str:
+    """Return the command that applies the best to the user's branch in the repository at `top`."""
     assert state.session is not None
     left, git = state.session.get("left"), git_here(top)
     back = f"{git} switch {shlex.quote(left)} && " if left else ""

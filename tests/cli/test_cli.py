@@ -39,7 +39,7 @@ def test_every_command_has_a_help_page_with_examples_that_are_read(
     for example in examples:
         args = shlex.split(re.split(r" {2,}\w| [>|] ", example.strip())[0])
         assert args[0] == "autoresearch"
-        # What stands in an example is parsed as it stands there, up to where the command would begin.
+        # Parse the example exactly as printed; --help ends it before the command starts.
         assert call(tmp_path, *args[1:], "--help").returncode == 0, example
 
 
@@ -47,18 +47,18 @@ def test_every_flag_of_run_stands_in_a_section(tmp_path: Path) -> None:
     page = call(tmp_path, "run", "--help").stdout
     sections = [line for line in page.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert sections == [
-        "The session:",
-        "When it ends:",
-        "Who proposes:",
+        "Session:",
+        "End of the session:",
+        "Proposer:",
         "Runs and verdict:",
-        "What it tells:",
+        "Output:",
         "Options:",
     ]
     assert page.partition("\nOptions:\n")[2].split()[:2] == ["-h,", "--help"]
 
 
 def processor_seconds() -> float:
-    """What the processes that this one has waited for have computed: what else the machine does does not count."""
+    """Return the processor time of finished child processes, which other load on the machine does not affect."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -91,12 +91,12 @@ def test_program_imports_neither_mlx_nor_workspace_scripts() -> None:
     ("args", "code", "words"),
     [
         (["status"], 3, "no sessions in"),
-        (["stop"], 3, "no loop runs"),
-        (["-C", "nowhere", "run", "--tag", "x"], 2, "there is no protocol.json"),
+        (["stop"], 3, "no loop is running"),
+        (["-C", "nowhere", "run", "--tag", "x"], 2, "folder nowhere not found"),
         (["run"], 2, "--tag"),
         (["run", "--tag", "x", "--proposer", "oracle"], 2, "unknown proposer 'oracle'"),
         (["run", "--tag", "x", "--until", "dawn"], 2, "such as 07:00"),
-        (["run", "--tag", "x", "--max-experiments", "-1"], 2, "greater than or equal to 0"),
+        (["run", "--tag", "x", "--max-experiments", "-1"], 2, "--max-experiments must be at least 0, got -1"),
     ],
 )
 def test_wrong_input_exits_with_one_sentence(quick: Path, cli: Cli, args: list[str], code: int, words: str) -> None:

@@ -1,4 +1,4 @@
-"""What shells offer after Tab: asked as their scripts ask, and in the shells themselves where they are installed."""
+"""Shell completion, called as the shells' scripts call it, and in the shells themselves if they are installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.common.journals import JournalBuilder
 from tests.common.workspaces import ROOT
 
-# The last import that counts is printed behind the offers.
+# Print the heavy modules that were imported, after the completions.
 PROGRAM = (
     "import atexit, sys; atexit.register(lambda: print([m for m in ('pydantic', 'rich', 'git', 'numpy') "
     "if m in sys.modules], file=sys.stderr)); from agent.cli import app; app(prog_name='autoresearch')"
@@ -25,7 +25,7 @@ PROGRAM = (
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """Two sessions, mar5 the one last worked on; among what was tried there is a text that wants to be evaluated."""
+    """Two sessions, mar5 the most recent one, with a description that a careless shell would evaluate."""
     for tag, count in (("long", 1000), ("mar5", 12)):
         path = tmp_path / ".autoresearch" / "sessions" / tag / "journal.jsonl"
         JournalBuilder(tag).baseline().mixed(count).confirmed().save(path)
@@ -40,7 +40,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def ask(folder: Path, shell: str, line: str) -> subprocess.CompletedProcess[str]:
-    """What `line` may go on with; its last word is the one that is begun."""
+    """Ask for completions of a command line; its last word is incomplete."""
     words = line.split(" ")
     asked = {
         "_AUTORESEARCH_COMPLETE": f"complete_{shell}",
@@ -135,7 +135,7 @@ def test_completion_works_in_zsh(workspace: Path, installed: dict[str, str]) -> 
 
 
 class Terminal:
-    """A program on a terminal of its own."""
+    """A program on its own pseudo-terminal."""
 
     def __init__(self, command: list[str], folder: Path, env: dict[str, str]) -> None:
         self._own, theirs = pty.openpty()
@@ -157,7 +157,7 @@ class Terminal:
         os.write(self._own, text.encode())
 
     def wait_for(self, text: str, seconds: float = 60) -> str:
-        """All that was shown until `text` is among it."""
+        """Return everything shown once it contains `text`."""
         end = time.monotonic() + seconds
         while text not in self._seen:
             ready, _, _ = select.select([self._own], [], [], max(0.0, end - time.monotonic()))

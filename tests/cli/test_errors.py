@@ -1,4 +1,4 @@
-"""Every row of the table in docs/errors.md, as it stands there."""
+"""Every row of the table in docs/errors.md."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """The folders that the rows name, each made once: wrong input changes nothing."""
+    """The folders that the rows name, each made once, as invalid input changes nothing."""
     base = tmp_path_factory.mktemp("places")
     names = {
         "an empty folder": "empty",

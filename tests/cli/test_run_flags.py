@@ -1,4 +1,4 @@
-"""A session keeps its flags: going on needs its tag alone."""
+"""A session keeps its flags, so that resuming it needs only the tag."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def test_resume_needs_only_tag(quick: Path, cli: Cli) -> None:
     kept = ("--training-seconds", "20", "--seed", "7", "--verdict", "greedy", "--no-prune", "--baseline-runs", "3")
     session(quick, cli, *kept, "--max-experiments", "2")
     said = session(quick, cli, "--max-experiments", "3")
-    assert "from now on" not in said
+    assert "is now" not in said
     found = {"training_seconds": 20, "seed": 7, "verdict": "greedy", "prune": False, "baseline_runs": 3}
     assert flags(quick) == found
     whole = [e.description for e in fold(journal_path(quick, "t")).experiments]
-    # As an undisturbed session that was told all at once.
+    # The same as one session that was given everything at once.
     session(other, cli, *kept, "--max-experiments", "3")
     assert [e.description for e in fold(journal_path(other, "t")).experiments] == whole
 
@@ -48,8 +48,8 @@ def test_limits_belong_to_each_start(quick: Path, cli: Cli) -> None:
 def test_changed_flag_is_announced_and_kept(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--seed", "1", "--verdict", "greedy", "--max-experiments", "1")
     said = session(quick, cli, "--seed", "2", "--max-experiments", "2")
-    assert "--seed is 2 from now on; the session had 1" in said
-    assert "from now on" not in session(quick, cli, "--max-experiments", "3")
+    assert "--seed is now 2; it was 1" in said
+    assert "is now" not in session(quick, cli, "--max-experiments", "3")
     assert flags(quick) == {"seed": 2, "verdict": "greedy"}
 
 
@@ -57,8 +57,8 @@ def test_new_proposer_replaces_old_one(quick: Path, cli: Cli) -> None:
     agent = "sed -i 's/^RATE = 0.1 /RATE = 0.2 /' train.py # {prompt_file}"
     session(quick, cli, "--proposer", "command", "--agent-cmd", agent, "--max-experiments", "1")
     said = session(quick, cli, "--proposer", "search", "--max-experiments", "2")
-    assert "--proposer is search from now on" in said
-    assert "holds no more" in said
+    assert "--proposer is now search" in said
+    assert "no longer applies" in said
     assert flags(quick) == {"proposer": "search"}
     assert [e.proposer for e in fold(journal_path(quick, "t")).experiments] == ["baseline", "command", "search"]
 
@@ -103,7 +103,7 @@ def test_inf_takes_a_limit_back(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--max-memory-gb", "8", "--max-experiments", "1")
     assert flags(quick) == {"max_memory_gb": 8}
     said = session(quick, cli, "--max-memory-gb", "inf", "--max-experiments", "2")
-    assert "--max-memory-gb is inf from now on" in said
+    assert "--max-memory-gb is now inf" in said
     assert flags(quick) == {}
 
 
@@ -111,6 +111,6 @@ def test_inf_takes_a_limit_back(quick: Path, cli: Cli) -> None:
 def test_ineffective_flag_is_refused(quick: Path, cli: Cli, flag: str) -> None:
     done = cli(quick, "run", "--tag", "t", flag, "--dry-run")
     assert done.returncode == 2
-    assert "is for a model or an agent" in done.stderr
+    assert "needs --model or --agent" in done.stderr
     agent = ("--agent-cmd", "true # {prompt_file}")
     assert cli(quick, "run", "--tag", "t", flag, *agent, "--dry-run").returncode == 0

@@ -1,4 +1,4 @@
-"""Whoever listens, or does not: closed and broken streams, terminals that cannot show a character, `nohup`."""
+"""Closed and broken streams, terminals that cannot encode a character, and `nohup`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_session_survives_closed_streams(quick: Path, streams: str) -> None:
 @pytest.mark.parametrize("streams", [">&-", "| true", ">/dev/full"])
 def test_closed_output_ends_command_without_traceback(finished: Path, command: str, streams: str) -> None:
     done = shell(finished, f'"{sys.executable}" -m agent {command} {streams}; exit ${{PIPESTATUS[0]}}')
-    if command != "--help" or "full" in streams:  # click ends a help page that nobody reads with 1
+    if command != "--help" or "full" in streams:  # click exits with 1 if a help page loses its reader
         assert done.returncode == (1 if "full" in streams else 0)
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr

@@ -1,4 +1,4 @@
-"""When a session ends: times of day across changes of clocks, and durations."""
+"""`--until`: times of day across clock changes, and durations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BERLIN, NEW_YORK, LORD_HOWE, UTC = "Europe/Berlin", "America/New_York", "Austral
         (BERLIN, (2026, 3, 28, 7, 0), "07:00", (2026, 3, 29, 7, 0)),  # a day of 23
         (BERLIN, (2026, 10, 24, 7, 0), "7am", (2026, 10, 25, 7, 0)),  # a day of 25
         (BERLIN, (2026, 3, 28, 7, 30), "07:00", (2026, 3, 29, 7, 0)),
-        (BERLIN, (2026, 3, 29, 1, 0), "02:30", (2026, 3, 29, 3, 0)),  # left out: as the clock goes past it
+        (BERLIN, (2026, 3, 29, 1, 0), "02:30", (2026, 3, 29, 3, 0)),  # skipped by the change: the moment of the change
         (BERLIN, (2026, 3, 29, 3, 0), "02:30", (2026, 3, 30, 2, 30)),
         (NEW_YORK, (2026, 3, 7, 22, 0), "6am", (2026, 3, 8, 6, 0)),
         (NEW_YORK, (2026, 10, 31, 22, 0), "6am", (2026, 11, 1, 6, 0)),
@@ -113,4 +113,4 @@ def test_invalid_until_is_reported_in_one_sentence(tmp_path: Path, text: str) ->
         moment(text, 1.0e9)
     done = call(tmp_path, "run", "--tag", "t", "--until", text)
     assert done.returncode == 2
-    assert "--until takes a time" in done.stderr
+    assert "--until must be a time" in done.stderr

@@ -1,4 +1,4 @@
-"""Scripts that act as honest or hostile coding agents, and the notes that they leave."""
+"""Coding agents as scripts: honest ones, hostile ones, and the notes that they leave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.room.sandbox import UNCONFINED, Sandbox
 from tests.common.workspaces import QUICK
 
 BETTER = QUICK.replace("RATE = 0.1", "RATE = 0.3")
-# The beginning of every agent: it reads its prompt as a real one does.
+# The beginning of every agent: it reads its prompt like a real one.
 BEGIN = """
 import os, pathlib, shutil, subprocess, sys, time
 prompt = pathlib.Path(sys.argv[1]).read_text()
@@ -37,14 +37,14 @@ WITH_NOTES = (
 WAY = sandbox.available(network=True)
 CONFINED = Sandbox(WAY, network=False, hide=True)
 NEEDS_ONE = pytest.mark.skipif(WAY is None, reason="no sandbox works here")
-# Each also makes an honest change, which is taken; the rest is dropped, and one line says what it was.
+# Each also makes an honest change: that is kept, the rest is ignored, and a line reports it.
 HOSTILE = {
     "edits prepare.py": (
         "pathlib.Path('prepare.py').write_text('HARNESS = False')",
-        "changed prepare.py, which is not a mutable file",
+        "changed prepare.py, which may not change",
     ),
-    "deletes a tracked file": ("os.remove('protocol.json')", "deleted protocol.json, which is not a mutable file"),
-    "makes a new file": ("pathlib.Path('mlx.py').write_text('')", "created mlx.py, which is not a mutable file"),
+    "deletes a tracked file": ("os.remove('protocol.json')", "deleted protocol.json, which may not change"),
+    "makes a new file": ("pathlib.Path('mlx.py').write_text('')", "made mlx.py, which may not change"),
     "deletes .git": ("shutil.rmtree('.git')", "deleted .git"),
     "commits": ("run('git', 'commit', '--all', '--message', 'mine')", "committed"),
     "switches the branch": (
@@ -58,7 +58,7 @@ HOSTILE = {
     ),
     "leaves a daemon": (
         "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL)",
-        "left `sleep` running, which was killed",
+        "left `sleep` running, which was ended",
     ),
     "prints ten megabytes": (
         "for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)",
@@ -66,7 +66,7 @@ HOSTILE = {
     ),
     "names a file in no encoding": (
         "open(b'\\xff.py', 'w').close()",
-        "created ?.py, which is not a mutable file",
+        "made ?.py, which may not change",
     ),
     "fails at its end": ("sys.exit(3)", ""),
     "asks": ("sys.stdin.read()", ""),
@@ -74,7 +74,7 @@ HOSTILE = {
 
 
 def unheard(_: str, **__: Any) -> None:
-    """Ignore the journal, for tests that do not look at it."""
+    """Ignore journal events."""
 
 
 def agent(
@@ -93,5 +93,5 @@ def agent(
 
 
 def counting(counter: Path) -> str:
-    """Return a script that records outside its copy that the agent was started."""
+    """Return a script for an agent that records each start outside its copy."""
     return f"with open({str(counter)!r}, 'a') as file: file.write('x')\n"

@@ -1,4 +1,4 @@
-"""A small MLX model with a metric that can be computed by hand."""
+"""A small MLX model whose metric is easy to compute independently."""
 
 from itertools import islice
 
@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 
 class Bigram(nn.Module):
-    """Logits from the token and from the mean of all before it, so that positions and their order matter."""
+    """Compute logits from each token and the mean of all tokens before it, so that the order of positions matters."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Bigram(nn.Module):
 
 
 def independent_bpb(model: Bigram, tokenizer: Tokenizer) -> float:
-    """The definition in float64, token by token of the validation loader."""
+    """Compute the metric by its definition in float64, token by token of the validation loader."""
     table = np.array(model.embedding.weight, dtype=np.float64)
     weight, bias = np.array(model.head.weight, dtype=np.float64), np.array(model.head.bias, dtype=np.float64)
     nats, text = 0.0, 0

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its DevTools pipe: no driver, no port, no package.
+"""A headless Chromium driven through its DevTools pipe, without driver, port or package.
 
 Messages are JSON with a zero byte after each, on file descriptors 3 and 4 of the browser.
 """
@@ -40,7 +40,7 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab. What it logs to the console and asks of the network is collected as it happens."""
+    """One tab. It collects console messages and network requests."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading, self._writing, self._numbers = reading, writing, itertools.count(1)
@@ -54,7 +54,7 @@ class Page:
             self._call(f"{domain}.enable")
 
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file, and forget what an earlier one logged and asked for."""
+        """Show a file, and clear the messages and requests of an earlier one."""
         phone = width < 600
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
@@ -67,7 +67,7 @@ class Page:
             self._take(self._receive(deadline))
 
     def run(self, script: str) -> Any:
-        """The value of an expression."""
+        """Return the value of a JavaScript expression."""
         done = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
@@ -133,7 +133,7 @@ class Page:
 
 @contextlib.contextmanager
 def browser(program: str, folder: Path) -> Iterator[Page]:
-    """A browser with an empty profile in `folder`."""
+    """Start a browser with an empty profile in `folder`."""
     to_browser, from_browser = _high_pipe(), _high_pipe()
     argv = [program, *FLAGS, f"--user-data-dir={folder / 'profile'}"]
     env = {**os.environ, "HOME": str(folder)}
@@ -163,7 +163,7 @@ def browser(program: str, folder: Path) -> Iterator[Page]:
 
 
 def _high_pipe() -> tuple[int, int]:
-    """A pipe whose ends are not 3 or 4, which the browser gets."""
+    """Return a pipe whose ends are not 3 or 4, the descriptors that the browser uses."""
     ends = os.pipe()
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for end in ends]
     for end in ends:

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves files with ranges and misbehaves as it is told to."""
+"""A real HTTP server on loopback that serves files with ranges and misbehaves on request."""
 
 import hashlib
 import re
@@ -14,12 +14,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Fault:
-    """What one answer does wrong, where it differs from a correct one.
+    """How one response differs from a correct one.
 
-    status: answer with this and no body. cut_after: end the connection after so many bytes of the body, by a reset
-    (which also takes what was received but not read) unless reset is False.
-    keep: send only so many bytes of the file, as if it ended there; announced says whether with a Content-Length.
-    hold: say nothing more after what was sent until `released` is set.
+    Attributes:
+        status: Respond with this status and no body.
+        headers: Headers to add or replace.
+        cut_after: Close the connection after this many bytes of the body.
+        reset: Close it with a reset, which also discards bytes that were received but not read.
+        keep: Send only this many bytes of the file, as if it ended there.
+        announced: Send a Content-Length.
+        ignore_range: Send the whole file despite a Range header.
+        hold: Keep the connection open after the body until `released` is set.
     """
 
     status: int | None = None
@@ -44,7 +49,7 @@ class Answer:
 
 @dataclass
 class DataServer:
-    """files and faults are by name; a name's faults are used up one a GET, after which the server behaves."""
+    """A server of `files`. Each GET of a name uses up one of its `faults`; after that, responses are correct."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -54,7 +59,7 @@ class DataServer:
     released: threading.Event = field(default_factory=threading.Event)
 
     def gets(self, name: str) -> list[Answer]:
-        """The answers to GETs of a file's content, redirects left out."""
+        """Return the responses to GETs of a file's content, without redirects."""
         return [answer for answer in self.answers if answer.method == "GET" and answer.name == name]
 
 
@@ -93,7 +98,7 @@ def serve() -> Iterator[DataServer]:
             sent = body if self.command == "GET" else b""
             if fault.cut_after is not None:
                 sent = sent[: fault.cut_after]
-            # Recorded before anything is sent, so that who has the answer finds it here.
+            # Record before sending, so that a client with the response finds the record.
             if status != 302:
                 asked = (self.headers.get("Range"), self.headers.get("If-Range"))
                 data.answers.append(Answer(self.command, name, *asked, status, len(sent)))
@@ -106,12 +111,12 @@ def serve() -> Iterator[DataServer]:
                 data.released.wait(30)
             if fault.cut_after is not None and fault.reset:
                 self.wfile.flush()
-                # Closing with linger 0 sends a reset, as a middlebox does, and not an orderly end.
+                # Closing with linger 0 sends a reset, like a middlebox, instead of an orderly end.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
 
         def _select(self, content: bytes, headers: dict[str, str], ignore_range: bool) -> tuple[int, bytes]:
-            """Status and body by RFC 9110, section 14, for the one form of Range that is sent: bytes=N-."""
+            """Return status and body by RFC 9110, section 14, for the only form of Range in use: bytes=N-."""
             found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             condition = self.headers.get("If-Range")
             if not found or ignore_range or condition not in (None, headers["ETag"]):
@@ -124,13 +129,13 @@ def serve() -> Iterator[DataServer]:
             return 206, content[start:]
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: the answers are recorded."""
+            """Log nothing, as responses are recorded."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Nothing: connections that break are what is tested."""
+            """Ignore broken connections, as they are part of the tests."""
 
     server = Server(("127.0.0.1", 0), Handler)
     data.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""Experiments and comparisons as plain values, for the rules that need no session."""
+"""Experiments and comparisons as plain values, for rules that need no session."""
 
 from __future__ import annotations
 

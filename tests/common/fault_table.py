@@ -1,6 +1,6 @@
-"""Each operation of the loop with each fault that it can meet: what the loop says, and how it goes on.
+"""Each operation of the loop with each fault that it can meet: the message, and how the loop continues.
 
-`python -m tests.common.fault_table` prints the whole table in Markdown, in half an hour.
+`python -m tests.common.fault_table` prints the whole table in Markdown, and takes half an hour.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def problem(folder: Path, fault: Fault, expected: list[tuple[str, ...]]) -> str:
         assert_consistent(folder)
     except AssertionError as error:
         return f"inconsistent: {str(error).splitlines()[0]}"
-    # A command that cannot write its log fails, and that is what its row says.
+    # A command that cannot write its log fails, and its row gives that reason.
     own = fault.kind == "write" and fault.name.endswith("run-N.log")
     same = len(table(folder)) == len(expected) if own else table(folder) == expected
     return "" if same else f"other rows: {table(folder)}"
@@ -61,7 +61,7 @@ def try_all(folder: Path, choose: slice | int) -> list[tuple[Fault, Outcome]]:
 
 
 def print_table() -> None:
-    """One line for each operation, error and outcome, in Markdown."""
+    """Return one line of Markdown per operation, error and outcome."""
     with tempfile.TemporaryDirectory() as name:
         outcomes = try_all(Path(name), choose=slice(None))
     grouped: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)

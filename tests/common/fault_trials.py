@@ -1,4 +1,4 @@
-"""Starts the program with one fault in it, then without it, and says what came of both."""
+"""Start the program with one fault, then without it, and report both results."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.common.faults import ERRORS, Fault
 from tests.common.workspaces import ROOT
 
 SESSION = ("run", "--tag", "t", "--max-experiments", "2", "--no-keep-awake", "--sandbox", "off")
-# What git says in its own words.
+# Messages of git itself.
 GIT_SAYS = {
     "ENOSPC": "error: unable to write file .git/objects/: No space left on device",
     "EACCES": "fatal: Unable to create '.git/index': Permission denied",
     "EIO": "fatal: unable to read: Input/output error",
 }
 GIT = r"""#!/bin/sh
-# The first word that is no option, nor the value of -c, is the subcommand.
+# The subcommand is the first word that is neither an option nor the value of -c.
 skip= sub=
 for word in "$@"; do
     if [ -n "$skip" ]; then skip=; continue; fi
@@ -46,7 +46,7 @@ exec "$FAULT_GIT" "$@"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the loop did with a fault: its exit code and last line, and the exit code of the next start."""
+    """The effect of a fault: exit code and last line (not a hint) of the loop, and exit code of the next start."""
 
     code: int
     said: str
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def start(workspace: Path, fault: Fault, counts: Path) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own, with a stand-in for git first on the PATH."""
+    """Run the program in its own process, with a stand-in for git first on PATH."""
     counts.mkdir(parents=True, exist_ok=True)
     git = counts / "bin" / "git"
     git.parent.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ def start(workspace: Path, fault: Fault, counts: Path) -> subprocess.CompletedPr
 
 
 def operations(workspace: Path, counts: Path) -> collections.Counter[tuple[str, str]]:
-    """Every operation of a session that nothing disturbs, and how often it occurs."""
+    """Return every operation of an undisturbed session with its count."""
     done = start(workspace, Fault("none", "", 0, ""), counts)
     assert done.returncode == 0, done.stderr
     found = collections.Counter(tuple(pair) for pair in json.loads((counts / "operations.json").read_text()))
@@ -90,7 +90,7 @@ def operations(workspace: Path, counts: Path) -> collections.Counter[tuple[str, 
 
 
 def faults(found: collections.Counter[tuple[str, str]]) -> list[Fault]:
-    """The first and the last of each operation, with each error that it can meet."""
+    """Return the first and last occurrence of each operation with each error that it can meet."""
     return [
         Fault(kind, name, nth, error)
         for (kind, name), count in sorted(found.items())
@@ -100,18 +100,19 @@ def faults(found: collections.Counter[tuple[str, str]]) -> list[Fault]:
 
 
 def try_out(workspace: Path, fault: Fault, check: Callable[[Path], str]) -> Outcome:
-    """Run into the fault, then go on without it. `check` says what is wrong with the workspace afterwards, or ""."""
+    """Run with the fault, then resume without it. `check` returns what is wrong with the workspace, or ""."""
     done = start(workspace, fault, workspace.parent / f"{workspace.name}-counts")
-    last = ([line for line in done.stderr.splitlines() if not line.startswith("hint: ")] or [""])[-1]
+    lines = done.stderr.strip().splitlines()
+    last = next((line for line in reversed(lines) if not line.startswith("hint: ")), "")
     again = forked.run(workspace, SESSION, os.environ, timeout=120)
     wrong = ""
     if "Traceback" in done.stderr:
         wrong = "a traceback"
     elif done.returncode not in (0, 1, 2, 3):
-        wrong = "an exit code of another kind"
+        wrong = "an unknown exit code"
     elif done.returncode and not last.startswith("error: "):
-        wrong = "no sentence"
+        wrong = "no error line"
     elif again.returncode:
-        wrong = f"does not go on: {again.stderr.strip()[-300:]}"
+        wrong = f"does not resume: {again.stderr.strip()[-300:]}"
     said = last.removeprefix("error: ") if done.returncode else "goes on"
     return Outcome(done.returncode, said, again.returncode, wrong or check(workspace))

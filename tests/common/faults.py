@@ -1,9 +1,9 @@
-"""Makes one chosen operation of the loop fail as the operating system, or git, would make it fail.
+"""Make one chosen operation of the loop fail like the operating system or git would.
 
     python -m tests.common.faults KIND NAME NTH ERROR -- run --tag t
 
 An operation is a kind (the keys of ERRORS) and a name: a file of the workspace with N for its numbers, or the
-subcommand of git. NTH counts those that are alike; 0 lets nothing fail and records what there was. `append` fails a
+subcommand of git. NTH counts equal operations; 0 makes none fail and records them all. `append` fails a
 write to a file that stays open, `tear` cuts it short, and `git-after` reports a failure although git has done its work.
 """
 
@@ -67,7 +67,7 @@ class Fault:
 
 
 def name_of(path: object, workspace: Path) -> str | None:
-    """The name of a file of the loop's; None for any other."""
+    """Return the name of a file that belongs to the loop; None for any other."""
     if not isinstance(path, str | bytes | os.PathLike):
         return None
     whole = Path.cwd() / os.fsdecode(path)
@@ -83,7 +83,7 @@ def name_of(path: object, workspace: Path) -> str | None:
 
 
 def inject(fault: Fault, workspace: Path, seen: Callable[[str, str], None]) -> None:
-    """Watch the operations of this process, tell `seen`, and let the chosen one fail."""
+    """Watch the operations of this process, report each to `seen`, and make the chosen one fail."""
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     open_really, sync_really = io.open, os.fsync
 
@@ -139,13 +139,13 @@ def fail_writes(descriptor: int) -> None:
 
 
 def run_faulty(arguments: list[str]) -> None:
-    """The program in this process, with one fault."""
+    """Run the program in this process with one fault."""
     fault = Fault(arguments[0], arguments[1], int(arguments[2]), arguments[3])
     operations: list[tuple[str, str]] = []
     if fault.nth == 0:
         atexit.register(lambda: Path(os.environ["FAULT_COUNTS"], "operations.json").write_text(json.dumps(operations)))
     sys.argv = ["autoresearch", *arguments[arguments.index("--") + 1 :]]
-    import agent.cli  # noqa: F401  # what is imported before the fault cannot be hit by it
+    import agent.cli  # noqa: F401  # imports before the fault cannot be hit by it
 
     inject(fault, Path.cwd(), lambda kind, name: operations.append((kind, name)))
     runpy.run_module("agent", run_name="__main__")

@@ -1,4 +1,4 @@
-"""Files and folders that a program seldom meets."""
+"""Unusual files and folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def nested(folder: Path, depth: int) -> None:
-    """`depth` folders within each other, longer than any path may be."""
+    """Make `depth` nested folders, which exceed the longest path."""
     here = os.open(folder, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("inner-folder", dir_fd=here)

@@ -1,4 +1,4 @@
-"""A command of the program without a process of its own: a test of many small calls need not pay for their starts."""
+"""Run commands of the program in this process, which saves the start of a process for each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from agent.cli import app
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a session takes them over
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a session handles them
 
 
 def call(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """What the program would have printed and returned in `folder`."""
+    """Return what the program prints and returns in `folder`."""
     before, handlers = Path.cwd(), {number: signal.getsignal(number) for number in SIGNALS}
     os.chdir(folder)
     try:

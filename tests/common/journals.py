@@ -1,4 +1,4 @@
-"""Journals of sessions that never ran: as long as wanted, with everything in them that a session can come to."""
+"""Synthetic journals of any length, with every kind of result that a session can have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Parameters = dict[str, float]
 
 
 class Writer:
-    """Appends events with a clock of its own."""
+    """A writer of events with its own clock."""
 
     def __init__(self) -> None:
         self.at, self.lines = 1_790_000_000.0, list[str]()
@@ -42,10 +42,11 @@ class Writer:
 
 
 class JournalBuilder:
-    """Writes a session experiment by experiment; `mixed` draws what they come to.
+    """A builder of a session, experiment by experiment; `mixed` draws random results.
 
     Args:
-        base, best: commits, of the baseline and of every kept experiment.
+        base: Commit of the baseline.
+        best: Commit of every kept experiment.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class JournalBuilder:
         return self._end("keep", "worse", metric=self.value)
 
     def keep(self, candidate: Parameters | None = None) -> Self:
-        """An experiment that is better; its evidence is one run, or three of each side."""
+        """Add an experiment that is better, with one run as evidence, or three of each side."""
         number, candidate = self._propose(candidate, commit=self.best)
         self._worse()
         step = abs(self.chance.gauss(0, 0.06 / (1 + number / 6))) + NOISE
@@ -86,7 +87,7 @@ class JournalBuilder:
         return self._end("discard", "worse", metric=self._worse())
 
     def discard_far_off(self, candidate: Parameters | None = None) -> Self:
-        """A discarded experiment whose value is off any scale."""
+        """Add a discarded experiment with an extreme value."""
         self._propose(candidate)
         self._worse()
         return self._end("discard", "worse", metric=self.value + self.sign * self.chance.uniform(0.5, 9))
@@ -103,7 +104,7 @@ class JournalBuilder:
         return self._end("discard", reason, seconds=90.0, pruned=0.3, estimate=self._worse())
 
     def mixed(self, count: int) -> Self:
-        """`count` experiments: discards, pruned runs, crashes, values far off, and keeps, which become rare."""
+        """Add `count` experiments: discards, pruned runs, crashes, extreme values, and ever rarer keeps."""
         kinds = [self.discard, self.crash, self.prune, self.discard_far_off]
         for _ in range(count):
             candidate = self._candidate()
@@ -112,7 +113,7 @@ class JournalBuilder:
         return self
 
     def confirmed(self) -> Self:
-        """A comparison of the best with the baseline."""
+        """Add a comparison of the best with the baseline."""
         ends, means = {"a": self.base, "b": self.best}, {"a": BASELINE, "b": self.value + self.sign * 0.0009}
         gain = self.sign * (means["a"] - means["b"])
         found = {"gain": gain, "low": gain - 0.003, "high": gain + 0.003, "noise": NOISE, "verdict": "confirmed"}
@@ -141,7 +142,7 @@ class JournalBuilder:
         return number, candidate
 
     def _begin(self, description: str, candidate: Parameters, commit: str, name: str) -> None:
-        """All events until the run has started; some experiments have a call of a model, or an interruption."""
+        """Write all events until the run has started; some experiments include a model call or an interruption."""
         number = self.number
         self.write(
             "proposed",

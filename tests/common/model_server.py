@@ -1,4 +1,4 @@
-"""A model server on loopback that says what a test wants it to, in either wire format."""
+"""A scripted model server on loopback, in both wire formats."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ Body = dict[str, Any]
 
 @dataclass
 class Script:
-    """answer: a request's body -> what to do with it: a text to say, or a function that does something else.
+    """The script of a server.
 
-    requests: (path, headers, body) of all that came.
+    Attributes:
+        answer: Maps the body of a request to the text to reply, or to a function that handles the request.
+        requests: Path, headers and body of every request.
     """
 
     answer: Callable[[Body], Any]
@@ -63,7 +65,7 @@ def model_server(answer: Callable[[Body], Any], *, stream: bool = True) -> Itera
 
 
 def say(handler: BaseHTTPRequestHandler, text: str, body: Body, stream: bool) -> None:
-    """A whole answer. It counts words for tokens."""
+    """Send a whole response. It counts words as tokens."""
     tokens_in, tokens_out = len(json.dumps(body).split()), len(text.split())
     anthropic = handler.path.endswith("/messages")
     if not stream:

@@ -1,4 +1,4 @@
-"""The program in a process of its own while a test goes on, and what is left of processes afterwards."""
+"""Run the program in its own process during a test, and find processes that survive it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wait_for(folder: Path, kind: str, number: int) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Killed processes whose parent is a container's first process may stay zombies: those do nothing any more."""
+    """Return whether a process has ended. Zombies count: in a container, killed processes may stay zombies."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -38,7 +38,7 @@ def gone(pid: int) -> bool:
 
 
 def survivors(folder: Path) -> list[int]:
-    """Processes of any run of this workspace that still live, whichever room they are in."""
+    """Return the running processes of any run of this workspace, in any room."""
     rooms = f"autoresearch-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}-"
     found = []
     for process in psutil.process_iter():

@@ -1,4 +1,4 @@
-"""Answers of a model in the format that the program asks for."""
+"""Responses of a model in the requested format."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def edit(search: str, replace: str, path: str = "train.py") -> str:
 
 
 def rates() -> Iterator[str]:
-    """Yield values of RATE that approach the best one."""
+    """Yield edits that move RATE towards its best value."""
     for number in itertools.count(1):
         yield f"RATE = {0.1 + 0.02 * number:.2f}"
 
 
 def walk() -> Any:
-    """Return a model that proposes the next rate, as an edit of the line in the prompt."""
+    """Return a model that reads the incumbent from the prompt and proposes the next rate as an edit of its line."""
     steps = rates()
 
     def answer(body: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Code for a workspace's train.py that knows which run of its session it is."""
+"""Code for train.py that finds out which run of its session it is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from agent.journal.paths import journal_path
 
-# A run sees nothing of the loop: without a sandbox it can look up in the journal which one it is.
-# The loop journals a run when its process is there, which may be later than the run's first line.
-# A dry check imports it, which is no run.
+# A run gets no information from the loop, but without a sandbox it can find itself in the journal.
+# The loop journals a run once its process exists, which may be after the run's first line.
+# A dry check only imports the code and is not a run.
 WHICH = """import json, os, pathlib, time
 log = None if __name__ == "__main__" else ""
 deadline = time.monotonic() + 30
@@ -30,5 +30,5 @@ loss += 0.5 * slow
 
 
 def knowing(code: str, workspace: Path) -> str:
-    """`code` that begins with WHICH, for the session `t` of a workspace."""
+    """Return `code`, which begins with WHICH, for session `t` of a workspace."""
     return code.replace("JOURNAL", repr(str(journal_path(workspace, "t"))))

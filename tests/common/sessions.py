@@ -1,4 +1,4 @@
-"""What a session left: the rows of results.tsv, the journal, and whether git agrees with both."""
+"""The results of a session: rows of results.tsv, the journal, and whether git agrees with both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def assert_consistent(folder: Path, file: str = "train.py", tag: str = "t") -> None:
-    """The invariants of design.md: rows, hashes, branch, tree."""
+    """Check the invariants of the design: rows, hashes, branch, tree."""
     state = replay(read(journal_path(folder, tag)))
     table = rows(folder)
     assert len(table) == len(state.experiments)

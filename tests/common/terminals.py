@@ -1,4 +1,4 @@
-"""The program on a pseudo-terminal."""
+"""Run the program on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.common.workspaces import ROOT
 
 
 def in_terminal(folder: Path, *args: str, **variables: str) -> tuple[int, str]:
-    """The program on a terminal of 80 by 24: its exit code, and everything that it wrote there."""
+    """Run the program on a terminal of 80 by 24, and return its exit code and output."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""The glossary of docs/style.md, and the texts in which its right column must not stand.
+"""Check texts for the words that the glossary of docs/style.md replaces.
 
 `uv run python -m tests.common.words` lists each place with the word to use instead.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.common.workspaces import ROOT
 
-# Not these words, but those.
+# Pattern of the words to replace, and what to say instead.
 INSTEAD = {
     r"mend(?:s|ed|ing)?": "fix, repair",
     r"(?:cannot|can't|could not) be had": "unavailable",
@@ -34,21 +34,21 @@ INSTEAD = {
     r"(?:is|are|was|were) void|void:": "voided: REASON",
     r"in doubt|doubtful": "noise, uncertain",
 }
-# A phrase may go on in the next line, behind the sign of a comment or a quotation.
+# A phrase may continue on the next line, after the marker of a comment or quotation.
 WRONG = {
     re.compile(rf"\b(?:{pattern})(?![\w-])".replace(" ", r"[\s#>]+"), re.IGNORECASE): word
     for pattern, word in INSTEAD.items()
 }
 PAGES = ("*.md", "docs/*.md", ".github/**/*.md", ".github/**/*.yml", "examples/**/*.md")
 SOURCES = ("agent/**/*.py", "harness/**/*.py", "benchmarks/**/*.py", "prepare.py", "train.py")
-# The page that defines the glossary, and tables that a program prints or that quote an older version.
+# The page that defines the glossary.
 LEFT_OUT = {"docs/style.md"}
 TEXT = {tokenize.STRING, tokenize.COMMENT} | {getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A word of the right column. Its `text` is what stands there."""
+    """A word to replace, as found in `text`."""
 
     path: Path
     line: int
@@ -60,7 +60,7 @@ class Finding:
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield each text that a person reads, with its first line: a page whole, of a source its strings and comments."""
+    """Yield the texts of a file with their first lines: a whole page, or the strings and comments of a source."""
     content = path.read_text()
     if path.suffix != ".py":
         yield 1, content
@@ -71,7 +71,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def findings(paths: list[Path]) -> Iterator[Finding]:
-    """Yield every word of the right column in these files."""
+    """Yield every word to replace in these files."""
     for path in paths:
         for first, text in texts(path):
             for pattern, instead in WRONG.items():
@@ -80,12 +80,12 @@ def findings(paths: list[Path]) -> Iterator[Finding]:
 
 
 def readable() -> list[Path]:
-    """Return every page and source whose texts a user or a contributor reads."""
+    """Return every page and source that users or contributors read."""
     found = {path for pattern in (*PAGES, *SOURCES) for path in ROOT.glob(pattern)}
     return sorted(path for path in found if str(path.relative_to(ROOT)) not in LEFT_OUT)
 
 
 if __name__ == "__main__":
     listed = [str(each) for each in findings(readable())]
-    print("\n".join(listed) if listed else "no word of the right column is left")
+    print("\n".join(listed) if listed else "all texts follow the glossary")
     sys.exit(1 if listed else 0)

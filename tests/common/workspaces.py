@@ -1,4 +1,4 @@
-"""Real workspaces in folders: git repositories with a protocol and a command that really runs."""
+"""Real workspaces: git repositories with a protocol and a command that runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make_repository(folder: Path) -> None:
 
 
 def quick_protocol(**changes: Any) -> dict[str, Any]:
-    """The user's protocol with a command that needs no training; `changes` replace top-level sections."""
+    """Return the repository's protocol with a command that needs no training; `changes` replace top-level sections."""
     protocol: dict[str, Any] = json.loads((ROOT / "protocol.json").read_bytes())
     protocol["meta"]["archetype"] = "benchmark_opt"
     protocol["environment"]["setupCommands"] = []
@@ -59,7 +59,7 @@ def quick_protocol(**changes: Any) -> dict[str, Any]:
 
 
 def make_quick(folder: Path) -> None:
-    """A workspace whose experiments take milliseconds."""
+    """Make a workspace whose experiments take milliseconds."""
     folder.mkdir(exist_ok=True)
     (folder / "protocol.json").write_text(json.dumps(quick_protocol(), indent=2))
     (folder / "train.py").write_text(QUICK)
@@ -69,10 +69,10 @@ def make_quick(folder: Path) -> None:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that `make` fills once in a run of the suite, whichever worker comes first: only to be read."""
+    """Return a read-only folder that the first worker to ask fills with `make`, once per run of the suite."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # the run's own, which holds one folder for each worker
+        base = base.parent  # the folder of the whole run, which contains one for each worker
     folder, made = base / name, base / f"{name}.made"
     with FileLock(base / f"{name}.lock"):
         if not made.exists():

@@ -60,7 +60,7 @@ def test_healthy_workspace_passes_doctor(quick: Path, program: Cli) -> None:
     assert "the recipe needed 2.0 GB" in found["memory"]["message"]
     done = program(quick, "doctor", "--repair")
     assert done.returncode == 0
-    assert done.stdout.startswith("did      nothing: all was in order")
+    assert done.stdout.startswith("did      nothing: no repair needed")
 
 
 def test_memory_of_a_kept_baseline_is_known_before_the_first_session(quick: Path, cli: Cli) -> None:

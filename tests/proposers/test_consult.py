@@ -45,7 +45,7 @@ def test_model_session_keeps_invariants(quick: Path, program: Cli, wire: str, st
     assert proposed[0]["expected"] == -0.01
     assert proposed[0]["reasoning"] == "it is nearer"
     assert len(events(quick, "called")) == len(server.requests) == count
-    assert f"{count} calls of models" in done.stdout
+    assert f"{count} model calls" in done.stdout
     shown = json.loads(program(quick, "status", "--json").stdout)["data"]
     assert [row["cost"]["calls"] for row in shown["rows"]] == [0] + [1] * count
     assert shown["cost"]["calls"] == count
@@ -233,7 +233,7 @@ def test_search_replaces_model_during_outage(quick: Path, cli: Cli, outage: Any)
     assert len(cells(quick)) == 3
     assert len(events(quick, "away")) >= 1
     assert {event["proposer"] for event in events(quick, "proposed")[1:]} == {"search"}
-    assert "the search proposes" in done.stderr
+    assert "using the search" in done.stderr
     shown = json.loads(cli(quick, "status", "--json").stdout)["data"]
     assert shown["away"]["reason"]
     assert "Traceback" not in done.stderr
@@ -285,7 +285,7 @@ def test_a_cap_below_one_call_leaves_the_night_to_the_search(quick: Path, cli: C
         done = run(cli, quick, server, "--max-cost-per-experiment", "1", experiments=4)
     assert done.returncode == 0, done.stderr
     assert not server.requests, done.stderr
-    assert "away until the session ends" in done.stderr
+    assert "unavailable until the session ends" in done.stderr
     assert "--max-cost-per-experiment 1 is spent" in done.stderr
     assert len(events(quick, "away")) == 1
     assert not events(quick, "nothing")

@@ -1,4 +1,4 @@
-"""`status` and `status --follow` beside a session that is only about to begin, and what ends it."""
+"""`status` and `status --follow` next to a session in set-up, and the limits that they show."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def begun(folder: Path, *args: str) -> subprocess.Popen[str]:
 
 def wait_until_it_waits(follower: subprocess.Popen[str]) -> None:
     assert follower.stderr is not None
-    assert "waiting for the session to begin" in follower.stderr.readline()
+    assert "waiting for the session to start" in follower.stderr.readline()
 
 
 @pytest.fixture
 def setting_up(quick: Path) -> Path:
-    """A workspace whose set-up commands take until `go` exists in it."""
+    """A workspace whose set-up commands wait until a file `go` exists."""
     wait = "until test -e go; do sleep 0.1; done"
     environment = {"setupCommands": [wait], "constraints": {"networkPolicy": "full"}}
     (quick / "protocol.json").write_text(json.dumps(quick_protocol(environment=environment)))
@@ -50,9 +50,9 @@ def test_follow_waits_for_a_session_that_sets_up(setting_up: Path) -> None:
         time.sleep(0.1)
     told = call(setting_up, "status")
     assert told.returncode == 3
-    assert "is about to begin" in told.stderr
+    assert "has not started yet" in told.stderr
     assert "ended before" not in told.stderr
-    assert "has not begun" in call(setting_up, "stop").stderr
+    assert "cannot be stopped yet" in call(setting_up, "stop").stderr
     followers = [begun(setting_up, "status", "--follow"), begun(setting_up, "status", "--follow", "--tag", "t")]
     for follower in followers:
         wait_until_it_waits(follower)

@@ -1,4 +1,4 @@
-"""The report: what it says of real and of very long sessions, and the page in a real browser."""
+"""The report of real and of very long sessions, and its page in a real browser."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ needs_browser = pytest.mark.skipif(
 
 
 class Made:
-    """A workspace with sessions of any kind, and the reports of them."""
+    """A workspace with sessions of several kinds, and their reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Made:
             builder.save(sessions / tag / "journal.jsonl")
         self.workspace = Workspace(folder, load_protocol(folder))
 
-    @functools.cache  # noqa: B019  # it lives as long as the tests of this module
+    @functools.cache  # noqa: B019  # the instance lives as long as the tests of this module
     def data(self, *tags: str) -> dict[str, Any]:
         return gather(self.workspace, tags)
 
@@ -94,7 +94,7 @@ def test_a_real_session_from_start_to_its_commands(quick: Path, program: Cli, tm
     assert data["diff"][0]["before"] != data["diff"][0]["after"]
     shown = git(quick, *shlex.split(data["commands"][0]["command"])[1:])
     assert shown == data["diff"][0]["after"].strip()
-    # What the page says to paste does what it says.
+    # The commands on the page do what their headings say.
     git(quick, "checkout", "-q", "main")
     for each in data["commands"][:-1]:
         subprocess.run(each["command"], shell=True, cwd=quick, check=True, capture_output=True)
@@ -113,11 +113,11 @@ def test_report_refuses_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
     assert "unknown session 'nowhere'" in missing.stderr
     unlike = cli(made.folder, "report", "--tag", "night", "--tag", "up")
     assert unlike.returncode == 2
-    assert "make a report of each" in unlike.stderr
+    assert "write a report for each" in unlike.stderr
 
 
 def test_long_report_is_fast_and_small(made: Made) -> None:
-    began = time.process_time()  # of this process: what else the machine does does not count
+    began = time.process_time()  # processor time, which other load does not affect
     path = write_report(made.workspace, ("long",), made.folder.parent / "measured")[0]
     assert time.process_time() - began < PLENTY_OF_SECONDS
     assert path.stat().st_size < PLENTY_OF_BYTES
@@ -135,7 +135,7 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
     far = [row for row in rows if row["metric"] is not None and row["metric"] > 1.85]
     assert far
     assert len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
-    assert f"{len(far)} beyond the edge" in svg
+    assert f"{len(far)} out of range" in svg
 
 
 def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:
@@ -215,7 +215,7 @@ def test_a_confirmation_and_its_gaps(made: Made) -> None:
     journal.parent.mkdir()
     journal.write_text("\n".join([*lines[:-2], bare]).replace('"tag": "long"', '"tag": "bare"') + "\n")
     assert made.data("bare")["sessions"][0]["confirmation"]["interval"] is None
-    assert "Measured again" in made.report("bare").read_text()
+    assert "Re-measured" in made.report("bare").read_text()
     shutil.rmtree(journal.parent)
 
 
@@ -262,7 +262,9 @@ POINTS = "[...document.querySelectorAll('figure.chart svg')].filter(s => s.getBo
 def test_page_works_in_browser(made: Made, page: Page) -> None:
     page.open(made.report("long"))
     assert page.run(f"{POINTS}.querySelectorAll('.pt').length") == LONG + 1
-    assert page.run("document.title") == "long · val_bpb · autoresearch"  # and not what a description asks for
+    assert (
+        page.run("document.title") == "long · val_bpb · autoresearch"
+    )  # not the title that a description tries to set
     at = page.run(
         "(() => { const p = document.querySelector('.wide .pt[data-n=\"500\"]'); p.scrollIntoView({block: 'center'});"
         "const b = p.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2] })()"
@@ -307,7 +309,7 @@ def test_diff_is_legible(made: Made, page: Page, dark: bool) -> None:
     assert page.run("document.querySelector('.diff .row.changed').getBoundingClientRect().width") > 600
 
 
-# WCAG's ratio between the text of an element and the nearest ground behind it.
+# Contrast ratio by WCAG between the text of an element and the nearest background.
 CONTRAST = """(() => {
   const numbers = (c) => c.match(/[\\d.]+/g).map(Number);
   const light = (c) => numbers(c).slice(0, 3).map((v) => v / 255)

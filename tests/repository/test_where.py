@@ -36,7 +36,7 @@ needs_another = pytest.mark.skipif(
 @pytest.mark.quick
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, says in (("missing", "there is no folder missing"), ("file", "file is not a folder")):
+    for name, says in (("missing", "folder missing not found"), ("file", "-C needs a folder, and file is a file")):
         for command in (["status"], ["run", "--tag", "t"], ["init"], ["doctor"]):
             done = call(tmp_path, "-C", name, *command)
             assert done.returncode == 2, done.stderr

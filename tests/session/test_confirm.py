@@ -47,7 +47,7 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     measured = events(noisy, "measured")
     again = [event for event in measured if "of" in event]
     assert again
-    assert "the incumbent #" in done.stderr
+    assert "repeat of incumbent #" in done.stderr
     kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
     assert kept
     assert all(e.verdict.evidence is not None for e in kept)
@@ -345,7 +345,7 @@ def test_an_ended_session_stays_ended_and_its_time_does_not_grow(quick: Path, cl
     state = replay(read(path))
     assert state.ended == before.ended
     assert state.seconds < before.seconds + 600
-    assert "cut off" not in cli(quick, "status").stdout
+    assert "not running: interrupted" not in cli(quick, "status").stdout
 
 
 def test_all_fresh_runs_of_a_pair_count(noisy: Path, cli: Cli) -> None:
@@ -375,8 +375,10 @@ def test_the_report_is_there_before_the_confirmation_begins(quick: Path, cli: Cl
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "4", **wanted)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    first = next(index for index, line in enumerate(lines) if line.startswith("the report so far: "))
-    assert first < next(index for index, line in enumerate(lines) if line.startswith("confirming: "))
+    first = next(index for index, line in enumerate(lines) if line.startswith("wrote the report so far to "))
+    assert first < next(index for index, line in enumerate(lines) if line.startswith("confirming the gain "))
     assert any(line.startswith("baseline run 1: ") for line in lines)
     assert not any(line.startswith(("a ", "b ")) for line in lines)
-    assert "gain is confirmed" in Path(lines[first].removeprefix("the report so far: ")).read_text()  # as it is now
+    assert (
+        "gain is confirmed" in Path(lines[first].removeprefix("wrote the report so far to ")).read_text()
+    )  # as it is now

@@ -49,8 +49,8 @@ def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
     best = replay(read(journal_path(quick, "t"))).incumbent
     assert best is not None
     assert 0 < done.stdout.count("kept      #") <= 5
-    assert said["look"] == "autoresearch report --tag t --open"
-    home = next(line for line in done.stdout.splitlines() if line.startswith("take home")).removeprefix("take home ")
+    assert said["view"] == "autoresearch report --tag t --open"
+    home = next(line for line in done.stdout.splitlines() if line.startswith("apply ")).removeprefix("apply ")
     program = f"{sys.executable} -m agent"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     taken = home.replace("autoresearch diff", f"{program} diff")
@@ -58,7 +58,7 @@ def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
     assert git(quick, "branch", "--show-current") == "main"
     assert git(quick, "diff", best.commit, "--", "train.py") == ""
     git(quick, "restore", "train.py")
-    again = said["go on"].removeprefix("autoresearch ").split()
+    again = said["resume"].removeprefix("autoresearch ").split()
     assert cli(quick, *again, "--max-experiments", "13").returncode == 0
 
 
@@ -375,7 +375,7 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     )
     stopped = cli(slow, "stop")
     assert stopped.returncode == 0
-    assert "ends after its experiment" in stopped.stdout
+    assert "stops after its current experiment" in stopped.stdout
     _, errors = loop.communicate(timeout=60)
     assert loop.returncode == 0
     assert "stopped by `autoresearch stop`" in errors
@@ -402,7 +402,7 @@ def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:
     before = git(quick, "for-each-ref")
     done = cli(quick, "run", "--tag", "t", "--dry-run")
     assert done.returncode == 0
-    assert "would start on the branch autoresearch/t" in done.stdout
+    assert "would start on branch autoresearch/t" in done.stdout
     assert git(quick, "for-each-ref") == before
     assert not journal_path(quick, "t").exists()
 

@@ -1,4 +1,4 @@
-"""Notifications by real commands: stand-ins for the system's tools on PATH, and a person's own."""
+"""Notifications by real commands: stand-ins for the system's tools on PATH, and commands of the user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.common.workspaces import Cli, git
 
 
 def teller(folder: Path, name: str) -> Path:
-    """A program that appends its arguments to a file, one call a line of JSON, all in one write."""
+    """Make a program that appends its arguments to a file as one line of JSON, in one write."""
     program = folder / name
     code = f"import json, sys; open({str(folder / 'told')!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))"
     program.write_text(f"#!{sys.executable}\n{code}\n")
@@ -57,7 +57,7 @@ def test_an_error_that_ends_the_session_is_trouble(quick: Path, cli: Cli, tmp_pa
     assert done.returncode == 1
     ((title, text),) = told(tmp_path)
     assert title == "autoresearch t: trouble"
-    assert text.startswith("ended by an error: the baseline failed")
+    assert text.startswith("session failed: the baseline failed")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def started(quick: Path, cli: Cli) -> State:
 
 
 def after(notifier: Notifier, state: State, *kinds: str) -> State:
-    """The state after experiments that end so, and other events, the notifier having seen each."""
+    """Return the state after experiments with these statuses and other events, all passed to the notifier."""
     for kind in kinds:
         number = len(state.experiments)
         what: dict[str, Any] = {"number": number, "proposer": "m", "description": "{text} $(touch x)"}
@@ -96,9 +96,9 @@ def test_trouble_is_said_once(started: State, tmp_path: Path) -> None:
     with Notifier([f"{program} {{title}} {{text}}"]) as notifier:
         after(notifier, started, *["crash"] * 5, "discard", *["crash"] * 2, "away", "away", "back", "away")
     assert told(tmp_path) == [
-        ["autoresearch t: trouble", "3 crashes in a row, the last: bad {title} luck"],
-        ["autoresearch t: trouble", "m is away: gone"],
-        ["autoresearch t: trouble", "m is away: gone"],
+        ["autoresearch t: trouble", "3 crashes in a row, the last one: bad {title} luck"],
+        ["autoresearch t: trouble", "m is unavailable: gone"],
+        ["autoresearch t: trouble", "m is unavailable: gone"],
     ]
 
 
@@ -109,13 +109,14 @@ def test_desktop_notification_uses_system_tool(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if platform == "linux":
-        with pytest.raises(AutoresearchError, match="libnotify-bin"):
+        with pytest.raises(AutoresearchError, match="needs notify-send") as found:
             Notifier(["desktop"], platform)
+        assert "libnotify-bin" in found.value.hint
     teller(tmp_path, tool)
     with Notifier(["desktop"], platform) as notifier:
         after(notifier, started, "away")
     ((*_, title, text),) = told(tmp_path)
-    assert (title, text) == ("autoresearch t: trouble", "m is away: gone")
+    assert (title, text) == ("autoresearch t: trouble", "m is unavailable: gone")
 
 
 def test_a_command_that_hangs_or_fails_disturbs_nothing(

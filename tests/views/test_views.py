@@ -1,4 +1,4 @@
-"""The live screen: as a picture of real journals at several sizes, and in a pseudo-terminal of 80 columns."""
+"""The live screen: drawn from real journals at several sizes, and in a pseudo-terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.common.workspaces import ROOT, git, made_once, make_quick
 
 @pytest.fixture
 def slow(quick: Path) -> Path:
-    """Its training takes 2 s and tells how far it is."""
+    """A workspace whose training takes 2 s and reports its progress."""
     step = "print('step 00012 (50.0%) | loss: 3.214 | tok/sec: 14,000 | remaining: 88s', flush=True)"
     text = (quick / "train.py").read_text().replace("loss = ", f"import time\n{step}\ntime.sleep(2)\nloss = ")
     (quick / "train.py").write_text(text)
@@ -56,15 +56,22 @@ def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool
     assert "\x1b[?25l" in rest
     assert shown.count("\x1b[?25h") == 1
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
-    for words in ("loss 3.2140", "14,000 tokens/s", " 50%", "1m28s of training left", "Ctrl-C finishes", "by search"):
+    for words in (
+        "loss 3.2140",
+        "14,000 tokens/s",
+        " 50%",
+        "1m28s of training left",
+        "Ctrl-C stops after this",
+        "by search",
+    ):
         assert words in plain, words
     assert "val_bpb, lower is better" in plain
     assert "measuring the baseline" in plain
-    # No rows: a calm summary that ends in three commands.
+    # The summary has no rows, and ends with three commands.
     last = re.sub(r"\x1b\[[0-9;]*m", "", after)
     assert "#0 keep" not in last
     assert "1 experiments are done" in last
-    assert last.strip().splitlines()[-1] == "go on     autoresearch run --tag t"
+    assert last.strip().splitlines()[-1] == "resume    autoresearch run --tag t"
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", shown)) is colour
 
 
@@ -88,13 +95,13 @@ def test_status_follows_on_a_terminal(slow: Path) -> None:
         run.stderr.read()
     drawn, after = shown.split("\x1b[?1049h")[1].split("\x1b[?1049l")
     assert code == 0
-    assert "the loop goes on" in drawn
+    assert "the loop keeps running" in drawn
     assert "not running: 1 experiments are done" in after
 
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
-    """A session's state after each of its events, and what an evidence, a cost and an outage add."""
+    """The state of a session after each of its events, and after added evidence, a cost and an outage."""
 
     def make(folder: Path) -> None:
         make_quick(folder)
@@ -175,13 +182,13 @@ def test_screen_shows_session(states: list[State]) -> None:
         "why       [31mwhy it may",
     ):
         assert words in running, words
-    assert "anthropic:m is away, the search proposes: rate limit" in running
+    assert "anthropic:m is unavailable, using the search: rate limit" in running
     assert "about 62 more by 07:00" in running
     assert "$0.41" in running
     assert "noise     not known yet" in running
     assert " confirmed, " in running
     assert "baseline 1.732000" in running
-    assert " again " in texts[-4]
+    assert " repeat " in texts[-4]
     assert "so far    1.100000  against " in texts[-4]
     assert "so far" not in running
     assert "sigma" in texts[-2]
@@ -210,7 +217,7 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
         state = step(state, Event(kind, state.latest_at + 1, data))
     text = "\n".join(drawn(state, 80, 24))
     for words in (
-        "in turn: baseline and best #9",
+        "held-out runs: baseline and best #9, alternating",
         "baseline  1.900000",
         "now       best #9, run 2 of 6",
         " 50%  ",
@@ -221,7 +228,7 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     runs = {label: (Run(1.9, 301.0),) * 3 for label in commits}
     assert state.comparison is not None
     further = replace(state, comparison=replace(state.comparison, runs=runs))
-    assert "#9, run 7, in place of one that was disturbed" in "\n".join(drawn(further, 80, 24))
+    assert "#9, run 7, replacing a disturbed one" in "\n".join(drawn(further, 80, 24))
 
 
 @pytest.mark.quick
@@ -295,7 +302,7 @@ def test_a_gain_is_positive_where_it_is_better_in_every_view(direction: str, sta
     session = {**(old.session or {}), "direction": direction}
     state = replace(old, session=session, experiments=(baseline, best, last), confirmations={}, pending=None)
     assert "+0.030000 (7.8 sigma, mean of 4 runs)" in row(state, 1)
-    # The number looks better than the best's: the steps that it had explain it.
+    # The value looks better than the best's because of its number of steps.
     assert "-0.001700 (within noise, at equal steps, mean of 2 runs)" in row(state, 2)
     text = "\n".join(drawn(state, 120, 30))
     assert "+0.030000" in text
@@ -309,7 +316,7 @@ def test_a_gain_is_positive_where_it_is_better_in_every_view(direction: str, sta
 
 
 def with_best_measured_again(states: list[State], how: str = "one run") -> State:
-    """#1 was kept at 1.95 by one run and is worth 1.979285 by later ones, beside which #2 was discarded."""
+    """Return a state in which #1 was kept at 1.95 by one run and re-measured at 1.979285 before #2 was discarded."""
     old = states[-1]
     lucky = Evidence(how, 1.95, 1, 2.0, 3, 0.05, 0.02, 2.2)
     near = Evidence("confirmed", 1.977557, 2, 1.979285, 3, 0.001728, 0.02, 0.1)
@@ -335,7 +342,7 @@ def with_best_measured_again(states: list[State], how: str = "one run") -> State
 def test_a_row_says_what_it_was_compared_with_where_the_best_was_measured_again(states: list[State]) -> None:
     state = with_best_measured_again(states)
     assert "#2 discard 1.977557 +0.001728 (within noise, mean of 2 runs, against 1.979285)" in row(state, 2)
-    assert "against" not in row(state, 1)  # its row and the baseline's give its gain
+    assert "against" not in row(state, 1)  # the gain follows from its row and the baseline's
     text = "\n".join(drawn(state, 140, 30))
     assert "best      1.979285  #1, mean of 3 runs" in text
     assert "against 1.979285]" in text
@@ -351,7 +358,7 @@ def test_fresh_runs_against_the_incumbent_of_its_time_confirm_a_keep(states: lis
     state = replace(state, confirmations={f"{found['a']} {found['b']}": found})
     assert ("provisional" in row(state, 2)) == (low < 0)
     assert "provisional" in row(state, 1)
-    assert summarize(state)["confirmed"] is None  # the gain on the baseline is another
+    assert summarize(state)["confirmed"] is None  # that is the gain over another experiment, not over the baseline
 
 
 @pytest.mark.parametrize(("how", "word"), [("confirmed", "by repeated runs"), ("one run", "provisional")])

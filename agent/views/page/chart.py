@@ -1,5 +1,6 @@
-"""The progress chart as SVG: every experiment a point, the running best a step line. One drawing serves the page, the
-file and the PNG.
+"""The progress chart as SVG: a point for each experiment, a step line for the running best.
+
+The page, progress.svg and progress.png use the same drawing.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from agent.views.page.scale import Axis, Box, Crowd, interesting, place, shorten
 
 ASSETS = Path(__file__).parent / "assets"
 Session = Mapping[str, Any]
-# Colour and dashes of each session where several are compared.
+# Color and dashes of each session in a comparison.
 LINES = (
     ("#15803d", ""),
     ("#1d4ed8", "7 4"),
@@ -41,12 +42,21 @@ LINES = (
     (FAINT, "1 3"),
 )
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-LANE = 20  # where crashes are, below the plot
+LANE = 20  # height of the lane for crashes, below the plot
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A drawing's size and what there is room for."""
+    """The size of a drawing.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        size: Font size in pixels.
+        labels: Most labels of kept experiments.
+        longest: Most characters of a label.
+        titled: Whether to draw a title and a background.
+    """
 
     width: float
     height: float
@@ -65,13 +75,18 @@ NARROW = Frame(380, 400, 11, 8, 20)
 
 
 def alone(sessions: Sequence[Session]) -> str:
-    """The whole chart as a file of its own: with a title and a background."""
+    """Draw the chart for a file of its own, with a title and a background."""
     frame = replace(WIDE, titled=True)
     return progress(sessions[0], frame) if len(sessions) == 1 else compare(sessions, frame)
 
 
 def png(svg: str, system_fonts: bool = True) -> bytes:
-    """Twice the size in pixels, for sharp screens. The letters are our own; the system's are for other scripts."""
+    """Render an SVG as PNG at twice its size, for high-density screens.
+
+    Args:
+        svg: The drawing.
+        system_fonts: Also use fonts of the system, for scripts that the bundled font does not cover.
+    """
     import resvg_py
 
     letters = [str(ASSETS / "DejaVuSans.ttf")]
@@ -79,7 +94,7 @@ def png(svg: str, system_fonts: bool = True) -> bytes:
 
 
 def progress(session: Session, frame: Frame = WIDE) -> str:
-    """One session: a point an experiment, the running best, the noise around it, what was measured again."""
+    """Draw one session: its experiments, the running best with its noise, and the confirmed value."""
     rows = session["rows"]
     best = [row for row in rows if row["status"] == "keep" and row["metric"] is not None]
     again = session["confirmation"]
@@ -88,7 +103,7 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     kinds = [kind for kind in WORDS if kind in {kind_of(row) for row in rows}]
     far = beyond(session)
     legend = {kind: WORDS[kind] for kind in [*kinds, "best"]}
-    legend |= {"far": f"{len(far)} beyond the edge"} if far else {}
+    legend |= {"far": f"{len(far)} out of range"} if far else {}
     legend |= {"band": WORDS["band"]} if noise else {}
     legend |= {"again": WORDS["again"]} if again else {}
     head, top = _head(chart_title(session), legend, frame)
@@ -106,7 +121,7 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
 
 
 def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
-    """Several sessions: the running best of each."""
+    """Draw the running best of several sessions."""
     down = sessions[0]["direction"] == "minimize"
     bests = [[r for r in s["rows"] if r["status"] == "keep" and r["metric"] is not None] for s in sessions]
     every = [row["metric"] for best in bests for row in best]
@@ -142,7 +157,7 @@ def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
 
 
 def beyond(session: Session) -> list[float]:
-    """The values that are drawn at the edge because they lie too far off."""
+    """Return the values outside the drawn range, which are drawn at the edge."""
     low, high = _range(session)
     return [value for row in session["rows"] if (value := value_of(row)) is not None and not low <= value <= high]
 
@@ -173,7 +188,16 @@ def _point(row: Mapping[str, Any], x: Axis, y: Axis, bottom: float) -> str:
 def _steps(
     best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, stroke: tuple[str, str], name: str = "steps"
 ) -> str:
-    """Draw the running best. stroke: colour and dashes."""
+    """Draw the running best.
+
+    Args:
+        best: Rows of the kept experiments, in order.
+        x: Axis of the numbers.
+        y: Axis of the metric.
+        plot: Where to draw.
+        stroke: Color and dashes.
+        name: Class of the line in the page's style sheet.
+    """
     if not best:
         return ""
     path = f"M{x(best[0]['number']):.1f} {y(best[0]['metric']):.1f}"
@@ -196,7 +220,7 @@ def _again(again: Mapping[str, Any], y: Axis, x: float) -> str:
     middle = y(again["value"])
     low, high = (y(end) for end in again["interval"] or (again["value"],) * 2)
     whisker = f"M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10"
-    says = f"measured again: {figure(again['value'])}"
+    says = f"held-out runs: {figure(again['value'])}"
     if again["interval"]:
         says += f", {figure(again['interval'][0])} to {figure(again['interval'][1])}"
     return (
@@ -206,7 +230,7 @@ def _again(again: Mapping[str, Any], y: Axis, x: float) -> str:
 
 
 def _wanted(best: Sequence[Mapping[str, Any]], down: bool, frame: Frame) -> list[tuple[Mapping[str, Any], str]]:
-    """The kept ones and their labels, those that gained most first: where room is short they are the ones to name."""
+    """Return the kept rows to label, with their labels: the latest and the largest gains first, the baseline last."""
     gains = {row["number"]: (before["metric"] - row["metric"]) * (1 if down else -1) for before, row in pairwise(best)}
     by_gain = sorted(best[1:], key=lambda row: -gains[row["number"]])
     named = [*best[-1:], *(row for row in by_gain if row is not best[-1])][: frame.labels] if len(best) > 1 else []
@@ -214,7 +238,7 @@ def _wanted(best: Sequence[Mapping[str, Any]], down: bool, frame: Frame) -> list
 
 
 def _labels(session: Session, best: Sequence[Mapping[str, Any]], x: Axis, y: Axis, plot: Box, frame: Frame) -> str:
-    """The descriptions of what was kept, where they cover least; a thin line leads to those that stand away."""
+    """Draw the labels of kept experiments where they cover least, with a thin line to those that are moved away."""
     points = [(x(row["number"]), y(value)) for row in session["rows"] if (value := value_of(row)) is not None]
     steps = [x(row["number"]) for row in best] + [plot.right]
     for row, (start, end) in zip(best, pairwise(steps), strict=True):
@@ -258,7 +282,7 @@ def _axes(x: Axis, y: Axis, plot: Box, frame: Frame, crashes: bool) -> str:
 
 
 def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, float]:
-    """Title and legend, and where the plot begins below them."""
+    """Draw title and legend, and return them with the top of the plot."""
     parts, line = [], frame.size + 8
     top = 6.0
     if frame.titled:
@@ -276,7 +300,7 @@ def _head(title: str, legend: Mapping[str, str], frame: Frame) -> tuple[str, flo
 
 
 def chart_title(session: Session) -> str:
-    """Say in a line what a session reached, and how well its gain is known."""
+    """Return a title with the best, the gain and its certainty."""
     again = session["confirmation"]
     sure = again if again and again["current"] and again["gain"] is not None else None
     apparent = "provisional" if session["gain_is_provisional"] else "by repeated runs"
@@ -288,11 +312,11 @@ def chart_title(session: Session) -> str:
 
 
 def _described(session: Session, outside: int) -> str:
-    far = f" {outside} lie beyond the edge." if outside else ""
+    far = f" {outside} are out of range." if outside else ""
     return (
         f"A chart of {session['experiments']} experiments: {session['kept']} kept, {session['discarded']} discarded, "
         f"{session['crashed']} crashed. {session['metric']} went from {brief(session['baseline'], 6)} to "
-        f"{brief(session['best'], 6)}.{far} Every experiment is a row of the table below."
+        f"{brief(session['best'], 6)}.{far} The table below lists every experiment."
     )
 
 

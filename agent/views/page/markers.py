@@ -1,6 +1,6 @@
-"""The signs of the chart: what stands for which experiment, in which colour, and its words.
+"""The markers of the chart, with their colors and legend.
 
-Colours are attributes, so that a file looks right anywhere; the page's style sheet overrides them by class.
+Colors are attributes, so that the file looks right anywhere; the style sheet of the page overrides them by class.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ WORDS = {
     "kept": "kept, confirmed",
     "provisional": "kept, provisional",
     "discard": "discarded",
-    "pruned": "ended early, its estimate",
+    "pruned": "pruned, estimate",
     "crash": "crashed",
     "best": "running best",
     "band": "noise of one run",
-    "again": "measured again, with its interval",
+    "again": "held-out runs, with interval",
 }
 
 
 def value_of(row: Mapping[str, Any]) -> float | None:
-    """Where its point is: what it was judged by, or what a run that was ended early would have come to."""
+    """Return the value to draw: the metric, or the estimate of a pruned run; None for a crash."""
     value = row["metric"] if row["metric"] is not None else row["estimate"]
     return None if value is None or row["status"] == "crash" else float(value)
 
@@ -75,7 +75,16 @@ def sign(kind: str, x: float, y: float) -> str:
 
 
 def letters(at: tuple[float, float], text: str, size: float, colour: str, name: str, anchor: str = "start") -> str:
-    """Write `text` at (x, y). name: its class in the page's style sheet."""
+    """Draw a text.
+
+    Args:
+        at: Position (x, y).
+        text: Escaped text.
+        size: Font size.
+        colour: Fill color.
+        name: Class in the page's style sheet.
+        anchor: SVG text-anchor.
+    """
     end = f' text-anchor="{anchor}"' if anchor != "start" else ""
     more = {
         "label": f' stroke="{PAPER}" stroke-width="3" paint-order="stroke" stroke-linejoin="round"',

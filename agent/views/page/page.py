@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no network, no other file, no script to be read."""
+"""Render the report as one self-contained HTML page that is readable without network and scripts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from agent.views.page import chart, sidebyside
 PARTS = {
     "training": "training",
     "evaluation": "evaluation",
-    "starting": "starting runs and saving",
-    "repeats": "measuring again",
+    "starting": "starting and saving",
+    "repeats": "repeated and held-out runs",
     "proposing": "proposing",
     "crashes": "lost to crashes",
     "interruptions": "lost to interruptions",
@@ -30,18 +30,18 @@ CONDITIONS = {
     "memory_gb": "memory, GB",
     "os": "system",
     "mlx": "MLX",
-    "backend": "back end",
+    "backend": "backend",
     "snapshot": "data snapshot",
-    "training_seconds": "training, s a run",
+    "training_seconds": "training budget, s",
     "protocol": "protocol",
     "harness": "harness",
 }
-MOST_KEPT = 20  # that are shown at once, those that gained most
-OPEN_UP_TO = 60  # a table of more rows is folded at first
+MOST_KEPT = 20  # kept changes shown at first, those with the largest gains
+OPEN_UP_TO = 60  # a table with more rows is collapsed at first
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """The page for what `report.gather` has gathered. All text of experiments is escaped by the template."""
+    """Render the data of `report.gather` as a page. The template escapes all text of experiments."""
     css, js = (_asset(name) for name in ("report.css", "report.js"))
     return _template().render(
         data=data,
@@ -85,26 +85,26 @@ def _template() -> jinja2.Template:
 
 
 def _span(began: float, latest: float) -> str:
-    """`2026-03-05 22:10 to 07:02`; the day again where it is another."""
+    """Format a span of time: `2026-03-05 22:10 to 07:02`, with the second date only if it differs."""
     first, last = (time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in (began, latest))
     return f"{first} to {last.removeprefix(first[:10]).strip()}"
 
 
 def _foremost(kept: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that gained most, in the order in which they came."""
+    """Return the rows with the largest gains, in order of their numbers."""
     by_effect = sorted(kept, key=lambda row: row["effect"] or 0.0, reverse=True)
     return sorted(by_effect[:MOST_KEPT], key=lambda row: row["number"])
 
 
 def _far(session: Mapping[str, Any]) -> str:
-    """How many points are at the edge, and how far the farthest is; empty where all are in sight."""
+    """Return a sentence about points out of range and the farthest of them; empty if there are none."""
     values = chart.beyond(session)
     if not values:
         return ""
     farthest = (max if session["direction"] == "minimize" else min)(values)
     if len(values) == 1:
-        return f" One value, {brief(farthest)}, lies beyond the edge and has a triangle there."
-    return f" {len(values)} values lie beyond the edge, the farthest at {brief(farthest)}, and have a triangle there."
+        return f" A triangle at the edge marks one value out of range, {brief(farthest)}."
+    return f" Triangles at the edge mark {len(values)} values out of range, the farthest at {brief(farthest)}."
 
 
 def _asset(name: str) -> str:

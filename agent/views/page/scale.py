@@ -1,4 +1,4 @@
-"""Where things go in a chart: the range worth seeing, round ticks, and labels that do not cover each other."""
+"""Layout of the chart: a useful range, round ticks, and labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-CHARACTER = 0.56  # the width of an average letter, as a part of the font size
-FIRST_STEPS = 1 / 6  # first steps that are longer than all others by this much are not what a person wants to see
+CHARACTER = 0.56  # average width of a character, as a fraction of the font size
+FIRST_STEPS = 1 / 6  # leave out a first gain if all later ones together are below this fraction of the range
 GAP = 9  # pixels between a point and its label
-SHIFTS = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # lines by which a label may stand away
+SHIFTS = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # lines by which a label may be moved, in order of preference
 COVERED, TOO_MUCH = 2.0, 9.0
-WORSE, BETTER = 0.6, 0.2  # room beyond the running best, as a part of its range
+WORSE, BETTER = 0.6, 0.2  # margins around the running best, as a fraction of its range
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high`, drawn from pixel `first` to `last`; first may be the larger one."""
+    """A linear axis that maps values from `low` to `high` to pixels from `first` to `last`; `first` may be larger."""
 
     low: float
     high: float
@@ -27,7 +27,7 @@ class Axis:
     last: float
 
     def __call__(self, value: float) -> float:
-        """Its pixel; a value outside is put on the edge."""
+        """Return the pixel of a value. A value out of range is put at the edge."""
         part = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return self.first + part * (self.last - self.first)
 
@@ -53,9 +53,15 @@ class Box:
 
 
 def interesting(best: Sequence[float], values: Sequence[float], noise: float, down: bool) -> tuple[float, float]:
-    """The range of values to draw: all of the running best `best`, and `values` as far as they lie near it.
+    """Return the range of values to draw: the running best, and the values near it.
 
-    A first gain that dwarfs all later ones is left out too, since it would make them a straight line.
+    A first gain that dwarfs all later ones is left out, since it would flatten them to a straight line.
+
+    Args:
+        best: Metrics of the running best, in order.
+        values: All values.
+        noise: Standard deviation of one run; 0 if unknown.
+        down: Whether lower is better.
     """
     core = list(best)
     while len(core) > 3 and _span(core[1:]) < FIRST_STEPS * _span(core):
@@ -73,7 +79,7 @@ def interesting(best: Sequence[float], values: Sequence[float], noise: float, do
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round values between low and high."""
+    """Return about `count` round values between low and high."""
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough)
@@ -82,7 +88,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def written(values: Sequence[float]) -> list[str]:
-    """Ticks with as many decimals as tell them apart; large ones in thousands (k) or millions (M)."""
+    """Format ticks with as few decimals as tell them apart, large ones in thousands (k) or millions (M)."""
     largest = max(map(abs, values), default=0.0)
     unit, letter = (1e6, " M") if largest >= 1e6 else (1e3, " k") if largest >= 1e5 else (1.0, "")
     values = [value / unit for value in values]
@@ -101,7 +107,15 @@ def shortened(text: str, longest: int) -> str:
 
 @dataclass(frozen=True)
 class Label:
-    """A text with its anchor and baseline. lead: the box of the thin line that leads to it where it stands away."""
+    """A text with its position.
+
+    Attributes:
+        anchor: SVG text-anchor.
+        x: Position of the anchor.
+        y: Baseline of the text.
+        box: What the text covers.
+        lead: What the line to its point covers; None if the label is next to the point.
+    """
 
     text: str
     anchor: str
@@ -112,7 +126,7 @@ class Label:
 
 
 class Crowd:
-    """What labels should not cover: points may be covered where nothing better is free, other labels never."""
+    """What is already drawn. A label may cover points if no place is better, but never another label."""
 
     def __init__(self, points: Sequence[tuple[float, float]]) -> None:
         self._points = sorted(points)
@@ -130,7 +144,19 @@ class Crowd:
 
 
 def place(x: float, y: float, text: str, size: float, inside: Box, crowd: Crowd) -> Label | None:
-    """The spot near a point where a label covers least; None where all would cover too much."""
+    """Find the place near a point where a label covers least.
+
+    Args:
+        x: Of the point.
+        y: Of the point.
+        text: The label.
+        size: Font size.
+        inside: Where the label has to fit.
+        crowd: What is already drawn.
+
+    Returns:
+        The placed label; None if it would cover too much everywhere.
+    """
     long, found, least = width(text, size), None, TOO_MUCH
     for shift in SHIFTS:
         middle = y + shift * (size + 3)

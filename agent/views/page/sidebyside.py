@@ -1,4 +1,4 @@
-"""Two texts side by side: lines that changed, with a few around them, and within a changed line what is new."""
+"""A side-by-side diff of two texts, with context lines and the changed parts of each line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 AROUND = 3
-ALIKE = 0.4  # lines less alike than this are shown as wholly removed and wholly new
-LONGEST_BLOCK = 60  # lines changed in a row, up to which it is worth finding out which line became which
+ALIKE = 0.4  # lines with a lower similarity are shown as removed and added
+LONGEST_BLOCK = 60  # longest block of changed lines in which lines are matched, which takes quadratic time
 
-Piece = tuple[str, bool]  # a part of a line, and whether it differs from the other side
+Piece = tuple[str, bool]  # part of a line, and whether it differs from the other side
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Row:
-    """kind: same, changed, removed, added, or gap, where unchanged lines are left out."""
+    """A row of the diff.
+
+    Attributes:
+        kind: same, changed, removed, added, or gap for unchanged lines that are left out.
+    """
 
     kind: str
     left: Line | None = None
@@ -44,7 +48,7 @@ def rows(before: str, after: str) -> Iterator[Row]:
 
 
 def _changed(old: Sequence[str], new: Sequence[str], left: range, right: range) -> Iterator[Row]:
-    """Lines that are alike in one row, else what went and what came."""
+    """Yield rows of a changed block: similar lines in one row, others as removed and added."""
     for i, j in _pairs(old, new, left, right):
         if j is None:
             yield Row("removed", None if i is None else _whole(old, i))
@@ -55,7 +59,7 @@ def _changed(old: Sequence[str], new: Sequence[str], left: range, right: range) 
 
 
 def _pairs(old: Sequence[str], new: Sequence[str], left: range, right: range) -> list[tuple[int | None, int | None]]:
-    """Which line became which: ndiff puts a line next to what it became."""
+    """Match old and new lines by index, using that ndiff puts a line next to its replacement."""
     if max(len(left), len(right)) > LONGEST_BLOCK:
         return [*((i, None) for i in left), *((None, j) for j in right)]
     found: list[tuple[int | None, int | None]] = []

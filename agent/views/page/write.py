@@ -1,4 +1,4 @@
-"""The report's files: the page, and its chart on its own."""
+"""Write the files of the report: the page, and the chart as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from agent.views.page import chart, page
 
 
 def write_report(workspace: Workspace, tags: Sequence[str], out: Path | None = None) -> list[Path]:
-    """Write the page and the chart on its own, as SVG and PNG. Returns the three paths, the page first.
+    """Write the page, and the chart as SVG and PNG.
 
-    Without `out` beside the session's journal, or in `.autoresearch/report` for several. Without tags the session last
-    worked on. Raises PreconditionError where there is no such session, UsageError where two do not compare.
+    Args:
+        workspace: The workspace.
+        tags: The sessions; empty takes the most recent one.
+        out: Output folder; None takes `report` next to the session's journal, or `.autoresearch/report` for several.
+
+    Returns:
+        The three paths, the page first.
+
+    Raises:
+        PreconditionError: If a session does not exist or has no baseline.
+        UsageError: If sessions have different metrics.
     """
     data = gather(workspace, tags)
     folder = out or _folder(workspace, [session["tag"] for session in data["sessions"]])

@@ -1,4 +1,4 @@
 """The live screen.
 
-Uses the words and colours of views.
+Uses the words and colors of views.
 """

@@ -1,4 +1,4 @@
-"""Lines of the live screen that stay one line high: what is too long ends in an ellipsis."""
+"""Parts of the live screen that stay one line high: text that is too long ends in an ellipsis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def line(text: str, style: str = "") -> Text:
 
 
 def named(name: str, *parts: str | tuple[str, str]) -> Text:
-    """A faint name of ten signs at most, and what it is."""
+    """Return a line with a dim name of at most ten characters and its value."""
     return Text.assemble((flat(name).ljust(10), "dim"), *map(_flat, parts), no_wrap=True, overflow="ellipsis")
 
 

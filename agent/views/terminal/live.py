@@ -1,4 +1,4 @@
-"""The live screen on a terminal: of the loop in this process, or of one that runs elsewhere."""
+"""The live screen on a terminal, for the loop in this process or in another one."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from agent.views.terminal.progress_panel import Moment, under_way
 from agent.views.terminal.screen import screen
 from agent.views.text import COLOURS
 
-HINT = "Ctrl-C finishes this experiment and ends; a second Ctrl-C stops at once"
-LATER = "Ctrl-C leaves the confirming for later; a second Ctrl-C stops at once"
-LEAVE = "Ctrl-C leaves this view; the loop goes on. `{stop}` ends it"
-# Training needs the cores more than the picture does.
+HINT = "Ctrl-C stops after this experiment; a second Ctrl-C stops at once"
+LATER = "Ctrl-C postpones the confirmation; a second Ctrl-C stops at once"
+LEAVE = "Ctrl-C closes this view, the loop keeps running; stop it with `{stop}`"
+# A low rate leaves the cores to training.
 REFRESHES_PER_SECOND = 1
 MEMORY_SECONDS = 3.0
 LOG_LINES = 5
 KEPT_LINES = 8
-# What is still worth reading when the screen is gone: the summary that follows has the figures and what was kept.
+# Events that are printed again below the closed screen; the summary covers the rest.
 LASTING = ("note", "ended", "failed", "interrupted", "away", "nothing")
 
 
 def can_draw(stream: TextIO) -> bool:
-    """Whether a screen can be drawn there: a terminal that knows how to move its cursor."""
+    """Return whether the stream is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM", "dumb").lower() not in ("dumb", "unknown")
 
 
 class Picture:
-    """Drawn anew each time from the latest state, so that it fits a window whose size has changed."""
+    """The screen of the latest state, redrawn each time so that it fits a resized window."""
 
     def __init__(self, limits: Limits, hint: str) -> None:
         self.state = State()
@@ -82,8 +82,11 @@ class Picture:
 
 
 class LiveView:
-    """A context manager and a view of the journal. The screen comes with the session's first event, since set-up
-    commands print before it; it goes, and the last notes are printed, when this ends, however it ends."""
+    """A view of the journal that draws the live screen. It is a context manager.
+
+    The screen opens with the first event of the session, since set-up commands print before that. It closes on exit,
+    also after an error, and the last notes are printed.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -103,7 +106,7 @@ class LiveView:
     def __call__(self, event: Event, state: State) -> None:
         self._picture.state = state
         if event.kind == "progress":
-            return  # drawn from the log itself, once a second
+            return  # the screen reads progress from the log
         said = event_lines(event, state) if event.kind != "started" else []
         if self._live is None and event.kind not in ("session", "resumed"):
             for line in said:
@@ -137,9 +140,12 @@ class LiveView:
 
 
 def follow(load: Callable[[], State | None], wait: Callable[[], None], limits: Limits) -> None:
-    """Show a loop that runs elsewhere. load: its state, None once it runs no longer. wait: until there may be more.
+    """Show the live screen of a loop in another process.
 
-    limits: what ends it, hours as a time of day.
+    Args:
+        load: Returns the state of the session; None once the loop has ended.
+        wait: Waits until the state may have changed.
+        limits: What ends the session, with hours as a time of day.
     """
     console = Console(highlight=False)
     picture = Picture(limits, LEAVE.format(stop=typed("stop")))

@@ -1,4 +1,4 @@
-"""What runs now, on the live screen: what is tried and why, how far its run is, and that run's latest figures."""
+"""The current experiment on the live screen: its proposal, its progress and its latest figures."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ GB, MB = 2**30, 2**20
 
 @dataclass(frozen=True)
 class Moment:
-    """What the state does not hold. now: Unix time. lines: the end of the log of the run under way. memory: bytes.
+    """What the screen shows besides the state of the session.
 
-    forecast: see `agent.report.eta`. ends: what ends the session. message: the latest that a person may want to know.
-    hint: what Ctrl-C does.
+    Attributes:
+        now: Unix time.
+        reading: Figures from the log of the current run.
+        lines: The last lines of that log.
+        memory: Memory of the run in bytes; None if unknown.
+        forecast: Experiments left, see `agent.report.eta`.
+        ends: The limits of the session.
+        message: The latest note.
+        hint: What Ctrl-C does.
+        ascii: Draw with ASCII characters only.
     """
 
     now: float
@@ -42,7 +50,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar as wide as there is room for. What is left has a sign of its own, so that it can be told without colour."""
+    """A progress bar of the available width. The rest has its own character, so that it is visible without color."""
 
     done: float
     ascii: bool
@@ -54,7 +62,7 @@ class Bar:
 
 
 def under_way(state: State) -> tuple[Mapping[str, Any], float] | None:
-    """The run that a process works on, of an experiment or of a comparison, and since when (Unix time)."""
+    """Return the current run, of an experiment or a comparison, and its start in Unix time."""
     comparison, pending = state.comparison, state.pending
     if comparison is not None and comparison.started is not None:
         return comparison.started, state.latest_at
@@ -64,12 +72,12 @@ def under_way(state: State) -> tuple[Mapping[str, Any], float] | None:
 
 
 def progress_panel(state: State, moment: Moment) -> list[RenderableType]:
-    """The experiment under way, or the fresh runs that confirm the gain, or what happens between two."""
+    """Return the lines for the current experiment, for the confirmation, or for the time between experiments."""
     if state.comparison is not None and state.comparison.started is not None:
         return _comparing(state, state.comparison, moment)
     if state.pending is None:
         number, waited = len(state.experiments), duration(max(0.0, moment.now - state.latest_at))
-        doing = f"#{number}  being proposed, since {waited}" if number else "starting"
+        doing = f"#{number}  waiting for a proposal for {waited}" if number else "starting"
         return [line(f"ended: {state.ended}" if state.ended else doing, "bold")]
     return _trying(state, state.pending, moment)
 
@@ -86,25 +94,27 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
         lines.append(named("so far", values + _against(state.incumbent)))
     found = under_way(state)
     if found is None:
-        return [*lines, line("its run starts" if pending.verdict is None else "being recorded", "dim")]
+        return [*lines, line("starting the run" if pending.verdict is None else "recording the result", "dim")]
     of = found[0].get("of")
-    return [*lines, *_running(*found, f"run {found[0]['run']}" if of is None else f"#{of} again", moment)]
+    return [*lines, *_running(*found, f"run {found[0]['run']}" if of is None else f"#{of} repeat", moment)]
 
 
 def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
-    lines: list[RenderableType] = [line(f"confirming by fresh runs, in turn: {' and '.join(names.values())}", "bold")]
+    lines: list[RenderableType] = [
+        line(f"confirming with held-out runs: {' and '.join(names.values())}, alternating", "bold")
+    ]
     lines += [named(names[label], _values(runs)) for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
     assert found is not None
     number, count = sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names)
-    of = f" of {count}" if number <= count else ", in place of one that was disturbed"
+    of = f" of {count}" if number <= count else ", replacing a disturbed one"
     lines.append(named("now", f"{names[found[0]['label']]}, run {number}{of}"))
     return [*lines, *_running(*found, "", moment)]
 
 
 def _against(best: Experiment | None) -> str:
-    """What its runs are compared with: the mean of those of the incumbent that did not choose it."""
+    """Format what the runs are compared with: the mean of the incumbent's held-out runs."""
     if best is None or best.metric is None:
         return ""
     values = metrics(unbiased(best)) or [best.metric]
@@ -117,7 +127,7 @@ def _values(runs: Sequence[Run]) -> str:
 
 
 def _running(started: Mapping[str, Any], since: float, which: str, moment: Moment) -> list[RenderableType]:
-    """Two lines, or three where the log tells of nothing that is known but has something to say."""
+    """Return the bar and the figures of a run, and the last line of its log if that has no known figures."""
     seconds, expected = max(0.0, moment.now - since), max(1e-9, started["expected"])
     reading = moment.reading
     done = reading.done if reading.done is not None else min(1.0, seconds / expected)
@@ -138,7 +148,7 @@ def _running(started: Mapping[str, Any], since: float, which: str, moment: Momen
 
 
 def _time(reading: Reading, seconds: float, expected: float) -> str:
-    """How long it has run, and how long it will: of the training as its log says, of the whole as others took."""
+    """Format time used and time left: of the training if the log reports it, else of the run, by earlier runs."""
     taken, rest = duration(seconds), expected - seconds
     if reading.done is not None and reading.done >= 0.995:
         return f"{taken}, trained, " + (f"{duration(rest)} to the end" if rest > 0 else "at its end")

@@ -1,4 +1,4 @@
-"""The live screen as a picture of a state: what it shows depends on its arguments alone."""
+"""The live screen as a pure function of state, moment and size."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ from agent.views.terminal.progress_panel import Moment, progress_panel
 from agent.views.text import COLOURS, against, status_of
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
-# From this width on the rows stand beside the rest, which then takes so much.
+# From this width on, the rows go next to the rest, which then takes LEFT columns.
 WIDE, LEFT = 150, 84
 LEAST_ROWS = 3
 LONGEST_NAME = 12
 
 
 def screen(state: State, moment: Moment, width: int, height: int) -> RenderableType:
-    """Every line is one line high: what is too long ends in an ellipsis, and the rows take the lines that are left."""
+    """Lay out the screen. Long lines end in an ellipsis, and the rows take the lines that are left.
+
+    Args:
+        state: The session.
+        moment: What the screen shows besides.
+        width: In columns.
+        height: In lines.
+    """
     wide = width >= WIDE
     room = LEFT if wide else width
     now = [Text(), *progress_panel(state, moment)]
@@ -33,7 +40,7 @@ def screen(state: State, moment: Moment, width: int, height: int) -> RenderableT
         *([line(moment.message, "bold")] if moment.message else []),
         *([line(moment.hint, "dim")] if moment.hint else []),
     ]
-    # On a low window what runs now and what Ctrl-C does come before the figures.
+    # In a low window, the current run and the hint take precedence over the figures.
     figures = _standing(state, moment, room)[: max(2, height - len(now) - len(bottom))]
     top: list[RenderableType] = [*figures, *now]
     if wide:
@@ -51,7 +58,7 @@ def screen(state: State, moment: Moment, width: int, height: int) -> RenderableT
 
 
 def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
-    """Where the session stands: what it is, best and baseline, gain and noise, the way there, counts and outlook."""
+    """Return the lines about the session: best and baseline, gain and noise, progress, counts and forecast."""
     assert state.session is not None
     summary, stands = summarize(state), standing(state)
     what = f"{summary['metric']}, {'lower' if summary['direction'] == 'minimize' else 'higher'} is better"
@@ -64,7 +71,7 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
         best = ((figure(summary["best"]), "bold"), f"  #{summary['best_number']}{runs}   ", ("baseline ", "dim"))
         lines += [named("best", *best, figure(summary["baseline"])), _gain(state)]
     else:
-        lines.append(named("baseline", (figure(summary["baseline"]), "bold"), "  nothing better yet"))
+        lines.append(named("baseline", (figure(summary["baseline"]), "bold"), "  no improvement yet"))
     noise = (
         f"{figure(stands.noise, summary['baseline'])}, standard deviation of one run"
         if stands.noise
@@ -85,7 +92,7 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
         lines.append(named("cost", cost(summary["cost"])))
     if state.away:
         until = f" until {clock(state.away['until'])}" if state.away["until"] else ""
-        away = f"{state.away['proposer']} is away{until}, the search proposes: {one_line(state.away['reason'])}"
+        away = f"{state.away['proposer']} is unavailable{until}, using the search: {one_line(state.away['reason'])}"
         lines.append(line(away, "bold red"))
     return lines
 
@@ -105,7 +112,7 @@ def _gain(state: State) -> Text:
 
 
 def _rows(state: State, most: int) -> Table:
-    """The names of the columns and the last experiments, the newest at the bottom, `most` lines at most."""
+    """Return the header and the last experiments, the newest at the bottom, in at most `most` lines."""
     first = max(0, len(state.experiments) - max(0, most - 1))
     shown = [_row(state, index) for index in range(first, len(state.experiments))]
     if not shown or state.session is None:
@@ -113,7 +120,7 @@ def _rows(state: State, most: int) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     metric = state.session["metric"]
     titles = ("#", "verdict", metric if len(metric) <= LONGEST_NAME else "metric", "gain", "sigma", "took", "what")
-    # Where nothing has been compared by its noise there is no column for it.
+    # Leave out the sigma column if no row has one.
     columns = [
         column for column in range(len(titles)) if titles[column] != "sigma" or any(row[column] for row in shown)
     ]
@@ -150,7 +157,7 @@ def _row(state: State, index: int) -> tuple[Text, ...]:
 
 
 def _path(experiments: Sequence[Experiment]) -> list[float]:
-    """The best of each time."""
+    """Return the metric of the incumbent after each experiment."""
     path: list[float] = []
     for each in experiments:
         if each.verdict.status == "keep" and each.metric is not None:
@@ -161,10 +168,16 @@ def _path(experiments: Sequence[Experiment]) -> list[float]:
 
 
 def _spark(values: Sequence[float], width: int, ascii_only: bool) -> str:
-    """`1.4012 ██▆▆▃▁ 1.2945`: at most `width` signs between its ends, the height is the value."""
+    """Draw a sparkline between its first and last value: `1.4012 ██▆▆▃▁ 1.2945`.
+
+    Args:
+        values: The values, in order.
+        width: Most characters between the two numbers.
+        ascii_only: Draw with ASCII characters only.
+    """
     signs = ASCII_SPARKS if ascii_only else SPARKS
     count = max(1, min(width, len(values)))
-    # The last value of each part, so that the end is where the session is now.
+    # Take the last value of each part, so that the line ends at the current value.
     taken = [values[(step + 1) * len(values) // count - 1] for step in range(count)]
     low, high = min(values), max(values)
     scale = (len(signs) - 1) / (high - low) if high > low else 0.0

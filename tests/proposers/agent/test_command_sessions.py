@@ -71,14 +71,14 @@ else:
 
 # One experiment each: what the agent does besides an honest change, and the line that the user sees.
 ACTS = (
-    (HOSTILE["edits prepare.py"][0], "dropped from what it did: it changed prepare.py, which is not a mutable file"),
-    (HOSTILE["deletes .git"][0], "dropped from what it did: it deleted .git"),
+    (HOSTILE["edits prepare.py"][0], "ignored: it changed prepare.py, which is not a mutable file"),
+    (HOSTILE["deletes .git"][0], "ignored: it deleted .git"),
     ("outside()", ""),  # denied by the sandbox, as the note at the start says
-    (HOSTILE["leaves a daemon"][0], "dropped from what it did: it left `sleep` running, which was killed"),
-    (HOSTILE["commits"][0], "dropped from what it did: it committed"),
-    (HOSTILE["switches the branch"][0], "dropped from what it did: it switched the branch"),
-    (HOSTILE["prints ten megabytes"][0], "dropped from what it did: it printed 10 MiB, of which the last 1 MiB is"),
-    ("time.sleep(600)", "dropped from what it did: it ran until it was stopped (timed out: killed after the hard"),
+    (HOSTILE["leaves a daemon"][0], "ignored: it left `sleep` running, which was killed"),
+    (HOSTILE["commits"][0], "ignored: it committed"),
+    (HOSTILE["switches the branch"][0], "ignored: it switched the branch"),
+    (HOSTILE["prints ten megabytes"][0], "ignored: it printed 10 MiB, of which the last 1 MiB is"),
+    ("time.sleep(600)", "ignored: it ran until it was stopped (timed out: killed after the hard"),
 )
 
 
@@ -122,11 +122,11 @@ def test_one_that_does_nothing_and_one_that_hangs_are_seen(quick: Path, cli: Cli
     run = ("run", "--tag", "t", *flags, "--agent-cmd", agent(tmp_path, "").command)
     done = cli(quick, *run, "--max-experiments", "2")
     assert done.returncode == 0, done.stderr
-    assert "command had nothing for #2: the agent changed nothing" in cli(quick, "status").stdout
+    assert "command had no usable proposal for #2: the agent changed nothing" in cli(quick, "status").stdout
     done = cli(quick, *run, "--max-experiments", "5")
-    reason = "the search proposes: the agent changed nothing 3 times in a row; see its agent.log"
+    reason = "using the search: the agent changed nothing 3 times in a row; see its agent.log"
     assert reason in done.stderr
-    assert f"command is away, {reason}" in cli(quick, "status").stdout
+    assert f"command is unavailable, {reason}" in cli(quick, "status").stdout
     assert len(rows(quick)) == 6
     # The time limit also kills processes that left the agent's session.
     pids = tmp_path / "pids"
@@ -168,4 +168,4 @@ def test_a_repair_that_fails_is_said_so(quick: Path, cli: Cli, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert rows(quick)[1]["status"] == "crash"
     says = "the agent changed nothing; dropped: it created new.txt, which is not a mutable file"
-    assert f"#1 is not mended by command: {says}" in done.stderr
+    assert f"#1 not repaired by command: {says}" in done.stderr

@@ -1,9 +1,9 @@
 "use strict";
-// Shows the row of the point that is nearest to the pointer, or that the slider below the chart stands at.
+// Show the row of the point nearest to the pointer, or selected by the slider below the chart.
 for (const figure of document.querySelectorAll("figure.chart[data-key]")) {
   const key = figure.dataset.key, tip = figure.querySelector(".tip"), slider = figure.querySelector("input");
   const drawings = [...figure.querySelectorAll("svg")].map((svg) => ({ svg, points: null }));
-  for (const title of figure.querySelectorAll(".pt > title")) title.remove(); // the browser's own would cover ours
+  for (const title of figure.querySelectorAll(".pt > title")) title.remove(); // the browser's tooltip would cover ours
 
   const drawn = () => drawings.find((each) => each.svg.getBoundingClientRect().width > 0);
   const points = (drawing) => {
@@ -87,8 +87,8 @@ for (const command of document.querySelectorAll(".command")) {
       await navigator.clipboard.writeText(text.textContent);
       button.textContent = "Copied";
     } catch {
-      getSelection().selectAllChildren(text); // where a page may not write it, the person copies what is marked
-      button.textContent = "Marked";
+      getSelection().selectAllChildren(text); // without access to the clipboard, select the text for the user to copy
+      button.textContent = "Selected";
     }
   });
 }
