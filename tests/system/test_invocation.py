@@ -1,4 +1,4 @@
-"""Hints and the report's commands start the program as it can be started where they are read."""
+"""Commands in hints and reports work in the user's current folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def started(folder: Path, command: list[str], path: str, **env: str) -> subproce
 
 
 def hinted(done: subprocess.CompletedProcess[str]) -> str:
-    """The command that an error offers."""
+    """Return the command that an error suggests."""
     found = re.search(r"`([^`]*run --tag NAME)`", done.stderr)
     assert found is not None, done.stderr
     return found[1]
@@ -43,7 +43,7 @@ def hinted(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A clone of the project, as far as uv looks at it, with this environment as its own."""
+    """Make a clone of the project, complete enough for uv, with this environment as its own."""
     folder = tmp_path / "project"
     folder.mkdir()
     for name in ("pyproject.toml", "protocol.json", "train.py", "prepare.py"):
