@@ -93,7 +93,7 @@ def session(
 def test_transient_fault_is_measured_again(quick: Path, cli: Cli, seen: Path, words: str) -> None:
     said = session(quick, cli, seen, words, times=1, least=0)
     assert rows(quick)[1]["status"] == "keep"
-    assert "measured again" in said
+    assert "repeating the run" in said
     events = [event["event"] for event in journal(quick) if event.get("number") == 1]
     assert events.count("started") == 2
     assert events.count("measured") == 1

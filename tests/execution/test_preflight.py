@@ -13,7 +13,7 @@ from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.room.room import lendable
+from agent.room.room import untracked_files
 from tests.common.workspaces import QUICK, git, quick_protocol
 
 BROKEN = "import no_such_module\n" + QUICK
@@ -27,7 +27,7 @@ def runner(folder: Path, command: str, said: list[str]) -> Iterator[Runner]:
     git(folder, "add", "-A")
     git(folder, "commit", "--quiet", "-m", "for a test")
     workspace = Workspace(folder, load_protocol(folder))
-    yield Runner(load_protocol(folder), workspace, None, lent=lendable(workspace), say=said.append)
+    yield Runner(load_protocol(folder), workspace, None, untracked=untracked_files(workspace), say=said.append)
 
 
 def against(runner: Runner, files: dict[str, str]) -> str | None:

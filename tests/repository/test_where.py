@@ -1,4 +1,4 @@
-"""Where a person stands: folders named with -C, subfolders, odd names, other owners, no home."""
+"""Where the program is started: folders given with -C, subfolders, odd names, other owners, no home folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"),
 
 
 def others_may_run_it() -> bool:
-    """Whether another user, one with a home, can start the program: root's own Python or checkout may be closed."""
+    """Return whether another user with a home can start the program: root's Python or checkout may be private."""
     if needs_root.args[0]:
         return False
     command = [*NOBODY, sys.executable, "-c", "import agent.cli"]

@@ -228,7 +228,7 @@ def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: C
         (lambda f: (f / "results.tsv").write_text("mine"), "results.tsv exists and git does not track it"),
         (
             lambda f: (f / ".git/MERGE_HEAD").write_text(git(f, "rev-parse", "HEAD") + "\n"),
-            "in the middle of something",
+            "in the middle of a merge",
         ),
         (lambda f: (git(f, "rm", "--quiet", "train.py"), git(f, "commit", "-qm", "x")), "no tracked file matches"),
     ],
