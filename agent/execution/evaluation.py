@@ -115,13 +115,12 @@ def evaluator(
 ) -> Iterator[Evaluator]:
     """Run an evaluator during the block.
 
+    Raises AutoresearchError if it does not start.
+
     Args:
         base: the folder of the run's room, for the socket and the output of the evaluator.
         reference: the losses of an earlier run, to compare with; None if there are none.
         losses: where to store the losses of this run.
-
-    Raises:
-        AutoresearchError: it does not start.
     """
     for name in ("evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
         (base / name).mkdir()

@@ -54,7 +54,7 @@ class Workspace:
 
     @property
     def head(self) -> str:
-        """The hash of HEAD. Raises PreconditionError if there are no commits yet."""
+        """The hash of HEAD. Raises PreconditionError if nothing is committed yet."""
         try:
             return self.git.run("rev-parse", "--verify", "HEAD")
         except AutoresearchError as error:

@@ -217,8 +217,9 @@ def test_read_only_folder_is_reported_in_one_sentence(
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "denied" in done.stderr.splitlines()[-1].lower()
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "denied" in error.lower()
+    assert all(line.startswith("hint: ") for line in done.stderr.partition(error)[2].splitlines()[1:])
     assert "Traceback" not in done.stderr
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)

@@ -196,4 +196,6 @@ def test_a_worktree_elsewhere_is_named(quick: Path, tmp_path: Path) -> None:
     done = call(quick, "run", "--tag", "t")
     assert done.returncode == 3
     assert f"is outside of {tmp_path / 'elsewhere'}" in done.stderr
-    assert done.stderr.count("\n") == 1
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert all(line.startswith("hint: ") for line in rest)

@@ -127,7 +127,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     (top / ".gitignore").write_text("data/\n.venv/\n.autoresearch/\nnotes.txt\n.env\n")
     make_repository(top)
     for name in ("notes.txt", "data/text.txt", ".venv/installed.py", ".autoresearch/journal.jsonl", ".env"):
-        (top / name).write_text("shared")
+        (top / name).write_text("text")
     return Workspace(top, load_protocol(ROOT))
 
 
@@ -181,7 +181,7 @@ def test_a_run_reaches_its_room_and_nothing_else(workspace: Workspace, tmp_path:
     found = tries(way, workspace, tmp_path)
     old_kernel = {"signal loop"} if way == "Landlock" and confine.version() < 6 else set()
     assert succeeded(found) == OWN | {"connect"} | old_kernel
-    assert found["texts"] == ["shared"] * 3
+    assert found["texts"] == ["text"] * 3
     assert found["home"] == found["own home"] == (str(tmp_path / "person") if with_root else found["home"])
     assert found["temporary"] == found["own temporary"] == ("/tmp" if with_root else found["temporary"])
     if with_root:
@@ -193,7 +193,7 @@ def test_a_run_reaches_its_room_and_nothing_else(workspace: Workspace, tmp_path:
 
 def require_untouched(workspace: Workspace, tmp_path: Path) -> None:
     for name in ("notes.txt", "data/text.txt", ".venv/installed.py"):
-        assert (workspace.top / name).read_text() == "shared"
+        assert (workspace.top / name).read_text() == "text"
     assert (workspace.top / "train.py").read_text() == "tracked\n"
     assert [path.name for path in (workspace.top / "data").iterdir()] == ["text.txt"]
     assert [path.name for path in (workspace.top / ".venv").iterdir()] == ["installed.py"]
@@ -210,7 +210,7 @@ def test_an_unconfined_run_still_has_a_room(workspace: Workspace, tmp_path: Path
     assert found["home"] == found["own home"]
     assert found["temporary"] == found["own temporary"]
     assert (workspace.top / "train.py").read_text() == "tracked\n"
-    assert (workspace.top / "notes.txt").read_text() == (workspace.top / "data/text.txt").read_text() == "shared"
+    assert (workspace.top / "notes.txt").read_text() == (workspace.top / "data/text.txt").read_text() == "text"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -222,7 +222,7 @@ def test_what_is_too_large_to_copy_never_changes(
     layered = {"write shared folder", "make in shared folder"} if way == "namespaces" else set()
     shared = {"write shared file", "write shared folder", "make in shared folder"}
     assert succeeded(found) & shared == layered
-    assert found["texts"] == ["shared"] * 3
+    assert found["texts"] == ["text"] * 3
     require_untouched(workspace, tmp_path)
 
 
@@ -553,7 +553,7 @@ def test_strict_refuses_before_anything_is_touched(quick: Path, cli: Cli) -> Non
     set_protocol(quick, protocolVersion="1.1", environment={"setupCommands": [], "constraints": constraints})
     done = cli(quick, "run", "--tag", "t", "--sandbox", "strict")
     assert done.returncode == 3
-    assert "networkAllowlist cannot be enforced by host" in done.stderr
+    assert "networkAllowlist cannot be enforced per host" in done.stderr
     assert not (quick / ".autoresearch").exists()
 
 
