@@ -252,7 +252,7 @@ class Allowance:
         """
         if self.budget is not None and seconds - self.budget > self.training:
             raise Violation(
-                f"voided: it trained for {seconds:.1f} s from its first text on, {seconds - self.budget:.1f} s more "
+                f"voided: it trained for {seconds:.1f} s after its first text, {seconds - self.budget:.1f} s more "
                 f"than its budget of {self.budget:g} s; the incumbent took {self.overrun or 0.0:.1f} s more, and "
                 f"{self.training:.1f} s are allowed"
             )

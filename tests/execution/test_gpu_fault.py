@@ -1,4 +1,4 @@
-"""Faults of a GPU and its driver: measured again, then with a smaller batch, and never a crash of the candidate."""
+"""Faults of a GPU or its driver: the run is repeated, then with a smaller batch, and never counts as a crash."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAULTY = FAULTY.replace("# search: 1..16", "# search: off").replace("# search: 8
 
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that outlives a run, in sessions that do not wait long for the machine to recover."""
+    """Return a file that outlives a run, and shorten the pause before a repeated run."""
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.3)
     folder = tmp_path / "outlives"
     folder.mkdir()

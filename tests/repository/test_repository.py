@@ -233,7 +233,7 @@ def test_what_git_makes_of_bytes_on_their_way_to_the_checkout_dirties_nothing(
     assert git(quick, "status", "--porcelain") == ""
     go(cli, quick, count=7)
     assert len(git(quick, "show", "HEAD:results.tsv").splitlines()) == 9
-    # A candidate differs from the baseline in what it changed and in nothing else.
+    # A candidate differs from the baseline only in its own change.
     assert git(quick, "diff", "--stat", "main", "refs/autoresearch/t/1", "--", "train.py").endswith(
         "1 insertion(+), 1 deletion(-)"
     )

@@ -27,7 +27,7 @@ from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose_sandbox, shor
 from tests.common.sessions import journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, set_protocol
 
-# Prints what came of each attempt as JSON.
+# Prints the result of each attempt as JSON.
 TRIES = """
 import json, os, pathlib, socket, subprocess, sys, tempfile
 
@@ -172,7 +172,7 @@ def succeeded(found: dict[str, Any]) -> set[str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a run can do
+# Access of a run
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -320,7 +320,7 @@ def test_the_cache_of_a_run_holds_what_it_is_given(workspace: Workspace, tmp_pat
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The folders of rooms
+# Folders of rooms
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -371,7 +371,7 @@ def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace,
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which places
+# Places
 
 
 def test_places_are_programs_and_not_a_persons(workspace: Workspace, tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_rules_that_can_only_allow_leave_out_what_is_hidden(tmp_path: Path) -> N
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which way
+# Choice of the mechanism
 
 
 def test_a_room_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert argv[:3] == ["sandbox-exec", "-p", sandbox.seatbelt(layout, False)]
     assert argv[-2:] == ["/", "true"]
     lines = argv[2].splitlines()
-    # The last rule that matches decides.
+    # The last matching rule wins.
     order = [
         "(version 1)",
         "(allow default)",
@@ -516,7 +516,7 @@ def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "(deny network*)" not in sandbox.seatbelt(layout, True)
     stand_in(tmp_path, "sandbox-exec", 'shift 2; exec "$@"', monkeypatch)
     assert sandbox.available(False, "darwin") == "Seatbelt"
-    # As in a sandbox of somebody else's, which Seatbelt does not nest.
+    # As inside another sandbox, since Seatbelt does not support nesting.
     stand_in(tmp_path, "sandbox-exec", "exit 71", monkeypatch)
     assert sandbox.available(True, "darwin") is None
 

@@ -62,7 +62,7 @@ def test_the_plain_name_where_a_shell_finds_it(quick: Path) -> None:
 def test_uv_run_in_a_project_that_has_the_program(project: Path) -> None:
     for command, path, more in (
         ([str(BIN / "autoresearch"), "status"], PLAIN_PATH, {}),
-        # As `uv run` starts it: what it puts on PATH is gone when the next command is typed.
+        # As started by `uv run`, whose additions to PATH do not apply to the next command.
         (["autoresearch", "status"], f"{BIN}{os.pathsep}{PLAIN_PATH}", {"UV_RUN_RECURSION_DEPTH": "1"}),
     ):
         done = started(project, command, path, **more)
