@@ -11,7 +11,7 @@ import psutil
 
 from agent.doctor import machine, reach, smoke
 from agent.doctor.check import Check
-from agent.errors import AutoresearchError, PreconditionError
+from agent.errors import AutoresearchError, PreconditionError, in_one_line
 from agent.execution.fingerprint import backend, installed
 from agent.journal import lock, results
 from agent.journal.journal import Journal, drop_torn_line
@@ -39,7 +39,7 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
         protocol = load_protocol(folder)
         workspace = Workspace(folder, protocol)
     except AutoresearchError as error:
-        return [Check("workspace", "broken", str(error))]
+        return [Check("workspace", "broken", in_one_line(error))]
     found = [
         Check(
             "protocol",
@@ -96,7 +96,7 @@ def _tree(workspace: Workspace) -> Check:
     try:
         Checkout(workspace).require_clean()
     except AutoresearchError as error:
-        return Check("tree", "broken", str(error))
+        return Check("tree", "broken", in_one_line(error))
     return Check("tree", "ok", f"no uncommitted changes, on {Checkout(workspace).branch or 'a detached HEAD'}")
 
 

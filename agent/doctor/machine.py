@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import psutil
 
 from agent.doctor.check import Check
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, in_one_line
 from agent.execution import awake, fingerprint
 from agent.execution.measure import LEAST_ROOM
 from agent.journal.journal import fold
@@ -85,7 +85,7 @@ def _data(protocol: Protocol) -> Check:
     try:
         found = fingerprint.snapshot(protocol)
     except AutoresearchError as error:
-        return Check("data", "broken", str(error))
+        return Check("data", "broken", in_one_line(error))
     if not found:
         return Check("data", "warning", "none is prepared yet; `run` does it where it is due", "uv run prepare.py")
     return Check("data", "ok", f"snapshot {str(found.get('id'))[:12]} in {fingerprint.snapshot_folder(protocol)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agent.doctor.check import Check
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, in_one_line
 from agent.execution.measure import Runner, measure
 from agent.format import duration
 from agent.protocol.models import Protocol
@@ -39,7 +39,7 @@ def check(workspace: Workspace, protocol: Protocol) -> Check:
         try:
             run = measure(ready, workspace.head, log)
         except AutoresearchError as error:
-            return Check("smoke", "broken", f"two seconds of training: {error}", by_hand)
+            return Check("smoke", "broken", f"two seconds of training: {in_one_line(error)}", by_hand)
         if run.metric is None:
             last = " | ".join(last_lines(log, 2))
             return Check("smoke", "broken", f"two seconds of training {run.error}: {last}", by_hand)
