@@ -102,13 +102,13 @@ class Attempt:
 
     Attributes:
         allowance: the time that it may take beyond its training budget.
-        beside: the evaluator of the run; None if the harness has none.
+        evaluator: the evaluator of the run; None if the harness has none.
     """
 
     room: Room
     log: Path
     allowance: Allowance = NO_ALLOWANCE
-    beside: Evaluator | None = None
+    evaluator: Evaluator | None = None
 
 
 def losses_of(log: Path) -> Path:
@@ -184,13 +184,13 @@ def _measure(
     given_up: ExperimentError | None = None
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(room_of(runner, commit, snapshot))
-        beside = None
+        evaluator = None
         if runner.harness is not None:
             kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
             reference = next((losses for losses in kept if losses.exists()), None)
             args = runner.sandbox, place.layout.folder, runner.workspace.folder, reference, losses_of(log)
-            beside = stack.enter_context(evaluation.evaluator(runner.harness, *args))
-        attempt = Attempt(place, log, allowance, beside)
+            evaluator = stack.enter_context(evaluation.evaluator(runner.harness, *args))
+        attempt = Attempt(place, log, allowance, evaluator)
         try:
             ended = execute(runner, attempt, observer)
         except ExperimentError as error:
@@ -229,23 +229,23 @@ def _result(
 
     Raises ExperimentError if the run has no metric.
     """
-    place, beside = attempt.room, attempt.beside
+    place, evaluator = attempt.room, attempt.evaluator
     if ended.returncode == 126 and text.startswith(NO_ROOM):
         raise AutoresearchError(text.strip()[:300], hint="start with `--sandbox off`, or see docs/reliability.md")
-    if beside is not None and beside.event("refused"):
-        attested_reason = beside.event("refused").get("reason")
+    if evaluator is not None and evaluator.event("refused"):
+        attested_reason = evaluator.event("refused").get("reason")
         raise Violation(f"voided: {' '.join(str(attested_reason).split())[:300]}")
     require_success(ended, text)
     metric = runner.protocol.metric
-    if beside is None or runner.harness is None:
+    if evaluator is None or runner.harness is None:
         return {"metric": read(place, runner.protocol, metric, text, since), "source": "from the log"}
-    if beside.event("untraced") and not beside.event("answer"):
+    if evaluator.event("untraced") and not evaluator.event("answer"):
         return {"metric": read(place, runner.protocol, metric, text, since), "source": "untraced"}
     in_log = None
     # If a progress bar has garbled the line in the log, the evaluator's number is still valid.
     with contextlib.suppress(NoMetric):
         in_log = read(place, runner.protocol, metric, text, since)
-    word = evaluation.attested(beside, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
+    word = evaluation.attested(evaluator, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
 
@@ -300,19 +300,19 @@ def execute(
         command: None means the protocol's command.
         limit: seconds; None means the protocol's hard limit.
     """
-    place, beside, protocol = attempt.room, attempt.beside, runner.protocol
+    place, evaluator, protocol = attempt.room, attempt.evaluator, runner.protocol
     env = dict(place.environment)
     if runner.training_seconds is not None:
         env["AUTORESEARCH_TRAINING_SECONDS"] = f"{runner.training_seconds:g}"
-    if beside is not None:
-        env[evaluation.VARIABLE] = str(place.seen(beside.socket))
+    if evaluator is not None:
+        env[evaluation.VARIABLE] = str(place.seen(evaluator.socket))
         if runner.harness and runner.harness.untraced:
             env[evaluation.UNTRACED_VARIABLE] = "1"
 
     def watched(seconds: float) -> None:
         observer.tick(seconds)
-        if beside is not None and not runner.patient:
-            evaluation.require_in_time(beside, attempt.allowance, seconds)
+        if evaluator is not None and not runner.patient:
+            evaluation.require_in_time(evaluator, attempt.allowance, seconds)
 
     return run_command(
         Command(
