@@ -1,4 +1,4 @@
-"""One run of the protocol's command, supervised: process tree, limits, evaluator, integrity, conditions.
+"""A supervised run of the protocol's command: process tree, limits, evaluator, data integrity, conditions.
 
-Uses room. Returns a `Run` or the reason why there is none; it judges nothing.
+Uses `room`. A run results in a metric or in the reason why it has none; verdicts are made elsewhere.
 """

@@ -1,4 +1,4 @@
-"""Keeps the machine awake for a session, with the system's own tool, bound to the loop's life."""
+"""Keep the machine awake during a session, with the system's own tool, which exits with the loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 
 def command(platform: str, pid: int) -> list[str] | None:
-    """What keeps `platform` awake while process `pid` lives, or None where the tool is missing.
+    """Return the command that keeps the machine awake while process `pid` lives, or None if the tool is missing.
 
-    macOS: -i against idle sleep, -s against sleep on mains power, -w to end with the loop; never -d, since a display
-    kept on keeps the GPU's watchdog at work (man caffeinate). Linux: a lock that lasts as long as its command.
+    macOS: -i prevents idle sleep, -s prevents sleep on mains power, -w exits with the loop (caffeinate(8)). Never -d: a
+    display that stays on keeps the GPU's watchdog active. Linux: an inhibitor lock lasts as long as its command.
     """
     if platform == "darwin" and shutil.which("caffeinate"):
         return ["caffeinate", "-is", "-w", str(pid)]
@@ -26,7 +26,7 @@ def command(platform: str, pid: int) -> list[str] | None:
 
 @contextmanager
 def kept_awake(platform: str = sys.platform) -> Iterator[None]:
-    """The tool runs while this is open; a system without one, or that refuses, goes on as it is."""
+    """Run the tool during the block. It is optional: a missing or failing tool is ignored."""
     wanted = command(platform, os.getpid())
     if wanted is None:
         yield

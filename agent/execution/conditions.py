@@ -1,4 +1,4 @@
-"""The machine around a run: what may make equal code slower. Only what the system tells."""
+"""The conditions of a run that can slow down the same code, as reported by the operating system."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ import psutil
 
 from agent.journal.experiment import Run
 
-# Cores that other programs may use more than they did beside the incumbent: as many, or this share of all.
+# Cores that other programs may use on top of those during the incumbent's run: a number, or a fraction of all cores.
 MORE_CORES, MORE_SHARE = 0.3, 0.1
-HOTTER, SLOWED = 15.0, 5.0  # degrees, percent of the processor's speed
-LEAST_SPEED = 0.8  # of the incumbent's steps, where the code of both takes equally long
-# The kernel counts in hundredths of a second: about shorter runs it says little.
+HOTTER, SLOWED = 15.0, 5.0  # degrees Celsius, percent of the processor's speed
+LEAST_SPEED = 0.8  # fraction of the incumbent's steps, if a step of both takes equally long
+# Seconds. The kernel counts in hundredths of a second, which is too coarse for shorter runs.
 SHORTEST_RUN = 5.0
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds so far: of the clock, of all cores at work, taken by other machines on this host, of this program."""
+    """Seconds so far.
+
+    Attributes:
+        wall: monotonic clock.
+        busy: CPU time of all programs.
+        stolen: CPU time taken by other virtual machines on this host.
+        own: CPU time of this program and its children.
+    """
 
     wall: float
     busy: float
@@ -42,8 +49,12 @@ def clock() -> Clock:
 
 
 def conditions(since: Clock) -> dict[str, float]:
-    """others: cores that other programs used meanwhile, on average; load: processes ready to run, over the last minute;
-    battery_percent; plugged_in: 1 or 0; celsius: the hottest; speed_limit: of the processor, in percent (macOS).
+    """Return the conditions since an earlier `clock()`.
+
+    Returns:
+        `others`, the cores that other programs used on average; `load`, the load average of the last minute;
+        `battery_percent`; `plugged_in`, 1 or 0; `celsius`, the hottest sensor; `speed_limit`, in percent of the
+        processor's speed (macOS). Unknown ones are left out.
     """
     now, found = clock(), {}
     seconds = max(now.wall - since.wall, 1e-3)
@@ -51,7 +62,7 @@ def conditions(since: Clock) -> dict[str, float]:
     found["others"] = round(max(0.0, others / seconds), 2)
     with contextlib.suppress(OSError):
         found["load"] = round(os.getloadavg()[0], 2)
-    # Neither function exists on every platform.
+    # These functions do not exist on every platform.
     with contextlib.suppress(AttributeError, OSError, psutil.Error):
         battery = psutil.sensors_battery()
         if battery is not None:
@@ -66,7 +77,7 @@ def conditions(since: Clock) -> dict[str, float]:
 
 
 def _speed_limit() -> float | None:
-    """What `pmset -g therm` says on macOS, 100 where the processor may run at full speed."""
+    """Return the speed limit that `pmset -g therm` reports on macOS, in percent; 100 means full speed."""
     if shutil.which("pmset") is None:
         return None
     try:
@@ -80,35 +91,38 @@ def _speed_limit() -> float | None:
 def disturbed(
     runs: Sequence[Run], reference: Sequence[Run], *, equally_long: bool, than: str = "the incumbent"
 ) -> str | None:
-    """Why the runs were slower for a reason outside their code than the `reference`, in words; None where they were
-    not. Of several, on either side, the median counts.
+    """Return why external conditions slowed down `runs` compared with `reference`, or None if they did not.
 
-    equally_long: whether a step of them takes as long as one of the reference, because both are the same program or
-    differ in rates only; then fewer steps are such a reason. than: the reference, in these words.
+    The medians of both are compared.
+
+    Args:
+        equally_long: whether a step takes equally long in both, as they are the same program or differ only in rates.
+            Then fewer steps are evidence as well.
+        than: how the text names the reference.
     """
     if any(run.metric is None or run.seconds < SHORTEST_RUN for run in runs):
         return None
     others, before = _condition(runs, "others"), _condition(reference, "others")
     most = max(MORE_CORES, MORE_SHARE * (os.cpu_count() or 1))
     if others is not None and before is not None and others > before + most:
-        return f"other programs used {others:.1f} cores meanwhile, {before:.1f} beside {than}"
+        return f"other programs used {others:.1f} cores, against {before:.1f} for {than}"
     plugged, was = _condition(runs, "plugged_in"), _condition(reference, "plugged_in")
     if plugged == 0 and was == 1:
-        return f"the machine ran on its battery, and on mains with {than}"
+        return f"the machine was on battery power, but on mains power for {than}"
     warm, cool = _condition(runs, "celsius"), _condition(reference, "celsius")
     if warm is not None and cool is not None and warm > cool + HOTTER:
-        return f"the machine was at {warm:.0f} degrees, and at {cool:.0f} with {than}"
+        return f"the machine was at {warm:.0f} degrees Celsius, against {cool:.0f} for {than}"
     limit, full = _condition(runs, "speed_limit"), _condition(reference, "speed_limit")
     if limit is not None and full is not None and limit < full - SLOWED:
-        return f"heat held the processor at {limit:.0f} % of its speed, {full:.0f} % with {than}"
+        return f"heat limited the processor to {limit:.0f} % of its speed, against {full:.0f} % for {than}"
     steps, usual = _steps(runs), _steps(reference)
     if equally_long and steps is not None and usual is not None and steps < LEAST_SPEED * usual:
-        return f"it made {steps:.0f} steps, {than} {usual:.0f} with the same work a step"
+        return f"it made {steps:.0f} steps, against {usual:.0f} for {than} with the same work per step"
     return None
 
 
 def undisturbed(runs: Sequence[Run]) -> list[Run]:
-    """Runs of one program, without those that were disturbed beside the middle of them; all where none is left."""
+    """Return the runs of one program that were not disturbed compared with their median, or all if none is left."""
     return [run for run in runs if disturbed([run], runs, equally_long=True) is None] or list(runs)
 
 

@@ -1,10 +1,10 @@
-"""The harness's evaluator beside a run: a process outside the room that computes the metric from the exported model.
+"""The harness's evaluator: a process outside the run's room that computes the metric from the exported model.
 
-A harness that hands models over has `harness/evaluator.py` beside it, or `evaluator.py` as in earlier versions. The
-loop starts that before the run, in a room of its own that shows the whole snapshot, from the text of the session's
-first commit, and tells the run where its socket is (AUTORESEARCH_EVALUATOR). It says by lines of JSON on its standard
-output what it sees: `ready`; `clock`, when it gives out the training text; `handed_over`, when a model has arrived;
-then `answer` with the metric, or `refused` with the reason why the run is void.
+A harness that hands models over includes `harness/evaluator.py`, or `evaluator.py` in earlier versions. The loop starts
+that script, as of the session's first commit, before the run, in a separate room that shows the whole snapshot, and
+passes the path of its socket to the run (AUTORESEARCH_EVALUATOR). The evaluator reports events as lines of JSON on its
+standard output: `ready`; `clock` when it gives out the training text; `handed_over` when a model has arrived; then
+`answer` with the metric, or `refused` with the reason why it voided the run.
 """
 
 from __future__ import annotations
@@ -33,25 +33,30 @@ VARIABLE = "AUTORESEARCH_EVALUATOR"
 REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
 SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
 READY_SECONDS = 30.0
-# A log may round to three decimals; what counts is the evaluator's number.
+# A log may round to three decimals; the evaluator's number is the one that counts.
 TOLERANCE = 6e-4
-# By how much the untimed part of a run may be longer than its incumbent's; by how many such parts, than the baseline's.
+# How much longer than its incumbent's the untimed part of a run may be, as a fraction of the budget and in seconds at
+# most; and how many times that it may be longer than the baseline's.
 UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
-# The start of a program takes so much longer at times, whatever its budget.
+# The start-up time of a program varies by this much, whatever its budget.
 LEAST_UNTIMED_SECONDS = 1.0
-# The last step begins within the budget; a candidate's may be longer than its incumbent's.
+# The last step begins within the budget, and a candidate's step may take longer than its incumbent's.
 MOST_STEPS = 2
-# What a run may still do once its model is handed over: write files, print. It cannot change its number.
+# Time for a run to write files and print after its model is handed over. It can no longer change its metric.
 AFTERWARDS_SECONDS = 60.0
 LARGEST_WORD, LARGEST_LOSSES = 2**20, 2**30
 
 
 @dataclass(frozen=True)
 class Harness:
-    """folder: a copy of the harness; script: its evaluator, relative to that; snapshot: the prepared data that it
-    evaluates on, and `record` its snapshot.json.
+    """A copy of the harness and the data that its evaluator uses.
 
-    untraced: whether a model that cannot be traced may be evaluated by its own process.
+    Attributes:
+        folder: the copy of the harness.
+        script: the evaluator, relative to `folder`.
+        snapshot: the prepared data.
+        record: the content of its snapshot.json.
+        untraced: whether a model that cannot be traced may be evaluated by its own process.
     """
 
     folder: Path
@@ -63,7 +68,7 @@ class Harness:
 
 @dataclass
 class Evaluator:
-    """One evaluator at work. socket: on this machine, where the room is shown it."""
+    """A running evaluator. `socket` is its path on this machine."""
 
     socket: Path
     _process: subprocess.Popen[bytes]
@@ -71,7 +76,7 @@ class Evaluator:
     _events: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def event(self, name: str) -> dict[str, Any]:
-        """What the evaluator has said under this name, the first time; empty where it has not."""
+        """Return the first event of this name from the evaluator; empty if there has been none."""
         self._listen()
         return self._events.get(name, {})
 
@@ -89,9 +94,13 @@ class Evaluator:
 
 
 def speaks(workspace: Workspace, commit: str, paths: list[str]) -> tuple[str, str] | None:
-    """Return the folder of a harness with an evaluator, relative to the workspace, and the script relative to that.
+    """Return the folder of a harness that has an evaluator, relative to the workspace, and the script relative to it.
 
-    None where there is none.
+    Args:
+        paths: the paths of immutableHarness.
+
+    Returns:
+        None if the harness has no evaluator.
     """
     for folder in (str(Path(path).parent) for path in paths):
         for script in EVALUATORS:
@@ -104,10 +113,14 @@ def speaks(workspace: Workspace, commit: str, paths: list[str]) -> tuple[str, st
 def evaluator(
     harness: Harness, sandbox: Sandbox, base: Path, workspace: Path, reference: Path | None, losses: Path | None
 ) -> Iterator[Evaluator]:
-    """Start one, and end it with the block. base: the run's folder, where its socket and what it writes lie.
+    """Run an evaluator during the block.
 
-    reference: the losses of the incumbent, which it compares with; losses: where those of this run go.
-    Raises AutoresearchError where it does not start.
+    Raises AutoresearchError if it does not start.
+
+    Args:
+        base: the folder of the run's room, for the socket and the output of the evaluator.
+        reference: the losses of an earlier run, to compare with; None if there are none.
+        losses: where to store the losses of this run.
     """
     for name in ("evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
         (base / name).mkdir()
@@ -164,7 +177,7 @@ def _require_ready(beside: Evaluator, process: subprocess.Popen[bytes], log: Pat
     while not beside.event("ready"):
         if process.poll() is not None or time.monotonic() > deadline:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise AutoresearchError(f"the harness's evaluator does not start: {''.join(last)[:200] or 'no answer'}")
+            raise AutoresearchError(f"cannot start the harness's evaluator: {''.join(last)[:200] or 'no answer'}")
         time.sleep(0.002)
 
 
@@ -175,17 +188,21 @@ def _keep(written: Path, losses: Path | None) -> None:
 
 
 def _python(workspace: Path) -> Path:
-    """The workspace's own interpreter, where it has one: the metric is computed with its MLX."""
+    """Return the workspace's own interpreter, if it has one, as the metric is computed with its version of MLX."""
     own = workspace / ".venv" / "bin" / "python"
     return own if own.exists() else Path(sys.executable)
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """Of a run's time beyond its budget, in seconds; None where something is not known.
+    """The time that a run may take beyond its budget. All values are in seconds; None means unknown.
 
-    own, baseline: the untimed seconds of incumbent and baseline. overrun: by how much the incumbent trained for longer
-    than its budget, from its first text to its hand-over; step: how long one of its steps takes.
+    Attributes:
+        budget: the training budget.
+        own: the untimed seconds of the incumbent.
+        baseline: the untimed seconds of the baseline.
+        overrun: by how much the incumbent exceeded its budget, from its first training text to its hand-over.
+        step: the duration of a step of the incumbent.
     """
 
     budget: float | None
@@ -196,7 +213,7 @@ class Allowance:
 
     @property
     def seconds(self) -> float:
-        """What may pass from the command's start to the hand-over, less the budget."""
+        """The time from the start of the command to the hand-over, minus the budget, at most."""
         if self.own is None:
             return math.inf
         return min(
@@ -205,7 +222,7 @@ class Allowance:
 
     @property
     def training(self) -> float:
-        """What may pass from the first text to the hand-over, less the budget."""
+        """The time from the first training text to the hand-over, minus the budget, at most."""
         if self.overrun is None:
             return math.inf
         return self.overrun + max(LEAST_UNTIMED_SECONDS, min(MOST_STEPS * self.step, self._more))
@@ -215,38 +232,56 @@ class Allowance:
         return max(LEAST_UNTIMED_SECONDS, min(UNTIMED_SHARE * (self.budget or 0.0), UNTIMED_SECONDS))
 
     def require(self, seconds: float) -> None:
-        """Raises Violation where a run took more. seconds: from the command's start to the hand-over."""
+        """Raise Violation if a run took longer.
+
+        Args:
+            seconds: from the start of the command to the hand-over.
+        """
         if self.budget is not None and seconds - self.budget > self.seconds:
             raise Violation(
-                f"void: {seconds:.1f} s passed until it handed over its model, {seconds - self.budget:.1f} s more than "
-                f"its budget of {self.budget:g} s; the incumbent needs {self.own or 0.0:.1f} s more, and "
-                f"{self.seconds:.1f} s count"
+                f"voided: it handed over its model after {seconds:.1f} s, {seconds - self.budget:.1f} s more than "
+                f"its budget of {self.budget:g} s; the incumbent takes {self.own or 0.0:.1f} s more, and "
+                f"{self.seconds:.1f} s are allowed"
             )
 
     def require_trained(self, seconds: float) -> None:
-        """Raises Violation where a run trained for more. seconds: from its first text to the hand-over."""
+        """Raise Violation if a run trained for longer.
+
+        Args:
+            seconds: from its first training text to the hand-over.
+        """
         if self.budget is not None and seconds - self.budget > self.training:
             raise Violation(
-                f"void: it trained for {seconds:.1f} s from its first text on, {seconds - self.budget:.1f} s more than "
-                f"its budget of {self.budget:g} s; the incumbent took {self.overrun or 0.0:.1f} s more, and "
-                f"{self.training:.1f} s count"
+                f"voided: it trained for {seconds:.1f} s after its first text, {seconds - self.budget:.1f} s more "
+                f"than its budget of {self.budget:g} s; the incumbent took {self.overrun or 0.0:.1f} s more, and "
+                f"{self.training:.1f} s are allowed"
             )
 
 
 def require_in_time(beside: Evaluator, allowance: Allowance, seconds: float) -> None:
-    """Raises Violation where the run under way has no chance to count any more. seconds: that it has run."""
+    """Raise Violation if the current run can no longer count.
+
+    Args:
+        seconds: since its start.
+    """
     if beside.event("refused"):
-        raise Violation(f"void: {_words(beside.event('refused'))}")
+        raise Violation(f"voided: {_words(beside.event('refused'))}")
     over = beside.event("handed_over")
     if not over:
         allowance.require(seconds)
     elif (answer := beside.event("answer")) and time.monotonic() - _at(answer) > AFTERWARDS_SECONDS:
-        raise Violation(f"void: it went on for more than {AFTERWARDS_SECONDS:.0f} s after its metric was known")
+        raise Violation(f"voided: it kept running for more than {AFTERWARDS_SECONDS:.0f} s after its metric was known")
 
 
 @dataclass(frozen=True)
 class Attested:
-    """The metric of a run; `by_evaluator` where it is the evaluator's. untimed, overrun: as in `Run`."""
+    """The metric of a run.
+
+    Attributes:
+        by_evaluator: whether the evaluator computed it.
+        untimed: as in `Run`.
+        overrun: as in `Run`.
+    """
 
     metric: float
     by_evaluator: bool
@@ -259,19 +294,25 @@ def attested(
 ) -> Attested:
     """Return the metric `name` as the evaluator computed it.
 
-    in_log: what the log says, None where it says nothing clear: the evaluator's number is the one that counts.
-    Raises Violation where there is none, or where the log says another, or the run took too long.
+    Args:
+        in_log: the metric in the log; None if the log has no unambiguous value, as the evaluator's is used then.
+        began: when the command was started, by the monotonic clock.
+
+    Raises:
+        Violation: the evaluator has no metric, the log has a different one, or the run took too long.
     """
     if refused := beside.event("refused"):
-        raise Violation(f"void: {_words(refused)}")
+        raise Violation(f"voided: {_words(refused)}")
     word = beside.event("answer")
     if not word:
-        raise Violation("void: it handed no model to the evaluator, so nobody but the run itself computed its metric")
+        raise Violation("voided: it handed no model to the evaluator, so its metric is only its own claim")
     value, tokens = word.get("metric"), word.get("eval_tokens")
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise Violation(f"void: the evaluator's metric is {str(value)[:40]}, no finite number")
+        raise Violation(f"voided: the evaluator's metric, {str(value)[:40]}, is not a finite number")
     if word.get("snapshot") != harness.record.get("id") or tokens != harness.record.get("EVAL_TOKENS"):
-        raise Violation(f"void: it was evaluated on other data: {tokens} tokens of {str(word.get('snapshot'))[:12]}")
+        raise Violation(
+            f"voided: it was evaluated on different data: {tokens} tokens of {str(word.get('snapshot'))[:12]}"
+        )
     handed_over, budget = _at(beside.event("handed_over")), allowance.budget or 0.0
     allowance.require(handed_over - began)
     overrun = None
@@ -280,9 +321,9 @@ def attested(
         overrun = handed_over - _at(clock) - budget
     by_evaluator = word.get("name") == name
     if not by_evaluator and in_log is None:
-        raise Violation(f"void: the evaluator computes {str(word.get('name'))[:40]}, and the log has no {name}")
+        raise Violation(f"voided: the evaluator computes {str(word.get('name'))[:40]}, but the log has no {name}")
     if by_evaluator and in_log is not None and abs(value - in_log) > TOLERANCE:
-        raise Violation(f"void: the log says {in_log:.6f}, the evaluator computed {value:.6f}")
+        raise Violation(f"voided: the log says {in_log:.6f}, but the evaluator computed {value:.6f}")
     metric = value if by_evaluator or in_log is None else in_log
     return Attested(float(metric), by_evaluator, handed_over - began - budget, overrun)
 

@@ -1,4 +1,4 @@
-"""What a measurement depends on besides the code: two runs compare only where their fingerprints are equal."""
+"""The fingerprint of everything besides the code that affects a measurement. Only equal fingerprints are comparable."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cud
 
 
 def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str) -> dict[str, Any]:
-    """Return chip, memory, system, MLX, data, harness and budget, each under the word that a person is told.
+    """Return chip, memory, system, MLX, data, harness and budget, under the names that the user sees.
 
-    harness: `Workspace.harness_digest` of the commit whose harness the runs have.
+    Args:
+        training_seconds: the training budget; None if the protocol has none.
+        harness: `Workspace.harness_digest` of the commit whose harness is used.
     """
     return {
         "chip": _chip(),
@@ -40,7 +42,7 @@ def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str
 
 
 def backend() -> str | None:
-    """Which back end of MLX is installed."""
+    """Return the installed backend of MLX, or None."""
     return next((name for name, package in MLX_BACKENDS.items() if installed(package)), None)
 
 
@@ -49,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def snapshot_folder(protocol: Protocol) -> Path | None:
-    """Where the prepared data lies that the next run will use; None where the protocol has none or it is missing."""
+    """Return the folder of the prepared data for the next run; None if the protocol uses none or it is missing."""
     if protocol.meta.archetype != "ml_train":
         return None
     cache = cache_folder()
@@ -61,7 +63,7 @@ def snapshot_folder(protocol: Protocol) -> Path | None:
 
 
 def snapshot(protocol: Protocol) -> dict[str, Any]:
-    """The content of snapshot.json, empty where there is none. Raises PreconditionError where it is damaged."""
+    """Return the content of snapshot.json; empty if there is none. Raises PreconditionError if it is damaged."""
     folder = snapshot_folder(protocol)
     if folder is None:
         return {}
@@ -69,7 +71,7 @@ def snapshot(protocol: Protocol) -> dict[str, Any]:
         content = json.loads((folder / "snapshot.json").read_bytes())
     except (OSError, ValueError) as error:
         raise PreconditionError(
-            f"{folder / 'snapshot.json'} cannot be read ({error}): delete {folder} and run `uv run prepare.py`"
+            f"cannot read {folder / 'snapshot.json'}: {error}", hint=f"delete {folder} and run `uv run prepare.py`"
         ) from None
     return content if isinstance(content, dict) else {}
 
@@ -90,7 +92,7 @@ def _chip() -> str:
 
 
 def installed(package: str) -> str | None:
-    """Return the version of a package in the program's environment; None where it is not there."""
+    """Return the version of a package in the program's environment; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

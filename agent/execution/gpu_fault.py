@@ -1,4 +1,4 @@
-"""Faults of a GPU and its driver that end a run through no fault of the candidate's: it is measured again."""
+"""Faults of a GPU or its driver that end a run but are not caused by the candidate, so that the run is repeated."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import re
 
 from agent.journal.experiment import Fault
 
-# "watchdog": the system ended work that took too long, as it does while a display is on; less work at a time, a smaller
-# device batch, helps. "machine": another program's work failed and took this run's along, or the device was lost.
-# How often a run is repeated, after a pause each time, before anything else is tried: only a new process recovers.
+# "watchdog": the system ended work that took too long, as it does while a display is on; a smaller device batch, which
+# means less work at a time, helps. "machine": another program's failure took this run along, or the device was lost.
+# The numbers are how often a run is repeated, after a pause each time, before anything else is tried. Each repeat is a
+# new process, as only that recovers.
 REPEATS: dict[Fault, int] = {"": 0, "watchdog": 1, "machine": 2}
 PAUSE_SECONDS = 3.0
-LONGEST_LOG = 2**20  # characters of its end that are looked at
+LONGEST_LOG = 2**20  # characters at its end that are searched
 
-# Metal's command buffers (IOGPU), CUDA's and HIP's errors, by their names and by their words.
+# Errors of Metal's command buffers (IOGPU), CUDA and HIP, by their names and messages.
 _SIGNS: tuple[tuple[Fault, re.Pattern[str]], ...] = (
     (
         "watchdog",
@@ -38,11 +39,11 @@ _SIGNS: tuple[tuple[Fault, re.Pattern[str]], ...] = (
         ),
     ),
 )
-_WORDS = {"watchdog": "the GPU's watchdog ended its work", "machine": "the GPU failed through no fault of the run's"}
+_WORDS = {"watchdog": "the GPU's watchdog stopped it", "machine": "the GPU failed, which the run did not cause"}
 
 
 def fault_in(returncode: int | None, log: str) -> Fault:
-    """Which fault of the machine ended a run that failed; empty for none."""
+    """Return the fault of the machine that ended a failed run; empty if there was none."""
     if not returncode:
         return ""
     return next((fault for fault, signs in _SIGNS if signs.search(log[-LONGEST_LOG:])), "")

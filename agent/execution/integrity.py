@@ -1,4 +1,4 @@
-"""Proof that a run is measured on the data that was prepared."""
+"""Check that runs use exactly the data that was prepared."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ Stamp = tuple[int, int, int, int]
 
 
 def require_prepared(snapshot: Path | None, record: Mapping[str, Any]) -> None:
-    """Raise PreconditionError where the files of `snapshot` are not what its snapshot.json, `record`, says."""
+    """Raise PreconditionError if a file of `snapshot` does not match its hash in `record`, its snapshot.json."""
     files = record.get("files", {})
     if snapshot is None or not isinstance(files, dict):
         return
     for name, file in files.items():
         path = snapshot / name
         if "/" in name or _sha256(path, _stamp(path)) != file.get("sha256"):
-            raise PreconditionError(f"{path} is not what was prepared: delete {snapshot} and run `uv run prepare.py`")
+            raise PreconditionError(
+                f"{path} does not match its hash in snapshot.json",
+                hint=f"delete {snapshot} and run `uv run prepare.py`",
+            )
 
 
 @functools.cache
 def _sha256(path: Path, _: Stamp) -> str | None:
-    """Read again only where the stamp differs: the time of the last change of a file cannot be set back by a run."""
+    """Return the hash of a file, cached by its stamp: a run cannot set back the time of a file's last change."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""Kills a run: the command and all that it has started, known by a mark in their environment.
+"""Kill a run: the command and every process that it has started, identified by a mark in their environment.
 
     python -m agent.execution.kill PID MARK
 
-What starts so is the watchdog of a run whose loop has died.
+The watchdog of a run uses this command when the loop has died.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from pathlib import Path
 import psutil
 
 TERM_GRACE_SECONDS = 5.0
-# Each ends what was started during the one before; what starts something new for ever must not hold the loop.
+# Each round kills the processes that were started during the previous one. A process that never stops starting new ones
+# must not block the loop.
 MOST_KILLS = 20
 MARK = "AUTORESEARCH_RUN"
 
 
 @dataclass(frozen=True)
 class Process:
-    """Identifies a process for good: a pid alone is reused, a pid with its time of birth is not."""
+    """A unique identification of a process: pids are reused, but not with the same start time."""
 
     pid: int
     born: float
 
 
 def end_orphan(process: Process) -> bool:
-    """End a command that outlived its loop, with its descendants. Returns whether there was one."""
+    """Kill the process tree of a command that outlived its loop. Returns whether it was still running."""
     try:
         leader = psutil.Process(process.pid)
         if abs(leader.create_time() - process.born) > 1:
@@ -48,7 +49,7 @@ def end_orphan(process: Process) -> bool:
 
 
 def end_all(pid: int, mark: str) -> None:
-    """TERM to the command and its kin, a grace, then KILL until none is left: some answer TERM with a new process."""
+    """Kill a process tree: TERM, a grace period, then KILL until none is left, as some start new processes on TERM."""
     family = kin(pid, mark)
     if not family:
         return
@@ -57,11 +58,11 @@ def end_all(pid: int, mark: str) -> None:
     psutil.wait_procs(family, timeout=TERM_GRACE_SECONDS)
     killed: set[psutil.Process] = set()
     for _ in range(MOST_KILLS):
-        # Not by `pid`, which may be another's by now.
+        # Do not look up `pid`, which may belong to another process by now.
         alive = [process for process in _with_kin(family, mark) if process not in killed and _alive(process)]
         if not alive:
             return
-        # Stopped first, none starts another that nobody knows once its parents are gone.
+        # Stop them all first: a process that they start could no longer be found once its parents are dead.
         for process in alive:
             if process.pid != pid:
                 _signal(process.suspend)
@@ -74,14 +75,14 @@ def end_all(pid: int, mark: str) -> None:
 
 @contextmanager
 def watchdog(pid: int, mark: str) -> Iterator[None]:
-    """While this is open the run `pid`, known by `mark`, lives no longer than this process, however that dies.
+    """Kill the run `pid` with the mark `mark` if this process dies during the block, in any way.
 
-    A shell waits beside the run, as it takes neither time nor memory from the training. This process holds the other
-    end of its standard input. A line says that the run ended and all is well; the end of the file without one says that
-    this process is gone, and the command must not go on burning the machine.
+    A shell waits, as it takes neither time nor memory from the training. This process holds the other end of the
+    shell's standard input. A line on it means that the run has ended; an end of file without a line means that this
+    process is dead and that the run must be killed.
     """
     kill = [sys.executable, "-P", "-m", "agent.execution.kill", str(pid), mark]
-    # A session of its own: what ends the loop's terminal must not end this first.
+    # Start it in a new session, so that a signal to the loop's terminal does not kill the watchdog first.
     guard = subprocess.Popen(
         ["/bin/sh", "-c", 'read -r line || exec "$@"', "watchdog", *kill],
         stdin=subprocess.PIPE,
@@ -96,7 +97,7 @@ def watchdog(pid: int, mark: str) -> Iterator[None]:
 
 
 def kin(pid: int, mark: str) -> list[psutil.Process]:
-    """The command, its descendants, and those that left its tree or session but carry its mark in their environment."""
+    """Return the command, its descendants, and processes that left its tree but carry its mark in their environment."""
     leader: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         leader = [psutil.Process(pid)]
@@ -104,7 +105,7 @@ def kin(pid: int, mark: str) -> list[psutil.Process]:
 
 
 def _with_kin(family: list[psutil.Process], mark: str) -> list[psutil.Process]:
-    """`family`, its descendants, and all that carry the mark."""
+    """Return `family`, its descendants, and all processes that carry the mark."""
     found = {process.pid: process for process in family}
     for process in family:
         with contextlib.suppress(psutil.Error):
@@ -119,8 +120,8 @@ def _with_kin(family: list[psutil.Process], mark: str) -> list[psutil.Process]:
 
 
 def _carries(process: psutil.Process, mark: str) -> bool:
-    """Whether `mark` is in the environment that the process was started with."""
-    if sys.platform == "linux":  # all processes of the machine are asked: to parse what each holds takes far longer
+    """Return whether `mark` is in the environment with which the process was started."""
+    if sys.platform == "linux":  # parsing the environment of every process on the machine would take far longer
         return os.fsencode(f"{MARK}={mark}") in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     return process.environ().get(MARK) == mark
 

@@ -1,4 +1,4 @@
-"""One run of the protocol's command: (commit, snapshot, seconds) -> (log, metric), or the reason why there is none."""
+"""Measure one run of the protocol's command: (commit, snapshot, seconds) -> (log, metric or reason of failure)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from agent.execution.conditions import clock, conditions
 from agent.execution.evaluation import Allowance, Evaluator, Harness
 from agent.execution.gpu_fault import PAUSE_SECONDS, REPEATS, described, fault_in
 from agent.execution.oom import ran_out
-from agent.execution.process import NOBODY, Command, Ended, Observer, run_command
+from agent.execution.process import UNOBSERVED, Command, Ended, Observer, run_command
 from agent.journal.experiment import Run
 from agent.protocol.extract import extract, told_training
 from agent.protocol.models import Metric, Protocol
 from agent.repository.workspace import Workspace
 from agent.room import room
-from agent.room.room import NOTHING, Furniture, Lent, Room
+from agent.room.room import NO_FILES, Furniture, Room, UntrackedFiles
 from agent.room.sandbox import UNCONFINED, Sandbox
 
 LOG_NAME = "run.log"
@@ -48,13 +48,16 @@ NO_ROOM = "the room could not be set up: "
 
 @dataclass(frozen=True)
 class Runner:
-    """What every run of a session has in common. training_seconds is None where the protocol sets no budget.
+    """The settings that all runs of a session share.
 
-    patient: whether a run goes on to its end although it has trained for too long to count. lent: what runs see of what
-    git does not track. harness: None where it has no evaluator. linked: whether `run.log` in the workspace leads to the
-    log of the run under way.
-    say: shows a person a sentence. imports: of incumbents, by commit, why they fail while they are imported in a copy;
-    None where they do not.
+    Attributes:
+        training_seconds: the training budget; None if the protocol sets none.
+        patient: whether a run continues to its end after it has trained for too long to count.
+        linked: whether `run.log` in the workspace links to the log of the current run.
+        untracked: the untracked files that runs see.
+        harness: None if the harness has no evaluator.
+        say: shows a message to the user.
+        imports: by the commit of an incumbent, why importing it in a room fails; None if it does not.
     """
 
     protocol: Protocol
@@ -63,7 +66,7 @@ class Runner:
     sandbox: Sandbox = UNCONFINED
     patient: bool = False
     linked: bool = True
-    lent: Lent = NOTHING
+    untracked: UntrackedFiles = NO_FILES
     harness: Harness | None = None
     say: Callable[[str], None] = lambda _: None
     imports: dict[str, str | None] = field(default_factory=dict)
@@ -75,10 +78,13 @@ class Runner:
 
 @dataclass(frozen=True)
 class Beside:
-    """Earlier runs that a run is held against.
+    """Earlier runs with which a run is compared.
 
-    own, baseline: whose time before the hand-over it may take. other: runs of another commit, whose losses show where
-    this one gains: those of the same commit would hide what it peeks at.
+    Attributes:
+        own: runs of the incumbent, which limit the time before the hand-over.
+        baseline: runs of the baseline, which limit it as well.
+        other: runs of another commit. Comparing losses with theirs shows where this run gains; runs of the same commit
+            would hide an unfair gain, such as from reading the evaluation text.
     """
 
     own: tuple[Run, ...] = ()
@@ -92,12 +98,17 @@ NO_ALLOWANCE = Allowance(None)
 
 @dataclass(frozen=True)
 class Attempt:
-    """One execution: its room, its log, the time that it may take beyond its training, and the evaluator beside it."""
+    """A single execution of the command.
+
+    Attributes:
+        allowance: the time that it may take beyond its training budget.
+        evaluator: the evaluator of the run; None if the harness has none.
+    """
 
     room: Room
     log: Path
     allowance: Allowance = NO_ALLOWANCE
-    beside: Evaluator | None = None
+    evaluator: Evaluator | None = None
 
 
 def losses_of(log: Path) -> Path:
@@ -108,14 +119,22 @@ def measure(
     runner: Runner,
     commit: str,
     log: Path,
-    observer: Observer = NOBODY,
+    observer: Observer = UNOBSERVED,
     beside: Beside = ALONE,
 ) -> Run:
-    """Run the command once on `commit`, in a room of its own. A failure is a Run with an error.
+    """Run the command once on `commit` in a new room.
 
-    The observer may raise an ExperimentError, such as Pruned, to end the run. A fault of the machine's GPU is no
-    result: the run is repeated as often as `execution.gpu_fault` says. Raises Suspended where the machine slept
-    meanwhile: then nothing is known about the candidate.
+    A run that a fault of the GPU has ended is repeated as often as `gpu_fault.REPEATS` says.
+
+    Args:
+        observer: may raise an ExperimentError, such as Pruned, to end the run.
+        beside: earlier runs to compare with.
+
+    Returns:
+        A run with a metric, or with an error if it failed.
+
+    Raises:
+        Suspended: the machine slept during the run, which says nothing about the candidate.
     """
     budget = runner.training_seconds
     own, first = (_most([run.untimed for run in runs]) for runs in (beside.own, beside.baseline))
@@ -125,7 +144,7 @@ def measure(
     try:
         run = _measure(runner, commit, log, observer, allowance, beside.other)
         for _ in range(REPEATS[run.fault]):
-            runner.say(f"measured again in {PAUSE_SECONDS:g} s: {run.error}")
+            runner.say(f"repeating the run in {PAUSE_SECONDS:g} s: {run.error}")
             _pause(observer.tick)
             run = _measure(runner, commit, log, observer, allowance, beside.other)
             if not run.fault:
@@ -133,16 +152,16 @@ def measure(
         return run
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a run has left: it is one run that has no result, and no end of the night
+    except Exception as error:  # unexpected output of one run must not end the session
         return Run(
-            None, 0.0, error=f"crashed: {type(error).__name__} while its result was read: {error}"[:300], log=str(log)
+            None, 0.0, error=f"crashed: {type(error).__name__} while reading its result: {error}"[:300], log=str(log)
         )
 
 
 def _pause(tick: Callable[[float], None]) -> None:
     ends = time.monotonic() + PAUSE_SECONDS
     while time.monotonic() < ends:
-        with contextlib.suppress(ExperimentError):  # there is no run that it could end
+        with contextlib.suppress(ExperimentError):  # no run is active that it could end
             tick(0.0)
         time.sleep(process.POLL_SECONDS)
 
@@ -156,7 +175,7 @@ def _measure(
     other: tuple[Run, ...],
 ) -> Run:
     log.parent.mkdir(parents=True, exist_ok=True)
-    _require_room(log.parent)
+    _require_disk_space(log.parent)
     _link(runner, log)
     snapshot = fingerprint.snapshot_folder(runner.protocol)
     integrity.require_prepared(snapshot, fingerprint.snapshot(runner.protocol))
@@ -165,13 +184,13 @@ def _measure(
     given_up: ExperimentError | None = None
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(room_of(runner, commit, snapshot))
-        beside = None
+        evaluator = None
         if runner.harness is not None:
             kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
             reference = next((losses for losses in kept if losses.exists()), None)
             args = runner.sandbox, place.layout.folder, runner.workspace.folder, reference, losses_of(log)
-            beside = stack.enter_context(evaluation.evaluator(runner.harness, *args))
-        attempt = Attempt(place, log, allowance, beside)
+            evaluator = stack.enter_context(evaluation.evaluator(runner.harness, *args))
+        attempt = Attempt(place, log, allowance, evaluator)
         try:
             ended = execute(runner, attempt, observer)
         except ExperimentError as error:
@@ -193,7 +212,7 @@ def _measure(
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
-            _require_room(log.parent)
+            _require_disk_space(log.parent)
             around["fault"] = error.fault if isinstance(error, Faulted) else ""
             return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
         return Run(secondary=_secondary(runner, place, text, since), trained=told_training(text), **around)
@@ -206,24 +225,27 @@ def _result(
     text: str,
     since: float,
 ) -> dict[str, Any]:
-    """The metric, who computed it, and the time beyond the budget. Raises ExperimentError where there is none."""
-    place, beside = attempt.room, attempt.beside
+    """Return the metric, its source, and the time beyond the budget, as fields of `Run`.
+
+    Raises ExperimentError if the run has no metric.
+    """
+    place, evaluator = attempt.room, attempt.evaluator
     if ended.returncode == 126 and text.startswith(NO_ROOM):
-        raise AutoresearchError(f"{text.strip()[:300]}; start with --sandbox off, or see docs/reliability.md")
-    if beside is not None and beside.event("refused"):
-        attested_reason = beside.event("refused").get("reason")
-        raise Violation(f"void: {' '.join(str(attested_reason).split())[:300]}")
+        raise AutoresearchError(text.strip()[:300], hint="start with `--sandbox off`, or see docs/reliability.md")
+    if evaluator is not None and evaluator.event("refused"):
+        attested_reason = evaluator.event("refused").get("reason")
+        raise Violation(f"voided: {' '.join(str(attested_reason).split())[:300]}")
     require_success(ended, text)
     metric = runner.protocol.metric
-    if beside is None or runner.harness is None:
+    if evaluator is None or runner.harness is None:
         return {"metric": read(place, runner.protocol, metric, text, since), "source": "from the log"}
-    if beside.event("untraced") and not beside.event("answer"):
+    if evaluator.event("untraced") and not evaluator.event("answer"):
         return {"metric": read(place, runner.protocol, metric, text, since), "source": "untraced"}
     in_log = None
-    # A progress bar that left its line open is no fault of a number that somebody else has computed.
+    # If a progress bar has garbled the line in the log, the evaluator's number is still valid.
     with contextlib.suppress(NoMetric):
         in_log = read(place, runner.protocol, metric, text, since)
-    word = evaluation.attested(beside, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
+    word = evaluation.attested(evaluator, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
 
@@ -236,9 +258,9 @@ def room_of(
     files: Mapping[str, str] | None = None,
     key: Path | None = None,
 ) -> Iterator[Room]:
-    """The room of a run on `commit` and, on top of it, `files`. key: as for `room.opened`."""
+    """Open the room of a run on `commit`. `files` and `key` are those of `room.opened`."""
     cache = () if runner.harness else (fingerprint.cache_folder(),)
-    furniture = Furniture(command=runner.protocol.execution.command, lent=runner.lent, read=cache)
+    furniture = Furniture(command=runner.protocol.execution.command, untracked=runner.untracked, read=cache)
     if runner.harness is not None and snapshot is not None:
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(runner.harness))
     elif not runner.harness:
@@ -248,7 +270,7 @@ def room_of(
 
 
 def _without_texts(snapshot: Path) -> dict[str, Path | bytes]:
-    """What a run sees of the prepared data before its clock runs."""
+    """Return the prepared data that a run sees from the start, which excludes the text."""
     names = ("snapshot.json", "tokenizer.json")
     cache: dict[str, Path | bytes] = {
         f"snapshots/{snapshot.name}/{name}": (snapshot / name).read_bytes()
@@ -259,7 +281,7 @@ def _without_texts(snapshot: Path) -> dict[str, Path | bytes]:
 
 
 def _source(harness: Harness) -> tuple[Path, ...]:
-    """The person's own folder of text, where the data was made of one."""
+    """Return the user's own folder of text if the data was prepared from one."""
     source = harness.record.get("source")
     return (Path(source),) if isinstance(source, str) and source.startswith("/") else ()
 
@@ -267,25 +289,30 @@ def _source(harness: Harness) -> tuple[Path, ...]:
 def execute(
     runner: Runner,
     attempt: Attempt,
-    observer: Observer = NOBODY,
+    observer: Observer = UNOBSERVED,
     *,
     command: str | None = None,
     limit: float | None = None,
 ) -> Ended:
-    """Run the protocol's command, or another, in its room."""
-    place, beside, protocol = attempt.room, attempt.beside, runner.protocol
+    """Run a command in the room of `attempt`.
+
+    Args:
+        command: None means the protocol's command.
+        limit: seconds; None means the protocol's hard limit.
+    """
+    place, evaluator, protocol = attempt.room, attempt.evaluator, runner.protocol
     env = dict(place.environment)
     if runner.training_seconds is not None:
         env["AUTORESEARCH_TRAINING_SECONDS"] = f"{runner.training_seconds:g}"
-    if beside is not None:
-        env[evaluation.VARIABLE] = str(place.seen(beside.socket))
+    if evaluator is not None:
+        env[evaluation.VARIABLE] = str(place.seen(evaluator.socket))
         if runner.harness and runner.harness.untraced:
             env[evaluation.UNTRACED_VARIABLE] = "1"
 
     def watched(seconds: float) -> None:
         observer.tick(seconds)
-        if beside is not None and not runner.patient:
-            evaluation.require_in_time(beside, attempt.allowance, seconds)
+        if evaluator is not None and not runner.patient:
+            evaluation.require_in_time(evaluator, attempt.allowance, seconds)
 
     return run_command(
         Command(
@@ -300,29 +327,36 @@ def execute(
 
 
 def command_of(protocol: Protocol) -> str:
-    """Return the protocol's command, without a redirection of its own to the log, which is the loop's."""
+    """Return the protocol's command without its redirection to the log, which the loop writes itself."""
     return REDIRECTION.sub("", protocol.execution.command)
 
 
 def read(place: Room, protocol: Protocol, metric: Metric, text: str, since: float) -> float:
-    """Return a metric from the log's text, or from the file in the room that the protocol names. Raises NoMetric."""
+    """Return a metric from the text of the log, or from the file in the room that the protocol names.
+
+    Args:
+        since: when the run began, in seconds since the epoch; an older file does not count.
+
+    Raises:
+        NoMetric: it is missing, ambiguous or not a finite number.
+    """
     name = metric.extract.path
     if name is None:
         return extract(metric, text, place.workspace, since)
     found = place.written(os.path.join(protocol.execution.cwd, name))  # noqa: PTH118
     if not found.parent.resolve().is_relative_to(place.layout.folder):
-        raise NoMetric(f"{found.name} lies outside of the room")
+        raise NoMetric(f"{found.name} is outside of the room")
     only = metric.model_copy(update={"extract": metric.extract.model_copy(update={"path": found.name})})
     return extract(only, text, found.parent, since)
 
 
 def require_success(ended: Ended, text: str) -> None:
-    """Raises TimedOut, OutOfMemory, Faulted or Crashed with what the log's last line says."""
+    """Raise TimedOut, OutOfMemory, Faulted or Crashed, with the last line of the log, if the command failed."""
     if ended.stopped is not None:
         raise TimedOut(ended.stopped)
     if ended.returncode:
         code = ended.returncode
-        # A shell reports a child that a signal ended as 128 + its number, Popen one of its own as the negative.
+        # For a child killed by a signal, a shell reports 128 + the signal's number, and Popen the negative number.
         number = -code if code < 0 else code - 128
         names = {s.value: s.name for s in signal.Signals}
         what = f"killed by {names[number]}" if number in names else f"exit code {code}"
@@ -345,12 +379,13 @@ def _text(log: Path) -> str:
         return file.read(LARGEST_TEXT).decode(errors="replace")
 
 
-def _require_room(folder: Path) -> None:
-    """A run on a full disk fails whatever the candidate is worth. Raises AutoresearchError: it ends the session."""
+def _require_disk_space(folder: Path) -> None:
+    """Raise AutoresearchError, which ends the session, if the disk is full: a run would fail whatever the candidate."""
     free = shutil.disk_usage(folder).free
     if free < LEAST_ROOM:
         raise AutoresearchError(
-            f"only {free // 2**20} MiB are free in {folder}: make room, then run again; the session goes on from here"
+            f"only {free // 2**20} MiB are free in {folder}",
+            hint="free some disk space, then run the same command again; the session continues from here",
         )
 
 
@@ -363,9 +398,9 @@ def _secondary(runner: Runner, place: Room, text: str, since: float) -> dict[str
 
 
 def _link(runner: Runner, log: Path) -> None:
-    """`run.log` in the workspace leads to the log of the run under way, so that `tail -F run.log` follows it.
+    """Link `run.log` in the workspace to the log of the current run, so that `tail -F run.log` follows it.
 
-    A file of that name that git tracks, or that a person made, is theirs.
+    A file of that name that git tracks, or that the user has created, is left alone.
     """
     link = runner.workspace.folder / LOG_NAME
     if not runner.linked:
@@ -378,4 +413,6 @@ def _link(runner: Runner, log: Path) -> None:
         link.unlink(missing_ok=True)
         link.symlink_to(log)
     except OSError as error:
-        raise AutoresearchError(f"{link} cannot be written: {error.strerror}") from None
+        raise AutoresearchError(
+            f"cannot write {link}: {error.strerror}", hint="fix that, then run the same command again"
+        ) from None

@@ -1,8 +1,8 @@
-"""Whether a candidate would start at all: asked before a run costs minutes.
+"""Check that a candidate starts at all, before a run takes minutes.
 
-Each changed Python file must compile; the script that the protocol's command runs is also imported, in a room
-as a run has it, without running its main part. What goes on beyond a few seconds has started. Only what
-the candidate breaks counts: where the copy lacks something that the script wants, the incumbent fails in it as well.
+Each changed Python file must compile. The script of the protocol's command is also imported, in a room like that of a
+run, without running its main part; if that takes more than a few seconds, it has started. Only failures that the
+candidate causes count: if the room lacks something that the script needs, the incumbent fails on import as well.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from agent.source.encoding import encoded
 from agent.system.files import last_lines
 
 SECONDS = 10.0
-# uv run SCRIPT.py, or an interpreter and a script: anything else is not imported.
+# Only commands of the form `uv run SCRIPT.py`, or an interpreter with a script, are imported.
 SCRIPT = re.compile(r"(?P<start>uv run|\S*python[\d.]*) (?P<script>[\w./-]+\.py)\s*(?:>.*)?")
-# A script finds the modules of its own folder, `-c` those of the current one.
+# A script imports from its own folder, but `-c` from the current one.
 IMPORT = (
     "import os, runpy, sys; sys.path[0] = os.path.dirname(os.path.realpath({script!r})); "
     "runpy.run_path({script!r}, run_name='dry_check')"
@@ -32,9 +32,12 @@ IMPORT = (
 
 
 def why_not(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
-    """Why the candidate would fail at once, in a sentence; None where nothing speaks against it.
+    """Return why the candidate would fail at once, in a sentence, or None if no reason is found.
 
-    incumbent: the commit that it changes.
+    Args:
+        files: path -> text of the files that it changes.
+        incumbent: the commit on which it is based.
+        tick: called several times a second.
     """
     for path, text in files.items():
         if path.endswith(".py"):
@@ -47,12 +50,12 @@ def why_not(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Call
             try:
                 encoded(path, text)
             except UnicodeEncodeError as error:
-                return f"{path} is in {error.encoding}, which has no {error.object[error.start]!r}"
+                return f"{path} is encoded in {error.encoding}, which cannot represent {error.object[error.start]!r}"
     return _fails_by_itself(runner, files, incumbent, tick)
 
 
 def program(protocol: Protocol) -> tuple[list[str], str] | None:
-    """The interpreter that the protocol's command starts, and its script; None for any other command."""
+    """Return the interpreter and the script of the protocol's command; None for any other kind of command."""
     found = SCRIPT.fullmatch(protocol.execution.command)
     if found is None:
         return None
@@ -70,19 +73,19 @@ def _fails_by_itself(runner: Runner, files: Mapping[str, str], incumbent: str, t
         known[incumbent] = _fails_at_import(runner, {}, incumbent, tick)
         if known[incumbent] and not off:
             runner.say(
-                "candidates are not imported before they run: in a room of its own the incumbent fails as well "
-                f"({known[incumbent]})"
+                "candidates are not imported before they run, as importing the incumbent in a room fails as well: "
+                f"{known[incumbent]}"
             )
-    return None if known[incumbent] else f"it fails while it is imported: {failure}"
+    return None if known[incumbent] else f"it fails on import: {failure}"
 
 
 def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Callable[[], None]) -> str | None:
-    """The last words of the script with `files` on top of what the incumbent has; None where it does not fail."""
+    """Return the last output of the script with `files` on top of the incumbent, or None if importing it succeeds."""
     started = program(runner.protocol)
     if started is None:
         return None
     start, script = started
-    # A key of its own: what a run or an agent is at work in is nothing left over.
+    # A separate key, as the room of a current run or agent must not be removed as a leftover.
     key = state_folder(runner.workspace.folder) / "drycheck"
     with room_of(runner, incumbent, fingerprint.snapshot_folder(runner.protocol), files, key) as place:
         log = place.layout.folder / "log"

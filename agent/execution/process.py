@@ -1,4 +1,4 @@
-"""A command under supervision: its output in a log, its time limited, and nobody of its kin left behind."""
+"""Run a command under supervision: write its output to a log, limit its time, and kill its whole process tree."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ from agent.execution.kill import MARK, Process, end_all, kin, watchdog
 
 LARGEST_LOG = 64 * 2**20
 LEAST_FREE = 16 * 2**20
-# The wall clock also moves when it is set; what is less than this is no suspend.
+# Seconds. Setting the wall clock moves it too, so a shorter jump does not count as a suspend.
 SHORTEST_SLEEP = 10.0
 POLL_SECONDS = 0.2
-# What a command has started may end a moment after it without being left behind.
+# Seconds. Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS = 0.5
 LARGEST_REPORT = 2**16
 
 
 @dataclass(frozen=True)
 class Ended:
-    """returncode is None where a limit ended the command, which `stopped` then names. asleep: seconds of suspend.
+    """The outcome of a command.
 
-    left: the names of the processes that went on after the command had finished, and were ended. began: when it was
-    started, by the monotonic clock.
+    Attributes:
+        returncode: None if a limit ended the command.
+        seconds: duration by the monotonic clock.
+        stopped: which limit ended the command; None if none did.
+        asleep: seconds for which the machine was suspended.
+        left: names of the processes that were still running after the command and were killed.
+        began: when it was started, by the monotonic clock.
     """
 
     returncode: int | None
@@ -45,9 +50,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. arguments: of the process, or a function that gives them for a descriptor, which is told by lines
-    what was left running. env: all that it sees of the environment, besides the mark by which its descendants are
-    known. log: stdout and stderr. limit: seconds awake.
+    """A command to run.
+
+    Attributes:
+        arguments: of the process, or a function that returns them for a file descriptor, which receives the names of
+            leftover processes, one per line.
+        env: all environment variables, to which the mark that identifies its descendants is added.
+        log: receives stdout and stderr.
+        limit: seconds, without those for which the machine is suspended.
     """
 
     arguments: Sequence[str] | Callable[[int], Sequence[str]]
@@ -59,30 +69,34 @@ class Command:
 
 @dataclass(frozen=True)
 class Observer:
-    """Who watches a run. started: is told the process; tick: the seconds so far, several times a second.
+    """Callbacks during a run. An exception from either ends the command.
 
-    Whatever either raises ends the command.
+    Attributes:
+        started: called with the process.
+        tick: called several times a second with the seconds so far.
     """
 
     started: Callable[[Process], None] = lambda _: None
     tick: Callable[[float], None] = lambda _: None
 
 
-NOBODY = Observer()
+UNOBSERVED = Observer()
 
 
-def run_command(command: Command, observer: Observer = NOBODY, *, wall: Callable[[], float] = time.time) -> Ended:
-    """Run a command in a session of its own.
+def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Callable[[], float] = time.time) -> Ended:
+    """Run a command in a new process session and kill its process tree before returning or raising.
 
-    When this returns or raises, the command and all its descendants are gone; and if this process dies before, they go
-    with it. wall: the clock that goes on while the machine sleeps.
+    If this process dies during the run, its watchdog kills the process tree.
+
+    Args:
+        wall: a clock that continues while the machine is suspended.
     """
     mark = uuid.uuid4().hex
     told, report = os.pipe()
     try:
         with _new(command.log) as output:
             began, clock = time.monotonic(), wall()
-            # Unlike that of `subprocess`, its `wait` does not look again and again: a run's end is seen at once.
+            # Unlike that of `subprocess`, the `wait` of `psutil` does not poll, so the end of a run is noticed at once.
             process = psutil.Popen(
                 command.arguments(report) if callable(command.arguments) else command.arguments,
                 cwd=command.cwd,
@@ -110,7 +124,7 @@ def run_command(command: Command, observer: Observer = NOBODY, *, wall: Callable
                     seconds = time.monotonic() - began
                     observer.tick(seconds)
                     stopped = _exceeded(seconds, command.limit, command.log)
-            # The monotonic clock stands still while the machine sleeps, the wall clock does not.
+            # The monotonic clock stops while the machine is suspended; the wall clock does not.
             seconds = time.monotonic() - began
             asleep = wall() - clock - seconds
             left = _left_running(kin(process.pid, mark)) + _read(told) if stopped is None else ()
@@ -124,7 +138,7 @@ def run_command(command: Command, observer: Observer = NOBODY, *, wall: Callable
 
 
 def _new(log: Path) -> BinaryIO:
-    """A log is a plain file: what a link at its place leads to is somebody's."""
+    """Open a log for writing, without following a link, whose target would be overwritten."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     return os.fdopen(os.open(log, flags, 0o644), "wb")
 
@@ -140,7 +154,7 @@ def _exceeded(seconds: float, limit: float, log: Path) -> str | None:
 
 
 def _read(told: int) -> tuple[str, ...]:
-    """What the command's supervisor has told; a process that kept the other end open tells no more."""
+    """Return the names that the command's supervisor has reported so far, without waiting for more."""
     os.set_blocking(told, False)
     with contextlib.suppress(BlockingIOError):
         return tuple(os.read(told, LARGEST_REPORT).decode(errors="replace").splitlines())
@@ -148,7 +162,7 @@ def _read(told: int) -> tuple[str, ...]:
 
 
 def _left_running(processes: list[psutil.Process]) -> tuple[str, ...]:
-    """The names of those that do not end by themselves."""
+    """Return the names of the processes that do not end by themselves."""
     names = []
     for process in psutil.wait_procs(processes, timeout=LEAVING_SECONDS)[1] if processes else ():
         with contextlib.suppress(psutil.Error):

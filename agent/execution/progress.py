@@ -1,4 +1,4 @@
-"""How far a run is, as its log and its processes tell it while it runs."""
+"""The progress of the current run, read from its log and its processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ LARGEST, LONGEST_LINE = 1e12, 500
 
 @dataclass(frozen=True)
 class Reading:
-    """What a line of a training log says; None for what it does not. done: 0 to 1; left: seconds of training."""
+    """The values in a line of a training log; None if it does not contain them.
+
+    Attributes:
+        done: fraction of the training, 0 to 1.
+        left: remaining seconds of training.
+    """
 
     done: float | None = None
     loss: float | None = None
@@ -31,7 +36,7 @@ class Reading:
 
 
 def reading(lines: Sequence[str]) -> Reading:
-    """The latest line that tells of progress; every script prints in a way of its own, so any part may be missing."""
+    """Return the values of the latest line that shows progress. Formats differ, so any value may be missing."""
     for line in (line[-LONGEST_LINE:] for line in reversed(lines)):
         done, loss = _found(_DONE, line), _found(_LOSS, line)
         if done is not None or loss is not None:
@@ -41,7 +46,7 @@ def reading(lines: Sequence[str]) -> Reading:
 
 
 def memory(pid: int) -> int | None:
-    """Bytes that the process and its descendants hold in memory; None where they are gone."""
+    """Return the resident memory of a process and its descendants in bytes; None if they have ended."""
     total = 0
     with contextlib.suppress(psutil.Error):
         leader = psutil.Process(pid)

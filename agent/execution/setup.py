@@ -1,4 +1,4 @@
-"""The protocol's setupCommands: once per workspace, and again when they change or the data is gone."""
+"""Run the protocol's setupCommands: once per workspace, and again if they change or the data is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.protocol.models import Protocol, SetupCommand
 from agent.room.room import Furniture, Room, furnish, make_parts
 from agent.room.sandbox import Sandbox, temporary_folder
 
-# Where package managers keep what they have downloaded, below the home folder. Set-up commands write there.
+# Caches of package managers, relative to the home folder. Set-up commands may write to them.
 CACHES = [
     ".cache/uv",
     ".cache/pip",
@@ -38,15 +38,18 @@ CACHES = [
     "Library/Caches/uv",
     "Library/Caches/pip",
 ]
-# Their settings: which index, which mirror.
+# Settings of package managers, such as indexes and mirrors.
 SETTINGS = [".config/uv", ".config/pip", ".pip", ".config/yarn", ".cargo/config.toml", ".config/go"]
 
 
 def set_up(runner: Runner, state_folder: Path, say: Callable[[str], None]) -> None:
-    """Run the commands that are due, their output on stderr. Raises AutoresearchError naming the one that failed.
+    """Run the set-up commands if they are due, with their output on stderr.
 
-    They work in the workspace itself, in a room that shows of the machine what any run sees, the caches of package
-    managers, and the data's cache.
+    They run in the user's workspace itself, in a room that shows what any run sees of the machine, the caches of
+    package managers, and the cache of the data.
+
+    Raises:
+        AutoresearchError: a command failed.
     """
     protocol, folder = runner.protocol, runner.workspace.folder
     commands = lines(protocol)
@@ -64,7 +67,7 @@ def set_up(runner: Runner, state_folder: Path, say: Callable[[str], None]) -> No
 
 
 def run(place: Room, command: str) -> None:
-    """Run one command in `place`. Raises AutoresearchError where it fails."""
+    """Run one command in `place`. Raises AutoresearchError if it fails."""
     done = subprocess.run(
         place.arguments(command),
         cwd=place.layout.folder,
@@ -75,18 +78,18 @@ def run(place: Room, command: str) -> None:
     )
     if done.returncode != 0:
         raise AutoresearchError(
-            f"the set-up command `{command}` ended with exit code {done.returncode}: mend what it says above, "
-            "or run it by hand and start with --no-setup"
+            f"the set-up command `{command}` failed with exit code {done.returncode}",
+            hint="fix the error shown above, or run the command yourself and start with `--no-setup`",
         )
 
 
 def lines(protocol: Protocol) -> list[str]:
-    """The set-up commands as lines for the shell."""
+    """Return the set-up commands as lines for the shell."""
     return [_line(command) for command in protocol.environment.setup_commands]
 
 
 def furniture(hidden: tuple[Path, ...] = ()) -> Furniture:
-    """Return what set-up commands see and may write besides a workspace."""
+    """Return the contents of the room of set-up commands: what they see and may write besides the workspace."""
     home = home_folder()
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -100,7 +103,7 @@ def furniture(hidden: tuple[Path, ...] = ()) -> Furniture:
 
 @contextmanager
 def _workshop(sandbox: Sandbox, top: Path, folder: Path) -> Iterator[Room]:
-    """A room whose workspace is the person's own, without git's folder and the loop's."""
+    """Open a room on the user's own workspace, without the .git and .autoresearch folders."""
     hidden = tuple(place for place in (top / ".git", folder / ".autoresearch") if place.exists())
     with temporary_folder(folder / ".autoresearch" / "setup") as base:
         make_parts(base)
@@ -108,7 +111,7 @@ def _workshop(sandbox: Sandbox, top: Path, folder: Path) -> Iterator[Room]:
 
 
 def _uv_cache() -> Path:
-    """Where uv keeps what it has downloaded: docs.astral.sh/uv, Caching."""
+    """Return uv's cache folder (docs.astral.sh/uv, Caching)."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else home_folder() / ".cache") / "uv"
 

@@ -18,7 +18,7 @@ from agent.execution.process import Observer
 from agent.execution.setup import furniture, lines, run
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
-from agent.room.room import Furniture, Lent, Room, furnish, lendable, make_parts
+from agent.room.room import Furniture, Room, UntrackedFiles, furnish, make_parts, untracked_files
 from agent.room.sandbox import Sandbox, temporary_folder
 from agent.system.files import last_lines
 
@@ -77,18 +77,20 @@ class Stage:
 def stage_of(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iterator[Stage]:
     """Open a room with the committed files and read-only access to untracked ones."""
     runner = Runner(protocol, workspace, None, sandbox)
-    lent = lendable(workspace)
-    names = tuple(name for name in lent.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
+    untracked = untracked_files(workspace)
+    names = tuple(name for name in untracked.names if LEFT_BEHIND.isdisjoint(Path(name).parts))
     with temporary_folder(workspace.folder / "init") as base:
         make_parts(base)
         workspace.export(base / "tree", workspace.head)
-        place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, _furniture(Lent(names)))
+        contents = _furniture(UntrackedFiles(names))
+        place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, contents)
         yield Stage(runner, place, time.time())
 
 
-def _furniture(lent: Lent) -> Furniture:
+def _furniture(untracked: UntrackedFiles) -> Furniture:
     more = furniture()
-    return dataclasses.replace(more, kind="setup", lent=lent, variables={**more.variables, "PYTHONUNBUFFERED": "1"})
+    variables = {**more.variables, "PYTHONUNBUFFERED": "1"}
+    return dataclasses.replace(more, kind="setup", untracked=untracked, variables=variables)
 
 
 def prepare(stage: Stage, protocol: Protocol, say: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""Git: the only room that touches it.
+"""All access to git: commits of candidates and results, and the user's checkout.
 
-Uses source and protocol. Commits candidates, moves the branch, and leaves what a person wrote alone.
+Uses `source` and `protocol`. No other package runs git on the workspace. The user's own edits are left alone.
 """

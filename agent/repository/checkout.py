@@ -1,4 +1,4 @@
-"""The person's checkout: what it has, and how it follows the session's branch without losing what a person wrote."""
+"""The user's checkout, and how it follows the session's branch without losing the user's edits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.repository.workspace import Workspace
 
 
 class Checkout:
-    """Index and working tree of a workspace's repository. It remembers nothing: make one wherever it is needed."""
+    """Index and working tree of a workspace's repository. It has no state: create one wherever it is needed."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -28,59 +28,62 @@ class Checkout:
     def branch(self) -> str | None:
         """The branch that is checked out; None for a detached HEAD."""
         try:
-            # Not the short name, which is another where a tag is called like the branch.
+            # The short name is different if a tag has the same name as the branch.
             return self._git.run("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
         except AutoresearchError:
             return None
 
     def changes(self) -> list[str]:
-        """Tracked files that differ from HEAD. Untracked files are the person's own and do not count."""
+        """Return the tracked files that differ from HEAD. Untracked files belong to the user and do not count."""
         status = self._git.run("status", "--porcelain", "--untracked-files=no", "-z", "--no-renames")
         return [entry[3:] for entry in status.split("\0") if entry]
 
     def edited(self) -> list[str]:
-        """Files that a candidate may change and that a person has changed in the checkout."""
+        """Return the files that a candidate may change and that the user has changed in the checkout."""
         names = [inside for name in self.changes() if (inside := self._workspace.inside(name))]
         head = self._workspace.head if names else ""
         return [name for name in names if self._workspace.may_change(head, name)]
 
     def require_free(self, branch: str, refs: str) -> None:
-        """Raises PreconditionError where git could not make `branch`, or commits are kept below `refs` already."""
+        """Raise PreconditionError if git could not create `branch`, or if `refs` already keeps commits."""
         full = f"refs/heads/{branch}"
         try:
             self._git.run("check-ref-format", full)
         except AutoresearchError:
             raise PreconditionError(
-                f"{branch!r} is no name that git takes for a branch: choose another --tag, or branchPattern"
+                f"{branch!r} is not a valid branch name", hint="choose another --tag or branchPattern"
             ) from None
-        # On such a disk git takes names that differ in their case for one.
+        # On a case-insensitive disk, refs that differ only in case are the same.
         same = str.casefold if self._git.configured("core.ignorecase") == "true" else str
         for ref in self._git.run("for-each-ref", "--format=%(refname)").splitlines():
             found, kind = same(ref), ref.removeprefix("refs/heads/")
             if found == same(full):
                 raise PreconditionError(
-                    f"the branch {kind} exists but no session here belongs to it: choose another --tag, or delete the "
-                    f"branch with `git branch -D {kind}`"
+                    f"the branch {kind} exists, but no session here belongs to it",
+                    hint=f"choose another --tag, or delete the branch with `git branch -D {kind}`",
                 )
             if same(full).startswith(f"{found}/") or found.startswith(f"{same(full)}/"):
                 raise PreconditionError(
-                    f"git cannot have the branch {branch} beside {kind}: rename that with `git branch -m {kind} NAME`, "
-                    "or choose another --tag"
+                    f"git cannot create the branch {branch} while {kind} exists",
+                    hint=f"rename {kind} with `git branch -m {kind} NAME`, or choose another --tag",
                 )
             if same(refs).startswith(f"{found}/") or found == same(refs):
                 raise PreconditionError(
-                    f"git cannot keep commits as {refs}/1 beside {ref}: rename that, or choose another --tag"
+                    f"git cannot create the ref {refs}/1 while {ref} exists",
+                    hint=f"rename {ref}, or choose another --tag",
                 )
             if found.startswith(f"{same(refs)}/"):
                 raise PreconditionError(
-                    f"{ref} keeps an experiment of a session that is no longer here: choose another --tag, or let go "
-                    f"of those with `git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`"
+                    f"{ref} keeps an experiment of a session that no longer exists here",
+                    hint="choose another --tag, or delete the session's refs with "
+                    f"`git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`",
                 )
 
     def require_clean(self, *, notes: bool = True) -> None:
-        """Raises PreconditionError where tracked files have changes, or git is in the middle of something.
+        """Raise PreconditionError if tracked files have uncommitted changes or a git operation is unfinished.
 
-        notes: whether those count that are neither harness nor rows and that no candidate may change.
+        Args:
+            notes: whether files count that are neither mutable nor part of protocol, harness or results.
         """
         rules = self._workspace.protocol
         changed = self.changes()
@@ -94,16 +97,18 @@ class Checkout:
         if changed:
             shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise PreconditionError(
-                f"the working tree has uncommitted changes ({shown}): commit them, or `git stash` them, then run again"
+                f"the working tree has uncommitted changes ({shown})",
+                hint="commit or `git stash` them, then run the same command again",
             )
         for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "BISECT_LOG"):
             if (self._git.folder / name).exists():
                 raise PreconditionError(
-                    f"git is in the middle of something ({name}): finish or abort it, then run again"
+                    f"git is in the middle of a merge, rebase, cherry-pick or bisect ({name})",
+                    hint="finish or abort it, then run the same command again",
                 )
 
     def start_branch(self, branch: str, at: str) -> None:
-        """Make a branch at a commit and check it out."""
+        """Create a branch at a commit and check it out."""
         self._git.run("checkout", "--quiet", "-b", branch, at)
 
     def switch(self, branch: str) -> None:
@@ -111,14 +116,17 @@ class Checkout:
             self._git.run("checkout", "--quiet", branch, "--")
 
     def advance(self, branch: str, new: str, old: str) -> list[str]:
-        """Move `branch` from `old` to `new`, with the checkout where that is on it. Returns what stays a person's.
+        """Move `branch` from `old` to `new`, and the checkout with it if it is on that branch.
 
-        Of the files that differ between both, those with the content of either are the loop's and get the new one, in
-        the working tree and in the index; another content is a person's edit, which stays. Doing it again, after it was
-        cut off anywhere, comes to the same. All is made ready first, so that the checkout is only for the time of some
-        renames between the two.
+        Of the files that differ between the two commits, those with the content of either belong to the loop and get
+        the new content, in the working tree and in the index. Any other content is an edit of the user's and stays.
+        Everything is prepared first, so that the checkout is in between the two commits only for a few renames. An
+        interrupted call can be repeated with the same result.
+
+        Returns:
+            The files that keep the user's edits.
         """
-        # Git moves it from there alone: a commit that a person makes in this moment is an error, and is not lost.
+        # Git checks the old value: if the user commits at this moment, the move fails and the commit is not lost.
         at = self._workspace.resolve(f"refs/heads/{branch}")
         at = at if at in (old, new) else old
         if self.branch != branch:
@@ -139,7 +147,7 @@ class Checkout:
                     for path in changed:
                         if path in theirs:
                             continue
-                        if self._written(path) != seen[path]:  # a person has written there meanwhile
+                        if self._written(path) != seen[path]:  # the user has edited it in the meantime
                             theirs.append(path)
                         elif path in parts:
                             parts.pop(path).replace(self._workspace.top / path)
@@ -152,16 +160,18 @@ class Checkout:
         return theirs
 
     def sweep(self) -> None:
-        """Remove what an `advance` that was killed has left in git's own folder."""
+        """Remove the temporary folders that a killed `advance` has left in the .git folder."""
         for left in self._git.folder.glob("autoresearch-*"):
             shutil.rmtree(left, ignore_errors=True)
 
     def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
-        """Restore what a loop that was killed left half done: `files` that hold (a beginning of) what one of `commits`
-        has in them.
+        """Restore files that a killed loop has left half written.
 
-        Anything else in them, text or not, is the person's own work and stays. Returns the names of those that were
-        not as in HEAD.
+        These are the `files` whose content equals, or is the beginning of, their content in one of `commits`. Any other
+        content is the user's own work and stays.
+
+        Returns:
+            The files that differed from HEAD before and no longer do.
         """
         before = self.changes()
         known = [commit for commit in dict.fromkeys(commits) if commit]
@@ -173,7 +183,7 @@ class Checkout:
         return sorted({*before} - {*self.changes()})
 
     def exclude(self, patterns: Iterable[str]) -> None:
-        """Keep the loop's own files out of the person's `git status`, where .gitignore does not do so already."""
+        """Keep the loop's own files out of the user's `git status`, unless .gitignore does so already."""
         exclude = Path(self._git.run("rev-parse", "--path-format=absolute", "--git-path", "info/exclude"))
         present = exclude.read_text().splitlines() if exclude.exists() else []
         missing = self._not_ignored([pattern for pattern in patterns if pattern not in present])
@@ -181,24 +191,24 @@ class Checkout:
             exclude.parent.mkdir(exist_ok=True)
             exclude.write_text("\n".join([*present, *missing]) + "\n")
 
-    # Inside
+    # Internals
 
     def _is_ours(self, path: str, *entries: tuple[str, str] | None) -> bool:
-        """Return whether the working tree has at `path` what one of the entries says."""
+        """Return whether the file at `path` in the working tree equals one of the entries; None means no file."""
         file = self._workspace.top / path
         if not os.path.lexists(file):
             return None in entries
         if file.is_symlink() or not file.is_file():
             return False
         ours = [entry[1] for entry in entries if entry is not None]
-        # Git need only be asked where its filters stand between the file and the blob.
+        # Ask git only if the bytes differ, as its filters may have changed them.
         return (
             _blob_of(file, len(ours[0])) in ours
             or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
         )
 
     def _written(self, path: str) -> tuple[int, ...] | None:
-        """What changes with every write to a file of the checkout; None where there is none."""
+        """Return a stamp that changes with every write to a file of the checkout; None if it does not exist."""
         try:
             found = (self._workspace.top / path).lstat()
         except OSError:
@@ -206,10 +216,10 @@ class Checkout:
         return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _part(self, path: str, commit: str, scratch: Path) -> Path:
-        """What `commit` has at `path`, as the checkout wants it, in a file that a rename can put there."""
+        """Write the content of `path` in `commit`, as checked out, to a file that can be renamed into place."""
         target = self._workspace.top / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A person's filters run as the person's own git runs them.
+        # Run the user's filters with the user's own language settings.
         content = self._git.fed(["cat-file", "--filters", f"{commit}:{path}"], b"", own_language())
         mode = 0o755 if self._workspace.tree(commit)[path][0] == "100755" else 0o644
         same_disk = scratch.stat().st_dev == target.parent.stat().st_dev
@@ -220,7 +230,12 @@ class Checkout:
         return Path(name)
 
     def _index_with(self, scratch: Path, entries: Mapping[str, tuple[str, str] | None], digits: int) -> Path:
-        """A copy of the index with these entries; None takes one away. digits: how long a hash is here."""
+        """Write a copy of the index with these entries changed.
+
+        Args:
+            entries: mode and blob by path; None removes the entry.
+            digits: the length of a hash in this repository.
+        """
         with contextlib.suppress(FileNotFoundError):
             scratch.write_bytes((self._git.folder / "index").read_bytes())
         said = "".join(
@@ -233,7 +248,7 @@ class Checkout:
 
     @contextlib.contextmanager
     def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:
-        """Move the branch at the end of the block: git has all ready for it at its beginning."""
+        """Lock and check the branch for a move at the beginning of the block, and move it at the end."""
         mover = subprocess.Popen(
             [*GIT, "update-ref", "--stdin"],
             cwd=self._workspace.top,
@@ -258,12 +273,11 @@ class Checkout:
                 mover.stdin.flush()
             _, errors = mover.communicate()
         if "prepare: ok" not in said or mover.returncode != 0:
-            raise AutoresearchError(
-                f"`git update-ref` failed in {self._workspace.top}: {' '.join(errors.split()) or mover.returncode}"
-            )
+            words = " ".join(errors.split()) or f"exit code {mover.returncode}"
+            raise AutoresearchError(f"`git update-ref` failed in {self._workspace.top}: {words}")
 
     def _restore(self, path: str) -> None:
-        """Give a file in the index and in the working tree the content that HEAD has."""
+        """Reset a file in the index and in the working tree to its content in HEAD."""
         name = self._workspace.in_repository(path)
         if self._git.run("ls-tree", "--name-only", "--full-tree", self._workspace.head, "--", name):
             self._git.run("checkout", "--quiet", self._workspace.head, "--", name)
@@ -272,25 +286,27 @@ class Checkout:
             (self._workspace.folder / path).unlink(missing_ok=True)
 
     def _not_ignored(self, paths: list[str]) -> list[str]:
-        """Those of `paths`, relative to the workspace, that git would show as untracked."""
-        # A rule for a folder applies to what is none yet by the slash at its end; no name is magic after a dot.
+        """Return those of `paths`, relative to the workspace, that git would show as untracked."""
+        # With a trailing slash, rules for folders also match a folder that does not exist yet; the leading `./` keeps
+        # git from reading pathspec magic into a name.
         names = {path: f"./{self._workspace.in_repository(path)}{'/' * path.endswith('/')}" for path in paths}
         ignored = b""
         if names:
-            with contextlib.suppress(AutoresearchError):  # its exit code says that there is none
+            with contextlib.suppress(AutoresearchError):  # git exits with 1 if none is ignored
                 said = os.fsencode("".join(f"{name}\0" for name in names.values()))
                 ignored = self._git.fed(["check-ignore", "-z", "--stdin", "--no-index"], said, {LITERAL: "0"})
         return [path for path, name in names.items() if os.fsencode(name) not in ignored.split(b"\0")]
 
 
 def _blob_of(file: Path, digits: int) -> str:
-    """The name of the blob with exactly these bytes (gitformat-pack(5), object headers).
+    """Return the hash of the blob with exactly the bytes of `file` (gitformat-pack(5), object headers).
 
-    digits: how long the names are, 40, or 64 where they are of SHA-256.
+    Args:
+        digits: the length of a hash in this repository: 40 for SHA-1, 64 for SHA-256.
     """
     try:
         content = file.read_bytes()
     except OSError:
-        return ""  # git says why
+        return ""  # git hash-object reports the reason
     algorithm = hashlib.sha1 if digits == 40 else hashlib.sha256
     return algorithm(b"blob %d\0" % len(content) + content).hexdigest()

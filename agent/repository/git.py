@@ -1,4 +1,4 @@
-"""How git is run: its settings, its environment, and what it says when it fails."""
+"""Run git with fixed settings and a clean environment, and turn its failures into errors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.paths import NOT_TRUSTED, not_trusted
 
-# The person's hooks are for the person's commits; at night one that fails or asks would end the session. Patches and
-# messages are as programs expect them, however the person likes to see them.
+# The user's hooks are for the user's commits; a hook that fails or prompts at night would end the session. Patches and
+# messages must be parseable, whatever display settings the user has configured.
 SETTINGS = (
     *("core.hooksPath=/dev/null", "core.fsmonitor=false", "i18n.commitEncoding=UTF-8", "i18n.logOutputEncoding=UTF-8"),
     *("diff.noprefix=false", "diff.mnemonicPrefix=false", "diff.relative=false", "diff.submodule=short"),
@@ -23,17 +23,26 @@ SETTINGS = (
 GIT = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
-# Of git's variables those that say how it works. The others say on what: a hook's or an alias's repository, not this.
+# Git's variables that control how it works. The others select a repository, such as that of a calling hook or alias.
 OF_GIT = re.compile(r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|EXEC_PATH|CEILING_DIRECTORIES)")
-# A path is a path, whatever sign it begins with (gitglossary(7), pathspec).
+# Take every path literally, whatever character it starts with (gitglossary(7), pathspec).
 LITERAL = "GIT_LITERAL_PATHSPECS"
 NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tree"  # git's own words
 
 
 class Git:
-    """One repository, and the commands that are run on it.
+    """A repository and the git commands that run in it.
 
-    top: of its working tree. folder: git's own. user: the `name` and `email` that the person has configured.
+    Args:
+        folder: any folder of its working tree.
+
+    Attributes:
+        top: the top folder of the working tree.
+        folder: the absolute path of the .git folder.
+        user: `name` and `email` as the user has configured them; missing ones are left out.
+
+    Raises:
+        PreconditionError: `folder` is not in a working tree, git does not trust its owner, or git cannot be started.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +50,7 @@ class Git:
             if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
                 del os.environ[name]
         self.top = folder
-        # Its words are in English.
+        # Error messages are matched below, so they must be in English.
         self._env = {**os.environ, "LANGUAGE": "C", "LC_ALL": "C", LITERAL: "1"}
         try:
             self.folder = Path(self.run("rev-parse", "--absolute-git-dir"))
@@ -50,21 +59,22 @@ class Git:
             raise _no_repository(folder, str(error)) or error from None
         if not folder.is_relative_to(self.top):
             raise PreconditionError(
-                f"{folder} is outside of {self.top}, where core.worktree puts the files of its repository: run there"
+                f"{folder} is outside of {self.top}, which core.worktree sets as the working tree of its repository",
+                hint=f"run the same command in {self.top}",
             )
         self.user = self._configured_user()
         self._env |= self._identity()
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What git sees of the environment, with `more`."""
+        """Return the environment variables for git, with `more` added."""
         return {**self._env, **more}
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> str:
-        """Run git. Returns what it prints, less the last line's end. Raises AutoresearchError with git's own words."""
+        """Run git and return its output without the final newline. Raises AutoresearchError with git's own message."""
         return os.fsdecode(self.fed([*args], b"", env or {})).removesuffix("\n")
 
     def fed(self, args: list[str], said: bytes, env: Mapping[str, str]) -> bytes:
-        """Run git with `said` on its standard input. Returns what it prints; raises as `run` does."""
+        """Run git with `said` on its standard input and return its output. Raises as `run` does."""
         for last in (*[False] * LOCK_ATTEMPTS, True):
             try:
                 done = subprocess.run(
@@ -80,33 +90,34 @@ class Git:
             if done.returncode == 0:
                 return done.stdout
             words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
-            # Another git may be at work for a moment: an editor's status, a person's commit.
+            # Another git may hold the lock for a moment: an editor's status, a commit of the user's.
             if last or ".lock': File exists" not in words:
                 what = f"`git {' '.join(args[:2])}` failed in {self.top}"
-                raise AutoresearchError(f"{what}: {words or done.returncode}")
+                raise AutoresearchError(f"{what}: {words or f'exit code {done.returncode}'}")
             time.sleep(LOCK_WAIT_SECONDS)
         raise AssertionError("unreachable")
 
     def lines(self, *args: str) -> list[str]:
-        """What git prints with `-z`, entry by entry."""
+        """Run git with arguments that include `-z` and return the entries that it prints."""
         return [line for line in self.run(*args).split("\0") if line]
 
     def configured(self, key: str) -> str:
+        """Return a value of git's configuration, or an empty string if it is not set."""
         try:
             return self.run("config", "--get", key)
         except AutoresearchError:
             return ""
 
     def _configured_user(self) -> dict[str, str]:
-        """The `name` and `email` that the person has configured; of what is missing none."""
+        """Return `name` and `email` as the user has configured them, without those that are missing."""
         entries = []
-        with contextlib.suppress(AutoresearchError):  # its exit code says that there is none
+        with contextlib.suppress(AutoresearchError):  # git fails if neither is set
             entries = self.lines("config", "-z", "--get-regexp", "^user\\.(name|email)$")
         found = dict(entry.removeprefix("user.").partition("\n")[::2] for entry in entries)  # the last of each counts
         return {key: value for key, value in found.items() if value}
 
     def _identity(self) -> dict[str, str]:
-        """A name for the loop's commits where the person has configured none."""
+        """Return the variables that name the author of the loop's commits, with a fallback if none is configured."""
         env = {}
         for key, fallback in FALLBACK_IDENTITY.items():
             value = self.user.get(key, fallback)
@@ -117,31 +128,36 @@ class Git:
 
 
 def own_language() -> dict[str, str]:
-    """The person's own, for what runs their programs: an empty variable counts as none."""
+    """Return the user's own language variables, for git commands that run the user's filters. Empty means not set."""
     return {name: os.environ.get(name, "") for name in ("LANGUAGE", "LC_ALL")}
 
 
 def _no_repository(folder: Path, words: str) -> PreconditionError | None:
-    """The sentence for a folder in which git finds nothing to work on; None for another failure of git."""
+    """Return the error for a folder outside of any usable working tree, or None for another failure of git."""
     if NOT_TRUSTED in words:
         return not_trusted(_top_of(folder))
     if NO_REPOSITORY in words:
         return PreconditionError(
-            f"{folder} is not in a git repository: run `git init && git add -A && git commit -m start` there"
+            f"{folder} is not in a git repository", hint="run `git init && git add -A && git commit -m start` there"
         )
     if NO_WORK_TREE in words:
-        return PreconditionError(f"{folder} is in a bare repository, or in git's own folder: clone it and run there")
+        return PreconditionError(
+            f"{folder} is in a bare repository or in a .git folder",
+            hint="clone the repository and run the same command in the clone",
+        )
     return None
 
 
 def _top_of(folder: Path) -> Path:
-    """The repository that `folder` lies in, where git itself does not tell."""
+    """Return the repository that contains `folder`, for a repository in which git refuses to work."""
     return next((each for each in (folder, *folder.parents) if (each / ".git").exists()), folder)
 
 
 def _cannot_start(folder: Path, error: OSError) -> AutoresearchError:
     if not folder.is_dir():
-        return PreconditionError(f"there is no folder {folder} any more")
+        return PreconditionError(f"the folder {folder} no longer exists")
     if isinstance(error, FileNotFoundError):
-        return PreconditionError("git is not installed: install it, then run again")
-    return PreconditionError(f"git cannot be run: {error.strerror or error}; mend that, then run again")
+        return PreconditionError("git is not installed", hint="install git, then run the same command again")
+    return PreconditionError(
+        f"cannot run git: {error.strerror or error}", hint="fix that, then run the same command again"
+    )

@@ -1,4 +1,4 @@
-"""The files that no candidate changes: those that immutableHarness names, and the modules that they import."""
+"""The files that no candidate may change: those named in immutableHarness, and the modules that they import."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from agent.source.encoding import decoded
 from agent.source.imports import COMPILED, Import, closure, imports
 from agent.system.memory import remember
 
-EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # beside a harness that hands models over; the second is older
-HANDED_OVER = "handed_over"  # what such an evaluator says
+EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # relative to the harness; the second is of older versions
+HANDED_OVER = "handed_over"  # an event of the evaluator's protocol, by which its script is recognised
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
-LINK, LONGEST_LINK = "120000", 4096  # git's mode of symbolic links, and what a system takes for one
+LINK, LONGEST_LINK = "120000", 4096  # git's mode of symbolic links; the longest target that a system follows, in bytes
 WILD = "*?"
-# What Python or pytest loads without being asked, wherever it finds them.
+# Python or pytest imports these on its own wherever it finds them.
 LOADED_UNASKED = ("conftest.py", "sitecustomize.py", "usercustomize.py")
 
 Tree = Mapping[str, tuple[str, str]]  # path -> mode and blob
@@ -27,7 +27,9 @@ Tree = Mapping[str, tuple[str, str]]  # path -> mode and blob
 class HarnessFiles:
     """The harness of each commit of a workspace.
 
-    tree: the files of a commit, relative to the workspace. contents: of blobs.
+    Args:
+        tree: returns the files of a commit, by path relative to the workspace.
+        contents: returns the contents of blobs, by their hash.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class HarnessFiles:
         self._named = {PurePosixPath(glob).as_posix() for glob in self._surface.allowed_globs if not _is_wild(glob)}
 
     def of(self, commit: str) -> frozenset[str]:
-        """Return the harness's files in `commit`: what a candidate may change is none of them."""
+        """Return the harness's files in `commit`, without those that a candidate may change."""
         if commit not in self._files:
             tree = self._tree(commit)
             starts = self._starts(tree)
@@ -61,13 +63,13 @@ class HarnessFiles:
         return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()
 
     def holds(self, commit: str, path: str) -> bool:
-        """Return whether `path` is of the harness in `commit` though allowedGlobs match it: by name they may."""
+        """Return whether `path` belongs to the harness in `commit`, unless allowedGlobs name it literally."""
         return path not in self._named and path in self.of(commit)
 
     def refusal(self, commit: str, paths: Iterable[str]) -> str | None:
-        """Say why no candidate on top of `commit` may have other or new files at `paths`; None where it may.
+        """Return why a candidate on top of `commit` may not change or add files at `paths`, or None if it may.
 
-        A new file that the harness would import, in place of its own module or of an installed one, is refused.
+        A new file is refused if the harness would import it in place of its own module or of an installed one.
         """
         paths = sorted({*paths} - self._named)
         if not paths:
@@ -90,7 +92,7 @@ class HarnessFiles:
         return None
 
     def _starts(self, tree: Tree) -> frozenset[str]:
-        """The files of immutableHarness.paths, with the evaluator beside them."""
+        """Return the files of immutableHarness.paths and the evaluator next to them."""
         found = {path for path in tree if self._is_start(path)}
         beside = {str(PurePosixPath(path).parent / script) for path in found for script in EVALUATORS}
         scripts = [path for path in sorted(beside - found) if path in tree and _is_file(tree[path])]
@@ -101,11 +103,12 @@ class HarnessFiles:
         return any(matches(path, glob) for glob in self._paths)
 
     def _apart(self, starts: Collection[str]) -> list[str]:
-        """The allowed globs by which a person has told files from the harness: none of its own may change by them."""
+        """Return the allowed globs that match no file of immutableHarness, and so separate mutable files from it."""
         mutable = [path for path in starts if self._surface.allows(path)]
         return [glob for glob in self._surface.allowed_globs if not any(matches(path, glob) for path in mutable)]
 
     def _reached(self, tree: Tree, files: Collection[str], starts: frozenset[str]) -> frozenset[str]:
+        """Return `starts` and everything among `files` that they import, directly or indirectly."""
         apart, links, builds = self._apart(starts), self._links(tree), _builds(files)
 
         def ways(place: str) -> list[str]:
@@ -123,13 +126,13 @@ class HarnessFiles:
         return closure(starts, ways, read, follow)
 
     def _links(self, tree: Tree) -> dict[str, str]:
-        """Where each symbolic link leads, as it is written in it; of what is too long for one its beginning."""
+        """Return the target of each symbolic link as written in it, cut after `LONGEST_LINK` bytes."""
         blobs = {path: entry[1] for path, entry in tree.items() if entry[0] == LINK}
         contents = self._contents([*blobs.values()])
         return {path: os.fsdecode(contents[blob][:LONGEST_LINK]) for path, blob in blobs.items()}
 
     def _read(self, blobs: Mapping[str, str]) -> dict[str, frozenset[Import]]:
-        """What each file imports. Remembered: candidates share nearly all of them."""
+        """Return the imports of each file. They are cached, as candidates share nearly all of their files."""
         missing = {blob: path for path, blob in blobs.items() if blob not in self._imports}
         for blob, content in self._contents([*missing]).items():
             try:
@@ -140,9 +143,9 @@ class HarnessFiles:
         return {path: self._imports.get(blob, frozenset()) for path, blob in blobs.items()}
 
     def _is_mutable(self, path: str, apart: Collection[str]) -> bool:
-        """Whether a candidate may change what the harness imports: a person has told it from the harness.
+        """Return whether a candidate may change `path` although the harness imports it.
 
-        They did with its name, or with a glob of `apart`.
+        It may if the user has allowed the file by its literal name or by a glob of `apart`.
         """
         if not self._surface.allows(path):
             return False
@@ -150,9 +153,9 @@ class HarnessFiles:
 
 
 def _builds(files: Collection[str]) -> dict[str, list[str]]:
-    """By the name that an import has, what compilers have made: one file for each interpreter and machine.
+    """Return the compiled modules by the name under which they are imported.
 
-    `fast.cpython-311-x86_64-linux-gnu.so` is one of `fast.so`.
+    There may be one for each interpreter and machine: `fast.cpython-311-x86_64-linux-gnu.so` is one of `fast.so`.
     """
     found: dict[str, list[str]] = {}
     for path in sorted(files):
@@ -163,7 +166,7 @@ def _builds(files: Collection[str]) -> dict[str, list[str]]:
 
 
 def _is_file(entry: tuple[str, str]) -> bool:
-    """Neither a link nor another repository."""
+    """Return whether an entry is a regular file, neither a link nor a submodule."""
     return entry[0].startswith("100")
 
 

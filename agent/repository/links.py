@@ -1,4 +1,4 @@
-"""Paths of a commit through its symbolic links, as the system would follow them in a checkout."""
+"""Resolve paths in a commit through its symbolic links, as the system would in a checkout."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ MOST_HOPS = 40  # links on one way, as on Linux: path_resolution(7)
 
 
 def way_to(path: str, files: Collection[str], links: Mapping[str, str]) -> list[str]:
-    """Return the links that `path` goes through and the file that it leads to, which is last; empty for none.
+    """Return the links on the way to `path` and, last, the file that it resolves to.
 
-    files: all of the commit. links: where its links lead, by their paths. One that leads out of the commit is itself
-    what is found.
+    A link that leads out of the commit resolves to itself. The list is empty if no file is found.
+
+    Args:
+        files: all paths of the commit.
+        links: path of each symbolic link -> its target as written in it.
     """
     way: list[str] = []
     at, rest = "", path.split("/")[::-1]

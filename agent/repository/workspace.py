@@ -1,8 +1,8 @@
-"""The workspace as its commits have it: the files in them, and the commits of candidates and of results.
+"""The workspace as recorded in commits: read their files, and create commits of candidates and results.
 
-A candidate is a commit from the moment it exists, made without index and working tree and without moving the branch:
-`refs/autoresearch/<tag>/<number>` keeps it for ever. The branch moves once an experiment, to a commit that holds the
-incumbent and the new row of the results: `agent.repository.checkout` does that.
+A candidate is a commit from the start. It is made without the index and the working tree and without moving the
+branch, and `refs/autoresearch/<tag>/<number>` keeps it permanently. The branch moves once per experiment, to a commit
+that holds the incumbent and the new row of the results; see `agent.repository.checkout`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from agent.system.memory import remember
 MOST_TREES, MOST_BLOBS, LARGEST_REMEMBERED = 8, 64, 2**16
 SUBMODULE = "160000"
 NO_COMMIT = "Needed a single revision"  # git's own words
+NOTHING_MAY_CHANGE_HINT = "commit the file to research, or name it in allowedGlobs"
 
 
 class Workspace:
-    """The folder with protocol.json, inside a git repository (at its top or below).
+    """The folder with protocol.json, at the top of a git repository or below.
 
-    git: for this room alone.
+    Attributes:
+        git: only for the modules of this package.
+        top: the top folder of the repository.
     """
 
     def __init__(self, folder: Path, protocol: Protocol) -> None:
@@ -42,26 +45,28 @@ class Workspace:
         self._contents: dict[str, bytes] = {}
         self._harness = HarnessFiles(protocol, self._inside_tree, self._blobs)
 
-    # What there is
+    # Reading
 
     @property
     def prefix(self) -> str:
-        """Where the workspace lies in its repository: `.` at the top."""
+        """The workspace's path relative to the top of its repository; `.` at the top."""
         return str(self._prefix)
 
     @property
     def head(self) -> str:
+        """The hash of HEAD. Raises PreconditionError if nothing is committed yet."""
         try:
             return self.git.run("rev-parse", "--verify", "HEAD")
         except AutoresearchError as error:
             if NO_COMMIT not in str(error):
                 raise
             raise PreconditionError(
-                f"{self.top} has no commit yet: `git add` what belongs to it and commit, then run again"
+                f"{self.top} has no commit yet",
+                hint="`git add` the project's files and commit them, then run the same command again",
             ) from None
 
     def resolve(self, name: str) -> str | None:
-        """The commit that a ref or a hash stands for; None where there is no such commit."""
+        """Return the full hash of the commit that a ref or hash names, or None if it does not exist."""
         try:
             return self.git.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
         except AutoresearchError:
@@ -69,7 +74,7 @@ class Workspace:
 
     @property
     def author(self) -> str | None:
-        """`Name <address>` as the person has configured it; None where either is missing."""
+        """`Name <address>` as the user has configured it, or None if either is missing."""
         user = self.git.user
         return f"{user['name']} <{user['email']}>" if len(user) == 2 else None
 
@@ -77,9 +82,9 @@ class Workspace:
         return bool(self.git.run("ls-files", "--", self.in_repository(path)))
 
     def files(self, commit: str) -> dict[str, str]:
-        """path -> text of every file that a candidate may change, as `commit` has it.
+        """Return path -> text of every file in `commit` that a candidate may change.
 
-        No symbolic link is one: what git keeps of it is where it leads, and a program's text leads nowhere.
+        Symbolic links are left out, as git stores only their target.
         """
         wanted = {
             path: blob
@@ -89,20 +94,20 @@ class Workspace:
         contents = self._blobs([*wanted.values()])
         texts = {}
         for path, blob in wanted.items():
-            with contextlib.suppress(UnicodeError):  # a binary file is no text to edit
+            with contextlib.suppress(UnicodeError):  # a binary file cannot be edited as text
                 texts[path] = decoded(path, contents[blob])
         return texts
 
     def harness(self, commit: str) -> frozenset[str]:
-        """Return the files of the harness in `commit`, with the modules that they import."""
+        """Return the files of the harness in `commit`, including the modules that they import."""
         return self._harness.of(commit)
 
     def harness_digest(self, commit: str) -> str:
-        """Return a SHA-256 over paths and contents of those files."""
+        """Return a SHA-256 over paths and contents of the harness in `commit`."""
         return self._harness.digest(commit)
 
     def refusal(self, parent: str, paths: Iterable[str]) -> str | None:
-        """Say why no candidate on top of `parent` may have others at `paths`: "changes a.py, which ..."; else None."""
+        """Return why a candidate on top of `parent` may not change `paths`, as "changes a.py, which ...", or None."""
         for path in paths:
             inside = (self.folder / path).resolve().is_relative_to(self.folder)
             if not inside or not self.protocol.mutable_surface.allows(path):
@@ -110,12 +115,12 @@ class Workspace:
         return self._harness.refusal(parent, paths)
 
     def show(self, commit: str, path: str) -> str | None:
-        """The text of `path` in `commit`, or None where it has no such file."""
+        """Return the text of `path` in `commit`, or None if it has no such file."""
         content = self.content(commit, path)
         return None if content is None else content.decode(errors="surrogateescape")
 
     def without(self, text: str, after: str, before: str) -> str | None:
-        """`text` with the change from `before` to `after` taken back; None where later changes stand in the way."""
+        """Return `text` with the change from `before` to `after` reverted, or None if later changes conflict."""
         with tempfile.TemporaryDirectory() as scratch:
             paths = [Path(scratch) / name for name in ("text", "after", "before")]
             for path, content in zip(paths, (text, after, before), strict=True):
@@ -123,20 +128,23 @@ class Workspace:
             try:
                 self.git.run("merge-file", "--quiet", *map(str, paths))
             except AutoresearchError:
-                return None  # its exit code is the number of conflicts
+                return None  # git merge-file exits with the number of conflicts
             return _read(paths[0])
 
     def diff(self, old: str, new: str) -> str:
-        """The unified diff of the workspace from one commit to another, the results left out."""
+        """Return the unified diff of the workspace between two commits, without the results file."""
         results = f":(top,exclude,literal){self.in_repository(self.protocol.provenance.results_log.path)}"
         here = f":(top,literal){'' if self.prefix == '.' else self.prefix}"
         plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
         return self.git.run(*plain, old, new, "--", here, results, env={LITERAL: "0"})
 
     def export(self, folder: Path, commit: str | None = None) -> Path:
-        """Write every file of `commit`, by default HEAD, below `folder`. Returns the workspace there.
+        """Write every file of a commit below `folder` and return the path of the workspace in it.
 
-        What is the same in the checkout keeps its time of change: builds go by that.
+        Files that equal those of the checkout keep their modification time, as build tools rely on it.
+
+        Args:
+            commit: None means HEAD.
         """
         commit = commit or self.head
         with tempfile.TemporaryDirectory() as scratch:
@@ -152,27 +160,27 @@ class Workspace:
         return folder / self._prefix
 
     def results(self, commit: str) -> str:
-        """What the file of the results holds in `commit`; empty where there is none."""
+        """Return the text of the results file in `commit`; empty if there is none."""
         return self.show(commit, self.protocol.provenance.results_log.path) or ""
 
     def untracked(self) -> list[str]:
-        """Files and folders of the repository that git does not track, ignored ones too, relative to its top."""
+        """Return the untracked files and folders of the repository, including ignored ones, relative to its top."""
         return [name.rstrip("/") for name in self.git.lines("ls-files", "-z", "--others", "--directory")]
 
     def submodules(self) -> list[str]:
-        """Return where other repositories are part of this one, relative to its top."""
+        """Return the submodules of the repository, relative to its top."""
         return [path for path, (mode, _) in self.staged().items() if mode == SUBMODULE]
 
     def short(self, commit: str) -> str:
-        """Seven characters, or as many more as tell it apart. Remembered: every row is written again with each."""
+        """Return a unique abbreviated hash of at least seven characters. Cached, as rows are rewritten each time."""
         if commit not in self._short:
             self._short[commit] = self.git.run("rev-parse", "--short=7", commit)
         return self._short[commit]
 
-    # What a session does
+    # Writing
 
     def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
-        """Commit `files` on top of `parent`, kept under `ref`. Raises Violation where one of them may not change."""
+        """Commit `files` on top of `parent` and keep it under `ref`. Raises Violation if a file may not change."""
         if refusal := self.refusal(parent, [*files]):
             raise Violation(f"the proposal {refusal}")
         commit = self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
@@ -180,19 +188,20 @@ class Workspace:
         return commit
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
-        """A commit on top of `parent` with the results in it. Nothing moves yet: `Checkout.advance` does that."""
-        content = text.encode(errors="surrogateescape")  # rows of others are as they are
+        """Commit the results on top of `parent` without moving the branch; `Checkout.advance` does that."""
+        content = text.encode(errors="surrogateescape")  # rows that other tools wrote keep their bytes
         return self._commit_on(parent, {self.protocol.provenance.results_log.path: content}, message)
 
     def keep(self, ref: str, commit: str) -> None:
         self.git.run("update-ref", ref, commit)
 
-    # What a checkout asks
+    # For `Checkout`
 
     def content(self, commit: str, path: str) -> bytes | None:
-        """What `path` holds in `commit`, or None where it has no such file, or there is no such commit.
+        """Return the content of `path` in `commit`, or None if the file or the commit does not exist.
 
-        Raises AutoresearchError where git fails: a file that cannot be read is not one that is not there.
+        Raises:
+            AutoresearchError: git failed, so that it is unknown whether the file exists.
         """
         if commit not in self._trees and self.resolve(commit) is None:
             return None
@@ -200,16 +209,16 @@ class Workspace:
         return None if mode == SUBMODULE else self._blobs([blob])[blob]
 
     def in_repository(self, path: str) -> str:
-        """Return the path of a file of the workspace relative to the repository's top."""
+        """Return a path of the workspace relative to the top of the repository."""
         return str(self._prefix / path)
 
     def inside(self, path: str) -> str | None:
-        """Relative to the workspace; None for what lies elsewhere in the repository."""
+        """Return a path of the repository relative to the workspace, or None if it is outside of the workspace."""
         name = PurePosixPath(path)
         return str(name.relative_to(self._prefix)) if name.is_relative_to(self._prefix) else None
 
     def _inside_tree(self, commit: str) -> dict[str, tuple[str, str]]:
-        """The same of the workspace alone, by paths relative to it."""
+        """Return path -> mode and blob of all files of the workspace in `commit`, relative to the workspace."""
         above = "" if self.prefix == "." else f"{self.prefix}/"
         return {path[len(above) :]: entry for path, entry in self.tree(commit).items() if path.startswith(above)}
 
@@ -217,7 +226,7 @@ class Workspace:
         return self.protocol.mutable_surface.allows(path) and not self._harness.holds(commit, path)
 
     def tree(self, commit: str) -> dict[str, tuple[str, str]]:
-        """path -> mode and blob of all that `commit` holds. Remembered: a hash means the same for ever."""
+        """Return path -> mode and blob of all files in `commit`. Cached for full hashes, which never change meaning."""
         known = self._trees.get(commit)
         if known is None:
             known = {}
@@ -225,12 +234,12 @@ class Workspace:
                 about, _, path = line.partition("\t")
                 mode, _, blob = about.split(" ")
                 known[path] = (mode, blob)
-            if len(commit) >= 40:  # a whole hash
+            if len(commit) >= 40:  # a full hash
                 remember(self._trees, commit, known, MOST_TREES)
         return known
 
     def staged(self) -> dict[str, tuple[str, str]]:
-        """path -> mode and blob of all that the index holds."""
+        """Return path -> mode and blob of all files in the index."""
         found = {}
         for line in self.git.lines("ls-files", "--stage", "-z"):
             about, _, path = line.partition("\t")
@@ -241,7 +250,7 @@ class Workspace:
     # Inside
 
     def _commit_on(self, parent: str, contents: Mapping[str, bytes], message: str) -> str:
-        """Plumbing throughout: no hook, no signature prompt and no index of the person's is involved."""
+        """Create a commit with plumbing commands only, without hooks, signature prompts or the user's index."""
         entries = dict(self.tree(parent))
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
@@ -250,7 +259,7 @@ class Workspace:
                 blob = self.git.fed(["hash-object", "-w", "--stdin"], content, {}).decode().strip()
                 name = self.in_repository(path)
                 entries[name] = (entries[name][0] if name in entries else "100644", blob)
-                # Unlike --index-info, this refuses a file where there is a folder, and the other way round.
+                # Unlike --index-info, this refuses to replace a folder with a file, and vice versa.
                 self.git.run("update-index", "--add", "--cacheinfo", f"{entries[name][0]},{blob},{name}", env=index)
             tree = self.git.run("write-tree", env=index)
         commit = self.git.run("commit-tree", tree, "-p", parent, "-m", message)
@@ -258,9 +267,9 @@ class Workspace:
         return commit
 
     def _blobs(self, wanted: list[str]) -> dict[str, bytes]:
-        """blob -> what it holds, all from one git (git-cat-file(1), batch output).
+        """Return blob -> content, read by a single git process (git-cat-file(1), batch output).
 
-        Small ones are remembered: a name means the same for ever.
+        Small blobs are cached, as their hashes never change meaning.
         """
         found = {blob: self._contents[blob] for blob in wanted if blob in self._contents}
         missing = [blob for blob in dict.fromkeys(wanted) if blob not in found]
@@ -272,7 +281,10 @@ class Workspace:
             head = said.index(b"\n", at)
             about = said[at:head].split()
             if len(about) != 3:
-                raise AutoresearchError(f"git has no content for {blob[:12]} here: run `git fsck`, then fetch it")
+                raise AutoresearchError(
+                    f"git object {blob[:12]} is missing from {self.top}",
+                    hint="run `git fsck`, then fetch the missing objects",
+                )
             end = head + 1 + int(about[2])
             found[blob] = said[head + 1 : end]
             at = end + 1
@@ -282,21 +294,21 @@ class Workspace:
 
 
 def nothing_may_change(protocol: Protocol) -> str:
-    """Say that `Workspace.files` finds none."""
+    """Return the message for a commit in which `Workspace.files` finds none. Its hint is NOTHING_MAY_CHANGE_HINT."""
     globs = ", ".join(protocol.mutable_surface.allowed_globs)
     return (
-        f"no tracked file matches allowedGlobs ({globs}) but links, files that are no text, what forbiddenGlobs "
-        "take back and what the harness imports: commit the file to be researched, or name it there"
+        f"no tracked file matches allowedGlobs ({globs}), not counting links, binary files, "
+        "files that match forbiddenGlobs, and files that the harness imports"
     )
 
 
 def _read(path: Path) -> str:
-    """Text with its line endings as they are."""
+    """Read text without translating line endings."""
     with path.open(encoding="utf-8", newline="") as file:
         return file.read()
 
 
 def _write(path: Path, text: str) -> None:
-    """Text with its line endings as they are."""
+    """Write text without translating line endings."""
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Where a run happens: a fresh copy of a commit, what of the machine it shows, and how it is closed.
+"""The isolated copy of a commit in which a run executes, what it shows of the machine, and how it is confined.
 
-Uses repository for the copy.
+Uses `repository` for the copy.
 """

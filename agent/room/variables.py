@@ -1,4 +1,4 @@
-"""Which of the person's variables a run sees: those that are known to be harmless, and no others."""
+"""The environment variables that a run sees: only those that are known to be harmless."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 KEEP_VARIABLE = "AUTORESEARCH_KEEP_ENV"
 
-# The system's, those of numerical libraries and devices, and those of compilers and interpreters.
+# Variables of the system, of numerical libraries and devices, and of compilers and interpreters.
 HARMLESS = re.compile(
     r"PATH|LANG|LANGUAGE|LC_\w+|TZ|TERM|USER|LOGNAME|SHELL|COLUMNS|LINES|NO_COLOR|EDITOR|"
     r"PYTHON\w+|VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV|SHLVL|EXE|PYTHON_EXE)|JAVA_HOME|GOROOT|GOPATH|GOFLAGS|NODE_(ENV|PATH|OPTIONS)|"
@@ -18,18 +18,17 @@ HARMLESS = re.compile(
     r"SDKROOT|DEVELOPER_DIR|MACOSX_DEPLOYMENT_TARGET|SOURCE_DATE_EPOCH|SSL_CERT_(FILE|DIR)|CI|GITHUB_ACTIONS"
 )
 PROXIES = re.compile(r"(https?|all|no)_proxy", re.IGNORECASE)
-# What installs packages needs its index and its mirrors, which may hold a password.
+# Package installation needs its index and mirrors, whose addresses may hold a password.
 OF_SETUP = re.compile(
     r"(UV|PIP|NPM_CONFIG|YARN|PNPM|CARGO|POETRY|HF|AUTORESEARCH)_\w+|npm_config_\w+|REQUESTS_CA_BUNDLE"
 )
-# An agent signs in with the key of its provider.
+# A coding agent needs the key of its provider.
 OF_AGENTS = re.compile(
     r"(ANTHROPIC|CLAUDE|OPENAI|CODEX|GEMINI|GOOGLE|VERTEX\w*|OPENROUTER|MISTRAL|DEEPSEEK|GROQ|XAI|AZURE|BEDROCK|OLLAMA|LITELLM|"
     r"LMSTUDIO|TOGETHER\w*|FIREWORKS\w*|COHERE|CEREBRAS|MOONSHOT|QWEN|DASHSCOPE|ZAI|AIDER|OPENCODE|MSWEA|CURSOR|AWS|XDG)_\w+"
 )
 
-# Names that programs give to what must not leak. Words of their own: TOKENIZERS_PARALLELISM is no token, PWD no
-# password.
+# Usual names of secrets. Only whole words count: TOKENIZERS_PARALLELISM is not a token, and PWD is not a password.
 SECRET = re.compile(
     r"API_?KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|WEBHOOK"
     r"|(^|_)(ACCESS_?KEY|PRIVATE_?KEY|TOKENS?|AUTH)(_|$)|(^|_)(KEYS?|PAT|DSN)$"
@@ -39,7 +38,7 @@ SECRET = re.compile(
 
 
 def harmless(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a run sees. AUTORESEARCH_KEEP_ENV names what else passes."""
+    """Return the variables that a run sees. AUTORESEARCH_KEEP_ENV names further ones."""
     return {
         name: value
         for name, value in environment.items()
@@ -50,13 +49,13 @@ def harmless(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_setup(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a command sees that installs packages or prepares data."""
+    """Return the variables that a set-up command sees, which installs packages or prepares data."""
     more = {name: value for name, value in environment.items() if OF_SETUP.fullmatch(name) or PROXIES.fullmatch(name)}
     return {**harmless(environment), **{name: value for name, value in more.items() if not name.startswith("HF_TOKEN")}}
 
 
 def of_agents(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a coding agent sees."""
+    """Return the variables that a coding agent sees."""
     more = {n: value for n, value in environment.items() if OF_AGENTS.fullmatch(n) or PROXIES.fullmatch(n)}
     return {**harmless(environment), **more}
 
@@ -66,5 +65,5 @@ def _kept(environment: Mapping[str, str]) -> list[str]:
 
 
 def _open_proxy(name: str, value: str) -> bool:
-    """A proxy without a password in its address."""
+    """Return whether a variable names a proxy without a password in its address."""
     return PROXIES.fullmatch(name) is not None and "@" not in value

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.errors import AutoresearchError
 from agent.execution.measure import Runner, measure
-from agent.execution.process import NOBODY, Observer
+from agent.execution.process import UNOBSERVED, Observer
 from agent.journal.comparable import HARNESS, comparable
 from agent.journal.experiment import Run, digest
 from agent.system.files import read_bounded, write_whole
@@ -23,7 +23,7 @@ def measure_baseline(
     runner: Runner,
     fingerprint: dict[str, Any],
     before: Sequence[Run],
-    observer: Observer = NOBODY,
+    observer: Observer = UNOBSERVED,
     commit: str | None = None,
 ) -> Run:
     """Run the baseline once, and save all of its runs with the fingerprint for later sessions.

@@ -56,8 +56,8 @@ def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced
     if setup:
         set_up(runner, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
     commit = commit or runner.workspace.head
-    lent = room.lendable(runner.workspace)
-    for name in lent.kept_back:
+    untracked = room.untracked_files(runner.workspace)
+    for name in untracked.kept_back:
         runner.say(f"{name} may contain keys, so it is hidden from runs")
     with contextlib.ExitStack() as stack:
         harness = None
@@ -68,4 +68,4 @@ def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced
             inside = runner.workspace.export(copy, commit)
             beside, script = where
             harness = evaluation.Harness(inside / beside, script, snapshot, fingerprint.snapshot(protocol), untraced)
-        yield dataclasses.replace(runner, lent=lent, harness=harness)
+        yield dataclasses.replace(runner, untracked=untracked, harness=harness)

@@ -17,7 +17,7 @@ from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import require_runnable
 from agent.protocol.models import Protocol, matches
 from agent.repository.checkout import Checkout
-from agent.repository.workspace import Workspace, nothing_may_change
+from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.session.context import known_constants
 
 
@@ -34,7 +34,7 @@ def require_usable(protocol: Protocol, folder: Path) -> None:
     except PreconditionError:
         return
     if empty:
-        raise UsageError(nothing_may_change(protocol))
+        raise UsageError(nothing_may_change(protocol), hint=NOTHING_MAY_CHANGE_HINT)
 
 
 def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
@@ -57,7 +57,7 @@ def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag
     """
     files = workspace.files(_require_clear(workspace, branch, tag))
     if not files:
-        raise PreconditionError(nothing_may_change(protocol))
+        raise PreconditionError(nothing_may_change(protocol), hint=NOTHING_MAY_CHANGE_HINT)
     tunable_parameters(files, known_constants(protocol))
 
 

@@ -1,4 +1,4 @@
-"""Files, names, patterns and the command line, with a bound on whatever strangers can put in them.
+"""Files, names, patterns and the command line, with bounds on untrusted input.
 
-Uses errors and format only.
+Imports only `errors` and `format`.
 """

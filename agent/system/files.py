@@ -1,7 +1,7 @@
-"""The one way to read and write files that a run, an agent, a clone or a server may have touched.
+"""Read and write files that a run, an agent, a clone or a server may have touched.
 
-What lies there may be a link to somewhere else, a pipe that never ends, a folder, or a sparse file of 16 GiB. None of
-them is followed, waited for or read: each is one clause in an OSError, which callers already turn into a sentence.
+Such a path may hold a symbolic link, a pipe that never ends, a folder or a sparse file of 16 GiB. None of these is
+followed, waited for or read: each raises an OSError with a short clause, which callers turn into an error message.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import stat
 from io import FileIO
 from pathlib import Path
 
-# Without following a link at the end, without waiting for the other end of a pipe, without leaking into children.
+# Do not follow a link in the last component, wait for the other end of a pipe, or leak into child processes.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# A part file is new, or the writing fails: nobody can lay a link there first.
+# Fail if the part file exists: a link planted under its name is never written through.
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MB = 2**20
 TAIL = 8192  # bytes
 
 
 class Unusable(OSError):
-    """A file that is not read; `str` and `strerror` go on after its name: "is a link"."""
+    """A file that is not safe to read. `str` and `strerror` give the clause that follows its name: "is a link"."""
 
     def __init__(self, clause: str, path: Path | str = "") -> None:
         super().__init__(errno.EINVAL, clause)
@@ -34,22 +34,23 @@ class Unusable(OSError):
 
 
 def reason(error: OSError) -> str:
-    """Say why a file is not read, as it goes on after "cannot be read: "."""
+    """Return why a file cannot be read, as it follows "cannot read PATH: "."""
     return f"it {error}" if isinstance(error, Unusable) else error.strerror or str(error)
 
 
 def open_plain(path: Path) -> FileIO:
-    """Open a plain file for reading. The caller closes it.
+    """Open a regular file for reading. The caller closes it.
 
-    Raises Unusable where `path` is a link, a folder, a pipe or a device, and FileNotFoundError and other OSErrors as
-    `open` does.
+    Raises:
+        Unusable: `path` is a link, a folder, a pipe or a device.
+        OSError: as `open` raises it, including FileNotFoundError.
     """
     try:
         descriptor = os.open(path, READ)
     except ValueError:  # a NUL in the name
-        raise Unusable("is no file name", path) from None
+        raise Unusable("is not a valid file name", path) from None
     except OSError as error:
-        clause = {errno.ELOOP: "is a link", errno.EMLINK: "is a link", errno.ENXIO: "is no plain file"}.get(
+        clause = {errno.ELOOP: "is a link", errno.EMLINK: "is a link", errno.ENXIO: "is not a regular file"}.get(
             error.errno or 0
         )
         if clause is None:
@@ -57,7 +58,7 @@ def open_plain(path: Path) -> FileIO:
         raise Unusable(clause, path) from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Unusable("is no plain file", path)
+            raise Unusable("is not a regular file", path)
         return FileIO(descriptor)
     except BaseException:
         os.close(descriptor)
@@ -65,9 +66,11 @@ def open_plain(path: Path) -> FileIO:
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """Return the content of a plain file of at most `most` bytes.
+    """Return the content of a regular file of at most `most` bytes.
 
-    Raises Unusable where it is none or larger, and FileNotFoundError and other OSErrors as `open` does.
+    Raises:
+        Unusable: the file is larger, or not a regular file.
+        OSError: as `open` raises it, including FileNotFoundError.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -75,7 +78,7 @@ def read_bounded(path: Path, most: int) -> bytes:
             raise Unusable(f"is larger than {_amount(most)}", path)
         parts: list[bytes] = []
         left = most + 1
-        # What grows while it is read is bounded too.
+        # The size may grow during the read, so count the bytes as well.
         while left > 0 and (part := file.read(min(left, MB))):
             parts.append(part)
             left -= len(part)
@@ -85,7 +88,7 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 def read_end(path: Path, most: int) -> bytes:
-    """Return the last `most` bytes of a plain file of any size. Raises as `open_plain` does."""
+    """Return the last `most` bytes of a regular file of any size. Raises as `open_plain` does."""
     with open_plain(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - most))
         parts: list[bytes] = []
@@ -97,9 +100,9 @@ def read_end(path: Path, most: int) -> bytes:
 
 
 def last_lines(path: Path, count: int = 1) -> list[str]:
-    """Return the last non-empty lines of a log, however long it is; carriage returns count as line ends.
+    """Return the last `count` non-empty lines of a log of any length. Carriage returns count as line ends.
 
-    None where it is no plain file.
+    Returns an empty list if it is not a regular file.
     """
     try:
         text = read_end(path, TAIL).decode(errors="replace")
@@ -109,18 +112,18 @@ def last_lines(path: Path, count: int = 1) -> list[str]:
 
 
 def read_text(path: Path, most: int) -> str:
-    """Return the content of a plain file as text; bytes that are no UTF-8 become U+FFFD. Raises as `read_bounded`."""
+    """Return the content of a regular file as text, with U+FFFD for invalid UTF-8. Raises as `read_bounded` does."""
     return read_bounded(path, most).decode(errors="replace")
 
 
 def write_whole(path: Path, content: bytes | str, mode: int | None = None, *, durable: bool = True) -> None:
-    """Write a file in one step: it holds the old content or the new, never a part of it.
+    """Write a file atomically: it holds the old content or the new, never a part of it.
 
-    A link at `path` is replaced, not followed. The part file has a random name, and is removed where this fails.
+    A link at `path` is replaced, not followed. The part file has a random name and is removed on failure.
 
     Args:
-        mode: the permissions; None keeps those of the file that is replaced, or is what the umask gives a new one.
-        durable: whether it is on the disk for good when this returns.
+        mode: permissions. None keeps those of the file that is replaced; a new file gets those of the umask.
+        durable: whether to sync file and folder to disk before returning.
     """
     data = content.encode("utf-8", errors="surrogateescape") if isinstance(content, str) else content
     kept = _mode(path) if mode is None else mode
@@ -144,10 +147,10 @@ def write_whole(path: Path, content: bytes | str, mode: int | None = None, *, du
 
 
 def remove_tree(top: Path) -> None:
-    """Remove a folder with all in it, however deep it is nested and whatever its permissions; never follow a link.
+    """Remove a folder and its content, at any depth and with any permissions. Links are never followed.
 
-    What lies deeper is first moved up beside the rest: no path gets longer than the system takes, and nothing recurs.
-    Files that cannot be removed stay, and the folder with them.
+    Subfolders are first moved up to the top level, so that no path exceeds the system's limit and no recursion is
+    needed. Files that cannot be removed stay, together with the folder.
     """
     if top.is_symlink() or not top.is_dir():
         return
@@ -173,7 +176,7 @@ def remove_tree(top: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a rename on the disk, where the system can."""
+    """Sync a rename to disk if the system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -183,7 +186,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """The permissions of the plain file there; None where there is none."""
+    """Return the permissions of a regular file, or None if there is none at `path`."""
     try:
         found = os.lstat(path)
     except OSError:

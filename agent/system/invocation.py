@@ -1,4 +1,4 @@
-"""How a person starts this program from where they stand: what hints, and the report's commands, begin with."""
+"""Commands of this program as the user can type them in the current folder, for hints and reports."""
 
 from __future__ import annotations
 
@@ -14,31 +14,34 @@ from agent.system.files import Unusable, read_bounded
 NAME = "autoresearch"
 OWN_PROJECT = re.compile(rf'^name\s*=\s*["\']{NAME}["\']', re.MULTILINE)
 LARGEST_PROJECT = 2**20
-# `uv run` sets it, and puts the environment's programs on PATH for the one command that it runs.
+# Set by `uv run`, which also puts the environment's programs on PATH for the single command that it runs.
 UNDER_UV_RUN = "UV_RUN_RECURSION_DEPTH"
 
 
 class _Standing:
-    """The folder that -C named, None without it: a hint has to name it, too."""
+    """The folder given with -C, or None. Commands in hints repeat it."""
 
     named: Path | None = None
 
 
 def stand(named: Path | None) -> None:
-    """Remember what -C named."""
+    """Remember the folder given with -C."""
     _Standing.named = named
 
 
 def typed(arguments: str) -> str:
-    """Return a command of this program as it works where the person stands: `uv run autoresearch stop`."""
+    """Return a command of this program as it works in the user's current folder: `uv run autoresearch stop`."""
     where = f" -C {shlex.quote(str(_Standing.named))}" if _Standing.named is not None else ""
     return f"{program()}{where} {arguments}"
 
 
 def program(folder: Path | None = None) -> str:
-    """Return what starts this program in `folder`, by default the current one.
+    """Return the command that starts this program in `folder`.
 
-    Its name where a shell finds it, `uv run` before it in a project that has it, else its whole path.
+    This is its name if a shell finds it on PATH, `uv run NAME` in a project that provides it, else its full path.
+
+    Args:
+        folder: None means the current folder.
     """
     if shutil.which(NAME, path=os.pathsep.join(_shell_path())):
         return NAME
@@ -49,12 +52,12 @@ def program(folder: Path | None = None) -> str:
 
 
 def git_here(top: Path) -> str:
-    """Return what starts git for the repository at `top`: with -C where the current folder is outside of it."""
+    """Return the command that starts git for the repository at `top`, with git's -C if ours was given."""
     return "git" if _Standing.named is None else f"git -C {shlex.quote(str(top))}"
 
 
 def here(path: Path) -> str:
-    """Return a path as the person's shell takes it: relative below the current folder, else whole."""
+    """Return a path quoted for the user's shell: relative if it is below the current folder, else absolute."""
     if _Standing.named is not None:
         return shlex.quote(str(path.resolve()))
     try:
@@ -64,7 +67,7 @@ def here(path: Path) -> str:
 
 
 def _shell_path() -> list[str]:
-    """Return the folders of PATH, without the one that `uv run` has put in front for this process alone."""
+    """Return the folders of PATH, without the one that `uv run` has added for this process only."""
     folders = [each for each in os.environ.get("PATH", "").split(os.pathsep) if each]
     own = str(Path(sys.prefix) / "bin")
     if UNDER_UV_RUN in os.environ and own in folders:
@@ -73,7 +76,7 @@ def _shell_path() -> list[str]:
 
 
 def _is_projects(folder: Path) -> bool:
-    """Whether `uv run` finds the program there: in the nearest project upwards, by its name or its environment."""
+    """Return whether `uv run` finds the program in `folder`: its nearest project is this one or has it installed."""
     try:
         whole = folder.resolve()
         for place in (whole, *whole.parents):

@@ -1,4 +1,4 @@
-"""What was found once is kept, and never more of it than a bound."""
+"""A bounded cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 
 def remember(known: MutableMapping[Key, Value], key: Key, value: Value, most: int) -> None:
-    """Keep a value under its key. Where `most` are kept already, the oldest goes."""
+    """Store a value under its key. If `most` values are stored already, drop the oldest."""
     if key not in known and len(known) >= most:
         del known[next(iter(known))]
     known[key] = value

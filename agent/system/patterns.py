@@ -1,7 +1,7 @@
-"""Patterns that somebody else wrote, matched in bounded time: globs without backtracking, expressions with a limit.
+"""Untrusted patterns, matched in bounded time: globs without backtracking, regular expressions with a timeout.
 
-`re` cannot be stopped once `(a+)+$` has met a long line. The `regex` package can: it reads what `re` reads, but for
-fuzzy matching such as `{e<=1}`, which here is the literal text that it is for `re`.
+`re` cannot be interrupted once `(a+)+$` meets a long line. The `regex` package can, and reads the same syntax. The one
+exception, fuzzy matching such as `{e<=1}`, is escaped here, so that it stays literal text as in `re`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import regex
 
 LONGEST_EXPRESSION = 1000  # characters
 LONGEST_GLOB = 500
-LARGEST_EXPANSION = 100_000  # of an expression with its repetitions written out
+LARGEST_EXPANSION = 100_000  # length of an expression with its repetitions written out
 SECONDS = 5.0
 
 _BRACE = re.compile(r"\\.|\{(?!\d*,?\d*\})", re.DOTALL)
@@ -25,22 +25,22 @@ _GLOB = re.compile(r"(\*\*/|\*\*|\*|\?)")
 
 
 class Endless(Exception):
-    """An expression took longer than its limit; the text says so."""
+    """An expression that exceeded its time limit."""
 
 
 def fault_of_expression(pattern: str) -> str | None:
-    """Say why an expression cannot be used, None where it can: `is no regular expression: ...`."""
+    """Return why an expression is invalid, or None if it can be used: "is not a valid regular expression: ..."."""
     if len(pattern) > LONGEST_EXPRESSION:
         return f"is longer than {LONGEST_EXPRESSION} characters"
     try:
         groups = re.compile(pattern, re.MULTILINE).groups
         if _expansion(pattern) > LARGEST_EXPANSION:
-            return "repeats more than can be matched: use smaller counts"
+            return "has too many repetitions: use smaller counts"
         compiled(pattern)
     except (re.error, regex.error) as error:
-        return f"is no regular expression: {error}"
+        return f"is not a valid regular expression: {error}"
     except (OverflowError, RecursionError, MemoryError, ValueError):
-        return "is no regular expression: it is nested or repeated too deeply"
+        return "is not a valid regular expression: it is nested or repeated too deeply"
     return "needs a group around the number" if groups < 1 else None
 
 
@@ -52,7 +52,7 @@ def compiled(pattern: str) -> regex.Pattern[str]:
 
 
 def found(pattern: str, text: str, seconds: float = SECONDS) -> Iterator[regex.Match[str]]:
-    """Every match of an expression. Raises Endless where finding them takes longer than `seconds`."""
+    """Yield every match of an expression. Raises Endless if the search takes longer than `seconds`."""
     ends = time.monotonic() + seconds
     try:
         for match in compiled(pattern).finditer(text, timeout=seconds):
@@ -60,13 +60,14 @@ def found(pattern: str, text: str, seconds: float = SECONDS) -> Iterator[regex.M
             if time.monotonic() > ends:
                 raise TimeoutError
     except (TimeoutError, MemoryError, RecursionError):
-        raise Endless(f"the pattern {short(pattern)} has not come to an end after {seconds:g} s") from None
+        raise Endless(f"the pattern {short(pattern)} did not finish within {seconds:g} s") from None
 
 
 def matches(path: str, glob: str) -> bool:
-    """Whether `path` matches `glob`: `*` and `?` stay within a folder, `**` crosses them, a folder means all in it.
+    """Return whether `path` matches `glob`.
 
-    All ways through the glob are followed at once, as bits of a number: the time is that of the path's length.
+    `*` and `?` stay within a folder, `**` crosses folders, and a folder matches everything in it. All states of the
+    glob are followed at once, as bits of an integer, so that the time is linear in the length of the path.
     """
     literals, anywhere, inside, loops, skips, end = _automaton(glob)
     states = _closed(1, skips)
@@ -82,7 +83,7 @@ def matches(path: str, glob: str) -> bool:
 
 
 def short(text: str, most: int = 60) -> str:
-    """A text as Python writes it, cut where it is long."""
+    """Return the repr of a text, cut after `most` characters."""
     return repr(text if len(text) <= most else text[:most] + "...")
 
 
@@ -91,10 +92,12 @@ _Automaton = tuple[dict[str, int], int, int, int, tuple[tuple[int, int], ...], i
 
 @functools.lru_cache(maxsize=4096)
 def _automaton(glob: str) -> _Automaton:
-    """Bits of the states of a glob: those that a sign leads on from, that stay on any sign, on any but a slash, that
-    stay on any and are led on from by a slash; pairs of a state and the one that it is as well; and the last state.
+    """Compile a glob into a nondeterministic automaton whose sets of states are bits of an integer.
 
-    The sign "" stands for any but a slash.
+    Returns:
+        By character, the states that it advances ("" is any character but a slash); the states that stay on any
+        character; those that stay on any but a slash; those that stay on any and advance on a slash; pairs of a state
+        and one that it reaches without a character; and the final state.
     """
     literals: dict[str, int] = {}
     anywhere = inside = loops = 0
@@ -102,7 +105,7 @@ def _automaton(glob: str) -> _Automaton:
     state = 0
     parts = [part for part in _GLOB.split(PurePosixPath(glob).as_posix()[: LONGEST_GLOB + 1]) if part]
     for part in _collapsed(parts):
-        if part == "**/":  # nothing, or anything that ends with a slash
+        if part == "**/":  # matches nothing, or anything that ends with a slash
             skips += [(state, state + 1), (state, state + 2)]
             anywhere |= 1 << state + 1
             loops |= 1 << state + 1
@@ -122,7 +125,7 @@ def _automaton(glob: str) -> _Automaton:
 
 
 def _collapsed(parts: list[str]) -> list[str]:
-    """Without wildcards beside one that means the same and more."""
+    """Drop each wildcard next to one that covers it."""
     kept: list[str] = []
     for part in parts:
         before = kept[-1] if kept else ""
@@ -135,7 +138,7 @@ def _collapsed(parts: list[str]) -> list[str]:
 
 
 def _closed(states: int, skips: tuple[tuple[int, int], ...]) -> int:
-    """With all states that these are as well; the pairs stand in order."""
+    """Add all states that are reachable without a character. The pairs are in order."""
     for state, other in skips:
         if states >> state & 1:
             states |= 1 << other
@@ -143,7 +146,7 @@ def _closed(states: int, skips: tuple[tuple[int, int], ...]) -> int:
 
 
 def _expansion(pattern: str) -> int:
-    """About how long an expression is with its repetitions written out."""
+    """Estimate the length of an expression with its repetitions written out."""
     lengths, last = [0], 0
     for token in _TOKEN.finditer(pattern):
         if token[0] == "(":

@@ -144,7 +144,7 @@ def test_version_is_printed(tmp_path: Path, program: Cli) -> None:
     [
         ("meta", "eligibility", "ineligible", 'must be "eligible"'),
         ("mutableSurface", "allowedGlobs", ["nothing/*.py"], "no tracked file matches allowedGlobs (nothing/*.py)"),
-        ("mutableSurface", "forbiddenGlobs", ["*.py"], "what forbiddenGlobs take"),
+        ("mutableSurface", "forbiddenGlobs", ["*.py"], "files that match forbiddenGlobs"),
     ],
 )
 def test_protocol_check_refuses_what_run_would(

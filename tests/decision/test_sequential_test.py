@@ -206,7 +206,7 @@ def test_run_on_busy_machine_does_not_compare() -> None:
     assert disturbed([slow], reference, equally_long=False) is None
     assert "70 steps" in (disturbed([slow], reference, equally_long=True) or "")
     named = disturbed([slow], reference, equally_long=True, than="another run of it")
-    assert named == "it made 70 steps, another run of it 102 with the same work a step"
+    assert named == "it made 70 steps, against 102 for another run of it with the same work per step"
     mains, battery = {"plugged_in": 1.0}, {"plugged_in": 0.0}
     assert "battery" in (disturbed([run(2.0, battery)], [run(2.0, mains)], equally_long=False) or "")
     hot, cool = run(2.0, {"celsius": 91.0}), [run(2.0, {"celsius": 60.0})]

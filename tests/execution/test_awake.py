@@ -1,4 +1,4 @@
-"""The system's tools for staying awake, as stand-ins on PATH that note how they were called."""
+"""The system's tools that keep it awake, replaced on PATH by scripts that record how they are called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A person, or another program, at work in the same repository while the loop runs."""
+"""The user or another program works in the same repository while the loop runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.common.workspaces import ROOT, Cli, commit_all, git
 
 @pytest.fixture
 def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file whose existence lets the experiments of `slow` go on; its folder is shown to runs as it lies."""
+    """Return a file whose existence lets the experiments of `slow` continue. Runs see its folder."""
     folder = tmp_path / "signals"
     folder.mkdir()
     monkeypatch.setenv("AUTORESEARCH_READ", str(folder))
@@ -27,7 +27,7 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def slow(quick: Path, go: Path) -> Path:
-    """Experiments that last until a file says go: nothing is timed."""
+    """Make a workspace whose experiments wait until a file exists, so that no test depends on timing."""
     text = (quick / "train.py").read_text()
     wait = f"import os, time\nwhile RATE != 0.1 and not os.path.exists({str(go)!r}):\n    time.sleep(0.02)\nloss = "
     only = text.replace("# search: 1..16", "# search: off").replace("8..512", "off")
@@ -77,7 +77,7 @@ def test_deleted_branch_stops_loop_and_can_be_restored(slow: Path, go: Path, cli
 
 
 def test_user_can_work_in_checkout_during_experiments(quick: Path, tmp_path: Path) -> None:
-    """Edits, new and deleted files, commits elsewhere: nothing of it changes, nothing of it is measured."""
+    """Edits, new and deleted files and commits on other branches stay as they are and are not measured."""
     (quick / "program.md").write_text("goal\n")
     (quick / "notes.md").write_text("notes\n")
     git(quick, "add", "program.md", "notes.md")

@@ -1,4 +1,4 @@
-"""Faults of a GPU and its driver: measured again, then with a smaller batch, and never a crash of the candidate."""
+"""Faults of a GPU or its driver: the run is repeated, then with a smaller batch, and never counts as a crash."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAULTY = FAULTY.replace("# search: 1..16", "# search: off").replace("# search: 8
 
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that outlives a run, in sessions that do not wait long for the machine to recover."""
+    """Return a file that outlives a run, and shorten the pause before a repeated run."""
     monkeypatch.setattr(measure, "PAUSE_SECONDS", 0.3)
     folder = tmp_path / "outlives"
     folder.mkdir()
@@ -93,7 +93,7 @@ def session(
 def test_transient_fault_is_measured_again(quick: Path, cli: Cli, seen: Path, words: str) -> None:
     said = session(quick, cli, seen, words, times=1, least=0)
     assert rows(quick)[1]["status"] == "keep"
-    assert "measured again" in said
+    assert "repeating the run" in said
     events = [event["event"] for event in journal(quick) if event.get("number") == 1]
     assert events.count("started") == 2
     assert events.count("measured") == 1

@@ -1,4 +1,4 @@
-"""`--max-memory-gb` holds, or it is said that it cannot be held."""
+"""`--max-memory-gb` is enforced, or the program says that it cannot be."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_unreadable_memory_metric_is_refused_after_baseline(quick: Path, cli: Cl
     assert "--max-memory-gb 2 cannot be enforced: the protocol's secondaryMetrics find no peak_vram_mb" in said
     assert sum(event["event"] == "started" for event in journal(quick)) == 1
     assert run(quick, cli, "--max-memory-gb", "2")[0] == 3
-    # Without the limit the session goes on from what was measured.
+    # Without the limit, the session continues from the measured runs.
     assert run(quick, cli, count=1)[0] == 3  # the session keeps its flags
     assert run(quick, cli, "--max-memory-gb", "inf", count=1)[0] == 0
     assert sum(event["event"] == "started" for event in journal(quick)) == 2

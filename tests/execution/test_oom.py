@@ -1,4 +1,4 @@
-"""Recorded error texts, and the edit that answers them."""
+"""Recorded out-of-memory messages, and the edit that halves the batch."""
 
 from __future__ import annotations
 

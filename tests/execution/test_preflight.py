@@ -1,4 +1,4 @@
-"""What is asked of a candidate before it runs: only what it breaks itself counts against it."""
+"""Checks of a candidate before it runs: only failures that it causes itself count."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.room.room import lendable
+from agent.room.room import untracked_files
 from tests.common.workspaces import QUICK, git, quick_protocol
 
 BROKEN = "import no_such_module\n" + QUICK
@@ -21,13 +21,13 @@ BROKEN = "import no_such_module\n" + QUICK
 
 @contextmanager
 def runner(folder: Path, command: str, said: list[str]) -> Iterator[Runner]:
-    """`folder` with that command, and all that there is in it committed but for what .gitignore names."""
+    """Set up `folder` with that command and commit everything that .gitignore does not exclude."""
     execution = {**quick_protocol()["execution"], "command": command}
     (folder / "protocol.json").write_text(json.dumps(quick_protocol(execution=execution)))
     git(folder, "add", "-A")
     git(folder, "commit", "--quiet", "-m", "for a test")
     workspace = Workspace(folder, load_protocol(folder))
-    yield Runner(load_protocol(folder), workspace, None, lent=lendable(workspace), say=said.append)
+    yield Runner(load_protocol(folder), workspace, None, untracked=untracked_files(workspace), say=said.append)
 
 
 def against(runner: Runner, files: dict[str, str]) -> str | None:
@@ -60,7 +60,7 @@ def test_modules_are_found_as_in_a_run(quick: Path) -> None:
 
 
 def test_files_missing_in_copy_fail_no_candidate(quick: Path, tmp_path: Path) -> None:
-    """Then nothing is imported any more, and one note says so, until there is an incumbent that can be."""
+    """Imports stop, with one note, until an incumbent can be imported."""
     count = tmp_path / "count"
     counting = f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\n"
     (quick / "train.py").write_text(f"{counting}open('.git/HEAD')\n{QUICK}")

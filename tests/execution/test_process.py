@@ -1,4 +1,4 @@
-"""Commands that hang, fork, ignore signals and leave their group: real ones."""
+"""Real commands that hang, fork, ignore signals or leave their process group."""
 
 from __future__ import annotations
 

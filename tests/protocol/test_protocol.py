@@ -51,7 +51,7 @@ def test_the_digest_ignores_layout_and_sees_content(tmp_path: Path) -> None:
         ("execution.comand", "x", "execution.comand: unknown field"),
         ("execution.hardTimeoutSeconds", -1, "execution.hardTimeoutSeconds"),
         ("meta.archetype", "knitting", "meta.archetype"),
-        ("measurement.primaryMetric.extract.pattern", "val_bpb: ([0-9", "is no regular expression"),
+        ("measurement.primaryMetric.extract.pattern", "val_bpb: ([0-9", "is not a valid regular expression"),
         ("measurement.primaryMetric.extract.pattern", "val_bpb: [0-9]+", "needs a group"),
         ("measurement.primaryMetric.extract.pattern", "^loss: ([0-9.]+)", "not found in its own exampleStdout"),
         ("measurement.primaryMetric.extract.kind", "custom", "kind custom is not supported"),

@@ -1,4 +1,4 @@
-"""Which files are the harness, in real repositories: what no candidate changes, adds or shadows."""
+"""Which files belong to the harness in real repositories, so that no candidate may change, add or shadow them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODULES = {
 
 
 def workspace_of(folder: Path, *allowed: str, harness: tuple[str, ...] = ("prepare.py",)) -> Workspace:
-    """`folder` with MODULES committed, where these globs may change."""
+    """Return the workspace in `folder` with MODULES committed and these globs allowed."""
     protocol = quick_protocol(
         mutableSurface={"allowedGlobs": [*allowed], "forbiddenGlobs": []}, immutableHarness={"paths": [*harness]}
     )
@@ -118,7 +118,7 @@ def test_links_are_followed_as_the_system_does(
 
 
 def test_harness_is_the_same_in_each_process(quick: Path) -> None:
-    """A set of paths has another order with each seed of the hash."""
+    """Sets of paths are ordered differently for each hash seed."""
     names = {f"fast.cpython-3{number}-x86_64-linux-gnu.so" for number in range(11, 15)}
     for name in (*names, ".libs.so", ".so"):
         (quick / name).write_bytes(b"\x7fELF\0")

@@ -1,4 +1,4 @@
-"""Repositories as people have them: rows of others, names that git reads in its own way, branches in the way."""
+"""Repositories of real users: rows of other tools, names with a special meaning for git, conflicting branches."""
 
 from __future__ import annotations
 
@@ -95,9 +95,12 @@ def test_a_tag_called_like_a_branch_is_in_nobody_s_way(quick: Path, cli: Cli, na
         (("branch", "autoresearch"), "git branch -m autoresearch NAME"),
         (("branch", "autoresearch/t"), "git branch -D autoresearch/t"),
         (("branch", "autoresearch/t/more"), "git branch -m autoresearch/t/more NAME"),
-        (("update-ref", "refs/autoresearch", "HEAD"), "beside refs/autoresearch"),
-        (("update-ref", "refs/autoresearch/t", "HEAD"), "beside refs/autoresearch/t"),
-        (("update-ref", "refs/autoresearch/t/1", "HEAD"), "keeps an experiment of a session that is no longer here"),
+        (("update-ref", "refs/autoresearch", "HEAD"), "while refs/autoresearch exists"),
+        (("update-ref", "refs/autoresearch/t", "HEAD"), "while refs/autoresearch/t exists"),
+        (
+            ("update-ref", "refs/autoresearch/t/1", "HEAD"),
+            "of a session that no longer exists here",
+        ),
     ],
 )
 def test_a_name_in_the_way_is_found_before_a_session_begins(
@@ -230,7 +233,7 @@ def test_what_git_makes_of_bytes_on_their_way_to_the_checkout_dirties_nothing(
     assert git(quick, "status", "--porcelain") == ""
     go(cli, quick, count=7)
     assert len(git(quick, "show", "HEAD:results.tsv").splitlines()) == 9
-    # A candidate differs from the baseline in what it changed and in nothing else.
+    # A candidate differs from the baseline only in its own change.
     assert git(quick, "diff", "--stat", "main", "refs/autoresearch/t/1", "--", "train.py").endswith(
         "1 insertion(+), 1 deletion(-)"
     )
@@ -322,7 +325,7 @@ def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: C
 
 @pytest.mark.parametrize("edit", ["written", "deleted", "created anew"])
 def test_what_a_person_writes_while_the_branch_moves_stays(quick: Path, edit: str) -> None:
-    """The edit comes after the loop has looked at the file, when it renames the first of two."""
+    """Edit after the loop has looked at the file, when it renames the first of two."""
     workspace = Workspace(quick, load_protocol(quick))
     git(quick, "switch", "--quiet", "-c", "autoresearch/t")
     old, text = workspace.head, (quick / "train.py").read_text()
@@ -390,7 +393,7 @@ def test_candidate_takes_no_file_away_for_a_name_that_it_needs(quick: Path, file
 
 @pytest.mark.parametrize("below", [".", "sub folder/[x]"])
 def test_what_a_gitignore_names_is_not_excluded_once_more(quick: Path, below: str) -> None:
-    """Neither the folder nor the log is there yet."""
+    """Neither the folder nor the log exists yet."""
     workspace = quick / below
     if below != ".":
         shutil.copytree(quick, workspace, ignore=shutil.ignore_patterns(".git", "sub folder"))

@@ -1,4 +1,4 @@
-"""Where a person stands: folders named with -C, subfolders, odd names, other owners, no home."""
+"""Where the program is started: folders given with -C, subfolders, odd names, other owners, no home folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"),
 
 
 def others_may_run_it() -> bool:
-    """Whether another user, one with a home, can start the program: root's own Python or checkout may be closed."""
+    """Return whether another user with a home can start the program: root's Python or checkout may be private."""
     if needs_root.args[0]:
         return False
     command = [*NOBODY, sys.executable, "-c", "import agent.cli"]
@@ -196,4 +196,6 @@ def test_a_worktree_elsewhere_is_named(quick: Path, tmp_path: Path) -> None:
     done = call(quick, "run", "--tag", "t")
     assert done.returncode == 3
     assert f"is outside of {tmp_path / 'elsewhere'}" in done.stderr
-    assert done.stderr.count("\n") == 1
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert all(line.startswith("hint: ") for line in rest)

@@ -1,4 +1,4 @@
-"""What a run finds in its room, and what is left of it, on real repositories."""
+"""What a run sees in its room, and what remains of it afterwards, on real repositories."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_unconfined_is_said_in_each_row_and_claim(quick: Path, cli: Cli) -> None
 
 
 def test_the_checkout_is_clean_after_a_kill_at_any_event(quick: Path) -> None:
-    """Not only healed by the next start: the night's work can be looked at as it was left."""
+    """The checkout is intact at once, not only after the next start has repaired it."""
     for number, kind in enumerate(("started", "measured", "judged", "recorded"), start=1):
         loop = start(quick, "--max-experiments", "8")
         wait_for(quick, kind, number)

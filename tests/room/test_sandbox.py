@@ -1,4 +1,4 @@
-"""Rooms, with what this system really has: commands that try to write, to connect and to read what is a person's."""
+"""Rooms with the mechanisms that this system has: commands try to write, to connect and to read the user's files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from agent.protocol.models import Constraints
 from agent.repository.workspace import Workspace
 from agent.room import confine, room, sandbox, variables
 from agent.room.places import devices, places, split
-from agent.room.room import Furniture, Room, lendable
+from agent.room.room import Furniture, Room, untracked_files
 from agent.room.sandbox import Layout, Sandbox, Shown, Way, choose_sandbox, shortfalls, temporary_folder
 from tests.common.sessions import journal, rows
 from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, set_protocol
 
-# Prints what came of each attempt as JSON.
+# Prints the result of each attempt as JSON.
 TRIES = """
 import json, os, pathlib, socket, subprocess, sys, tempfile
 
@@ -62,9 +62,9 @@ print(json.dumps({
     "write cache": write(pathlib.Path(os.environ["AUTORESEARCH_CACHE"]) / "new.txt"),
     "write null": write(pathlib.Path("/dev/null")),
     "read urandom": attempt(lambda: os.close(os.open("/dev/urandom", os.O_RDONLY))),
-    "write lent file": append(own / "notes.txt"),
-    "write lent folder": append(own / "data" / "text.txt"),
-    "make in lent folder": write(own / "data" / "new.txt"),
+    "write shared file": append(own / "notes.txt"),
+    "write shared folder": append(own / "data" / "text.txt"),
+    "make in shared folder": write(own / "data" / "new.txt"),
     "write environment": append(own / ".venv" / "installed.py"),
     "make in environment": write(own / ".venv" / "new.py"),
     "write outside": write(outside / "new.txt"),
@@ -103,9 +103,9 @@ OWN = {
     "write cache",
     "write null",
     "read urandom",
-    "write lent file",
-    "write lent folder",
-    "make in lent folder",
+    "write shared file",
+    "write shared folder",
+    "make in shared folder",
     "own loopback",
 }
 SECRETS = ("X_PASSPHRASE", "HF_TOKENS", "DATABASE_URL", "SLACK_WEBHOOK", "OPENAI_API_KEY", "GITHUB_TOKEN", "STRIPE_KEY")
@@ -113,7 +113,7 @@ SECRETS = ("X_PASSPHRASE", "HF_TOKENS", "DATABASE_URL", "SLACK_WEBHOOK", "OPENAI
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A repository, with what git does not track, in the home folder of a person who has more than that."""
+    """Make a repository with untracked files in a home folder that holds other files as well."""
     person, outside = tmp_path / "person", tmp_path / "outside"
     monkeypatch.setenv("HOME", str(person))
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache of the person's"))
@@ -127,14 +127,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     (top / ".gitignore").write_text("data/\n.venv/\n.autoresearch/\nnotes.txt\n.env\n")
     make_repository(top)
     for name in ("notes.txt", "data/text.txt", ".venv/installed.py", ".autoresearch/journal.jsonl", ".env"):
-        (top / name).write_text("lent")
+        (top / name).write_text("text")
     return Workspace(top, load_protocol(ROOT))
 
 
 @contextlib.contextmanager
 def opened(way: Way | None, workspace: Workspace, *, network: bool = True, **furniture: Any) -> Iterator[Room]:
     box = Sandbox(way, network=network, hide=True)
-    found = Furniture(command=sys.executable, lent=lendable(workspace), **furniture)
+    found = Furniture(command=sys.executable, untracked=untracked_files(workspace), **furniture)
     with room.opened(box, workspace, workspace.head, found) as place:
         yield place
 
@@ -172,7 +172,7 @@ def succeeded(found: dict[str, Any]) -> set[str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a run can do
+# Access of a run
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -181,7 +181,7 @@ def test_a_run_reaches_its_room_and_nothing_else(workspace: Workspace, tmp_path:
     found = tries(way, workspace, tmp_path)
     old_kernel = {"signal loop"} if way == "Landlock" and confine.version() < 6 else set()
     assert succeeded(found) == OWN | {"connect"} | old_kernel
-    assert found["texts"] == ["lent"] * 3
+    assert found["texts"] == ["text"] * 3
     assert found["home"] == found["own home"] == (str(tmp_path / "person") if with_root else found["home"])
     assert found["temporary"] == found["own temporary"] == ("/tmp" if with_root else found["temporary"])
     if with_root:
@@ -193,7 +193,7 @@ def test_a_run_reaches_its_room_and_nothing_else(workspace: Workspace, tmp_path:
 
 def require_untouched(workspace: Workspace, tmp_path: Path) -> None:
     for name in ("notes.txt", "data/text.txt", ".venv/installed.py"):
-        assert (workspace.top / name).read_text() == "lent"
+        assert (workspace.top / name).read_text() == "text"
     assert (workspace.top / "train.py").read_text() == "tracked\n"
     assert [path.name for path in (workspace.top / "data").iterdir()] == ["text.txt"]
     assert [path.name for path in (workspace.top / ".venv").iterdir()] == ["installed.py"]
@@ -203,14 +203,14 @@ def require_untouched(workspace: Workspace, tmp_path: Path) -> None:
 
 
 def test_an_unconfined_run_still_has_a_room(workspace: Workspace, tmp_path: Path) -> None:
-    """Nothing keeps it from the rest, but what it writes as every program does goes with the room."""
+    """It can write elsewhere, but the usual files of a program are deleted with the room."""
     found = tries(None, workspace, tmp_path)
     assert succeeded(found) >= OWN
     assert "read keys" not in succeeded(found)
     assert found["home"] == found["own home"]
     assert found["temporary"] == found["own temporary"]
     assert (workspace.top / "train.py").read_text() == "tracked\n"
-    assert (workspace.top / "notes.txt").read_text() == (workspace.top / "data/text.txt").read_text() == "lent"
+    assert (workspace.top / "notes.txt").read_text() == (workspace.top / "data/text.txt").read_text() == "text"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -219,10 +219,10 @@ def test_what_is_too_large_to_copy_never_changes(
 ) -> None:
     monkeypatch.setattr(room, "LARGEST_COPY", 1)
     found = tries(way, workspace, tmp_path)
-    layered = {"write lent folder", "make in lent folder"} if way == "namespaces" else set()
-    lent = {"write lent file", "write lent folder", "make in lent folder"}
-    assert succeeded(found) & lent == layered
-    assert found["texts"] == ["lent"] * 3
+    layered = {"write shared folder", "make in shared folder"} if way == "namespaces" else set()
+    shared = {"write shared file", "write shared folder", "make in shared folder"}
+    assert succeeded(found) & shared == layered
+    assert found["texts"] == ["text"] * 3
     require_untouched(workspace, tmp_path)
 
 
@@ -320,7 +320,7 @@ def test_the_cache_of_a_run_holds_what_it_is_given(workspace: Workspace, tmp_pat
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The folders of rooms
+# Folders of rooms
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -357,7 +357,7 @@ def test_a_killed_loop_leaves_no_temporary_folders(tmp_path: Path, monkeypatch: 
 def test_what_may_hold_keys_is_not_lent(workspace: Workspace) -> None:
     for name in (".env.local", "server.pem", ".netrc", "run.log"):
         (workspace.top / name).write_text("secret")
-    found = lendable(workspace)
+    found = untracked_files(workspace)
     assert sorted(found.names) == [".venv", "data", "notes.txt"]
     assert sorted(found.kept_back) == [".env", ".env.local", "server.pem"]
 
@@ -371,7 +371,7 @@ def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace,
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which places
+# Places
 
 
 def test_places_are_programs_and_not_a_persons(workspace: Workspace, tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_rules_that_can_only_allow_leave_out_what_is_hidden(tmp_path: Path) -> N
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Which way
+# Choice of the mechanism
 
 
 def test_a_room_that_cannot_be_set_up_says_so(tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_what_cannot_be_enforced_is_said_or_refused() -> None:
     assert nothing.way is None
     assert "unconfined" in nothing.says
     assert "although networkPolicy is offline" in nothing.says
-    with pytest.raises(PreconditionError, match="--sandbox strict cannot be kept here"):
+    with pytest.raises(PreconditionError, match="--sandbox strict cannot be enforced here"):
         choose_sandbox("strict", full, platform="plan9")
 
 
@@ -491,7 +491,7 @@ def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert argv[:3] == ["sandbox-exec", "-p", sandbox.seatbelt(layout, False)]
     assert argv[-2:] == ["/", "true"]
     lines = argv[2].splitlines()
-    # The last rule that matches decides.
+    # The last matching rule wins.
     order = [
         "(version 1)",
         "(allow default)",
@@ -516,7 +516,7 @@ def test_the_profile_for_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "(deny network*)" not in sandbox.seatbelt(layout, True)
     stand_in(tmp_path, "sandbox-exec", 'shift 2; exec "$@"', monkeypatch)
     assert sandbox.available(False, "darwin") == "Seatbelt"
-    # As in a sandbox of somebody else's, which Seatbelt does not nest.
+    # As inside another sandbox, since Seatbelt does not support nesting.
     stand_in(tmp_path, "sandbox-exec", "exit 71", monkeypatch)
     assert sandbox.available(True, "darwin") is None
 
@@ -553,14 +553,14 @@ def test_strict_refuses_before_anything_is_touched(quick: Path, cli: Cli) -> Non
     set_protocol(quick, protocolVersion="1.1", environment={"setupCommands": [], "constraints": constraints})
     done = cli(quick, "run", "--tag", "t", "--sandbox", "strict")
     assert done.returncode == 3
-    assert "networkAllowlist cannot be enforced by host" in done.stderr
+    assert "networkAllowlist cannot be enforced per host" in done.stderr
     assert not (quick / ".autoresearch").exists()
 
 
 @pytest.mark.skipif(choose_sandbox("auto", Constraints()).way is None, reason="no way to close a room works here")
 @pytest.mark.parametrize("target", [".git/hooks/post-checkout", "results.tsv", "train.py", ".autoresearch/planted"])
 def test_the_checkout_is_out_of_a_runs_reach(quick: Path, cli: Cli, target: str) -> None:
-    """A hook of git's would run in the loop."""
+    """A git hook would run in the loop."""
     before = (quick / target).read_text() if (quick / target).exists() else None
     plant = (
         "import os\nos.makedirs(os.path.dirname(os.path.abspath(TARGET)), exist_ok=True)\n"

@@ -1,4 +1,4 @@
-"""Which variables of the environment are shown: to runs, to who installs, and to who signs in."""
+"""Which environment variables runs, set-up commands and coding agents see."""
 
 from __future__ import annotations
 

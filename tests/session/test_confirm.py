@@ -187,7 +187,8 @@ def test_disturbed_run_is_repeated_and_not_counted(quick: Path, monkeypatch: pyt
     assert found["runs"] == {"a": 2, "b": 2}
     assert found["verdict"] == "confirmed"
     assert found["noise"] == 0
-    assert "best #4 run 1 is repeated: it made 49 steps, another run of it 63 with the same work a step" in done.stderr
+    slower = "it made 49 steps, against 63 for another run of it with the same work per step"
+    assert f"best #4 run 1 is repeated: {slower}" in done.stderr
     # Interrupted before or after the repeat: it is neither forgotten nor made twice.
     lines = journal_path(quick, "t").read_text().splitlines(keepends=True)
     for kept in (4, 5):
@@ -239,7 +240,7 @@ def test_disturbed_runs_are_recognised() -> None:
     assert not reasons(side(a=[slow, slow], b=[usual, usual]), "a")
     busy = made(63, others=3.1)
     found = reasons(side(a=[usual, usual], b=[busy, busy]), "b")
-    assert found[0] == "other programs used 3.1 cores meanwhile, 0.1 beside the other runs"
+    assert found[0] == "other programs used 3.1 cores, against 0.1 for the other runs"
     assert not reasons(side(a=[usual, made(60, others=0.2), made(55, others=0.1)]), "a")
     assert not reasons(side(a=[usual], b=[]), "a")
     assert not reasons(side(a=[usual], b=[]), "b")

@@ -39,5 +39,5 @@ def test_set_up_commands_run_once_and_a_failing_one_is_named(quick: Path, progra
     set_protocol(quick, environment=environment | {"setupCommands": ["exit 4"]})
     failed = program(quick, "run", "--tag", "u")
     assert failed.returncode == 1
-    assert "`exit 4` ended with exit code 4" in failed.stderr
+    assert "`exit 4` failed with exit code 4" in failed.stderr
     assert program(quick, "run", "--tag", "u", "--no-setup", "--max-experiments", "0").returncode == 0

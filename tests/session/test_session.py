@@ -228,7 +228,7 @@ def test_a_failing_baseline_ends_the_session_with_its_reason(quick: Path, cli: C
         (lambda f: (f / "results.tsv").write_text("mine"), "results.tsv exists and git does not track it"),
         (
             lambda f: (f / ".git/MERGE_HEAD").write_text(git(f, "rev-parse", "HEAD") + "\n"),
-            "in the middle of something",
+            "in the middle of a merge",
         ),
         (lambda f: (git(f, "rm", "--quiet", "train.py"), git(f, "commit", "-qm", "x")), "no tracked file matches"),
     ],
@@ -351,7 +351,7 @@ def test_a_link_alone_is_refused(quick: Path) -> None:
     git(quick, "commit", "--quiet", "-m", "a link")
     done = call(quick, "run", "--tag", "t", "--max-experiments", "1")
     assert done.returncode == 3
-    assert "but links" in done.stderr
+    assert "not counting links" in done.stderr
     assert "Traceback" not in done.stderr
     assert str((quick / "train.py").readlink()) == "real.py"
 

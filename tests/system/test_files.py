@@ -1,4 +1,4 @@
-"""Files that somebody else may have touched: read only where they are plain and small, written without following."""
+"""Untrusted files are read only if they are regular and small, and written without following links."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def linked(path: Path) -> None:
 
 
 ODD: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: os.mkfifo(path), "is no plain file"),
-    (lambda path: path.mkdir(), "is no plain file"),
+    (lambda path: os.mkfifo(path), "is not a regular file"),
+    (lambda path: path.mkdir(), "is not a regular file"),
     (lambda path: path.symlink_to("/dev/zero"), "is a link"),
     (dangling, "is a link"),
     (linked, "is a link"),
@@ -57,7 +57,7 @@ def test_odd_files_are_refused_at_once(tmp_path: Path, make: Callable[[Path], ob
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/urandom"])
 def test_devices_are_refused(device: str) -> None:
-    with pytest.raises(Unusable, match="is no plain file"):
+    with pytest.raises(Unusable, match="is not a regular file"):
         read_bounded(Path(device), MIB)
 
 

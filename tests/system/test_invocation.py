@@ -1,4 +1,4 @@
-"""Hints and the report's commands start the program as it can be started where they are read."""
+"""Commands in hints and reports work in the user's current folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def started(folder: Path, command: list[str], path: str, **env: str) -> subproce
 
 
 def hinted(done: subprocess.CompletedProcess[str]) -> str:
-    """The command that an error offers."""
+    """Return the command that an error suggests."""
     found = re.search(r"`([^`]*run --tag NAME)`", done.stderr)
     assert found is not None, done.stderr
     return found[1]
@@ -43,7 +43,7 @@ def hinted(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A clone of the project, as far as uv looks at it, with this environment as its own."""
+    """Make a clone of the project, complete enough for uv, with this environment as its own."""
     folder = tmp_path / "project"
     folder.mkdir()
     for name in ("pyproject.toml", "protocol.json", "train.py", "prepare.py"):
@@ -62,7 +62,7 @@ def test_the_plain_name_where_a_shell_finds_it(quick: Path) -> None:
 def test_uv_run_in_a_project_that_has_the_program(project: Path) -> None:
     for command, path, more in (
         ([str(BIN / "autoresearch"), "status"], PLAIN_PATH, {}),
-        # As `uv run` starts it: what it puts on PATH is gone when the next command is typed.
+        # As started by `uv run`, whose additions to PATH do not apply to the next command.
         (["autoresearch", "status"], f"{BIN}{os.pathsep}{PLAIN_PATH}", {"UV_RUN_RECURSION_DEPTH": "1"}),
     ):
         done = started(project, command, path, **more)

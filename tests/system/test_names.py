@@ -1,4 +1,4 @@
-"""Paths, patterns and numbers of a protocol that somebody else wrote."""
+"""Paths, patterns and numbers of an untrusted protocol."""
 
 from __future__ import annotations
 

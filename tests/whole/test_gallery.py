@@ -1,6 +1,6 @@
-"""A gallery of train.py files that fool a loop, and of honest but odd ones: what comes of each in its room.
+"""A gallery of train.py files that try to fool the loop, and of honest but unusual ones, each run in its room.
 
-uv run pytest -m slow tests/whole/test_gallery.py      all of them: some minutes
+uv run pytest -m slow tests/whole/test_gallery.py      # all of them, takes minutes
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.common.workspaces import ROOT, git, make_repository, quick_protocol
 BUDGET = 0.3
 WAY = sandbox.available(True)
 
-# Real training of a real, very small model. {top}, {middle} and {late} are where a case does what it does.
+# Real training of a very small model. The code of a case is inserted at {top}, {middle} or {late}.
 TRAIN = """
 import sys
 {top}
@@ -217,7 +217,7 @@ os.mkfifo("val_bpb.json"); os.truncate(os.open("huge", os.O_CREAT | os.O_RDWR), 
 os.makedirs("closed"); open("closed/x", "w").close(); os.chmod("closed", 0)
 """
 
-# name -> (where, code, what the reason says; None where it has no effect on an honest metric)
+# name -> (where, code, part of the reason; None if it does not affect the metric)
 CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "a metric printed by hand": ("late", "print('val_bpb: 1.0'); sys.exit(0)", "handed no model"),
     "its own evaluation": ("late", "def evaluate_bpb(*_): return 1.0", "handed no model"),
@@ -261,7 +261,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "text asked for before it trains": (
         "middle",
         "from harness import handover; handover.training_files(handover.at_work()); time.sleep(2.2)",
-        "from its first text on",
+        "after its first text",
     ),
     "training for ever": ("middle", "TIME_BUDGET = 1e9", "more than its budget"),
     "another evaluation": (
@@ -394,7 +394,7 @@ ODD_IN_EVERY_RUN = ("as it is", "an average of weights, not evaluated", "a progr
 
 @pytest.fixture
 def runner(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
-    """A workspace with the real harness and its own copy of the data."""
+    """Make a workspace with the real harness and its own copy of the data."""
     shutil.copytree(embedded, tmp_path / "cache")
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "workspace"
@@ -433,7 +433,7 @@ def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> li
     ]
 
 
-# What a run of 0.3 s may give: no cheat is better.
+# The metrics that a run of 0.3 s may reach. No cheat may do better.
 BEST, WORST = 2.6, 6.0
 INCUMBENT = Beside(own=(Run(3.0, 5.0, untimed=8.0, overrun=0.5),))
 
@@ -452,7 +452,7 @@ def test_a_cheat_gains_nothing(
     }
     for name, value in places.items():
         code = code.replace(f'os.environ["{name}"]', repr(value))
-    timed = INCUMBENT if reason in ("more than its budget", "from its first text on") else ALONE
+    timed = INCUMBENT if reason in ("more than its budget", "after its first text") else ALONE
     before = {path.name for path in tmp_path.iterdir()}
     result = run(runner, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
@@ -479,7 +479,7 @@ def test_what_is_only_odd_counts(runner: Runner, where: str, code: str) -> None:
 
 
 def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
-    """A peek is found in another run of its own commit too: the losses of the same program would hide it."""
+    """A peek is also detected in a repeated run of its commit; losses of the same program would hide it."""
     honest = run(runner, "top", "")
     peeking = script("late", RARE_PEEK)
     workspace = runner.workspace
@@ -542,5 +542,6 @@ def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(runner: Runne
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(PreconditionError, match=r"uv run prepare\.py"):
+    with pytest.raises(PreconditionError) as ended:
         run(runner, "top", "")
+    assert "`uv run prepare.py`" in ended.value.hint

@@ -1,4 +1,4 @@
-"""Bytes that strangers wrote end no session: proposers that fail, journals and folders that somebody prepared."""
+"""Untrusted input never ends a session: failing proposers, crafted journals and folders."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def context(**changes: Any) -> Context:
 
 
 class Failing:
-    """A proposer that fails as it is told to."""
+    """A proposer that fails in a given way."""
 
     name = "llm"
 
@@ -169,7 +169,7 @@ def journal_of(folder: Path) -> Path:
 
 
 def changed(folder: Path, kind: str, **data: Any) -> None:
-    """Put values into the last event of a kind."""
+    """Set fields of the last event of a kind."""
     events = [json.loads(line) for line in journal_of(folder).read_text().splitlines()]
     last = [event for event in events if event["event"] == kind][-1]
     last.update(data)
@@ -228,7 +228,7 @@ def test_absurd_journals_are_damaged_and_no_traceback(
 
 
 def in_process(folder: Path, *args: str) -> int:
-    """Exit code of the program; whatever else it raises is a traceback."""
+    """Return the exit code of the program. Any other exception would be a traceback."""
     try:
         app(["-C", str(folder), *args])
     except SystemExit as end:
@@ -364,7 +364,7 @@ def piped(folder: Path, *args: str) -> str:
 
 
 def shown(folder: Path, *args: str) -> str:
-    """What a terminal gets."""
+    """Return the output on a terminal."""
     own, theirs = os.openpty()
     command = [sys.executable, "-m", "agent", "-C", str(folder), *args]
     env = {**os.environ, "TERM": "xterm-256color"}

@@ -330,7 +330,7 @@ def test_three_mistakes_give_no_proposal(context: Context, tmp_path: Path) -> No
     ):
         agent(tmp_path, script).ask(context)
     context = dataclasses.replace(context, folder=tmp_path / "another")
-    with pytest.raises(NoProposal, match="fails while it is imported"):
+    with pytest.raises(NoProposal, match="fails on import"):
         agent(tmp_path, "if 'used:' not in prompt: put('import sys', 'import sys, no_such_module')").ask(context)
 
 

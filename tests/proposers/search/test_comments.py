@@ -242,7 +242,7 @@ def test_a_model_edits_a_latin_1_recipe_and_is_told_what_it_cannot_hold(quick: P
         model = ["--proposer", "llm", "--model", f"{server.url} m", "--verdict", "greedy"]
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", *model)
     assert done.returncode == 0, done.stderr
-    assert "train.py is in latin-1, which has no" in server.requests[1][2]["messages"][-1]["content"]
+    assert "train.py is encoded in latin-1, which cannot represent" in server.requests[1][2]["messages"][-1]["content"]
     assert b"RATE = 0.3" in (quick / "train.py").read_bytes()
     assert b"caf\xe9\n" in (quick / "train.py").read_bytes()
 
