@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.common.words import findings
+from tests.common.words import findings, readable
+
+
+def test_glossary_holds_in_every_text() -> None:
+    assert [str(each) for each in findings(readable())] == []
 
 
 def test_a_wrong_word_is_found_in_pages_strings_and_comments(tmp_path: Path) -> None:
