@@ -13,20 +13,21 @@ from agent.cli.program import RESEARCH, Options
 
 @command(RESEARCH, "confirm", measures=True)
 def confirm_(
-    a: Annotated[str | None, typer.Argument(metavar="A", help="Number or commit; by default the baseline.")] = None,
-    b: Annotated[str | None, typer.Argument(metavar="B", help="Number or commit; by default the best.")] = None,
-    runs: Annotated[int, typer.Option(min=2, metavar="RUNS", help="Held-out runs of each.")] = 3,
+    a: Annotated[str | None, typer.Argument(metavar="A", help="Number, hash, branch, `best` or `baseline`.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="The same; A is compared with it.")] = None,
+    runs: Annotated[int, typer.Option(min=2, metavar="N", help="Held-out runs of each side.")] = 3,
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
 ) -> int:
-    """Confirm the gain of the best over the baseline.
+    """Re-measure the best experiment against the baseline.
 
-    Runs baseline and best alternately, so that changes of the machine affect both alike, and prints the gain with its
-    interval. These held-out runs did not help to choose the best, so the gain is unbiased. With A alone it compares A
-    with the baseline, with A and B it compares these two. Runs are journalled: after Ctrl-C, the same command resumes.
+    Runs the baseline and the best alternately, so that slowdowns of the machine affect both equally, and prints the
+    gain with its 95 % interval: confirmed, not confirmed, or refuted. These are held-out runs: none of them was used to
+    choose the best. Use it before you rely on a provisional gain.
 
-    Use it before you rely on a gain that is still provisional.
+    With A alone, compares A with the baseline. With A and B, prints what B gains over A. The runs are recorded: after
+    Ctrl-C, the same command resumes.
 
     \b
     Examples:
@@ -54,7 +55,7 @@ def ablate(
         int,
         typer.Option(
             min=2,
-            metavar="RUNS",
+            metavar="N",
             help="Held-out runs of the best, and of the best without each change.",
         ),
     ] = 2,
@@ -64,10 +65,9 @@ def ablate(
 ) -> int:
     """Find kept changes that no longer help.
 
-    Runs the best, and the best without each of its kept changes, RUNS times each, and makes a commit of the recipe
-    without the changes that no longer help. The branch does not change.
-
-    Use it at the end of a long session, before you take the result home.
+    Runs the best, and the best without each of its kept changes, N times each. Then measures the best without all
+    changes that no longer help, and prints the commit of this smaller recipe if it is not shown to be worse. The branch
+    does not change. Use it at the end of a long session, before you merge the result.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ TrainingSeconds = Annotated[
         envvar="AUTORESEARCH_TRAINING_SECONDS",
         min=0.1,
         metavar="SECONDS",
-        help="Training budget of a run; by default that of protocol.json.",
+        help="Training time of a run; by default that of protocol.json.",
         rich_help_panel=MEASURE,
     ),
 ]
@@ -37,8 +37,9 @@ SandboxMode = Annotated[
     typer.Option(
         "--sandbox",
         envvar="AUTORESEARCH_SANDBOX",
-        help="auto: restrict where training writes, hide secrets and enforce networkPolicy, as far as the system "
-        "supports it. strict: refuse to start without that. AUTORESEARCH_KEEP_ENV=NAME,... keeps variables.",
+        help="Confine runs: where they write, which files and variables they see, and the network (protocol.json). "
+        "auto: as far as the system supports it; strict: refuse to start without; off: do not. "
+        "AUTORESEARCH_KEEP_ENV=NAME,... lets variables through.",
         rich_help_panel=MEASURE,
     ),
 ]
@@ -66,7 +67,7 @@ Setup = Annotated[
     bool,
     typer.Option(
         "--setup/--no-setup",
-        help="Run the set-up commands of protocol.json if they are due.",
+        help="Run the set-up commands of protocol.json unless they have run here.",
         rich_help_panel=SESSION,
     ),
 ]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from agent.cli.command import answer, command
-from agent.cli.options import Agent, Json, Model, SandboxMode, Tag, TrainingSeconds
+from agent.cli.options import Agent, Json, Model, SandboxMode, Tag
 from agent.cli.program import PREPARE, Options
 from agent.format import block
 
@@ -32,7 +32,15 @@ class InitFlags:
         list[str] | None,
         typer.Option(metavar="GLOB", help="Files that may change; repeat the flag for several patterns."),
     ] = None
-    training_seconds: TrainingSeconds = None
+    training_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="AUTORESEARCH_TRAINING_SECONDS",
+            min=0.1,
+            metavar="SECONDS",
+            help="Training time of a run, to write into protocol.json; by default it is detected.",
+        ),
+    ] = None
     sandbox: SandboxMode = "auto"
     no_run: Annotated[bool, typer.Option("--no-run", help="Run nothing and write a draft for you to finish.")] = False
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing protocol.json.")] = False
@@ -43,8 +51,8 @@ def init(flags: InitFlags, as_json: Json = False) -> int:
     """Write protocol.json for any kind of repository.
 
     Detects the command (training, a benchmark, tests), runs it in a copy of the last commit, and writes the metric, the
-    files that may change and those that must not, each with the reason. It never prompts; flags override what it
-    detects. It writes only protocol.json, and nothing at all if it cannot complete it.
+    files that may change and those that must not, each with the reason. Flags override what it
+    detects. Never prompts, and writes only protocol.json, only if it is complete.
 
     \b
     Examples:
@@ -83,15 +91,15 @@ def doctor(
         bool,
         typer.Option(
             "--smoke/--no-smoke",
-            help="Train for two seconds in a room, like a run. No other check executes code of the workspace.",
+            help="Train for two seconds, sandboxed like a run. No other check executes code of the workspace.",
         ),
     ] = False,
     as_json: Json = False,
 ) -> int:
     """Check machine and workspace, and print fixes.
 
-    Checks the machine, the workspace, its sessions, and the model or agent that you name. It changes nothing without
-    --repair, and costs nothing: it only asks a model's server for its list of models. Run it before a long session, or
+    Checks the machine, the workspace, its sessions, and the model or agent that you name. Changes nothing without
+    --repair, and costs nothing: of a model's server it only asks the list of models. Run it before a long session, or
     when a session fails to start.
 
     \b

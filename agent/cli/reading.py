@@ -23,7 +23,7 @@ LARGEST_LOG = 2**27  # bytes, counted from the end
 @command(LOOK, reads=True)
 def status(
     tag: Tag = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Update until the loop ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Update until the session stops.")] = False,
     rows: Annotated[int, typer.Option("-n", min=0, metavar="N", help="Show the last N experiments.")] = 20,
     as_json: Json = False,
 ) -> int:
@@ -59,7 +59,7 @@ def show(
         str,
         typer.Argument(
             metavar="N|HASH",
-            help="Number, hash (4 digits or more), best or baseline.",
+            help="Number, commit hash (4 or more characters), `best` or `baseline`.",
             autocompletion=completion.experiments,
         ),
     ],
@@ -91,7 +91,7 @@ def diff(
         str | None,
         typer.Argument(
             metavar="N|HASH",
-            help="Experiment; by default the best.",
+            help="Experiment; without it, the best against the baseline.",
             autocompletion=completion.experiments,
         ),
     ] = None,
@@ -99,7 +99,7 @@ def diff(
         str | None,
         typer.Argument(
             metavar="OTHER",
-            help="Compare with this one; by default with the parent of N.",
+            help="Show what N has and this one lacks; by default the parent of N.",
             autocompletion=completion.experiments,
         ),
     ] = None,

@@ -42,7 +42,7 @@ class SessionFlags:
     seed: Annotated[
         int,
         typer.Option(
-            envvar="AUTORESEARCH_SEED", metavar="N", help="Random seed of the proposals.", rich_help_panel=SESSION
+            envvar="AUTORESEARCH_SEED", metavar="N", help="Random seed for the proposals.", rich_help_panel=SESSION
         ),
     ] = 0
     setup: Setup = True
@@ -58,10 +58,11 @@ class EndFlags:
 
     max_experiments: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Stop after N experiments of the session.", rich_help_panel=END),
+        typer.Option(min=0, metavar="N", help="Stop when the session has N experiments.", rich_help_panel=END),
     ] = None
     max_hours: Annotated[
-        float | None, typer.Option(min=0, metavar="HOURS", help="Stop after HOURS.", rich_help_panel=END)
+        float | None,
+        typer.Option(min=0, metavar="HOURS", help="Stop this many hours after this start.", rich_help_panel=END),
     ] = None
     until: Annotated[
         str | None,
@@ -73,7 +74,7 @@ class EndFlags:
     ] = None
     patience: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Stop after N experiments in a row without a keep.", rich_help_panel=END),
+        typer.Option(min=1, metavar="N", help="Stop after N rejected experiments in a row.", rich_help_panel=END),
     ] = None
     target: Annotated[
         float | None, typer.Option(metavar="VALUE", help="Stop when the metric reaches VALUE.", rich_help_panel=END)
@@ -83,7 +84,7 @@ class EndFlags:
         typer.Option(
             "--confirm/--no-confirm",
             envvar="AUTORESEARCH_CONFIRM",
-            help="At the end, compare baseline and best with three held-out runs each.",
+            help="Compare baseline and best at the end, with three held-out runs each.",
             rich_help_panel=END,
         ),
     ] = True
@@ -92,7 +93,7 @@ class EndFlags:
         typer.Option(
             "--report/--no-report",
             envvar="AUTORESEARCH_REPORT",
-            help="At the end, write the report.",
+            help="Write the report at the end.",
             rich_help_panel=END,
         ),
     ] = True
@@ -107,8 +108,8 @@ class ProposerFlags:
         typer.Option(
             envvar="AUTORESEARCH_PROPOSER",
             metavar="NAME",
-            help="search (built in), llm, command (an agent) or hybrid. By default hybrid with --model or --agent, "
-            "else search.",
+            help="Proposer: search (built in), llm, command (an agent) or hybrid. By default hybrid with --model or "
+            "--agent, otherwise search.",
             autocompletion=completion.proposers,
             rich_help_panel=PROPOSE,
         ),
@@ -119,7 +120,7 @@ class ProposerFlags:
         str | None,
         typer.Option(
             metavar="COMMAND",
-            help="Command of any other agent, as in 'my-agent --task {prompt_file}'.",
+            help="Command for any other agent, as in 'my-agent --task {prompt_file}'.",
             rich_help_panel=PROPOSE,
         ),
     ] = None
@@ -132,7 +133,7 @@ class ProposerFlags:
             min=0,
             max=1,
             metavar="FRACTION",
-            help="Fraction of a hybrid's experiments that the model or agent proposes.",
+            help="Fraction of experiments that the model or agent proposes; the search proposes the rest.",
             rich_help_panel=PROPOSE,
         ),
     ] = 0.3
@@ -156,11 +157,18 @@ class ProposerFlags:
     ] = 120
     max_cost: Annotated[
         float | None,
-        typer.Option(min=0, metavar="DOLLARS", help="Spending limit of the session.", rich_help_panel=PROPOSE),
+        typer.Option(
+            min=0, metavar="DOLLARS", help="Spending limit for the session; by default none.", rich_help_panel=PROPOSE
+        ),
     ] = None
     max_cost_per_experiment: Annotated[
         float | None,
-        typer.Option(min=0, metavar="DOLLARS", help="Spending limit of one experiment.", rich_help_panel=PROPOSE),
+        typer.Option(
+            min=0,
+            metavar="DOLLARS",
+            help="Spending limit for one experiment; by default none.",
+            rich_help_panel=PROPOSE,
+        ),
     ] = None
 
 
@@ -174,7 +182,8 @@ class MeasureFlags:
         bool,
         typer.Option(
             "--allow-untraced",
-            help="Accept a model that cannot be traced and computes its own metric, and mark its results unattested.",
+            help="Accept a trained network that cannot be exported for independent scoring. It then computes its own "
+            "metric, and its results are marked unattested.",
             rich_help_panel=MEASURE,
         ),
     ] = False
@@ -190,7 +199,7 @@ class MeasureFlags:
         bool,
         typer.Option(
             "--prune/--no-prune",
-            help="Stop runs early if they cannot win or exceed their budget.",
+            help="Stop a run early if it exceeds its budget or is predicted to lose.",
             rich_help_panel=MEASURE,
         ),
     ] = True
@@ -199,15 +208,15 @@ class MeasureFlags:
         typer.Option(
             min=1,
             metavar="N",
-            help="Runs of the baseline; by default 2 with confirm, 1 with greedy.",
+            help="Runs of the baseline; by default 2, or 1 with `--verdict greedy`.",
             rich_help_panel=MEASURE,
         ),
     ] = None
     verdict: Annotated[
         Literal["confirm", "greedy"],
         typer.Option(
-            help="confirm: repeat borderline candidates and the incumbent until the difference is above the noise. "
-            "greedy: keep every candidate that is better in one run.",
+            help="Rule for keeping a candidate. confirm: repeat candidate and incumbent (the current best) until a "
+            "sequential test decides, at most 8 runs; greedy: keep every candidate that is better in one run.",
             rich_help_panel=MEASURE,
         ),
     ] = "confirm"
@@ -225,7 +234,7 @@ class TellFlags:
         list[str] | None,
         typer.Option(
             metavar="WAY",
-            help="Notify on a new best, trouble and the end: bell, desktop, or a command such as "
+            help="Notify on a new best, a problem and the end of the session: bell, desktop, or a command such as "
             "'my-notifier {title} {text}'. Repeat the flag for several.",
             rich_help_panel=TELL,
         ),

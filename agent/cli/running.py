@@ -21,12 +21,14 @@ def run(
 ) -> int:
     """Start or resume a session.
 
-    Checks out the branch autoresearch/TAG and repeats until a limit or Ctrl-C: a proposer edits the mutable files, the
-    protocol's command runs, its metric is read, the change is kept or reverted, and results.tsv gets a row. It never
-    prompts, and refuses to start if there are uncommitted changes.
+    Switches your checkout to the branch autoresearch/TAG and repeats until a limit or Ctrl-C: a proposer edits the
+    mutable files (the candidate), the command of protocol.json runs in a copy of that commit, its metric is read, and
+    results.tsv gets a row. The branch gets every row, and the candidate only if it is kept. Never prompts, and refuses
+    to start if there are uncommitted changes.
 
-    A session keeps its flags except for the limits. To resume it, give only its tag; a flag given again replaces the
-    kept value. Remove a limit with inf, as in --max-cost inf.
+    To resume a session, give its tag. The flags under "Proposer" and "Runs and verdict" are remembered, and so is the
+    seed; a flag given again replaces the remembered value, and `inf` removes it, as in --max-cost inf. The limits under
+    "End of the session" hold for one start.
 
     The first Ctrl-C finishes the current experiment, the second stops at once. After either, a crash or a reboot, the
     same command resumes the session where it stopped.
@@ -46,11 +48,15 @@ def run(
 
     \b
     Exit codes:
-      0    a limit is reached, or `autoresearch stop` was called
+      0    a limit is reached, `autoresearch stop` was called, or nothing is
+           left to propose
       1    the session failed
       2    invalid flags or protocol.json
-      3    uncommitted changes, another loop, missing data, changed conditions
-      129, 130, 143   closed terminal, Ctrl-C, SIGTERM
+      3    uncommitted changes, another session running, missing data, or
+           machine, data or protocol differ from the start of the session
+      129  the terminal was closed
+      130  Ctrl-C
+      143  SIGTERM
     """
     from agent.cli.launch import run as launch
 
@@ -60,9 +66,10 @@ def run(
 
 @command(RESEARCH)
 def stop() -> int:
-    """Stop the running loop after its current experiment.
+    """Stop the running session after its current experiment.
 
-    Does the same as one Ctrl-C in the terminal of the loop, from any other terminal. Returns at once.
+    Works like one Ctrl-C in the terminal of `run`, from any other terminal, but `run` then exits with 0. Returns at
+    once. A workspace has at most one running session.
 
     \b
     Examples:

@@ -56,7 +56,7 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
             entry |= {"verdict": says, "worth": worth.gain, "low": worth.low, "high": worth.high}
         else:
             undone = variants[label] is None
-            entry |= {"verdict": "cannot be removed alone" if undone else "undone by a later change", "worth": None}
+            entry |= {"verdict": "cannot be taken back alone" if undone else "undone by a later change", "worth": None}
         found.append((entry, (after, before)))
     idle = [change for entry, change in found if entry["verdict"] in ("not shown to pay", "harms")]
     smaller = _smaller(bench, idle, count) if idle else None

@@ -41,10 +41,10 @@ NEEDS_ONE = pytest.mark.skipif(WAY is None, reason="no sandbox works here")
 HOSTILE = {
     "edits prepare.py": (
         "pathlib.Path('prepare.py').write_text('HARNESS = False')",
-        "changed prepare.py, which may not change",
+        "changed prepare.py, which is not a mutable file",
     ),
-    "deletes a tracked file": ("os.remove('protocol.json')", "deleted protocol.json, which may not change"),
-    "makes a new file": ("pathlib.Path('mlx.py').write_text('')", "made mlx.py, which may not change"),
+    "deletes a tracked file": ("os.remove('protocol.json')", "deleted protocol.json, which is not a mutable file"),
+    "makes a new file": ("pathlib.Path('mlx.py').write_text('')", "created mlx.py, which is not a mutable file"),
     "deletes .git": ("shutil.rmtree('.git')", "deleted .git"),
     "commits": ("run('git', 'commit', '--all', '--message', 'mine')", "committed"),
     "switches the branch": (
@@ -58,7 +58,7 @@ HOSTILE = {
     ),
     "leaves a daemon": (
         "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=subprocess.DEVNULL)",
-        "left `sleep` running, which was ended",
+        "left `sleep` running, which was killed",
     ),
     "prints ten megabytes": (
         "for _ in range(10): print(('y' * 1023 + '\\n') * 1024, flush=True)",
@@ -66,7 +66,7 @@ HOSTILE = {
     ),
     "names a file in no encoding": (
         "open(b'\\xff.py', 'w').close()",
-        "made ?.py, which may not change",
+        "created ?.py, which is not a mutable file",
     ),
     "fails at its end": ("sys.exit(3)", ""),
     "asks": ("sys.stdin.read()", ""),

@@ -42,7 +42,7 @@ def test_rows_of_others_stay_above_ours(quick: Path, cli: Cli, ending: str) -> N
         described = [row["description"] for row in csv.DictReader(file, delimiter="\t")]
     assert described[0] == "somebody's"
     assert described[-3] == "baseline"
-    assert "the 3 rows that the journal gives" in cli(quick, "doctor").stdout
+    assert "has all rows of the journal (3)" in cli(quick, "doctor").stdout
 
 
 def test_rows_of_an_earlier_session_stay_above_those_of_one_that_begins_on_its_branch(quick: Path, cli: Cli) -> None:

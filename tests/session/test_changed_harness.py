@@ -146,6 +146,6 @@ def test_agent_changes_nothing_that_the_harness_imports(judged: Path, cli: Cli, 
         f"python {script}",
     )
     assert done.returncode == 0, done.stderr
-    assert f"{path}, which may not change" in done.stderr
+    assert f"{path}, which is not a mutable file" in done.stderr
     (experiment,) = replay(read(journal_path(judged, "t"))).experiments[1:]
     assert [*experiment.files] == ["train.py"]
