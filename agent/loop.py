@@ -8,7 +8,7 @@ from agent.session.session import Session
 def run_session(session: Session) -> None:
     """Run experiments until a stop condition holds.
 
-    Every step is journalled before it takes effect, and skipped if the journal shows that it was done, so a session
+    Every step is journaled before it takes effect, and skipped if the journal shows that it was done, so a session
     that was killed at any point resumes there.
     """
     session.recover()

@@ -54,7 +54,7 @@ class ExecutionConfig:
 
     Attributes:
         training_seconds: Training budget of a run; None takes that of the protocol.
-        setup: Run the set-up commands of the protocol if they are due.
+        setup: Run the setup commands of the protocol if they are due.
         prune: Stop runs early that cannot win.
         allow_untraced: Accept models that cannot be traced.
     """

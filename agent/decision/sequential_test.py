@@ -2,7 +2,7 @@
 
 The first run screens: a clearly worse candidate is discarded at once. Otherwise candidate and incumbent are repeated,
 alternating, until the likelihood ratio of "better by EFFECT or more" against "equal" passes one of two bounds. This is
-Wald's sequential test with a generalised ratio of Student's t, because the noise is estimated too. The incumbent's
+Wald's sequential test with a generalized ratio of Student's t, because the noise is estimated too. The incumbent's
 value is the mean of its held-out runs. `benchmarks/verdict.py` measures the error rates of these constants.
 """
 

@@ -33,7 +33,7 @@ LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED = 4, 3
 TAIL_LINES = 12  # last lines shown of a failed run, whose log is deleted with the copy
 LONGEST_TWICE = 10.0  # seconds; shorter runs are repeated, to see whether the metric is the same
-LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honours the budget
+LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honors the budget
 COUNTS = ("passed", "failed", "errors", "skipped", "total", "seconds")
 UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "regex", "pattern": "(.+)"}}
 
@@ -307,7 +307,7 @@ def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
         trial.prepare(stage, Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN)), say)
     except AutoresearchError as error:
         # The error's own hint names a flag of `run`.
-        hint = "fix the cause shown above, or name a command that needs no set-up with --command"
+        hint = "fix the cause shown above, or name a command that needs no setup with --command"
         raise AutoresearchError(str(error), hint=hint) from None
 
 

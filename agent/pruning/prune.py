@@ -1,7 +1,7 @@
 """Prune a run that can no longer beat the incumbent, based on both learning curves and the history of this machine.
 
 Related work: Optuna's MedianPruner stops a run below the median of the others at the same step, which stops winners
-that start slowly. Its WilcoxonPruner tests one run against the best. Freeze-thaw optimisation (Swersky et al., arXiv
+that start slowly. Its WilcoxonPruner tests one run against the best. Freeze-thaw optimization (Swersky et al., arXiv
 1406.3896) and the predictive termination of Domhan et al. (IJCAI 2015) forecast the end of a curve and stop if the
 probability of beating the best is small. This module does the same with a minimal model: the forecast is a regression
 on runs that finished on the same machine. It predicts by how much a run ends behind its incumbent (the shortfall) from
@@ -166,7 +166,7 @@ def spared(seed: int, number: int, share: float = CONTROL) -> bool:
 def slowed_by_machine(so_far: Curve, incumbent: Curve, changed: Collection[str]) -> bool:
     """Return whether a run makes so few steps per second, with no edit to explain it, that the machine must be busy.
 
-    Such a run must be repeated, neither judged nor learnt from. Ending it early is left to the caller that repeats it.
+    Such a run must be repeated, neither judged nor learned from. Ending it early is left to the caller that repeats it.
     """
     ratio = pace(so_far, incumbent)
     return ratio is not None and ratio < SLOWER and not kinds(changed)

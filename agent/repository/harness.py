@@ -14,7 +14,7 @@ from agent.source.imports import COMPILED, Import, closure, imports
 from agent.system.memory import remember
 
 EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # relative to the harness; the second is of older versions
-HANDED_OVER = "handed_over"  # an event of the evaluator's protocol, by which its script is recognised
+HANDED_OVER = "handed_over"  # an event of the evaluator's protocol, by which its script is recognized
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
 LINK, LONGEST_LINK = "120000", 4096  # git's mode of symbolic links; the longest target that a system follows, in bytes
 WILD = "*?"

@@ -103,7 +103,7 @@ def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> 
     """
     metric = workspace.protocol.metric
     checkout = Checkout(workspace)
-    # Check once more: set-up commands, the user or a loop in a linked worktree may have changed something.
+    # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
     head = _require_clear(workspace, about["branch"], about["tag"])
     begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
     journal.append("session", **about, **begun, pid=os.getpid())

@@ -76,7 +76,7 @@ class Session:
         return Workbench(self.runner, self.journal, self.interrupts)
 
     def work_on(self, runner: Runner) -> None:
-        """Replace the runner, after the set-up commands have prepared it."""
+        """Replace the runner, after the setup commands have prepared it."""
         self.runner = runner
         self.runs.work_on(runner)
 

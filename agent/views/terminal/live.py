@@ -84,7 +84,7 @@ class Picture:
 class LiveView:
     """A view of the journal that draws the live screen. It is a context manager.
 
-    The screen opens with the first event of the session, since set-up commands print before that. It closes on exit,
+    The screen opens with the first event of the session, since setup commands print before that. It closes on exit,
     also after an error, and the last notes are printed.
     """
 
