@@ -140,7 +140,7 @@ def situation_of(case: Comparison) -> Situation:
 
 
 def why_unlike(case: Comparison, run: Run) -> str | None:
-    """Say why a run of the candidate is not comparable with the incumbent's; None if it is."""
+    """Return why a run of the candidate is not comparable with the incumbent's; None if it is."""
     return _why_slower(case, run) or _why_faster(case, run)
 
 

@@ -25,8 +25,8 @@ Kind = Literal["confirm", "greedy"]
 Step = Literal["candidate", "incumbent"]
 
 # The gain that the test is designed to detect, in standard deviations of one run as measured. At equal steps the
-# absolute gain stays the same, as a smaller one is not worth the runs, but at most MOST_EFFECT of the smaller noise
-# there: a gain of that size is not luck.
+# absolute gain stays the same, because a smaller one is not worth the runs. It is at most MOST_EFFECT times the smaller
+# noise there: a gain of that size is not luck.
 EFFECT, MOST_EFFECT = 2.8, 6.0
 # Log likelihood ratios. A single run keeps a candidate only if noise cannot explain its gain. It discards slightly more
 # readily than repeated runs do, because most candidates end there.

@@ -257,7 +257,7 @@ def _attempted(
 
 
 def _without_submodules(stage: trial.Stage) -> str:
-    """Return a hint if a submodule is not checked out, as its files are then missing in the copy as well."""
+    """Return a hint if a submodule is not checked out: its files are then missing from the copy as well."""
     workspace = stage.runner.workspace
     empty = [name for name in workspace.submodules() if not any((workspace.top / name).glob("*"))]
     if not empty:
@@ -312,7 +312,7 @@ def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
-    """Say what to do about tracked files that every run changes."""
+    """Return a note on tracked files that every run changes, with the command that untracks them."""
     paths = " ".join(here(workspace.folder / name) for name in names[:MOST_NAMED])
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return (

@@ -32,7 +32,7 @@ from agent.source.diff import kinds
 
 CHANCE = 0.0075  # probability of winning below which a run is pruned
 LEAST = 8  # comparable finished runs needed before anything is pruned
-MOST_HISTORY = 200  # latest finished runs to learn from, as machines change and the work must be bounded
+MOST_HISTORY = 200  # latest finished runs to learn from: machines change, and the work must be bounded
 EARLIEST = 0.1  # of the training, before which nothing is pruned
 CONTROL = 0.05  # fraction of the runs to be pruned that may finish
 
@@ -265,7 +265,7 @@ def _fit(cases: Sequence[Comparison], here: Pair) -> Fit | None:
 
 
 def _weight(x: Pair, size: float) -> float:
-    """Weight a residual, as residuals grow with the features: 1 for this size, 2 for a tie, near 0 for a wreck."""
+    """Weight a residual, because residuals grow with the features: 1 at this size, 2 for a tie, near 0 for a wreck."""
     return 2 / (1 + _dot(x, x) / size)
 
 

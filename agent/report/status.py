@@ -28,7 +28,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
     """Return the summary, the last `rows` experiments and the current run, and the state they come from.
 
     Raises:
-        PreconditionError: If the session does not exist, or has not begun.
+        PreconditionError: the session does not exist, or has not begun.
     """
     beginning = about_to_begin(workspace, tag)
     if beginning is not None:
@@ -60,8 +60,8 @@ def about_to_begin(workspace: Path, tag: str | None) -> lock.Holder | None:
     """Return the running loop whose session is still in setup, or None.
 
     Args:
-        workspace: The workspace.
-        tag: Only a loop of this session; None accepts any.
+        workspace: the workspace.
+        tag: only a loop of this session; None accepts any.
     """
     holder = lock.holder(state_folder(workspace))
     if holder is None or holder.limits is None or tag not in (None, holder.tag):
@@ -103,7 +103,7 @@ def request_stop(workspace: Path) -> str:
     """Ask the running loop to stop after its experiment, and return the message that confirms it.
 
     Raises:
-        PreconditionError: If no loop is running, or its session is still in setup.
+        PreconditionError: no loop is running, or its session is still in setup.
     """
     holder = lock.holder(state_folder(workspace))
     if holder is None:

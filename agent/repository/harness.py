@@ -132,7 +132,7 @@ class HarnessFiles:
         return {path: os.fsdecode(contents[blob][:LONGEST_LINK]) for path, blob in blobs.items()}
 
     def _read(self, blobs: Mapping[str, str]) -> dict[str, frozenset[Import]]:
-        """Return the imports of each file. They are cached, as candidates share nearly all of their files."""
+        """Return the imports of each file. They are cached: candidates share nearly all of their files."""
         missing = {blob: path for path, blob in blobs.items() if blob not in self._imports}
         for blob, content in self._contents([*missing]).items():
             try:

@@ -186,7 +186,7 @@ def end_orphaned_run(state: State) -> list[str]:
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
     """Check that the session's branch is where the session left it.
 
-    Edits, commits and checkouts elsewhere do not matter, as runs have their own rooms.
+    Edits, commits and checkouts elsewhere do not matter, because runs have their own rooms.
 
     Raises:
         PreconditionError: the branch has moved.

@@ -149,7 +149,7 @@ class Session:
         return self.state.confirmation is None
 
     def propose(self, incumbent: Experiment) -> Proposal:
-        """Return the next proposal, or the one that was not yet recorded when the session last stopped.
+        """Return the next proposal, or the unrecorded one from before the last stop.
 
         Raises:
             Exhausted: the proposer has no new proposal, or the session must end.

@@ -246,7 +246,7 @@ def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
 
 
 def _beginning(response: requests.Response) -> str:
-    """Return the beginning of an error's body; empty if it is cut off or compressed, as the status is enough."""
+    """Return the beginning of an error's body; empty if it is cut off or compressed: the status is enough."""
     if bounded_http.is_packed(response):
         return ""
     try:
