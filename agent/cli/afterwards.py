@@ -1,4 +1,4 @@
-"""What follows the loop: held-out runs for `confirm` and `ablate`, and the report."""
+"""Finish a session after its loop: held-out runs for `confirm` and `ablate`, and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all commands share: grouped options, output as lines or JSON, and errors as `error:` and `hint:` lines."""
+"""Shared parts of all commands: grouped options, output as lines or JSON, errors as `error:` and `hint:` lines."""
 
 from __future__ import annotations
 

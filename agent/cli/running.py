@@ -1,4 +1,4 @@
-"""`run` starts or resumes a session, `stop` ends it."""
+"""The commands `run`, which starts or resumes a session, and `stop`, which ends it."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Comparison:
 
     @cached_property
     def same_work(self) -> bool:
-        """Whether a step of candidate and incumbent takes equally long, judging by the edit."""
+        """Whether a step of the candidate takes as long as one of the incumbent, judging by the edit."""
         return same_work(changed(self.incumbent_files, self.files, self.known))
 
 

@@ -159,7 +159,7 @@ class Experiment:
 
     @property
     def metric(self) -> float | None:
-        """The mean that it was judged by, as in its row; None if voided, or if its last run failed or was pruned."""
+        """The mean that the verdict used, as in its row; None if voided, or if its last run failed or was pruned."""
         if self.voided:
             return None
         if self.verdict.evidence is not None:

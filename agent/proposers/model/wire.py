@@ -141,7 +141,7 @@ def complete(
     silence: float,
     tick: Callable[[], None],
 ) -> Answer:
-    """Ask the model once; what `tick` raises propagates.
+    """Ask the model once; exceptions of `tick` propagate.
 
     Args:
         most_tokens: limit of the answer.
