@@ -52,7 +52,7 @@ def test_top_level_holds_the_loop_and_shared_modules() -> None:
 
 
 def test_each_module_that_an_experiment_goes_through_exists() -> None:
-    walk = PAGE.partition("## One experiment")[2].partition("## Where things plug in")[0]
+    walk = PAGE.partition("## One experiment")[2].partition("## Where do things plug in?")[0]
     for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)+)`", walk):
         assert (ROOT / "agent" / f"{name}.py").exists(), name
 
