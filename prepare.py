@@ -72,7 +72,7 @@ def _time_budget() -> float:
 
 TIME_BUDGET = _time_budget()  # seconds of training, excluding startup and evaluation
 
-# Constants of the current snapshot. __getattr__ looks them up on first use, as this file also runs before one exists.
+# Constants of the current snapshot. __getattr__ looks them up on first use: this file also runs before one exists.
 SNAPSHOT: Snapshot
 PROFILE: str
 MAX_SEQ_LEN: int

@@ -150,20 +150,20 @@ def attention_mask(length: int, window: int) -> mx.array | str:
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, training: bool) -> mx.array:
-    """Return softmax attention of normalised queries and keys; all (B, heads, T, HEAD_DIM).
+    """Return softmax attention of normalized queries and keys; all (B, heads, T, HEAD_DIM).
 
     Outside training it uses MLX only, so that the evaluation can trace it.
     """
     if isinstance(mask, str) or not ON_CPU or not training:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mask)
-    # Scores of normalised vectors are at most HEAD_DIM**0.5, so the softmax needs no shift.
+    # Scores of normalized vectors are at most HEAD_DIM**0.5, so the softmax needs no shift.
     shares: Any = exp((q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2))
     weights = mx.where(mask, shares, 0.0)
     return (weights @ v) / weights.sum(axis=-1, keepdims=True)
 
 
 class Attention(nn.Module):
-    """Causal attention with rotary positions and normalised queries and keys.
+    """Causal attention with rotary positions and normalized queries and keys.
 
     With `value_embedding`, every token adds its own learned vector to its values, scaled by a gate per head. The gate
     reads the first GATE_CHANNELS channels of the residual stream and starts at 1.
@@ -278,7 +278,7 @@ def flops_per_token(model: GPT) -> int:
 
 
 class Muon(optim.Muon):
-    """Muon with decoupled weight decay. MLX adds the decay to the gradient, where orthogonalising nearly removes it."""
+    """Muon with decoupled weight decay. MLX adds the decay to the gradient, where orthogonalizing nearly removes it."""
 
     def __init__(self, learning_rate: float, weight_decay: float) -> None:
         super().__init__(learning_rate, momentum=MUON_MOMENTUM, weight_decay=0.0, ns_steps=MUON_STEPS)

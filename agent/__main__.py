@@ -1,4 +1,4 @@
-"""`python -m agent` is `autoresearch`."""
+"""Run `autoresearch` as `python -m agent`."""
 
 import sys
 from pathlib import Path

@@ -30,8 +30,8 @@ class AutoresearchError(Exception):
     The traceback is printed only with --debug.
 
     Args:
-        message: What failed and why: one sentence in lower case without a full stop.
-        hint: The fix, with its command in backticks; empty if there is none.
+        message: what failed and why: one sentence in lower case without a full stop.
+        hint: the fix, with its command in backticks; empty if there is none.
     """
 
     exit_code = 1
@@ -75,7 +75,7 @@ class Faulted(Crashed):
     """A crash caused by the GPU.
 
     Attributes:
-        fault: The kind of fault, see `agent.execution.gpu_fault`.
+        fault: the kind of fault, see `agent.execution.gpu_fault`.
     """
 
     def __init__(self, reason: str, fault: Literal["watchdog", "machine"]) -> None:
@@ -95,8 +95,8 @@ class Pruned(ExperimentError):
     """A run that was stopped early.
 
     Attributes:
-        fraction: Fraction of the training that was done, from 0 to 1.
-        estimate: The metric that the full run was expected to reach.
+        fraction: fraction of the training that was done, from 0 to 1.
+        estimate: the metric that the full run was expected to reach.
     """
 
     def __init__(self, reason: str, fraction: float, estimate: float) -> None:

@@ -8,8 +8,8 @@ from agent.session.session import Session
 def run_session(session: Session) -> None:
     """Run experiments until a stop condition holds.
 
-    Every step is journalled before it takes effect, and skipped if the journal shows that it was done, so a session
-    that was killed at any point resumes there.
+    Every step is journaled before it takes effect, and skipped if the journal shows that it was done. A session that
+    was killed at any point therefore resumes there.
     """
     session.recover()
     incumbent = session.baseline()

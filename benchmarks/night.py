@@ -4,7 +4,7 @@
 
 DIR is an empty folder outside any repository. An interrupted benchmark continues with the same command. Run nothing
 else meanwhile, because budgets are wall-clock time. Every session gets the machine time of `--experiments` runs of the
-untouched recipe. Sessions alternate in slices, forwards and backwards, so that a slow hour affects all of them equally.
+untouched recipe. Sessions alternate in slices, forward and backward, so that a slow hour affects all of them equally.
 At the end the baseline and every session's best get five held-out runs each, alternating, and the gain is the
 difference of those means. The classic loop keeps whatever looks better once. Its proposers draw from the whole space,
 which is what Optuna's samplers do by default.

@@ -253,7 +253,7 @@ def pooled_noise(experiments: Iterable[Experiment]) -> float:
 
 
 def _changed(experiment: Experiment, incumbent: Experiment) -> frozenset[str]:
-    """Return what differs, as far as the journal records it. A model's proposal always counts as changing code."""
+    """Return the differences that the journal records. A model's proposal always counts as changing code."""
     ours, theirs = experiment.parameters, incumbent.parameters
     names = {name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)}
     return frozenset(names | ({CODE} if experiment.proposer in MODELS or not names else set()))
@@ -270,7 +270,7 @@ def log_text(folder: Path, number: int, run: Run) -> str:
 
 
 def remaining(text: str, seconds: float) -> Callable[[float], float]:
-    """From train.py's own account of training and evaluation; without one, as if all of `seconds` were training."""
+    """Return the function that `Recorded.remaining` describes, from the times in the log, or as if all was training."""
     training = re.search(r"^training_seconds:\s+([\d.]+)", text, re.MULTILINE)
     evaluation = re.search(r"^evaluation: ([\d.]+)s", text, re.MULTILINE)
     if training is None:

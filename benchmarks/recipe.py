@@ -3,8 +3,8 @@
     uv run python -m benchmarks.recipe --port DIR [--seconds 60] [--runs 3] [--as-installed]
 
 Runs of both alternate. The port gets our BLAS with all cores, and float32, which the BLAS needs: once with its own
-learning rates, and once with our batch and rates tuned for this machine. --as-installed adds the port as it is without
-these changes.
+learning rates, and once with our batch and rates tuned for this machine. --as-installed adds the port without these
+changes.
 """
 
 from __future__ import annotations

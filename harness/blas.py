@@ -15,7 +15,7 @@ import sys
 import sysconfig
 from importlib import metadata
 
-# The CBLAS functions that libmlx.so uses. LAPACK is not replaced: training factorises no matrices.
+# The CBLAS functions that libmlx.so uses. LAPACK is not replaced: training factorizes no matrices.
 SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 WHEEL = "scipy-openblas32"
 SYSTEM_LIBRARY = "libopenblas.so.0"

@@ -181,7 +181,7 @@ def work() -> None:
 
 
 def processes() -> int:
-    """Return the number of worker processes: one per core, at least two, as the second pass needs another process."""
+    """Return the number of worker processes: one per core, at least two: the second pass needs another process."""
     if os.path.exists("/dev/nvidia0") or sys.platform == "darwin":  # noqa: PTH110
         return 2
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

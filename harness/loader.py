@@ -64,7 +64,7 @@ def make_dataloader(
         raise ValueError("the validation split is for the evaluator alone: call evaluate_bpb to measure the model")
 
     def rows() -> Iterator[tuple[Array, int]]:
-        # Deferred until the first batch is requested, as receiving the training text starts the training clock.
+        # Deferred until the first batch is requested, because receiving the training text starts the training clock.
         shards = opened(handover.training_files(address)) if address else shards_of(snapshot.directory, split)
         yield from _pack(shards, seed if split == "train" else None, seq_len + 1)
 

@@ -167,7 +167,8 @@ def bits_per_byte(losses: "Array", lengths: "Array") -> float:
 def expected_places(losses: "Array", references: "Sequence[Array]", counted: "Array", count: int) -> "Array":
     """Return the expected number of tries of each position, (rows, T), `count` in total.
 
-    Position i stands for text that is replaced from i + 1 on. The last target is not tried, as it is no model's input.
+    Position i stands for text that is replaced from i + 1 on. The last target is not tried, because no model sees it as
+    input.
 
     Args:
         losses: losses of the run in nats, (rows, T).
@@ -352,7 +353,7 @@ def losses_of(logits: "Array", targets: "Array") -> "Array":
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinite logits give a metric that is not finite
         for row, (score, target) in enumerate(
             zip(logits, targets, strict=True)
-        ):  # row by row, as a row fits into a core's cache
+        ):  # row by row: a row fits into a core's cache
             shifted = score - score.max(axis=-1, keepdims=True)
             chosen = np.take_along_axis(shifted, target[:, None], axis=-1)[:, 0].astype(np.float64)
             np.exp(shifted, out=shifted)

@@ -1,4 +1,4 @@
-"""What follows the loop: held-out runs for `confirm` and `ablate`, and the report."""
+"""Finish a session after its loop: held-out runs for `confirm` and `ablate`, and the report."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
     Each run gets a room of its own, so branch and checkout do not change, and an ended session stays ended.
 
     Args:
-        folder: The workspace.
-        tag: The session; None takes the most recent one.
-        sandbox: Mode of the sandbox.
-        work: Does the runs.
-        quiet: Print no progress.
+        folder: the workspace.
+        tag: the session; None takes the most recent one.
+        sandbox: mode of the sandbox.
+        work: does the runs.
+        quiet: print no progress.
 
     Raises:
-        PreconditionError: If the session has no beginning, has an unfinished experiment, or was measured under other
+        PreconditionError: the session has no beginning, has an unfinished experiment, or was measured under other
             conditions.
     """
     tag = find_session(folder.resolve(), tag)

@@ -1,4 +1,4 @@
-"""What all commands share: grouped options, output as lines or JSON, and errors as `error:` and `hint:` lines."""
+"""Shared parts of all commands: grouped options, output as lines or JSON, errors as `error:` and `hint:` lines."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def command(
     """Register a function as a command of the program. It returns its exit code, or None for 0.
 
     Args:
-        section: Section of the help page; None for none.
-        name: Name of the command; None takes the function's.
-        on: The group of commands that it belongs to.
-        reads: The command only reads a journal, so an unexpected exception means that the journal is damaged.
-        measures: The command does work that is worth finishing, so it continues when its output cannot be written.
-        envelope: Print errors under --json as the envelope that all commands share.
+        section: section of the help page; None for none.
+        name: name of the command; None takes the function's.
+        on: the group of commands that it belongs to.
+        reads: the command only reads a journal, so an unexpected exception means that the journal is damaged.
+        measures: the command does work that is worth finishing, so it continues when its output cannot be written.
+        envelope: print errors under --json as the envelope that all commands share.
     """
 
     def register(function: Command) -> Command:
@@ -115,11 +115,11 @@ def finish(
     """Do the work of a command, print its error if it fails, and exit with its code.
 
     Args:
-        work: Does the work and returns the exit code.
-        command: Name of the command in the JSON envelope.
-        as_json: Print an error as JSON, too.
-        reads: See `command`.
-        measures: See `command`.
+        work: does the work and returns the exit code.
+        command: name of the command in the JSON envelope.
+        as_json: print an error as JSON, too.
+        reads: see `command`.
+        measures: see `command`.
     """
     if measures:
         streams.keep_going()

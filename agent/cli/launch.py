@@ -53,10 +53,10 @@ class ExecutionConfig:
     """How runs are executed.
 
     Attributes:
-        training_seconds: Training budget of a run; None takes that of the protocol.
-        setup: Run the set-up commands of the protocol if they are due.
-        prune: Stop runs early that cannot win.
-        allow_untraced: Accept models that cannot be traced.
+        training_seconds: training budget of a run; None takes that of the protocol.
+        setup: run the setup commands of the protocol if they are due.
+        prune: stop runs early that cannot win.
+        allow_untraced: accept models that cannot be traced.
     """
 
     training_seconds: float | None = None
@@ -72,11 +72,11 @@ class OutputConfig:
     """What `run` prints, and what follows the loop.
 
     Attributes:
-        json: Print events as NDJSON.
-        notify: Ways to notify the user: `bell`, `desktop` or commands.
-        confirm: Confirm the gain at the end.
-        report: Write the report at the end.
-        dry_run: Print the plan and do nothing.
+        json: print events as NDJSON.
+        notify: ways to notify the user: `bell`, `desktop` or commands.
+        confirm: confirm the gain at the end.
+        report: write the report at the end.
+        dry_run: print the plan and do nothing.
     """
 
     json: bool = False
@@ -91,9 +91,9 @@ class RunConfig:
     """All settings of `run`.
 
     Attributes:
-        baseline_runs: Runs of the baseline; None takes the default of the verdict.
-        kept: The flags that the session keeps, by name.
-        said: A note for each kept flag that has changed.
+        baseline_runs: runs of the baseline; None takes the default of the verdict.
+        kept: the flags that the session keeps, by name.
+        said: a note for each kept flag that has changed.
     """
 
     tag: str
@@ -115,7 +115,7 @@ def run(folder: Path, config: RunConfig) -> int:
         The exit code.
 
     Raises:
-        UsageError: If the tag cannot name a branch.
+        UsageError: the tag cannot name a branch.
     """
     tag, execution, output = config.tag, config.execution, config.output
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
@@ -246,7 +246,7 @@ def _about_the_search(session: Session, config: RunConfig) -> list[str]:
     """Return remarks on what limits the search; empty once the session has experiments.
 
     Raises:
-        PreconditionError: If the search finds nothing to change and is the only proposer.
+        PreconditionError: the search finds nothing to change and is the only proposer.
     """
     runner = session.runner
     if session.state.experiments or config.limits.experiments == 0:

@@ -67,7 +67,7 @@ Setup = Annotated[
     bool,
     typer.Option(
         "--setup/--no-setup",
-        help="Run the set-up commands of protocol.json unless they have run here.",
+        help="Run the setup commands of protocol.json unless they have run here.",
         rich_help_panel=SESSION,
     ),
 ]

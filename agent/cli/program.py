@@ -55,8 +55,8 @@ class Options:
     """The options before the command.
 
     Attributes:
-        here: The folder as the user named it.
-        folder: The workspace that contains it.
+        here: the folder as the user named it.
+        folder: the workspace that contains it.
     """
 
     here = folder = Path()

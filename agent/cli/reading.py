@@ -29,8 +29,8 @@ def status(
 ) -> int:
     """Show the status of a session, running or ended.
 
-    Works from any terminal or over ssh, as it only reads the journal. On a terminal, --follow shows the live screen of
-    `run`.
+    Works from any terminal or over ssh, because it only reads the journal. On a terminal, --follow shows the live
+    screen of `run`.
 
     \b
     Examples:

@@ -306,12 +306,12 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
     """Combine the flags of this start with those that the session has kept.
 
     Args:
-        folder: The workspace.
-        flags: The flags of this start.
-        defaults: Names of the flags that were not given.
+        folder: the workspace.
+        flags: the flags of this start.
+        defaults: names of the flags that were not given.
 
     Raises:
-        UsageError: If flags do not go together.
+        UsageError: the flags contradict each other.
     """
     from agent.cli.launch import ExecutionConfig, OutputConfig, RunConfig
     from agent.decision.decide import DecisionConfig
@@ -367,7 +367,7 @@ def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
     """Reject flags that have no effect without a model or an agent.
 
     Raises:
-        UsageError: If one is given without them.
+        UsageError: one is given without them.
     """
     idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
     if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
@@ -378,12 +378,12 @@ def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, 
     """Return the flags that apply to a start of session `tag`, and a note for each that has changed.
 
     Args:
-        folder: The workspace.
-        tag: The session.
-        given: The flags of this start, by their names in KEPT.
+        folder: the workspace.
+        tag: the session.
+        given: the flags of this start, by their names in KEPT.
 
     Raises:
-        PreconditionError: If the journal came with the repository.
+        PreconditionError: the journal came with the repository.
     """
     path = journal_path(folder, tag)
     if not path.exists():

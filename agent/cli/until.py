@@ -23,12 +23,12 @@ def moment(text: str, now: float) -> float:
     """Return the Unix time that `text` means.
 
     Args:
-        text: A time of day (`07:00`, `7am`, `7:30pm`), meaning its next occurrence, or a duration from now (`8h`,
+        text: a time of day (`07:00`, `7am`, `7:30pm`), meaning its next occurrence, or a duration from now (`8h`,
             `90m`, `1h30m`).
         now: Unix time.
 
     Raises:
-        UsageError: If it is neither.
+        UsageError: it is neither.
     """
     said = " ".join(text.split())
     hours = _hours(said)

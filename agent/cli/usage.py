@@ -124,7 +124,7 @@ def in_plain_words(error: typer.TyperException) -> UsageError:
 
 
 def _wrong_value(error: typer.TyperException, parameter: TyperArgument | TyperOption, name: str, context: Any) -> str:
-    """Return what a value must be and what it is, if the parser tells; else its own message."""
+    """Return the expected kind of value and the value, if the parser reports them; else its own message."""
     source = context.get_parameter_source(parameter.name) if context else None
     if source is not None and source.name == "ENVIRONMENT" and isinstance(parameter.envvar, str):
         name = parameter.envvar
@@ -143,7 +143,7 @@ def _wrong_value(error: typer.TyperException, parameter: TyperArgument | TyperOp
 
 
 def _name(parameter: TyperArgument | TyperOption) -> str:
-    """Return what a user types for a parameter: its longest flag, or an argument's name."""
+    """Return the name of a parameter on the command line: its longest flag, or an argument's name."""
     if isinstance(parameter, TyperOption):
         return max(parameter.opts, key=len)
     return str(parameter.display_name_raw)
@@ -158,7 +158,7 @@ def _similar(names: list[str], see: str) -> str:
 
 
 def _complete_quickly() -> None:
-    """Skip what takes typer longest after Tab and does not change the offers.
+    """Skip the slowest steps of typer after Tab, which do not change the offers.
 
     That is loading pydantic, to convert the values on the line, and loading Rich, to strip markup from help texts,
     which contain none here.

@@ -1,4 +1,4 @@
 """Decide between keep, discard and another run: noise, sequential test, equal steps, session limits.
 
-Uses journal and source, and the conditions recorded by execution. Starts no processes.
+Imports journal and source, and the conditions recorded by execution. Starts no processes.
 """

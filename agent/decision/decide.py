@@ -60,7 +60,7 @@ class Comparison:
 
     @cached_property
     def same_work(self) -> bool:
-        """Whether a step of candidate and incumbent takes equally long, judging by the edit."""
+        """Whether a step of the candidate takes as long as one of the incumbent, judging by the edit."""
         return same_work(changed(self.incumbent_files, self.files, self.known))
 
 
@@ -140,7 +140,7 @@ def situation_of(case: Comparison) -> Situation:
 
 
 def why_unlike(case: Comparison, run: Run) -> str | None:
-    """Say why a run of the candidate is not comparable with the incumbent's; None if it is."""
+    """Return why a run of the candidate is not comparable with the incumbent's; None if it is."""
     return _why_slower(case, run) or _why_faster(case, run)
 
 

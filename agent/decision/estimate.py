@@ -21,7 +21,7 @@ def unbiased(experiment: Experiment) -> list[Run]:
 
 
 def estimate(experiment: Experiment) -> float | None:
-    """Return the best estimate of its metric.
+    """Return the best estimate of an experiment's metric.
 
     Returns:
         The mean of its unbiased runs if there are any, else the mean in its row. For a pruned experiment, the metric it

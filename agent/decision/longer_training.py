@@ -1,4 +1,4 @@
-"""Detect a candidate that is better only because it trained longer. It is rejected in any repository.
+"""Detect candidates that are better only because they trained longer. They are rejected in any repository.
 
 If the harness's evaluator sees the training begin, it measures the time. Otherwise only the duration of the whole
 command is known, and the training time in its log. The duration has a tolerance for work other than training: slower
@@ -29,7 +29,7 @@ def trains(protocol: Protocol) -> bool:
 
 
 def why_longer(candidate: Sequence[Run], baseline: Experiment, incumbent: Experiment) -> str | None:
-    """Say that a candidate trained clearly longer than the baseline, with both times; None if it did not."""
+    """Return by how much a candidate trained longer than the baseline, in words; None if not clearly longer."""
     runs, before = succeeded(candidate), succeeded((*baseline.runs, *baseline.heldout_runs))
     if not runs or not before or any(run.source == "attested" for run in runs):
         return None

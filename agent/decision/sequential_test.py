@@ -2,7 +2,7 @@
 
 The first run screens: a clearly worse candidate is discarded at once. Otherwise candidate and incumbent are repeated,
 alternating, until the likelihood ratio of "better by EFFECT or more" against "equal" passes one of two bounds. This is
-Wald's sequential test with a generalised ratio of Student's t, because the noise is estimated too. The incumbent's
+Wald's sequential test with a generalized ratio of Student's t, because the noise is estimated too. The incumbent's
 value is the mean of its held-out runs. `benchmarks/verdict.py` measures the error rates of these constants.
 """
 
@@ -25,8 +25,8 @@ Kind = Literal["confirm", "greedy"]
 Step = Literal["candidate", "incumbent"]
 
 # The gain that the test is designed to detect, in standard deviations of one run as measured. At equal steps the
-# absolute gain stays the same, as a smaller one is not worth the runs, but at most MOST_EFFECT of the smaller noise
-# there: a gain of that size is not luck.
+# absolute gain stays the same, because a smaller one is not worth the runs. It is at most MOST_EFFECT times the smaller
+# noise there: a gain of that size is not luck.
 EFFECT, MOST_EFFECT = 2.8, 6.0
 # Log likelihood ratios. A single run keeps a candidate only if noise cannot explain its gain. It discards slightly more
 # readily than repeated runs do, because most candidates end there.

@@ -1,6 +1,6 @@
 """Student's t distribution: cdf and quantile, without scipy.
 
-The cdf is a regularised incomplete beta function, computed from its continued fraction with the modified Lentz method
+The cdf is a regularized incomplete beta function, computed from its continued fraction with the modified Lentz method
 (Press et al., Numerical Recipes, 3rd edition, section 6.4). Infinite degrees of freedom give the normal distribution.
 """
 
@@ -51,7 +51,7 @@ def quantile(p: float, df: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b) for 0 <= x <= 1."""
+    """Return the regularized incomplete beta function I_x(a, b) for 0 <= x <= 1."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     front = math.exp(

@@ -78,7 +78,7 @@ def _answered(model: ModelSpec, answer: requests.Response) -> Check:
 
 
 def _listed(model: ModelSpec, answer: requests.Response) -> Check:
-    """Check that the server lists the model. If not, only warn, as servers differ in how they name models."""
+    """Check that the server lists the model. If not, only warn: servers name models differently."""
     try:
         listed = json.loads(b"".join(bounded_http.body(answer)))["data"]
         names = [one_line(str(each["id"]))[:LONGEST_NAME] for each in listed]

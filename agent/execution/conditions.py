@@ -96,7 +96,7 @@ def disturbed(
     The medians of both are compared.
 
     Args:
-        equally_long: whether a step takes equally long in both, as they are the same program or differ only in rates.
+        equally_long: whether a step takes equally long in both: they are the same program or differ only in rates.
             Then fewer steps are evidence as well.
         than: how the text names the reference.
     """

@@ -1,8 +1,8 @@
 """The harness's evaluator: a process outside the run's room that computes the metric from the exported model.
 
-A harness that hands models over includes `harness/evaluator.py`, or `evaluator.py` in earlier versions. The loop starts
-that script, as of the session's first commit, before the run, in a separate room that shows the whole snapshot, and
-passes the path of its socket to the run (AUTORESEARCH_EVALUATOR). The evaluator reports events as lines of JSON on its
+A harness that hands models over includes `harness/evaluator.py`, or `evaluator.py` in earlier versions. Before the run,
+the loop starts that script, as of the session's first commit, in a separate room that shows the whole snapshot. It
+passes the path of the socket to the run (AUTORESEARCH_EVALUATOR). The evaluator reports events as lines of JSON on its
 standard output: `ready`; `clock` when it gives out the training text; `handed_over` when a model has arrived; then
 `answer` with the metric, or `refused` with the reason why it voided the run.
 """
@@ -33,12 +33,12 @@ VARIABLE = "AUTORESEARCH_EVALUATOR"
 REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
 SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
 READY_SECONDS = 30.0
-# A log may round to three decimals; the evaluator's number is the one that counts.
+# A log may round to three decimals; only the evaluator's number counts.
 TOLERANCE = 6e-4
-# How much longer than its incumbent's the untimed part of a run may be, as a fraction of the budget and in seconds at
-# most; and how many times that it may be longer than the baseline's.
+# The untimed part of a run may exceed its incumbent's by this fraction of the budget, but by no more than this many
+# seconds. It may exceed the baseline's by this multiple of that.
 UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
-# The start-up time of a program varies by this much, whatever its budget.
+# The startup time of a program varies by this much, whatever its budget.
 LEAST_UNTIMED_SECONDS = 1.0
 # The last step begins within the budget, and a candidate's step may take longer than its incumbent's.
 MOST_STEPS = 2
@@ -188,7 +188,7 @@ def _keep(written: Path, losses: Path | None) -> None:
 
 
 def _python(workspace: Path) -> Path:
-    """Return the workspace's own interpreter, if it has one, as the metric is computed with its version of MLX."""
+    """Return the workspace's own interpreter, if it has one: the metric is computed with its version of MLX."""
     own = workspace / ".venv" / "bin" / "python"
     return own if own.exists() else Path(sys.executable)
 
@@ -201,7 +201,7 @@ class Allowance:
         budget: the training budget.
         own: the untimed seconds of the incumbent.
         baseline: the untimed seconds of the baseline.
-        overrun: by how much the incumbent exceeded its budget, from its first training text to its hand-over.
+        overrun: by how much the incumbent exceeded its budget, from its first training text to its handover.
         step: the duration of a step of the incumbent.
     """
 
@@ -213,7 +213,7 @@ class Allowance:
 
     @property
     def seconds(self) -> float:
-        """The time from the start of the command to the hand-over, minus the budget, at most."""
+        """The time from the start of the command to the handover, minus the budget, at most."""
         if self.own is None:
             return math.inf
         return min(
@@ -222,7 +222,7 @@ class Allowance:
 
     @property
     def training(self) -> float:
-        """The time from the first training text to the hand-over, minus the budget, at most."""
+        """The time from the first training text to the handover, minus the budget, at most."""
         if self.overrun is None:
             return math.inf
         return self.overrun + max(LEAST_UNTIMED_SECONDS, min(MOST_STEPS * self.step, self._more))
@@ -235,7 +235,7 @@ class Allowance:
         """Raise Violation if a run took longer.
 
         Args:
-            seconds: from the start of the command to the hand-over.
+            seconds: from the start of the command to the handover.
         """
         if self.budget is not None and seconds - self.budget > self.seconds:
             raise Violation(
@@ -248,7 +248,7 @@ class Allowance:
         """Raise Violation if a run trained for longer.
 
         Args:
-            seconds: from its first training text to the hand-over.
+            seconds: from its first training text to the handover.
         """
         if self.budget is not None and seconds - self.budget > self.training:
             raise Violation(

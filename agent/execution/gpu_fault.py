@@ -6,10 +6,10 @@ import re
 
 from agent.journal.experiment import Fault
 
-# "watchdog": the system ended work that took too long, as it does while a display is on; a smaller device batch, which
-# means less work at a time, helps. "machine": another program's failure took this run along, or the device was lost.
+# "watchdog": the system killed work that took too long, as it does while a display is on. A smaller device batch helps,
+# because it means less work at a time. "machine": another program's failure ended this run too, or the device was lost.
 # The numbers are how often a run is repeated, after a pause each time, before anything else is tried. Each repeat is a
-# new process, as only that recovers.
+# new process, because only a new process recovers.
 REPEATS: dict[Fault, int] = {"": 0, "watchdog": 1, "machine": 2}
 PAUSE_SECONDS = 3.0
 LONGEST_LOG = 2**20  # characters at its end that are searched

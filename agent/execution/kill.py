@@ -34,7 +34,7 @@ class Process:
 
 
 def end_orphan(process: Process) -> bool:
-    """Kill the process tree of a command that outlived its loop. Returns whether it was still running."""
+    """Kill the process tree of a command that outlived its loop. Return whether it was still running."""
     try:
         leader = psutil.Process(process.pid)
         if abs(leader.create_time() - process.born) > 1:
@@ -49,7 +49,7 @@ def end_orphan(process: Process) -> bool:
 
 
 def end_all(pid: int, mark: str) -> None:
-    """Kill a process tree: TERM, a grace period, then KILL until none is left, as some start new processes on TERM."""
+    """Kill a process tree: TERM, a grace period, then KILL until none is left: some start new processes on TERM."""
     family = kin(pid, mark)
     if not family:
         return
@@ -77,9 +77,9 @@ def end_all(pid: int, mark: str) -> None:
 def watchdog(pid: int, mark: str) -> Iterator[None]:
     """Kill the run `pid` with the mark `mark` if this process dies during the block, in any way.
 
-    A shell waits, as it takes neither time nor memory from the training. This process holds the other end of the
-    shell's standard input. A line on it means that the run has ended; an end of file without a line means that this
-    process is dead and that the run must be killed.
+    The watchdog is a shell, because it takes neither time nor memory from the training. This process holds the other
+    end of the shell's standard input. A line on it means that the run has ended; an end of file without a line means
+    that this process is dead and that the run must be killed.
     """
     kill = [sys.executable, "-P", "-m", "agent.execution.kill", str(pid), mark]
     # Start it in a new session, so that a signal to the loop's terminal does not kill the watchdog first.

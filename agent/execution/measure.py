@@ -81,7 +81,7 @@ class Beside:
     """Earlier runs with which a run is compared.
 
     Attributes:
-        own: runs of the incumbent, which limit the time before the hand-over.
+        own: runs of the incumbent, which limit the time before the handover.
         baseline: runs of the baseline, which limit it as well.
         other: runs of another commit. Comparing losses with theirs shows where this run gains; runs of the same commit
             would hide an unfair gain, such as from reading the evaluation text.

@@ -85,7 +85,7 @@ def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, t
     if started is None:
         return None
     start, script = started
-    # A separate key, as the room of a current run or agent must not be removed as a leftover.
+    # A separate key: the room of a current run or agent must not be removed as a leftover.
     key = state_folder(runner.workspace.folder) / "drycheck"
     with room_of(runner, incumbent, fingerprint.snapshot_folder(runner.protocol), files, key) as place:
         log = place.layout.folder / "log"

@@ -20,7 +20,7 @@ from agent.protocol.models import Protocol, SetupCommand
 from agent.room.room import Furniture, Room, furnish, make_parts
 from agent.room.sandbox import Sandbox, temporary_folder
 
-# Caches of package managers, relative to the home folder. Set-up commands may write to them.
+# Caches of package managers, relative to the home folder. Setup commands may write to them.
 CACHES = [
     ".cache/uv",
     ".cache/pip",
@@ -43,7 +43,7 @@ SETTINGS = [".config/uv", ".config/pip", ".pip", ".config/yarn", ".cargo/config.
 
 
 def set_up(runner: Runner, state_folder: Path, say: Callable[[str], None]) -> None:
-    """Run the set-up commands if they are due, with their output on stderr.
+    """Run the setup commands if they are due, with their output on stderr.
 
     They run in the user's workspace itself, in a room that shows what any run sees of the machine, the caches of
     package managers, and the cache of the data.
@@ -78,18 +78,18 @@ def run(place: Room, command: str) -> None:
     )
     if done.returncode != 0:
         raise AutoresearchError(
-            f"the set-up command `{command}` failed with exit code {done.returncode}",
+            f"the setup command `{command}` failed with exit code {done.returncode}",
             hint="fix the error shown above, or run the command yourself and start with `--no-setup`",
         )
 
 
 def lines(protocol: Protocol) -> list[str]:
-    """Return the set-up commands as lines for the shell."""
+    """Return the setup commands as lines for the shell."""
     return [_line(command) for command in protocol.environment.setup_commands]
 
 
 def furniture(hidden: tuple[Path, ...] = ()) -> Furniture:
-    """Return the contents of the room of set-up commands: what they see and may write besides the workspace."""
+    """Return the contents of the room of setup commands: what they see and may write besides the workspace."""
     home = home_folder()
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)

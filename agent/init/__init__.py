@@ -1,4 +1,4 @@
 """`init`: write a tested protocol.json for any repository.
 
-Uses session and the packages below it.
+Imports session and the packages below it.
 """

@@ -67,7 +67,7 @@ def _seconds(text: str) -> float | None:
 
 
 def network_of(surface: Surface, files: Files) -> tuple[str, str]:
-    """Return networkPolicy and the reason. The harness does not count, as it may download before the runs."""
+    """Return networkPolicy and the reason. The harness does not count: it may download before the runs."""
     for path in surface.read:
         match = DOWNLOADS.search(files[path]) if path not in surface.harness else None
         if match:

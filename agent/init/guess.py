@@ -130,7 +130,7 @@ def choose_metric(found: list[Found], wanted: str | None, prose: str) -> Found |
         )
 
     directed = [dataclasses.replace(f, direction=said_direction(f.name, prose) or f.direction) for f in found]
-    # Among equally likely numbers take the first, as later ones usually give details.
+    # Among equally likely numbers take the first: later ones usually give details.
     return max((f for f in directed if f.direction is not None), key=likely, default=None)
 
 
@@ -158,7 +158,7 @@ def _clauses(name: str, prose: str) -> Iterator[str]:
 
 
 def meaning(name: str) -> tuple[Direction | None, int]:
-    """Return the direction and weight of a name: `val_loss` is a likely metric, `training_seconds` hardly."""
+    """Return the direction and weight of a name: `val_loss` is a likely metric, `training_seconds` an unlikely one."""
     words = [word for word in re.split(r"[^a-z0-9]+", slug(name)) if word]
     if SETTINGS & set(words):
         return None, 0

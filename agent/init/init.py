@@ -33,7 +33,7 @@ LONGEST_RUN = 1800.0
 MOST_TRIED, MOST_NAMED = 4, 3
 TAIL_LINES = 12  # last lines shown of a failed run, whose log is deleted with the copy
 LONGEST_TWICE = 10.0  # seconds; shorter runs are repeated, to see whether the metric is the same
-LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honours the budget
+LONGEST_BUDGET = 20.0  # seconds of training in a trial, if the code honors the budget
 COUNTS = ("passed", "failed", "errors", "skipped", "total", "seconds")
 UNKNOWN = {"name": "unknown", "direction": "minimize", "extract": {"kind": "regex", "pattern": "(.+)"}}
 
@@ -257,7 +257,7 @@ def _attempted(
 
 
 def _without_submodules(stage: trial.Stage) -> str:
-    """Return a hint if a submodule is not checked out, as its files are then missing in the copy as well."""
+    """Return a hint if a submodule is not checked out: its files are then missing from the copy as well."""
     workspace = stage.runner.workspace
     empty = [name for name in workspace.submodules() if not any((workspace.top / name).glob("*"))]
     if not empty:
@@ -307,12 +307,12 @@ def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
         trial.prepare(stage, Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN)), say)
     except AutoresearchError as error:
         # The error's own hint names a flag of `run`.
-        hint = "fix the cause shown above, or name a command that needs no set-up with --command"
+        hint = "fix the cause shown above, or name a command that needs no setup with --command"
         raise AutoresearchError(str(error), hint=hint) from None
 
 
 def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
-    """Say what to do about tracked files that every run changes."""
+    """Return a note on tracked files that every run changes, with the command that untracks them."""
     paths = " ".join(here(workspace.folder / name) for name in names[:MOST_NAMED])
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return (

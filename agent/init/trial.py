@@ -53,7 +53,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Stage:
-    """The room in which `init` runs set-up commands and then the command.
+    """The room in which `init` runs setup commands and then the command.
 
     Attributes:
         since: Unix time at which the copy of the workspace was complete.
@@ -94,7 +94,7 @@ def _furniture(untracked: UntrackedFiles) -> Furniture:
 
 
 def prepare(stage: Stage, protocol: Protocol, say: Callable[[str], None]) -> None:
-    """Run the set-up commands in the room.
+    """Run the setup commands in the room.
 
     Raises:
         AutoresearchError: a command failed; the message names it.

@@ -1,4 +1,4 @@
 """The record of a session: its data types, its events, the state they fold into, and the files that hold them.
 
-Uses protocol and system. Every other room reads sessions through this one.
+Imports protocol and system. Every other package reads sessions through this one.
 """

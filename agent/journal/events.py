@@ -34,7 +34,7 @@ Between experiments:
     confirmed  {a, b, means, runs, gain, low, high, noise, verdict}   the result of `confirm` for two commits
     ablated    {changes, commit, ...}                    the result of `ablate`
 
-Shown but never journalled:
+Shown but never journaled:
 
     progress   {seconds, expected, line}                 several times a minute while a command runs
     failed     {reason}                                  an error ends the session; `ended` follows

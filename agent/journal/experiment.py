@@ -54,7 +54,7 @@ class Run:
         source: who computed the metric. "attested": the harness's evaluator, which saw only the run's model. "from the
             log": the run itself. "untraced": the run itself, with the harness's code, because its model could not be
             traced.
-        untimed: seconds from the start of the command to the hand-over of its model, minus the budget.
+        untimed: seconds from the start of the command to the handover of its model, minus the budget.
         overrun: the same, counted from the first text that it trained on.
         unconfined: no sandbox kept the run away from the user's files.
         fault: the machine fault that ended it on every attempt; empty for none.
@@ -159,7 +159,7 @@ class Experiment:
 
     @property
     def metric(self) -> float | None:
-        """The mean that it was judged by, as in its row; None if voided, or if its last run failed or was pruned."""
+        """The mean that the verdict used, as in its row; None if voided, or if its last run failed or was pruned."""
         if self.voided:
             return None
         if self.verdict.evidence is not None:

@@ -40,7 +40,7 @@ def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int)
 
 
 def change_of(history: Sequence[Experiment], experiment: Experiment) -> float | None:
-    """Return its metric minus that of the incumbent at the time; None if either has no metric."""
+    """Return an experiment's metric minus that of the incumbent at the time; None if either has no metric."""
     before = incumbent_before(history, experiment.number)
     if experiment.metric is None or before is None or before.metric is None:
         return None
@@ -52,7 +52,7 @@ def incumbent_before(history: Sequence[Experiment], number: int) -> Experiment |
 
 
 def _ideas_of(history: Sequence[Experiment], experiment: Experiment) -> list[str]:
-    """Return the constants that it changed, each with its direction, or else the first words of its description."""
+    """Return the constants that an experiment changed, with directions, or else the first words of its description."""
     before = incumbent_before(history, experiment.number)
     found = []
     for name, value in experiment.parameters.items():

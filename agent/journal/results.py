@@ -66,7 +66,7 @@ def has_columns(protocol: Protocol, text: str) -> bool:
 def cell(column: str, text: str) -> str:
     """Return a cell that is safe in a spreadsheet: an apostrophe precedes text that would be a formula.
 
-    Applies to csv and tsv, as spreadsheets open both. Numbers are left alone, and no spreadsheet opens jsonl.
+    This applies to csv and tsv, because spreadsheets open both. Numbers are left alone, and no spreadsheet opens jsonl.
     """
     return f"'{text}" if column in TEXTS and text.lstrip(" ").startswith(FORMULA) else text
 

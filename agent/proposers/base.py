@@ -17,7 +17,7 @@ class WorkspaceView:
     Attributes:
         texts: experiment -> its mutable files as they were measured.
         check: all mutable files of a candidate -> why they would fail to start, or None; takes seconds.
-        tick: must be called several times a second during long work; let what it raises propagate.
+        tick: must be called several times a second during long work; let its exceptions propagate.
         export: write every tracked file of the incumbent below a folder; return the workspace inside it.
         allows: whether a candidate may change a path.
     """
@@ -43,7 +43,7 @@ class Context:
         constants: values that the harness defines and the files use (PROFILE, MAX_SEQ_LEN, ...), from the snapshot.
         metric: name of the metric.
         rules: goal and rules, from the protocol.
-        program: the user's program.md as it is now.
+        program: the user's current program.md.
         machine: hardware and data, one per line.
         workspace: read-only access to the workspace.
         folder: where to keep transcripts and logs of this experiment; None to keep none.

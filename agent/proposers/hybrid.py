@@ -186,7 +186,7 @@ class HybridProposer:
 def _consulted(ask: Callable[[Context], Proposal], context: Context, name: str) -> Proposal:
     """Return the answer of the model or agent, and turn its unexpected errors into Unavailable.
 
-    Only what `tick` raises and errors that concern the session, by their type, propagate and may end the session.
+    Only the exceptions of `tick`, and errors whose type concerns the session, propagate and may end the session.
     """
     passing: list[BaseException] = []
 

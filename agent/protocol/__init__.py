@@ -1,4 +1,4 @@
 """protocol.json: its models, loading, validation, and metric extraction.
 
-Uses system.
+Imports system.
 """

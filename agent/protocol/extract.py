@@ -85,9 +85,9 @@ def _regex(metric: Metric, log: str, seconds: float) -> float:
 def _whole(name: str, lines: str, match: regex.Match[str]) -> str:
     """Return the text of the whole number that was matched.
 
-    A pattern such as [0-9.]+ reads 1.2e-3 as 1.2, so the captured text must extend to the end of its line, unless the
-    pattern itself matches to the end of the line and the number does not go on. It reads 45,060.2 as 45; thousands
-    separators are added to the captured text.
+    A pattern such as [0-9.]+ reads 1.2e-3 as 1.2, so the captured text must extend to the end of its line. The
+    exception is a pattern that itself matches to the end of the line, if the number ends where the captured text does.
+    The same pattern reads 45,060.2 as 45; thousands separators are added to the captured text.
 
     Raises:
         NoMetric: the match is only part of a number.

@@ -124,7 +124,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _words(fault: ErrorDetails) -> str:
-    """Say what is wrong with a field, without the terms of pydantic."""
+    """Return why a field is invalid, without the terms of pydantic."""
     limits = fault.get("ctx", {})
     match fault["type"]:
         case "extra_forbidden":

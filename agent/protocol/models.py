@@ -122,7 +122,7 @@ class Meta(ProtocolModel):
     purpose_statement: str | None = information("shown to the user", default=None)
     created_at: str | None = information("when the protocol was written", default=None)
     updated_at: str | None = information("when the protocol was last changed", default=None)
-    protocol_bundle_id: str | None = information("the protocol's name in a catalogue", default=None)
+    protocol_bundle_id: str | None = information("the protocol's name in a catalog", default=None)
 
 
 class Constraints(ProtocolModel):

@@ -1,4 +1,4 @@
 """Predict from learning curves whether a run in progress can still win.
 
-Uses the noise estimate of decision.
+Imports the noise estimate of decision.
 """

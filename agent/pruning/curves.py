@@ -103,7 +103,7 @@ def point(line: str, seconds: float = math.nan) -> Point | None:
     if loss is None:
         return None
     if count := COUNT.search(line):
-        done, of = float(count[1]), float(count[2])  # a float, as there may be any number of digits
+        done, of = float(count[1]), float(count[2])  # a float: there may be any number of digits
         fraction = done / of if of else math.inf
     elif percent := PERCENT.search(line):
         fraction = float(percent[1]) / 100
@@ -136,7 +136,7 @@ def pace(curve: Curve, other: Curve) -> float | None:
     theirs = other[: bisect.bisect_left(other, (curve[-1].fraction,)) + 1]
     rates = []
     for part in (curve, theirs):
-        # The first step is excluded, as its time may be compilation.
+        # The first step is excluded, because its time may include compilation.
         steps, share = part[-1].step - part[0].step, part[-1].fraction - part[0].fraction
         rates.append(steps / share if share > 0 else math.nan)
     ratio = rates[0] / rates[1] if rates[1] > 0 else math.nan
@@ -155,11 +155,11 @@ def average(curves: Sequence[Curve]) -> Curve:
 
 
 def broken(curve: Curve) -> str | None:
-    """Say why this training has failed on its own: a loss that is not finite or has diverged; None if it has not."""
+    """Return why this training has failed on its own: its loss is not finite or has diverged; None if it has not."""
     if not curve:
         return None
     last = curve[-1]
-    # A placeholder before the first real loss may be nan; a later nan is a failure.
+    # A placeholder before the first real loss may be NaN; a later NaN is a failure.
     if not math.isfinite(last.loss) and len(curve) > 1:
         return f"pruned at {last.fraction:.0%}: the loss became {last.loss}"
     first = next((point.loss for point in curve if math.isfinite(point.loss)), math.nan)
@@ -173,7 +173,7 @@ def broken(curve: Curve) -> str | None:
 
 
 def overdue(curve: Curve, seconds: float, limit: float) -> str | None:
-    """Say why a run cannot end before its hard limit, by projecting its own pace; None if it can.
+    """Return why a run cannot end before its hard limit, by projecting its own pace; None if it can.
 
     Needs points with known seconds. The pace must be too slow both since the first and since the middle point, so that
     neither a slow start nor one pause decides; a pause since the last point counts at its actual length.
@@ -199,7 +199,7 @@ def overdue(curve: Curve, seconds: float, limit: float) -> str | None:
 
 
 def too_late(curve: Curve, seconds: float, limit: float, budget: float | None) -> str | None:
-    """Say why a run cannot end before its hard limit, by the rest of its training budget; None if it can.
+    """Return why a run cannot end before its hard limit, by the rest of its training budget; None if it can.
 
     Returns None without a curve. A budget that is not below the limit cannot be meant literally, and gives None too.
 

@@ -1,7 +1,7 @@
 """Prune a run that can no longer beat the incumbent, based on both learning curves and the history of this machine.
 
 Related work: Optuna's MedianPruner stops a run below the median of the others at the same step, which stops winners
-that start slowly. Its WilcoxonPruner tests one run against the best. Freeze-thaw optimisation (Swersky et al., arXiv
+that start slowly. Its WilcoxonPruner tests one run against the best. Freeze-thaw optimization (Swersky et al., arXiv
 1406.3896) and the predictive termination of Domhan et al. (IJCAI 2015) forecast the end of a curve and stop if the
 probability of beating the best is small. This module does the same with a minimal model: the forecast is a regression
 on runs that finished on the same machine. It predicts by how much a run ends behind its incumbent (the shortfall) from
@@ -32,7 +32,7 @@ from agent.source.diff import kinds
 
 CHANCE = 0.0075  # probability of winning below which a run is pruned
 LEAST = 8  # comparable finished runs needed before anything is pruned
-MOST_HISTORY = 200  # latest finished runs to learn from, as machines change and the work must be bounded
+MOST_HISTORY = 200  # latest finished runs to learn from: machines change, and the work must be bounded
 EARLIEST = 0.1  # of the training, before which nothing is pruned
 CONTROL = 0.05  # fraction of the runs to be pruned that may finish
 
@@ -166,7 +166,7 @@ def spared(seed: int, number: int, share: float = CONTROL) -> bool:
 def slowed_by_machine(so_far: Curve, incumbent: Curve, changed: Collection[str]) -> bool:
     """Return whether a run makes so few steps per second, with no edit to explain it, that the machine must be busy.
 
-    Such a run must be repeated, neither judged nor learnt from. Ending it early is left to the caller that repeats it.
+    Such a run must be repeated, neither judged nor learned from. Ending it early is left to the caller that repeats it.
     """
     ratio = pace(so_far, incumbent)
     return ratio is not None and ratio < SLOWER and not kinds(changed)
@@ -265,7 +265,7 @@ def _fit(cases: Sequence[Comparison], here: Pair) -> Fit | None:
 
 
 def _weight(x: Pair, size: float) -> float:
-    """Weight a residual, as residuals grow with the features: 1 for this size, 2 for a tie, near 0 for a wreck."""
+    """Weight a residual, because residuals grow with the features: 1 at this size, 2 for a tie, near 0 for a wreck."""
     return 2 / (1 + _dot(x, x) / size)
 
 

@@ -1,4 +1,4 @@
 """Sessions as plain data: status, gain, timing, and the contents of the report.
 
-Uses journal, decision and repository. Prints nothing; that is the job of views.
+Imports journal, decision and repository. Prints nothing; that is the job of views.
 """

@@ -13,10 +13,10 @@ def experiments_left(limits: Limits, state: State, now: float, seconds: float) -
     """Forecast the experiments left: `11.2 an hour, about 62 more by 07:00`, or the rate alone without a limit.
 
     Args:
-        limits: What ends the session.
-        state: The session.
+        limits: what ends the session.
+        state: the session.
         now: Unix time.
-        seconds: Seconds since this start, from which --max-hours counts.
+        seconds: seconds since this start, from which --max-hours counts.
 
     Returns:
         The forecast; None before the first experiment is done.

@@ -20,17 +20,17 @@ class Gain:
     """The gain of the best over the baseline. Values are None until both are measured.
 
     Attributes:
-        baseline: Estimate of the baseline by all its runs, see `decision.estimate`.
-        best: Estimate of the best by all its runs.
-        baseline_runs: Number of runs behind the estimate of the baseline.
-        best_runs: Number of runs behind the estimate of the best.
-        apparent: Gain from `baseline` to `best`.
-        confirmed: Gain by held-out runs of baseline and best; None until `confirm` has compared these two.
-        low: Lower end of the interval of `confirmed`.
-        high: Upper end of the interval of `confirmed`.
-        noise: Standard deviation of one run; None before any run was repeated, and if runs are deterministic.
-        repeated: Whether the best was kept after more than one run, or runs are deterministic.
-        reservations: Caveats to show with the gain: "unconfined", "unattested".
+        baseline: estimate of the baseline by all its runs, see `decision.estimate`.
+        best: estimate of the best by all its runs.
+        baseline_runs: number of runs behind the estimate of the baseline.
+        best_runs: number of runs behind the estimate of the best.
+        apparent: gain from `baseline` to `best`.
+        confirmed: gain by held-out runs of baseline and best; None until `confirm` has compared these two.
+        low: lower end of the interval of `confirmed`.
+        high: upper end of the interval of `confirmed`.
+        noise: standard deviation of one run; None before any run was repeated, and if runs are deterministic.
+        repeated: whether the best was kept after more than one run, or runs are deterministic.
+        reservations: caveats to show with the gain: "unconfined", "unattested".
     """
 
     baseline: float | None = None
@@ -87,16 +87,16 @@ class Outcome:
     """The result of an experiment compared with the incumbent of its time, as the verdict saw it.
 
     Attributes:
-        value: Mean of the experiment's runs; None without a result.
-        runs: Number of runs behind `value`.
-        gain: Gain of `value` over `against`; None if nothing was compared.
-        against: Mean of the incumbent's runs.
-        against_runs: Number of runs behind `against`.
-        incumbent: Number of the incumbent.
-        sigmas: Gain in its standard errors; None if the noise is unknown.
+        value: mean of the experiment's runs; None without a result.
+        runs: number of runs behind `value`.
+        gain: gain of `value` over `against`; None if nothing was compared.
+        against: mean of the incumbent's runs.
+        against_runs: number of runs behind `against`.
+        incumbent: number of the incumbent.
+        sigmas: gain in its standard errors; None if the noise is unknown.
         word: `better`, `worse`, `equal` or `within noise`; empty if nothing was compared.
-        equal_steps: Whether `against` is adjusted to the number of steps of this experiment.
-        sure: Whether a keep is backed by repeated runs, or by held-out runs afterwards.
+        equal_steps: whether `against` is adjusted to the number of steps of this experiment.
+        sure: whether a keep is backed by repeated runs, or by held-out runs afterwards.
     """
 
     value: float | None = None

@@ -34,13 +34,13 @@ def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
     """Return everything that the page shows, ready for JSON.
 
     Args:
-        workspace: The workspace.
-        tags: The sessions, in order; empty takes the most recent one.
+        workspace: the workspace.
+        tags: the sessions, in order; empty takes the most recent one.
 
     Raises:
-        PreconditionError: If a session does not exist or has no baseline.
-        UsageError: If sessions have different metrics.
-        AutoresearchError: If a journal is damaged.
+        PreconditionError: a session does not exist or has no baseline.
+        UsageError: sessions have different metrics.
+        AutoresearchError: a journal is damaged.
     """
     protocol = load_protocol(workspace.folder)
     names = list(dict.fromkeys(tags)) or [find_session(workspace.folder, None)]

@@ -32,8 +32,8 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
     """Return everything known about one experiment, even if it is still running.
 
     Raises:
-        PreconditionError: If the session or the experiment does not exist.
-        UsageError: If `which` is ambiguous or is not an experiment's name.
+        PreconditionError: the session or the experiment does not exist.
+        UsageError: `which` is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
     found = find(state, tag, which)
@@ -68,14 +68,14 @@ def diff(folder: Path, tag: str | None, which: str | None, other: str | None) ->
     """Return the diff from `other` to `which`.
 
     Args:
-        folder: The workspace.
-        tag: The session; None takes the most recent one.
-        which: An experiment; None takes the best.
-        other: An experiment; None takes the parent of `which`, or the baseline if `which` is None, too.
+        folder: the workspace.
+        tag: the session; None takes the most recent one.
+        which: an experiment; None takes the best.
+        other: an experiment; None takes the parent of `which`, or the baseline if `which` is None, too.
 
     Raises:
-        PreconditionError: If the session or an experiment does not exist, or has no commit yet.
-        UsageError: If a name is ambiguous or is not an experiment's name.
+        PreconditionError: the session or an experiment does not exist, or has no commit yet.
+        UsageError: a name is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
     new = find(state, tag, which or "best")
@@ -105,14 +105,14 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     """Return the path of a run's log.
 
     Args:
-        folder: The workspace.
-        tag: The session; None takes the most recent one.
-        which: An experiment; None takes the latest.
-        run: Number of the run, from 1; None takes the last.
+        folder: the workspace.
+        tag: the session; None takes the most recent one.
+        which: an experiment; None takes the latest.
+        run: number of the run, from 1; None takes the last.
 
     Raises:
-        PreconditionError: If the run does not exist, or its log cannot be read.
-        UsageError: If `which` is ambiguous or is not an experiment's name.
+        PreconditionError: the run does not exist, or its log cannot be read.
+        UsageError: `which` is ambiguous or is not an experiment's name.
     """
     tag, state = load(folder, tag)
     last = state.pending or (state.experiments[-1] if state.experiments else None)
@@ -188,7 +188,7 @@ def load(folder: Path, tag: str | None) -> tuple[str, State]:
     """Return a session's tag and state.
 
     Raises:
-        PreconditionError: If the session does not exist, or ended before its first event.
+        PreconditionError: the session does not exist, or ended before its first event.
     """
     tag = find_session(folder, tag)
     state = fold(journal_path(folder, tag))
@@ -203,8 +203,8 @@ def find(state: State, tag: str, which: str) -> Experiment | Pending:
     """Find an experiment by number (`12`, `#12`), by the beginning of its hash, or as `best` or `baseline`.
 
     Raises:
-        PreconditionError: If the session has no such experiment.
-        UsageError: If a hash is ambiguous, or the name is neither of these.
+        PreconditionError: the session has no such experiment.
+        UsageError: a hash is ambiguous, or the name has none of these forms.
     """
     everything: list[Experiment | Pending] = [*state.experiments, *([state.pending] if state.pending else [])]
     has = f"the session has {_numbers(everything)}"
@@ -221,7 +221,7 @@ def find(state: State, tag: str, which: str) -> Experiment | Pending:
             hint=f"give its number, {SHORTEST_HASH} or more digits of its hash, `best` or `baseline`",
         )
     fitting = [each for each in everything if (each.commit or "").startswith(which.lower())]
-    # A repeated proposal may share its commit with an earlier experiment; the first is the one that was measured.
+    # A repeated proposal may share its commit with an earlier experiment; the first was measured.
     if len({each.commit for each in fitting}) > 1:
         numbers = ", ".join(f"#{each.number}" for each in fitting)
         raise UsageError(f"hash {which} is ambiguous: it matches {numbers}", hint="give more digits, or the number")

@@ -28,12 +28,12 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
     """Return the summary, the last `rows` experiments and the current run, and the state they come from.
 
     Raises:
-        PreconditionError: If the session does not exist, or has not begun.
+        PreconditionError: the session does not exist, or has not begun.
     """
     beginning = about_to_begin(workspace, tag)
     if beginning is not None:
         raise PreconditionError(
-            f"session {beginning.tag} has not started yet: process {beginning.pid} is running its set-up commands",
+            f"session {beginning.tag} has not started yet: process {beginning.pid} is running its setup commands",
             hint=f"wait for it with `{typed('status --follow')}`",
         )
     tag = find_session(workspace, tag)
@@ -57,11 +57,11 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
 
 
 def about_to_begin(workspace: Path, tag: str | None) -> lock.Holder | None:
-    """Return the running loop whose session is still in set-up, or None.
+    """Return the running loop whose session is still in setup, or None.
 
     Args:
-        workspace: The workspace.
-        tag: Only a loop of this session; None accepts any.
+        workspace: the workspace.
+        tag: only a loop of this session; None accepts any.
     """
     holder = lock.holder(state_folder(workspace))
     if holder is None or holder.limits is None or tag not in (None, holder.tag):
@@ -103,14 +103,14 @@ def request_stop(workspace: Path) -> str:
     """Ask the running loop to stop after its experiment, and return the message that confirms it.
 
     Raises:
-        PreconditionError: If no loop is running, or its session is still in set-up.
+        PreconditionError: no loop is running, or its session is still in setup.
     """
     holder = lock.holder(state_folder(workspace))
     if holder is None:
         raise PreconditionError(f"no loop is running in {workspace}")
     if about_to_begin(workspace, holder.tag):
         raise PreconditionError(
-            f"session {holder.tag} cannot be stopped yet: its set-up commands are running",
+            f"session {holder.tag} cannot be stopped yet: its setup commands are running",
             hint=f"end them with `kill -INT {holder.pid}`",
         )
     stop_file(journal_path(workspace, holder.tag)).touch()

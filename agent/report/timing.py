@@ -21,14 +21,14 @@ class TimeSpent:
     """Seconds of a session, by activity.
 
     Attributes:
-        training: Training, or the whole run if its log does not report training and evaluation.
-        evaluation: Evaluation; 0 if the log does not report it.
-        starting: Rest of a successful run: interpreter, data, compilation; 0 if the log does not report the others.
-        repeats: Repeated runs of the incumbent, and runs of both sides of a confirmation.
-        proposing: Waiting for proposals.
-        crashes: Runs that crashed.
-        interruptions: Runs that were interrupted.
-        other: Git, checks and waiting.
+        training: training, or the whole run if its log does not report training and evaluation.
+        evaluation: evaluation; 0 if the log does not report it.
+        starting: rest of a successful run: interpreter, data, compilation; 0 if the log does not report the others.
+        repeats: repeated runs of the incumbent, and runs of both sides of a confirmation.
+        proposing: waiting for proposals.
+        crashes: runs that crashed.
+        interruptions: runs that were interrupted.
+        other: git, checks and waiting.
     """
 
     training: float = 0.0

@@ -201,7 +201,7 @@ class Checkout:
         if file.is_symlink() or not file.is_file():
             return False
         ours = [entry[1] for entry in entries if entry is not None]
-        # Ask git only if the bytes differ, as its filters may have changed them.
+        # Ask git only if the bytes differ: its filters may have changed them.
         return (
             _blob_of(file, len(ours[0])) in ours
             or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours

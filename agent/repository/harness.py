@@ -14,7 +14,7 @@ from agent.source.imports import COMPILED, Import, closure, imports
 from agent.system.memory import remember
 
 EVALUATORS = ("harness/evaluator.py", "evaluator.py")  # relative to the harness; the second is of older versions
-HANDED_OVER = "handed_over"  # an event of the evaluator's protocol, by which its script is recognised
+HANDED_OVER = "handed_over"  # an event of the evaluator's protocol, by which its script is recognized
 MOST_COMMITS, MOST_BLOBS = 64, 10_000
 LINK, LONGEST_LINK = "120000", 4096  # git's mode of symbolic links; the longest target that a system follows, in bytes
 WILD = "*?"
@@ -132,7 +132,7 @@ class HarnessFiles:
         return {path: os.fsdecode(contents[blob][:LONGEST_LINK]) for path, blob in blobs.items()}
 
     def _read(self, blobs: Mapping[str, str]) -> dict[str, frozenset[Import]]:
-        """Return the imports of each file. They are cached, as candidates share nearly all of their files."""
+        """Return the imports of each file. They are cached: candidates share nearly all of their files."""
         missing = {blob: path for path, blob in blobs.items() if blob not in self._imports}
         for blob, content in self._contents([*missing]).items():
             try:

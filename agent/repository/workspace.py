@@ -84,7 +84,7 @@ class Workspace:
     def files(self, commit: str) -> dict[str, str]:
         """Return path -> text of every file in `commit` that a candidate may change.
 
-        Symbolic links are left out, as git stores only their target.
+        Symbolic links are left out, because git stores only their target.
         """
         wanted = {
             path: blob
@@ -141,7 +141,7 @@ class Workspace:
     def export(self, folder: Path, commit: str | None = None) -> Path:
         """Write every file of a commit below `folder` and return the path of the workspace in it.
 
-        Files that equal those of the checkout keep their modification time, as build tools rely on it.
+        Files that equal those of the checkout keep their modification time, because build tools rely on it.
 
         Args:
             commit: None means HEAD.
@@ -172,7 +172,7 @@ class Workspace:
         return [path for path, (mode, _) in self.staged().items() if mode == SUBMODULE]
 
     def short(self, commit: str) -> str:
-        """Return a unique abbreviated hash of at least seven characters. Cached, as rows are rewritten each time."""
+        """Return a unique abbreviated hash of at least seven characters. Cached: rows are rewritten each time."""
         if commit not in self._short:
             self._short[commit] = self.git.run("rev-parse", "--short=7", commit)
         return self._short[commit]
@@ -269,7 +269,7 @@ class Workspace:
     def _blobs(self, wanted: list[str]) -> dict[str, bytes]:
         """Return blob -> content, read by a single git process (git-cat-file(1), batch output).
 
-        Small blobs are cached, as their hashes never change meaning.
+        Small blobs are cached, because their hashes never change meaning.
         """
         found = {blob: self._contents[blob] for blob in wanted if blob in self._contents}
         missing = [blob for blob in dict.fromkeys(wanted) if blob not in found]

@@ -1,4 +1,4 @@
 """The isolated copy of a commit in which a run executes, what it shows of the machine, and how it is confined.
 
-Uses `repository` for the copy.
+Imports `repository` for the copy.
 """

@@ -90,7 +90,7 @@ class UntrackedFiles:
 
     Attributes:
         names: those that a run is shown.
-        kept_back: those that it is not shown, as they may hold keys.
+        kept_back: those that it is not shown, because they may hold keys.
     """
 
     names: tuple[str, ...] = ()

@@ -173,7 +173,7 @@ def shortfalls(way: Way | None, landlock: int, closed: bool) -> list[str]:
 def available(network: bool, platform: str = sys.platform) -> Way | None:
     """Return the best mechanism that works here, or None.
 
-    Landlock alone comes last, as it cannot show the room's files at the paths of the workspace.
+    Landlock alone comes last, because it cannot show the room's files at the paths of the workspace.
 
     Args:
         network: whether the network may stay open.
@@ -305,12 +305,12 @@ _OUTSIDE = (
 def seatbelt(layout: Layout, network: bool) -> str:
     """Return the profile for sandbox-exec(1), in which the last matching rule wins.
 
-    /System/Library/Sandbox/Profiles has examples. Of the user's files only the named ones are readable; the system's
-    files all are, as no program starts without them. Metal caches compiled shaders in a folder that it finds by
-    confstr, regardless of TMPDIR. Signals are denied first and then allowed within the sandbox, as "(deny signal
-    (target others))" is reported to have no effect on macOS 26. kern.procargs reveals the variables of other
-    processes; LaunchServices and Apple events start programs outside of the sandbox; SecurityServer and secd give out
-    keys; POSIX shared memory outlives its creator.
+    /System/Library/Sandbox/Profiles has examples. Of the user's files only the named ones are readable; all of the
+    system's files are, because no program starts without them. Metal caches compiled shaders in a folder that it finds
+    by confstr, regardless of TMPDIR. Signals are denied first and then allowed within the sandbox, as "(deny signal
+    (target others))" is reported to have no effect on macOS 26. kern.procargs reveals the variables of other processes;
+    LaunchServices and Apple events start programs outside of the sandbox; SecurityServer and secd give out keys; POSIX
+    shared memory outlives its creator.
     """
     write = [each.source for each in layout.shown if each.kind == "rw"]
     read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), *write]

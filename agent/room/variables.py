@@ -49,7 +49,7 @@ def harmless(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_setup(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a set-up command sees, which installs packages or prepares data."""
+    """Return the variables seen by setup commands, which install packages or prepare data."""
     more = {name: value for name, value in environment.items() if OF_SETUP.fullmatch(name) or PROXIES.fullmatch(name)}
     return {**harmless(environment), **{name: value for name, value in more.items() if not name.startswith("HF_TOKEN")}}
 

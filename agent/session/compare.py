@@ -95,7 +95,7 @@ def _name(journal: Journal, label: str) -> str:
 
 
 def _note_repeat(journal: Journal, label: str, times: int) -> None:
-    """Say why a run is repeated.
+    """Note why a run is repeated.
 
     Args:
         times: number of the repeat, from 1. Each repeat replaces one run that does not count.

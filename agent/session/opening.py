@@ -45,10 +45,10 @@ def open_runner(
 
 @contextlib.contextmanager
 def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Runner]:
-    """Run the set-up commands if necessary, and yield a runner with the files its runs may read and an evaluator.
+    """Run the setup commands if necessary, and yield a runner with the files its runs may read and an evaluator.
 
     Args:
-        setup: run the set-up commands if they are due.
+        setup: run the setup commands if they are due.
         commit: the commit that provides the harness; None for HEAD.
         untraced: accept runs whose model cannot be traced.
     """

@@ -103,7 +103,7 @@ def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> 
     """
     metric = workspace.protocol.metric
     checkout = Checkout(workspace)
-    # Check once more: set-up commands, the user or a loop in a linked worktree may have changed something.
+    # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
     head = _require_clear(workspace, about["branch"], about["tag"])
     begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
     journal.append("session", **about, **begun, pid=os.getpid())
@@ -186,7 +186,7 @@ def end_orphaned_run(state: State) -> list[str]:
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
     """Check that the session's branch is where the session left it.
 
-    Edits, commits and checkouts elsewhere do not matter, as runs have their own rooms.
+    Edits, commits and checkouts elsewhere do not matter, because runs have their own rooms.
 
     Raises:
         PreconditionError: the branch has moved.

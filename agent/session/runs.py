@@ -1,4 +1,4 @@
-"""The runs of the experiment in progress: each is journalled, watched, and repeated if the machine slept."""
+"""The runs of the experiment in progress: each is journaled, watched, and repeated if the machine slept."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Session:
         return Workbench(self.runner, self.journal, self.interrupts)
 
     def work_on(self, runner: Runner) -> None:
-        """Replace the runner, after the set-up commands have prepared it."""
+        """Replace the runner, after the setup commands have prepared it."""
         self.runner = runner
         self.runs.work_on(runner)
 
@@ -149,7 +149,7 @@ class Session:
         return self.state.confirmation is None
 
     def propose(self, incumbent: Experiment) -> Proposal:
-        """Return the next proposal, or the one that was not yet recorded when the session last stopped.
+        """Return the next proposal, or the unrecorded one from before the last stop.
 
         Raises:
             Exhausted: the proposer has no new proposal, or the session must end.

@@ -1,6 +1,7 @@
 """Record Ctrl-C, SIGTERM and a closed terminal as requests that the loop checks between its steps.
 
-A handler that raised could interrupt a git operation. SIGINT is never ignored, as child processes would inherit that.
+A handler that raised could interrupt a git operation. SIGINT is never ignored, because child processes would inherit
+that.
 """
 
 from __future__ import annotations

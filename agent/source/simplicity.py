@@ -15,7 +15,7 @@ from agent.source.equivalence import fingerprint_of
 SEED = re.compile(r"(^|_)SEED(_|$)", re.IGNORECASE)
 SEEDING = frozenset({"seed", "manual_seed", "key", "PRNGKey", "default_rng", "Random", "RandomState"})
 LEAST_TOKENS = 5  # saving fewer does not make a program simpler
-# Both must hold: what a small recipe can save is not worth a run.
+# Both must hold: the memory that a small recipe can save is not worth a run.
 LESS_MEMORY, LEAST_MEGABYTES = 0.9, 512.0
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 

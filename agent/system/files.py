@@ -34,7 +34,7 @@ class Unusable(OSError):
 
 
 def reason(error: OSError) -> str:
-    """Return why a file cannot be read, as it follows "cannot read PATH: "."""
+    """Return why a file cannot be read, worded to follow "cannot read PATH: "."""
     return f"it {error}" if isinstance(error, Unusable) else error.strerror or str(error)
 
 

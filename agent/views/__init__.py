@@ -1,4 +1,4 @@
 """Everything that is shown: lines, the live screen, notifications, the report page.
 
-Uses report and journal. Nothing parses these texts, and only cli imports this package.
+Imports report and journal. Nothing parses these texts, and only cli imports this package.
 """

@@ -17,8 +17,8 @@ def colored(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
     Escape sequences written by a run or a model are stripped.
 
     Args:
-        lines: Text, plain or with styles.
-        raw: On a pipe, return the lines unchanged, so that a diff can be applied.
+        lines: text, plain or with styles.
+        raw: on a pipe, return the lines unchanged, so that a diff can be applied.
     """
     console = Console(highlight=False)
     if not console.is_terminal:

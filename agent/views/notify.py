@@ -35,11 +35,11 @@ class Notifier:
 
     Args:
         ways: `bell`, `desktop`, or commands with {title} and {text}.
-        platform: As `sys.platform`.
+        platform: as `sys.platform`.
 
     Raises:
-        UsageError: If a command cannot be parsed or its program is not found.
-        PreconditionError: If desktop notifications need a program that is not installed.
+        UsageError: a command cannot be parsed or its program is not found.
+        PreconditionError: desktop notifications need a program that is not installed.
     """
 
     def __init__(self, ways: Sequence[str], platform: str = sys.platform) -> None:

@@ -91,11 +91,11 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
     """Return the closing lines of `run`: the result, what was kept, and the commands to use next.
 
     Args:
-        state: The session.
-        summary: Its summary, see `report.summary`.
-        short: Short hash of the best commit.
-        log_folder: Folder of the session.
-        top: Root of the repository.
+        state: the session.
+        summary: its summary, see `report.summary`.
+        short: short hash of the best commit.
+        log_folder: folder of the session.
+        top: root of the repository.
     """
     if summary["baseline"] is None:
         return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]

@@ -53,7 +53,7 @@ VARIABLES = {
     "ANTHROPIC_BASE_URL": ("--model", "Address to use for `anthropic:NAME`."),
     "OPENAI_API_KEY": ("--model", "API key for `openai:NAME`."),
     "OPENAI_BASE_URL": ("--model", "Address to use for `openai:NAME`."),
-    "NO_COLOR": ("output", "Any value turns colours off."),
+    "NO_COLOR": ("output", "Any value turns colors off."),
 }
 # What reads as code: flags, variables, and names of files.
 CODE = re.compile(
@@ -128,7 +128,7 @@ def _examples(text: str) -> str:
 def _literal(text: str) -> str:
     """Return a title and its indented lines as a table if each has a value and its meaning, else as a block."""
     title, _, rest = text.partition("\n")
-    lines = textwrap.dedent(rest).splitlines()
+    lines = re.sub(r"\n {3,}", " ", textwrap.dedent(rest)).splitlines()  # a meaning may go on in the next line
     pairs = [re.split(r" {2,}", line, maxsplit=1) for line in lines]
     if all(len(pair) == 2 for pair in pairs):
         rows = [f"| {_code(first)} | {_prose(second)} |" for first, second in pairs]

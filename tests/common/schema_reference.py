@@ -58,7 +58,7 @@ def content(name: str) -> str:
         return _table(schema, ROW_HEAD)
     if "oneOf" in schema:  # the envelope of a command, which all share
         data = schema["oneOf"][0]["properties"]["data"]
-        return f"`data` is a {_type(data)}." if "$ref" in data else _table(data)
+        return f"`data` has the fields of {_type(data)}." if "$ref" in data else _table(data)
     return _table(schema)
 
 

@@ -1,4 +1,4 @@
-"""`status` and `status --follow` next to a session in set-up, and the limits that they show."""
+"""`status` and `status --follow` next to a session in setup, and the limits that they show."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def wait_until_it_waits(follower: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def setting_up(quick: Path) -> Path:
-    """A workspace whose set-up commands wait until a file `go` exists."""
+    """A workspace whose setup commands wait until a file `go` exists."""
     wait = "until test -e go; do sleep 0.1; done"
     environment = {"setupCommands": [wait], "constraints": {"networkPolicy": "full"}}
     (quick / "protocol.json").write_text(json.dumps(quick_protocol(environment=environment)))
-    git(quick, "commit", "--quiet", "-am", "a long set-up")
+    git(quick, "commit", "--quiet", "-am", "a long setup")
     return quick
 
 

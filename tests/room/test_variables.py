@@ -1,4 +1,4 @@
-"""Which environment variables runs, set-up commands and coding agents see."""
+"""Which environment variables runs, setup commands and coding agents see."""
 
 from __future__ import annotations
 

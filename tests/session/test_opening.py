@@ -1,4 +1,4 @@
-"""Set-up commands: when they run, and what they may leave in the way of a new session."""
+"""Setup commands: when they run, and what they may leave in the way of a new session."""
 
 from __future__ import annotations
 

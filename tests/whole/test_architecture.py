@@ -1,4 +1,4 @@
-"""docs/architecture.md names every room and module of the program, and none that is not there."""
+"""docs/architecture.md names every package and module of the program, and no others."""
 
 from __future__ import annotations
 
@@ -15,42 +15,44 @@ pytestmark = pytest.mark.quick
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 
-ROOM = re.compile(r"^\| `([\w/]+)/` \| (.+) \| (.+) \|$", re.MULTILINE)
+PACKAGE = re.compile(r"^\| `([\w/]+)/` \| (.+) \| (.+) \|$", re.MULTILINE)
 MOST_MODULES = 15
 MOST_LINES, MOST_PARAMETERS = 60, 6
 
 
-def rooms() -> dict[str, set[str]]:
-    """room -> its modules, as the folders have them."""
+def packages() -> dict[str, set[str]]:
+    """Return package -> its modules, as found in the folders."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / "agent").rglob("*.py"):
-        room = path.parent.relative_to(ROOT / "agent").as_posix()
-        if room != "." and not path.name.startswith("__"):
-            found.setdefault(room, set()).add(path.stem)
+        package = path.parent.relative_to(ROOT / "agent").as_posix()
+        if package != "." and not path.name.startswith("__"):
+            found.setdefault(package, set()).add(path.stem)
     return found
 
 
-def test_page_names_every_room_with_its_modules() -> None:
-    assert {room: set(re.findall(r"`(\w+)`", modules)) for room, _, modules in ROOM.findall(PAGE)} == rooms()
+def test_page_names_every_package_with_its_modules() -> None:
+    assert {
+        package: set(re.findall(r"`(\w+)`", modules)) for package, _, modules in PACKAGE.findall(PAGE)
+    } == packages()
 
 
-def test_page_says_of_each_room_what_its_package_says() -> None:
-    for room, purpose, _ in ROOM.findall(PAGE):
-        said = ast.get_docstring(ast.parse((ROOT / "agent" / room / "__init__.py").read_text())) or ""
-        assert purpose == " ".join(said.split("\n\n")[0].split()), room
+def test_page_describes_each_package_as_its_docstring_does() -> None:
+    for package, purpose, _ in PACKAGE.findall(PAGE):
+        said = ast.get_docstring(ast.parse((ROOT / "agent" / package / "__init__.py").read_text())) or ""
+        assert purpose == " ".join(said.split("\n\n")[0].split()), package
 
 
-def test_each_room_is_small_and_no_package_holds_one_file() -> None:
-    for room, modules in rooms().items():
-        assert 2 <= len(modules) <= MOST_MODULES, room
+def test_each_package_is_small_and_no_package_holds_one_file() -> None:
+    for package, modules in packages().items():
+        assert 2 <= len(modules) <= MOST_MODULES, package
 
 
-def test_top_floor_holds_the_loop_and_what_all_use() -> None:
+def test_top_level_holds_the_loop_and_shared_modules() -> None:
     assert {path.stem for path in (ROOT / "agent").glob("*.py") if path.stem[0] != "_"} == {"loop", "errors", "format"}
 
 
 def test_each_module_that_an_experiment_goes_through_exists() -> None:
-    walk = PAGE.partition("## One experiment")[2].partition("## Where things plug in")[0]
+    walk = PAGE.partition("## One experiment")[2].partition("## Where do things plug in?")[0]
     for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)+)`", walk):
         assert (ROOT / "agent" / f"{name}.py").exists(), name
 

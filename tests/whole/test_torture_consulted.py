@@ -26,7 +26,7 @@ from tests.common.workspaces import Cli
 
 SIZES = [(6, 5, 1), pytest.param(100, 60, 2, marks=pytest.mark.slow)]  # kills, experiments, seed
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--proposer")
-# It reports what it finds at start-up, in a file outside its copy.
+# It reports what it finds at startup, in a file outside its copy.
 AGENT = """
 import os, pathlib, re, sys, time
 prompt = pathlib.Path(sys.argv[1]).read_text()

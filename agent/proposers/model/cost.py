@@ -78,7 +78,7 @@ def _is_price(value: object) -> bool:
 class SpendingCap:
     """A cap on the cost of model calls.
 
-    A call is journalled at its worst-case cost before it is made, and again when its cost is known: if the loop is
+    A call is journaled at its worst-case cost before it is made, and again when its cost is known: if the loop is
     killed in between, the real cost is unknown.
 
     Args:

@@ -1,4 +1,4 @@
-"""Let a language model propose: it is told all that is known and answers with edits; unusable ones go back to it."""
+"""Let a language model propose: it is told everything known and answers with edits; unusable ones go back to it."""
 
 from __future__ import annotations
 

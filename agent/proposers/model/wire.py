@@ -141,7 +141,7 @@ def complete(
     silence: float,
     tick: Callable[[], None],
 ) -> Answer:
-    """Ask the model once; what `tick` raises propagates.
+    """Ask the model once; exceptions of `tick` propagate.
 
     Args:
         most_tokens: limit of the answer.
@@ -246,7 +246,7 @@ def _wanted_wait(headers: Mapping[str, str], said: str) -> float | None:
 
 
 def _beginning(response: requests.Response) -> str:
-    """Return the beginning of an error's body; empty if it is cut off or compressed, as the status is enough."""
+    """Return the beginning of an error's body; empty if it is cut off or compressed: the status is enough."""
     if bounded_http.is_packed(response):
         return ""
     try:

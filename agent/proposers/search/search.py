@@ -123,7 +123,7 @@ def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tu
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:
-    """Yield candidates until the model fails: odd measurements must not end the search, which goes on without it."""
+    """Yield candidates until the model fails: odd measurements must not end the search, which continues without it."""
     with contextlib.suppress(
         ArithmeticError, ValueError, LookupError, TypeError, MemoryError
     ):  # LinAlgError is a ValueError

@@ -1,4 +1,4 @@
 """The report as one HTML page with its chart.
 
-Uses the words of views and the data gathered by report.
+Imports the words of views and the data that report gathers.
 """

@@ -50,12 +50,12 @@ class Frame:
     """The size of a drawing.
 
     Attributes:
-        width: In pixels.
-        height: In pixels.
-        size: Font size in pixels.
-        labels: Most labels of kept experiments.
-        longest: Most characters of a label.
-        titled: Whether to draw a title and a background.
+        width: in pixels.
+        height: in pixels.
+        size: font size in pixels.
+        labels: most labels of kept experiments.
+        longest: most characters of a label.
+        titled: whether to draw a title and a background.
     """
 
     width: float
@@ -84,8 +84,8 @@ def png(svg: str, system_fonts: bool = True) -> bytes:
     """Render an SVG as PNG at twice its size, for high-density screens.
 
     Args:
-        svg: The drawing.
-        system_fonts: Also use fonts of the system, for scripts that the bundled font does not cover.
+        svg: the drawing.
+        system_fonts: also use fonts of the system, for scripts that the bundled font does not cover.
     """
     import resvg_py
 
@@ -191,12 +191,12 @@ def _steps(
     """Draw the running best.
 
     Args:
-        best: Rows of the kept experiments, in order.
-        x: Axis of the numbers.
-        y: Axis of the metric.
-        plot: Where to draw.
-        stroke: Color and dashes.
-        name: Class of the line in the page's style sheet.
+        best: rows of the kept experiments, in order.
+        x: axis of the numbers.
+        y: axis of the metric.
+        plot: where to draw.
+        stroke: color and dashes.
+        name: class of the line in the page's style sheet.
     """
     if not best:
         return ""

@@ -78,11 +78,11 @@ def letters(at: tuple[float, float], text: str, size: float, colour: str, name: 
     """Draw a text.
 
     Args:
-        at: Position (x, y).
-        text: Escaped text.
-        size: Font size.
-        colour: Fill color.
-        name: Class in the page's style sheet.
+        at: position (x, y).
+        text: escaped text.
+        size: font size.
+        colour: fill color.
+        name: class in the page's style sheet.
         anchor: SVG text-anchor.
     """
     end = f' text-anchor="{anchor}"' if anchor != "start" else ""

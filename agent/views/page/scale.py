@@ -58,10 +58,10 @@ def interesting(best: Sequence[float], values: Sequence[float], noise: float, do
     A first gain that dwarfs all later ones is left out, since it would flatten them to a straight line.
 
     Args:
-        best: Metrics of the running best, in order.
-        values: All values.
-        noise: Standard deviation of one run; 0 if unknown.
-        down: Whether lower is better.
+        best: metrics of the running best, in order.
+        values: all values.
+        noise: standard deviation of one run; 0 if unknown.
+        down: whether lower is better.
     """
     core = list(best)
     while len(core) > 3 and _span(core[1:]) < FIRST_STEPS * _span(core):
@@ -111,10 +111,10 @@ class Label:
 
     Attributes:
         anchor: SVG text-anchor.
-        x: Position of the anchor.
-        y: Baseline of the text.
-        box: What the text covers.
-        lead: What the line to its point covers; None if the label is next to the point.
+        x: position of the anchor.
+        y: baseline of the text.
+        box: what the text covers.
+        lead: what the line to its point covers; None if the label is next to the point.
     """
 
     text: str
@@ -147,12 +147,12 @@ def place(x: float, y: float, text: str, size: float, inside: Box, crowd: Crowd)
     """Find the place near a point where a label covers least.
 
     Args:
-        x: Of the point.
-        y: Of the point.
-        text: The label.
-        size: Font size.
-        inside: Where the label has to fit.
-        crowd: What is already drawn.
+        x: of the point.
+        y: of the point.
+        text: the label.
+        size: font size.
+        inside: where the label has to fit.
+        crowd: what is already drawn.
 
     Returns:
         The placed label; None if it would cover too much everywhere.

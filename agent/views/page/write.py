@@ -16,16 +16,16 @@ def write_report(workspace: Workspace, tags: Sequence[str], out: Path | None = N
     """Write the page, and the chart as SVG and PNG.
 
     Args:
-        workspace: The workspace.
-        tags: The sessions; empty takes the most recent one.
-        out: Output folder; None takes `report` next to the session's journal, or `.autoresearch/report` for several.
+        workspace: the workspace.
+        tags: the sessions; empty takes the most recent one.
+        out: output folder; None takes `report` next to the session's journal, or `.autoresearch/report` for several.
 
     Returns:
         The three paths, the page first.
 
     Raises:
-        PreconditionError: If a session does not exist or has no baseline.
-        UsageError: If sessions have different metrics.
+        PreconditionError: a session does not exist or has no baseline.
+        UsageError: sessions have different metrics.
     """
     data = gather(workspace, tags)
     folder = out or _folder(workspace, [session["tag"] for session in data["sessions"]])

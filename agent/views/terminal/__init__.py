@@ -1,4 +1,4 @@
 """The live screen.
 
-Uses the words and colors of views.
+Imports the words and colors of views.
 """

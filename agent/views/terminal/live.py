@@ -84,7 +84,7 @@ class Picture:
 class LiveView:
     """A view of the journal that draws the live screen. It is a context manager.
 
-    The screen opens with the first event of the session, since set-up commands print before that. It closes on exit,
+    The screen opens with the first event of the session, since setup commands print before that. It closes on exit,
     also after an error, and the last notes are printed.
     """
 
@@ -143,9 +143,9 @@ def follow(load: Callable[[], State | None], wait: Callable[[], None], limits: L
     """Show the live screen of a loop in another process.
 
     Args:
-        load: Returns the state of the session; None once the loop has ended.
-        wait: Waits until the state may have changed.
-        limits: What ends the session, with hours as a time of day.
+        load: returns the state of the session; None once the loop has ended.
+        wait: waits until the state may have changed.
+        limits: what ends the session, with hours as a time of day.
     """
     console = Console(highlight=False)
     picture = Picture(limits, LEAVE.format(stop=typed("stop")))

@@ -27,14 +27,14 @@ class Moment:
 
     Attributes:
         now: Unix time.
-        reading: Figures from the log of the current run.
-        lines: The last lines of that log.
-        memory: Memory of the run in bytes; None if unknown.
-        forecast: Experiments left, see `agent.report.eta`.
-        ends: The limits of the session.
-        message: The latest note.
-        hint: What Ctrl-C does.
-        ascii: Draw with ASCII characters only.
+        reading: figures from the log of the current run.
+        lines: the last lines of that log.
+        memory: memory of the run in bytes; None if unknown.
+        forecast: experiments left, see `agent.report.eta`.
+        ends: the limits of the session.
+        message: the latest note.
+        hint: what Ctrl-C does.
+        ascii: draw with ASCII characters only.
     """
 
     now: float

@@ -28,10 +28,10 @@ def screen(state: State, moment: Moment, width: int, height: int) -> RenderableT
     """Lay out the screen. Long lines end in an ellipsis, and the rows take the lines that are left.
 
     Args:
-        state: The session.
-        moment: What the screen shows besides.
-        width: In columns.
-        height: In lines.
+        state: the session.
+        moment: what the screen shows besides the session.
+        width: in columns.
+        height: in lines.
     """
     wide = width >= WIDE
     room = LEFT if wide else width
@@ -171,9 +171,9 @@ def _spark(values: Sequence[float], width: int, ascii_only: bool) -> str:
     """Draw a sparkline between its first and last value: `1.4012 ██▆▆▃▁ 1.2945`.
 
     Args:
-        values: The values, in order.
-        width: Most characters between the two numbers.
-        ascii_only: Draw with ASCII characters only.
+        values: the values, in order.
+        width: most characters between the two numbers.
+        ascii_only: draw with ASCII characters only.
     """
     signs = ASCII_SPARKS if ascii_only else SPARKS
     count = max(1, min(width, len(values)))

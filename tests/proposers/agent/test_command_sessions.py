@@ -15,7 +15,7 @@ from tests.common.workspaces import QUICK, Cli, git
 
 
 def test_answered_agent_is_not_asked_again_after_kill(quick: Path, program: Cli, tmp_path: Path) -> None:
-    """The loop is killed in the dry check: after the agent has finished, and before anything is journalled."""
+    """The loop is killed in the dry check: after the agent has finished, and before anything is journaled."""
     counter, checked = tmp_path / "count", tmp_path / "checked"
     hangs = (
         f"import os, sys, time\nif __name__ == 'dry_check' and not os.path.exists({str(checked)!r}):"
