@@ -144,11 +144,12 @@ def prepared(key: str) -> dict[str, Any] | None:
 
 
 def _current() -> dict[str, Any] | None:
-    """Return the record of the current snapshot, None if it is missing or incomplete."""
+    """Return the record of the current snapshot, None if it is missing, incomplete or of another schema."""
     try:
-        return _whole_record(CACHE_DIR / "snapshots" / (CACHE_DIR / "current").read_text())
+        record = _whole_record(CACHE_DIR / "snapshots" / (CACHE_DIR / "current").read_text().strip())
     except FileNotFoundError:
         return None
+    return record if record and record.get("schema") == SCHEMA else None
 
 
 def _whole_record(directory: Path) -> dict[str, Any] | None:

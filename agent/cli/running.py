@@ -1,4 +1,4 @@
-"""The commands `run`, which starts or resumes a session, and `stop`, which ends it."""
+"""`run` starts or resumes a session, `stop` ends it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def run(
     results.tsv gets a row. The branch gets every row, and the candidate only if it is kept. Never prompts, and refuses
     to start if there are uncommitted changes.
 
-    To resume a session, give its tag. The flags under "Proposer" and "Runs and verdict" are remembered, and so is the
-    seed; a flag given again replaces the remembered value, and `inf` removes it, as in `--max-cost inf`. The limits
-    under "End of the session" hold for one start.
+    To resume a session, give its tag. The flags under "Proposer" and "Runs and verdict" are remembered, except
+    `--no-keep-awake`, and so is the seed; a flag given again replaces the remembered value, and `inf` removes it, as in
+    `--max-cost inf`. The flags under "End of the session" hold for one start.
 
     The first Ctrl-C finishes the current experiment, the second stops at once. After either, a crash or a reboot, the
     same command resumes the session where it stopped.

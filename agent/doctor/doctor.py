@@ -168,7 +168,7 @@ def _branch(workspace: Workspace, state: State, tag: str, repair: str) -> Check:
     return Check(
         f"{tag}: branch",
         "broken",
-        f"{where}: save the new commits on another branch first",
+        f"{where}: save the new commits on another branch first" if at else where,
         f"git update-ref refs/heads/{branch} {state.head}",
     )
 

@@ -176,7 +176,8 @@ def _require_ready(beside: Evaluator, process: subprocess.Popen[bytes], log: Pat
     deadline = time.monotonic() + READY_SECONDS
     while not beside.event("ready"):
         if process.poll() is not None or time.monotonic() > deadline:
-            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            lines = log.read_text(errors="replace").strip().splitlines()
+            last = [line for line in lines if not line.startswith("hint: ")][-1:]
             raise AutoresearchError(f"cannot start the harness's evaluator: {''.join(last)[:200] or 'no answer'}")
         time.sleep(0.002)
 

@@ -116,7 +116,7 @@ def _is_foreign(log: Path) -> bool:
 def _sentence(error: ValidationError) -> str:
     faults = []
     for fault in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]:
-        where = ".".join(str(part) for part in fault["loc"] if "(" not in str(part))[:LONGEST_WHERE]
+        where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))[:LONGEST_WHERE]
         what = _words(fault)
         faults.append(f"{where}: {what}" if where else what)
     more = error.error_count() - len(faults)
@@ -143,6 +143,8 @@ def _words(fault: ErrorDetails) -> str:
             return "must be a list"
         case "bool_type" | "bool_parsing":
             return "must be true or false"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return "must be a whole number"
     # As in "Input should be a valid number, unable to parse string as a number".
     text = re.sub(r"^Input should be (an? )(?:valid )?([^,]*)(?:, .*)?$", r"must be \1\2", fault["msg"])
     return text.removeprefix("Value error, ")
@@ -156,4 +158,4 @@ def _try_examples(protocol: Protocol, path: Path) -> None:
                 extract(metric, example, seconds=EXAMPLE_SECONDS)
             except NoMetric as error:
                 message = f"{path}: {metric.name} is not found in its own exampleStdout: {error}"
-                raise UsageError(message, hint="correct extract.pattern or extract.exampleStdout") from None
+                raise UsageError(message, hint="correct the rule in extract, or its exampleStdout") from None

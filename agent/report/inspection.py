@@ -122,9 +122,11 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
         logs.append(found.started["log"])
     if found is None or not logs:
         what = f"experiment #{found.number} of session {tag}" if found else f"session {tag}"
-        raise PreconditionError(f"{what} has no runs yet", hint=f"see its progress with `{typed('status')}`")
+        raise PreconditionError(
+            f"{what} has no runs yet", hint=f"see its progress with `{typed(f'status --tag {tag}')}`"
+        )
     if run is not None and not 1 <= run <= len(logs):
-        has = f"runs 1 to {len(logs)}" if len(logs) > 1 else "only run 1"
+        has = f"only runs 1 to {len(logs)}" if len(logs) > 1 else "only run 1"
         raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}, {has}")
     name = logs[(run or len(logs)) - 1]
     try:

@@ -197,11 +197,11 @@ def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
 
 
 def _moved(branch: str, at: str | None, head: str) -> PreconditionError:
+    keep = f"keep the new commits with `git branch NAME {at[:12]}`, " if at else ""
     return PreconditionError(
         f"the branch {branch} {f'is at {at[:12]}' if at else 'was deleted'}, but the session left it at {head[:12]}",
-        hint=f"keep the new commits with `git branch NAME {(at or head)[:12]}`, restore the branch with "
-        f"`git update-ref refs/heads/{branch} {head[:12]}`, then run the same command again; or start a session with "
-        "another --tag",
+        hint=f"{keep}restore the branch with `git update-ref refs/heads/{branch} {head[:12]}`, then run the same "
+        "command again; or start a session with another --tag",
     )
 
 
