@@ -256,7 +256,7 @@ def _about_the_search(session: Session, config: RunConfig) -> list[str]:
     found = [*remarks_on(files)[:MOST_REMARKS], *([nothing] if nothing else [])]
     if nothing and session.proposer == "search":
         raise PreconditionError(". ".join(reversed(found)), hint=NAME_CONSTANTS)
-    return found
+    return [*found, NAME_CONSTANTS] if nothing else found
 
 
 def _plan(session: Session) -> str:

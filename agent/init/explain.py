@@ -23,7 +23,7 @@ class Because:
 
     @property
     def line(self) -> str:
-        return f"{self.field:<13} {self.value}  ({self.why}; change: {self.change})"
+        return f"{self.field:<13} {self.value}  ({self.why}{f'; change: {self.change}' if self.change else ''})"
 
 
 def explain(outcome: Draft) -> list[Because]:
@@ -45,7 +45,7 @@ def explain(outcome: Draft) -> list[Because]:
         Because("training", f"{seconds:g} s" if seconds else "no budget", plan.budget.why, "--training-seconds"),
         Because("limit", f"{execution['hardTimeoutSeconds']:g} s", outcome.seconds, "execution.hardTimeoutSeconds"),
         Because("network", plan.network[0], plan.network[1], "environment.constraints.networkPolicy"),
-        Because("noise", outcome.repeated, "limits how small a gain can be detected", "fix the seed to reduce it"),
+        Because("noise", outcome.repeated, "limits how small a gain can be detected; a fixed seed reduces it", ""),
     ]
 
 

@@ -104,7 +104,7 @@ def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Co
 
 def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Consulted:
     from agent.proposers.agent.command import CommandProposer, confinement
-    from agent.proposers.agent.presets import PRESETS, check_available
+    from agent.proposers.agent.presets import PRESETS, check_available, how_to_start
     from agent.proposers.model.prompt import briefing
 
     if wanted.agent and wanted.agent not in PRESETS:
@@ -116,9 +116,7 @@ def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Cons
     assert command is not None
     missing = check_available(command)
     if missing:
-        raise PreconditionError(
-            missing, hint="install it and start it once to sign in, or choose another with `--agent` or `--agent-cmd`"
-        )
+        raise PreconditionError(missing, hint=how_to_start(command))
     journal.show("note", text=f"agent: {confinement(command, sandbox)}")
     return CommandProposer(
         command, time_limit=wanted.agent_timeout, sandbox=sandbox, briefing=briefing, announce=journal.append

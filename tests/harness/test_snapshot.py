@@ -1,5 +1,6 @@
 """Real tokenizer training, and real snapshots through the real command line."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -176,6 +177,13 @@ def test_auto_falls_back_to_the_embedded_text_and_stays_with_it(embedded: Path, 
     done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (0, "source embedded: the host of climbmix is unreachable\n")
     assert run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9").stdout.startswith("already prepared: embedded")
+
+
+def test_a_current_snapshot_of_another_schema_is_not_kept(embedded: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(embedded, tmp_path / "cache")
+    (current(cache) / "snapshot.json").write_text(json.dumps({**record(cache), "schema": 0}))
+    done = run(cache, AUTORESEARCH_DATA_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (0, "source embedded: the host of climbmix is unreachable\n")
 
 
 def spoil(name: str) -> Callable[[Path], None]:

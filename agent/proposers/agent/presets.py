@@ -57,6 +57,15 @@ def check_available(command: str) -> str | None:
     return f"the agent {program} is not installed"
 
 
+def how_to_start(command: str) -> str:
+    """Return what the user can do about a command that `check_available` rejects."""
+    try:
+        _program(command)
+    except ValueError:
+        return "check the quotes in `--agent-cmd`"
+    return "install it and start it once to sign in, or choose another with `--agent` or `--agent-cmd`"
+
+
 def confines_itself(command: str) -> bool:
     """Return whether the command is a preset of an agent that sandboxes itself."""
     return any(command == PRESETS[name] for name in CONFINE_THEMSELVES)

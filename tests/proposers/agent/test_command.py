@@ -19,7 +19,7 @@ from agent.execution.measure import Runner
 from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
 from agent.proposers.agent import presets
 from agent.proposers.agent.command import CommandProposer, filled_command
-from agent.proposers.agent.presets import PRESETS, check_available, own_folders
+from agent.proposers.agent.presets import PRESETS, check_available, how_to_start, own_folders
 from agent.proposers.base import Context, NoProposal, Unavailable
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.search.search import SearchProposer
@@ -420,6 +420,8 @@ def test_missing_agent_is_reported(context: Context) -> None:
         assert says in str(away.value)
         assert away.value.lasting
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
+    assert how_to_start("'no") == "check the quotes in `--agent-cmd`"
+    assert how_to_start("no-such-agent").startswith("install it")
 
 
 def test_second_ctrl_c_ends_agent(quick: Path, tmp_path: Path) -> None:
