@@ -14,7 +14,7 @@ from agent.cli.program import RESEARCH, Options
 @command(RESEARCH, "confirm", measures=True)
 def confirm_(
     a: Annotated[str | None, typer.Argument(metavar="A", help="Number, hash, branch, `best` or `baseline`.")] = None,
-    b: Annotated[str | None, typer.Argument(metavar="B", help="The same; A is compared with it.")] = None,
+    b: Annotated[str | None, typer.Argument(metavar="B", help="The same; B's gain over A is printed.")] = None,
     runs: Annotated[int, typer.Option(min=2, metavar="N", help="Held-out runs of each side.")] = 3,
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
@@ -26,7 +26,7 @@ def confirm_(
     gain with its 95 % interval: confirmed, not confirmed, or refuted. These are held-out runs: none of them was used to
     choose the best. Use it before you rely on a provisional gain.
 
-    With A alone, compares A with the baseline. With A and B, prints what B gains over A. The runs are recorded: after
+    With A alone, prints A's gain over the baseline. With A and B, prints B's gain over A. The runs are recorded: after
     Ctrl-C, the same command resumes.
 
     \b
@@ -67,7 +67,7 @@ def ablate(
 
     Runs the best, and the best without each of its kept changes, N times each. Then measures the best without all
     changes that no longer help, and prints the commit of this smaller recipe if it is not shown to be worse. The branch
-    does not change. Use it at the end of a long session, before you merge the result.
+    does not change. Use it at the end of a long session, before you apply the result to your branch.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def baseline(
 ) -> int:
     """Measure the current recipe on this machine and data.
 
-    Writes .autoresearch/create/baseline_run.log, and next to it the metric with the conditions that it is valid for.
+    Writes .autoresearch/create/baseline_run.log, and next to it the metric and the conditions under which it is valid.
     `run` measures a baseline itself unless a valid one is stored; this command always measures a new one.
 
     \b

@@ -37,8 +37,8 @@ SandboxMode = Annotated[
     typer.Option(
         "--sandbox",
         envvar="AUTORESEARCH_SANDBOX",
-        help="Confine runs: where they write, which files and variables they see, and the network (protocol.json). "
-        "auto: as far as the system supports it; strict: refuse to start without; off: do not. "
+        help="Confine runs: where they write, which files and variables they see, and the network as protocol.json "
+        "sets it. auto: as far as the system allows; strict: refuse to start unless fully confined; off: no sandbox. "
         "AUTORESEARCH_KEEP_ENV=NAME,... lets variables through.",
         rich_help_panel=MEASURE,
     ),

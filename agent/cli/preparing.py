@@ -52,7 +52,7 @@ def init(flags: InitFlags, as_json: Json = False) -> int:
 
     Detects the command (training, a benchmark, tests), runs it in a copy of the last commit, and writes the metric, the
     files that may change and those that must not, each with the reason. Flags override what it
-    detects. Never prompts, and writes only protocol.json, only if it is complete.
+    detects. Never prompts. Writes only protocol.json, and only if it is complete, except with --no-run.
 
     \b
     Examples:
@@ -91,7 +91,7 @@ def doctor(
         bool,
         typer.Option(
             "--smoke/--no-smoke",
-            help="Train for two seconds, sandboxed like a run. No other check executes code of the workspace.",
+            help="Train for two seconds, sandboxed like a run. No other check executes code from the workspace.",
         ),
     ] = False,
     as_json: Json = False,
@@ -99,7 +99,7 @@ def doctor(
     """Check machine and workspace, and print fixes.
 
     Checks the machine, the workspace, its sessions, and the model or agent that you name. Changes nothing without
-    --repair, and costs nothing: of a model's server it only asks the list of models. Run it before a long session, or
+    --repair, and costs nothing: it asks a model server only for its list of models. Run it before a long session, or
     when a session fails to start.
 
     \b

@@ -21,7 +21,7 @@ app = typer.Typer(
     name="autoresearch",
     cls=Commands,
     help="Run an autonomous ML research loop overnight.\n\n"
-    "It edits train.py, trains it for a fixed time, keeps what improves the metric, reverts what does not, and adds a "
+    "It edits train.py, trains it for a fixed time, keeps what beats the noise, reverts the rest, and adds a "
     "row for each experiment to results.tsv. It never prompts. protocol.json sets the rules.\n\n"
     "\b\n"
     "Examples:\n"

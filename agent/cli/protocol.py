@@ -33,7 +33,7 @@ def protocol_check(as_json: Json = False) -> int:
       autoresearch protocol check --json
 
     Exits with code 2 if protocol.json is missing or invalid, and lists every invalid field. Also exits with 2 if
-    `run` would refuse it: its eligibility is not "eligible", or no committed file may change.
+    `run` would refuse it: its `eligibility` field is not "eligible", or no committed file may change.
     """
     from agent.protocol.check import check, check_lines
     from agent.protocol.load import load_protocol

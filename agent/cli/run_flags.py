@@ -58,7 +58,7 @@ class EndFlags:
 
     max_experiments: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Stop when the session has N experiments.", rich_help_panel=END),
+        typer.Option(min=0, metavar="N", help="Stop when the session has N experiments in total.", rich_help_panel=END),
     ] = None
     max_hours: Annotated[
         float | None,

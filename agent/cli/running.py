@@ -22,16 +22,16 @@ def run(
     """Start or resume a session.
 
     Switches your checkout to the branch autoresearch/TAG and repeats until a limit or Ctrl-C: a proposer edits the
-    mutable files (the candidate), the command of protocol.json runs in a copy of that commit, its metric is read, and
-    results.tsv gets a row. The branch gets every row, and the candidate only if it is kept. Never prompts, and refuses
-    to start if there are uncommitted changes.
+    mutable files, the edit is committed as a candidate, the command of protocol.json runs in a copy of that commit, its
+    metric is read, and results.tsv gets a row. The branch records every row, but only the candidates that are kept.
+    Never prompts, and refuses to start if there are uncommitted changes.
 
-    To resume a session, give its tag. The flags under "Proposer" and "Runs and verdict" are remembered, except
-    `--no-keep-awake`, and so is the seed; a flag given again replaces the remembered value, and `inf` removes it, as in
-    `--max-cost inf`. The flags under "End of the session" hold for one start.
+    The first Ctrl-C finishes the current experiment, the second stops at once. After Ctrl-C, a crash or a reboot, the
+    same command resumes the session where it stopped; an interrupted run is repeated.
 
-    The first Ctrl-C finishes the current experiment, the second stops at once. After either, a crash or a reboot, the
-    same command resumes the session where it stopped.
+    A resumed session remembers the seed and the flags under "Proposer" and "Runs and verdict", except
+    `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under
+    "End of the session" are not remembered: pass them at every start.
 
     \b
     Examples:
@@ -68,8 +68,8 @@ def run(
 def stop() -> int:
     """Stop the running session after its current experiment.
 
-    Works like one Ctrl-C in the terminal of `run`, from any other terminal, but `run` then exits with 0. Returns at
-    once. A workspace has at most one running session.
+    Does the same as one Ctrl-C in the terminal of `run`, except that `run` exits with 0. Returns at once. A workspace
+    has at most one running session.
 
     \b
     Examples:
