@@ -108,8 +108,13 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 experiment`, `1,200 experiments`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def cost(spent: Mapping[str, Any]) -> str:
     """Format a cost: `12 model calls, 81,000 tokens in, 9,000 out, $0.41`; dollars only if the price is known."""
     money = f", ${spent['dollars']:.2f}" if spent["dollars"] else ""
-    calls = f"{spent['calls']} model call{'s' if spent['calls'] > 1 else ''}"
+    calls = counted(spent["calls"], "model call")
     return f"{calls}, {spent['input_tokens']:,} tokens in, {spent['output_tokens']:,} out{money}"

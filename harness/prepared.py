@@ -49,15 +49,19 @@ def current_snapshot() -> Snapshot:
 @functools.cache  # a process keeps its snapshot even if another one is prepared in the meantime
 def _current(cache: Path) -> Snapshot:
     try:
-        directory = cache / "snapshots" / (cache / "current").read_text().strip()
-        return Snapshot.load(directory)
+        return Snapshot.load(current_folder(cache))
     except FileNotFoundError:
         settings.fail(f"no prepared data found in {cache}", hint=PREPARE)
     except (OSError, ValueError, KeyError) as error:
         settings.fail(f"cannot read the prepared data in {cache}: {error!r}", hint=PREPARE)
 
 
+def current_folder(cache: Path) -> Path:
+    """Return the folder of the current snapshot. Raises FileNotFoundError if none was prepared."""
+    return cache / "snapshots" / (cache / "current").read_text().strip()
+
+
 def evaluated_folder() -> Path:
     """Return the folder of the snapshot that an evaluator reads: AUTORESEARCH_SNAPSHOT, by default the current one."""
-    name = os.environ.get("AUTORESEARCH_SNAPSHOT") or (settings.CACHE_DIR / "current").read_text().strip()
-    return settings.CACHE_DIR / "snapshots" / name
+    name = os.environ.get("AUTORESEARCH_SNAPSHOT")
+    return settings.CACHE_DIR / "snapshots" / name if name else current_folder(settings.CACHE_DIR)

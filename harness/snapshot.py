@@ -23,6 +23,7 @@ import rustbpe
 from harness import dataset
 from harness.dataset import DataError, Report, Shard
 from harness.loader import TooFewTokens, offsets_path, validation_rows
+from harness.prepared import current_folder
 from harness.settings import CACHE_DIR, PROFILES, SCHEMA, Profile
 from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
@@ -146,7 +147,7 @@ def prepared(key: str) -> dict[str, Any] | None:
 def _current() -> dict[str, Any] | None:
     """Return the record of the current snapshot, None if it is missing, incomplete or of another schema."""
     try:
-        record = _whole_record(CACHE_DIR / "snapshots" / (CACHE_DIR / "current").read_text().strip())
+        record = _whole_record(current_folder(CACHE_DIR))
     except FileNotFoundError:
         return None
     return record if record and record.get("schema") == SCHEMA else None

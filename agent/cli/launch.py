@@ -22,7 +22,7 @@ from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.execution.process import Observer
-from agent.format import duration
+from agent.format import counted, duration
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path
 from agent.loop import run_session
@@ -261,7 +261,7 @@ def _about_the_search(session: Session, config: RunConfig) -> list[str]:
 
 def _plan(session: Session) -> str:
     runner, state = session.runner, session.state
-    start = f"resume after {len(state.experiments) - 1} experiments" if state.experiments else "start"
+    start = f"resume after {counted(len(state.experiments) - 1, 'experiment')}" if state.experiments else "start"
     return "\n".join(
         [
             f"would {start} on branch {session.branch}",

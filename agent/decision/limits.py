@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agent.decision.estimate import estimate
+from agent.format import counted
 from agent.journal.state import State, gain
 from agent.protocol.models import Protocol
 
@@ -52,10 +53,12 @@ class Limits:
         """Describe what ends the session: `after 100 experiments, or at 07:00`; empty without limits."""
         hours = f"{self.seconds / 3600:.3g} hours" if self.seconds is not None else ""
         said = [
-            f"after {self.experiments:,} experiments" if self.experiments is not None else "",
+            f"after {counted(self.experiments, 'experiment')}" if self.experiments is not None else "",
             f"after {hours}" if hours else "",
             f"at {time.strftime('%H:%M', time.localtime(self.until))}" if self.until is not None else "",
-            f"after {self.patience:,} experiments in a row without a keep" if self.patience is not None else "",
+            f"after {counted(self.patience, 'experiment')} in a row without a keep"
+            if self.patience is not None
+            else "",
             f"at the target {self.target:g}" if self.target is not None else "",
         ]
         return ", or ".join(each for each in said if each)
@@ -87,7 +90,7 @@ def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) 
     """
     incumbent, done = state.incumbent, len(state.experiments) - 1
     if limits.experiments is not None and done >= limits.experiments:
-        return f"{done} experiments are done"
+        return f"{counted(done, 'experiment')} {'is' if done == 1 else 'are'} done"
     if limits.seconds is not None and seconds + reserve >= limits.seconds:
         hours = f"{limits.seconds / 3600:.3g} hours"
         return f"{hours} have passed" if seconds >= limits.seconds else f"{hours} have almost passed: {RESERVED}"
@@ -95,7 +98,7 @@ def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) 
         until = time.strftime("%H:%M", time.localtime(limits.until))
         return f"it is {until}" if time.time() >= limits.until else f"it is almost {until}: {RESERVED}"
     if limits.patience is not None and state.since_keep >= limits.patience:
-        return f"no improvement in the last {state.since_keep} experiments"
+        return f"no improvement in the last {counted(state.since_keep, 'experiment')}"
     worth = estimate(incumbent) if incumbent is not None else None
     if limits.target is not None and worth is not None:
         assert state.session is not None

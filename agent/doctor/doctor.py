@@ -13,6 +13,7 @@ from agent.doctor import machine, reach, smoke
 from agent.doctor.check import Check
 from agent.errors import AutoresearchError, PreconditionError, in_one_line
 from agent.execution.fingerprint import backend, installed
+from agent.format import counted
 from agent.journal import lock, results
 from agent.journal.journal import Journal, drop_torn_line
 from agent.journal.paths import find_session, journal_path, state_folder
@@ -134,7 +135,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Che
         yield Check(f"{tag}: journal", "warning", "the session has not started", typed(f"run --tag {tag}"))
         return
     if path.read_bytes().endswith(b"\n"):
-        yield Check(f"{tag}: journal", "ok", f"{max(0, len(state.experiments) - 1)} experiments, {path}")
+        yield Check(f"{tag}: journal", "ok", f"{counted(max(0, len(state.experiments) - 1), 'experiment')}, {path}")
     else:
         yield Check(f"{tag}: journal", "warning", "the last line is incomplete", repair)
     yield from _process(state, tag, repair)

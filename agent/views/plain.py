@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from agent.format import duration, figure, one_line
+from agent.format import counted, duration, figure, one_line
 from agent.journal.events import Event
 from agent.journal.state import State, side
 from agent.views.text import row
@@ -27,7 +27,7 @@ def event_lines(event: Event, state: State) -> list[str]:
         case "session":
             return [f"starting session {data['tag']} on new branch {data['branch']} from {data['base'][:7]}"]
         case "resumed":
-            return [f"resuming session after {max(0, len(state.experiments) - 1)} experiments"]
+            return [f"resuming session after {counted(max(0, len(state.experiments) - 1), 'experiment')}"]
         case "started":
             assert state.pending is not None
             what = state.pending.description

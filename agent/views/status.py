@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.decision.limits import of_note
-from agent.format import cost, duration, one_line
+from agent.format import cost, counted, duration, one_line
 from agent.journal import lock
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
@@ -28,7 +28,11 @@ def session_status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any
 def status_lines(data: dict[str, Any]) -> list[str]:
     rate = f", {data['per_hour']:.1f} an hour" if data["per_hour"] else ""
     counts = f"{data['kept']} kept, {data['discarded']} discarded, {data['crashed']} crashed"
-    shown = [f"{data['tag']}  {headline(data)}", f"{data['experiments']} experiments: {counts}{rate}", *data["lines"]]
+    shown = [
+        f"{data['tag']}  {headline(data)}",
+        f"{counted(data['experiments'], 'experiment')}: {counts}{rate}",
+        *data["lines"],
+    ]
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
     if data["waiting"]:

@@ -72,7 +72,7 @@ def test_follow_started_first_finds_the_session_that_comes(quick: Path) -> None:
     assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
     shown, _ = follower.communicate(timeout=60)
     assert follower.returncode == 0
-    assert "1 experiments are done" in shown
+    assert "1 experiment is done" in shown
 
 
 def test_follow_prefers_the_session_that_begins_to_one_that_is_over(setting_up: Path) -> None:

@@ -395,7 +395,7 @@ def test_limits(quick: Path, cli: Cli) -> None:
     git(quick, "checkout", "--quiet", "main")
     (quick / "protocol.json").write_text(json.dumps(set_protocol_later))
     commit_all(quick, "one trial")
-    assert "1 experiments are done" in cli(quick, "run", "--tag", "u").stdout
+    assert "1 experiment is done" in cli(quick, "run", "--tag", "u").stdout
 
 
 def test_a_dry_run_changes_nothing(quick: Path, cli: Cli) -> None:

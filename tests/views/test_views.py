@@ -70,7 +70,7 @@ def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool
     # The summary has no rows, and ends with three commands.
     last = re.sub(r"\x1b\[[0-9;]*m", "", after)
     assert "#0 keep" not in last
-    assert "1 experiments are done" in last
+    assert "1 experiment is done" in last
     assert last.strip().splitlines()[-1] == "resume    autoresearch run --tag t"
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", shown)) is colour
 
@@ -96,7 +96,7 @@ def test_status_follows_on_a_terminal(slow: Path) -> None:
     drawn, after = shown.split("\x1b[?1049h")[1].split("\x1b[?1049l")
     assert code == 0
     assert "the loop keeps running" in drawn
-    assert "not running: 1 experiments are done" in after
+    assert "not running: 1 experiment is done" in after
 
 
 @pytest.fixture(scope="module")

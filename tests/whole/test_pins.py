@@ -30,3 +30,10 @@ def test_the_lock_is_not_committed() -> None:
     assert ignored.stdout.strip() == "uv.lock"
     tracked = subprocess.run(["git", "ls-files", "uv.lock"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert tracked.stdout == ""
+
+
+def test_no_tracked_file_names_a_registry() -> None:
+    """Addresses of registries differ between places, and must not be committed."""
+    pattern = r"pypi\.org|pythonhosted\.org|registry\.npmjs\.org|npmjs\.com"
+    found = subprocess.run(["git", "grep", "-nIE", pattern], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout == ""

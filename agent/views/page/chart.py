@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from agent.format import brief, figure
+from agent.format import brief, counted, figure
 from agent.views.page.markers import (
     BLUE,
     FAINT,
@@ -308,15 +308,16 @@ def chart_title(session: Session) -> str:
     ending = f", {word}" if word else ""
     came = f"{brief(gained)} better than the baseline{ending}" if gained > 0 else "no better than the baseline"
     reached = f"{session['metric']} {brief(session['best'], 6)}"
-    return f"{session['tag']}: {reached}, {came}, {session['experiments']} experiments"
+    return f"{session['tag']}: {reached}, {came}, {counted(session['experiments'], 'experiment')}"
 
 
 def _described(session: Session, outside: int) -> str:
     far = f" {outside} are out of range." if outside else ""
     return (
-        f"A chart of {session['experiments']} experiments: {session['kept']} kept, {session['discarded']} discarded, "
-        f"{session['crashed']} crashed. {session['metric']} went from {brief(session['baseline'], 6)} to "
-        f"{brief(session['best'], 6)}.{far} The table below lists every experiment."
+        f"A chart of {counted(session['experiments'], 'experiment')}: {session['kept']} kept, "
+        f"{session['discarded']} discarded, {session['crashed']} crashed. "
+        f"{session['metric']} went from {brief(session['baseline'], 6)} to {brief(session['best'], 6)}.{far} "
+        "The table below lists every experiment."
     )
 
 
