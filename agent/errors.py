@@ -4,11 +4,12 @@ AutoresearchError                  what failed and why, with a hint at the fix  
 ├── UsageError                     invalid flags, arguments or protocol.json               exit code 2
 ├── PreconditionError              dirty tree, locked, missing data, changed fingerprint   exit code 3
 ├── Interrupted                    second Ctrl-C (130) or SIGTERM (143)
+├── MachineFault                   the GPU keeps failing                                   exit code 4
 └── ExperimentError                ends the experiment, not the session
     ├── Violation                  a protected file changed, or the candidate left the allowed globs
     ├── Crashed                    the command exited with an error
     ├── OutOfMemory                the command ran out of memory
-    ├── Faulted                    the machine's GPU failed; the run is repeated
+    ├── Faulted                    the GPU failed; the run is repeated
     ├── TimedOut                   the run hit the hard limit, or its log grew too large
     ├── Suspended                  the machine slept during the run; the run is repeated
     ├── Pruned                     the run was stopped early because it could no longer win
@@ -55,6 +56,12 @@ class Interrupted(AutoresearchError):
         self.exit_code = exit_code
 
 
+class MachineFault(AutoresearchError):
+    """The GPU keeps failing, so that nothing can be measured. The session loses nothing and can resume."""
+
+    exit_code = 4
+
+
 class ExperimentError(AutoresearchError):
     """A failure of one experiment: its row gives the reason, and the loop continues."""
 
@@ -78,7 +85,7 @@ class Faulted(Crashed):
         fault: the kind of fault, see `agent.execution.gpu_fault`.
     """
 
-    def __init__(self, reason: str, fault: Literal["watchdog", "machine"]) -> None:
+    def __init__(self, reason: str, fault: Literal["watchdog", "kernel", "leak", "machine"]) -> None:
         super().__init__(reason)
         self.fault = fault
 

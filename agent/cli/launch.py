@@ -22,7 +22,7 @@ from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.execution.process import Observer
-from agent.format import counted, duration
+from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path
 from agent.loop import run_session
@@ -35,6 +35,7 @@ from agent.room.sandbox import Mode
 from agent.session import recovery
 from agent.session.baseline import log_path, measure_baseline
 from agent.session.context import known_constants
+from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
@@ -197,7 +198,11 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         interrupts.install()
         print(runner.sandbox.says, file=sys.stderr)
         print(f"measuring the baseline, log in {log_path(runner)}", file=sys.stderr, flush=True)
-        measured = measure_baseline(runner, found, (), Observer(tick=tick))
+        measured = repeat(
+            lambda: measure_baseline(runner, found, (), Observer(tick=tick)),
+            tick,
+            lambda text: print(one_line(text), file=sys.stderr, flush=True),
+        )
         return {
             "metric": runner.protocol.metric.name,
             "value": measured.metric,

@@ -102,7 +102,8 @@ def baseline(
       autoresearch baseline
       autoresearch baseline --training-seconds 30 --json
 
-    Exits with code 1 if the command fails or prints no metric, 3 if there are uncommitted changes.
+    Exits with code 1 if the command fails or prints no metric, 3 if there are uncommitted changes, 4 if the GPU fails
+    again and again.
     """
     from agent.cli.launch import baseline as launch
 

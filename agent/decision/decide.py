@@ -19,7 +19,6 @@ from agent.journal.state import Pending
 from agent.source.diff import changed, same_work
 from agent.source.simplicity import leaner, repeats
 
-MOST_FAULTED = 2  # runs ended by machine faults, for a candidate that has succeeded before
 MEMORY = "peak_vram_mb"
 
 
@@ -86,8 +85,6 @@ def _judged(case: Comparison, config: DecisionConfig) -> Verdict | Step:
     if last.pruned is not None:
         return Verdict("discard", last.error or "pruned")
     if last.fault:
-        if succeeded(pending.runs) and sum(run.fault != "" for run in pending.runs) < MOST_FAULTED:
-            return "candidate"
         return Verdict("discard", f"could not be measured here: {last.error}")
     if last.metric is None:
         again = f"run {len(pending.runs)} failed after an earlier run succeeded: " if succeeded(pending.runs) else ""

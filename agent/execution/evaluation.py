@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, Violation
+from agent.errors import AutoresearchError, ExperimentError, Faulted, Violation
+from agent.execution.gpu_fault import described, fault_of_evaluator
 from agent.execution.kill import end_all
 from agent.repository.harness import EVALUATORS, HANDED_OVER
 from agent.repository.workspace import Workspace
@@ -68,9 +69,10 @@ class Harness:
 
 @dataclass
 class Evaluator:
-    """A running evaluator. `socket` is its path on this machine."""
+    """A running evaluator. `socket` and `log` are paths on this machine."""
 
     socket: Path
+    log: Path
     _process: subprocess.Popen[bytes]
     _said: bytes = b""
     _events: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -158,7 +160,7 @@ def evaluator(
         )
     assert process.stdout is not None and process.stdin is not None
     os.set_blocking(process.stdout.fileno(), False)
-    beside = Evaluator(socket, process)
+    beside = Evaluator(socket, base / "evaluator.log", process)
     try:
         _require_ready(beside, process, base / "evaluator.log")
         yield beside
@@ -266,7 +268,7 @@ def require_in_time(beside: Evaluator, allowance: Allowance, seconds: float) -> 
         seconds: since its start.
     """
     if beside.event("refused"):
-        raise Violation(f"voided: {_words(beside.event('refused'))}")
+        raise refusal(beside)
     over = beside.event("handed_over")
     if not over:
         allowance.require(seconds)
@@ -302,8 +304,8 @@ def attested(
     Raises:
         Violation: the evaluator has no metric, the log has a different one, or the run took too long.
     """
-    if refused := beside.event("refused"):
-        raise Violation(f"voided: {_words(refused)}")
+    if beside.event("refused"):
+        raise refusal(beside)
     word = beside.event("answer")
     if not word:
         raise Violation("voided: it handed no model to the evaluator, so its metric is only its own claim")
@@ -334,5 +336,10 @@ def _at(event: dict[str, Any]) -> float:
     return float(at) if isinstance(at, int | float) else math.inf
 
 
-def _words(event: dict[str, Any]) -> str:
-    return " ".join(str(event.get("reason", "it was refused")).split())[:300]
+def refusal(beside: Evaluator) -> ExperimentError:
+    """Return the error of a run whose model the evaluator refused, or could not evaluate because the GPU failed."""
+    reason = " ".join(str(beside.event("refused").get("reason", "it was refused")).split())[:300]
+    fault = fault_of_evaluator(reason, beside.log)
+    if fault:
+        return Faulted(f"{described(fault)} in the evaluation: {reason}", fault)
+    return Violation(f"voided: {reason}")

@@ -23,12 +23,11 @@ from agent.errors import (
     Pruned,
     Suspended,
     TimedOut,
-    Violation,
 )
 from agent.execution import evaluation, fingerprint, integrity, process
 from agent.execution.conditions import clock, conditions
 from agent.execution.evaluation import Allowance, Evaluator, Harness
-from agent.execution.gpu_fault import PAUSE_SECONDS, REPEATS, described, fault_in
+from agent.execution.gpu_fault import described, fault_in
 from agent.execution.oom import ran_out
 from agent.execution.process import UNOBSERVED, Command, Ended, Observer, run_command
 from agent.journal.experiment import Run
@@ -124,14 +123,13 @@ def measure(
 ) -> Run:
     """Run the command once on `commit` in a new room.
 
-    A run that a fault of the GPU has ended is repeated as often as `gpu_fault.REPEATS` says.
-
     Args:
         observer: may raise an ExperimentError, such as Pruned, to end the run.
         beside: earlier runs to compare with.
 
     Returns:
-        A run with a metric, or with an error if it failed.
+        A run with a metric, or with an error if it failed. If it has a `fault`, the GPU failed, and the run says
+        nothing about the commit: repeat it as `agent.session.faults` does.
 
     Raises:
         Suspended: the machine slept during the run, which says nothing about the candidate.
@@ -142,28 +140,13 @@ def measure(
     step = budget / steps if budget and steps >= 1 else 0.0
     allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
     try:
-        run = _measure(runner, commit, log, observer, allowance, beside.other)
-        for _ in range(REPEATS[run.fault]):
-            runner.say(f"repeating the run in {PAUSE_SECONDS:g} s: {run.error}")
-            _pause(observer.tick)
-            run = _measure(runner, commit, log, observer, allowance, beside.other)
-            if not run.fault:
-                break
-        return run
+        return _measure(runner, commit, log, observer, allowance, beside.other)
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:  # unexpected output of one run must not end the session
         return Run(
             None, 0.0, error=f"crashed: {type(error).__name__} while reading its result: {error}"[:300], log=str(log)
         )
-
-
-def _pause(tick: Callable[[float], None]) -> None:
-    ends = time.monotonic() + PAUSE_SECONDS
-    while time.monotonic() < ends:
-        with contextlib.suppress(ExperimentError):  # no run is active that it could end
-            tick(0.0)
-        time.sleep(process.POLL_SECONDS)
 
 
 def _measure(
@@ -233,8 +216,7 @@ def _result(
     if ended.returncode == 126 and text.startswith(NO_ROOM):
         raise AutoresearchError(text.strip()[:300], hint="start with `--sandbox off`, or see docs/reliability.md")
     if evaluator is not None and evaluator.event("refused"):
-        attested_reason = evaluator.event("refused").get("reason")
-        raise Violation(f"voided: {' '.join(str(attested_reason).split())[:300]}")
+        raise evaluation.refusal(evaluator)
     require_success(ended, text)
     metric = runner.protocol.metric
     if evaluator is None or runner.harness is None:

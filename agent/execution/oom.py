@@ -13,12 +13,13 @@ SIGNS = re.compile(
     # MLX: its allocators, Metal's command buffers and buffer limit.
     r"kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory"
     r"|greater than the maximum allowed buffer size"
-    r"|\[(?:metal::)?malloc(?:_or_wait)?\] (?:Unable to allocate|Attempting to allocate|Resource limit)"
+    r"|\[(?:metal::)?malloc(?:_or_wait)?\] (?:Unable to allocate|Attempting to allocate)"
     # CUDA, HIP and XPU, their libraries, Triton.
     r"|(?:CUDA|HIP|XPU|MPS)(?: \w{1,20}){0,3}:? out of memory|(?:cuda|hip)Error(?:MemoryAllocation|OutOfMemory)"
     r"|(?:CUDA|HIP|ZE|UR|CL|VK|PI)_(?:RESULT_)?ERROR_OUT_OF_(?:DEVICE_|HOST_)?MEMORY"
-    r"|(?:cuda|hip)\w{0,20}Malloc\w{0,40}(?:\(.{0,200}\))? failed: out of memory"
-    r"|(?:CU|HIP|ROC|MIO)[A-Z]{1,9}_(?:STATUS_)?(?:ALLOC_FAILED|MEMORY_ERROR)|Triton Error \[\w{1,9}\]: out of memory"
+    r"|(?:cu|hip)\w{1,60}(?:\(.{0,300}\))? failed: out of memory|cublas\w{1,60}\(.{0,300}\) failed with code: 3\."
+    r"|(?:CU|HIP|ROC|MIO)[A-Z]{1,9}_(?:STATUS_)?(?:ALLOC_FAILED|MEMORY_ERROR)"
+    r"|CUDNN_STATUS_\w{0,30}ALLOCATION_FAILED|Triton Error \[\w{1,9}\]: out of memory"
     # PyTorch on MPS and CPU, NumPy, JAX and TensorFlow.
     r"|Invalid buffer size: [\d.]{1,20} [KMGT]i?B|DefaultCPUAllocator: |_ArrayMemoryError"
     r"|Unable to allocate [\d.]{1,20} \w{1,5} for an array"

@@ -16,8 +16,11 @@ In the order in which they occur in an experiment:
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has a commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs; {of} as in `measured`
+    faulted    {number, run, fault, reason, seconds, pause}   the GPU failed: the run does not count, and is repeated
+               after a pause; {of} as in `measured`
     measured   {number, run, and the fields of Run}; a reused baseline adds {reused}; a run of the incumbent
-               during the experiment adds {of}, the incumbent's number
+               during the experiment adds {of}, the incumbent's number; {provoked}: how many faults before it are
+               the candidate's own, because the incumbent ran
     revised    {number, commit, digest, description, parameters, files}   the same candidate with a smaller batch
     repaired   {number, commit, digest, description, parameters, files}   its proposer fixed a crash
     unmended   {proposer, number, reason}                the proposer could not fix a crash
@@ -30,6 +33,7 @@ Between experiments:
 
     comparing  {commits, files, count}                   held-out runs of several commits begin: label -> commit
     running    {label, run, pid, born, log, expected}    one of these runs starts
+    faulted    {label, run, fault, reason, seconds, pause}   as in an experiment
     compared   {label, run, and the fields of Run}       `agent.decision.schedule` decides which of them count
     confirmed  {a, b, means, runs, gain, low, high, noise, verdict}   the result of `confirm` for two commits
     ablated    {changes, commit, ...}                    the result of `ablate`
@@ -158,11 +162,13 @@ _EVIDENCE: dict[str, Check] = {
     "how": _text, "mean": _number, "runs": _count, "incumbent_mean": _number, "incumbent_runs": _count,
     "gain": _number, "noise": _number, "sigmas": _maybe(_figure), "doubt": _maybe(_figure),
 }  # fmt: skip
+_FAULT = _one_of("", "watchdog", "kernel", "leak", "machine")
 _RUN: dict[str, Check] = {
     "number": _count, "run": _count, "of": _count, "label": _text, "metric": _maybe(_number), "seconds": _seconds,
     "secondary": _map(_figure), "error": _maybe(_text), "out_of_memory": _flag, "conditions": _map(_figure),
     "log": _text, "pruned": _maybe(_number), "estimate": _maybe(_number), "rebased": _flag,
-    "fault": _one_of("", "watchdog", "machine"), "trained": _maybe(_seconds),
+    "provoked": _count,
+    "fault": _FAULT, "trained": _maybe(_seconds),
 }  # fmt: skip
 _STARTED: dict[str, Check] = {
     "number": _count, "run": _count, "of": _count, "label": _text, "pid": _count, "born": _number, "log": _text,
@@ -198,6 +204,10 @@ FIELDS: dict[str, dict[str, Check]] = {
     "running": _STARTED,
     "measured": _RUN,
     "compared": _RUN,
+    "faulted": {
+        "number": _count, "run": _count, "of": _count, "label": _text, "fault": _FAULT, "reason": _text,
+        "seconds": _seconds, "pause": _seconds,
+    },
     "judged": {
         "number": _count, "status": _one_of("keep", "discard", "crash"), "reason": _text,
         "evidence": _maybe(_fields(_EVIDENCE)),

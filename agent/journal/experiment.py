@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-# The kind of machine fault that ended a run. The candidate is not to blame. See execution/gpu_fault.py.
-Fault = Literal["", "watchdog", "machine"]
+# The kind of failure of the GPU that ended a run, see execution/gpu_fault.py. "watchdog": the system stopped work that
+# took too long, as it does while a display is on. "kernel": a kernel failed, which the candidate or the machine may
+# have caused. "leak": too many buffers. "machine": the device or its driver failed, or another program's work did.
+Fault = Literal["", "watchdog", "kernel", "leak", "machine"]
 
 Direction = Literal["minimize", "maximize"]
 Status = Literal["keep", "discard", "crash"]
@@ -57,7 +59,8 @@ class Run:
         untimed: seconds from the start of the command to the handover of its model, minus the budget.
         overrun: the same, counted from the first text that it trained on.
         unconfined: no sandbox kept the run away from the user's files.
-        fault: the machine fault that ended it on every attempt; empty for none.
+        fault: the fault of the GPU that ended it; empty for none. Such a run is repeated, and is part of an experiment
+            only if the fault kept coming back.
         trained: seconds of training as printed in its log, which the run itself writes.
     """
 

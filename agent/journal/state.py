@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.journal.events import Event
 from agent.journal.experiment import Direction, Evidence, Experiment, Run, Value, Verdict
+from agent.journal.faults import NO_FAULTS, Faults
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Pending:
         refreshed: number of runs of the incumbent during this experiment.
         rebases: number of those that were accepted after the machine's state had changed.
         rebased_at: number of runs of the candidate before the latest rebase.
+        faulted: number of faults of the GPU in a row that ended runs of the candidate.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Pending:
     refreshed: int = 0
     rebases: int = 0
     rebased_at: int = 0
+    faulted: int = 0
 
     @property
     def experiment(self) -> Experiment:
@@ -125,6 +128,7 @@ class State:
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
         comparison: the comparison of `agent.session.compare` in progress; else None.
         parked: unfinished comparisons that others displaced. They resume when requested again.
+        faults: the runs that faults of the GPU ended.
     """
 
     session: Mapping[str, Any] | None = None
@@ -145,6 +149,7 @@ class State:
     compared: tuple[PendingComparison, ...] = ()
     comparison: PendingComparison | None = None
     parked: tuple[PendingComparison, ...] = ()
+    faults: Faults = NO_FAULTS
 
     @property
     def cost(self) -> Spent:
@@ -188,7 +193,8 @@ def replay(events: Iterable[Event]) -> State:
 def step(state: State, event: Event) -> State:
     """Return the state after one more event. Unknown kinds change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
-    state = replace(state, latest_at=event.at, seconds=state.seconds + worked)
+    faults = state.faults.after(event, ended=state.ended is not None)
+    state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults)
     if event.kind in OF_SESSION:
         return OF_SESSION[event.kind](state, event)
     pending = state.pending
@@ -265,13 +271,24 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
     run, of = run_of(data), data.get("of")
     pending = replace(pending, started=None, started_at=None)
     if of is None:
-        return replace(state, pending=replace(pending, runs=(*pending.runs, run)))
+        return replace(state, pending=replace(pending, runs=(*pending.runs, run), faulted=0))
     again = replace(state.experiments[of], heldout_runs=(*state.experiments[of].heldout_runs, run))
     experiments = (*state.experiments[:of], again, *state.experiments[of + 1 :])
     pending = replace(pending, refreshed=pending.refreshed + 1)
     if run.rebased:
         pending = replace(pending, rebases=pending.rebases + 1, rebased_at=len(pending.runs))
     return replace(state, pending=pending, experiments=experiments)
+
+
+def _faulted(state: State, event: Event) -> State:
+    data, pending = event.data, state.pending
+    if "label" in data:
+        comparison = replace(state.comparison, started=None) if state.comparison else None
+        return replace(state, comparison=comparison)
+    if pending is None or data.get("number") != pending.number:
+        return state
+    faulted = pending.faulted + ("of" not in data)
+    return replace(state, pending=replace(pending, started=None, started_at=None, faulted=faulted))
 
 
 def _turned_to(state: State, new: PendingComparison) -> State:
@@ -314,6 +331,7 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "running": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "compared": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "confirmed": lambda state, event: _confirmed(state, event.data),
+    "faulted": _faulted,
     "ablated": lambda state, _: replace(state, comparison=None, parked=()),
     "proposed": _proposed,
 }

@@ -42,6 +42,7 @@ def summarize(state: State) -> dict[str, Any]:
         "waiting": dict(state.waiting) if state.waiting else None,
         "away": dict(state.away) if state.away else None,
         "nothing": dict(state.nothing) if state.nothing else None,
+        "faults": {"runs": state.faults.runs, "seconds": state.faults.seconds, "until": state.faults.until},
         "ended": state.ended,
     }
 

@@ -28,6 +28,7 @@ class TimeSpent:
         proposing: waiting for proposals.
         crashes: runs that crashed.
         interruptions: runs that were interrupted.
+        faults: runs that faults of the GPU ended, and the pauses after them.
         other: git, checks and waiting.
     """
 
@@ -38,15 +39,15 @@ class TimeSpent:
     proposing: float = 0.0
     crashes: float = 0.0
     interruptions: float = 0.0
+    faults: float = 0.0
     other: float = 0.0
 
 
 def time_spent(events: Iterable[Event]) -> TimeSpent:
     """Add up the time of a session. Each event accounts for the time since the one before it, except at a start."""
-    spent, latest, started = TimeSpent(), 0.0, None
+    spent, latest, started, paused = TimeSpent(), 0.0, None, False
     for event in events:
         gap = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - latest)
-        latest = event.at
         match event.kind:
             case "proposed" | "repaired" | "called" | "away" | "back" | "nothing":
                 spent = replace(spent, proposing=spent.proposing + gap)
@@ -54,8 +55,13 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
                 spent = _of_a_run(spent, event.data, gap, repeat=event.kind == "compared" or "of" in event.data)
             case "interrupted" if started is not None:
                 spent = replace(spent, interruptions=spent.interruptions + event.at - started)
+            case "faulted":
+                spent = replace(spent, faults=spent.faults + event.at - (latest if started is None else started))
+            case _ if paused:
+                spent = replace(spent, faults=spent.faults + gap)
             case _:
                 spent = replace(spent, other=spent.other + gap)
+        paused, latest = event.kind == "faulted", event.at
         started = event.at if event.kind in ("started", "running") else None
     return spent
 

@@ -33,14 +33,19 @@ def measure_baseline(
         before: earlier runs of the baseline.
         commit: the commit to run; None for HEAD.
 
+    Returns:
+        The run. If a fault of the GPU ended it, nothing is saved, and it must be repeated.
+
     Raises:
-        AutoresearchError: the run has no metric.
+        AutoresearchError: the run has no metric for another reason.
     """
     log = log_path(runner, len(before) + 1)
     if not before:
         record_path(runner).unlink(missing_ok=True)
     commit = commit or runner.workspace.head
     run = measure(runner, commit, log, observer)
+    if run.fault:
+        return run
     if run.error:
         raise AutoresearchError(f"the baseline failed: {run.error}", hint=f"see the log {here(log)}")
     record = {

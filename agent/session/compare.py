@@ -20,6 +20,7 @@ from agent.journal.experiment import Direction, Run
 from agent.journal.journal import Journal
 from agent.journal.paths import stop_file
 from agent.journal.state import PendingComparison, expected_seconds, gain, side
+from agent.session import faults
 from agent.session.references import of_commit
 from agent.session.workbench import Workbench
 from agent.system.files import last_lines
@@ -79,15 +80,21 @@ def compare(
         number = len(_comparison(journal).runs.get(label, ())) + 1
         if number > count:
             _note_repeat(journal, label, number - count)
-        run = _run(bench, label, number, folder / f"{label}-{number}.log")
-        if run.metric is None and label not in may_fail:
-            raise AutoresearchError(
-                f"{_name(journal, label)} failed: {run.error}", hint=f"see the log {here(Path(run.log))}"
-            )
-        journal.append("compared", label=label, run=number, **dataclasses.asdict(run))
+        run, more = _run(bench, label, folder, may_fail=label in may_fail), {}
+        if run.fault:
+            # The faults are this commit's own if another one runs now.
+            more = {"provoked": journal.state.faults.in_a_row}
+            other = next(each for each in commits if each not in may_fail)
+            _add(journal, other, _run(bench, other, folder, may_fail=False))
+        _add(journal, label, run, **more)
     for label in commits:
         _note_still_disturbed(journal, label)
     return {label: counted(_comparison(journal), label) for label in commits}
+
+
+def _add(journal: Journal, label: str, run: Run, **more: Any) -> None:
+    number = len(_comparison(journal).runs.get(label, ())) + 1
+    journal.append("compared", label=label, run=number, **dataclasses.asdict(run), **more)
 
 
 def _name(journal: Journal, label: str) -> str:
@@ -146,9 +153,23 @@ def _comparison(journal: Journal) -> PendingComparison:
     return journal.state.comparison
 
 
-def _run(bench: Workbench, label: str, number: int, log: Path) -> Run:
+def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
+    """Run a commit until neither sleep nor a fault of the GPU ends it.
+
+    Args:
+        bench: what every step uses.
+        label: of the commit.
+        folder: where the log goes.
+        may_fail: return a failed run, and the last one of too many faults in a row.
+
+    Raises:
+        AutoresearchError: the run failed.
+        MachineFault: too many faults in a row ended it.
+    """
     runner, journal, commit = bench.runner, bench.journal, _comparison(bench.journal).commits[label]
     expected = expected_seconds(journal.state, runner.training_seconds, runner.limit)
+    number = len(_comparison(journal).runs.get(label, ())) + 1
+    log = folder / f"{label}-{number}.log"
 
     def started(process: Process) -> None:
         about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": expected}
@@ -160,6 +181,18 @@ def _run(bench: Workbench, label: str, number: int, log: Path) -> Run:
 
     while True:
         try:
-            return measure(runner, commit, log, Observer(started, tick), of_commit(journal.state.experiments, commit))
+            run = measure(runner, commit, log, Observer(started, tick), of_commit(journal.state.experiments, commit))
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is repeated: {pause}")
+            continue
+        most = None if may_fail else faults.MOST_IN_A_ROW
+        if run.fault:
+            about = {"label": label, "run": number}
+            going = lambda: _raise_if_stopped(bench)  # noqa: E731
+            faults.wait_for_repeat(bench, run, most=most, require_going=going, about=about)
+            if not (may_fail and journal.state.faults.in_a_row >= faults.MOST_IN_A_ROW):
+                continue
+        elif run.metric is None and not may_fail:
+            hint = f"see the log {here(Path(run.log))}"
+            raise AutoresearchError(f"{_name(journal, label)} failed: {run.error}", hint=hint)
+        return run

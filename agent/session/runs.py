@@ -1,4 +1,4 @@
-"""The runs of the experiment in progress: each is journaled, watched, and repeated if the machine slept."""
+"""The runs of the experiment in progress: each is journaled, watched, and repeated if the machine slept or failed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from agent.errors import AutoresearchError, Suspended
 from agent.execution.kill import Process
 from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
+from agent.format import counted
 from agent.journal.experiment import Experiment, Run
 from agent.journal.history import experiments_before
 from agent.journal.paths import experiment_folder
@@ -22,7 +23,7 @@ from agent.journal.state import Pending, expected_seconds
 from agent.pruning.curves import broken
 from agent.pruning.monitor import CurveCache, RunMonitor
 from agent.pruning.prune import MOST_HISTORY, Finished, Rival, spared
-from agent.session import baseline
+from agent.session import baseline, faults
 from agent.session.context import known_constants
 from agent.session.references import of_candidate, of_commit
 from agent.session.workbench import Workbench
@@ -40,10 +41,11 @@ class Runs:
     Args:
         prune: end runs early that can no longer win or count.
         seed: the session's seed.
+        require_going: raises if the session should stop, for which a run that must be repeated does not wait.
     """
 
-    def __init__(self, bench: Workbench, *, prune: bool, seed: int) -> None:
-        self._patient = not prune
+    def __init__(self, bench: Workbench, *, prune: bool, seed: int, require_going: Callable[[], None]) -> None:
+        self._patient, self._require_going = not prune, require_going
         self.work_on(bench.runner)
         self._journal, self._interrupts = bench.journal, bench.interrupts
         self._prune, self._seed = prune, seed
@@ -71,20 +73,40 @@ class Runs:
         while len(done) < wanted:
             log = baseline.log_path(self._runner, len(done) + 1)
             observer, before = Observer(self._started(log), self._tick(log, None)), tuple(done)
-            run = self._undisturbed(
-                lambda: baseline.measure_baseline(self._runner, fingerprint, before, observer, commit)  # noqa: B023
+            run = self._repeated(
+                lambda: baseline.measure_baseline(self._runner, fingerprint, before, observer, commit),  # noqa: B023
+                most=faults.MOST_IN_A_ROW,
             )
             self._measured(run)
             done.append(run)
 
     def candidate(self, incumbent: Experiment) -> None:
+        """Run the candidate once. If faults of the GPU keep ending the run, find out whether they are its own."""
         pending = self._pending
         assert pending.commit is not None
         commit, held = pending.commit, of_candidate(self._journal.state.experiments, incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
         watch = self._watch(log, incumbent) if self._prune else None
         observer = Observer(self._started(log), self._tick(log, watch))
-        self._measured(self._undisturbed(lambda: measure(self._runner, commit, log, observer, held)))
+        while (run := self._undisturbed(lambda: measure(self._runner, commit, log, observer, held))).fault:
+            self._wait_for_repeat(run)
+            suspect = self._pending.faulted % faults.SUSPICIOUS == 0
+            if suspect and self._runs_now(incumbent) and faults.is_own(self._journal.state, self._pending):
+                count = self._pending.faulted
+                # A smaller device batch may help against the watchdog. Anything else is a crash like any other.
+                if run.fault != "watchdog":
+                    error = f"crashed {counted(count, 'time')} in a row while #{incumbent.number} ran: {run.error}"
+                    run = dataclasses.replace(run, fault="", error=error)
+                self._measured(run, provoked=count)
+                return
+        self._measured(run)
+
+    def _runs_now(self, incumbent: Experiment) -> bool:
+        """Run the incumbent. Return whether it succeeded at once, so that the machine is not to blame."""
+        before = self._journal.state.faults.runs
+        self.incumbent(incumbent, rebased=False)
+        run = self._journal.state.experiments[incumbent.number].heldout_runs[-1]
+        return run.metric is not None and self._journal.state.faults.runs == before
 
     def incumbent(self, incumbent: Experiment, *, rebased: bool) -> None:
         """Repeat the incumbent, for comparison with the candidate.
@@ -96,7 +118,9 @@ class Runs:
         held = of_commit(self._journal.state.experiments, incumbent.commit)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
         observer = Observer(self._started(log, of=incumbent.number), self._tick(log, None))
-        run = self._undisturbed(lambda: measure(self._runner, incumbent.commit, log, observer, held))
+        run = self._repeated(
+            lambda: measure(self._runner, incumbent.commit, log, observer, held), most=None, of=incumbent.number
+        )
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         if is_lost(self._journal.state.experiments[incumbent.number]):
             why = f"failed {MOST_FAILURES} times in a row when repeated ({run.error}; see {run.log})"
@@ -168,6 +192,23 @@ class Runs:
                 return run_once()
             except Suspended as pause:
                 self._journal.append("interrupted", number=self._pending.number, reason=str(pause))
+
+    def _repeated(self, run_once: Callable[[], Run], *, most: int | None, **more: Any) -> Run:
+        """Repeat a run until no fault of the GPU ends it.
+
+        Args:
+            run_once: runs it.
+            most: the most faults in a row; None if only the night is limited.
+            more: fields of the events of these runs.
+        """
+        while (run := self._undisturbed(run_once)).fault:
+            self._wait_for_repeat(run, most=most, **more)
+        return run
+
+    def _wait_for_repeat(self, run: Run, *, most: int | None = None, **more: Any) -> None:
+        about = {"number": self._pending.number, "run": len(self._pending.runs) + 1, **more}
+        bench = Workbench(self._runner, self._journal, self._interrupts)
+        faults.wait_for_repeat(bench, run, most=most, require_going=self._require_going, about=about)
 
     def _measured(self, run: Run, **more: Any) -> None:
         number = len(self._pending.runs) + 1

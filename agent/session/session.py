@@ -63,7 +63,7 @@ class Session:
         self.tag, self._config = config.tag, config
         self.runner, self.journal, self.interrupts = runner, journal, Interrupts()
         self.branch = runner.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", config.tag)
-        self.runs = Runs(self.workbench, prune=config.prune, seed=config.seed)
+        self.runs = Runs(self.workbench, prune=config.prune, seed=config.seed, require_going=self._require_going)
         self._proposer = proposer
         self._fingerprint: dict[str, Any] = {}
         self._limits = config.limits.within(runner.protocol)
@@ -145,6 +145,8 @@ class Session:
         """Return whether the best must still be compared with the baseline by held-out runs."""
         best = self.state.incumbent
         if not self._confirm or best is None or best.number == 0 or self.interrupts.finishing:
+            return False
+        if self.state.pending is not None:  # stopped while faults of the GPU kept ending its run
             return False
         return self.state.confirmation is None
 
@@ -354,6 +356,16 @@ class Session:
             folder=experiment_folder(self.journal.path, number),
             tick=self._while_proposing,
         )
+
+    def _require_going(self) -> None:
+        """Stop repeating a run that faults of the GPU end, if the session must end.
+
+        Raises:
+            Exhausted: the session must end.
+        """
+        self.interrupts.raise_if_immediate()
+        if reason := self._reason_to_stop():
+            raise Exhausted(reason)
 
     def _while_proposing(self) -> None:
         """Stop waiting for a model if the session must end.

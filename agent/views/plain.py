@@ -47,6 +47,11 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [row(state, len(state.experiments) - 1)]
         case "interrupted":
             return [f"#{data['number']} interrupted: {data['reason']}"]
+        case "faulted":
+            who = _side(state, data) if "label" in data else f"#{data['number']}"
+            who += f" repeat of incumbent #{data['of']}" if "of" in data else ""
+            then = f"repeated in {duration(data['pause'])}" if data["pause"] else "not repeated"
+            return [f"{who} {then}: {data['reason']}"]
         case "ended":
             return [f"ended: {data['reason']}"]
         case "waiting":

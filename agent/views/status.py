@@ -15,7 +15,7 @@ from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
-from agent.views.text import headline, row
+from agent.views.text import faults, headline, row
 
 
 def session_status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
@@ -35,6 +35,10 @@ def status_lines(data: dict[str, Any]) -> list[str]:
     ]
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
+    if data["faults"]["runs"]:
+        until = data["faults"]["until"]
+        again = f", the next repeat at {time.strftime('%H:%M:%S', time.localtime(until))}" if until else ""
+        shown.append(f"repeated {faults(data)}{again}")
     if data["waiting"]:
         shown.append(f"{data['waiting']['proposer']} will be retried: {data['waiting']['reason']}")
     if data["nothing"]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.format import brief, cost, duration, figure, one_line
+from agent.format import brief, cost, counted, duration, figure, one_line
 from agent.journal.experiment import Experiment
 from agent.journal.state import State
 from agent.report.gain import outcome, remeasured
@@ -54,6 +54,12 @@ def against(state: State, experiment: Experiment) -> list[str]:
     """Return `against 1.979285` if the incumbent was re-measured, so that its row shows another value."""
     value = remeasured(state, experiment)
     return [f"against {figure(value)}"] if value is not None else []
+
+
+def faults(summary: Mapping[str, Any]) -> str:
+    """Format what faults of the GPU cost a session: `3 runs after faults of the GPU, 4m10s lost`."""
+    found = summary["faults"]
+    return f"{counted(found['runs'], 'run')} after faults of the GPU, {duration(found['seconds'])} lost"
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -110,6 +116,7 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
+        *([f"repeated  {faults(summary)}"] if summary["faults"]["runs"] else []),
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         *_kept(state),
         f"view      {typed(f'report --tag {tag} --open')}",

@@ -24,9 +24,11 @@ from agent.journal.events import FIELDS
 from agent.journal.paths import journal_path, state_folder
 from agent.journal.state import OF_EXPERIMENT, OF_SESSION
 from agent.proposers import hybrid
+from agent.session import faults
 from tests.common import schema_reference, schemas
 from tests.common.agents import HOSTILE, agent
 from tests.common.in_process import call
+from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.model_server import model_server, reply
 from tests.common.proposals import NOTES, edit
 from tests.common.workspaces import ROOT, commit_all, made_once, make_quick, repository, set_protocol
@@ -159,6 +161,22 @@ def agents(folder: Path, seen: Seen) -> None:
     seen.json("sessions", folder, "sessions")
 
 
+def faulted(folder: Path, seen: Seen) -> None:
+    """A candidate that provokes faults of the GPU, and a confirmation that meets one."""
+    make_quick(folder)
+    plan = Plan(folder.parent / "plan")
+    (folder / "train.py").write_text(faulty(plan))
+    commit_all(folder, "fails as planned")
+    run(folder, "--max-experiments", "0")
+    plan.fail(when="(RATE, DEPTH, WIDTH) != (0.1, 4, 64)", always=log_of("kernel/cuda_misaligned"))
+    run(folder, "--max-experiments", "1")
+    plan.fail(log_of("machine/cuda_ecc"))
+    call(folder, "confirm", "1", "--runs", "2", "--sandbox", "off")
+    for command in ("status", "report", "sessions"):
+        seen.json(command, folder, command)
+    seen.json("show", folder, "show", "1")
+
+
 def stopped(folder: Path, seen: Seen) -> None:
     """A loop that is looked at while it runs, and then ended by SIGTERM."""
     make_quick(folder)
@@ -190,7 +208,7 @@ def drafted(folder: Path, seen: Seen) -> None:
     assert data["status"] == "ok", data
 
 
-SESSIONS: list[Callable[[Path, Seen], None]] = [ordinary, failing, consulted, agents, stopped, drafted]
+SESSIONS: list[Callable[[Path, Seen], None]] = [ordinary, failing, consulted, agents, faulted, stopped, drafted]
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +221,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Any]]:
             patch.setenv("AUTORESEARCH_CONFIRM", "0")
             patch.setenv("AUTORESEARCH_REPORT", "0")
             patch.setattr(hybrid, "FIRST_WAIT", 0.01)
+            patch.setattr(faults, "FIRST_PAUSE", 0.01)
+            patch.setattr(faults, "LONGEST_PAUSE", 0.05)
             for make_session in SESSIONS:
                 place = folder / make_session.__name__ / "workspace"
                 place.parent.mkdir()

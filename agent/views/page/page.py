@@ -22,6 +22,7 @@ PARTS = {
     "proposing": "proposing",
     "crashes": "lost to crashes",
     "interruptions": "lost to interruptions",
+    "faults": "lost to faults of the GPU",
     "other": "git, checks, waiting",
 }
 CONDITIONS = {

@@ -116,7 +116,7 @@ class LiveView:
             self._said.extend(said)
         if event.kind == "note":
             self._note(event)
-        elif event.kind in ("interrupted", "nothing"):
+        elif event.kind in ("interrupted", "nothing", "faulted"):
             self._picture.message = one_line(" ".join(said))
         elif event.kind == "running":
             self._picture.message, self._picture.hint = "", LATER

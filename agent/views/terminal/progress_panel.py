@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,8 @@ def progress_panel(state: State, moment: Moment) -> list[RenderableType]:
     """Return the lines for the current experiment, for the confirmation, or for the time between experiments."""
     if state.comparison is not None and state.comparison.started is not None:
         return _comparing(state, state.comparison, moment)
+    if state.faults.until is not None and state.pending is None:
+        return [_pause(state.faults.until)]
     if state.pending is None:
         number, waited = len(state.experiments), duration(max(0.0, moment.now - state.latest_at))
         doing = f"#{number}  waiting for a proposal for {waited}" if number else "starting"
@@ -93,10 +96,17 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
     if values:
         lines.append(named("so far", values + _against(state.incumbent)))
     found = under_way(state)
+    if found is None and state.faults.until is not None:
+        return [*lines, _pause(state.faults.until)]
     if found is None:
         return [*lines, line("starting the run" if pending.verdict is None else "recording the result", "dim")]
     of = found[0].get("of")
     return [*lines, *_running(*found, f"run {found[0]['run']}" if of is None else f"#{of} repeat", moment)]
+
+
+def _pause(until: float) -> Text:
+    at = time.strftime("%H:%M:%S", time.localtime(until))
+    return line(f"the GPU failed: the run is repeated at {at}", "bold red")
 
 
 def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:

@@ -15,7 +15,7 @@ from agent.report.gain import outcome, standing
 from agent.report.summary import summarize
 from agent.views.terminal.ellipsis import clock, gap, line, named, sides
 from agent.views.terminal.progress_panel import Moment, progress_panel
-from agent.views.text import COLOURS, against, status_of
+from agent.views.text import COLOURS, against, faults, status_of
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 # From this width on, the rows go next to the rest, which then takes LEFT columns.
@@ -84,6 +84,8 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
     if summary["experiments"]:
         counts = f"{summary['kept']} kept, {summary['discarded']} discarded, {summary['crashed']} crashed"
         lines.append(named("tried", f"{summary['experiments']}: {counts}"))
+    if summary["faults"]["runs"]:
+        lines.append(named("repeated", faults(summary)))
     if moment.forecast and not state.comparison:
         lines.append(named("rate", moment.forecast))
     if moment.ends and not state.comparison:
