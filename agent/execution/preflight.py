@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from agent.execution import fingerprint
+from agent.execution.gpu_fault import LONGEST_LOG, fault_in
 from agent.execution.measure import Attempt, Runner, execute, room_of
 from agent.execution.process import Observer
 from agent.format import plain
@@ -19,7 +20,7 @@ from agent.journal.paths import state_folder
 from agent.protocol.models import Protocol
 from agent.source.constants import unmarked
 from agent.source.encoding import encoded
-from agent.system.files import last_lines
+from agent.system.files import last_lines, read_end
 
 SECONDS = 10.0
 # Only commands of the form `uv run SCRIPT.py`, or an interpreter with a script, are imported.
@@ -92,6 +93,7 @@ def _fails_at_import(runner: Runner, files: Mapping[str, str], incumbent: str, t
         command = shlex.join([*start, "-c", IMPORT.format(script=script)])
         watched = Observer(tick=lambda _: tick())
         ended = execute(runner, Attempt(place, log), watched, command=command, limit=SECONDS)
-        if not ended.returncode:
-            return None
+        text = read_end(log, LONGEST_LOG).decode(errors="replace")
+        if not ended.returncode or fault_in(ended.returncode, text):
+            return None  # a run repeats what the GPU failed
         return plain(" | ".join(last_lines(log, 3))) or f"exit code {ended.returncode}"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from agent.errors import ExperimentError, Faulted, Violation
+from agent.execution.evaluation import Evaluator, refusal
 from agent.execution.gpu_fault import LONGEST_LOG, described, fault_in, fault_of_evaluator, remedy
 from agent.execution.oom import ran_out
 from agent.journal.experiment import Fault
@@ -49,3 +54,16 @@ def test_fault_in_the_evaluator_is_told_from_a_refused_model(tmp_path: Path) -> 
     assert fault_of_evaluator(died, log) == ""
     log.write_text(log_of("watchdog/metal_interactivity_aborted"))
     assert fault_of_evaluator(died, log) == "watchdog"
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("watchdog/metal_interactivity", Faulted), ("own/shape", Violation)])
+def test_run_whose_evaluation_a_fault_ended_is_not_voided(
+    tmp_path: Path, kind: str, expected: type[ExperimentError]
+) -> None:
+    reason = f"the model cannot be evaluated: {log_of(kind).splitlines()[-1]}"
+    said = f"print({json.dumps({'event': 'refused', 'reason': reason})!r}, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", said], stdout=subprocess.PIPE) as process:
+        process.wait()
+        error = refusal(Evaluator(tmp_path / "socket", tmp_path / "evaluator.log", process))
+    assert type(error) is expected
+    assert reason in str(error)

@@ -14,6 +14,7 @@ from agent.execution.preflight import why_not
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from agent.room.room import untracked_files
+from tests.common.machine_faults import log_of
 from tests.common.workspaces import QUICK, git, quick_protocol
 
 BROKEN = "import no_such_module\n" + QUICK
@@ -57,6 +58,15 @@ def test_modules_are_found_as_in_a_run(quick: Path) -> None:
         assert "cannot import name" in (against(found, {"src/train.py": "from model import MORE\n" + QUICK}) or "")
         outside = against(found, {"src/train.py": "import above\n" + QUICK})
         assert "No module named 'above'" in (outside or ""), "the folder that a run starts in is not on its path"
+
+
+def test_fault_of_the_gpu_during_an_import_fails_no_candidate(quick: Path) -> None:
+    fails = f"import sys\nsys.stderr.write({log_of('machine/cuda_no_device')!r})\nsys.exit(1)\n"
+    said: list[str] = []
+    with runner(quick, f"{sys.executable} train.py", said) as found:
+        assert against(found, {"train.py": fails + QUICK}) is None
+        assert not found.imports
+    assert not said
 
 
 def test_files_missing_in_copy_fail_no_candidate(quick: Path, tmp_path: Path) -> None:

@@ -129,6 +129,8 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
         ("proposed", {**what, "proposer": "llm", "digest": "d", "files": ["train.py"]}),
         ("committed", {"commit": "c" * 40}),
         ("started", {"run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
+        ("faulted", {"run": 1, "fault": "watchdog", "reason": "r", "seconds": 20.0, "pause": 96.0}),
+        ("started", {"run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
         ("measured", {"run": 1, **run}),
         ("started", {"run": 2, "pid": 1, "born": 0.0, "log": "", "expected": 300.0, "of": best.number}),
         ("judged", {"status": "keep", "reason": "r", "evidence": vars(evidence)}),
@@ -201,6 +203,23 @@ def test_screen_shows_session(states: list[State]) -> None:
     assert rows == sorted(rows)
     assert len(rows) >= 3
     assert all(ord(sign) < 128 for line in drawn(states[-1], 80, 24, ascii_only=True)[4:5] for sign in line)
+
+
+def test_screen_shows_pause_after_a_fault(states: list[State]) -> None:
+    texts = ["\n".join(drawn(state, 100, 40)) for state in states]
+    paused = [text for text in texts if "the GPU failed: the run is repeated at " in text]
+    assert len(paused) == 1
+    assert "loss 3.2140" not in paused[0]
+    assert "repeated  1 run after faults of the GPU, 1m56s lost" in texts[-1]
+    state, faulted = states[-1], {"label": "a", "run": 1, "seconds": 1.0, "pause": 9.0}
+    assert state.baseline is not None
+    for kind, data in (
+        ("comparing", {"commits": {"a": state.baseline.commit}, "files": [], "count": 3}),
+        ("running", {"label": "a", "run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
+        ("faulted", {**faulted, "fault": "machine", "reason": "the GPU or its driver failed"}),
+    ):
+        state = step(state, Event(kind, state.latest_at + 1, data))
+    assert "the GPU failed: the run is repeated at " in "\n".join(drawn(state, 80, 24))
 
 
 def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
