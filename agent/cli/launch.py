@@ -7,15 +7,17 @@ import dataclasses
 import json
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from agent.cli.afterwards import confirm_gain, report_on
 from agent.decision.decide import DecisionConfig
-from agent.decision.limits import Limits
+from agent.decision.limits import Limits, noted
 from agent.decision.longer_training import trains
 from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, in_one_line
 from agent.execution.awake import kept_awake
@@ -32,7 +34,8 @@ from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
 from agent.report.summary import summarize
 from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
-from agent.session import recovery
+from agent.session import at_login, recovery
+from agent.session.at_login import Starter
 from agent.session.baseline import log_path, measure_baseline
 from agent.session.context import known_constants
 from agent.session.faults import repeat
@@ -95,6 +98,7 @@ class RunConfig:
         baseline_runs: runs of the baseline; None takes the default of the verdict.
         kept: the flags that the session keeps, by name.
         said: a note for each kept flag that has changed.
+        at_login: go on at the next login after a reboot; None if an earlier start of the session asked for it.
     """
 
     tag: str
@@ -107,6 +111,7 @@ class RunConfig:
     output: OutputConfig = OutputConfig()
     kept: Mapping[str, Any] = field(default_factory=dict)
     said: Sequence[str] = ()
+    at_login: bool | None = None
 
 
 def run(folder: Path, config: RunConfig) -> int:
@@ -132,8 +137,9 @@ def run(folder: Path, config: RunConfig) -> int:
         if journal.state.session is None:
             recovery.require_startable(runner.workspace, runner.protocol, session.branch, tag)
         remarks = _about_the_search(session, config)
+        starter = _starter(runner, config)
         if output.dry_run:
-            print("\n".join([_plan(session), *remarks]))
+            print("\n".join([_plan(session), *(starter.plan() if starter else ()), *remarks]))
             return 0
         for text in (runner.sandbox.says, *config.said, *remarks):
             journal.show("note", text=text)
@@ -144,12 +150,55 @@ def run(folder: Path, config: RunConfig) -> int:
         ):
             session.work_on(ready)
             try:
+                for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):
+                    runner.say(text)
                 code = _work(session, output)
+                if starter:
+                    runner.say(starter.after(code))
             finally:
                 journal.close()
         page = report_on(session) if output.report else None
     _summarize(session, output.json, page)
     return code
+
+
+def _starter(runner: Runner, config: RunConfig) -> Starter | None:
+    """Return the file that resumes the session at login; None if the user does not want one.
+
+    Raises:
+        UsageError: the system reads no such file, or the file cannot hold a flag.
+        PreconditionError: a key would be missing at login.
+    """
+    folder, wanted = runner.workspace.folder, config.at_login
+    if wanted is None:
+        wanted = at_login.installed(folder, config.tag)
+    if not wanted:
+        return None
+    at_login.require_keys(config.proposer)
+    missing = at_login.keys_of_agents(config.proposer)
+    if missing:
+        runner.say(f"{', '.join(missing)}: not written to a file, so at login the agent needs a sign-in of its own")
+    return at_login.starter(folder, config.tag, _flags_again(config, config.limits.within(runner.protocol)))
+
+
+def _flags_again(config: RunConfig, limits: Limits) -> dict[str, Any]:
+    """Return the flags of a later start that continues this one, with hours as a date and time."""
+    ends, execution, output = noted(limits, time.time()), config.execution, config.output
+    until = ends.get("until")
+    return {
+        "tag": config.tag,
+        "at_login": True,
+        **config.kept,
+        "max_experiments": ends.get("experiments"),
+        "until": until and datetime.fromtimestamp(until).astimezone().isoformat(timespec="seconds"),
+        "patience": ends.get("patience"),
+        "target": ends.get("target"),
+        "setup": execution.setup,
+        "keep_awake": execution.keep_awake,
+        "confirm": output.confirm,
+        "report": output.report,
+        "notify": output.notify,
+    }
 
 
 def _session(runner: Runner, journal: Journal, config: RunConfig) -> Session:

@@ -46,6 +46,14 @@ class SessionFlags:
         ),
     ] = 0
     setup: Setup = True
+    at_login: Annotated[
+        bool | None,
+        typer.Option(
+            "--at-login/--no-at-login",
+            help="After a reboot, continue the session at your next login (launchd, systemd).",
+            rich_help_panel=SESSION,
+        ),
+    ] = None
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, print the plan, and exit.", rich_help_panel=SESSION),
@@ -68,7 +76,8 @@ class EndFlags:
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Stop at a time of day (07:00, 7am) or after a duration (8h, 1h30m).",
+            help="Stop at a time of day (07:00, 7am), at a date and time (2026-03-05T07:00), or after a duration (8h, "
+            "1h30m).",
             rich_help_panel=END,
         ),
     ] = None
@@ -347,6 +356,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
         ),
         kept=kept,
         said=said,
+        at_login=flags.session.at_login,
     )
 
 

@@ -27,7 +27,8 @@ def run(
     Never prompts, and refuses to start if there are uncommitted changes.
 
     The first Ctrl-C finishes the current experiment, the second stops at once. After Ctrl-C, a crash or a reboot, the
-    same command resumes the session where it stopped; an interrupted run is repeated.
+    same command resumes the session where it stopped; an interrupted run is repeated. With --at-login this happens by
+    itself at your next login after a reboot.
 
     A resumed session remembers the seed and the flags under "Proposer" and "Runs and verdict", except
     `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under

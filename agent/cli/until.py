@@ -1,7 +1,8 @@
-"""Parse `--until`: a time of day, or a duration from now."""
+"""Parse `--until`: a time of day, a date and time, or a duration from now."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ LONGEST_HOURS = 24 * 366
 _CLOCK = re.compile(
     r"(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?(?::(?P<second>\d{2}))?\s*(?P<half>[ap])?(?:\.?m\.?)?", re.I
 )
+_DATED = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:?\d\d)?")
 _NAMED = {"noon": "12:00", "midday": "12:00", "midnight": "00:00"}
 _UNITS = {"d": 24.0, "h": 1.0, "m": 1 / 60, "s": 1 / 3600}  # in hours
 _PART = r"(\d+(?:\.\d+)?)\s*(d(?:ays?)?|h(?:(?:ou)?rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)(?![a-z])[\s,]*"
@@ -23,14 +25,17 @@ def moment(text: str, now: float) -> float:
     """Return the Unix time that `text` means.
 
     Args:
-        text: a time of day (`07:00`, `7am`, `7:30pm`), meaning its next occurrence, or a duration from now (`8h`,
-            `90m`, `1h30m`).
+        text: a time of day (`07:00`, `7am`, `7:30pm`), meaning its next occurrence, a duration from now (`8h`,
+            `90m`, `1h30m`), or a date and time (`2026-03-05T07:00`, `2026-03-05T07:00:00+01:00`), which may be over.
         now: Unix time.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is none of them.
     """
     said = " ".join(text.split())
+    if _DATED.fullmatch(said):
+        with contextlib.suppress(ValueError, OverflowError):
+            return datetime.fromisoformat(said).timestamp()
     hours = _hours(said)
     if hours is not None:
         return now + 3600 * hours

@@ -13,7 +13,7 @@ from agent.decision.next_run import Situation, next_run
 from agent.decision.noise import Noise, noise_of, repeated
 from agent.decision.sequential_test import Kind, Step, greedy, is_lost, repeat, sample_of, weigh
 from agent.errors import PreconditionError
-from agent.execution.conditions import disturbed
+from agent.execution.conditions import disturbed, swaps_more
 from agent.journal.experiment import Direction, Experiment, Run, Value, Verdict, metrics, succeeded
 from agent.journal.state import Pending
 from agent.source.diff import changed, same_work
@@ -132,6 +132,7 @@ def situation_of(case: Comparison) -> Situation:
         rebases=pending.rebases,
         slower=_slower_in_a_row(case, tried),
         faster=bool(tried) and _why_faster(case, tried[-1]) is not None,
+        swaps=bool(tried) and all(swaps_more([run], _reference(case)) for run in succeeded(pending.runs)),
         lost=is_lost(case.incumbent),
     )
 

@@ -13,6 +13,7 @@ from typing import Literal
 Answer = Literal["candidate", "incumbent", "test", "discard"]
 
 NEVER_THE_SAME = "the machine was never in the same state for it and the incumbent"
+ITS_OWN_SWAP = "it makes the machine swap, which the incumbent does not"
 UNMEASURED = "the incumbent could not be re-measured for the comparison"
 # Limits within one experiment, so that a machine whose state keeps changing does not block the session.
 MOST_DISTURBED, MOST_REBASES, MOST_ATTEMPTS, MOST_REFRESHES = 3, 3, 16, 16
@@ -29,6 +30,8 @@ class Situation:
         unlike: the candidate's latest run is not comparable with the incumbent's.
         slower: consecutive runs of the candidate since the last rebase that were slowed down by something else.
         faster: the incumbent's runs were the ones slowed down.
+        swaps: the machine swapped clearly more in each run of the candidate than in the incumbent's, before and after
+            the last rebase.
         lost: the incumbent has failed on each of its recent repeats.
         unsure: the noise is unknown, or estimated from too few repetitions.
         uncertain: the incumbent has too few runs for the difference in question.
@@ -41,6 +44,7 @@ class Situation:
     unlike: bool = False
     slower: int = 0
     faster: bool = False
+    swaps: bool = False
     lost: bool = False
     unsure: bool = False
     uncertain: bool = False
@@ -62,6 +66,7 @@ class Row:
 
 
 TABLE = (
+    Row("swap of its own", lambda s: s.unlike and s.swaps and s.rebases > 0, "discard", ITS_OWN_SWAP),
     Row("restless machine", lambda s: s.unlike and s.rebases >= MOST_REBASES, "discard", NEVER_THE_SAME),
     Row("endless attempts", lambda s: s.unlike and s.attempts >= MOST_ATTEMPTS, "discard", NEVER_THE_SAME),
     Row("disturbed run", lambda s: s.unlike and not s.faster and s.slower < MOST_DISTURBED, "candidate"),

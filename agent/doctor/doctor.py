@@ -23,7 +23,7 @@ from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
-from agent.session import recovery
+from agent.session import at_login, recovery
 from agent.system.invocation import typed
 
 SEARCH = ProposerConfig()
@@ -142,6 +142,9 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> Iterator[Che
     yield _branch(workspace, state, tag, repair)
     yield _rows(workspace, protocol, state, tag)
     yield _commits(workspace, state, tag, repair)
+    if at_login.installed(workspace.folder, tag):
+        path = at_login.file_of(workspace.folder, tag)
+        yield Check(f"{tag}: at login", "ok", f"continues at your next login until it ends, because of {path}")
 
 
 def _process(state: State, tag: str, repair: str) -> Iterator[Check]:

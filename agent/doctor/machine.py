@@ -1,34 +1,32 @@
-"""Checks outside of the workspace: tools, disk, memory, MLX, data, sleep and the sandbox."""
+"""Checks outside of the workspace: tools, disk, MLX, data, the system, sleep and the sandbox."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 
-import psutil
-
-from agent.doctor.check import Check
+from agent.doctor import memory, power
+from agent.doctor.check import GB, Check, ask
 from agent.errors import AutoresearchError, in_one_line
 from agent.execution import awake, fingerprint
 from agent.execution.measure import LEAST_ROOM
-from agent.journal.journal import fold
-from agent.journal.paths import home_folder, state_folder
+from agent.journal.paths import home_folder
 from agent.protocol.models import Protocol
 from agent.repository.git import FALLBACK_IDENTITY
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import choose_sandbox
-from agent.system.files import read_bounded
 
 # A night writes little, but a full disk ends it: uv, data and logs share the disk.
 COMFORTABLE_ROOM = 2 * 2**30
-MB, GB = 2**20, 2**30
-ASK_SECONDS = 10
 # From docs.astral.sh/uv. Not pip, which refuses to install if the system manages Python, as Debian and Homebrew do.
 UV_INSTALLER = "curl -LsSf https://astral.sh/uv/install.sh | sh"
+# The oldest macOS that MLX has wheels for. From the other one on, MLX uses the matrix units that GPUs have since the M5
+# (backend/metal/device.cpp in MLX). Its wheel for macOS 26 is built for that version and does not
+# check it: ml-explore/mlx issue 4525.
+OLDEST_MACOS, NEURAL_MACOS = (14, 0), (26, 2)
 
 
 def checks(workspace: Workspace, protocol: Protocol) -> Iterator[Check]:
@@ -37,8 +35,11 @@ def checks(workspace: Workspace, protocol: Protocol) -> Iterator[Check]:
     if protocol.meta.archetype == "ml_train":
         yield _backend()
         yield _data(protocol)
+        yield from _macos()
+        yield from power.display()
     yield _disk(workspace)
-    yield _memory(workspace)
+    yield from memory.checks(workspace)
+    yield from power.saving()
     yield _awake()
     yield _sandbox(protocol)
 
@@ -56,7 +57,7 @@ def _uv(protocol: Protocol) -> Iterator[Check]:
     commands = [protocol.execution.command, *(str(each) for each in protocol.environment.setup_commands)]
     if not any(command.startswith("uv ") for command in commands):
         return
-    said = _ask("uv", "--version")
+    said = ask("uv", "--version")
     if said is None:
         yield Check("uv", "broken", "uv is not installed, but the protocol's commands need it", UV_INSTALLER)
     else:
@@ -75,7 +76,7 @@ def _backend() -> Check:
     found = fingerprint.backend()
     if found is None:
         return Check("mlx", "broken", "no MLX backend is installed", "uv sync")
-    if found == "cpu" and shutil.which("nvidia-smi") and _ask("nvidia-smi", "-L"):
+    if found == "cpu" and shutil.which("nvidia-smi") and ask("nvidia-smi", "-L"):
         message = "MLX uses the CPU, but this machine has an NVIDIA card"
         return Check("mlx", "warning", message, "uv sync --no-group cpu --extra cuda")
     return Check("mlx", "ok", f"backend {found}")
@@ -91,6 +92,33 @@ def _data(protocol: Protocol) -> Check:
     return Check("data", "ok", f"snapshot {str(found.get('id'))[:12]} in {fingerprint.snapshot_folder(protocol)}")
 
 
+def _macos() -> Iterator[Check]:
+    said = ask("sw_vers")
+    found = macos(said, fingerprint.chip()) if said else None
+    if found is not None:
+        yield found
+
+
+def macos(said: str, chip: str) -> Check | None:
+    """Check that the version of macOS is new enough for MLX and for the GPU's matrix units.
+
+    Args:
+        said: the output of `sw_vers`.
+        chip: the name of the chip, such as "Apple M5 Pro".
+    """
+    told = re.search(r"^ProductVersion:\s*(\d+)(?:\.(\d+))?[.\d]*", said, re.MULTILINE)
+    if told is None:
+        return None
+    version, name = (int(told[1]), int(told[2] or 0)), f"macOS {told[0].split()[-1]}"
+    if version < OLDEST_MACOS:
+        return Check("system", "broken", f"{name} is too old: MLX needs macOS 14 or newer", "softwareupdate --list")
+    generation = re.match(r"Apple M(\d+)", chip)
+    if generation and int(generation[1]) >= 5 and version < NEURAL_MACOS:
+        message = f"{name} is too old for the neural accelerators of the {chip}: MLX needs macOS 26.2 for them"
+        return Check("system", "warning", message, "softwareupdate --list")
+    return Check("system", "ok", name)
+
+
 def _disk(workspace: Workspace) -> Check:
     free = shutil.disk_usage(workspace.folder).free
     message = f"{free / GB:.1f} GB free in {workspace.folder}"
@@ -99,46 +127,6 @@ def _disk(workspace: Workspace) -> Check:
     if free < COMFORTABLE_ROOM:
         return Check("disk", "warning", message, "uv cache prune")
     return Check("disk", "ok", message)
-
-
-def _memory(workspace: Workspace) -> Check:
-    """Check the memory of the card if MLX uses one, otherwise of the machine, which Metal shares."""
-    need, has = _peak(workspace), psutil.virtual_memory()
-    free, total, of = float(has.available), float(has.total), ""
-    card = _ask("nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
-    if str(fingerprint.backend()).startswith("cuda") and card:
-        free, total = (float(each) * MB for each in card.splitlines()[0].split(","))
-        of = " of GPU memory"
-    room = f"{free / GB:.1f} of {total / GB:.1f} GB{of} free"
-    if need is None:
-        return Check("memory", "ok", f"{room}; the recipe's need is known after its first run")
-    message = f"{room}, the recipe needed {need / GB:.1f} GB"
-    look = "ps aux -m | head" if sys.platform == "darwin" else "ps aux --sort=-rss | head"
-    if need > total:
-        return Check("memory", "broken", f"{message}: halve DEVICE_BATCH_SIZE in train.py", look)
-    if need > free:
-        return Check("memory", "warning", f"{message}: close other programs", look)
-    return Check("memory", "ok", message)
-
-
-def _peak(workspace: Workspace) -> float | None:
-    """Return the peak memory in bytes of the latest run that reported it, or of the stored baseline, if known."""
-    folder = state_folder(workspace.folder)
-    paths = sorted(folder.glob("sessions/*/journal.jsonl"), key=lambda path: path.lstat().st_mtime, reverse=True)
-    for path in paths:
-        try:
-            experiments = fold(path).experiments
-        except (AutoresearchError, OSError):
-            continue
-        for run in (run for each in reversed(experiments) for run in reversed(each.runs)):
-            if "peak_vram_mb" in run.secondary:
-                return run.secondary["peak_vram_mb"] * MB
-    try:
-        kept = json.loads(read_bounded(folder / "create" / "baseline.json", 2**24))
-        told = [run["secondary"]["peak_vram_mb"] for run in kept["runs"] if "peak_vram_mb" in run["secondary"]]
-        return float(told[-1]) * MB if told else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None  # a damaged file: the need is unknown
 
 
 def _awake() -> Check:
@@ -150,7 +138,7 @@ def _awake() -> Check:
             "linux": ("systemd-inhibit", "sudo apt-get install systemd"),
         }.get(sys.platform, ("a tool for this system", ""))
         return Check("awake", "warning", f"{tool} is missing, so the machine may fall asleep; {again}", remedy or None)
-    if wanted[0] == "systemd-inhibit" and _ask("systemd-inhibit", "--what=sleep:idle", "true") is None:
+    if wanted[0] == "systemd-inhibit" and ask("systemd-inhibit", "--what=sleep:idle", "true") is None:
         message = f"systemd-inhibit is not permitted here, so the machine may fall asleep; {again}"
         return Check("awake", "warning", message, "sudo systemctl start systemd-logind")
     return Check("awake", "ok", f"{wanted[0]} keeps the machine awake during a session")
@@ -163,14 +151,3 @@ def _sandbox(protocol: Protocol) -> Check:
     installable = sys.platform == "linux" and any("install bubblewrap" in each for each in found.missing)
     remedy = "sudo apt-get install bubblewrap" if installable and not shutil.which("bwrap") else None
     return Check("sandbox", "warning", found.says.removeprefix("sandbox: "), remedy)
-
-
-def _ask(*command: str) -> str | None:
-    """Return the output of a tool, None if it is missing, fails or takes too long."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ASK_SECONDS, stdin=subprocess.DEVNULL, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -8,7 +8,9 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ from agent.journal.experiment import Run
 # Cores that other programs may use on top of those during the incumbent's run: a number, or a fraction of all cores.
 MORE_CORES, MORE_SHARE = 0.3, 0.1
 HOTTER, SLOWED = 15.0, 5.0  # degrees Celsius, percent of the processor's speed
+MORE_SWAP = 0.25  # GiB
 LEAST_SPEED = 0.8  # fraction of the incumbent's steps, if a step of both takes equally long
 # Seconds. The kernel counts in hundredths of a second, which is too coarse for shorter runs.
 SHORTEST_RUN = 5.0
@@ -26,40 +29,65 @@ SHORTEST_RUN = 5.0
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds so far.
+    """What the system has counted so far: seconds, and bytes of swap.
 
     Attributes:
         wall: monotonic clock.
         busy: CPU time of all programs.
         stolen: CPU time taken by other virtual machines on this host.
         own: CPU time of this program and its children.
+        swap: swap in use, and bytes written to it since the start of the system; None if unknown.
     """
 
     wall: float
     busy: float
     stolen: float
     own: float
+    swap: tuple[int, int] | None = None
 
 
 def clock() -> Clock:
     times, own = psutil.cpu_times(), os.times()
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
     spent = own.user + own.system + own.children_user + own.children_system
-    return Clock(time.monotonic(), busy, getattr(times, "steal", 0.0), spent)
+    return Clock(time.monotonic(), busy, getattr(times, "steal", 0.0), spent, _swap())
+
+
+def _swap() -> tuple[int, int] | None:
+    with contextlib.suppress(AttributeError, KeyError, OSError, psutil.Error), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # psutil warns if /proc/vmstat is missing, as in some containers
+        found = psutil.swap_memory()
+        # On macOS psutil reports the pages written to files of any kind, which is not swap.
+        return found.used, found.sout if sys.platform == "linux" else 0
+    return None
+
+
+def swapped(before: Clock, now: Clock) -> float | None:
+    """Return how much the machine swapped out between two clocks, in GiB; None if unknown.
+
+    Swap in use alone misses a full swap that is written again and again, and the bytes written miss a compressed cache
+    in front of it (zswap): the larger of the two counts.
+    """
+    if before.swap is None or now.swap is None:
+        return None
+    return max(0, *(late - early for early, late in zip(before.swap, now.swap, strict=True))) / 2**30
 
 
 def conditions(since: Clock) -> dict[str, float]:
     """Return the conditions since an earlier `clock()`.
 
     Returns:
-        `others`, the cores that other programs used on average; `load`, the load average of the last minute;
-        `battery_percent`; `plugged_in`, 1 or 0; `celsius`, the hottest sensor; `speed_limit`, in percent of the
-        processor's speed (macOS). Unknown ones are left out.
+        `others`, the cores that other programs used on average; `swapped_gb`, the memory that was swapped out, in GiB;
+        `load`, the load average of the last minute; `battery_percent`; `plugged_in`, 1 or 0; `celsius`, the hottest
+        sensor; `speed_limit`, in percent of the processor's speed (macOS). Unknown ones are left out.
     """
     now, found = clock(), {}
     seconds = max(now.wall - since.wall, 1e-3)
     others = now.busy - since.busy - (now.own - since.own) + now.stolen - since.stolen
     found["others"] = round(max(0.0, others / seconds), 2)
+    swap = swapped(since, now)
+    if swap is not None:
+        found["swapped_gb"] = round(swap, 2)
     with contextlib.suppress(OSError):
         found["load"] = round(os.getloadavg()[0], 2)
     # These functions do not exist on every platform.
@@ -115,10 +143,19 @@ def disturbed(
     limit, full = _condition(runs, "speed_limit"), _condition(reference, "speed_limit")
     if limit is not None and full is not None and limit < full - SLOWED:
         return f"heat limited the processor to {limit:.0f} % of its speed, against {full:.0f} % for {than}"
+    if swaps_more(runs, reference):
+        swap, usual = (_condition(each, "swapped_gb") for each in (runs, reference))
+        return f"the machine swapped {swap:.1f} GB, against {usual:.1f} GB for {than}"
     steps, usual = _steps(runs), _steps(reference)
     if equally_long and steps is not None and usual is not None and steps < LEAST_SPEED * usual:
         return f"it made {steps:.0f} steps, against {usual:.0f} for {than} with the same work per step"
     return None
+
+
+def swaps_more(runs: Sequence[Run], reference: Sequence[Run]) -> bool:
+    """Return whether the machine swapped clearly more during `runs` than during `reference`."""
+    swap, usual = _condition(runs, "swapped_gb"), _condition(reference, "swapped_gb")
+    return swap is not None and usual is not None and swap > usual + MORE_SWAP
 
 
 def undisturbed(runs: Sequence[Run]) -> list[Run]:

@@ -28,7 +28,7 @@ def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str
         harness: `Workspace.harness_digest` of the commit whose harness is used.
     """
     return {
-        "chip": _chip(),
+        "chip": chip(),
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1024**3),
         "os": f"{platform.system()} {platform.release()}",
@@ -76,7 +76,8 @@ def snapshot(protocol: Protocol) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _chip() -> str:
+def chip() -> str:
+    """Return the name of the processor, such as "Apple M4 Pro"."""
     if platform.system() == "Darwin":
         asked = subprocess.run(
             ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False

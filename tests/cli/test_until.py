@@ -77,6 +77,13 @@ def test_repeated_time_of_day_means_next_occurrence(zone: str) -> None:
     assert moment("02:30", second) == at(zone, 2026, 10, 26, 2, 30)
 
 
+@pytest.mark.parametrize("zone", [BERLIN], indirect=True)
+def test_date_and_time_means_itself_even_if_it_is_over(zone: str) -> None:
+    morning = at(zone, 2026, 3, 29, 7)
+    for text in ("2026-03-29T07:00", "2026-03-29 07:00:00", "2026-03-29T05:00Z", "2026-03-29T00:00:00-05:00"):
+        assert [moment(text, now) for now in (morning - 1e6, morning + 1e6)] == [morning, morning]
+
+
 @pytest.mark.parametrize("zone", [BERLIN, UTC], indirect=True)
 @pytest.mark.parametrize(
     ("text", "hours"),
@@ -106,7 +113,8 @@ def test_durations_count_from_now_whatever_the_clocks_do(zone: str, text: str, h
     "text",
     ["", "7", "dawn", "25:00", "07:60", "7:5", "13pm", "0am", "7am pm",
      "07:00m", "0h", "-8h", "8h 8h", "8x", "8", "8hm",
-     "1e9h", "99999h", "07:00.", "7.30", "h", "8:00h"],
+     "1e9h", "99999h", "07:00.", "7.30", "h", "8:00h",
+     "2026-02-30T07:00", "2026-03-05", "2026-03-05T7:00", "2026-03-05T07:00+25:00"],
 )  # fmt: skip
 def test_invalid_until_is_reported_in_one_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match="07:00 or 7am, or a duration such as 8h or 1h30m"):

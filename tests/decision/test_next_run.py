@@ -26,6 +26,8 @@ ROWS = [
     ("disturbed run", Situation(unlike=True, slower=MOST_DISTURBED - 1), "candidate"),
     ("machine as it is now", Situation(unlike=True, slower=MOST_DISTURBED), "incumbent"),
     ("machine as it is now", Situation(unlike=True, faster=True), "incumbent"),
+    ("swap of its own", Situation(unlike=True, swaps=True, rebases=1), "discard"),
+    ("machine as it is now", Situation(unlike=True, swaps=True, slower=MOST_DISTURBED), "incumbent"),
     ("restless machine", Situation(unlike=True, rebases=MOST_REBASES), "discard"),
     ("endless attempts", Situation(unlike=True, attempts=MOST_ATTEMPTS), "discard"),
     ("endless refreshes", Situation(turn=True, refreshes=MOST_REFRESHES), "discard"),

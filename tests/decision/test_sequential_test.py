@@ -14,7 +14,7 @@ from agent.decision.decide import DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR, PRIOR_DEGREES, Noise, noise_of, pooled
 from agent.decision.sequential_test import IncumbentSample, sample_of, weigh
-from agent.execution.conditions import disturbed
+from agent.execution.conditions import MORE_SWAP, disturbed, undisturbed
 from agent.journal.experiment import Run, Verdict
 from agent.source.simplicity import leaner, repeats
 from benchmarks import verdict as simulation
@@ -215,6 +215,13 @@ def test_run_on_busy_machine_does_not_compare() -> None:
     assert "70 % of its speed" in (disturbed([held], free, equally_long=False) or "")
     assert disturbed(cool, [hot], equally_long=False) is None
     assert disturbed(free, [held], equally_long=False) is None
+    swapping, calm = run(2.0, {"swapped_gb": 1.24}), [run(2.0, {"swapped_gb": 0.0})]
+    told = "the machine swapped 1.2 GB, against 0.0 GB for the incumbent"
+    assert disturbed([swapping], calm, equally_long=False) == told
+    assert disturbed([run(2.0, {"swapped_gb": MORE_SWAP})], calm, equally_long=False) is None
+    assert disturbed(calm, [swapping], equally_long=False) is None
+    assert disturbed([swapping], [run(2.0, QUIET)], equally_long=False) is None  # recorded by an earlier version
+    assert undisturbed([swapping, *calm]) == calm
 
 
 def test_a_disturbed_run_is_repeated_and_at_last_the_incumbent_is_measured_as_things_are_now() -> None:

@@ -29,7 +29,7 @@ from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, git
 
 # Checks whose result depends on the machine.
-SYSTEM = {"awake", "sandbox"}
+SYSTEM = {"awake", "power", "sandbox", "swap"}
 
 
 def checks(folder: Path) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.execution.awake import kept_awake
-from agent.execution.conditions import clock, conditions
+from agent.execution.conditions import Clock, clock, conditions, swapped
 
 pytestmark = pytest.mark.quick
 
@@ -55,4 +55,15 @@ def test_conditions_are_plain_numbers() -> None:
     found = conditions(clock())
     assert "load" in found
     assert "others" in found
+    assert found["swapped_gb"] >= 0
     assert all(isinstance(value, float | int) for value in found.values())
+
+
+def test_swap_that_grew_or_was_written_counts_and_swap_that_shrank_does_not() -> None:
+    def at(used: int, written: int) -> Clock:
+        return Clock(0.0, 0.0, 0.0, 0.0, (used * 2**30, written * 2**30))
+
+    assert swapped(at(1, 0), at(3, 0)) == 2.0
+    assert swapped(at(3, 0), at(1, 0)) == 0.0
+    assert swapped(at(8, 5), at(8, 9)) == 4.0
+    assert swapped(Clock(0.0, 0.0, 0.0, 0.0), at(1, 1)) is None

@@ -12,6 +12,7 @@ import pytest
 
 from agent.decision.decide import Comparison, DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
+from agent.decision.next_run import ITS_OWN_SWAP
 from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, MOST_RUNS
 from agent.execution import conditions
@@ -123,6 +124,28 @@ def test_the_one_run_that_tells_the_value_of_an_incumbent_may_fall_into_a_busy_m
     busy = replace(lucky, heldout_runs=(made(2.0, busy=True),))
     pending = Pending(4, "x", "", "", {}, "d", (), 0.0, commit="c", runs=(made(1.995, busy=False),))
     assert judge(Comparison(pending, busy, [others, busy], *SIZE, "minimize"), DecisionConfig()) == "incumbent"
+
+
+@pytest.mark.quick
+def test_a_candidate_that_makes_the_machine_swap_is_discarded_and_one_beside_another_program_is_not() -> None:
+    def ran(index: int, swapped: float) -> Run:
+        return replace(made(value(index), busy=False), conditions={"swapped_gb": swapped})
+
+    def judged(pending: Pending, incumbent: Experiment) -> Verdict | str:
+        return judge(Comparison(pending, incumbent, [incumbent], *SIZE, "minimize"), DecisionConfig())
+
+    incumbent = replace(kept(0, [2.0]), runs=(ran(0, 0.0), ran(1, 0.0)))
+    swapping = tuple(ran(index, 2.0) for index in range(2, 5))
+    pending = Pending(1, "x", "", "", {}, "d", (), 0.0, commit="c", runs=swapping)
+    assert judged(pending, incumbent) == "incumbent"
+    incumbent = replace(incumbent, heldout_runs=(replace(ran(5, 0.0), rebased=True),))
+    pending = replace(pending, refreshed=1, rebases=1, rebased_at=3)
+    assert judged(pending, incumbent) == "candidate"
+    found = judged(replace(pending, runs=(*swapping, ran(6, 2.0))), incumbent)
+    assert isinstance(found, Verdict)
+    assert found.reason == f"{ITS_OWN_SWAP}: the machine swapped 2.0 GB, against 0.0 GB for the incumbent"
+    over = judged(replace(pending, runs=(*swapping, ran(6, 0.0))), incumbent)
+    assert not isinstance(over, Verdict) or ITS_OWN_SWAP not in over.reason
 
 
 @pytest.mark.quick
