@@ -124,7 +124,9 @@ def doctor(
 
 @command(PREPARE, measures=True)
 def field(
-    minutes: Annotated[float, typer.Option(min=2, metavar="N", help="Time for all measurements, in minutes.")] = 20,
+    minutes: Annotated[
+        float, typer.Option(min=2, max=600, metavar="N", help="Time for all measurements, in minutes.")
+    ] = 20,
     setup: Setup = True,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,

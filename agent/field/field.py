@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, in_one_line
+from agent.errors import AutoresearchError, Interrupted, PreconditionError, UsageError, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.measure import Runner
 from agent.execution.process import Observer
@@ -30,11 +31,12 @@ from agent.journal.experiment import Run, Value
 from agent.journal.paths import state_folder
 from agent.proposers.search.space import Dimension, Space, space_of
 from agent.repository.workspace import Workspace
-from agent.room.room import untracked_files
+from agent.room.room import ENVIRONMENT, untracked_files
 from agent.room.sandbox import Mode
 from agent.session.context import known_constants
 from agent.session.opening import open_runner, prepared
 from agent.source.constants import constants
+from agent.system.invocation import typed
 
 VERSION = 1
 SIZE = "DEPTH"  # the constant that sets the size of the model
@@ -57,8 +59,11 @@ def measure_machine(folder: Path, minutes: float, sandbox: Mode, setup: bool) ->
         The figures as plain data, and the exit code: 130 after Ctrl-C, 1 if no run succeeded.
 
     Raises:
+        UsageError: the time is not a number.
         PreconditionError: the protocol sets no training time.
     """
+    if math.isnan(minutes):
+        raise UsageError("--minutes must be a number, got nan", hint=f"see `{typed('field --help')}`")
     with open_runner(folder, "field", None, sandbox) as opened:
         if opened.training_seconds is None:
             raise PreconditionError(
@@ -70,7 +75,7 @@ def measure_machine(folder: Path, minutes: float, sandbox: Mode, setup: bool) ->
         stop = Stop(60 * minutes)
         stop.on_first = lambda: say("stopping; the figures so far follow")
         stop.install()
-        with cloned(opened) as copy, prepared(copy, setup=False) as runner, kept_awake():
+        with cloned(opened) as runner, kept_awake():
             field = Field(runner, stop, minutes)
             code = field.measure()
             return field.data, code
@@ -78,18 +83,18 @@ def measure_machine(folder: Path, minutes: float, sandbox: Mode, setup: bool) ->
 
 @contextlib.contextmanager
 def cloned(opened: Runner) -> Iterator[Runner]:
-    """Clone HEAD into a temporary folder, with links to the user's untracked files, and yield a runner for it."""
-    workspace, protocol = opened.workspace, with_figures(opened.protocol)
+    """Clone HEAD into a temporary folder, and yield a runner for it that shows the user's untracked files to runs."""
+    source = Workspace(opened.workspace.folder, with_figures(opened.protocol))
     with tempfile.TemporaryDirectory(prefix="autoresearch-field-", ignore_cleanup_errors=True) as name:
-        source = Workspace(workspace.folder, protocol)
         copy = source.clone(Path(name).resolve() / "clone")
-        for path in untracked_files(workspace).names:
-            link = copy.top / path
-            if link.is_dir() and not link.is_symlink():
-                link.rmdir()  # a submodule is an empty folder in the clone
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(workspace.top / path)
-        yield dataclasses.replace(opened, protocol=protocol, workspace=copy, patient=True, linked=False, say=say)
+        environment = source.folder / ENVIRONMENT
+        if environment.exists():  # the evaluator uses its interpreter
+            (copy.folder / ENVIRONMENT).symlink_to(environment.resolve())
+        runner = dataclasses.replace(
+            opened, protocol=source.protocol, workspace=copy, patient=True, linked=False, say=say
+        )
+        with prepared(runner, setup=False) as ready:
+            yield dataclasses.replace(ready, untracked=dataclasses.replace(untracked_files(source), source=source.top))
 
 
 class Field:

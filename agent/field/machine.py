@@ -38,10 +38,10 @@ DEVICE_FIGURES = {
     "max_buffer_length": "largest buffer",
 }
 ASK_DEVICE = """
-import json, platform
+import importlib, json, platform
 facts = {"python": platform.python_version()}
 try:
-    import mlx.core as mx
+    mx = importlib.import_module("mlx.core")
     facts["mlx"], facts["device"] = mx.__version__, str(mx.default_device())
     facts["info"] = (getattr(mx, "device_info", None) or mx.metal.device_info)()
 except Exception as error:

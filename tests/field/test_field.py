@@ -85,6 +85,16 @@ def test_checkout_branches_and_sessions_do_not_change(quick: Path, cli: Cli) -> 
     assert state(quick) == before
 
 
+def test_runs_see_untracked_files_and_cannot_change_them(quick: Path, cli: Cli) -> None:
+    make_timed(quick, 'assert open("notes/mine.txt").read() == "mine"; open("notes/mine.txt", "w").write("theirs")')
+    (quick / "notes").mkdir()
+    (quick / "notes" / "mine.txt").write_text("mine")
+    done = cli(quick, "field", *MINUTES, "--json")
+    assert done.returncode == 0, done.stdout
+    assert [run["error"] for run in data_of(done)["runs"]] == [None] * 5
+    assert (quick / "notes" / "mine.txt").read_text() == "mine"
+
+
 def test_no_clone_is_left(quick: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_timed(quick)
     temporary = tmp_path / "temporary"
@@ -150,6 +160,13 @@ def test_interrupted_field_prints_what_it_has(quick: Path) -> None:
     ]
 
 
+def test_time_that_is_no_number_is_refused(quick: Path, cli: Cli) -> None:
+    for minutes in ("nan", "inf"):
+        done = cli(quick, "field", "--minutes", minutes)
+        assert done.returncode == 2
+        assert "--minutes must be" in done.stderr
+
+
 def test_protocol_without_training_time_is_refused(sieve: Path, cli: Cli) -> None:
     done = cli(sieve, "field", *MINUTES)
     assert done.returncode == 3
@@ -170,7 +187,7 @@ def test_real_recipe_has_all_figures(embedded: Path, tmp_path: Path, cli: Cli) -
     folder = tmp_path / "clone"
     git(tmp_path, "clone", "--quiet", str(ROOT), str(folder))
     (folder / ".venv").symlink_to(Path(sys.prefix))
-    done = cli(folder, "field", "--minutes", "3", "--no-setup", "--json", AUTORESEARCH_CACHE=str(embedded))
+    done = cli(folder, "field", *MINUTES, "--no-setup", "--json", AUTORESEARCH_CACHE=str(embedded))
     assert done.returncode == 0, done.stderr
     data = data_of(done)
     assert data["noise"]["metric"]["mean"] > 0
