@@ -1,4 +1,4 @@
-"""Commands to use before a session: `init` and `doctor`."""
+"""Commands to use before a session: `init`, `doctor` and `field`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from agent.cli.command import answer, command
-from agent.cli.options import Agent, Json, Model, SandboxMode, Tag
+from agent.cli.options import Agent, Json, Model, SandboxMode, Setup, Tag
 from agent.cli.program import PREPARE, Options
 from agent.format import block
 
@@ -120,3 +120,43 @@ def doctor(
     data = {"repaired": done, "checks": [asdict(check) for check in checks]}
     answer(as_json, "doctor", data, [*shown, *doctor_lines(checks)])
     return 1 if any(check.status == "broken" for check in checks) else 0
+
+
+@command(PREPARE, measures=True)
+def field(
+    minutes: Annotated[
+        float, typer.Option(min=2, max=600, metavar="N", help="Time for all measurements, in minutes.")
+    ] = 20,
+    setup: Setup = True,
+    sandbox: SandboxMode = "auto",
+    as_json: Json = False,
+) -> int:
+    """Measure this machine and print a block to publish.
+
+    Trains the committed recipe with the same runner, sandbox and evaluator as a night: repeated runs for speed, memory
+    and noise, several sizes of the model, and a short session of the built-in search. Prints one block of text to paste
+    into an issue. It has no host name, user name or path.
+
+    Works in a temporary clone of HEAD: your checkout, branches and sessions do not change. Parts that do not fit into
+    the time or fail are named in the block. Ctrl-C stops and prints the block of what was measured.
+
+    \b
+    Examples:
+      autoresearch field
+      autoresearch field --minutes 5 --json > field.json
+
+    \b
+    Exit codes:
+      0    measured; parts may be left out
+      1    no run succeeded
+      3    another session is running, or protocol.json sets no training
+           time
+      130  Ctrl-C
+      143  SIGTERM
+    """
+    from agent.field.block import block as rendered
+    from agent.field.field import measure_machine
+
+    data, code = measure_machine(Options.folder, minutes, sandbox, setup)
+    answer(as_json, "field", data, [rendered(data)])
+    return code

@@ -159,6 +159,15 @@ class Workspace:
         (folder / self._prefix).mkdir(parents=True, exist_ok=True)
         return folder / self._prefix
 
+    def clone(self, folder: Path) -> Workspace:
+        """Clone the repository into a new folder at the commit of HEAD, and return the workspace in the clone.
+
+        The clone has the tracked files only, and uses the objects of this repository without changing them.
+        """
+        self.git.run("clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(self.top), str(folder))
+        Git(folder).run("checkout", "--quiet", "--detach", self.head)
+        return Workspace(folder / self._prefix, self.protocol)
+
     def results(self, commit: str) -> str:
         """Return the text of the results file in `commit`; empty if there is none."""
         return self.show(commit, self.protocol.provenance.results_log.path) or ""

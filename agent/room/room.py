@@ -91,10 +91,12 @@ class UntrackedFiles:
     Attributes:
         names: those that a run is shown.
         kept_back: those that it is not shown, because they may hold keys.
+        source: the folder that contains them, if it is not the repository: a clone has only the tracked files.
     """
 
     names: tuple[str, ...] = ()
     kept_back: tuple[str, ...] = ()
+    source: Path | None = None
 
 
 NO_FILES = UntrackedFiles()
@@ -197,7 +199,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     ]
     leads: list[Path] = []
     for name in furniture.untracked.names:
-        shown += _share(sandbox, top / name, tree / name, top / name, leads)
+        shown += _share(sandbox, (furniture.untracked.source or top) / name, tree / name, top / name, leads)
     for name, content in furniture.cache.items():
         target = base / "cache" / name
         target.parent.mkdir(parents=True, exist_ok=True)

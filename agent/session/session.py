@@ -57,11 +57,22 @@ class SessionConfig:
 
 
 class Session:
-    """One session: a journal whose fold is the state, and one method for each step of the loop."""
+    """One session: a journal whose fold is the state, and one method for each step of the loop.
 
-    def __init__(self, runner: Runner, journal: Journal, proposer: Proposer, config: SessionConfig) -> None:
+    Args:
+        interrupts: the requests to stop; None for new ones.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        journal: Journal,
+        proposer: Proposer,
+        config: SessionConfig,
+        interrupts: Interrupts | None = None,
+    ) -> None:
         self.tag, self._config = config.tag, config
-        self.runner, self.journal, self.interrupts = runner, journal, Interrupts()
+        self.runner, self.journal, self.interrupts = runner, journal, interrupts or Interrupts()
         self.branch = runner.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", config.tag)
         self.runs = Runs(self.workbench, prune=config.prune, seed=config.seed, require_going=self._require_going)
         self._proposer = proposer

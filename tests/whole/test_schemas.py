@@ -102,6 +102,7 @@ def ordinary(folder: Path, seen: Seen) -> None:
     for command in ("status", "sessions", "report"):
         seen.json(command, folder, command)
     seen.json("show", folder, "show", "best")
+    seen.json("field", folder, "field", "--minutes", "2", "--sandbox", "off")
     with (folder / "results.tsv").open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             seen.take("results", row)
@@ -120,6 +121,7 @@ def failing(folder: Path, seen: Seen) -> None:
     seen.json("protocol-check", folder, "protocol", "check")
     seen.json("init", folder, "init")
     seen.json("doctor", folder, "doctor")
+    seen.json("field", folder, "field")
     journal = journal_path(folder, "t")
     text = journal.read_text()
     journal.write_text("no\n")
