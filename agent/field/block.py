@@ -12,7 +12,13 @@ from agent.format import brief, counted, duration, fenced, figure, one_line
 
 WIDTH, LABEL = 100, 10
 # Unit of each condition of a run, see `agent.execution.conditions`.
-UNITS = {"others": "cores used by others", "load": "load", "celsius": "degrees Celsius", "speed_limit": "% of speed"}
+UNITS = {
+    "others": "cores used by others",
+    "swapped_gb": "GB swapped out",
+    "load": "load",
+    "celsius": "degrees Celsius",
+    "speed_limit": "% of speed",
+}
 COLUMNS = (("ms/step", "step_ms"), ("tokens/s", "tokens_per_second"), ("MFU %", "mfu_percent"), ("peak MB", "peak_mb"))
 
 

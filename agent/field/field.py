@@ -33,6 +33,7 @@ from agent.proposers.search.space import Dimension, Space, space_of
 from agent.repository.workspace import Workspace
 from agent.room.room import ENVIRONMENT, untracked_files
 from agent.room.sandbox import Mode
+from agent.session import faults
 from agent.session.context import known_constants
 from agent.session.opening import open_runner, prepared
 from agent.source.constants import constants
@@ -44,6 +45,7 @@ SIZES = (1, 2, 4, 8, 16)
 LARGEST_BY_DEFAULT = 8
 # A size may take this many times its share before it is stopped.
 PATIENCE = 3.0
+FIRST_TRIES = 3
 BATCH, STARTUP = "TOTAL_BATCH_SIZE", "STARTUP_STEPS"
 
 
@@ -207,13 +209,22 @@ class Field:
         return space
 
     def _first(self) -> dict[str, Any]:
-        """Run the recipe for a few seconds, to find out how long a run takes besides its training."""
+        """Run the recipe for a few seconds, to find out how long a run takes besides its training.
+
+        A run that a fault of the GPU ended does not tell that, so it is repeated. Later runs are not: their faults are
+        part of what describes the machine.
+        """
         say("first run")
         runner = dataclasses.replace(self._runner, training_seconds=min(plan.SHORTEST, self._longest))
         commit, log = runner.workspace.head, self._logs / "first.log"
-        first = measured(runner, commit, log, self._recipe, self._observer)
-        self.data["first"] = first
-        self._tell("first run", first)
+        for number in range(1, FIRST_TRIES + 1):
+            first = measured(runner, commit, log, self._recipe, self._observer)
+            self.data["first"] = first
+            self._tell("first run", first)
+            if first["fault"] is None or number == FIRST_TRIES:
+                break
+            self._left_out.append(f"first run, try {number}: {first['error']}")
+            faults.wait(faults.pause_after(number), self._observer.tick)
         return first
 
     def _repeat(self, runner: Runner, number: int, count: int) -> None:

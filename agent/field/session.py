@@ -9,7 +9,7 @@ from typing import Any
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.longer_training import trains
-from agent.errors import AutoresearchError, Interrupted, in_one_line
+from agent.errors import AutoresearchError, Interrupted, explain
 from agent.execution.measure import Runner
 from agent.field.machine import public
 from agent.field.stop import Stop
@@ -64,7 +64,8 @@ def short_session(runner: Runner, experiments: int, runs: int, stop: Stop) -> En
         session.abandon(str(reason))
         stopped = reason
     except (AutoresearchError, OSError) as reason:
-        error = public(in_one_line(reason))
+        # Hints name files and commands of the temporary clone.
+        error = public(str(explain(reason) if isinstance(reason, OSError) else reason))
     finally:
         journal.close()
     data = session_figures(journal.state, time.monotonic() - began) if journal.state.baseline else None
@@ -90,13 +91,12 @@ def _session(runner: Runner, journal: Journal, experiments: int, runs: int, stop
 def session_figures(state: State, seconds: float) -> dict[str, Any]:
     """Return the figures of a session as plain data."""
     summary = summarize(state)
-    faults = [run.fault for each in state.experiments for run in each.runs if run.fault]
     return {
         **{name: summary[name] for name in ("experiments", "kept", "discarded", "crashed", "baseline", "best", "gain")},
         "provisional": summary["gain_is_provisional"],
         "noise": summary["noise"],
         "runs": sum(len(each.runs) for each in state.experiments[1:]),
-        "faults": len(faults),
+        "faults": state.faults.runs,
         "seconds": round(seconds, 1),
         "ended": summary["ended"],
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.field.runs import mean_lost, noise
 
-CONDITIONS = {"others": 0.1, "load": 1.5}
+CONDITIONS = {"others": 0.1, "swapped_gb": 0.0, "load": 1.5}
 
 
 def run_figures(metric: float | None = 1.9, **changes: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def test_block_has_every_part() -> None:
     found = lines()
     assert entry("field", found) == "autoresearch 0.1.0, format 1, 20 min asked, 19m50s taken"
     assert entry("chip", found) == "Apple M4, 10 cores"
-    assert entry("meanwhile", found) == "0.1 cores used by others, 1.5 load"
+    assert entry("meanwhile", found) == "0.1 cores used by others, 0 GB swapped out, 1.5 load"
     assert entry("sandbox", found) == "each run in its own room, writes confined by Seatbelt"
     assert "5 runs of 60 s of training, same seed" in entry("recipe", found)
     assert "val_bpb mean 1.920000, sd 0.016 (0.82 %), range 1.900000 to 1.940000" in entry("recipe", found)

@@ -17,7 +17,9 @@ import pytest
 
 from agent.field.field import sizes_of
 from agent.proposers.search.space import space_of
+from agent.session import faults
 from tests.common.field_recipes import MEMORY, TIMED, make_timed
+from tests.common.machine_faults import log_of
 from tests.common.workspaces import ROOT, Cli, git
 
 MINUTES = ("--minutes", "2")
@@ -116,6 +118,47 @@ def test_size_that_runs_out_of_memory_is_a_line(quick: Path, cli: Cli) -> None:
     assert [size["value"] for size in data["sizes"]] == [2, 4]
     assert "DEPTH 8: 4 already failed" in data["left_out"]
     assert data["session"] is not None
+
+
+def failing(numbers: str, count: Path) -> str:
+    """Return a statement that fails the runs with these numbers, from 1, as a fault of the GPU does."""
+    text = log_of("watchdog/metal_timeout")
+    return f"""open({str(count)!r}, "a").write("x")
+    if os.path.getsize({str(count)!r}) in {numbers}:
+        sys.stderr.write({text!r})
+        sys.exit(1)"""
+
+
+def test_runs_that_faults_of_the_gpu_ended_are_lines_of_the_block(
+    quick: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "FIRST_PAUSE", 0.01)
+    # The first run, the second of the recipe, the smallest size, and two runs of the session.
+    make_timed(quick, failing("(1, 4, 8, 11, 12)", tmp_path / "count"))
+    done = cli(quick, "field", *MINUTES, *OPEN, "--json")
+    assert done.returncode == 0, done.stderr
+    data = data_of(done)
+    assert data["first"]["metric"] == 1.6
+    assert [run["fault"] for run in data["runs"]] == [None, "watchdog", None, None, None]
+    assert data["noise"]["metric"]["runs"] == 4
+    assert [size["run"]["fault"] for size in data["sizes"]] == ["watchdog", None, None]
+    assert data["session"]["faults"] == 2
+    assert data["session"]["crashed"] == 0
+    (line,) = data["left_out"]
+    assert line.startswith("first run, try 1: the GPU's watchdog stopped it: exit code 1: ")
+
+
+def test_session_on_a_gpu_that_keeps_failing_is_left_out(
+    quick: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(faults, "LONGEST_PAUSE", 0.05)
+    make_timed(quick, failing("range(2, 1000)", tmp_path / "count"))
+    done = cli(quick, "field", *MINUTES, *OPEN)
+    assert done.returncode == 0, done.stderr
+    assert "failed    5 runs: the GPU's watchdog stopped it: exit code 1: " in done.stdout
+    assert "left out  session: the GPU failed in 6 runs in a row, " in done.stdout
+    assert "run the same command again" not in done.stdout
 
 
 def test_recipe_that_always_fails_is_described_with_exit_code_1(quick: Path, cli: Cli) -> None:
