@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, Interrupted, PreconditionError, in_one_line
+from agent.errors import AutoresearchError, Interrupted, MachineFault, PreconditionError, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, read
@@ -26,7 +26,11 @@ Work = Callable[[Workbench], dict[str, Any]]
 
 
 def confirm_gain(session: Session) -> int:
-    """Confirm the gain with held-out runs of baseline and best, and return the exit code."""
+    """Confirm the gain with held-out runs of baseline and best, and return the exit code.
+
+    The session has ended and lost nothing, so an error does not change its exit code, except a GPU that keeps failing:
+    the same command then continues the confirmation.
+    """
     journal = session.journal
     journal.show("note", text="confirming the gain with held-out runs of baseline and best; Ctrl-C postpones it")
     try:
@@ -34,9 +38,8 @@ def confirm_gain(session: Session) -> int:
     except Interrupted as stop:
         return stop.exit_code
     except AutoresearchError as error:
-        # The session has ended and lost nothing, so its exit code stays 0.
         journal.show("note", text=f"gain not confirmed: {in_one_line(error)}; repeat it with `{typed('confirm')}`")
-        return 0
+        return error.exit_code if isinstance(error, MachineFault) else 0
     for line in confirm_lines(data):
         journal.show("note", text=line)
     return 0

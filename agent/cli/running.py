@@ -55,7 +55,7 @@ def run(
       2    invalid flags or protocol.json
       3    uncommitted changes, another session running, missing data, or
            machine, data or protocol differ from the start of the session
-      4    the GPU keeps failing; the same command resumes the experiment
+      4    the GPU keeps failing; the same command continues
       129  the terminal was closed
       130  Ctrl-C
       143  SIGTERM

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.errors import PreconditionError, UsageError
+from agent.errors import MachineFault, PreconditionError, UsageError
 from agent.journal.paths import home_folder, journal_path
 from agent.proposers.choose import ProposerConfig
 from agent.room.variables import SECRET, of_agents, of_setup
@@ -72,13 +72,13 @@ class Starter:
     def after(self, code: int) -> str:
         """Remove the file if the session has ended for good, and return what was done.
 
-        It stays after a SIGTERM and a closed terminal, which may come from a shutdown, and after an error. Whatever
-        it has started keeps running.
+        It stays after a SIGTERM and a closed terminal, which may come from a shutdown, and after an error. A GPU that
+        keeps failing may work again after a restart. Whatever the file has started keeps running.
 
         Args:
             code: exit code of the session.
         """
-        if code in IMMEDIATE.values():
+        if code in (*IMMEDIATE.values(), MachineFault.exit_code):
             return f"this session continues at your next login: {self.path} stays"
         return _remove(self.path)
 

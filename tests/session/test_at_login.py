@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import PreconditionError, UsageError
+from agent.errors import MachineFault, PreconditionError, UsageError
 from agent.proposers.choose import ProposerConfig
-from agent.session import at_login
+from agent.session import at_login, faults
 from agent.session.at_login import Starter, file_of, keys_of_agents, require_keys, starter, variables
+from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, rows
-from tests.common.workspaces import Cli
+from tests.common.workspaces import Cli, commit_all
 
 ODD = "a b%h $HOME ${X} & \"c\" 'd' \\ ü 雪"  # what shells, systemd, XML and people treat specially
 FLAGS = {
@@ -268,6 +269,25 @@ def test_shutdown_keeps_the_unit_and_ctrl_c_removes_it(
         done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
         assert f"removed {file_of(quick, 't')}" in done.stderr
         assert not file_of(quick, "t").exists()
+
+
+@pytest.mark.usefixtures("home")
+def test_gpu_that_keeps_failing_keeps_the_unit_which_continues_the_session(
+    quick: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "FIRST_PAUSE", 0.01)
+    plan, path = Plan(tmp_path / "outlives"), file_of(quick, "t")
+    (quick / "train.py").write_text(faulty(plan))
+    commit_all(quick, "fails as planned")
+    plan.fail(always=log_of("machine/metal_innocent_victim"))
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--at-login", "--sandbox", "off")
+    assert done.returncode == MachineFault.exit_code
+    assert path.exists()
+    plan.fail()
+    done = by_hand(path)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(quick)) == 2
+    assert not path.exists()
 
 
 @pytest.mark.usefixtures("home")

@@ -223,6 +223,18 @@ def test_comparison_ends_on_a_sick_machine_and_continues_later(quick: Path, cli:
     assert len(events(quick, "compared")) == 4
 
 
+def test_confirmation_at_the_end_of_a_session_continues_after_a_sick_machine(quick: Path, cli: Cli, plan: Plan) -> None:
+    run(quick, cli, 0)
+    plan.fail(always=VICTIM, when="RATE == 0.1")
+    said = run(quick, cli, 3, "--confirm", code=MachineFault.exit_code)
+    assert f"gain not confirmed: the GPU failed in {faults.MOST_IN_A_ROW} runs in a row" in said
+    assert state_of(quick).ended is not None
+    plan.fail()
+    run(quick, cli, 3, "--confirm")
+    assert state_of(quick).confirmation is not None
+    assert len(rows(quick)) == 4
+
+
 def test_ablation_blames_the_variant_that_provokes_faults(quick: Path, cli: Cli, plan: Plan) -> None:
     (quick / "train.py").write_text(faulty(plan, QUICK))
     commit_all(quick, "searches all constants")
