@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,26 @@ from typing import Any
 import psutil
 
 from agent.errors import PreconditionError
-from agent.journal.comparable import HARNESS
+from agent.format import one_line
+from agent.journal.comparable import HARNESS, MACOS, VARIABLES
 from agent.journal.paths import home_folder
 from agent.protocol.models import Protocol
 
 MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cuda-13", "cpu": "mlx-cpu"}
+TF32 = "MLX_ENABLE_TF32"  # 1 by default: float32 products on CUDA and on the M5 are rounded to TF32
+# Variables that change what MLX 0.32.4 computes, not only how fast: others choose a kernel, and so the order of sums.
+NUMERIC_VARIABLES = (
+    "MLX_CUDA_USE_CUDNN_SDPA",
+    "MLX_DISABLE_COMPILE",
+    "MLX_METAL_GPU_ARCH",
+    "MLX_METAL_JIT",
+    "MLX_SDPA_BLOCKS",
+    "MLX_SDPA_VJP_BK",
+    "MLX_SDPA_VJP_BLOCK",
+    "MLX_SDPA_VJP_BQ",
+    "MLX_SDPA_VJP_FALLBACK",
+    "NVIDIA_TF32_OVERRIDE",
+)
 
 
 def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str) -> dict[str, Any]:
@@ -32,13 +48,24 @@ def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1024**3),
         "os": f"{platform.system()} {platform.release()}",
+        MACOS: platform.mac_ver()[0] or None,
         "mlx": installed("mlx"),
         "backend": backend(),
+        VARIABLES: variables(os.environ),
         "snapshot": snapshot(protocol).get("id"),
         "protocol": protocol.digest,
         HARNESS: harness,
         "training_seconds": training_seconds,
     }
+
+
+def variables(environment: Mapping[str, str]) -> str:
+    """Return the variables that change MLX's numbers, as `NAME=VALUE`, separated by spaces.
+
+    A variable that is set to nothing counts: MLX takes its presence for a yes, or its value for 0.
+    """
+    found = {TF32: "1", **{name: environment[name] for name in (TF32, *NUMERIC_VARIABLES) if name in environment}}
+    return " ".join(f"{name}={one_line(value)}" for name, value in found.items())
 
 
 def backend() -> str | None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HARNESS = "harness"
+HARNESS, MACOS, VARIABLES = "harness", "macos", "mlx_variables"
 # Entries that earlier versions did not record. If one side lacks such an entry, the two count as equal.
-RECENT = frozenset({HARNESS})
+RECENT = frozenset({HARNESS, MACOS, VARIABLES})
+# MLX reads this variable as 1 if it is not set (`enable_tf32` in mlx/utils.h).
+USUAL_VARIABLES = "MLX_ENABLE_TF32=1"
 
 
 def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether measurements with these two fingerprints are comparable."""
-    return not differences(before, now)
+    """Return whether earlier measurements with these two fingerprints may be used.
+
+    Those without MLX's variables count as taken with the usual ones. The release of Darwin in `os` stands for a missing
+    version of macOS.
+    """
+    return not differences({VARIABLES: USUAL_VARIABLES, **before}, now)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
