@@ -208,6 +208,7 @@ def test_launchd_file_is_written_and_removed_with_no_tool(tmp_path: Path) -> Non
     assert {line for line in made.text.splitlines() if line} <= {*said}
     assert "stays" in made.after(143)
     assert "stays" in made.after(129)
+    assert "stays" in made.after(MachineFault.exit_code)
     assert made.path.exists()
     made.after(0)
     assert not made.path.exists()
