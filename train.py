@@ -6,13 +6,13 @@ the range that the built-in search explores (docs/recipe.md describes each one).
 """
 
 import argparse
+import functools
 import gc
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 if __name__ == "__main__":  # before the data is loaded, so that --help works without it
@@ -24,16 +24,17 @@ if __name__ == "__main__":  # before the data is loaded, so that --help works wi
 
 # Import prepare before MLX: it loads the fast BLAS, which must precede the import of mlx.core.
 from harness import blas
+from harness.workers import Workers
 from prepare import MAX_SEQ_LEN, PROFILE, TIME_BUDGET, VOCAB_SIZE, Tokenizer, evaluate_bpb, make_dataloader
 
 # isort: split
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_unflatten
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray, int]]
+Arrays = dict[str, mx.array]  # parameters, gradients and moments, by name, such as `blocks.0.mlp.up.weight`
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Hyperparameters
@@ -44,47 +45,57 @@ if PROFILE == "cpu":
     HEAD_DIM = 128  # search: 32 | 64 | 128
     WINDOW_PATTERN = "L"  # search: "L" | "SL"
     TOTAL_BATCH_SIZE = 2**13  # search: 1024..32768 log; tokens in an optimizer step
-    DEVICE_BATCH_SIZE = 16  # search: 4..64 log; rows in a micro-step
+    DEVICE_BATCH_SIZE = 32  # search: 4..64 log; rows in a micro-step
     EVAL_BATCH_SIZE = 16  # search: off
     MATRIX_LR = 0.05  # search: 0.01..0.3 log
     EMBEDDING_LR = 0.3  # search: 0.03..3.0 log
     UNEMBEDDING_LR = 0.012  # search: 0.001..0.1 log
     SCALAR_LR = 0.1  # search: 0.01..1.0 log
+    BIGRAM_ROWS = 5120  # search: 0 | 2048 | 5120 | 16384; rows of the table of token pairs, 0 for no table
 else:
     DEPTH = 4  # search: 2..12
     HEAD_DIM = 128  # search: 64 | 128
-    WINDOW_PATTERN = "SSSL"  # search: "L" | "SL" | "SSSL"
+    WINDOW_PATTERN = "L"  # search: "L" | "SL" | "SSSL"
     TOTAL_BATCH_SIZE = 2**16  # search: 16384..262144 log; tokens in an optimizer step
-    DEVICE_BATCH_SIZE = 4  # search: 2..32 log; rows in a micro-step
+    DEVICE_BATCH_SIZE = 32  # search: 2..32 log; rows in a micro-step, fewer on a GPU with little memory
     EVAL_BATCH_SIZE = 8  # search: off
     MATRIX_LR = 0.04  # search: 0.004..0.2 log
     EMBEDDING_LR = 0.6  # search: 0.06..3.0 log
     UNEMBEDDING_LR = 0.004  # search: 0.0004..0.04 log
     SCALAR_LR = 0.5  # search: 0.05..1.0 log
+    BIGRAM_ROWS = 16384  # search: 0 | 16384 | 40960; rows of the table of token pairs, 0 for no table
 
 # These do not.
 ASPECT_RATIO = 64  # search: 32..128 log; width = DEPTH * ASPECT_RATIO
 MLP_RATIO = 4  # search: 1..8
-GATE_CHANNELS = 32  # search: 8..64 log; what the gates of the value embeddings read
+GATE_CHANNELS = 32  # search: 8..64 log; what the gates read
+NEGATIVE_SLOPE = 0.5  # search: 0.0..0.5; of the squared ReLU
+SHARPNESS = 2.0  # search: 1.0..4.0; factor on the attention scores
+SMEAR = 0.3  # search: 0.0..1.0; share of the previous token's embedding at the start, 0 for none
+VALUE_EMBEDDINGS = "all"  # search: "all" | "alternate"; which layers have them
 ROPE_BASE = 10000  # search: 500..100000 log
-WEIGHT_DECAY = 0.2  # search: 0.0..0.5
+WEIGHT_DECAY = 0.05  # search: 0.0..0.5
 ADAM_BETA1 = 0.8  # search: 0.5..0.95
 ADAM_BETA2 = 0.95  # search: 0.9..0.999
+BIGRAM_LR_RATIO = 0.3  # search: 0.1..3.0 log; learning rate of the table of token pairs / EMBEDDING_LR
 MUON_MOMENTUM = 0.95  # search: 0.8..0.98
-MUON_STEPS = 5  # search: 2..6
+MUON_BETA2 = 0.9  # search: 0.0 | 0.9 | 0.95; of the variance by row, 0 for none
+MUON_STEPS = 5  # search: 2..5
 WARMUP_RATIO = 0.0  # search: 0.0..0.2
 WARMDOWN_RATIO = 0.5  # search: 0.0..1.0
+WARMDOWN_POWER = 1.2  # search: 0.8..2.0
 FINAL_LR_FRACTION = 0.0  # search: 0.0..0.2
-STARTUP_STEPS = 1  # search: off; not counted: they contain compilation as training time
+CHECKPOINT = False  # search: True | False; less memory: compute each block's activations again in the backward pass
+STARTUP_STEPS = 3  # search: off; they compile and fill caches, and change nothing
 SEED = 42  # search: off
 
+ATTENTION_BLOCKS = 2  # of queries, on a CPU
 WIDTH = DEPTH * ASPECT_RATIO
-MICRO_STEPS = TOTAL_BATCH_SIZE // (DEVICE_BATCH_SIZE * MAX_SEQ_LEN)
 assert WIDTH % HEAD_DIM == 0, "DEPTH * ASPECT_RATIO (the width) must be a multiple of HEAD_DIM"
 assert HEAD_DIM % 2 == 0, "HEAD_DIM must be even: rotary embeddings rotate pairs"
 assert WIDTH >= GATE_CHANNELS, "GATE_CHANNELS must be at most DEPTH * ASPECT_RATIO (the width)"
 assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * MAX_SEQ_LEN) == 0, "TOTAL_BATCH_SIZE must be a multiple of a micro-step"
-assert MICRO_STEPS >= 1, "TOTAL_BATCH_SIZE must be at least one micro-step"
+assert TOTAL_BATCH_SIZE >= DEVICE_BATCH_SIZE * MAX_SEQ_LEN, "TOTAL_BATCH_SIZE must be at least one micro-step"
 assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "WARMUP_RATIO + WARMDOWN_RATIO must be at most 1"
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -93,9 +104,24 @@ assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "WARMUP_RATIO + WARMDOWN_RATIO must b
 ON_CPU = mx.default_device() == mx.cpu
 # Weights are kept in float32; matrix products use this type. A CPU's BLAS has no bfloat16.
 DTYPE = mx.float32 if ON_CPU else mx.bfloat16
-# On a CPU, an MLX thread runs one operation at a time, mostly on one core: use a thread per core, each with some rows.
+# On a CPU, MLX runs one operation at a time, mostly on one core: use a process per core, each with some rows.
 WORKERS = max(n for n in range(1, blas.cores() + 1) if DEVICE_BATCH_SIZE % n == 0) if ON_CPU else 1
-on_workers = ThreadPoolExecutor(WORKERS).map if WORKERS > 1 else map
+# What a row of a micro-step takes, measured for the mac profile: 540 MB, for 4 layers of width 256 and 2,048 tokens.
+ROW_BYTES = 260 * MAX_SEQ_LEN * DEPTH * WIDTH
+
+
+def rows_that_fit(memory: int) -> int:
+    """Return DEVICE_BATCH_SIZE, halved until a micro-step takes at most 40 % of a GPU's memory; 0 bytes is unknown."""
+    rows = DEVICE_BATCH_SIZE
+    while memory and rows % 2 == 0 and rows * ROW_BYTES > 0.4 * memory:
+        rows //= 2
+    return rows
+
+
+# The number of rows in a micro-step does not change what a step computes.
+GPU_MEMORY = mx.device_info().get("memory_size", mx.device_info().get("total_memory", 0))
+ROWS = rows_that_fit(int(GPU_MEMORY))
+MICRO_STEPS = TOTAL_BATCH_SIZE // (ROWS * MAX_SEQ_LEN)
 
 
 def norm(x: mx.array) -> mx.array:
@@ -126,7 +152,8 @@ class Embedding(nn.Module):
         self.weight = uniform((count, dims), std)
 
     def __call__(self, tokens: mx.array) -> mx.array:
-        return self.weight[tokens].astype(DTYPE)
+        # A checkpoint asks for the gradients of all its inputs, and those of indices are an error.
+        return self.weight[mx.stop_gradient(tokens)].astype(DTYPE)
 
 
 @mx.custom_function
@@ -142,24 +169,31 @@ def exp_vjp(_: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
 
 
 def attention_mask(length: int, window: int) -> mx.array | str:
-    """Return a (T, T) mask, or "causal": a position attends to itself and the `window` - 1 positions before it."""
-    if window >= length and not ON_CPU:
+    """Return an additive (T, T) mask, or "causal": a position attends to itself and the `window` - 1 before it."""
+    if window >= length:
         return "causal"
     distance = mx.arange(length)[:, None] - mx.arange(length)
-    return (distance >= 0) & (distance < window)
+    return mx.where((distance >= 0) & (distance < window), 0.0, -math.inf).astype(DTYPE)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, training: bool) -> mx.array:
+def attend(q: mx.array, k: mx.array, v: mx.array, window: int, training: bool) -> mx.array:
     """Return softmax attention of normalized queries and keys; all (B, heads, T, HEAD_DIM).
 
     Outside training it uses MLX only, so that the evaluation can trace it.
     """
-    if isinstance(mask, str) or not ON_CPU or not training:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=HEAD_DIM**-0.5, mask=mask)
-    # Scores of normalized vectors are at most HEAD_DIM**0.5, so the softmax needs no shift.
-    shares: Any = exp((q * HEAD_DIM**-0.5) @ k.swapaxes(-1, -2))
-    weights = mx.where(mask, shares, 0.0)
-    return (weights @ v) / weights.sum(axis=-1, keepdims=True)
+    scale, length = SHARPNESS * HEAD_DIM**-0.5, q.shape[2]
+    if not ON_CPU or not training:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=attention_mask(length, window))
+    # Blocks of queries need no products with the keys after them, which saves a quarter of the work.
+    outputs, step = [], -(-length // ATTENTION_BLOCKS)
+    for begin in range(0, length, step):
+        end, first = min(begin + step, length), max(0, begin - window + 1)
+        distance = mx.arange(begin, end)[:, None] - mx.arange(first, end)
+        # Scores of normalized vectors are at most SHARPNESS * HEAD_DIM**0.5, so the softmax needs no shift.
+        shares: Any = exp((q[:, :, begin:end] * scale) @ k[:, :, first:end].swapaxes(-1, -2))
+        weights = mx.where((distance >= 0) & (distance < window), shares, 0.0)
+        outputs.append((weights @ v[:, :, first:end]) / weights.sum(axis=-1, keepdims=True))
+    return mx.concatenate(outputs, axis=2)
 
 
 class Attention(nn.Module):
@@ -182,7 +216,7 @@ class Attention(nn.Module):
             self.value_embedding = Embedding(VOCAB_SIZE, WIDTH, std)
             self.gate = Linear(GATE_CHANNELS, self.heads, 0.0)
 
-    def __call__(self, x: mx.array, tokens: mx.array, mask: mx.array | str) -> mx.array:
+    def __call__(self, x: mx.array, tokens: mx.array, window: int) -> mx.array:
         batch, length, _ = x.shape
         q, k, v = (f(x).reshape(batch, length, self.heads, HEAD_DIM) for f in (self.q, self.k, self.v))
         if "value_embedding" in self:
@@ -190,23 +224,44 @@ class Attention(nn.Module):
             v = v + gate[..., None] * self.value_embedding(tokens).reshape(v.shape)
         q, k, v = (y.transpose(0, 2, 1, 3) for y in (q, k, v))
         q, k = norm(self.rope(q)), norm(self.rope(k))
-        y = attend(q, k, v, mask, self.training)
+        y = attend(q, k, v, window, self.training)
         return self.out(y.transpose(0, 2, 1, 3).reshape(batch, length, WIDTH))
 
 
+def squared_relu(x: mx.array) -> mx.array:
+    """Return the square of a ReLU that has NEGATIVE_SLOPE below zero."""
+    return x * mx.maximum(x, NEGATIVE_SLOPE**2 * x)
+
+
+@mx.custom_function
+def differentiable_squared_relu(x: mx.array) -> mx.array:
+    """The same, with half of the operations of MLX's own gradient. The evaluation cannot trace it."""
+    return squared_relu(x)
+
+
+@differentiable_squared_relu.vjp
+def squared_relu_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+    return cotangent * mx.maximum(2 * x, 2 * NEGATIVE_SLOPE**2 * x)
+
+
 class MLP(nn.Module):
+    """Two matrices around a squared ReLU that has NEGATIVE_SLOPE below zero."""
+
     def __init__(self) -> None:
         super().__init__()
         self.up = Linear(WIDTH, MLP_RATIO * WIDTH, WIDTH**-0.5)
         self.down = Linear(MLP_RATIO * WIDTH, WIDTH, 0.0)
 
     def __call__(self, x: mx.array) -> mx.array:
-        # nn.relu is compiled, which on a CPU would run g++ for two seconds.
-        return self.down(mx.square(mx.maximum(self.up(x), 0)))
+        activation: Any = differentiable_squared_relu if self.training else squared_relu
+        return self.down(activation(self.up(x)))
 
 
 class Block(nn.Module):
-    """Attention and MLP on a residual stream that is first mixed with the token embeddings `x0`; all (B, T, WIDTH)."""
+    """Attention and MLP on a residual stream; all (B, T, WIDTH).
+
+    The stream is first mixed with what is known of the tokens alone: their embeddings `x0`, and those of their pairs.
+    """
 
     def __init__(self, value_embedding: bool) -> None:
         super().__init__()
@@ -214,100 +269,273 @@ class Block(nn.Module):
         self.mlp = MLP()
         self.residual_scale = mx.array(1.0)
         self.x0_scale = mx.array(0.1)
+        if BIGRAM_ROWS:
+            self.bigram_scale = mx.array(0.1)
 
-    def __call__(self, x: mx.array, x0: mx.array, tokens: mx.array, mask: mx.array | str) -> mx.array:
+    def __call__(self, x: mx.array, x0: mx.array, bigrams: mx.array | None, tokens: mx.array, window: int) -> mx.array:
         # Without the casts the float32 scalars would make the whole stream float32.
         x = self.residual_scale.astype(x.dtype) * x + self.x0_scale.astype(x.dtype) * x0
-        x = x + self.attention(norm(x), tokens, mask)
+        if bigrams is not None:
+            x = x + self.bigram_scale.astype(x.dtype) * bigrams
+        x = x + self.attention(norm(x), tokens, window)
         return x + self.mlp(norm(x))
 
 
+class Bigram(nn.Module):
+    """An embedding of each token and the one before it: tokens (B, T) -> (B, T, WIDTH).
+
+    Pairs share BIGRAM_ROWS rows by a hash, as in modded-nanogpt. A row's first token has no pair and the last row.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = Embedding(BIGRAM_ROWS, WIDTH, 0.0)
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        pairs = mx.bitwise_xor(36313 * tokens[:, 1:], 27191 * tokens[:, :-1]) % (BIGRAM_ROWS - 1)
+        first = mx.full((tokens.shape[0], 1), BIGRAM_ROWS - 1, pairs.dtype)
+        return self.embedding(mx.concatenate([first, pairs], axis=1))
+
+
+class Smear(nn.Module):
+    """Add a gated share of the previous token's embedding to each: (B, T, WIDTH) -> (B, T, WIDTH)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Linear(GATE_CHANNELS, 1, 0.0)
+        self.share = mx.array(SMEAR)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate = 2 * mx.sigmoid(self.gate(x[:, 1:, :GATE_CHANNELS])) * self.share.astype(x.dtype)
+        return mx.concatenate([x[:, :1], x[:, 1:] + gate * x[:, :-1]], axis=1)
+
+
 class GPT(nn.Module):
-    """A transformer: tokens (B, T) -> logits (B, T, VOCAB_SIZE) in float32."""
+    """A transformer: tokens (B, T) -> logits (B, T, VOCAB_SIZE) in DTYPE."""
 
     def __init__(self) -> None:
         super().__init__()
         # A short window is half the context. The last layer always sees the full context.
         self.windows = [MAX_SEQ_LEN // (2 if kind == "S" else 1) for kind in window_kinds()]
         self.embedding = Embedding(VOCAB_SIZE, WIDTH, 1.0)
-        # Every other layer has value embeddings, including the last one.
-        self.blocks = [Block(value_embedding=(DEPTH - layer) % 2 == 1) for layer in range(DEPTH)]
+        if SMEAR:
+            self.smear = Smear()
+        if BIGRAM_ROWS:
+            self.bigram = Bigram()
+        # "alternate": every other layer, including the last one.
+        self.blocks = [
+            Block(value_embedding=VALUE_EMBEDDINGS == "all" or (DEPTH - layer) % 2 == 1) for layer in range(DEPTH)
+        ]
         self.head = Linear(WIDTH, VOCAB_SIZE, 0.001)
 
-    def __call__(self, tokens: mx.array) -> mx.array:
-        masks = {window: attention_mask(tokens.shape[1], window) for window in set(self.windows)}
-        x0 = x = norm(self.embedding(tokens))
+    def hidden(self, tokens: mx.array) -> mx.array:
+        """Return what the head reads: (B, T) -> (B, T, WIDTH)."""
+        x0 = norm(self.embedding(tokens))
+        if SMEAR:
+            x0 = self.smear(x0)
+        bigrams = self.bigram(tokens) if BIGRAM_ROWS else None
+        x = x0
         for block, window in zip(self.blocks, self.windows, strict=True):
-            x = block(x, x0, tokens, masks[window])
-        return self.head(norm(x)).astype(mx.float32)
+            # A checkpoint cannot be traced, so the evaluation goes without.
+            run = nn.utils.checkpoint(block) if CHECKPOINT and self.training else block
+            x = run(x, x0, bigrams, tokens, window)
+        return norm(x)
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        return self.head(self.hidden(tokens))
 
 
 def window_kinds() -> str:
     return "".join(WINDOW_PATTERN[layer % len(WINDOW_PATTERN)] for layer in range(DEPTH - 1)) + "L"
 
 
-def flat_parameters(model: nn.Module) -> dict[str, mx.array]:
-    """Return parameters by name, such as `blocks.0.mlp.up.weight`."""
+def flat_parameters(model: nn.Module) -> Arrays:
     return dict(tree_flatten(model.parameters()))
+
+
+def load_parameters(model: nn.Module, parameters: Arrays) -> None:
+    model.update(tree_unflatten(list(parameters.items())))
+
+
+@mx.custom_function
+def cross_entropy(x: mx.array, head: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Return the mean cross-entropy in nats of the logits x @ head.T, and its gradients. Used on a CPU.
+
+    NumPy computes them in one buffer, where MLX would write the logits ten times: 18 ms instead of 23 to 31.
+
+    Args:
+        x: (N, WIDTH).
+        head: (VOCAB_SIZE, WIDTH).
+        targets: (N,).
+    """
+    inputs, weights, right = np.asarray(x), np.asarray(head), (np.arange(len(targets)), np.asarray(targets))
+    logits = inputs @ weights.T
+    chosen = logits[right]
+    # No shift: logits overflow above 88, by which point training has diverged and check_loss ends the run.
+    with np.errstate(over="ignore", invalid="ignore"):
+        shares = np.exp(logits, out=logits)
+        sums = shares.sum(axis=-1)
+        loss = np.mean(np.log(sums) - chosen)
+        shares /= sums[:, None] * len(inputs)
+        shares[right] -= 1 / len(inputs)
+        return mx.array(loss), mx.array(shares @ weights), mx.array(shares.T @ inputs)
+
+
+@cross_entropy.vjp
+def cross_entropy_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array, mx.array]:
+    return cotangents[0] * outputs[1], cotangents[0] * outputs[2], mx.zeros_like(primals[2])
 
 
 def loss_fn(model: GPT, inputs: mx.array, targets: mx.array) -> mx.array:
     """Return the mean cross-entropy in nats; `inputs` and `targets` are (B, T)."""
-    logits = model(inputs)
     if not ON_CPU:
-        return mx.fast.cross_entropy(logits, targets).mean()
-    # No shift: logits overflow above 88, by which point training has diverged and check_loss ends the run.
-    shares: Any = exp(logits)
-    log_sum = mx.log(shares.sum(axis=-1))
-    return (log_sum - mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)).mean()
+        # The kernel reads bfloat16 and sums in float32.
+        return mx.fast.cross_entropy(model(inputs), targets).mean()
+    result: Any = cross_entropy(model.hidden(inputs).reshape(-1, WIDTH), model.head.weight, targets.reshape(-1))
+    loss: mx.array = result[0]
+    return loss
 
 
 def flops_per_token(model: GPT) -> int:
     """Return FLOPs per token, forward and backward: 6 per matrix weight, plus 12 * WIDTH * window per attention layer.
 
-    This is the estimate of the PaLM paper (arXiv 2204.02311, appendix B), with the window in place of the sequence.
+    This is the estimate of the PaLM paper (arXiv 2204.02311, appendix B). On a CPU a short window saves its part of the
+    products; a GPU computes the whole context and masks it.
     """
     matrices = [
         p.size for name, p in flat_parameters(model).items() if p.ndim == 2 and not name.endswith("embedding.weight")
     ]
-    return 6 * sum(matrices) + sum(12 * WIDTH * window for window in model.windows)
+    windows = model.windows if ON_CPU else [MAX_SEQ_LEN] * DEPTH
+    return 6 * sum(matrices) + sum(12 * WIDTH * window for window in windows)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Optimizers
 
-
-class Muon(optim.Muon):
-    """Muon with decoupled weight decay. MLX adds the decay to the gradient, where orthogonalizing nearly removes it."""
-
-    def __init__(self, learning_rate: float, weight_decay: float) -> None:
-        super().__init__(learning_rate, momentum=MUON_MOMENTUM, weight_decay=0.0, ns_steps=MUON_STEPS)
-        self.decay = weight_decay
-
-    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
-        decayed = parameter * (1 - self.learning_rate * self.decay)
-        updated: mx.array = super().apply_single(gradient, decayed, state)
-        return updated
+# Coefficients of five steps of Polar Express (arXiv 2505.16932), with a safety factor of 0.02.
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
 
 
-def make_optimizer() -> optim.MultiOptimizer:
-    """Return Muon for the matrices of the blocks and AdamW for all else, each group with its own learning rate."""
-    adamw = partial(optim.AdamW, eps=1e-10, weight_decay=0.0, bias_correction=True)
-    betas = [ADAM_BETA1, ADAM_BETA2]
+def adam_settings(name: str) -> tuple[float, float, float] | None:
+    """Return the learning rate and the betas of a parameter; None if it is a matrix of a block, which Muon updates."""
     # Embedding rates are given for a width of 768 and scale with the inverse square root of the width.
     scale = (WIDTH / 768) ** -0.5
-    groups = [
-        (lambda name, _: name.endswith("embedding.weight"), adamw(EMBEDDING_LR * scale, betas=betas)),
-        (lambda name, _: name.startswith("head."), adamw(UNEMBEDDING_LR * scale, betas=betas)),
-        (lambda name, _: name.endswith("x0_scale"), adamw(SCALAR_LR, betas=[0.96, 0.95])),
-        (lambda name, _: name.endswith("residual_scale"), adamw(SCALAR_LR * 0.01, betas=betas)),
-    ]
-    filters, optimizers = zip(*groups, strict=True)
-    return optim.MultiOptimizer([*optimizers, Muon(MATRIX_LR, WEIGHT_DECAY)], list(filters))
+    if name == "bigram.embedding.weight":
+        return BIGRAM_LR_RATIO * EMBEDDING_LR * scale, ADAM_BETA1, ADAM_BETA2
+    if name.endswith("embedding.weight"):
+        return EMBEDDING_LR * scale, ADAM_BETA1, ADAM_BETA2
+    if name.startswith("head."):
+        return UNEMBEDDING_LR * scale, ADAM_BETA1, ADAM_BETA2
+    if name.endswith(("x0_scale", "bigram_scale")):
+        return SCALAR_LR, 0.96, 0.95
+    if name.endswith("residual_scale"):
+        return SCALAR_LR * 0.01, ADAM_BETA1, ADAM_BETA2
+    if name.startswith("smear."):
+        return SCALAR_LR * 0.2, ADAM_BETA1, ADAM_BETA2
+    return None
+
+
+def muon_stacks(parameters: Arrays) -> dict[str, list[str]]:
+    """Return the names of Muon's matrices by shape, the shorter side first: those of one shape are updated at once."""
+    stacks: dict[str, list[str]] = {}
+    for name, matrix in parameters.items():
+        if adam_settings(name) is None:
+            stacks.setdefault("x".join(map(str, sorted(matrix.shape))), []).append(name)
+    return stacks
+
+
+def wide(matrix: mx.array) -> mx.array:
+    """Transpose a matrix that has more rows than columns. It is its own inverse for the other kind."""
+    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+def orthogonalize(x: Any) -> Any:
+    """Return the nearest matrices with orthogonal rows, about.
+
+    Args:
+        x: (K, rows, columns), of NumPy or MLX. The norm of each matrix is a little below 1, as Polar Express requires.
+    """
+    for a, b, c in POLAR_EXPRESS[:MUON_STEPS]:
+        square = x @ x.swapaxes(-1, -2)
+        x = a * x + (b * square + c * (square @ square)) @ x
+    return x
+
+
+def norms(x: mx.array) -> mx.array:
+    """Return the norm of each matrix: (K, rows, columns) -> (K, 1, 1)."""
+    return mx.sqrt(mx.square(x).sum(axis=(-2, -1), keepdims=True))
+
+
+def muon_direction(x: mx.array, variance: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the orthogonalized update of a stack of matrices (K, rows, columns), and the new variances of its rows.
+
+    As in NorMuon (arXiv 2510.05491), rows are divided by their root mean square and the norm of a matrix is kept.
+    """
+    x = x / (1.01 * norms(x) + 1e-7)  # in float32: a sum of so many bfloat16 squares can be far too small
+    x = mx.array(on_threads(orthogonalize, np.asarray(x))) if ON_CPU else orthogonalize(x.astype(DTYPE))
+    x = x.astype(mx.float32)
+    if not MUON_BETA2:
+        return x, variance
+    variance = MUON_BETA2 * variance + (1 - MUON_BETA2) * mx.square(x).mean(axis=-1, keepdims=True)
+    even = x * mx.rsqrt(mx.maximum(variance, 1e-10))
+    return even * (norms(x) / mx.maximum(norms(even), 1e-10)), variance
+
+
+def optimizer_state(parameters: Arrays) -> Arrays:
+    """Return the moments of AdamW and of Muon, all zero, and the number of steps."""
+    state = {"steps": mx.array(0.0)}
+    for name, parameter in parameters.items():
+        if adam_settings(name):
+            state[f"{name} first"] = state[f"{name} second"] = mx.zeros_like(parameter)
+    for shape, names in muon_stacks(parameters).items():
+        rows, columns = map(int, shape.split("x"))
+        state[f"{shape} first"] = mx.zeros((len(names), rows, columns))
+        state[f"{shape} second"] = mx.zeros((len(names), rows, 1))
+    return state
+
+
+def update(parameters: Arrays, gradients: Arrays, state: Arrays, multiplier: mx.array) -> tuple[Arrays, Arrays]:
+    """Return the parameters and the state after a step of AdamW, or of Muon for the matrices of the blocks.
+
+    Args:
+        multiplier: of the learning rates, a scalar.
+    """
+    parameters, state = dict(parameters), dict(state)
+    steps = state["steps"] = state["steps"] + 1
+    for name, gradient in gradients.items():
+        settings = adam_settings(name)
+        if settings is not None:
+            rate, beta1, beta2 = settings
+            first = state[f"{name} first"] = beta1 * state[f"{name} first"] + (1 - beta1) * gradient
+            second = state[f"{name} second"] = beta2 * state[f"{name} second"] + (1 - beta2) * mx.square(gradient)
+            # Both corrections of the bias in one scalar, so that large tables are passed over once less.
+            corrected = mx.sqrt(1 - beta2**steps) / (1 - beta1**steps)
+            parameters[name] = parameters[name] - rate * multiplier * corrected * (first / (mx.sqrt(second) + 1e-10))
+    for shape, names in muon_stacks(parameters).items():
+        gradient = mx.stack([wide(gradients[name]) for name in names])
+        kept, fresh = MUON_MOMENTUM * state[f"{shape} first"], (1 - MUON_MOMENTUM) * gradient
+        first = state[f"{shape} first"] = kept + fresh
+        nesterov = MUON_MOMENTUM * first + fresh
+        directions, state[f"{shape} second"] = muon_direction(nesterov, state[f"{shape} second"])
+        for name, direction in zip(names, directions, strict=True):
+            parameter = parameters[name]
+            rows, columns = parameter.shape
+            direction = direction.T if rows > columns else direction
+            rates = MATRIX_LR * multiplier
+            # Cautious: a weight decays only where the step shrinks it as well.
+            decay = WEIGHT_DECAY * parameter * (direction * parameter >= 0)
+            parameters[name] = parameter - rates * (max(1, rows / columns) ** 0.5 * direction + decay)
+    return parameters, state
 
 
 def lr_multiplier(progress: float) -> float:
-    """Return the learning rate multiplier: linear warmup, 1, then linear warmdown to FINAL_LR_FRACTION.
+    """Return the learning rate multiplier: linear warmup, 1, then warmdown to FINAL_LR_FRACTION.
 
     Args:
         progress: fraction of the time budget that is spent.
@@ -316,121 +544,211 @@ def lr_multiplier(progress: float) -> float:
         return progress / WARMUP_RATIO
     if progress <= 1 - WARMDOWN_RATIO:
         return 1.0
-    left = (1 - progress) / WARMDOWN_RATIO
+    left: float = ((1 - progress) / WARMDOWN_RATIO) ** WARMDOWN_POWER
     return left + (1 - left) * FINAL_LR_FRACTION
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Training
 
+Step = Callable[[Arrays, Arrays, mx.array, np.ndarray, np.ndarray], tuple[Arrays, Arrays, mx.array]]
 
-def train(model: GPT, batches: Batches) -> tuple[int, float]:
-    """Train for TIME_BUDGET seconds. Return the number of steps, and the seconds taken without the startup steps."""
-    optimizer = make_optimizer()
-    optimizer.init(model.trainable_parameters())
-    base_rates = [group.learning_rate.item() for group in optimizer.optimizers]
-    zeros = tree_map(mx.zeros_like, model.trainable_parameters())
 
-    micro_step = make_micro_step(model)
+@functools.cache
+def replica() -> GPT:
+    """Return this process's model, whose parameters are replaced in each step."""
+    return GPT()
 
-    step, seconds, smooth_loss, reported = 0, 0.0, 0.0, 0.0
-    while seconds < TIME_BUDGET:
-        begun = time.perf_counter()
-        multiplier = lr_multiplier(seconds / TIME_BUDGET)
-        for group, rate in zip(optimizer.optimizers, base_rates, strict=True):
-            group.learning_rate = rate * multiplier
-        gradients, loss = zeros, 0.0
-        for _ in range(MICRO_STEPS):
-            inputs, targets, epoch = next(batches)
-            micro_loss, gradients = micro_step(inputs, targets, gradients)
-            loss += micro_loss / MICRO_STEPS
-        check_loss(loss, step)
-        optimizer.update(model, gradients)
-        mx.eval(model.state, optimizer.state)
-        taken = time.perf_counter() - begun
 
-        smooth_loss = 0.9 * smooth_loss + 0.1 * loss
-        step += 1
-        if step > STARTUP_STEPS:
-            seconds += taken
-        elif step == 1:
-            print(f"first step, with any compilation: {taken:.1f}s", flush=True)
-            # Garbage collection takes up to half a second on a big heap, and a step creates no cycles.
-            gc.collect()
-            gc.freeze()
-            gc.disable()
-        if time.perf_counter() - reported >= 1 or seconds >= TIME_BUDGET:
-            reported = time.perf_counter()
+def gradients_of(
+    values: dict[str, np.ndarray], sums: dict[str, np.ndarray], inputs: np.ndarray, targets: np.ndarray
+) -> float:
+    """Write the sums of the gradients over micro-steps to `sums`, and return that of the losses.
+
+    Args:
+        values: the parameters.
+        inputs, targets: (micro-steps, B, T).
+    """
+    model = replica()
+    load_parameters(model, {name: mx.array(value) for name, value in values.items()})
+    step, total = nn.value_and_grad(model, loss_fn), 0.0
+    for number, rows in enumerate(zip(inputs, targets, strict=True)):
+        loss, gradients = step(model, *map(mx.array, rows))
+        mx.eval(loss, gradients)
+        total += loss.item()
+        for name, gradient in tree_flatten(gradients):
+            np.add(sums[name] if number else 0, np.asarray(gradient), out=sums[name])
+    return total
+
+
+def step_on_a_cpu(workers: Workers) -> Step:
+    """Return an optimizer step whose rows are divided over processes."""
+
+    def step(
+        parameters: Arrays, state: Arrays, multiplier: mx.array, inputs: np.ndarray, targets: np.ndarray
+    ) -> tuple[Arrays, Arrays, mx.array]:
+        parts = zip(np.split(inputs, WORKERS, axis=1), np.split(targets, WORKERS, axis=1), strict=True)
+        values = {name: np.asarray(parameter) for name, parameter in parameters.items()}
+        sums, losses = zip(*workers.run(values, list(parts)), strict=True)
+        share = 1 / (WORKERS * len(inputs))
+        gradients = {name: mx.array(sum(each[name] for each in sums)) * share for name in parameters}
+        parameters, state = update(parameters, gradients, state, multiplier)
+        mx.eval(parameters, state)
+        return parameters, state, mx.array(sum(losses) * share)
+
+    return step
+
+
+def step_on_a_gpu(model: GPT) -> Step:
+    """Return an optimizer step that is compiled and starts without waiting for the one before."""
+
+    @mx.compile
+    def micro_step(
+        parameters: Arrays, loss: mx.array, gradients: Arrays, inputs: mx.array, targets: mx.array, share: mx.array
+    ) -> tuple[mx.array, Arrays]:
+        load_parameters(model, parameters)
+        own, new = nn.value_and_grad(model, loss_fn)(model, inputs, targets)
+        return loss + share * own, {name: gradients[name] + share * each for name, each in tree_flatten(new)}
+
+    compiled_update = mx.compile(update)
+    zero, zeros = mx.array(0.0), {name: mx.zeros_like(each) for name, each in flat_parameters(model).items()}
+
+    def step(
+        parameters: Arrays, state: Arrays, multiplier: mx.array, inputs: np.ndarray, targets: np.ndarray
+    ) -> tuple[Arrays, Arrays, mx.array]:
+        loss, gradients, share = zero, zeros, mx.array(1 / len(inputs))
+        for rows in zip(inputs, targets, strict=True):
+            loss, gradients = micro_step(parameters, loss, gradients, mx.array(rows[0]), mx.array(rows[1]), share)
+            # Start each micro-step: as one graph, the activations of all of them would be in memory at once.
+            mx.async_eval(loss, gradients)  # type: ignore[no-untyped-call]
+        parameters, state = compiled_update(parameters, gradients, state, multiplier)
+        mx.async_eval(parameters, state)  # type: ignore[no-untyped-call]
+        return parameters, state, loss
+
+    return step
+
+
+def micro_steps(batches: Batches) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the inputs and targets of an optimizer step, (MICRO_STEPS, ROWS, T), and the epoch."""
+    inputs, targets, epochs = zip(*(next(batches) for _ in range(MICRO_STEPS)), strict=True)
+    return np.stack(inputs), np.stack(targets), epochs[-1]
+
+
+def train(model: GPT, step: Step, batches: Batches) -> tuple[int, float]:
+    """Train for TIME_BUDGET seconds. Return the number of steps and the seconds that they took."""
+    parameters = flat_parameters(model)
+    state = optimizer_state(parameters)
+    mx.eval(parameters, state)
+    inputs, targets, epoch = micro_steps(batches)
+    warm_up(step, parameters, state, inputs, targets)
+
+    steps, taken, smooth_loss, reported, unread = 0, 0.0, 0.0, 0.0, None
+    begun = time.perf_counter()
+    seconds = 0.0
+    # A GPU works on one step while the next one is prepared; `ahead` is what the one at work still takes, about.
+    ahead = 0.0
+    while seconds + ahead < TIME_BUDGET:
+        multiplier = lr_multiplier((seconds + ahead) / TIME_BUDGET)
+        parameters, state, loss = step(parameters, state, mx.array(multiplier), inputs, targets)
+        inputs, targets, epoch = micro_steps(batches)
+        steps += 1
+        if unread is not None:
+            smooth_loss = 0.9 * smooth_loss + 0.1 * checked(unread.item(), steps - 2)
+        unread = loss
+        taken, seconds = time.perf_counter() - begun - seconds, time.perf_counter() - begun
+        ahead = 0.0 if ON_CPU or steps < 2 else taken
+        if steps > 1 and (seconds - reported >= 1 or seconds + ahead >= TIME_BUDGET):
+            reported = seconds
             print(
-                f"step {step:05d} ({min(1, seconds / TIME_BUDGET):.1%}) | loss: {smooth_loss / (1 - 0.9**step):.6f} | "
-                f"lrm: {multiplier:.2f} | dt: {taken * 1000:.0f}ms | tok/sec: {TOTAL_BATCH_SIZE / taken:,.0f} | "
-                f"epoch: {epoch} | remaining: {max(0, TIME_BUDGET - seconds):.0f}s",
+                f"step {steps:05d} ({min(1, seconds / TIME_BUDGET):.1%}) | "
+                f"loss: {smooth_loss / (1 - 0.9 ** (steps - 1)):.6f} | lrm: {multiplier:.2f} | "
+                f"dt: {taken * 1000:.0f}ms | tok/sec: {TOTAL_BATCH_SIZE / taken:,.0f} | epoch: {epoch} | "
+                f"remaining: {max(0, TIME_BUDGET - seconds):.0f}s",
                 flush=True,
             )
-    return step, seconds
+    mx.eval(parameters, state)
+    if unread is not None:
+        checked(unread.item(), steps - 1)
+    load_parameters(model, parameters)
+    return steps, time.perf_counter() - begun
 
 
-def make_micro_step(model: GPT) -> Callable[[np.ndarray, np.ndarray, Any], tuple[float, Any]]:
-    """Return a function (inputs, targets, gradients) -> (mean loss, gradients plus the share of this batch).
+def warm_up(step: Step, parameters: Arrays, state: Arrays, inputs: np.ndarray, targets: np.ndarray) -> None:
+    """Compile and fill caches by micro-steps whose results are dropped. Then set the memory limits.
 
-    Each worker has its own replica of the model and processes an equal part of the rows.
+    Raises:
+        MemoryError: a step takes more than the memory that the GPU may use, so that the system would swap.
     """
-    replicas = [model, *(GPT() for _ in range(WORKERS - 1))]
-    steps: list[Any] = [partial(nn.value_and_grad(replica, loss_fn), replica) for replica in replicas]
-    if not ON_CPU:
-        # On a CPU, compiling would run g++ for 20 s after every change of the model, to gain 6 to 9 %.
-        steps = [mx.compile(steps[0], inputs=model.state, outputs=model.state)]
-
-    def run(step: Any, inputs: np.ndarray, targets: np.ndarray) -> Any:
-        result = step(mx.array(inputs), mx.array(targets))
-        mx.eval(result)
-        return result
-
-    def micro_step(inputs: np.ndarray, targets: np.ndarray, gradients: Any) -> tuple[float, Any]:
-        # A worker cannot evaluate lazy arrays of another thread, such as an average of weights.
-        mx.eval(model.parameters())
-        for replica in replicas[1:]:
-            replica.update(model.parameters())
-        parts = on_workers(run, steps, np.split(inputs, WORKERS), np.split(targets, WORKERS))
-        losses, new = zip(*parts, strict=True)
-        share = 1 / (WORKERS * MICRO_STEPS)
-        gradients = tree_map(lambda total, *parts: total + share * sum(parts), gradients, *new)
-        # Evaluate each micro-step: otherwise the activations of all of them would be in memory at once.
-        mx.eval(gradients)
-        return float(sum(losses)) / WORKERS, gradients
-
-    return micro_step
+    for number in range(STARTUP_STEPS):
+        begun = time.perf_counter()
+        mx.eval(step(parameters, state, mx.array(1.0), inputs[:1], targets[:1]))
+        if not number:
+            print(f"first step, with any compilation: {time.perf_counter() - begun:.1f}s", flush=True)
+    limit_memory()
+    # Garbage collection takes up to half a second on a big heap, and a step creates no cycles.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
 
 
-def check_loss(loss: float, step: int) -> None:
-    """Exit with an error and exit code 1 if the loss is not finite, or twice that of a uniform guess."""
+def limit_memory() -> None:
+    """Set the limits of Metal's memory, from the device's own figures and from what the first steps took.
+
+    MLX itself fails only if a single buffer is too large: with more memory than the GPU may use, macOS swaps.
+
+    Raises:
+        MemoryError: the first steps took more than the GPU may use.
+    """
+    usable, peak = int(mx.device_info().get("max_recommended_working_set_size", 0)), mx.get_peak_memory()
+    if not usable:
+        return
+    if peak > usable:
+        raise MemoryError(f"a step takes {peak / 2**20:,.0f} MB, the GPU may use {usable / 2**20:,.0f} MB")
+    mx.set_memory_limit(usable)
+    mx.set_cache_limit(min(peak, usable - peak))
+    # Wired memory is not swapped out. No more than a step takes: to wire everything harms a Mac with 16 GB.
+    mx.set_wired_limit(min(usable, peak + peak // 4))
+
+
+def checked(loss: Any, step: int) -> float:
+    """Return the loss of a step. Exit with code 1 if it is not finite, or twice that of a uniform guess."""
     if not math.isfinite(loss):
         sys.exit(f"error: training failed: the loss is {loss} at step {step}, a learning rate may be too high")
     if loss > 2 * math.log(VOCAB_SIZE):
         sys.exit(f"error: training diverged: the loss is {loss:.1f} at step {step}, a learning rate may be too high")
+    return float(loss)
+
+
+def on_threads(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Return `function` of an array whose first axis is divided over a thread per core."""
+    with ThreadPoolExecutor(WORKERS) as threads:
+        return np.concatenate(list(threads.map(function, np.array_split(x, min(WORKERS, len(x))))))
 
 
 def peak_flops() -> float:
     """Return the peak FLOP/s of plain matrix products in DTYPE, one per worker, measured for about 0.2 s."""
     size = 1024 if ON_CPU else 4096
+    a = mx.random.normal((size, size)).astype(DTYPE)
+    mx.eval(a)
 
     def product(_: int) -> None:
         mx.eval(a @ a)
 
-    a = mx.random.normal((size, size)).astype(DTYPE)
     product(0)
     best, deadline = math.inf, time.perf_counter() + 0.2
-    while (begun := time.perf_counter()) < deadline:
-        list(on_workers(product, range(WORKERS)))
-        best = min(best, time.perf_counter() - begun)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        while (begun := time.perf_counter()) < deadline:
+            list(threads.map(product, range(WORKERS)))
+            best = min(best, time.perf_counter() - begun)
     return WORKERS * 2 * size**3 / best
 
 
 def main() -> None:
     started = time.perf_counter()
+    workers = Workers(WORKERS, gradients_of)  # before MLX computes anything
     mx.random.seed(SEED)
     tokenizer = Tokenizer.from_directory()
-    batches = make_dataloader(tokenizer, DEVICE_BATCH_SIZE, MAX_SEQ_LEN, "train", seed=SEED)
+    batches = make_dataloader(tokenizer, ROWS, MAX_SEQ_LEN, "train", seed=SEED)
     print(f"data: {time.perf_counter() - started:.1f}s | profile {PROFILE} | vocabulary {VOCAB_SIZE:,}", flush=True)
 
     model = GPT()
@@ -443,19 +761,22 @@ def main() -> None:
         flush=True,
     )
 
-    steps, seconds = train(model, batches)
+    mx.reset_peak_memory()
+    steps, seconds = train(model, step_on_a_cpu(workers) if ON_CPU else step_on_a_gpu(model), batches)
+    print(f"memory that MLX keeps for reuse: {mx.get_cache_memory() / 2**20:,.0f} MB", flush=True)
+    memory = mx.get_peak_memory()
     evaluation = time.perf_counter()
     val_bpb = evaluate_bpb(model, tokenizer, EVAL_BATCH_SIZE)
     print(f"evaluation: {time.perf_counter() - evaluation:.1f}s", flush=True)
     if not math.isfinite(val_bpb):
         sys.exit(f"error: training failed: val_bpb is {val_bpb}, a learning rate may be too high")
 
-    flops = flops_per_token(model) * TOTAL_BATCH_SIZE * (steps - STARTUP_STEPS)
+    flops = flops_per_token(model) * TOTAL_BATCH_SIZE * steps
     print("---")
     print(f"val_bpb:          {val_bpb:.6f}")
     print(f"training_seconds: {seconds:.1f}")
     print(f"total_seconds:    {time.perf_counter() - started:.1f}")
-    print(f"peak_vram_mb:     {mx.get_peak_memory() / 1024 / 1024:.1f}")
+    print(f"peak_vram_mb:     {memory / 2**20:.1f}")
     print(f"mfu_percent:      {100 * flops / seconds / peak:.2f}")
     print(f"total_tokens_M:   {steps * TOTAL_BATCH_SIZE / 1e6:.1f}")
     print(f"num_steps:        {steps}")

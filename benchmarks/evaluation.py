@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ import numpy as np
 import prepare
 from benchmarks.port import ROOT, commit_of
 from harness import handover, scoring
-from train import EVAL_BATCH_SIZE, GPT, WORKERS, on_workers
+from train import EVAL_BATCH_SIZE, GPT, WORKERS
 
 # isort: split
 import mlx.core as mx
@@ -97,8 +98,9 @@ def in_process(model: GPT, tokenizer: prepare.Tokenizer) -> float:
     total = 0.0
     for begin in range(0, len(rows), step):
         block = rows[begin : begin + step]
-        parts = on_workers(run, np.array_split(block[:, :-1], min(WORKERS, len(block))))
-        logits = np.concatenate([np.asarray(part) for part in parts])
+        with ThreadPoolExecutor(WORKERS) as threads:
+            parts = threads.map(run, np.array_split(block[:, :-1], min(WORKERS, len(block))))
+            logits = np.concatenate([np.asarray(part) for part in parts])
         losses = scoring.losses_of(logits, block[:, 1:])
         total += float(losses[lengths[begin : begin + step] > 0].sum())
     return total / (math.log(2) * int(lengths.sum()))

@@ -2,27 +2,28 @@
 
     uv run python -m benchmarks.products
 
-One process alternates between whole steps of train.py (gradients and optimizer) and nothing but the products that such
-a step needs, on the same worker threads. The ratio is the fraction of the step that is unavoidable arithmetic.
+It alternates between whole steps of train.py (gradients and optimizer) and nothing but the products that such a step
+needs, on the same worker processes and threads. The ratio is the fraction of the step that is unavoidable arithmetic.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import statistics
 import time
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 import train
+from harness.workers import Workers
 from prepare import MAX_SEQ_LEN, VOCAB_SIZE
-from train import DEVICE_BATCH_SIZE, HEAD_DIM, MICRO_STEPS, MUON_STEPS, WIDTH, WORKERS
+from train import ATTENTION_BLOCKS, DEVICE_BATCH_SIZE, HEAD_DIM, MICRO_STEPS, MUON_STEPS, WIDTH, WORKERS
 
 # isort: split
 import mlx.core as mx
-from mlx.utils import tree_map
+import numpy as np
 
 ROUNDS = 30
 # Count, and the shape of (rows, inner) @ (inner, columns).
@@ -45,9 +46,11 @@ def of_gradients(model: train.GPT) -> list[Product]:
         for shape in forward_and_backward(rows * length, linear.weight.shape[1], linear.weight.shape[0])
     ]
     heads = len(model.blocks) * rows * WIDTH // HEAD_DIM
-    scores = forward_and_backward(length, HEAD_DIM, length)
-    values = forward_and_backward(length, length, HEAD_DIM)
-    return products + [(heads, shape) for shape in scores + values]
+    queries = length // ATTENTION_BLOCKS
+    for keys in range(queries, length + 1, queries):
+        scores, values = forward_and_backward(queries, HEAD_DIM, keys), forward_and_backward(queries, keys, HEAD_DIM)
+        products += [(heads, shape) for shape in scores + values]
+    return products
 
 
 def of_muon(model: train.GPT) -> list[Product]:
@@ -64,18 +67,39 @@ def of_muon(model: train.GPT) -> list[Product]:
     ]
 
 
-def prepared(products: list[Product]) -> Callable[[object], None]:
+def prepared(products: list[Product]) -> Callable[[], None]:
     """Return a function that computes the products, each with its own operands."""
     operands = [
         (mx.random.normal((count, rows, inner)), mx.random.normal((count, inner, columns)))
         for count, (rows, inner, columns) in products
     ]
     mx.eval(operands)
+    return lambda: mx.eval([a @ b for a, b in operands])
 
-    def run(_: object) -> None:
-        mx.eval([a @ b for a, b in operands])
 
-    return run
+@functools.cache
+def prepared_gradients() -> Callable[[], None]:
+    return prepared(of_gradients(train.replica()))
+
+
+def compute_products(_values: Any, _results: Any, micro_steps: np.ndarray) -> None:
+    """Compute what a worker's share of a step needs."""
+    for _ in micro_steps:
+        prepared_gradients()()
+
+
+def compute_muon(shapes: list[tuple[int, int]]) -> None:
+    """Compute Muon's products as the step does, by NumPy on a thread per core."""
+    for rows, columns in sorted(set(shapes)):
+        stack = np.ones((shapes.count((rows, columns)), rows, columns), np.float32)
+        square = np.ones((len(stack), rows, rows), np.float32)
+
+        def products(x: np.ndarray, square: np.ndarray = square) -> np.ndarray:
+            for _ in range(MUON_STEPS):
+                x @ x.swapaxes(-1, -2), square[: len(x)] @ square[: len(x)], square[: len(x)] @ x
+            return x
+
+        train.on_threads(products, stack)
 
 
 def flops(products: list[Product]) -> int:
@@ -89,39 +113,28 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    workers, bare_workers = Workers(WORKERS, train.gradients_of), Workers(WORKERS, compute_products)
     mx.random.seed(train.SEED)
     model = train.GPT()
-    mx.eval(model.parameters())
-    optimizer = train.make_optimizer()
-    optimizer.init(model.trainable_parameters())
-    zeros = tree_map(mx.zeros_like, model.trainable_parameters())
-    mx.eval(zeros)
-    micro_step = train.make_micro_step(model)
-    tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=(DEVICE_BATCH_SIZE, MAX_SEQ_LEN + 1))
-    inputs, targets = tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)
-
-    def step() -> None:
-        gradients = zeros
-        for _ in range(MICRO_STEPS):
-            _, gradients = micro_step(inputs, targets, gradients)
-        optimizer.update(model, gradients)
-        mx.eval(model.state, optimizer.state)
-
-    gradient_products, muon_products = of_gradients(model), of_muon(model)
-    parts = [prepared(gradient_products) for _ in range(WORKERS)]
-    muon = prepared(muon_products)
+    parameters = train.flat_parameters(model)
+    state = train.optimizer_state(parameters)
+    mx.eval(parameters, state)
+    step = train.step_on_a_cpu(workers)
+    tokens = np.random.default_rng(0).integers(VOCAB_SIZE, size=(MICRO_STEPS, DEVICE_BATCH_SIZE, MAX_SEQ_LEN + 1))
+    inputs, targets = tokens[..., :-1].astype(np.int32), tokens[..., 1:].astype(np.int32)
+    names = [name for each in train.muon_stacks(parameters).values() for name in each]
+    shapes = [(min(parameters[name].shape), max(parameters[name].shape)) for name in names]
 
     def bare() -> None:
-        for _ in range(MICRO_STEPS):
-            list(train.on_workers(lambda part: part(None), parts))
-        muon(None)
+        bare_workers.run({"none": np.zeros(1, np.float32)}, [(np.arange(MICRO_STEPS),)] * WORKERS)
+        compute_muon(shapes)
 
     steps, products = [], []
     for _ in itertools.repeat(None, ROUNDS):
-        steps.append(timed(step))
+        steps.append(timed(lambda: step(parameters, state, mx.array(1.0), inputs, targets)))
         products.append(timed(bare))
     whole, arithmetic = statistics.median(steps), statistics.median(products)
-    work = MICRO_STEPS * WORKERS * flops(gradient_products) + flops(muon_products)
+    work = MICRO_STEPS * WORKERS * flops(of_gradients(model)) + flops(of_muon(model))
     print(
         f"step {1000 * whole:.0f} ms, its products alone {1000 * arithmetic:.0f} ms ({work / arithmetic / 1e9:.0f} "
         f"GFLOP/s on {WORKERS} threads): {100 * arithmetic / whole:.0f} % of the step"

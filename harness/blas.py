@@ -19,6 +19,10 @@ from importlib import metadata
 SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 WHEEL = "scipy-openblas32"
 SYSTEM_LIBRARY = "libopenblas.so.0"
+# train.py has one worker per core, and a threaded product would wait for its slowest thread: with one other busy process
+# on 2 cores, a step took three times as long. Set when this module is imported, before NumPy reads it for its own BLAS.
+if sys.platform == "linux":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @functools.cache
@@ -33,9 +37,6 @@ def load() -> str | None:
     if "mlx.core" in sys.modules:
         print("warning: OpenBLAS was not loaded: call blas.load() before the first import of mlx", file=sys.stderr)
         return None
-    # train.py has one worker per core, and a threaded product would wait for its slowest thread: with one other busy
-    # process on 2 cores, a step took three times as long.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # numpy ships its own OpenBLAS with 64-bit integers. Importing numpy first binds its symbols to that copy, before
     # another one with some of the same names becomes global.
     import numpy  # noqa: F401
