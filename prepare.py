@@ -9,7 +9,7 @@ The implementation is in harness/, which no candidate may change either:
     handover, evaluator      how a run passes its model to the process that computes the metric
     scoring                  the metric, and the check that a model does not look at later tokens
     dataset, snapshot        documents from each source, and the snapshots built from them
-    blas                     fast matrix products on a Linux CPU
+    blas, workers            fast matrix products on a Linux CPU, and a process for each of its cores
 
 All data is stored under CACHE_DIR (docs/data.md):
     shards/<source>/     downloaded files, kept

@@ -1,9 +1,9 @@
 """Measure the peak memory of a training step and of the evaluation at the `mac` profile: ours and the MLX port's.
 
-    uv run python -m benchmarks.memory --port DIR
+    uv run python -m benchmarks.memory --port DIR [--rows 4]
 
-Memory is what MLX counts (mx.get_peak_memory), in float32 on a CPU, with the same documents and the port's defaults.
-One optimizer step and one evaluation batch reach the peak. The port's step is cut to one micro-step, which saves it one
+Memory is what MLX counts (mx.get_peak_memory), in float32 on a CPU, with the same documents and the port's defaults;
+ours takes the path of a GPU, whose attention is not fused here. One optimizer step and one evaluation batch reach the peak. The port's step is cut to one micro-step, which saves it one
 copy of the gradients; its evaluation batch of 256 rows goes through the model 32 rows at a time, so 32 rows are enough.
 Our evaluation runs the exported model, counted once for each of the evaluator's processes. Takes ten minutes.
 """
@@ -25,32 +25,29 @@ from benchmarks.recipe import START
 OURS = """
 import tempfile
 from pathlib import Path
-import numpy as np
 import train
 from prepare import EVAL_LOGITS_BYTES, MAX_SEQ_LEN, VOCAB_SIZE, _trace
 from harness import evaluator, scoring
 import mlx.core as mx
-from mlx.utils import tree_map
+import numpy as np
 
+# The GPU's path, in the type that a CPU is fast at.
+train.ON_CPU, train.ROWS = False, ROWS_GIVEN
 mx.random.seed(train.SEED)
 model = train.GPT()
-mx.eval(model.parameters())
-optimizer = train.make_optimizer()
-optimizer.init(model.trainable_parameters())
-gradients = tree_map(mx.zeros_like, model.trainable_parameters())
-mx.eval(gradients)
-micro_step = train.make_micro_step(model)
+parameters = train.flat_parameters(model)
+state = train.optimizer_state(parameters)
+mx.eval(parameters, state)
+step = train.step_on_a_gpu(model)
 
 def rows(count):
     return np.random.default_rng(0).integers(VOCAB_SIZE, size=(count, MAX_SEQ_LEN + 1)).astype(np.int32)
 
-for _ in range(train.MICRO_STEPS):
-    block = rows(train.DEVICE_BATCH_SIZE)
-    _, gradients = micro_step(block[:, :-1], block[:, 1:], gradients)
-optimizer.update(model, gradients)
-mx.eval(model.state, optimizer.state)
+block = rows(train.ROWS)[None]
+mx.eval(step(parameters, state, mx.array(1.0), block[..., :-1].copy(), block[..., 1:].copy()))
 print("training", mx.get_peak_memory())
-del gradients, optimizer, micro_step
+train.load_parameters(model, parameters)
+del step
 mx.clear_cache()
 mx.reset_peak_memory()
 batch = max(1, min(train.EVAL_BATCH_SIZE, EVAL_LOGITS_BYTES // (4 * MAX_SEQ_LEN * VOCAB_SIZE)))
@@ -80,9 +77,9 @@ def replaced(source: str, **constants: float) -> str:
     return source
 
 
-def ours(cache: str) -> tuple[float, float]:
+def ours(cache: str, rows: int) -> tuple[float, float]:
     """Return the megabytes of training and of evaluation."""
-    out = run([sys.executable, "-c", OURS], ROOT, AUTORESEARCH_CACHE=cache)
+    out = run([sys.executable, "-c", OURS.replace("ROWS_GIVEN", str(rows))], ROOT, AUTORESEARCH_CACHE=cache)
     found = dict(line.split() for line in out.splitlines())
     return int(found["training"]) / 2**20, int(found["evaluation"]) / 2**20
 
@@ -106,7 +103,9 @@ def theirs(port: Path, scratch: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure peak memory at the mac profile: ours and the MLX port's.")
     parser.add_argument("--port", type=Path, required=True, help="a checkout of trevin-creator/autoresearch-mlx")
-    port = parser.parse_args().port.resolve()
+    parser.add_argument("--rows", type=int, default=4, help="rows in a micro-step of ours (default: 4, the port's)")
+    options = parser.parse_args()
+    port = options.port.resolve()
     with tempfile.TemporaryDirectory() as name:
         cache, scratch = str(Path(name) / "cache"), Path(name) / "port"
         shards = scratch / ".cache" / "autoresearch" / "data"
@@ -114,7 +113,7 @@ def main() -> None:
         prepare = [sys.executable, "prepare.py", "--source", str(shards), "--profile", "mac"]
         run(prepare, ROOT, AUTORESEARCH_CACHE=cache)
         print(f"mac profile, float32, the port at {commit_of(port)}")
-        training, evaluation = ours(cache)
+        training, evaluation = ours(cache, options.rows)
         print(f"ours {training:,.0f} MB in training, {evaluation:,.0f} MB in evaluation", flush=True)
         other = theirs(port, scratch)
         print(f"port {other:,.0f} MB in both\nours takes {max(training, evaluation) / other:.2f} times that")

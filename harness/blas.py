@@ -19,8 +19,8 @@ from importlib import metadata
 SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 WHEEL = "scipy-openblas32"
 SYSTEM_LIBRARY = "libopenblas.so.0"
-# train.py has one worker per core, and a threaded product would wait for its slowest thread: with one other busy process
-# on 2 cores, a step took three times as long. Set when this module is imported, before NumPy reads it for its own BLAS.
+# train.py has one worker per core, and a threaded product would wait for its slowest thread: with one other busy
+# process on 2 cores, a step took three times as long. Set here, before NumPy is imported and reads it for its own BLAS.
 if sys.platform == "linux":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

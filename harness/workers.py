@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Values = dict[str, npt.NDArray[np.float32]]
-# (values, results, *arrays of its part) -> anything small. It writes the results: arrays of the values' names and shapes.
+# (values, results, *arrays of its part) -> anything small. It fills the results, which have names and shapes of values.
 Work = Callable[..., Any]
 
 

@@ -23,7 +23,7 @@ from agent.execution.process import Observer
 from agent.execution.setup import set_up
 from agent.field import plan, runs
 from agent.field.machine import facts, public
-from agent.field.runs import Recipe, limited, measured, repeated, with_figures
+from agent.field.runs import limited, measured, repeated, with_figures
 from agent.field.session import short_session
 from agent.field.stop import Stop
 from agent.format import counted, duration, one_line
@@ -46,7 +46,7 @@ LARGEST_BY_DEFAULT = 8
 # A size may take this many times its share before it is stopped.
 PATIENCE = 3.0
 FIRST_TRIES = 3
-BATCH, STARTUP = "TOTAL_BATCH_SIZE", "STARTUP_STEPS"
+BATCH = "TOTAL_BATCH_SIZE"  # tokens in a step
 
 
 def measure_machine(folder: Path, minutes: float, sandbox: Mode, setup: bool) -> tuple[dict[str, Any], int]:
@@ -110,7 +110,7 @@ class Field:
         self._runner, self._stop, self._began = runner, stop, time.monotonic()
         self._logs = runner.workspace.folder / ".autoresearch" / "field"
         self._observer = Observer(tick=lambda _: stop.raise_if_immediate())
-        self._recipe = Recipe()
+        self._batch: int | None = None
         self._baseline: list[Run] = []
         self._plan: plan.Plan | None = None
         self._left_out: list[str] = []
@@ -197,10 +197,8 @@ class Field:
         for path, text in files.items():
             if path.endswith(".py"):
                 found |= {name: constant.value for name, constant in constants(text, known).items()}
-        batch, startup = found.get(BATCH), found.get(STARTUP)
-        self._recipe = Recipe(
-            batch if isinstance(batch, int) and batch > 0 else None, startup if isinstance(startup, int) else 0
-        )
+        batch = found.get(BATCH)
+        self._batch = batch if isinstance(batch, int) and batch > 0 else None
         space: Space | None = self._attempt("sizes", lambda: space_of(files, known))
         if space is None or size_of(space) is None:
             self._left_out.append(f"sizes: the recipe has no searched constant {SIZE}")
@@ -218,7 +216,7 @@ class Field:
         runner = dataclasses.replace(self._runner, training_seconds=min(plan.SHORTEST, self._longest))
         commit, log = runner.workspace.head, self._logs / "first.log"
         for number in range(1, FIRST_TRIES + 1):
-            first = measured(runner, commit, log, self._recipe, self._observer)
+            first = measured(runner, commit, log, self._batch, self._observer)
             self.data["first"] = first
             self._tell("first run", first)
             if first["fault"] is None or number == FIRST_TRIES:
@@ -229,7 +227,7 @@ class Field:
 
     def _repeat(self, runner: Runner, number: int, count: int) -> None:
         say(f"run {number} of {count}")
-        run, found = repeated(runner, tuple(self._baseline), self._recipe, self._observer)
+        run, found = repeated(runner, tuple(self._baseline), self._batch, self._observer)
         self.data["runs"].append(found)
         if run.metric is not None:
             self._baseline.append(run)
@@ -249,7 +247,7 @@ class Field:
                 commit = workspace.commit_candidate(ref, commit, files, f"{SIZE} {value}")
             runner = limited(self._runner, parts.size_training, limit)
             log = self._logs / f"size-{value}.log"
-            found = measured(runner, commit, log, self._recipe, self._observer)
+            found = measured(runner, commit, log, self._batch, self._observer)
             self.data["sizes"].append({"value": value, "run": found})
             self._tell(f"{SIZE} {value}", found)
             if (found["error"] or "").startswith(("timed out", "out of memory")) and parts.sizes[number + 1 :]:

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,6 @@ PARTS = {
     "first step": rf"^first step[^:\n]*: {NUMBER}s.*$",
     "evaluation": rf"^evaluation: {NUMBER}s.*$",
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Constants of the recipe, which its summary leaves out.
-
-    Attributes:
-        batch: tokens in a step; None if unknown.
-        startup: steps at the start that are not counted as training.
-    """
-
-    batch: int | None = None
-    startup: int = 0
 
 
 def with_figures(protocol: Protocol) -> Protocol:
@@ -67,7 +54,7 @@ def limited(runner: Runner, training: float, limit: float) -> Runner:
     )
 
 
-def measured(runner: Runner, commit: str, log: Path, recipe: Recipe, observer: Observer) -> dict[str, Any]:
+def measured(runner: Runner, commit: str, log: Path, batch: int | None, observer: Observer) -> dict[str, Any]:
     """Run a commit once and return its figures, or the reason of its failure.
 
     Raises:
@@ -79,11 +66,13 @@ def measured(runner: Runner, commit: str, log: Path, recipe: Recipe, observer: O
     except Interrupted:
         raise
     except (AutoresearchError, OSError) as error:
-        return figures(failed(error), recipe, time.monotonic() - began)
-    return figures(run, recipe, time.monotonic() - began)
+        return figures(failed(error), batch, time.monotonic() - began)
+    return figures(run, batch, time.monotonic() - began)
 
 
-def repeated(runner: Runner, before: Sequence[Run], recipe: Recipe, observer: Observer) -> tuple[Run, dict[str, Any]]:
+def repeated(
+    runner: Runner, before: Sequence[Run], batch: int | None, observer: Observer
+) -> tuple[Run, dict[str, Any]]:
     """Run the recipe as a baseline, which the session reuses, and return the run and its figures.
 
     Args:
@@ -101,7 +90,7 @@ def repeated(runner: Runner, before: Sequence[Run], recipe: Recipe, observer: Ob
         raise
     except (AutoresearchError, OSError) as error:
         run = failed(error)
-    return run, figures(run, recipe, time.monotonic() - began)
+    return run, figures(run, batch, time.monotonic() - began)
 
 
 def failed(error: AutoresearchError | OSError) -> Run:
@@ -109,17 +98,17 @@ def failed(error: AutoresearchError | OSError) -> Run:
     return Run(None, 0.0, error=f"the machine slept: {reason}" if isinstance(error, ExperimentError) else reason)
 
 
-def figures(run: Run, recipe: Recipe, wall: float) -> dict[str, Any]:
+def figures(run: Run, batch: int | None, wall: float) -> dict[str, Any]:
     """Return the figures of a run as plain data. Unknown ones are None.
 
     Args:
+        batch: tokens in a step; None if the recipe does not say.
         wall: seconds that the run took, with the room that it happened in.
     """
     told = run.secondary
     trained, steps = told.get("training_seconds", run.trained), told.get("num_steps")
-    counted = steps - recipe.startup if steps is not None and steps > recipe.startup else None
-    step = trained / counted if trained and counted else None
-    tokens = recipe.batch
+    step = trained / steps if trained and steps else None
+    tokens = batch
     if tokens is None and steps and told.get("total_tokens_M"):
         tokens = round(told["total_tokens_M"] * 1e6 / steps)
     return {

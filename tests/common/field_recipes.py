@@ -15,7 +15,6 @@ import time
 DEPTH = 4  # search: 1..8
 HEADS = 2  # search: off
 TOTAL_BATCH_SIZE = 1000  # search: off
-STARTUP_STEPS = 1  # search: off
 
 assert DEPTH % HEADS == 0
 

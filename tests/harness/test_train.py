@@ -60,7 +60,7 @@ def probe(script: Path, cache: Path, code: str) -> Any:
 
 
 SCRIPTS = ("train.py", "prepare.py", "examples/sieve/bench.py")
-MODULES = ("blas", "evaluation", "peeking", "products", "search", "verdict")
+MODULES = ("blas", "evaluation", "kernels", "peeking", "products", "search", "torch_step", "verdict")
 
 
 HELPFUL = [*([each] for each in SCRIPTS), *(["-m", f"benchmarks.{each}"] for each in MODULES)]
