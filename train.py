@@ -52,6 +52,7 @@ if PROFILE == "cpu":
     UNEMBEDDING_LR = 0.012  # search: 0.001..0.1 log
     SCALAR_LR = 0.1  # search: 0.01..1.0 log
     BIGRAM_ROWS = 5120  # search: 0 | 2048 | 5120 | 16384; rows of the table of token pairs, 0 for no table
+    CHECKPOINT = False  # search: off; less memory: compute a block's activations again in the backward pass
 else:
     DEPTH = 4  # search: 2..12
     HEAD_DIM = 128  # search: 64 | 128
@@ -64,6 +65,7 @@ else:
     UNEMBEDDING_LR = 0.004  # search: 0.0004..0.04 log
     SCALAR_LR = 0.5  # search: 0.05..1.0 log
     BIGRAM_ROWS = 16384  # search: 0 | 16384 | 40960; rows of the table of token pairs, 0 for no table
+    CHECKPOINT = False  # search: True | False; less memory: compute a block's activations again in the backward pass
 
 # These do not.
 ASPECT_RATIO = 64  # search: 32..128 log; width = DEPTH * ASPECT_RATIO
@@ -85,15 +87,15 @@ WARMUP_RATIO = 0.0  # search: 0.0..0.2
 WARMDOWN_RATIO = 0.5  # search: 0.0..1.0
 WARMDOWN_POWER = 1.2  # search: 0.8..2.0
 FINAL_LR_FRACTION = 0.0  # search: 0.0..0.2
-CHECKPOINT = False  # search: True | False; less memory: compute each block's activations again in the backward pass
+ATTENTION_BLOCKS = 2  # search: off; blocks of queries, on a CPU
 STARTUP_STEPS = 3  # search: off; they compile and fill caches, and change nothing
 SEED = 42  # search: off
 
-ATTENTION_BLOCKS = 2  # of queries, on a CPU
 WIDTH = DEPTH * ASPECT_RATIO
 assert WIDTH % HEAD_DIM == 0, "DEPTH * ASPECT_RATIO (the width) must be a multiple of HEAD_DIM"
 assert HEAD_DIM % 2 == 0, "HEAD_DIM must be even: rotary embeddings rotate pairs"
 assert WIDTH >= GATE_CHANNELS, "GATE_CHANNELS must be at most DEPTH * ASPECT_RATIO (the width)"
+assert BIGRAM_ROWS != 1, "BIGRAM_ROWS must be 0 or at least 2: the last row is for a row's first token"
 assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * MAX_SEQ_LEN) == 0, "TOTAL_BATCH_SIZE must be a multiple of a micro-step"
 assert TOTAL_BATCH_SIZE >= DEVICE_BATCH_SIZE * MAX_SEQ_LEN, "TOTAL_BATCH_SIZE must be at least one micro-step"
 assert WARMUP_RATIO + WARMDOWN_RATIO <= 1, "WARMUP_RATIO + WARMDOWN_RATIO must be at most 1"
@@ -105,7 +107,8 @@ ON_CPU = mx.default_device() == mx.cpu
 # Weights are kept in float32; matrix products use this type. A CPU's BLAS has no bfloat16.
 DTYPE = mx.float32 if ON_CPU else mx.bfloat16
 # On a CPU, MLX runs one operation at a time, mostly on one core: use a process per core, each with some rows.
-WORKERS = max(n for n in range(1, blas.cores() + 1) if DEVICE_BATCH_SIZE % n == 0) if ON_CPU else 1
+CORES = blas.cores() if ON_CPU and sys.platform == "linux" else 1
+WORKERS = max(n for n in range(1, CORES + 1) if DEVICE_BATCH_SIZE % n == 0)
 # What a row of a micro-step takes, measured for the mac profile: 540 MB, for 4 layers of width 256 and 2,048 tokens.
 ROW_BYTES = 260 * MAX_SEQ_LEN * DEPTH * WIDTH
 

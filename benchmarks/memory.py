@@ -3,9 +3,10 @@
     uv run python -m benchmarks.memory --port DIR [--rows 4]
 
 Memory is what MLX counts (mx.get_peak_memory), in float32 on a CPU, with the same documents and the port's defaults;
-ours takes the path of a GPU, whose attention is not fused here. One optimizer step and one evaluation batch reach the peak. The port's step is cut to one micro-step, which saves it one
-copy of the gradients; its evaluation batch of 256 rows goes through the model 32 rows at a time, so 32 rows are enough.
-Our evaluation runs the exported model, counted once for each of the evaluator's processes. Takes ten minutes.
+ours takes the path of a GPU, whose attention is not fused here. One optimizer step and one evaluation batch reach the
+peak. Both steps are cut to one micro-step, which saves the port one copy of the gradients; its evaluation batch of 256
+rows goes through the model 32 rows at a time, so 32 rows are enough. Our evaluation runs the exported model, counted
+once for each of the evaluator's processes. Takes ten minutes.
 """
 
 from __future__ import annotations

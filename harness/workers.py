@@ -10,6 +10,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -37,6 +38,8 @@ class Workers:
         self._work = work
         self._sets: list[Values] = []  # the values, then the results of each process
         self._others: list[tuple[Connection, ForkProcess]] = []
+        if count == 1:
+            return
         self._memory = os.memfd_create("workers")
         context = multiprocessing.get_context("fork")
         for number in range(1, count):
@@ -56,14 +59,11 @@ class Workers:
             parts: as many as there are processes.
 
         Raises:
-            Exception: what `work` raised in any process.
+            RuntimeError: `work` failed in another process. Its own exceptions pass.
+            SystemExit: another process ended.
         """
         if not self._sets:
-            shapes = {name: value.shape for name, value in values.items()}
-            os.ftruncate(self._memory, (2 + len(self._others)) * sum(value.nbytes for value in values.values()))
-            self._sets = _arrays(self._memory, shapes)
-            for connection, _ in self._others:
-                connection.send(shapes)
+            self._sets = self._shared(values)
         for name in values:
             self._sets[0][name][...] = values[name]
         for (connection, process), part in zip(self._others, parts[1:], strict=True):
@@ -74,9 +74,19 @@ class Workers:
             with _ending_as(process):
                 answers.append(connection.recv())
         for answer in answers:
-            if isinstance(answer, Exception):
+            if isinstance(answer, RuntimeError):
                 raise answer
         return list(zip(self._sets[1:], answers, strict=True))
+
+    def _shared(self, values: Values) -> list[Values]:
+        """Return the arrays that this process and the others see, and tell the others their shapes."""
+        if not self._others:
+            return [{name: np.empty_like(value) for name, value in values.items()} for _ in range(2)]
+        shapes = {name: value.shape for name, value in values.items()}
+        os.ftruncate(self._memory, (2 + len(self._others)) * sum(value.nbytes for value in values.values()))
+        for connection, _ in self._others:
+            connection.send(shapes)
+        return _arrays(self._memory, shapes)
 
 
 def _arrays(memory: int, shapes: Mapping[str, tuple[int, ...]]) -> list[Values]:
@@ -93,14 +103,15 @@ def _arrays(memory: int, shapes: Mapping[str, tuple[int, ...]]) -> list[Values]:
 
 @contextlib.contextmanager
 def _ending_as(process: ForkProcess) -> Iterator[None]:
-    """End this process by the signal that killed a worker, so that whoever reads the log sees one cause."""
+    """End this process as a worker ended, by its signal or exit code: whoever reads the log then sees one cause."""
     try:
         yield
     except (EOFError, OSError):
         process.join()
-        if process.exitcode is not None and process.exitcode < 0:
-            os.kill(os.getpid(), -process.exitcode)
-        raise
+        code = process.exitcode or 1
+        if code < 0:
+            os.kill(os.getpid(), -code)
+        raise SystemExit(code) from None
 
 
 def _serve(connection: Connection, open_ends: Sequence[Connection], work: Work, memory: int, number: int) -> None:
@@ -113,9 +124,9 @@ def _serve(connection: Connection, open_ends: Sequence[Connection], work: Work, 
         sets = _arrays(memory, shapes)
         while True:
             part = connection.recv()
-            answer: Any
             try:
                 answer = work(sets[0], sets[1 + number], *part)
-            except Exception as error:
-                answer = error
+            except Exception:
+                # As text: not every exception can be pickled.
+                answer = RuntimeError(f"a worker failed:\n{traceback.format_exc()}")
             connection.send(answer)
