@@ -6,6 +6,7 @@ loaded before MLX: the dynamic linker finds it first, so MLX calls it.
 prepare.py and train.py call this. It does nothing on macOS, on CUDA, or if a piece is missing.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from importlib import metadata
+from pathlib import Path
 
 # The CBLAS functions that libmlx.so uses. LAPACK is not replaced: training factorizes no matrices.
 SYMBOLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
@@ -53,8 +55,12 @@ def load() -> str | None:
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPU cores that this process may use, by its affinity and its container's quota."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no such file, or a quota of "max"
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        found = min(found, max(1, round(quota / period)))
+    return found
 
 
 def _version(distribution: str) -> str | None:

@@ -91,6 +91,8 @@ class Workers:
 
 def _arrays(memory: int, shapes: Mapping[str, tuple[int, ...]]) -> list[Values]:
     """Return all sets of float32 arrays in shared memory."""
+    if not shapes:  # the other end closed before it sent any
+        return []
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
     return [
         {
@@ -108,10 +110,11 @@ def _ending_as(process: ForkProcess) -> Iterator[None]:
         yield
     except (EOFError, OSError):
         process.join()
-        code = process.exitcode or 1
+        code = process.exitcode or 0
         if code < 0:
             os.kill(os.getpid(), -code)
-        raise SystemExit(code) from None
+        # A positive exit code has its message in the log already.
+        raise SystemExit(code or "error: a worker process ended without a result") from None
 
 
 def _serve(connection: Connection, open_ends: Sequence[Connection], work: Work, memory: int, number: int) -> None:
@@ -119,14 +122,20 @@ def _serve(connection: Connection, open_ends: Sequence[Connection], work: Work, 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for end in open_ends:  # copies of the parent's ends, which would keep them open
         end.close()
-    with contextlib.suppress(EOFError, OSError):
-        shapes = connection.recv()
-        sets = _arrays(memory, shapes)
-        while True:
-            part = connection.recv()
-            try:
-                answer = work(sets[0], sets[1 + number], *part)
-            except Exception:
-                # As text: not every exception can be pickled.
-                answer = RuntimeError(f"a worker failed:\n{traceback.format_exc()}")
+    received = _received(connection)
+    sets = _arrays(memory, next(received, {}))
+    for part in received:
+        try:
+            answer = work(sets[0], sets[1 + number], *part)
+        except Exception:
+            # As text: not every exception can be pickled.
+            answer = RuntimeError(f"a worker failed:\n{traceback.format_exc()}")
+        with contextlib.suppress(OSError):
             connection.send(answer)
+
+
+def _received(connection: Connection) -> Iterator[Any]:
+    """Yield what is sent until the other end closes."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            yield connection.recv()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.journal.experiment import Fault
 
-LONGEST_LOG = 2**20  # characters at its end that are searched
+LONGEST_LOG = 2**16  # characters at its end that are searched: the patterns take quadratic time at worst
 
 # What a process that fails says last: the exception of a traceback, an exception that nothing caught in C++, or the
 # message of a program without exceptions. A progress bar may have left the line open.
@@ -43,7 +43,7 @@ _TEXTS: tuple[tuple[Fault, str], ...] = (
         r"|(?:cuda|hip)Error(?:IllegalAddress|IllegalInstruction|MisalignedAddress|LaunchFailure|HardwareStackError)"
         r"|CUDA_ERROR_(?:ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|MISALIGNED_ADDRESS|LAUNCH_FAILED|HARDWARE_STACK_ERROR)"
         # 1, 13 and 14: the library could not be initialized, failed to execute, or had an internal error.
-        r"|\bcublas\w*\(.*\) failed with code: (?:1|13|14)\."
+        r"|\bcublas\w{0,40}\(.{0,300}\) failed with code: (?:1|13|14)\."
         r"|CU(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|EXECUTION_FAILED|INTERNAL_ERROR(?!_\w*ALLOC))",
     ),
     ("leak", r"\[metal::malloc\] Resource limit"),
@@ -102,8 +102,9 @@ def fault_of_evaluator(reason: str, log: Path) -> Fault:
         reason: why the evaluator refused the model.
         log: the evaluator's own log, in which a worker that the GPU's driver aborted leaves its error.
     """
-    found = fault_in(1, reason.rpartition("cannot be evaluated: ")[2])
-    return found or (fault_in(1, log.read_text(errors="replace")) if log.exists() else "")
+    *_, told = reason.rpartition("cannot be evaluated: ")
+    crashed = "crashed the process that evaluated it" in reason
+    return fault_in(1, told) or (fault_in(1, log.read_text(errors="replace")) if crashed and log.exists() else "")
 
 
 def described(fault: Fault) -> str:

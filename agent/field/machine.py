@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ except Exception as error:
 print(json.dumps(facts, default=str))
 """
 PATH = re.compile(r"(?<![\w.])~?/(?:[^\s/'\":,;()]+/)*")
+QUOTED_PATH = re.compile(r"""(['"])~?/[^'"\n]*/([^'"/\n]*)(?=\1)""")  # may contain spaces
 SHORTEST_NAME = 2
 
 
@@ -75,11 +77,21 @@ def facts(runner: Runner, observer: Observer) -> dict[str, str]:
 
 def public(text: str) -> str:
     """Remove folders, the user's name and the host's name from a text that a run has written."""
-    text = PATH.sub("", text)
+    for folder in sorted(_folders(), key=len, reverse=True):
+        text = text.replace(folder, "")
+    text = PATH.sub("", QUOTED_PATH.sub(r"\1\2", text))
     for name in {*_names()}:
         if len(name) >= SHORTEST_NAME:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "...", text)
     return text
+
+
+def _folders() -> set[str]:
+    """Return the folders that errors are likely to name, which may contain any character."""
+    found = {Path.cwd(), Path(sys.prefix), Path(tempfile.gettempdir()), fingerprint.cache_folder()}
+    with contextlib.suppress(RuntimeError):
+        found.add(Path.home())
+    return {str(each) for folder in found for each in (folder, folder.resolve()) if len(folder.parts) > 1}
 
 
 def device_line(info: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ class Pending:
         rebases: number of those that were accepted after the machine's state had changed.
         rebased_at: number of runs of the candidate before the latest rebase.
         faulted: number of faults of the GPU in a row that ended runs of the candidate.
+        provoked: whether the faults of an earlier version were its own.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Pending:
     rebases: int = 0
     rebased_at: int = 0
     faulted: int = 0
+    provoked: bool = False
 
     @property
     def experiment(self) -> Experiment:
@@ -271,7 +273,8 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
     run, of = run_of(data), data.get("of")
     pending = replace(pending, started=None, started_at=None)
     if of is None:
-        return replace(state, pending=replace(pending, runs=(*pending.runs, run), faulted=0))
+        provoked = pending.provoked or bool(data.get("provoked"))
+        return replace(state, pending=replace(pending, runs=(*pending.runs, run), faulted=0, provoked=provoked))
     again = replace(state.experiments[of], heldout_runs=(*state.experiments[of].heldout_runs, run))
     experiments = (*state.experiments[:of], again, *state.experiments[of + 1 :])
     pending = replace(pending, refreshed=pending.refreshed + 1)

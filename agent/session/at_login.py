@@ -51,8 +51,10 @@ class Starter:
         """Write the file, readable by the user only, and enable it.
 
         Returns:
-            What was written, when it takes effect, and how to remove it.
+            What was written, the first time with its text, when it takes effect, and how to remove it.
         """
+        # The file at login writes its output to a log, where the text need not be again.
+        shown = [] if self.path.exists() else [line for line in self.text.splitlines() if line]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, self.text, mode=0o600)
         for link in _links(self.path):
@@ -64,7 +66,7 @@ class Starter:
         when = "systemd starts it at login, or at boot after `loginctl enable-linger`"
         return [
             f"after a reboot this session continues at your next login: wrote {self.path}",
-            *(line for line in self.text.splitlines() if line),
+            *shown,
             f"{when if _links(self.path) else 'launchd starts it at login'}; it is removed when the session ends, or "
             f"with `rm {files}`",
         ]
@@ -206,6 +208,7 @@ def _plist(name: str, command: list[str], kept: Mapping[str, str], log: str) -> 
             "EnvironmentVariables": dict(kept),
             "RunAtLoad": True,
             "ProcessType": "Interactive",
+            "Umask": 0o077,
             "StandardOutPath": log,
             "StandardErrorPath": log,
         },
@@ -231,6 +234,8 @@ def _unit(title: str, command: list[str], kept: Mapping[str, str], log: str) -> 
             *(f"Environment={_quoted(f'{name}={value}')}" for name, value in kept.items()),
             "Restart=no",
             "OOMPolicy=continue",
+            "KillMode=mixed",  # the program ends its runs itself, so that none looks like a crash
+            "UMask=0077",
             f"StandardOutput=append:{_escaped(log)}",
             f"StandardError=append:{_escaped(log)}",
             "",

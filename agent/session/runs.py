@@ -89,17 +89,23 @@ class Runs:
         watch = self._watch(log, incumbent) if self._prune else None
         observer = Observer(self._started(log), self._tick(log, watch))
         while (run := self._undisturbed(lambda: measure(self._runner, commit, log, observer, held))).fault:
-            self._wait_for_repeat(run)
-            suspect = self._pending.faulted % faults.SUSPICIOUS == 0
-            if suspect and self._runs_now(incumbent) and faults.is_own(self._journal.state, self._pending):
+            again = self._pending.provoked
+            if again or self._is_own(run, incumbent):
                 count = self._pending.faulted
                 # A smaller device batch may help against the watchdog. Anything else is a crash like any other.
                 if run.fault != "watchdog":
-                    error = f"crashed {counted(count, 'time')} in a row while #{incumbent.number} ran: {run.error}"
+                    times = f"{counted(count, 'time')} in a row while #{incumbent.number} ran"
+                    error = f"crashed {'like the version before it' if again else times}: {run.error}"
                     run = dataclasses.replace(run, fault="", error=error)
                 self._measured(run, provoked=count)
                 return
         self._measured(run)
+
+    def _is_own(self, run: Run, incumbent: Experiment) -> bool:
+        """Wait until a run that a fault ended may be repeated. Return whether the candidate itself is to blame."""
+        self._wait_for_repeat(run)
+        suspect = self._pending.faulted % faults.SUSPICIOUS == 0
+        return suspect and self._runs_now(incumbent) and faults.is_own(self._journal.state, self._pending)
 
     def _runs_now(self, incumbent: Experiment) -> bool:
         """Run the incumbent. Return whether it succeeded at once, so that the machine is not to blame."""
@@ -189,9 +195,14 @@ class Runs:
         """Repeat a run until the machine does not sleep through it."""
         while True:
             try:
-                return run_once()
+                run = run_once()
             except Suspended as pause:
                 self._journal.append("interrupted", number=self._pending.number, reason=str(pause))
+                continue
+            if run.metric is None:
+                # A shutdown may have ended the run's processes as well: then its failure is not the candidate's.
+                self._interrupts.raise_if_immediate()
+            return run
 
     def _repeated(self, run_once: Callable[[], Run], *, most: int | None, **more: Any) -> Run:
         """Repeat a run until no fault of the GPU ends it.

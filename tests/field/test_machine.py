@@ -65,5 +65,12 @@ def test_folders_and_names_are_removed_from_a_text() -> None:
     assert socket.gethostname() not in shown.split()
 
 
+def test_folders_with_spaces_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert public("no '/Users/Jane Doe/private plan/x.bin' here") == "no 'x.bin' here"
+    (folder := tmp_path / "private plan (secret)").mkdir()
+    monkeypatch.chdir(folder)
+    assert public(f"{folder}/train.py failed") == "train.py failed"
+
+
 def test_fractions_and_words_stay() -> None:
     assert public("3/4 of the steps/s, and/or 1.5 GB") == "3/4 of the steps/s, and/or 1.5 GB"

@@ -267,7 +267,7 @@ def test_a_warm_up_leaves_no_trace(embedded: Path, tmp_path: Path) -> None:
     code += """
 step = train.step_on_a_cpu(workers)
 cold, _ = three_steps(step)
-train.warm_up(step, parameters, state, inputs, targets)
+train.warm_up(step, parameters, state)
 warm, _ = three_steps(step)
 result = [difference(cold, warm), state["steps"].item()]
 """
@@ -356,10 +356,11 @@ result = [list(logits.shape) == [1, train.MAX_SEQ_LEN, train.VOCAB_SIZE], train.
 def test_small_gpus_get_fewer_rows(embedded: Path, tmp_path: Path, gigabytes: int, rows: int) -> None:
     script = variant(tmp_path)
     script.write_text(script.read_text().replace('if PROFILE == "cpu":', "if False:"))
-    code = (
-        f"train.ROW_BYTES = 260 * 2048 * train.DEPTH * train.WIDTH\nresult = train.rows_that_fit({gigabytes} * 2**30)"
-    )
+    code = "train.ROW_BYTES = 260 * 2048 * train.DEPTH * train.WIDTH\n"
+    code += f"result = train.rows_of_a_micro_step({gigabytes} * 2**30)"
     assert probe(script, embedded, code) == rows
+    # Halving the batch after an error halves it on every GPU.
+    assert probe(script, embedded, f"train.DEVICE_BATCH_SIZE = 16\n{code}") == rows // 2
 
 
 def test_muon_updates_the_matrices_of_the_blocks(embedded: Path, tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def test_unit_holds_command_and_variables(home: Path, tmp_path: Path, monkeypatc
     assert [f"PATH={os.environ['PATH']}"] in given
     assert settings(made.text, "Restart") == ["no"]
     assert settings(made.text, "OOMPolicy") == ["continue"]
+    assert settings(made.text, "KillMode") == ["mixed"]
+    assert settings(made.text, "UMask") == ["0077"]
     assert settings(made.text, "WantedBy") == ["default.target"]
     log = tmp_path / ODD / ".autoresearch/sessions/t/at-login.log"
     assert settings(made.text, "StandardError") == [f"append:{log}".replace("%", "%%")]
