@@ -124,7 +124,7 @@ def rows_of_a_micro_step(memory: int) -> int:
     """
     rows, most = DEVICE_BATCH_SIZE, MOST_ROWS
     while memory and rows % 2 == 0 and most * ROW_BYTES > 0.4 * memory:
-        rows, most = rows // 2, most / 2
+        rows, most = rows // 2, most // 2
     return rows
 
 

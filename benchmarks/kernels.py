@@ -22,6 +22,7 @@ from prepare import MAX_SEQ_LEN
 
 # isort: split
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 # They move no data.
@@ -64,7 +65,7 @@ def main() -> None:
 
     def gradients(inputs: mx.array, targets: mx.array, *values: mx.array) -> list[mx.array]:
         train.load_parameters(model, dict(zip(names, values, strict=True)))
-        loss, found = train.nn.value_and_grad(model, train.loss_fn)(model, inputs, targets)
+        loss, found = nn.value_and_grad(model, train.loss_fn)(model, inputs, targets)
         return [loss, *dict(tree_flatten(found)).values()]
 
     def update(*values: mx.array) -> list[mx.array]:
@@ -79,7 +80,7 @@ def main() -> None:
         ]
 
     values = list(parameters.values())
-    work = {
+    work: dict[str, tuple[Callable[..., Any], tuple[mx.array, ...]]] = {
         f"gradients of {train.ROWS} rows": (gradients, (tokens, tokens, *values)),
         "update": (update, (*values, *values, *state.values())),
     }
