@@ -30,7 +30,7 @@ if __name__ == "__main__":
     print("training_seconds: 0.1")
     print("peak_vram_mb:     128.0")
     print("mfu_percent:      40.00")
-    print("num_steps:        11")
+    print("num_steps:        10")
 '''
 MEMORY = "RuntimeError: [metal::malloc] Attempting to allocate 1 bytes which is greater than the maximum"
 
