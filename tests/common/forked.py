@@ -91,6 +91,7 @@ def _become(folder: str, args: list[str], env: dict[str, str], names: list[str])
         )
         for number, errors in ((1, "strict"), (2, "backslashreplace"))
     )
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may run under nohup
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
