@@ -10,6 +10,7 @@ The implementation is in harness/, which no candidate may change either:
     scoring                  the metric, and the check that a model does not look at later tokens
     dataset, snapshot        documents from each source, and the snapshots built from them
     blas, workers            fast matrix products on a Linux CPU, and a process for each of its cores
+    device                   memory and speed of the device
 
 All data is stored under CACHE_DIR (docs/data.md):
     shards/<source>/     downloaded files, kept

@@ -12,7 +12,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 if __name__ == "__main__":  # before the data is loaded, so that --help works without it
@@ -32,6 +31,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+
+from harness import device
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray, int]]
 Arrays = dict[str, mx.array]  # parameters, gradients and moments, by name, such as `blocks.0.mlp.up.weight`
@@ -53,6 +54,7 @@ if PROFILE == "cpu":
     SCALAR_LR = 0.1  # search: 0.01..1.0 log
     BIGRAM_ROWS = 5120  # search: 0 | 2048 | 5120 | 16384; rows of the table of token pairs, 0 for no table
     CHECKPOINT = False  # search: off; less memory: compute a block's activations again in the backward pass
+    STARTUP_STEPS = 1  # search: off; micro-steps that fill caches and change nothing, before the clock starts
 else:
     DEPTH = 4  # search: 2..12
     HEAD_DIM = 128  # search: 64 | 128
@@ -66,6 +68,7 @@ else:
     SCALAR_LR = 0.5  # search: 0.05..1.0 log
     BIGRAM_ROWS = 16384  # search: 0 | 16384 | 40960; rows of the table of token pairs, 0 for no table
     CHECKPOINT = False  # search: True | False; less memory: compute a block's activations again in the backward pass
+    STARTUP_STEPS = 3  # search: off; micro-steps that compile and change nothing, before the clock starts
 
 # These do not.
 ASPECT_RATIO = 64  # search: 32..128 log; width = DEPTH * ASPECT_RATIO
@@ -88,7 +91,6 @@ WARMDOWN_RATIO = 0.5  # search: 0.0..1.0
 WARMDOWN_POWER = 1.2  # search: 0.8..2.0
 FINAL_LR_FRACTION = 0.0  # search: 0.0..0.2
 ATTENTION_BLOCKS = 2  # search: off; blocks of queries, on a CPU
-STARTUP_STEPS = 3  # search: off; they compile and fill caches, and change nothing
 SEED = 42  # search: off
 
 WIDTH = DEPTH * ASPECT_RATIO
@@ -129,8 +131,7 @@ def rows_of_a_micro_step(memory: int) -> int:
 
 
 # The number of rows in a micro-step does not change what a step computes.
-GPU_MEMORY = mx.device_info().get("memory_size", mx.device_info().get("total_memory", 0))
-ROWS = rows_of_a_micro_step(int(GPU_MEMORY)) if not ON_CPU else DEVICE_BATCH_SIZE
+ROWS = DEVICE_BATCH_SIZE if ON_CPU else rows_of_a_micro_step(device.gpu_memory())
 MICRO_STEPS = TOTAL_BATCH_SIZE // (ROWS * MAX_SEQ_LEN)
 
 
@@ -462,7 +463,7 @@ def muon_stacks(parameters: Arrays) -> dict[str, list[str]]:
 
 
 def wide(matrix: mx.array) -> mx.array:
-    """Transpose a matrix that has more rows than columns. It is its own inverse for the other kind."""
+    """Return a matrix, transposed if it has more rows than columns."""
     return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
 
 
@@ -489,7 +490,7 @@ def muon_direction(x: mx.array, variance: mx.array) -> tuple[mx.array, mx.array]
     As in NorMuon (arXiv 2510.05491), rows are divided by their root mean square and the norm of a matrix is kept.
     """
     x = x / (1.01 * norms(x) + 1e-7)  # in float32: a sum of so many bfloat16 squares can be far too small
-    x = mx.array(on_threads(orthogonalize, np.asarray(x))) if ON_CPU else orthogonalize(x.astype(DTYPE))
+    x = mx.array(device.on_threads(orthogonalize, np.asarray(x), WORKERS)) if ON_CPU else orthogonalize(x.astype(DTYPE))
     x = x.astype(mx.float32)
     if not MUON_BETA2:
         return x, variance
@@ -530,9 +531,9 @@ def update(parameters: Arrays, gradients: Arrays, state: Arrays, multiplier: mx.
             parameters[name] = parameters[name] - rate * multiplier * corrected * (first / (mx.sqrt(second) + 1e-10))
     for shape, names in muon_stacks(parameters).items():
         gradient = mx.stack([wide(gradients[name]) for name in names])
-        kept, fresh = MUON_MOMENTUM * state[f"{shape} first"], (1 - MUON_MOMENTUM) * gradient
-        first = state[f"{shape} first"] = kept + fresh
-        nesterov = MUON_MOMENTUM * first + fresh
+        share = (1 - MUON_MOMENTUM) * gradient
+        first = state[f"{shape} first"] = MUON_MOMENTUM * state[f"{shape} first"] + share
+        nesterov = MUON_MOMENTUM * first + share
         directions, state[f"{shape} second"] = muon_direction(nesterov, state[f"{shape} second"])
         for name, direction in zip(names, directions, strict=True):
             parameter = parameters[name]
@@ -698,30 +699,11 @@ def warm_up(step: Step, parameters: Arrays, state: Arrays) -> None:
         mx.eval(step(parameters, state, mx.array(1.0), tokens, tokens))
         if not number:
             print(f"first step, with any compilation: {time.perf_counter() - begun:.1f}s", flush=True)
-    limit_memory()
+    device.limit_memory(device.usable_memory())
     # Garbage collection takes up to half a second on a big heap, and a step creates no cycles.
     gc.collect()
     gc.freeze()
     gc.disable()
-
-
-def limit_memory() -> None:
-    """Set the limits of Metal's memory, from the device's own figures and from what the first steps took.
-
-    MLX itself fails only if a single buffer is too large: with more memory than the GPU may use, macOS swaps.
-
-    Raises:
-        MemoryError: the first steps took more than the GPU may use.
-    """
-    usable, peak = int(mx.device_info().get("max_recommended_working_set_size", 0)), mx.get_peak_memory()
-    if not usable:
-        return
-    if peak > usable:
-        raise MemoryError(f"a step takes {peak / 2**20:,.0f} MB, the GPU may use {usable / 2**20:,.0f} MB")
-    mx.set_memory_limit(usable)
-    mx.set_cache_limit(min(peak, usable - peak))
-    # Wired memory is not swapped out. No more than a step takes: to wire everything harms a Mac with 16 GB.
-    mx.set_wired_limit(min(usable, peak + peak // 4))
 
 
 def checked(loss: Any, step: int) -> float:
@@ -731,30 +713,6 @@ def checked(loss: Any, step: int) -> float:
     if loss > 2 * math.log(VOCAB_SIZE):
         sys.exit(f"error: training diverged: the loss is {loss:.1f} at step {step}, a learning rate may be too high")
     return float(loss)
-
-
-def on_threads(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Return `function` of an array whose first axis is divided over a thread per core."""
-    with ThreadPoolExecutor(WORKERS) as threads:
-        return np.concatenate(list(threads.map(function, np.array_split(x, min(WORKERS, len(x))))))
-
-
-def peak_flops() -> float:
-    """Return the peak FLOP/s of plain matrix products in DTYPE, one per worker, measured for about 0.2 s."""
-    size = 1024 if ON_CPU else 4096
-    a = mx.random.normal((size, size)).astype(DTYPE)
-    mx.eval(a)
-
-    def product(_: int) -> None:
-        mx.eval(a @ a)
-
-    product(0)
-    best, deadline = math.inf, time.perf_counter() + 0.2
-    with ThreadPoolExecutor(WORKERS) as threads:
-        while (begun := time.perf_counter()) < deadline:
-            list(threads.map(product, range(WORKERS)))
-            best = min(best, time.perf_counter() - begun)
-    return WORKERS * 2 * size**3 / best
 
 
 def main() -> None:
@@ -784,7 +742,9 @@ def main() -> None:
         sys.exit(f"error: training failed: val_bpb is {val_bpb}, a learning rate may be too high")
 
     flops = flops_per_token(model) * TOTAL_BATCH_SIZE * steps
-    peak = peak_flops()  # now, as the evaluator takes a core while it starts
+    peak = device.peak_flops(
+        DTYPE, 1024 if ON_CPU else 4096, WORKERS
+    )  # now, as the evaluator takes a core while it starts
     print(f"matrix products: {peak / 1e9:,.0f} GFLOP/s", flush=True)
     print("---")
     print(f"val_bpb:          {val_bpb:.6f}")

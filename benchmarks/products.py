@@ -25,6 +25,8 @@ from train import ATTENTION_BLOCKS, DEVICE_BATCH_SIZE, HEAD_DIM, MICRO_STEPS, MU
 import mlx.core as mx
 import numpy as np
 
+from harness import device
+
 ROUNDS = 30
 # Count, and the shape of (rows, inner) @ (inner, columns).
 Product = tuple[int, tuple[int, int, int]]
@@ -99,7 +101,7 @@ def compute_muon(shapes: list[tuple[int, int]]) -> None:
                 x @ x.swapaxes(-1, -2), square[: len(x)] @ square[: len(x)], square[: len(x)] @ x
             return x
 
-        train.on_threads(products, stack)
+        device.on_threads(products, stack, WORKERS)
 
 
 def flops(products: list[Product]) -> int:
