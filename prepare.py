@@ -9,6 +9,7 @@ The implementation is in harness/, which no candidate may change either:
     handover, evaluator      how a run passes its model to the process that computes the metric
     scoring                  the metric, and the check that a model does not look at later tokens
     dataset, snapshot        documents from each source, and the snapshots built from them
+    holdout                  documents that nothing is chosen by
     blas, workers            fast matrix products on a Linux CPU, and a process for each of its cores
     device                   memory and speed of the device
 
@@ -17,6 +18,7 @@ All data is stored under CACHE_DIR (docs/data.md):
     building/<request>/  a preparation in progress; one that was killed resumes from here
     requests/<request>   the snapshot that a request resolved to, so that repeating it is instant
     snapshots/<id>/      prepared data, named by its content hash and never changed
+    holdouts/<id>/       documents of a third split, which only the evaluator reads
     current              the id of the current snapshot
 """
 

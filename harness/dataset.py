@@ -24,22 +24,24 @@ import pyarrow
 import pyarrow.parquet
 import requests
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "holdout"]
 # report(step, done, total): progress of one step in any unit. total is None until known; done == total ends the step.
 Report = Callable[[str, int, int | None], None]
 
 CLIMBMIX = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
-CLIMBMIX_VALIDATION = 6542  # the last shard; shards 0 to 6541 are for training
+CLIMBMIX_VALIDATION = 6542  # the last shard
+CLIMBMIX_HOLDOUT = 6541  # the one before it; shards 0 to 6540 are for training
 TINYSTORIES = "https://huggingface.co/datasets/karpathy/tinystories-gpt4-clean/resolve/main"
 TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
-# The split that its authors suggest: 10,000 stories for testing (unused), 10,000 for validation, the rest for training.
-TINYSTORIES_VALIDATION = (10_000, 20_000)
+# The split that its authors suggest: 10,000 stories for testing, 10,000 for validation, the rest for training.
+TINYSTORIES_HOLDOUT, TINYSTORIES_VALIDATION = (0, 10_000), (10_000, 20_000)
 TINYSTORIES_SHARD = 250_000  # stories; ten shards cover nearly the whole file
 EMBEDDED_VALIDATION_EVERY = 12  # every 12th speech is for validation
 EMBEDDED_GROUP = (
     800  # characters per document: a whole speech has some 10,000 tokens, and a row would keep only its start
 )
 DIRECTORY_VALIDATION_EVERY = 20  # every 20th document is for validation, if there is only one shard
+DIRECTORY_HOLDOUT_ONE_IN = 20  # documents by hash, so that copies of a text are never on two sides
 DEFAULT_SHARDS = 10
 
 ATTEMPTS = 6  # consecutive failures that end a download
@@ -134,9 +136,9 @@ def shards(source: str, num_shards: int | None, downloads: Path, workers: int, r
 
 
 def _climbmix(num_shards: int, downloads: Path, workers: int, report: Report) -> list[Shard]:
-    if num_shards > CLIMBMIX_VALIDATION:
-        raise _too_many("climbmix", CLIMBMIX_VALIDATION, num_shards)
-    training = range(CLIMBMIX_VALIDATION if num_shards == -1 else num_shards)
+    if num_shards > CLIMBMIX_HOLDOUT:
+        raise _too_many("climbmix", CLIMBMIX_HOLDOUT, num_shards)
+    training = range(CLIMBMIX_HOLDOUT if num_shards == -1 else num_shards)
     # Validation first: if it is unavailable, the other shards are useless.
     names = [_climbmix_name(index) for index in (CLIMBMIX_VALIDATION, *training)]
     fetch_all(_base(CLIMBMIX), names, downloads, workers, report)
@@ -144,6 +146,34 @@ def _climbmix(num_shards: int, downloads: Path, workers: int, report: Report) ->
         Shard(name, "train" if position else "val", partial(read_documents, downloads / name))
         for position, name in enumerate(names)
     ]
+
+
+def holdout(source: str, num_shards: int | None, downloads: Path, report: Report) -> tuple[str, list[Shard]] | None:
+    """Return the documents of a source that none of `shards` contains, after how they were chosen.
+
+    Returns:
+        None if the source has none: the holdout is then made of validation documents that the metric does not use.
+
+    Raises:
+        DataError: they are unavailable or unreadable.
+    """
+    if source == "climbmix":
+        name = _climbmix_name(CLIMBMIX_HOLDOUT)
+        fetch_all(_base(CLIMBMIX), [name], downloads / source, 1, report)
+        return f"shard {CLIMBMIX_HOLDOUT}", [Shard(name, "holdout", partial(read_documents, downloads / source / name))]
+    if source == "tinystories":
+        start, stop = TINYSTORIES_HOLDOUT
+        path = downloads / source / TINYSTORIES_FILE
+        shard = Shard(f"stories {start} to {stop - 1}", "holdout", partial(read_documents, path, start, stop))
+        return f"stories {start:,} to {stop - 1:,}", [shard]
+    if source == "embedded":
+        return None
+    folder = Path(source)
+    files = _parquet_files(folder)
+    if len(files) > 1 and num_shards not in (None, -1):
+        files = [*files[:num_shards], files[-1]]
+    rule = f"one in {DIRECTORY_HOLDOUT_ONE_IN} documents, by a hash of its text"
+    return rule, [Shard(path.name, "holdout", partial(_held_out, path)) for path in files]
 
 
 def _climbmix_name(index: int) -> str:
@@ -215,8 +245,8 @@ def _directory(folder: Path, num_shards: int) -> list[Shard]:
         raise _too_many(str(folder), len(training), num_shards)
     training = training if num_shards == -1 else training[:num_shards]
     return [
-        Shard(validation.name, "val", partial(read_documents, validation)),
-        *(Shard(path.name, "train", partial(read_documents, path)) for path in training),
+        Shard(validation.name, "val", partial(_not_held_out, validation)),
+        *(Shard(path.name, "train", partial(_not_held_out, path)) for path in training),
     ]
 
 
@@ -226,8 +256,21 @@ def _too_many(source: str, available: int, num_shards: int) -> DataError:
 
 def _every_nth(path: Path, split: Split) -> Iterator[str]:
     for index, document in enumerate(read_documents(path)):
-        if (index % DIRECTORY_VALIDATION_EVERY == 0) == (split == "val"):
+        if (index % DIRECTORY_VALIDATION_EVERY == 0) == (split == "val") and not is_held_out(document):
             yield document
+
+
+def _not_held_out(path: Path) -> Iterator[str]:
+    return (document for document in read_documents(path) if not is_held_out(document))
+
+
+def _held_out(path: Path) -> Iterator[str]:
+    return filter(is_held_out, read_documents(path))
+
+
+def is_held_out(document: str) -> bool:
+    number = int.from_bytes(hashlib.sha256(document.encode(errors="surrogatepass")).digest()[:8])
+    return number % DIRECTORY_HOLDOUT_ONE_IN == 0
 
 
 def _parquet_files(folder: Path) -> list[Path]:

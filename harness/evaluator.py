@@ -1,20 +1,27 @@
 """Compute the metric of a run in a process that never runs the run's code and sees only the exported model.
 
     python harness/evaluator.py SOCKET
+    python harness/evaluator.py --holdout MODEL ROWS
 
 One process serves one run. It hands out the training text; the first request for it starts the training clock. It
 accepts one model: a graph that `mx.export_function` wrote, from int32 tokens (rows, MAX_SEQ_LEN) to logits (rows,
 MAX_SEQ_LEN, VOCAB_SIZE). It reports events on standard output as JSON objects, one per line: ready, clock, handed_over,
-answer, refused, untraced. It exits when its standard input is closed.
+answer, refused, untraced. It exits when its standard input is closed. AUTORESEARCH_KEEP_MODEL names a file that
+receives the model once it is scored.
+
+With --holdout it scores such a file on the holdout in AUTORESEARCH_HOLDOUT, reports one event, holdout or refused, and
+exits. ROWS is the batch size of the graph.
 
 scoring.py computes the metric of a graph and decides what is refused.
 """
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -102,7 +109,9 @@ class Service:
             say("refused", reason=reason)
             return {"refused": reason}
         save_losses(losses)
+        save_model(model)
         about = {"name": "val_bpb", "metric": bits, "eval_tokens": task.lengths.size, "snapshot": task.snapshot}
+        about["rows"] = batch
         say("answer", **about, seconds=time.monotonic() - at)
         return {"metric": bits}
 
@@ -196,6 +205,31 @@ def save_losses(losses: "Array") -> None:
         part = Path(f"{given}.part.npy")
         np.save(part, losses.astype(np.float32))
         part.replace(given)
+
+
+def save_model(model: Path) -> None:
+    """Move the model to AUTORESEARCH_KEEP_MODEL, to be scored on the holdout if it is kept."""
+    if given := os.environ.get("AUTORESEARCH_KEEP_MODEL"):
+        with contextlib.suppress(OSError):  # a full disk: the metric is known all the same
+            shutil.move(model, given)
+
+
+def score_on_holdout(model: Path, batch: int) -> None:
+    """Report the metric of a model on the holdout."""
+    folder = Path(os.environ["AUTORESEARCH_HOLDOUT"])
+    workers = [Worker() for _ in range(processes())]
+    try:
+        bits, tokens = scoring.score(model, batch, folder, workers)
+        say(
+            "holdout", metric=bits, eval_tokens=tokens, holdout=json.loads((folder / "holdout.json").read_bytes())["id"]
+        )
+    except NotEvaluated as error:
+        say("refused", reason=str(error))
+    except Exception as error:  # whatever a graph causes
+        say("refused", reason=f"the model cannot be scored: {short(error)}")
+    finally:
+        for worker in workers:
+            worker.end()
 
 
 def serve(client: socket.socket, service: Service) -> None:
@@ -294,5 +328,7 @@ def _then(last: Callable[[], None], work: Callable[..., None]) -> Callable[..., 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--work"]:
         work()
+    elif sys.argv[1:2] == ["--holdout"]:
+        score_on_holdout(Path(sys.argv[2]), int(sys.argv[3]))
     else:
         main(sys.argv[1:])

@@ -106,23 +106,47 @@ def opened(files: Mapping[str, int]) -> Shards:
 
 def _pack(shards: Shards, seed: int | None, row_length: int) -> Iterator[tuple[Array, int]]:
     tokens = [content for content, _ in shards]
-    documents = documents_of([offsets for _, offsets in shards], seed)
-    waiting: list[Document] = []  # sorted, shortest first
-    epoch = 1
-    while True:
+    for parts, epoch in _chosen([offsets for _, offsets in shards], seed, row_length):
         row = np.empty(row_length, dtype=np.int32)
         filled = 0
-        while filled < row_length:
-            while len(waiting) < PACKING_DOCUMENTS:
-                document, epoch = next(documents)
-                insort(waiting, document)
-            space = row_length - filled
-            fits = bisect_left(waiting, (space + 1, 0, 0))
-            length, shard, start = waiting.pop(max(fits - 1, 0))
-            taken = min(length, space)
+        for taken, shard, start in parts:
             row[filled : filled + taken] = tokens[shard][start : start + taken]
             filled += taken
         yield row, epoch
+
+
+def _chosen(
+    offsets: list[npt.NDArray[np.int64]], seed: int | None, row_length: int
+) -> Iterator[tuple[list[Document], int]]:
+    """Yield the documents of each row, with the length that the row takes of each, and the epoch."""
+    documents = documents_of(offsets, seed)
+    waiting: list[Document] = []  # sorted, shortest first
+    epoch = 1
+    while True:
+        parts, space = list[Document](), row_length
+        while space:
+            while len(waiting) < PACKING_DOCUMENTS:
+                document, epoch = next(documents)
+                insort(waiting, document)
+            fits = bisect_left(waiting, (space + 1, 0, 0))
+            length, shard, start = waiting.pop(max(fits - 1, 0))
+            parts.append((min(length, space), shard, start))
+            space -= min(length, space)
+        yield parts, epoch
+
+
+def documents_in_rows(shards: Shards, row_length: int, count: int) -> set[tuple[int, int]]:
+    """Return the documents, by shard and first token, of which the first `count` unshuffled rows hold a part."""
+    rows = itertools.islice(_chosen([offsets for _, offsets in shards], None, row_length), count)
+    return {(shard, start) for parts, _ in rows for _, shard, start in parts}
+
+
+def whole_rows(shards: Shards, max_seq_len: int, most: int) -> int:
+    """Return how many rows the documents fill without repeating one, at most `most`."""
+    if not any(len(offsets) > 1 for _, offsets in shards):
+        return 0
+    rows = itertools.islice(_chosen([offsets for _, offsets in shards], None, max_seq_len + 1), most)
+    return sum(1 for _ in itertools.takewhile(lambda row: row[1] == 1, rows))
 
 
 def offsets_path(tokens_path: Path) -> Path:

@@ -17,6 +17,7 @@ benchmarks/peeking.py measures the largest gain that escapes. A run that is clea
 kept, so it gets a tenth of the places.
 """
 
+import json
 import math
 import os
 import re
@@ -157,6 +158,30 @@ def evaluate(model: Path, batch: int, task: Task, workers: "Sequence[Worker]") -
     if bits < LEAST_BITS_PER_BYTE:
         raise NotEvaluated(f"{bits:.6f} bits per byte is below what any text compresses to")
     return bits, losses
+
+
+def score(model: Path, batch: int, folder: Path, workers: "Sequence[Worker]") -> tuple[float, int]:
+    """Return bits per byte of a graph on the holdout in `folder`, and the number of tokens.
+
+    The check for look-ahead is not repeated: the validation text has had it, and a gain must show on both.
+
+    Raises:
+        NotEvaluated: the graph cannot be evaluated.
+        OSError, ValueError, KeyError: the holdout is missing or damaged.
+    """
+    import numpy as np
+
+    from harness.loader import rows_of, shards_of
+    from harness.tokenizer import Tokenizer
+
+    snapshot = Snapshot.load(evaluated_folder())
+    tokens = int(json.loads((folder / "holdout.json").read_bytes())["EVAL_TOKENS"])
+    rows = rows_of(shards_of(folder, "holdout"), snapshot.max_seq_len, tokens)
+    lengths = Tokenizer.from_directory(snapshot.directory).token_bytes[rows[:, 1:]]
+    workers[0].start("require_harmless", model, (batch, snapshot.max_seq_len, snapshot.vocab_size))()
+    owners = np.arange(len(rows)) // batch * len(workers) // math.ceil(len(rows) / batch)
+    losses = run(model, batch, rows[:, :-1], rows[:, 1:], owners, workers)
+    return bits_per_byte(losses, lengths), tokens
 
 
 def bits_per_byte(losses: "Array", lengths: "Array") -> float:

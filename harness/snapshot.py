@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import rustbpe
 
-from harness import dataset
+from harness import dataset, holdout
 from harness.dataset import DataError, Report, Shard
 from harness.loader import TooFewTokens, offsets_path, validation_rows
 from harness.prepared import current_folder
@@ -234,6 +234,8 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale:
         "request": request,
         "counts": counts,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        # Documents of the source's holdout are in no split. Earlier versions did not leave them out.
+        "reserves_holdout": True,
     }
     with _replacing(building / "snapshot.json") as file:
         file.write(json.dumps(record, indent=2).encode())
@@ -247,6 +249,37 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale:
         shutil.rmtree(target, ignore_errors=True)
         building.replace(target)
     return record
+
+
+def make_holdout(record: dict[str, Any], report: Report) -> dict[str, Any] | None:
+    """Make the holdout of a snapshot, or return the one that it has: the content of holdout.json; None if it has none.
+
+    It is made of documents that the source reserves, or else of validation documents that the metric does not use.
+    """
+    if found := holdout.made(record["id"]):
+        return found
+    directory = CACHE_DIR / "snapshots" / record["id"][:12]
+    request = record.get("request") or {}
+    try:
+        reserved = _reserved(request, report) if record.get("reserves_holdout") else None
+        if reserved is not None:
+            rule, shard = reserved
+            tokenizer = Tokenizer.from_directory(directory)
+            if found := holdout.make(record, rule, lambda path: write_tokens(shard, tokenizer, path, report)):
+                return found
+    except DataError as error:
+        say(f"holdout: {error}; using {holdout.REST}")
+    sizes = record["MAX_SEQ_LEN"], record["EVAL_TOKENS"]
+    return holdout.make(record, holdout.REST, lambda path: holdout.write_rest(directory, *sizes, path))
+
+
+def _reserved(request: dict[str, Any], report: Report) -> tuple[str, Shard] | None:
+    found = dataset.holdout(request["source"], request["num_shards"], CACHE_DIR / "shards", report)
+    if found is None:
+        return None
+    rule, shards = found
+    documents = lambda: itertools.chain.from_iterable(shard.documents() for shard in shards)  # noqa: E731
+    return rule, Shard("holdout", "holdout", documents)
 
 
 def _remember(key: str, digest: str) -> None:
@@ -317,8 +350,13 @@ def make_current(source: str, num_shards: int | None, profile: str, workers: int
     with _replacing(CACHE_DIR / "current") as file:
         file.write(name.encode())
     where = f"{name} in {CACHE_DIR / 'snapshots' / name}"
+    fresh = holdout.made(record["id"]) is None
+    with display() as report:
+        apart = make_holdout(record, report)
+    said = f"{apart['EVAL_TOKENS']:,} tokens, {apart['rule']}" if apart else "none: the source is too small for one"
     if found:
-        return f"already prepared: {record['source']}, profile {record['profile']}, snapshot {where}"
+        line = f"already prepared: {record['source']}, profile {record['profile']}, snapshot {where}"
+        return f"{line}\nholdout: {said}" if fresh else line
     train, val = record["counts"]["train"], record["counts"]["val"]
     return "\n".join(
         [
@@ -327,6 +365,7 @@ def make_current(source: str, num_shards: int | None, profile: str, workers: int
             f"documents:   {train['documents']:,} for training, {val['documents']:,} for validation",
             f"tokens:      {train['tokens']:,} for training, {val['tokens']:,} for validation",
             f"bytes/token: {train['bytes'] / train['tokens']:.2f}",
+            f"holdout:     {said}",
             f"snapshot:    {where}",
         ]
     )

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from agent.cli.command import answer, command
-from agent.cli.options import Json, SandboxMode, Setup, Tag, TrainingSeconds
+from agent.cli.options import Holdout, Json, SandboxMode, Setup, Tag, TrainingSeconds
 from agent.cli.program import RESEARCH, Options
+from agent.errors import UsageError
+
+
+@dataclass(frozen=True)
+class PairFlags:
+    """Flags of the runs of `confirm`."""
+
+    runs: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Held-out runs of each side. Default: --seeds, or 3.")
+    ] = None
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Seeds among these runs; 1 keeps the recipe's own. Default: one for each pair."
+        ),
+    ] = None
+    holdout: Holdout = None
 
 
 @command(RESEARCH, "confirm", measures=True)
 def confirm_(
+    pairs: PairFlags,
     a: Annotated[str | None, typer.Argument(metavar="A", help="Number, hash, branch, `best` or `baseline`.")] = None,
     b: Annotated[str | None, typer.Argument(metavar="B", help="The same; B's gain over A is printed.")] = None,
-    runs: Annotated[int, typer.Option(min=2, metavar="N", help="Held-out runs of each side.")] = 3,
     tag: Tag = None,
     sandbox: SandboxMode = "auto",
     as_json: Json = False,
@@ -26,23 +44,31 @@ def confirm_(
     gain with its 95 % interval: confirmed, not confirmed, or refuted. These are held-out runs: none of them was used to
     choose the best. Use it before you rely on a provisional gain.
 
+    Both runs of a pair have the same seed, set as SEED in their copies, and each pair another one, so that the gain is
+    that of the recipe and not of one seed. Where the data has a holdout, which no run and no verdict has seen, the gain
+    must show there as well.
+
     With A alone, prints A's gain over the baseline. With A and B, prints B's gain over A. The runs are recorded: after
     Ctrl-C, the same command resumes.
 
     \b
     Examples:
       autoresearch confirm
-      autoresearch confirm 12 best --runs 5
+      autoresearch confirm 12 best --seeds 5
       autoresearch confirm 1a2b3c4 HEAD
     """
     from agent.cli.afterwards import compared
-    from agent.session.confirm import confirm, confirm_lines, sides
+    from agent.session.confirm import RUNS, Pairs, confirm, confirm_lines, sides
 
+    count, seeds = pairs.runs or max(2, pairs.seeds or RUNS), pairs.seeds
+    if seeds is not None and seeds > count:
+        raise UsageError(f"--seeds must be at most --runs, got {seeds} and {count}", hint="raise --runs")
+    wanted = Pairs(count, seeds, pairs.holdout)
     data = compared(
         Options.folder,
         tag,
         sandbox,
-        lambda bench: confirm(bench, sides(bench.runner, bench.journal.state, a, b), runs),
+        lambda bench: confirm(bench, sides(bench.runner, bench.journal.state, a, b), wanted),
         quiet=as_json,
     )
     answer(as_json, "confirm", data, confirm_lines(data))

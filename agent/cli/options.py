@@ -43,6 +43,16 @@ SandboxMode = Annotated[
         rich_help_panel=MEASURE,
     ),
 ]
+Holdout = Annotated[
+    str | None,
+    typer.Option(
+        "--holdout",
+        metavar="COMMAND",
+        help="Command that prints the metric on data that neither runs nor candidates see. It runs after each run of "
+        "`confirm`, in the same copy. Not needed where prepare.py makes a holdout.",
+        rich_help_panel=MEASURE,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from agent.cli import completion
-from agent.cli.options import END, MEASURE, PROPOSE, SESSION, TELL, Agent, Model, SandboxMode, Setup, TrainingSeconds
+from agent.cli.options import (
+    END,
+    MEASURE,
+    PROPOSE,
+    SESSION,
+    TELL,
+    Agent,
+    Holdout,
+    Model,
+    SandboxMode,
+    Setup,
+    TrainingSeconds,
+)
 from agent.errors import UsageError
 from agent.journal.paths import journal_path, require_own_state
 
@@ -196,6 +208,7 @@ class MeasureFlags:
             rich_help_panel=MEASURE,
         ),
     ] = False
+    holdout: Holdout = None
     keep_awake: Annotated[
         bool,
         typer.Option(
@@ -296,6 +309,7 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
     "max_memory_gb": _positive,
     "sandbox": lambda value: value in ("auto", "off", "strict"),
     "allow_untraced": _flag,
+    "holdout": _text,
     "proposer": _text,
     "model": _text,
     "agent": _text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from agent.execution.conditions import disturbed
@@ -28,14 +29,28 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
     """Return the runs of the label that count.
 
     Returns:
-        `count` undisturbed runs, or the latest `count` runs if there are fewer undisturbed ones in the end. If the
-        label fails, its last run only.
+        `count` undisturbed runs, or the latest `count` runs if there are fewer undisturbed ones in the end: in all, or
+        of each seed if seeds are given. If the label fails, its last run only.
     """
     if fails(comparison, label):
         return _runs(comparison, label)[-1:]
     runs, why = _runs(comparison, label), reasons(comparison, label)
-    good = tuple(run for index, run in enumerate(runs) if index not in why)
-    return good[: comparison.count] if len(good) >= comparison.count else runs[-comparison.count :]
+    found: list[Run] = []
+    for seed, times in Counter[int | None](comparison.seeds or [None] * comparison.count).items():
+        own = [(index, run) for index, run in enumerate(runs) if run.seed == seed]
+        good = [run for index, run in own if index not in why]
+        found += good[:times] if len(good) >= times else [run for _, run in own[-times:]]
+    return tuple(found)
+
+
+def next_seed(comparison: PendingComparison, label: str) -> int | None:
+    """Return the seed of the next run of the label; None for the recipe's own. A repeat has its original's."""
+    if not comparison.seeds:
+        return None
+    runs = _runs(comparison, label)
+    if len(runs) < comparison.count:
+        return comparison.seeds[len(runs)]
+    return runs[list(reasons(comparison, label))[len(runs) - comparison.count]].seed
 
 
 def reasons(comparison: PendingComparison, label: str) -> Mapping[int, str]:

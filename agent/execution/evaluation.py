@@ -10,13 +10,15 @@ standard output: `ready`; `clock` when it gives out the training text; `handed_o
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,9 @@ from agent.system.files import read_bounded, write_whole
 VARIABLE = "AUTORESEARCH_EVALUATOR"
 REFERENCE_VARIABLE, LOSSES_VARIABLE = "AUTORESEARCH_REFERENCE", "AUTORESEARCH_LOSSES"
 SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_ALLOW_UNTRACED"
+MODEL_VARIABLE, HOLDOUT_VARIABLE = "AUTORESEARCH_KEEP_MODEL", "AUTORESEARCH_HOLDOUT"
+MODEL = ".model-"  # between the name of a log and the batch size, in the name of a stored model
+LARGEST_MODEL, MOST_ROWS = 2**30, 10**6
 READY_SECONDS = 30.0
 # A log may round to three decimals; only the evaluator's number counts.
 TOLERANCE = 6e-4
@@ -58,6 +63,7 @@ class Harness:
         snapshot: the prepared data.
         record: the content of its snapshot.json.
         untraced: whether a model that cannot be traced may be evaluated by its own process.
+        holdout: the folder of the snapshot's holdout; None if it has none, or if the evaluator is of a version without.
     """
 
     folder: Path
@@ -65,6 +71,7 @@ class Harness:
     snapshot: Path
     record: dict[str, Any]
     untraced: bool = False
+    holdout: Path | None = None
 
 
 @dataclass
@@ -111,51 +118,84 @@ def speaks(workspace: Workspace, commit: str, paths: list[str]) -> tuple[str, st
     return None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an evaluator runs.
+
+    Attributes:
+        base: a folder of its own, or of the run's room, for its socket, its output and what it writes.
+        workspace: the user's workspace, whose interpreter it uses.
+    """
+
+    sandbox: Sandbox
+    base: Path
+    workspace: Path
+
+
+def _closed(
+    harness: Harness, place: Place, arguments: Sequence[str], more: Sequence[Path], variables: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment of the harness's evaluator in a room of its own, without a network.
+
+    Args:
+        arguments: of the script.
+        more: files that it reads, besides the harness and the snapshot.
+        variables: on top of those that it always has.
+    """
+    base, workspace = place.base, place.workspace
+    for name in ("evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
+        (base / name).mkdir()
+    shown = (Shown(base / "evaluator", base / "evaluator", "rw"), Shown(base / "losses", base / "losses", "rw"))
+    python = _python(workspace)
+    read = [harness.folder, harness.snapshot, *more]
+    if (workspace / ".venv").exists():
+        read.append(workspace / ".venv")
+    found = places(workspace, str(python), read)
+    layout = Layout(base / "evaluator-root", shown, found.read, found.hidden)
+    environment = {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(base / "evaluator"),
+        "TMPDIR": str(base / "evaluator"),
+        "AUTORESEARCH_CACHE": str(harness.snapshot.parent.parent),
+        SNAPSHOT_VARIABLE: harness.snapshot.name,
+        **variables,
+    }
+    sandbox = place.sandbox
+    closed = Sandbox(sandbox.way, network=False, hide=True) if sandbox.way else sandbox
+    return closed.enter([str(python), harness.script, *arguments], layout, harness.folder), environment
+
+
 @contextlib.contextmanager
 def evaluator(
-    harness: Harness, sandbox: Sandbox, base: Path, workspace: Path, reference: Path | None, losses: Path | None
+    harness: Harness, place: Place, reference: Path | None, log: Path, keeps_model: bool
 ) -> Iterator[Evaluator]:
     """Run an evaluator during the block.
 
     Raises AutoresearchError if it does not start.
 
     Args:
-        base: the folder of the run's room, for the socket and the output of the evaluator.
         reference: the losses of an earlier run, to compare with; None if there are none.
-        losses: where to store the losses of this run.
+        log: the log of the run, beside which its losses are stored, and its model.
+        keeps_model: whether to store its model, to be scored on the holdout.
     """
-    for name in ("evaluator-root", "evaluator-root/root", "evaluator-root/scratch", "losses"):
-        (base / name).mkdir()
-    socket = base / "evaluator" / "socket"
-    written = base / "losses" / "losses.npy"
-    shown = (Shown(base / "evaluator", base / "evaluator", "rw"), Shown(base / "losses", base / "losses", "rw"))
-    cache = harness.snapshot.parent.parent
-    python = _python(workspace)
-    more = [harness.folder, harness.snapshot, *([reference] if reference and reference.exists() else [])]
-    if (workspace / ".venv").exists():
-        more.append(workspace / ".venv")
-    found = places(workspace, str(python), more)
-    layout = Layout(base / "evaluator-root", shown, found.read, found.hidden)
-    environment = {
-        "PATH": os.environ.get("PATH", ""),
-        "HOME": str(base / "evaluator"),
-        "TMPDIR": str(base / "evaluator"),
-        "AUTORESEARCH_CACHE": str(cache),
-        SNAPSHOT_VARIABLE: harness.snapshot.name,
-        LOSSES_VARIABLE: str(written),
-        **({REFERENCE_VARIABLE: str(reference)} if reference and reference.exists() else {}),
+    base = place.base
+    socket, losses, model = base / "evaluator" / "socket", base / "losses" / "losses.npy", base / "losses" / "model"
+    known = [reference] if reference and reference.exists() else []
+    variables = {
+        LOSSES_VARIABLE: str(losses),
+        **({REFERENCE_VARIABLE: str(reference)} if known else {}),
         **({UNTRACED_VARIABLE: "1"} if harness.untraced else {}),
+        **({MODEL_VARIABLE: str(model)} if keeps_model and harness.holdout else {}),
     }
-    closed = Sandbox(sandbox.way, network=False, hide=True) if sandbox.way else sandbox
-    command = closed.enter([str(python), harness.script, str(socket)], layout, harness.folder)
-    with (base / "evaluator.log").open("wb") as log:
+    command, environment = _closed(harness, place, [str(socket)], known, variables)
+    with (base / "evaluator.log").open("wb") as output:
         process = subprocess.Popen(
             command,
             cwd=harness.folder,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=output,
             start_new_session=True,
         )
     assert process.stdout is not None and process.stdin is not None
@@ -164,7 +204,8 @@ def evaluator(
     try:
         _require_ready(beside, process, base / "evaluator.log")
         yield beside
-        _keep(written, losses)
+        _keep_losses(losses, losses_of(log))
+        _keep_model(model, log, beside.event("answer").get("rows"))
     finally:
         process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -184,10 +225,84 @@ def _require_ready(beside: Evaluator, process: subprocess.Popen[bytes], log: Pat
         time.sleep(0.002)
 
 
-def _keep(written: Path, losses: Path | None) -> None:
-    if losses is not None:
-        with contextlib.suppress(FileNotFoundError):
-            write_whole(losses, read_bounded(written, LARGEST_LOSSES))
+def _keep_losses(written: Path, losses: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        write_whole(losses, read_bounded(written, LARGEST_LOSSES))
+
+
+def _keep_model(written: Path, log: Path, rows: Any) -> None:
+    """Store a model beside the log of its run, if it is not too large, with its batch size in the file's name."""
+    drop_models(log)
+    if not isinstance(rows, int) or not 0 < rows < MOST_ROWS:
+        return
+    with contextlib.suppress(OSError):
+        if written.stat().st_size <= LARGEST_MODEL:
+            shutil.move(written, log.with_name(f"{log.stem}{MODEL}{rows}"))
+
+
+def model_of(log: Path) -> tuple[Path, int] | None:
+    """Return the stored model of a run and its batch size; None if there is none."""
+    for path in log.parent.glob(f"{glob.escape(log.stem)}{MODEL}*"):
+        rows = path.name.removeprefix(f"{log.stem}{MODEL}")
+        if rows.isdecimal() and path.is_file() and not path.is_symlink():
+            return path, int(rows)
+    return None
+
+
+def drop_models(log: Path) -> None:
+    """Delete the stored model of a run."""
+    while found := model_of(log):
+        found[0].unlink()
+
+
+def losses_of(log: Path) -> Path:
+    """Return where the losses of a run are stored."""
+    return log.with_suffix(".losses.npy")
+
+
+def score(harness: Harness, place: Place, log: Path, seconds: float) -> dict[str, Any]:
+    """Score the stored model of a run on the holdout.
+
+    Args:
+        log: the log of the run.
+        seconds: time limit.
+
+    Returns:
+        What the evaluator reported: the event `holdout` or `refused`; empty if it failed.
+    """
+    found = model_of(log)
+    if found is None or harness.holdout is None:
+        return {}
+    model, rows = found
+    (place.base / "evaluator").mkdir()
+    command, environment = _closed(
+        harness,
+        place,
+        ["--holdout", str(model), str(rows)],
+        [model, harness.holdout],
+        {HOLDOUT_VARIABLE: str(harness.holdout)},
+    )
+    with (place.base / "evaluator.log").open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=harness.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {}
+    finally:
+        end_all(process.pid, "")
+        process.wait()
+    with contextlib.suppress(ValueError, RecursionError, IndexError):
+        event = json.loads(said[:LARGEST_WORD].splitlines()[-1])
+        return event if isinstance(event, dict) else {}
+    return {}
 
 
 def _python(workspace: Path) -> Path:

@@ -26,7 +26,7 @@ from agent.errors import (
 )
 from agent.execution import evaluation, fingerprint, integrity, process
 from agent.execution.conditions import clock, conditions
-from agent.execution.evaluation import Allowance, Evaluator, Harness
+from agent.execution.evaluation import Allowance, Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
 from agent.execution.oom import ran_out
 from agent.execution.process import UNOBSERVED, Command, Ended, Observer, run_command
@@ -37,6 +37,7 @@ from agent.repository.workspace import Workspace
 from agent.room import room
 from agent.room.room import NO_FILES, Furniture, Room, UntrackedFiles
 from agent.room.sandbox import UNCONFINED, Sandbox
+from agent.system.invocation import here
 
 LOG_NAME = "run.log"
 LEAST_ROOM = 32 * 2**20
@@ -57,6 +58,8 @@ class Runner:
         harness: None if the harness has no evaluator.
         say: shows a message to the user.
         imports: by the commit of an incumbent, why importing it in a room fails; None if it does not.
+        keeps_models: store the model of each run, to be scored on the holdout (`agent.execution.holdout`).
+        holdout_command: prints the metric on the holdout after a run, in the same room; None for none.
     """
 
     protocol: Protocol
@@ -69,6 +72,8 @@ class Runner:
     harness: Harness | None = None
     say: Callable[[str], None] = lambda _: None
     imports: dict[str, str | None] = field(default_factory=dict)
+    keeps_models: bool = False
+    holdout_command: str | None = None
 
     @property
     def limit(self) -> float:
@@ -96,6 +101,18 @@ NO_ALLOWANCE = Allowance(None)
 
 
 @dataclass(frozen=True)
+class Edited:
+    """A commit with changes on top of it.
+
+    Attributes:
+        files: path relative to the workspace -> new text.
+    """
+
+    commit: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Attempt:
     """A single execution of the command.
 
@@ -110,13 +127,9 @@ class Attempt:
     evaluator: Evaluator | None = None
 
 
-def losses_of(log: Path) -> Path:
-    return log.with_suffix(".losses.npy")
-
-
 def measure(
     runner: Runner,
-    commit: str,
+    commit: str | Edited,
     log: Path,
     observer: Observer = UNOBSERVED,
     beside: Beside = ALONE,
@@ -140,7 +153,8 @@ def measure(
     step = budget / steps if budget and steps >= 1 else 0.0
     allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
     try:
-        return _measure(runner, commit, log, observer, allowance, beside.other)
+        recipe = commit if isinstance(commit, Edited) else Edited(commit)
+        return _measure(runner, recipe, log, observer, allowance, beside.other)
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:  # unexpected output of one run must not end the session
@@ -151,7 +165,7 @@ def measure(
 
 def _measure(
     runner: Runner,
-    commit: str,
+    recipe: Edited,
     log: Path,
     observer: Observer,
     allowance: Allowance,
@@ -166,13 +180,14 @@ def _measure(
     ended: Ended | None = None
     given_up: ExperimentError | None = None
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(room_of(runner, commit, snapshot))
+        place = stack.enter_context(room_of(runner, recipe.commit, snapshot, recipe.files))
         evaluator = None
         if runner.harness is not None:
             kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
             reference = next((losses for losses in kept if losses.exists()), None)
-            args = runner.sandbox, place.layout.folder, runner.workspace.folder, reference, losses_of(log)
-            evaluator = stack.enter_context(evaluation.evaluator(runner.harness, *args))
+            beside = evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
+            args = runner.harness, beside, reference, log, runner.keeps_models
+            evaluator = stack.enter_context(evaluation.evaluator(*args))
         attempt = Attempt(place, log, allowance, evaluator)
         try:
             ended = execute(runner, attempt, observer)
@@ -192,6 +207,8 @@ def _measure(
                 raise given_up
             assert ended is not None
             around |= _result(runner, attempt, ended, text, since)
+            if runner.holdout_command:
+                around["holdout"] = _on_holdout(runner, attempt)
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
@@ -230,6 +247,22 @@ def _result(
     word = evaluation.attested(evaluator, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
+
+
+def _on_holdout(runner: Runner, attempt: Attempt) -> float:
+    """Run the user's command for the holdout in the room of a run, and return the metric that it prints.
+
+    Raises:
+        AutoresearchError: the command failed or printed no metric.
+    """
+    log, since = attempt.log.with_suffix(".holdout.log"), time.time()
+    try:
+        ended = execute(runner, replace(attempt, log=log), command=runner.holdout_command)
+        text = _text(log)
+        require_success(ended, text)
+        return read(attempt.room, runner.protocol, runner.protocol.metric, text, since)
+    except ExperimentError as error:
+        raise AutoresearchError(f"the command of --holdout failed: {error}", hint=f"see the log {here(log)}") from None
 
 
 @contextlib.contextmanager

@@ -27,15 +27,18 @@ In the order in which they occur in an experiment:
     interrupted{number, reason}                          the run does not count and is repeated
     judged     {number, status, reason, evidence}        evidence: the fields of Evidence, or null
     recorded   {number, head}                            the branch moves to `head`: incumbent plus rows
+    scored     {number, metric, holdout}                 one kept model on validation text and on the holdout
     ended      {reason}
 
 Between experiments:
 
-    comparing  {commits, files, count}                   held-out runs of several commits begin: label -> commit
+    comparing  {commits, files, count, seeds}            held-out runs of several commits begin: label -> commit;
+               seeds: that of each run of a commit, empty if they use the recipe's own
     running    {label, run, pid, born, log, expected}    one of these runs starts
     faulted    {label, run, fault, reason, seconds, pause}   as in an experiment
     compared   {label, run, and the fields of Run}       `agent.decision.schedule` decides which of them count
-    confirmed  {a, b, means, runs, gain, low, high, noise, verdict}   the result of `confirm` for two commits
+    confirmed  {a, b, means, runs, gain, low, high, noise, verdict, why, seeds, spread, holdout, cost}   the result of
+               `confirm` for two commits
     ablated    {changes, commit, ...}                    the result of `ablate`
 
 Shown but never journaled:
@@ -114,6 +117,10 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
 
 
+def _seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
 def _time(value: Any) -> bool:
     """Return whether this is a Unix time that a calendar can show."""
     return _number(value) and 0 <= value <= 1e11
@@ -168,7 +175,10 @@ _RUN: dict[str, Check] = {
     "secondary": _map(_figure), "error": _maybe(_text), "out_of_memory": _flag, "conditions": _map(_figure),
     "log": _text, "pruned": _maybe(_number), "estimate": _maybe(_number), "rebased": _flag,
     "provoked": _count,
-    "fault": _FAULT, "trained": _maybe(_seconds),
+    "fault": _FAULT, "trained": _maybe(_seconds), "seed": _maybe(_seed), "holdout": _maybe(_number),
+}  # fmt: skip
+_OTHER_GAIN: dict[str, Check] = {
+    "means": _map(_number), "gain": _number, "low": _figure, "high": _figure,
 }  # fmt: skip
 _STARTED: dict[str, Check] = {
     "number": _count, "run": _count, "of": _count, "label": _text, "pid": _count, "born": _number, "log": _text,
@@ -213,10 +223,13 @@ FIELDS: dict[str, dict[str, Check]] = {
         "evidence": _maybe(_fields(_EVIDENCE)),
     },
     "recorded": {"number": _count, "head": _commit},
+    "scored": {"number": _count, "metric": _number, "holdout": _number},
     "ended": {"reason": _text},
-    "comparing": {"commits": _map(_commit), "files": _list(_text), "count": _count},
+    "comparing": {"commits": _map(_commit), "files": _list(_text), "count": _count, "seeds": _list(_seed)},
     "confirmed": {
         "a": _commit, "b": _commit, "means": _map(_maybe(_number)), "gain": _maybe(_number), "low": _maybe(_figure),
-        "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text),
+        "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text), "why": _text,
+        "seeds": _list(_seed), "spread": _maybe(_map(_maybe(_number))), "holdout": _maybe(_fields(_OTHER_GAIN)),
+        "cost": _maybe(_fields(_OTHER_GAIN)),
     },
 }  # fmt: skip

@@ -62,6 +62,8 @@ class Run:
         fault: the fault of the GPU that ended it; empty for none. Such a run is repeated, and is part of an experiment
             only if the fault kept coming back.
         trained: seconds of training as printed in its log, which the run itself writes.
+        seed: the seed that was set for this run; None if it used the recipe's own.
+        holdout: the metric of its model on the holdout; None if that was not computed.
     """
 
     metric: float | None
@@ -80,6 +82,8 @@ class Run:
     unconfined: bool = False
     fault: Fault = ""
     trained: float | None = None
+    seed: int | None = None
+    holdout: float | None = None
 
 
 @dataclass(frozen=True)

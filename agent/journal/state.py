@@ -77,6 +77,7 @@ class PendingComparison:
         files: the files in which the commits differ.
         count: wanted number of runs per commit.
         runs: label -> all runs so far, including those that do not count (`agent.decision.schedule`).
+        seeds: the seed of each run of a commit, `count` in all; empty if runs use the recipe's own.
         started: the data of the `running` event while a run is in progress; else None.
     """
 
@@ -85,6 +86,7 @@ class PendingComparison:
     count: int
     runs: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
     started: Mapping[str, Any] | None = None
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class State:
         comparison: the comparison of `agent.session.compare` in progress; else None.
         parked: unfinished comparisons that others displaced. They resume when requested again.
         faults: the runs that faults of the GPU ended.
+        scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
     """
 
     session: Mapping[str, Any] | None = None
@@ -152,6 +155,7 @@ class State:
     comparison: PendingComparison | None = None
     parked: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
+    scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def cost(self) -> Spent:
@@ -226,7 +230,8 @@ def _spent(state: State, event: Event) -> State:
 
 def _comparing(state: State, event: Event) -> State:
     data = event.data
-    return _turned_to(state, PendingComparison(data["commits"], tuple(data["files"]), data["count"]))
+    seeds = tuple(data.get("seeds", ()))
+    return _turned_to(state, PendingComparison(data["commits"], tuple(data["files"]), data["count"], seeds=seeds))
 
 
 def _proposed(state: State, event: Event) -> State:
@@ -297,7 +302,7 @@ def _faulted(state: State, event: Event) -> State:
 def _turned_to(state: State, new: PendingComparison) -> State:
     """Make `new` the comparison in progress, with the runs that it already has if it was parked."""
     parked = (*state.parked, state.comparison) if state.comparison else state.parked
-    same = [each for each in parked if (each.commits, each.count) == (new.commits, new.count)]
+    same = [each for each in parked if (each.commits, each.count, each.seeds) == (new.commits, new.count, new.seeds)]
     rest = tuple(each for each in parked if each not in same)
     return replace(state, comparison=replace(new, runs=same[-1].runs) if same else new, parked=rest)
 
@@ -334,6 +339,7 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "running": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "compared": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "confirmed": lambda state, event: _confirmed(state, event.data),
+    "scored": lambda state, event: replace(state, scored={**state.scored, event.data["number"]: event.data}),
     "faulted": _faulted,
     "ablated": lambda state, _: replace(state, comparison=None, parked=()),
     "proposed": _proposed,

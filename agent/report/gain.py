@@ -6,7 +6,9 @@ A positive gain is an improvement, whether the metric is minimized or maximized.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import PRIOR_DEGREES, noise_of
@@ -60,8 +62,7 @@ def standing(state: State) -> Gain:
     if first is None or now is None:
         return Gain()
     known, found = noise_of(state.experiments), state.confirmation
-    # An interval that contains zero confirms nothing.
-    sure = found if found is not None and found.get("low", 0.0) > 0 else {}
+    sure = found if found is not None and shows_gain(found) else {}
     return Gain(
         baseline=first,
         best=now,
@@ -159,4 +160,16 @@ def _confirmed_by_heldout_runs(state: State, experiment: Experiment, before: Exp
     """Return whether held-out runs have shown a gain over the baseline or the incumbent of its time."""
     others = [each.commit for each in (state.baseline, before) if each is not None]
     found = [state.confirmations.get(f"{commit} {experiment.commit}", {}) for commit in others]
-    return any(each.get("low", 0.0) > 0 for each in found)
+    return any(map(shows_gain, found))
+
+
+def verdict_of(confirmation: Mapping[str, Any]) -> str:
+    """Return the verdict of held-out runs with its reason: `not confirmed: one seed`."""
+    why = confirmation.get("why")
+    return f"{confirmation['verdict']}: {why}" if why else str(confirmation["verdict"])
+
+
+def shows_gain(confirmation: Mapping[str, Any]) -> bool:
+    """Return whether held-out runs have confirmed a gain. An interval that contains zero confirms nothing."""
+    low = confirmation.get("low")
+    return low is not None and low > 0 and confirmation.get("verdict", "confirmed") == "confirmed"

@@ -6,6 +6,7 @@ from typing import Any
 
 from agent.journal.state import State
 from agent.report.gain import standing
+from agent.report.holdout import on_holdout
 
 
 def summarize(state: State) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def summarize(state: State) -> dict[str, Any]:
         "gain_is_provisional": stands.word == "provisional",
         "reservations": [*stands.reservations],
         "confirmed": dict(state.confirmation) if state.confirmation else None,
+        "holdout": on_holdout(state),
         "noise": stands.noise,
         "experiments": len(tried),
         "kept": counts["keep"],

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.decision.difference import difference
 from agent.decision.noise import noise_of
 from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
-from agent.journal.experiment import Experiment
-from agent.session.compare import compare, difference
+from agent.journal.experiment import Experiment, metrics
+from agent.session.compare import compare
 from agent.session.workbench import Workbench
 
 RUNS = 2
@@ -51,7 +52,7 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
         if label in commits and runs[label][-1].metric is None:
             entry |= {"verdict": "pays", "worth": None, "fails": runs[label][-1].error}
         elif label in commits:
-            worth = difference(runs[label], runs[BEST], noise, direction)
+            worth = difference(metrics(runs[label]), metrics(runs[BEST]), direction, noise)
             says = "pays" if worth.low > 0 else "harms" if worth.high < 0 else "not shown to pay"
             entry |= {"verdict": says, "worth": worth.gain, "low": worth.low, "high": worth.high}
         else:
@@ -103,7 +104,7 @@ def _smaller(bench: Workbench, idle: Sequence[tuple[Experiment, Experiment]], co
         nothing = {"gain": None, "low": None, "high": None}
         return {"commit": commit, "without": without, **nothing, "offered": False, "fails": failed.error}
     state, direction = journal.state, runner.protocol.metric.direction
-    found = difference(runs[BEST], runs[SMALLER], noise_of(state.experiments), direction)
+    found = difference(metrics(runs[BEST]), metrics(runs[SMALLER]), direction, noise_of(state.experiments))
     worth = {"gain": found.gain, "low": found.low, "high": found.high}
     # Offered unless it is shown to be worse; the user sees the interval.
     return {"commit": commit, "without": without, **worth, "offered": found.high >= 0}

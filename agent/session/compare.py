@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agent.decision.noise import Noise
-from agent.decision.schedule import counted, fails, next_turn, reasons
-from agent.decision.student_t import quantile
+from agent.decision.schedule import counted, fails, next_seed, next_turn, reasons
 from agent.errors import AutoresearchError, Interrupted, Suspended
+from agent.execution import evaluation, holdout
 from agent.execution.kill import Process
-from agent.execution.measure import measure
+from agent.execution.measure import Edited, Runner, measure
 from agent.execution.process import Observer
-from agent.journal.experiment import Direction, Run
+from agent.journal.experiment import Run
 from agent.journal.journal import Journal
 from agent.journal.paths import stop_file
-from agent.journal.state import PendingComparison, expected_seconds, gain, side
+from agent.journal.state import PendingComparison, expected_seconds, side
 from agent.session import faults
+from agent.session.context import known_constants
 from agent.session.references import of_commit
 from agent.session.workbench import Workbench
+from agent.source.seed import with_seed
 from agent.system.files import last_lines
 from agent.system.invocation import here
-
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The improvement of `b` over `a`.
-
-    Attributes:
-        gain: positive is better in either direction.
-        low: lower bound of the confidence interval at LEVEL; `high` is the upper bound.
-        noise: standard deviation of one run, from these runs and the session's.
-    """
-
-    gain: float
-    low: float
-    high: float
-    noise: float
-
-    @property
-    def verdict(self) -> str:
-        return "confirmed" if self.low > 0 else "refuted" if self.high < 0 else "not confirmed"
 
 
 def compare(
@@ -55,6 +32,7 @@ def compare(
     count: int,
     folder: Path,
     may_fail: Collection[str] = (),
+    seeds: Sequence[int] = (),
 ) -> Mapping[str, Sequence[Run]]:
     """Run every commit `count` times. An interrupted comparison continues.
 
@@ -65,6 +43,7 @@ def compare(
         count: runs per commit.
         folder: where the logs go.
         may_fail: labels for which a failure is a result. Their last run then has no metric.
+        seeds: the seed of each run of a commit, `count` in all; empty for the recipe's own.
 
     Returns:
         label -> runs that count.
@@ -74,7 +53,7 @@ def compare(
         Interrupted: the user stopped it.
     """
     journal = bench.journal
-    journal.append("comparing", commits=dict(commits), files=[], count=count)
+    journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
     while (label := next_turn(_comparison(journal))) is not None:
         _raise_if_stopped(bench)
         number = len(_comparison(journal).runs.get(label, ())) + 1
@@ -94,7 +73,7 @@ def compare(
 
 def _add(journal: Journal, label: str, run: Run, **more: Any) -> None:
     number = len(_comparison(journal).runs.get(label, ())) + 1
-    journal.append("compared", label=label, run=number, **dataclasses.asdict(run), **more)
+    journal.append("compared", label=label, run=number, **asdict(run), **more)
 
 
 def _name(journal: Journal, label: str) -> str:
@@ -129,23 +108,11 @@ def _raise_if_stopped(bench: Workbench) -> None:
         raise Interrupted("stopped by `autoresearch stop`; run the same command again to continue", 0)
 
 
-def difference(a: Sequence[Run], b: Sequence[Run], session: Noise, direction: Direction) -> Difference:
-    """Return the difference with Student's t interval. The noise is pooled over both sides and the session's estimate.
-
-    Args:
-        session: the noise estimate of the session.
-    """
-    ours = [[run.metric for run in runs if run.metric is not None] for runs in (a, b)]
-    means = [math.fsum(each) / len(each) for each in ours]
-    by = gain(means[0], means[1], direction)
-    squares = sum((value - mean) ** 2 for each, mean in zip(ours, means, strict=True) for value in each)
-    if session.sd == 0 and all(min(each) == max(each) for each in ours):
-        return Difference(by, by, by, 0.0)
-    known = 0.0 if math.isinf(session.degrees) else session.degrees
-    degrees = sum(len(each) - 1 for each in ours) + known
-    noise = math.sqrt((squares + known * session.sd**2) / max(degrees, 1.0))
-    width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(sum(1 / len(each) for each in ours))
-    return Difference(by, by - width, by + width, noise)
+def _changed_by(runner: Runner, commit: str, seed: int | None) -> Mapping[str, str]:
+    """Return the files of the commit that change if this seed is set: path -> new text."""
+    if seed is None:
+        return {}
+    return with_seed(runner.workspace.files(commit), known_constants(runner.protocol), seed)
 
 
 def _comparison(journal: Journal) -> PendingComparison:
@@ -170,6 +137,8 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
     expected = expected_seconds(journal.state, runner.training_seconds, runner.limit)
     number = len(_comparison(journal).runs.get(label, ())) + 1
     log = folder / f"{label}-{number}.log"
+    seed = next_seed(_comparison(journal), label)
+    recipe = Edited(commit, _changed_by(runner, commit, seed))
 
     def started(process: Process) -> None:
         about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": expected}
@@ -181,7 +150,7 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
 
     while True:
         try:
-            run = measure(runner, commit, log, Observer(started, tick), of_commit(journal.state.experiments, commit))
+            run = measure(runner, recipe, log, Observer(started, tick), of_commit(journal.state.experiments, commit))
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is repeated: {pause}")
             continue
@@ -195,4 +164,6 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
         elif run.metric is None and not may_fail:
             hint = f"see the log {here(Path(run.log))}"
             raise AutoresearchError(f"{_name(journal, label)} failed: {run.error}", hint=hint)
-        return run
+        scored = holdout.score(runner, log) if run.metric is not None and run.holdout is None else run.holdout
+        evaluation.drop_models(log)
+        return replace(run, seed=seed, holdout=scored)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from agent.decision.noise import noise_of
+from agent.decision.difference import NO_NOISE, Difference, difference, spread
+from agent.decision.estimate import unbiased
+from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
 from agent.decision.schedule import counted
 from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
-from agent.journal.experiment import Run, reservations, succeeded
+from agent.journal.experiment import Direction, Run, Value, metrics, reservations, succeeded
 from agent.journal.state import PendingComparison, State, experiment_named, side
-from agent.session.compare import compare, difference
+from agent.report.gain import verdict_of
+from agent.report.holdout import holdout_lines
+from agent.session.compare import compare
+from agent.session.context import known_constants
 from agent.session.workbench import Workbench
+from agent.source.seed import NAME, literal_seeds, seed_of
 from agent.system.invocation import typed
 
 RUNS = 3
+LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 bits
+# Why a gain that the validation split shows is not confirmed.
+ONE_SEED, HOLDOUT = "one seed", "not on the holdout"
 
 
 def sides(runner: Runner, state: State, a: str | None, b: str | None) -> dict[str, str]:
@@ -72,13 +82,32 @@ def _experiment_of(runner: Runner, state: State, commit: str) -> str:
     return next((own for own in commits if not runner.workspace.diff(own, commit)), commit)
 
 
-def confirm(bench: Workbench, commits: Mapping[str, str], count: int = RUNS) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of runs of a confirmation.
+
+    Attributes:
+        count: number of pairs.
+        seeds: number of seeds among them; None for one for each pair, 1 for the recipe's own seed.
+        holdout: command that prints the metric on the holdout; None for the one that the session keeps, if any.
+    """
+
+    count: int = RUNS
+    seeds: int | None = None
+    holdout: str | None = None
+
+
+BY_DEFAULT = Pairs()
+
+
+def confirm(bench: Workbench, commits: Mapping[str, str], pairs: Pairs = BY_DEFAULT) -> dict[str, Any]:
     """Compare the commits `a` and `b`, and journal and return the evidence as plain data.
 
+    Runs come in pairs, one of each commit with the same seed, which neither the recipe nor an earlier pair has used.
     All held-out runs of the two count, including those of earlier confirmations.
 
-    Args:
-        count: new runs per commit.
+    Raises:
+        UsageError: a command for the holdout is given where the harness scores it.
     """
     runner, journal = bench.runner, bench.journal
     pair = set(commits.values())
@@ -86,26 +115,139 @@ def confirm(bench: Workbench, commits: Mapping[str, str], count: int = RUNS) -> 
     folder = journal.path.parent / "confirm" / f"{commits['a'][:12]}-{commits['b'][:12]}"
     if earlier:
         folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
-    latest = compare(bench, commits, count, folder)
-    runs = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
-    found = difference(runs["a"], runs["b"], noise_of(journal.state.experiments), runner.protocol.metric.direction)
-    values = {label: [run.metric for run in each if run.metric is not None] for label, each in runs.items()}
+    plan, one_seed = _plan_seeds(bench, commits, earlier, pairs)
+    latest = compare(_scoring(bench, pairs), commits, pairs.count, folder, seeds=plan)
+    every = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
+    # Runs of an earlier version all have the recipe's own seed.
+    runs = {label: [run for run in each if (run.seed is None) == (not plan)] for label, each in every.items()}
     data = {
         **commits,
         "names": {label: side(journal.state, label, commit) for label, commit in commits.items()},
         "metric": runner.protocol.metric.name,
-        "values": values,
-        "means": {label: math.fsum(each) / len(each) for label, each in values.items()},
-        "runs": {label: len(each) for label, each in values.items()},
-        "gain": found.gain,
-        "low": found.low,
-        "high": found.high,
-        "noise": found.noise,
-        "verdict": found.verdict,
+        "values": {label: metrics(each) for label, each in runs.items()},
+        "runs": {label: len(metrics(each)) for label, each in runs.items()},
+        "seeds": list(plan),
+        "one_seed": one_seed,
+        **_evidence(bench, commits, runs),
         "reservations": reservations([*runs["a"], *runs["b"]]),
     }
     journal.append("confirmed", **data)
     return data
+
+
+def _scoring(bench: Workbench, pairs: Pairs) -> Workbench:
+    """Return the workbench whose runs are also scored on the holdout.
+
+    Raises:
+        UsageError: a command is given where the harness scores it.
+    """
+    runner, command = bench.runner, pairs.holdout or bench.journal.state.flags.get("holdout")
+    if command and runner.harness is not None:
+        raise UsageError("--holdout is for a harness without an evaluator; this one scores it", hint="drop the flag")
+    return replace(bench, runner=replace(runner, holdout_command=command, keeps_models=True))
+
+
+def _plan_seeds(
+    bench: Workbench, commits: Mapping[str, str], earlier: Sequence[PendingComparison], pairs: Pairs
+) -> tuple[tuple[int, ...], str | None]:
+    """Return the seed of each pair of runs, or none and why they keep the recipe's own."""
+    wanted = pairs.count if pairs.seeds is None else pairs.seeds
+    if wanted == 1:
+        return (), "as asked"
+    runner, state = bench.runner, bench.journal.state
+    own = {label: seed_of(*_sources(runner, commit)) for label, commit in commits.items()}
+    for label, seed in own.items():
+        if seed is None:
+            return (), f"{side(state, label, commits[label])} has no constant {NAME}"
+    used = [run.seed for each in earlier for runs in each.runs.values() for run in runs]
+    most = max((seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED), default=0)
+    return tuple(most + 1 + index % wanted for index in range(pairs.count)), None
+
+
+def _sources(runner: Runner, commit: str) -> tuple[Mapping[str, str], Mapping[str, Value]]:
+    return runner.workspace.files(commit), known_constants(runner.protocol)
+
+
+def _evidence(bench: Workbench, commits: Mapping[str, str], runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Return the gain on both splits, what selection cost, and the verdict, as fields of `confirmed`."""
+    state, direction = bench.journal.state, bench.runner.protocol.metric.direction
+    same_seed, varied = noise_of(state.experiments), runs["a"][0].seed is not None
+    noise = NO_NOISE if varied else same_seed
+    found, means = _compared(runs, lambda run: run.metric, direction, noise)
+    assert found is not None
+    holdout, holdout_means = _compared(runs, lambda run: run.holdout, direction)
+    cost, _ = _compared(runs, _beyond_holdout, direction)
+    verdict, why = found.verdict, ""
+    if verdict == "confirmed" and _hides_seed(bench.runner, commits, runs):
+        verdict, why = "not confirmed", ONE_SEED
+    elif verdict == "confirmed" and holdout is not None and not holdout.low > 0:
+        verdict, why = "not confirmed", HOLDOUT
+    elif verdict == "not confirmed" and varied and _holds_for_own_seed(state, commits, same_seed, direction):
+        why = ONE_SEED
+    return {
+        "means": means,
+        "gain": found.gain,
+        "low": found.low,
+        "high": found.high,
+        "noise": found.noise,
+        "verdict": verdict,
+        "why": why,
+        "spread": asdict(spread(found.noise, same_seed, PRIOR_DEGREES)) if varied else None,
+        "holdout": None if holdout is None else {"means": holdout_means, **_interval(holdout)},
+        "cost": None if cost is None else _interval(cost),
+    }
+
+
+def _compared(
+    runs: Mapping[str, Sequence[Run]],
+    value: Callable[[Run], float | None],
+    direction: Direction,
+    noise: Noise = NO_NOISE,
+) -> tuple[Difference | None, dict[str, float]]:
+    """Return the difference of a value of runs and the mean of each side; None if a run lacks it."""
+    known = {label: [(run.seed, value(run)) for run in each] for label, each in runs.items()}
+    if any(found is None for each in known.values() for _, found in each):
+        return None, {}
+    values = {label: _seed_means(each) for label, each in known.items()}
+    means = {label: math.fsum(each) / len(each) for label, each in values.items()}
+    return difference(values["a"], values["b"], direction, noise), means
+
+
+def _seed_means(values: Sequence[tuple[int | None, float | None]]) -> list[float]:
+    """Return the mean of the values with each seed, or without a seed each value: one seed is one observation."""
+    groups: dict[object, list[float]] = {}
+    for index, (seed, value) in enumerate(values):
+        assert value is not None
+        groups.setdefault(("run", index) if seed is None else seed, []).append(value)
+    return [math.fsum(each) / len(each) for each in groups.values()]
+
+
+def _beyond_holdout(run: Run) -> float | None:
+    """Return by how much a run is worse on validation: the difference of two gains is the gain of this difference."""
+    return None if run.holdout is None or run.metric is None else run.metric - run.holdout
+
+
+def _interval(found: Difference) -> dict[str, float]:
+    return {"gain": found.gain, "low": found.low, "high": found.high}
+
+
+def _hides_seed(runner: Runner, commits: Mapping[str, str], runs: Mapping[str, Sequence[Run]]) -> bool:
+    """Return whether setting SEED varies `a` but not `b`: it passes a number as a seed, or gives equal numbers."""
+    (seed, literals), (own, more) = (
+        (seed_of(*sources), literal_seeds(sources[0]))
+        for sources in (_sources(runner, commits[label]) for label in ("a", "b"))
+    )
+    if seed is None:
+        return False
+    a, b = ({run.metric for run in runs[label]} for label in ("a", "b"))
+    return own is None or more > literals or (runs["a"][0].seed is not None and len(a) > 1 and len(b) == 1)
+
+
+def _holds_for_own_seed(state: State, commits: Mapping[str, str], noise: Noise, direction: Direction) -> bool:
+    """Return whether the session's own runs, which all have the recipe's seed, show the gain."""
+    found = {e.commit: metrics(unbiased(e) or e.runs) for e in state.experiments}
+    a, b = (found.get(commits[label], []) for label in ("a", "b"))
+    return bool(a and b) and difference(a, b, direction, noise).low > 0
 
 
 def _runs_of(comparisons: Sequence[PendingComparison], commit: str) -> list[Run]:
@@ -129,4 +271,15 @@ def confirm_lines(data: Mapping[str, Any]) -> list[str]:
     by, low, high = (figure(data[name], data["means"]["a"]) for name in ("gain", "low", "high"))
     interval = f"95 % interval {low} to {high}, noise of one run {data['noise']:.2g}"
     words = "".join(f", {word}" for word in data.get("reservations", ()))
-    return [*shown, f"gain {by} {data['verdict']}{words}: {interval}"]
+    return [*shown, f"gain {by} {verdict_of(data)}{words}: {interval}", _about_seeds(data), *holdout_lines(data)]
+
+
+def _about_seeds(data: Mapping[str, Any]) -> str:
+    if not data["seeds"]:
+        return f"seed not varied: {data['one_seed']}"
+    known = dict.fromkeys(map(str, data["seeds"]))
+    parts = data["spread"]
+    line = f"seeds {', '.join(known)}: a run varies by {parts['run']:.2g}"
+    if parts["machine"] is None:
+        return line
+    return f"{line}, of which the machine is {parts['machine']:.2g} and the seed {parts['seed']:.2g}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.decision.limits import Limits, noted
-from agent.execution import evaluation, fingerprint
+from agent.execution import evaluation, fingerprint, holdout
 from agent.execution.measure import Runner
 from agent.execution.setup import set_up
 from agent.journal import lock
@@ -67,5 +67,8 @@ def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced
             copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
             inside = runner.workspace.export(copy, commit)
             beside, script = where
-            harness = evaluation.Harness(inside / beside, script, snapshot, fingerprint.snapshot(protocol), untraced)
+            able = holdout.can_score(runner.workspace, commit, str(Path(beside) / script))
+            apart = holdout.holdout_folder(snapshot) if able else None
+            record = fingerprint.snapshot(protocol)
+            harness = evaluation.Harness(inside / beside, script, snapshot, record, untraced, apart)
         yield dataclasses.replace(runner, untracked=untracked, harness=harness)

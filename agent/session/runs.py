@@ -57,7 +57,7 @@ class Runs:
 
     def work_on(self, runner: Runner) -> None:
         """Replace the runner, after it has been prepared."""
-        self._runner = dataclasses.replace(runner, patient=self._patient)
+        self._runner = dataclasses.replace(runner, patient=self._patient, keeps_models=True)
 
     def baseline(self, wanted: int, fingerprint: dict[str, Any]) -> None:
         """Run the baseline until it has `wanted` runs. Valid runs of an earlier session are reused first."""
@@ -124,8 +124,9 @@ class Runs:
         held = of_commit(self._journal.state.experiments, incumbent.commit)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
         observer = Observer(self._started(log, of=incumbent.number), self._tick(log, None))
+        runner = dataclasses.replace(self._runner, keeps_models=False)  # its own was scored when it was kept
         run = self._repeated(
-            lambda: measure(self._runner, incumbent.commit, log, observer, held), most=None, of=incumbent.number
+            lambda: measure(runner, incumbent.commit, log, observer, held), most=None, of=incumbent.number
         )
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         if is_lost(self._journal.state.experiments[incumbent.number]):

@@ -12,10 +12,11 @@ from typing import Any, Literal
 from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
 from agent.decision.limits import Limits, reached
 from agent.decision.sequential_test import Step
+from agent.execution import evaluation, holdout
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.journal import proposals, results
-from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
+from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest, succeeded
 from agent.journal.journal import Journal
 from agent.journal.paths import experiment_folder, stop_file
 from agent.journal.state import Pending, State
@@ -120,6 +121,8 @@ class Session:
         stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)
+        if self.state.incumbent:
+            self._score(self.state.incumbent)  # if a crash prevented it
 
     def baseline(self) -> Experiment:
         """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""
@@ -253,7 +256,18 @@ class Session:
         for path in Checkout(workspace).advance(self.branch, head, old):
             self._say_once(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
         self._proposer.tell(experiment)
+        self._score(experiment)
         return self._incumbent
+
+    def _score(self, experiment: Experiment) -> None:
+        """Score a kept model on the holdout, once, for the user alone. Delete the models of its other runs."""
+        runs, number = succeeded(experiment.runs), experiment.number
+        if experiment.verdict.status == "keep" and runs and number not in self.state.scored:
+            value = holdout.score(self.runner, Path(runs[-1].log))
+            if value is not None:
+                self.journal.append("scored", number=number, metric=runs[-1].metric, holdout=value)
+        for run in experiment.runs:
+            evaluation.drop_models(Path(run.log))
 
     def end(self, reason: str) -> None:
         if self.state.session is not None and self.state.ended is None:

@@ -13,6 +13,7 @@ from agent.journal import lock
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
+from agent.report.holdout import holdout_line
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
 from agent.views.text import faults, headline, row
@@ -33,6 +34,8 @@ def status_lines(data: dict[str, Any]) -> list[str]:
         f"{counted(data['experiments'], 'experiment')}: {counts}{rate}",
         *data["lines"],
     ]
+    if data["holdout"]:
+        shown.append(f"holdout {holdout_line(data['holdout'])}")
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
     if data["faults"]["runs"]:

@@ -10,7 +10,8 @@ from typing import Any
 from agent.format import brief, cost, counted, duration, figure, one_line
 from agent.journal.experiment import Experiment
 from agent.journal.state import State
-from agent.report.gain import outcome, remeasured
+from agent.report.gain import outcome, remeasured, verdict_of
+from agent.report.holdout import holdout_line
 from agent.system.invocation import git_here, typed
 
 MOST_KEPT = 5
@@ -88,7 +89,7 @@ def _gained(summary: Mapping[str, Any]) -> str:
     if confirmed is None:
         return f"{apparent} {'provisional' if summary['gain_is_provisional'] else 'by repeated runs'}"
     said = (
-        f"{brief(confirmed['gain'])} {confirmed['verdict']} ({brief(confirmed['low'])} to {brief(confirmed['high'])})"
+        f"{brief(confirmed['gain'])} {verdict_of(confirmed)} ({brief(confirmed['low'])} to {brief(confirmed['high'])})"
     )
     return f"{brief(summary['gain'])} apparent, {said}"
 
@@ -113,6 +114,7 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})"
         f"{_mean(summary['best_runs'])}",
         f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent and not summary["confirmed"] else ""),
+        *([f"holdout   {holdout_line(summary['holdout'])}"] if summary["holdout"] else []),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",

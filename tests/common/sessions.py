@@ -10,7 +10,7 @@ from typing import Any
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
-from tests.common.workspaces import git
+from tests.common.workspaces import Cli, git
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -51,3 +51,12 @@ def assert_consistent(folder: Path, file: str = "train.py", tag: str = "t") -> N
         assert git(folder, "rev-parse", f"refs/autoresearch/{tag}/{experiment.number}") == experiment.commit
         if experiment.verdict.status == "keep":
             git(folder, "merge-base", "--is-ancestor", experiment.commit, "HEAD")
+
+
+def keep_in_turn(folder: Path, cli: Cli, *changes: str) -> None:
+    """A session whose experiments are these changes of train.py, each of which is kept."""
+    for count, change in enumerate(changes, start=1):
+        agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{change}" train.py')
+        done = cli(folder, "run", "--tag", "t", *agent, "--max-experiments", str(count))
+        assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in rows(folder)] == ["keep"] * (1 + len(changes))

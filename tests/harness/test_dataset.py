@@ -226,8 +226,8 @@ def test_after_a_failure_the_next_call_fetches_only_what_is_missing(server: Data
 
 
 def test_more_shards_than_there_are(server: DataServer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="at most 6542 for climbmix"):
-        dataset.shards("climbmix", 6543, tmp_path, 1, ignore)
+    with pytest.raises(DataError, match="at most 6541 for climbmix"):
+        dataset.shards("climbmix", 6542, tmp_path, 1, ignore)
     assert not server.answers
 
 
@@ -283,8 +283,11 @@ def test_a_directory_with_one_shard_is_split_by_document(tmp_path: Path) -> None
     texts = [f"row {index}" for index in range(45)]
     (tmp_path / NAME).write_bytes(parquet(texts))
     validation, training = dataset.shards(str(tmp_path), None, tmp_path, 1, ignore)
-    assert list(validation.documents()) == ["row 0", "row 20", "row 40"]
-    assert sorted([*validation.documents(), *training.documents()]) == sorted(texts)
+    found = dataset.holdout(str(tmp_path), None, tmp_path, ignore)
+    assert found is not None
+    held_out = [text for shard in found[1] for text in shard.documents()]
+    assert list(validation.documents()) == [text for text in ("row 0", "row 20", "row 40") if text not in held_out]
+    assert sorted([*validation.documents(), *training.documents(), *held_out]) == sorted(texts)
 
 
 def test_the_embedded_text_is_split_by_speech(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import filterfalse, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,18 @@ from tests.common.workspaces import made_once
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Part of the embedded text in the layout of climbmix: eight training shards and one for validation."""
+    """Part of the embedded text in the layout of climbmix: eight training shards and one for validation.
+
+    As a directory it has the same splits, because no text is one that a directory would hold out.
+    """
 
     def make(folder: Path) -> None:
         validation, speeches = dataset.shards("embedded", None, folder, 1, lambda *_: None)
-        texts = list(islice(speeches.documents(), 1600))
+        texts = list(islice(filterfalse(dataset.is_held_out, speeches.documents()), 1600))
         for index in range(8):
             pq.write_table(pa.table({"text": texts[index::8]}), folder / f"shard_{index:05d}.parquet")
-        pq.write_table(pa.table({"text": list(islice(validation.documents(), 400))}), folder / "shard_06542.parquet")
+        texts = list(islice(filterfalse(dataset.is_held_out, validation.documents()), 400))
+        pq.write_table(pa.table({"text": texts}), folder / "shard_06542.parquet")
 
     return made_once(tmp_path_factory, "shards", make)
 

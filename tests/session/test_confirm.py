@@ -22,7 +22,7 @@ from agent.journal.state import PendingComparison, replay
 from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.scripts import SLOW, knowing
-from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.sessions import assert_consistent, events, journal, keep_in_turn, rows
 from tests.common.workspaces import Cli, commit_all, git
 
 NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
@@ -121,15 +121,6 @@ def test_an_idle_change_is_offered_for_removal(quick: Path, cli: Cli) -> None:
     offered = git(quick, "show", f"{smaller['commit']}:train.py")
     assert "RATE = 0.1 " in offered
     assert "WIDTH = 256 " in offered
-
-
-def keep_in_turn(folder: Path, cli: Cli, *changes: str) -> None:
-    """A session whose experiments are these changes of train.py, each of which is kept."""
-    for count, change in enumerate(changes, start=1):
-        agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{change}" train.py')
-        done = cli(folder, "run", "--tag", "t", *agent, "--max-experiments", str(count))
-        assert done.returncode == 0, done.stderr
-    assert [row["status"] for row in rows(folder)] == ["keep"] * (1 + len(changes))
 
 
 def test_a_change_that_the_best_does_not_run_without_pays(quick: Path, cli: Cli) -> None:

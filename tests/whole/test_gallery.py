@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import PreconditionError
+from agent.execution import holdout
+from agent.execution.evaluation import drop_models, model_of
 from agent.execution.measure import ALONE, Beside, Runner, measure
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.protocol.load import load_protocol
@@ -22,50 +24,11 @@ from agent.room import sandbox
 from agent.room.sandbox import Sandbox
 from agent.session.opening import prepared
 from agent.session.references import of_commit
+from tests.common.training import TRAIN
 from tests.common.workspaces import ROOT, git, make_repository, quick_protocol
 
 BUDGET = 0.3
 WAY = sandbox.available(True)
-
-# Real training of a very small model. The code of a case is inserted at {top}, {middle} or {late}.
-TRAIN = """
-import sys
-{top}
-from prepare import MAX_SEQ_LEN, TIME_BUDGET, VOCAB_SIZE, Tokenizer, evaluate_bpb, make_dataloader
-import prepare, time, os
-import mlx.core as mx, mlx.nn as nn, mlx.optimizers as optim
-import numpy as np
-
-class Bigram(nn.Module):
-    def __init__(self, width=8):
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(VOCAB_SIZE, width), nn.Linear(width, VOCAB_SIZE)
-    def __call__(self, tokens):
-        return self.head(self.embedding(tokens))
-
-def loss_fn(model, inputs, targets):
-    return nn.losses.cross_entropy(model(inputs), targets, reduction="mean")
-
-tokenizer = Tokenizer.from_directory()
-model, optimizer = Bigram(), optim.AdamW(0.02)
-batches = make_dataloader(tokenizer, 4, MAX_SEQ_LEN, "train", seed=1)
-step = nn.value_and_grad(model, loss_fn)
-{middle}
-began, steps = time.perf_counter(), 0
-while time.perf_counter() - began < TIME_BUDGET:
-    inputs, targets, _ = next(batches)
-    loss, gradients = step(model, mx.array(inputs), mx.array(targets))
-    optimizer.update(model, gradients)
-    mx.eval(model.state, optimizer.state)
-    steps += 1
-batch_size = 64
-{late}
-val_bpb = evaluate_bpb(model, tokenizer, batch_size)
-{end}
-print(f"val_bpb:          {val_bpb:.6f}")
-print("peak_vram_mb:     10.0")
-print(f"num_steps:        {steps}")
-"""
 
 PEEK = """
 honest = model
@@ -218,7 +181,22 @@ os.makedirs("closed"); open("closed/x", "w").close(); os.chmod("closed", 0)
 """
 
 # name -> (where, code, part of the reason; None if it does not affect the metric)
+SEEKS_HOLDOUT = """
+import glob
+from harness import handover
+beside = os.path.join(os.path.dirname(os.environ["REAL_WORKSPACE"]), "cache")
+caches = (os.environ["AUTORESEARCH_CACHE"], beside, os.path.expanduser("~/.cache/autoresearch"))
+found = [each for cache in caches for each in glob.glob(cache + "/**/*holdout*", recursive=True)]
+assert not found and not [name for name in os.environ if "HOLDOUT" in name or "MODEL" in name], found
+for ask in ("holdout", "rows", "val"):
+    try:
+        handover.ask(handover.at_work(), {"ask": ask})
+    except handover.Refused:
+        continue
+    raise SystemExit(f"it told {ask}")
+"""
 CHEATS: Mapping[str, tuple[str, str, str | None]] = {
+    "what nothing selects on": ("middle", SEEKS_HOLDOUT, None),
     "a metric printed by hand": ("late", "print('val_bpb: 1.0'); sys.exit(0)", "handed no model"),
     "its own evaluation": ("late", "def evaluate_bpb(*_): return 1.0", "handed no model"),
     "a better number than was computed": ("end", "val_bpb *= 0.9", "the evaluator computed"),
@@ -283,6 +261,7 @@ CHEATS_IN_EVERY_RUN = (
     "a peek at a few tokens",
     "twice the time",
     "what is hidden from it",
+    "what nothing selects on",
 )
 
 MODULE = """
@@ -535,6 +514,36 @@ def test_a_model_that_cannot_be_traced_is_told_where(runner: Runner) -> None:
     result = run(lenient, "late", through_numpy)
     assert result.metric is not None, (result, Path(result.log).read_text()[-2000:])
     assert result.source == "untraced", (result, Path(result.log).read_text()[-2000:])
+
+
+def test_stored_model_is_scored_on_the_holdout_once(runner: Runner, tmp_path: Path) -> None:
+    keeping = dataclasses.replace(runner, keeps_models=True)
+    for change in ("", "batch_size = 7"):  # the graph has its own batch size
+        result = run(keeping, "late", change)
+        assert result.metric is not None, result.error
+        assert model_of(Path(result.log)) is not None
+        value = holdout.score(keeping, Path(result.log))
+        assert value is not None
+        assert abs(value - result.metric) < 0.3
+        assert value != result.metric
+        assert model_of(Path(result.log)) is None
+        assert holdout.score(keeping, Path(result.log)) is None
+    assert model_of(Path(run(runner, "late", "").log)) is None  # not asked for
+    assert model_of(Path(run(keeping, "end", "sys.exit(1)").log)) is not None  # the session deletes it
+    drop_models(tmp_path / "logs" / "run-1.log")
+    assert not [*(tmp_path / "logs").glob("*model*")]
+
+
+def test_damaged_holdout_costs_no_session(runner: Runner, tmp_path: Path) -> None:
+    said: list[str] = []
+    keeping = dataclasses.replace(runner, keeps_models=True, say=said.append)
+    result = run(keeping, "late", "")
+    tokens = next((tmp_path / "cache" / "holdouts").glob("*/*.tokens.npy"))
+    content = bytearray(tokens.read_bytes())
+    content[-1] ^= 1
+    tokens.write_bytes(content)
+    assert holdout.score(keeping, Path(result.log)) is None
+    assert "does not match its hash" in said[0]
 
 
 def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(runner: Runner, tmp_path: Path) -> None:

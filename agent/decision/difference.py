@@ -1,0 +1,86 @@
+"""The difference between two commits by their held-out runs, and what their spread is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.decision.noise import Noise
+from agent.decision.student_t import quantile
+from agent.journal.experiment import Direction
+from agent.journal.state import gain
+
+LEVEL = 0.95
+# The noise of nothing that was repeated: it adds no degrees of freedom.
+NO_NOISE = Noise(math.nan, 0.0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The improvement of `b` over `a`.
+
+    Attributes:
+        gain: positive is better in either direction.
+        low: lower bound of the confidence interval at LEVEL; `high` is the upper bound.
+        noise: standard deviation of one value.
+    """
+
+    gain: float
+    low: float
+    high: float
+    noise: float
+
+    @property
+    def verdict(self) -> str:
+        return "confirmed" if self.low > 0 else "refuted" if self.high < 0 else "not confirmed"
+
+
+def difference(a: Sequence[float], b: Sequence[float], direction: Direction, session: Noise = NO_NOISE) -> Difference:
+    """Return the difference of the means with Student's t interval. The variance is pooled over both sides.
+
+    Values of both sides that share a seed usually move together, which makes the interval too wide rather than too
+    narrow: it treats them as independent.
+
+    Args:
+        a: values of one side, at least one; so is `b`.
+        session: the noise estimate of the session, if it is of the same kind as these values; it is pooled too.
+    """
+    means = [math.fsum(each) / len(each) for each in (a, b)]
+    by = gain(means[0], means[1], direction)
+    squares = sum((value - mean) ** 2 for each, mean in zip((a, b), means, strict=True) for value in each)
+    if session.sd == 0 and all(min(each) == max(each) for each in (a, b)):
+        return Difference(by, by, by, 0.0)
+    known = 0.0 if math.isinf(session.degrees) else session.degrees
+    degrees = len(a) + len(b) - 2 + known
+    noise = math.sqrt((squares + (known * session.sd**2 if known else 0.0)) / max(degrees, 1.0))
+    width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(1 / len(a) + 1 / len(b))
+    return Difference(by, by - width, by + width, noise)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What makes runs of one program differ. Values are standard deviations of one run.
+
+    Attributes:
+        run: over seeds and runs together.
+        machine: between runs with the same seed; None if none was repeated.
+        seed: the rest; None if the machine's part is unknown.
+    """
+
+    run: float
+    machine: float | None
+    seed: float | None
+
+
+def spread(run: float, session: Noise, prior: float) -> Spread:
+    """Split the spread of one run into the machine's part and the seed's.
+
+    Args:
+        run: standard deviation of one run over seeds.
+        session: the noise of runs with the same seed.
+        prior: degrees of freedom of a noise that nothing was repeated for.
+    """
+    if session.degrees <= prior:
+        return Spread(run, None, None)
+    return Spread(run, session.sd, math.sqrt(max(0.0, run**2 - session.sd**2)))

@@ -1,0 +1,53 @@
+"""The difference of two sides by held-out runs, and what their spread is made of."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from agent.decision.difference import difference, spread
+from agent.decision.noise import PRIOR_DEGREES, Noise
+
+
+def test_interval_is_students() -> None:
+    found = difference([2.0, 2.2, 2.1], [1.0, 1.1, 1.2], "minimize")
+    assert found.gain == pytest.approx(1.0)
+    # t(0.975, 4) = 2.776445 times 0.1 times sqrt(2/3)
+    assert found.high - found.gain == pytest.approx(2.776445 * 0.1 * math.sqrt(2 / 3), rel=1e-6)
+    assert found.verdict == "confirmed"
+    assert difference([1.0, 1.1, 1.2], [2.0, 2.2, 2.1], "minimize").verdict == "refuted"
+    assert difference([1.0, 1.1, 1.2], [2.0, 2.2, 2.1], "maximize").gain == pytest.approx(1.0)
+
+
+def test_noise_of_the_session_adds_degrees_of_freedom() -> None:
+    a, b = [2.0, 2.2], [1.0, 1.2]
+    wide, narrow = (difference(a, b, "minimize", noise) for noise in (Noise(math.nan, 0.0), Noise(0.14, 20.0)))
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 1.5
+
+
+def test_equal_numbers_need_no_interval() -> None:
+    found = difference([2.0, 2.0], [1.0, 1.0], "minimize", Noise(0.0, math.inf))
+    assert (found.low, found.high, found.noise) == (1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_seeds_that_both_sides_share_do_not_make_it_overconfident(shared: float) -> None:
+    """Pairs of runs with one seed move together: the interval may be too wide then, never too narrow."""
+    rng, misses = random.Random(1), 0
+    for _ in range(2000):
+        common = [rng.gauss(0.0, 1.0) for _ in range(3)]
+        sides = [[math.sqrt(shared) * c + math.sqrt(1 - shared) * rng.gauss(0.0, 1.0) for c in common] for _ in "ab"]
+        found = difference(sides[0], sides[1], "minimize")
+        misses += not found.low <= 0 <= found.high
+    assert misses / 2000 < 0.065
+    assert shared or misses / 2000 > 0.035
+
+
+def test_spread_is_split_into_machine_and_seed() -> None:
+    known = spread(0.05, Noise(0.03, 10.0), PRIOR_DEGREES)
+    assert known.machine == 0.03
+    assert known.seed == pytest.approx(0.04)
+    assert spread(0.02, Noise(0.03, 10.0), PRIOR_DEGREES).seed == 0.0
+    assert spread(0.05, Noise(0.001, PRIOR_DEGREES), PRIOR_DEGREES).machine is None

@@ -1,0 +1,87 @@
+"""`--holdout COMMAND`: a repository without our harness scores what its runs wrote on data of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.common.sessions import assert_consistent, events, keep_in_turn
+from tests.common.workspaces import Cli, commit_all
+
+# The model is the constants. RATE helps on both splits, WIDTH on the validation split alone.
+WRITES = 'import json\njson.dump([RATE, WIDTH], open("model.json", "w"))\nprint("---")'
+SCORES = """import json
+rate, width = json.load(open("model.json"))
+print(f"val_bpb:          {3 + (rate - 0.4) ** 2:.6f}")
+"""
+COMMAND = f"{sys.executable} score.py"
+
+
+@pytest.fixture
+def writing(quick: Path) -> Path:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace('print("---")', WRITES, 1))
+    (quick / "score.py").write_text(SCORES)
+    commit_all(quick, "a model and what scores it")
+    return quick
+
+
+def confirmed(folder: Path, cli: Cli, *flags: str) -> dict[str, Any]:
+    done = cli(folder, "confirm", "--json", *flags)
+    assert done.returncode == 0, done.stderr
+    data: dict[str, Any] = json.loads(done.stdout)["data"]
+    return data
+
+
+def test_gain_must_show_on_the_holdout(writing: Path, cli: Cli) -> None:
+    keep_in_turn(writing, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    data = confirmed(writing, cli, "--holdout", COMMAND)
+    assert (data["verdict"], data["why"]) == ("confirmed", "")
+    assert data["holdout"] == {
+        "means": {"a": pytest.approx(3.09), "b": pytest.approx(3.01)},
+        **dict.fromkeys(("gain", "low", "high"), pytest.approx(0.08, abs=1e-6)),
+    }
+    assert data["cost"]["gain"] == pytest.approx(0.0, abs=1e-6)
+    assert "on the holdout 0.08" in cli(writing, "confirm", "--holdout", COMMAND).stdout
+    assert "holdout 0.08" in cli(writing, "status").stdout
+    assert_consistent(writing)
+
+
+def test_gain_on_validation_alone_is_not_confirmed(writing: Path, cli: Cli) -> None:
+    keep_in_turn(writing, cli, "s/^WIDTH = 64 /WIDTH = 256 /")
+    data = confirmed(writing, cli, "--holdout", COMMAND)
+    assert (data["verdict"], data["why"]) == ("not confirmed", "not on the holdout")
+    assert data["cost"]["gain"] == pytest.approx(0.192, abs=1e-6)
+    line = "not confirmed: not on the holdout"
+    assert line in cli(writing, "status").stdout
+    report = cli(writing, "report", "--json")
+    assert report.returncode == 0, report.stderr
+    assert confirmed(writing, cli)["verdict"] == "confirmed"  # without it, nobody knows
+
+
+def test_session_keeps_the_command(writing: Path, cli: Cli) -> None:
+    done = cli(writing, "run", "--tag", "t", "--max-experiments", "6", "--holdout", COMMAND, "--confirm")
+    assert done.returncode == 0, done.stderr
+    assert events(writing, "session")[0]["flags"]["holdout"] == COMMAND
+    assert all("holdout" in run and run["holdout"] is None for run in events(writing, "measured"))
+    assert all(run["holdout"] is not None for run in events(writing, "compared"))
+    assert "holdout   " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("exit 3", "the command of --holdout failed: crashed: exit code 3"),
+        ("echo nothing", "the command of --holdout failed: "),
+    ],
+)
+def test_failing_command_is_said_to_fail(writing: Path, cli: Cli, command: str, says: str) -> None:
+    keep_in_turn(writing, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    done = cli(writing, "confirm", "--holdout", command)
+    assert done.returncode == 1
+    assert f"error: {says}" in done.stderr
+    assert "hint: see the log " in done.stderr

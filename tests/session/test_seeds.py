@@ -1,0 +1,128 @@
+"""`confirm` varies the seed in pairs: a gain that holds for one seed alone is not confirmed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.decision.schedule import counted, next_seed, next_turn
+from agent.journal.experiment import Run
+from agent.journal.state import PendingComparison
+from tests.common.sessions import assert_consistent, events, keep_in_turn
+from tests.common.workspaces import Cli, commit_all
+
+# A recipe whose metric depends on its seed a little, and on LUCK for the seed 42 alone.
+SEEDED = """import random
+SEED = 42  # search: off
+LUCK = 0  # search: off
+random.seed(SEED)
+"""
+METRIC = "loss += 0.01 * random.gauss(0, 1) - 0.5 * LUCK * (SEED == 42)\n"
+
+
+@pytest.fixture
+def seeded(quick: Path) -> Path:
+    """The quick workspace with a seed, deterministic for each."""
+    text = (quick / "train.py").read_text()
+    text = text.replace("RATE = 0.1", f"{SEEDED}RATE = 0.1").replace('print("---")', f'{METRIC}print("---")')
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "a seed")
+    return quick
+
+
+def confirmed(folder: Path, cli: Cli, *flags: str) -> dict[str, object]:
+    done = cli(folder, "confirm", "--json", *flags)
+    assert done.returncode == 0, done.stderr
+    data: dict[str, object] = json.loads(done.stdout)["data"]
+    return data
+
+
+def test_pairs_share_a_seed_that_nothing_has_used(seeded: Path, cli: Cli) -> None:
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    data = confirmed(seeded, cli)
+    assert (data["verdict"], data["why"], data["seeds"], data["one_seed"]) == ("confirmed", "", [43, 44, 45], None)
+    runs = events(seeded, "compared")
+    assert [(run["label"], run["seed"]) for run in runs] == [
+        *(("a", 43), ("b", 43), ("b", 44), ("a", 44), ("a", 45), ("b", 45)),
+    ]
+    # The seed's part of the noise is the same on both sides of a pair, and runs with one seed do not differ here.
+    spread = data["spread"]
+    assert isinstance(spread, dict)
+    assert spread["run"] > 0
+    text = cli(seeded, "confirm").stdout
+    assert "seeds 46, 47, 48: a run varies by " in text
+    assert "mean of 6" in text
+    assert_consistent(seeded)
+
+
+def test_gain_for_one_seed_alone_is_not_confirmed(seeded: Path, cli: Cli) -> None:
+    keep_in_turn(seeded, cli, "s/^LUCK = 0 /LUCK = 1 /")
+    data = confirmed(seeded, cli)
+    assert (data["verdict"], data["why"]) == ("not confirmed", "one seed")
+    assert "not confirmed: one seed" in cli(seeded, "confirm").stdout
+    status = json.loads(cli(seeded, "status", "--json").stdout)["data"]
+    assert status["confirmed"]["why"] == "one seed"
+    assert "not confirmed: one seed" in cli(seeded, "status").stdout
+    # With its own seed alone, the gain is there, and the output says what it rests on.
+    own = confirmed(seeded, cli, "--seeds", "1")
+    assert (own["verdict"], own["seeds"], own["one_seed"]) == ("confirmed", [], "as asked")
+    assert "seed not varied: as asked" in cli(seeded, "confirm", "--seeds", "1").stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "s/^random.seed(SEED)/random.seed(7); print(SEED)/",  # a number
+        "s/^random.seed(SEED)/random.seed(0 * SEED)/",  # equal numbers for every seed
+        "s/^random.seed(SEED)/random.seed(str(7))/",  # SEED is no longer read but by the metric
+        "s/SEED/SEAT/g",  # the constant is gone
+    ],
+)
+def test_recipe_that_does_not_use_its_seed_is_not_confirmed(seeded: Path, cli: Cli, change: str) -> None:
+    keep_in_turn(seeded, cli, f"{change};s/^RATE = 0.1 /RATE = 0.3 /")
+    data = confirmed(seeded, cli)
+    assert (data["verdict"], data["why"]) == ("not confirmed", "one seed")
+
+
+def test_recipe_without_a_seed_says_so(quick: Path, cli: Cli) -> None:
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    assert "seed not varied: baseline has no constant SEED" in cli(quick, "confirm").stdout
+    assert confirmed(quick, cli)["verdict"] == "confirmed"
+
+
+def test_runs_with_one_seed_count_as_one(seeded: Path, cli: Cli) -> None:
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    data = confirmed(seeded, cli, "--seeds", "2", "--runs", "4")
+    assert data["seeds"] == [43, 44, 43, 44]
+    assert data["runs"] == {"a": 4, "b": 4}
+    wrong = cli(seeded, "confirm", "--seeds", "5", "--runs", "4")
+    assert wrong.returncode == 2
+    assert "--seeds must be at most --runs, got 5 and 4" in wrong.stderr
+
+
+def test_earlier_versions_comparison_is_kept_apart(seeded: Path, cli: Cli) -> None:
+    """Held-out runs of an earlier version all have the recipe's seed: they say nothing about another."""
+    keep_in_turn(seeded, cli, "s/^LUCK = 0 /LUCK = 1 /")
+    assert confirmed(seeded, cli, "--seeds", "1")["verdict"] == "confirmed"
+    data = confirmed(seeded, cli)
+    assert data["runs"] == {"a": 3, "b": 3}
+    assert data["verdict"] == "not confirmed"
+
+
+def test_repeat_has_the_seed_of_the_run_that_it_replaces() -> None:
+    """With seeds, one undisturbed run of each counts, so that both sides have the same ones."""
+    runs: dict[str, list[Run]] = {"a": [], "b": []}
+    found = PendingComparison({"a": "a", "b": "b"}, (), 3, seeds=(43, 44, 45))
+    while (label := next_turn(found)) is not None:
+        seed = next_seed(found, label)
+        slow = (label, len(runs[label])) == ("a", 1)
+        runs[label].append(Run(2.0, 300.0, {"num_steps": 49.0 if slow else 63.0}, seed=seed))
+        found = replace(found, runs={name: tuple(each) for name, each in runs.items()})
+    assert [run.seed for run in runs["a"]] == [43, 44, 45, 44]
+    assert [run.seed for run in counted(found, "b")] == [43, 44, 45]
+    assert sorted((run.seed, run.secondary["num_steps"]) for run in counted(found, "a")) == [
+        *((43, 63.0), (44, 63.0), (45, 63.0)),
+    ]

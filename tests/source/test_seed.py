@@ -1,0 +1,68 @@
+"""The seed of a recipe: found, set, and seeds that setting it does not reach."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.source.seed import literal_seeds, seed_of, with_seed
+from tests.common.workspaces import ROOT
+
+TEXT = """import mlx.core as mx
+if PROFILE == "cpu":
+    SEED = 42  # search: off
+else:
+    SEED = 7
+mx.random.seed(SEED)
+"""
+
+
+def test_seed_of_the_live_branch_is_found_and_set() -> None:
+    files, known = {"train.py": TEXT, "notes.md": "SEED = 1"}, {"PROFILE": "cpu"}
+    assert seed_of(files, known) == 42
+    assert seed_of(files, {"PROFILE": "mac"}) == 7
+    assert with_seed(files, known, 43) == {"train.py": TEXT.replace("SEED = 42", "SEED = 43")}
+    assert with_seed(files, known, 42) == {}
+
+
+def test_our_own_recipe_has_a_seed() -> None:
+    files = {"train.py": (ROOT / "train.py").read_text()}
+    assert seed_of(files, {"PROFILE": "cpu"}) == 42
+    changed = with_seed(files, {"PROFILE": "cpu"}, 5)["train.py"]
+    assert "\nSEED = 5  # search: off\n" in changed
+    assert len(changed.splitlines()) == len(files["train.py"].splitlines())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1\n",
+        "SEED = 42\n",  # nothing reads it
+        "SEED = True\nprint(SEED)\n",
+        "SEED = 4.2\nprint(SEED)\n",
+        "SEED = make()\nprint(SEED)\n",
+        "SEED = 42\nprint(SEED",
+    ],
+)
+def test_a_recipe_without_a_usable_seed_has_none(text: str) -> None:
+    assert seed_of({"train.py": text}, {}) is None
+
+
+def test_the_seed_may_be_in_another_file_than_its_use() -> None:
+    files = {"config.py": "SEED = 3\n", "train.py": "from config import SEED\nrandom.seed(SEED)\n"}
+    assert seed_of(files, {}) == 3
+    assert [*with_seed(files, {}, 4)] == ["config.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("mx.random.seed(SEED)\nload(data, seed=SEED)\n", 0),
+        ("mx.random.seed(1337)\n", 1),
+        ("rng = np.random.default_rng(7)\nload(data, seed=8)\n", 2),
+        ("mx.random.key(3)\ntorch.manual_seed(SEED + 1)\n", 1),
+        ("mx.random.seed(-1)\n", 0),
+        ("mx.random.seed(", 0),
+    ],
+)
+def test_numbers_that_are_used_as_seeds_are_counted(text: str, count: int) -> None:
+    assert literal_seeds({"train.py": text, "notes.md": "seed(1)"}) == count
