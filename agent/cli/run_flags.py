@@ -375,8 +375,8 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
 
 
 def _limits(end: EndFlags) -> Limits:
-    from agent.cli.until import moment
     from agent.decision.limits import Limits
+    from agent.system.until import moment
 
     return Limits(
         experiments=end.max_experiments,

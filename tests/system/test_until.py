@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from agent.cli.until import moment
 from agent.errors import UsageError
+from agent.system.until import moment
 from tests.common.in_process import call
 
 pytestmark = pytest.mark.quick
