@@ -4,7 +4,7 @@ Each module holds the commands of one topic. Importing it registers them with `p
 page.
 """
 
-from agent.cli import running, measuring, reading, preparing, protocol  # noqa: F401, I001  # the help page's order
+from agent.cli import running, measuring, claims, reading, preparing, protocol  # noqa: F401, I001  # the help page's order
 from agent.cli.program import app, start
 
 __all__ = ["app", "start"]

@@ -45,7 +45,7 @@ def load_protocol(workspace: Path) -> Protocol:
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a valid protocol: the file is not UTF-8 text") from None
     except ValidationError as error:
-        raise UsageError(f"{path} is not a valid protocol: {_sentence(error)}") from None
+        raise UsageError(f"{path} is not a valid protocol: {fault_of(error)}") from None
     except RecursionError:
         raise UsageError(f"{path} is not a valid protocol: the JSON is nested too deeply") from None
     except ValueError as error:
@@ -113,7 +113,8 @@ def _is_foreign(log: Path) -> bool:
     return log.exists() and not log.with_name("baseline.json").is_file()
 
 
-def _sentence(error: ValidationError) -> str:
+def fault_of(error: ValidationError) -> str:
+    """Return what is wrong with a file as one clause, without the terms of pydantic."""
     faults = []
     for fault in error.errors(include_url=False, include_input=False)[:MOST_FAULTS]:
         where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith("function-"))[:LONGEST_WHERE]
@@ -124,7 +125,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _words(fault: ErrorDetails) -> str:
-    """Return why a field is invalid, without the terms of pydantic."""
+    """Return why a field is invalid."""
     limits = fault.get("ctx", {})
     match fault["type"]:
         case "extra_forbidden":

@@ -1,0 +1,1 @@
+"""`claim` and `verify`: evidence for a gain in one small folder, and its replication on another machine."""

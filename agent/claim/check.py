@@ -1,0 +1,203 @@
+"""Check that a claim follows from its own parts, and that its commits are those of this repository's harness."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+from agent.claim.figures import confirmation_of, same
+from agent.claim.folder import Evidence
+from agent.claim.models import ChangedConstant, Changes, Claim, ClaimedRun
+from agent.errors import AutoresearchError, NoMetric, PreconditionError
+from agent.execution.evaluation import TOLERANCE
+from agent.format import figure, printed
+from agent.journal.experiment import Value
+from agent.protocol.extract import extract
+from agent.protocol.models import FILENAME, Protocol
+from agent.repository.bundle import fetch_bundle, new_content
+from agent.repository.workspace import Workspace
+from agent.source.constants import constants
+from agent.source.diff import CODE, changed
+from agent.source.seed import literal_seeds, seed_of
+
+LARGEST_CONTENT, MOST_FILES = 256 * 2**20, 10_000
+LINK = "120000"
+
+
+class FalseClaim(AutoresearchError):
+    """A claim whose parts contradict each other.
+
+    Args:
+        fault: how, as a sentence about the claim.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"false claim: {fault}")
+
+
+def require_consistent(evidence: Evidence) -> None:
+    """Check the claim against the logs and the protocol in its own folder.
+
+    Raises:
+        FalseClaim: a log, a metric, the gain or the protocol was changed.
+    """
+    claim, protocol = evidence.claim, evidence.protocol
+    if protocol.digest != claim.protocol:
+        raise FalseClaim(f"its {FILENAME} is not the one that its claim.json names")
+    metric = protocol.metric
+    if (claim.metric, claim.direction) != (metric.name, metric.direction):
+        raise FalseClaim(f"its metric is {claim.metric} ({claim.direction}), but its {FILENAME} has another one")
+    for run in (*claim.runs.a, *claim.runs.b):
+        if hashlib.sha256(evidence.logs[run.log]).hexdigest() != run.sha256:
+            raise FalseClaim(f"{run.log} was changed: its hash is not the one in claim.json")
+        if fault := _fault_of_metric(run, evidence.logs[run.log], protocol):
+            raise FalseClaim(fault)
+    _require_gain(claim)
+
+
+def _fault_of_metric(run: ClaimedRun, log: bytes, protocol: Protocol) -> str | None:
+    """Return how a run's metric differs from that in its log; None if it agrees, or the log does not contain it."""
+    metric = protocol.metric
+    if metric.extract.path is not None:
+        return None
+    try:
+        told = extract(metric, printed(log.decode(errors="replace")))
+    except NoMetric as error:
+        return f"{run.log} does not show the metric that claim.json gives for it: {error}"
+    # An evaluator computes the number, and the log may round it.
+    tolerance = TOLERANCE if run.source == "attested" else 0.0
+    if math.isclose(told, run.metric, rel_tol=1e-9, abs_tol=tolerance):
+        return None
+    return f"claim.json gives {figure(run.metric)} for {run.log}, which shows {figure(told)}"
+
+
+def _require_gain(claim: Claim) -> None:
+    found = confirmation_of(claim.runs, claim.direction)
+    if found is None:
+        raise FalseClaim(
+            f"its gain of {figure(claim.confirmation.gain)} does not follow from its runs, which show none"
+        )
+    if not same(found.model_dump(), claim.confirmation.model_dump()):
+        by = figure(claim.confirmation.gain), figure(found.gain)
+        if by[0] != by[1]:
+            raise FalseClaim(f"its gain of {by[0]} does not follow from its runs, which show {by[1]}")
+        raise FalseClaim("its interval does not follow from its runs")
+
+
+def require_own_rules(evidence: Evidence, workspace: Workspace) -> None:
+    """Raise PreconditionError if the claim has another protocol than the workspace, which decides what is run."""
+    if evidence.protocol.digest != workspace.protocol.digest:
+        raise PreconditionError(
+            f"the claim was measured under another {FILENAME} than that of {workspace.folder}",
+            hint="check out the commit that its session began with, then run the same command again",
+        )
+
+
+def fetch(evidence: Evidence, workspace: Workspace, refs: str) -> Mapping[str, str]:
+    """Fetch the commits of a claim, and check them against the claim and HEAD.
+
+    Args:
+        workspace: a clone that can be thrown away.
+        refs: where they are kept.
+
+    Returns:
+        The commits: `a` is the baseline, `b` the best.
+
+    Raises:
+        FalseClaim: the bundle does not hold what the claim says.
+        PreconditionError: the commits have another harness than HEAD.
+    """
+    claim, head = evidence.claim, workspace.head
+    commits = claim.commits.model_dump()
+    if fault := fetch_bundle(workspace, evidence.bundle, commits, refs):
+        raise FalseClaim(f"its commits.bundle {fault}")
+    for name, commit in commits.items():
+        count, size = new_content(workspace, commit, head)
+        if count > MOST_FILES or size > LARGEST_CONTENT:
+            raise FalseClaim(f"its {name} adds {count:,} files of {size // 2**20:,} MiB, which is too much to run")
+        _require_own_protocol(claim, workspace, name, commit)
+    digests = {name: workspace.harness_digest(commit) for name, commit in commits.items()}
+    for name, digest in digests.items():
+        if digest != claim.harness:
+            raise FalseClaim(f"the harness of its {name} is not the one that its claim.json names")
+    if claim.harness != workspace.harness_digest(head):
+        path = _first_difference(workspace, commits["baseline"], head)
+        raise PreconditionError(
+            f"the claim has another harness than HEAD: {path} differs",
+            hint="check out the commit that its session began with, then run the same command again",
+        )
+    _require_allowed(claim, workspace)
+    return {"a": claim.commits.baseline, "b": claim.commits.best}
+
+
+def _require_own_protocol(claim: Claim, workspace: Workspace, name: str, commit: str) -> None:
+    text = workspace.show(commit, FILENAME)
+    if text is None:
+        return
+    try:
+        found = Protocol.model_validate_json(text).digest
+    except (ValueError, RecursionError):
+        found = ""
+    if found != claim.protocol:
+        raise FalseClaim(f"{FILENAME} of its {name} is not the one that its claim.json names")
+
+
+def _first_difference(workspace: Workspace, one: str, other: str) -> str:
+    trees = [workspace.tree(commit) for commit in (one, other)]
+    paths = sorted(workspace.harness(one) | workspace.harness(other))
+    entries = ((path, [tree.get(workspace.in_repository(path)) for tree in trees]) for path in paths)
+    return next((path for path, (first, second) in entries if first != second), FILENAME)
+
+
+def _require_allowed(claim: Claim, workspace: Workspace) -> None:
+    """Raise FalseClaim if the best changes more than the protocol allows, or adds links."""
+    before, after = (workspace.tree(commit) for commit in (claim.commits.baseline, claim.commits.best))
+    results = workspace.in_repository(workspace.protocol.provenance.results_log.path)
+    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name) and name != results]
+    for name in names:
+        path = workspace.inside(name)
+        if path is None:
+            raise FalseClaim(f"its best changes {name}, which is outside of the workspace")
+        if refusal := workspace.refusal(claim.commits.baseline, [path]):
+            raise FalseClaim(f"its best {refusal}")
+        if after.get(name, ("100644", ""))[0] == LINK:
+            raise FalseClaim(f"its best makes {name} a link")
+
+
+def require_described(claim: Claim, workspace: Workspace, known: Mapping[str, Value]) -> None:
+    """Raise FalseClaim if the best changes something else than the claim says."""
+    if changes_of(workspace, claim.commits.baseline, claim.commits.best, known) != claim.changes:
+        raise FalseClaim("its description of what the best changes does not follow from its commits")
+
+
+def changes_of(workspace: Workspace, baseline: str, best: str, known: Mapping[str, Value]) -> Changes:
+    """Describe what the best changes.
+
+    Args:
+        known: values of the names that the harness defines.
+    """
+    before, after = workspace.files(baseline), workspace.files(best)
+    files = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
+    found = []
+    for path in files:
+        olds, news = (constants(each.get(path, ""), known) for each in (before, after))
+        found += [
+            ChangedConstant(file=path, name=name, before=olds[name].value, after=news[name].value)
+            for name in olds
+            if name in news and olds[name].value != news[name].value
+        ]
+    return Changes(files=files, constants=found, code=CODE in changed(before, after, known))
+
+
+def require_seed_used(workspace: Workspace, commits: Mapping[str, str], known: Mapping[str, Value]) -> bool:
+    """Return whether both commits have a seed that can be set.
+
+    Raises:
+        FalseClaim: only the baseline uses its seed, so that the best is compared at one seed of its choice.
+    """
+    files = {label: workspace.files(commit) for label, commit in commits.items()}
+    seeds = {label: seed_of(each, known) for label, each in files.items()}
+    if seeds["a"] is not None and (seeds["b"] is None or literal_seeds(files["b"]) > literal_seeds(files["a"])):
+        raise FalseClaim("its best does not use SEED where the baseline does, so its gain may be that of one seed")
+    return None not in seeds.values()

@@ -1,0 +1,228 @@
+"""Write the claim of a session: one small folder with all that another machine needs to check its gain."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from agent.claim import check
+from agent.claim.figures import confirmation_of, in_words
+from agent.claim.folder import (
+    ATTESTATIONS,
+    BUNDLE,
+    CLAIM,
+    LARGEST_BUNDLE,
+    LARGEST_LOG,
+    LARGEST_PROTOCOL,
+    PROTOCOL,
+    read_claim,
+)
+from agent.claim.machine import data_of, holdout_id, machine_of
+from agent.claim.models import CLAIM_SCHEMA, Claim, ClaimedRun, Commits, Confirmation, Sides, claim_schema
+from agent.decision.schedule import counted
+from agent.errors import PreconditionError, UsageError
+from agent.format import counted as number_of
+from agent.journal.experiment import Run, succeeded
+from agent.journal.journal import read
+from agent.journal.paths import find_session, journal_path
+from agent.journal.state import State, replay
+from agent.protocol.load import load_protocol
+from agent.protocol.models import FILENAME, Protocol
+from agent.repository.bundle import write_bundle
+from agent.repository.workspace import Workspace
+from agent.session.context import known_constants
+from agent.system.files import read_bounded, read_end, remove_tree, write_whole
+from agent.system.invocation import here, typed
+
+MB = 2**20
+Runs = Mapping[str, Sequence[Run]]
+
+
+def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
+    """Write the claim of a session, and return what to tell the user.
+
+    Args:
+        folder: the workspace.
+        tag: the session; None for the most recent one.
+        out: the folder to write; None for `claim-TAG` in the current folder.
+
+    Raises:
+        PreconditionError: the session's gain is not confirmed, or its evidence is incomplete.
+        UsageError: `out` exists and is not a claim.
+    """
+    folder = folder.resolve()
+    tag = find_session(folder, tag)
+    target = out or Path(f"claim-{tag}")
+    _require_replaceable(target)
+    state = replay(read(journal_path(folder, tag)))
+    protocol = load_protocol(folder)
+    workspace = Workspace(folder, protocol)
+    confirmed = _confirmation(state, tag)
+    _require_same_protocol(state, protocol, tag)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".claim-") as name:
+        part = Path(name) / "claim"
+        (part / "logs").mkdir(parents=True)
+        claim = _claim(part, workspace, state, confirmed)
+        write_whole(part / CLAIM, json.dumps(claim.model_dump(by_alias=True, mode="json"), indent=2) + "\n")
+        write_whole(part / CLAIM_SCHEMA, json.dumps(claim_schema(), indent=2) + "\n")
+        write_whole(part / PROTOCOL, read_bounded(folder / FILENAME, LARGEST_PROTOCOL))
+        write_bundle(workspace, part / BUNDLE, claim.commits.model_dump())
+        size = (part / BUNDLE).stat().st_size
+        if size > LARGEST_BUNDLE:
+            raise PreconditionError(f"the history of both commits takes {size // MB} MiB, at most 256 MiB are allowed")
+        check.require_consistent(read_claim(part))
+        _replace(target, part)
+    about, written = claim.confirmation, sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return [
+        f"{claim.metric} {in_words(about.gain, about.low, about.high, about.means.a)}, "
+        f"{number_of(len(claim.runs.a), 'run')} of baseline and best each",
+        f"wrote {here(target)} ({written / MB:.1f} MiB)",
+        f"check it on another machine with `autoresearch verify {here(target)}`",
+    ]
+
+
+def _require_replaceable(target: Path) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError(f"{here(target)} is not a folder", hint="choose another --out")
+    if target.is_dir() and any(target.iterdir()) and not (target / CLAIM).is_file():
+        raise UsageError(f"{here(target)} is not empty and is not a claim", hint="choose another --out")
+
+
+def _replace(target: Path, part: Path) -> None:
+    """Move the new claim into place. Attestations of an earlier one are about that one, so they go with it."""
+    target.mkdir(exist_ok=True)
+    for name in (CLAIM, CLAIM_SCHEMA, PROTOCOL, BUNDLE, "logs", ATTESTATIONS):
+        remove_tree(target / name)
+        (target / name).unlink(missing_ok=True)
+    for path in part.iterdir():
+        path.replace(target / path.name)
+
+
+def _confirmation(state: State, tag: str) -> Mapping[str, Any]:
+    """Return the session's confirmation. Raises PreconditionError if there is none, or it does not show the gain."""
+    hint = f"run `{typed(f'confirm --tag {tag}')}` first"
+    if state.baseline is None or state.incumbent is None or state.incumbent.number == 0:
+        raise PreconditionError(f"session {tag} kept nothing better than the baseline, so it has no gain to claim")
+    found = state.confirmation
+    if found is None:
+        raise PreconditionError(f"the gain of session {tag} is not confirmed by held-out runs yet", hint=hint)
+    if found.get("verdict") != "confirmed":
+        why = f": {found['why']}" if found.get("why") else ""
+        raise PreconditionError(f"the gain of session {tag} is {found.get('verdict')}{why}, so it cannot be claimed")
+    return found
+
+
+def _require_same_protocol(state: State, protocol: Protocol, tag: str) -> None:
+    assert state.session is not None
+    if state.session["fingerprint"].get("protocol") != protocol.digest:
+        raise PreconditionError(
+            f"protocol.json has changed since session {tag}",
+            hint=f"switch to its branch with `git switch {state.session['branch']}`, then run the same command again",
+        )
+
+
+def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[str, Any]) -> Claim:
+    """Return the content of claim.json, and write the logs that it names into `part`."""
+    assert state.session is not None
+    session, protocol = state.session, workspace.protocol
+    runs = _held_out(state, confirmed)
+    sides = Sides(**{label: _claimed(part, label, each) for label, each in runs.items()})
+    about = session["fingerprint"]
+    commits = Commits(baseline=confirmed["a"], best=confirmed["b"])
+    shows = _shown(sides, protocol, session["tag"])
+    return Claim(
+        schema_="claim.schema.json",
+        version=1,
+        program=metadata.version("autoresearch"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        tag=session["tag"],
+        metric=protocol.metric.name,
+        direction=protocol.metric.direction,
+        commits=commits,
+        changes=check.changes_of(workspace, commits.baseline, commits.best, known_constants(protocol)),
+        protocol=protocol.digest,
+        harness=workspace.harness_digest(session["base"]),
+        snapshot=data_of(protocol, about.get("snapshot")),
+        holdout=holdout_id(about.get("snapshot")) if shows.holdout else None,
+        machine=machine_of(about),
+        training_seconds=about.get("training_seconds"),
+        runs=sides,
+        confirmation=shows,
+        statement=_statement(state),
+        unconfined=any(run.unconfined for run in (*runs["a"], *runs["b"])),
+        unattested=any(run.source == "untraced" for run in (*runs["a"], *runs["b"])),
+    )
+
+
+def _held_out(state: State, confirmed: Mapping[str, Any]) -> Runs:
+    """Return the runs that the confirmation is based on."""
+    commits = {label: confirmed[label] for label in ("a", "b")}
+    varied = bool(confirmed.get("seeds"))
+    compared = [each for each in state.compared if set(each.commits.values()) == set(commits.values())]
+    return {
+        label: [
+            run
+            for each in compared
+            for own in each.commits
+            if each.commits[own] == commit
+            for run in succeeded(counted(each, own))
+            if (run.seed is not None) == varied
+        ]
+        for label, commit in commits.items()
+    }
+
+
+def _shown(sides: Sides, protocol: Protocol, tag: str) -> Confirmation:
+    shows = confirmation_of(sides, protocol.metric.direction)
+    if shows is None:
+        raise PreconditionError(
+            f"the held-out runs of session {tag} do not show its gain by themselves",
+            hint=f"add some with `{typed(f'confirm --tag {tag}')}`, then run the same command again",
+        )
+    return shows
+
+
+def _claimed(part: Path, label: str, runs: Sequence[Run]) -> list[ClaimedRun]:
+    """Return the runs of a side as claim.json has them, and write their logs: the last part of one that is too long."""
+    found = []
+    for index, run in enumerate(runs, 1):
+        try:
+            log = read_end(Path(run.log), LARGEST_LOG)
+        except OSError as error:
+            raise PreconditionError(
+                f"the log of a held-out run is missing: {run.log}: {error.strerror or error}",
+                hint=f"repeat the runs with `{typed('confirm')}`",
+            ) from None
+        name = f"logs/{label}-{index}.log"
+        write_whole(part / name, log, durable=False)
+        assert run.metric is not None
+        found.append(
+            ClaimedRun(
+                metric=run.metric,
+                holdout=run.holdout,
+                seed=run.seed,
+                seconds=run.seconds,
+                num_steps=run.secondary.get("num_steps"),
+                source=run.source,
+                log=name,
+                sha256=hashlib.sha256(log).hexdigest(),
+            )
+        )
+    return found
+
+
+def _statement(state: State) -> dict[str, Any] | None:
+    """Return the session's statement about its night; None if this version makes none."""
+    with contextlib.suppress(ImportError):
+        found = importlib.import_module("agent.report.statement").statement(state)
+        return found if isinstance(found, dict) else None
+    return None

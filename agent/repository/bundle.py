@@ -1,0 +1,78 @@
+"""Carry commits from one clone to another as a git bundle: gitformat-bundle(5)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.errors import AutoresearchError, PreconditionError
+from agent.repository.git import Git
+from agent.repository.workspace import Workspace
+
+REFS = "refs/claim"
+# Objects of strangers are checked for what git itself would never write, such as a path into .git.
+CHECKED = ("-c", "transfer.fsckObjects=true", "-c", "fetch.fsckObjects=true")
+
+
+def write_bundle(workspace: Workspace, target: Path, commits: Mapping[str, str]) -> None:
+    """Write commits with their whole history, so that any clone can read them.
+
+    The refs that a bundle needs are made in a temporary repository that borrows the objects of this one.
+
+    Args:
+        commits: name -> full hash.
+
+    Raises:
+        PreconditionError: the repository does not have the whole history.
+    """
+    if workspace.git.run("rev-parse", "--is-shallow-repository") == "true":
+        hint = "fetch its history with `git fetch --unshallow`, then run the same command again"
+        raise PreconditionError(f"{workspace.top} is a shallow clone, so the commits lack their history", hint=hint)
+    with tempfile.TemporaryDirectory() as name:
+        clone = Path(name) / "clone"
+        workspace.git.run("clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(workspace.top), str(clone))
+        git = Git(clone.resolve())
+        for label, commit in commits.items():
+            git.run("update-ref", f"{REFS}/{label}", commit)
+        git.run("bundle", "create", "--quiet", str(target.resolve()), *(f"{REFS}/{label}" for label in commits))
+
+
+def fetch_bundle(workspace: Workspace, source: Path, commits: Mapping[str, str], refs: str) -> str | None:
+    """Fetch exactly these commits of a stranger's bundle into `refs`/NAME.
+
+    Args:
+        commits: name -> full hash.
+
+    Returns:
+        Why the bundle does not hold them; None if it does. Then nothing else was fetched either.
+    """
+    git, source = workspace.git, source.absolute()
+    try:
+        heads = git.run("bundle", "list-heads", str(source)).splitlines()
+    except AutoresearchError:
+        return "is not a git bundle"
+    expected = {f"{commit} {REFS}/{label}" for label, commit in commits.items()}
+    if {*heads} != expected:
+        return "holds other commits"
+    try:
+        git.run("bundle", "verify", "--quiet", str(source))
+    except AutoresearchError:
+        return "lacks commits that its own are based on"
+    wanted = [f"{REFS}/{label}:{refs}/{label}" for label in commits]
+    plain = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
+    try:
+        git.run(*CHECKED, "fetch", *plain, str(source), *wanted)
+    except AutoresearchError as error:
+        return f"holds objects that git refuses ({str(error).rpartition(': ')[2][:200]})"
+    found = {label: workspace.resolve(f"{refs}/{label}") for label in commits}
+    return None if found == dict(commits) else "holds other commits"
+
+
+def new_content(workspace: Workspace, commit: str, known: str) -> tuple[int, int]:
+    """Return how many files of `commit` differ from those of the commit `known`, and how many bytes they have."""
+    same = set(workspace.tree(known).items())
+    new = {blob for path, (mode, blob) in workspace.tree(commit).items() if (path, (mode, blob)) not in same}
+    said = workspace.git.fed(["cat-file", "--batch-check"], "".join(f"{blob}\n" for blob in new).encode(), {})
+    sizes = [line.split() for line in said.decode(errors="replace").splitlines()]
+    return len(new), sum(int(parts[2]) for parts in sizes if len(parts) == 3 and parts[2].isdecimal())
