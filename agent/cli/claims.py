@@ -1,4 +1,4 @@
-"""Evidence that travels: `claim` writes it."""
+"""Evidence that travels: `claim` writes it, `verify` replicates it on another machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.command import command
-from agent.cli.options import Tag
+from agent.cli.command import answer, command
+from agent.cli.options import Json, SandboxMode, Setup, Tag
 from agent.cli.program import RESEARCH, Options
 from agent.format import block
 
@@ -36,3 +36,49 @@ def claim(
 
     print("\n".join(map(block, write_claim(Options.folder, tag, out))))
     return 0
+
+
+@command(RESEARCH, measures=True)
+def verify(
+    claim: Annotated[Path, typer.Argument(metavar="CLAIM", help="The folder that `claim` wrote.")],
+    seeds: Annotated[
+        int, typer.Option(min=2, max=100, metavar="N", help="Pairs of runs at most, each with a new seed.")
+    ] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Attestation to write; by default in the claim's folder."),
+    ] = None,
+    setup: Setup = True,
+    sandbox: SandboxMode = "auto",
+    as_json: Json = False,
+) -> int:
+    """Check a claim, and repeat its runs here.
+
+    Checks that the figures follow from the logs, that the commits change only what they may, and that they have the
+    harness of your HEAD. Makes the claim's data if it is missing. Then runs baseline and best alternately with new
+    seeds, in the room like every run, until an interval that is valid whenever it is read shows the gain or rules it
+    out. Writes the result as an attestation into the claim's folder.
+
+    Use it in a clone of the claim's repository. Your checkout, branches, sessions and current data do not change.
+
+    \b
+    Examples:
+      autoresearch verify claim-mar5
+      autoresearch verify claim-mar5 --seeds 4 --json
+
+    \b
+    Exit codes:
+      0    replicated
+      1    not replicated, cannot tell, or the claim contradicts itself
+      2    not a claim
+      3    another protocol or harness, or the data or the baseline fails
+           here
+      130  Ctrl-C
+      143  SIGTERM
+    """
+    from agent.claim.verify import VerifyConfig
+    from agent.claim.verify import verify as verified
+
+    data = verified(Options.folder, claim, VerifyConfig(seeds, sandbox, setup, out))
+    answer(as_json, "verify", data, [data["says"], f"wrote {data['path']}"])
+    return 0 if data["verdict"] == "replicated" else 1

@@ -27,6 +27,7 @@ from agent.proposers import hybrid
 from agent.session import faults
 from tests.common import schema_reference, schemas
 from tests.common.agents import HOSTILE, agent
+from tests.common.claims import fresh_clone
 from tests.common.in_process import call
 from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.model_server import model_server, reply
@@ -103,9 +104,20 @@ def ordinary(folder: Path, seen: Seen) -> None:
         seen.json(command, folder, command)
     seen.json("show", folder, "show", "best")
     seen.json("field", folder, "field", "--minutes", "2", "--sandbox", "off")
+    claimed(folder, seen)
     with (folder / "results.tsv").open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             seen.take("results", row)
+
+
+def claimed(folder: Path, seen: Seen) -> None:
+    """A claim of the session, and its replication at the commit that it began with."""
+    claim = folder.parent / "claim"
+    assert call(folder, "claim", "--out", str(claim)).returncode == 0
+    seen.take("claim", json.loads((claim / "claim.json").read_text()))
+    reader = fresh_clone(folder, folder.parent / "reader")
+    data = seen.json("verify", reader, "verify", str(claim), "--seeds", "2", "--sandbox", "off")["data"]
+    seen.take("attestation", json.loads(Path(data["path"]).read_text()))
 
 
 def failing(folder: Path, seen: Seen) -> None:
@@ -122,6 +134,7 @@ def failing(folder: Path, seen: Seen) -> None:
     seen.json("init", folder, "init")
     seen.json("doctor", folder, "doctor")
     seen.json("field", folder, "field")
+    seen.json("verify", folder, "verify", "claim")
     journal = journal_path(folder, "t")
     text = journal.read_text()
     journal.write_text("no\n")

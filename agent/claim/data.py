@@ -1,0 +1,141 @@
+"""Find or make the snapshot that a claim was measured on, without changing which one the user's sessions read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from agent.claim.models import Data
+from agent.errors import AutoresearchError, PreconditionError
+from agent.execution.fingerprint import cache_folder
+from agent.repository.workspace import Workspace
+from agent.room.room import ENVIRONMENT
+from agent.system.files import read_bounded, write_whole
+
+VARIABLE = "AUTORESEARCH_CACHE"
+LARGEST_RECORD = 2**20
+
+
+def provide(wanted: Data | None, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """Make the snapshot of a claim unless it is in the cache.
+
+    The user's current snapshot stays current. If there is none, the claim's becomes it.
+
+    Args:
+        wanted: the snapshot; None if runs need no prepared data.
+        workspace: its HEAD has the `prepare.py` that makes a missing snapshot.
+
+    Raises:
+        PreconditionError: the snapshot is missing and cannot be made here.
+        AutoresearchError: the same preparation gives another snapshot.
+    """
+    if wanted is not None and _id(cache_folder() / "snapshots" / wanted.id[:12]) != wanted.id:
+        _make(wanted, workspace, say)
+
+
+@contextlib.contextmanager
+def reading(wanted: Data | None) -> Iterator[None]:
+    """Let all runs of the block read a snapshot of the cache.
+
+    If another one is current, they get a cache of their own that shares the files: other programs may be reading the
+    current one.
+    """
+    cache = cache_folder()
+    if wanted is None or _id(_current(cache)) == wanted.id:
+        yield
+        return
+    name = wanted.id[:12]
+    with tempfile.TemporaryDirectory(dir=cache, prefix="claim-", ignore_cleanup_errors=True) as folder:
+        own = Path(folder)
+        for kind in ("snapshots", "holdouts"):
+            _share(cache / kind / name, own / kind / name)
+        write_whole(own / "current", name)
+        before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = str(own)
+        try:
+            yield
+        finally:
+            os.environ.pop(VARIABLE)
+            if before is not None:
+                os.environ[VARIABLE] = before
+
+
+def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None]) -> None:
+    """Prepare the data that the claim names, by its source only, and keep the user's snapshot current.
+
+    Raises:
+        PreconditionError: the data is a folder of the author's, or its preparation fails.
+        AutoresearchError: it gives another snapshot.
+    """
+    name = wanted.id[:12]
+    if wanted.source == "folder":
+        raise PreconditionError(
+            f"the claim was measured on snapshot {name}, made from a folder of its author's",
+            hint="prepare the same files with `uv run prepare.py --source DIR`, then run the same command again",
+        )
+    say(f"preparing snapshot {name} from {wanted.source}")
+    cache = cache_folder()
+    current = cache / "current"
+    before = current.read_bytes() if current.is_file() else None
+    try:
+        _run_prepare(wanted, workspace)
+        made = _id(_current(cache))
+    finally:
+        if before is not None:
+            write_whole(current, before)
+    if made != wanted.id:
+        why = "the claim's snapshot was changed, or its source"
+        raise AutoresearchError(f"the data prepared here has another id, {made[:12] or 'none'}: {why}")
+
+
+def _run_prepare(wanted: Data, workspace: Workspace) -> None:
+    choices = ["--source", wanted.source, "--profile", wanted.profile]
+    if wanted.num_shards is not None:
+        choices += ["--num-shards", str(wanted.num_shards)]
+    with tempfile.TemporaryDirectory() as name:
+        copy = workspace.export(Path(name))
+        if not (copy / "prepare.py").is_file():
+            raise PreconditionError(f"the data of the claim is missing, and {workspace.folder} has no prepare.py")
+        own = workspace.folder / ENVIRONMENT / "bin" / "python"
+        command = [str(own) if own.exists() else sys.executable, "prepare.py", *choices]
+        done = subprocess.run(command, cwd=copy, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), check=False)
+    if done.returncode != 0:
+        raise PreconditionError(
+            f"cannot prepare the data of the claim: prepare.py failed with exit code {done.returncode}",
+            hint="fix the error shown above, then run the same command again",
+        )
+
+
+def _current(cache: Path) -> Path:
+    try:
+        return cache / "snapshots" / (cache / "current").read_text().strip()
+    except OSError:
+        return cache / "snapshots" / "none"
+
+
+def _id(snapshot: Path) -> str:
+    """Return the identifier in a snapshot's record; empty if it is missing."""
+    try:
+        found = json.loads(read_bounded(snapshot / "snapshot.json", LARGEST_RECORD)).get("id")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def _share(source: Path, target: Path) -> None:
+    """Link the files of a folder, which are never written again, into another one; copy them where that fails."""
+    if not source.is_dir():
+        return
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        try:
+            os.link(path, target / path.name)
+        except OSError:
+            shutil.copy2(path, target / path.name)

@@ -1,0 +1,216 @@
+"""Verify a claim in another workspace: check its parts, repeat its runs with new seeds, and attest the result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from agent.claim import check
+from agent.claim.data import provide, reading
+from agent.claim.figures import in_words
+from agent.claim.folder import ATTESTATIONS, Evidence, read_claim, require_no_link
+from agent.claim.machine import holdout_id, machine_of
+from agent.claim.models import Attestation, Claim, Interval
+from agent.claim.replicate import Found, Setting, raise_if_asked, replicate
+from agent.decision import anytime
+from agent.errors import AutoresearchError, Interrupted, PreconditionError
+from agent.execution.awake import kept_awake
+from agent.execution.fingerprint import fingerprint
+from agent.execution.measure import Runner
+from agent.execution.setup import set_up
+from agent.format import counted, one_line
+from agent.journal.paths import state_folder
+from agent.repository.workspace import Workspace
+from agent.room.room import ENVIRONMENT, untracked_files
+from agent.room.sandbox import Mode
+from agent.session.context import known_constants
+from agent.session.opening import open_runner, prepared
+from agent.session.signals import Interrupts
+from agent.system.files import remove_tree, write_whole
+
+CLAIMS = "claims"  # below the state folder: logs of verifications
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """How to verify.
+
+    Attributes:
+        pairs: the most pairs of runs.
+        setup: run the setup commands of the workspace's protocol if they are due.
+        out: where to write the attestation; None for the claim's folder.
+    """
+
+    pairs: int
+    sandbox: Mode
+    setup: bool
+    out: Path | None
+
+
+def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
+    """Verify a claim in a workspace, and return the attestation, which is also written, as plain data.
+
+    Raises:
+        UsageError: `claim` is not a claim.
+        FalseClaim: its parts contradict each other.
+        PreconditionError: the workspace has another protocol or harness, or the data or the baseline fails here.
+    """
+    evidence = read_claim(claim)
+    target = _target(evidence, config.out)
+    check.require_consistent(evidence)
+    say(f"{claim}: its logs, figures and protocol agree")
+    with open_runner(folder, "verify", evidence.claim.training_seconds, config.sandbox) as opened:
+        _require_confined(opened, config.sandbox)
+        check.require_own_rules(evidence, opened.workspace)
+        interrupts = Interrupts()
+        interrupts.on_first = lambda: say("stopping")
+        interrupts.install()
+        with _cloned(opened) as runner:
+            found = _replicated(evidence, opened, runner, interrupts, config)
+        about = fingerprint(opened.protocol, opened.training_seconds, "")
+    attestation = _attestation(evidence, found, about, opened)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, attestation.model_dump_json(indent=2) + "\n")
+    return {**attestation.model_dump(mode="json"), "says": line(attestation), "path": str(target)}
+
+
+def _replicated(
+    evidence: Evidence, opened: Runner, runner: Runner, interrupts: Interrupts, config: VerifyConfig
+) -> Found:
+    claim, workspace = evidence.claim, runner.workspace
+    commits = check.fetch(evidence, workspace, f"refs/autoresearch/{CLAIMS}/{evidence.digest[:12]}")
+    say("its commits have the harness of HEAD, and the best changes only files that may change")
+    logs = state_folder(opened.workspace.folder) / CLAIMS / evidence.digest[:12]
+    try:
+        provide(claim.snapshot, workspace, say)
+    except AutoresearchError:
+        raise_if_asked(interrupts, 0)  # Ctrl-C has ended the preparation as well
+        raise
+    if config.setup:
+        set_up(opened, state_folder(opened.workspace.folder), say)
+    with reading(claim.snapshot):
+        known = known_constants(runner.protocol)
+        check.require_described(claim, workspace, known)
+        seeds = check.require_seed_used(workspace, commits, known)
+        steps = min((run.num_steps for run in claim.runs.b if run.num_steps), default=None)
+        remove_tree(logs)
+        with prepared(runner, setup=False) as ready, kept_awake():
+            source = opened.workspace
+            seen = dataclasses.replace(untracked_files(source), source=source.top)
+            ready = dataclasses.replace(ready, untracked=seen)
+            setting = Setting(ready, commits, known, seeds, steps, logs, interrupts, say)
+            try:
+                return replicate(setting, _comparable(claim), config.pairs)
+            except Interrupted:
+                remove_tree(logs)
+                raise
+
+
+def _comparable(claim: Claim) -> Claim:
+    """Return the claim without its holdout if the one here is another."""
+    if claim.confirmation.holdout is None:
+        return claim
+    if claim.holdout is not None and holdout_id(claim.snapshot.id if claim.snapshot else None) == claim.holdout:
+        return claim
+    say("the holdout here is another one, so only the validation split is compared")
+    return claim.model_copy(update={"confirmation": claim.confirmation.model_copy(update={"holdout": None})})
+
+
+@contextlib.contextmanager
+def _cloned(opened: Runner) -> Iterator[Runner]:
+    """Clone HEAD into a temporary folder, for what is a stranger's, and yield a runner for it."""
+    with tempfile.TemporaryDirectory(prefix="autoresearch-verify-", ignore_cleanup_errors=True) as name:
+        copy = Workspace(opened.workspace.folder, opened.protocol).clone(Path(name).resolve() / "clone")
+        environment = opened.workspace.folder / ENVIRONMENT
+        if environment.exists():  # the evaluator uses its interpreter
+            (copy.folder / ENVIRONMENT).symlink_to(environment.resolve())
+        yield dataclasses.replace(opened, workspace=copy, linked=False, say=say)
+
+
+def _require_confined(runner: Runner, mode: Mode) -> None:
+    if runner.sandbox.way is None and mode != "off":
+        raise PreconditionError(
+            "runs cannot be confined here, and a claim is code of somebody else's",
+            hint="install bubblewrap, or accept the risk with `--sandbox off`",
+        )
+
+
+def _target(evidence: Evidence, out: Path | None) -> Path:
+    """Return where to write the attestation.
+
+    Raises:
+        PreconditionError: nothing can be written there, which is better known before the runs than after them.
+    """
+    place = evidence.folder / ATTESTATIONS
+    if out is None:
+        require_no_link(evidence.folder, ATTESTATIONS)
+        out = place / f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(4)}.json"
+    above = next(each for each in out.absolute().parents if each.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise PreconditionError(f"cannot write to {above}", hint="name another file with `--out`")
+    return out
+
+
+def _attestation(evidence: Evidence, found: Found, about: dict[str, Any], runner: Runner) -> Attestation:
+    claim = evidence.claim
+    now = found.interval(claim.direction)
+    held = found.interval(claim.direction, holdout=True)
+    shows = claim.confirmation
+    return Attestation(
+        version=1,
+        claim=evidence.digest,
+        program=metadata.version("autoresearch"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        verdict=found.verdict,
+        why=None if found.why is None else one_line(found.why)[:1000],
+        metric=claim.metric,
+        direction=claim.direction,
+        claimed=Interval(gain=shows.gain, low=shows.low, high=shows.high),
+        found=_plain(now),
+        percent=_plain(now, 100 / abs(found.baseline)) if now is not None and found.baseline else None,
+        holdout=_plain(held),
+        noise=found.noise(claim.direction),
+        pairs=found.pairs,
+        training_seconds=runner.training_seconds,
+        machine=machine_of(about),
+        sandbox=runner.sandbox.says,
+    )
+
+
+def _plain(found: anytime.Interval | None, times: float = 1.0) -> Interval | None:
+    if found is None:
+        return None
+    low, high = (value * times if math.isfinite(value) else None for value in (found.low, found.high))
+    return Interval(gain=found.gain * times, low=low, high=high)
+
+
+def line(about: Attestation) -> str:
+    """Say the result in one line: `replicated: 0.8 % better, 95 % interval 0.6 to 1.0 %, 3 seeds`."""
+    found = about.found
+    runs = counted(len(about.pairs), "seed" if about.pairs and about.pairs[0].seed is not None else "pair")
+    if about.why is not None:
+        return f"{about.verdict}: {about.why}"
+    if found is None or found.low is None or found.high is None:
+        return f"{about.verdict}: too few runs for an interval, {runs}"
+    baseline = math.fsum(pair.a for pair in about.pairs) / len(about.pairs)
+    said = f"{about.verdict}: {in_words(found.gain, found.low, found.high, baseline)}, {runs}"
+    low, high = about.claimed.low, about.claimed.high
+    if low is None or high is None or (found.high >= low and about.verdict == "replicated"):
+        return said
+    return f"{said}; claimed was {in_words(about.claimed.gain, low, high, baseline)}"
+
+
+def say(text: str) -> None:
+    """Print a line of progress on stderr."""
+    print(one_line(text), file=sys.stderr, flush=True)

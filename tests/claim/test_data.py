@@ -1,0 +1,119 @@
+"""The snapshot of a claim is found or made, and the user's current one stays what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.claim.data import provide, reading
+from agent.claim.models import Data
+from agent.errors import AutoresearchError, PreconditionError
+from agent.execution.fingerprint import snapshot, snapshot_folder
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
+from tests.common.workspaces import commit_all, quick_protocol
+
+# Stands for the real one, which takes seconds: its snapshot depends on its source alone.
+PREPARE = """import argparse, hashlib, json, os, pathlib
+parser = argparse.ArgumentParser()
+for name in ("--source", "--profile", "--num-shards"):
+    parser.add_argument(name)
+source = parser.parse_args().source
+digest = hashlib.sha256(source.encode()).hexdigest()
+cache = pathlib.Path(os.environ["AUTORESEARCH_CACHE"])
+place = cache / "snapshots" / digest[:12]
+place.mkdir(parents=True, exist_ok=True)
+(place / "val.npy").write_text(source)
+(place / "snapshot.json").write_text(json.dumps({"id": digest, "profile": "cpu", "files": {}}))
+(cache / "current").write_text(digest[:12])
+"""
+
+
+def wanted(source: str, digest: str | None = None) -> Data:
+    found = digest or hashlib.sha256(source.encode()).hexdigest()
+    return Data.model_validate({"id": found, "source": source, "num_shards": None, "profile": "cpu"})
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def workspace(quick: Path) -> Workspace:
+    protocol = quick_protocol()
+    protocol["meta"]["archetype"] = "ml_train"
+    (quick / "protocol.json").write_text(json.dumps(protocol))
+    (quick / "prepare.py").write_text(PREPARE)
+    commit_all(quick, "prepares")
+    return Workspace(quick, load_protocol(quick))
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_missing_snapshot_is_made_and_becomes_current_if_there_was_none(cache: Path, workspace: Workspace) -> None:
+    said: list[str] = []
+    provide(wanted("embedded"), workspace, said.append)
+    assert said == [f"preparing snapshot {wanted('embedded').id[:12]} from embedded"]
+    assert (cache / "current").read_text() == wanted("embedded").id[:12]
+    with reading(wanted("embedded")):
+        assert snapshot_folder(workspace.protocol) == cache / "snapshots" / wanted("embedded").id[:12]
+
+
+def test_current_snapshot_stays_current(cache: Path, workspace: Workspace) -> None:
+    provide(wanted("tinystories"), workspace, silent)
+    own = (cache / "current").read_text()
+    provide(wanted("embedded"), workspace, silent)
+    assert (cache / "current").read_text() == own
+    (cache / "holdouts" / wanted("embedded").id[:12]).mkdir(parents=True)
+    (cache / "holdouts" / wanted("embedded").id[:12] / "holdout.json").write_text("{}")
+    with reading(wanted("embedded")):
+        assert snapshot(workspace.protocol)["id"] == wanted("embedded").id
+        place = snapshot_folder(workspace.protocol)
+        assert place is not None
+        assert (place / "val.npy").read_text() == "embedded"
+        assert (place.parents[1] / "holdouts" / place.name / "holdout.json").exists()
+        assert (cache / "current").read_text() == own
+    assert snapshot(workspace.protocol)["id"] == wanted("tinystories").id
+    assert not [*cache.glob("claim-*")]
+
+
+def test_snapshot_that_cannot_be_made_again_is_refused(cache: Path, workspace: Workspace) -> None:
+    provide(wanted("tinystories"), workspace, silent)
+    own = (cache / "current").read_text()
+    with pytest.raises(AutoresearchError) as caught:
+        provide(wanted("embedded", "0" * 64), workspace, silent)
+    made = wanted("embedded").id[:12]
+    expected = f"the data prepared here has another id, {made}: the claim's snapshot was changed, or its source"
+    assert str(caught.value) == expected
+    assert (cache / "current").read_text() == own
+
+
+def test_folder_of_the_author_cannot_be_made(cache: Path, workspace: Workspace) -> None:
+    with pytest.raises(PreconditionError) as caught:
+        provide(wanted("folder"), workspace, silent)
+    assert "made from a folder of its author's" in str(caught.value)
+    assert not (cache / "current").exists()
+
+
+def test_failing_preparation_is_a_precondition(cache: Path, quick: Path, workspace: Workspace) -> None:
+    (quick / "prepare.py").write_text("raise SystemExit(7)\n")
+    commit_all(quick, "fails")
+    with pytest.raises(PreconditionError) as caught:
+        provide(wanted("embedded"), workspace, silent)
+    assert "prepare.py failed with exit code 7" in str(caught.value)
+    assert not (cache / "current").exists()
+
+
+def test_nothing_is_made_where_no_data_is_needed(cache: Path, workspace: Workspace) -> None:
+    provide(None, workspace, silent)
+    with reading(None):
+        assert snapshot_folder(workspace.protocol) is None
+    assert not [*cache.iterdir()]

@@ -1,0 +1,130 @@
+"""Figures of a claim: what runs show, and how a result reads."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from agent.claim.figures import by_seed, confirmation_of, in_words, same
+from agent.claim.models import ClaimedRun, Confirmation, Pair, Sides
+from agent.claim.replicate import Found, judged
+from agent.decision.difference import difference
+
+pytestmark = pytest.mark.quick
+
+
+def run(metric: float, seed: int | None = None, holdout: float | None = None) -> ClaimedRun:
+    return ClaimedRun(
+        metric=metric,
+        holdout=holdout,
+        seed=seed,
+        seconds=1.0,
+        num_steps=None,
+        source="",
+        log="logs/a-1.log",
+        sha256="0" * 64,
+    )
+
+
+def test_runs_with_one_seed_count_as_one() -> None:
+    assert by_seed([(1, 2.0), (2, 5.0), (1, 4.0)]) == [3.0, 5.0]
+    assert by_seed([(None, 2.0), (None, 4.0)]) == [2.0, 4.0]
+    one = Sides(a=[run(2.0, 1), run(2.0, 1)], b=[run(1.0, 1), run(1.0, 1)])
+    assert confirmation_of(one, "minimize") is None
+
+
+def test_confirmation_is_difference_of_runs() -> None:
+    sides = Sides(a=[run(2.0, 1), run(2.1, 2)], b=[run(1.0, 1), run(1.1, 2)])
+    found = confirmation_of(sides, "minimize")
+    expected = difference([2.0, 2.1], [1.0, 1.1], "minimize")
+    assert found is not None
+    assert (found.gain, found.low, found.high) == (expected.gain, expected.low, expected.high)
+    assert confirmation_of(sides, "maximize") is None
+
+
+def test_gain_must_show_on_the_holdout_too() -> None:
+    a = [run(2.0, 1, 2.0), run(2.1, 2, 2.1)]
+    good, lost = ([run(1.0, 1, 1.0 + more), run(1.1, 2, 1.1 + more)] for more in (0.0, 1.0))
+    found = confirmation_of(Sides(a=a, b=good), "minimize")
+    assert found is not None
+    assert found.holdout is not None
+    assert confirmation_of(Sides(a=a, b=lost), "minimize") is None
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ((0.008, 0.006, 0.010, 1.0), "0.80 % better, 95 % interval 0.60 to 1.00 %"),
+        ((0.22, 0.2, 0.24, 2.0), "11.0 % better, 95 % interval 10.0 to 12.0 %"),
+        ((-0.5, -0.6, -0.4, 1.0), "50.0 % worse, 95 % interval -60.0 to -40.0 %"),
+        ((0.0, 0.0, 0.0, 2.0), "0.0 % better, 95 % interval 0.0 to 0.0 %"),
+        ((3.0, 1.0, 5.0, 0.0), "3.000000 better, 95 % interval 1.000000 to 5.000000"),
+    ],
+)
+def test_gain_in_words(figures: tuple[float, float, float, float], words: str) -> None:
+    assert in_words(*figures) == words
+
+
+def test_figures_of_another_machine_may_differ_in_the_last_digit() -> None:
+    assert same({"gain": 0.1 + 0.2, "means": {"a": 1.0}}, {"gain": 0.3, "means": {"a": 1.0}})
+    assert not same({"gain": 0.3}, {"gain": 0.3000001})
+    assert not same({"gain": 0.3}, {})
+    assert not same({"holdout": None}, {"holdout": {"gain": 1.0}})
+
+
+def found_with(a: list[float], b: list[float], held: list[float] | None = None) -> Found:
+    others = held or [0.0] * len(a)
+    pairs = [
+        Pair(
+            seed=index,
+            first="a",
+            a=one,
+            b=two,
+            holdout_a=None if held is None else 2.0 + index / 1000,
+            holdout_b=None if held is None else three,
+        )
+        for index, (one, two, three) in enumerate(zip(a, b, others, strict=True))
+    ]
+    return Found(pairs=pairs)
+
+
+def claimed(gain: float = 1.0) -> Confirmation:
+    found = confirmation_of(
+        Sides(a=[run(2.0, 1), run(2.01, 2)], b=[run(2.0 - gain, 1), run(2.01 - gain, 2)]), "minimize"
+    )
+    assert found is not None
+    return found
+
+
+def verdict(found: Found, claim: Confirmation) -> str | None:
+    return judged(found, claim, "minimize")
+
+
+def test_one_pair_decides_nothing() -> None:
+    assert verdict(found_with([2.0], [1.0]), claimed()) is None
+
+
+def test_clear_gain_is_replicated_and_its_absence_is_not() -> None:
+    a = [2.0, 2.001, 2.002, 2.001]
+    assert verdict(found_with(a, [1.0, 1.001, 1.002, 1.0]), claimed()) == "replicated"
+    assert verdict(found_with(a, [2.001, 2.0, 2.002, 2.001]), claimed()) == "not replicated"
+    assert verdict(found_with(a, [3.0, 3.001, 3.002, 3.0]), claimed()) == "not replicated"
+    assert verdict(found_with([2.0, 3.0], [1.0, 4.0]), claimed()) is None
+
+
+def test_holdout_counts_if_the_claim_has_it() -> None:
+    a, b = [2.0, 2.001, 2.002, 2.001], [1.0, 1.001, 1.002, 1.0]
+    lost = [3.0, 3.001, 3.002, 3.001]
+    assert verdict(found_with(a, b, lost), claimed()) == "replicated"
+    both = claimed().model_copy(update={"holdout": claimed()})
+    assert verdict(found_with(a, b, lost), both) == "not replicated"
+    assert verdict(found_with(a, b, [1.0, 1.001, 1.002, 1.001]), both) == "replicated"
+
+
+def test_intervals_before_two_pairs_and_without_noise() -> None:
+    assert found_with([2.0], [1.0]).interval("minimize") is None
+    now = found_with([2.0, 2.0], [1.0, 1.0]).interval("minimize")
+    assert now is not None
+    assert (now.gain, now.low, now.high) == (1.0, 1.0, 1.0)
+    assert math.isfinite(now.low)

@@ -1,0 +1,259 @@
+"""`verify` in a clone that has never seen the session: what it replicates, and what it refuses with one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.common import claims, schemas
+from tests.common.forked import Forked
+from tests.common.workspaces import Cli, commit_all, git
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def test_claim_is_replicated_in_another_clone(reader: Path, claim: Path, cli: Cli) -> None:
+    head, refs = git(reader, "rev-parse", "HEAD"), git(reader, "for-each-ref")
+    done = cli(reader, "verify", str(claim), "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)["data"]
+    assert re.fullmatch(r"replicated: [\d.]+ % better, 95 % interval [\d.]+ to [\d.]+ %, [2-8] seeds", data["says"])
+    found = json.loads(Path(data["path"]).read_bytes())
+    assert schemas.fault("attestation", found) is None
+    assert schemas.fault("verify", json.loads(done.stdout)) is None
+    assert Path(data["path"]).parent == claim / "attestations"
+    claimed = json.loads((claim / "claim.json").read_bytes())
+    used = {run["seed"] for side in claimed["runs"].values() for run in side} | {42}
+    seeds = [pair["seed"] for pair in found["pairs"]]
+    assert len({*seeds}) == len(seeds) >= 2
+    assert not used & {*seeds}
+    assert found["found"]["low"] > 0
+    assert git(reader, "rev-parse", "HEAD") == head
+    assert git(reader, "for-each-ref") == refs
+    assert git(reader, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_attestation_goes_where_it_is_wanted(reader: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
+    done = cli(reader, "verify", str(claim), "--out", str(tmp_path / "mine" / "a.json"))
+    assert done.returncode == 0, done.stderr
+    assert schemas.fault("attestation", json.loads((tmp_path / "mine" / "a.json").read_bytes())) is None
+    assert not (claim / "attestations").exists()
+
+
+def in_run(content: dict[str, Any]) -> None:
+    content["runs"]["b"][0]["metric"] -= 0.5
+
+
+def in_gain(content: dict[str, Any]) -> None:
+    content["confirmation"]["gain"] = 0.9
+
+
+FORGED: dict[str, tuple[Change, str]] = {
+    "a run": (in_run, r"claim\.json gives [\d.]+ for logs/b-1\.log, which shows [\d.]+"),
+    "the gain": (in_gain, r"its gain of 0\.900000 does not follow from its runs, which show [\d.]+"),
+    "the interval": (
+        lambda content: content["confirmation"].update(low=0.1),
+        "its interval does not follow from its runs",
+    ),
+    "the noise": (lambda content: content["confirmation"].update(noise=0.0), "its interval does not follow.*"),
+    "a hash": (
+        lambda content: content["runs"]["a"][1].update(sha256="0" * 64),
+        r"logs/a-2\.log was changed: its hash is not the one in claim\.json",
+    ),
+    "another commit": (
+        lambda content: content["commits"].update(best=content["commits"]["baseline"]),
+        r"its commits\.bundle holds other commits",
+    ),
+    "the protocol": (
+        lambda content: content.update(protocol="0" * 64),
+        r"its protocol\.json is not the one that its claim\.json names",
+    ),
+    "the direction": (
+        lambda content: content.update(direction="maximize"),
+        r"its metric is val_bpb \(maximize\), but its protocol\.json has another one",
+    ),
+    "the harness": (
+        lambda content: content.update(harness="0" * 64),
+        r"the harness of its baseline is not the one that its claim\.json names",
+    ),
+    "the changes": (
+        lambda content: content["changes"]["constants"].clear(),
+        "its description of what the best changes does not follow from its commits",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_forged_claim_is_refused_in_one_sentence(reader: Path, claim: Path, cli: Cli, what: str) -> None:
+    change, words = FORGED[what]
+    claims.edit(claim, change)
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert re.fullmatch(f"error: false claim: {words}", errors[0]), errors
+    assert not (claim / "attestations").exists()
+
+
+def test_forged_log_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
+    (claim / "logs" / "b-1.log").write_text("val_bpb: 0.1\n")
+    done = cli(reader, "verify", str(claim))
+    assert (done.returncode, "logs/b-1.log was changed" in done.stderr) == (1, True)
+
+
+def test_forged_protocol_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
+    text = (claim / "protocol.json").read_text()
+    (claim / "protocol.json").write_text(text.replace('"hardTimeoutSeconds": 60', '"hardTimeoutSeconds": 61'))
+    assert "false claim: its protocol.json is not the one" in cli(reader, "verify", str(claim)).stderr
+
+
+def test_other_commits_in_the_bundle_are_refused(author: Path, reader: Path, claim: Path, cli: Cli) -> None:
+    best = json.loads((claim / "claim.json").read_bytes())["commits"]["best"]
+    claims.forge_best(claim, author, {"train.py": "print('val_bpb: 0.1')\n"}, {})
+    claims.edit(claim, lambda content: content["commits"].update(best=best))
+    done = cli(reader, "verify", str(claim))
+    assert (done.returncode, "its commits.bundle holds other commits" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"prepare.py": "HARNESS = False\n"}, "the harness of its best is not the one that its claim.json names"),
+        ({"notes.txt": "more\n"}, "its best changes notes.txt, which mutableSurface does not allow"),
+        ({"train.py": None}, "its best makes train.py a link"),
+    ],
+)
+def test_best_that_changes_what_it_may_not_is_refused(
+    author: Path, reader: Path, claim: Path, cli: Cli, files: dict[str, str | None], words: str
+) -> None:
+    claims.forge_best(claim, author, files, {})
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1
+    assert words in done.stderr
+
+
+def test_bundle_that_is_none_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
+    (claim / "commits.bundle").write_bytes(b"# v2 git bundle\nnonsense")
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1
+    assert "false claim: its commits.bundle " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_harness_is_named(reader: Path, claim: Path, cli: Cli) -> None:
+    (reader / "prepare.py").write_text("HARNESS = 'newer'\n")
+    commit_all(reader, "a newer harness")
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 3
+    assert "the claim has another harness than HEAD: prepare.py differs" in done.stderr
+
+
+def test_another_protocol_is_refused(reader: Path, claim: Path, cli: Cli) -> None:
+    text = (reader / "protocol.json").read_text()
+    (reader / "protocol.json").write_text(text.replace('"hardTimeoutSeconds": 60', '"hardTimeoutSeconds": 61'))
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 3
+    assert "the claim was measured under another protocol.json" in done.stderr
+
+
+def test_gain_that_is_not_there_is_not_replicated(author: Path, reader: Path, claim: Path, cli: Cli) -> None:
+    """A consistent forgery: its best is the baseline with a rate that makes no difference."""
+    text = git(author, "show", "main:train.py") + "\n"
+    claims.forge_best(claim, author, {"train.py": text.replace("RATE = 0.1 ", "RATE = 0.1000001 ")}, {})
+    change = {"file": "train.py", "name": "RATE", "before": 0.1, "after": 0.1000001}
+    claims.edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[change], code=False))
+    claims.forge_runs(claim, (2.0, 2.01, 2.02), (1.0, 1.01, 1.02))
+    done = cli(reader, "verify", str(claim), "--json")
+    assert done.returncode == 1, done.stderr
+    data = json.loads(done.stdout)["data"]
+    assert data["verdict"] == "not replicated"
+    assert "; claimed was " in data["says"]
+    assert data["found"]["high"] < 0.9
+
+
+def test_best_that_fails_here_is_not_replicated(author: Path, reader: Path, claim: Path, cli: Cli) -> None:
+    text = git(author, "show", "main:train.py") + "\n"
+    broken = text.replace("loss = ", "raise RuntimeError('no such kernel')\nloss = ")
+    claims.forge_best(claim, author, {"train.py": broken}, {"files": ["train.py"], "constants": [], "code": True})
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1
+    assert "not replicated: its run failed: " in done.stdout
+    assert "no such kernel" in done.stdout
+
+
+def test_best_that_ignores_the_seed_is_refused(author: Path, reader: Path, claim: Path, cli: Cli) -> None:
+    text = git(author, "show", "main:train.py") + "\n"
+    own = text.replace("random.Random(SEED)", "random.Random(7)")
+    claims.forge_best(claim, author, {"train.py": own}, {"files": ["train.py"], "constants": [], "code": True})
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1
+    assert "its best does not use SEED where the baseline does" in done.stderr
+
+
+def test_too_much_noise_cannot_tell(author: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
+    author = claims.fresh_clone(author, tmp_path / "noisy")
+    text = (author / "train.py").read_text()
+    noisy = text.replace("gauss(0, 0.002)", "gauss(0, 2)").replace("Random(SEED)", "Random(SEED * 1000 + WIDTH)")
+    (author / "train.py").write_text(noisy)
+    commit_all(author, "noisy")
+    baseline = git(author, "rev-parse", "HEAD")
+    claims.edit(claim, lambda content: content["commits"].update(baseline=baseline))
+    claims.forge_best(claim, author, {"train.py": noisy.replace("WIDTH = 64", "WIDTH = 65")}, {})
+    change = {"file": "train.py", "name": "WIDTH", "before": 64, "after": 65}
+    claims.edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[change], code=False))
+    reader = claims.fresh_clone(author, tmp_path / "clone")
+    done = cli(reader, "verify", str(claim), "--seeds", "2")
+    assert done.returncode == 1, done.stderr
+    assert "cannot tell: " in done.stdout
+
+
+def test_baseline_that_fails_here_is_a_precondition(author: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
+    author = claims.fresh_clone(author, tmp_path / "broken")
+    text = (author / "train.py").read_text()
+    (author / "train.py").write_text(text.replace("loss = ", "assert DEPTH > 4, 'not here'\nloss = "))
+    commit_all(author, "broken")
+    baseline = git(author, "rev-parse", "HEAD")
+    claims.edit(claim, lambda content: content["commits"].update(baseline=baseline))
+    better = (author / "train.py").read_text().replace("DEPTH = 4 ", "DEPTH = 5 ")
+    claims.forge_best(claim, author, {"train.py": better}, {})
+    change = {"file": "train.py", "name": "DEPTH", "before": 4, "after": 5}
+    claims.edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[change], code=False))
+    done = cli(claims.fresh_clone(author, tmp_path / "clone"), "verify", str(claim))
+    assert done.returncode == 3
+    assert "the baseline fails here: " in done.stderr
+    assert "not here" in done.stderr
+    assert not (claim / "attestations").exists()
+
+
+def test_ctrl_c_leaves_nothing_half_done(author: Path, claim: Path, tmp_path: Path) -> None:
+    author = claims.fresh_clone(author, tmp_path / "slow")
+    text = (author / "train.py").read_text()
+    (author / "train.py").write_text(text.replace("loss = ", "import time\ntime.sleep(30)\nloss = "))
+    commit_all(author, "slow")
+    baseline = git(author, "rev-parse", "HEAD")
+    claims.edit(claim, lambda content: content["commits"].update(baseline=baseline))
+    better = (author / "train.py").read_text().replace("DEPTH = 4 ", "DEPTH = 5 ")
+    claims.forge_best(claim, author, {"train.py": better}, {})
+    change = {"file": "train.py", "name": "DEPTH", "before": 4, "after": 5}
+    claims.edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[change], code=False))
+    reader = claims.fresh_clone(author, tmp_path / "clone")
+    work = Forked(reader, ("verify", str(claim)), os.environ)
+    deadline = time.monotonic() + 60
+    while not [*reader.glob(".autoresearch/claims/*/a-1.log")]:
+        assert time.monotonic() < deadline
+        assert work.poll() is None
+        time.sleep(0.02)
+    work.send_signal(signal.SIGINT)
+    _, errors = work.communicate()
+    assert work.returncode == 130
+    assert "stopped; 0 finished pairs of runs are dropped, and the claim is as before" in errors
+    assert not (claim / "attestations").exists()
+    assert not [*reader.glob(".autoresearch/claims/*/*")]
