@@ -1,4 +1,4 @@
-"""What the repository's host reads: workflows, issue forms, and the versions of the hooks before a commit."""
+"""What the repository's host reads: workflows, the action, issue forms, and the versions of hooks before a commit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.common.workspaces import ROOT
 pytestmark = pytest.mark.quick
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ACTION = ROOT / "action.yml"
 FORMS = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PINS = dict(each.split("==") for each in PROJECT["tool"]["uv"]["constraint-dependencies"])
@@ -30,6 +31,7 @@ def check(schema: str, *paths: Path) -> None:
 
 def test_workflows_match_their_schema() -> None:
     check("github-workflows", *WORKFLOWS)
+    check("github-actions", ACTION)
 
 
 def test_issue_forms_match_their_schema() -> None:
@@ -45,12 +47,12 @@ def test_bug_report_asks_for_doctor() -> None:
 
 
 def test_workflows_are_safe() -> None:
-    command = ["zizmor", "--offline", "--no-progress", *map(str, WORKFLOWS)]
+    command = ["zizmor", "--offline", "--no-progress", *map(str, [*WORKFLOWS, ACTION])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*WORKFLOWS, ACTION], ids=lambda path: path.stem)
 def test_actions_are_pinned_to_a_commit(path: Path) -> None:
     used = re.findall(r"uses: (.+)", path.read_text())
     assert used
@@ -66,6 +68,7 @@ def test_gate_runs_on_linux_and_macos() -> None:
 def test_release_builds_with_pinned_uv() -> None:
     (version,) = re.findall(r'UV_VERSION: "([\d.]+)"', (ROOT / ".github" / "workflows" / "release.yml").read_text())
     assert PROJECT["build-system"]["requires"] == [f"uv_build=={version}"]
+    assert re.findall(r'UV_VERSION: "([\d.]+)"', ACTION.read_text()) == [version]
 
 
 def test_hooks_have_versions_of_pyproject() -> None:
