@@ -66,11 +66,6 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def percent(value: float, of: float) -> str:
-    """Format a difference in percent of the baseline, or as it is if the baseline is 0."""
-    return f"{100 * value / abs(of):.2g} %" if of else figure(value)
-
-
 def in_words(gain: float, low: float, high: float, baseline: float) -> str:
     """Describe a gain: `0.8 % better, 95 % interval 0.6 to 1.0 %`."""
     if not baseline:
@@ -86,9 +81,9 @@ def _word(gain: float) -> str:
 
 
 def _decimals(share: Sequence[float]) -> int:
-    """Return the decimals that show two digits of the smaller of the gain and half of its interval."""
+    """Return the decimals that show a digit of the smaller of the gain and half of its interval."""
     sizes = [size for size in (abs(share[0]), (share[2] - share[1]) / 2) if size > 0 and math.isfinite(size)]
-    return 1 if not sizes else min(6, max(1, 1 - math.floor(math.log10(min(sizes)))))
+    return 1 if not sizes else min(6, max(1, -math.floor(math.log10(min(sizes)))))
 
 
 def same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:

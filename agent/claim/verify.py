@@ -94,11 +94,11 @@ def _replicated(
     logs = state_folder(opened.workspace.folder) / CLAIMS / evidence.digest[:12]
     try:
         provide(claim.snapshot, workspace, say)
+        if config.setup:
+            set_up(opened, state_folder(opened.workspace.folder), say)
     except AutoresearchError:
         raise_if_asked(interrupts, 0)  # Ctrl-C has ended the preparation as well
         raise
-    if config.setup:
-        set_up(opened, state_folder(opened.workspace.folder), say)
     with reading(claim.snapshot):
         known = known_constants(runner.protocol)
         check.require_described(claim, workspace, known)

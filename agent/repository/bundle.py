@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
-from agent.repository.git import Git
+from agent.repository.git import GIT, Git
 from agent.repository.workspace import Workspace
 
 REFS = "refs/claim"
+LONGEST_LISTING = 2**25  # bytes
 # Objects of strangers are checked for what git itself would never write, such as a path into .git.
 CHECKED = ("-c", "transfer.fsckObjects=true", "-c", "fetch.fsckObjects=true")
 
@@ -65,8 +67,29 @@ def fetch_bundle(workspace: Workspace, source: Path, commits: Mapping[str, str],
         git.run(*CHECKED, "fetch", *plain, str(source), *wanted)
     except AutoresearchError as error:
         return f"holds objects that git refuses ({str(error).rpartition(': ')[2][:200]})"
+    for label, commit in commits.items():
+        if not _is_listable(git, commit):
+            return f"holds too many files in its {label}"
     found = {label: workspace.resolve(f"{refs}/{label}") for label in commits}
     return None if found == dict(commits) else "holds other commits"
+
+
+def _is_listable(git: Git, commit: str) -> bool:
+    """Return whether the list of all files of a commit is short enough to be read.
+
+    A few trees that name each other ten times each make billions of paths.
+    """
+    command = [*GIT, "ls-tree", "-r", "-z", "--full-tree", commit]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, cwd=git.top, env=git.environment(), stdin=quiet, stdout=subprocess.PIPE, stderr=quiet
+    ) as listing:
+        assert listing.stdout is not None
+        size = 0
+        while size <= LONGEST_LISTING and (part := listing.stdout.read(2**20)):
+            size += len(part)
+        listing.kill()
+    return size <= LONGEST_LISTING
 
 
 def new_content(workspace: Workspace, commit: str, known: str) -> tuple[int, int]:

@@ -55,7 +55,7 @@ def test_gain_must_show_on_the_holdout_too() -> None:
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
-        ((0.008, 0.006, 0.010, 1.0), "0.80 % better, 95 % interval 0.60 to 1.00 %"),
+        ((0.008, 0.006, 0.010, 1.0), "0.8 % better, 95 % interval 0.6 to 1.0 %"),
         ((0.22, 0.2, 0.24, 2.0), "11.0 % better, 95 % interval 10.0 to 12.0 %"),
         ((-0.5, -0.6, -0.4, 1.0), "50.0 % worse, 95 % interval -60.0 to -40.0 %"),
         ((0.0, 0.0, 0.0, 2.0), "0.0 % better, 95 % interval 0.0 to 0.0 %"),

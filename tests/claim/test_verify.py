@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,31 @@ def test_attestation_goes_where_it_is_wanted(reader: Path, claim: Path, cli: Cli
     assert done.returncode == 0, done.stderr
     assert schemas.fault("attestation", json.loads((tmp_path / "mine" / "a.json").read_bytes())) is None
     assert not (claim / "attestations").exists()
+
+
+def test_shallow_clone_can_verify(author: Path, reader: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
+    shallow = tmp_path / "shallow"
+    git(author, "clone", "--quiet", "--depth", "1", "--branch", "main", author.as_uri(), str(shallow))
+    assert git(shallow, "rev-parse", "--is-shallow-repository") == "true"
+    done = cli(shallow, "verify", str(claim))
+    assert done.returncode == 0, done.stderr
+    assert reader.exists()
+
+
+def test_commit_of_billions_of_files_is_refused(author: Path, reader: Path, claim: Path, cli: Cli) -> None:
+    best = json.loads((claim / "claim.json").read_bytes())["commits"]["best"]
+    work = claims.fresh_clone(author, claim.parent / "forger")
+    git(work, "fetch", "--quiet", str(claim / "commits.bundle"), "refs/claim/*:refs/given/*")
+    tree = git(work, "rev-parse", f"{best}^{{tree}}")
+    for _ in range(9):
+        names = "".join(f"040000 tree {tree}\t{number}\n" for number in range(10))
+        tree = subprocess.run(
+            ["git", "mktree"], cwd=work, input=names, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    claims.rebundle(claim, work, git(work, "commit-tree", tree, "-p", best, "-m", "large"))
+    done = cli(reader, "verify", str(claim))
+    assert done.returncode == 1
+    assert "false claim: its commits.bundle holds too many files in its best" in done.stderr
 
 
 def in_run(content: dict[str, Any]) -> None:
@@ -201,7 +227,7 @@ def test_best_that_ignores_the_seed_is_refused(author: Path, reader: Path, claim
 def test_too_much_noise_cannot_tell(author: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
     author = claims.fresh_clone(author, tmp_path / "noisy")
     text = (author / "train.py").read_text()
-    noisy = text.replace("gauss(0, 0.002)", "gauss(0, 2)").replace("Random(SEED)", "Random(SEED * 1000 + WIDTH)")
+    noisy = text.replace("gauss(0, 0.002)", "gauss(0, 0.3)").replace("Random(SEED)", "Random(SEED * 1000 + WIDTH)")
     (author / "train.py").write_text(noisy)
     commit_all(author, "noisy")
     baseline = git(author, "rev-parse", "HEAD")

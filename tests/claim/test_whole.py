@@ -15,6 +15,7 @@ from tests.common.workspaces import ROOT, commit_all, git
 
 pytestmark = pytest.mark.slow
 SECONDS = "4"
+RATE, SMALL = "MATRIX_LR = 0.05 ", "MATRIX_LR = 0.00005 "  # that of the profile for a CPU
 
 
 def start(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -30,13 +31,12 @@ def test_real_claim_is_replicated_elsewhere(embedded: Path, tmp_path: Path) -> N
     git(author, "config", "user.email", "author@example.invalid")
     # A recipe that hardly learns, so that the gain of the next one is sure in seconds.
     text = (author / "train.py").read_text()
-    line = next(each for each in text.splitlines() if each.startswith("MATRIX_LR = "))
-    value = line.split("=")[1].split("#")[0].strip()
-    (author / "train.py").write_text(text.replace(line, line.replace(value, "0.0001", 1)))
+    assert RATE in text
+    (author / "train.py").write_text(text.replace(RATE, SMALL, 1))
     commit_all(author, "a rate that is too small")
     git(author, "switch", "--quiet", "-c", "published")
     ours = {"AUTORESEARCH_CACHE": str(embedded)}
-    edit = f"sed -i 's/^MATRIX_LR = 0.0001/MATRIX_LR = {value}/' train.py"
+    edit = f"sed -i 's/{SMALL}/{RATE}/' train.py"
     flags = ("--training-seconds", SECONDS, "--max-experiments", "1", "--no-setup")
     done = start(author, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", edit, *flags, **ours)
     assert done.returncode == 0, done.stderr
