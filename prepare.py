@@ -8,8 +8,8 @@ The implementation is in harness/, which no candidate may change either:
     tokenizer, loader        text to tokens, tokens to batches
     handover, evaluator      how a run passes its model to the process that computes the metric
     scoring                  the metric, and the check that a model does not look at later tokens
-    dataset, snapshot        documents from each source, and the snapshots built from them
-    holdout                  documents that nothing is chosen by
+    dataset, downloads       documents from each source
+    snapshot, holdout        the snapshots built from them, and documents that nothing is chosen by
     blas, workers            fast matrix products on a Linux CPU, and a process for each of its cores
     device                   memory and speed of the device
 
@@ -231,7 +231,7 @@ def main() -> None:
     import filelock
 
     from harness import snapshot
-    from harness.dataset import RESUME, DataError
+    from harness.settings import RESUME, DataError
 
     parser = _Parser(
         description="Prepare the data and train the tokenizer. Run this once before training; prepared data is reused.",

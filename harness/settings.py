@@ -24,6 +24,20 @@ class Profile:
 
 PROFILES = {"mac": Profile(2048, 8192, 3 * 2**19), "cpu": Profile(256, 1024, 2**16)}
 SCHEMA = 1  # version of snapshot.json; increase it with any change that affects tokens, so that snapshots are rebuilt
+RESUME = "run the same command again; finished downloads and shards are kept"
+
+
+class DataError(Exception):
+    """Raised if data is unavailable or unreadable.
+
+    Args:
+        message: what failed and why, without a full stop.
+        hint: what fixes it; empty if nothing does.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def fail(message: str, *, hint: str = "", code: int = 3) -> NoReturn:

@@ -21,10 +21,11 @@ import numpy as np
 import rustbpe
 
 from harness import dataset, holdout
-from harness.dataset import DataError, Report, Shard
+from harness.dataset import Shard
+from harness.downloads import Report
 from harness.loader import TooFewTokens, offsets_path, validation_rows
 from harness.prepared import current_folder
-from harness.settings import CACHE_DIR, PROFILES, SCHEMA, Profile
+from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError, Profile
 from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
 if TYPE_CHECKING:

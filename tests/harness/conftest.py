@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import settings
+from harness import dataset, settings
 from prepare import Tokenizer
 from tests.common.bigram import Bigram
 from tests.common.caches import current
+from tests.common.data_server import DataServer, serve
+from tests.common.parquet import parquet, stories
 
 # isort: split
 import mlx.core as mx
@@ -30,3 +32,14 @@ def tokenizer(cache: Path) -> Tokenizer:
 def model() -> Iterator[Bigram]:
     mx.random.seed(0)
     yield Bigram()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataServer]:
+    """A mirror of climbmix with two training shards of half a megabyte and the validation shard."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve() as data:
+        monkeypatch.setenv("AUTORESEARCH_DATA_URL", data.url)
+        for index in (0, 1, dataset.CLIMBMIX_VALIDATION):
+            data.files[f"shard_{index:05d}.parquet"] = parquet(stories(index))
+        yield data
