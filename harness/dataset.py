@@ -4,6 +4,7 @@ A source is an ordered list of shards. `shards` downloads what is missing, resum
 iterators over the documents, which snapshot.py turns into tokens. Only snapshot.py uses this module.
 """
 
+import hashlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
