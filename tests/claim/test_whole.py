@@ -15,7 +15,7 @@ from tests.common.workspaces import ROOT, commit_all, git
 
 pytestmark = pytest.mark.slow
 SECONDS = "4"
-RATE, SMALL = "MATRIX_LR = 0.05 ", "MATRIX_LR = 0.00005 "  # that of the profile for a CPU
+OWN, SLOW = "DEPTH = 2 ", "DEPTH = 8 "  # the depth of the profile for a CPU, and one that is too slow
 
 
 def start(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -29,18 +29,23 @@ def test_real_claim_is_replicated_elsewhere(embedded: Path, tmp_path: Path) -> N
     git(tmp_path, "clone", "--quiet", "--no-local", str(ROOT), str(author))
     git(author, "config", "user.name", "Author")
     git(author, "config", "user.email", "author@example.invalid")
-    # A recipe that hardly learns, so that the gain of the next one is sure in seconds.
+    protocol = json.loads((author / "protocol.json").read_bytes())
+    protocol["execution"]["command"] = f"{sys.executable} train.py"
+    (author / "protocol.json").write_text(json.dumps(protocol))
+    # A recipe that takes few steps, so that the gain of the next one is sure in seconds.
     text = (author / "train.py").read_text()
-    assert RATE in text
-    (author / "train.py").write_text(text.replace(RATE, SMALL, 1))
-    commit_all(author, "a rate that is too small")
+    assert OWN in text
+    (author / "train.py").write_text(text.replace(OWN, SLOW, 1))
+    commit_all(author, "a model that is too deep")
     git(author, "switch", "--quiet", "-c", "published")
     ours = {"AUTORESEARCH_CACHE": str(embedded)}
-    edit = f"sed -i 's/{SMALL}/{RATE}/' train.py"
+    edit = f"sed -i 's/{SLOW}/{OWN}/' train.py"
     flags = ("--training-seconds", SECONDS, "--max-experiments", "1", "--no-setup")
     done = start(author, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", edit, *flags, **ours)
     assert done.returncode == 0, done.stderr
+    ran = done.stderr
     done = start(author, "confirm", "--json", **ours)
+    assert done.returncode == 0, ran + done.stderr
     assert json.loads(done.stdout)["data"]["verdict"] == "confirmed", done.stdout + done.stderr
     claim = tmp_path / "claim"
     done = start(author, "claim", "--out", str(claim), **ours)
