@@ -3,10 +3,10 @@
 The bound comes from an e-process: the Bayes factor of the two-sample t test with the right-Haar prior on the means and
 the noise and a normal prior on the gain in units of the noise (Gönen, Johnson, Lu, Westfall 2005, "The Bayesian
 two-sample t test", The American Statistician 59). At the true gain it starts at 1 and is expected to stay there
-whatever the means and the noise are, so by Ville's inequality it ever reaches 1 / alpha with a probability of at most
-alpha (Pérez-Ortiz, Lardy, de Heide, Grünwald 2024, "E-statistics, group invariance and anytime-valid testing", Annals
-of Statistics 52; Lindon, Ham, Tingley, Bojinov 2022, arXiv 2210.08589, for a linear model, which covers groups that
-only add to the noise and for covariates). The gains at which it has not reached that are the interval.
+whatever means and noise are, so by Ville's inequality it ever reaches 1 / alpha with a probability of at most alpha
+(Pérez-Ortiz, Lardy, de Heide, Grünwald 2024, "E-statistics, group invariance and anytime-valid testing", Annals of
+Statistics 52; Lindon, Ham, Tingley, Bojinov 2022, arXiv 2210.08589, for a linear model, which covers groups that only
+add to the noise, and covariates). The gains at which it has not reached that are the interval.
 
 Assumed are normal noise, equal for all programs, and independent runs. Which side runs next may depend on the runs so
 far only through what shift and scale leave unchanged; a verdict also looks at a prior for the noise.

@@ -147,8 +147,8 @@ def weigh(
 def most_false_keeps(kind: str, experiments: int) -> float:
     """Return the expected number of false keeps among so many experiments, at most.
 
-    All edits are taken to change nothing. The classic rule keeps such an edit if it is the best of all so far, which
-    the n-th one is with a probability of at most 1 / n.
+    All edits are taken to change nothing. The classic rule keeps such an edit if it is the best of all so far: the n-th
+    one is with a probability of at most 1 / n.
     """
     if not experiments:
         return 0.0

@@ -18,6 +18,7 @@ from agent.journal.paths import find_session, journal_path, own_log, state_folde
 from agent.journal.state import Pending, Spent, State, experiment_named
 from agent.protocol.load import load_protocol
 from agent.report.gain import outcome, standing
+from agent.report.statement import bound_of
 from agent.repository.workspace import Workspace
 from agent.system.files import Unusable, last_lines, open_plain
 from agent.system.invocation import typed
@@ -55,6 +56,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         "metric": state.session["metric"],
         "direction": state.session["direction"],
         **_effect(state, found),
+        "bound": bound_of(state, found) if isinstance(found, Experiment) else None,
         "expected": found.expected,
         "runs": [_run(run, "measured") for run in found.runs] + [_run(run, "fresh") for run in _fresh(found)],
         "cost": asdict(state.spent.get(found.number, Spent())),

@@ -7,6 +7,7 @@ from typing import Any
 from agent.journal.state import State
 from agent.report.gain import standing
 from agent.report.holdout import on_holdout
+from agent.report.statement import statement
 
 
 def summarize(state: State) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def summarize(state: State) -> dict[str, Any]:
         "confirmed": dict(state.confirmation) if state.confirmation else None,
         "holdout": on_holdout(state),
         "noise": stands.noise,
+        "statement": statement(state),
         "experiments": len(tried),
         "kept": counts["keep"],
         "discarded": counts["discard"],

@@ -66,7 +66,18 @@ def _effect(data: dict[str, Any]) -> list[str]:
     lines.append(f"result    {came}")
     if data["estimate"] is not None and data["estimate"] != data["value"]:
         lines.append(f"estimate  {figure(data['estimate'])}, from held-out runs or runs that were stopped early")
+    lines += _bound(data["bound"])
     return [*lines, *([f"cost      {cost(data['cost'])}"] if data["cost"]["calls"] else [])]
+
+
+def _bound(bound: dict[str, Any] | None) -> list[str]:
+    """Format the bound of a keep, which holds at any time of the session together with those of all keeps."""
+    if bound is None:
+        return []
+    runs = f"{bound['runs']} held-out runs against {bound['baseline_runs']} of the baseline"
+    if bound["low"] is None:
+        return [f"bound     none yet: {runs} are too few"]
+    return [f"bound     at any time at least {figure(bound['low'], sign='+')} over the baseline, by {runs}"]
 
 
 def _verdict(data: dict[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ def status_lines(data: dict[str, Any]) -> list[str]:
     shown = [
         f"{data['tag']}  {headline(data)}",
         f"{counted(data['experiments'], 'experiment')}: {counts}{rate}",
+        *([data["statement"]["line"]] if data["statement"] else []),
         *data["lines"],
     ]
     if data["holdout"]:

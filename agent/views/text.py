@@ -116,6 +116,7 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent and not summary["confirmed"] else ""),
         *([f"holdout   {holdout_line(summary['holdout'])}"] if summary["holdout"] else []),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
+        *([f"bound     {summary['statement']['line']}"] if summary["statement"] else []),
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
         *([f"repeated  {faults(summary)}"] if summary["faults"]["runs"] else []),

@@ -1,0 +1,134 @@
+"""What may be said of the night: a bound on the gain that holds however often it is looked at, and the false keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from agent.decision.anytime import ALPHA, Interval, interval, interval_at_equal_steps, share
+from agent.decision.estimate import unbiased
+from agent.decision.noise import noise_of, repeated
+from agent.decision.sequential_test import most_false_keeps
+from agent.execution.conditions import undisturbed
+from agent.format import brief, counted
+from agent.journal.experiment import Experiment, Run, metrics, succeeded
+from agent.journal.state import State
+
+# What the bound does not cover, where the metric comes from a text and a seed.
+ON_SNAPSHOT = "this seed and this validation text"
+
+
+def statement(state: State) -> dict[str, Any] | None:
+    """Return the statement for the night as plain data; None before there is a baseline.
+
+    The interval of the k-th keep is at `anytime.share(k)`, and all shares together are ALPHA: the bounds of all keeps
+    hold at once and at any time, so a reader may pick the best one and the moment.
+
+    Returns:
+        `bound`: the entry of `keeps` for the best, or if its bound is not above zero that with the highest bound; None
+        without one. `keeps`: for each keep its number, the gain over the baseline by held-out runs, a lower bound `low`
+        (None for no bound), and the runs on both sides. `false_keeps`: the expected number, at most. `line`: the text.
+    """
+    if state.session is None or state.baseline is None:
+        return None
+    groups = repeated(state.experiments)
+    keeps = [_keep(state, number, keep, groups) for number, keep in enumerate(_kept(state), start=1)]
+    bounded = [each for each in keeps if each["low"] is not None]
+    best = next((each for each in bounded if each is keeps[-1] and each["low"] > 0), None)
+    experiments = len(state.experiments) - 1
+    kind = str(state.flags.get("verdict", "confirm"))
+    data = {
+        "bound": best or max(bounded, key=lambda each: each["low"], default=None),
+        "keeps": keeps,
+        "level": 1 - ALPHA,
+        "experiments": experiments,
+        "false_keeps": most_false_keeps(kind, experiments),
+        "on": ON_SNAPSHOT if state.session["fingerprint"].get("snapshot") else "",
+    }
+    return {**data, "line": statement_line(data)}
+
+
+def statement_line(data: dict[str, Any]) -> str:
+    """Format the statement: `at any time: #7 is at least 0.034 better than the baseline (95 %, ...); at most ...`."""
+    bound = data["bound"]
+    if bound is not None and bound["low"] > 0:
+        on = f", {data['on']}" if data["on"] else ""
+        said = f"#{bound['number']} is at least {_down(bound['low'])} better than the baseline"
+        said += f" ({100 * data['level']:.0f} %{on})"
+    elif not data["keeps"]:
+        said = "nothing was kept"
+    elif bound is not None:
+        said = f"#{bound['number']} is not shown to be better than the baseline"
+    else:
+        said = f"no bound yet, #{data['keeps'][-1]['number']} has too few held-out runs"
+    if not data["experiments"]:
+        return f"at any time: {said}"
+    most = f"at most {math.ceil(10 * data['false_keeps']) / 10:g} false keeps expected"
+    return f"at any time: {said}; {most} among {counted(data['experiments'], 'experiment')}"
+
+
+def _down(value: float) -> str:
+    """Format a positive bound with two digits, rounded down: rounded up it would say more than is known."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return brief(math.floor(value / unit * (1 + 1e-9)) * unit, 2)
+
+
+def bound_of(state: State, experiment: Experiment) -> dict[str, Any] | None:
+    """Return the entry of one keep in `statement`; None for other experiments."""
+    number = next((k for k, keep in enumerate(_kept(state), start=1) if keep.number == experiment.number), None)
+    return _keep(state, number, experiment, repeated(state.experiments)) if number is not None else None
+
+
+def _kept(state: State) -> list[Experiment]:
+    return [experiment for experiment in state.experiments[1:] if experiment.verdict.status == "keep"]
+
+
+def _keep(state: State, number: int, keep: Experiment, groups: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """Return the bound on the gain of the `number`-th keep over the baseline.
+
+    Args:
+        groups: all groups of repeated runs.
+    """
+    base, runs = _sides(state, keep)
+    own = {id(run) for each in (state.experiments[0], keep) for run in (*each.runs, *each.heldout_runs)}
+    # The first runs of candidates are left out, because they are lucky by selection.
+    others = [group for group in groups if not any(id(run) in own for run in group)]
+    found = _interval(state, (number, keep), base, runs, others) if base and runs else None
+    low = found.low if found is not None and math.isfinite(found.low) else None
+    gain = found.gain if found is not None else None
+    return {"number": keep.number, "gain": gain, "low": low, "runs": len(runs), "baseline_runs": len(base)}
+
+
+def _sides(state: State, keep: Experiment) -> tuple[list[Run], list[Run]]:
+    """Return the runs of the baseline and the held-out runs of a keep, as far as they are comparable.
+
+    Selection runs are left out whatever the gain, unless runs are deterministic: then nothing is chosen by luck. Once
+    the machine's state has changed (`Run.rebased`), later runs are not comparable with the baseline's.
+    """
+    baseline = state.baseline
+    assert baseline is not None
+    base = unbiased(baseline)
+    if noise_of(state.experiments).exact:
+        return base, undisturbed(succeeded((*keep.runs, *keep.heldout_runs)))
+    earlier = (each for each in _kept(state) if each.number < keep.number)
+    if any(run.rebased for each in earlier for run in each.heldout_runs):
+        return base, []
+    changed = next((index for index, run in enumerate(keep.heldout_runs) if run.rebased), None)
+    return base, undisturbed(succeeded(keep.heldout_runs[:changed]))
+
+
+def _interval(
+    state: State, kept: tuple[int, Experiment], base: list[Run], runs: list[Run], others: Sequence[Sequence[Run]]
+) -> Interval:
+    assert state.session is not None
+    (number, keep), direction = kept, state.session["direction"]
+    if _same_work(state, keep):
+        return interval_at_equal_steps(base, runs, direction, share(number), others)
+    return interval(metrics(base), metrics(runs), direction, share(number), [metrics(group) for group in others])
+
+
+def _same_work(state: State, keep: Experiment) -> bool:
+    """Return whether the verdicts of this keep and of all before it compared at equal steps."""
+    kept = [each for each in _kept(state) if each.number <= keep.number]
+    return all(each.verdict.evidence is not None and each.verdict.evidence.doubt is not None for each in kept)

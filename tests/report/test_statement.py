@@ -1,0 +1,149 @@
+"""The statement for the night: which runs it counts, which keep it names, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from agent.decision.anytime import interval, interval_at_equal_steps, share
+from agent.journal.experiment import Evidence, Experiment, Run, Verdict
+from agent.journal.state import State
+from agent.report.statement import ON_SNAPSHOT, bound_of, statement
+from tests.common.experiments import kept
+
+pytestmark = pytest.mark.quick
+
+BASE = (2.00, 2.02, 1.98, 2.01)
+GOOD = (1.70, 1.72, 1.69, 1.71)
+SESSION = {"direction": "minimize", "fingerprint": {"snapshot": "abc"}}
+
+
+def discarded(number: int, values: Sequence[float]) -> Experiment:
+    return replace(kept(number, values), verdict=Verdict("discard", ""))
+
+
+def state(*experiments: Experiment, **flags: str) -> State:
+    return State(session=SESSION, experiments=experiments, flags=flags)
+
+
+def line(*experiments: Experiment, **flags: str) -> str:
+    found = statement(state(*experiments, **flags))
+    assert found is not None
+    text: str = found["line"]
+    return text
+
+
+def test_nothing_is_said_before_the_baseline_and_little_after_it() -> None:
+    assert statement(State()) is None
+    assert statement(state()) is None
+    assert line(kept(0, BASE)) == "at any time: nothing was kept"
+    assert line(kept(0, BASE), discarded(1, [2.1])) == (
+        "at any time: nothing was kept; at most 0.3 false keeps expected among 1 experiment"
+    )
+
+
+def test_missing_runs_are_named() -> None:
+    fresh = kept(1, [1.6, 1.7])
+    assert line(kept(0, BASE), fresh).startswith("at any time: no bound yet, #1 has too few held-out runs;")
+    assert line(kept(0, BASE), replace(fresh, heldout_runs=(Run(None, 1.0),))).startswith("at any time: no bound yet")
+    even = kept(1, [1.6, 1.7], heldout=[2.0, 2.02, 1.98])
+    assert line(kept(0, BASE), even).startswith("at any time: #1 is not shown to be better than the baseline;")
+
+
+def test_bound_is_that_of_held_out_runs() -> None:
+    found = statement(state(kept(0, BASE), kept(1, [0.5, 0.6], heldout=GOOD)))
+    assert found is not None
+    expected = interval(BASE, GOOD, "minimize", share(1), [])
+    assert found["bound"] == {
+        "number": 1,
+        "gain": pytest.approx(expected.gain),
+        "low": pytest.approx(expected.low),
+        "runs": 4,
+        "baseline_runs": 4,
+    }
+    assert found["line"] == (
+        f"at any time: #1 is at least 0.24 better than the baseline (95 %, {ON_SNAPSHOT}); "
+        "at most 0.3 false keeps expected among 1 experiment"
+    )
+    assert float(found["line"].split("at least ")[1].split()[0]) <= expected.low
+
+
+def test_clear_keep_has_no_bound_by_its_selection_runs() -> None:
+    """The verdict takes the runs of such a keep for unbiased; the statement does not."""
+    found = bound_of(state(kept(0, BASE), kept(1, GOOD, sigmas=9.0)), kept(1, GOOD, sigmas=9.0))
+    assert found == {"number": 1, "gain": None, "low": None, "runs": 0, "baseline_runs": 4}
+
+
+def test_each_keep_has_a_share_and_the_best_is_named_if_it_can_be() -> None:
+    first, second = kept(1, [1.7, 1.7], heldout=GOOD), kept(2, [1.5, 1.5], heldout=[1.50, 1.52, 1.51])
+    both = state(kept(0, BASE), first, second)
+    found = statement(both)
+    assert found is not None
+    assert found["bound"] == found["keeps"][1] == bound_of(both, second)
+    assert found["keeps"][1]["low"] == pytest.approx(
+        interval(BASE, [1.50, 1.52, 1.51], "minimize", share(2), [GOOD]).low
+    )
+    young = statement(state(kept(0, BASE), first, replace(second, heldout_runs=())))
+    assert young is not None
+    assert young["bound"]["number"] == 1
+    assert bound_of(both, kept(0, BASE)) is None
+
+
+def test_repeated_candidates_add_to_the_noise_without_their_first_run() -> None:
+    best = kept(1, [1.7], heldout=GOOD)
+    found = bound_of(state(kept(0, BASE), best, discarded(2, [5.0, 2.0, 2.01])), best)
+    assert found is not None
+    assert found["low"] == pytest.approx(interval(BASE, GOOD, "minimize", share(1), [[2.0, 2.01]]).low)
+
+
+def test_deterministic_runs_need_no_held_out_ones() -> None:
+    found = statement(state(kept(0, [2.0, 2.0, 2.0]), kept(1, [1.5])))
+    assert found is not None
+    assert found["bound"]["low"] == found["bound"]["gain"] == pytest.approx(0.5)
+    assert "#1 is at least 0.5 better" in found["line"]
+
+
+def test_runs_after_a_change_of_the_machine_do_not_count() -> None:
+    changed = tuple(Run(each, 10.0, rebased=index == 2) for index, each in enumerate(GOOD))
+    found = statement(state(kept(0, BASE), replace(kept(1, [1.7]), heldout_runs=changed), kept(2, [1.6], heldout=GOOD)))
+    assert found is not None
+    assert [each["runs"] for each in found["keeps"]] == [2, 0]
+
+
+def test_keeps_at_equal_steps_are_bounded_at_equal_steps() -> None:
+    def runs(values: Sequence[float], steps: float) -> tuple[Run, ...]:
+        return tuple(Run(value, 10.0, {"num_steps": steps + index}) for index, value in enumerate(values))
+
+    evidence = Evidence("confirmed", 1.7, 2, 2.0, 4, 0.3, 0.01, 4.0, doubt=0.1)
+    first = replace(kept(0, BASE), runs=runs(BASE, 40.0))
+    best = replace(
+        kept(1, [1.7]), verdict=Verdict("keep", "", evidence), runs=runs([1.7], 44.0), heldout_runs=runs(GOOD, 45.0)
+    )
+    found = bound_of(state(first, best), best)
+    assert found is not None
+    assert found["low"] == pytest.approx(
+        interval_at_equal_steps(first.runs, best.heldout_runs, "minimize", share(1)).low
+    )
+    measured = replace(best, verdict=Verdict("keep", "", replace(evidence, doubt=None)))
+    other = bound_of(state(first, measured), measured)
+    assert other is not None
+    assert other["low"] == pytest.approx(interval(BASE, GOOD, "minimize", share(1)).low)
+
+
+def test_classic_rule_has_more_false_keeps() -> None:
+    tried = [discarded(number, [2.1]) for number in range(1, 41)]
+    assert "at most 0.5 false keeps expected among 40 experiments" in line(kept(0, BASE), *tried)
+    assert "at most 4.3 false keeps expected among 40 experiments" in line(kept(0, BASE), *tried, verdict="greedy")
+
+
+def test_without_a_snapshot_the_line_names_no_text() -> None:
+    found = statement(
+        State(
+            session={"direction": "minimize", "fingerprint": {}},
+            experiments=(kept(0, BASE), kept(1, [1.7], heldout=GOOD)),
+        )
+    )
+    assert found is not None
+    assert "better than the baseline (95 %);" in found["line"]
