@@ -90,6 +90,7 @@ class Simulated:
         prior: factor by which the prior of the noise is wrong.
         level: the incumbent's true value.
         age: experiments since the incumbent was kept.
+        equal_steps: whether the last verdict compared at equal steps.
     """
 
     rule: str
@@ -99,6 +100,7 @@ class Simulated:
     level: float = 0.0
     runs: int = 0
     age: int = 0
+    equal_steps: bool = False
 
     def __post_init__(self) -> None:
         self.program = self.machine()
@@ -145,6 +147,7 @@ class Simulated:
             else:
                 self.values.append(self.run(self.program))
         self.groups.append(candidate[1:])
+        self.equal_steps = slope is not None
         if step.status == "keep":
             assert step.evidence is not None
             self.groups.append(self.values)
