@@ -15,7 +15,7 @@ from tests.common.workspaces import ROOT, commit_all, git
 
 pytestmark = pytest.mark.slow
 SECONDS = "4"
-OWN, SLOW = "DEPTH = 2 ", "DEPTH = 8 "  # the depth of the profile for a CPU, and one that is too slow
+OWN, DEEP, FLAT = "DEPTH = 2 ", "DEPTH = 4 ", "DEPTH = 1 "  # the depth of the profile for a CPU, and others
 
 
 def start(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -35,11 +35,11 @@ def test_real_claim_is_replicated_elsewhere(embedded: Path, tmp_path: Path) -> N
     # A recipe that takes few steps, so that the gain of the next one is sure in seconds.
     text = (author / "train.py").read_text()
     assert OWN in text
-    (author / "train.py").write_text(text.replace(OWN, SLOW, 1))
+    (author / "train.py").write_text(text.replace(OWN, DEEP, 1))
     commit_all(author, "a model that is too deep")
     git(author, "switch", "--quiet", "-c", "published")
     ours = {"AUTORESEARCH_CACHE": str(embedded)}
-    edit = f"sed -i 's/{SLOW}/{OWN}/' train.py"
+    edit = f"sed -i 's/{DEEP}/{FLAT}/' train.py"
     flags = ("--training-seconds", SECONDS, "--max-experiments", "1", "--no-setup")
     done = start(author, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", edit, *flags, **ours)
     assert done.returncode == 0, done.stderr
