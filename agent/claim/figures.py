@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 from agent.claim.models import ClaimedRun, Confirmation, Means, Shown, Sides
-from agent.decision.difference import Difference, difference
+from agent.decision.difference import Difference, by_seed, difference, mean
 from agent.format import figure
 from agent.journal.experiment import Direction
-
-Item = TypeVar("Item")
 
 
 def confirmation_of(runs: Sides, direction: Direction) -> Confirmation | None:
@@ -49,21 +46,6 @@ def _compared(
     if min(len(a), len(b)) < 2:
         return None
     return difference(a, b, direction), Means(a=mean(a), b=mean(b))
-
-
-def by_seed(values: Sequence[tuple[int | None, float]]) -> list[float]:
-    """Return the mean of the values with each seed, and each value without one.
-
-    Runs with the same seed are not independent.
-    """
-    groups: dict[object, list[float]] = {}
-    for index, (seed, value) in enumerate(values):
-        groups.setdefault(("run", index) if seed is None else seed, []).append(value)
-    return [mean(each) for each in groups.values()]
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def in_words(gain: float, low: float, high: float, baseline: float) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from agent.claim.figures import in_words, mean
+from agent.claim.figures import in_words
 from agent.claim.models import Claim, Confirmation, Pair
 from agent.decision import anytime
-from agent.decision.difference import difference
+from agent.decision.difference import difference, mean
 from agent.errors import Interrupted, PreconditionError, Suspended
 from agent.execution.measure import Beside, Edited, Runner, measure
 from agent.execution.process import Observer

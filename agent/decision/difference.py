@@ -46,9 +46,9 @@ def difference(a: Sequence[float], b: Sequence[float], direction: Direction, ses
         a: values of one side, at least one; so is `b`.
         session: the noise estimate of the session, if it is of the same kind as these values; it is pooled too.
     """
-    means = [math.fsum(each) / len(each) for each in (a, b)]
+    means = [mean(each) for each in (a, b)]
     by = gain(means[0], means[1], direction)
-    squares = sum((value - mean) ** 2 for each, mean in zip((a, b), means, strict=True) for value in each)
+    squares = sum((value - middle) ** 2 for each, middle in zip((a, b), means, strict=True) for value in each)
     if session.sd == 0 and all(min(each) == max(each) for each in (a, b)):
         return Difference(by, by, by, 0.0)
     known = 0.0 if math.isinf(session.degrees) else session.degrees
@@ -56,6 +56,18 @@ def difference(a: Sequence[float], b: Sequence[float], direction: Direction, ses
     noise = math.sqrt((squares + (known * session.sd**2 if known else 0.0)) / max(degrees, 1.0))
     width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(1 / len(a) + 1 / len(b))
     return Difference(by, by - width, by + width, noise)
+
+
+def by_seed(values: Sequence[tuple[int | None, float]]) -> list[float]:
+    """Return the mean of the values with each seed, or without a seed each value: one seed is one observation."""
+    groups: dict[object, list[float]] = {}
+    for index, (seed, value) in enumerate(values):
+        groups.setdefault(("run", index) if seed is None else seed, []).append(value)
+    return [mean(each) for each in groups.values()]
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 @dataclass(frozen=True)

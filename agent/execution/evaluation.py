@@ -165,6 +165,21 @@ def _closed(
     return closed.enter([str(python), harness.script, *arguments], layout, harness.folder), environment
 
 
+def _started(
+    harness: Harness, place: Place, command: Sequence[str], environment: Mapping[str, str], stdin: int
+) -> subprocess.Popen[bytes]:
+    with (place.base / "evaluator.log").open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=harness.folder,
+            env=environment,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 @contextlib.contextmanager
 def evaluator(
     harness: Harness, place: Place, reference: Path | None, log: Path, keeps_model: bool
@@ -188,16 +203,7 @@ def evaluator(
         **({MODEL_VARIABLE: str(model)} if keeps_model and harness.holdout else {}),
     }
     command, environment = _closed(harness, place, [str(socket)], known, variables)
-    with (base / "evaluator.log").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=harness.folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            start_new_session=True,
-        )
+    process = _started(harness, place, command, environment, subprocess.PIPE)
     assert process.stdout is not None and process.stdin is not None
     os.set_blocking(process.stdout.fileno(), False)
     beside = Evaluator(socket, base / "evaluator.log", process)
@@ -282,16 +288,7 @@ def score(harness: Harness, place: Place, log: Path, seconds: float) -> dict[str
         [model, harness.holdout],
         {HOLDOUT_VARIABLE: str(harness.holdout)},
     )
-    with (place.base / "evaluator.log").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=harness.folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            start_new_session=True,
-        )
+    process = _started(harness, place, command, environment, subprocess.DEVNULL)
     try:
         said, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

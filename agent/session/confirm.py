@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from agent.decision.difference import NO_NOISE, Difference, difference, spread
+from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, mean, spread
 from agent.decision.estimate import unbiased
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
 from agent.decision.schedule import counted
@@ -205,21 +204,12 @@ def _compared(
     noise: Noise = NO_NOISE,
 ) -> tuple[Difference | None, dict[str, float]]:
     """Return the difference of a value of runs and the mean of each side; None if a run lacks it."""
-    known = {label: [(run.seed, value(run)) for run in each] for label, each in runs.items()}
-    if any(found is None for each in known.values() for _, found in each):
+    every = {label: [(run.seed, value(run)) for run in each] for label, each in runs.items()}
+    known = {label: [(seed, found) for seed, found in each if found is not None] for label, each in every.items()}
+    if known != every:
         return None, {}
-    values = {label: _seed_means(each) for label, each in known.items()}
-    means = {label: math.fsum(each) / len(each) for label, each in values.items()}
-    return difference(values["a"], values["b"], direction, noise), means
-
-
-def _seed_means(values: Sequence[tuple[int | None, float | None]]) -> list[float]:
-    """Return the mean of the values with each seed, or without a seed each value: one seed is one observation."""
-    groups: dict[object, list[float]] = {}
-    for index, (seed, value) in enumerate(values):
-        assert value is not None
-        groups.setdefault(("run", index) if seed is None else seed, []).append(value)
-    return [math.fsum(each) / len(each) for each in groups.values()]
+    values = {label: by_seed(each) for label, each in known.items()}
+    return difference(values["a"], values["b"], direction, noise), {label: mean(each) for label, each in values.items()}
 
 
 def _beyond_holdout(run: Run) -> float | None:

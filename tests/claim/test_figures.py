@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from agent.claim.figures import by_seed, confirmation_of, in_words, same
+from agent.claim.figures import confirmation_of, in_words, same
 from agent.claim.models import ClaimedRun, Confirmation, Pair, Sides
 from agent.claim.replicate import Found, judged
-from agent.decision.difference import difference
+from agent.decision.difference import by_seed, difference
 
 pytestmark = pytest.mark.quick
 
