@@ -206,6 +206,10 @@ def _directory(folder: Path, num_shards: int) -> list[Shard]:
     files = _parquet_files(folder)
     for path in files:
         open_parquet(path)
+    # A small file may have no other text than the holdout's.
+    files = [path for path in files if _is_empty(_held_out(path)) or not _is_empty(_not_held_out(path))]
+    if not files:
+        raise DataError(f"every text in {folder} belongs to the holdout", hint="pass more text")
     if len(files) == 1:
         return [Shard(files[0].name, split, partial(_every_nth, files[0], split)) for split in ("val", "train")]
     *training, validation = files
@@ -230,6 +234,10 @@ def _every_nth(path: Path, split: Split) -> Iterator[str]:
 
 def _not_held_out(path: Path) -> Iterator[str]:
     return (document for document in read_documents(path) if not is_held_out(document))
+
+
+def _is_empty(documents: Iterator[str]) -> bool:
+    return next(documents, None) is None
 
 
 def _held_out(path: Path) -> Iterator[str]:

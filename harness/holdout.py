@@ -9,21 +9,31 @@ Only `prepare.py` as a program makes it, and only the evaluator reads it.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.loader import Shards, documents_in_rows, offsets_path, shards_of, whole_rows
+from harness.loader import (
+    PACKING_DOCUMENTS,
+    Array,
+    Shards,
+    documents_in_rows,
+    offsets_path,
+    shards_of,
+    whole_rows,
+)
 from harness.settings import CACHE_DIR
 
 SCHEMA = 1  # version of holdout.json
 REST = "validation documents that the metric does not use"
 # A smaller holdout would say little: its fraction of the tokens of the metric.
 LEAST_SHARE = 8
+SPARE = 2  # as much text as the rows need is taken this many times, because documents are cropped
 NAME = "holdout_00000.tokens.npy"
 
 
@@ -43,26 +53,38 @@ def made(snapshot: str) -> dict[str, Any] | None:
         return None
 
 
-def make(snapshot: dict[str, Any], rule: str, write: Callable[[Path], None]) -> dict[str, Any] | None:
+def make(snapshot: dict[str, Any], rule: str, documents: Iterable[Array]) -> dict[str, Any] | None:
     """Make the holdout of a snapshot.
 
     Args:
         snapshot: content of its snapshot.json.
         rule: how the documents were chosen.
-        write: writes their tokens to a path, and the offsets to `offsets_path` of it.
+        documents: the tokens of each. Copies are left out, also those of documents that the metric uses.
 
     Returns:
         The content of holdout.json; None if the documents fill too few rows.
     """
+    seq_len, wanted = snapshot["MAX_SEQ_LEN"], snapshot["EVAL_TOKENS"] // snapshot["MAX_SEQ_LEN"]
+    validation = shards_of(CACHE_DIR / "snapshots" / snapshot["id"][:12], "val")
+    used = documents_in_rows(validation, seq_len + 1, wanted)
+    known, kind = {_tokens(validation, *each) for each in used}, validation[0][0].dtype
+    chosen, most = [np.empty(0, kind)], (SPARE * wanted + PACKING_DOCUMENTS) * (seq_len + 1)
+    for document in documents:
+        if (text := document.astype(kind).tobytes()) not in known:
+            known.add(text)
+            chosen.append(document.astype(kind))
+            most -= min(len(document), seq_len + 1)
+        if most <= 0:
+            break
+    offsets = np.cumsum([0, *map(len, chosen[1:])], dtype=np.int64)
+    rows = whole_rows([(np.concatenate(chosen), offsets)], seq_len, wanted)
+    if rows * LEAST_SHARE < wanted:
+        return None
     building = CACHE_DIR / "building" / f"holdout-{snapshot['id'][:12]}"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    write(building / NAME)
-    seq_len, tokens = snapshot["MAX_SEQ_LEN"], snapshot["EVAL_TOKENS"]
-    rows = whole_rows(shards_of(building, "holdout"), seq_len, tokens // seq_len)
-    if rows * seq_len * LEAST_SHARE < tokens:
-        shutil.rmtree(building)
-        return None
+    np.save(building / NAME, np.concatenate(chosen))
+    np.save(offsets_path(building / NAME), offsets)
     files = {path.name: _about(path) for path in sorted(building.glob("*.npy"))}
     content = {
         "schema": SCHEMA,
@@ -81,19 +103,11 @@ def make(snapshot: dict[str, Any], rule: str, write: Callable[[Path], None]) -> 
     return record
 
 
-def write_rest(directory: Path, max_seq_len: int, eval_tokens: int, path: Path) -> None:
-    """Write the validation documents of a snapshot of which the metric uses no part, and no copy."""
-    shards = shards_of(directory, "val")
-    used = documents_in_rows(shards, max_seq_len + 1, eval_tokens // max_seq_len)
-    dtype = shards[0][0].dtype
-    known, rest = {_tokens(shards, *each) for each in used}, [np.empty(0, dtype)]
-    for shard, (_, offsets) in enumerate(shards):
-        for start in offsets[:-1].tolist():
-            if (shard, start) not in used and (text := _tokens(shards, shard, start)) not in known:
-                known.add(text)
-                rest.append(np.frombuffer(text, dtype))
-    np.save(path, np.concatenate(rest))
-    np.save(offsets_path(path), np.cumsum([0, *map(len, rest[1:])], dtype=np.int64))
+def rest(snapshot: str) -> Iterator[Array]:
+    """Yield the tokens of all validation documents of a snapshot, of which `make` leaves out those in use."""
+    for tokens, offsets in shards_of(CACHE_DIR / "snapshots" / snapshot[:12], "val"):
+        for begin, end in itertools.pairwise(offsets.tolist()):
+            yield tokens[begin:end]
 
 
 def _tokens(shards: Shards, shard: int, start: int) -> bytes:

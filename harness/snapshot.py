@@ -23,7 +23,7 @@ import rustbpe
 from harness import dataset, holdout
 from harness.dataset import Shard
 from harness.downloads import Report
-from harness.loader import TooFewTokens, offsets_path, validation_rows
+from harness.loader import Array, TooFewTokens, offsets_path, validation_rows
 from harness.prepared import current_folder
 from harness.settings import CACHE_DIR, PROFILES, SCHEMA, DataError, Profile
 from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
@@ -259,28 +259,27 @@ def make_holdout(record: dict[str, Any], report: Report) -> dict[str, Any] | Non
     """
     if found := holdout.made(record["id"]):
         return found
-    directory = CACHE_DIR / "snapshots" / record["id"][:12]
-    request = record.get("request") or {}
     try:
-        reserved = _reserved(request, report) if record.get("reserves_holdout") else None
-        if reserved is not None:
-            rule, shard = reserved
-            tokenizer = Tokenizer.from_directory(directory)
-            if found := holdout.make(record, rule, lambda path: write_tokens(shard, tokenizer, path, report)):
-                return found
+        reserved = _reserved(record, report) if record.get("reserves_holdout") else None
+        if reserved is not None and (found := holdout.make(record, *reserved)):
+            return found
     except DataError as error:
         say(f"holdout: {error}; using {holdout.REST}")
-    sizes = record["MAX_SEQ_LEN"], record["EVAL_TOKENS"]
-    return holdout.make(record, holdout.REST, lambda path: holdout.write_rest(directory, *sizes, path))
+    return holdout.make(record, holdout.REST, holdout.rest(record["id"]))
 
 
-def _reserved(request: dict[str, Any], report: Report) -> tuple[str, Shard] | None:
+def _reserved(record: dict[str, Any], report: Report) -> tuple[str, Iterator[Array]] | None:
+    """Return how a source's own holdout is chosen, and the tokens of its documents; None if it has none."""
+    request = record["request"]
     found = dataset.holdout(request["source"], request["num_shards"], CACHE_DIR / "shards", report)
     if found is None:
         return None
     rule, shards = found
-    documents = lambda: itertools.chain.from_iterable(shard.documents() for shard in shards)  # noqa: E731
-    return rule, Shard("holdout", "holdout", documents)
+    tokenizer = Tokenizer.from_directory(CACHE_DIR / "snapshots" / record["id"][:12])
+    texts = itertools.chain.from_iterable(shard.documents() for shard in shards)
+    batches = iter(lambda: list(itertools.islice(texts, 256)), [])
+    encoded = itertools.chain.from_iterable(map(tokenizer.encode, batches))
+    return rule, (np.array([tokenizer.bos_token_id, *ids]) for ids in encoded)
 
 
 def _remember(key: str, digest: str) -> None:
