@@ -9,6 +9,7 @@ from typing import Any
 from agent.decision.anytime import ALPHA, Interval, interval, interval_at_equal_steps, share
 from agent.decision.estimate import unbiased
 from agent.decision.noise import noise_of, repeated
+from agent.decision.schedule import counted as counting
 from agent.decision.sequential_test import most_false_keeps
 from agent.execution.conditions import undisturbed
 from agent.format import brief, counted
@@ -103,8 +104,9 @@ def _keep(state: State, number: int, keep: Experiment, groups: Sequence[Sequence
 def _sides(state: State, keep: Experiment) -> tuple[list[Run], list[Run]]:
     """Return the runs of the baseline and the held-out runs of a keep, as far as they are comparable.
 
-    Selection runs are left out whatever the gain, unless runs are deterministic: then nothing is chosen by luck. Once
-    the machine's state has changed (`Run.rebased`), later runs are not comparable with the baseline's.
+    Selection runs are left out whatever the gain, unless runs are deterministic: then nothing is chosen by luck. The
+    runs of comparisons such as `confirm` are held out, too. Once the machine's state has changed (`Run.rebased`), later
+    runs are not comparable with the baseline's.
     """
     baseline = state.baseline
     assert baseline is not None
@@ -115,7 +117,22 @@ def _sides(state: State, keep: Experiment) -> tuple[list[Run], list[Run]]:
     if any(run.rebased for each in earlier for run in each.heldout_runs):
         return base, []
     changed = next((index for index, run in enumerate(keep.heldout_runs) if run.rebased), None)
-    return base, undisturbed(succeeded(keep.heldout_runs[:changed]))
+    runs = undisturbed(succeeded(keep.heldout_runs[:changed]))
+    if any(run.rebased for each in _kept(state) for run in each.heldout_runs):
+        return base, runs
+    return [*base, *_compared(state, baseline.commit)], [*runs, *_compared(state, keep.commit)]
+
+
+def _compared(state: State, commit: str) -> list[Run]:
+    """Return the runs of a commit in comparisons, with the recipe's own seed: another one is another program."""
+    found = [
+        run
+        for each in state.compared
+        for label in each.runs
+        if each.commits.get(label) == commit
+        for run in succeeded(counting(each, label))
+    ]
+    return [run for run in found if getattr(run, "seed", None) is None]
 
 
 def _interval(

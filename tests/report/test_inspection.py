@@ -224,3 +224,15 @@ def test_missing_experiment_is_named(finished: Path, cli: Cli, args: list[str], 
     first, *rest = done.stderr.splitlines()
     assert first.startswith("error: ")
     assert [line for line in rest if not line.startswith("hint: ")] == []
+
+
+def test_keep_has_a_bound_and_status_a_statement(session: Path, cli: Cli) -> None:
+    status = data(cli, session, "status")
+    said = status["statement"]
+    assert said["line"] in cli(session, "status").stdout
+    numbers = [each["number"] for each in said["keeps"]]
+    assert numbers
+    for each in status["rows"][1:]:
+        shown = data(cli, session, "show", str(each["number"]))
+        assert (shown["bound"] in said["keeps"]) == (each["number"] in numbers)
+    assert "\n  bound     " in cli(session, "show", str(numbers[-1])).stdout

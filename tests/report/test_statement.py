@@ -9,7 +9,7 @@ import pytest
 
 from agent.decision.anytime import interval, interval_at_equal_steps, share
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
-from agent.journal.state import State
+from agent.journal.state import PendingComparison, State
 from agent.report.statement import ON_SNAPSHOT, bound_of, statement
 from tests.common.experiments import kept
 
@@ -110,6 +110,16 @@ def test_runs_after_a_change_of_the_machine_do_not_count() -> None:
     found = statement(state(kept(0, BASE), replace(kept(1, [1.7]), heldout_runs=changed), kept(2, [1.6], heldout=GOOD)))
     assert found is not None
     assert [each["runs"] for each in found["keeps"]] == [2, 0]
+
+
+def test_runs_of_confirm_count_with_the_own_seed() -> None:
+    first, best = replace(kept(0, BASE), commit="a"), replace(kept(1, [1.7]), commit="b")
+    sides = {"a": tuple(Run(each, 10.0) for each in BASE[:3]), "b": tuple(Run(each, 10.0) for each in GOOD[:3])}
+    compared = PendingComparison({"a": "a", "b": "b"}, (), 3, sides)
+    found = bound_of(replace(state(first, best), compared=(compared,)), best)
+    assert found is not None
+    assert (found["runs"], found["baseline_runs"]) == (3, 7)
+    assert found["low"] == pytest.approx(interval([*BASE, *BASE[:3]], GOOD[:3], "minimize", share(1)).low)
 
 
 def test_keeps_at_equal_steps_are_bounded_at_equal_steps() -> None:

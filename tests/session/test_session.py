@@ -49,6 +49,7 @@ def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
     best = replay(read(journal_path(quick, "t"))).incumbent
     assert best is not None
     assert 0 < done.stdout.count("kept      #") <= 5
+    assert done.stdout.count("bound     at any time: ") == 1
     assert said["view"] == "autoresearch report --tag t --open"
     home = next(line for line in done.stdout.splitlines() if line.startswith("apply ")).removeprefix("apply ")
     program = f"{sys.executable} -m agent"
