@@ -132,7 +132,7 @@ def _compared(state: State, commit: str) -> list[Run]:
         if each.commits.get(label) == commit
         for run in succeeded(counting(each, label))
     ]
-    return [run for run in found if getattr(run, "seed", None) is None]
+    return [run for run in found if run.seed is None]
 
 
 def _interval(
