@@ -140,6 +140,7 @@ def holdout(source: str, num_shards: int | None, downloads: Path, report: Report
     files = _parquet_files(folder)
     if len(files) > 1 and num_shards not in (None, -1):
         files = [*files[:num_shards], files[-1]]
+    files = [files[-1], *files[:-1]]  # only a part is used, and the last file is what validation is made of
     rule = f"one in {DIRECTORY_HOLDOUT_ONE_IN} documents, by a hash of its text"
     return rule, [Shard(path.name, "holdout", partial(_held_out, path)) for path in files]
 

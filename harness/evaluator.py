@@ -15,7 +15,6 @@ exits. ROWS is the batch size of the graph.
 scoring.py computes the metric of a graph and decides what is refused.
 """
 
-import contextlib
 import importlib.util
 import itertools
 import json
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 LARGEST_MODEL = 8 * 2**30  # size limit of an exported graph, in bytes
+LARGEST_KEPT = 2**30  # a larger one is not kept for the holdout
 SILENT_SECONDS = 120.0  # idle timeout of a client in the middle of a request
 MOST_CLIENTS = 64
 
@@ -208,10 +208,13 @@ def save_losses(losses: "Array") -> None:
 
 
 def save_model(model: Path) -> None:
-    """Move the model to AUTORESEARCH_KEEP_MODEL, to be scored on the holdout if it is kept."""
-    if given := os.environ.get("AUTORESEARCH_KEEP_MODEL"):
-        with contextlib.suppress(OSError):  # a full disk: the metric is known all the same
-            shutil.move(model, given)
+    """Copy the model to AUTORESEARCH_KEEP_MODEL, to be scored on the holdout if it is kept."""
+    given = os.environ.get("AUTORESEARCH_KEEP_MODEL")
+    if given and model.stat().st_size <= LARGEST_KEPT:
+        try:
+            shutil.copyfile(model, given)
+        except OSError:  # a full disk: the metric is known all the same
+            Path(given).unlink(missing_ok=True)
 
 
 def score_on_holdout(model: Path, batch: int) -> None:

@@ -31,6 +31,7 @@ from harness.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+SPLITS = 2  # version of how sources are split, so that no preparation continues one of another version
 TOKENIZER_CHARACTERS = 1_000_000_000  # of text that the vocabulary is trained on
 TOKENIZER_DOCUMENT_CHARACTERS = 10_000  # per document, so that a few long ones do not dominate
 
@@ -175,7 +176,7 @@ def build(source: str, num_shards: int | None, profile: str, workers: int, repor
     """
     key = request_key(source, num_shards, profile)
     scale = PROFILES[profile]
-    building = CACHE_DIR / "building" / key
+    building = CACHE_DIR / "building" / f"{key}-{SPLITS}"
     building.mkdir(parents=True, exist_ok=True)
     shards = dataset.shards(source, num_shards, CACHE_DIR / "shards", workers, report)
     by_split = {split: [shard for shard in shards if shard.split == split] for split in ("val", "train")}
@@ -243,7 +244,7 @@ def finish(building: Path, tokenizer: Tokenizer, request: dict[str, Any], scale:
     target = CACHE_DIR / "snapshots" / digest[:12]
     target.parent.mkdir(exist_ok=True)
     # Before the move: if killed in between, the next call finds everything here and only has to move it.
-    _remember(building.name, digest)
+    _remember(building.name.partition("-")[0], digest)
     if _whole_record(target):  # another request produced the same content
         shutil.rmtree(building)
     else:

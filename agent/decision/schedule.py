@@ -36,7 +36,7 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
         return _runs(comparison, label)[-1:]
     runs, why = _runs(comparison, label), reasons(comparison, label)
     found: list[Run] = []
-    for seed, times in Counter[int | None](comparison.seeds or [None] * comparison.count).items():
+    for seed, times in _wanted(comparison).items():
         own = [(index, run) for index, run in enumerate(runs) if run.seed == seed]
         good = [run for index, run in own if index not in why]
         found += good[:times] if len(good) >= times else [run for _, run in own[-times:]]
@@ -47,10 +47,15 @@ def next_seed(comparison: PendingComparison, label: str) -> int | None:
     """Return the seed of the next run of the label; None for the recipe's own. A repeat has its original's."""
     if not comparison.seeds:
         return None
-    runs = _runs(comparison, label)
-    if len(runs) < comparison.count:
-        return comparison.seeds[len(runs)]
-    return runs[list(reasons(comparison, label))[len(runs) - comparison.count]].seed
+    done = len(_runs(comparison, label))
+    return comparison.seeds[done] if done < comparison.count else lacking(comparison, label)[0]
+
+
+def lacking(comparison: PendingComparison, label: str) -> list[int | None]:
+    """Return the seeds of the label that have too few undisturbed runs; [None] if runs have the recipe's own."""
+    why = reasons(comparison, label)
+    good = Counter(run.seed for index, run in enumerate(_runs(comparison, label)) if index not in why)
+    return [seed for seed, times in _wanted(comparison).items() if good[seed] < times]
 
 
 def reasons(comparison: PendingComparison, label: str) -> Mapping[int, str]:
@@ -80,7 +85,12 @@ def _is_short(comparison: PendingComparison, label: str) -> bool:
     if fails(comparison, label):
         return False
     done, count = len(_runs(comparison, label)), comparison.count
-    return done < count or (done < 2 * count and done - len(reasons(comparison, label)) < count)
+    return done < count or (done < 2 * count and bool(lacking(comparison, label)))
+
+
+def _wanted(comparison: PendingComparison) -> Counter[int | None]:
+    """Return how many runs of each seed a label needs."""
+    return Counter(comparison.seeds or [None] * comparison.count)
 
 
 def _runs(comparison: PendingComparison, label: str) -> tuple[Run, ...]:

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ SNAPSHOT_VARIABLE, UNTRACED_VARIABLE = "AUTORESEARCH_SNAPSHOT", "AUTORESEARCH_AL
 MODEL_VARIABLE, HOLDOUT_VARIABLE = "AUTORESEARCH_KEEP_MODEL", "AUTORESEARCH_HOLDOUT"
 MODEL = ".model-"  # between the name of a log and the batch size, in the name of a stored model
 LARGEST_MODEL, MOST_ROWS = 2**30, 10**6
+LEAST_FREE = 2**30  # bytes of disk that a stored model must leave
+TICK_SECONDS = 0.2
 READY_SECONDS = 30.0
 # A log may round to three decimals; only the evaluator's number counts.
 TOLERANCE = 6e-4
@@ -241,9 +243,14 @@ def _keep_model(written: Path, log: Path, rows: Any) -> None:
     drop_models(log)
     if not isinstance(rows, int) or not 0 < rows < MOST_ROWS:
         return
-    with contextlib.suppress(OSError):
-        if written.stat().st_size <= LARGEST_MODEL:
-            shutil.move(written, log.with_name(f"{log.stem}{MODEL}{rows}"))
+    part = log.with_name(f"{log.stem}.model.part")
+    try:
+        size = written.stat().st_size
+        if size <= LARGEST_MODEL and size + LEAST_FREE < shutil.disk_usage(log.parent).free:
+            shutil.copyfile(written, part)
+            part.replace(log.with_name(f"{log.stem}{MODEL}{rows}"))
+    except OSError:
+        part.unlink(missing_ok=True)
 
 
 def model_of(log: Path) -> tuple[Path, int] | None:
@@ -266,12 +273,15 @@ def losses_of(log: Path) -> Path:
     return log.with_suffix(".losses.npy")
 
 
-def score(harness: Harness, place: Place, log: Path, seconds: float) -> dict[str, Any]:
+def score(
+    harness: Harness, place: Place, log: Path, seconds: float, tick: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Score the stored model of a run on the holdout.
 
     Args:
         log: the log of the run.
         seconds: time limit.
+        tick: called several times a second; may raise to stop it.
 
     Returns:
         What the evaluator reported: the event `holdout` or `refused`; empty if it failed.
@@ -289,15 +299,17 @@ def score(harness: Harness, place: Place, log: Path, seconds: float) -> dict[str
         {HOLDOUT_VARIABLE: str(harness.holdout)},
     )
     process = _started(harness, place, command, environment, subprocess.DEVNULL)
+    said, deadline = None, time.monotonic() + seconds
     try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {}
+        while said is None and time.monotonic() < deadline:
+            tick()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said, _ = process.communicate(timeout=TICK_SECONDS)
     finally:
         end_all(process.pid, "")
         process.wait()
     with contextlib.suppress(ValueError, RecursionError, IndexError):
-        event = json.loads(said[:LARGEST_WORD].splitlines()[-1])
+        event = json.loads((said or b"")[:LARGEST_WORD].splitlines()[-1])
         return event if isinstance(event, dict) else {}
     return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def can_score(workspace: Workspace, commit: str, script: str) -> bool:
     return evaluation.HOLDOUT_VARIABLE in (workspace.show(commit, script) or "")
 
 
-def score(runner: Runner, log: Path) -> float | None:
+def score(runner: Runner, log: Path, tick: Callable[[], None] = lambda: None) -> float | None:
     """Return the metric of a run's model on the holdout, and delete the model.
 
     Args:
         log: the log of the run.
+        tick: called several times a second; may raise to stop it.
 
     Returns:
         None without a model or a holdout, or if it cannot be scored, which the user is told.
@@ -59,7 +61,7 @@ def score(runner: Runner, log: Path) -> float | None:
         integrity.require_prepared(harness.holdout, record)
         with temporary_folder(runner.workspace.folder / "holdout") as base:
             place = Place(runner.sandbox, base, runner.workspace.folder)
-            event = evaluation.score(harness, place, log, runner.limit)
+            event = evaluation.score(harness, place, log, runner.limit, tick)
     except PreconditionError as damage:  # nothing else depends on it
         event = {"reason": in_one_line(damage)}
     finally:

@@ -208,7 +208,7 @@ def _measure(
             assert ended is not None
             around |= _result(runner, attempt, ended, text, since)
             if runner.holdout_command:
-                around["holdout"] = _on_holdout(runner, attempt)
+                around["holdout"] = _on_holdout(runner, attempt, observer.tick)
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
@@ -249,7 +249,7 @@ def _result(
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
 
 
-def _on_holdout(runner: Runner, attempt: Attempt) -> float:
+def _on_holdout(runner: Runner, attempt: Attempt, tick: Callable[[float], None]) -> float:
     """Run the user's command for the holdout in the room of a run, and return the metric that it prints.
 
     Raises:
@@ -257,7 +257,7 @@ def _on_holdout(runner: Runner, attempt: Attempt) -> float:
     """
     log, since = attempt.log.with_suffix(".holdout.log"), time.time()
     try:
-        ended = execute(runner, replace(attempt, log=log), command=runner.holdout_command)
+        ended = execute(runner, replace(attempt, log=log), Observer(tick=tick), command=runner.holdout_command)
         text = _text(log)
         require_success(ended, text)
         return read(attempt.room, runner.protocol, runner.protocol.metric, text, since)

@@ -35,7 +35,8 @@ def on_holdout(state: State) -> dict[str, Any] | None:
 def holdout_line(found: Mapping[str, Any]) -> str:
     """Format what `on_holdout` returned."""
     gained, cost = _between(found, ""), _between(found, "cost_")
-    return f"{gained}; choosing on the validation text cost {cost}" + (", one run each" if found["low"] is None else "")
+    rest = ", one run each" if found["low"] is None else ""
+    return f"{gained}; on validation {cost} more, the cost of selection on these two texts{rest}"
 
 
 def holdout_lines(confirmation: Mapping[str, Any]) -> list[str]:

@@ -212,6 +212,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     hidden = [*found.hidden, *(place for place in furniture.hidden if place.is_relative_to(tree))]
     if furniture.evaluated:
         shown.append(Shown(base / "evaluator", Path("/evaluator"), "ro"))
+    if furniture.evaluated or furniture.kind == "agent":
         own = [each.target if sandbox.has_root else each.source for each in shown if each.source.name == ENVIRONMENT]
         hidden += texts([*found.read, *own])
     shown += [Shown(place, place, "rw") for place in furniture.write]

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agent.decision.schedule import counted, fails, next_seed, next_turn, reasons
+from agent.decision.schedule import counted, fails, lacking, next_seed, next_turn, reasons
 from agent.errors import AutoresearchError, Interrupted, Suspended
 from agent.execution import evaluation, holdout
 from agent.execution.kill import Process
@@ -58,7 +58,7 @@ def compare(
         _raise_if_stopped(bench)
         number = len(_comparison(journal).runs.get(label, ())) + 1
         if number > count:
-            _note_repeat(journal, label, number - count)
+            _note_repeat(journal, label)
         run, more = _run(bench, label, folder, may_fail=label in may_fail), {}
         if run.fault:
             # The faults are this commit's own if another one runs now.
@@ -80,20 +80,19 @@ def _name(journal: Journal, label: str) -> str:
     return side(journal.state, label, _comparison(journal).commits[label])
 
 
-def _note_repeat(journal: Journal, label: str, times: int) -> None:
-    """Note why a run is repeated.
-
-    Args:
-        times: number of the repeat, from 1. Each repeat replaces one run that does not count.
-    """
-    index, why = list(reasons(_comparison(journal), label).items())[times - 1]
-    journal.show("note", text=f"{_name(journal, label)} run {index + 1} is repeated: {why}")
+def _note_repeat(journal: Journal, label: str) -> None:
+    """Note which run is repeated and why."""
+    comparison = _comparison(journal)
+    seed = next_seed(comparison, label)
+    runs, why = comparison.runs[label], reasons(comparison, label)
+    index = next(each for each in why if runs[each].seed == seed)
+    journal.show("note", text=f"{_name(journal, label)} run {index + 1} is repeated: {why[index]}")
 
 
 def _note_still_disturbed(journal: Journal, label: str) -> None:
     comparison = _comparison(journal)
-    why, done = reasons(comparison, label), len(comparison.runs[label])
-    if not fails(comparison, label) and done - len(why) < comparison.count:
+    if not fails(comparison, label) and lacking(comparison, label):
+        why = reasons(comparison, label)
         latest = why[max(why)]
         name, count = _name(journal, label), comparison.count
         journal.show("note", text=f"{name} is still disturbed: {latest}; its latest {count} runs count anyway")
@@ -164,6 +163,8 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
         elif run.metric is None and not may_fail:
             hint = f"see the log {here(Path(run.log))}"
             raise AutoresearchError(f"{_name(journal, label)} failed: {run.error}", hint=hint)
-        scored = holdout.score(runner, log) if run.metric is not None and run.holdout is None else run.holdout
+        scored = run.holdout
+        if run.metric is not None and scored is None:
+            scored = holdout.score(runner, log, bench.interrupts.raise_if_immediate)
         evaluation.drop_models(log)
         return replace(run, seed=seed, holdout=scored)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from agent.decision import anytime
 from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, mean, spread
 from agent.decision.estimate import unbiased
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
@@ -20,13 +22,13 @@ from agent.report.holdout import holdout_lines
 from agent.session.compare import compare
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
-from agent.source.seed import NAME, literal_seeds, seed_of
+from agent.source.seed import NAME, literal_seeds, read_seeds, seed_of
 from agent.system.invocation import typed
 
 RUNS = 3
 LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 bits
 # Why a gain that the validation split shows is not confirmed.
-ONE_SEED, HOLDOUT = "one seed", "not on the holdout"
+ONE_SEED, HOLDOUT, NOT_SCORED = "one seed", "not on the holdout", "not scored on the holdout"
 
 
 def sides(runner: Runner, state: State, a: str | None, b: str | None) -> dict[str, str]:
@@ -115,7 +117,8 @@ def confirm(bench: Workbench, commits: Mapping[str, str], pairs: Pairs = BY_DEFA
     if earlier:
         folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
     plan, one_seed = _plan_seeds(bench, commits, earlier, pairs)
-    latest = compare(_scoring(bench, pairs), commits, pairs.count, folder, seeds=plan)
+    scoring = _scoring(bench, pairs)
+    latest = compare(scoring, commits, pairs.count, folder, seeds=plan)
     every = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
     # Runs of an earlier version all have the recipe's own seed.
     runs = {label: [run for run in each if (run.seed is None) == (not plan)] for label, each in every.items()}
@@ -127,7 +130,7 @@ def confirm(bench: Workbench, commits: Mapping[str, str], pairs: Pairs = BY_DEFA
         "runs": {label: len(metrics(each)) for label, each in runs.items()},
         "seeds": list(plan),
         "one_seed": one_seed,
-        **_evidence(bench, commits, runs),
+        **_evidence(scoring, commits, Sample(runs, len(earlier))),
         "reservations": reservations([*runs["a"], *runs["b"]]),
     }
     journal.append("confirmed", **data)
@@ -159,7 +162,7 @@ def _plan_seeds(
         if seed is None:
             return (), f"{side(state, label, commits[label])} has no constant {NAME}"
     used = [run.seed for each in earlier for runs in each.runs.values() for run in runs]
-    most = max((seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED), default=0)
+    most = max(0, 0, *(seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED))
     return tuple(most + 1 + index % wanted for index in range(pairs.count)), None
 
 
@@ -167,21 +170,23 @@ def _sources(runner: Runner, commit: str) -> tuple[Mapping[str, str], Mapping[st
     return runner.workspace.files(commit), known_constants(runner.protocol)
 
 
-def _evidence(bench: Workbench, commits: Mapping[str, str], runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
     """Return the gain on both splits, what selection cost, and the verdict, as fields of `confirmed`."""
     state, direction = bench.journal.state, bench.runner.protocol.metric.direction
-    same_seed, varied = noise_of(state.experiments), runs["a"][0].seed is not None
-    noise = NO_NOISE if varied else same_seed
-    found, means = _compared(runs, lambda run: run.metric, direction, noise)
+    same_seed = noise_of(state.experiments)
+    noise = NO_NOISE if sample.varied else same_seed
+    found, means = _compared(sample, lambda run: run.metric, direction, noise)
     assert found is not None
-    holdout, holdout_means = _compared(runs, lambda run: run.holdout, direction)
-    cost, _ = _compared(runs, _beyond_holdout, direction)
+    holdout, holdout_means = _compared(sample, lambda run: run.holdout, direction)
+    cost, _ = _compared(sample, _beyond_holdout, direction)
     verdict, why = found.verdict, ""
-    if verdict == "confirmed" and _hides_seed(bench.runner, commits, runs):
+    if verdict == "confirmed" and _hides_seed(bench.runner, commits, sample):
         verdict, why = "not confirmed", ONE_SEED
+    elif verdict == "confirmed" and holdout is None and _may_be_scored(bench.runner, sample):
+        verdict, why = "not confirmed", NOT_SCORED
     elif verdict == "confirmed" and holdout is not None and not holdout.low > 0:
         verdict, why = "not confirmed", HOLDOUT
-    elif verdict == "not confirmed" and varied and _holds_for_own_seed(state, commits, same_seed, direction):
+    elif verdict == "not confirmed" and sample.varied and _holds_for_own_seed(state, commits, same_seed, direction):
         why = ONE_SEED
     return {
         "means": means,
@@ -191,25 +196,58 @@ def _evidence(bench: Workbench, commits: Mapping[str, str], runs: Mapping[str, S
         "noise": found.noise,
         "verdict": verdict,
         "why": why,
-        "spread": asdict(spread(found.noise, same_seed, PRIOR_DEGREES)) if varied else None,
+        "spread": asdict(spread(found.noise, same_seed, PRIOR_DEGREES)) if sample.varied else None,
         "holdout": None if holdout is None else {"means": holdout_means, **_interval(holdout)},
         "cost": None if cost is None else _interval(cost),
     }
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The held-out runs of two commits.
+
+    Attributes:
+        runs: those of `a` and of `b`.
+        looks: how often they have been compared before, each time with fewer runs.
+    """
+
+    runs: Mapping[str, Sequence[Run]]
+    looks: int = 0
+
+    @property
+    def varied(self) -> bool:
+        """Whether each pair has a seed of its own."""
+        return self.runs["a"][0].seed is not None
+
+
 def _compared(
-    runs: Mapping[str, Sequence[Run]],
+    sample: Sample,
     value: Callable[[Run], float | None],
     direction: Direction,
     noise: Noise = NO_NOISE,
 ) -> tuple[Difference | None, dict[str, float]]:
-    """Return the difference of a value of runs and the mean of each side; None if a run lacks it."""
-    every = {label: [(run.seed, value(run)) for run in each] for label, each in runs.items()}
-    known = {label: [(seed, found) for seed, found in each if found is not None] for label, each in every.items()}
-    if known != every:
+    """Return the difference of a value of the runs and the mean of each side, by the seeds for which both have it.
+
+    Returns:
+        None if that are fewer than two on a side.
+    """
+    every = {label: [(run.seed, value(run)) for run in each] for label, each in sample.runs.items()}
+    lost = {seed for each in every.values() for seed, found in each if found is None and seed is not None}
+    known = {
+        label: [(seed, found) for seed, found in each if found is not None and seed not in lost]
+        for label, each in every.items()
+    }
+    a, b = (by_seed(known[label]) for label in ("a", "b"))
+    if min(len(a), len(b)) < 2:
         return None, {}
-    values = {label: by_seed(each) for label, each in known.items()}
-    return difference(values["a"], values["b"], direction, noise), {label: mean(each) for label, each in values.items()}
+    means = {"a": mean(a), "b": mean(b)}
+    found = difference(a, b, direction, noise)
+    if sample.looks:
+        # One interval after another would contain zero less and less often: this one holds however often it is read.
+        always = anytime.interval(a, b, direction)
+        if math.isfinite(always.low):
+            found = replace(found, low=always.low, high=always.high)
+    return found, means
 
 
 def _beyond_holdout(run: Run) -> float | None:
@@ -221,16 +259,25 @@ def _interval(found: Difference) -> dict[str, float]:
     return {"gain": found.gain, "low": found.low, "high": found.high}
 
 
-def _hides_seed(runner: Runner, commits: Mapping[str, str], runs: Mapping[str, Sequence[Run]]) -> bool:
-    """Return whether setting SEED varies `a` but not `b`: it passes a number as a seed, or gives equal numbers."""
-    (seed, literals), (own, more) = (
-        (seed_of(*sources), literal_seeds(sources[0]))
-        for sources in (_sources(runner, commits[label]) for label in ("a", "b"))
+def _may_be_scored(runner: Runner, sample: Sample) -> bool:
+    """Return whether these runs should have a metric on the holdout: a model that cannot be traced has none."""
+    traced = all(run.source != "untraced" for each in sample.runs.values() for run in each)
+    return traced and (
+        runner.holdout_command is not None or (runner.harness is not None and bool(runner.harness.holdout))
     )
-    if seed is None:
+
+
+def _hides_seed(runner: Runner, commits: Mapping[str, str], sample: Sample) -> bool:
+    """Return whether setting SEED varies `a` but not `b`: a seed does not read it, or its numbers are equal."""
+    texts = {label: _sources(runner, commits[label]) for label in ("a", "b")}
+    if seed_of(*texts["a"]) is None:
         return False
-    a, b = ({run.metric for run in runs[label]} for label in ("a", "b"))
-    return own is None or more > literals or (runs["a"][0].seed is not None and len(a) > 1 and len(b) == 1)
+    (literal, reading), (more, fewer) = (
+        (literal_seeds(files), read_seeds(files)) for files, _ in (texts[label] for label in ("a", "b"))
+    )
+    a, b = ({run.metric for run in sample.runs[label]} for label in ("a", "b"))
+    equal = sample.varied and len(a) > 1 and len(b) == 1
+    return seed_of(*texts["b"]) is None or more > literal or fewer < reading or equal
 
 
 def _holds_for_own_seed(state: State, commits: Mapping[str, str], noise: Noise, direction: Direction) -> bool:

@@ -12,6 +12,7 @@ from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, is_lost
 from agent.errors import AutoresearchError, Suspended
+from agent.execution import evaluation
 from agent.execution.kill import Process
 from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
@@ -68,6 +69,7 @@ class Runs:
             for run in baseline.valid_baseline(self._runner, fingerprint, commit)[:wanted]:
                 name = self._runner.protocol.metric.name
                 self._journal.show("note", text=f"reusing the baseline, which is still valid: {name} {run.metric:.6f}")
+                evaluation.drop_models(Path(run.log))  # it may be that of another recipe
                 self._measured(run, reused=True)
                 done.append(run)
         while len(done) < wanted:

@@ -121,8 +121,9 @@ class Session:
         stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)
-        if self.state.incumbent:
-            self._score(self.state.incumbent)  # if a crash prevented it
+        # If a crash prevented it. The logs of a baseline are those of all sessions, and so are its models.
+        for experiment in self.state.experiments[1:]:
+            self._score(experiment)
 
     def baseline(self) -> Experiment:
         """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""
@@ -263,7 +264,7 @@ class Session:
         """Score a kept model on the holdout, once, for the user alone. Delete the models of its other runs."""
         runs, number = succeeded(experiment.runs), experiment.number
         if experiment.verdict.status == "keep" and runs and number not in self.state.scored:
-            value = holdout.score(self.runner, Path(runs[-1].log))
+            value = holdout.score(self.runner, Path(runs[-1].log), self.interrupts.raise_if_immediate)
             if value is not None:
                 self.journal.append("scored", number=number, metric=runs[-1].metric, holdout=value)
         for run in experiment.runs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from agent.journal.experiment import Value
 from agent.source.constants import Constant, constants, parse, replace
@@ -13,15 +13,19 @@ NAME = "SEED"
 
 
 def seed_of(files: Mapping[str, str], known: Mapping[str, Value]) -> int | None:
-    """Return the seed of a recipe; None if it has no constant SEED, or never reads it.
+    """Return the seed of a recipe; None if it has no constant SEED that setting it would change everywhere.
+
+    It has none if nothing reads SEED, or if a function has a SEED of its own.
 
     Args:
         files: path -> text of the mutable files.
         known: values of the names that the harness defines.
     """
     found = {path: constant.value for path, constant in _seeds(files, known).items()}
-    read = any(_reads_seed(text) for path, text in files.items() if path.endswith(".py"))
-    return next((value for value in found.values() if isinstance(value, int)), None) if read else None
+    uses = [use for tree in _trees(files) for use in _uses(tree)]
+    if "own" in uses or "read" not in uses:
+        return None
+    return next((value for value in found.values() if isinstance(value, int)), None)
 
 
 def with_seed(files: Mapping[str, str], known: Mapping[str, Value], seed: int) -> dict[str, str]:
@@ -33,10 +37,13 @@ def with_seed(files: Mapping[str, str], known: Mapping[str, Value], seed: int) -
 
 
 def literal_seeds(files: Mapping[str, str]) -> int:
-    """Return how many numbers are passed to functions as a seed, so that SEED does not reach them."""
-    trees = [parse(text) for path, text in files.items() if path.endswith(".py")]
-    calls = [node for tree in trees if tree for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return sum(_is_number(value) for call in calls for value in _seeds_of_call(call))
+    """Return how many seeds are passed to functions without reading SEED, so that setting it does not reach them."""
+    return sum(not _reads(value) for value in _passed(files))
+
+
+def read_seeds(files: Mapping[str, str]) -> int:
+    """Return how many seeds are passed to functions that read SEED."""
+    return sum(_reads(value) for value in _passed(files))
 
 
 def _seeds(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, Constant]:
@@ -48,18 +55,32 @@ def _seeds(files: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, Co
     }
 
 
-def _seeds_of_call(call: ast.Call) -> list[ast.expr]:
-    named = [each.value for each in call.keywords if each.arg == "seed"]
-    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    return [*named, *(call.args[:1] if called in SEEDING else ())]
+def _trees(files: Mapping[str, str]) -> list[ast.Module]:
+    return [tree for path, text in files.items() if path.endswith(".py") and (tree := parse(text))]
 
 
-def _is_number(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, int) and not isinstance(node.value, bool)
+def _passed(files: Mapping[str, str]) -> Iterator[ast.expr]:
+    """Yield the expressions that are passed to functions as a seed."""
+    for tree in _trees(files):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield from (each.value for each in node.keywords if each.arg == "seed")
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                yield from node.args[:1] if called in SEEDING else ()
 
 
-def _reads_seed(text: str) -> bool:
-    tree = parse(text)
-    return tree is not None and any(
-        isinstance(node, ast.Name) and node.id == NAME and isinstance(node.ctx, ast.Load) for node in ast.walk(tree)
-    )
+def _reads(node: ast.expr) -> bool:
+    return any(isinstance(each, ast.Name) and each.id == NAME for each in ast.walk(node))
+
+
+def _uses(tree: ast.Module) -> Iterator[str]:
+    """Yield `read` for each place that reads SEED, and `own` for each function that has a SEED of its own."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == NAME and isinstance(node.ctx, ast.Load):
+            yield "read"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            inside = [each for each in ast.walk(node) if each is not node]
+            names = [each.id for each in inside if isinstance(each, ast.Name) and not isinstance(each.ctx, ast.Load)]
+            names += [each.arg for each in inside if isinstance(each, ast.arg)]
+            if NAME in names:
+                yield "own"

@@ -136,6 +136,19 @@ def test_a_killed_download_goes_on_where_it_was(shards: Path, shards_id: str, tm
     assert record(tmp_path)["id"] == shards_id
 
 
+def test_preparation_of_an_earlier_version_is_not_continued(shards: Path, shards_id: str, tmp_path: Path) -> None:
+    """It split the source in another way, so that its files may hold documents of the holdout."""
+    assert run(tmp_path, "--source", str(shards)).returncode == 0
+    keys = [path.name for path in (tmp_path / "requests").iterdir()]
+    shutil.rmtree(tmp_path / "snapshots")
+    for key in keys:
+        (tmp_path / "building" / key).mkdir(parents=True)
+        for name in ("train_06541.tokens.npy", "train_06541.offsets.npy"):
+            (tmp_path / "building" / key / name).write_bytes(b"stale")
+    assert run(tmp_path, "--source", str(shards)).returncode == 0
+    assert record(tmp_path)["id"] == shards_id
+
+
 def test_a_damaged_snapshot_is_prepared_again(shards: Path, shards_id: str, tmp_path: Path) -> None:
     run(tmp_path, "--source", str(shards))
     (current(tmp_path) / "train_00000.tokens.npy").write_bytes(b"")

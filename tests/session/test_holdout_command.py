@@ -63,6 +63,14 @@ def test_gain_on_validation_alone_is_not_confirmed(writing: Path, cli: Cli) -> N
     assert confirmed(writing, cli)["verdict"] == "confirmed"  # without it, nobody knows
 
 
+def test_pairs_without_a_score_do_not_hide_the_others(writing: Path, cli: Cli) -> None:
+    keep_in_turn(writing, cli, "s/^WIDTH = 64 /WIDTH = 256 /")
+    assert confirmed(writing, cli)["holdout"] is None
+    data = confirmed(writing, cli, "--holdout", COMMAND)
+    assert data["runs"] == {"a": 6, "b": 6}
+    assert (data["verdict"], data["why"]) == ("not confirmed", "not on the holdout")
+
+
 def test_session_keeps_the_command(writing: Path, cli: Cli) -> None:
     done = cli(writing, "run", "--tag", "t", "--max-experiments", "6", "--holdout", COMMAND, "--confirm")
     assert done.returncode == 0, done.stderr

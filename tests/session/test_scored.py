@@ -19,7 +19,7 @@ SEED = "SEED = 42  # search: off\nRATE = 0.0001  # search: off\n"
 @pytest.fixture
 def training(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace that trains a very small model, so slowly that a higher rate is a clear win."""
-    monkeypatch.setenv("AUTORESEARCH_CACHE", str(embedded))
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(shutil.copytree(embedded, tmp_path / "cache")))
     folder = tmp_path / "workspace"
     folder.mkdir()
     shutil.copy(ROOT / "prepare.py", folder)
@@ -67,4 +67,10 @@ def test_kept_models_are_scored_and_no_other(training: Path, cli: Cli) -> None:
     assert data["holdout"]["gain"] == pytest.approx(data["gain"] - data["cost"]["gain"])
     assert not [*state.rglob("*model-*")]
     assert "on the holdout" in cli(training, "confirm").stdout
+    # A model that cannot be scored confirms nothing.
+    tokens = next((training.parent / "cache").glob("holdouts/*/holdout_00000.tokens.npy"))
+    tokens.write_bytes(tokens.read_bytes()[:-1] + b"x")
+    data = json.loads(cli(training, "confirm", "2", "1", "--json").stdout)["data"]
+    assert (data["holdout"], data["verdict"]) == (None, "not confirmed")
+    assert data["why"] == "not scored on the holdout"
     assert_consistent(training)

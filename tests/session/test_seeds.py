@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.decision import anytime
+from agent.decision.difference import difference
 from agent.decision.schedule import counted, next_seed, next_turn
 from agent.journal.experiment import Run
 from agent.journal.state import PendingComparison
@@ -78,6 +80,8 @@ def test_gain_for_one_seed_alone_is_not_confirmed(seeded: Path, cli: Cli) -> Non
         "s/^random.seed(SEED)/random.seed(7); print(SEED)/",  # a number
         "s/^random.seed(SEED)/random.seed(0 * SEED)/",  # equal numbers for every seed
         "s/^random.seed(SEED)/random.seed(str(7))/",  # SEED is no longer read but by the metric
+        "s/^random.seed(SEED)/INIT = 7; random.seed(INIT); print(SEED)/",  # another name for a number
+        "s/^random.seed(SEED)/print(SEED)/",  # no seed at all
         "s/SEED/SEAT/g",  # the constant is gone
     ],
 )
@@ -110,6 +114,39 @@ def test_earlier_versions_comparison_is_kept_apart(seeded: Path, cli: Cli) -> No
     data = confirmed(seeded, cli)
     assert data["runs"] == {"a": 3, "b": 3}
     assert data["verdict"] == "not confirmed"
+
+
+def test_negative_seed_is_left_behind(seeded: Path, cli: Cli) -> None:
+    text = (seeded / "train.py").read_text()
+    (seeded / "train.py").write_text(text.replace("SEED = 42 ", "SEED = -5 "))
+    commit_all(seeded, "a negative seed")
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    assert confirmed(seeded, cli)["seeds"] == [1, 2, 3]
+    assert cli(seeded, "status").returncode == 0
+
+
+def test_second_confirmation_has_an_interval_for_whoever_repeats_it(seeded: Path, cli: Cli) -> None:
+    """An interval for one look would exclude zero sooner or later."""
+    keep_in_turn(seeded, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    confirmed(seeded, cli)
+    data = confirmed(seeded, cli)
+    values = data["values"]
+    assert isinstance(values, dict)
+    always = anytime.interval(values["a"], values["b"], "minimize")
+    assert (data["low"], data["high"]) == (pytest.approx(always.low), pytest.approx(always.high))
+    assert always.low < difference(values["a"], values["b"], "minimize").low
+
+
+def test_every_seed_is_repeated_until_it_has_an_undisturbed_run() -> None:
+    """A repeat that is faster than the others changes which runs seem disturbed."""
+    steps = {"a": [1000.0, 1000.0, 600.0, 1600.0, 1600.0, 1600.0], "b": [1000.0] * 6}
+    found = PendingComparison({"a": "a", "b": "b"}, (), 3, seeds=(43, 44, 45))
+    while (label := next_turn(found)) is not None:
+        runs = found.runs.get(label, ())
+        run = Run(2.0, 300.0, {"num_steps": steps[label][len(runs)]}, seed=next_seed(found, label))
+        found = replace(found, runs={**found.runs, label: (*runs, run)})
+    assert sorted(run.seed or 0 for run in found.runs["a"]) == [43, 43, 44, 44, 45, 45]
+    assert [run.secondary["num_steps"] for run in counted(found, "a")] == [1600.0] * 3
 
 
 def test_repeat_has_the_seed_of_the_run_that_it_replaces() -> None:

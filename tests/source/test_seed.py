@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.source.seed import literal_seeds, seed_of, with_seed
+from agent.source.seed import literal_seeds, read_seeds, seed_of, with_seed
 from tests.common.workspaces import ROOT
 
 TEXT = """import mlx.core as mx
@@ -41,6 +41,8 @@ def test_our_own_recipe_has_a_seed() -> None:
         "SEED = 4.2\nprint(SEED)\n",
         "SEED = make()\nprint(SEED)\n",
         "SEED = 42\nprint(SEED",
+        "SEED = 42\nprint(SEED)\ndef main():\n    SEED = 7\n    random.seed(SEED)\n",
+        "SEED = 42\nprint(SEED)\ndef main(SEED=7):\n    random.seed(SEED)\n",
     ],
 )
 def test_a_recipe_without_a_usable_seed_has_none(text: str) -> None:
@@ -60,9 +62,15 @@ def test_the_seed_may_be_in_another_file_than_its_use() -> None:
         ("mx.random.seed(1337)\n", 1),
         ("rng = np.random.default_rng(7)\nload(data, seed=8)\n", 2),
         ("mx.random.key(3)\ntorch.manual_seed(SEED + 1)\n", 1),
-        ("mx.random.seed(-1)\n", 0),
+        ("mx.random.seed(-1)\n", 1),
+        ("INIT = 1234\nmx.random.seed(INIT)\n", 1),
+        ("random.seed()\n", 0),
         ("mx.random.seed(", 0),
     ],
 )
-def test_numbers_that_are_used_as_seeds_are_counted(text: str, count: int) -> None:
+def test_seeds_that_do_not_read_the_constant_are_counted(text: str, count: int) -> None:
     assert literal_seeds({"train.py": text, "notes.md": "seed(1)"}) == count
+
+
+def test_seeds_that_read_the_constant_are_counted() -> None:
+    assert read_seeds({"train.py": "random.seed(SEED + 1)\nload(seed=SEED)\nload(seed=3)\nload()\n"}) == 2
