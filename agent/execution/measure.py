@@ -279,7 +279,9 @@ def room_of(
     if runner.harness is not None and snapshot is not None:
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(runner.harness))
     elif not runner.harness:
-        furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(fingerprint.cache_folder())})
+        folder = fingerprint.cache_folder()
+        apart = (folder / "holdouts",)  # the only part of the cache that no run sees
+        furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(folder)}, hidden=apart)
     with room.opened(runner.sandbox, runner.workspace, commit, furniture, files=files, key=key) as place:
         yield place
 
