@@ -6,9 +6,11 @@ import hashlib
 import math
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from agent.claim.figures import confirmation_of, same
 from agent.claim.folder import Evidence
-from agent.claim.models import ChangedConstant, Changes, Claim, ClaimedRun
+from agent.claim.models import LONGEST_TEXT, ChangedConstant, Changes, Claim, ClaimedRun
 from agent.errors import AutoresearchError, NoMetric, PreconditionError
 from agent.execution.evaluation import TOLERANCE
 from agent.format import figure, printed
@@ -23,6 +25,7 @@ from agent.source.seed import literal_seeds, seed_of
 
 LARGEST_CONTENT, MOST_FILES = 256 * 2**20, 10_000
 LINK = "120000"
+LONGEST_SHOWN = 500  # characters of a text that is longer than a claim allows
 
 
 class FalseClaim(AutoresearchError):
@@ -167,7 +170,11 @@ def _require_allowed(claim: Claim, workspace: Workspace) -> None:
 
 def require_described(claim: Claim, workspace: Workspace, known: Mapping[str, Value]) -> None:
     """Raise FalseClaim if the best changes something else than the claim says."""
-    if changes_of(workspace, claim.commits.baseline, claim.commits.best, known) != claim.changes:
+    try:
+        found = changes_of(workspace, claim.commits.baseline, claim.commits.best, known)
+    except ValidationError:  # more than a claim can say
+        found = None
+    if found != claim.changes:
         raise FalseClaim("its description of what the best changes does not follow from its commits")
 
 
@@ -176,6 +183,9 @@ def changes_of(workspace: Workspace, baseline: str, best: str, known: Mapping[st
 
     Args:
         known: values of the names that the harness defines.
+
+    Raises:
+        ValidationError: there are more changes than a claim can describe.
     """
     before, after = workspace.files(baseline), workspace.files(best)
     files = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
@@ -183,11 +193,19 @@ def changes_of(workspace: Workspace, baseline: str, best: str, known: Mapping[st
     for path in files:
         olds, news = (constants(each.get(path, ""), known) for each in (before, after))
         found += [
-            ChangedConstant(file=path, name=name, before=olds[name].value, after=news[name].value)
+            ChangedConstant(file=path, name=name, before=_cut(olds[name].value), after=_cut(news[name].value))
             for name in olds
             if name in news and olds[name].value != news[name].value
         ]
     return Changes(files=files, constants=found, code=CODE in changed(before, after, known))
+
+
+def _cut(value: Value) -> Value:
+    """Return a value as a claim gives it: of a long text only the beginning, with its length and hash."""
+    if not isinstance(value, str) or len(value) <= LONGEST_TEXT:
+        return value
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
+    return f"{value[:LONGEST_SHOWN]}... ({len(value):,} characters, SHA-256 {digest})"
 
 
 def require_seed_used(workspace: Workspace, commits: Mapping[str, str], known: Mapping[str, Value]) -> bool:

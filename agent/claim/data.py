@@ -21,6 +21,7 @@ from agent.system.files import read_bounded, write_whole
 
 VARIABLE = "AUTORESEARCH_CACHE"
 LARGEST_RECORD = 2**20
+KINDS = ("shards", "building", "requests", "snapshots", "holdouts")  # folders of a cache
 
 
 def provide(wanted: Data | None, workspace: Workspace, say: Callable[[str], None]) -> None:
@@ -82,20 +83,36 @@ def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None]) -> Non
         )
     say(f"preparing snapshot {name} from {wanted.source}")
     cache = cache_folder()
-    current = cache / "current"
-    before = current.read_bytes() if current.is_file() else None
-    try:
-        _run_prepare(wanted, workspace)
-        made = _id(_current(cache))
-    finally:
-        if before is not None:
-            write_whole(current, before)
+    with _beside(cache) as own:
+        _run_prepare(wanted, workspace, own)
+        made = _id(_current(own))
     if made != wanted.id:
         why = "the claim's snapshot was changed, or its source"
         raise AutoresearchError(f"the data prepared here has another id, {made[:12] or 'none'}: {why}")
+    if not (cache / "current").exists():
+        write_whole(cache / "current", name)
 
 
-def _run_prepare(wanted: Data, workspace: Workspace) -> None:
+@contextlib.contextmanager
+def _beside(cache: Path) -> Iterator[Path]:
+    """Yield a cache that has everything in common with another one but what is current, and nobody else prepares in.
+
+    The user's own is then never changed, so that a kill at any time leaves it as it was.
+    """
+    from filelock import FileLock  # imported late: only a missing snapshot needs it
+
+    cache.mkdir(parents=True, exist_ok=True)
+    with (
+        FileLock(cache / "prepare.lock"),
+        tempfile.TemporaryDirectory(dir=cache, prefix="claim-", ignore_cleanup_errors=True) as folder,
+    ):
+        for kind in KINDS:
+            (cache / kind).mkdir(exist_ok=True)
+            (Path(folder) / kind).symlink_to((cache / kind).resolve(), target_is_directory=True)
+        yield Path(folder)
+
+
+def _run_prepare(wanted: Data, workspace: Workspace, cache: Path) -> None:
     choices = ["--source", wanted.source, "--profile", wanted.profile]
     if wanted.num_shards is not None:
         choices += ["--num-shards", str(wanted.num_shards)]
@@ -105,7 +122,10 @@ def _run_prepare(wanted: Data, workspace: Workspace) -> None:
             raise PreconditionError(f"the data of the claim is missing, and {workspace.folder} has no prepare.py")
         own = workspace.folder / ENVIRONMENT / "bin" / "python"
         command = [str(own) if own.exists() else sys.executable, "prepare.py", *choices]
-        done = subprocess.run(command, cwd=copy, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), check=False)
+        env = {**os.environ, VARIABLE: str(cache)}
+        done = subprocess.run(
+            command, cwd=copy, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), check=False
+        )
     if done.returncode != 0:
         raise PreconditionError(
             f"cannot prepare the data of the claim: prepare.py failed with exit code {done.returncode}",

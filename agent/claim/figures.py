@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from agent.claim.models import ClaimedRun, Confirmation, Means, Shown, Sides
+from agent.claim.models import Confirmation, Means, Shown, Sides
 from agent.decision.difference import Difference, by_seed, difference, mean
 from agent.format import figure
 from agent.journal.experiment import Direction
+
+Values = Sequence[tuple[int | None, float]]  # the seed of a run, and a value of it
 
 
 def confirmation_of(runs: Sides, direction: Direction) -> Confirmation | None:
     """Return what these runs alone show; None if they do not show a gain.
 
-    A side with one seed says nothing about the noise, so it shows nothing.
+    A side with one seed says nothing about the noise, so it shows nothing. If a run was scored on the holdout, the
+    gain must show there as well, by the seeds that were scored on both sides.
     """
-    found = _compared(runs, lambda run: run.metric, direction)
+    found = _compared([(run.seed, run.metric) for run in runs.a], [(run.seed, run.metric) for run in runs.b], direction)
     if found is None or not found[0].low > 0:
         return None
-    holdout = _compared(runs, lambda run: run.holdout, direction)
-    if holdout is not None and not holdout[0].low > 0:
+    holdout = _compared(*_scored(runs), direction)
+    if is_scored(runs) and (holdout is None or not holdout[0].low > 0):
         return None
     return Confirmation(
         **dict(shown(*found)),
@@ -34,18 +37,24 @@ def shown(found: Difference, means: Means) -> Shown:
     return Shown(means=means, gain=found.gain, low=found.low, high=found.high)
 
 
-def _compared(
-    runs: Sides, value: Callable[[ClaimedRun], float | None], direction: Direction
-) -> tuple[Difference, Means] | None:
-    """Return the difference of a value of the runs; None if one lacks it, or a side has fewer than two seeds."""
-    sides = [[(run.seed, value(run)) for run in side] for side in (runs.a, runs.b)]
-    known = [[(seed, each) for seed, each in side if each is not None] for side in sides]
-    if known != sides:
+def is_scored(runs: Sides) -> bool:
+    """Return whether any run was scored on the holdout."""
+    return any(run.holdout is not None for run in (*runs.a, *runs.b))
+
+
+def _scored(runs: Sides) -> tuple[Values, Values]:
+    """Return the values on the holdout of both sides, of the seeds that have one on both."""
+    a, b = ([(run.seed, run.holdout) for run in side if run.holdout is not None] for side in (runs.a, runs.b))
+    both = {seed for seed, _ in a} & {seed for seed, _ in b}
+    return [each for each in a if each[0] in both], [each for each in b if each[0] in both]
+
+
+def _compared(a: Values, b: Values, direction: Direction) -> tuple[Difference, Means] | None:
+    """Return the difference of values of both sides; None if a side has fewer than two seeds."""
+    one, other = by_seed(a), by_seed(b)
+    if min(len(one), len(other)) < 2:
         return None
-    a, b = (by_seed(side) for side in known)
-    if min(len(a), len(b)) < 2:
-        return None
-    return difference(a, b, direction), Means(a=mean(a), b=mean(b))
+    return difference(one, other, direction), Means(a=mean(one), b=mean(other))
 
 
 def in_words(gain: float, low: float, high: float, baseline: float) -> str:

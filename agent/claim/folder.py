@@ -48,8 +48,7 @@ def read_claim(folder: Path) -> Evidence:
     Raises:
         UsageError: it is not a claim: a file is missing, too large, a link, or not of the format.
     """
-    text = _read(folder, CLAIM, LARGEST_CLAIM)
-    claim = _parsed(Claim, text, folder / CLAIM)
+    claim, text = parsed_claim(folder)
     names = [run.log for run in (*claim.runs.a, *claim.runs.b)]
     if len({*names}) < len(names):
         raise UsageError(f"{folder / CLAIM} names a log twice")
@@ -63,6 +62,12 @@ def read_claim(folder: Path) -> Evidence:
     if size > LARGEST_BUNDLE:
         raise UsageError(f"cannot read {folder / BUNDLE}: it is larger than {LARGEST_BUNDLE // 2**20} MiB")
     return Evidence(folder, claim, hashlib.sha256(text).hexdigest(), protocol, logs, folder / BUNDLE)
+
+
+def parsed_claim(folder: Path) -> tuple[Claim, bytes]:
+    """Return the content of claim.json, parsed and as it is. Raises as `read_claim` does."""
+    text = _read(folder, CLAIM, LARGEST_CLAIM)
+    return _parsed(Claim, text, folder / CLAIM), text
 
 
 def require_no_link(folder: Path, name: str) -> None:

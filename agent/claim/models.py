@@ -157,7 +157,7 @@ class Attestation(ClaimModel):
     program: Text = Field(description="Version of autoresearch that verified it.")
     created: Text = Field(description="When, as an ISO 8601 date and time.")
     verdict: Literal["replicated", "not replicated", "cannot tell"] = Field(description="The result.")
-    why: Text | None = Field(description="Why it is not replicated, if no interval says so; else null.")
+    why: Text | None = Field(description="Why, if the interval does not say it; else null.")
     metric: Text = Field(description="Name of the metric.")
     direction: Literal["minimize", "maximize"] = Field(description="Which direction is better.")
     claimed: Interval = Field(description="What the claim shows.")

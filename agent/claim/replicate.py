@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from agent.claim.figures import in_words
-from agent.claim.models import Claim, Confirmation, Pair
+from agent.claim.figures import in_words, is_scored
+from agent.claim.models import LONGEST_TEXT, Claim, Pair
 from agent.decision import anytime
 from agent.decision.difference import difference, mean
-from agent.errors import Interrupted, PreconditionError, Suspended
+from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
+from agent.execution import evaluation, holdout
 from agent.execution.measure import Beside, Edited, Runner, measure
 from agent.execution.process import Observer
-from agent.format import figure
+from agent.format import counted, figure
 from agent.journal.experiment import Direction, Run, Value
 from agent.session import faults
 from agent.session.signals import Interrupts
@@ -27,6 +28,8 @@ ALPHA = 0.05
 LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 bits
 FAILURES = 2  # of the best with one seed
 LEAST_PAIRS = 2
+# How the errors of runs begin that a slower machine, or one with a smaller disk, may have alone.
+LOCAL = ("timed out: ", "killed: it filled the disk", "voided: it handed over ", "voided: it trained for ")
 
 Verdict = Literal["replicated", "not replicated", "cannot tell"]
 NAMES = {"a": "baseline", "b": "best"}
@@ -59,7 +62,7 @@ class Found:
     """The result so far.
 
     Attributes:
-        why: the failure that decided, if one did.
+        why: what decided, if it was not the interval.
         runs: all runs of the baseline, with which those of the best are compared.
     """
 
@@ -69,18 +72,22 @@ class Found:
     runs: list[Run] = field(default_factory=list)
 
     def interval(self, direction: Direction, *, holdout: bool = False) -> anytime.Interval | None:
-        """Return the gain on the metric or on the holdout; None if it was not computed, or before two pairs."""
-        a = [pair.holdout_a if holdout else pair.a for pair in self.pairs]
-        b = [pair.holdout_b if holdout else pair.b for pair in self.pairs]
-        sides = [[value for value in each if value is not None] for each in (a, b)]
-        if len(self.pairs) < LEAST_PAIRS or sides != [a, b]:
+        """Return the gain on the metric, or on the holdout by the pairs scored there; None before two such pairs."""
+        every = [(pair.holdout_a, pair.holdout_b) if holdout else (pair.a, pair.b) for pair in self.pairs]
+        known = [(a, b) for a, b in every if a is not None and b is not None]
+        if len(known) < LEAST_PAIRS:
             return None
-        return anytime.interval(sides[0], sides[1], direction, ALPHA)
+        return anytime.interval([a for a, _ in known], [b for _, b in known], direction, ALPHA)
 
     def noise(self, direction: Direction) -> float | None:
         if len(self.pairs) < LEAST_PAIRS:
             return None
         return difference([pair.a for pair in self.pairs], [pair.b for pair in self.pairs], direction).noise
+
+    @property
+    def unscored(self) -> int:
+        """The number of pairs of which a run was not scored on the holdout."""
+        return sum(None in (pair.holdout_a, pair.holdout_b) for pair in self.pairs)
 
     @property
     def baseline(self) -> float:
@@ -92,12 +99,15 @@ def replicate(setting: Setting, claim: Claim, most: int) -> Found:
 
     Raises:
         PreconditionError: the baseline fails here.
+        MachineFault: the GPU keeps failing it.
         Interrupted: the user stopped it.
     """
     # Not the seed of the runs: it only decides which side of a pair runs first, so that no order can be prepared for.
     chance = random.SystemRandom()
     used = {run.seed for run in (*claim.runs.a, *claim.runs.b)}
     found = Found()
+    setting = replace(setting, runner=replace(setting.runner, keeps_models=True))
+    scores = setting.runner.harness is not None and setting.runner.harness.holdout is not None
     for number in range(1, most + 1):
         seed = _new_seed(chance, used) if setting.seeds else None
         used.add(seed)
@@ -105,35 +115,57 @@ def replicate(setting: Setting, claim: Claim, most: int) -> Found:
         order = ["a", "b"] if number == 1 or chance.random() < 0.5 else ["b", "a"]
         runs: dict[str, Run] = {}
         for label in order:
-            run = _measured(setting, found, label, seed, number)
-            if run.metric is None:
-                found.verdict, found.why = "not replicated", f"its run failed: {run.error}"[:1000]
+            tried = _measured(setting, found, label, seed, number)
+            if tried[-1].metric is None:
+                found.verdict, found.why = failed(tried)
                 return found
-            runs[label] = run
+            runs[label] = tried[-1]
         _add(found, runs, seed, order[0])
         _tell(setting, found, claim, number, most)
-        if (verdict := judged(found, claim.confirmation, claim.direction)) is not None:
-            found.verdict = verdict
+        if (decided := judged(found, claim, scores=scores)) is not None:
+            found.verdict, found.why = decided
             return found
+    now = found.interval(claim.direction)
+    if now is not None and now.low > 0:
+        found.why = "the gain shows on the validation split, but not yet on the holdout"
     return found
 
 
-def judged(found: Found, claimed: Confirmation, direction: Direction) -> Verdict | None:
-    """Return the verdict that the runs allow; None if none yet.
+def judged(found: Found, claim: Claim, *, scores: bool) -> tuple[Verdict, str | None] | None:
+    """Return the verdict that the runs allow, and why if it is not for the interval; None if none yet.
 
-    On the holdout the gain must show as well if the claim has it there and it was computed here.
+    Args:
+        scores: whether runs are scored on the holdout here. If they are, or if the claim's were, every pair must be,
+            and the gain must show there as well.
     """
-    now = found.interval(direction)
+    now, held = found.interval(claim.direction), found.interval(claim.direction, holdout=True)
     if now is None:
         return None
-    held = found.interval(direction, holdout=True) if claimed.holdout else None
-    if now.low > 0 and (held is None or held.low > 0):
-        return "replicated"
-    if now.high < max(0.0, claimed.low) and not now.low > 0:
-        return "not replicated"
+    if now.high < max(0.0, claim.confirmation.low) and not now.low > 0:
+        return "not replicated", None
     if held is not None and held.high < 0:
-        return "not replicated"
-    return None
+        return "not replicated", "the gain does not show on the holdout, where the best is worse than the baseline"
+    if not now.low > 0:
+        return None
+    if not (scores or is_scored(claim.runs) or claim.confirmation.holdout):
+        return "replicated", None
+    if found.unscored:
+        which = f"{found.unscored} of {counted(len(found.pairs), 'pair')}"
+        why = f"{which} could not be scored on the holdout" if scores else "this machine has no holdout"
+        return "cannot tell", f"the gain shows on the validation split, but {why}"
+    return ("replicated", None) if held is not None and held.low > 0 else None
+
+
+def failed(tried: Sequence[Run]) -> tuple[Verdict, str]:
+    """Return the verdict about a best whose runs failed: nothing if only this machine may be why."""
+    local = next((run for run in tried if _is_local(run)), None)
+    if local is not None:
+        return "cannot tell", f"its run failed on this machine: {local.error}"[:LONGEST_TEXT]
+    return "not replicated", f"its run failed: {tried[-1].error}"[:LONGEST_TEXT]
+
+
+def _is_local(run: Run) -> bool:
+    return run.out_of_memory or bool(run.fault) or (run.error or "").startswith(LOCAL)
 
 
 def _new_seed(chance: random.Random, used: set[int | None]) -> int:
@@ -166,43 +198,69 @@ def _tell(setting: Setting, found: Found, claim: Claim, number: int, most: int) 
         setting.say(f"so far {in_words(now.gain, now.low, now.high, found.baseline)}")
 
 
-def _measured(setting: Setting, found: Found, label: str, seed: int | None, number: int) -> Run:
+def _measured(setting: Setting, found: Found, label: str, seed: int | None, number: int) -> list[Run]:
     """Run one side once; a failed run of the best once more.
 
     Returns:
-        A run that has failed only if it is the best's.
+        The attempts. The last one has failed only if it is the best's.
 
     Raises:
         PreconditionError: the baseline failed.
+        MachineFault: the GPU failed it in too many runs in a row.
     """
+    tried: list[Run] = []
     for attempt in range(FAILURES):
         log = setting.logs / f"{label}-{number}{'-again' * attempt}.log"
-        run = faults.repeat(
-            lambda: _awake(setting, found, label, seed, log),  # noqa: B023
-            lambda _: raise_if_asked(setting.interrupts, len(found.pairs)),
-            setting.say,
-        )
+        run = _without_faults(setting, found, label, seed, log)
+        tried.append(run)
         if run.metric is not None:
             found.runs += [run] if label == "a" else []
-            return run
+            return tried
+        if run.fault:
+            break
         raise_if_asked(setting.interrupts, len(found.pairs))
         if label == "a":
             raise PreconditionError(f"the baseline fails here: {run.error}", hint=f"see the log {here(log)}")
         setting.say(f"the best failed: {run.error}")
-    return run
+    return tried
+
+
+def _without_faults(setting: Setting, found: Found, label: str, seed: int | None, log: Path) -> Run:
+    """Run one side until no fault of the GPU ends it, or of the best, as a failed run, too many in a row.
+
+    Raises:
+        MachineFault: too many faults in a row ended the baseline.
+    """
+    latest: list[Run] = []
+
+    def run_once() -> Run:
+        latest[:] = [_awake(setting, found, label, seed, log)]
+        return latest[0]
+
+    try:
+        return faults.repeat(run_once, lambda _: raise_if_asked(setting.interrupts, len(found.pairs)), setting.say)
+    except MachineFault as hopeless:
+        if label == "a":
+            raise
+        setting.say(in_one_line(hopeless))
+        return replace(latest[0], error=str(hopeless))
 
 
 def _awake(setting: Setting, found: Found, label: str, seed: int | None, log: Path) -> Run:
-    """Run one side, again if the machine sleeps."""
+    """Run one side, again if the machine sleeps, and score its model on the holdout."""
     recipe = _with_seed(setting, setting.commits[label], seed)
     observer = Observer(tick=lambda _: raise_if_asked(setting.interrupts, len(found.pairs)))
     runs = tuple(found.runs)
     beside = Beside(runs, runs) if label == "a" else Beside(_as_slow(runs, setting.steps), runs, runs)
     while True:
         try:
-            return measure(setting.runner, recipe, log, observer, beside)
+            run = measure(setting.runner, recipe, log, observer, beside)
         except Suspended as pause:
             setting.say(f"{NAMES[label]} is repeated: {pause}")
+            continue
+        scored = holdout.score(setting.runner, log) if run.metric is not None else None
+        evaluation.drop_models(log)
+        return replace(run, holdout=scored)
 
 
 def _as_slow(runs: Sequence[Run], steps: float | None) -> tuple[Run, ...]:

@@ -111,20 +111,21 @@ def _replicated(
             ready = dataclasses.replace(ready, untracked=seen)
             setting = Setting(ready, commits, known, seeds, steps, logs, interrupts, say)
             try:
-                return replicate(setting, _comparable(claim), config.pairs)
+                _tell_holdout(claim, ready)
+                return replicate(setting, claim, config.pairs)
             except Interrupted:
                 remove_tree(logs)
                 raise
 
 
-def _comparable(claim: Claim) -> Claim:
-    """Return the claim without its holdout if the one here is another."""
+def _tell_holdout(claim: Claim, runner: Runner) -> None:
+    """Say before the runs if the holdout here is not that of the claim."""
     if claim.confirmation.holdout is None:
-        return claim
-    if claim.holdout is not None and holdout_id(claim.snapshot.id if claim.snapshot else None) == claim.holdout:
-        return claim
-    say("the holdout here is another one, so only the validation split is compared")
-    return claim.model_copy(update={"confirmation": claim.confirmation.model_copy(update={"holdout": None})})
+        return
+    if runner.harness is None or runner.harness.holdout is None:
+        say("the claim has a holdout and this machine has none, so the result cannot be `replicated`")
+    elif holdout_id(claim.snapshot.id if claim.snapshot else None) != claim.holdout:
+        say("the holdout here is another one than the claim's; the gain must show on it as well")
 
 
 @contextlib.contextmanager

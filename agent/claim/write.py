@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import importlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from agent.claim import check
 from agent.claim.figures import confirmation_of, in_words
@@ -23,6 +26,7 @@ from agent.claim.folder import (
     LARGEST_LOG,
     LARGEST_PROTOCOL,
     PROTOCOL,
+    parsed_claim,
     read_claim,
 )
 from agent.claim.machine import data_of, holdout_id, machine_of
@@ -34,7 +38,7 @@ from agent.journal.experiment import Run, succeeded
 from agent.journal.journal import read
 from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State, replay
-from agent.protocol.load import load_protocol
+from agent.protocol.load import fault_of, load_protocol
 from agent.protocol.models import FILENAME, Protocol
 from agent.repository.bundle import write_bundle
 from agent.repository.workspace import Workspace
@@ -55,13 +59,13 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
         out: the folder to write; None for `claim-TAG` in the current folder.
 
     Raises:
-        PreconditionError: the session's gain is not confirmed, or its evidence is incomplete.
-        UsageError: `out` exists and is not a claim.
+        PreconditionError: the session's gain is not confirmed, its evidence is incomplete, or a claim cannot hold it.
+        UsageError: `out` exists and is not a claim, or is another one that was attested.
     """
     folder = folder.resolve()
     tag = find_session(folder, tag)
     target = out or Path(f"claim-{tag}")
-    _require_replaceable(target)
+    earlier = _require_replaceable(target)
     state = replay(read(journal_path(folder, tag)))
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
@@ -71,7 +75,10 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".claim-") as name:
         part = Path(name) / "claim"
         (part / "logs").mkdir(parents=True)
-        claim = _claim(part, workspace, state, confirmed)
+        try:
+            claim = _claim(part, workspace, state, confirmed)
+        except ValidationError as error:
+            raise PreconditionError(f"session {tag} does not fit into a claim: {fault_of(error)}") from None
         write_whole(part / CLAIM, json.dumps(claim.model_dump(by_alias=True, mode="json"), indent=2) + "\n")
         write_whole(part / CLAIM_SCHEMA, json.dumps(claim_schema(), indent=2) + "\n")
         write_whole(part / PROTOCOL, read_bounded(folder / FILENAME, LARGEST_PROTOCOL))
@@ -79,8 +86,9 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
         size = (part / BUNDLE).stat().st_size
         if size > LARGEST_BUNDLE:
             raise PreconditionError(f"the history of both commits takes {size // MB} MiB, at most 256 MiB are allowed")
-        check.require_consistent(read_claim(part))
-        _replace(target, part)
+        evidence = read_claim(part)
+        check.require_consistent(evidence)
+        _replace(target, part, same=earlier is not None and _undated(earlier) == _undated(evidence.claim))
     about, written = claim.confirmation, sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     return [
         f"{claim.metric} {in_words(about.gain, about.low, about.high, about.means.a)}, "
@@ -90,21 +98,47 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     ]
 
 
-def _require_replaceable(target: Path) -> None:
+def _require_replaceable(target: Path) -> Claim | None:
+    """Return the claim that is there; None if there is nothing. Raises UsageError if it is anything else."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError(f"{here(target)} is not a folder", hint="choose another --out")
-    if target.is_dir() and any(target.iterdir()) and not (target / CLAIM).is_file():
-        raise UsageError(f"{here(target)} is not empty and is not a claim", hint="choose another --out")
+    if not target.is_dir() or not any(target.iterdir()):
+        return None
+    try:
+        return parsed_claim(target)[0]
+    except UsageError:
+        raise UsageError(f"{here(target)} is not empty and is not a claim", hint="choose another --out") from None
 
 
-def _replace(target: Path, part: Path) -> None:
-    """Move the new claim into place. Attestations of an earlier one are about that one, so they go with it."""
+def _undated(claim: Claim) -> Claim:
+    return claim.model_copy(update={"created": ""})
+
+
+def _replace(target: Path, part: Path, *, same: bool) -> None:
+    """Move the new claim into place. Attestations name the hash of claim.json, so one that was attested stays as it is.
+
+    Args:
+        same: whether the claim that is there differs by its date at most.
+
+    Raises:
+        UsageError: the claim that is there is another one, and was attested.
+    """
+    attested = _holds_something(target / ATTESTATIONS)
+    if attested and not same:
+        raise UsageError(
+            f"{here(target)} is another claim, which has attestations",
+            hint=f"choose another --out, or remove {here(target / ATTESTATIONS)}",
+        )
+    kept = (CLAIM,) if attested else ()
     target.mkdir(exist_ok=True)
-    for name in (CLAIM, CLAIM_SCHEMA, PROTOCOL, BUNDLE, "logs", ATTESTATIONS):
-        remove_tree(target / name)
-        (target / name).unlink(missing_ok=True)
-    for path in part.iterdir():
+    for path in [each for each in part.iterdir() if each.name not in kept]:
+        remove_tree(target / path.name)
+        (target / path.name).unlink(missing_ok=True)
         path.replace(target / path.name)
+
+
+def _holds_something(place: Path) -> bool:
+    return any(place.iterdir()) if place.is_dir() else os.path.lexists(place)
 
 
 def _confirmation(state: State, tag: str) -> Mapping[str, Any]:

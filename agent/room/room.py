@@ -7,6 +7,7 @@ that, at another path. Everything that it writes is deleted with the room, and n
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from agent.room import variables
 from agent.room.places import places, texts
 from agent.room.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.source.encoding import encoded
+from agent.system.files import read_bounded
 
 PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
 ENVIRONMENT = ".venv"
@@ -30,6 +32,8 @@ KEPT_BACK = {".autoresearch", ".git", "__pycache__", "run.log", ".netrc", ".npmr
 KEY_FILES = (".env", ".pem", ".key", ".p12", ".pfx", ".keystore", ".jks")
 # Without copy-on-write layers, a folder up to this size is copied, and a larger one is read-only.
 LARGEST_COPY, MOST_COPIED = 64 * 2**20, 5000
+# Claims are looked for in untracked folders, so many levels down.
+DEEPEST, LARGEST_CLAIM = 2, 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ class Furniture:
 def untracked_files(workspace: Workspace) -> UntrackedFiles:
     """Return the untracked files, folders and submodules that a run may need, as they are in the checkout now."""
     names, kept_back = [], []
-    for name in (*workspace.untracked(), *workspace.submodules()):
+    every = (*workspace.untracked(), *workspace.submodules())
+    for name in (part for each in every for part in _without_claims(workspace.top, each)):
         parts = PurePosixPath(name).parts
         if KEPT_BACK & {*parts} or name == workspace.in_repository("results.tsv"):
             continue
@@ -147,6 +152,39 @@ def untracked_files(workspace: Workspace) -> UntrackedFiles:
         else:
             names.append(name)
     return UntrackedFiles(tuple(names), tuple(kept_back))
+
+
+def _without_claims(top: Path, name: str) -> Iterator[str]:
+    """Yield an untracked path, or if it holds claims in a folder of it, all parts of it but those.
+
+    A claim has metrics on the holdout, which no run and no proposer may see.
+    """
+    path = PurePosixPath(name)
+    if any(_is_claim(top / each) for each in (path, *path.parents[:-1])):
+        return
+    folder = top / name
+    if path.name != ENVIRONMENT and not folder.is_symlink() and folder.is_dir() and _holds_claims(folder, DEEPEST):
+        for entry in sorted(folder.iterdir()):
+            yield from _without_claims(top, f"{name}/{entry.name}")
+    else:
+        yield name
+
+
+def _holds_claims(folder: Path, depth: int) -> bool:
+    try:
+        inner = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return False
+    return any(_is_claim(each) or (depth > 1 and _holds_claims(each, depth - 1)) for each in inner)
+
+
+def _is_claim(folder: Path) -> bool:
+    """Return whether a folder is one that `autoresearch claim` wrote."""
+    try:
+        content = json.loads(read_bounded(folder / "claim.json", LARGEST_CLAIM))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "version" in content and content.get("$schema") == "claim.schema.json"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,27 @@ def test_current_snapshot_stays_current(cache: Path, workspace: Workspace) -> No
         assert (cache / "current").read_text() == own
     assert snapshot(workspace.protocol)["id"] == wanted("tinystories").id
     assert not [*cache.glob("claim-*")]
+
+
+def test_kill_during_the_preparation_leaves_the_current_snapshot(
+    cache: Path, quick: Path, workspace: Workspace
+) -> None:
+    provide(wanted("tinystories"), workspace, silent)
+    own = (cache / "current").read_text()
+    # As if the machine lost power: nothing after the preparation is done.
+    (quick / "prepare.py").write_text(f"{PREPARE}import signal; os.kill(os.getppid(), signal.SIGKILL)\n")
+    commit_all(quick, "kills")
+    process = multiprocessing.get_context("fork").Process(target=provide, args=(wanted("embedded"), workspace, silent))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (cache / "snapshots" / wanted("embedded").id[:12] / "val.npy").exists()
+    assert (cache / "current").read_text() == own
+    (quick / "prepare.py").write_text(PREPARE)
+    commit_all(quick, "prepares again")
+    shutil.rmtree(cache / "snapshots" / wanted("embedded").id[:12])
+    provide(wanted("embedded"), workspace, silent)
+    assert (cache / "snapshots" / wanted("embedded").id[:12] / "val.npy").exists()
 
 
 def test_snapshot_that_cannot_be_made_again_is_refused(cache: Path, workspace: Workspace) -> None:

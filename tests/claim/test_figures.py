@@ -7,11 +7,13 @@ import math
 import pytest
 
 from agent.claim.figures import confirmation_of, in_words, same
-from agent.claim.models import ClaimedRun, Confirmation, Pair, Sides
+from agent.claim.models import Claim, ClaimedRun, Pair, Sides
 from agent.claim.replicate import Found, judged
 from agent.decision.difference import by_seed, difference
 
 pytestmark = pytest.mark.quick
+
+CLAIMED = (2.0, 2.01), (1.0, 1.01)
 
 
 def run(metric: float, seed: int | None = None, holdout: float | None = None) -> ClaimedRun:
@@ -52,6 +54,20 @@ def test_gain_must_show_on_the_holdout_too() -> None:
     assert confirmation_of(Sides(a=a, b=lost), "minimize") is None
 
 
+def test_run_without_a_score_does_not_switch_the_holdout_off() -> None:
+    a = [run(2.0, 1, 2.0), run(2.1, 2, 2.1), run(2.05, 3)]
+    good, lost = ([run(1.0, 1, 1.0 + more), run(1.1, 2, 1.1 + more), run(1.05, 3, 1.0)] for more in (0.0, 1.0))
+    found = confirmation_of(Sides(a=a, b=good), "minimize")
+    assert found is not None
+    assert found.holdout is not None
+    assert found.holdout.means.a == pytest.approx(2.05)
+    assert found.holdout.gain == pytest.approx(1.0)
+    assert confirmation_of(Sides(a=a, b=lost), "minimize") is None
+    one_seed = [run(1.0, 1, 1.0), run(1.1, 2), run(1.05, 3)]
+    assert confirmation_of(Sides(a=a, b=one_seed), "minimize") is None
+    assert confirmation_of(Sides(a=[run(2.0, 1), run(2.1, 2)], b=one_seed), "minimize") is None
+
+
 @pytest.mark.parametrize(
     ("figures", "words"),
     [
@@ -89,16 +105,16 @@ def found_with(a: list[float], b: list[float], held: list[float] | None = None) 
     return Found(pairs=pairs)
 
 
-def claimed(gain: float = 1.0) -> Confirmation:
-    found = confirmation_of(
-        Sides(a=[run(2.0, 1), run(2.01, 2)], b=[run(2.0 - gain, 1), run(2.01 - gain, 2)]), "minimize"
-    )
-    assert found is not None
-    return found
+def claimed(*, scored: bool = False) -> Claim:
+    """Return what of a claim decides."""
+    a, b = ([run(value, seed, value if scored else None) for seed, value in enumerate(each)] for each in CLAIMED)
+    runs = Sides(a=a, b=b)
+    return Claim.model_construct(runs=runs, confirmation=confirmation_of(runs, "minimize"), direction="minimize")
 
 
-def verdict(found: Found, claim: Confirmation) -> str | None:
-    return judged(found, claim, "minimize")
+def verdict(found: Found, claim: Claim, *, scores: bool = False) -> str | None:
+    decided = judged(found, claim, scores=scores)
+    return None if decided is None else decided[0]
 
 
 def test_one_pair_decides_nothing() -> None:
@@ -113,13 +129,31 @@ def test_clear_gain_is_replicated_and_its_absence_is_not() -> None:
     assert verdict(found_with([2.0, 3.0], [1.0, 4.0]), claimed()) is None
 
 
-def test_holdout_counts_if_the_claim_has_it() -> None:
+@pytest.mark.parametrize("scored", [False, True])
+def test_holdout_found_here_counts_whatever_the_claim_has(scored: bool) -> None:
     a, b = [2.0, 2.001, 2.002, 2.001], [1.0, 1.001, 1.002, 1.0]
-    lost = [3.0, 3.001, 3.002, 3.001]
-    assert verdict(found_with(a, b, lost), claimed()) == "replicated"
-    both = claimed().model_copy(update={"holdout": claimed()})
-    assert verdict(found_with(a, b, lost), both) == "not replicated"
-    assert verdict(found_with(a, b, [1.0, 1.001, 1.002, 1.001]), both) == "replicated"
+    claim = claimed(scored=scored)
+    assert verdict(found_with(a, b, [3.0, 3.001, 3.002, 3.001]), claim, scores=True) == "not replicated"
+    assert verdict(found_with(a, b, [1.0, 3.0, 2.0, 2.5]), claim, scores=True) is None
+    assert verdict(found_with(a, b, [1.0, 1.001, 1.002, 1.001]), claim, scores=True) == "replicated"
+
+
+def test_pair_without_a_score_cannot_replicate() -> None:
+    a, b = [2.0, 2.001, 2.002, 2.001], [1.0, 1.001, 1.002, 1.0]
+    assert judged(found_with(a, b), claimed(scored=True), scores=False) == (
+        "cannot tell",
+        "the gain shows on the validation split, but this machine has no holdout",
+    )
+    found = found_with(a, b, b)
+    found.pairs[1] = found.pairs[1].model_copy(update={"holdout_b": None})
+    assert judged(found, claimed(), scores=True) == (
+        "cannot tell",
+        "the gain shows on the validation split, but 1 of 4 pairs could not be scored on the holdout",
+    )
+    lost = found_with(a, b, [3.0, 3.001, 3.002, 3.001])
+    lost.pairs[1] = lost.pairs[1].model_copy(update={"holdout_b": None})
+    assert verdict(lost, claimed(), scores=True) == "not replicated"
+    assert verdict(found_with(a, b), claimed()) == "replicated"
 
 
 def test_intervals_before_two_pairs_and_without_noise() -> None:

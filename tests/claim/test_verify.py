@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from agent.claim.replicate import failed
+from agent.journal.experiment import Run
+from agent.protocol.load import load_protocol
 from tests.common import claims, schemas
 from tests.common.forked import Forked
 from tests.common.workspaces import Cli, commit_all, git
@@ -213,6 +217,48 @@ def test_best_that_fails_here_is_not_replicated(author: Path, reader: Path, clai
     assert done.returncode == 1
     assert "not replicated: its run failed: " in done.stdout
     assert "no such kernel" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("fails", "why"),
+    [
+        ("raise MemoryError", "out of memory: "),
+        ("import time\ntime.sleep(60)", "timed out: killed after the hard limit of "),
+    ],
+)
+def test_best_that_this_machine_fails_is_not_told(
+    author: Path, claim: Path, cli: Cli, tmp_path: Path, fails: str, why: str
+) -> None:
+    author = claims.fresh_clone(author, tmp_path / "limited")
+    protocol = (author / "protocol.json").read_text()
+    (author / "protocol.json").write_text(protocol.replace('"hardTimeoutSeconds": 60', '"hardTimeoutSeconds": 3'))
+    commit_all(author, "a shorter limit")
+    baseline, text = git(author, "rev-parse", "HEAD"), git(author, "show", "main:train.py") + "\n"
+    digest = load_protocol(author).digest
+    shutil.copy(author / "protocol.json", claim)
+    claims.edit(claim, lambda content: content.update(protocol=digest))
+    claims.edit(claim, lambda content: content["commits"].update(baseline=baseline))
+    broken = text.replace("loss = ", f"{fails}\nloss = ", 1)
+    claims.forge_best(claim, author, {"train.py": broken}, {"files": ["train.py"], "constants": [], "code": True})
+    done = cli(claims.fresh_clone(author, tmp_path / "clone"), "verify", str(claim))
+    assert done.returncode == 1, done.stderr
+    assert f"cannot tell: its run failed on this machine: {why}" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("run", "verdict"),
+    [
+        (Run(None, 1.0, error="voided: it handed over its model after 400.0 s"), "cannot tell"),
+        (Run(None, 1.0, error="voided: it trained for 400.0 s after its first text"), "cannot tell"),
+        (Run(None, 1.0, error="the GPU failed in 6 runs in a row", fault="machine"), "cannot tell"),
+        (Run(None, 1.0, error="voided: its predictions depend on later tokens"), "not replicated"),
+        (Run(None, 1.0, error="killed: it filled the disk"), "cannot tell"),
+    ],
+)
+def test_failures_that_may_be_those_of_the_machine(run: Run, verdict: str) -> None:
+    crash = Run(None, 1.0, error="crashed: exit code 1")
+    assert failed([crash, run])[0] == failed([run, crash])[0] == verdict
+    assert failed([crash, crash])[0] == "not replicated"
 
 
 def test_best_that_ignores_the_seed_is_refused(author: Path, reader: Path, claim: Path, cli: Cli) -> None:

@@ -60,6 +60,7 @@ def test_real_claim_is_replicated_elsewhere(embedded: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads(done.stdout)["data"]
     assert data["verdict"] == "replicated"
+    assert data["holdout"]["low"] > 0
     assert "preparing snapshot" in done.stderr
     print(data["says"])
     # The data that the claim names is another one now.

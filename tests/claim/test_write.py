@@ -8,11 +8,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from agent.claim.check import changes_of
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
 from tests.common import claims, schemas
-from tests.common.workspaces import Cli, git
+from tests.common.workspaces import Cli, commit_all, git
 
 
 def test_claim_holds_runs_commits_and_figures_of_confirmation(published: Path, tmp_path: Path) -> None:
@@ -45,12 +48,11 @@ def test_claim_names_no_path_of_its_author(published: Path) -> None:
 
 def test_claim_is_written_again_over_itself_alone(published: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
     author = shutil.copytree(published / "author", tmp_path / "author")
-    (claim / "attestations").mkdir()
-    (claim / "attestations" / "old.json").write_text("{}")
+    claims.edit(claim, lambda content: content.update(program="0.0.0"))
     (claim / "notes.md").write_text("mine\n")
     done = cli(author, "claim", "--out", str(claim))
     assert done.returncode == 0, done.stderr
-    assert not (claim / "attestations").exists()
+    assert json.loads((claim / "claim.json").read_bytes())["program"] != "0.0.0"
     assert (claim / "notes.md").read_text() == "mine\n"
     other = tmp_path / "other"
     other.mkdir()
@@ -59,6 +61,67 @@ def test_claim_is_written_again_over_itself_alone(published: Path, claim: Path, 
     assert refused.returncode == 2
     assert "is not empty and is not a claim" in refused.stderr
     assert [path.name for path in other.iterdir()] == ["notes.md"]
+
+
+def test_folder_with_another_kind_of_claim_is_not_touched(published: Path, cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "logs").mkdir(parents=True)
+    for name in ("claim.json", "protocol.json", "logs/mine.log"):
+        (other / name).write_text("{}")
+    refused = cli(published / "author", "claim", "--out", str(other))
+    assert refused.returncode == 2
+    assert "is not empty and is not a claim" in refused.stderr
+    assert (other / "logs" / "mine.log").read_text() == (other / "protocol.json").read_text() == "{}"
+
+
+def test_attestations_stay_with_their_claim(published: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    (claim / "attestations").mkdir()
+    (claim / "attestations" / "a.json").write_text("{}")
+    claims.edit(claim, lambda content: content.update(created="2020-01-01T00:00:00+00:00"))
+    before = (claim / "claim.json").read_bytes()
+    shutil.rmtree(claim / "logs")
+    done = cli(author, "claim", "--out", str(claim))
+    assert done.returncode == 0, done.stderr
+    assert (claim / "attestations" / "a.json").exists()
+    assert (claim / "claim.json").read_bytes() == before
+    assert (claim / "logs" / "a-1.log").exists()
+    claims.edit(claim, lambda content: content.update(program="0.0.0"))
+    refused = cli(author, "claim", "--out", str(claim))
+    assert refused.returncode == 2
+    assert "is another claim, which has attestations" in refused.stderr
+    assert (claim / "attestations" / "a.json").exists()
+
+
+def test_long_text_is_cut(quick: Path) -> None:
+    text = (quick / "train.py").read_text()
+    found = []
+    for letter in "ab":
+        (quick / "train.py").write_text(f"{text}PROMPT = '{'x' * 2000}{letter}'\n")
+        commit_all(quick, letter)
+        found.append(git(quick, "rev-parse", "HEAD"))
+    changes = changes_of(Workspace(quick, load_protocol(quick)), found[0], found[1], {})
+    assert [each.name for each in changes.constants] == ["PROMPT"]
+    before, after = changes.constants[0].before, changes.constants[0].after
+    assert isinstance(before, str)
+    assert "x... (2,001 characters, SHA-256 " in before
+    assert before != after
+
+
+def test_claim_with_too_many_changes_is_refused(quick: Path, cli: Cli) -> None:
+    names = "".join(f"V{number} = 1\n" for number in range(1001))
+    (quick / "train.py").write_text(f"{names}{(quick / 'train.py').read_text()}")
+    commit_all(quick, "constants")
+    edit = "sed -i -E 's/^(V[0-9]+) = 1/\\1 = 2/; s/^RATE = 0.1 /RATE = 0.09 /' train.py"
+    agent = ("--proposer", "command", "--agent-cmd", edit)
+    done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    confirmed = cli(quick, "confirm")
+    assert confirmed.returncode == 0, confirmed.stderr
+    done = cli(quick, "claim")
+    assert done.returncode == 3, done.stderr
+    assert "session t does not fit into a claim: constants: " in done.stderr
+    assert not (quick / "claim-t").exists()
 
 
 def test_claim_needs_confirmed_gain(quick: Path, cli: Cli) -> None:

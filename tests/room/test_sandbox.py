@@ -362,6 +362,23 @@ def test_what_may_hold_keys_is_not_lent(workspace: Workspace) -> None:
     assert sorted(found.kept_back) == [".env", ".env.local", "server.pem"]
 
 
+def test_claims_are_not_lent(workspace: Workspace, tmp_path: Path) -> None:
+    """They have metrics on the holdout."""
+    for name in ("claim-t", "data/claims/mar5"):
+        (workspace.top / name / "logs").mkdir(parents=True)
+        (workspace.top / name / "claim.json").write_text('{"$schema": "claim.schema.json", "version": 1}')
+    (workspace.top / "other").mkdir()
+    (workspace.top / "other" / "claim.json").write_text('{"claim": "of somebody who insures"}')
+    kept = [f"data/{path.name}" for path in (workspace.top / "data").iterdir() if path.name != "claims"]
+    found = untracked_files(workspace)
+    assert sorted(found.names) == sorted([".venv", "notes.txt", "other", *kept])
+    for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
+        with opened(way, workspace) as place:
+            missing = "! test -e claim-t && ! test -e data/claims/mar5 && test -e other/claim.json"
+            there = " && ".join(f"test -e {name}" for name in ("notes.txt", *kept))
+            assert run(place, f"{missing} && {there}", tmp_path / "log").returncode == 0
+
+
 def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace, tmp_path: Path) -> None:
     (workspace.top / "texts").symlink_to(tmp_path / "outside")
     for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
