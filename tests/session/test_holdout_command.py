@@ -60,7 +60,7 @@ def test_gain_on_validation_alone_is_not_confirmed(writing: Path, cli: Cli) -> N
     assert line in cli(writing, "status").stdout
     report = cli(writing, "report", "--json")
     assert report.returncode == 0, report.stderr
-    assert confirmed(writing, cli)["verdict"] == "confirmed"  # without it, nobody knows
+    assert confirmed(writing, cli)["verdict"] == "not confirmed"  # what was scored stays known
 
 
 def test_pairs_without_a_score_do_not_hide_the_others(writing: Path, cli: Cli) -> None:

@@ -18,11 +18,11 @@ import pytest
 from tests.common.workspaces import ROOT, git, make_repository
 
 SECONDS = "10"
-HONEST = (("    DEPTH = 2 ", "    DEPTH = 1 "), ("    HEAD_DIM = 128 ", "    HEAD_DIM = 64 "))
+HONEST = (("    DEPTH = 2 ", "    DEPTH = 1 "), ("    HEAD_DIM = 128  # search: 32", "    HEAD_DIM = 64  # search: 32"))
 # The same win, but for the one seed that the session runs with.
 ONE_SEED = (
     ("    DEPTH = 2 ", "    DEPTH = 1 if SEED == 42 else 2 "),
-    ("    HEAD_DIM = 128 ", "    HEAD_DIM = 64 "),
+    ("    HEAD_DIM = 128  # search: 32", "    HEAD_DIM = 64  # search: 32"),
     ("# These depend on the machine.", "SEED = 42  # search: off"),
     ("\nSEED = 42  # search: off\n\nWIDTH", "\n\nWIDTH"),
 )
