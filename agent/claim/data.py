@@ -21,10 +21,13 @@ from agent.system.files import read_bounded, write_whole
 
 VARIABLE = "AUTORESEARCH_CACHE"
 LARGEST_RECORD = 2**20
+WAIT_SECONDS = 1.0
 KINDS = ("shards", "building", "requests", "snapshots", "holdouts")  # folders of a cache
 
 
-def provide(wanted: Data | None, workspace: Workspace, say: Callable[[str], None]) -> None:
+def provide(
+    wanted: Data | None, workspace: Workspace, say: Callable[[str], None], tick: Callable[[], None] = lambda: None
+) -> None:
     """Make the snapshot of a claim unless it is in the cache.
 
     The user's current snapshot stays current. If there is none, the claim's becomes it.
@@ -32,13 +35,14 @@ def provide(wanted: Data | None, workspace: Workspace, say: Callable[[str], None
     Args:
         wanted: the snapshot; None if runs need no prepared data.
         workspace: its HEAD has the `prepare.py` that makes a missing snapshot.
+        tick: called while another `prepare.py` is waited for; may raise to end it.
 
     Raises:
         PreconditionError: the snapshot is missing and cannot be made here.
         AutoresearchError: the same preparation gives another snapshot.
     """
     if wanted is not None and _id(cache_folder() / "snapshots" / wanted.id[:12]) != wanted.id:
-        _make(wanted, workspace, say)
+        _make(wanted, workspace, say, tick)
 
 
 @contextlib.contextmanager
@@ -68,7 +72,7 @@ def reading(wanted: Data | None) -> Iterator[None]:
                 os.environ[VARIABLE] = before
 
 
-def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None]) -> None:
+def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None], tick: Callable[[], None]) -> None:
     """Prepare the data that the claim names, by its source only, and keep the user's snapshot current.
 
     Raises:
@@ -83,7 +87,7 @@ def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None]) -> Non
         )
     say(f"preparing snapshot {name} from {wanted.source}")
     cache = cache_folder()
-    with _beside(cache) as own:
+    with _locked(cache, say, tick), _beside(cache) as own:
         _run_prepare(wanted, workspace, own)
         made = _id(_current(own))
     if made != wanted.id:
@@ -94,18 +98,34 @@ def _make(wanted: Data, workspace: Workspace, say: Callable[[str], None]) -> Non
 
 
 @contextlib.contextmanager
-def _beside(cache: Path) -> Iterator[Path]:
-    """Yield a cache that has everything in common with another one but what is current, and nobody else prepares in.
-
-    The user's own is then never changed, so that a kill at any time leaves it as it was.
-    """
-    from filelock import FileLock  # imported late: only a missing snapshot needs it
+def _locked(cache: Path, say: Callable[[str], None], tick: Callable[[], None]) -> Iterator[None]:
+    """Keep every other `prepare.py` out of a cache, as it does itself."""
+    from filelock import FileLock, Timeout  # imported late: only a missing snapshot needs it
 
     cache.mkdir(parents=True, exist_ok=True)
-    with (
-        FileLock(cache / "prepare.lock"),
-        tempfile.TemporaryDirectory(dir=cache, prefix="claim-", ignore_cleanup_errors=True) as folder,
-    ):
+    lock = FileLock(cache / "prepare.lock")
+    waiting = False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=WAIT_SECONDS if waiting else 0)
+        except Timeout:
+            if not waiting:
+                say(f"waiting for another prepare.py in {cache}")
+            waiting = True
+            tick()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _beside(cache: Path) -> Iterator[Path]:
+    """Yield a cache that has everything in common with another one but what is current.
+
+    That of the user's own is never changed, so a kill at any time leaves it as it was.
+    """
+    with tempfile.TemporaryDirectory(dir=cache, prefix="claim-", ignore_cleanup_errors=True) as folder:
         for kind in KINDS:
             (cache / kind).mkdir(exist_ok=True)
             (Path(folder) / kind).symlink_to((cache / kind).resolve(), target_is_directory=True)

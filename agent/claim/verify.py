@@ -93,7 +93,7 @@ def _replicated(
     say("its commits have the harness of HEAD, and the best changes only files that may change")
     logs = state_folder(opened.workspace.folder) / CLAIMS / evidence.digest[:12]
     try:
-        provide(claim.snapshot, workspace, say)
+        provide(claim.snapshot, workspace, say, lambda: raise_if_asked(interrupts, 0))
         if config.setup:
             set_up(opened, state_folder(opened.workspace.folder), say)
     except AutoresearchError:

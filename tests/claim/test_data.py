@@ -10,10 +10,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from agent.claim.data import provide, reading
 from agent.claim.models import Data
-from agent.errors import AutoresearchError, PreconditionError
+from agent.errors import AutoresearchError, Interrupted, PreconditionError
 from agent.execution.fingerprint import snapshot, snapshot_folder
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
@@ -107,6 +108,21 @@ def test_kill_during_the_preparation_leaves_the_current_snapshot(
     shutil.rmtree(cache / "snapshots" / wanted("embedded").id[:12])
     provide(wanted("embedded"), workspace, silent)
     assert (cache / "snapshots" / wanted("embedded").id[:12] / "val.npy").exists()
+
+
+def test_another_preparation_is_waited_for_until_ctrl_c(cache: Path, workspace: Workspace) -> None:
+    said: list[str] = []
+
+    def stop() -> None:
+        raise Interrupted("stopped", 130)
+
+    with FileLock(cache / "prepare.lock"), pytest.raises(Interrupted):
+        provide(wanted("embedded"), workspace, said.append, stop)
+    assert said[-1] == f"waiting for another prepare.py in {cache}"
+    assert not (cache / "snapshots").exists()
+    provide(wanted("embedded"), workspace, silent)
+    with FileLock(cache / "prepare.lock", timeout=0):
+        assert (cache / "current").read_text() == wanted("embedded").id[:12]
 
 
 def test_snapshot_that_cannot_be_made_again_is_refused(cache: Path, workspace: Workspace) -> None:

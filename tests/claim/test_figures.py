@@ -7,26 +7,13 @@ import math
 import pytest
 
 from agent.claim.figures import confirmation_of, in_words, same
-from agent.claim.models import Claim, ClaimedRun, Pair, Sides
+from agent.claim.models import Claim, Pair, Sides
 from agent.claim.replicate import Found, judged
 from agent.decision.difference import by_seed, difference
+from tests.common.claims import deciding
+from tests.common.claims import run_of as run
 
 pytestmark = pytest.mark.quick
-
-CLAIMED = (2.0, 2.01), (1.0, 1.01)
-
-
-def run(metric: float, seed: int | None = None, holdout: float | None = None) -> ClaimedRun:
-    return ClaimedRun(
-        metric=metric,
-        holdout=holdout,
-        seed=seed,
-        seconds=1.0,
-        num_steps=None,
-        source="",
-        log="logs/a-1.log",
-        sha256="0" * 64,
-    )
 
 
 def test_runs_with_one_seed_count_as_one() -> None:
@@ -106,10 +93,7 @@ def found_with(a: list[float], b: list[float], held: list[float] | None = None) 
 
 
 def claimed(*, scored: bool = False) -> Claim:
-    """Return what of a claim decides."""
-    a, b = ([run(value, seed, value if scored else None) for seed, value in enumerate(each)] for each in CLAIMED)
-    runs = Sides(a=a, b=b)
-    return Claim.model_construct(runs=runs, confirmation=confirmation_of(runs, "minimize"), direction="minimize")
+    return deciding((2.0, 2.01), (1.0, 1.01), scored=scored)
 
 
 def verdict(found: Found, claim: Claim, *, scores: bool = False) -> str | None:

@@ -8,38 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.claim.figures import confirmation_of
-from agent.claim.models import Claim, ClaimedRun, Sides
 from agent.claim.replicate import Setting, replicate
 from agent.execution.measure import Runner
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from agent.session.opening import prepared
 from agent.session.signals import Interrupts
+from tests.common.claims import deciding
 from tests.common.training import TRAIN
 from tests.common.workspaces import ROOT, commit_all, git, make_repository, quick_protocol
-
-
-def claim() -> Claim:
-    """Return what of a claim decides: a gain that no run was scored for."""
-    sides = {
-        label: [
-            ClaimedRun(
-                metric=value + 0.01 * seed,
-                holdout=None,
-                seed=seed,
-                seconds=1.0,
-                num_steps=None,
-                source="",
-                log=f"logs/{label}-{seed}.log",
-                sha256="0" * 64,
-            )
-            for seed in (1, 2)
-        ]
-        for label, value in (("a", 6.0), ("b", 5.0))
-    }
-    runs = Sides(**sides)
-    return Claim.model_construct(runs=runs, confirmation=confirmation_of(runs, "minimize"), direction="minimize")
 
 
 @pytest.fixture
@@ -71,7 +48,7 @@ def test_every_run_is_scored_and_no_model_stays(folder: Path, tmp_path: Path) ->
     with prepared(Runner(protocol, Workspace(folder, protocol), 0.5, say=said.append), setup=False) as runner:
         commits = {"a": baseline, "b": git(folder, "rev-parse", "HEAD")}
         setting = Setting(runner, commits, {}, False, None, tmp_path / "logs", Interrupts(), said.append)
-        found = replicate(setting, claim(), 2)
+        found = replicate(setting, deciding((6.0, 6.01), (5.0, 5.01)), 2)
     scores = [(pair.holdout_a, pair.holdout_b) for pair in found.pairs]
     assert len(scores) == 2, said
     assert all(b is not None and a is not None and b < a for a, b in scores), said

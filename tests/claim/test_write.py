@@ -112,7 +112,7 @@ def test_claim_with_too_many_changes_is_refused(quick: Path, cli: Cli) -> None:
     names = "".join(f"V{number} = 1\n" for number in range(1001))
     (quick / "train.py").write_text(f"{names}{(quick / 'train.py').read_text()}")
     commit_all(quick, "constants")
-    edit = "sed -i -E 's/^(V[0-9]+) = 1/\\1 = 2/; s/^RATE = 0.1 /RATE = 0.09 /' train.py"
+    edit = "sed -i -E 's/^(V[0-9]+) = 1/\\1 = 2/; s/^RATE = 0.1 /RATE = 0.3 /' train.py"
     agent = ("--proposer", "command", "--agent-cmd", edit)
     done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", "1")
     assert done.returncode == 0, done.stderr

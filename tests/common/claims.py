@@ -100,6 +100,34 @@ def rebundle(claim: Path, work: Path, best: str) -> None:
     edit(claim, lambda found: found["commits"].update(best=best))
 
 
+def run_of(metric: float, seed: int | None = None, holdout: float | None = None, log: str = "a-1") -> models.ClaimedRun:
+    return models.ClaimedRun(
+        metric=metric,
+        holdout=holdout,
+        seed=seed,
+        seconds=1.0,
+        num_steps=None,
+        source="",
+        log=f"logs/{log}.log",
+        sha256="0" * 64,
+    )
+
+
+def deciding(a: Sequence[float], b: Sequence[float], *, scored: bool = False) -> models.Claim:
+    """Return what of a claim a verdict depends on.
+
+    Args:
+        a: metrics of the baseline, with seeds from 0; so is `b` of the best.
+        scored: whether these are the metrics on the holdout as well.
+    """
+    one, other = (
+        [run_of(value, seed, value if scored else None) for seed, value in enumerate(side)] for side in (a, b)
+    )
+    runs = models.Sides(a=one, b=other)
+    parts: dict[str, Any] = {"runs": runs, "confirmation": confirmation_of(runs, "minimize"), "direction": "minimize"}
+    return models.Claim.model_construct(**parts)
+
+
 def documented() -> dict[str, dict[str, Any]]:
     """Return the schemas of docs/schemas/ that follow from the models: name -> content."""
     envelope = json.loads((schemas.FOLDER / f"{ENVELOPE}{schemas.ENDING}").read_bytes())
