@@ -36,7 +36,7 @@ def holdout_line(found: Mapping[str, Any]) -> str:
     """Format what `on_holdout` returned."""
     gained, cost = _between(found, ""), _between(found, "cost_")
     rest = ", one run each" if found["low"] is None else ""
-    return f"{gained}; on validation {cost} more, the cost of selection on these two texts{rest}"
+    return f"{gained}; validation minus holdout {cost}, the cost of selection on these two texts{rest}"
 
 
 def holdout_lines(confirmation: Mapping[str, Any]) -> list[str]:
