@@ -6,12 +6,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.execution.measure import Runner
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
+from agent.room import sandbox
+from agent.room.sandbox import Sandbox
+from agent.session.opening import prepared
 from tests.common import forked
 from tests.common.in_process import call
+from tests.common.training import make_training
 from tests.common.workspaces import ROOT, SIEVE, Cli, made_once, make_quick, make_repository
 
 # The tests start the program about a thousand times: it need not be compiled each time.
@@ -96,3 +104,15 @@ def program() -> Cli:
         return forked.run(folder, args, {**os.environ, **env}, timeout=120)
 
     return start
+
+
+@pytest.fixture
+def runner(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+    """A runner of a workspace with the real harness and its own copy of the data, in `workspace` and `cache`."""
+    shutil.copytree(embedded, tmp_path / "cache")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    make_training(tmp_path / "workspace")
+    rules = load_protocol(tmp_path / "workspace")
+    confined = Sandbox(sandbox.available(True), network=True, hide=True)
+    with prepared(Runner(rules, Workspace(tmp_path / "workspace", rules), 0.3, confined), setup=False) as ready:
+        yield ready

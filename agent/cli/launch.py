@@ -37,6 +37,7 @@ from agent.room.sandbox import Mode
 from agent.session import at_login, recovery
 from agent.session.at_login import Starter
 from agent.session.baseline import log_path, measure_baseline
+from agent.session.confirm import require_no_evaluator
 from agent.session.context import known_constants
 from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared
@@ -148,6 +149,7 @@ def run(folder: Path, config: RunConfig) -> int:
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
         ):
+            require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
             try:
                 for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):

@@ -308,6 +308,8 @@ def score(
     finally:
         end_all(process.pid, "")
         process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
     with contextlib.suppress(ValueError, RecursionError, IndexError):
         event = json.loads((said or b"")[:LARGEST_WORD].splitlines()[-1])
         return event if isinstance(event, dict) else {}

@@ -62,7 +62,7 @@ def score(runner: Runner, log: Path, tick: Callable[[], None] = lambda: None) ->
         with temporary_folder(runner.workspace.folder / "holdout") as base:
             place = Place(runner.sandbox, base, runner.workspace.folder)
             event = evaluation.score(harness, place, log, runner.limit, tick)
-    except PreconditionError as damage:  # nothing else depends on it
+    except (PreconditionError, OSError) as damage:  # nothing else depends on it
         event = {"reason": in_one_line(damage)}
     finally:
         drop_models(log)

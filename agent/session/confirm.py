@@ -144,9 +144,14 @@ def _scoring(bench: Workbench, pairs: Pairs) -> Workbench:
         UsageError: a command is given where the harness scores it.
     """
     runner, command = bench.runner, pairs.holdout or bench.journal.state.flags.get("holdout")
+    require_no_evaluator(runner, command)
+    return replace(bench, runner=replace(runner, holdout_command=command, keeps_models=True))
+
+
+def require_no_evaluator(runner: Runner, command: str | None) -> None:
+    """Raise UsageError if a command for the holdout is given where the harness scores it."""
     if command and runner.harness is not None:
         raise UsageError("--holdout is for a harness without an evaluator; this one scores it", hint="drop the flag")
-    return replace(bench, runner=replace(runner, holdout_command=command, keeps_models=True))
 
 
 def _plan_seeds(
@@ -162,7 +167,7 @@ def _plan_seeds(
         if seed is None:
             return (), f"{side(state, label, commits[label])} has no constant {NAME}"
     used = [run.seed for each in earlier for runs in each.runs.values() for run in runs]
-    most = max(0, 0, *(seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED))
+    most = max([0, *(seed for seed in (*own.values(), *used) if seed is not None and seed <= LARGEST_SEED)])
     return tuple(most + 1 + index % wanted for index in range(pairs.count)), None
 
 
@@ -319,4 +324,6 @@ def _about_seeds(data: Mapping[str, Any]) -> str:
     line = f"seeds {', '.join(known)}: a run varies by {parts['run']:.2g}"
     if parts["machine"] is None:
         return line
+    if not parts["seed"]:
+        return f"{line}, no more than with one seed ({parts['machine']:.2g})"
     return f"{line}, of which the machine is {parts['machine']:.2g} and the seed {parts['seed']:.2g}"

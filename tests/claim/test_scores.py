@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,27 +13,16 @@ from agent.repository.workspace import Workspace
 from agent.session.opening import prepared
 from agent.session.signals import Interrupts
 from tests.common.claims import deciding
-from tests.common.training import TRAIN
-from tests.common.workspaces import ROOT, commit_all, git, make_repository, quick_protocol
+from tests.common.training import make_training, slow_learner
+from tests.common.workspaces import commit_all, git
 
 
 @pytest.fixture
 def folder(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace that trains a very small model, so slowly that a higher rate is a clear win."""
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(embedded))
-    folder = tmp_path / "workspace"
-    folder.mkdir()
-    shutil.copy(ROOT / "prepare.py", folder)
-    shutil.copytree(ROOT / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
-    text = TRAIN.replace("optim.AdamW(0.02)", "optim.AdamW(RATE)")
-    for place in ("top", "middle", "late", "end"):
-        text = text.replace(f"{{{place}}}", "")
-    (folder / "train.py").write_text(text.replace("tokenizer = Tok", "RATE = 0.0001\ntokenizer = Tok"))
-    protocol = quick_protocol()
-    protocol["meta"]["archetype"] = "ml_train"
-    (folder / "protocol.json").write_text(json.dumps(protocol))
-    make_repository(folder)
-    return folder
+    make_training(tmp_path / "workspace", slow_learner())
+    return tmp_path / "workspace"
 
 
 def test_every_run_is_scored_and_no_model_stays(folder: Path, tmp_path: Path) -> None:

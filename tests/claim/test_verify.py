@@ -271,16 +271,11 @@ def test_best_that_ignores_the_seed_is_refused(author: Path, reader: Path, claim
 
 
 def test_too_much_noise_cannot_tell(author: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
-    author = claims.fresh_clone(author, tmp_path / "noisy")
-    text = (author / "train.py").read_text()
-    noisy = text.replace("gauss(0, 0.002)", "gauss(0, 0.3)").replace("Random(SEED)", "Random(SEED * 1000 + WIDTH)")
-    (author / "train.py").write_text(noisy)
-    commit_all(author, "noisy")
-    baseline = git(author, "rev-parse", "HEAD")
-    claims.edit(claim, lambda content: content["commits"].update(baseline=baseline))
-    claims.forge_best(claim, author, {"train.py": noisy.replace("WIDTH = 64", "WIDTH = 65")}, {})
-    change = {"file": "train.py", "name": "WIDTH", "before": 64, "after": 65}
-    claims.edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[change], code=False))
+    def noisy(text: str) -> str:
+        text = text.replace("gauss(0, 0.002)", "gauss(0, 0.3)")
+        return text.replace("Random(SEED)", "Random(SEED * 1000 + WIDTH)")
+
+    author = claims.with_baseline(claim, claims.fresh_clone(author, tmp_path / "noisy"), noisy, WIDTH=(64, 65))
     reader = claims.fresh_clone(author, tmp_path / "clone")
     done = cli(reader, "verify", str(claim), "--seeds", "2")
     assert done.returncode == 1, done.stderr
@@ -288,16 +283,10 @@ def test_too_much_noise_cannot_tell(author: Path, claim: Path, cli: Cli, tmp_pat
 
 
 def test_baseline_that_fails_here_is_a_precondition(author: Path, claim: Path, cli: Cli, tmp_path: Path) -> None:
-    author = claims.fresh_clone(author, tmp_path / "broken")
-    text = (author / "train.py").read_text()
-    (author / "train.py").write_text(text.replace("loss = ", "assert DEPTH > 4, 'not here'\nloss = "))
-    commit_all(author, "broken")
-    baseline = git(author, "rev-parse", "HEAD")
-    claims.edit(claim, lambda content: content["commits"].update(baseline=baseline))
-    better = (author / "train.py").read_text().replace("DEPTH = 4 ", "DEPTH = 5 ")
-    claims.forge_best(claim, author, {"train.py": better}, {})
-    change = {"file": "train.py", "name": "DEPTH", "before": 4, "after": 5}
-    claims.edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[change], code=False))
+    def broken(text: str) -> str:
+        return text.replace("loss = ", "assert DEPTH > 4, 'not here'\nloss = ")
+
+    author = claims.with_baseline(claim, claims.fresh_clone(author, tmp_path / "broken"), broken, DEPTH=(4, 5))
     done = cli(claims.fresh_clone(author, tmp_path / "clone"), "verify", str(claim))
     assert done.returncode == 3
     assert "the baseline fails here: " in done.stderr
@@ -306,16 +295,10 @@ def test_baseline_that_fails_here_is_a_precondition(author: Path, claim: Path, c
 
 
 def test_ctrl_c_leaves_nothing_half_done(author: Path, claim: Path, tmp_path: Path) -> None:
-    author = claims.fresh_clone(author, tmp_path / "slow")
-    text = (author / "train.py").read_text()
-    (author / "train.py").write_text(text.replace("loss = ", "import time\ntime.sleep(30)\nloss = "))
-    commit_all(author, "slow")
-    baseline = git(author, "rev-parse", "HEAD")
-    claims.edit(claim, lambda content: content["commits"].update(baseline=baseline))
-    better = (author / "train.py").read_text().replace("DEPTH = 4 ", "DEPTH = 5 ")
-    claims.forge_best(claim, author, {"train.py": better}, {})
-    change = {"file": "train.py", "name": "DEPTH", "before": 4, "after": 5}
-    claims.edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[change], code=False))
+    def slow(text: str) -> str:
+        return text.replace("loss = ", "import time\ntime.sleep(30)\nloss = ")
+
+    author = claims.with_baseline(claim, claims.fresh_clone(author, tmp_path / "slow"), slow, DEPTH=(4, 5))
     reader = claims.fresh_clone(author, tmp_path / "clone")
     work = Forked(reader, ("verify", str(claim)), os.environ)
     deadline = time.monotonic() + 60

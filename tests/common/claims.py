@@ -92,6 +92,20 @@ def forge_best(claim: Path, author: Path, files: dict[str, str | None], changes:
     shutil.rmtree(work)
 
 
+def with_baseline(claim: Path, author: Path, change: Callable[[str], str], **constant: tuple[int, int]) -> Path:
+    """Make the claim one of another baseline, whose best has another value of one constant. Return `author`."""
+    text = change((author / "train.py").read_text())
+    (author / "train.py").write_text(text)
+    commit_all(author, "another baseline")
+    baseline = git(author, "rev-parse", "HEAD")
+    edit(claim, lambda content: content["commits"].update(baseline=baseline))
+    ((name, (before, after)),) = constant.items()
+    forge_best(claim, author, {"train.py": text.replace(f"{name} = {before}", f"{name} = {after}")}, {})
+    changed = {"file": "train.py", "name": name, "before": before, "after": after}
+    edit(claim, lambda content: content["changes"].update(files=["train.py"], constants=[changed], code=False))
+    return author
+
+
 def rebundle(claim: Path, work: Path, best: str) -> None:
     content = json.loads((claim / "claim.json").read_bytes())
     git(work, "update-ref", "refs/claim/baseline", content["commits"]["baseline"])

@@ -60,3 +60,11 @@ def keep_in_turn(folder: Path, cli: Cli, *changes: str) -> None:
         done = cli(folder, "run", "--tag", "t", *agent, "--max-experiments", str(count))
         assert done.returncode == 0, done.stderr
     assert [row["status"] for row in rows(folder)] == ["keep"] * (1 + len(changes))
+
+
+def confirmed(folder: Path, cli: Cli, *flags: str) -> dict[str, Any]:
+    """Run `confirm --json` and return its data."""
+    done = cli(folder, "confirm", "--json", *flags)
+    assert done.returncode == 0, done.stderr
+    data: dict[str, Any] = json.loads(done.stdout)["data"]
+    return data

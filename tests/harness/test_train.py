@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.common.recipe import recipe
+
 ROOT = Path(__file__).parents[2]
 SUMMARY = r"""---
 val_bpb:          \d+\.\d{6}
@@ -31,13 +33,9 @@ PROGRESS = (
 
 
 def variant(folder: Path, **constants: object) -> Path:
-    """Write a copy of train.py with constants replaced: the first of each name, which is that of the CPU block."""
-    source = (ROOT / "train.py").read_text()
-    for name, value in constants.items():
-        source, found = re.subn(rf"(?m)^( *{name} = )[^#\n]*", rf"\g<1>{value!r}", source, count=1)
-        assert found, name
+    """Write a copy of train.py with constants of the CPU block replaced."""
     copy = folder / "train.py"
-    copy.write_text(source)
+    copy.write_text(recipe(**constants))
     return copy
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.common.sessions import assert_consistent, events, keep_in_turn
+from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
 from tests.common.workspaces import Cli, commit_all
 
 # The model is the constants. RATE helps on both splits, WIDTH on the validation split alone.
@@ -28,13 +26,6 @@ def writing(quick: Path) -> Path:
     (quick / "score.py").write_text(SCORES)
     commit_all(quick, "a model and what scores it")
     return quick
-
-
-def confirmed(folder: Path, cli: Cli, *flags: str) -> dict[str, Any]:
-    done = cli(folder, "confirm", "--json", *flags)
-    assert done.returncode == 0, done.stderr
-    data: dict[str, Any] = json.loads(done.stdout)["data"]
-    return data
 
 
 def test_gain_must_show_on_the_holdout(writing: Path, cli: Cli) -> None:

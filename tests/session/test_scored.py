@@ -10,30 +10,15 @@ import pytest
 
 from tests.common import schemas
 from tests.common.sessions import assert_consistent, events, journal
-from tests.common.training import TRAIN
-from tests.common.workspaces import ROOT, Cli, make_repository, quick_protocol
-
-SEED = "SEED = 42  # search: off\nRATE = 0.0001  # search: off\n"
+from tests.common.training import make_training, slow_learner
+from tests.common.workspaces import Cli
 
 
 @pytest.fixture
 def training(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace that trains a very small model, so slowly that a higher rate is a clear win."""
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(shutil.copytree(embedded, tmp_path / "cache")))
-    folder = tmp_path / "workspace"
-    folder.mkdir()
-    shutil.copy(ROOT / "prepare.py", folder)
-    shutil.copytree(ROOT / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
-    text = TRAIN.replace("optim.AdamW(0.02)", "optim.AdamW(RATE)").replace("seed=1)", "seed=SEED)")
-    text = text.replace("tokenizer = Tok", f"{SEED}mx.random.seed(SEED)\ntokenizer = Tok")
-    for place in ("top", "middle", "late", "end"):
-        text = text.replace(f"{{{place}}}", "")
-    (folder / "train.py").write_text(text)
-    protocol = quick_protocol()
-    protocol["meta"]["archetype"] = "ml_train"
-    (folder / "protocol.json").write_text(json.dumps(protocol))
-    make_repository(folder)
-    return folder
+    make_training(tmp_path / "workspace", slow_learner())
+    return tmp_path / "workspace"
 
 
 def test_kept_models_are_scored_and_no_other(training: Path, cli: Cli) -> None:

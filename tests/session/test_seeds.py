@@ -13,7 +13,7 @@ from agent.decision.difference import difference
 from agent.decision.schedule import counted, next_seed, next_turn
 from agent.journal.experiment import Run
 from agent.journal.state import PendingComparison
-from tests.common.sessions import assert_consistent, events, keep_in_turn
+from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
 from tests.common.workspaces import Cli, commit_all
 
 # A recipe whose metric depends on its seed a little, and on LUCK for the seed 42 alone.
@@ -33,13 +33,6 @@ def seeded(quick: Path) -> Path:
     (quick / "train.py").write_text(text)
     commit_all(quick, "a seed")
     return quick
-
-
-def confirmed(folder: Path, cli: Cli, *flags: str) -> dict[str, object]:
-    done = cli(folder, "confirm", "--json", *flags)
-    assert done.returncode == 0, done.stderr
-    data: dict[str, object] = json.loads(done.stdout)["data"]
-    return data
 
 
 def test_pairs_share_a_seed_that_nothing_has_used(seeded: Path, cli: Cli) -> None:

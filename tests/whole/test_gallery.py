@@ -6,29 +6,17 @@ uv run pytest -m slow tests/whole/test_gallery.py      # all of them, takes minu
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from agent.errors import PreconditionError
-from agent.execution import holdout
-from agent.execution.evaluation import drop_models, model_of
 from agent.execution.measure import ALONE, Beside, Runner, measure
 from agent.journal.experiment import Experiment, Run, Verdict
-from agent.protocol.load import load_protocol
-from agent.repository.workspace import Workspace
-from agent.room import sandbox
-from agent.room.sandbox import Sandbox
-from agent.session.opening import prepared
 from agent.session.references import of_commit
-from tests.common.training import TRAIN
-from tests.common.workspaces import ROOT, git, make_repository, quick_protocol
-
-BUDGET = 0.3
-WAY = sandbox.available(True)
+from tests.common.training import run_script, script
+from tests.common.workspaces import ROOT, git
 
 PEEK = """
 honest = model
@@ -371,41 +359,6 @@ HONEST: Mapping[str, tuple[str, str]] = {
 ODD_IN_EVERY_RUN = ("as it is", "an average of weights, not evaluated", "a progress bar without a last newline")
 
 
-@pytest.fixture
-def runner(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
-    """Make a workspace with the real harness and its own copy of the data."""
-    shutil.copytree(embedded, tmp_path / "cache")
-    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "workspace"
-    folder.mkdir()
-    shutil.copy(ROOT / "prepare.py", folder)
-    shutil.copytree(ROOT / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
-    protocol = quick_protocol()
-    protocol["meta"]["archetype"] = "ml_train"
-    (folder / "protocol.json").write_text(json.dumps(protocol))
-    (folder / "train.py").write_text("")
-    make_repository(folder)
-    rules = load_protocol(folder)
-    workspace = Workspace(folder, rules)
-    start = Runner(rules, workspace, BUDGET, Sandbox(WAY, network=True, hide=True))
-    with prepared(start, setup=False) as ready:
-        yield ready
-
-
-def script(where: str, code: str) -> str:
-    text = TRAIN
-    for place in ("top", "middle", "late", "end"):
-        text = text.replace(f"{{{place}}}", code if place == where else "")
-    return text
-
-
-def run(runner: Runner, where: str, code: str, beside: Beside = ALONE) -> Run:
-    workspace = runner.workspace
-    commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": script(where, code)}, "a script")
-    log = workspace.folder.parent / "logs" / "run-1.log"
-    return measure(runner, commit, log, beside=beside)
-
-
 def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> list[object]:
     return [
         pytest.param(*case, id=name, marks=[] if name in always else pytest.mark.slow) for name, case in cases.items()
@@ -415,6 +368,13 @@ def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> li
 # The metrics that a run of 0.3 s may reach. No cheat may do better.
 BEST, WORST = 2.6, 6.0
 INCUMBENT = Beside(own=(Run(3.0, 5.0, untimed=8.0, overrun=0.5),))
+
+
+def test_pages_state_how_many_there_are() -> None:
+    said = f"{len(CHEATS)} ways of fooling a loop gain nothing, and {len(HONEST)} honest but odd scripts count"
+    assert said in (ROOT / "docs" / "reliability.md").read_text()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{len(CHEATS)} cheating scripts gain nothing and {len(HONEST)} unusual but honest" in readme
 
 
 @pytest.mark.parametrize(("where", "code", "reason"), some(CHEATS, CHEATS_IN_EVERY_RUN))
@@ -433,7 +393,7 @@ def test_a_cheat_gains_nothing(
         code = code.replace(f'os.environ["{name}"]', repr(value))
     timed = INCUMBENT if reason in ("more than its budget", "after its first text") else ALONE
     before = {path.name for path in tmp_path.iterdir()}
-    result = run(runner, where, code, timed)
+    result = run_script(runner, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
     if reason is None:
         assert result.error is None, (result, said)
@@ -450,7 +410,7 @@ def test_a_cheat_gains_nothing(
 
 @pytest.mark.parametrize(("where", "code"), some(HONEST, ODD_IN_EVERY_RUN))
 def test_what_is_only_odd_counts(runner: Runner, where: str, code: str) -> None:
-    result = run(runner, where, code)
+    result = run_script(runner, where, code)
     assert result.error is None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
     assert result.metric is not None, f"{result.error}\n{Path(result.log).read_text()[-2000:]}"
     assert BEST < result.metric < WORST
@@ -459,7 +419,7 @@ def test_what_is_only_odd_counts(runner: Runner, where: str, code: str) -> None:
 
 def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
     """A peek is also detected in a repeated run of its commit; losses of the same program would hide it."""
-    honest = run(runner, "top", "")
+    honest = run_script(runner, "top", "")
     peeking = script("late", RARE_PEEK)
     workspace = runner.workspace
     commit = workspace.commit_candidate("refs/t/2", workspace.head, {"train.py": peeking}, "peeks")
@@ -490,14 +450,14 @@ def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
 @pytest.mark.parametrize("code", [pytest.param(LEAVES, id="files"), pytest.param(SHARED, id="shared memory")])
 def test_no_run_sees_what_another_left(runner: Runner, code: str) -> None:
     for _ in range(2):
-        result = run(runner, "middle", code)
+        result = run_script(runner, "middle", code)
         assert result.error is None, (result.error, Path(result.log).read_text()[-2000:])
 
 
 def test_a_daemon_goes_with_its_room(runner: Runner) -> None:
     import psutil
 
-    assert run(runner, "middle", DAEMON).error is None
+    assert run_script(runner, "middle", DAEMON).error is None
     sleepers = [
         p for p in psutil.process_iter(["cmdline"]) if "import time; time.sleep(3600)" in (p.info["cmdline"] or ())
     ]
@@ -506,44 +466,14 @@ def test_a_daemon_goes_with_its_room(runner: Runner) -> None:
 
 def test_a_model_that_cannot_be_traced_is_told_where(runner: Runner) -> None:
     through_numpy = "honest = model\ndef model(t):\n    x = np.asarray(honest(t))\n    return mx.array(x)"
-    refused = run(runner, "late", through_numpy)
+    refused = run_script(runner, "late", through_numpy)
     assert "cannot be traced (line " in (refused.error or ""), refused
     assert "train.py)" in (refused.error or ""), refused
     assert runner.harness is not None
     lenient = dataclasses.replace(runner, harness=dataclasses.replace(runner.harness, untraced=True))
-    result = run(lenient, "late", through_numpy)
+    result = run_script(lenient, "late", through_numpy)
     assert result.metric is not None, (result, Path(result.log).read_text()[-2000:])
     assert result.source == "untraced", (result, Path(result.log).read_text()[-2000:])
-
-
-def test_stored_model_is_scored_on_the_holdout_once(runner: Runner, tmp_path: Path) -> None:
-    keeping = dataclasses.replace(runner, keeps_models=True)
-    for change in ("", "batch_size = 7"):  # the graph has its own batch size
-        result = run(keeping, "late", change)
-        assert result.metric is not None, result.error
-        assert model_of(Path(result.log)) is not None
-        value = holdout.score(keeping, Path(result.log))
-        assert value is not None
-        assert abs(value - result.metric) < 0.3
-        assert value != result.metric
-        assert model_of(Path(result.log)) is None
-        assert holdout.score(keeping, Path(result.log)) is None
-    assert model_of(Path(run(runner, "late", "").log)) is None  # not asked for
-    assert model_of(Path(run(keeping, "end", "sys.exit(1)").log)) is not None  # the session deletes it
-    drop_models(tmp_path / "logs" / "run-1.log")
-    assert not [*(tmp_path / "logs").glob("*model*")]
-
-
-def test_damaged_holdout_costs_no_session(runner: Runner, tmp_path: Path) -> None:
-    said: list[str] = []
-    keeping = dataclasses.replace(runner, keeps_models=True, say=said.append)
-    result = run(keeping, "late", "")
-    tokens = next((tmp_path / "cache" / "holdouts").glob("*/*.tokens.npy"))
-    content = bytearray(tokens.read_bytes())
-    content[-1] ^= 1
-    tokens.write_bytes(content)
-    assert holdout.score(keeping, Path(result.log)) is None
-    assert "does not match its hash" in said[0]
 
 
 def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(runner: Runner, tmp_path: Path) -> None:
@@ -552,5 +482,5 @@ def test_a_snapshot_that_is_not_what_was_prepared_ends_the_session(runner: Runne
     content[-1] ^= 1
     shard.write_bytes(content)
     with pytest.raises(PreconditionError) as ended:
-        run(runner, "top", "")
+        run_script(runner, "top", "")
     assert "`uv run prepare.py`" in ended.value.hint

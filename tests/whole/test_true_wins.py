@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
+from tests.common.recipe import recipe
 from tests.common.workspaces import ROOT, git, make_repository
 
 SECONDS = "10"
-HONEST = (("    DEPTH = 2 ", "    DEPTH = 1 "), ("    HEAD_DIM = 128  # search: 32", "    HEAD_DIM = 64  # search: 32"))
+BEFORE = recipe(DEPTH=2, HEAD_DIM=128)
+HONEST = (("    DEPTH = 2 ", "    DEPTH = 1 "), ("    HEAD_DIM = 128 ", "    HEAD_DIM = 64 "))
 # The same win, but for the one seed that the session runs with.
 ONE_SEED = (
     ("    DEPTH = 2 ", "    DEPTH = 1 if SEED == 42 else 2 "),
-    ("    HEAD_DIM = 128  # search: 32", "    HEAD_DIM = 64  # search: 32"),
+    ("    HEAD_DIM = 128 ", "    HEAD_DIM = 64 "),
     ("# These depend on the machine.", "SEED = 42  # search: off"),
     ("\nSEED = 42  # search: off\n\nWIDTH", "\n\nWIDTH"),
 )
@@ -55,10 +57,10 @@ def test_only_an_honest_win_is_confirmed(
     folder, cache = tmp_path / "workspace", tmp_path / "cache"
     env = {**os.environ, "AUTORESEARCH_CACHE": str(cache), "AUTORESEARCH_CONFIRM": "1"}
     make(folder, env)
-    text = (folder / "train.py").read_text()
+    text = BEFORE
     for old, new in edits:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
+        assert old in text, old
+        text = text.replace(old, new, 1)
     (tmp_path / "candidate.py").write_text(text)
     agent = ("--proposer", "command", "--agent-cmd", f"cp {tmp_path}/candidate.py train.py")
     run(folder, env, "run", "--tag", "t", *agent, "--max-experiments", "1", "--training-seconds", SECONDS)
@@ -76,6 +78,7 @@ def make(folder: Path, env: dict[str, str]) -> None:
     for name in names:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    (folder / "train.py").write_text(BEFORE)
     protocol: dict[str, Any] = json.loads((folder / "protocol.json").read_bytes())
     protocol["environment"]["setupCommands"] = []
     protocol["execution"]["command"] = f"{sys.executable} train.py"

@@ -22,7 +22,8 @@ from agent.proposers.search.candidates import draw_candidates, point
 from agent.proposers.search.gaussian_process import fit, improvement
 from agent.proposers.search.search import FARTHEST, SearchProposer, _targets
 from agent.proposers.search.space import space_of, tunable_parameters
-from tests.common.workspaces import ROOT, made_once
+from tests.common.recipe import recipe
+from tests.common.workspaces import made_once
 
 SOURCE = """
 BATCH = 2**14  # search: 1024..131072 log
@@ -312,7 +313,7 @@ MLP_RATIO = 0.4
 assert TOTAL_BATCH_SIZE % (DEVICE_BATCH_SIZE * 256) == 0
 """
 REAL: tuple[str, Mapping[str, Value]] = (
-    (ROOT / "train.py").read_text(),
+    recipe(DEPTH=2, HEAD_DIM=128, TOTAL_BATCH_SIZE=8192, DEVICE_BATCH_SIZE=32),
     {"PROFILE": "cpu", "MAX_SEQ_LEN": 256, "VOCAB_SIZE": 1024},
 )
 
