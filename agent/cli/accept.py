@@ -53,6 +53,8 @@ class Desk:
         if state.session is None:
             recovery.require_startable(workspace, workspace.protocol, self.branch, self.tag, switch=False)
         found = in_commits(workspace, commits[-1], head) if commits and not on_branch else in_checkout(workspace, head)
+        if commits and on_branch:
+            found = dataclasses.replace(found, left_alone=_together(found, in_commits(workspace, commits[-1], head)))
         waiting = edits.unsettled(self.journal.path)
         known = next((number for number, edit in waiting.items() if _is_same(edit, found, on_branch)), None)
         if known is None and not commits and (not found.files or self._is_old(found, head)):
@@ -165,6 +167,11 @@ class Desk:
             hint=f"keep them with `git branch NAME {commits[-1][:12]}`, and put the branch back with "
             f"`git update-ref refs/heads/{self.branch} {head[:12]}`",
         )
+
+
+def _together(found: Found, committed: Found) -> tuple[str, ...]:
+    """Return the changed files that are no part of an edit, whether they are committed or not."""
+    return tuple(sorted({*found.left_alone, *committed.left_alone}))
 
 
 def _is_same(edit: Edit, found: Found, on_branch: bool) -> bool:

@@ -24,9 +24,10 @@ from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.execution.process import Observer
+from agent.execution.setup import is_due
 from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
-from agent.journal.paths import journal_path
+from agent.journal.paths import journal_path, state_folder
 from agent.loop import run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
@@ -128,7 +129,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
     Args:
         folder: the workspace.
         config: the settings of the session.
-        started: called once the workspace is locked and nothing is in the way of the session.
+        started: called once nothing is in the way of the session, or its setup commands begin.
 
     Returns:
         The exit code.
@@ -143,7 +144,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         open_runner(folder, tag, execution.training_seconds, execution.sandbox, config.limits) as opened,
         _view(config, opened) as view,
     ):
-        journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier])
+        journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier, _on_start(started)])
         runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
         session = _session(runner, journal, config)
         if journal.state.session is None:
@@ -153,7 +154,8 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         if output.dry_run:
             print("\n".join([_plan(session), *(starter.plan() if starter else ()), *remarks]))
             return 0
-        started()
+        if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
+            started()
         for text in (runner.sandbox.says, *config.said, *remarks):
             journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else None
@@ -174,6 +176,10 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         page = report_on(session) if output.report else None
     _summarize(session, output.json, page)
     return code
+
+
+def _on_start(started: Callable[[], None]) -> View:
+    return lambda event, _: started() if event.kind in ("session", "resumed") else None
 
 
 def _starter(runner: Runner, config: RunConfig) -> Starter | None:

@@ -67,7 +67,7 @@ def read(journal: Path, number: int) -> Edit | None:
     path = _path(journal, number)
     try:
         return _edit(json.loads(read_bounded(path, LARGEST_FILE)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise AutoresearchError(

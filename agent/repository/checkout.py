@@ -85,14 +85,15 @@ class Checkout:
                     f"`git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`",
                 )
 
-    def require_clean(self, *, notes: bool = True) -> None:
+    def require_clean(self, *, notes: bool = True, but: Collection[str] = ()) -> None:
         """Raise PreconditionError if tracked files have uncommitted changes or a git operation is unfinished.
 
         Args:
             notes: whether files count that are neither mutable nor part of protocol, harness or results.
+            but: files that do not count, relative to the workspace.
         """
         rules = self._workspace.protocol
-        changed = self.changes()
+        changed = [name for name in self.changes() if self._workspace.inside(name) not in but]
         if not notes and changed:
             harness = self._workspace.harness(self._workspace.head)
             own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}

@@ -127,7 +127,15 @@ def own_commits(workspace: Workspace, branch: str, head: str) -> Sequence[str]:
 
 def _found(workspace: Workspace, files: Mapping[str, str], others: Sequence[str], incumbent: str) -> Found:
     mine = {workspace.in_repository(path): path for path in files}
-    left = sorted({_shown(workspace, name) for name in others if name not in mine})
+    best, checkout = workspace.tree(incumbent), Checkout(workspace)
+    # On another branch, a file with the incumbent's content differs from HEAD.
+    left = sorted(
+        {
+            _shown(workspace, name)
+            for name in others
+            if name not in mine and not (name in best and checkout.holds(name, best[name]))
+        }
+    )
     fresh = tuple(mine[name] for name in sorted({*others} & {*mine}))
     head = workspace.files(workspace.head)
     known = workspace.files(incumbent)

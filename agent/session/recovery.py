@@ -191,8 +191,12 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         own = files if switch else [workspace.protocol.provenance.results_log.path]
         done += [f"restored {name}, which was partly written" for name in checkout.heal(own, commits)]
     elif switch:
-        done += _given_up(journal, workspace)
-        checkout.require_clean()
+        held, commits = _held_elsewhere(journal, workspace)
+        checkout.require_clean(but=held)
+        if held:
+            checkout.put_back(held, commits, workspace.head)
+            where = checkout.branch or "the detached HEAD"
+            done.append(f"put back {', '.join(held)} on {where}: the session has the content in git")
         checkout.advance(branch, state.head, at or state.head)
         checkout.switch(branch)
         done.append(f"checked out {branch}")
@@ -247,21 +251,23 @@ def settle(journal: Journal, workspace: Workspace) -> list[str]:
     return done
 
 
-def _given_up(journal: Journal, workspace: Workspace) -> list[str]:
-    """Put back the files in a checkout of another branch whose content the session has in git, as `try` leaves them.
+def _held_elsewhere(journal: Journal, workspace: Workspace) -> tuple[list[str], list[str]]:
+    """Return the changed files of a checkout of another branch whose content the session has in git, and its commits.
 
-    Returns:
-        A sentence if there were any.
+    `try` leaves such files: the best of the session, on whichever branch.
     """
-    checkout = Checkout(workspace)
+    checkout, staged = Checkout(workspace), workspace.staged()
     files, commits = _left_half_done(journal, workspace)
     changed = {path for name in checkout.changes() if (path := workspace.inside(name))}
-    mutable = {path for path in (*files, *workspace.files(commits[0])) if workspace.may_change(commits[0], path)}
-    staged = workspace.staged()
-    untracked = {path for path in mutable if workspace.in_repository(path) not in staged}
-    restored, _ = checkout.put_back(mutable & (changed | untracked), commits, workspace.head)
-    said = f"put back {', '.join(restored)} on {checkout.branch or 'the detached HEAD'}: the session has its content"
-    return [said] if restored else []
+    trees = [workspace.tree(commit) for commit in commits]
+    found = []
+    for path in sorted({*files, *workspace.files(commits[0])}):
+        name = workspace.in_repository(path)
+        mine = workspace.may_change(commits[0], path) and (path in changed or name not in staged)
+        there = (workspace.folder / path).is_file()
+        if mine and there and checkout.holds(name, *(tree.get(name) for tree in trees)):
+            found.append(path)
+    return found, commits
 
 
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
