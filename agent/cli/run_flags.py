@@ -376,17 +376,17 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
     )
 
 
-def config_of_try(
-    folder: Path,
-    tag: str,
-    training_seconds: float | None,
-    sandbox: Literal["auto", "off", "strict"],
-    setup: bool,
-    by_default: Collection[str],
-) -> RunConfig:
-    """Return the settings of a session for `try`: those that it has kept, and the flags of this start."""
-    measure = MeasureFlags(training_seconds=training_seconds, sandbox=sandbox)
-    flags = RunFlags(SessionFlags(tag, setup=setup), EndFlags(), ProposerFlags(), measure, TellFlags())
+def config_of_try(folder: Path, tag: str, values: Mapping[str, Any], by_default: Collection[str]) -> RunConfig:
+    """Return the settings of a session for `try`: those that it has kept, and the flags of this start.
+
+    Args:
+        folder: the workspace.
+        tag: the session.
+        values: the flags of `try` by their names.
+        by_default: names of the flags that were not given.
+    """
+    measure = MeasureFlags(training_seconds=values["training_seconds"], sandbox=values["sandbox"])
+    flags = RunFlags(SessionFlags(tag, setup=values["setup"]), EndFlags(), ProposerFlags(), measure, TellFlags())
     given = {"training_seconds", "sandbox"} - {*by_default}
     return config_of(folder, flags, {*KEPT} - given)
 

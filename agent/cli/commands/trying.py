@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -25,17 +26,24 @@ TryTag = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class TryFlags:
+    """Flags of the runs of `try`. A session keeps those that it was started with."""
+
+    training_seconds: TrainingSeconds = None
+    sandbox: SandboxMode = "auto"
+    setup: Setup = True
+
+
 @command(RESEARCH, "try", measures=True)
 def try_(
     context: typer.Context,
+    measure: TryFlags,
     why: Annotated[
         str | None,
         typer.Option("--message", "-m", metavar="WHY", help="Describe the edit; by default by what it changes."),
     ] = None,
     tag: TryTag = None,
-    training_seconds: TrainingSeconds = None,
-    sandbox: SandboxMode = "auto",
-    setup: Setup = True,
     detach: Detach = False,
     as_json: Json = False,
 ) -> int:
@@ -73,7 +81,7 @@ def try_(
     from agent.views.verdict import result_lines
 
     folder = Options.folder.resolve()
-    tag = tag or choose_tag(folder, training_seconds)
+    tag = tag or choose_tag(Options.folder, measure.training_seconds)
     require_tag(tag)
     code = 0
     if detach:
@@ -82,8 +90,8 @@ def try_(
         data = told["data"]
     else:
         with telling_errors():
-            config = config_of_try(folder, tag, training_seconds, sandbox, setup, defaults(context))
-            data, code = attempt(folder, config, why, lambda data: tell({"data": data}))
+            config = config_of_try(folder, tag, vars(measure), defaults(context))
+            data, code = attempt(Options.folder, config, why, lambda data: tell({"data": data}))
     answer(as_json, "try", data, colored(result_lines(data)))
     return code
 
