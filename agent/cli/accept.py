@@ -86,10 +86,10 @@ class Desk:
     def _finish_last(self) -> list[int]:
         """Finish what a kill left half done in the checkout. Return the numbers of edits that were measured."""
         recovery.finish_move(self.journal, self.workspace, self.branch)
-        settled = [number for number in edits.unsettled(self.journal.path) if self.is_done(number)]
-        for text in recovery.settle(self.journal, self.workspace):
+        waiting = edits.unsettled(self.journal.path)
+        for text in recovery.settle(self.journal, self.workspace, waiting):
             self.journal.show("note", text=text)
-        return settled
+        return [number for number in waiting if self.is_done(number)]
 
     def _pending(self) -> list[int]:
         """Return the number of the experiment in progress, unless it is the baseline."""

@@ -100,8 +100,10 @@ def choose_tag(folder: Path, training_seconds: float | None) -> str:
     sessions = state_folder(workspace.folder) / "sessions"
     for path in sorted(sessions.glob("*/journal.jsonl"), key=lambda path: path.lstat().st_mtime, reverse=True):
         try:
-            session = fold(path).session
-            if session is None:
+            state = fold(path)
+            session = state.session
+            # Without a baseline, a session cannot get further than the commit that it began with.
+            if session is None or (not state.experiments and session["base"] != workspace.head):
                 continue
             seconds = training_seconds or session["fingerprint"].get("training_seconds")
             now = fingerprint(protocol, seconds, workspace.harness_digest(session["base"]))

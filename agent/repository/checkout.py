@@ -15,6 +15,7 @@ from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.models import FILENAME
 from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
+from agent.system.invocation import typed
 
 
 class Checkout:
@@ -103,9 +104,11 @@ class Checkout:
             ]
         if changed:
             shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            mine = {*changed} <= {*self.edited()}
+            do = f"measure the edit with `{typed('try')}`, or commit" if mine else "commit"
             raise PreconditionError(
                 f"the working tree has uncommitted changes ({shown})",
-                hint="commit or `git stash` them, then run the same command again",
+                hint=f"{do} or `git stash` {'it' if mine else 'them'}, then run the same command again",
             )
         self.require_no_operation()
 

@@ -12,6 +12,7 @@ from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.execution.kill import Process, end_orphan
 from agent.journal import edits, results
 from agent.journal.comparable import differences
+from agent.journal.edits import Edit
 from agent.journal.journal import Journal
 from agent.journal.paths import candidate_ref, journal_path
 from agent.journal.state import State
@@ -202,7 +203,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         done.append(f"checked out {branch}")
     else:
         checkout.advance(branch, state.head, at or state.head)
-    done += settle(journal, workspace)
+    done += settle(journal, workspace, edits.unsettled(journal.path))
     if switch:
         checkout.require_clean(notes=False)  # the user may edit program.md at any time
     tag = state.session["tag"]
@@ -231,17 +232,22 @@ def finish_move(journal: Journal, workspace: Workspace, branch: str) -> None:
         Checkout(workspace).advance(branch, state.head, state.previous)
 
 
-def settle(journal: Journal, workspace: Workspace) -> list[str]:
+def settle(journal: Journal, workspace: Workspace, waiting: Mapping[int, Edit]) -> list[str]:
     """Bring the working tree up to the verdicts of edits made by hand: what was not kept is put back.
 
     Files that were edited in the meantime stay as they are.
+
+    Args:
+        journal: of the session.
+        workspace: where.
+        waiting: the edits that are not settled, by number. Those without a verdict are left out.
 
     Returns:
         One sentence for each edit that was put back.
     """
     state, done = journal.state, list[str]()
-    for number, edit in edits.unsettled(journal.path).items():
-        if number >= len(state.experiments) or state.head is None:
+    for number, edit in waiting.items():
+        if number >= len(state.experiments) or state.head is None or edit.settled:
             continue
         commits = (state.experiments[number].commit, edit.commit)
         restored, newer = Checkout(workspace).put_back(edit.files, commits, state.head)

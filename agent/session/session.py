@@ -267,7 +267,9 @@ class Session:
         self.journal.append("recorded", number=experiment.number, head=head)
         for path in Checkout(workspace).advance(self.branch, head, old):
             self._say_once(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
-        recovery.settle(self.journal, workspace)
+        edit = edits.read(self.journal.path, experiment.number)
+        if edit is not None:
+            recovery.settle(self.journal, workspace, {experiment.number: edit})
         self._proposer.tell(experiment)
         self._score(experiment)
         return self._incumbent

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from agent.journal.paths import journal_path, state_folder
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.tries import BETTER, WORSE, edit, kept_by_branch, result, start_try
-from tests.common.workspaces import QUICK, Cli, commit_all, git, quick_protocol, set_protocol
+from tests.common.workspaces import QUICK, Cli, commit_all, git, make_repository, quick_protocol, set_protocol
 
 CRASHES = ("loss = ", "raise ValueError('no')\nloss = ")
 
@@ -389,3 +392,98 @@ def test_damaged_edit_is_reported(quick: Path, cli: Cli) -> None:
         assert "cannot read the edit" in done.stderr
     shutil.rmtree(path.parent)
     assert cli(quick, "try", "--tag", "t").returncode == 0
+
+
+def test_workspace_below_the_top_of_its_repository(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "other").mkdir(parents=True)
+    (top / "other" / "mine.txt").write_text("mine\n")
+    shutil.copytree(quick, top / "recipe", ignore=shutil.ignore_patterns(".git"))
+    make_repository(top)
+    (top / "other" / "mine.txt").write_text("changed\n")
+    edit(top / "recipe", *WORSE)
+    edited = (top / "recipe" / "train.py").read_text()
+    git(top, "add", "recipe/train.py")
+    data = result(cli(top / "other", "-C", "../recipe", "try", "--json"))
+    assert (data["restored"], data["left_alone"]) == (["train.py"], ["other/mine.txt"])
+    assert git(top, "status", "--porcelain") == "M other/mine.txt"
+    subprocess.run(["sh", "-c", data["get_back"]], cwd=top / "other", check=True)
+    assert (top / "recipe" / "train.py").read_text() == edited
+
+
+def test_line_ends_of_the_checkout_are_no_edit(quick: Path, cli: Cli) -> None:
+    (quick / ".gitattributes").write_text("*.py text eol=crlf\n")
+    git(quick, "add", ".gitattributes")
+    commit_all(quick, "line ends")
+    git(quick, "rm", "--quiet", "--cached", "train.py")
+    git(quick, "reset", "--quiet", "--hard")
+    assert b"\r\n" in (quick / "train.py").read_bytes()
+    assert cli(quick, "try").returncode == 3
+    whole = (quick / "train.py").read_bytes()
+    (quick / "train.py").write_bytes(whole.replace(b"DEPTH = 4", b"DEPTH = 1"))
+    assert result(cli(quick, "try", "--json"))["restored"] == ["train.py"]
+    assert (quick / "train.py").read_bytes() == whole
+    assert git(quick, "status", "--porcelain") == ""
+
+
+def test_ctrl_c_finishes_the_experiment_and_a_second_one_keeps_the_edit(quick: Path, cli: Cli) -> None:
+    slow = QUICK.replace("import sys\n", "import sys, time\n").replace("loss = ", "time.sleep(1)\nloss = ")
+    (quick / "train.py").write_text(slow)
+    commit_all(quick, "slow")
+    for number, presses in ((1, 1), (2, 2)):
+        edit(quick, "WIDTH = ", f"HEIGHT{number} = 1\nWIDTH = ")
+        loop = start_try(quick, "--tag", "t")
+        wait_for(quick, "started", number)
+        for press in range(presses):
+            time.sleep(0.2 * press)
+            loop.send_signal(signal.SIGINT)
+        out, err = loop.communicate(60)
+        assert loop.returncode == 130, err
+        assert (f"#{number} " in out) == (presses == 1), err
+    assert "stopped before experiment #2 had its verdict" in err
+    assert "autoresearch try --tag t" in err
+    assert "HEIGHT2" in (quick / "train.py").read_text()
+    assert result(cli(quick, "try", "--json"))["number"] == 2
+
+
+def test_session_without_baseline_is_not_the_default(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text("raise ValueError('broken')\n")
+    commit_all(quick, "broken")
+    (quick / "train.py").write_text(QUICK)
+    failed = cli(quick, "try")
+    assert failed.returncode == 1
+    assert "the baseline failed" in failed.stderr
+    assert (quick / "train.py").read_text() == QUICK
+    commit_all(quick, "fixed")
+    edit(quick, *BETTER)
+    assert result(cli(quick, "try", "--json"))["tag"] == "try-2"
+
+
+def test_wait_says_that_a_detached_try_was_killed(quick: Path, program: Cli) -> None:
+    slow = QUICK.replace("import sys\n", "import sys, time\n").replace("loss = ", "time.sleep(30)\nloss = ")
+    (quick / "train.py").write_text(slow)
+    commit_all(quick, "slow")
+    edit(quick, *BETTER)
+    pid = result(program(quick, "try", "--detach", "--json"))["pid"]
+    assert program(quick, "status").returncode in (0, 3)
+    os.kill(pid, signal.SIGKILL)
+    done = program(quick, "wait")
+    assert done.returncode == 3
+    assert "experiment #1 of session try has no verdict, and no process measures it" in done.stderr
+    assert "background.log" in done.stderr
+
+
+def test_edit_that_cannot_be_measured_is_named(quick: Path, cli: Cli) -> None:
+    for content in (b"\xff\xfe", b"#" * (2**20 + 1), b"x = 1\0"):
+        (quick / "train.py").write_bytes(content)
+        done = cli(quick, "try")
+        assert done.returncode == 3, done.stderr
+        assert "train.py is" in done.stderr
+        assert (quick / "train.py").read_bytes() == content
+    (quick / "train.py").unlink()
+    (quick / "train.py").symlink_to("prepare.py")
+    assert "train.py is a link" in cli(quick, "try").stderr
+    (quick / "train.py").unlink()
+    (quick / "train.py").write_text(QUICK.replace("1..16", "16..1"))
+    assert cli(quick, "try").returncode == 2
+    assert git(quick, "for-each-ref", "refs/autoresearch") == ""
