@@ -37,7 +37,9 @@ class Desk:
     branch: str
 
     def accept(self, why: str | None) -> tuple[int, bool]:
-        """Make the edit safe, and return the number of its experiment and whether it was not known before.
+        """Make the edit safe, and return the number of its experiment and whether it may be withdrawn after an error.
+
+        It may if it is new, and the working tree still has it.
 
         An experiment that a killed process left unfinished keeps its number, and is measured first.
 
@@ -54,7 +56,8 @@ class Desk:
             recovery.require_startable(workspace, workspace.protocol, self.branch, self.tag, switch=False)
         found = in_commits(workspace, commits[-1], head) if commits and not on_branch else in_checkout(workspace, head)
         if commits and on_branch:
-            found = dataclasses.replace(found, left_alone=_together(found, in_commits(workspace, commits[-1], head)))
+            committed = in_commits(workspace, commits[-1], head).tracked
+            found = dataclasses.replace(found, tracked=tuple(sorted({*found.tracked, *committed})))
         waiting = edits.unsettled(self.journal.path)
         known = next((number for number, edit in waiting.items() if _is_same(edit, found, on_branch)), None)
         if known is None and not commits and (not found.files or self._is_old(found, head)):
@@ -69,7 +72,7 @@ class Desk:
         if commits:
             workspace.keep(commits_ref(self.tag, commits[-1]), commits[-1])
             Checkout(workspace).uncommit(self.branch, head, commits[-1])
-        return number, known is None
+        return number, known is None and not commits
 
     def is_done(self, number: int) -> bool:
         return number < len(self.journal.state.experiments)
@@ -124,14 +127,14 @@ class Desk:
             start = f"{git} restore --source {self.branch} -- {files}"
             what = f"{', '.join(found.undoes)} lacks changes that session {self.tag} has kept, so the edit undoes them"
             notes.append(f"{what}; to start from its best, run `{start}` and edit again")
-        if harness := sorted({*found.left_alone} & workspace.harness(head)):
-            notes.append(f"runs use {', '.join(harness[:MOST_NAMED])} as committed: it belongs to the harness")
+        if found.tracked:
+            notes.append(f"runs use the committed version of {_named(found.tracked)}: no candidate may change it")
         return Edit(
             files=dict(found.files),
             description=description,
             reasoning=said[:LONGEST_REASONING] if said != description else "",
             commit="",
-            left_alone=found.left_alone[:MOST_LEFT],
+            left_alone=(*found.tracked, *found.untracked)[:MOST_LEFT],
             notes=tuple(notes),
         )
 
@@ -145,7 +148,7 @@ class Desk:
         """Return the error for a checkout without an edit."""
         best, again = self.journal.state.incumbent, "then run the same command again"
         known = [*self.workspace.files(head)]
-        files = ", ".join(known[:MOST_NAMED]) + (" and others" if len(known) > MOST_NAMED else "")
+        files = _named(known)
         same = "is" if len(known) == 1 else "are"
         if found.files:
             restore = f"{git_here(self.workspace.folder)} restore --source {self.branch} -- {shlex.join(found.files)}"
@@ -154,9 +157,10 @@ class Desk:
                 hint=f"start from its best with `{restore}`, edit, {again}",
             )
         where = f"the best of session {self.tag}, experiment #{best.number}" if best else "the last commit"
-        others = f"; {', '.join(found.left_alone[:MOST_NAMED])} changed, but no candidate may change it"
+        changed = (*found.tracked, *found.untracked)
+        others = f"; {_named(changed)} changed, but no candidate may change it" if changed else ""
         return PreconditionError(
-            f"no edit to measure: {files} {same} as in {where}" + (others if found.left_alone else ""),
+            f"no edit to measure: {files} {same} as in {where}{others}",
             hint=f"edit {'it' if len(known) == 1 else 'one of them'}, {again}",
         )
 
@@ -169,9 +173,9 @@ class Desk:
         )
 
 
-def _together(found: Found, committed: Found) -> tuple[str, ...]:
-    """Return the changed files that are no part of an edit, whether they are committed or not."""
-    return tuple(sorted({*found.left_alone, *committed.left_alone}))
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(map(one_line, names[:MOST_NAMED]))}{more}"
 
 
 def _is_same(edit: Edit, found: Found, on_branch: bool) -> bool:

@@ -26,6 +26,7 @@ from agent.repository.workspace import Workspace
 from agent.session.confirm import require_no_evaluator
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session
+from agent.session.signals import IMMEDIATE
 from agent.system.invocation import typed
 from agent.views.plain import show_plain
 from agent.views.verdict import experiment_result
@@ -76,8 +77,9 @@ def attempt(folder: Path, config: RunConfig, why: str | None, told: Told) -> tup
                 code = guarded(session)
             if not desk.is_done(number):
                 raise _not_measured(journal.state, tag, number, code)
-        except (AutoresearchError, OSError) as error:
-            if new and not isinstance(error, Interrupted):
+        except (AutoresearchError, OSError, KeyboardInterrupt) as error:
+            # A shutdown is no decision of the user's.
+            if new and not (isinstance(error, Interrupted) and error.exit_code in IMMEDIATE.values()):
                 desk.withdraw(number)
             raise
         finally:

@@ -26,13 +26,16 @@ class Found:
     Attributes:
         files: path relative to the workspace -> the complete new text of each mutable file that differs.
         fresh: those of them that differ from HEAD, too, so that they are uncommitted.
-        left_alone: other changed files, relative to the workspace, or to the repository if they are outside of it.
+        tracked: other tracked files that differ, of which runs use the committed version. They are relative to the
+            workspace, or to the repository if they are outside of it.
+        untracked: other untracked files and folders.
         undoes: those of `files` that lack changes which the session kept.
     """
 
     files: Mapping[str, str]
-    fresh: tuple[str, ...]
-    left_alone: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+    tracked: tuple[str, ...] = ()
+    untracked: tuple[str, ...] = ()
     undoes: tuple[str, ...] = ()
 
 
@@ -95,7 +98,7 @@ def in_checkout(workspace: Workspace, incumbent: str) -> Found:
         if text is not None and text != known.get(path):
             files[path] = text
     _require_small(files)
-    return _found(workspace, files, [*changed, *untracked], incumbent)
+    return _found(workspace, files, incumbent, changed, untracked)
 
 
 def in_commits(workspace: Workspace, tip: str, incumbent: str) -> Found:
@@ -107,7 +110,7 @@ def in_commits(workspace: Workspace, tip: str, incumbent: str) -> Found:
     before, after = workspace.tree(incumbent), workspace.tree(tip)
     changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     mine = {workspace.in_repository(path) for path in files}
-    return Found(files, (), tuple(_shown(workspace, name) for name in changed if name not in mine))
+    return Found(files, tracked=tuple(_shown(workspace, name) for name in changed if name not in mine))
 
 
 def own_commits(workspace: Workspace, branch: str, head: str) -> Sequence[str]:
@@ -125,22 +128,24 @@ def own_commits(workspace: Workspace, branch: str, head: str) -> Sequence[str]:
     return workspace.git.run("rev-list", "--reverse", "--topo-order", f"{head}..{at}").splitlines()
 
 
-def _found(workspace: Workspace, files: Mapping[str, str], others: Sequence[str], incumbent: str) -> Found:
+def _found(
+    workspace: Workspace, files: Mapping[str, str], incumbent: str, changed: Sequence[str], untracked: Sequence[str]
+) -> Found:
     mine = {workspace.in_repository(path): path for path in files}
     best, checkout = workspace.tree(incumbent), Checkout(workspace)
     # On another branch, a file with the incumbent's content differs from HEAD.
-    left = sorted(
-        {
-            _shown(workspace, name)
-            for name in others
-            if name not in mine and not (name in best and checkout.holds(name, best[name]))
-        }
-    )
-    fresh = tuple(mine[name] for name in sorted({*others} & {*mine}))
-    head = workspace.files(workspace.head)
-    known = workspace.files(incumbent)
+    tracked = [name for name in changed if name not in mine and not (name in best and checkout.holds(name, best[name]))]
+    folders = workspace.git.lines("ls-files", "-z", "--others", "--exclude-standard", "--directory")
+    left = [name for name in folders if name not in best and not any(each.startswith(name) for each in mine)]
+    head, known = workspace.files(workspace.head), workspace.files(incumbent)
     undoes = [path for path, text in files.items() if _undoes(head.get(path, ""), known.get(path, ""), text)]
-    return Found(files, fresh, tuple(left), tuple(undoes))
+    return Found(
+        files,
+        fresh=tuple(mine[name] for name in sorted({*changed, *untracked} & {*mine})),
+        tracked=tuple(sorted(_shown(workspace, name) for name in tracked)),
+        untracked=tuple(sorted(_shown(workspace, name) for name in left)),
+        undoes=tuple(undoes),
+    )
 
 
 def _undoes(head: str, incumbent: str, text: str) -> bool:
@@ -196,4 +201,5 @@ def _require_small(files: Mapping[str, str]) -> None:
 
 
 def _shown(workspace: Workspace, name: str) -> str:
-    return workspace.inside(name) or name
+    inside = workspace.inside(name)
+    return name if inside is None else f"{inside}{'/' * name.endswith('/')}"

@@ -43,7 +43,7 @@ def result_lines(data: dict[str, Any]) -> list[str | Text]:
     if data["newer"]:
         lines.append(one_line(f"edited    {_named(data['newer'])} in the meantime, so it stays as it is"))
     if data["left_alone"]:
-        lines.append(one_line(f"not part  {_named(data['left_alone'])}: left alone, and no run uses these changes"))
+        lines.append(one_line(f"not part  {_named(data['left_alone'])}: left alone"))
     lines += [one_line(f"note      {text}") for text in data["notes"]]
     return [*lines, *after]
 

@@ -89,15 +89,18 @@ def test_without_edit_nothing_happens(quick: Path, cli: Cli) -> None:
 
 def test_other_changed_files_are_named_and_left_alone(quick: Path, cli: Cli) -> None:
     (quick / "notes.md").write_text("mine")
+    (quick / "data").mkdir()
+    for number in range(9):
+        (quick / f"data/{number}").touch()
     (quick / "prepare.py").write_text("HARNESS = False\n")
     edit(quick, *WORSE)
     data = result(cli(quick, "try", "--json"))
-    assert data["left_alone"] == ["notes.md", "prepare.py"]
-    assert "runs use prepare.py as committed: it belongs to the harness" in data["notes"]
+    assert data["left_alone"] == ["prepare.py", "data/", "notes.md"]
+    assert data["notes"] == ["runs use the committed version of prepare.py: no candidate may change it"]
     assert (quick / "notes.md").read_text() == "mine"
     assert (quick / "prepare.py").read_text() == "HARNESS = False\n"
     assert git(quick, "show", "refs/autoresearch/try/1:prepare.py") == "HARNESS = True"
-    assert git(quick, "status", "--porcelain").split() == ["M", "prepare.py", "??", "notes.md"]
+    assert git(quick, "status", "--porcelain").split() == ["M", "prepare.py", "??", "data/", "??", "notes.md"]
 
 
 def test_changed_protocol_is_refused(quick: Path, cli: Cli) -> None:

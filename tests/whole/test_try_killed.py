@@ -70,6 +70,8 @@ def test_edit_survives_random_kills(quick: Path, kills: int, seed: int) -> None:
         edited = f"{best.rstrip()}  # {number}\n" if rng.random() < 0.5 else f"N{number} = {number}\n{best}"
         edited = edited if rng.random() < 0.7 else edited.replace("DEPTH = 4", "DEPTH = 1")
         (quick / "train.py").write_text(edited)
+        if where != "main" and rng.random() < 0.4:
+            commit_all(quick, "a commit of mine")
         loop = begun(quick, "try", "--tag", "t", "-m", f"edit {number}")
         # The start takes a third of a second; the interesting instants come after that.
         time.sleep(rng.uniform(0.3, 0.75))
