@@ -69,6 +69,8 @@ class Desk:
         number = known or max(1, len(state.experiments), *(each + 1 for each in (*waiting, *self._pending())))
         if known is None:
             self._save(number, self._edit(found, head, commits, why), head)
+        elif number in waiting and workspace.resolve(candidate_ref(self.tag, number)) is None:
+            workspace.keep(candidate_ref(self.tag, number), waiting[number].commit)
         if commits:
             workspace.keep(commits_ref(self.tag, commits[-1]), commits[-1])
             Checkout(workspace).uncommit(self.branch, head, commits[-1])
@@ -83,8 +85,8 @@ class Desk:
         if self.is_done(number) or (state.pending is not None and state.pending.number == number):
             return
         with contextlib.suppress(AutoresearchError, OSError):
-            edits.drop(self.journal.path, number)
             self.workspace.forget(candidate_ref(self.tag, number))
+            edits.drop(self.journal.path, number)
 
     def _finish_last(self) -> list[int]:
         """Finish what a kill left half done in the checkout. Return the numbers of edits that were measured."""
@@ -139,10 +141,11 @@ class Desk:
         )
 
     def _save(self, number: int, edit: Edit, head: str) -> None:
-        ref = candidate_ref(self.tag, number)
         message = f"experiment #{number}: {edit.description}\n\n{edit.reasoning}".strip()
-        commit = self.workspace.commit_candidate(ref, head, edit.files, message)
+        commit = self.workspace.commit_loose(head, edit.files, message)
+        # First the file: a ref without it would be in the way of a session that has not begun.
         edits.write(self.journal.path, number, dataclasses.replace(edit, commit=commit))
+        self.workspace.keep(candidate_ref(self.tag, number), commit)
 
     def _nothing(self, found: Found, head: str) -> PreconditionError:
         """Return the error for a checkout without an edit."""

@@ -87,7 +87,7 @@ def await_verdict(folder: Path, tag: str | None, number: int | None, timeout: fl
         PreconditionError: the session has no such experiment, or no process measures it.
     """
     holder, start = lock.holder(state_folder(folder)), time.monotonic()
-    tag = tag or (holder.tag if holder is not None and holder.limits is not None else find_session(folder, None))
+    tag = tag or (holder.tag if holder is not None and holder.limits is not None else _most_recent(folder))
     path = journal_path(folder, tag)
     if "/" in tag or not path.parent.is_dir():
         find_session(folder, tag)
@@ -127,6 +127,15 @@ def _get_back(folder: Path, ref: str, files: Sequence[str]) -> str:
 
 def _compared_with(came: Outcome) -> dict[str, Any] | None:
     return None if came.incumbent is None else {"number": came.incumbent, "value": came.against}
+
+
+def _most_recent(folder: Path) -> str:
+    """Return the most recently active session, even if it was killed before its first event."""
+    sessions = state_folder(folder) / "sessions"
+    paths = [path for name in ("journal.jsonl", f"experiments/*/{edits.NAME}") for path in sessions.glob(f"*/{name}")]
+    if not paths:
+        return find_session(folder, None)
+    return max(paths, key=lambda path: path.lstat().st_mtime).relative_to(sessions).parts[0]
 
 
 def _latest(path: Path, tag: str) -> int:

@@ -201,11 +201,15 @@ class Workspace:
 
     def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
         """Commit `files` on top of `parent` and keep it under `ref`. Raises Violation if a file may not change."""
-        if refusal := self.refusal(parent, [*files]):
-            raise Violation(f"the proposal {refusal}")
-        commit = self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
+        commit = self.commit_loose(parent, files, message)
         self.keep(ref, commit)
         return commit
+
+    def commit_loose(self, parent: str, files: Mapping[str, str], message: str) -> str:
+        """Commit `files` on top of `parent`, without a ref. Raises Violation if a file may not change."""
+        if refusal := self.refusal(parent, [*files]):
+            raise Violation(f"the proposal {refusal}")
+        return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
         """Commit the results on top of `parent` without moving the branch; `Checkout.advance` does that."""

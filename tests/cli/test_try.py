@@ -298,6 +298,7 @@ def test_run_measures_an_edit_that_a_killed_try_left(quick: Path, cli: Cli) -> N
     wait_for(quick, "started", 0)
     killed.kill()
     killed.wait(60)
+    git(quick, "update-ref", "-d", "refs/autoresearch/t/1")  # as if killed before it was made
     waited = cli(quick, "wait", "1", "--tag", "t")
     assert waited.returncode == 3
     assert "no process measures it" in waited.stderr
@@ -490,3 +491,23 @@ def test_edit_that_cannot_be_measured_is_named(quick: Path, cli: Cli) -> None:
     (quick / "train.py").write_text(QUICK.replace("1..16", "16..1"))
     assert cli(quick, "try").returncode == 2
     assert git(quick, "for-each-ref", "refs/autoresearch") == ""
+
+
+def test_try_killed_before_its_session_began_goes_on(quick: Path, program: Cli) -> None:
+    command = "touch begun; until test -e go; do sleep 0.1; done"
+    set_protocol(quick, environment=quick_protocol()["environment"] | {"setupCommands": [command]})
+    edit(quick, *BETTER)
+    for _ in range(2):
+        killed = start_try(quick, "-m", "mine")
+        deadline = time.monotonic() + 60
+        while not (quick / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        killed.kill()
+        killed.wait(60)
+        (quick / "begun").unlink()
+        git(quick, "update-ref", "-d", "refs/autoresearch/try/1")  # as if killed before it was made
+    (quick / "go").touch()
+    data = result(program(quick, "try", "--json"))
+    assert (data["number"], data["description"], data["verdict"]["status"]) == (1, "mine", "keep")
+    assert git(quick, "rev-parse", "refs/autoresearch/try/1") == data["commit"]

@@ -1,6 +1,6 @@
 """SIGKILL at random instants of `try`: the next `try` or `run` finishes or undoes one step, and no edit is lost.
 
-uv run pytest tests/whole/test_try_killed.py -m slow      50 kills, two minutes on two cores
+uv run pytest tests/whole/test_try_killed.py -m slow      50 kills, a minute on two cores
 """
 
 from __future__ import annotations
