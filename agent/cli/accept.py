@@ -138,6 +138,7 @@ class Desk:
             commit="",
             left_alone=(*found.tracked, *found.untracked)[:MOST_LEFT],
             notes=tuple(notes),
+            in_checkout=on_branch or not commits,
         )
 
     def _save(self, number: int, edit: Edit, head: str) -> None:

@@ -30,6 +30,7 @@ class Edit:
         commit: full hash of a commit with these files; the candidate's own commit may be another.
         left_alone: other changed files, which are no part of it.
         notes: what its author should know.
+        in_checkout: whether the working tree had these files, and not only commits on the session's branch.
         restored: the files that were put back to the incumbent after the verdict; None until the working tree is
             brought up to the verdict.
         newer: the files that were left as they are, because they were edited in the meantime.
@@ -41,6 +42,7 @@ class Edit:
     commit: str
     left_alone: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    in_checkout: bool = True
     restored: tuple[str, ...] | None = None
     newer: tuple[str, ...] = ()
 
@@ -96,6 +98,7 @@ def _edit(content: dict[str, Any]) -> Edit:
         commit=content["commit"],
         left_alone=tuple(map(str, content["left_alone"])),
         notes=tuple(map(str, content["notes"])),
+        in_checkout=bool(content["in_checkout"]),
         restored=None if restored is None else tuple(map(str, restored)),
         newer=tuple(map(str, content["newer"])),
     )

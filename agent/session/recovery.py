@@ -250,7 +250,8 @@ def settle(journal: Journal, workspace: Workspace, waiting: Mapping[int, Edit]) 
         if number >= len(state.experiments) or state.head is None or edit.settled:
             continue
         commits = (state.experiments[number].commit, edit.commit)
-        restored, newer = Checkout(workspace).put_back(edit.files, commits, state.head)
+        files = edit.files if edit.in_checkout else ()
+        restored, newer = Checkout(workspace).put_back(files, commits, state.head)
         edits.write(journal.path, number, replace(edit, restored=tuple(restored), newer=tuple(newer)))
         if restored:
             done.append(f"put back {', '.join(restored)}: experiment #{number} has its verdict")

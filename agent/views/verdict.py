@@ -40,6 +40,8 @@ def result_lines(data: dict[str, Any]) -> list[str | Text]:
         lines.append(f"kept      on {data['branch']}, commit {data['commit'][:12]}")
     if data["restored"]:
         lines.append(one_line(f"put back  {_named(data['restored'])}; get the edit back with `{data['get_back']}`"))
+    elif verdict is not None and verdict["status"] != "keep" and data["ref"]:
+        lines.append(f"edit      kept under {data['ref']}")
     if data["newer"]:
         lines.append(one_line(f"edited    {_named(data['newer'])} in the meantime, so it stays as it is"))
     if data["left_alone"]:

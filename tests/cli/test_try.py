@@ -252,7 +252,8 @@ def test_commits_on_a_branch_that_is_not_checked_out_are_measured(quick: Path, c
     commit_all(quick, "a step")
     git(quick, "switch", "--quiet", "main")
     data = result(cli(quick, "try", "--tag", "t", "--json"))
-    assert data["description"] == "a step"
+    assert (data["description"], data["restored"], data["newer"]) == ("a step", [], [])
+    assert "edit      kept under refs/autoresearch/t/2" in cli(quick, "wait").stdout
     assert git(quick, "branch", "--show-current") == "main"
     assert (quick / "train.py").read_text() == QUICK
     assert git(quick, "status", "--porcelain") == ""

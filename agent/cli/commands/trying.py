@@ -38,12 +38,13 @@ class TryFlags:
 @command(RESEARCH, "try", measures=True)
 def try_(
     context: typer.Context,
-    measure: TryFlags,
+    *,
     why: Annotated[
         str | None,
         typer.Option("--message", "-m", metavar="WHY", help="Describe the edit; by default by what it changes."),
     ] = None,
     tag: TryTag = None,
+    measure: TryFlags,
     detach: Detach = False,
     as_json: Json = False,
 ) -> int:
