@@ -5,6 +5,7 @@ AutoresearchError                  what failed and why, with a hint at the fix  
 ├── PreconditionError              dirty tree, locked, missing data, changed fingerprint   exit code 3
 ├── Interrupted                    second Ctrl-C (130) or SIGTERM (143)
 ├── MachineFault                   the GPU keeps failing                                   exit code 4
+├── StillRunning                   `wait` reached its timeout before the verdict           exit code 5
 └── ExperimentError                ends the experiment, not the session
     ├── Violation                  a protected file changed, or the candidate left the allowed globs
     ├── Crashed                    the command exited with an error
@@ -60,6 +61,12 @@ class MachineFault(AutoresearchError):
     """The GPU keeps failing, so that nothing can be measured. The session loses nothing and can resume."""
 
     exit_code = 4
+
+
+class StillRunning(AutoresearchError):
+    """The experiment that a command waits for has no verdict yet. It goes on."""
+
+    exit_code = 5
 
 
 class ExperimentError(AutoresearchError):

@@ -109,6 +109,34 @@ def answer(as_json: bool, command: str, data: dict[str, Any], lines: list[str]) 
         print("\n".join(line if isinstance(line, Colored) else block(line) for line in lines), flush=True)
 
 
+def defaults(context: typer.Context) -> set[str]:
+    """Return the names of the options that were given neither on the command line nor in a variable."""
+    found = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in found.items() if source is not None and source.name.startswith("DEFAULT")}
+
+
+def again(context: typer.Context, *without: str) -> list[str]:
+    """Return the arguments that call the same command with the same options, for another process of this program.
+
+    Args:
+        context: the call.
+        without: names of parameters to leave out. Variables are left out, because processes inherit them.
+    """
+    words = ["-C", str(Options.here)] if Options.here != Path() else []
+    words += ["--debug"] if Options.debug else []
+    words += context.command_path.split()[1:]
+    for each in context.command.params:
+        source, value = context.get_parameter_source(str(each.name)), context.params.get(str(each.name))
+        if source is None or source.name != "COMMANDLINE" or each.name in without:
+            continue
+        if isinstance(value, bool):
+            words.append(max(each.opts if value else each.secondary_opts, key=len))
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [f"{max(each.opts, key=len)}={one}" for one in values]
+    return words
+
+
 def finish(
     work: Callable[[], int], command: str, as_json: bool, *, reads: bool = False, measures: bool = False
 ) -> None:

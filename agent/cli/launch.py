@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,13 +24,15 @@ from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.execution.process import Observer
+from agent.execution.setup import is_due
 from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
-from agent.journal.paths import journal_path
+from agent.journal.paths import journal_path, state_folder
 from agent.loop import run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
+from agent.protocol.models import Protocol
 from agent.report.summary import summarize
 from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
@@ -115,8 +117,19 @@ class RunConfig:
     at_login: bool | None = None
 
 
-def run(folder: Path, config: RunConfig) -> int:
+def require_tag(tag: str) -> None:
+    """Raise UsageError if a tag cannot name a branch."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
+        raise UsageError(f"--tag {tag!r} cannot name a branch", hint="use letters, digits, `_`, `-` and single dots")
+
+
+def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: None) -> int:
     """Run a session from start to report.
+
+    Args:
+        folder: the workspace.
+        config: the settings of the session.
+        started: called once nothing is in the way of the session, or its setup commands begin.
 
     Returns:
         The exit code.
@@ -125,14 +138,13 @@ def run(folder: Path, config: RunConfig) -> int:
         UsageError: the tag cannot name a branch.
     """
     tag, execution, output = config.tag, config.execution, config.output
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag.endswith((".", ".lock")) or ".." in tag:
-        raise UsageError(f"--tag {tag!r} cannot name a branch", hint="use letters, digits, `_`, `-` and single dots")
+    require_tag(tag)
     with (
         Notifier(output.notify) as notifier,
         open_runner(folder, tag, execution.training_seconds, execution.sandbox, config.limits) as opened,
         _view(config, opened) as view,
     ):
-        journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier])
+        journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier, _on_start(started)])
         runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
         session = _session(runner, journal, config)
         if journal.state.session is None:
@@ -142,6 +154,8 @@ def run(folder: Path, config: RunConfig) -> int:
         if output.dry_run:
             print("\n".join([_plan(session), *(starter.plan() if starter else ()), *remarks]))
             return 0
+        if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
+            started()
         for text in (runner.sandbox.says, *config.said, *remarks):
             journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else None
@@ -162,6 +176,10 @@ def run(folder: Path, config: RunConfig) -> int:
         page = report_on(session) if output.report else None
     _summarize(session, output.json, page)
     return code
+
+
+def _on_start(started: Callable[[], None]) -> View:
+    return lambda event, _: started() if event.kind in ("session", "resumed") else None
 
 
 def _starter(runner: Runner, config: RunConfig) -> Starter | None:
@@ -204,8 +222,12 @@ def _flags_again(config: RunConfig, limits: Limits) -> dict[str, Any]:
 
 
 def _session(runner: Runner, journal: Journal, config: RunConfig) -> Session:
-    protocol = runner.protocol
-    about = SessionConfig(
+    proposer = choose_proposer(config.proposer, journal, runner.workspace, runner.sandbox)
+    return Session(runner, journal, proposer, session_config(config, runner.protocol))
+
+
+def session_config(config: RunConfig, protocol: Protocol) -> SessionConfig:
+    return SessionConfig(
         tag=config.tag,
         seed=config.seed,
         limits=config.limits,
@@ -217,7 +239,6 @@ def _session(runner: Runner, journal: Journal, config: RunConfig) -> Session:
         confirm=config.output.confirm,
         flags=config.kept,
     )
-    return Session(runner, journal, choose_proposer(config.proposer, journal, runner.workspace, runner.sandbox), about)
 
 
 def _work(session: Session, output: OutputConfig) -> int:

@@ -73,6 +73,14 @@ Agent = Annotated[
         rich_help_panel=PROPOSE,
     ),
 ]
+Detach = Annotated[
+    bool,
+    typer.Option(
+        "--detach",
+        help="Go on in the background, without this terminal.",
+        rich_help_panel=SESSION,
+    ),
+]
 Setup = Annotated[
     bool,
     typer.Option(

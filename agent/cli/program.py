@@ -35,6 +35,7 @@ app = typer.Typer(
     "  2    invalid flags, arguments or protocol.json\n"
     "  3    unmet precondition: uncommitted changes, missing data, no session\n"
     "  4    the GPU keeps failing\n"
+    "  5    timeout of `wait`: the experiment is still running\n"
     "  129, 130, 143   ended by a closed terminal, Ctrl-C, SIGTERM",
     epilog="Run `autoresearch COMMAND --help` for the options of a command.",
     add_completion=True,

@@ -22,6 +22,7 @@ from agent.cli.options import (
     SESSION,
     TELL,
     Agent,
+    Detach,
     Holdout,
     Model,
     SandboxMode,
@@ -66,6 +67,7 @@ class SessionFlags:
             rich_help_panel=SESSION,
         ),
     ] = None
+    detach: Detach = False
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Check everything, print the plan, and exit.", rich_help_panel=SESSION),
@@ -372,6 +374,21 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
         said=said,
         at_login=flags.session.at_login,
     )
+
+
+def config_of_try(folder: Path, tag: str, values: Mapping[str, Any], by_default: Collection[str]) -> RunConfig:
+    """Return the settings of a session for `try`: those that it has kept, and the flags of this start.
+
+    Args:
+        folder: the workspace.
+        tag: the session.
+        values: the flags of `try` by their names.
+        by_default: names of the flags that were not given.
+    """
+    measure = MeasureFlags(training_seconds=values["training_seconds"], sandbox=values["sandbox"])
+    flags = RunFlags(SessionFlags(tag, setup=values["setup"]), EndFlags(), ProposerFlags(), measure, TellFlags())
+    given = {"training_seconds", "sandbox"} - {*by_default}
+    return config_of(folder, flags, {*KEPT} - given)
 
 
 def _limits(end: EndFlags) -> Limits:

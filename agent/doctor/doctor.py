@@ -89,8 +89,7 @@ def repair_sessions(folder: Path, tag: str | None) -> list[str]:
         journal = Journal(path)
         if journal.state.session is None:
             raise PreconditionError(f"session {tag} has not started", hint=f"`{typed(f'run --tag {tag}')}` starts it")
-        branch, where = journal.state.session["branch"], protocol.provenance.results_log.path
-        return [*done, *recovery.reconcile(journal, workspace, branch, where)]
+        return [*done, *recovery.reconcile(journal, workspace, journal.state.session["branch"])]
 
 
 def doctor_lines(checks: list[Check]) -> list[str]:

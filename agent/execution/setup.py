@@ -52,18 +52,30 @@ def set_up(runner: Runner, state_folder: Path, say: Callable[[str], None]) -> No
         AutoresearchError: a command failed.
     """
     protocol, folder = runner.protocol, runner.workspace.folder
-    commands = lines(protocol)
-    stamp = state_folder / "create" / "setup"
-    mark = hashlib.sha256("\n".join([*commands, str(cache_folder())]).encode()).hexdigest()
-    prepared = protocol.meta.archetype != "ml_train" or snapshot_folder(protocol) is not None
-    if not commands or (prepared and stamp.exists() and stamp.read_text() == mark):
+    if not is_due(protocol, state_folder):
         return
+    commands, stamp = lines(protocol), _stamp(state_folder)
     with _workshop(runner.sandbox, runner.workspace.top, folder) as place:
         for command in commands:
             say(f"setting up: {command}")
             run(place, command)
     stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(mark)
+    stamp.write_text(_mark(commands))
+
+
+def is_due(protocol: Protocol, state_folder: Path) -> bool:
+    """Return whether the setup commands have not run here, have changed, or the data is missing."""
+    commands, stamp = lines(protocol), _stamp(state_folder)
+    prepared = protocol.meta.archetype != "ml_train" or snapshot_folder(protocol) is not None
+    return bool(commands) and not (prepared and stamp.exists() and stamp.read_text() == _mark(commands))
+
+
+def _stamp(state_folder: Path) -> Path:
+    return state_folder / "create" / "setup"
+
+
+def _mark(commands: list[str]) -> str:
+    return hashlib.sha256("\n".join([*commands, str(cache_folder())]).encode()).hexdigest()
 
 
 def run(place: Room, command: str) -> None:

@@ -74,7 +74,9 @@ def holder(state_folder: Path) -> Holder | None:
         found = Holder(**json.loads(read_bounded(_note(state_folder), LARGEST_NOTE)))
         if not isinstance(found.tag, str) or isinstance(found.pid, bool) or not isinstance(found.limits, dict | None):
             return None
-        alive = abs(psutil.Process(found.pid).create_time() - found.born) < 1
+        process = psutil.Process(found.pid)
+        # In a container, a killed process may stay a zombie.
+        alive = abs(process.create_time() - found.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except (OSError, ValueError, TypeError, OverflowError, RecursionError, psutil.Error):
         return None
     return found if alive else None

@@ -62,6 +62,16 @@ def experiment_folder(journal: Path, number: int) -> Path:
     return journal.parent / "experiments" / f"{number:04d}"
 
 
+def candidate_ref(tag: str, number: int) -> str:
+    """Return the ref that keeps the commit of an experiment as it was measured."""
+    return f"refs/autoresearch/{tag}/{number}"
+
+
+def commits_ref(tag: str, commit: str) -> str:
+    """Return the ref that keeps commits which a person made on the session's branch and `try` took as an edit."""
+    return f"refs/autoresearch/{tag}/commits/{commit[:12]}"
+
+
 def stop_file(journal: Path) -> Path:
     """Return the file whose existence asks the loop to stop after the current experiment."""
     return journal.with_name("stop")

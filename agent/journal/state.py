@@ -184,6 +184,7 @@ class State:
 
 
 Data = Mapping[str, Any]
+EDIT = "edit"  # the proposer of edits made by hand, which `try` measures
 LONGEST_NUMBER = 9  # digits of an experiment's number
 # The loop may not have been running before these events, so the time before them does not count.
 BEGINNINGS = ("session", "resumed", "comparing")
@@ -239,7 +240,7 @@ def _proposed(state: State, event: Event) -> State:
     keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
     known = {key: data[key] for key in keys}
     pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
-    nothing = state.nothing if pending.proposer == "search" else None
+    nothing = state.nothing if pending.proposer in ("search", EDIT) else None
     return replace(state, pending=pending, waiting=None, nothing=nothing)
 
 

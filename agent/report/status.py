@@ -89,14 +89,22 @@ def any_begun(workspace: Path, tag: str | None) -> bool:
         return False
 
 
-def wait_for_change(workspace: Path, tag: str) -> None:
-    """Wait until the journal grows, its loop ends, or LONGEST_SILENCE has passed."""
-    path, start = journal_path(workspace, tag), time.monotonic()
-    size = path.lstat().st_size
-    while time.monotonic() - start < LONGEST_SILENCE and path.lstat().st_size == size:
+def wait_for_change(workspace: Path, tag: str, at_most: float = LONGEST_SILENCE) -> None:
+    """Wait until the journal grows, its loop ends, or `at_most` seconds have passed."""
+    path, end = journal_path(workspace, tag), time.monotonic() + min(at_most, LONGEST_SILENCE)
+    size = _size(path)
+    while (left := end - time.monotonic()) > 0 and _size(path) == size:
         if lock.holder(state_folder(workspace)) is None:
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(min(left, POLL_SECONDS))
+
+
+def _size(journal: Path) -> int:
+    """Return the size of a journal in bytes; -1 before its first event."""
+    try:
+        return journal.lstat().st_size
+    except FileNotFoundError:
+        return -1
 
 
 def request_stop(workspace: Path) -> str:

@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.models import FILENAME
 from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
+from agent.system.invocation import typed
 
 
 class Checkout:
@@ -44,8 +45,14 @@ class Checkout:
         head = self._workspace.head if names else ""
         return [name for name in names if self._workspace.may_change(head, name)]
 
-    def require_free(self, branch: str, refs: str) -> None:
-        """Raise PreconditionError if git could not create `branch`, or if `refs` already keeps commits."""
+    def require_free(self, branch: str, refs: str, own: Collection[str] = ()) -> None:
+        """Raise PreconditionError if git could not create `branch`, or if `refs` already keeps commits.
+
+        Args:
+            branch: its name.
+            refs: the folder of the session's refs.
+            own: refs in it that belong to the session: those of edits that wait for its start.
+        """
         full = f"refs/heads/{branch}"
         try:
             self._git.run("check-ref-format", full)
@@ -72,21 +79,22 @@ class Checkout:
                     f"git cannot create the ref {refs}/1 while {ref} exists",
                     hint=f"rename {ref}, or choose another --tag",
                 )
-            if found.startswith(f"{same(refs)}/"):
+            if found.startswith(f"{same(refs)}/") and ref not in own:
                 raise PreconditionError(
                     f"{ref} keeps an experiment of a session that no longer exists here",
                     hint="choose another --tag, or delete the session's refs with "
                     f"`git for-each-ref --format='delete %(refname)' {refs}/ | git update-ref --stdin`",
                 )
 
-    def require_clean(self, *, notes: bool = True) -> None:
+    def require_clean(self, *, notes: bool = True, but: Collection[str] = ()) -> None:
         """Raise PreconditionError if tracked files have uncommitted changes or a git operation is unfinished.
 
         Args:
             notes: whether files count that are neither mutable nor part of protocol, harness or results.
+            but: files that do not count, relative to the workspace.
         """
         rules = self._workspace.protocol
-        changed = self.changes()
+        changed = [name for name in self.changes() if self._workspace.inside(name) not in but]
         if not notes and changed:
             harness = self._workspace.harness(self._workspace.head)
             own = {FILENAME, rules.provenance.results_log.path, *rules.immutable_harness.paths, *harness}
@@ -96,10 +104,16 @@ class Checkout:
             ]
         if changed:
             shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            mine = {*changed} <= {*self.edited()}
+            do = f"measure the edit with `{typed('try')}`, or commit" if mine else "commit"
             raise PreconditionError(
                 f"the working tree has uncommitted changes ({shown})",
-                hint="commit or `git stash` them, then run the same command again",
+                hint=f"{do} or `git stash` {'it' if mine else 'them'}, then run the same command again",
             )
+        self.require_no_operation()
+
+    def require_no_operation(self) -> None:
+        """Raise PreconditionError if a merge, rebase, cherry-pick or bisect is unfinished."""
         for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "BISECT_LOG"):
             if (self._git.folder / name).exists():
                 raise PreconditionError(
@@ -107,9 +121,16 @@ class Checkout:
                     hint="finish or abort it, then run the same command again",
                 )
 
-    def start_branch(self, branch: str, at: str) -> None:
-        """Create a branch at a commit and check it out."""
-        self._git.run("checkout", "--quiet", "-b", branch, at)
+    def start_branch(self, branch: str, at: str, *, switch: bool = True) -> None:
+        """Create a branch at a commit, and check it out unless the checkout has to stay where it is."""
+        if switch:
+            self._git.run("checkout", "--quiet", "-b", branch, at)
+        else:
+            self._git.run("update-ref", f"refs/heads/{branch}", at, "0" * len(at))
+
+    def uncommit(self, branch: str, new: str, old: str) -> None:
+        """Move `branch` from `old` back to `new`, and leave index and working tree as they are."""
+        self._git.run("update-ref", f"refs/heads/{branch}", new, old)
 
     def switch(self, branch: str) -> None:
         if self.branch != branch:
@@ -135,7 +156,7 @@ class Checkout:
         before, after, staged = self._workspace.tree(old), self._workspace.tree(new), self._workspace.staged()
         changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
         seen = {path: self._written(path) for path in changed}
-        theirs = [path for path in changed if not self._is_ours(path, before.get(path), after.get(path))]
+        theirs = [path for path in changed if not self.holds(path, before.get(path), after.get(path))]
         entries = [path for path in changed if staged.get(path) in (before.get(path), after.get(path))]
         with tempfile.TemporaryDirectory(dir=self._git.folder, prefix="autoresearch-") as scratch:
             parts = {
@@ -182,6 +203,27 @@ class Checkout:
                 self._restore(path)
         return sorted({*before} - {*self.changes()})
 
+    def holds(self, path: str, *entries: tuple[str, str] | None) -> bool:
+        """Return whether a file in the working tree equals one of the entries of `Workspace.tree`.
+
+        Args:
+            path: relative to the top of the repository.
+            entries: mode and blob; None means no file.
+        """
+        file = self._workspace.top / path
+        if not os.path.lexists(file):
+            return None in entries
+        if file.is_symlink() or not file.is_file():
+            return False
+        ours = [entry[1] for entry in entries if entry is not None]
+        if not ours:
+            return False
+        # Ask git only if the bytes differ: its filters may have changed them.
+        return (
+            _blob_of(file, len(ours[0])) in ours
+            or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
+        )
+
     def exclude(self, patterns: Iterable[str]) -> None:
         """Keep the loop's own files out of the user's `git status`, unless .gitignore does so already."""
         exclude = Path(self._git.run("rev-parse", "--path-format=absolute", "--git-path", "info/exclude"))
@@ -191,21 +233,47 @@ class Checkout:
             exclude.parent.mkdir(exist_ok=True)
             exclude.write_text("\n".join([*present, *missing]) + "\n")
 
-    # Internals
+    def put_back(self, files: Iterable[str], candidates: Iterable[str], target: str) -> tuple[list[str], list[str]]:
+        """Give files of the working tree their content in `target`, on whichever branch, if git has what they hold now.
 
-    def _is_ours(self, path: str, *entries: tuple[str, str] | None) -> bool:
-        """Return whether the file at `path` in the working tree equals one of the entries; None means no file."""
-        file = self._workspace.top / path
-        if not os.path.lexists(file):
-            return None in entries
-        if file.is_symlink() or not file.is_file():
-            return False
-        ours = [entry[1] for entry in entries if entry is not None]
-        # Ask git only if the bytes differ: its filters may have changed them.
-        return (
-            _blob_of(file, len(ours[0])) in ours
-            or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
-        )
+        What the user has staged of a file that is put back is taken out of the index, too. Repeating an interrupted
+        call has the same result.
+
+        Args:
+            files: paths relative to the workspace.
+            candidates: commits whose content of a file may be replaced.
+            target: the commit that provides the new content; a file that it lacks is removed.
+
+        Returns:
+            The files that were put back, and those that hold something else.
+        """
+        commits = [commit for commit in dict.fromkeys(candidates) if self._workspace.resolve(commit)]
+        trees = [self._workspace.tree(commit) for commit in commits]
+        wanted, head = self._workspace.tree(target), self._workspace.tree(self._workspace.head)
+        restored, newer, entries = list[str](), list[str](), dict[str, tuple[str, str] | None]()
+        staged = self._workspace.staged()
+        with tempfile.TemporaryDirectory(dir=self._git.folder, prefix="autoresearch-") as scratch:
+            for path in sorted(files):
+                name = self._workspace.in_repository(path)
+                ours, want = [tree.get(name) for tree in trees], wanted.get(name)
+                if not self.holds(name, want):
+                    if not self.holds(name, *ours):
+                        newer.append(path)
+                        continue
+                    if want is not None:
+                        self._part(name, target, Path(scratch)).replace(self._workspace.top / name)
+                    else:
+                        (self._workspace.top / name).unlink(missing_ok=True)
+                    restored.append(path)
+                # Of a new file that git was only told about (`git add -N`), the index has no content.
+                if staged.get(name) not in (head.get(name), want) and (want is None or staged.get(name) in ours):
+                    entries[name] = head.get(name)
+            if entries:
+                index = self._index_with(Path(scratch) / "index", entries, len(target))
+                index.replace(self._git.folder / "index")
+        return restored, newer
+
+    # Internals
 
     def _written(self, path: str) -> tuple[int, ...] | None:
         """Return a stamp that changes with every write to a file of the checkout; None if it does not exist."""

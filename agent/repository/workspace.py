@@ -72,6 +72,17 @@ class Workspace:
         except AutoresearchError:
             return None
 
+    def is_ancestor(self, old: str, new: str) -> bool:
+        try:
+            self.git.run("merge-base", "--is-ancestor", old, new)
+        except AutoresearchError:
+            return False
+        return True
+
+    def subject(self, commit: str) -> str:
+        """Return the first line of a commit's message."""
+        return self.git.run("log", "--no-show-signature", "-1", "--format=%s", commit)
+
     @property
     def author(self) -> str | None:
         """`Name <address>` as the user has configured it, or None if either is missing."""
@@ -190,11 +201,15 @@ class Workspace:
 
     def commit_candidate(self, ref: str, parent: str, files: Mapping[str, str], message: str) -> str:
         """Commit `files` on top of `parent` and keep it under `ref`. Raises Violation if a file may not change."""
-        if refusal := self.refusal(parent, [*files]):
-            raise Violation(f"the proposal {refusal}")
-        commit = self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
+        commit = self.commit_loose(parent, files, message)
         self.keep(ref, commit)
         return commit
+
+    def commit_loose(self, parent: str, files: Mapping[str, str], message: str) -> str:
+        """Commit `files` on top of `parent`, without a ref. Raises Violation if a file may not change."""
+        if refusal := self.refusal(parent, [*files]):
+            raise Violation(f"the proposal {refusal}")
+        return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
         """Commit the results on top of `parent` without moving the branch; `Checkout.advance` does that."""
@@ -204,7 +219,19 @@ class Workspace:
     def keep(self, ref: str, commit: str) -> None:
         self.git.run("update-ref", ref, commit)
 
-    # For `Checkout`
+    def forget(self, ref: str) -> None:
+        self.git.run("update-ref", "-d", ref)
+
+    # For `Checkout` and `edit`
+
+    def as_committed(self, name: str) -> bytes:
+        """Return the content that git would commit for a file of the checkout, after its filters.
+
+        Args:
+            name: relative to the top of the repository.
+        """
+        blob = self.git.run("hash-object", "-w", f"--path={name}", "--", str(self.top / name))
+        return self._blobs([blob])[blob]
 
     def content(self, commit: str, path: str) -> bytes | None:
         """Return the content of `path` in `commit`, or None if the file or the commit does not exist.

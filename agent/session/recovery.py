@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.execution.kill import Process, end_orphan
-from agent.journal import results
+from agent.journal import edits, results
 from agent.journal.comparable import differences
+from agent.journal.edits import Edit
 from agent.journal.journal import Journal
+from agent.journal.paths import candidate_ref, journal_path
 from agent.journal.state import State
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import require_runnable
 from agent.protocol.models import Protocol, matches
 from agent.repository.checkout import Checkout
+from agent.repository.edit import own_commits
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.session.context import known_constants
+from agent.system.invocation import typed
 
 
 def require_usable(protocol: Protocol, folder: Path) -> None:
@@ -48,28 +53,40 @@ def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
     return sorted(path for path in files if not any(matches(path, glob) for glob in globs))
 
 
-def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str) -> None:
+def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str, *, switch: bool = True) -> None:
     """Check, before anything is touched, that a new session can start without losing anything.
+
+    Args:
+        workspace: where.
+        protocol: its rules.
+        branch: the session's branch, which must not exist.
+        tag: the session.
+        switch: whether the branch will be checked out, for which the working tree must be clean.
 
     Raises:
         PreconditionError: it cannot.
         UsageError: a search comment is malformed.
     """
-    files = workspace.files(_require_clear(workspace, branch, tag))
+    files = workspace.files(_require_clear(workspace, branch, tag, switch=switch))
     if not files:
         raise PreconditionError(nothing_may_change(protocol), hint=NOTHING_MAY_CHANGE_HINT)
     tunable_parameters(files, known_constants(protocol))
 
 
-def _require_clear(workspace: Workspace, branch: str, tag: str) -> str:
+def _require_clear(workspace: Workspace, branch: str, tag: str, *, switch: bool) -> str:
     """Return HEAD.
 
     Raises:
         PreconditionError: the user's branches, changes or files are in the way of a new session.
     """
     checkout = Checkout(workspace)
-    checkout.require_free(branch, f"refs/autoresearch/{tag}")
-    checkout.require_clean()
+    waiting = edits.unsettled(journal_path(workspace.folder, tag))
+    own = {
+        ref for number, edit in waiting.items() if workspace.resolve(ref := candidate_ref(tag, number)) == edit.commit
+    }
+    checkout.require_free(branch, f"refs/autoresearch/{tag}", own)
+    if switch:
+        checkout.require_clean()
     head = workspace.head
     _require_own_results(workspace, head)
     return head
@@ -95,43 +112,59 @@ def _require_own_results(workspace: Workspace, head: str) -> None:
         )
 
 
-def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any]) -> None:
+def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any], *, switch: bool = True) -> None:
     """Start a new session on a new branch, after `require_startable` has accepted it.
 
     Args:
         about: the fields of the session's first event, including its tag and branch.
+        switch: check the branch out.
     """
     metric = workspace.protocol.metric
     checkout = Checkout(workspace)
     # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
-    head = _require_clear(workspace, about["branch"], about["tag"])
+    head = _require_clear(workspace, about["branch"], about["tag"], switch=switch)
     begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
     journal.append("session", **about, **begun, pid=os.getpid())
-    checkout.start_branch(about["branch"], head)
+    checkout.start_branch(about["branch"], head, switch=switch)
 
 
 def resume(
     journal: Journal,
     workspace: Workspace,
     branch: str,
-    results: str,
     fingerprint: dict[str, Any],
     flags: Mapping[str, Any],
+    *,
+    switch: bool = True,
 ) -> None:
     """Finish or undo the step that was in progress.
+
+    Args:
+        journal: of the session.
+        workspace: where.
+        branch: the session's branch.
+        fingerprint: the conditions of this start.
+        flags: the flags that the session keeps.
+        switch: check the branch out.
 
     Raises:
         PreconditionError: the journal and git disagree.
     """
     assert journal.state.session is not None
     require_same(journal.state.session, fingerprint)
-    for done in reconcile(journal, workspace, branch, results):
+    for done in reconcile(journal, workspace, branch, switch=switch):
         journal.show("note", text=done)
     journal.append("resumed", pid=os.getpid(), flags=dict(flags))
 
 
-def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str) -> list[str]:
+def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bool = True) -> list[str]:
     """Bring processes, branch and working tree into the state that the journal describes.
+
+    Args:
+        journal: of the session.
+        workspace: where.
+        branch: the session's branch.
+        switch: check the branch out. Otherwise edits of the mutable files stay as they are.
 
     Returns:
         One sentence for each thing done.
@@ -145,28 +178,37 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, results: str)
     done += end_orphaned_run(state)
     at = workspace.resolve(f"refs/heads/{branch}")
     if at is None and not state.experiments:
-        checkout.start_branch(branch, at=state.head)
+        checkout.start_branch(branch, state.head, switch=switch)
         done.append(f"created the branch {branch}")
     elif at is None or at not in (state.head, state.previous):
-        raise _moved(branch, at, state.head)
+        raise _moved(workspace, branch, state.head)
     elif at != state.head:
         done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, the commit of its last experiment")
     checkout.sweep()
     if checkout.branch == branch:
         if state.previous and state.previous != state.head:
             checkout.advance(branch, state.head, state.previous)  # if it was interrupted between its renames
-        done += [
-            f"restored {name}, which was partly written" for name in checkout.heal(*_left_half_done(journal, results))
-        ]
-    else:
-        checkout.require_clean()
+        files, commits = _left_half_done(journal, workspace)
+        own = files if switch else [workspace.protocol.provenance.results_log.path]
+        done += [f"restored {name}, which was partly written" for name in checkout.heal(own, commits)]
+    elif switch:
+        held, commits = _held_elsewhere(journal, workspace)
+        checkout.require_clean(but=held)
+        if held:
+            checkout.put_back(held, commits, workspace.head)
+            where = checkout.branch or "the detached HEAD"
+            done.append(f"put back {', '.join(held)} on {where}: the session has the content in git")
         checkout.advance(branch, state.head, at or state.head)
         checkout.switch(branch)
         done.append(f"checked out {branch}")
-    checkout.require_clean(notes=False)  # the user may edit program.md at any time
+    else:
+        checkout.advance(branch, state.head, at or state.head)
+    done += settle(journal, workspace, edits.unsettled(journal.path))
+    if switch:
+        checkout.require_clean(notes=False)  # the user may edit program.md at any time
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
-        ref = f"refs/autoresearch/{tag}/{experiment.number}"
+        ref = candidate_ref(tag, experiment.number)
         if workspace.resolve(ref) != experiment.commit:
             workspace.keep(ref, experiment.commit)
             done.append(f"restored {ref}, which keeps the commit of experiment #{experiment.number}")
@@ -183,6 +225,58 @@ def end_orphaned_run(state: State) -> list[str]:
     return []
 
 
+def finish_move(journal: Journal, workspace: Workspace, branch: str) -> None:
+    """Finish a move of the branch that a kill interrupted, so that its files in the checkout are no edit."""
+    state = journal.state
+    if state.head and state.previous and workspace.resolve(f"refs/heads/{branch}") == state.previous != state.head:
+        Checkout(workspace).advance(branch, state.head, state.previous)
+
+
+def settle(journal: Journal, workspace: Workspace, waiting: Mapping[int, Edit]) -> list[str]:
+    """Bring the working tree up to the verdicts of edits made by hand: what was not kept is put back.
+
+    Files that were edited in the meantime stay as they are.
+
+    Args:
+        journal: of the session.
+        workspace: where.
+        waiting: the edits that are not settled, by number. Those without a verdict are left out.
+
+    Returns:
+        One sentence for each edit that was put back.
+    """
+    state, done = journal.state, list[str]()
+    for number, edit in waiting.items():
+        if number >= len(state.experiments) or state.head is None or edit.settled:
+            continue
+        commits = (state.experiments[number].commit, edit.commit)
+        files = edit.files if edit.in_checkout else ()
+        restored, newer = Checkout(workspace).put_back(files, commits, state.head)
+        edits.write(journal.path, number, replace(edit, restored=tuple(restored), newer=tuple(newer)))
+        if restored:
+            done.append(f"put back {', '.join(restored)}: experiment #{number} has its verdict")
+    return done
+
+
+def _held_elsewhere(journal: Journal, workspace: Workspace) -> tuple[list[str], list[str]]:
+    """Return the changed files of a checkout of another branch whose content the session has in git, and its commits.
+
+    `try` leaves such files: the best of the session, on whichever branch.
+    """
+    checkout, staged = Checkout(workspace), workspace.staged()
+    files, commits = _left_half_done(journal, workspace)
+    changed = {path for name in checkout.changes() if (path := workspace.inside(name))}
+    trees = [workspace.tree(commit) for commit in commits]
+    found = []
+    for path in sorted({*files, *workspace.files(commits[0])}):
+        name = workspace.in_repository(path)
+        mine = workspace.may_change(commits[0], path) and (path in changed or name not in staged)
+        there = (workspace.folder / path).is_file()
+        if mine and there and checkout.holds(name, *(tree.get(name) for tree in trees)):
+            found.append(path)
+    return found, commits
+
+
 def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
     """Check that the session's branch is where the session left it.
 
@@ -191,13 +285,15 @@ def require_undisturbed(workspace: Workspace, branch: str, head: str) -> None:
     Raises:
         PreconditionError: the branch has moved.
     """
+    if workspace.resolve(f"refs/heads/{branch}") != head:
+        raise _moved(workspace, branch, head)
+
+
+def _moved(workspace: Workspace, branch: str, head: str) -> PreconditionError:
     at = workspace.resolve(f"refs/heads/{branch}")
-    if at != head:
-        raise _moved(branch, at, head)
-
-
-def _moved(branch: str, at: str | None, head: str) -> PreconditionError:
     keep = f"keep the new commits with `git branch NAME {at[:12]}`, " if at else ""
+    if own_commits(workspace, branch, head):
+        keep = f"measure the new commits with `{typed('try')}`, or {keep}"
     return PreconditionError(
         f"the branch {branch} {f'is at {at[:12]}' if at else 'was deleted'}, but the session left it at {head[:12]}",
         hint=f"{keep}restore the branch with `git update-ref refs/heads/{branch} {head[:12]}`, then run the same "
@@ -220,13 +316,16 @@ def require_same(session: Any, fingerprint: dict[str, Any]) -> None:
         )
 
 
-def _left_half_done(journal: Journal, results: str) -> tuple[list[str], list[str]]:
+def _left_half_done(journal: Journal, workspace: Workspace) -> tuple[list[str], list[str]]:
     """Return the files that a killed loop may have been writing, and the commits whose content they may have.
 
-    The loop of an earlier version ran candidates in the checkout.
+    The loop of an earlier version ran candidates in the checkout, and an edit that waits for its experiment is there.
     """
     state = journal.state
-    files, commits = {results}, [state.head, state.previous]
+    files, commits = {workspace.protocol.provenance.results_log.path}, [state.head, state.previous]
+    for edit in edits.unsettled(journal.path).values():
+        files.update(edit.files)
+        commits.append(workspace.resolve(edit.commit))
     if state.experiments:
         files.update(state.experiments[-1].files)
         commits.append(state.experiments[-1].commit)

@@ -8,7 +8,7 @@ from typing import Literal
 from agent.execution.gpu_fault import described
 from agent.execution.oom import smaller_batch
 from agent.journal.experiment import Proposal, Value
-from agent.journal.state import Pending
+from agent.journal.state import EDIT, Pending
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.models import Safety
 
@@ -59,6 +59,6 @@ def smaller_candidate(pending: Pending, files: Mapping[str, str], constants: Map
 def is_own_mistake(pending: Pending, files: Collection[str], tail: str) -> bool:
     """Return whether the candidate's own code crashed, judging by the end of its log.
 
-    Candidates of the search are not repaired: the search learns from the values that crash.
+    Candidates of the search are not repaired: the search learns from the values that crash. Nor are edits made by hand.
     """
-    return pending.proposer != "search" and any(f'{path}", line ' in tail for path in files)
+    return pending.proposer not in ("search", EDIT) and any(f'{path}", line ' in tail for path in files)

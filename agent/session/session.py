@@ -15,12 +15,13 @@ from agent.decision.sequential_test import Step
 from agent.execution import evaluation, holdout
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
-from agent.journal import proposals, results
+from agent.journal import edits, proposals, results
 from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest, succeeded
 from agent.journal.journal import Journal
-from agent.journal.paths import experiment_folder, stop_file
+from agent.journal.paths import candidate_ref, experiment_folder, stop_file
 from agent.journal.state import Pending, State
 from agent.proposers.base import Context, Exhausted, Proposer
+from agent.proposers.edit import proposal_of
 from agent.proposers.search.space import tunable_parameters
 from agent.repository.checkout import Checkout
 from agent.session import recovery
@@ -45,6 +46,7 @@ class SessionConfig:
         prune: end runs early that can no longer win.
         confirm: compare the best with the baseline at the end.
         flags: the flags that the session keeps, by their names in `run`.
+        switch: check out the session's branch.
     """
 
     tag: str
@@ -55,6 +57,7 @@ class SessionConfig:
     prune: bool
     confirm: bool
     flags: Mapping[str, Any]
+    switch: bool = True
 
 
 class Session:
@@ -114,10 +117,16 @@ class Session:
                 "proposer": self._proposer.name,
                 "flags": dict(self._config.flags),
             }
-            recovery.create(self.journal, workspace, about)
+            recovery.create(self.journal, workspace, about, switch=self._config.switch)
         else:
-            path = protocol.provenance.results_log.path
-            recovery.resume(self.journal, workspace, self.branch, path, self._fingerprint, self._config.flags)
+            recovery.resume(
+                self.journal,
+                workspace,
+                self.branch,
+                self._fingerprint,
+                self._config.flags,
+                switch=self._config.switch,
+            )
         stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)
@@ -176,8 +185,10 @@ class Session:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
-        self._note_edits()
-        proposal = self._proposer.ask(self._context(number, incumbent))
+        edit, context = edits.read(self.journal.path, number), self._context(number, incumbent)
+        if edit is None and self._config.switch:
+            self._note_edits()
+        proposal = self._proposer.ask(context) if edit is None else proposal_of(edit, context)
         # Proposing can take many minutes, in which the user may have moved the branch.
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         proposals.write(self.journal.path, number, 0, proposal)
@@ -256,6 +267,9 @@ class Session:
         self.journal.append("recorded", number=experiment.number, head=head)
         for path in Checkout(workspace).advance(self.branch, head, old):
             self._say_once(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
+        edit = edits.read(self.journal.path, experiment.number)
+        if edit is not None:
+            recovery.settle(self.journal, workspace, {experiment.number: edit})
         self._proposer.tell(experiment)
         self._score(experiment)
         return self._incumbent
@@ -404,6 +418,6 @@ class Session:
             raise Exhausted(reason)
 
     def _commit(self, number: int, proposal: Proposal) -> str:
-        ref = f"refs/autoresearch/{self.tag}/{number}"
+        ref = candidate_ref(self.tag, number)
         message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
         return self.runner.workspace.commit_candidate(ref, self._head, proposal.files, message)

@@ -32,6 +32,8 @@ from tests.common.in_process import call
 from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.model_server import model_server, reply
 from tests.common.proposals import NOTES, edit
+from tests.common.tries import BETTER, WORSE
+from tests.common.tries import edit as edit_by_hand
 from tests.common.workspaces import ROOT, commit_all, made_once, make_quick, repository, set_protocol
 
 EARLIER = ROOT / "tests" / "data" / "version-0.1.0" / "state"
@@ -76,6 +78,8 @@ class Seen:
                 self.lines("event", path.read_text())
             elif re.fullmatch(r"proposal(-\d+)?\.json", path.name):
                 self.take("proposal", json.loads(path.read_text()))
+            elif path.name == "edit.json":
+                self.take("edit", json.loads(path.read_text()))
             elif path.name == "baseline.json":
                 self.take("baseline-record", json.loads(path.read_text()))
 
@@ -123,7 +127,7 @@ def claimed(folder: Path, seen: Seen) -> None:
 def failing(folder: Path, seen: Seen) -> None:
     """Every command where it fails, and a session whose baseline does."""
     make_quick(folder)
-    for command in ("status", "show 3", "diff", "log", "sessions", "report", "confirm", "ablate"):
+    for command in ("status", "show 3", "diff", "log", "sessions", "report", "confirm", "ablate", "try", "wait"):
         seen.json(command.split()[0], folder, *command.split())
     (folder / "train.py").write_text(f"{RATE}\nraise ValueError('no')\n")
     commit_all(folder, "broken")
@@ -216,6 +220,19 @@ def stopped(folder: Path, seen: Seen) -> None:
     call(folder, "run", "--tag", "t", "--max-experiments", "0", "--sandbox", "off")
 
 
+def edited(folder: Path, seen: Seen) -> None:
+    """Edits made by hand: one that is kept, and one in the background that is put back."""
+    make_quick(folder)
+    edit_by_hand(folder, *BETTER)
+    seen.json("try", folder, "try", "--sandbox", "off", "-m", "a larger rate")
+    edit_by_hand(folder, *WORSE)
+    seen.json("try", folder, "try", "--detach")
+    for which in ([], ["0"], ["2"]):
+        seen.json("wait", folder, "wait", *which)
+    seen.json("status", folder, "status")
+    seen.json("show", folder, "show", "2")
+
+
 def drafted(folder: Path, seen: Seen) -> None:
     repository(folder, {"bench.py": BENCH, "README.md": "# Bench\n\n    python bench.py\n"})
     flags = ("--command", f"{sys.executable} bench.py", "--metric", "latency_ms", "--direction", "minimize")
@@ -223,7 +240,7 @@ def drafted(folder: Path, seen: Seen) -> None:
     assert data["status"] == "ok", data
 
 
-SESSIONS: list[Callable[[Path, Seen], None]] = [ordinary, failing, consulted, agents, faulted, stopped, drafted]
+SESSIONS: list[Callable[[Path, Seen], None]] = [ordinary, failing, consulted, agents, faulted, stopped, edited, drafted]
 
 
 @pytest.fixture(scope="module")

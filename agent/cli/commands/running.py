@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
-from agent.cli.command import command
+from agent.cli.command import again, command, defaults
 from agent.cli.program import RESEARCH, Options
 from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags, config_of
 from agent.format import one_line
+from agent.system.background import log_of, start, tell, telling_errors
+from agent.system.invocation import here, typed
 
 
 @command(RESEARCH, measures=True, envelope=False)
@@ -17,7 +21,7 @@ def run(
     end: EndFlags,
     who: ProposerFlags,
     measure: MeasureFlags,
-    tell: TellFlags,
+    output: TellFlags,
 ) -> int:
     """Start or resume a session.
 
@@ -28,7 +32,7 @@ def run(
 
     The first Ctrl-C finishes the current experiment, the second stops at once. After Ctrl-C, a crash or a reboot, the
     same command resumes the session where it stopped; an interrupted run is repeated. With --at-login this happens by
-    itself at your next login after a reboot.
+    itself at your next login after a reboot. With --detach it leaves the terminal and goes on when that is closed.
 
     A resumed session remembers the seed and the flags under "Proposer" and "Runs and verdict", except
     `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under
@@ -62,8 +66,26 @@ def run(
     """
     from agent.cli.launch import run as launch
 
-    flags = RunFlags(session, end, who, measure, tell)
-    return launch(Options.folder, config_of(Options.folder.resolve(), flags, _defaults(context)))
+    flags, folder = RunFlags(session, end, who, measure, output), Options.folder.resolve()
+    if session.detach and not session.dry_run:
+        return _detached(context, folder, session.tag)
+    with telling_errors():
+        return launch(Options.folder, config_of(folder, flags, defaults(context)), lambda: tell({}))
+
+
+def _detached(context: typer.Context, folder: Path, tag: str) -> int:
+    """Start the session in the background, and print how to follow and to end it."""
+    from agent.cli.launch import require_tag
+    from agent.journal.paths import journal_path
+
+    require_tag(tag)
+    log = log_of(journal_path(folder, tag).parent)
+    pid, _ = start(again(context, "detach"), log)
+    print(f"session   {one_line(tag)} runs in the background as process {pid}")
+    print(f"log       {one_line(here(log))}")
+    print(f"follow    {typed('status --follow')}")
+    print(f"stop      {typed('stop')}")
+    return 0
 
 
 @command(RESEARCH)
@@ -84,9 +106,3 @@ def stop() -> int:
 
     print(one_line(request_stop(Options.folder.resolve())))
     return 0
-
-
-def _defaults(context: typer.Context) -> set[str]:
-    """Return the names of the options that were given neither on the command line nor in a variable."""
-    found = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in found.items() if source is not None and source.name.startswith("DEFAULT")}

@@ -1,0 +1,205 @@
+"""Read an edit from the user's checkout or from commits of theirs: the mutable files that differ from the incumbent."""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.errors import AutoresearchError, PreconditionError
+from agent.protocol.models import FILENAME
+from agent.repository.checkout import Checkout
+from agent.repository.workspace import Workspace
+from agent.source.encoding import decoded
+from agent.system.names import linked_part
+
+LARGEST_FILE = 2**20
+LARGEST_EDIT = 2**24
+MOST_NEW_FILES = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """An edit as it was found.
+
+    Attributes:
+        files: path relative to the workspace -> the complete new text of each mutable file that differs.
+        fresh: those of them that differ from HEAD, too, so that they are uncommitted.
+        tracked: other tracked files that differ, of which runs use the committed version. They are relative to the
+            workspace, or to the repository if they are outside of it.
+        untracked: other untracked files and folders.
+        undoes: those of `files` that lack changes which the session kept.
+    """
+
+    files: Mapping[str, str]
+    fresh: tuple[str, ...] = ()
+    tracked: tuple[str, ...] = ()
+    untracked: tuple[str, ...] = ()
+    undoes: tuple[str, ...] = ()
+
+
+class Refused(Exception):
+    """A file that cannot be part of an edit; the text follows its name: "is larger than 1 MiB"."""
+
+
+def require_rules(workspace: Workspace, base: str | None) -> None:
+    """Check that the checkout has the rules of the session and no unfinished operation.
+
+    Args:
+        base: a commit with the session's protocol; None for HEAD.
+
+    Raises:
+        PreconditionError: protocol.json differs, or a merge, rebase, cherry-pick or bisect is unfinished.
+    """
+    checkout = Checkout(workspace)
+    name = workspace.in_repository(FILENAME)
+    if name in checkout.changes() or (base is not None and not checkout.holds(name, workspace.tree(base).get(name))):
+        raise PreconditionError(
+            f"{FILENAME} has changes, and experiments under other rules are not comparable",
+            hint=f"put it back with `git restore {FILENAME}`, or commit it and start a session with another --tag",
+        )
+    checkout.require_no_operation()
+
+
+def in_checkout(workspace: Workspace, incumbent: str) -> Found:
+    """Return what differs in the working tree from the commit `incumbent`.
+
+    New files count if they match the protocol's globs and git does not ignore them. A deleted file does not: the
+    candidate still has it.
+
+    Raises:
+        PreconditionError: an edited file cannot be measured, or there are too many new files.
+    """
+    checkout, known, tree = Checkout(workspace), workspace.files(incumbent), workspace.tree(incumbent)
+    changed = checkout.changes()
+    untracked = workspace.git.lines("ls-files", "-z", "--others", "--exclude-standard")
+    inside = {name: path for name in (*workspace.staged(), *untracked) if (path := workspace.inside(name)) is not None}
+    pool = {*known, *(path for path in inside.values() if workspace.may_change(incumbent, path))}
+    new = [path for path in pool - {*known} if workspace.in_repository(path) in untracked]
+    if len(new) > MOST_NEW_FILES:
+        raise PreconditionError(
+            f"{len(new):,} untracked files match allowedGlobs, such as {sorted(new)[0]}",
+            hint="list those that are no part of the edit in .gitignore, then run the same command again",
+        )
+    files: dict[str, str] = {}
+    for path in sorted(pool):
+        name = workspace.in_repository(path)
+        if checkout.holds(name, tree.get(name)):
+            continue
+        try:
+            text = _text(workspace, incumbent, path)
+        except Refused as reason:
+            if path in known and name in changed:
+                raise PreconditionError(
+                    f"{path} {reason}, so the edit cannot be measured", hint=f"fix it, or `git restore {path}`"
+                ) from None
+            continue
+        if text is not None and text != known.get(path):
+            files[path] = text
+    _require_small(files)
+    return _found(workspace, files, incumbent, changed, untracked)
+
+
+def in_commits(workspace: Workspace, tip: str, incumbent: str) -> Found:
+    """Return what differs in the commit `tip` from the commit `incumbent`."""
+    known, theirs = workspace.files(incumbent), workspace.files(tip)
+    files = {path: text for path, text in theirs.items() if text != known.get(path)}
+    files = {path: text for path, text in files.items() if path in known or not workspace.refusal(incumbent, [path])}
+    _require_small(files)
+    before, after = workspace.tree(incumbent), workspace.tree(tip)
+    changed = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    mine = {workspace.in_repository(path) for path in files}
+    return Found(files, tracked=tuple(_shown(workspace, name) for name in changed if name not in mine))
+
+
+def own_commits(workspace: Workspace, branch: str, head: str) -> Sequence[str]:
+    """Return the commits that the user has added to a session's branch, the first one first.
+
+    Args:
+        head: where the session left the branch.
+
+    Returns:
+        Full hashes; empty if the branch is where it was, or has been rewritten or deleted.
+    """
+    at = workspace.resolve(f"refs/heads/{branch}")
+    if at is None or at == head or not workspace.is_ancestor(head, at):
+        return ()
+    return workspace.git.run("rev-list", "--reverse", "--topo-order", f"{head}..{at}").splitlines()
+
+
+def _found(
+    workspace: Workspace, files: Mapping[str, str], incumbent: str, changed: Sequence[str], untracked: Sequence[str]
+) -> Found:
+    mine = {workspace.in_repository(path): path for path in files}
+    best, checkout = workspace.tree(incumbent), Checkout(workspace)
+    # On another branch, a file with the incumbent's content differs from HEAD.
+    tracked = [name for name in changed if name not in mine and not (name in best and checkout.holds(name, best[name]))]
+    folders = workspace.git.lines("ls-files", "-z", "--others", "--exclude-standard", "--directory")
+    left = [name for name in folders if name not in best and not any(each.startswith(name) for each in mine)]
+    head, known = workspace.files(workspace.head), workspace.files(incumbent)
+    undoes = [path for path, text in files.items() if _undoes(head.get(path, ""), known.get(path, ""), text)]
+    return Found(
+        files,
+        fresh=tuple(mine[name] for name in sorted({*changed, *untracked} & {*mine})),
+        tracked=tuple(sorted(_shown(workspace, name) for name in tracked)),
+        untracked=tuple(sorted(_shown(workspace, name) for name in left)),
+        undoes=tuple(undoes),
+    )
+
+
+def _undoes(head: str, incumbent: str, text: str) -> bool:
+    """Return whether `text`, edited from `head`, lacks what the incumbent changed in it.
+
+    It does if it has lines that the incumbent replaced, or none of those that the incumbent added.
+    """
+    before, after, now = (Counter(each.splitlines()) for each in (head, incumbent, text))
+    replaced, added = before - after, after - before
+    return bool(replaced & now) or (bool(added) and not replaced and not added & now)
+
+
+def _text(workspace: Workspace, incumbent: str, path: str) -> str | None:
+    """Return the text of a mutable file of the checkout as git would commit it; None if the file does not exist.
+
+    Raises:
+        Refused: it cannot be part of a candidate.
+    """
+    file = workspace.folder / path
+    if linked_part(workspace.folder, path) is not None:
+        raise Refused("is a link or behind one")
+    try:
+        status = file.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused("is not a regular file")
+    if status.st_size > LARGEST_FILE:
+        raise Refused(f"is larger than {LARGEST_FILE // 2**20} MiB")
+    name = workspace.in_repository(path)
+    if name not in workspace.tree(incumbent) and (reason := workspace.refusal(incumbent, [path])):
+        raise Refused(f"cannot be added: the edit {reason}")
+    try:
+        content = workspace.as_committed(name)
+        text = decoded(path, content)
+    except (UnicodeError, AutoresearchError) as error:
+        raise Refused(
+            "is not valid text in UTF-8 or the encoding that it declares"
+            if isinstance(error, UnicodeError)
+            else f"cannot be read: {error}"
+        ) from None
+    if "\0" in text:
+        raise Refused("is not text")
+    return text
+
+
+def _require_small(files: Mapping[str, str]) -> None:
+    if sum(map(len, files.values())) > LARGEST_EDIT:
+        raise PreconditionError(
+            f"the edit has more than {LARGEST_EDIT // 2**20} MiB in {len(files)} files",
+            hint="list files that are no part of it in .gitignore, then run the same command again",
+        )
+
+
+def _shown(workspace: Workspace, name: str) -> str:
+    inside = workspace.inside(name)
+    return name if inside is None else f"{inside}{'/' * name.endswith('/')}"

@@ -1,0 +1,85 @@
+"""Start this program in the background, in a session of its own, and learn whether it has started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.errors import AutoresearchError
+from agent.system.files import last_lines
+from agent.system.invocation import here
+
+READY = "AUTORESEARCH_READY"  # the number of the descriptor through which the started program answers
+LARGEST_ANSWER = 2**20
+
+
+def log_of(session: Path) -> Path:
+    """Return the log of what runs in the background, in the folder of its session."""
+    return session / "background.log"
+
+
+def start(arguments: Sequence[str], log: Path) -> tuple[int, dict[str, Any]]:
+    """Start this program with these arguments, and return its process ID and its answer.
+
+    It gets no terminal, so that closing this one does not end it, and writes its output to `log`.
+
+    Raises:
+        AutoresearchError: the error with which it ended instead of answering.
+    """
+    fresh = not log.parent.exists()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                # -P: a folder `agent` in the current folder is not imported in place of the program.
+                [sys.executable, "-P", "-m", "agent", *arguments],
+                env={**os.environ, READY: str(writing)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=(writing,),
+            )
+    finally:
+        os.close(writing)
+    with os.fdopen(reading, "rb") as answers:
+        text = answers.read(LARGEST_ANSWER)
+    answer: dict[str, Any] = (
+        json.loads(text) if text else {"error": f"it ended at once: {' '.join(last_lines(log))}", "hint": ""}
+    )
+    if "error" not in answer:
+        return process.pid, answer
+    process.wait()
+    if fresh:  # a session that was refused leaves nothing behind
+        with contextlib.suppress(OSError):
+            log.unlink()
+            log.parent.rmdir()
+    error = AutoresearchError(answer["error"], hint=answer["hint"] or f"see its log {here(log)}")
+    error.exit_code = int(answer.get("code", 1))
+    raise error
+
+
+def tell(answer: dict[str, Any]) -> None:
+    """Answer the program that has started this one in the background, once. Otherwise do nothing."""
+    number = os.environ.pop(READY, "")
+    if not number.isdecimal():
+        return
+    with contextlib.suppress(OSError), os.fdopen(int(number), "w") as pipe:
+        pipe.write(json.dumps(answer))
+
+
+@contextlib.contextmanager
+def telling_errors() -> Iterator[None]:
+    """Pass an error on to the program that has started this one in the background, if it has no answer yet."""
+    try:
+        yield
+    except AutoresearchError as error:
+        tell({"error": str(error), "hint": error.hint, "code": error.exit_code})
+        raise
