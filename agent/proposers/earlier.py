@@ -24,9 +24,9 @@ from agent.journal.journal import fold
 from agent.journal.proposals import save
 from agent.system.files import read_bounded
 
-# At most this many experiments are used, of this many sessions, among this many folders.
+# At most this many experiments are used. This many sessions are read, of those in this many folders.
 MOST, MOST_SESSIONS, MOST_FOLDERS = 200, 20, 1000
-LARGEST_JOURNAL, LARGEST_COPY = 2**26, 2**23  # bytes
+LARGEST_JOURNAL, LARGEST_COPY = 2**25, 2**24  # bytes
 MOST_PARAMETERS, LONGEST_VALUE, LONGEST_DESCRIPTION = 200, 200, 200
 MOST_NOTES = 3
 FILE = "earlier.json"
@@ -78,9 +78,8 @@ def gather(journal: Path, session: Mapping[str, Any], first: str | None) -> Know
     """
     found: list[Earlier] = []
     skipped: list[str] = []
-    used = 0
-    for path in _latest(journal, first):
-        if len(found) >= MOST or used >= MOST_SESSIONS:
+    for path in _latest(journal, first)[:MOST_SESSIONS]:
+        if len(found) >= MOST:
             break
         try:
             if path.stat().st_size > LARGEST_JOURNAL:
@@ -89,7 +88,6 @@ def gather(journal: Path, session: Mapping[str, Any], first: str | None) -> Know
         except (AutoresearchError, OSError) as error:
             skipped.append(one_line(f"learned nothing from session {path.parent.name}: {error}"))
             continue
-        used += bool(those)
         found += _best_and_latest(those, MOST - len(found))
     return Knowledge(tuple(found), tuple(skipped[:MOST_NOTES]))
 
