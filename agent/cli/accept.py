@@ -53,7 +53,7 @@ class Desk:
         on_branch = Checkout(workspace).branch == self.branch
         require_rules(workspace, state.session["base"] if state.session and on_branch else None)
         if state.session is None:
-            recovery.require_startable(workspace, workspace.protocol, self.branch, self.tag, switch=False)
+            recovery.require_startable(workspace, self.branch, self.tag, switch=False)
         found = in_commits(workspace, commits[-1], head) if commits and not on_branch else in_checkout(workspace, head)
         if commits and on_branch:
             committed = in_commits(workspace, commits[-1], head).tracked

@@ -30,6 +30,7 @@ from agent.cli.options import (
     TrainingSeconds,
 )
 from agent.errors import UsageError
+from agent.format import one_line
 from agent.journal.paths import journal_path, require_own_state
 
 if TYPE_CHECKING:
@@ -58,6 +59,21 @@ class SessionFlags:
             envvar="AUTORESEARCH_SEED", metavar="N", help="Random seed for the proposals.", rich_help_panel=SESSION
         ),
     ] = 0
+    # `from` is a keyword.
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TAG",
+            help="Start a new session at the best of session TAG, instead of at HEAD.",
+            autocompletion=completion.tags,
+            rich_help_panel=SESSION,
+        ),
+    ] = None
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Learn nothing from the workspace's other sessions.", rich_help_panel=SESSION),
+    ] = False
     setup: Setup = True
     at_login: Annotated[
         bool | None,
@@ -282,7 +298,8 @@ class RunFlags:
     def values(self) -> dict[str, Any]:
         """Return the flags that a session keeps, by their names in `run`."""
         groups = (self.session, self.end, self.who, self.measure, self.tell)
-        return {name: value for group in groups for name, value in vars(group).items() if name in KEPT}
+        found = {name.rstrip("_"): value for group in groups for name, value in vars(group).items()}
+        return {name: found[name] for name in found if name in KEPT}
 
 
 def _whole(value: Any) -> bool:
@@ -304,6 +321,8 @@ def _flag(value: Any) -> bool:
 # The flags that a session keeps and what makes a value valid. Limits apply to one start and are not kept.
 KEPT: Mapping[str, Callable[[Any], bool]] = {
     "seed": _whole,
+    "from": _text,
+    "fresh": _flag,
     "training_seconds": _positive,
     "verdict": lambda value: value in ("confirm", "greedy"),
     "baseline_runs": lambda value: _whole(value) and value > 0,
@@ -343,7 +362,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
     from agent.proposers.choose import ProposerConfig
 
     values = flags.values()
-    given = given_in(values, defaults)
+    given = given_in(values, {name.rstrip("_") for name in defaults})
     kept, said = merged(folder, flags.session.tag, given)
     _require_consulted(given, kept)
     held = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
@@ -373,6 +392,8 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
         kept=kept,
         said=said,
         at_login=flags.session.at_login,
+        start=held["from"],
+        fresh=held["fresh"],
     )
 
 
@@ -425,6 +446,7 @@ def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, 
 
     Raises:
         PreconditionError: the journal came with the repository.
+        UsageError: `--from` is given for a session that has started elsewhere.
     """
     path = journal_path(folder, tag)
     if not path.exists():
@@ -432,7 +454,13 @@ def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, 
     from agent.journal.journal import fold  # imported here to keep --help fast
 
     require_own_state(folder)
-    kept = {name: value for name, value in fold(path).flags.items() if name in KEPT and KEPT[name](value)}
+    state = fold(path)
+    kept = {name: value for name, value in state.flags.items() if name in KEPT and KEPT[name](value)}
+    if state.session is not None and given.get("from") != kept.get("from") and "from" in given:
+        raise UsageError(
+            f"session {tag} has already started, so --from {one_line(given['from'])} cannot apply to it",
+            hint="leave it out, or start a new session with another --tag",
+        )
     changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
     left = _but_who(kept) if not set(WHO).isdisjoint(given) else kept
     said = [f"{_flag_of(name)} is now {given[name]}; it was {kept[name]}" for name in changed]

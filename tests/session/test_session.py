@@ -84,7 +84,7 @@ def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
 def test_same_command_resumes_to_same_end(quick: Path, program: Cli) -> None:
     whole = program(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
     git(quick, "checkout", "--quiet", "main")
-    assert program(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
+    assert program(quick, "run", "--tag", "t", "--fresh", "--max-experiments", "2", "--seed", "3").returncode == 0
     assert program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
     again = program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
     assert again.returncode == 0

@@ -80,6 +80,8 @@ class Seen:
                 self.take("proposal", json.loads(path.read_text()))
             elif path.name == "edit.json":
                 self.take("edit", json.loads(path.read_text()))
+            elif path.name == "earlier.json":
+                self.take("earlier", json.loads(path.read_text()))
             elif path.name == "baseline.json":
                 self.take("baseline-record", json.loads(path.read_text()))
 
@@ -109,6 +111,9 @@ def ordinary(folder: Path, seen: Seen) -> None:
     seen.json("show", folder, "show", "best")
     seen.json("field", folder, "field", "--minutes", "2", "--sandbox", "off")
     claimed(folder, seen)
+    seen.lines("run", run(folder, "--from", "t", "--max-experiments", "1", "--json", "--no-report", tag="u").stdout)
+    for command in ("status", "report"):
+        seen.json(command, folder, command)
     with (folder / "results.tsv").open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             seen.take("results", row)
