@@ -96,7 +96,9 @@ def test_budget_is_that_of_the_measurements(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--training-seconds", "20", "--max-experiments", "1")
     path = journal_path(quick, "t")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps({**line, **({"flags": {}} if "flags" in line else {})}) + "\n" for line in lines))
+    path.write_text(
+        "".join(json.dumps({**line, **({"flags": {}} if "flags" in line else {})}) + "\n" for line in lines)
+    )
     session(quick, cli, "--max-experiments", "2")
     assert "training_seconds was 20" in session(quick, cli, "--training-seconds", "30", code=3)
     assert cli(quick, "confirm").returncode == 0
