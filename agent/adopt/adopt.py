@@ -104,7 +104,7 @@ def branch_for(checkout: Checkout, workspace: Workspace, protocol: Protocol, sta
 
     Raises:
         UsageError: `onto` does not exist, or is the branch of a session.
-        PreconditionError: there is no such branch.
+        PreconditionError: none of these branches exists.
     """
     assert state.session is not None
     if onto is not None:

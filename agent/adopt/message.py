@@ -56,7 +56,8 @@ def _gained(state: State, choice: Choice) -> str:
         return "not measured"
     found, baseline, best = choice.confirmation, state.baseline, state.incumbent
     if found is not None:
-        before, after = found["means"].get("a"), found["means"].get("b")
+        means = found.get("means", {})
+        before, after = means.get("a"), means.get("b")
     else:
         after = estimate(best) if best is not None and best.commit == choice.commit else None
         before = estimate(baseline) if baseline else None
@@ -73,6 +74,8 @@ def _evidence(choice: Choice) -> list[str]:
     runs = found.get("runs", {})
     by = f"; {runs.get('a')} held-out runs of the baseline, {runs.get('b')} of these changes" if runs else ""
     caveats = "".join(f", {word}" for word in found.get("reservations", ()))
+    if any(found.get(name) is None for name in ("gain", "low", "high")):
+        return [f"Gain: {word}{caveats}"]
     interval = f"95 % interval {figure(found['low'])} to {figure(found['high'])}"
     lines = [f"Gain: {figure(found['gain'])} {word}{caveats}, {interval}{by}"]
     if found.get("seeds"):

@@ -17,8 +17,8 @@ def adopt(
     which: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="best|N...",
-            help="Numbers of kept experiments; by default the best, with all of them.",
+            metavar="N",
+            help="Numbers of kept experiments, or `best`, the default: all of them.",
             autocompletion=completion.experiments,
         ),
     ] = None,
