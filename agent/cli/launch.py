@@ -371,11 +371,7 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         print(json.dumps({"event": "summary", **summary, "report": str(page) if page else None}), flush=True)
         return
     commit = (summary["best_commit"] or "")[:7]
-    print(
-        "\n".join(
-            closing(session.state, summary, commit, str(session.journal.path.parent), session.runner.workspace.top)
-        )
-    )
+    print("\n".join(closing(session.state, summary, commit, str(session.journal.path.parent))))
     if page is not None:
         print(f"report    {page}")
 

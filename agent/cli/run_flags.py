@@ -36,6 +36,7 @@ from agent.journal.paths import journal_path, require_own_state
 if TYPE_CHECKING:
     from agent.cli.launch import RunConfig
     from agent.decision.limits import Limits
+    from agent.journal.state import State
 
 
 @dataclass(frozen=True)
@@ -363,9 +364,12 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
 
     values = flags.values()
     given = given_in(values, {name.rstrip("_") for name in defaults})
-    kept, said = merged(folder, flags.session.tag, given)
+    state = _state_of(folder, flags.session.tag)
+    kept, said = merged(state, given)
     _require_consulted(given, kept)
     held = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
+    if "training_seconds" not in {*given, *kept}:
+        held["training_seconds"] = _measured_budget(state)
     measure, tell, end = flags.measure, flags.tell, flags.end
     return RunConfig(
         tag=flags.session.tag,
@@ -436,13 +440,8 @@ def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
         raise UsageError(f"{_flag_of(idle[0])} needs --model or --agent", hint="add one of them, or drop the flag")
 
 
-def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the flags that apply to a start of session `tag`, and a note for each that has changed.
-
-    Args:
-        folder: the workspace.
-        tag: the session.
-        given: the flags of this start, by their names in KEPT.
+def _state_of(folder: Path, tag: str) -> State | None:
+    """Return the state of the session that a start resumes; None for a new one.
 
     Raises:
         PreconditionError: the journal came with the repository.
@@ -450,15 +449,34 @@ def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, 
     """
     path = journal_path(folder, tag)
     if not path.exists():
-        return {name: value for name, value in given.items() if value != math.inf}, []
+        return None
     from agent.journal.journal import fold  # imported here to keep --help fast
 
     require_own_state(folder)
-    state = fold(path)
+    return fold(path)
+
+
+def _measured_budget(state: State | None) -> float | None:
+    """Return the training budget that a session was measured with, whether or not its flags say so; None if new."""
+    known = state.session.get("fingerprint") if state and state.session else None
+    found = known.get("training_seconds") if isinstance(known, Mapping) else None
+    return found if found is not None and _positive(found) and found > 0 else None
+
+
+def merged(state: State | None, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the flags that apply to a start, and a note for each that has changed.
+
+    Args:
+        state: of the session that it resumes; None for a new one.
+        given: the flags of this start, by their names in KEPT.
+    """
+    if state is None:
+        return {name: value for name, value in given.items() if value != math.inf}, []
     kept = {name: value for name, value in state.flags.items() if name in KEPT and KEPT[name](value)}
     if state.session is not None and given.get("from") != kept.get("from") and "from" in given:
         raise UsageError(
-            f"session {tag} has already started, so --from {one_line(given['from'])} cannot apply to it",
+            f"session {state.session['tag']} has already started, so --from {one_line(given['from'])} cannot apply "
+            "to it",
             hint="leave it out, or start a new session with another --tag",
         )
     changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]

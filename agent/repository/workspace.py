@@ -130,11 +130,11 @@ class Workspace:
         content = self.content(commit, path)
         return None if content is None else content.decode(errors="surrogateescape")
 
-    def without(self, text: str, after: str, before: str) -> str | None:
-        """Return `text` with the change from `before` to `after` reverted, or None if later changes conflict."""
+    def merge(self, ours: str, base: str, theirs: str) -> str | None:
+        """Return `ours` with the changes from `base` to `theirs`, or None if they conflict with its own."""
         with tempfile.TemporaryDirectory() as scratch:
-            paths = [Path(scratch) / name for name in ("text", "after", "before")]
-            for path, content in zip(paths, (text, after, before), strict=True):
+            paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
+            for path, content in zip(paths, (ours, base, theirs), strict=True):
                 _write(path, content)
             try:
                 self.git.run("merge-file", "--quiet", *map(str, paths))
@@ -209,6 +209,21 @@ class Workspace:
         """Commit `files` on top of `parent`, without a ref. Raises Violation if a file may not change."""
         if refusal := self.refusal(parent, [*files]):
             raise Violation(f"the proposal {refusal}")
+        return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
+
+    def commit_files(self, parent: str, files: Mapping[str, str], message: str) -> str:
+        """Commit mutable files on top of `parent` in the name of the user. No ref keeps the commit yet.
+
+        Raises:
+            PreconditionError: a file may not change there, or git does not know the user's name.
+        """
+        if refusal := self.refusal(parent, [*files]):
+            raise PreconditionError(f"the commit {refusal}")
+        if not self.git.knows_user:
+            raise PreconditionError(
+                "git does not know your name and address, which the commit needs",
+                hint="set them with `git config user.name NAME` and `git config user.email ADDRESS`",
+            )
         return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
