@@ -5,10 +5,10 @@ values that were tried, that is lost if only this constant stays fixed, alone or
 of variance designs for model output, 1999, equation for the total index). Values are exchanged between experiments, so
 that the model is asked near what was measured; this is the model reliance of Fisher, Rudin and Dominici (All Models are
 Wrong, but Many are Useful, 2019). The interval comes from functions drawn from the posterior (Marrel et al.,
-Calculations of Sobol indices for the Gaussian process metamodel, 2009) of models of random parts of the experiments, which covers
-the uncertainty of the length scales and of the exchanges (Le Gratiet et al., A Bayesian approach for global sensitivity
-analysis of (multifidelity) computer codes, 2014). Length scales themselves are no measure of importance: a linear
-effect has a long one (Paananen et al., Variable selection for Gaussian processes, 2019).
+Calculations of Sobol indices for the Gaussian process metamodel, 2009) of models of random parts of the experiments,
+which covers the uncertainty of the length scales and of the exchanges (Le Gratiet et al., A Bayesian approach for
+global sensitivity analysis of (multifidelity) computer codes, 2014). Length scales themselves are no measure of
+importance: a linear effect has a long one (Paananen et al., Variable selection for Gaussian processes, 2019).
 """
 
 from __future__ import annotations

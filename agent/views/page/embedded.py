@@ -47,9 +47,8 @@ def embedded(workspace: Workspace, sessions: Sequence[Session]) -> list[dict[str
     for each in made:
         for row in each["rows"]:
             row["short"] = [key for key in ("why", "diff", "log") if row[key] and len(row[key]) > cap]
-            # The end of a log says how the run ended.
-            row |= {"why": row["why"][:cap], "log": row["log"][len(row["log"]) - min(cap, len(row["log"])) :]}
-            row["diff"] = row["diff"] and row["diff"][:cap]
+            for key in row["short"]:
+                row[key] = _shortened(row[key], cap, end=key == "log")
     return made
 
 
@@ -155,6 +154,14 @@ def _cap(texts: Sequence[str], room: int) -> int:
     sizes = [(len(text), len(in_html(text).encode(errors="replace"))) for text in texts]
     fitting = (cap for cap in CAPS if sum(size * min(1.0, cap / length) for length, size in sizes) <= room)
     return next(fitting, 0)
+
+
+def _shortened(text: str, cap: int, end: bool) -> str:
+    """Return the whole lines within the first `cap` characters, or the last ones, as a log's end says how it ended."""
+    if end:
+        kept = text[len(text) - cap :]
+        return kept.partition("\n")[2] if "\n" in kept else kept
+    return text[:cap].rpartition("\n")[0] or text[:cap]
 
 
 def _without_texts(rows: Sequence[Session]) -> list[dict[str, Any]]:

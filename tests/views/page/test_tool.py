@@ -197,10 +197,15 @@ def test_filters_and_search(made: Made, page: Page) -> None:
     assert 500 in page.run(NUMBERS)
     assert len(page.run(NUMBERS)) < 20
     page.run(f"{FORM}.querySelector('input').select()")
-    page.type("DEPTH=1 out of memory")  # a constant and a reason
+    first = next(row["number"] for row in rows(made) if row["reason"] == "out of memory")
+    page.run("window.data = JSON.parse(document.getElementById('s0-data').textContent)")
+    depth = "data.rows[%s].p[data.constants.findIndex(c => c.name === 'DEPTH')]"
+    value = page.run(depth % first)
+    page.type(f"depth={value:g} out of memory")  # a constant and a reason
     found = page.run(NUMBERS)
-    assert found
+    assert first in found
     assert all(rows(made)[n]["reason"] == "out of memory" for n in found)
+    assert set(page.run(f"{NUMBERS}.map(n => {depth % 'n'})")) == {value}
     page.run(f"{FORM}.querySelector('input').select()")
     page.type("<script>document")
     assert page.run(NUMBERS)
@@ -214,6 +219,7 @@ def test_drag_zooms_and_double_click_resets(page: Page) -> None:
     assert page.run("[document.querySelector('.from').value, document.querySelector('.to').value]") == ["300", "400"]
     assert page.run("document.querySelector('.wide .plot').getBoundingClientRect().width") == 0
     assert page.run("document.querySelector('.wide .brush')") is None
+    assert page.run("document.querySelector('.zoom .range').innerText").startswith("Drawn: #300 to #400.")
     x, y = middle(page, '.wide .part .pt[data-n="350"]')
     page.move(x, y)
     assert page.run("document.querySelector('.tip').innerText").startswith("#350 ")

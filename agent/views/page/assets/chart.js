@@ -156,6 +156,11 @@ function showRange(session, from, to) {
   form.querySelector(".to").value = to;
   form.querySelector(".whole").disabled = session.chart.range === null;
   [slider.min, slider.max] = [from, to];
+  // The legend and the caption count for the whole session.
+  const outside = session.chart.drawings[0].svg.querySelectorAll(".part .far").length;
+  const far = outside === 1 ? " A triangle marks one value out of this range." : ` Triangles mark ${outside} values out of this range.`;
+  form.querySelector(".range").textContent = session.chart.range ? `Drawn: #${from} to #${to}.${outside ? far : ""}` : "";
+  session.chart.frame.classList.toggle("zoomed", session.chart.range !== null);
   dim(session);
   ring(session);
 }
@@ -166,7 +171,8 @@ function drawPart(session, drawing, from, to) {
   const before = kept.filter((row) => row.n < from).pop();
   const best = [...(before ? [before] : []), ...kept.filter((row) => row.n >= from)];
   const values = inside.map((row) => row.v).filter((value) => value !== null);
-  const known = best.length ? best.map((row) => row.m) : values;
+  // The middle of the values counts like a best one: most points of a late part are worse, but near.
+  const known = [...best.map((row) => row.m), ...[...values].sort((a, b) => a - b).slice(values.length / 2, values.length / 2 + 1)];
   const [low, high] = known.length ? interesting(known, values.length ? values : known, noise ?? 0, down) : [0, 1];
   const y = axis(low, high, box.bottom, box.top), x = axis(from, to, box.left + 10, box.right - 8);
   const lane = box.bottom + box.lane / 2, floor = box.bottom + box.lane;
@@ -203,13 +209,14 @@ function partLabels(session, steps, box) {
     const told = `#${row.n} ${session.told(row.n).what}`;
     const text = told.length > longest ? `${told.slice(0, longest - 1).trimEnd()}…` : told;
     const long = 0.56 * (box.size - 1) * text.length;
-    for (const [left, up] of [[start - 9 - long, 0], [start + 9, -9], [start + 9, 14], [start - 9 - long, 14]]) {
+    for (const [anchor, up] of [["end", 0], ["start", -9], ["start", 14], ["end", 14]]) {
+      const left = anchor === "end" ? start - 9 - long : start + 9;
       const at = { left, right: left + long, top: level + up - 6, bottom: level + up + 7 };
       const fits = at.left >= box.left && at.right <= box.right && at.top >= box.top && at.bottom <= box.bottom;
       const meets = taken.some((each) => at.left < each.right && each.left < at.right && at.top < each.bottom && each.top < at.bottom);
       if (!fits || meets) continue;
       taken.push(at);
-      const label = letters(left, level + up + 4, text, "label");
+      const label = letters(anchor === "end" ? start - 9 : start + 9, level + up + 4, text, "label", anchor);
       found.push(add(label, { "stroke-width": 3, "paint-order": "stroke", "stroke-linejoin": "round" }, []));
       break;
     }

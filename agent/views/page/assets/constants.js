@@ -8,11 +8,13 @@ function beginConstants(session) {
   const names = [...section.querySelectorAll("table.constants th[scope=row]")];
   names.forEach((cell, index) => {
     select.append(element("option", { value: index }, cell.textContent));
-    cell.replaceChildren(button(cell.textContent, () => {
+    const choice = button("", () => {
       select.value = index;
       drawScatter(session);
       figure.scrollIntoView({ block: "nearest" });
-    }, { class: "link" }));
+    }, { class: "link" });
+    choice.append(...cell.childNodes);
+    cell.append(choice);
   });
   select.addEventListener("change", () => drawScatter(session));
   whenSeen(figure, () => drawScatter(session));

@@ -29,8 +29,9 @@ function closePanel() {
   document.documentElement.classList.remove("opened");
   history.replaceState(null, "", location.pathname + location.search);
   choose(opened, null);
-  opened = null;
   if (opener && opener.isConnected) opener.focus({ preventScroll: true });
+  hideTip(opened.chart); // the slider shows it when it gets the focus
+  opened = null;
 }
 
 function choose(session, number) {

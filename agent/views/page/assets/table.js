@@ -47,15 +47,16 @@ function sortBy(session, index) {
 const shownOrder = (session) =>
   [...session.table.body.rows].filter((row) => !row.hidden).map((row) => Number(row.cells[0].textContent));
 
-// All of an experiment that a search looks at, in small letters: description, reason, NAME=value, diff.
-function haystack(session, row) {
-  session.haystacks ??= new Map();
-  if (!session.haystacks.has(row.n)) {
-    const named = row.p.map((value, index) => `${session.data.constants[index].name}=${setting(value)}`);
-    const texts = [`#${row.n}`, session.row(row.n).cells[4].textContent, ...named, row.diff ?? ""];
-    session.haystacks.set(row.n, texts.join("\n").toLowerCase());
+// Whether an experiment has a word, in small letters: in its description, its reason or its diff, or as NAME=value.
+function has(session, row, word) {
+  session.texts ??= new Map();
+  if (!session.texts.has(row.n)) {
+    const named = row.p.map((value, index) => `${session.data.constants[index].name}=${setting(value)}`.toLowerCase());
+    const text = [`#${row.n}`, session.row(row.n).cells[4].textContent, row.diff ?? ""].join("\n").toLowerCase();
+    session.texts.set(row.n, { text, named: new Set(named) });
   }
-  return session.haystacks.get(row.n);
+  const { text, named } = session.texts.get(row.n);
+  return named.has(word) || text.includes(word);
 }
 
 function filter(session) {
@@ -64,7 +65,7 @@ function filter(session) {
   const verdict = form.querySelector(".verdicts").value, by = form.querySelector(".proposers").value;
   const fits = (row) =>
     (!verdict || row.k === verdict || row.s === verdict && verdict === "keep") &&
-    (!by || row.by === by) && words.every((word) => haystack(session, row).includes(word));
+    (!by || row.by === by) && words.every((word) => has(session, row, word));
   const found = new Set(rows.filter(fits).map((row) => row.n));
   for (const row of body.rows) row.hidden = !found.has(Number(row.cells[0].textContent));
   session.shown = found.size < rows.length ? found : null;
