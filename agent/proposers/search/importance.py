@@ -29,15 +29,19 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-# Models, each of a part of the experiments; functions drawn from each; experiments whose constants are exchanged.
-REFITS, DRAWS, BASES = 12, 20, 48
+# Models, each of a part of the experiments, and functions drawn from each.
+REFITS, DRAWS = 12, 20
+# Experiments whose constants are exchanged: as many as give this many points, within bounds. Time grows cubically.
+ALL_POINTS, FEWEST_BASES, MOST_BASES = 1000, 24, 100
 PART = 0.7
-MOST_FITTED = 300  # experiments in one model, which takes cubic time
+MOST_FITTED = 200  # experiments in one model, which takes cubic time
 INTERVAL = (5, 95)  # percent
 # A lower end below this counts as 0: an index is never negative, so that of a constant without effect is above 0 too.
 FLOOR = 0.05
 # Fewer experiments than this, or fewer of them with another value of the constant, do not tell.
 FEWEST_MEASURED, FEWEST_OTHERS = 10, 3
+# A model that predicts less than this fraction of the variance of the experiments that it did not see tells nothing.
+LEAST_EXPLAINED = 0.2
 WIDEST = 0.6  # of an interval that tells something
 MOST_CONSTANTS = 40
 LOG_FROM = 10.0  # ratio of the largest to the smallest tried value from which the logarithm is used
@@ -121,33 +125,45 @@ def _drawn(
 
     points, wanted, group, random = np.array(rows), np.array(targets), groups(space), np.random.default_rng(0)
     places = {d.key: np.flatnonzero(group == i) for i, d in enumerate(space.dimensions)}
-    found = np.concatenate(
-        [_indices(points, wanted, group, [places[key] for key in keys], random) for _ in range(REFITS)]
-    )
+    refits = [_indices(points, wanted, group, [places[key] for key in keys], random) for _ in range(REFITS)]
+    if np.median([explained for _, explained in refits]) < LEAST_EXPLAINED:
+        return {}
+    found = np.concatenate([shares for shares, _ in refits])
     low, middle, high = np.percentile(found, (INTERVAL[0], 50, INTERVAL[1]), axis=0)
     low = np.where(low < FLOOR, 0.0, low)
     return {key: (float(middle[i]), float(low[i]), float(high[i])) for i, key in enumerate(keys)}
 
 
-def _indices(points: Array, wanted: Array, group: Array, places: Sequence[Array], random: np.random.Generator) -> Array:
-    """Return the indices of all constants in DRAWS functions of one model, of shape (DRAWS, constants)."""
+def _indices(
+    points: Array, wanted: Array, group: Array, places: Sequence[Array], random: np.random.Generator
+) -> tuple[Array, float]:
+    """Return the indices of all constants in functions of one model of a part of the experiments.
+
+    Returns:
+        The indices, of shape (DRAWS, constants), and the fraction of the variance of the other experiments that the
+        model predicts; negative if it predicts them worse than the mean does.
+    """
     import numpy as np
 
     from agent.proposers.search.gaussian_process import fit
 
     # Without replacement: a point that occurs twice with the same value would look like one without noise.
-    chosen = random.permutation(len(points))[: min(math.ceil(PART * len(points)), MOST_FITTED)]
+    order, size = random.permutation(len(points)), min(math.ceil(PART * len(points)), MOST_FITTED)
+    chosen, others = order[:size], order[size:]
     model = fit(points[chosen], wanted[chosen], group)
-    base = random.integers(len(points), size=BASES)
+    wrong = (wanted[others] - model.predict(points[others])[0]) ** 2
+    explained = 1 - wrong.mean() / max(float(((wanted[others] - wanted[chosen].mean()) ** 2).mean()), 1e-12)
+    count = min(max(ALL_POINTS // (len(places) + 1), FEWEST_BASES), MOST_BASES)
+    base = random.integers(len(points), size=count)
     moved = [_exchanged(points, base, features, random) for features in places]
     whole = np.concatenate([points[base], *(each for each, _ in moved)])
     different, index = np.unique(whole, axis=0, return_inverse=True)
-    drawn = model.draw(different, DRAWS, random)[:, index.ravel()].reshape(DRAWS, len(places) + 1, BASES)
+    drawn = model.draw(different, DRAWS, random)[:, index.ravel()].reshape(DRAWS, len(places) + 1, count)
     weights = np.array([weight for _, weight in moved])
     lost = 0.5 * (weights * (drawn[:, :1] - drawn[:, 1:]) ** 2).mean(axis=2)
     variance = drawn[:, 0].var(axis=1, ddof=1)
     shares: Array = np.minimum(lost / np.maximum(variance, 1e-12)[:, None], 1.0)
-    return shares
+    return shares, float(explained)
 
 
 def _exchanged(points: Array, base: Array, features: Array, random: np.random.Generator) -> tuple[Array, Array]:

@@ -110,7 +110,7 @@ def _row(row: Session, each: CloseUp, names: Sequence[str], points: int) -> dict
         "m": _number(row["metric"]),
         "g": _number(row["effect"]),
         "t": _number(row["seconds"]),
-        "by": row["proposer"],
+        "by": plain(row["proposer"]),
         "p": [_value(each.parameters.get(name)) for name in names],
         "runs": [[run.side, _number(run.metric), _number(run.seconds), run.note] for run in each.runs],
         "why": each.reasoning,

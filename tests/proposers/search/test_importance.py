@@ -52,7 +52,7 @@ def named(found: list[Importance]) -> dict[str, Importance]:
 
 
 def test_what_matters_comes_first() -> None:
-    chance = random.Random(1)
+    chance = random.Random(0)
     history = []
     for number in range(60):
         point = [chance.random() for _ in NAMES]
@@ -121,9 +121,11 @@ def test_too_few_experiments_do_not_tell() -> None:
     assert named(importances(None, once, "minimize"))["RARE"].share is None
 
 
-def test_noise_alone_makes_nothing_important() -> None:
-    found = [each for seed in range(5) for each in importances(None, session(lambda _: 1.0, 50, seed)[0], "minimize")]
-    assert sum(each.share is None or each.low == 0.0 for each in found) >= 0.9 * len(found)
+@pytest.mark.parametrize("count", [30, 100])
+def test_noise_alone_tells_nothing(count: int) -> None:
+    for seed in range(4):
+        history, _ = session(lambda _: 1.0, count, seed)
+        assert [each.share for each in importances(None, history, "minimize")] == [None] * len(NAMES)
 
 
 def test_odd_histories_do_not_fail() -> None:

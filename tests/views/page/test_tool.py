@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.common.browser import Page, browser, find
-from tests.common.journals import HOSTILE, NAMES
+from tests.common.journals import HOSTILE, NAMES, JournalBuilder
 from tests.common.reports import LONG, Made
 
 PROGRAM = find()
@@ -265,6 +265,28 @@ def test_constants_are_drawn_against_the_metric(page: Page) -> None:
     shares = page.run("[...document.querySelectorAll('table.constants .share')].map(c => c.innerText)")
     assert len(shares) == len(NAMES)
     assert all(" to " in share for share in shares)
+
+
+def test_constant_with_values_of_several_types_is_drawn(made: Made, opened: Page) -> None:
+    journal = made.folder / ".autoresearch" / "sessions" / "types" / "journal.jsonl"
+    JournalBuilder("types").baseline().mixed(30).save(journal)
+    journal.write_text(journal.read_text().replace('"DEPTH": 1.0', '"DEPTH": "<b>deep</b>"'))
+    opened.open(made.report("types"))
+    opened.run("document.querySelector('.scatter').scrollIntoView()")
+    opened.run(SETTLED)
+    for name in NAMES:
+        place = f"[...document.querySelectorAll('.scatter option')].findIndex(o => o.textContent === '{name}')"
+        choose(opened, ".scatter select", opened.run(place))
+        assert opened.run("document.querySelectorAll('.scatter .pt').length") == 31
+        assert "NaN" not in opened.run("document.querySelector('.scatter .drawing').innerHTML")
+    assert opened.run("document.querySelectorAll('.scatter b').length") == 0
+    assert opened.console == []
+
+
+def test_print_has_the_figures_that_were_not_yet_in_view(page: Page) -> None:
+    assert page.run("document.querySelectorAll('.scatter svg').length") == 0
+    assert page.pdf().startswith(b"%PDF")
+    assert page.run("document.querySelectorAll('.scatter svg, .about-curves svg').length") == 2
 
 
 def test_learning_curves_over_one_another(page: Page) -> None:

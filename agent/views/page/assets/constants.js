@@ -27,7 +27,8 @@ function redrawScatter(session) {
 
 function scatterAxis(constant, values, first, last) {
   if (constant.choices) {
-    const choices = constant.choices.filter((choice) => values.includes(choice));
+    // Earlier versions of a recipe may have had other choices.
+    const choices = [...new Set([...constant.choices, ...values])].filter((choice) => values.includes(choice));
     const place = (value) => first + ((choices.indexOf(value) + 0.5) / choices.length) * (last - first);
     return [place, choices.map((choice) => [place(choice), setting(choice)])];
   }
@@ -45,7 +46,7 @@ function drawScatter(session) {
   const index = Number(select.value), constant = constants[index];
   const width = Math.max(260, drawing.clientWidth), height = 320;
   const box = { left: 66, top: 12, right: width - 12, bottom: height - 64 }, lane = box.bottom + 12;
-  const known = rows.filter((row) => row.p[index] !== null);
+  const known = rows.filter((row) => (constant.choices ? row.p[index] !== null : typeof row.p[index] === "number"));
   const [x, marks] = scatterAxis(constant, known.map((row) => row.p[index]), box.left, box.right);
   const best = rows.filter((row) => row.s === "keep" && row.m !== null).map((row) => row.m);
   const values = known.map((row) => row.v).filter((value) => value !== null);

@@ -86,6 +86,12 @@ function begin() {
   }
   beginCommands();
   addEventListener("hashchange", () => follow(sessions));
+  addEventListener("beforeprint", () => {
+    for (const session of sessions) {
+      if (session.scatter && !session.scatter.drawing.firstChild) drawScatter(session);
+      showCurves(session);
+    }
+  });
   follow(sessions);
 }
 
