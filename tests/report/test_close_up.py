@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from agent.protocol.load import load_protocol
 from agent.report.close_up import LONGEST_LINE, TAIL_LINES, close_ups
 from agent.repository.workspace import Workspace
 from tests.common.journals import FINGERPRINT, Writer
 from tests.common.workspaces import Cli, commit_many, git
+
+SESSION: dict[str, Any] = {
+    "branch": "autoresearch/t",
+    "metric": "val_bpb",
+    "direction": "minimize",
+    "seed": 0,
+    "proposer": "search",
+}
+PROPOSAL: dict[str, Any] = {"proposer": "search", "description": "d", "reasoning": "", "parameters": {}}
 
 
 def test_real_session_has_diffs_logs_and_runs(quick: Path, cli: Cli) -> None:
@@ -35,13 +45,11 @@ def test_runs_name_their_side(quick: Path) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("first\n" + "x" * 5000 + "\n\x1b[31mred\x1b[0m \u202e\n" + "line\n" * 30)
     write = Writer()
-    about = {"branch": "autoresearch/t", "metric": "val_bpb", "direction": "minimize", "seed": 0, "proposer": "search"}
-    write("session", tag="t", base=base, pid=1, fingerprint=FINGERPRINT, **about)
+    write("session", tag="t", base=base, pid=1, fingerprint=FINGERPRINT, **SESSION)
     for number, of in ((0, base), (1, commit)):
-        about = {"proposer": "search", "description": "d", "reasoning": "", "parameters": {}, "digest": str(number)}
-        write("proposed", number=number, files=["train.py"], **about)
+        write("proposed", number=number, files=["train.py"], digest=str(number), **PROPOSAL)
         write("committed", number=number, commit=of)
-        run = {"seconds": 3.0, "secondary": {}, "error": None, "out_of_memory": False, "log": str(log)}
+        run: dict[str, Any] = {"seconds": 3.0, "secondary": {}, "error": None, "out_of_memory": False, "log": str(log)}
         write("started", number=number, run=1, pid=9, born=0.0, log=str(log))
         write("measured", number=number, run=1, metric=1.0 + number, **run)
         if number:
@@ -77,10 +85,8 @@ def test_log_outside_of_the_workspace_is_not_read(quick: Path, tmp_path: Path) -
     secret.write_text("secret\n")
     write = Writer()
     base = git(quick, "rev-parse", "HEAD")
-    about = {"branch": "autoresearch/t", "metric": "val_bpb", "direction": "minimize", "seed": 0, "proposer": "search"}
-    write("session", tag="t", base=base, pid=1, fingerprint=FINGERPRINT, **about)
-    about = {"proposer": "search", "description": "d", "reasoning": "", "parameters": {}, "digest": "0"}
-    write("proposed", number=0, files=[], **about)
+    write("session", tag="t", base=base, pid=1, fingerprint=FINGERPRINT, **SESSION)
+    write("proposed", number=0, files=[], digest="0", **PROPOSAL)
     write("committed", number=0, commit=base)
     write("started", number=0, run=1, pid=9, born=0.0, log=str(secret))
     write("measured", number=0, run=1, metric=1.0, seconds=1.0, secondary={}, error=None, log=str(secret))

@@ -136,7 +136,8 @@ def test_odd_histories_do_not_fail() -> None:
     assert only.share is None
     crashed = [experiment(n, {"A": float(n)}, None) for n in range(30)]
     assert [each.share for each in importances(None, crashed, "minimize")] == [None]
-    far = [experiment(n, {"A": 10.0 ** (10 * n), "B": "x" * n, "C": n % 3 == 0}, 10.0**n) for n in range(30)]
+    odd: list[dict[str, Value]] = [{"A": 10.0 ** (10 * n), "B": "x" * n, "C": n % 3 == 0} for n in range(30)]
+    far = [experiment(n, each, 10.0**n) for n, each in enumerate(odd)]
     assert len(importances(None, far, "minimize")) == 3
     missing = [experiment(n, {"A": n} if n else {"A": n, "B": 1}, float(n)) for n in range(30)]
     assert [each.dimension.name for each in importances(None, missing, "minimize")] == ["A"]
@@ -145,7 +146,10 @@ def test_odd_histories_do_not_fail() -> None:
 
 
 def test_values_that_were_tried_give_the_space() -> None:
-    parameters = [{"RATE": 0.01, "DEPTH": 4, "KIND": "a"}, {"RATE": 0.5, "DEPTH": 6, "KIND": "b"}]
+    parameters: list[dict[str, Value]] = [
+        {"RATE": 0.01, "DEPTH": 4, "KIND": "a"},
+        {"RATE": 0.5, "DEPTH": 6, "KIND": "b"},
+    ]
     rate, depth, kind = observed([experiment(n, each, 1.0) for n, each in enumerate(parameters)]).dimensions
     assert (rate.kind, rate.low, rate.high, rate.log) == ("float", 0.01, 0.5, True)
     assert (depth.kind, depth.log) == ("int", False)

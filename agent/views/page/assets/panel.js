@@ -15,7 +15,7 @@ function openPanel(session, number, from = null) {
   panel.hidden = false;
   panel.scrollTop = 0;
   document.documentElement.classList.add("opened");
-  history.replaceState(null, "", `#${session.prefix}${number}`);
+  address(`#${session.prefix}${number}`);
   choose(session, number);
   hideTip(session.chart);
   // On a phone the panel covers the lower part: bring the chart into the upper one.
@@ -27,11 +27,20 @@ function closePanel() {
   if (panel.hidden) return;
   panel.hidden = true;
   document.documentElement.classList.remove("opened");
-  history.replaceState(null, "", location.pathname + location.search);
+  address(location.pathname + location.search);
   choose(opened, null);
   if (opener && opener.isConnected) opener.focus({ preventScroll: true });
   hideTip(opened.chart); // the slider shows it when it gets the focus
   opened = null;
+}
+
+// Keep the address of what is shown, without a step in the history and without a jump.
+function address(text) {
+  try {
+    history.replaceState(null, "", text);
+  } catch {
+    // Some browsers refuse it to a page from disk; then only the link is missing.
+  }
 }
 
 function choose(session, number) {
@@ -89,10 +98,10 @@ function panelParts(session, row) {
     event.target.textContent = "Added below";
   }));
   parts.push(actions);
-  if (row.diff !== null) parts.push(element("h3", {}, "Change"), patch(row.diff), shortened(row, "diff", `autoresearch diff ${row.n}`));
+  if (row.diff !== null) parts.push(element("h3", {}, "Change"), patch(row.diff), shortened(row, "diff", `autoresearch diff ${row.n} --tag ${data.tag}`));
   if (row.runs.length) parts.push(element("h3", {}, "Runs"), runsTable(row.runs));
-  if (row.why) parts.push(element("h3", {}, "Reasoning"), element("p", { class: "reasoning" }, row.why), shortened(row, "why", `autoresearch show ${row.n}`));
-  if (row.log) parts.push(element("h3", {}, "End of the log"), element("pre", { class: "log", tabindex: 0 }, row.log), shortened(row, "log", `autoresearch log ${row.n}`));
+  if (row.why) parts.push(element("h3", {}, "Reasoning"), element("p", { class: "reasoning" }, row.why), shortened(row, "why", `autoresearch show ${row.n} --tag ${data.tag}`));
+  if (row.log) parts.push(element("h3", {}, "End of the log"), element("pre", { class: "log", tabindex: 0 }, row.log), shortened(row, "log", `autoresearch log ${row.n} --tag ${data.tag}`));
   return parts.filter((part) => part !== null);
 }
 
