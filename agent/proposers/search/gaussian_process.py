@@ -26,6 +26,7 @@ FAR = 0.9
 LENGTH, LENGTH_DEVIATION = 0.3, 0.8
 NOISE, NOISE_DEVIATION = 0.02, 1.5
 AMPLITUDE_DEVIATION = 0.7
+JITTERS = (1e-8, 1e-6, 1e-4, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,23 @@ class GaussianProcess:
         cross = self.amplitude * _matern(_squares(points / self.lengths, self.points))
         variance = self.amplitude - ((cross @ self.inverse) * cross).sum(1)
         return self.mean + self.scale * (cross @ self.weights), self.scale * np.sqrt(np.maximum(variance, 1e-10))
+
+    def draw(self, points: Array, count: int, random: np.random.Generator) -> Array:
+        """Return functions drawn from the posterior, without noise, at the points of shape (m, features).
+
+        Returns:
+            Shape (count, m).
+
+        Raises:
+            LinAlgError: the covariance is not positive definite, even with the largest jitter.
+        """
+
+        scaled = points / self.lengths
+        cross = self.amplitude * _matern(_squares(scaled, self.points))
+        covariance = self.amplitude * _matern(_squares(scaled, scaled)) - cross @ self.inverse @ cross.T
+        root = _root(0.5 * (covariance + covariance.T), self.amplitude)
+        drawn: Array = cross @ self.weights + random.standard_normal((count, len(points))) @ root.T
+        return self.mean + self.scale * drawn
 
 
 def fit(points: Array, values: Array, group: Array, doubts: Array) -> GaussianProcess:
@@ -120,6 +138,19 @@ def _learn(points: Array, wanted: Array, group: Array, doubts: Array) -> Array:
         step = np.clip(np.where(turned > 0, step * 1.2, np.where(turned < 0, step * 0.5, step)), 1e-3, LARGEST_STEP)
         theta, before = theta + np.sign(slope) * step, slope
     return theta
+
+
+def _root(covariance: Array, amplitude: float) -> Array:
+    """Return the Cholesky factor, with as little jitter on the diagonal as the rounding of near points needs."""
+    import numpy as np
+
+    eye = np.eye(len(covariance))
+    for jitter in JITTERS[:-1]:
+        try:
+            return np.linalg.cholesky(covariance + jitter * amplitude * eye)
+        except np.linalg.LinAlgError:
+            continue
+    return np.linalg.cholesky(covariance + JITTERS[-1] * amplitude * eye)
 
 
 def _matern(squares: Array) -> Array:

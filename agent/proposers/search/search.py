@@ -210,6 +210,18 @@ def _targets(values: Sequence[float | None]) -> list[float]:
     return [worst if z is None else z for z in bent]
 
 
+def training_set(
+    space: Space, history: Sequence[Experiment], direction: Direction
+) -> tuple[list[list[float]], list[float]]:
+    """Return the points and the targets that the model is fitted to, for others to fit it; empty if it learns nothing.
+
+    Smaller targets are better.
+    """
+    rows, values = _measured(space, history, direction)
+    known = sum(value is not None for value in values)
+    return (rows, _targets(values)) if known >= FEWEST else ([], [])
+
+
 def _value(experiment: Experiment) -> float | None:
     """Return the metric, estimated for a pruned run; None if there is nothing to learn from.
 
