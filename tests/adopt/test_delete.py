@@ -26,7 +26,7 @@ def refs(folder: Path) -> list[str]:
 
 
 def test_everything_of_the_session_goes(ended: Path, cli: Cli) -> None:
-    done = cli(ended, "run", "--tag", "other", "--max-experiments", "1")
+    done = cli(ended, "run", "--tag", "other", "--fresh", "--max-experiments", "1")  # else it adopts the best of t
     assert done.returncode == 0, done.stderr
     git(ended, "switch", "--quiet", "main")
     done = cli(ended, "sessions", "--delete", "t", "--yes", "--json")

@@ -150,7 +150,7 @@ def _indices(
     # Without replacement: a point that occurs twice with the same value would look like one without noise.
     order, size = random.permutation(len(points)), min(math.ceil(PART * len(points)), MOST_FITTED)
     chosen, others = order[:size], order[size:]
-    model = fit(points[chosen], wanted[chosen], group)
+    model = fit(points[chosen], wanted[chosen], group, np.ones(size))
     wrong = (wanted[others] - model.predict(points[others])[0]) ** 2
     explained = 1 - wrong.mean() / max(float(((wanted[others] - wanted[chosen].mean()) ** 2).mean()), 1e-12)
     count = min(max(ALL_POINTS // (len(places) + 1), FEWEST_BASES), MOST_BASES)
