@@ -87,7 +87,7 @@ def test_report_refuses_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
 
 
 def test_long_report_is_fast_and_small(made: Made) -> None:
-    began = time.process_time()  # processor time, which other load does not affect
+    began = time.process_time()  # processor time, which other load affects less
     path = write_report(made.workspace, ("long",), made.folder.parent / "measured")[0]
     assert time.process_time() - began < PLENTY_OF_SECONDS
     assert path.stat().st_size < PLENTY_OF_BYTES
