@@ -43,7 +43,7 @@ Arrays = dict[str, mx.array]  # parameters, gradients and moments, by name, such
 # These depend on the machine.
 if PROFILE == "cpu":
     DEPTH = 2  # search: 1..8
-    HEAD_DIM = 128  # search: 32 | 64 | 128
+    HEAD_DIM = 64  # search: 32 | 64 | 128
     WINDOW_PATTERN = "L"  # search: "L" | "SL"
     TOTAL_BATCH_SIZE = 2**13  # search: 1024..32768 log; tokens in an optimizer step
     DEVICE_BATCH_SIZE = 32  # search: 4..64 log; rows in a micro-step

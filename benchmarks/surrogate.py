@@ -18,6 +18,7 @@ from agent.decision.noise import noise_of
 from agent.decision.sequential_test import Kind, Step, greedy, sample_of, weigh
 from agent.journal.experiment import Experiment, Proposal, Run, Value, Verdict, digest
 from agent.proposers.base import Context, Proposer
+from agent.proposers.earlier import Earlier
 from agent.proposers.search.space import tunable_parameters
 
 if TYPE_CHECKING:
@@ -121,6 +122,26 @@ def simulate(
         kind: the rule that decides, as in `run --verdict`.
         noise: standard deviation of one run.
     """
+    return night(answer, proposer, seed, budget, kind, noise, count)[0]
+
+
+def night(
+    answer: Answer,
+    proposer: Proposer,
+    seed: int,
+    budget: int,
+    kind: Kind = "greedy",
+    noise: float = NOISE,
+    count: Literal["runs", "experiments"] = "runs",
+    earlier: tuple[Earlier, ...] = (),
+) -> tuple[float, list[Experiment]]:
+    """Run a session and return the incumbent's value without noise, and all experiments.
+
+    Many parameters because they are those of `simulate`.
+
+    Args:
+        earlier: experiments of other sessions that the proposer learns from.
+    """
     draw = random.Random(f"noise:{seed}")
     parameters = tunable_parameters(FILES, {})
     truth = answer(parameters)
@@ -134,7 +155,9 @@ def simulate(
     best, files, number, runs = 0, dict(FILES), 0, len(baseline) - 1
     while (runs if count == "runs" else number) < budget:
         number += 1
-        proposal = proposer.ask(Context(number, seed, files, history[best], tuple(history), "minimize", {}))
+        proposal = proposer.ask(
+            Context(number, seed, files, history[best], tuple(history), "minimize", {}, earlier=earlier)
+        )
         changed, value = {**files, **proposal.files}, answer(proposal.parameters)
         candidate: tuple[Run, ...] = (Run(None, 1.0, error="crashed"),) if value is None else (run(value),)
         runs += 1
@@ -154,7 +177,7 @@ def simulate(
         if verdict.status == "keep":
             assert value is not None
             best, files, truth = number, changed, value
-    return truth
+    return truth, history
 
 
 def _judged(

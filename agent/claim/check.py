@@ -76,7 +76,7 @@ def _fault_of_metric(run: ClaimedRun, log: bytes, protocol: Protocol) -> str | N
 
 
 def _require_gain(claim: Claim) -> None:
-    found = confirmation_of(claim.runs, claim.direction)
+    found = confirmation_of(claim.runs, claim.direction, claim.looks)
     if found is None:
         raise FalseClaim(
             f"its gain of {figure(claim.confirmation.gain)} does not follow from its runs, which show none"

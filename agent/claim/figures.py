@@ -13,16 +13,20 @@ from agent.journal.experiment import Direction
 Values = Sequence[tuple[int | None, float]]  # the seed of a run, and a value of it
 
 
-def confirmation_of(runs: Sides, direction: Direction) -> Confirmation | None:
+def confirmation_of(runs: Sides, direction: Direction, looks: int = 0) -> Confirmation | None:
     """Return what these runs alone show; None if they do not show a gain.
 
     A side with one seed says nothing about the noise, so it shows nothing. If a run was scored on the holdout, the
     gain must show there as well, by the seeds that were scored on both sides.
+
+    Args:
+        looks: how often the two commits were compared before, with fewer runs.
     """
-    found = _compared([(run.seed, run.metric) for run in runs.a], [(run.seed, run.metric) for run in runs.b], direction)
+    a, b = ([(run.seed, run.metric) for run in side] for side in (runs.a, runs.b))
+    found = _compared(a, b, direction, looks)
     if found is None or not found[0].low > 0:
         return None
-    holdout = _compared(*_scored(runs), direction)
+    holdout = _compared(*_scored(runs), direction, looks)
     if is_scored(runs) and (holdout is None or not holdout[0].low > 0):
         return None
     return Confirmation(
@@ -49,12 +53,12 @@ def _scored(runs: Sides) -> tuple[Values, Values]:
     return [each for each in a if each[0] in both], [each for each in b if each[0] in both]
 
 
-def _compared(a: Values, b: Values, direction: Direction) -> tuple[Difference, Means] | None:
+def _compared(a: Values, b: Values, direction: Direction, looks: int) -> tuple[Difference, Means] | None:
     """Return the difference of values of both sides; None if a side has fewer than two seeds."""
     one, other = by_seed(a), by_seed(b)
     if min(len(one), len(other)) < 2:
         return None
-    return difference(one, other, direction), Means(a=mean(one), b=mean(other))
+    return difference(one, other, direction, looks=looks), Means(a=mean(one), b=mean(other))
 
 
 def in_words(gain: float, low: float, high: float, baseline: float) -> str:

@@ -128,6 +128,11 @@ class Claim(ClaimModel):
         description="Training budget of a run, in seconds; null if there is none."
     )
     runs: Sides = Field(description="All held-out runs of both.")
+    looks: Annotated[int, Field(ge=0, le=MOST_RUNS)] = Field(
+        default=0,
+        description="How often both were compared before, with fewer of these runs; above 0 the interval is one that "
+        "holds however often it is read.",
+    )
     confirmation: Confirmation = Field(description="What these runs show.")
     statement: dict[str, Any] | None = Field(description="Statement of the session about its night; null if none.")
     unconfined: bool = Field(description="Whether no sandbox confined a run.")

@@ -37,7 +37,7 @@ from agent.format import counted as number_of
 from agent.journal.experiment import Run, succeeded
 from agent.journal.journal import read
 from agent.journal.paths import find_session, journal_path
-from agent.journal.state import State, replay
+from agent.journal.state import PendingComparison, State, replay
 from agent.protocol.load import fault_of, load_protocol
 from agent.protocol.models import FILENAME, Protocol
 from agent.repository.bundle import write_bundle
@@ -172,7 +172,8 @@ def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[st
     sides = Sides(**{label: _claimed(part, label, each) for label, each in runs.items()})
     about = session["fingerprint"]
     commits = Commits(baseline=confirmed["a"], best=confirmed["b"])
-    shows = _shown(sides, protocol, session["tag"])
+    looks = len(_comparisons(state, confirmed)) - 1
+    shows = _shown(sides, looks, protocol, session["tag"])
     return Claim(
         schema_="claim.schema.json",
         version=1,
@@ -190,6 +191,7 @@ def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[st
         machine=machine_of(about),
         training_seconds=about.get("training_seconds"),
         runs=sides,
+        looks=looks,
         confirmation=shows,
         statement=_statement(state),
         unconfined=any(run.unconfined for run in (*runs["a"], *runs["b"])),
@@ -199,24 +201,28 @@ def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[st
 
 def _held_out(state: State, confirmed: Mapping[str, Any]) -> Runs:
     """Return the runs that the confirmation is based on."""
-    commits = {label: confirmed[label] for label in ("a", "b")}
     varied = bool(confirmed.get("seeds"))
-    compared = [each for each in state.compared if set(each.commits.values()) == set(commits.values())]
     return {
         label: [
             run
-            for each in compared
+            for each in _comparisons(state, confirmed)
             for own in each.commits
             if each.commits[own] == commit
             for run in succeeded(counted(each, own))
             if (run.seed is not None) == varied
         ]
-        for label, commit in commits.items()
+        for label, commit in ((label, confirmed[label]) for label in ("a", "b"))
     }
 
 
-def _shown(sides: Sides, protocol: Protocol, tag: str) -> Confirmation:
-    shows = confirmation_of(sides, protocol.metric.direction)
+def _comparisons(state: State, confirmed: Mapping[str, Any]) -> list[PendingComparison]:
+    """Return all comparisons of the two commits of the confirmation."""
+    pair = {confirmed["a"], confirmed["b"]}
+    return [each for each in state.compared if set(each.commits.values()) == pair]
+
+
+def _shown(sides: Sides, looks: int, protocol: Protocol, tag: str) -> Confirmation:
+    shows = confirmation_of(sides, protocol.metric.direction, looks)
     if shows is None:
         raise PreconditionError(
             f"the held-out runs of session {tag} do not show its gain by themselves",

@@ -11,7 +11,7 @@ from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, read
 from agent.journal.paths import find_session, journal_path, stop_file
-from agent.journal.state import replay
+from agent.journal.state import State, replay
 from agent.room.sandbox import Mode
 from agent.session import recovery
 from agent.session.confirm import confirm, confirm_lines, sides
@@ -62,7 +62,7 @@ def report_on(session: Session) -> Path | None:
         return None
 
 
-def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet: bool) -> dict[str, Any]:
+def compared(folder: Path, tag: str | None, sandbox: Mode | None, work: Work, *, quiet: bool) -> dict[str, Any]:
     """Run commits of a session for `confirm` or `ablate`, and return the result of `work`.
 
     Each run gets a room of its own, so branch and checkout do not change, and an ended session stays ended.
@@ -70,7 +70,7 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
     Args:
         folder: the workspace.
         tag: the session; None takes the most recent one.
-        sandbox: mode of the sandbox.
+        sandbox: mode of the sandbox; None takes the session's.
         work: does the runs.
         quiet: print no progress.
 
@@ -79,15 +79,18 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
             conditions.
     """
     tag = find_session(folder.resolve(), tag)
-    session = replay(read(journal_path(folder.resolve(), tag))).session
+    state = replay(read(journal_path(folder.resolve(), tag)))
+    session = state.session
     if session is None:
         raise PreconditionError(
             f"session {tag} ended before its first event, so nothing can be compared",
             hint=f"start it with `{typed(f'run --tag {tag}')}`",
         )
     with (
-        open_runner(folder, tag, session["fingerprint"]["training_seconds"], sandbox) as opened,
-        prepared(opened, setup=False, commit=session["base"]) as runner,
+        open_runner(folder, tag, session["fingerprint"]["training_seconds"], sandbox or _sandbox_of(state)) as opened,
+        prepared(
+            opened, setup=False, commit=session["base"], untraced=state.flags.get("allow_untraced") is True
+        ) as runner,
         kept_awake(),
     ):
         path = journal_path(runner.workspace.folder, tag)
@@ -108,3 +111,9 @@ def compared(folder: Path, tag: str | None, sandbox: Mode, work: Work, *, quiet:
             return work(Workbench(runner, journal, interrupts))
         finally:
             journal.close()
+
+
+def _sandbox_of(state: State) -> Mode:
+    """Return the mode that the session keeps, so that later runs are confined as its own were."""
+    modes: tuple[Mode, ...] = ("off", "strict")
+    return next((mode for mode in modes if state.flags.get("sandbox") == mode), "auto")

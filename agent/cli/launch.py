@@ -102,6 +102,8 @@ class RunConfig:
         kept: the flags that the session keeps, by name.
         said: a note for each kept flag that has changed.
         at_login: go on at the next login after a reboot; None if an earlier start of the session asked for it.
+        start: the session whose best a new session starts at; None for HEAD.
+        fresh: learn nothing from other sessions.
     """
 
     tag: str
@@ -115,6 +117,8 @@ class RunConfig:
     kept: Mapping[str, Any] = field(default_factory=dict)
     said: Sequence[str] = ()
     at_login: bool | None = None
+    start: str | None = None
+    fresh: bool = False
 
 
 def require_tag(tag: str) -> None:
@@ -146,19 +150,23 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
     ):
         journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier, _on_start(started)])
         runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
-        session = _session(runner, journal, config)
-        if journal.state.session is None:
-            recovery.require_startable(runner.workspace, runner.protocol, session.branch, tag)
-        remarks = _about_the_search(session, config)
+        new = journal.state.session is None
+        start = recovery.start_of(runner.workspace, config.start) if new and config.start else None
+        session = _session(runner, journal, config, start)
+        if new:
+            recovery.require_startable(runner.workspace, session.branch, tag, start)
+        at = start or runner.workspace.head
+        remarks = _about_the_search(session, config, at)
         starter = _starter(runner, config)
         if output.dry_run:
-            print("\n".join([_plan(session), *(starter.plan() if starter else ()), *remarks]))
+            plan = _plan(session, config.start if start else None, at)
+            print("\n".join([plan, *(starter.plan() if starter else ()), *remarks]))
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()
         for text in (runner.sandbox.says, *config.said, *remarks):
             journal.show("note", text=text)
-        base = journal.state.session["base"] if journal.state.session else None
+        base = journal.state.session["base"] if journal.state.session else start
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
@@ -221,12 +229,12 @@ def _flags_again(config: RunConfig, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _session(runner: Runner, journal: Journal, config: RunConfig) -> Session:
+def _session(runner: Runner, journal: Journal, config: RunConfig, start: str | None) -> Session:
     proposer = choose_proposer(config.proposer, journal, runner.workspace, runner.sandbox)
-    return Session(runner, journal, proposer, session_config(config, runner.protocol))
+    return Session(runner, journal, proposer, session_config(config, runner.protocol, start))
 
 
-def session_config(config: RunConfig, protocol: Protocol) -> SessionConfig:
+def session_config(config: RunConfig, protocol: Protocol, start: str | None = None) -> SessionConfig:
     return SessionConfig(
         tag=config.tag,
         seed=config.seed,
@@ -238,6 +246,8 @@ def session_config(config: RunConfig, protocol: Protocol) -> SessionConfig:
         prune=config.execution.prune,
         confirm=config.output.confirm,
         flags=config.kept,
+        start=(config.start, start) if config.start and start else None,
+        learn=not config.fresh,
     )
 
 
@@ -319,8 +329,11 @@ def _finishing(session: Session) -> str:
     return f"finishing experiment #{pending.number}, about {left} left; press Ctrl-C again to stop it at once"
 
 
-def _about_the_search(session: Session, config: RunConfig) -> list[str]:
+def _about_the_search(session: Session, config: RunConfig, at: str) -> list[str]:
     """Return remarks on what limits the search; empty once the session has experiments.
+
+    Args:
+        at: the commit with the files that a new session starts with.
 
     Raises:
         PreconditionError: the search finds nothing to change and is the only proposer.
@@ -328,7 +341,7 @@ def _about_the_search(session: Session, config: RunConfig) -> list[str]:
     runner = session.runner
     if session.state.experiments or config.limits.experiments == 0:
         return []
-    files = runner.workspace.files(runner.workspace.head)
+    files = runner.workspace.files(at)
     nothing = why_nothing(files, known_constants(runner.protocol))
     found = [*remarks_on(files)[:MOST_REMARKS], *([nothing] if nothing else [])]
     if nothing and session.proposer == "search":
@@ -336,16 +349,16 @@ def _about_the_search(session: Session, config: RunConfig) -> list[str]:
     return [*found, NAME_CONSTANTS] if nothing else found
 
 
-def _plan(session: Session) -> str:
+def _plan(session: Session, first: str | None, at: str) -> str:
     runner, state = session.runner, session.state
     start = f"resume after {counted(len(state.experiments) - 1, 'experiment')}" if state.experiments else "start"
     return "\n".join(
         [
-            f"would {start} on branch {session.branch}",
+            f"would {start} on branch {session.branch}" + (f", at the best of session {first}" if first else ""),
             f"would run `{runner.protocol.execution.command}` in a new copy of each candidate, for at most "
             f"{duration(runner.limit)}"
             + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else ""),
-            f"would change {', '.join(runner.workspace.files(runner.workspace.head))} and write "
+            f"would change {', '.join(runner.workspace.files(at))} and write "
             f"{runner.protocol.provenance.results_log.path}",
             runner.sandbox.says,
         ]
@@ -358,11 +371,7 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         print(json.dumps({"event": "summary", **summary, "report": str(page) if page else None}), flush=True)
         return
     commit = (summary["best_commit"] or "")[:7]
-    print(
-        "\n".join(
-            closing(session.state, summary, commit, str(session.journal.path.parent), session.runner.workspace.top)
-        )
-    )
+    print("\n".join(closing(session.state, summary, commit, str(session.journal.path.parent))))
     if page is not None:
         print(f"report    {page}")
 

@@ -43,6 +43,15 @@ SandboxMode = Annotated[
         rich_help_panel=MEASURE,
     ),
 ]
+SessionSandbox = Annotated[
+    Literal["auto", "off", "strict"] | None,
+    typer.Option(
+        "--sandbox",
+        envvar="AUTORESEARCH_SANDBOX",
+        help="Confine runs, as in `run`; by default as the session does.",
+        rich_help_panel=MEASURE,
+    ),
+]
 Holdout = Annotated[
     str | None,
     typer.Option(

@@ -1,16 +1,9 @@
-"""The flags of `run`, in the groups of its help page, and the flags that a session keeps.
-
-Resuming a session needs none of the kept flags. A flag that is given again replaces the kept value, with a note.
-"""
+"""The flags of `run`, in the groups of its help page."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,12 +22,6 @@ from agent.cli.options import (
     Setup,
     TrainingSeconds,
 )
-from agent.errors import UsageError
-from agent.journal.paths import journal_path, require_own_state
-
-if TYPE_CHECKING:
-    from agent.cli.launch import RunConfig
-    from agent.decision.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -58,6 +45,21 @@ class SessionFlags:
             envvar="AUTORESEARCH_SEED", metavar="N", help="Random seed for the proposals.", rich_help_panel=SESSION
         ),
     ] = 0
+    # `from` is a keyword.
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TAG",
+            help="Start a new session at the best of session TAG, instead of at HEAD.",
+            autocompletion=completion.tags,
+            rich_help_panel=SESSION,
+        ),
+    ] = None
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Learn nothing from the workspace's other sessions.", rich_help_panel=SESSION),
+    ] = False
     setup: Setup = True
     at_login: Annotated[
         bool | None,
@@ -278,178 +280,3 @@ class RunFlags:
     who: ProposerFlags
     measure: MeasureFlags
     tell: TellFlags
-
-    def values(self) -> dict[str, Any]:
-        """Return the flags that a session keeps, by their names in `run`."""
-        groups = (self.session, self.end, self.who, self.measure, self.tell)
-        return {name: value for group in groups for name, value in vars(group).items() if name in KEPT}
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) < 10_000
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-# The flags that a session keeps and what makes a value valid. Limits apply to one start and are not kept.
-KEPT: Mapping[str, Callable[[Any], bool]] = {
-    "seed": _whole,
-    "training_seconds": _positive,
-    "verdict": lambda value: value in ("confirm", "greedy"),
-    "baseline_runs": lambda value: _whole(value) and value > 0,
-    "prune": _flag,
-    "max_memory_gb": _positive,
-    "sandbox": lambda value: value in ("auto", "off", "strict"),
-    "allow_untraced": _flag,
-    "holdout": _text,
-    "proposer": _text,
-    "model": _text,
-    "agent": _text,
-    "agent_cmd": _text,
-    "share": lambda value: _positive(value) and value <= 1,
-    "fallback_after": _positive,
-    "model_timeout": _positive,
-    "agent_timeout": _positive,
-    "max_cost": _positive,
-    "max_cost_per_experiment": _positive,
-}
-# These flags are one choice: giving one of them replaces them all.
-WHO = ("proposer", "model", "agent", "agent_cmd")
-
-
-def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunConfig:
-    """Combine the flags of this start with those that the session has kept.
-
-    Args:
-        folder: the workspace.
-        flags: the flags of this start.
-        defaults: names of the flags that were not given.
-
-    Raises:
-        UsageError: the flags contradict each other.
-    """
-    from agent.cli.launch import ExecutionConfig, OutputConfig, RunConfig
-    from agent.decision.decide import DecisionConfig
-    from agent.proposers.choose import ProposerConfig
-
-    values = flags.values()
-    given = given_in(values, defaults)
-    kept, said = merged(folder, flags.session.tag, given)
-    _require_consulted(given, kept)
-    held = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
-    measure, tell, end = flags.measure, flags.tell, flags.end
-    return RunConfig(
-        tag=flags.session.tag,
-        seed=held["seed"],
-        limits=_limits(end),
-        proposer=ProposerConfig(**{each.name: held[each.name] for each in fields(ProposerConfig)}),
-        execution=ExecutionConfig(
-            training_seconds=held["training_seconds"],
-            setup=flags.session.setup,
-            sandbox=held["sandbox"],
-            keep_awake=measure.keep_awake,
-            prune=held["prune"],
-            allow_untraced=held["allow_untraced"],
-        ),
-        decision=DecisionConfig(kind=held["verdict"], max_memory_gb=held["max_memory_gb"]),
-        baseline_runs=held["baseline_runs"],
-        output=OutputConfig(
-            json=tell.as_json,
-            notify=tuple(tell.notify or ()),
-            confirm=end.confirm,
-            report=end.report,
-            dry_run=flags.session.dry_run,
-        ),
-        kept=kept,
-        said=said,
-        at_login=flags.session.at_login,
-    )
-
-
-def config_of_try(folder: Path, tag: str, values: Mapping[str, Any], by_default: Collection[str]) -> RunConfig:
-    """Return the settings of a session for `try`: those that it has kept, and the flags of this start.
-
-    Args:
-        folder: the workspace.
-        tag: the session.
-        values: the flags of `try` by their names.
-        by_default: names of the flags that were not given.
-    """
-    measure = MeasureFlags(training_seconds=values["training_seconds"], sandbox=values["sandbox"])
-    flags = RunFlags(SessionFlags(tag, setup=values["setup"]), EndFlags(), ProposerFlags(), measure, TellFlags())
-    given = {"training_seconds", "sandbox"} - {*by_default}
-    return config_of(folder, flags, {*KEPT} - given)
-
-
-def _limits(end: EndFlags) -> Limits:
-    from agent.decision.limits import Limits
-    from agent.system.until import moment
-
-    return Limits(
-        experiments=end.max_experiments,
-        seconds=None if end.max_hours is None else 3600 * end.max_hours,
-        until=None if end.until is None else moment(end.until, time.time()),
-        patience=end.patience,
-        target=end.target,
-    )
-
-
-def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
-    """Reject flags that have no effect without a model or an agent.
-
-    Raises:
-        UsageError: one is given without them.
-    """
-    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
-    if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
-        raise UsageError(f"{_flag_of(idle[0])} needs --model or --agent", hint="add one of them, or drop the flag")
-
-
-def merged(folder: Path, tag: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the flags that apply to a start of session `tag`, and a note for each that has changed.
-
-    Args:
-        folder: the workspace.
-        tag: the session.
-        given: the flags of this start, by their names in KEPT.
-
-    Raises:
-        PreconditionError: the journal came with the repository.
-    """
-    path = journal_path(folder, tag)
-    if not path.exists():
-        return {name: value for name, value in given.items() if value != math.inf}, []
-    from agent.journal.journal import fold  # imported here to keep --help fast
-
-    require_own_state(folder)
-    kept = {name: value for name, value in fold(path).flags.items() if name in KEPT and KEPT[name](value)}
-    changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
-    left = _but_who(kept) if not set(WHO).isdisjoint(given) else kept
-    said = [f"{_flag_of(name)} is now {given[name]}; it was {kept[name]}" for name in changed]
-    hold = {**left, **given}
-    said += [f"{_flag_of(name)} {kept[name]} no longer applies" for name in kept if name not in hold]
-    # `inf` removes a limit, as in `--max-cost inf`.
-    return {name: value for name, value in hold.items() if value != math.inf}, said
-
-
-def given_in(values: Mapping[str, Any], by_default: Collection[str]) -> dict[str, Any]:
-    """Return the flags that the user gave and that a session keeps."""
-    return {name: values[name] for name in KEPT if name not in by_default and values[name] is not None}
-
-
-def _but_who(kept: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kept.items() if name not in WHO}
-
-
-def _flag_of(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.decision import anytime
 from agent.decision.noise import Noise
 from agent.decision.student_t import quantile
 from agent.journal.experiment import Direction
@@ -36,7 +37,9 @@ class Difference:
         return "confirmed" if self.low > 0 else "refuted" if self.high < 0 else "not confirmed"
 
 
-def difference(a: Sequence[float], b: Sequence[float], direction: Direction, session: Noise = NO_NOISE) -> Difference:
+def difference(
+    a: Sequence[float], b: Sequence[float], direction: Direction, session: Noise = NO_NOISE, looks: int = 0
+) -> Difference:
     """Return the difference of the means with Student's t interval. The variance is pooled over both sides.
 
     Values of both sides that share a seed usually move together, which makes the interval too wide rather than too
@@ -45,6 +48,8 @@ def difference(a: Sequence[float], b: Sequence[float], direction: Direction, ses
     Args:
         a: values of one side, at least one; so is `b`.
         session: the noise estimate of the session, if it is of the same kind as these values; it is pooled too.
+        looks: how often these sides have been compared before, with fewer values. Whoever looks again and again finds
+            a t interval without zero at some time; above 0 the interval holds however often it is read.
     """
     means = [mean(each) for each in (a, b)]
     by = gain(means[0], means[1], direction)
@@ -54,6 +59,9 @@ def difference(a: Sequence[float], b: Sequence[float], direction: Direction, ses
     known = 0.0 if math.isinf(session.degrees) else session.degrees
     degrees = len(a) + len(b) - 2 + known
     noise = math.sqrt((squares + (known * session.sd**2 if known else 0.0)) / max(degrees, 1.0))
+    always = anytime.interval(a, b, direction) if looks else None
+    if always is not None and math.isfinite(always.low):
+        return Difference(by, always.low, always.high, noise)
     width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(1 / len(a) + 1 / len(b))
     return Difference(by, by - width, by + width, noise)
 

@@ -56,7 +56,7 @@ def short_session(runner: Runner, experiments: int, runs: int, stop: Stop) -> En
     session = _session(runner, journal, experiments, max(runs, BASELINE_RUNS), stop)
     error, stopped = None, None
     try:
-        recovery.require_startable(runner.workspace, runner.protocol, session.branch, TAG)
+        recovery.require_startable(runner.workspace, session.branch, TAG)
         run_session(session)
     except Exhausted as reason:
         session.end(str(reason))

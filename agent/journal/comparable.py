@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 HARNESS, MACOS, VARIABLES = "harness", "macos", "mlx_variables"
+# Without these two in common, a metric measures something else.
+TASK = ("snapshot", HARNESS)
 # Entries that earlier versions did not record. If one side lacks such an entry, the two count as equal.
 RECENT = frozenset({HARNESS, MACOS, VARIABLES})
 # MLX reads this variable as 1 if it is not set (`enable_tf32` in mlx/utils.h).
@@ -19,6 +21,12 @@ def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     version of macOS.
     """
     return not differences({VARIABLES: USUAL_VARIABLES, **before}, now)
+
+
+def of_one_task(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether both measured with the same data and harness, possibly on other machines or with other budgets."""
+    one, other = ({key: each[key] for key in TASK if key in each} for each in (before, now))
+    return not differences(one, other)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

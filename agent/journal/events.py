@@ -2,8 +2,10 @@
 
 In the order in which they occur in an experiment:
 
-    session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid, flags, left}   once, first;
-               flags: the flags that the session keeps; left: the branch that was checked out before
+    session    {tag, branch, base, metric, direction, fingerprint, seed, proposer, pid, flags, left, from, learned}
+               once, first; flags: the flags that the session keeps; left: the branch that was checked out before;
+               from: the session that it started from; learned: the sessions that it learns from, with their numbers of
+               experiments, and whether their fingerprint is the same (`agent.proposers.earlier`)
     resumed    {pid, flags}                              on each later start
     calling    {number, model, input_tokens, output_tokens, dollars}   a call to a model begins: the most it can cost
     called     {number, model, input_tokens, output_tokens, dollars}   the actual cost, even if the call failed
@@ -165,6 +167,11 @@ def _fields(checks: dict[str, Check]) -> Check:
     )
 
 
+def _whole(checks: dict[str, Check]) -> Check:
+    """As `_fields`, but none of them may be missing."""
+    return lambda value: isinstance(value, dict) and checks.keys() <= value.keys() and _fields(checks)(value)
+
+
 _EVIDENCE: dict[str, Check] = {
     "how": _text, "mean": _number, "runs": _count, "incumbent_mean": _number, "incumbent_runs": _count,
     "gain": _number, "noise": _number, "sigmas": _maybe(_figure), "doubt": _maybe(_figure),
@@ -188,12 +195,13 @@ _CANDIDATE: dict[str, Check] = {
     "number": _count, "proposer": _text, "description": _text, "reasoning": _text, "parameters": _map(_scalar),
     "digest": _text, "files": _list(_text), "expected": _maybe(_number), "commit": _commit,
 }  # fmt: skip
+_LEARNED: dict[str, Check] = {"tag": _text, "experiments": _count, "alike": _flag}
 _SAID: dict[str, Check] = {"proposer": _text, "number": _count, "reason": _text, "until": _maybe(_time)}
 FIELDS: dict[str, dict[str, Check]] = {
     "session": {
         "tag": _text, "branch": _text, "base": _commit, "metric": _text, "direction": _one_of("minimize", "maximize"),
         "fingerprint": _map(lambda value: value is None or _scalar(value)), "seed": _number, "proposer": _text,
-        "pid": _count, "flags": _map(_scalar),
+        "pid": _count, "flags": _map(_scalar), "from": _maybe(_text), "learned": _list(_whole(_LEARNED)),
     },
     "resumed": {"pid": _count, "flags": _map(_scalar)},
     "calling": {"number": _count, "model": _text},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -116,7 +116,7 @@ class State:
 
     Attributes:
         session: the data of the first event.
-        flags: the flags of `run` that the session keeps (`agent.cli.run_flags`).
+        flags: the flags of `run` that the session keeps (`agent.cli.run_config`).
         head: the commit that the branch should point to.
         previous: the commit that it pointed to before that.
         ended: the reason of the last `ended` event; None after a resume.
@@ -156,6 +156,12 @@ class State:
     parked: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> Sequence[Mapping[str, Any]]:
+        """The sessions that this one learns from: those of its first event, or none with `--fresh`."""
+        found: Sequence[Mapping[str, Any]] = (self.session or {}).get("learned", ())
+        return () if self.flags.get("fresh") else found
 
     @property
     def cost(self) -> Spent:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.journal.experiment import Direction, Experiment, Proposal, Value
+from agent.proposers.earlier import Earlier
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Context:
         machine: hardware and data, one per line.
         workspace: read-only access to the workspace.
         folder: where to keep transcripts and logs of this experiment; None to keep none.
+        earlier: experiments of other sessions to learn from.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Context:
     machine: str = ""
     workspace: WorkspaceView = NO_WORKSPACE
     folder: Path | None = None
+    earlier: tuple[Earlier, ...] = ()
 
 
 class Exhausted(Exception):

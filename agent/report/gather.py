@@ -105,8 +105,13 @@ def _text(text: str) -> str:
     return re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", plain(text))
 
 
+def readable(text: str) -> str:
+    """Strip the same characters from a text of several lines, and keep its outer white space."""
+    return re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", block(text))
+
+
 def _shown(text: str | None) -> str | None:
-    return None if text is None else re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", block(text))
+    return None if text is None else readable(text)
 
 
 def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
@@ -273,7 +278,7 @@ def _commands(protocol: Protocol, workspace: Workspace, state: State) -> list[di
     found.append(("Run the best in a folder of its own", f"git worktree add {folder} {best}"))
     found.append(("", f"{enter} && {budget}{protocol.execution.command}"))
     if kept:
-        picked = " ".join(e.commit[:12] for e in kept)
-        found.append(("Apply all kept changes to the current branch", f"git cherry-pick {picked}"))
+        adopt = f"{program(workspace.folder)} adopt --tag {tag}"
+        found.append(("Take the kept changes to your branch, as one commit", adopt))
     found.append(("Resume the session", f"{program(workspace.folder)} run --tag {tag}"))
     return [{"says": _text(says), "command": _text(command)} for says, command in found]

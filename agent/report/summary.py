@@ -23,6 +23,8 @@ def summarize(state: State) -> dict[str, Any]:
         "branch": session["branch"],
         "metric": session["metric"],
         "direction": session["direction"],
+        "from": session.get("from"),
+        "learned": [{name: each[name] for name in ("tag", "experiments", "alike")} for each in state.learned],
         "baseline": stands.baseline,
         "baseline_runs": stands.baseline_runs,
         "best": stands.best,

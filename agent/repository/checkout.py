@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
+from agent.format import named
 from agent.protocol.models import FILENAME
 from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
+from agent.source.encoding import encoded
 from agent.system.invocation import typed
 
 
@@ -103,7 +105,7 @@ class Checkout:
                 name for name, path in inside.items() if path and (path in own or rules.mutable_surface.allows(path))
             ]
         if changed:
-            shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            shown = named(changed, 3)
             mine = {*changed} <= {*self.edited()}
             do = f"measure the edit with `{typed('try')}`, or commit" if mine else "commit"
             raise PreconditionError(
@@ -131,6 +133,40 @@ class Checkout:
     def uncommit(self, branch: str, new: str, old: str) -> None:
         """Move `branch` from `old` back to `new`, and leave index and working tree as they are."""
         self._git.run("update-ref", f"refs/heads/{branch}", new, old)
+
+    def elsewhere(self, branch: str) -> Path | None:
+        """Return the other working tree of the repository that has `branch` checked out; None if none has."""
+        place = None
+        for line in self._git.lines("worktree", "list", "--porcelain", "-z"):
+            if line.startswith("worktree "):
+                place = Path(line.removeprefix("worktree "))
+            elif line == f"branch refs/heads/{branch}" and place and place.resolve() != self._workspace.top:
+                return place
+        return None
+
+    def require_unedited(self, branch: str, files: Mapping[str, str]) -> None:
+        """Raise PreconditionError if `branch` is checked out somewhere with changes, or in another working tree.
+
+        Args:
+            files: path -> text that an interrupted commit may have left in the checkout, which is no change.
+        """
+        other = self.elsewhere(branch)
+        if other is not None:
+            raise PreconditionError(
+                f"{branch} is checked out in {other}", hint="run the same command there, or choose another --onto"
+            )
+        if self.branch == branch and not self._is_left_over(files):
+            self.require_clean()
+
+    def _is_left_over(self, files: Mapping[str, str]) -> bool:
+        changed = [self._workspace.inside(name) for name in self.changes()]
+        return bool(changed) and all(
+            path is not None and path in files and self._text(path) == encoded(path, files[path]) for path in changed
+        )
+
+    def _text(self, path: str) -> bytes | None:
+        file = self._workspace.folder / path
+        return file.read_bytes() if file.is_file() and not file.is_symlink() else None
 
     def switch(self, branch: str) -> None:
         if self.branch != branch:

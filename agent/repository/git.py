@@ -65,6 +65,11 @@ class Git:
         self.user = self._configured_user()
         self._env |= self._identity()
 
+    @property
+    def knows_user(self) -> bool:
+        """Whether name and address of the user are configured, or set by variables."""
+        return all(key in self.user or os.environ.get(f"GIT_AUTHOR_{key.upper()}") for key in FALLBACK_IDENTITY)
+
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment variables for git, with `more` added."""
         return {**self._env, **more}

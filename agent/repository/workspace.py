@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError, Violation
@@ -22,6 +23,9 @@ from agent.system.memory import remember
 
 MOST_TREES, MOST_BLOBS, LARGEST_REMEMBERED = 8, 64, 2**16
 SUBMODULE = "160000"
+PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
+MOST_DIFFS = 200  # diffs by one process, to bound its output
+HASH_LINE = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})\n", re.MULTILINE)
 NO_COMMIT = "Needed a single revision"  # git's own words
 NOTHING_MAY_CHANGE_HINT = "commit the file to research, or name it in allowedGlobs"
 
@@ -130,11 +134,11 @@ class Workspace:
         content = self.content(commit, path)
         return None if content is None else content.decode(errors="surrogateescape")
 
-    def without(self, text: str, after: str, before: str) -> str | None:
-        """Return `text` with the change from `before` to `after` reverted, or None if later changes conflict."""
+    def merge(self, ours: str, base: str, theirs: str) -> str | None:
+        """Return `ours` with the changes from `base` to `theirs`, or None if they conflict with its own."""
         with tempfile.TemporaryDirectory() as scratch:
-            paths = [Path(scratch) / name for name in ("text", "after", "before")]
-            for path, content in zip(paths, (text, after, before), strict=True):
+            paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
+            for path, content in zip(paths, (ours, base, theirs), strict=True):
                 _write(path, content)
             try:
                 self.git.run("merge-file", "--quiet", *map(str, paths))
@@ -144,10 +148,26 @@ class Workspace:
 
     def diff(self, old: str, new: str) -> str:
         """Return the unified diff of the workspace between two commits, without the results file."""
+        return self.git.run("diff", *PLAIN, old, new, "--", *self._without_results(), env={LITERAL: "0"})
+
+    def changes(self, commits: Sequence[str]) -> dict[str, str]:
+        """Return commit -> its diff to its parent, as `diff` writes it, for those of `commits` that exist.
+
+        One git process writes the diffs of many commits, because a thousand processes take seconds.
+        """
+        found: dict[str, str] = {}
+        for start in range(0, len(commits), MOST_DIFFS):
+            asked = "".join(f"{commit}\n" for commit in commits[start : start + MOST_DIFFS]).encode()
+            args = ["diff-tree", "--stdin", "-r", "-p", *PLAIN, "--", *self._without_results()]
+            # Each diff follows a line with its commit. No line of a diff consists of a hash alone.
+            parts = HASH_LINE.split(os.fsdecode(self.git.fed(args, asked, {LITERAL: "0"})))
+            found |= dict(zip(parts[1::2], parts[2::2], strict=True))
+        return found
+
+    def _without_results(self) -> tuple[str, str]:
+        """Return the paths of git for the workspace without the results file."""
         results = f":(top,exclude,literal){self.in_repository(self.protocol.provenance.results_log.path)}"
-        here = f":(top,literal){'' if self.prefix == '.' else self.prefix}"
-        plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
-        return self.git.run(*plain, old, new, "--", here, results, env={LITERAL: "0"})
+        return f":(top,literal){'' if self.prefix == '.' else self.prefix}", results
 
     def export(self, folder: Path, commit: str | None = None) -> Path:
         """Write every file of a commit below `folder` and return the path of the workspace in it.
@@ -209,6 +229,21 @@ class Workspace:
         """Commit `files` on top of `parent`, without a ref. Raises Violation if a file may not change."""
         if refusal := self.refusal(parent, [*files]):
             raise Violation(f"the proposal {refusal}")
+        return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
+
+    def commit_files(self, parent: str, files: Mapping[str, str], message: str) -> str:
+        """Commit mutable files on top of `parent` in the name of the user. No ref keeps the commit yet.
+
+        Raises:
+            PreconditionError: a file may not change there, or git does not know the user's name.
+        """
+        if refusal := self.refusal(parent, [*files]):
+            raise PreconditionError(f"the commit {refusal}")
+        if not self.git.knows_user:
+            raise PreconditionError(
+                "git does not know your name and address, which the commit needs",
+                hint="set them with `git config user.name NAME` and `git config user.email ADDRESS`",
+            )
         return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
 
     def commit_results(self, parent: str, text: str, message: str) -> str:

@@ -1,8 +1,14 @@
-"""Find out which kept changes still improve the metric, and offer the recipe without the others."""
+"""Find out which kept changes still improve the metric, and offer the recipe without the others.
+
+A constant is put back to its value in the baseline, whichever keeps have changed it. What keeps have changed otherwise
+is reverted as text, one keep at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agent.decision.difference import difference
@@ -11,11 +17,35 @@ from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import Experiment, metrics
+from agent.journal.state import State
 from agent.session.compare import compare
+from agent.session.context import known_constants
 from agent.session.workbench import Workbench
+from agent.source.merging import merged
+from agent.source.simplicity import repeats
+from agent.source.values import Place, changed_values, described, groups, level, put_back
+from agent.system.invocation import typed
 
 RUNS = 2
 BEST, SMALLER = "best", "smaller"
+IDLE = ("not shown to pay", "harms")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is taken back together.
+
+    Attributes:
+        keeps: the kept experiments that it comes from.
+        description: what changed.
+        places: the constants that are put back; empty for code.
+        before: the keep before the only one, whose code is reverted to; None for constants.
+    """
+
+    keeps: tuple[Experiment, ...]
+    description: str
+    places: tuple[Place, ...] = ()
+    before: Experiment | None = None
 
 
 def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
@@ -32,12 +62,13 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
     """
     runner, journal, state = bench.runner, bench.journal, bench.journal.state
     best = state.incumbent
-    kept = [e for e in state.experiments if e.verdict.status == "keep"]
     if best is None or best.number == 0:
         raise PreconditionError("nothing better than the baseline was kept, so no change can be removed")
     texts = runner.workspace.files(best.commit)
-    changes = list(zip(kept[1:], kept, strict=False))
-    variants = {f"without-{after.number}": _without(runner, texts, [(after, before)]) for after, before in changes}
+    units = units_of(runner, state)
+    variants = {
+        _label(index, unit): _without(runner, state, texts, [unit]) for index, unit in enumerate(units, start=1)
+    }
     commits = {BEST: best.commit}
     for label, files in variants.items():
         if files is not None and files != texts:
@@ -46,9 +77,8 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
     runs = compare(bench, commits, count, folder, may_fail=commits.keys() - {BEST})
     noise, direction = noise_of(state.experiments), runner.protocol.metric.direction
     found = []
-    for after, before in changes:
-        label = f"without-{after.number}"
-        entry: dict[str, Any] = {"number": after.number, "commit": after.commit, "description": after.description}
+    for unit, (label, files) in zip(units, variants.items(), strict=True):
+        entry = _entry(unit)
         if label in commits and runs[label][-1].metric is None:
             entry |= {"verdict": "pays", "worth": None, "fails": runs[label][-1].error}
         elif label in commits:
@@ -56,14 +86,65 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
             says = "pays" if worth.low > 0 else "harms" if worth.high < 0 else "not shown to pay"
             entry |= {"verdict": says, "worth": worth.gain, "low": worth.low, "high": worth.high}
         else:
-            undone = variants[label] is None
-            entry |= {"verdict": "cannot be taken back alone" if undone else "undone by a later change", "worth": None}
-        found.append((entry, (after, before)))
-    idle = [change for entry, change in found if entry["verdict"] in ("not shown to pay", "harms")]
-    smaller = _smaller(bench, idle, count) if idle else None
-    data = {"best": best.commit, "changes": [entry for entry, _ in found], "runs": count, "smaller": smaller}
+            entry |= {"verdict": "cannot be taken back alone" if files is None else "undone by a later change"}
+            entry |= {"worth": None}
+        found.append((entry, unit))
+    idle = [unit for entry, unit in found if entry["verdict"] in IDLE]
+    smaller = _smaller(bench, units, idle, count) if idle else None
+    entries = sorted((entry for entry, _ in found), key=lambda entry: entry["number"])
+    data = {"best": best.commit, "changes": entries, "runs": count, "smaller": smaller}
     journal.append("ablated", **data)
     return data
+
+
+def units_of(runner: Runner, state: State) -> list[Unit]:
+    """Return what can be taken back of the best: constants that differ from the baseline, and the code of each keep."""
+    workspace, known = runner.workspace, known_constants(runner.protocol)
+    kept = [each for each in state.experiments if each.verdict.status == "keep"]
+    first, last = workspace.files(kept[0].commit), workspace.files(kept[-1].commit)
+    touched: dict[Place, list[Experiment]] = {}
+    codes: list[Unit] = []
+    idle: list[Experiment] = []
+    for before, after in itertools.pairwise(kept):
+        old, new = workspace.files(before.commit), workspace.files(after.commit)
+        places = changed_values(old, new, known)
+        for place in places:
+            touched.setdefault(place, []).append(after)
+        leveled = level(old, new, known)
+        if leveled != new and not (places and repeats(new, leveled)):
+            codes.append(Unit((after,), after.description, before=before))
+        elif not places:
+            idle.append(after)
+    units = [
+        Unit(_in_order(each for place in group for each in touched.get(place, kept[-1:])), said, tuple(group))
+        for group in groups(first, last, known)
+        for said in [described(first, last, group, known)]
+    ]
+    # Keeps whose values are all back at those of the baseline still get a line.
+    named = {each.number for unit in (*units, *codes) for each in unit.keeps}
+    gone = [each for each in kept[1:] if each.number not in named and each not in idle]
+    return [*units, *codes, *(Unit((each,), each.description) for each in gone)]
+
+
+def _in_order(keeps: Iterable[Experiment]) -> tuple[Experiment, ...]:
+    by_number = {each.number: each for each in keeps}
+    return tuple(by_number[number] for number in sorted(by_number))
+
+
+def _label(index: int, unit: Unit) -> str:
+    what = "-".join(name for _, name in unit.places)[:60] or f"code-{unit.keeps[-1].number}"
+    return f"without-{index}-{what}"
+
+
+def _entry(unit: Unit) -> dict[str, Any]:
+    last = unit.keeps[-1]
+    return {
+        "number": last.number,
+        "numbers": [each.number for each in unit.keeps],
+        "commit": last.commit,
+        "description": unit.description,
+        "constants": [name for _, name in unit.places],
+    }
 
 
 def ablate_lines(data: Mapping[str, Any]) -> list[str]:
@@ -71,60 +152,79 @@ def ablate_lines(data: Mapping[str, Any]) -> list[str]:
     for entry in data["changes"]:
         worth = f" {_worth(entry, entry['worth'])}" if entry["worth"] is not None else ""
         worth = f" (without it the run fails: {entry['fails']})" if "fails" in entry else worth
-        shown.append(f"#{entry['number']} {entry['verdict']}{worth}: {entry['description']}")
+        numbers = " ".join(f"#{number}" for number in entry["numbers"])
+        shown.append(f"{numbers} {entry['verdict']}{worth}: {entry['description']}")
     smaller = data["smaller"]
     if smaller is None:
         return [*shown, "no smaller recipe: every change pays or cannot be removed"]
-    without = ", ".join(f"#{number}" for number in smaller["without"])
+    without = "; ".join(smaller["descriptions"])
     if smaller["gain"] is None:
         return [*shown, f"without {without} together the run fails ({smaller['fails']}): keep them"]
     lost = f"{_worth(smaller, smaller['gain'])} against the best"
     if not smaller["offered"]:
         return [*shown, f"without {without}: {lost}; together they pay: keep them"]
-    return [*shown, f"without {without}: {lost}", f"use it with `git checkout -b NAME {smaller['commit'][:12]}`"]
+    commit = smaller["commit"][:12]
+    return [
+        *shown,
+        f"without {without}: {lost}",
+        f"confirm it with `{typed('confirm ' + commit)}`, then take it with `{typed('adopt --minimal')}`",
+    ]
 
 
 def _worth(found: Mapping[str, Any], gain: float) -> str:
     return f"{figure(gain, sign='+')} ({figure(found['low'])} to {figure(found['high'])})"
 
 
-def _smaller(bench: Workbench, idle: Sequence[tuple[Experiment, Experiment]], count: int) -> dict[str, Any] | None:
-    runner, journal = bench.runner, bench.journal
-    best = journal.state.incumbent
+def _smaller(bench: Workbench, units: Sequence[Unit], idle: Sequence[Unit], count: int) -> dict[str, Any] | None:
+    runner, journal, state = bench.runner, bench.journal, bench.journal.state
+    best = state.incumbent
     assert best is not None
-    files = _without(runner, runner.workspace.files(best.commit), idle)
+    files = _without(runner, state, runner.workspace.files(best.commit), idle)
     if files is None:
         return None
     commit = _commit(bench, SMALLER, files)
     folder = journal.path.parent / "ablate" / commit[:12]
-    commits, without = {BEST: best.commit, SMALLER: commit}, [after.number for after, _ in idle]
+    commits = {BEST: best.commit, SMALLER: commit}
+    staying = {each.number for unit in units if unit not in idle for each in unit.keeps}
+    about = {
+        "commit": commit,
+        # Only keeps of which nothing stays.
+        "without": sorted({each.number for unit in idle for each in unit.keeps} - staying),
+        "constants": [name for unit in idle for _, name in unit.places],
+        "descriptions": [unit.description for unit in idle],
+    }
     runs = compare(bench, commits, count, folder, may_fail={SMALLER})
     failed = runs[SMALLER][-1]
     if failed.metric is None:
         nothing = {"gain": None, "low": None, "high": None}
-        return {"commit": commit, "without": without, **nothing, "offered": False, "fails": failed.error}
-    state, direction = journal.state, runner.protocol.metric.direction
+        return {**about, **nothing, "offered": False, "fails": failed.error}
+    direction = runner.protocol.metric.direction
     found = difference(metrics(runs[BEST]), metrics(runs[SMALLER]), direction, noise_of(state.experiments))
     worth = {"gain": found.gain, "low": found.low, "high": found.high}
     # Offered unless it is shown to be worse; the user sees the interval.
-    return {"commit": commit, "without": without, **worth, "offered": found.high >= 0}
+    return {**about, **worth, "offered": found.high >= 0}
 
 
-def _without(
-    runner: Runner, texts: Mapping[str, str], changes: Sequence[tuple[Experiment, Experiment]]
-) -> dict[str, str] | None:
-    """Return the files with the changes undone, the latest first; None if later changes conflict."""
+def _without(runner: Runner, state: State, texts: Mapping[str, str], units: Sequence[Unit]) -> dict[str, str] | None:
+    """Return the files without these units, the latest code first; None if later changes of code conflict."""
+    workspace, known = runner.workspace, known_constants(runner.protocol)
+    assert state.baseline is not None
     files = dict(texts)
-    for after, before in reversed(changes):
+    for unit in sorted(units, key=lambda unit: -unit.keeps[-1].number):
+        if unit.before is None:
+            continue
+        now, then = (workspace.files(each.commit) for each in (unit.keeps[-1], unit.before))
         for path, text in files.items():
-            now, then = (runner.workspace.show(each.commit, path) for each in (after, before))
-            if now is None or then is None:
+            if now.get(path) == then.get(path):
+                continue
+            if path not in now or path not in then:
                 return None
-            taken = runner.workspace.without(text, now, then) if now != then else text
+            taken = merged((text, now[path], then[path]), known, workspace.merge, values="ours")
             if taken is None:
                 return None
             files[path] = taken
-    return files
+    places = [place for unit in units for place in unit.places]
+    return put_back(files, workspace.files(state.baseline.commit), places, known)
 
 
 def _commit(bench: Workbench, label: str, files: Mapping[str, str]) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from agent.decision import anytime
 from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, mean, spread
 from agent.decision.estimate import unbiased
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
@@ -246,13 +244,7 @@ def _compared(
     if min(len(a), len(b)) < 2:
         return None, {}
     means = {"a": mean(a), "b": mean(b)}
-    found = difference(a, b, direction, noise)
-    if sample.looks:
-        # One interval after another would contain zero less and less often: this one holds however often it is read.
-        always = anytime.interval(a, b, direction)
-        if math.isfinite(always.low):
-            found = replace(found, low=always.low, high=always.high)
-    return found, means
+    return difference(a, b, direction, noise, sample.looks), means
 
 
 def _beyond_holdout(run: Run) -> float | None:

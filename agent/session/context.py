@@ -12,6 +12,7 @@ from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.journal.experiment import Experiment, Value
 from agent.proposers.base import Context, WorkspaceView
+from agent.proposers.earlier import Earlier
 from agent.protocol.models import Protocol
 from agent.source.training_budget import Known, TrainingLimits
 from agent.system.files import read_text
@@ -33,6 +34,7 @@ def context_of(
     fingerprint: Mapping[str, Any],
     folder: Path,
     tick: Callable[[], None],
+    earlier: tuple[Earlier, ...] = (),
 ) -> Context:
     """Return the context for experiment `number`. Reads program.md now, so that edits affect the next experiment.
 
@@ -43,6 +45,7 @@ def context_of(
         fingerprint: describes the machine.
         folder: for the proposer's own files.
         tick: called regularly while the proposer works; may raise to stop it.
+        earlier: experiments of other sessions to learn from.
     """
     workspace, protocol = runner.workspace, runner.protocol
 
@@ -72,6 +75,7 @@ def context_of(
             ),
         ),
         folder=folder,
+        earlier=earlier,
     )
 
 

@@ -13,12 +13,12 @@ from agent.execution.kill import Process, end_orphan
 from agent.journal import edits, results
 from agent.journal.comparable import differences
 from agent.journal.edits import Edit
-from agent.journal.journal import Journal
-from agent.journal.paths import candidate_ref, journal_path
+from agent.journal.journal import Journal, fold
+from agent.journal.paths import candidate_ref, find_session, journal_path
 from agent.journal.state import State
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import require_runnable
-from agent.protocol.models import Protocol, matches
+from agent.protocol.models import FILENAME, Protocol, matches
 from agent.repository.checkout import Checkout
 from agent.repository.edit import own_commits
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
@@ -53,21 +53,27 @@ def imported_by_harness(protocol: Protocol, folder: Path) -> list[str]:
     return sorted(path for path in files if not any(matches(path, glob) for glob in globs))
 
 
-def require_startable(workspace: Workspace, protocol: Protocol, branch: str, tag: str, *, switch: bool = True) -> None:
+def require_startable(
+    workspace: Workspace, branch: str, tag: str, start: str | None = None, *, switch: bool = True
+) -> None:
     """Check, before anything is touched, that a new session can start without losing anything.
 
     Args:
         workspace: where.
-        protocol: its rules.
         branch: the session's branch, which must not exist.
         tag: the session.
+        start: the commit that it starts at; None for HEAD.
         switch: whether the branch will be checked out, for which the working tree must be clean.
 
     Raises:
         PreconditionError: it cannot.
         UsageError: a search comment is malformed.
     """
-    files = workspace.files(_require_clear(workspace, branch, tag, switch=switch))
+    protocol = workspace.protocol
+    head = _require_clear(workspace, branch, tag, switch=switch)
+    if start is not None:
+        _require_own_results(workspace, start)
+    files = workspace.files(start or head)
     if not files:
         raise PreconditionError(nothing_may_change(protocol), hint=NOTHING_MAY_CHANGE_HINT)
     tunable_parameters(files, known_constants(protocol))
@@ -112,20 +118,48 @@ def _require_own_results(workspace: Workspace, head: str) -> None:
         )
 
 
-def create(journal: Journal, workspace: Workspace, about: Mapping[str, Any], *, switch: bool = True) -> None:
+def start_of(workspace: Workspace, tag: str) -> str:
+    """Return the commit at which a session started with `--from TAG` begins: the incumbent of TAG with its rows.
+
+    Raises:
+        PreconditionError: session TAG does not exist, has no baseline, or ran with another protocol.json.
+    """
+    find_session(workspace.folder, tag)
+    state = fold(journal_path(workspace.folder, tag))
+    if state.session is None or state.head is None or not state.experiments:
+        raise PreconditionError(
+            f"session {tag} has no baseline yet, so there is nothing to start from",
+            hint=f"run it first with `{typed(f'run --tag {tag}')}`, or start without --from",
+        )
+    if workspace.resolve(state.head) is None:
+        raise PreconditionError(
+            f"git no longer has {state.head[:12]}, the last commit of session {tag}",
+            hint="restore its branch, or start without --from",
+        )
+    if workspace.show(state.head, FILENAME) != workspace.show(workspace.head, FILENAME):
+        raise PreconditionError(
+            f"{FILENAME} has changed since session {tag}",
+            hint=f"check out {state.session['branch']} first, or start without --from",
+        )
+    return state.head
+
+
+def create(
+    journal: Journal, workspace: Workspace, about: Mapping[str, Any], start: str | None = None, *, switch: bool = True
+) -> None:
     """Start a new session on a new branch, after `require_startable` has accepted it.
 
     Args:
         about: the fields of the session's first event, including its tag and branch.
+        start: the commit that it starts at; None for HEAD.
         switch: check the branch out.
     """
-    metric = workspace.protocol.metric
     checkout = Checkout(workspace)
     # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
     head = _require_clear(workspace, about["branch"], about["tag"], switch=switch)
-    begun = {"base": head, "left": checkout.branch, "metric": metric.name, "direction": metric.direction}
-    journal.append("session", **about, **begun, pid=os.getpid())
-    checkout.start_branch(about["branch"], head, switch=switch)
+    base = start or head
+    journal.append("session", **about, base=base, left=checkout.branch, pid=os.getpid())
+    checkout.start_branch(about["branch"], base, switch=switch)
 
 
 def resume(

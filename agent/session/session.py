@@ -20,7 +20,9 @@ from agent.journal.experiment import Experiment, Proposal, Value, Verdict, diges
 from agent.journal.journal import Journal
 from agent.journal.paths import candidate_ref, experiment_folder, stop_file
 from agent.journal.state import Pending, State
+from agent.proposers import earlier
 from agent.proposers.base import Context, Exhausted, Proposer
+from agent.proposers.earlier import Earlier
 from agent.proposers.edit import proposal_of
 from agent.proposers.search.space import tunable_parameters
 from agent.repository.checkout import Checkout
@@ -47,6 +49,8 @@ class SessionConfig:
         confirm: compare the best with the baseline at the end.
         flags: the flags that the session keeps, by their names in `run`.
         switch: check out the session's branch.
+        start: for a new session, the session whose incumbent it starts from, and the commit of that; None for HEAD.
+        learn: whether proposers may know the experiments of other sessions.
     """
 
     tag: str
@@ -58,6 +62,8 @@ class SessionConfig:
     confirm: bool
     flags: Mapping[str, Any]
     switch: bool = True
+    start: tuple[str, str] | None = None
+    learn: bool = False
 
 
 class Session:
@@ -85,6 +91,7 @@ class Session:
         self._confirm = config.confirm
         self._began = time.monotonic()
         self._told: set[str] = set()
+        self._earlier: tuple[Earlier, ...] = ()
 
     @property
     def workbench(self) -> Workbench:
@@ -106,33 +113,46 @@ class Session:
     def recover(self) -> None:
         """Create the session, or finish or undo the step that a crash interrupted."""
         workspace, protocol = self.runner.workspace, self.runner.protocol
-        base = self.state.session["base"] if self.state.session else workspace.head
+        _, start = self._config.start or (None, None)
+        base = self.state.session["base"] if self.state.session else start or workspace.head
         self._fingerprint = fingerprint(protocol, self.runner.training_seconds, workspace.harness_digest(base))
         if self.state.session is None:
-            about = {
-                "tag": self.tag,
-                "branch": self.branch,
-                "fingerprint": self._fingerprint,
-                "seed": self._config.seed,
-                "proposer": self._proposer.name,
-                "flags": dict(self._config.flags),
-            }
-            recovery.create(self.journal, workspace, about, switch=self._config.switch)
+            recovery.create(self.journal, workspace, self._about(), start, switch=self._config.switch)
         else:
-            recovery.resume(
-                self.journal,
-                workspace,
-                self.branch,
-                self._fingerprint,
-                self._config.flags,
-                switch=self._config.switch,
-            )
+            flags, switch = self._config.flags, self._config.switch
+            recovery.resume(self.journal, workspace, self.branch, self._fingerprint, flags, switch=switch)
+            if self._config.learn and self.state.learned:
+                self._earlier = earlier.read(self.journal.path)
+        if self._earlier:
+            self.journal.show("note", text=f"learning from {earlier.described(self.state.learned)}")
         stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)
         # If a crash prevented it. The logs of a baseline are those of all sessions, and so are its models.
         for experiment in self.state.experiments[1:]:
             self._score(experiment)
+
+    def _about(self) -> dict[str, Any]:
+        """Return the fields of the first event. What other sessions teach is on disk before it."""
+        first, _ = self._config.start or (None, None)
+        metric = self.runner.protocol.metric
+        about = {"fingerprint": self._fingerprint, "metric": metric.name, "direction": metric.direction}
+        known = earlier.gather(self.journal.path, about, first) if self._config.learn else earlier.Knowledge()
+        for text in known.skipped:
+            self.journal.show("note", text=text)
+        if known.experiments:
+            earlier.write(self.journal.path, known.experiments)
+        self._earlier = known.experiments
+        return {
+            "tag": self.tag,
+            "branch": self.branch,
+            **about,
+            "seed": self._config.seed,
+            "proposer": self._proposer.name,
+            "flags": dict(self._config.flags),
+            "from": first,
+            "learned": known.sources,
+        }
 
     def baseline(self) -> Experiment:
         """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""
@@ -395,6 +415,7 @@ class Session:
             fingerprint=self._fingerprint,
             folder=experiment_folder(self.journal.path, number),
             tick=self._while_proposing,
+            earlier=self._earlier,
         )
 
     def _require_going(self) -> None:

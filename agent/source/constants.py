@@ -122,6 +122,18 @@ def replace(source: str, found: Mapping[str, Constant], values: Mapping[str, Val
     return data.decode()
 
 
+def with_literals(source: str, found: Mapping[str, Constant], literals: Mapping[str, str]) -> str:
+    """Return `source` with exactly these literals for the constants that they name.
+
+    Args:
+        found: what `constants` returned for this source.
+    """
+    data = source.encode()
+    for name in sorted(literals, key=lambda name: found[name].begin, reverse=True):
+        data = data[: found[name].begin] + literals[name].encode() + data[found[name].end :]
+    return data.decode()
+
+
 def literal(value: Value, like: str) -> str:
     """Spell `value` in the style of `like`: a power of two as a power, a string in the same quotes."""
     power = re.fullmatch(r"2\s*\*\*\s*\d+", like)

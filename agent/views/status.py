@@ -13,6 +13,7 @@ from agent.journal import lock
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
+from agent.proposers.earlier import described
 from agent.report.holdout import holdout_line
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
@@ -35,6 +36,8 @@ def status_lines(data: dict[str, Any]) -> list[str]:
         *([data["statement"]["line"]] if data["statement"] else []),
         *data["lines"],
     ]
+    if data["learned"]:
+        shown.append(f"learned from {described(data['learned'])}")
     if data["holdout"]:
         shown.append(f"holdout {holdout_line(data['holdout'])}")
     if data["cost"]["calls"]:

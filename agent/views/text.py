@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from agent.format import brief, cost, counted, duration, figure, one_line
@@ -12,7 +10,7 @@ from agent.journal.experiment import Experiment
 from agent.journal.state import State
 from agent.report.gain import outcome, remeasured, verdict_of
 from agent.report.holdout import holdout_line
-from agent.system.invocation import git_here, typed
+from agent.system.invocation import typed
 
 MOST_KEPT = 5
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
@@ -94,7 +92,7 @@ def _gained(summary: Mapping[str, Any]) -> str:
     return f"{brief(summary['gain'])} apparent, {said}"
 
 
-def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str, top: Path) -> list[str]:
+def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
     """Return the closing lines of `run`: the result, what was kept, and the commands to use next.
 
     Args:
@@ -102,7 +100,6 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         summary: its summary, see `report.summary`.
         short: short hash of the best commit.
         log_folder: folder of the session.
-        top: root of the repository.
     """
     if summary["baseline"] is None:
         return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
@@ -123,7 +120,7 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
         *_kept(state),
         f"view      {typed(f'report --tag {tag} --open')}",
-        *([f"apply     {_apply_best(state, top)}"] if summary["best_number"] else []),
+        *([f"adopt     {typed(f'adopt --tag {tag}')}"] if summary["best_number"] else []),
         f"resume    {typed(f'run --tag {tag}')}",
     ]
     return [one_line(line) for line in lines]
@@ -138,11 +135,3 @@ def _kept(state: State) -> list[str]:
     return (
         [*lines, f"kept      and {len(kept) - len(shown)} more with smaller gains"] if len(kept) > len(shown) else lines
     )
-
-
-def _apply_best(state: State, top: Path) -> str:
-    """Return the command that applies the best to the user's branch in the repository at `top`."""
-    assert state.session is not None
-    left, git = state.session.get("left"), git_here(top)
-    back = f"{git} switch {shlex.quote(left)} && " if left else ""
-    return f"{back}{typed('diff --tag ' + state.session['tag'])} | {git} apply"

@@ -32,6 +32,14 @@ def test_confirmation_is_difference_of_runs() -> None:
     assert confirmation_of(sides, "maximize") is None
 
 
+def test_interval_after_earlier_looks_is_wider() -> None:
+    a, b = ([run(base + 0.01 * seed, seed) for seed in range(6)] for base in (2.0, 1.0))
+    once, again = (confirmation_of(Sides(a=a, b=b), "minimize", looks) for looks in (0, 1))
+    assert once is not None
+    assert again is not None
+    assert again.low < once.low < once.gain == again.gain < once.high < again.high
+
+
 def test_gain_must_show_on_the_holdout_too() -> None:
     a = [run(2.0, 1, 2.0), run(2.1, 2, 2.1)]
     good, lost = ([run(1.0, 1, 1.0 + more), run(1.1, 2, 1.1 + more)] for more in (0.0, 1.0))

@@ -8,13 +8,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from agent.claim.check import changes_of
+import pytest
+
+from agent.claim.check import FalseClaim, changes_of, require_consistent
+from agent.claim.folder import read_claim
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import replay
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from tests.common import claims, schemas
+from tests.common.sessions import confirmed
 from tests.common.workspaces import Cli, commit_all, git
 
 
@@ -38,6 +42,21 @@ def test_claim_holds_runs_commits_and_figures_of_confirmation(published: Path, t
     git(tmp_path, "init", "--quiet", str(empty))
     git(empty, "fetch", "--quiet", str(folder / "commits.bundle"), "refs/claim/*:refs/claim/*")
     assert git(empty, "rev-parse", "refs/claim/best") == state.incumbent.commit
+
+
+def test_interval_of_repeated_confirmations_holds_at_each(published: Path, cli: Cli, tmp_path: Path) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "author")
+    found = confirmed(author, cli)
+    done = cli(author, "claim", "--out", str(tmp_path / "claim"))
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "claim" / "claim.json").read_bytes())
+    assert content["looks"] == 1
+    names = ("gain", "low", "high")
+    assert {name: content["confirmation"][name] for name in names} == {name: found[name] for name in names}
+    require_consistent(read_claim(tmp_path / "claim"))
+    claims.edit(tmp_path / "claim", lambda forged: forged.update(looks=0))
+    with pytest.raises(FalseClaim, match="its interval does not follow from its runs"):
+        require_consistent(read_claim(tmp_path / "claim"))
 
 
 def test_claim_names_no_path_of_its_author(published: Path) -> None:

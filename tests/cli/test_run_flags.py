@@ -24,6 +24,10 @@ def flags(folder: Path) -> dict[str, Any]:
     return dict(fold(journal_path(folder, "t")).flags)
 
 
+def journal_events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in journal_path(folder, "t").read_text().splitlines()]
+
+
 def test_resume_needs_only_tag(quick: Path, cli: Cli) -> None:
     other = shutil.copytree(quick, quick.parent / "other")
     kept = ("--training-seconds", "20", "--seed", "7", "--verdict", "greedy", "--no-prune", "--baseline-runs", "3")
@@ -86,6 +90,27 @@ def test_older_session_keeps_budget_and_seed(quick: Path, cli: Cli) -> None:
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     session(quick, cli, "--max-experiments", "2")
     assert flags(quick) == {"training_seconds": 20, "seed": 5}
+
+
+def test_budget_is_that_of_the_measurements(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--training-seconds", "20", "--max-experiments", "1")
+    path = journal_path(quick, "t")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text(
+        "".join(json.dumps({**line, **({"flags": {}} if "flags" in line else {})}) + "\n" for line in lines)
+    )
+    session(quick, cli, "--max-experiments", "2")
+    assert "training_seconds was 20" in session(quick, cli, "--training-seconds", "30", code=3)
+    assert cli(quick, "confirm").returncode == 0
+    assert cli(quick, "ablate").returncode == 0
+
+
+def test_confirm_confines_runs_as_the_session_does(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--sandbox", "off", "--verdict", "greedy", "--max-experiments", "4", "--no-confirm")
+    assert cli(quick, "confirm").returncode == 0
+    compared = [line for line in journal_events(quick) if line["event"] == "compared"]
+    assert compared
+    assert all(line["unconfined"] for line in compared)
 
 
 def test_nonsensical_journal_flags_are_ignored(quick: Path, cli: Cli) -> None:

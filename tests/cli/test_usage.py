@@ -16,7 +16,7 @@ from tests.common.workspaces import Cli
         (["frobnicate"], "unknown command 'frobnicate'", "see `"),
         (["statu"], "unknown command 'statu'", "did you mean `status`? See `"),
         (["protocol", "frob"], "unknown command 'frob'", "see `"),
-        (["run", "--frob"], "unknown option --frob", "see `"),
+        (["run", "--zebra"], "unknown option --zebra", "see `"),
         (["run", "--tagg", "x"], "unknown option --tagg", "did you mean `--agent`, `--tag` or `--target`? See `"),
         (["run"], "missing option --tag", "see `"),
         (["run", "--tag"], "--tag needs a value", "see `"),

@@ -53,18 +53,20 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file, and clear the messages and requests of an earlier one."""
+    def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False, fragment: str = "") -> None:
+        """Show a file, and clear the messages and requests of an earlier one. `fragment` is a part of it: `#12`."""
         phone = width < 600
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
-        self.console, self.requests, self._loaded = [], [], False
-        self._call("Page.navigate", url=path.resolve().as_uri())
-        deadline = time.monotonic() + PATIENCE
-        while not self._loaded:
-            self._take(self._receive(deadline))
+        # An empty page in between: going to a fragment of the same page would not load it again.
+        for url in ("about:blank", path.resolve().as_uri() + fragment):
+            self.console, self.requests, self._loaded = [], [], False
+            self._call("Page.navigate", url=url)
+            deadline = time.monotonic() + PATIENCE
+            while not self._loaded:
+                self._take(self._receive(deadline))
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -72,16 +74,47 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
+    def scripts(self, on: bool) -> None:
+        """Let pages that are opened from now on run their scripts, or not."""
+        self._call("Emulation.setScriptExecutionDisabled", value=not on)
+
     def move(self, x: float, y: float) -> None:
         self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
+    def click(self, x: float, y: float, count: int = 1) -> None:
+        for number in range(1, count + 1):
+            self._mouse("mousePressed", x, y, number)
+            self._mouse("mouseReleased", x, y, number)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 5) -> None:
+        """Press at `start`, move to `end` in some steps, and release."""
+        self._mouse("mousePressed", *start)
+        for step in range(1, steps + 1):
+            part = step / steps
+            self.move(*(a + part * (b - a) for a, b in zip(start, end, strict=True)))
+        self._mouse("mouseReleased", *end)
+
     def tap(self, x: float, y: float) -> None:
+        self.touch(x, y)
+        self.lift()
+
+    def touch(self, x: float, y: float) -> None:
         self._call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+
+    def lift(self) -> None:
         self._call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
+    def type(self, text: str) -> None:
+        """Type a text where the focus is."""
+        self._call("Input.insertText", text=text)
+
+    def _mouse(self, kind: str, x: float, y: float, count: int = 1) -> None:
+        self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=count)
+
     def press(self, key: str, code: int) -> None:
+        text = "\r" if key == "Enter" else ""  # without it, Enter does not send a form
         for kind in ("keyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text)
 
     def pdf(self) -> bytes:
         return base64.b64decode(self._call("Page.printToPDF", printBackground=True)["data"])

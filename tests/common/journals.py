@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,12 +48,22 @@ class JournalBuilder:
     Args:
         base: Commit of the baseline.
         best: Commit of every kept experiment.
+        commits: Commits of the other experiments, by number - 1; made-up ones where it is too short.
+        logs: Folder of the session; each experiment then has a log there. None for no logs.
     """
 
     def __init__(
-        self, tag: str, base: str = "a" * 40, best: str = "b" * 40, direction: str = "minimize", seed: int = 7
+        self,
+        tag: str,
+        base: str = "a" * 40,
+        best: str = "b" * 40,
+        direction: str = "minimize",
+        seed: int = 7,
+        commits: Sequence[str] = (),
+        logs: Path | None = None,
     ) -> None:
         self.base, self.best, self.sign = base, best, 1 if direction == "minimize" else -1
+        self.commits, self.logs = commits, logs
         self.chance, self.write = random.Random(seed), Writer()
         self.number, self.value, self.parameters = 0, BASELINE, dict.fromkeys(NAMES, 1.0)
         self.write(
@@ -138,7 +149,8 @@ class JournalBuilder:
         name = next((name for name in NAMES if candidate[name] != self.parameters[name]), NAMES[0])
         description = f"{name} {self.parameters[name]:g} -> {candidate[name]:g}"
         description = {3: HOSTILE, 4: f"{description} {UNPRINTABLE}"}.get(number, description)
-        self._begin(description, candidate, commit or f"{number:040x}", name)
+        known = self.commits[number - 1] if number <= len(self.commits) else f"{number:040x}"
+        self._begin(description, candidate, commit or known, name)
         return number, candidate
 
     def _begin(self, description: str, candidate: Parameters, commit: str, name: str) -> None:
@@ -170,7 +182,7 @@ class JournalBuilder:
         self, status: str, reason: str, seconds: float = 327.0, evidence: dict[str, Any] | None = None, **run: Any
     ) -> Self:
         number, self.number = self.number, self.number + 1
-        usual = {
+        usual: dict[str, Any] = {
             "metric": None,
             "seconds": seconds,
             "secondary": {"training_seconds": 300.0, "peak_vram_mb": 5100.0},
@@ -178,10 +190,24 @@ class JournalBuilder:
             "pruned": None,
             "estimate": None,
         }
+        if self.logs is not None:
+            usual["log"] = str(self._log(self.logs / "experiments" / f"{number:04d}" / "run-1.log"))
         self.write("measured", seconds, number=number, run=1, **{**usual, **run})
         self.write("judged", 0.1, number=number, status=status, reason=reason, evidence=evidence)
         self.write("recorded", 0.1, number=number, head=self.commit)
         return self
+
+    def _log(self, path: Path) -> Path:
+        """Write a log with a learning curve, and with text that tries to be markup at its end."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ends, lines = 3 + self.number % 100 / 100, 60
+        curve = (
+            f"step {5 * i:05d} ({100 * i / lines:.1f}%) | loss: {ends + 6 / i:.6f} | lrm: 1.00 | dt: 500ms | tok/sec: 1"
+            for i in range(1, lines + 1)
+        )
+        end = (HOSTILE, "---", "training_seconds: 300.0", "peak_vram_mb: 5100.0", f"num_steps: {5 * lines}")
+        path.write_text("\n".join([*curve, *end, ""]))
+        return path
 
 
 def _evidence(mean: float, before: float, gain: float, number: int) -> dict[str, Any]:

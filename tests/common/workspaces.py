@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,20 @@ def repository(folder: Path, files: dict[str, str]) -> Path:
 def commit_all(folder: Path, message: str) -> None:
     git(folder, "add", "-u")
     git(folder, "commit", "--quiet", "-m", message)
+
+
+def commit_many(folder: Path, texts: Sequence[str]) -> list[str]:
+    """Commit each text as train.py on top of HEAD, in one git process, and return the hashes. No branch moves."""
+    base, marks = git(folder, "rev-parse", "HEAD"), folder / ".git" / "marks"
+    stream = "".join(
+        f"commit refs/many/{i}\nmark :{i}\ncommitter Tester <tester@example.invalid> 1790000000 +0000\ndata 4\nmany\n"
+        f"from {base}\nM 100644 inline train.py\ndata {len(text.encode())}\n{text}\n"
+        for i, text in enumerate(texts, start=1)
+    )
+    command = ["git", "fast-import", "--quiet", f"--export-marks={marks}"]
+    subprocess.run(command, cwd=folder, input=stream.encode(), check=True)
+    found = dict(line.split() for line in marks.read_text().splitlines())
+    return [found[f":{i}"] for i in range(1, len(texts) + 1)]
 
 
 def set_protocol(folder: Path, **sections: Any) -> None:

@@ -15,7 +15,7 @@ from agent.errors import AutoresearchError
 from agent.protocol.load import load_protocol
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
-from tests.common.workspaces import Cli, git, quick_protocol
+from tests.common.workspaces import Cli, commit_many, git, quick_protocol
 
 THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
 
@@ -408,3 +408,19 @@ def test_what_a_gitignore_names_is_not_excluded_once_more(quick: Path, below: st
     exclude.write_text(before)
     checkout.exclude([".autoresearch/", "run.log"])
     assert exclude.read_text() == before
+
+
+def test_changes_of_many_commits_are_their_diffs(quick: Path) -> None:
+    texts = [f"RATE = {n}\n{n:040x}\n" for n in range(1, 4)]  # a line like a hash is no border between diffs
+    commits = commit_many(quick, texts)
+    workspace = Workspace(quick, load_protocol(quick))
+    missing = "f" * 40
+    found = workspace.changes([commits[0], missing, *commits])
+    assert set(found) == set(commits)
+    for commit in commits:
+        assert found[commit].strip() == workspace.diff(f"{commit}^", commit).strip()
+    (quick / "results.tsv").write_text("row\n")
+    git(quick, "add", "results.tsv")
+    git(quick, "commit", "--quiet", "-m", "only a row")
+    assert not any(workspace.changes([git(quick, "rev-parse", "HEAD")]).values())
+    assert workspace.changes([]) == {}

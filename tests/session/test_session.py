@@ -51,14 +51,10 @@ def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
     assert 0 < done.stdout.count("kept      #") <= 5
     assert done.stdout.count("bound     at any time: ") == 1
     assert said["view"] == "autoresearch report --tag t --open"
-    home = next(line for line in done.stdout.splitlines() if line.startswith("apply ")).removeprefix("apply ")
-    program = f"{sys.executable} -m agent"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    taken = home.replace("autoresearch diff", f"{program} diff")
-    subprocess.run(["bash", "-c", taken], cwd=quick, env=env, check=True, capture_output=True)
-    assert git(quick, "branch", "--show-current") == "main"
-    assert git(quick, "diff", best.commit, "--", "train.py") == ""
-    git(quick, "restore", "train.py")
+    assert said["adopt"] == "autoresearch adopt --tag t"
+    home = said["adopt"].removeprefix("autoresearch ").split()
+    assert cli(quick, *home, "--provisional").returncode == 0
+    assert git(quick, "diff", "main", best.commit, "--", "train.py") == ""
     again = said["resume"].removeprefix("autoresearch ").split()
     assert cli(quick, *again, "--max-experiments", "13").returncode == 0
 
@@ -84,7 +80,7 @@ def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
 def test_same_command_resumes_to_same_end(quick: Path, program: Cli) -> None:
     whole = program(quick, "run", "--tag", "whole", "--max-experiments", "6", "--seed", "3")
     git(quick, "checkout", "--quiet", "main")
-    assert program(quick, "run", "--tag", "t", "--max-experiments", "2", "--seed", "3").returncode == 0
+    assert program(quick, "run", "--tag", "t", "--fresh", "--max-experiments", "2", "--seed", "3").returncode == 0
     assert program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3").returncode == 0
     again = program(quick, "run", "--tag", "t", "--max-experiments", "6", "--seed", "3")
     assert again.returncode == 0

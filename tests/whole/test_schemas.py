@@ -80,6 +80,8 @@ class Seen:
                 self.take("proposal", json.loads(path.read_text()))
             elif path.name == "edit.json":
                 self.take("edit", json.loads(path.read_text()))
+            elif path.name == "earlier.json":
+                self.take("earlier", json.loads(path.read_text()))
             elif path.name == "baseline.json":
                 self.take("baseline-record", json.loads(path.read_text()))
 
@@ -106,9 +108,14 @@ def ordinary(folder: Path, seen: Seen) -> None:
     seen.json("ablate", folder, "ablate", "--sandbox", "off")
     for command in ("status", "sessions", "report"):
         seen.json(command, folder, command)
+    for _ in range(2):
+        seen.json("adopt", folder, "adopt", "--provisional")
     seen.json("show", folder, "show", "best")
     seen.json("field", folder, "field", "--minutes", "2", "--sandbox", "off")
     claimed(folder, seen)
+    seen.lines("run", run(folder, "--from", "t", "--max-experiments", "1", "--json", "--no-report", tag="u").stdout)
+    for command in ("status", "report"):
+        seen.json(command, folder, command)
     with (folder / "results.tsv").open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             seen.take("results", row)
@@ -127,7 +134,8 @@ def claimed(folder: Path, seen: Seen) -> None:
 def failing(folder: Path, seen: Seen) -> None:
     """Every command where it fails, and a session whose baseline does."""
     make_quick(folder)
-    for command in ("status", "show 3", "diff", "log", "sessions", "report", "confirm", "ablate", "try", "wait"):
+    commands = ("status", "show 3", "diff", "log", "sessions", "report", "confirm", "ablate", "try", "wait", "adopt")
+    for command in commands:
         seen.json(command.split()[0], folder, *command.split())
     (folder / "train.py").write_text(f"{RATE}\nraise ValueError('no')\n")
     commit_all(folder, "broken")
@@ -178,6 +186,7 @@ def agents(folder: Path, seen: Seen) -> None:
     run(folder, "--max-experiments", "1", "--seed", "1", tag="memory")
     seen.json("show", folder, "show", "1")
     seen.json("sessions", folder, "sessions")
+    seen.json("sessions", folder, "sessions", "--delete", "t", "--yes")
 
 
 def faulted(folder: Path, seen: Seen) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.command import answer, command
-from agent.cli.options import Holdout, Json, SandboxMode, Setup, Tag, TrainingSeconds
+from agent.cli.options import Holdout, Json, SandboxMode, SessionSandbox, Setup, Tag, TrainingSeconds
 from agent.cli.program import RESEARCH, Options
 from agent.errors import UsageError
 
@@ -35,7 +35,7 @@ def confirm_(
     a: Annotated[str | None, typer.Argument(metavar="A", help="Number, hash, branch, `best` or `baseline`.")] = None,
     b: Annotated[str | None, typer.Argument(metavar="B", help="The same; B's gain over A is printed.")] = None,
     tag: Tag = None,
-    sandbox: SandboxMode = "auto",
+    sandbox: SessionSandbox = None,
     as_json: Json = False,
 ) -> int:
     """Re-measure the best experiment against the baseline.
@@ -86,7 +86,7 @@ def ablate(
         ),
     ] = 2,
     tag: Tag = None,
-    sandbox: SandboxMode = "auto",
+    sandbox: SessionSandbox = None,
     as_json: Json = False,
 ) -> int:
     """Find kept changes that no longer help.

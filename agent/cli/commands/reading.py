@@ -1,4 +1,4 @@
-"""Commands that inspect sessions. They only read, so they never disturb a running loop."""
+"""Commands that inspect sessions. They only read, except for `sessions --delete`, which refuses while a loop runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.cli.command import answer, command
 from agent.cli.options import Json, Tag
 from agent.cli.program import LOOK, Options
 from agent.errors import UsageError
-from agent.format import block
+from agent.format import block, one_line
 from agent.system.files import read_end
 
 LARGEST_LOG = 2**27  # bytes, counted from the end
@@ -167,23 +167,56 @@ def log(
 
 
 @command(LOOK, reads=True)
-def sessions(as_json: Json = False) -> int:
+def sessions(
+    delete: Annotated[
+        str | None,
+        typer.Option(metavar="TAG", help="Delete this session after a question.", autocompletion=completion.tags),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
+    as_json: Json = False,
+) -> int:
     """List the sessions of this workspace, latest first.
 
     Shows for each session the number of experiments, baseline, best, gain (confirmed or provisional), last activity and
     branch.
 
+    --delete removes a session: its refs, its branch and its folder. It names them first, and refuses while a loop runs,
+    while the branch is checked out, and if the branch has commits of yours.
+
     \b
     Examples:
       autoresearch sessions
       autoresearch sessions --json
+      autoresearch sessions --delete demo
     """
     from agent.report import inspection
     from agent.views.color import colored
     from agent.views.details import session_lines
 
-    found = inspection.sessions(Options.folder.resolve())
+    folder = Options.folder.resolve()
+    if delete is not None:
+        return _delete(folder, delete, yes=yes, as_json=as_json)
+    if yes:
+        raise UsageError("--yes needs --delete", hint="drop it")
+    found = inspection.sessions(folder)
     answer(as_json, "sessions", {"sessions": found}, colored(session_lines(found, time.time())))
+    return 0
+
+
+def _delete(folder: Path, tag: str, *, yes: bool, as_json: bool) -> int:
+    from agent.adopt.delete import delete, remains, remains_lines, workspace_of
+
+    workspace = workspace_of(folder)
+    for line in remains_lines(remains(workspace, tag)):
+        print(one_line(line), file=sys.stderr, flush=True)
+    if not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("--delete asks for confirmation on a terminal only", hint="add --yes")
+        if not typer.confirm("Delete it?", err=True):
+            print("nothing was deleted", file=sys.stderr)
+            return 1
+    data = delete(workspace, tag)
+    answer(as_json, "sessions", {"deleted": data}, [f"deleted session {tag}"])
     return 0
 
 

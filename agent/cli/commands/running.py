@@ -8,7 +8,8 @@ import typer
 
 from agent.cli.command import again, command, defaults
 from agent.cli.program import RESEARCH, Options
-from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags, config_of
+from agent.cli.run_config import config_of
+from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags
 from agent.format import one_line
 from agent.system.background import log_of, start, tell, telling_errors
 from agent.system.invocation import here, typed
@@ -38,12 +39,16 @@ def run(
     `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under
     "End of the session" are not remembered: pass them at every start.
 
+    A new session learns from the other sessions of the workspace with the same data and harness, unless --fresh is
+    given. With --from it also starts at the best of one of them.
+
     \b
     Examples:
       autoresearch run --tag mar5 --until 07:00
       autoresearch run --tag try --training-seconds 30 --max-experiments 5
       autoresearch run --tag mar6 --model anthropic:claude-sonnet-4-5 --max-cost 5
       autoresearch run --tag mar7 --agent claude --share 0.5
+      autoresearch run --tag mar8 --from mar7 --until 07:00
 
     \b
     Writes:

@@ -26,6 +26,7 @@ from agent.system.files import read_text
 TOKENS = 32_000
 CHARACTERS_A_TOKEN = 3
 RECENT, NEAR_MISSES, CRASHES, DIFFS, IDEAS, PREDICTIONS = 12, 6, 6, 4, 40, 8
+EARLIER_KEPT, EARLIER_LOST, EARLIER_CRASHED = 12, 6, 6
 LONGEST_LINE = 160
 LONGEST_DIFF = 1500
 LARGEST_COMPARED = 200_000  # characters
@@ -91,6 +92,7 @@ def _sections(context: Context) -> list[tuple[str, list[str]]]:
         (f"Near misses: discarded, but close {UNTRUSTED}", _near_misses(context)),
         (f"Crashes and their reasons {UNTRUSTED}", _lines(context, _crashed(tried))),
         (f"All experiments by idea; {known} {UNTRUSTED}", _by_idea(context, noise)),
+        (f"Earlier sessions: what they kept, and what failed there {UNTRUSTED}", _earlier(context)),
         ("The best points so far", best_points(context)),
         ("What the search knows about each constant", constant_ranges(context)),
         (f"Earlier predictions {UNTRUSTED}", _predictions(context)),
@@ -201,6 +203,25 @@ def _by_idea(context: Context, noise: float | None) -> list[str]:
         line = plain(f"{idea}: {len(members)} tried, {kept} kept, {crashed} crashed; {came}")[:LONGEST_LINE]
         lines.append((gains[0] if gains else float("inf"), line))
     return [line for _, line in sorted(lines, key=lambda each: each[0])][:IDEAS]
+
+
+def _earlier(context: Context) -> list[str]:
+    """Return the most telling experiments of other sessions: the largest gains, the largest losses, and the crashes.
+
+    Losses count only if their size is known. Changes are from the incumbent of that session at the time.
+    """
+    sized = [(gain(0.0, e.change, context.direction), e) for e in context.earlier if e.change is not None and e.number]
+    sized.sort(key=lambda each: -each[0])
+    kept = [e for _, e in sized if e.status == "keep"][:EARLIER_KEPT]
+    lost = [e for _, e in reversed(sized) if e.status == "discard"][:EARLIER_LOST]
+    crashed = [e for e in context.earlier if e.status == "crash"][-EARLIER_CRASHED:]
+    lines = []
+    for each in (*kept, *lost, *crashed):
+        shown = f"{each.change:+.5f}" if each.change is not None else "-"
+        where = "" if each.alike else " (other machine or budget)"
+        line = f"{each.tag} #{each.number} {each.status} {shown}{where}: {each.description}"
+        lines.append(plain(line.replace("\n", " "))[:LONGEST_LINE])
+    return lines
 
 
 def _predictions(context: Context) -> list[str]:

@@ -26,6 +26,7 @@ FAR = 0.9
 LENGTH, LENGTH_DEVIATION = 0.3, 0.8
 NOISE, NOISE_DEVIATION = 0.02, 1.5
 AMPLITUDE_DEVIATION = 0.7
+JITTERS = (1e-8, 1e-6, 1e-4, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,25 @@ class GaussianProcess:
         variance = self.amplitude - ((cross @ self.inverse) * cross).sum(1)
         return self.mean + self.scale * (cross @ self.weights), self.scale * np.sqrt(np.maximum(variance, 1e-10))
 
+    def draw(self, points: Array, count: int, random: np.random.Generator) -> Array:
+        """Return functions drawn from the posterior, without noise, at the points of shape (m, features).
 
-def fit(points: Array, values: Array, group: Array) -> GaussianProcess:
+        Returns:
+            Shape (count, m).
+
+        Raises:
+            LinAlgError: the covariance is not positive definite, even with the largest jitter.
+        """
+
+        scaled = points / self.lengths
+        cross = self.amplitude * _matern(_squares(scaled, self.points))
+        covariance = self.amplitude * _matern(_squares(scaled, scaled)) - cross @ self.inverse @ cross.T
+        root = _root(0.5 * (covariance + covariance.T), self.amplitude)
+        drawn: Array = cross @ self.weights + random.standard_normal((count, len(points))) @ root.T
+        return self.mean + self.scale * drawn
+
+
+def fit(points: Array, values: Array, group: Array, doubts: Array) -> GaussianProcess:
     """Fit a Gaussian process.
 
     The mean far from all points is a bad value rather than the average, because good values are rare in a wide space.
@@ -67,16 +85,17 @@ def fit(points: Array, values: Array, group: Array) -> GaussianProcess:
         points: shape (n, features), in 0..1.
         values: shape (n,); smaller is better.
         group: index of the constant of each feature.
+        doubts: shape (n,); the noise variance of each value, in units of that of one measured in this session.
     """
     import numpy as np
 
     mean, scale = float(np.quantile(values, FAR)), float(values.std()) or 1.0
     wanted = (values - mean) / scale
     best = np.argsort(values, kind="stable")[:MOST_FITTED]
-    theta = _learn(points[best], wanted[best], group)
+    theta = _learn(points[best], wanted[best], group, doubts[best])
     lengths, amplitude, noise = np.exp(theta[:-2])[group], math.exp(theta[-2]), math.exp(theta[-1])
     scaled = points / lengths
-    inverse = np.linalg.inv(amplitude * _matern(_squares(scaled, scaled)) + (noise + 1e-6) * np.eye(len(points)))
+    inverse = np.linalg.inv(amplitude * _matern(_squares(scaled, scaled)) + np.diag(noise * doubts + 1e-6))
     return GaussianProcess(scaled, lengths, inverse @ wanted, inverse, mean, scale, amplitude)
 
 
@@ -91,7 +110,7 @@ def improvement(model: GaussianProcess, points: Array, best: float) -> Array:
     return expected
 
 
-def _learn(points: Array, wanted: Array, group: Array) -> Array:
+def _learn(points: Array, wanted: Array, group: Array, doubts: Array) -> Array:
     """Return the logarithms of length scales, amplitude and noise that maximize the posterior, found by Rprop."""
     import numpy as np
 
@@ -109,16 +128,29 @@ def _learn(points: Array, wanted: Array, group: Array) -> Array:
         decay = np.exp(-root)
         amplitude, noise = math.exp(theta[-2]), math.exp(theta[-1])
         kernel = amplitude * (1 + root + root**2 / 3) * decay
-        inverse = np.linalg.inv(kernel + (noise + 1e-6) * eye)
+        inverse = np.linalg.inv(kernel + (noise * doubts + 1e-6) * eye)
         alpha = inverse @ wanted
         outer = 0.5 * (np.outer(alpha, alpha) - inverse)
         by_length = (flat @ (outer * amplitude * 5 / 3 * (1 + root) * decay).ravel()) * weights
-        slope = np.concatenate([by_length, [(outer * kernel).sum(), noise * np.trace(outer)]])
+        slope = np.concatenate([by_length, [(outer * kernel).sum(), noise * np.trace(outer * doubts)]])
         slope -= (theta - prior) / deviation**2
         turned = np.sign(slope) * np.sign(before)
         step = np.clip(np.where(turned > 0, step * 1.2, np.where(turned < 0, step * 0.5, step)), 1e-3, LARGEST_STEP)
         theta, before = theta + np.sign(slope) * step, slope
     return theta
+
+
+def _root(covariance: Array, amplitude: float) -> Array:
+    """Return the Cholesky factor, with as little jitter on the diagonal as the rounding of near points needs."""
+    import numpy as np
+
+    eye = np.eye(len(covariance))
+    for jitter in JITTERS[:-1]:
+        try:
+            return np.linalg.cholesky(covariance + jitter * amplitude * eye)
+        except np.linalg.LinAlgError:
+            continue
+    return np.linalg.cholesky(covariance + JITTERS[-1] * amplitude * eye)
 
 
 def _matern(squares: Array) -> Array:

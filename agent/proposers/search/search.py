@@ -1,6 +1,7 @@
 """Propose values of the constants: first steps by rules of thumb, then by the expected improvement of a model.
 
-The search stores nothing: its proposals depend only on the seed, the number of the experiment and the history.
+The search stores nothing: its proposals depend only on the seed, the number of the experiment, the history, and the
+experiments of other sessions that this one learns from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
+from agent.proposers.earlier import Earlier
+from agent.proposers.search import transfer
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Dimension, Space, space_of, why_nothing
 
@@ -89,37 +92,68 @@ class SearchProposer:
         space = space_of(context.files, context.constants)
         if (nothing := why_nothing(context.files, context.constants)) is not None:
             raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
-        seen = {experiment.digest for experiment in context.history}
         rng = random.Random(f"{context.seed}:{context.number}")
-        for values, why in chain(_until_it_fails(_expected(space, context, rng)), _steps(space, context, rng)):
-            texts = space.apply(values)
+        earlier = transfer.on_this_scale(context.earlier, context.history)
+        seen = {experiment.digest for experiment in context.history}
+        seen |= transfer.beaten(earlier, _value(context.incumbent), context.direction)
+        failed = transfer.failed(space, earlier)
+        for values, why in chain(
+            _kept_elsewhere(space, context, earlier),
+            _until_it_fails(_expected(space, context, earlier, rng)),
+            _steps(space, context, rng),
+        ):
+            texts, whole = space.apply(values), {**space.values(), **values}
+            if tuple(whole[dimension.key] for dimension in space.dimensions) in failed:
+                continue
             if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
-                return Proposal(texts, _describe(space, values), why, {**space.values(), **values})
+                return Proposal(texts, _describe(space, values), why, whole)
         raise Exhausted(
             f"the search found no new candidate in {2 * ATTEMPTS} draws; widen the ranges, or start another session "
             "with --tag"
         )
 
 
-def _expected(space: Space, context: Context, rng: random.Random) -> Iterator[tuple[dict[str, Value], str]]:
+def _kept_elsewhere(
+    space: Space, context: Context, earlier: Sequence[Earlier]
+) -> Iterator[tuple[dict[str, Value], str]]:
+    """Yield the best candidates of other sessions that are better than the incumbent, each once, with a reason."""
+    tried = [{d.key: each.parameters.get(d.key) for d in space.dimensions} for each in context.history]
+    for values, each in transfer.wins(space, earlier, _value(context.incumbent), context.direction):
+        if {**space.values(), **values} not in tried:
+            yield values, f"#{each.number} of session {each.tag}, its best"
+
+
+def _expected(
+    space: Space, context: Context, earlier: Sequence[Earlier], rng: random.Random
+) -> Iterator[tuple[dict[str, Value], str]]:
     """Yield the candidates around the incumbent with the largest expected improvement, best first, with a reason."""
-    if context.number <= FIRST_STEPS:
+    if context.number + len(earlier) <= FIRST_STEPS:
         return
     import numpy as np
 
     from agent.proposers.search.gaussian_process import fit, improvement
 
     rows, values = _measured(space, context.history, context.direction)
+    own = len(values)
+    doubts = [1.0] * own
+    for each in earlier:
+        with contextlib.suppress(KeyError, TypeError):  # it lacks a constant of the current space
+            rows.append(point(space, each.parameters))
+            values.append(each.metric if each.metric is None or context.direction == "minimize" else -each.metric)
+            doubts.append(transfer.doubt(each))
     if sum(value is not None for value in values) < FEWEST:
         return
     known, targets = np.array(rows), np.array(_targets(values))
-    model = fit(known, targets, groups(space))
-    best = float(model.predict(known)[0][[value is not None for value in values]].min())
+    model = fit(known, targets, groups(space), np.array(doubts))
+    # The best of this session: that of another one is proposed before this, and may be worse here.
+    here = [value is not None and index < own for index, value in enumerate(values)]
+    best = float(model.predict(known)[0][here].min())
     fruitless = context.number - context.incumbent.number - PATIENCE
     candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless))
     expected = improvement(model, points(space, candidates), best)
+    others = f", {len(values) - own} of them in other sessions" if len(values) > own else ""
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
-        yield candidates[index], f"chosen for its expected improvement by a model of {len(values)} experiments"
+        yield candidates[index], f"chosen for its expected improvement by a model of {len(values)} experiments{others}"
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:
@@ -175,6 +209,18 @@ def _targets(values: Sequence[float | None]) -> list[float]:
     bent = [None if z is None else min(z if z <= 1 else 1 + math.log(z), FARTHEST) for z in scaled]
     worst = max(1.0, *(z for z in bent if z is not None))
     return [worst if z is None else z for z in bent]
+
+
+def training_set(
+    space: Space, history: Sequence[Experiment], direction: Direction
+) -> tuple[list[list[float]], list[float]]:
+    """Return the points and the targets that the model is fitted to, for others to fit it; empty if it learns nothing.
+
+    Smaller targets are better.
+    """
+    rows, values = _measured(space, history, direction)
+    known = sum(value is not None for value in values)
+    return (rows, _targets(values)) if known >= FEWEST else ([], [])
 
 
 def _value(experiment: Experiment) -> float | None:

@@ -114,10 +114,13 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     plot = Box(frame.left, top, right, bottom)
     dots = [_point(row, x, y, bottom) for row in rows if row["status"] != "keep"]
     kept = [_point(row, x, y, bottom) for row in rows if row["status"] == "keep"]
-    parts = [head, _axes(x, y, plot, frame, crashes="crash" in kinds)]
+    parts = [_axes(x, y, plot, frame, crashes="crash" in kinds)]
     parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, (GREEN, ""))]
     parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]
-    return _svg(parts, frame, chart_title(session), _described(session, len(far)))
+    # The script of the page draws a part of the session in the same box.
+    box = " ".join(f"{each:.1f}" for each in (plot.left, plot.top, plot.right, plot.bottom))
+    part = f'<g class="plot" data-box="{box}" data-size="{frame.size:g}" data-lane="{LANE * ("crash" in kinds)}">'
+    return _svg([head, part, *parts, "</g>"], frame, chart_title(session), _described(session, len(far)))
 
 
 def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:

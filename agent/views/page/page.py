@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from agent.format import brief, cost, duration, figure
 from agent.views.page import chart, sidebyside
+from agent.views.page.embedded import in_html
 
 PARTS = {
     "training": "training",
@@ -37,16 +38,26 @@ CONDITIONS = {
     "protocol": "protocol",
     "harness": "harness",
 }
+# The script, as one text: its parts share their functions, and the last one starts it.
+SCRIPTS = ("elements.js", "chart.js", "panel.js", "table.js", "constants.js", "curves.js", "report.js")
 MOST_KEPT = 20  # kept changes shown at first, those with the largest gains
+MOST_CONSTANTS = 12  # constants shown at first, the most important ones
 OPEN_UP_TO = 60  # a table with more rows is collapsed at first
 
 
-def render(data: Mapping[str, Any]) -> str:
-    """Render the data of `report.gather` as a page. The template escapes all text of experiments."""
-    css, js = (_asset(name) for name in ("report.css", "report.js"))
+def render(data: Mapping[str, Any], embedded: Sequence[Mapping[str, Any]]) -> str:
+    """Render the report as a page. The template escapes all text of experiments.
+
+    Args:
+        data: as `report.gather` returns it.
+        embedded: what the script shows of each session, as `embedded.embedded` returns it.
+    """
+    css, js = _asset("report.css"), "\n".join(map(_asset, SCRIPTS))
     return _template().render(
         data=data,
         sessions=data["sessions"],
+        embedded=embedded,
+        json=[Markup(in_html(each)) for each in embedded],
         css=Markup(css),
         js=Markup(js),
         policy=f"default-src 'none'; style-src '{_sha(css)}'; script-src '{_sha(js)}'; img-src data:; base-uri 'none'; "
@@ -54,6 +65,7 @@ def render(data: Mapping[str, Any]) -> str:
         parts=PARTS,
         conditions=CONDITIONS,
         open_up_to=OPEN_UP_TO,
+        most_constants=MOST_CONSTANTS,
     )
 
 
@@ -72,6 +84,7 @@ def _template() -> jinja2.Template:
         "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
         "percent": lambda part: f"{100 * part:,.{0 if part >= 10 else 1}f} %",
         "span": _span,
+        "setting": lambda value: "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value),
     }
     page.globals |= {
         "progress": lambda session, frame: Markup(chart.progress(session, frame)),

@@ -10,6 +10,7 @@ from agent.report.gather import gather
 from agent.repository.workspace import Workspace
 from agent.system.files import write_whole
 from agent.views.page import chart, page
+from agent.views.page.embedded import embedded
 
 
 def write_report(workspace: Workspace, tags: Sequence[str], out: Path | None = None) -> list[Path]:
@@ -30,8 +31,8 @@ def write_report(workspace: Workspace, tags: Sequence[str], out: Path | None = N
     data = gather(workspace, tags)
     folder = out or _folder(workspace, [session["tag"] for session in data["sessions"]])
     folder.mkdir(parents=True, exist_ok=True)
-    svg = chart.alone(data["sessions"])
-    files = {"index.html": page.render(data).encode(), "progress.svg": svg.encode(), "progress.png": chart.png(svg)}
+    svg, html = chart.alone(data["sessions"]), page.render(data, embedded(workspace, data["sessions"]))
+    files = {"index.html": html.encode(), "progress.svg": svg.encode(), "progress.png": chart.png(svg)}
     for name, content in files.items():
         write_whole(folder / name, content, durable=False)
     return [folder / name for name in files]

@@ -259,7 +259,7 @@ def test_the_model_learns_what_matters_and_where_to_look() -> None:
     rng = np.random.default_rng(0)
     points = rng.random((60, 4))
     values = 3 * (points[:, 0] - 0.3) ** 2 + 0.3 * points[:, 1] + rng.normal(0, 0.02, 60)
-    model = fit(points, values, np.arange(4))
+    model = fit(points, values, np.arange(4), np.ones(len(points)))
     assert model.lengths[0] < model.lengths[2]
     assert model.lengths[0] < model.lengths[3]
     fresh = rng.random((200, 4))

@@ -1,0 +1,159 @@
+"""Commit the kept changes of a session on the user's branch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.adopt.choice import Choice, choose, require_confirmed, smaller_recipe
+from agent.adopt.message import message_of
+from agent.errors import PreconditionError, UsageError
+from agent.format import one_line
+from agent.journal.experiment import Value
+from agent.journal.journal import fold
+from agent.journal.paths import find_session, journal_path
+from agent.journal.state import State
+from agent.protocol.load import load_protocol
+from agent.protocol.models import Protocol
+from agent.repository.checkout import Checkout
+from agent.repository.workspace import Workspace
+from agent.session.context import known_constants
+from agent.source.merging import merged, runs
+from agent.system.invocation import typed
+
+USUAL = ("main", "master")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked for.
+
+    Attributes:
+        which: numbers of keeps; empty or `best` for all of them.
+        onto: the branch to commit on; None for the one that the session began on.
+        provisional: adopt what is not confirmed.
+        minimal: take the smaller recipe of `ablate`.
+    """
+
+    which: Sequence[str] = ()
+    onto: str | None = None
+    provisional: bool = False
+    minimal: bool = False
+
+
+def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
+    """Commit the changes as one commit, and return what was done as plain data.
+
+    The branch moves once, and only from the commit that the changes were merged with. Its checkout follows.
+
+    Raises:
+        PreconditionError: there is nothing to adopt, it is not confirmed, it conflicts, or the checkout has changes.
+        UsageError: the branch does not exist, or belongs to a session.
+    """
+    if wish.minimal and wish.which:
+        raise UsageError("--minimal takes no numbers", hint="drop one of them")
+    tag = find_session(folder, tag)
+    path = journal_path(folder, tag)
+    state = fold(path)
+    if state.session is None:
+        raise PreconditionError(
+            f"session {tag} ended before its first event", hint=f"start it with `{typed(f'run --tag {tag}')}`"
+        )
+    protocol = load_protocol(folder)
+    workspace = Workspace(folder, protocol)
+    checkout, known = Checkout(workspace), known_constants(protocol)
+    smaller = smaller_recipe(path, state) if wish.minimal else None
+    choice = choose(workspace, state, wish.which, known, smaller)
+    branch = branch_for(checkout, workspace, protocol, state, wish.onto)
+    at = workspace.resolve(f"refs/heads/{branch}")
+    assert at is not None
+    files = merge(workspace, state, choice, at, known)
+    numbers = [each.number for each in choice.keeps]
+    done = {"tag": tag, "branch": branch, "before": at, "adopted": numbers, "files": sorted(files)}
+    if not files:
+        return {**done, "commit": None, "provisional": not choice.confirmed, "message": None}
+    if not wish.provisional:
+        require_confirmed(choice, tag)
+    checkout.sweep()
+    checkout.require_unedited(branch, files)
+    message = message_of(state, choice)
+    commit = workspace.commit_files(at, files, message)
+    checkout.advance(branch, commit, at)
+    return {**done, "commit": commit, "provisional": not choice.confirmed, "message": message}
+
+
+def adopt_lines(data: Mapping[str, Any]) -> list[str]:
+    branch, tag = data["branch"], data["tag"]
+    if data["commit"] is None:
+        return [f"nothing to adopt: {branch} already has these changes of session {tag}"]
+    subject, files = one_line(data["message"].split("\n", 1)[0]), ", ".join(data["files"])
+    return [
+        f"{data['commit'][:12]} {subject}",
+        f"moved {branch} from {data['before'][:12]}; changed {files}",
+    ]
+
+
+def branch_for(checkout: Checkout, workspace: Workspace, protocol: Protocol, state: State, onto: str | None) -> str:
+    """Return the branch to commit on.
+
+    That is `onto`; else the one that the session began on; else the one checked out; else main or master. Branches of
+    sessions are never chosen.
+
+    Raises:
+        UsageError: `onto` does not exist, or is the branch of a session.
+        PreconditionError: none of these branches exists.
+    """
+    assert state.session is not None
+    if onto is not None:
+        name = onto.removeprefix("refs/heads/")
+        if name.startswith("-") or workspace.resolve(f"refs/heads/{name}") is None:
+            raise UsageError(f"unknown branch {onto[:100]!r}", hint="create it with `git branch NAME`")
+        if _is_sessions(protocol, name):
+            raise UsageError(f"{name} is the branch of a session", hint="choose another --onto")
+        return name
+    for branch in (state.session.get("left"), checkout.branch, *USUAL):
+        own = isinstance(branch, str) and branch and not branch.startswith("-") and not _is_sessions(protocol, branch)
+        if own and workspace.resolve(f"refs/heads/{branch}") is not None:
+            return str(branch)
+    raise PreconditionError("no branch to adopt the changes on", hint="name one with --onto BRANCH")
+
+
+def merge(workspace: Workspace, state: State, choice: Choice, at: str, known: Mapping[str, Value]) -> dict[str, str]:
+    """Return path -> new text of the files of the commit `at` that the changes alter.
+
+    Raises:
+        PreconditionError: the branch has changed the same places.
+    """
+    baseline = state.baseline
+    assert baseline is not None
+    base, theirs, ours = workspace.files(baseline.commit), choice.files, workspace.files(at)
+    found, conflicts = dict[str, str](), []
+    for path in sorted(theirs):
+        text, before = theirs[path], base.get(path)
+        if text == before or text == ours.get(path):
+            continue
+        if ours.get(path) == before and (before is not None or workspace.content(at, path) is None):
+            found[path] = text
+            continue
+        both = before is not None and path in ours
+        new = merged((ours[path], base[path], text), known, workspace.merge) if both else None
+        if new is None or not runs(path, new, known):
+            conflicts.append(path)
+        elif new != ours[path]:
+            found[path] = new
+    if conflicts:
+        assert state.session is not None
+        see = typed(f"diff --tag {state.session['tag']}")
+        raise PreconditionError(
+            f"the changes conflict with those of the branch in {', '.join(conflicts)}",
+            hint=f"adopt single keeps by their numbers, or merge by hand: see `{see}`",
+        )
+    return found
+
+
+def _is_sessions(protocol: Protocol, branch: str) -> bool:
+    before, _, after = protocol.provenance.git_workflow.branch_pattern.partition("<tag>")
+    return re.fullmatch(f"{re.escape(before)}[^/]+{re.escape(after)}", branch) is not None and bool(before or after)

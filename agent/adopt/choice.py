@@ -1,0 +1,155 @@
+"""Choose what to adopt of a session: its best, single keeps, or the smaller recipe of `ablate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.errors import PreconditionError, UsageError
+from agent.journal.experiment import Experiment, Value
+from agent.journal.journal import read
+from agent.journal.state import State
+from agent.report.gain import shows_gain, verdict_of
+from agent.repository.workspace import Workspace
+from agent.source.merging import merged
+from agent.system.invocation import typed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The changes to adopt.
+
+    Attributes:
+        files: path -> text of the mutable files with these changes, on top of the session's base.
+        keeps: the kept experiments that they come from.
+        without: numbers of the keeps that the smaller recipe leaves out.
+        commit: the commit that was measured with exactly these files; None if none was.
+        confirmation: the held-out runs of that commit against the baseline; None if there are none.
+    """
+
+    files: Mapping[str, str]
+    keeps: Sequence[Experiment]
+    without: Sequence[int]
+    commit: str | None
+    confirmation: Mapping[str, Any] | None
+
+    @property
+    def confirmed(self) -> bool:
+        return self.confirmation is not None and shows_gain(self.confirmation)
+
+
+def choose(
+    workspace: Workspace,
+    state: State,
+    which: Sequence[str],
+    known: Mapping[str, Value],
+    smaller: Mapping[str, Any] | None,
+) -> Choice:
+    """Return what the user asked for.
+
+    Args:
+        which: numbers of keeps; empty, or only `best`, for all of them.
+        known: values of the names that the harness defines.
+        smaller: the smaller recipe to take instead, see `smaller_recipe`.
+
+    Raises:
+        PreconditionError: nothing was kept, or a number is not a keep.
+        UsageError: a name is neither a number nor `best`.
+    """
+    assert state.session is not None
+    tag, baseline, best = state.session["tag"], state.baseline, state.incumbent
+    keeps = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
+    if baseline is None or best is None or not keeps:
+        raise PreconditionError(f"session {tag} kept nothing better than the baseline, so it has nothing to adopt")
+    if smaller is not None:
+        commit, without = smaller["commit"], list(smaller["without"])
+        left = [each for each in keeps if each.number not in without]
+        return Choice(workspace.files(commit), left, without, commit, _confirmation(state, baseline, commit))
+    chosen = _keeps_named(keeps, which, tag) if which and [*which] != ["best"] else keeps
+    if chosen == keeps:
+        files = workspace.files(best.commit)
+        return Choice(files, keeps, [], best.commit, _confirmation(state, baseline, best.commit))
+    return Choice(_only(workspace, baseline, chosen, known), chosen, [], None, None)
+
+
+def smaller_recipe(journal: Path, state: State) -> Mapping[str, Any]:
+    """Return the smaller recipe that the last `ablate` of the best has found.
+
+    Raises:
+        PreconditionError: it has not run, or found none.
+    """
+    best = state.incumbent
+    found = [event.data for event in read(journal) if event.kind == "ablated"]
+    assert state.session is not None
+    if best is None or not found or found[-1].get("best") != best.commit:
+        hint = f"run `{typed('ablate --tag ' + state.session['tag'])}` first"
+        raise PreconditionError(
+            "--minimal takes the smaller recipe of `ablate`, which has not run for the best", hint=hint
+        )
+    smaller = found[-1].get("smaller")
+    if not isinstance(smaller, dict) or smaller.get("offered") is not True:
+        raise PreconditionError("`ablate` found no smaller recipe", hint="adopt the best without --minimal")
+    return smaller
+
+
+def require_confirmed(choice: Choice, tag: str) -> None:
+    """Raise PreconditionError if held-out runs have not shown the gain of these changes, on the holdout too if any."""
+    if choice.confirmed:
+        return
+    says = verdict_of(choice.confirmation) if choice.confirmation else "not confirmed yet"
+    if choice.commit is None:
+        numbers = ", ".join(f"#{each.number}" for each in choice.keeps)
+        raise PreconditionError(
+            f"{numbers} alone {'was' if len(choice.keeps) == 1 else 'were'} never measured on the baseline",
+            hint="adopt all keeps, or add --provisional",
+        )
+    name = choice.commit[:12] if choice.without else ""
+    run = typed(f"confirm {name}{' ' if name else ''}--tag {tag}")
+    raise PreconditionError(f"the gain of session {tag} is {says}", hint=f"run `{run}` first, or add --provisional")
+
+
+def _keeps_named(keeps: Sequence[Experiment], which: Sequence[str], tag: str) -> list[Experiment]:
+    by_number = {each.number: each for each in keeps}
+    wanted = set()
+    for name in which:
+        digits = name.removeprefix("#")
+        if not digits.isdecimal() or len(digits) > 9:
+            raise UsageError(f"unknown keep {name[:40]!r}", hint="give numbers of kept experiments, or `best`")
+        if int(digits) not in by_number:
+            known = ", ".join(f"#{number}" for number in by_number)
+            raise PreconditionError(f"#{int(digits)} is not a keep of session {tag}", hint=f"choose from {known}")
+        wanted.add(int(digits))
+    return [each for each in keeps if each.number in wanted]
+
+
+def _only(
+    workspace: Workspace, baseline: Experiment, chosen: Sequence[Experiment], known: Mapping[str, Value]
+) -> dict[str, str]:
+    """Return the files of the baseline with only the changes of these keeps.
+
+    Raises:
+        PreconditionError: a change builds on one that was not chosen.
+    """
+    files = workspace.files(baseline.commit)
+    for keep in chosen:
+        before, after = workspace.files(f"{keep.commit}^"), workspace.files(keep.commit)
+        for path in keep.files:
+            if path not in after:
+                continue
+            if path not in files or path not in before:
+                text = after[path] if path not in files and path not in before else None
+            else:
+                text = merged((files[path], before[path], after[path]), known, workspace.merge, values="theirs")
+            if text is None:
+                raise PreconditionError(
+                    f"#{keep.number} changes {path} where an earlier keep changed it, so it cannot be adopted alone",
+                    hint="name the earlier keep as well, or adopt the best",
+                )
+            files[path] = text
+    return files
+
+
+def _confirmation(state: State, baseline: Experiment, commit: str) -> Mapping[str, Any] | None:
+    return state.confirmations.get(f"{baseline.commit} {commit}")

@@ -1,0 +1,136 @@
+"""Delete a session: its refs, its branch and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.adopt.message import TRAILER
+from agent.errors import AutoresearchError, PreconditionError
+from agent.format import counted
+from agent.journal import lock
+from agent.journal.journal import fold
+from agent.journal.paths import require_own_state, state_folder
+from agent.journal.state import State
+from agent.protocol.load import load_protocol
+from agent.repository.checkout import Checkout
+from agent.repository.refs import delete_refs, is_merged, refs_below
+from agent.repository.workspace import Workspace
+from agent.session import at_login
+from agent.system.files import remove_tree
+from agent.system.invocation import git_here
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What a session has left.
+
+    Attributes:
+        folder: its folder in the state folder.
+        refs: ref -> commit, of its experiments and its branch.
+        branch: its branch, if it exists; else None.
+        size: bytes of its folder.
+        unadopted: whether it has kept changes that no other branch has.
+    """
+
+    tag: str
+    folder: Path
+    refs: Mapping[str, str]
+    branch: str | None
+    size: int
+    unadopted: bool
+
+
+def remains(workspace: Workspace, tag: str) -> Remains:
+    """Return what `delete` would remove.
+
+    Raises:
+        PreconditionError: the session does not exist, its branch is checked out or has commits of the user's.
+    """
+    require_own_state(workspace.folder)
+    sessions = state_folder(workspace.folder) / "sessions"
+    names = sorted(each.name for each in sessions.iterdir()) if sessions.is_dir() else []
+    folder = sessions / tag
+    if tag not in names or folder.is_symlink() or not folder.is_dir():
+        hint = f"choose from {', '.join(names)}" if names else ""
+        raise PreconditionError(f"unknown session {tag[:100]!r} in {workspace.folder}", hint=hint)
+    state = _state(folder)
+    pattern = workspace.protocol.provenance.git_workflow.branch_pattern
+    branch = state.session["branch"] if state and state.session else pattern.replace("<tag>", tag)
+    tip = workspace.resolve(f"refs/heads/{branch}")
+    refs = refs_below(workspace, f"refs/autoresearch/{tag}")
+    if tip is not None:
+        _require_ours(workspace, state, branch, tip)
+        refs[f"refs/heads/{branch}"] = tip
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return Remains(tag, folder, refs, branch if tip else None, size, _is_unadopted(workspace, state))
+
+
+def remains_lines(found: Remains) -> list[str]:
+    lines = [
+        f"session {found.tag}: "
+        + counted(len(found.refs) - (found.branch is not None), "ref")
+        + (f", the branch {found.branch}" if found.branch else ", no branch")
+        + f", {found.folder.relative_to(found.folder.parents[2])} ({found.size / MB:.1f} MiB)"
+    ]
+    if found.unadopted:
+        lines.append("its kept changes are in no other branch: take them home with `autoresearch adopt`")
+    return lines
+
+
+def delete(workspace: Workspace, tag: str) -> dict[str, Any]:
+    """Remove everything that `remains` names, the folder last, so that an interrupted call can be repeated.
+
+    Raises:
+        PreconditionError: a loop runs in the workspace, or as in `remains`.
+    """
+    with lock.hold(state_folder(workspace.folder), tag):
+        found = remains(workspace, tag)
+        at_login.forget(workspace.folder, tag)
+        delete_refs(workspace, found.refs)
+        remove_tree(found.folder)
+        if found.folder.exists():
+            raise AutoresearchError(f"cannot remove {found.folder}", hint="remove it by hand")
+    refs = len(found.refs) - (found.branch is not None)
+    return {"tag": tag, "refs": refs, "branch": found.branch, "bytes": found.size, "unadopted": found.unadopted}
+
+
+def workspace_of(folder: Path) -> Workspace:
+    return Workspace(folder, load_protocol(folder))
+
+
+def _state(folder: Path) -> State | None:
+    """Return the state of the session; None if an interrupted deletion has removed its journal, or it is damaged."""
+    try:
+        return fold(folder / "journal.jsonl")
+    except (AutoresearchError, OSError):
+        return None
+
+
+def _require_ours(workspace: Workspace, state: State | None, branch: str, tip: str) -> None:
+    """Raise PreconditionError if the branch is checked out, or is not where the session left it."""
+    checkout, git = Checkout(workspace), git_here(workspace.top)
+    other = checkout.elsewhere(branch)
+    if checkout.branch == branch or other is not None:
+        where = f" in {other}" if other else ""
+        back = state.session.get("left") if state and state.session else None
+        raise PreconditionError(
+            f"the branch {branch} is checked out{where}",
+            hint=f"switch to another one with `{git} switch {back or 'main'}`, then run the same command again",
+        )
+    if state is None or tip not in (state.head, state.previous, (state.session or {}).get("base")):
+        raise PreconditionError(
+            f"the branch {branch} is not where the session left it, so it may have commits of yours",
+            hint=f"keep them with `{git} branch -m {branch} NAME`, then run the same command again",
+        )
+
+
+def _is_unadopted(workspace: Workspace, state: State | None) -> bool:
+    best = state.incumbent if state else None
+    if state is None or state.session is None or best is None or best.number == 0:
+        return False
+    return not is_merged(workspace, best.commit, state.session["branch"], f"{TRAILER}: {best.commit}")

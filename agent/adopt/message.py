@@ -1,0 +1,95 @@
+"""Write the message of an adopting commit: what changed, the gain and its evidence, and where it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.adopt.choice import Choice
+from agent.decision.estimate import estimate
+from agent.format import brief, counted, figure, one_line
+from agent.journal.state import State
+from agent.report.gain import outcome, verdict_of
+from agent.report.holdout import holdout_lines
+
+LONGEST_LINE = 200
+MOST_LINES = 200
+# Marks the commit, so that `sessions --delete` finds out whether kept work is in another branch.
+TRAILER = "Autoresearch-Commit"
+_MACHINE = ("chip", "cores", "memory_gb", "os", "backend", "mlx")
+
+
+def message_of(state: State, choice: Choice) -> str:
+    """Return subject and body."""
+    session = state.session
+    assert session is not None
+    changes = counted(len(choice.keeps), "change")
+    gained = _gained(state, choice)
+    mark = "" if choice.confirmed else ", provisional"
+    subject = f"Adopt {changes} of session {session['tag']}: {session['metric']} {gained}{mark}"
+    kept = [_line(state, choice, index) for index in range(min(len(choice.keeps), MOST_LINES))]
+    if len(choice.keeps) > MOST_LINES:
+        kept.append(f"- and {len(choice.keeps) - MOST_LINES} more")
+    if choice.without:
+        left = ", ".join(f"#{number}" for number in choice.without)
+        kept.append(f"Left out, because `ablate` did not show that they still help: {left}")
+    trailers = [f"{TRAILER}: {choice.commit}"] if choice.commit else []
+    trailers += [f"{TRAILER}: {each.commit}" for each in choice.keeps if each.commit != choice.commit]
+    blocks = [[subject], kept, [*_evidence(choice), *_conditions(session)], trailers]
+    return "\n\n".join("\n".join(_bounded(line) for line in block) for block in blocks if block) + "\n"
+
+
+def _bounded(line: str) -> str:
+    return one_line(line)[:LONGEST_LINE]
+
+
+def _line(state: State, choice: Choice, index: int) -> str:
+    keep = choice.keeps[index]
+    found = outcome(state, keep)
+    by = f" ({brief(found.gain)} {found.word})" if found.gain is not None else ""
+    return f"- #{keep.number} {keep.description}{by}"
+
+
+def _gained(state: State, choice: Choice) -> str:
+    """Return `1.31 -> 1.25`, by held-out runs if there are any."""
+    if choice.commit is None:
+        return "not measured"
+    found, baseline, best = choice.confirmation, state.baseline, state.incumbent
+    if found is not None:
+        means = found.get("means", {})
+        before, after = means.get("a"), means.get("b")
+    else:
+        after = estimate(best) if best is not None and best.commit == choice.commit else None
+        before = estimate(baseline) if baseline else None
+    if before is None or after is None:
+        return "not measured"
+    return f"{brief(before)} -> {brief(after)}"
+
+
+def _evidence(choice: Choice) -> list[str]:
+    found = choice.confirmation
+    if found is None:
+        return ["Gain: provisional, not confirmed by held-out runs"]
+    word = verdict_of(found) if choice.confirmed else f"provisional, {verdict_of(found)}"
+    runs = found.get("runs", {})
+    by = f"; {runs.get('a')} held-out runs of the baseline, {runs.get('b')} of these changes" if runs else ""
+    caveats = "".join(f", {word}" for word in found.get("reservations", ()))
+    if any(found.get(name) is None for name in ("gain", "low", "high")):
+        return [f"Gain: {word}{caveats}"]
+    interval = f"95 % interval {figure(found['low'])} to {figure(found['high'])}"
+    lines = [f"Gain: {figure(found['gain'])} {word}{caveats}, {interval}{by}"]
+    if found.get("seeds"):
+        lines.append(f"Seeds: {', '.join(dict.fromkeys(map(str, found['seeds'])))}")
+    return [*lines, *(line[0].upper() + line[1:] for line in holdout_lines(found))]
+
+
+def _conditions(session: Mapping[str, Any]) -> list[str]:
+    about = session.get("fingerprint")
+    about = about if isinstance(about, dict) else {}
+    machine = ", ".join(f"{name} {about[name]}" for name in _MACHINE if about.get(name) is not None)
+    lines = [f"Machine: {machine}"] if machine else []
+    if about.get("snapshot"):
+        lines.append(f"Data: snapshot {about['snapshot']}")
+    if about.get("training_seconds"):
+        lines.append(f"Training: {about['training_seconds']:g} s a run")
+    return [*lines, f"Base: {session['base']}"]

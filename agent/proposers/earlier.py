@@ -1,0 +1,215 @@
+"""Read what the workspace's other sessions teach a new one: their experiments, copied once into the session's folder.
+
+The copy makes a resumed session propose the same, whatever the other sessions do meanwhile. It is knowledge for
+proposers: no verdict uses it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from agent.decision.estimate import estimate
+from agent.errors import AutoresearchError
+from agent.format import counted, one_line
+from agent.journal.comparable import comparable, of_one_task
+from agent.journal.experiment import Experiment, Value
+from agent.journal.history import change_of
+from agent.journal.journal import fold
+from agent.journal.proposals import save
+from agent.system.files import read_bounded
+
+# At most this many experiments are used. This many sessions are read, of those in this many folders.
+MOST, MOST_SESSIONS, MOST_FOLDERS = 200, 20, 1000
+LARGEST_JOURNAL, LARGEST_COPY = 2**25, 2**24  # bytes
+MOST_PARAMETERS, LONGEST_VALUE, LONGEST_DESCRIPTION = 200, 200, 200
+MOST_NOTES = 3
+FILE = "earlier.json"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An experiment of another session, with the same data, harness and metric.
+
+    Attributes:
+        metric: None if it failed.
+        change: its metric minus that of its incumbent at the time; None if unknown.
+        digest: of all mutable files, as in `Experiment`.
+        alike: whether it was measured under the same fingerprint. Otherwise on another machine, or with another budget.
+    """
+
+    tag: str
+    number: int
+    status: str
+    metric: float | None
+    change: float | None
+    parameters: Mapping[str, Value]
+    digest: str
+    description: str
+    alike: bool
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """The experiments to learn from, and a sentence for each session that was skipped because it is damaged."""
+
+    experiments: tuple[Earlier, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Return the number of experiments of each session, as the `session` event records it."""
+        groups = itertools.groupby(self.experiments, key=lambda each: (each.tag, each.alike))
+        return [{"tag": tag, "experiments": len([*those]), "alike": alike} for (tag, alike), those in groups]
+
+
+def gather(journal: Path, session: Mapping[str, Any], first: str | None) -> Knowledge:
+    """Return what a new session can learn from the other sessions of its workspace.
+
+    Args:
+        journal: the journal of the new session.
+        session: its fingerprint, metric and direction, as in the `session` event.
+        first: the session that it starts from, which is read first; None if there is none.
+    """
+    found: list[Earlier] = []
+    skipped: list[str] = []
+    for path in _latest(journal, first)[:MOST_SESSIONS]:
+        if len(found) >= MOST:
+            break
+        try:
+            if path.stat().st_size > LARGEST_JOURNAL:
+                raise AutoresearchError("its journal is too large")
+            those = _of_session(path, session)
+        except (AutoresearchError, OSError) as error:
+            skipped.append(one_line(f"learned nothing from session {path.parent.name}: {error}"))
+            continue
+        found += _best_and_latest(those, MOST - len(found))
+    return Knowledge(tuple(found), tuple(skipped[:MOST_NOTES]))
+
+
+def write(journal: Path, experiments: Sequence[Earlier]) -> None:
+    """Keep the experiments with the session.
+
+    Raises:
+        AutoresearchError: they cannot be written.
+    """
+    save(journal.with_name(FILE), {"experiments": [asdict(each) for each in experiments]})
+
+
+def read(journal: Path) -> tuple[Earlier, ...]:
+    """Return the experiments kept with a session that has learned something.
+
+    Raises:
+        AutoresearchError: the file is damaged or missing.
+    """
+    path = journal.with_name(FILE)
+    try:
+        rows = json.loads(read_bounded(path, LARGEST_COPY))["experiments"]
+        names = [each.name for each in fields(Earlier)]
+        found = tuple(Earlier(**{name: row[name] for name in names}) for row in rows[:MOST])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise _damaged(path) from None
+    if not all(map(_is_sound, found)):
+        raise _damaged(path)
+    return found
+
+
+def described(sources: Sequence[Mapping[str, Any]]) -> str:
+    """Describe the sources: `mar5 (100 experiments), mar4 (20 experiments, other conditions)`."""
+    return ", ".join(
+        f"{one_line(str(each['tag']))} ({counted(each['experiments'], 'experiment')}"
+        f"{'' if each['alike'] else ', other conditions'})"
+        for each in sources
+    )
+
+
+def _damaged(path: Path) -> AutoresearchError:
+    return AutoresearchError(f"{path} is damaged or missing", hint="add --fresh to propose without it")
+
+
+def _latest(journal: Path, first: str | None) -> list[Path]:
+    """Return the journals of the other sessions: that of `first`, then the most recently active."""
+    others = itertools.islice(journal.parent.parent.glob("*/journal.jsonl"), MOST_FOLDERS)
+    return sorted(
+        (path for path in others if path.parent != journal.parent),
+        key=lambda path: (path.parent.name == first, _worked_on(path), path.parent.name),
+        reverse=True,
+    )
+
+
+def _worked_on(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _of_session(path: Path, session: Mapping[str, Any]) -> list[Earlier]:
+    """Return the experiments of a session; none if its data, harness or metric differ."""
+    state = fold(path)
+    if state.session is None:
+        return []
+    before, now = state.session.get("fingerprint", {}), session["fingerprint"]
+    same = all(state.session.get(name) == session[name] for name in ("metric", "direction"))
+    if not same or not of_one_task(before, now):
+        return []
+    alike = comparable(before, now)
+    history = state.experiments
+    found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not _is_unknown(each))
+    return [each for each in found if _is_sound(each)]
+
+
+def _earlier(tag: str, history: Sequence[Experiment], experiment: Experiment, *, alike: bool) -> Earlier:
+    metric = estimate(experiment)
+    return Earlier(
+        tag=tag,
+        number=experiment.number,
+        status=experiment.verdict.status,
+        metric=metric if metric is not None and math.isfinite(metric) else None,
+        change=change_of(history, experiment),
+        parameters=dict(experiment.parameters),
+        digest=experiment.digest,
+        description=one_line(experiment.description)[:LONGEST_DESCRIPTION],
+        alike=alike,
+    )
+
+
+def _is_unknown(experiment: Experiment) -> bool:
+    """Return whether a fault of the machine ended it, which teaches nothing."""
+    return bool(experiment.runs) and experiment.runs[-1].fault != ""
+
+
+def _best_and_latest(those: Sequence[Earlier], most: int) -> list[Earlier]:
+    """Return at most `most` experiments in their order: the kept ones first of all, then the latest."""
+    ranked = sorted(those, key=lambda each: (each.status == "keep", each.number), reverse=True)
+    return sorted(ranked[:most], key=lambda each: each.number)
+
+
+def _is_sound(each: Earlier) -> bool:
+    """Return whether every value has the type and size that the search relies on: another program may have written it.
+
+    The fields are those of the type, whatever the file held.
+    """
+    texts = (each.tag, each.status, each.digest, each.description)
+    return (
+        all(isinstance(text, str) and len(text) <= LONGEST_DESCRIPTION for text in texts)
+        and isinstance(each.number, int)
+        and isinstance(each.alike, bool)
+        and all(value is None or _is_number(value) for value in (each.metric, each.change))
+        and isinstance(each.parameters, dict)
+        and len(each.parameters) <= MOST_PARAMETERS
+        and all(_is_plain(value) for value in each.parameters.values())
+    )
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, bool) or _is_number(value) or (isinstance(value, str) and len(value) <= LONGEST_VALUE)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= 1e300

@@ -1,0 +1,112 @@
+"""Use the experiments of other sessions: on the scale of this one, with less weight the less alike the conditions were.
+
+A candidate that another session kept is proposed first. One that failed there, or was worse there than the incumbent
+here, is not proposed again if the conditions were the same; under others it may be.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from agent.decision.estimate import estimate
+from agent.journal.experiment import Direction, Experiment, Value
+from agent.proposers.earlier import Earlier
+from agent.proposers.search.space import Dimension, Space
+
+# The noise variance of an earlier value, in units of that of a value of this session: under the same fingerprint, and
+# under another.
+SAME, OTHER = 2.0, 20.0
+
+
+def on_this_scale(earlier: Sequence[Earlier], history: Sequence[Experiment]) -> list[Earlier]:
+    """Return the experiments with metrics that are comparable with those of this session.
+
+    A session's metrics are shifted by the mean difference of the candidates that both have measured, so that a faster
+    machine or a longer training does not count as a better recipe. Without such candidates, a session under the same
+    fingerprint is not shifted, and of another one only the failures are returned.
+    """
+    own = {each.digest: value for each in history if (value := estimate(each)) is not None}
+    groups: dict[str, list[Earlier]] = defaultdict(list)
+    for each in earlier:
+        groups[each.tag].append(each)
+    found: list[Earlier] = []
+    for those in groups.values():
+        shared = [own[e.digest] - e.metric for e in those if e.metric is not None and e.digest in own]
+        shift = statistics.mean(shared) if shared else 0.0
+        for each in those:
+            if each.metric is None:
+                found.append(each)
+            elif shared or each.alike:
+                found.append(replace(each, metric=each.metric + shift))
+    return found
+
+
+def wins(
+    space: Space, earlier: Sequence[Earlier], incumbent: float | None, direction: Direction
+) -> list[tuple[dict[str, Value], Earlier]]:
+    """Return the best kept candidate of each session that is better than the incumbent, best first, with its changes.
+
+    Args:
+        earlier: experiments on the scale of this session.
+        incumbent: the metric of the incumbent; None if unknown.
+    """
+    sign = 1 if direction == "minimize" else -1
+    # The last keep of a session is its best.
+    last = {each.tag: each for each in earlier if each.status == "keep" and each.number > 0}
+    better = [
+        (sign * each.metric, each)
+        for each in last.values()
+        if each.metric is not None and incumbent is not None and sign * each.metric < sign * incumbent
+    ]
+    ranked = sorted(better, key=lambda pair: (not pair[1].alike, pair[0], pair[1].tag))
+    return [(changed, each) for _, each in ranked if (changed := _changes(space, each.parameters))]
+
+
+def failed(space: Space, earlier: Sequence[Earlier]) -> set[tuple[Value, ...]]:
+    """Return the values of all constants of the candidates that failed under the same fingerprint."""
+    keys = [dimension.key for dimension in space.dimensions]
+    return {
+        tuple(each.parameters[key] for key in keys)
+        for each in earlier
+        if each.status == "crash" and each.alike and all(key in each.parameters for key in keys)
+    }
+
+
+def beaten(earlier: Sequence[Earlier], incumbent: float | None, direction: Direction) -> set[str]:
+    """Return the digests of the candidates that were worse than the incumbent under the same fingerprint.
+
+    Args:
+        earlier: experiments on the scale of this session.
+        incumbent: the metric of the incumbent; None if unknown.
+    """
+    sign = 1 if direction == "minimize" else -1
+    return {
+        each.digest
+        for each in earlier
+        if each.alike and each.metric is not None and incumbent is not None and sign * each.metric >= sign * incumbent
+    }
+
+
+def doubt(each: Earlier) -> float:
+    """Return the noise variance of an earlier value, in units of that of a value of this session."""
+    return SAME if each.alike else OTHER
+
+
+def _changes(space: Space, parameters: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the values that differ from the incumbent's; empty if one of them is outside the space of this session.
+
+    Constants that the space no longer has are ignored.
+    """
+    known = [(d, parameters[d.key]) for d in space.dimensions if d.key in parameters]
+    if not all(_is_possible(dimension, value) for dimension, value in known):
+        return {}
+    return {dimension.key: value for dimension, value in known if value != dimension.value}
+
+
+def _is_possible(dimension: Dimension, value: Value) -> bool:
+    if dimension.kind in ("int", "power") and not isinstance(value, int):
+        return False
+    return dimension.fits(value)

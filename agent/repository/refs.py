@@ -1,0 +1,41 @@
+"""The refs of a session: list them, delete them together, and find out whether other branches have its work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent.repository.workspace import Workspace
+
+
+def refs_below(workspace: Workspace, prefix: str) -> dict[str, str]:
+    """Return ref -> hash of all refs in the folder `prefix`."""
+    lines = workspace.git.run("for-each-ref", "--format=%(refname) %(objectname)", f"{prefix}/").splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines)
+
+
+def delete_refs(workspace: Workspace, refs: Mapping[str, str]) -> None:
+    """Delete refs in one transaction, each only if it still has this hash."""
+    said = "".join(f"delete {ref} {commit}\n" for ref, commit in refs.items())
+    if said:
+        workspace.git.fed(["update-ref", "--stdin"], said.encode(), {})
+
+
+def is_merged(workspace: Workspace, commit: str, own: str, mark: str) -> bool:
+    """Return whether a branch has a commit, its mutable files, or a commit with `mark` in its message.
+
+    Args:
+        own: the branch that does not count.
+    """
+    if workspace.resolve(commit) is None:
+        return False
+    git, files = workspace.git, workspace.files(commit)
+    names = git.run("for-each-ref", "--format=%(refname)", "refs/heads/").splitlines()
+    others = [name for name in names if name != f"refs/heads/{own}"]
+    if not others:
+        return False
+    having = git.run("for-each-ref", "--format=%(refname)", f"--contains={commit}", "refs/heads/").splitlines()
+    if {*having} & {*others}:
+        return True
+    if git.run("log", "--max-count=1", "--format=%H", "--fixed-strings", f"--grep={mark}", *others, "--"):
+        return True
+    return any(workspace.files(tip) == files for name in others if (tip := workspace.resolve(name)))

@@ -1,0 +1,62 @@
+"""Merge three versions of a source: constants by their values, the rest as text.
+
+A textual merge alone conflicts wherever two constants stand on neighboring lines, or one changed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from agent.journal.experiment import Value
+from agent.source.constants import Constant, constants, parsed, refuses, with_literals
+
+Values = Literal["both", "theirs", "ours"]
+# (ours, base, theirs) -> the merged text, or None if the changes conflict; see `Workspace.merge`.
+Merge = Callable[[str, str, str], str | None]
+
+
+def merged(
+    texts: tuple[str, str, str], known: Mapping[str, Value], merge: Merge, *, values: Values = "both"
+) -> str | None:
+    """Return the first text with the changes from the second to the third, or None if they conflict.
+
+    Args:
+        texts: ours, base and theirs.
+        known: values of the names that the harness defines.
+        merge: merges what is not a constant.
+        values: "both": a constant that both changed is a conflict. "theirs": it gets their value. "ours": every
+            constant keeps our value.
+    """
+    ours, base, theirs = (constants(text, known) for text in texts)
+    shared = ours.keys() & base.keys() & theirs.keys()
+    final = {}
+    for name in shared:
+        if values == "ours" or same(base[name], theirs[name]) or same(ours[name], theirs[name]):
+            final[name] = ours[name].literal
+        elif same(ours[name], base[name]) or values == "theirs":
+            final[name] = theirs[name].literal
+        else:
+            return None
+    # With the same literals in all three, constants cannot conflict as text.
+    level = {name: base[name].literal for name in shared}
+    mine, before, after = (
+        with_literals(text, found, level) for text, found in zip(texts, (ours, base, theirs), strict=True)
+    )
+    text = mine if before == after else after if mine == before else merge(mine, before, after)
+    if text is None:
+        return None
+    found = constants(text, known)
+    changed = {name for name in shared if final[name] != ours[name].literal}
+    if not changed <= found.keys():
+        return None
+    return with_literals(text, found, {name: literal for name, literal in final.items() if name in found})
+
+
+def same(first: Constant, second: Constant) -> bool:
+    return first.value == second.value and type(first.value) is type(second.value)
+
+
+def runs(path: str, text: str, known: Mapping[str, Value]) -> bool:
+    """Return whether a merged text has valid syntax and holds its own asserts, as far as that can be computed."""
+    return not path.endswith(".py") or (parsed(text) is not None and refuses(text, known, {}) is None)

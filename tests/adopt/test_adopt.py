@@ -1,0 +1,290 @@
+"""`adopt` commits what a session kept on the user's branch, and nothing else changes.
+
+The slow proof kills it at each of its calls of git: `uv run pytest tests/adopt -m slow`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.journal.journal import fold
+from agent.journal.paths import journal_path
+from tests.common.sessions import assert_consistent, keep_in_turn
+from tests.common.workspaces import ROOT, Cli, commit_all, git
+
+CHANGES = ("s/^RATE = 0.1 /RATE = 0.3 /", "s/^DEPTH = 4 /DEPTH = 6 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+
+
+@pytest.fixture
+def night(quick: Path, cli: Cli) -> Path:
+    """A session with three keeps whose gain is confirmed; its branch is checked out."""
+    keep_in_turn(quick, cli, *CHANGES)
+    assert cli(quick, "confirm").returncode == 0
+    return quick
+
+
+def adopted(folder: Path, cli: Cli, *args: str) -> dict[str, Any]:
+    done = cli(folder, "adopt", "--json", *args)
+    assert done.returncode == 0, done.stderr
+    data: dict[str, Any] = json.loads(done.stdout)["data"]
+    return data
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    """Commit a change of train.py on main, and stay there."""
+    git(folder, "switch", "--quiet", "main")
+    text = (folder / "train.py").read_text()
+    assert old in text
+    (folder / "train.py").write_text(text.replace(old, new))
+    commit_all(folder, "mine")
+
+
+def train(folder: Path, branch: str = "main") -> str:
+    return git(folder, "show", f"{branch}:train.py")
+
+
+def is_clean(folder: Path) -> bool:
+    return git(folder, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_best_becomes_one_commit_and_the_next_night_starts(night: Path, cli: Cli) -> None:
+    before = git(night, "rev-parse", "main")
+    data = adopted(night, cli)
+    assert (data["branch"], data["before"], data["adopted"], data["files"]) == ("main", before, [1, 2, 3], ["train.py"])
+    assert git(night, "rev-parse", "main") == data["commit"]
+    assert git(night, "rev-parse", "main^") == before
+    assert git(night, "diff", "--name-only", "main^", "main") == "train.py"
+    assert train(night) == train(night, "autoresearch/t")
+    assert git(night, "log", "-1", "--format=%an <%ae>", "main") == "Tester <tester@example.invalid>"
+    assert_consistent(night)  # the session's branch is still checked out, and untouched
+    git(night, "switch", "--quiet", "main")
+    assert is_clean(night)
+    done = cli(night, "run", "--tag", "second", "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert fold(journal_path(night, "second")).session["base"] == data["commit"]  # type: ignore[index]
+
+
+def test_message_has_the_evidence(night: Path, cli: Cli) -> None:
+    adopted(night, cli)
+    message = git(night, "log", "-1", "--format=%B", "main")
+    subject = message.splitlines()[0]
+    assert subject.startswith("Adopt 3 changes of session t: val_bpb ")
+    assert " -> " in subject
+    assert "provisional" not in message
+    state = fold(journal_path(night, "t"))
+    for part in (
+        "- #1 ",
+        "- #2 ",
+        "- #3 ",
+        "confirmed, 95 % interval",
+        "3 held-out runs of the baseline",
+        "Machine: chip",
+    ):
+        assert part in message
+    for experiment in state.experiments[1:]:
+        assert experiment.commit in message
+
+
+def test_adopting_twice_changes_nothing(night: Path, cli: Cli) -> None:
+    adopted(night, cli)
+    at = git(night, "rev-parse", "main")
+    assert adopted(night, cli)["commit"] is None
+    assert "already has these changes" in cli(night, "adopt").stdout
+    assert git(night, "rev-parse", "main") == at
+
+
+def test_unconfirmed_gain_needs_provisional(quick: Path, cli: Cli) -> None:
+    keep_in_turn(quick, cli, *CHANGES[:1])
+    before = git(quick, "rev-parse", "main")
+    refused = cli(quick, "adopt")
+    assert refused.returncode == 3
+    assert "not confirmed yet" in refused.stderr
+    assert "confirm --tag t" in refused.stderr
+    assert git(quick, "rev-parse", "main") == before
+    data = adopted(quick, cli, "--provisional")
+    assert data["provisional"]
+    assert "provisional" in git(quick, "log", "-1", "--format=%s", "main")
+
+
+def test_branch_that_moved_on_keeps_its_own_changes(night: Path, cli: Cli) -> None:
+    edit(night, "import sys\n", "import math\nimport sys\n\nOWN = 3  # neighbor of RATE\n")
+    data = adopted(night, cli)
+    text = (night / "train.py").read_text()
+    for part in ("RATE = 0.3 ", "DEPTH = 6 ", "WIDTH = 256 ", "OWN = 3", "import math"):
+        assert part in text
+    assert is_clean(night)
+    assert git(night, "rev-parse", "HEAD") == data["commit"]
+
+
+def test_value_of_the_branch_stays_where_the_session_left_it_alone(quick: Path, cli: Cli) -> None:
+    keep_in_turn(quick, cli, *CHANGES[:2])
+    edit(quick, "WIDTH = 64 ", "WIDTH = 128 ")
+    adopted(quick, cli, "--provisional")
+    assert "RATE = 0.3 " in train(quick)
+    assert "WIDTH = 128 " in train(quick)
+
+
+def test_conflict_is_refused_with_the_file(night: Path, cli: Cli) -> None:
+    edit(night, "RATE = 0.1 ", "RATE = 0.9 ")
+    at = git(night, "rev-parse", "main")
+    refused = cli(night, "adopt")
+    assert refused.returncode == 3
+    assert "conflict with those of the branch in train.py" in refused.stderr
+    assert git(night, "rev-parse", "main") == at
+    assert is_clean(night)
+
+
+def test_uncommitted_changes_are_never_touched(night: Path, cli: Cli) -> None:
+    git(night, "switch", "--quiet", "main")
+    (night / "prepare.py").write_text("HARNESS = True  # mine\n")
+    refused = cli(night, "adopt")
+    assert refused.returncode == 3
+    assert "uncommitted changes (prepare.py)" in refused.stderr
+    # Where the branch is not checked out, the checkout does not matter.
+    git(night, "branch", "other")
+    data = adopted(night, cli, "--onto", "other")
+    assert git(night, "rev-parse", "other") == data["commit"]
+    assert (night / "prepare.py").read_text() == "HARNESS = True  # mine\n"
+
+
+def test_single_keeps_bring_only_their_own_values(night: Path, cli: Cli) -> None:
+    refused = cli(night, "adopt", "2")
+    assert refused.returncode == 3
+    assert "#2 alone was never measured" in refused.stderr
+    data = adopted(night, cli, "2", "--provisional")
+    assert data["adopted"] == [2]
+    text = train(night)
+    for part in ("RATE = 0.1 ", "DEPTH = 6 ", "WIDTH = 64 "):
+        assert part in text
+    # The rest later, on top.
+    adopted(night, cli)
+    assert train(night) == train(night, "autoresearch/t")
+
+
+def test_strange_names_are_refused(night: Path, cli: Cli) -> None:
+    for args, code in (
+        (("99",), 3),
+        (("0",), 3),
+        (("nothing",), 2),
+        (("--onto", "nowhere"), 2),
+        (("--onto", "--all"), 2),
+        (("--onto", "autoresearch/t"), 2),
+        (("--minimal", "1"), 2),
+        (("--minimal",), 3),
+    ):
+        done = cli(night, "adopt", *args)
+        assert done.returncode == code, (args, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_minimal_takes_the_recipe_of_ablate(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("(RATE - 0.4) ** 2", "(WIDTH < 100) * (RATE - 0.4) ** 2"))
+    commit_all(quick, "rate matters only while the width is small")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    smaller = json.loads(cli(quick, "ablate", "--json").stdout)["data"]["smaller"]
+    refused = cli(quick, "adopt", "--minimal")
+    assert refused.returncode == 3
+    assert f"confirm {smaller['commit'][:12]} --tag t" in refused.stderr
+    assert cli(quick, "confirm", smaller["commit"][:12], "--tag", "t").returncode == 0
+    data = adopted(quick, cli, "--minimal")
+    assert data["adopted"] == [2]
+    assert "RATE = 0.1 " in train(quick)
+    assert "WIDTH = 256 " in train(quick)
+    assert "Left out, because `ablate`" in data["message"]
+
+
+def test_nothing_kept_is_nothing_to_adopt(quick: Path, cli: Cli) -> None:
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
+    done = cli(quick, "adopt")
+    assert done.returncode == 3
+    assert "nothing to adopt" in done.stderr
+
+
+def test_without_a_name_git_is_asked_for_one(night: Path, cli: Cli) -> None:
+    git(night, "config", "--unset", "user.name")
+    empty = night.parent / "empty"
+    empty.touch()
+    done = cli(night, "adopt", GIT_CONFIG_GLOBAL=str(empty), GIT_CONFIG_NOSYSTEM="1")
+    assert done.returncode == 3
+    assert "git config user.name" in done.stderr
+
+
+def test_hooks_and_signing_do_not_run(night: Path, cli: Cli) -> None:
+    hooks = night / ".git" / "hooks"
+    for name in ("pre-commit", "commit-msg", "post-commit", "reference-transaction"):
+        (hooks / name).write_text("#!/bin/sh\nexit 1\n")
+        (hooks / name).chmod(0o755)
+    git(night, "config", "commit.gpgSign", "true")
+    git(night, "config", "gpg.program", "false")
+    assert adopted(night, cli)["commit"]
+
+
+def test_branch_of_another_working_tree_is_refused(night: Path, cli: Cli) -> None:
+    git(night, "worktree", "add", "--quiet", str(night.parent / "linked"), "main")
+    done = cli(night, "adopt")
+    assert done.returncode == 3
+    assert "main is checked out in" in done.stderr
+
+
+def test_files_of_a_killed_adopt_are_no_changes_of_the_user(night: Path, cli: Cli) -> None:
+    """Killed between its renames and the move of the branch, it leaves exactly the new files in the checkout."""
+    git(night, "switch", "--quiet", "main")
+    (night / "train.py").write_text(train(night, "autoresearch/t") + "\n")
+    assert not is_clean(night)
+    assert adopted(night, cli)["commit"]
+    assert is_clean(night)
+
+
+@pytest.mark.slow
+def test_kill_leaves_the_branch_before_or_after(night: Path, cli: Cli) -> None:
+    """A git that kills the program at its Nth call of those that write: the same command again finishes."""
+    git(night, "switch", "--quiet", "main")
+    before = git(night, "rev-parse", "main")
+    killed = 0
+    for step in itertools.count(1):
+        folder = Path(shutil.copytree(night, night.parent / f"killed-{step}", symlinks=True))
+        fake = deadly_git(night.parent / f"bin-{step}", step)
+        env = {**os.environ, "PATH": f"{fake}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "agent", "adopt"]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        at = git(folder, "rev-parse", "main")
+        assert at == before or git(folder, "rev-parse", "main^") == before
+        adopted(folder, cli)
+        assert git(folder, "rev-parse", "main^") == before
+        assert is_clean(folder)
+        assert train(folder) == train(folder, "autoresearch/t")
+        if done.returncode == 0:
+            break
+        killed += 1
+    assert killed > 5
+
+
+def deadly_git(folder: Path, step: int) -> Path:
+    """Make a git that kills its caller at the call `step` of those that write, before or after the call in turn."""
+    folder.mkdir()
+    writing = "hash-object|read-tree|update-index|write-tree|commit-tree|update-ref|cat-file"
+    real, kill = shutil.which("git"), "kill -9 $PPID"
+    last = f"{kill}; exit 1" if step % 2 else f'{real} "$@"; {kill}; exit 1'
+    (folder / "git").write_text(
+        f"""#!/bin/sh
+for word in "$@"; do case "$word" in {writing})
+  echo . >> {folder}/count
+  if [ $(wc -l < {folder}/count) -eq {step} ]; then {last}; fi
+  break;; esac; done
+exec {real} "$@"
+"""
+    )
+    (folder / "git").chmod(0o755)
+    return folder

@@ -1,0 +1,106 @@
+"""`sessions --delete` removes what a session has left, and nothing of the user's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.journal import lock
+from agent.journal.paths import journal_path, state_folder
+from tests.common.sessions import keep_in_turn
+from tests.common.workspaces import Cli, commit_all, git
+
+
+@pytest.fixture
+def ended(quick: Path, cli: Cli) -> Path:
+    """A session that ended, and main is checked out."""
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^DEPTH = 4 /DEPTH = 6 /")
+    git(quick, "switch", "--quiet", "main")
+    return quick
+
+
+def refs(folder: Path) -> list[str]:
+    return git(folder, "for-each-ref", "--format=%(refname)").splitlines()
+
+
+def test_everything_of_the_session_goes(ended: Path, cli: Cli) -> None:
+    done = cli(ended, "run", "--tag", "other", "--fresh", "--max-experiments", "1")  # else it adopts the best of t
+    assert done.returncode == 0, done.stderr
+    git(ended, "switch", "--quiet", "main")
+    done = cli(ended, "sessions", "--delete", "t", "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    deleted = json.loads(done.stdout)["data"]["deleted"]
+    assert (deleted["tag"], deleted["refs"], deleted["branch"]) == ("t", 2, "autoresearch/t")
+    assert deleted["unadopted"]
+    assert "the branch autoresearch/t" in done.stderr
+    assert "in no other branch" in done.stderr
+    assert not [ref for ref in refs(ended) if ref.startswith(("refs/autoresearch/t/", "refs/heads/autoresearch/t"))]
+    assert not journal_path(ended, "t").parent.exists()
+    assert journal_path(ended, "other").exists()
+    assert "refs/heads/autoresearch/other" in refs(ended)
+    # The tag is free again.
+    assert cli(ended, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+
+
+def test_adopted_work_needs_no_warning(ended: Path, cli: Cli) -> None:
+    assert cli(ended, "adopt", "--provisional").returncode == 0
+    done = cli(ended, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "in no other branch" not in done.stderr
+
+
+def test_without_a_terminal_yes_is_needed(ended: Path, cli: Cli) -> None:
+    before = refs(ended)
+    done = cli(ended, "sessions", "--delete", "t")
+    assert done.returncode == 2
+    assert "add --yes" in done.stderr
+    assert refs(ended) == before
+    assert journal_path(ended, "t").exists()
+
+
+def test_checked_out_branch_is_refused(ended: Path, cli: Cli) -> None:
+    git(ended, "switch", "--quiet", "autoresearch/t")
+    done = cli(ended, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 3
+    assert "git switch main" in done.stderr
+    assert journal_path(ended, "t").exists()
+
+
+def test_commits_of_the_user_are_refused(ended: Path, cli: Cli) -> None:
+    git(ended, "switch", "--quiet", "autoresearch/t")
+    (ended / "train.py").write_text((ended / "train.py").read_text() + "# mine\n")
+    commit_all(ended, "mine")
+    git(ended, "switch", "--quiet", "main")
+    done = cli(ended, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 3
+    assert "git branch -m autoresearch/t NAME" in done.stderr
+    git(ended, "branch", "-m", "autoresearch/t", "mine")
+    assert cli(ended, "sessions", "--delete", "t", "--yes").returncode == 0
+    assert "refs/heads/mine" in refs(ended)
+
+
+def test_running_loop_is_refused(ended: Path, cli: Cli) -> None:
+    with lock.hold(state_folder(ended), "t"):
+        done = cli(ended, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 3
+    assert "already running" in done.stderr
+    assert journal_path(ended, "t").exists()
+
+
+@pytest.mark.parametrize("tag", ["..", ".", "../../x", "", "nothing", "*"])
+def test_only_sessions_of_the_state_folder_count(ended: Path, cli: Cli, tag: str) -> None:
+    done = cli(ended, "sessions", "--delete", tag, "--yes")
+    assert done.returncode == 3
+    assert "unknown session" in done.stderr
+    assert journal_path(ended, "t").exists()
+
+
+def test_interrupted_deletion_is_finished(ended: Path, cli: Cli) -> None:
+    git(ended, "branch", "-D", "autoresearch/t")
+    journal_path(ended, "t").unlink()
+    done = cli(ended, "sessions", "--delete", "t", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not journal_path(ended, "t").parent.exists()
+    assert not [ref for ref in refs(ended) if "autoresearch" in ref]

@@ -1,0 +1,117 @@
+"""Which experiments of other sessions a new one learns from: bounded, sound, and of the same task."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import AutoresearchError
+from agent.journal.paths import journal_path
+from agent.proposers import earlier
+from tests.common.journals import FINGERPRINT, JournalBuilder
+
+NOW: dict[str, Any] = {"fingerprint": FINGERPRINT, "metric": "val_bpb", "direction": "minimize"}
+
+
+def add(folder: Path, tag: str, count: int, direction: str = "minimize", at: int = 0) -> Path:
+    path = journal_path(folder, tag)
+    JournalBuilder(tag, direction=direction).baseline().mixed(count).write.save(path)
+    os.utime(path, (at, at))
+    return path
+
+
+def gather(folder: Path, first: str | None = None, **changes: Any) -> earlier.Knowledge:
+    return earlier.gather(journal_path(folder, "new"), {**NOW, **changes}, first)
+
+
+def test_number_of_experiments_is_bounded_and_keeps_come_first(tmp_path: Path) -> None:
+    add(tmp_path, "old", 150, at=1)
+    add(tmp_path, "late", 150, at=2)
+    found = gather(tmp_path).experiments
+    assert len(found) == earlier.MOST
+    assert gather(tmp_path).sources == [
+        {"tag": "late", "experiments": 151, "alike": True},
+        {"tag": "old", "experiments": 49, "alike": True},
+    ]
+    everything = gather(tmp_path, fingerprint={**FINGERPRINT, "chip": "other"}, first="old").experiments
+    kept = {each.number for each in everything if each.tag == "old" and each.status == "keep"}
+    assert kept == {each.number for each in found if each.tag == "old" and each.status == "keep"}
+
+
+def test_session_that_is_continued_is_read_first(tmp_path: Path) -> None:
+    add(tmp_path, "old", 10, at=1)
+    add(tmp_path, "late", 10, at=2)
+    assert [each["tag"] for each in gather(tmp_path).sources] == ["late", "old"]
+    assert [each["tag"] for each in gather(tmp_path, first="old").sources] == ["old", "late"]
+
+
+def test_own_journal_is_not_read(tmp_path: Path) -> None:
+    add(tmp_path, "new", 5)
+    assert gather(tmp_path) == earlier.Knowledge()
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({}, True),
+        ({"fingerprint": {**FINGERPRINT, "training_seconds": 60.0}}, False),
+        ({"fingerprint": {**FINGERPRINT, "chip": "Apple M1"}}, False),
+        ({"fingerprint": {**FINGERPRINT, "snapshot": "other"}}, None),
+        ({"metric": "accuracy"}, None),
+        ({"direction": "maximize"}, None),
+    ],
+)
+def test_what_counts_as_the_same_task(tmp_path: Path, changes: dict[str, Any], alike: bool | None) -> None:
+    add(tmp_path, "old", 5)
+    assert {each.alike for each in gather(tmp_path, **changes).experiments} == (set() if alike is None else {alike})
+
+
+def test_copy_is_the_same_after_reading(tmp_path: Path) -> None:
+    add(tmp_path, "old", 40)
+    found, path = gather(tmp_path).experiments, journal_path(tmp_path, "new")
+    earlier.write(path, found)
+    assert earlier.read(path) == found
+
+
+def test_damaged_and_hostile_sessions_are_skipped(tmp_path: Path) -> None:
+    good = add(tmp_path, "good", 5)
+    texts = {"text": "nonsense\n", "binary": "\x00\n", "list": "[]\n", "new\nline \x1b[31m": "{}\n"}
+    for tag, text in texts.items():
+        path = journal_path(tmp_path, tag)
+        path.parent.mkdir()
+        path.write_text(text)
+    journal_path(tmp_path, "link").parent.mkdir()
+    journal_path(tmp_path, "link").symlink_to(good)
+    journal_path(tmp_path, "pipe").parent.mkdir()
+    os.mkfifo(journal_path(tmp_path, "pipe"))
+    found = gather(tmp_path)
+    assert {each.tag for each in found.experiments} == {"good"}
+    assert 0 < len(found.skipped) <= earlier.MOST_NOTES
+    assert all("\n" not in note and "\x1b" not in note for note in found.skipped)
+
+
+def test_oversized_values_are_left_out(tmp_path: Path) -> None:
+    path = add(tmp_path, "old", 0)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["event"] == "proposed":
+            line["parameters"] = {"TEXT": "x" * 10_000}
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert gather(tmp_path).experiments == ()
+
+
+DAMAGED = ("", "[]", "{}", '{"experiments": 1}', '{"experiments": [{}]}', '{"experiments": [[]]}')
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_copy_is_an_error_with_a_way_out(tmp_path: Path, text: str) -> None:
+    path = journal_path(tmp_path, "new")
+    path.parent.mkdir(parents=True)
+    path.with_name(earlier.FILE).write_text(text)
+    with pytest.raises(AutoresearchError) as caught:
+        earlier.read(path)
+    assert "--fresh" in (caught.value.hint or "")

@@ -1,0 +1,189 @@
+"""A session learns from the workspace's other sessions, and starts from one of them on request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.journal.experiment import Experiment
+from agent.journal.journal import fold
+from agent.journal.paths import journal_path
+from agent.journal.state import State
+from agent.proposers import earlier
+from tests.common.in_process import call
+from tests.common.sessions import assert_consistent
+from tests.common.workspaces import git, set_protocol
+
+
+@pytest.fixture
+def night(quick: Path) -> Path:
+    """A workspace in which session t has improved the recipe, back on the branch of the user."""
+    run(quick, "t", "--max-experiments", "12")
+    git(quick, "checkout", "--quiet", "main")
+    return quick
+
+
+def run(folder: Path, tag: str, *args: str, code: int = 0) -> str:
+    done = call(folder, "run", "--tag", tag, "--no-confirm", "--no-report", *args)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def state(folder: Path, tag: str) -> State:
+    return fold(journal_path(folder, tag))
+
+
+def described(folder: Path, tag: str) -> list[str]:
+    return [each.description for each in state(folder, tag).experiments]
+
+
+def best(folder: Path, tag: str) -> Experiment:
+    found = state(folder, tag).incumbent
+    assert found is not None
+    assert found.number > 0
+    return found
+
+
+def learned(folder: Path, tag: str) -> list[dict[str, Any]]:
+    return [dict(each) for each in state(folder, tag).learned]
+
+
+def change_fingerprint(folder: Path, **entries: str) -> None:
+    """Let session t have been measured under other conditions."""
+    path = journal_path(folder, "t")
+    first, *rest = path.read_text().splitlines()
+    event = json.loads(first)
+    event["fingerprint"].update(entries)
+    path.write_text("\n".join([json.dumps(event), *rest]) + "\n")
+
+
+def test_earlier_best_is_proposed_first_and_measured_again(night: Path) -> None:
+    said = run(night, "u", "--max-experiments", "3")
+    assert "learning from t (13 experiments)" in said
+    first = state(night, "u").experiments[1]
+    assert first.parameters == best(night, "t").parameters
+    assert first.verdict.status == "keep"
+    assert first.runs  # its own evidence: nothing of the other session counts
+    assert first.reasoning == f"#{best(night, 't').number} of session t, its best"
+    assert learned(night, "u") == [{"tag": "t", "experiments": 13, "alike": True}]
+    assert_consistent(night, tag="u")
+    status = call(night, "status", "--tag", "u")
+    assert "learned from t (13 experiments)" in status.stdout
+
+
+def test_earlier_best_is_proposed_once(night: Path) -> None:
+    run(night, "u", "--max-experiments", "6")
+    values = [each.parameters for each in state(night, "u").experiments]
+    assert values.count(best(night, "t").parameters) == 1
+
+
+def test_fresh_forgets_other_sessions(night: Path) -> None:
+    said = run(night, "u", "--fresh", "--max-experiments", "5")
+    assert "learning from" not in said
+    assert described(night, "u") == described(night, "t")[:6]
+    assert learned(night, "u") == []
+    run(night, "u", "--max-experiments", "12")  # the flag is kept
+    assert described(night, "u") == described(night, "t")
+
+
+def test_fresh_can_be_asked_for_later(night: Path) -> None:
+    run(night, "u", "--max-experiments", "0")
+    assert learned(night, "u")
+    run(night, "u", "--fresh", "--max-experiments", "1")
+    assert described(night, "u")[1] == described(night, "t")[1]
+    assert json.loads(call(night, "status", "--tag", "u", "--json").stdout)["data"]["learned"] == []
+
+
+@pytest.mark.parametrize("entry", ["snapshot", "harness"])
+def test_other_data_and_harness_teach_nothing(night: Path, entry: str) -> None:
+    change_fingerprint(night, **{entry: "0" * 64})
+    run(night, "u", "--max-experiments", "1")
+    assert learned(night, "u") == []
+    assert described(night, "u")[1] == described(night, "t")[1]
+
+
+def test_other_machine_counts_less(night: Path) -> None:
+    change_fingerprint(night, chip="another")
+    said = run(night, "u", "--max-experiments", "1")
+    assert "t (13 experiments, other conditions)" in said
+    assert learned(night, "u") == [{"tag": "t", "experiments": 13, "alike": False}]
+    assert state(night, "u").experiments[1].parameters == best(night, "t").parameters
+
+
+def test_resume_does_not_depend_on_other_sessions(night: Path, tmp_path: Path) -> None:
+    run(night, "u", "--max-experiments", "3")
+    changed = shutil.copytree(night, tmp_path / "changed", symlinks=True)
+    shutil.rmtree(journal_path(changed, "t").parent)
+    for folder in (night, changed):
+        run(folder, "u", "--max-experiments", "7")
+    assert described(night, "u") == described(changed, "u")
+    assert len(described(night, "u")) == 8
+
+
+def test_damaged_session_is_skipped(night: Path) -> None:
+    with journal_path(night, "t").open("a") as file:
+        file.write("garbage\n")
+    said = run(night, "u", "--max-experiments", "1")
+    assert "learned nothing from session t: line" in said
+    assert learned(night, "u") == []
+
+
+def test_damaged_copy_is_reported(night: Path) -> None:
+    run(night, "u", "--max-experiments", "1")
+    journal_path(night, "u").with_name(earlier.FILE).write_text('{"experiments": [{"tag": 1}]}')
+    assert "is damaged or missing" in run(night, "u", "--max-experiments", "2", code=1)
+    run(night, "u", "--fresh", "--max-experiments", "2")
+
+
+def test_session_starts_from_the_best_of_another(night: Path) -> None:
+    before = state(night, "t")
+    run(night, "u", "--from", "t", "--max-experiments", "4")
+    now = state(night, "u")
+    assert now.session is not None
+    assert now.session["from"] == "t"
+    assert now.session["base"] == before.head
+    assert now.experiments[0].parameters == best(night, "t").parameters
+    assert now.flags["from"] == "t"
+    run(night, "u", "--max-experiments", "5")  # the flag is kept, and the start stays
+    assert len(state(night, "u").experiments) == 6
+    assert git(night, "rev-parse", "autoresearch/t") == before.head
+    assert git(night, "rev-list", "--merges", "HEAD") == ""
+    assert git(night, "status", "--porcelain", "--untracked-files=no") == ""
+    # Its rows follow those of the first session.
+    table = (night / "results.tsv").read_text().splitlines()
+    assert table[:14] == git(night, "show", "autoresearch/t:results.tsv").splitlines()
+    assert len(table) == 14 + 6
+
+
+def test_start_and_knowledge_are_separate(night: Path) -> None:
+    run(night, "u", "--from", "t", "--fresh", "--max-experiments", "1")
+    assert state(night, "u").experiments[0].parameters == best(night, "t").parameters
+    assert learned(night, "u") == []
+
+
+def test_plan_names_the_start(night: Path) -> None:
+    done = call(night, "run", "--tag", "u", "--from", "t", "--dry-run")
+    assert "would start on branch autoresearch/u, at the best of session t" in done.stdout
+    assert not journal_path(night, "u").exists()
+
+
+def test_impossible_starts_are_refused(night: Path) -> None:
+    assert "unknown session 'missing'" in run(night, "u", "--from", "missing", code=3)
+    assert "unknown session '../t'" in run(night, "u", "--from", "../t", code=3)
+    run(night, "u", "--max-experiments", "0")
+    assert "session u has already started" in run(night, "u", "--from", "t", code=2)
+    git(night, "checkout", "--quiet", "main")
+    set_protocol(night, miningLoop={"maxTrials": 100})
+    assert "protocol.json has changed since session t" in run(night, "v", "--from", "t", code=3)
+
+
+def test_start_needs_a_baseline(quick: Path) -> None:
+    (quick / "train.py").write_text("raise SystemExit(1)\nRATE = 0.1\n")
+    git(quick, "commit", "--quiet", "-am", "broken")
+    run(quick, "t", code=1)
+    git(quick, "checkout", "--quiet", "main")
+    assert "session t has no baseline yet" in run(quick, "u", "--from", "t", code=3)

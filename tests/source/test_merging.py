@@ -1,0 +1,60 @@
+"""Three versions of a source merge by value where they differ in constants, and as text elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.source.merging import merged, runs
+
+pytestmark = pytest.mark.quick
+
+BASE = "A = 1\nB = 2\nC = 3\nprint(A)\n"
+
+
+def never(*_: str) -> str | None:
+    raise AssertionError("only values differ")
+
+
+def test_neighboring_values_do_not_conflict() -> None:
+    ours, theirs = BASE.replace("A = 1", "A = 5"), BASE.replace("B = 2", "B = 0.20")
+    assert merged((ours, BASE, theirs), {}, never) == "A = 5\nB = 0.20\nC = 3\nprint(A)\n"
+
+
+def test_value_that_both_changed_is_a_conflict() -> None:
+    ours, theirs = BASE.replace("A = 1", "A = 5"), BASE.replace("A = 1", "A = 6")
+    assert merged((ours, BASE, theirs), {}, never) is None
+    assert merged((ours, BASE, ours), {}, never) == ours
+    assert merged((ours, BASE, theirs), {}, never, values="theirs") == theirs
+    assert merged((ours, BASE, theirs), {}, never, values="ours") == ours
+
+
+def test_code_of_both_sides_is_merged_as_text() -> None:
+    ours = BASE.replace("A = 1", "A = 5").replace("print(A)", "print(B)")
+    theirs = BASE.replace("C = 3", "C = 4").replace("print(A)", "print(C)")
+    seen = []
+
+    def text(*versions: str) -> str | None:
+        seen.append(versions)
+        return None
+
+    assert merged((ours, BASE, theirs), {}, text) is None
+    # The values are the same in all three versions that are merged as text.
+    assert [version.splitlines()[:3] for version in seen[0]] == [BASE.splitlines()[:3]] * 3
+
+
+def test_code_of_one_side_needs_no_merge() -> None:
+    theirs = BASE.replace("print(A)", "print(A + B)").replace("B = 2", "B = 7")
+    ours = BASE.replace("C = 3", "C = 9")
+    assert merged((ours, BASE, theirs), {}, never) == "A = 1\nB = 7\nC = 9\nprint(A + B)\n"
+
+
+def test_value_whose_constant_is_gone_is_a_conflict() -> None:
+    ours, theirs = BASE.replace("A = 1\n", ""), BASE.replace("A = 1", "A = 2")
+    assert merged((ours, BASE, theirs), {}, lambda *_: None) is None
+
+
+def test_result_must_hold_its_asserts() -> None:
+    assert runs("a.py", "A = 4\nassert A % 2 == 0\n", {})
+    assert not runs("a.py", "A = 5\nassert A % 2 == 0\n", {})
+    assert not runs("a.py", "A = (\n", {})
+    assert runs("notes.txt", "A = (", {})

@@ -1,0 +1,31 @@
+"""Constants that differ are put back one by one, or together where an assert demands it."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.source.values import changed_values, described, groups, level, put_back
+
+pytestmark = pytest.mark.quick
+
+BEFORE = {"train.py": "A = 1\nB = 2\nC = 3  # note\nassert A < B\n"}
+AFTER = {"train.py": "A = 5\nB = 9\nC = 4  # note\nassert A < B\nD = 1\n"}
+
+
+def test_changed_values_are_found_in_order() -> None:
+    assert changed_values(BEFORE, AFTER, {}) == [("train.py", name) for name in "ABC"]
+    assert described(BEFORE, AFTER, [("train.py", "A"), ("train.py", "C")], {}) == "A 1 -> 5, C 3 -> 4"
+
+
+def test_single_values_are_put_back() -> None:
+    assert put_back(AFTER, BEFORE, [("train.py", "C")], {})["train.py"] == AFTER["train.py"].replace("C = 4", "C = 3")
+
+
+def test_assert_ties_values_together() -> None:
+    # B = 2 alone would not be above A = 5.
+    assert groups(BEFORE, AFTER, {}) == [[("train.py", "A"), ("train.py", "B")], [("train.py", "C")]]
+    assert groups(AFTER, AFTER, {}) == []
+
+
+def test_leveled_versions_differ_in_code_only() -> None:
+    assert level(BEFORE, AFTER, {})["train.py"] == AFTER["train.py"].replace("D = 1\n", "")
