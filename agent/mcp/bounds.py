@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from agent.errors import AutoresearchError
@@ -50,4 +51,6 @@ def _cut_parts(value: Any, longest: int, most: int) -> Any:
     if isinstance(value, list | tuple):
         rest = [f"[cut: {len(value) - most} more]"] if len(value) > most else []
         return [*(_cut_parts(part, longest, most) for part in value[:most]), *rest]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such number, and some clients drop the whole answer
     return value

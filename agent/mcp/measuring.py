@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ SOON_SECONDS = 5.0  # a refused comparison has ended by then
 ENDING_SECONDS = 10.0  # from a verdict to the end of the process that measured it
 POLL_SECONDS = 0.1
 LARGEST_ANSWER = 2**22
+START = threading.Lock()
 
 
 def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str, str], blocks: str) -> dict[str, Any]:
@@ -47,6 +48,11 @@ def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str
     Raises:
         AutoresearchError: the edit cannot be measured now. The working tree is as it was.
     """
+    with _starting():
+        return _start_experiment(folder, why, tag, files, blocks)
+
+
+def _start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str, str], blocks: str) -> dict[str, Any]:
     _require_free(folder)
     arguments = ["try", "--detach", "--json", f"--message={why}", *([f"--tag={tag}"] if tag else [])]
     with written(folder, tag, files, blocks) if files or blocks.strip() else contextlib.nullcontext():
@@ -58,7 +64,11 @@ def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str
 
 def start_confirmation(folder: Path, tag: str | None, runs: int | None) -> dict[str, Any]:
     """Confirm the best against the baseline in the background. Return its result if it ends within a few seconds."""
-    tag = find_session(folder, tag)
+    with _starting():
+        return _start_confirmation(folder, find_session(folder, tag), runs)
+
+
+def _start_confirmation(folder: Path, tag: str, runs: int | None) -> dict[str, Any]:
     _require_free(folder)
     answer = _answer_of(folder, tag)
     arguments = ["confirm", "--json", f"--tag={tag}", *([f"--runs={runs}"] if runs else [])]
@@ -96,6 +106,24 @@ def verdict_within(folder: Path, tag: str | None, number: int | None, seconds: f
         return experiment_result(folder, *await_verdict(folder, tag, number, seconds))
     except StillRunning:
         return None
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Refuse a call while another one starts something: it would replace the files that the other has written.
+
+    Raises:
+        PreconditionError: another call is not done.
+    """
+    if not START.acquire(blocking=False):
+        raise PreconditionError(
+            "another call of this client is starting a measurement, and only one process measures at a time",
+            hint="call start_experiment again after its verdict",
+        )
+    try:
+        yield
+    finally:
+        START.release()
 
 
 def _require_free(folder: Path) -> None:

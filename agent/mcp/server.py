@@ -81,9 +81,10 @@ def _add_measuring(server: Server, folder: Path) -> None:
             ),
         ] = "",
     ) -> dict[str, Any]:
-        """Measure one edit as an experiment, in the background. Returns at once with its number.
+        """Measure one edit as an experiment, in the background. Returns within seconds, with its number.
 
-        Without `files` and `blocks` it takes what you have edited in the working tree. Call wait_experiment next.
+        Without `files` and `blocks` it takes what you have edited in the working tree. Call wait_experiment next. On a
+        busy machine its state may be "starting": then first call status until `progress` has a number.
         """
         return await _answer(measuring.start_experiment, folder, why, tag, files or {}, blocks)
 

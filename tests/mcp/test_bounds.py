@@ -41,6 +41,10 @@ def test_cut_parts_are_counted() -> None:
     assert bounded({str(number): 0 for number in range(205)})["[cut]"] == "5 more"
 
 
+def test_numbers_that_json_lacks_become_text() -> None:
+    assert json.loads(json.dumps(bounded([float("inf"), float("nan"), 1.5]), allow_nan=False)) == ["inf", "nan", 1.5]
+
+
 def test_deeply_branched_answer_is_refused() -> None:
     value: Any = "x" * 100
     for _ in range(5):

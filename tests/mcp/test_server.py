@@ -184,6 +184,30 @@ def test_arguments_are_checked(quick: Path) -> None:
 
 
 @pytest.mark.quick
+def test_one_of_several_calls_at_once_starts(quick: Path) -> None:
+    async def talking(agent: Agent) -> None:
+        said: dict[str, str] = {}
+
+        async def call(rate: str) -> None:
+            files = {"train.py": QUICK.replace("RATE = 0.1", f"RATE = {rate}")}
+            answer = await agent.client.call_tool("start_experiment", {"why": rate, "files": files})
+            assert isinstance(answer.content[0], TextContent)
+            said[rate] = answer.content[0].text if answer.is_error else ""
+
+        async with anyio.create_task_group() as calls:
+            for rate in ("0.2", "0.3", "0.35"):
+                calls.start_soon(call, rate)
+        started = [rate for rate, error in said.items() if not error]
+        assert len(started) == 1, said
+        assert all("only one process measures at a time" in error for error in said.values() if error)
+        found = await agent.data("wait_experiment", number=1)
+        assert (found["description"], found["verdict"]["status"]) == (started[0], "keep")
+        assert f"+RATE = {started[0]}" in (await agent.data("diff"))["diff"]
+
+    talk(quick, talking)
+
+
+@pytest.mark.quick
 def test_answers_are_bounded(quick: Path) -> None:
     async def talking(agent: Agent) -> None:
         large = QUICK + "".join(f"# {number:060d}\n" for number in range(12_000))
