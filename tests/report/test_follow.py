@@ -45,7 +45,8 @@ def setting_up(quick: Path) -> Path:
 
 
 def test_follow_waits_for_a_session_that_sets_up(setting_up: Path) -> None:
-    loop = begun(setting_up, "run", "--tag", "t", "--max-experiments", "2", "--patience", "9", "--max-hours", "3")
+    # Long enough that a follower, which looks every half a second, sees it run.
+    loop = begun(setting_up, "run", "--tag", "t", "--max-experiments", "6", "--patience", "9", "--max-hours", "3")
     while lock.holder(state_folder(setting_up)) is None:
         time.sleep(0.1)
     told = call(setting_up, "status")
@@ -60,8 +61,8 @@ def test_follow_waits_for_a_session_that_sets_up(setting_up: Path) -> None:
     for follower in followers:
         shown, _ = follower.communicate(timeout=60)
         assert follower.returncode == 0
-        assert "2 experiments are done" in shown.splitlines()[-1], shown
-        assert "ends after 2 experiments, or at " in shown
+        assert "6 experiments are done" in shown.splitlines()[-1], shown
+        assert "ends after 6 experiments, or at " in shown
         assert "after 9 experiments in a row without a keep" in shown
     assert loop.wait(timeout=60) == 0
 

@@ -25,7 +25,8 @@ from tests.common.journals import HOSTILE, Writer
 from tests.common.reports import LONG, Made
 from tests.common.workspaces import Cli, git
 
-PLENTY_OF_SECONDS, PLENTY_OF_BYTES = 6.0, 4_000_000
+# Alone it takes 2 to 3 s, and up to 8 where six workers share two cores.
+PLENTY_OF_SECONDS, PLENTY_OF_BYTES = 20.0, 4_000_000
 PROGRAM = find()
 needs_browser = pytest.mark.skipif(
     PROGRAM is None, reason="no Chromium here: `apt-get install chromium` runs this test"
@@ -87,7 +88,7 @@ def test_report_refuses_wrong_input(made: Made, quick: Path, cli: Cli) -> None:
 
 
 def test_long_report_is_fast_and_small(made: Made) -> None:
-    began = time.process_time()  # processor time, which other load does not affect
+    began = time.process_time()  # processor time, which other load affects less
     path = write_report(made.workspace, ("long",), made.folder.parent / "measured")[0]
     assert time.process_time() - began < PLENTY_OF_SECONDS
     assert path.stat().st_size < PLENTY_OF_BYTES

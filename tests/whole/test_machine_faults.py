@@ -64,7 +64,7 @@ def test_night_with_faults_at_random_ends_as_one_without(
 
 def night(folder: Path, cli: Cli, tag: str, experiments: int) -> tuple[list[Any], list[Mapping[str, Any]]]:
     """Run a session, and return its rows without hashes, and what the search proposed."""
-    flags = ("--sandbox", "off", "--no-keep-awake", "--max-experiments", str(experiments))
+    flags = ("--fresh", "--sandbox", "off", "--no-keep-awake", "--max-experiments", str(experiments))
     done = cli(folder, "run", "--tag", tag, *flags)
     assert done.returncode == 0, done.stderr
     table = [(row["val_bpb"], row["status"], row["description"]) for row in rows(folder)]

@@ -34,7 +34,7 @@ def test_session_survives_random_kills(quick: Path, kills: int, experiments: int
     shutil.rmtree(quick / ".autoresearch" / "create")
 
     rng = random.Random(seed)
-    command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", count]
+    command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--fresh", "--max-experiments", count]
     for _ in range(kills):
         loop = subprocess.Popen(
             command,
@@ -47,7 +47,7 @@ def test_session_survives_random_kills(quick: Path, kills: int, experiments: int
         time.sleep(rng.uniform(0.25, 0.9))
         loop.kill()
         loop.wait()
-    done = run_whole(quick, "run", "--tag", "t", "--max-experiments", count)
+    done = run_whole(quick, "run", "--tag", "t", "--fresh", "--max-experiments", count)
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     assert [(row["val_bpb"], row["status"], row["description"]) for row in rows(quick)] == expected

@@ -92,9 +92,10 @@ class SearchProposer:
         space = space_of(context.files, context.constants)
         if (nothing := why_nothing(context.files, context.constants)) is not None:
             raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
-        seen = {experiment.digest for experiment in context.history}
         rng = random.Random(f"{context.seed}:{context.number}")
         earlier = transfer.on_this_scale(context.earlier, context.history)
+        seen = {experiment.digest for experiment in context.history}
+        seen |= transfer.beaten(earlier, _value(context.incumbent), context.direction)
         failed = transfer.failed(space, earlier)
         for values, why in chain(
             _kept_elsewhere(space, context, earlier),

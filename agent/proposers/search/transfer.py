@@ -1,7 +1,7 @@
 """Use the experiments of other sessions: on the scale of this one, with less weight the less alike the conditions were.
 
-A candidate that another session kept is proposed first, and one that failed there is not proposed. One that was
-measured there and rejected may be tried again.
+A candidate that another session kept is proposed first. One that failed there, or was worse there than the incumbent
+here, is not proposed again if the conditions were the same; under others it may be.
 """
 
 from __future__ import annotations
@@ -72,6 +72,21 @@ def failed(space: Space, earlier: Sequence[Earlier]) -> set[tuple[Value, ...]]:
         tuple(each.parameters[key] for key in keys)
         for each in earlier
         if each.status == "crash" and each.alike and all(key in each.parameters for key in keys)
+    }
+
+
+def beaten(earlier: Sequence[Earlier], incumbent: float | None, direction: Direction) -> set[str]:
+    """Return the digests of the candidates that were worse than the incumbent under the same fingerprint.
+
+    Args:
+        earlier: experiments on the scale of this session.
+        incumbent: the metric of the incumbent; None if unknown.
+    """
+    sign = 1 if direction == "minimize" else -1
+    return {
+        each.digest
+        for each in earlier
+        if each.alike and each.metric is not None and incumbent is not None and sign * each.metric >= sign * incumbent
     }
 
 

@@ -78,8 +78,22 @@ def test_what_failed_in_another_session_is_not_proposed() -> None:
     assert seen <= {4, 6} | {value for value in seen if isinstance(value, float)}
 
 
-def test_loss_of_another_session_may_be_tried_again() -> None:
-    assert ask(THEIR_BASELINE, theirs(1, 3.1, "discard", DEPTH=5)).parameters
+def test_loss_of_another_session_is_proposed_again_only_under_other_conditions() -> None:
+    files = {"train.py": "DEPTH = 4  # search: 3..5\n"}
+    base = Experiment(
+        0, "baseline", "baseline", "0", digest(files), {"DEPTH": 4}, (Run(1.0, 1.0),), Verdict("keep", "baseline")
+    )
+    there = Earlier("mar5", 0, "keep", 1.0, None, {"DEPTH": 4}, digest(files), "baseline", alike=True)
+    changed = digest({"train.py": files["train.py"].replace("4", "5", 1)})
+    lost = Earlier("mar5", 1, "discard", 1.2, 0.2, {"DEPTH": 5}, changed, "DEPTH 4 -> 5", alike=True)
+
+    def proposed(*earlier: Earlier) -> set[Value]:
+        contexts = [Context(1, seed, files, base, (base,), "minimize", {}, earlier=earlier) for seed in range(20)]
+        return {SearchProposer().ask(context).parameters["DEPTH"] for context in contexts}
+
+    assert proposed(there, lost) == {3}
+    assert proposed(there, replace(lost, alike=False)) == {3, 5}
+    assert proposed(there, replace(lost, metric=0.9, status="keep")) == {5}
 
 
 def test_search_without_other_sessions_is_unchanged() -> None:
