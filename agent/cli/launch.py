@@ -371,9 +371,12 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         print(json.dumps({"event": "summary", **summary, "report": str(page) if page else None}), flush=True)
         return
     commit = (summary["best_commit"] or "")[:7]
-    print("\n".join(closing(session.state, summary, commit, str(session.journal.path.parent))))
-    if page is not None:
-        print(f"report    {page}")
+    lines = closing(session.state, summary, commit, str(session.journal.path.parent), str(page) if page else None)
+    if sys.stdout.isatty():
+        from agent.views.color import colored, labelled  # slow to import
+
+        lines = colored(map(labelled, lines))
+    print("\n".join(lines))
 
 
 def _view(config: RunConfig, runner: Runner) -> AbstractContextManager[View]:

@@ -10,6 +10,9 @@ from rich.text import Text
 from agent.format import Colored, block
 from agent.views.text import COLOURS
 
+LABEL = 10  # characters of a label on the closing page
+COMMANDS = ("view", "adopt", "resume")
+
 
 def colored(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
     """Return lines with terminal escapes for their colors. Lines are never wrapped, so that a diff can be copied.
@@ -41,6 +44,12 @@ def status_text(text: str, status: str) -> Text:
     line = Text(text)
     line.highlight_words([status], f"bold {COLOURS.get(status, 'cyan')}")
     return line
+
+
+def labelled(line: str) -> Text:
+    """Return a line of the closing page, with its label dimmed, and in bold a command to use next."""
+    label, value = line[:LABEL], line[LABEL:]
+    return Text.assemble((label, "dim"), (value, "bold" if label.strip() in COMMANDS else ""))
 
 
 def _style(line: str) -> str:

@@ -92,21 +92,31 @@ def _gained(summary: Mapping[str, Any]) -> str:
     return f"{brief(summary['gain'])} apparent, {said}"
 
 
-def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
-    """Return the closing lines of `run`: the result, what was kept, and the commands to use next.
+def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str, page: str | None) -> list[str]:
+    """Return the closing page of `run`: what happened, the result, what was kept, and at last the commands to use next.
+
+    Empty lines separate these parts.
 
     Args:
         state: the session.
         summary: its summary, see `report.summary`.
         short: short hash of the best commit.
         log_folder: folder of the session.
+        page: path of the report; None if it was not written.
     """
-    if summary["baseline"] is None:
-        return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
-    percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
     tag = summary["tag"]
-    lines = [
-        f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
+    if summary["baseline"] is None:
+        return [f"session {tag}: no baseline yet", f"logs  {log_folder}"]
+    percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
+    happened = [
+        f"session   {tag} on {summary['branch']}: {summary['ended'] or 'not ended'}",
+        f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
+        f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
+        *([f"repeated  {faults(summary)}"] if summary["faults"]["runs"] else []),
+        *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
+        *([f"report    {page}"] if page else []),
+    ]
+    result = [
         f"baseline  {figure(summary['baseline'])} {summary['metric']}{_mean(summary['baseline_runs'])}",
         f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})"
         f"{_mean(summary['best_runs'])}",
@@ -114,16 +124,15 @@ def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: st
         *([f"holdout   {holdout_line(summary['holdout'])}"] if summary["holdout"] else []),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         *([f"bound     {summary['statement']['line']}"] if summary["statement"] else []),
-        f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
-        f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
-        *([f"repeated  {faults(summary)}"] if summary["faults"]["runs"] else []),
-        *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
-        *_kept(state),
+    ]
+    kept = _kept(state)
+    next_commands = [
         f"view      {typed(f'report --tag {tag} --open')}",
         *([f"adopt     {typed(f'adopt --tag {tag}')}"] if summary["best_number"] else []),
         f"resume    {typed(f'run --tag {tag}')}",
     ]
-    return [one_line(line) for line in lines]
+    parts = [happened, result, *([kept] if kept else []), next_commands]
+    return [one_line(line) for part in parts for line in (*part, "")][:-1]
 
 
 def _kept(state: State) -> list[str]:

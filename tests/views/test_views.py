@@ -180,7 +180,7 @@ def test_screen_shows_session(states: list[State]) -> None:
         " 50%  ",
         "1m28s of training left",
         "14,000 tokens/s",
-        "3.0 GB of memory",
+        "3.0 GB",
         "why       [31mwhy it may",
     ):
         assert words in running, words

@@ -22,6 +22,7 @@ from agent.report.eta import experiments_left
 from agent.system.files import last_lines
 from agent.system.invocation import typed
 from agent.views.plain import event_lines
+from agent.views.terminal.log_curve import LogCurve
 from agent.views.terminal.progress_panel import Moment, under_way
 from agent.views.terminal.screen import screen
 from agent.views.text import COLOURS
@@ -51,6 +52,7 @@ class Picture:
         self.message, self.hint = "", hint
         self._limits, self._began = limits, time.monotonic()
         self._memory: tuple[float, int | None] = (0.0, None)
+        self._curve = LogCurve()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.state.session is not None:
@@ -70,6 +72,7 @@ class Picture:
             ends=self._limits.words(),
             message=self.message,
             hint=self.hint,
+            curve=self._curve.of(Path(started["log"])) if started else (),
             ascii=ascii_only,
         )
 

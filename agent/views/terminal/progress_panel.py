@@ -17,6 +17,7 @@ from agent.execution.progress import Reading
 from agent.format import duration, figure, one_line
 from agent.journal.experiment import Experiment, Run, metrics
 from agent.journal.state import Pending, PendingComparison, State, side
+from agent.pruning.curves import Curve
 from agent.views.terminal.ellipsis import clock, line, named, sides
 
 GB, MB = 2**30, 2**20
@@ -35,6 +36,7 @@ class Moment:
         ends: the limits of the session.
         message: the latest note.
         hint: what Ctrl-C does.
+        curve: the learning curve of the current run; empty without one.
         ascii: draw with ASCII characters only.
     """
 
@@ -46,6 +48,7 @@ class Moment:
     ends: str = ""
     message: str = ""
     hint: str = ""
+    curve: Curve = ()
     ascii: bool = False
 
 
@@ -149,10 +152,10 @@ def _running(started: Mapping[str, Any], since: float, which: str, moment: Momen
     figures = [
         f"loss {reading.loss:.4f}" if reading.loss is not None else "",
         f"{reading.tokens_per_second:,.0f} tokens/s" if reading.tokens_per_second is not None else "",
+        f"done about {clock(since + expected)}",
         _size(moment.memory) if moment.memory else "",
-        f"done at about {clock(since + expected)}",
     ]
-    lines: list[RenderableType] = [bar, named("", "   ".join(each for each in figures if each))]
+    lines: list[RenderableType] = [bar, named("", "  ".join(each for each in figures if each))]
     latest = one_line(moment.lines[-1]) if moment.lines else ""
     return [*lines, named("", (latest, "dim"))] if latest and reading == Reading() else lines
 

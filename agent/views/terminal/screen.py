@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.format import cost, duration, figure, one_line
-from agent.journal.experiment import Experiment
 from agent.journal.state import State
 from agent.report.gain import outcome, standing
 from agent.report.summary import summarize
+from agent.views.terminal.chart import best_path, charts, loss_chart
 from agent.views.terminal.ellipsis import clock, gap, line, named, sides
 from agent.views.terminal.progress_panel import Moment, progress_panel
 from agent.views.text import COLOURS, against, faults, status_of
@@ -20,12 +20,22 @@ from agent.views.text import COLOURS, against, faults, status_of
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 # From this width on, the rows go next to the rest, which then takes LEFT columns.
 WIDE, LEFT = 150, 84
+# From this width on, charts go next to the figures, which take FIGURES columns if the charts can be CHART_LEAST wide.
+CHARTED, FIGURES = 100, 68
+CHART_LEAST, CHART_MOST = 32, 60
+# From this height on, the loss goes below its run, in LOSS_BELOW lines.
+HIGH, LOSS_BELOW = 34, 8
+GAP = 3
 LEAST_ROWS = 3
+MOST_PINNED = 5
+LEAST_PINNED = 4  # rows that a window needs for keeps to stay in view
 LONGEST_NAME = 12
 
 
 def screen(state: State, moment: Moment, width: int, height: int) -> RenderableType:
     """Lay out the screen. Long lines end in an ellipsis, and the rows take the lines that are left.
+
+    From CHARTED columns on, charts stand beside the figures; from WIDE columns on, the rows do, and the charts below.
 
     Args:
         state: the session.
@@ -33,31 +43,74 @@ def screen(state: State, moment: Moment, width: int, height: int) -> RenderableT
         width: in columns.
         height: in lines.
     """
-    wide = width >= WIDE
-    room = LEFT if wide else width
-    now = [Text(), *progress_panel(state, moment)]
     bottom: list[RenderableType] = [
         *([line(moment.message, "bold")] if moment.message else []),
         *([line(moment.hint, "dim")] if moment.hint else []),
     ]
-    # In a low window, the current run and the hint take precedence over the figures.
-    figures = _standing(state, moment, room)[: max(2, height - len(now) - len(bottom))]
-    top: list[RenderableType] = [*figures, *now]
-    if wide:
-        both = Table.grid(padding=(0, 3, 0, 0), expand=True)
-        both.add_column(width=LEFT)
-        both.add_column(ratio=1)
-        rows = _rows(state, height - len(bottom) - 1)
-        both.add_row(Group(*top), rows)
-        return Group(both, *gap(height - max(len(top), rows.row_count) - len(bottom)), *bottom)
-    left = height - len(top) - len(bottom) - 1
-    rows = _rows(state, left)
-    below: list[RenderableType] = [Text(), rows] if left > LEAST_ROWS and rows.row_count else []
-    used = len(top) + len(bottom) + (1 + rows.row_count if below else 0)
-    return Group(*top, *below, *gap(height - used), *bottom)
+    height -= len(bottom)
+    if width >= WIDE:
+        return Group(_wide(state, moment, height), *bottom)
+    side = min(CHART_MOST, max(CHART_LEAST, width - FIGURES)) if width >= CHARTED else 0
+    above, used = _charted(state, moment, width, side, height) if side else ([], 0)
+    if not above:
+        above = _top(state, moment, width, height, charted=False)
+        used = len(above)
+    rows = _rows(state, height - used - 1, moment.ascii)
+    below: list[RenderableType] = [Text(), rows] if height - used - 1 > LEAST_ROWS and rows.row_count else []
+    used += 1 + rows.row_count if below else 0
+    return Group(*above, *below, *gap(height - used), *bottom)
 
 
-def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
+def _charted(state: State, moment: Moment, width: int, side: int, height: int) -> tuple[list[RenderableType], int]:
+    """Return the figures beside the charts, and their number of lines; nothing if no chart can be drawn.
+
+    In a high window the loss stands below its run, and the best has all lines beside both.
+    """
+    room = width - side - GAP
+    top = _top(state, moment, room, height, charted=True)
+    loss = loss_chart(moment.curve, room, LOSS_BELOW, moment.ascii) if height >= HIGH else []
+    left: list[RenderableType] = [*top, Text(), *loss] if loss else top
+    drawn = charts(state, () if loss else moment.curve, side, len(left), moment.ascii)
+    if not drawn:
+        return [], 0
+    return [_beside(Group(*left), Group(*drawn), room)], max(len(left), len(drawn))
+
+
+def _wide(state: State, moment: Moment, height: int) -> RenderableType:
+    """Lay out the figures with the charts below them, and the rows to their right."""
+    top = _top(state, moment, LEFT, height, charted=True)
+    drawn = charts(state, moment.curve, LEFT, height - len(top) - 1, moment.ascii)
+    if not drawn:
+        top = _top(state, moment, LEFT, height, charted=False)
+    left = [*top, *([Text(), *drawn] if drawn else [])]
+    rows = _rows(state, height - 1, moment.ascii)
+    return Group(_beside(Group(*left), rows, LEFT), *gap(height - max(len(left), rows.row_count)))
+
+
+def _top(state: State, moment: Moment, room: int, height: int, *, charted: bool) -> list[RenderableType]:
+    """Return the figures and the current run. In a low window, the current run takes precedence over the figures.
+
+    Args:
+        state: the session.
+        moment: what the screen shows besides the session.
+        room: in columns.
+        height: most lines.
+        charted: whether a chart shows the progress, so that no line has to.
+    """
+    now = [Text(), *progress_panel(state, moment)]
+    figures = _standing(state, moment, room, charted=charted)[: max(2, height - len(now))]
+    return [*figures, *now]
+
+
+def _beside(left: RenderableType, right: RenderableType, width: int) -> Table:
+    both = Table.grid(padding=(0, GAP, 0, 0), expand=True)
+    both.add_column(width=width)
+    both.add_column(ratio=1)
+    both.add_row(left, right)
+    return both
+
+
+def _standing(state: State, moment: Moment, room: int, *, charted: bool) -> list[RenderableType]:
     """Return the lines about the session: best and baseline, gain and noise, progress, counts and forecast."""
     assert state.session is not None
     summary, stands = summarize(state), standing(state)
@@ -78,8 +131,8 @@ def _standing(state: State, moment: Moment, room: int) -> list[RenderableType]:
         else "not known yet"
     )
     lines.append(named("noise", noise))
-    path = _path(state.experiments)
-    if len(set(path)) > 1:
+    path = best_path(state.experiments)
+    if len(set(path)) > 1 and not charted:
         lines.append(named("progress", _spark(path, room - 32, moment.ascii)))
     if summary["experiments"]:
         counts = f"{summary['kept']} kept, {summary['discarded']} discarded, {summary['crashed']} crashed"
@@ -113,10 +166,13 @@ def _gain(state: State) -> Text:
     return named("gain", (f"{figure(stands.confirmed, like)} confirmed", "bold green"), interval)
 
 
-def _rows(state: State, most: int) -> Table:
-    """Return the header and the last experiments, the newest at the bottom, in at most `most` lines."""
-    first = max(0, len(state.experiments) - max(0, most - 1))
-    shown = [_row(state, index) for index in range(first, len(state.experiments))]
+def _rows(state: State, most: int, ascii_only: bool) -> Table:
+    """Return the header and the last experiments, the newest at the bottom, in at most `most` lines.
+
+    If not all fit, the latest keeps before them stay in view, above a line that stands for the others.
+    """
+    numbers = _shown(state, max(0, most - 1))
+    shown = [_row(state, index) if index is not None else _others(ascii_only) for index in numbers]
     if not shown or state.session is None:
         return Table.grid()
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -134,6 +190,26 @@ def _rows(state: State, most: int) -> Table:
     for row in shown:
         table.add_row(*(row[column] for column in columns))
     return table
+
+
+def _shown(state: State, most: int) -> list[int | None]:
+    """Return the experiments to show, by index; None stands for those left out between two of them."""
+    count = len(state.experiments)
+    if count <= most or most < LEAST_PINNED:
+        return [*range(max(0, count - most), count)]
+    pins = min(MOST_PINNED, most // 3)
+    recent = range(count - (most - pins - 1), count)
+    kept = [each.number for each in state.experiments[1 : recent.start] if each.verdict.status == "keep"][-pins:]
+    if not kept:
+        return [*range(count - most, count)]
+    # Lines that no keep needs go to the recent experiments.
+    recent = range(count - (most - len(kept) - 1), count)
+    kept = [number for number in kept if number < recent.start]
+    return [*kept, *([None] if kept[-1:] != [recent.start - 1] else []), *recent]
+
+
+def _others(ascii_only: bool) -> tuple[Text, ...]:
+    return (Text("..." if ascii_only else "…", style="dim"), *(Text() for _ in range(6)))
 
 
 def _row(state: State, index: int) -> tuple[Text, ...]:
@@ -156,17 +232,6 @@ def _row(state: State, index: int) -> tuple[Text, ...]:
         Text(duration(sum(run.seconds for run in each.runs)), style=style),
         Text(one_line(each.description) + (f" [{said}]" if said else ""), style=style),
     )
-
-
-def _path(experiments: Sequence[Experiment]) -> list[float]:
-    """Return the metric of the incumbent after each experiment."""
-    path: list[float] = []
-    for each in experiments:
-        if each.verdict.status == "keep" and each.metric is not None:
-            path.append(each.metric)
-        elif path:
-            path.append(path[-1])
-    return path
 
 
 def _spark(values: Sequence[float], width: int, ascii_only: bool) -> str:
