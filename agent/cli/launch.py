@@ -373,9 +373,9 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
     commit = (summary["best_commit"] or "")[:7]
     lines = closing(session.state, summary, commit, str(session.journal.path.parent), str(page) if page else None)
     if sys.stdout.isatty():
-        from agent.views.color import colored, labelled  # slow to import
+        from agent.views.color import closing_page  # slow to import
 
-        lines = colored(map(labelled, lines))
+        lines = closing_page(lines)
     print("\n".join(lines))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -11,6 +13,7 @@ from agent.format import Colored, block
 from agent.views.text import COLOURS
 
 LABEL = 10  # characters of a label on the closing page
+LEAST_TEXT = 20
 COMMANDS = ("view", "adopt", "resume")
 
 
@@ -46,10 +49,21 @@ def status_text(text: str, status: str) -> Text:
     return line
 
 
-def labelled(line: str) -> Text:
-    """Return a line of the closing page, with its label dimmed, and in bold a command to use next."""
-    label, value = line[:LABEL], line[LABEL:]
-    return Text.assemble((label, "dim"), (value, "bold" if label.strip() in COMMANDS else ""))
+def closing_page(lines: Iterable[str]) -> list[str]:
+    """Return the closing page of `run` for a terminal: dim labels, text wrapped beside them, bold commands.
+
+    Commands are not wrapped, so that they can be copied.
+    """
+    width = max(LEAST_TEXT, shutil.get_terminal_size().columns - LABEL - 1)
+    shown = [Text()]  # apart from the notes above it
+    for line in lines:
+        label, value = line[:LABEL], line[LABEL:]
+        command = label.strip() in COMMANDS
+        parts = [value] if command else textwrap.wrap(value, width) or [""]
+        for index, part in enumerate(parts):
+            name = " " * LABEL if index else label
+            shown.append(Text.assemble((name, "dim"), (part, "bold" if command else "")))
+    return colored(shown)
 
 
 def _style(line: str) -> str:

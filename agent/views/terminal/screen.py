@@ -25,6 +25,7 @@ CHARTED, FIGURES = 100, 68
 CHART_LEAST, CHART_MOST = 32, 60
 # From this height on, the loss goes below its run, in LOSS_BELOW lines.
 HIGH, LOSS_BELOW = 34, 8
+USUAL = 10  # lines of the charts, even if the figures beside them are fewer
 GAP = 3
 LEAST_ROWS = 3
 MOST_PINNED = 5
@@ -70,9 +71,9 @@ def _charted(state: State, moment: Moment, width: int, side: int, height: int) -
     top = _top(state, moment, room, height, charted=True)
     loss = loss_chart(moment.curve, room, LOSS_BELOW, moment.ascii) if height >= HIGH else []
     left: list[RenderableType] = [*top, Text(), *loss] if loss else top
-    drawn = charts(state, () if loss else moment.curve, side, len(left), moment.ascii)
+    drawn = charts(state, () if loss else moment.curve, side, min(height, max(len(left), USUAL)), moment.ascii)
     if not drawn:
-        return [], 0
+        return left if loss else [], len(left)
     return [_beside(Group(*left), Group(*drawn), room)], max(len(left), len(drawn))
 
 
@@ -205,7 +206,9 @@ def _shown(state: State, most: int) -> list[int | None]:
     # Lines that no keep needs go to the recent experiments.
     recent = range(count - (most - len(kept) - 1), count)
     kept = [number for number in kept if number < recent.start]
-    return [*kept, *([None] if kept[-1:] != [recent.start - 1] else []), *recent]
+    if kept and recent.start - kept[-1] <= 2:  # the line for the others shows the only one, if there is one
+        return [*kept, *range(kept[-1] + 1, count)]
+    return [*kept, None, *recent]
 
 
 def _others(ascii_only: bool) -> tuple[Text, ...]:

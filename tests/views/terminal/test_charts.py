@@ -17,7 +17,7 @@ from agent.views.terminal.chart import best_chart, charts, loss_chart
 from agent.views.terminal.log_curve import LogCurve
 from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.screen import screen
-from tests.common.terminals import frames, in_window
+from tests.common.terminals import ESCAPES, frames, in_window
 from tests.common.workspaces import git
 
 CURVE: Curve = tuple(Point(i / 50, 3 + 6 * math.exp(-i / 5)) for i in range(1, 31))
@@ -146,7 +146,8 @@ def test_charts_keep_to_their_size(count: int, height: int) -> None:
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    ("width", "height"), [(80, 24), (99, 24), (100, 24), (120, 40), (149, 34), (150, 24), (200, 50)]
+    ("width", "height"),
+    [(80, 24), (99, 24), (100, 24), (120, 40), (149, 34), (150, 24), (200, 50), (100, 6), (120, 9), (160, 7)],
 )
 def test_charts_use_the_width(width: int, height: int) -> None:
     moment = Moment(now=0.0, curve=CURVE, hint="a hint")
@@ -155,8 +156,18 @@ def test_charts_use_the_width(width: int, height: int) -> None:
     assert max(map(len, lines)) <= width
     assert lines[-1].startswith("a hint")
     text = "\n".join(lines)
-    assert ("─ best" in text) == (width >= 100)
-    assert ("progress  " in text) == (width < 100)
+    if height > 20:
+        assert ("─ best" in text) == (width >= 100)
+        assert ("progress  " in text) == (width < 100)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("width", "height"), [(100, 24), (120, 40), (200, 50)])
+def test_loss_is_drawn_before_there_is_a_best(width: int, height: int) -> None:
+    for state in (session((2.0, "keep")), session()):
+        lines = drawn(state, width, height, Moment(now=0.0, curve=CURVE))
+        assert len(lines) == height
+        assert any("loss of this run" in line for line in lines)
 
 
 @pytest.mark.quick
@@ -174,7 +185,7 @@ def test_latest_keeps_stay_in_view() -> None:
     assert rows == [f"#{number}" for number in range(100 - len(rows), 100)]
     # Without a gap nothing is left out, and in a low window the recent rows are all that there is room for.
     assert "…" not in shown(8, (1, 2), 40)
-    assert shown(100, (3,), 12)[-1] == "#99"
+    assert shown(100, (3,), 14)[-1] == "#99"
     assert "…" in shown(1000, tuple(range(1, 900)), 50)
 
 
@@ -223,7 +234,11 @@ def test_screen_in_a_terminal(training: Path, size: tuple[int, int]) -> None:
     texts = ["\n".join(each) for each in whole]
     assert any("─ best" in text for text in texts) == (size[0] >= 100)
     assert any("loss of this run" in text for text in texts) == (size[0] >= 100)
+    # The closing page fits the window and ends in three commands.
     page = shown.rpartition("\x1b[?1049l")[2]
+    lines = ESCAPES.sub("", page).replace("\r", "").rstrip("\n").split("\n\n")
+    assert [line.split()[0] for line in lines[-1].splitlines()] == ["view", "adopt", "resume"]
+    assert max(len(line) for part in lines[:-1] for line in part.splitlines()) <= size[0]
     assert "\x1b[2mresume" in page
 
 
