@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Match whole sequences, so that none leaves a `[31m` behind: CSI; OSC, DCS, SOS, PM and APC strings; then the others.
@@ -111,6 +111,12 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Return `1 experiment`, `1,200 experiments`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def named(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names: `a.py, b.py and 3 more`."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(map(one_line, names[:most]))}{more}"
 
 
 def cost(spent: Mapping[str, Any]) -> str:

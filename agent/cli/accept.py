@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from agent.errors import AutoresearchError, PreconditionError
-from agent.format import one_line, plain
+from agent.format import named, one_line, plain
 from agent.journal import edits
 from agent.journal.edits import Edit
 from agent.journal.experiment import digest
@@ -23,7 +23,7 @@ from agent.session import recovery
 from agent.session.context import known_constants
 from agent.system.invocation import git_here, here
 
-MOST_NAMED, MOST_LEFT = 5, 100
+MOST_LEFT = 100
 LONGEST_DESCRIPTION, LONGEST_REASONING = 120, 2000
 
 
@@ -130,7 +130,7 @@ class Desk:
             what = f"{', '.join(found.undoes)} lacks changes that session {self.tag} has kept, so the edit undoes them"
             notes.append(f"{what}; to start from its best, run `{start}` and edit again")
         if found.tracked:
-            notes.append(f"runs use the committed version of {_named(found.tracked)}: no candidate may change it")
+            notes.append(f"runs use the committed version of {named(found.tracked)}: no candidate may change it")
         return Edit(
             files=dict(found.files),
             description=description,
@@ -152,7 +152,7 @@ class Desk:
         """Return the error for a checkout without an edit."""
         best, again = self.journal.state.incumbent, "then run the same command again"
         known = [*self.workspace.files(head)]
-        files = _named(known)
+        files = named(known)
         same = "is" if len(known) == 1 else "are"
         if found.files:
             restore = f"{git_here(self.workspace.folder)} restore --source {self.branch} -- {shlex.join(found.files)}"
@@ -162,7 +162,7 @@ class Desk:
             )
         where = f"the best of session {self.tag}, experiment #{best.number}" if best else "the last commit"
         changed = (*found.tracked, *found.untracked)
-        others = f"; {_named(changed)} changed, but no candidate may change it" if changed else ""
+        others = f"; {named(changed)} changed, but no candidate may change it" if changed else ""
         return PreconditionError(
             f"no edit to measure: {files} {same} as in {where}{others}",
             hint=f"edit {'it' if len(known) == 1 else 'one of them'}, {again}",
@@ -175,11 +175,6 @@ class Desk:
             hint=f"keep them with `git branch NAME {commits[-1][:12]}`, and put the branch back with "
             f"`git update-ref refs/heads/{self.branch} {head[:12]}`",
         )
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(map(one_line, names[:MOST_NAMED]))}{more}"
 
 
 def _is_same(edit: Edit, found: Found, on_branch: bool) -> bool:

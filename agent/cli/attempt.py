@@ -33,8 +33,6 @@ from agent.views.verdict import experiment_result
 
 FIRST_TAG = "try"
 MOST_TAGS = 100
-MOST_NAMED, MOST_LEFT = 5, 100
-LONGEST_DESCRIPTION, LONGEST_REASONING = 120, 2000
 
 Told = Callable[[dict[str, Any]], None]
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError, in_one_line
 from agent.execution.measure import read
+from agent.format import named
 from agent.init import trial
 from agent.init.discover import Candidate, Files, candidate_named, candidates, is_project, printed, prose, uses_uv
 from agent.init.draft import Draft, Plan, budget_of, limit_of, network_of, secondary, setup_of
@@ -314,9 +315,8 @@ def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
 def _tracked_and_written(workspace: Workspace, names: list[str]) -> str:
     """Return a note on tracked files that every run changes, with the command that untracks them."""
     paths = " ".join(here(workspace.folder / name) for name in names[:MOST_NAMED])
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return (
-        f"a run changes {', '.join(names[:MOST_NAMED])}{more}, which git tracks: a manual run leaves uncommitted "
+        f"a run changes {named(names, MOST_NAMED)}, which git tracks: a manual run leaves uncommitted "
         f"changes, and then no session starts. To ignore them, run `{git_here(workspace.top)} rm --cached {paths}` and "
         "add them to .gitignore"
     )

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from agent.errors import PreconditionError
-from agent.format import one_line
+from agent.format import named
 from agent.system.files import Unusable
 from agent.system.invocation import typed
 from agent.system.names import PROTOCOL, STATE
@@ -143,11 +143,10 @@ def require_own_state(workspace: Path) -> None:
     Raises:
         PreconditionError: git tracks files of the state folder.
     """
-    names = [one_line(name) for name in came_with_the_repository(workspace)]
+    names = came_with_the_repository(workspace)
     if names:
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         raise PreconditionError(
-            f"git tracks {', '.join(names[:MOST_NAMED])}{more}, and journals, prices and baselines that come with a "
+            f"git tracks {named(names, MOST_NAMED)}, and journals, prices and baselines that come with a "
             "repository are not trusted",
             hint=f"run `git rm -r --cached {STATE}`, commit, and move the folder away",
         )

@@ -116,7 +116,7 @@ class State:
 
     Attributes:
         session: the data of the first event.
-        flags: the flags of `run` that the session keeps (`agent.cli.run_flags`).
+        flags: the flags of `run` that the session keeps (`agent.cli.run_config`).
         head: the commit that the branch should point to.
         previous: the commit that it pointed to before that.
         ended: the reason of the last `ended` event; None after a resume.

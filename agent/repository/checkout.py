@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
+from agent.format import named
 from agent.protocol.models import FILENAME
 from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
@@ -104,7 +105,7 @@ class Checkout:
                 name for name, path in inside.items() if path and (path in own or rules.mutable_surface.allows(path))
             ]
         if changed:
-            shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            shown = named(changed, 3)
             mine = {*changed} <= {*self.edited()}
             do = f"measure the edit with `{typed('try')}`, or commit" if mine else "commit"
             raise PreconditionError(

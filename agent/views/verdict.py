@@ -7,15 +7,13 @@ from typing import Any
 
 from rich.text import Text
 
-from agent.format import one_line
+from agent.format import named, one_line
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from agent.report.verdict import result
 from agent.system.invocation import typed
 from agent.views.color import status_text
 from agent.views.text import row
-
-MOST_NAMED = 5
 
 
 def experiment_result(folder: Path, tag: str, number: int) -> dict[str, Any]:
@@ -39,17 +37,12 @@ def result_lines(data: dict[str, Any]) -> list[str | Text]:
     if verdict is not None and verdict["status"] == "keep":
         lines.append(f"kept      on {data['branch']}, commit {data['commit'][:12]}")
     if data["restored"]:
-        lines.append(one_line(f"put back  {_named(data['restored'])}; get the edit back with `{data['get_back']}`"))
+        lines.append(one_line(f"put back  {named(data['restored'])}; get the edit back with `{data['get_back']}`"))
     elif verdict is not None and verdict["status"] != "keep" and data["ref"]:
         lines.append(f"edit      kept under {data['ref']}")
     if data["newer"]:
-        lines.append(one_line(f"edited    {_named(data['newer'])} in the meantime, so it stays as it is"))
+        lines.append(one_line(f"edited    {named(data['newer'])} in the meantime, so it stays as it is"))
     if data["left_alone"]:
-        lines.append(one_line(f"not part  {_named(data['left_alone'])}: left alone"))
+        lines.append(one_line(f"not part  {named(data['left_alone'])}: left alone"))
     lines += [one_line(f"note      {text}") for text in data["notes"]]
     return [*lines, *after]
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(names[:MOST_NAMED])}{more}"

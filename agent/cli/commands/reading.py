@@ -1,4 +1,4 @@
-"""Commands that inspect sessions. They only read, so they never disturb a running loop."""
+"""Commands that inspect sessions. They only read, except for `sessions --delete`, which refuses while a loop runs."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ import typer
 
 from agent.cli.command import again, command, defaults
 from agent.cli.program import RESEARCH, Options
-from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags, config_of
+from agent.cli.run_config import config_of
+from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags
 from agent.format import one_line
 from agent.system.background import log_of, start, tell, telling_errors
 from agent.system.invocation import here, typed

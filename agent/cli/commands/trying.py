@@ -76,7 +76,7 @@ def try_(
     """
     from agent.cli.attempt import attempt, choose_tag
     from agent.cli.launch import require_tag
-    from agent.cli.run_flags import config_of_try
+    from agent.cli.run_config import config_of_try
     from agent.journal.paths import journal_path
     from agent.views.color import colored
     from agent.views.verdict import result_lines

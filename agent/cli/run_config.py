@@ -1,0 +1,230 @@
+"""The settings of a start of `run` or `try`: its flags, and those that the session has kept.
+
+Resuming a session needs none of the kept flags. A flag that is given again replaces the kept value, with a note.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags
+from agent.errors import UsageError
+from agent.format import one_line
+from agent.journal.paths import journal_path, require_own_state
+
+if TYPE_CHECKING:
+    from agent.cli.launch import RunConfig
+    from agent.decision.limits import Limits
+    from agent.journal.state import State
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 10_000
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# The flags that a session keeps and what makes a value valid. Limits apply to one start and are not kept.
+KEPT: Mapping[str, Callable[[Any], bool]] = {
+    "seed": _whole,
+    "from": _text,
+    "fresh": _flag,
+    "training_seconds": _positive,
+    "verdict": lambda value: value in ("confirm", "greedy"),
+    "baseline_runs": lambda value: _whole(value) and value > 0,
+    "prune": _flag,
+    "max_memory_gb": _positive,
+    "sandbox": lambda value: value in ("auto", "off", "strict"),
+    "allow_untraced": _flag,
+    "holdout": _text,
+    "proposer": _text,
+    "model": _text,
+    "agent": _text,
+    "agent_cmd": _text,
+    "share": lambda value: _positive(value) and value <= 1,
+    "fallback_after": _positive,
+    "model_timeout": _positive,
+    "agent_timeout": _positive,
+    "max_cost": _positive,
+    "max_cost_per_experiment": _positive,
+}
+# These flags are one choice: giving one of them replaces them all.
+WHO = ("proposer", "model", "agent", "agent_cmd")
+
+
+def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunConfig:
+    """Combine the flags of this start with those that the session has kept.
+
+    Args:
+        folder: the workspace.
+        flags: the flags of this start.
+        defaults: names of the flags that were not given.
+
+    Raises:
+        UsageError: the flags contradict each other.
+    """
+    from agent.cli.launch import ExecutionConfig, OutputConfig, RunConfig
+    from agent.decision.decide import DecisionConfig
+    from agent.proposers.choose import ProposerConfig
+
+    values = _kept_in(flags)
+    given = given_in(values, {name.rstrip("_") for name in defaults})
+    state = _state_of(folder, flags.session.tag)
+    kept, said = merged(state, given)
+    _require_consulted(given, kept)
+    held = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
+    if "training_seconds" not in {*given, *kept}:
+        held["training_seconds"] = _measured_budget(state)
+    measure, tell, end = flags.measure, flags.tell, flags.end
+    return RunConfig(
+        tag=flags.session.tag,
+        seed=held["seed"],
+        limits=_limits(end),
+        proposer=ProposerConfig(**{each.name: held[each.name] for each in fields(ProposerConfig)}),
+        execution=ExecutionConfig(
+            training_seconds=held["training_seconds"],
+            setup=flags.session.setup,
+            sandbox=held["sandbox"],
+            keep_awake=measure.keep_awake,
+            prune=held["prune"],
+            allow_untraced=held["allow_untraced"],
+        ),
+        decision=DecisionConfig(kind=held["verdict"], max_memory_gb=held["max_memory_gb"]),
+        baseline_runs=held["baseline_runs"],
+        output=OutputConfig(
+            json=tell.as_json,
+            notify=tuple(tell.notify or ()),
+            confirm=end.confirm,
+            report=end.report,
+            dry_run=flags.session.dry_run,
+        ),
+        kept=kept,
+        said=said,
+        at_login=flags.session.at_login,
+        start=held["from"],
+        fresh=held["fresh"],
+    )
+
+
+def config_of_try(folder: Path, tag: str, values: Mapping[str, Any], by_default: Collection[str]) -> RunConfig:
+    """Return the settings of a session for `try`: those that it has kept, and the flags of this start.
+
+    Args:
+        folder: the workspace.
+        tag: the session.
+        values: the flags of `try` by their names.
+        by_default: names of the flags that were not given.
+    """
+    measure = MeasureFlags(training_seconds=values["training_seconds"], sandbox=values["sandbox"])
+    flags = RunFlags(SessionFlags(tag, setup=values["setup"]), EndFlags(), ProposerFlags(), measure, TellFlags())
+    given = {"training_seconds", "sandbox"} - {*by_default}
+    return config_of(folder, flags, {*KEPT} - given)
+
+
+def _limits(end: EndFlags) -> Limits:
+    from agent.decision.limits import Limits
+    from agent.system.until import moment
+
+    return Limits(
+        experiments=end.max_experiments,
+        seconds=None if end.max_hours is None else 3600 * end.max_hours,
+        until=None if end.until is None else moment(end.until, time.time()),
+        patience=end.patience,
+        target=end.target,
+    )
+
+
+def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
+    """Reject flags that have no effect without a model or an agent.
+
+    Raises:
+        UsageError: one is given without them.
+    """
+    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
+    if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
+        raise UsageError(f"{_flag_of(idle[0])} needs --model or --agent", hint="add one of them, or drop the flag")
+
+
+def _state_of(folder: Path, tag: str) -> State | None:
+    """Return the state of the session that a start resumes; None for a new one.
+
+    Raises:
+        PreconditionError: the journal came with the repository.
+    """
+    path = journal_path(folder, tag)
+    if not path.exists():
+        return None
+    from agent.journal.journal import fold  # imported here to keep --help fast
+
+    require_own_state(folder)
+    return fold(path)
+
+
+def _measured_budget(state: State | None) -> float | None:
+    """Return the training budget that a session was measured with, whether or not its flags say so; None if new."""
+    known = state.session.get("fingerprint") if state and state.session else None
+    found = known.get("training_seconds") if isinstance(known, Mapping) else None
+    return found if found is not None and _positive(found) and found > 0 else None
+
+
+def merged(state: State | None, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the flags that apply to a start, and a note for each that has changed.
+
+    Args:
+        state: of the session that it resumes; None for a new one.
+        given: the flags of this start, by their names in KEPT.
+
+    Raises:
+        UsageError: `--from` is given for a session that has started elsewhere.
+    """
+    if state is None:
+        return {name: value for name, value in given.items() if value != math.inf}, []
+    kept = {name: value for name, value in state.flags.items() if name in KEPT and KEPT[name](value)}
+    if state.session is not None and given.get("from") != kept.get("from") and "from" in given:
+        raise UsageError(
+            f"session {state.session['tag']} has already started, so --from {one_line(given['from'])} cannot apply "
+            "to it",
+            hint="leave it out, or start a new session with another --tag",
+        )
+    changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
+    left = _but_who(kept) if not set(WHO).isdisjoint(given) else kept
+    said = [f"{_flag_of(name)} is now {given[name]}; it was {kept[name]}" for name in changed]
+    hold = {**left, **given}
+    said += [f"{_flag_of(name)} {kept[name]} no longer applies" for name in kept if name not in hold]
+    # `inf` removes a limit, as in `--max-cost inf`.
+    return {name: value for name, value in hold.items() if value != math.inf}, said
+
+
+def _kept_in(flags: RunFlags) -> dict[str, Any]:
+    """Return the flags that a session keeps, by their names in `run`, given or not."""
+    groups = (flags.session, flags.end, flags.who, flags.measure, flags.tell)
+    found = {name.rstrip("_"): value for group in groups for name, value in vars(group).items()}
+    return {name: found[name] for name in found if name in KEPT}
+
+
+def given_in(values: Mapping[str, Any], by_default: Collection[str]) -> dict[str, Any]:
+    """Return the flags that the user gave and that a session keeps."""
+    return {name: values[name] for name in KEPT if name not in by_default and values[name] is not None}
+
+
+def _but_who(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kept.items() if name not in WHO}
+
+
+def _flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
