@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.decision.difference import by_seed, mean
+from agent.decision.schedule import counted
 from agent.export.sessions import Measured, Session
 from agent.export.table import Column, Extra, Kind, Table
 from agent.format import one_line
 from agent.journal.experiment import Evidence, Experiment, Run, Value
 from agent.journal.history import incumbent_before
 from agent.journal.paths import own_log
-from agent.journal.state import Spent
+from agent.journal.state import PendingComparison, Spent, State
 from agent.pruning.curves import Curve, curve
 from agent.report.gain import outcome
 from agent.system.files import read_end
@@ -36,6 +38,7 @@ EXPERIMENT: Mapping[str, Kind] = {
     "sigmas": "float",
     "confirmed": "bool",
     "holdout": "float",
+    "holdout_when_kept": "float",
     "pruned": "float",
     "estimate": "float",
     "expected": "float",
@@ -88,7 +91,7 @@ def experiments(sessions: Sequence[Session]) -> Table:
     """Return a row for each experiment, in order."""
     every = [(session, each) for session in sessions for each in session.state.experiments]
     families = [{"secondary": _secondary(e.runs), "constant": e.parameters} for _, e in every]
-    extra = _extra(families, EXPERIMENT)
+    extra = Extra(families, EXPERIMENT)
     found = (
         (*_ordered(_experiment(session, each), EXPERIMENT), *extra.values(row))
         for (session, each), row in zip(every, families, strict=True)
@@ -103,7 +106,7 @@ def runs(sessions: Sequence[Session]) -> Table:
     for session, each in every:
         constants = _parameters(session, each.number)
         families.append({"secondary": each.run.secondary, "condition": each.run.conditions, "constant": constants})
-    extra = _extra(families, RUN)
+    extra = Extra(families, RUN)
     found = (
         (*_ordered(_run(session.tag, each), RUN), *extra.values(row))
         for (session, each), row in zip(every, families, strict=True)
@@ -166,7 +169,8 @@ def _experiment(session: Session, each: Experiment) -> Mapping[str, Any]:
         "gain_high": high,
         "sigmas": came.sigmas,
         "confirmed": came.sure if each.number and each.verdict.status == "keep" else None,
-        "holdout": _holdout(session, each.number),
+        "holdout": _holdout(state, each.commit),
+        "holdout_when_kept": state.scored.get(each.number, {}).get("holdout"),
         "pruned": next((run.pruned for run in reversed(each.runs) if run.pruned is not None), None),
         "estimate": next((run.estimate for run in reversed(each.runs) if run.estimate is not None), None),
         "expected": each.expected,
@@ -221,13 +225,16 @@ def _interval(evidence: Evidence | None) -> tuple[float | None, float | None]:
     return evidence.gain - Z * error, evidence.gain + Z * error
 
 
-def _holdout(session: Session, number: int) -> float | None:
-    """Return the value of an experiment's model on the holdout: the mean of its held-out runs, or that at its keep."""
-    found = [e.run.holdout for e in session.runs if e.number == number and e.run.holdout is not None]
-    if found:
-        return math.fsum(found) / len(found)
-    scored = session.state.scored.get(number)
-    return scored["holdout"] if scored is not None else None
+def _holdout(state: State, commit: str) -> float | None:
+    """Return the mean on the holdout of the runs that `confirm` counts, as it computes it; None without any."""
+    every = [(run.seed, run.holdout) for each in state.compared for run in _counted(each, commit)]
+    scored = by_seed([(seed, value) for seed, value in every if value is not None])
+    return mean(scored) if scored else None
+
+
+def _counted(comparison: PendingComparison, commit: str) -> Iterator[Run]:
+    labels = [label for label, each in comparison.commits.items() if each == commit]
+    return (run for label in labels for run in counted(comparison, label))
 
 
 def _secondary(made: Sequence[Run]) -> Mapping[str, float]:
@@ -239,11 +246,6 @@ def _parameters(session: Session, number: int | None) -> Mapping[str, Value]:
     if number is None or number >= len(session.state.experiments):
         return {}
     return session.state.experiments[number].parameters
-
-
-def _extra(families: Sequence[Mapping[str, Mapping[str, Value]]], fixed: Mapping[str, Kind]) -> Extra:
-    prefixes = families[0] if families else {}
-    return Extra({prefix: [row[prefix] for row in families] for prefix in prefixes}, fixed)
 
 
 def _columns(fixed: Mapping[str, Kind]) -> tuple[Column, ...]:

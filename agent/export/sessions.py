@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.events import Event
@@ -18,6 +19,9 @@ from agent.repository.workspace import Workspace
 from agent.source.diff import edits_code
 from agent.system.invocation import typed
 
+Role = Literal["selection", "repeat", "held-out", "ablation"]
+SIDES = {"a", "b"}  # the labels of `confirm`; those of `ablate` have words
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -26,15 +30,16 @@ class Measured:
     Attributes:
         number: the experiment whose program it ran; None for a commit that is no experiment, as `ablate` measures.
         index: 1 for the first run of that experiment, in the order of the journal.
-        role: "selection": it helped to choose the candidate. "held-out": it did not.
-        beside: the experiment during which the incumbent was measured again; else None.
+        role: what it was for. "selection": the verdict on its own experiment. "repeat": a later verdict, for which the
+            incumbent was re-measured. "held-out": `confirm`. "ablation": `ablate`.
+        beside: of a repeat, the experiment that the incumbent was compared with; else None.
         at: Unix time of its end.
     """
 
     run: Run
     number: int | None
     index: int
-    role: str
+    role: Role
     beside: int | None
     commit: str | None
     at: float
@@ -108,16 +113,18 @@ def _measured(event: Event, state: State, counts: dict[int | str | None, int]) -
     data, pending = event.data, state.pending
     number: int | None
     beside: int | None = None
+    role: Role
     if event.kind == "compared":
         if state.comparison is None:
             return None
-        commit, role = state.comparison.commits.get(data["label"]), "held-out"
+        commits = state.comparison.commits
+        commit, role = commits.get(data["label"]), "held-out" if commits.keys() == SIDES else "ablation"
         number = next((e.number for e in reversed(state.experiments) if e.commit == commit), None)
     else:
         if pending is None or pending.number != data["number"]:
             return None
         of = data.get("of")
-        number, role = (pending.number, "selection") if of is None else (of, "held-out")
+        number, role = (pending.number, "selection") if of is None else (of, "repeat")
         beside = None if of is None else pending.number
         commit = pending.commit if of is None else state.experiments[of].commit
     whose = number if number is not None else commit

@@ -11,7 +11,6 @@ from agent.format import one_line
 from agent.journal.experiment import Value
 
 Kind = Literal["int", "float", "bool", "text", "time"]
-LARGEST_INT = 2**63
 
 
 @dataclass(frozen=True)
@@ -33,48 +32,41 @@ class Table:
 class Extra:
     """The columns for the names that runs and recipes bring along: secondary metrics, conditions, constants.
 
-    A name that is taken gets the prefix of its family. Columns stand in the order in which their names first appear,
-    so that a longer session adds columns and moves none.
+    What a column is called and holds depends only on the first row that has it, so a longer session adds columns to
+    each family and changes none. All numbers are floats. The values of a name that have another type than its first
+    one are in a column of their own, `NAME.text` for example. A name that is taken gets the prefix of its family.
 
     Args:
-        families: prefix -> the values of each row by name.
+        rows: the values of each row by name, by prefix of the family. All rows have the same families.
         taken: names of the columns before them.
     """
 
-    def __init__(self, families: Mapping[str, Sequence[Mapping[str, Value]]], taken: Iterable[str]) -> None:
-        names = set(taken)
-        self._places: list[tuple[str, str, Kind]] = []
-        self.columns: list[Column] = []
-        for prefix, rows in families.items():
-            for name in dict.fromkeys(name for row in rows for name in row):
-                shown = one_line(name)
-                while shown in names:
-                    shown = f"{prefix}.{shown}"
-                names.add(shown)
-                kind = kind_of(row[name] for row in rows if name in row)
-                self._places.append((prefix, name, kind))
-                self.columns.append(Column(shown, kind))
+    def __init__(self, rows: Sequence[Mapping[str, Mapping[str, Value]]], taken: Iterable[str]) -> None:
+        names, shown = set(taken), dict[tuple[str, str], str]()
+        found: dict[str, dict[tuple[str, Kind], Column]] = {prefix: {} for prefix in rows[0]} if rows else {}
+        for prefix, name, value in ((p, name, value) for row in rows for p in row for name, value in row[p].items()):
+            kind = kind_of(value)
+            if (name, kind) in found[prefix]:
+                continue
+            column = f"{shown[prefix, name]}.{kind}" if (prefix, name) in shown else one_line(name)
+            while column in names:
+                column = f"{prefix}.{column}"
+            names.add(column)
+            shown.setdefault((prefix, name), column)
+            found[prefix][name, kind] = Column(column, kind)
+        self._places = [(prefix, name, kind) for prefix, family in found.items() for name, kind in family]
+        self.columns = [column for family in found.values() for column in family.values()]
 
     def values(self, families: Mapping[str, Mapping[str, Value]]) -> Iterator[Any]:
         """Yield the values of one row, by family."""
         for prefix, name, kind in self._places:
             value = families[prefix].get(name)
-            yield None if value is None else _AS[kind](value)
+            yield None if value is None or kind_of(value) != kind else _AS[kind](value)
 
 
-def kind_of(values: Iterable[Value]) -> Kind:
-    """Return the narrowest type that holds all values."""
-    found: dict[type, Value] = {}
-    for value in values:
-        kept = found.get(type(value), value)
-        wider = isinstance(value, int) and isinstance(kept, int) and abs(value) > abs(kept)
-        found[type(value)] = value if wider else kept
-    if found.keys() <= {bool}:
-        return "bool"
-    if found.keys() <= {int, float}:
-        small = found.keys() == {int} and abs(int(found[int])) < LARGEST_INT
-        return "int" if small else "float"
-    return "text"
+def kind_of(value: Value) -> Kind:
+    """Return the type of the column for a value. An integer is a float, since a later one may have a fraction."""
+    return "bool" if isinstance(value, bool) else "text" if isinstance(value, str) else "float"
 
 
 def _number(value: Value) -> float:
@@ -85,7 +77,6 @@ def _number(value: Value) -> float:
 
 
 _AS: Mapping[str, Callable[[Value], Any]] = {
-    "int": int,
     "float": _number,
     "bool": bool,
     "text": lambda value: one_line(str(value)),

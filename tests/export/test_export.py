@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,14 @@ import pytest
 from agent.export.export import content
 from agent.export.formats import as_csv, as_jsonl
 from agent.export.rows import EXPERIMENT, POINT, RUN
-from agent.export.table import Column, Extra, Table, kind_of
+from agent.export.table import Column, Extra, Table
 from agent.journal.experiment import Value
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path, state_folder
 from agent.report.gain import outcome
 from tests.common.journals import NAMES, JournalBuilder
-from tests.common.sessions import events, keep_in_turn
-from tests.common.workspaces import ROOT, Cli
+from tests.common.sessions import confirmed, events, keep_in_turn
+from tests.common.workspaces import ROOT, Cli, commit_all
 
 
 def exported(folder: Path, cli: Cli, *args: str) -> list[dict[str, Any]]:
@@ -92,18 +94,63 @@ def test_columns_keep_order_and_types_as_a_session_grows(quick: Path, cli: Cli) 
     ]
 
 
-def test_runs_have_their_role_and_constants(quick: Path, cli: Cli) -> None:
-    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
-    assert cli(quick, "confirm").returncode == 0
+def test_runs_are_labelled_by_what_they_were_for(quick: Path, cli: Cli) -> None:
+    code = 'import json, random\nloss += random.gauss(0, 0.02)\njson.dump(RATE, open("model.json", "w"))\n'
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace('print("---")', f'{code}print("---")', 1))
+    score = (
+        'import json\nrate = json.load(open("model.json"))\nprint(f"val_bpb:          {3 + (rate - 0.4) ** 2:.6f}")\n'
+    )
+    (quick / "score.py").write_text(score)
+    commit_all(quick, "noise, and a model with what scores it")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    data = confirmed(quick, cli, "--holdout", f"{sys.executable} score.py")
+    assert cli(quick, "ablate").returncode == 0
     rows = exported(quick, cli, "--runs")
     measured, compared = events(quick, "measured"), events(quick, "compared")
-    assert len(rows) == len(measured) + len(compared)
     assert [row["metric"] for row in rows] == [event["metric"] for event in (*measured, *compared)]
-    assert {row["role"] for row in rows[len(measured) :]} == {"held-out"}
+    of_confirm = sum(event["label"] in ("a", "b") for event in compared)
+    assert any("of" in event for event in measured)
+    assert [row["role"] for row in rows] == [
+        *("repeat" if "of" in event else "selection" for event in measured),
+        *["held-out"] * of_confirm,
+        *["ablation"] * (len(compared) - of_confirm),
+    ]
+    for row, event in zip(rows, measured, strict=False):
+        of = event.get("of")
+        assert (row["number"], row["beside"]) == ((event["number"], None) if of is None else (of, event["number"]))
     assert {row["RATE"] for row in rows if row["number"] == 1} == {0.3}
-    for number in (0, 1):
+    for number in (0, 1, 2):
         found = [row["run"] for row in rows if row["number"] == number]
         assert found == list(range(1, len(found) + 1))
+    # What the page and the report call the holdout is the same number.
+    means = data["holdout"]["means"]
+    assert [row["holdout"] for row in exported(quick, cli)] == [means["a"], None, means["b"]]
+
+
+def test_holdout_is_that_of_heldout_runs(quick: Path, cli: Cli) -> None:
+    """Neither a selection run nor the model that was scored when it was kept counts, and a seed counts once."""
+    session = JournalBuilder("t").baseline()
+    session.write("scored", number=0, metric=1.9, holdout=9.0)
+    number = session.keep().number - 1
+    session.write("scored", number=number, metric=1.8, holdout=8.0)
+    session.write("comparing", commits={"a": session.base, "b": session.best}, files=[], count=3, seeds=[1, 2, 2])
+    for index, (seed, a, b) in enumerate(((1, 4.0, 1.0), (2, 5.0, 2.0), (2, 7.0, None)), start=1):
+        for label, value in (("a", a), ("b", b)):
+            session.write("compared", label=label, run=index, metric=1.0, seconds=9.0, seed=seed, holdout=value)
+    session.write("confirmed", a=session.base, b=session.best, means={"a": 1.0, "b": 1.0}, gain=0.0, verdict="equal")
+    session.write("comparing", commits={"best": session.best, "smaller": session.base}, files=[], count=1)
+    session.write("compared", label="best", run=1, metric=1.0, seconds=9.0, holdout=7.0)
+    session.discard().save(journal_path(quick, "t"))
+    path = journal_path(quick, "t")
+    path.write_text(path.read_text().replace('"pruned": null', '"pruned": null, "holdout": 6.0'))
+    rows = exported(quick, cli)
+    assert [row["holdout"] for row in rows] == [5.0, 1.5, None]
+    assert [row["holdout_when_kept"] for row in rows] == [9.0, 8.0, None]
+    roles = [(row["role"], row["holdout"]) for row in exported(quick, cli, "--runs")]
+    assert roles[:2] == [("selection", 6.0)] * 2
+    assert roles[2:8] == [("held-out", value) for value in (4.0, 1.0, 5.0, 2.0, 7.0, None)]
+    assert roles[8] == ("ablation", 7.0)
 
 
 def test_curves_are_those_of_the_logs(synthetic: Path, cli: Cli) -> None:
@@ -156,19 +203,66 @@ def test_names_are_prefixed_only_if_taken() -> None:
         "secondary": {"seconds": 1.0, "steps": 2.0},
         "constant": {"steps": 3, "DEPTH": 2**70, "train.py:A": True},
     }
-    extra = Extra({prefix: [values] for prefix, values in row.items()}, ["seconds"])
+    extra = Extra([row], ["seconds"])
     assert [column.name for column in extra.columns] == [
         *("secondary.seconds", "steps", "constant.steps", "DEPTH", "train.py:A")
     ]
-    assert [column.kind for column in extra.columns] == ["float", "float", "int", "float", "bool"]
-    assert list(extra.values(row)) == [1.0, 2.0, 3, 2.0**70, True]
+    assert [column.kind for column in extra.columns] == ["float", "float", "float", "float", "bool"]
+    assert list(extra.values(row)) == [1.0, 2.0, 3.0, 2.0**70, True]
     assert list(extra.values({"secondary": {}, "constant": {}})) == [None] * 5
 
 
 @pytest.mark.quick
-def test_type_of_a_column_holds_all_its_values() -> None:
-    every: list[list[Value]] = [[1, 2], [1, 2.5], [True, False], ["a", 1], [True, 1], [-(2**63)], []]
-    assert list(map(kind_of, every)) == ["int", "float", "bool", "text", "text", "float", "bool"]
+def test_later_rows_add_columns_and_change_none() -> None:
+    """A value of another type gets a column of its own; a name that is taken later does not rename an earlier one."""
+    constants: list[dict[str, Value]] = [
+        {"DEPTH": 4, "FUSED": True},
+        {"DEPTH": 4.5, "steps": 1},
+        {"DEPTH": "auto", "DEPTH.text": 0},
+        {"FUSED": 1, "DEPTH": 2**70},
+    ]
+    secondary: list[dict[str, Value]] = [{}, {}, {}, {"steps": 7.0, "late": 1.0}]
+    rows = [{"secondary": one, "constant": other} for one, other in zip(secondary, constants, strict=True)]
+    grown = [Extra(rows[:count], ["tag"]).columns for count in range(1, 5)]
+    for before, after in itertools.pairwise(grown):
+        assert [column for column in after if column in before] == before
+        assert not {column.name for column in after if column not in before} & {column.name for column in before}
+    last = Extra(rows, ["tag"])
+    assert [(column.name, column.kind) for column in last.columns] == [
+        ("secondary.steps", "float"),
+        ("late", "float"),
+        ("DEPTH", "float"),
+        ("FUSED", "bool"),
+        ("steps", "float"),
+        ("DEPTH.text", "text"),
+        ("constant.DEPTH.text", "float"),
+        ("FUSED.float", "float"),
+    ]
+    assert [list(last.values(row))[2:] for row in rows] == [
+        [4.0, True, None, None, None, None],
+        [4.5, None, 1.0, None, None, None],
+        [None, None, None, "auto", 0.0, None],
+        [2.0**70, None, None, None, None, 1.0],
+    ]
+
+
+def test_type_of_a_constant_does_not_change_as_a_session_grows(quick: Path, cli: Cli) -> None:
+    """Its first values are integers, then come a fraction and a string."""
+    schemas = []
+    path = journal_path(quick, "t")
+    for values in ((4, 6), (4, 6, 6.5), (4, 6, 6.5, 9)):
+        session = JournalBuilder("t").baseline()
+        for value in values:
+            session.discard({**dict.fromkeys(NAMES, 1), "DEPTH": value})
+        session.save(path)
+        path.write_text(path.read_text().replace('"DEPTH": 9', '"DEPTH": "auto"'))
+        assert cli(quick, "export", "--out", "out.parquet").returncode == 0
+        table = pq.read_table(quick / "out.parquet")
+        schemas.append({field.name: str(field.type) for field in table.schema})
+    assert {schema["DEPTH"] for schema in schemas} == {"double"}
+    assert [schema.get("DEPTH.text") for schema in schemas] == [None, None, "string"]
+    assert table["DEPTH"].to_pylist() == [1.0, 4.0, 6.0, 6.5, None]
+    assert table["DEPTH.text"].to_pylist() == [None, None, None, None, "auto"]
 
 
 def test_file_replaces_another_as_a_whole(finished: Path, cli: Cli, tmp_path: Path) -> None:
