@@ -14,7 +14,7 @@ from agent.views.text import COLOURS
 
 LABEL = 10  # characters of a label on the closing page
 LEAST_TEXT = 20
-COMMANDS = ("view", "adopt", "resume")
+COMMANDS = ("view", "adopt", "confirm", "go on", "resume")
 
 
 def colored(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
@@ -52,18 +52,29 @@ def status_text(text: str, status: str) -> Text:
 def closing_page(lines: Iterable[str]) -> list[str]:
     """Return the closing page of `run` for a terminal: dim labels, text wrapped beside them, bold commands.
 
-    Commands are not wrapped, so that they can be copied.
+    Commands are not wrapped, so that they can be copied. Of lines with the same label only the first one shows it.
     """
-    width = max(LEAST_TEXT, shutil.get_terminal_size().columns - LABEL - 1)
+    width = shutil.get_terminal_size().columns
     shown = [Text()]  # apart from the notes above it
+    before = ""
     for line in lines:
         label, value = line[:LABEL], line[LABEL:]
-        command = label.strip() in COMMANDS
-        parts = [value] if command else textwrap.wrap(value, width) or [""]
-        for index, part in enumerate(parts):
-            name = " " * LABEL if index else label
-            shown.append(Text.assemble((name, "dim"), (part, "bold" if command else "")))
+        name = "" if label == before else label
+        if not line:
+            shown.append(Text())
+        elif label.strip() in COMMANDS:
+            shown.append(Text.assemble((name.ljust(LABEL), "dim"), (value, "bold")))
+        else:
+            shown += labelled(name, value, width)
+        before = label
     return colored(shown)
+
+
+def labelled(label: str, value: str, width: int) -> list[Text]:
+    """Return a dim label of at most LABEL columns with its text wrapped beside it."""
+    parts = textwrap.wrap(value, max(LEAST_TEXT, width - LABEL - 1)) or [""]
+    names = [label.ljust(LABEL), *[" " * LABEL] * (len(parts) - 1)]
+    return [Text.assemble((name, "dim"), part) for name, part in zip(names, parts, strict=True)]
 
 
 def _style(line: str) -> str:

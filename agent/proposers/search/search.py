@@ -153,7 +153,7 @@ def _expected(
     expected = improvement(model, points(space, candidates), best)
     others = f", {len(values) - own} of them in other sessions" if len(values) > own else ""
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
-        yield candidates[index], f"chosen for its expected improvement by a model of {len(values)} experiments{others}"
+        yield candidates[index], f"best expected improvement in a model of {len(values)} experiments{others}"
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:

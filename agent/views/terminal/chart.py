@@ -16,7 +16,7 @@ from agent.report.gain import standing
 from agent.views.terminal.ellipsis import line
 
 LEAST_LINES = 5  # of one chart, with its title
-BEST_LINES, LOSS_LINES = 18, 12  # at most
+BEST_LINES, LOSS_LINES = 36, 12  # at most
 DIGITS = 5
 EARLY = 0.05  # of the training: the loss falls so fast that showing all of it would leave the rest flat
 # The line of the best: along, from one level to the next, between them.
@@ -90,7 +90,8 @@ def best_chart(state: State, width: int, height: int, ascii_only: bool) -> list[
     legend = ["- best, . others" if ascii_only else "─ best, · others"]
     legend += ["x crashed"] if crashed else []
     legend += [": noise" if ascii_only else "░ noise"] if band else []
-    return [line(", ".join(legend), "dim"), *_lines(grid, labels, rows)]
+    every = f"#{len(state.experiments) - len(path)} to #{len(state.experiments) - 1}"
+    return [_title(", ".join(legend), every, width), *_lines(grid, labels, rows)]
 
 
 def loss_chart(curve: Curve, width: int, height: int, ascii_only: bool) -> list[Text]:
@@ -124,9 +125,12 @@ def loss_chart(curve: Curve, width: int, height: int, ascii_only: bool) -> list[
 
 
 def _scale(path: Sequence[float], noise: float) -> tuple[float, float]:
-    """Return the values at the lower and upper edge: those of the best, with the noise. Others stand at the edge."""
+    """Return the values at the lower and upper edge: those of the best and three times the noise around it.
+
+    Others stand at the edge.
+    """
     low, high = min(path), max(path)
-    margin = max(noise, 0.04 * (high - low)) or (abs(high) or 1.0) * 0.01
+    margin = max(3 * noise, 0.04 * (high - low)) or (abs(high) or 1.0) * 0.01
     return low - margin, high + margin
 
 
@@ -158,6 +162,12 @@ def _gutter(low: float, high: float) -> tuple[str, str]:
     upper, lower = brief(high, DIGITS), brief(low, DIGITS)
     width = max(len(upper), len(lower))
     return f"{upper.rjust(width)} ", f"{lower.rjust(width)} "
+
+
+def _title(legend: str, every: str, width: int) -> Text:
+    """Return the legend with the experiments at the end of the line, below which the last of them is drawn."""
+    room = width - len(legend) - 2
+    return line(f"{legend}  {every:>{room}}" if len(every) <= room else legend, "dim")
 
 
 def _lines(grid: Grid, labels: tuple[str, str], rows: int) -> list[Text]:

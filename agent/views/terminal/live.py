@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable
@@ -130,10 +131,13 @@ class LiveView:
         self._live.refresh()
 
     def _say(self, line: str) -> None:
-        text = Text(one_line(line))
-        for status, colour in COLOURS.items():
-            text.highlight_regex(rf"^#\d+ {status}", f"bold {colour}")
-        self._console.print(text, soft_wrap=True)
+        # Between words, so that a path or a command stays whole if it fits.
+        parts = textwrap.wrap(one_line(line), self._console.width, break_long_words=False, break_on_hyphens=False)
+        for index, part in enumerate(parts):
+            text = Text(part)
+            for status, colour in COLOURS.items() if index == 0 else ():
+                text.highlight_regex(rf"^#\d+ {status}", f"bold {colour}")
+            self._console.print(text, soft_wrap=True)
 
     def _note(self, event: Event) -> None:
         if event.data.get("ending"):

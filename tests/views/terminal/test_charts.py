@@ -100,7 +100,7 @@ def test_noise_is_a_band_and_values_off_the_scale_stand_at_its_edge() -> None:
     )
     state = replace(state, experiments=(*state.experiments[:2], best, state.experiments[3]))
     lines = [line.plain for line in best_chart(state, 40, 12, False)]
-    assert lines[0] == "─ best, · others, ░ noise"
+    assert lines[0] == "─ best, · others, ░ noise       #0 to #3"
     assert "·" in lines[1]
     assert sum("░" in line for line in lines[1:]) >= 4
     every = "".join(line.plain for line in [*charts(state, CURVE, 40, 20, True)])
@@ -234,10 +234,10 @@ def test_screen_in_a_terminal(training: Path, size: tuple[int, int]) -> None:
     texts = ["\n".join(each) for each in whole]
     assert any("─ best" in text for text in texts) == (size[0] >= 100)
     assert any("loss of this run" in text for text in texts) == (size[0] >= 100)
-    # The closing page fits the window and ends in three commands.
+    # The closing page fits the window and ends in the commands to use next.
     page = shown.rpartition("\x1b[?1049l")[2]
     lines = ESCAPES.sub("", page).replace("\r", "").rstrip("\n").split("\n\n")
-    assert [line.split()[0] for line in lines[-1].splitlines()] == ["view", "adopt", "resume"]
+    assert [line.split()[0] for line in lines[-1].splitlines()] == ["view", "confirm", "resume"]
     assert max(len(line) for part in lines[:-1] for line in part.splitlines()) <= size[0]
     assert "\x1b[2mresume" in page
 
