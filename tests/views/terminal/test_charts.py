@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
-from agent.journal.state import State
+from agent.journal.state import Pending, State
 from agent.pruning.curves import Curve, Point
 from agent.views.terminal.chart import best_chart, charts, loss_chart
 from agent.views.terminal.log_curve import LogCurve
@@ -187,6 +187,26 @@ def test_latest_keeps_stay_in_view() -> None:
     assert "…" not in shown(8, (1, 2), 40)
     assert shown(100, (3,), 14)[-1] == "#99"
     assert "…" in shown(1000, tuple(range(1, 900)), 50)
+
+
+@pytest.mark.quick
+def test_remarks_are_left_out_whole_where_they_do_not_fit() -> None:
+    state = session((2.0, "keep"), (2.5, "discard"))
+    verdict = Verdict("discard", "r", Evidence("confirmed", 2.5, 2, 2.1, 3, -0.4, 0.1, -4.0))
+    last = replace(state.experiments[1], description="WIDTH 64 -> 128 and more words", verdict=verdict)
+    state = replace(state, experiments=(state.experiments[0], last))
+    for width, remark in ((80, ""), (99, " [against 2.100000]"), (200, " [against 2.100000]")):
+        row = next(line.rstrip() for line in drawn(state, width, 40, Moment(now=0.0)) if "#1 " in line)
+        assert row.endswith(f" 5m00s  WIDTH 64 -> 128 and more words{remark}")
+
+
+@pytest.mark.quick
+def test_many_values_of_a_candidate_become_their_mean() -> None:
+    for count, said in ((1, "1.500000"), (3, "1.500000  1.500000  1.500000"), (9, "1.500000, mean of 9 runs")):
+        runs = tuple(Run(1.5, 300.0) for _ in range(count))
+        pending = Pending(1, "search", "a change", "", {}, "d", ("train.py",), 0.0, commit="c", runs=runs)
+        lines = drawn(replace(session((2.0, "keep")), pending=pending), 80, 24, Moment(now=0.0))
+        assert f"so far    {said}  against 2.000000 of #0" in [line.rstrip() for line in lines]
 
 
 @pytest.mark.quick
