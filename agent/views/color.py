@@ -71,7 +71,7 @@ def closing_page(lines: Iterable[str]) -> list[str]:
 
 
 def labelled(label: str, value: str, width: int) -> list[Text]:
-    """Return a dim label of at most LABEL columns with its text wrapped beside it."""
+    """Return a dim label of at most LABEL columns followed by its text, which is wrapped to the right of it."""
     parts = textwrap.wrap(value, max(LEAST_TEXT, width - LABEL - 1)) or [""]
     names = [label.ljust(LABEL), *[" " * LABEL] * (len(parts) - 1)]
     return [Text.assemble((name, "dim"), part) for name, part in zip(names, parts, strict=True)]
