@@ -27,7 +27,7 @@ from agent.execution.process import Observer
 from agent.execution.setup import is_due
 from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
-from agent.journal.paths import journal_path, state_folder
+from agent.journal.paths import journal_path, next_tag, state_folder
 from agent.loop import run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
@@ -46,7 +46,7 @@ from agent.session.opening import open_runner, prepared
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
 from agent.views.notify import Notifier
-from agent.views.text import closing
+from agent.views.text import Places, closing
 
 BASELINE_RUNS = 2
 MOST_REMARKS = 5
@@ -371,9 +371,13 @@ def _summarize(session: Session, as_json: bool, page: Path | None) -> None:
         print(json.dumps({"event": "summary", **summary, "report": str(page) if page else None}), flush=True)
         return
     commit = (summary["best_commit"] or "")[:7]
-    print("\n".join(closing(session.state, summary, commit, str(session.journal.path.parent))))
-    if page is not None:
-        print(f"report    {page}")
+    folder, later = session.journal.path.parent, next_tag(session.runner.workspace.folder, session.tag)
+    lines = closing(session.state, summary, Places(commit, str(folder), str(page) if page else None, later))
+    if sys.stdout.isatty():
+        from agent.views.color import closing_page  # slow to import
+
+        lines = closing_page(lines)
+    print("\n".join(lines))
 
 
 def _view(config: RunConfig, runner: Runner) -> AbstractContextManager[View]:

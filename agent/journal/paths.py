@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ from agent.system.names import PROTOCOL, STATE
 GIT_SECONDS = 30
 GIT_CONFIGURED = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM")
 MOST_NAMED = 3
+LONGEST_NUMBER = 9  # digits at the end of a tag
 NOT_TRUSTED = "dubious ownership"  # as in git's error message
 
 
@@ -101,6 +103,16 @@ def find_session(workspace: Path, tag: str | None) -> str:
             f"unknown session '{tag}' in {workspace}", hint=f"choose from {', '.join(sorted(tags))}"
         )
     return tag
+
+
+def next_tag(workspace: Path, tag: str) -> str:
+    """Return a tag for the session after this one that no session has: mar6 after mar5, night-2 after night."""
+    stem = tag.rstrip("0123456789")
+    digits = tag.removeprefix(stem)[-LONGEST_NUMBER:]
+    stem = tag.removesuffix(digits) if digits else f"{tag}-"
+    numbers = itertools.count(int(digits or 1) + 1)
+    tags = (f"{stem}{number:0{len(digits)}d}" for number in numbers)
+    return next(each for each in tags if not journal_path(workspace, each).exists())
 
 
 def not_trusted(folder: Path) -> PreconditionError:

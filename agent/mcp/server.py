@@ -139,7 +139,7 @@ def _add_reading(server: Server, folder: Path) -> None:
         """Read the state of a session: gain, counts, the last experiments, and what runs now."""
 
         def read() -> dict[str, Any]:
-            data = session_status(folder, tag, rows)
+            data, _ = session_status(folder, tag, rows)
             failed = measuring.confirmation_error(folder, data["tag"])
             return {**data, "progress": under_way(folder, data["tag"]), "confirmation_error": failed}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError
-from agent.format import counted, one_line
+from agent.format import counted, named, one_line
 from agent.journal.comparable import comparable, of_one_task
 from agent.journal.experiment import Experiment, Value
 from agent.journal.history import change_of
@@ -29,6 +29,7 @@ MOST, MOST_SESSIONS, MOST_FOLDERS = 200, 20, 1000
 LARGEST_JOURNAL, LARGEST_COPY = 2**25, 2**24  # bytes
 MOST_PARAMETERS, LONGEST_VALUE, LONGEST_DESCRIPTION = 200, 200, 200
 MOST_NOTES = 3
+MOST_DESCRIBED = 3
 FILE = "earlier.json"
 
 
@@ -120,12 +121,13 @@ def read(journal: Path) -> tuple[Earlier, ...]:
 
 
 def described(sources: Sequence[Mapping[str, Any]]) -> str:
-    """Describe the sources: `mar5 (100 experiments), mar4 (20 experiments, other conditions)`."""
-    return ", ".join(
-        f"{one_line(str(each['tag']))} ({counted(each['experiments'], 'experiment')}"
-        f"{'' if each['alike'] else ', other conditions'})"
-        for each in sources
-    )
+    """Describe the sources: `mar5: 100 experiments, mar4: 20 experiments (other conditions)`."""
+    return named([_source(each) for each in sources], MOST_DESCRIBED)
+
+
+def _source(each: Mapping[str, Any]) -> str:
+    other = "" if each["alike"] else " (other conditions)"
+    return f"{one_line(str(each['tag']))}: {counted(each['experiments'], 'experiment')}{other}"
 
 
 def _damaged(path: Path) -> AutoresearchError:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from agent.journal.experiment import Value
-from agent.source.constants import Constant, constants
+from agent.source.constants import Constant, constants, is_literal, parse, target_of
 
 CODE = "code"  # something other than the value of a constant
 
@@ -58,3 +58,36 @@ def _masked(source: str, found: Mapping[str, Constant]) -> bytes:
     for constant in sorted(found.values(), key=lambda constant: constant.begin, reverse=True):
         data = data[: constant.begin] + data[constant.end :]
     return data
+
+
+def edits_code(diff: str, names: Collection[str]) -> bool:
+    """Return whether a unified diff changes more than the values of these constants, and comments and empty lines.
+
+    It reads only the changed lines, so it is fast enough for a thousand diffs. A value that spans lines counts as code.
+    """
+    changes: dict[str, list[str]] = {"-": [], "+": []}
+    python, inside = True, False
+    for line in diff.split("\n"):
+        if line.startswith("diff --git "):
+            python, inside = line.rstrip('"').endswith(".py"), False
+        elif line.startswith("Binary files "):
+            return True
+        elif line.startswith("@@"):
+            inside = True
+        elif inside and line[:1] in changes:
+            if not python:
+                return True
+            changes[line[0]].append(_assigned(line[1:], names))
+    before, after = (sorted(filter(None, each)) for each in changes.values())
+    return CODE in before or before != after
+
+
+def _assigned(line: str, names: Collection[str]) -> str:
+    """Return the constant that a line assigns a literal to, CODE for another statement, "" for a comment."""
+    tree = parse(line.strip())
+    if tree is None or len(tree.body) > 1:
+        return CODE
+    if not tree.body:
+        return ""
+    target = target_of(tree.body[0])
+    return target[0] if target is not None and target[0] in names and is_literal(target[1]) else CODE

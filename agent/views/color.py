@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -9,6 +11,10 @@ from rich.text import Text
 
 from agent.format import Colored, block
 from agent.views.text import COLOURS
+
+LABEL = 10  # characters of a label on the closing page
+LEAST_TEXT = 20
+COMMANDS = ("view", "adopt", "confirm", "go on", "resume")
 
 
 def colored(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
@@ -41,6 +47,34 @@ def status_text(text: str, status: str) -> Text:
     line = Text(text)
     line.highlight_words([status], f"bold {COLOURS.get(status, 'cyan')}")
     return line
+
+
+def closing_page(lines: Iterable[str]) -> list[str]:
+    """Return the closing page of `run` for a terminal: dim labels, text wrapped beside them, bold commands.
+
+    Commands are not wrapped, so that they can be copied. Of lines with the same label only the first one shows it.
+    """
+    width = shutil.get_terminal_size().columns
+    shown = [Text()]  # apart from the notes above it
+    before = ""
+    for line in lines:
+        label, value = line[:LABEL], line[LABEL:]
+        name = "" if label == before else label
+        if not line:
+            shown.append(Text())
+        elif label.strip() in COMMANDS:
+            shown.append(Text.assemble((name.ljust(LABEL), "dim"), (value, "bold")))
+        else:
+            shown += labelled(name, value, width)
+        before = label
+    return colored(shown)
+
+
+def labelled(label: str, value: str, width: int) -> list[Text]:
+    """Return a dim label of at most LABEL columns followed by its text, which is wrapped to the right of it."""
+    parts = textwrap.wrap(value, max(LEAST_TEXT, width - LABEL - 1)) or [""]
+    names = [label.ljust(LABEL), *[" " * LABEL] * (len(parts) - 1)]
+    return [Text.assemble((name, "dim"), part) for name, part in zip(names, parts, strict=True)]
 
 
 def _style(line: str) -> str:

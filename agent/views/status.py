@@ -13,21 +13,34 @@ from agent.journal import lock
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
-from agent.proposers.earlier import described
 from agent.report.holdout import holdout_line
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
-from agent.views.text import faults, headline, row
+from agent.views.text import background, faults, headline, row
+
+ROWS = 20
 
 
-def session_status(workspace: Path, tag: str | None, rows: int) -> dict[str, Any]:
-    """Return the data of `status --json`, including a line of text for each of the last `rows` experiments."""
-    data, state = status(workspace, tag, rows)
-    first = max(0, len(state.experiments) - rows)
-    return {**data, "lines": [row(state, index) for index in range(first, len(state.experiments))]}
+def session_status(workspace: Path, tag: str | None, rows: int | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the data of `status --json`, with a line of text for each of the last experiments, and the lines to print.
+
+    Args:
+        workspace: the workspace.
+        tag: the session; None for the most recent one.
+        rows: number of experiments; None for ROWS, or on a terminal, where the lines are a page, for those that fit.
+    """
+    most = ROWS if rows is None else rows
+    data, state = status(workspace, tag, most)
+    first = max(0, len(state.experiments) - most)
+    data = {**data, "lines": [row(state, index) for index in range(first, len(state.experiments))]}
+    if not sys.stdout.isatty():
+        return data, _lines(data)
+    from agent.views.terminal.status_page import status_page  # slow to import
+
+    return data, status_page(state, data, rows, _now(data))
 
 
-def status_lines(data: dict[str, Any]) -> list[str]:
+def _lines(data: dict[str, Any]) -> list[str]:
     rate = f", {data['per_hour']:.1f} an hour" if data["per_hour"] else ""
     counts = f"{data['kept']} kept, {data['discarded']} discarded, {data['crashed']} crashed"
     shown = [
@@ -36,25 +49,31 @@ def status_lines(data: dict[str, Any]) -> list[str]:
         *([data["statement"]["line"]] if data["statement"] else []),
         *data["lines"],
     ]
-    if data["learned"]:
-        shown.append(f"learned from {described(data['learned'])}")
+    if said := background(data):
+        shown.append(said)
     if data["holdout"]:
         shown.append(f"holdout {holdout_line(data['holdout'])}")
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
     if data["faults"]["runs"]:
-        until = data["faults"]["until"]
-        again = f", the next repeat at {time.strftime('%H:%M:%S', time.localtime(until))}" if until else ""
-        shown.append(f"repeated {faults(data)}{again}")
+        shown.append(f"repeated {faults(data)}")
+    if data["away"]:
+        shown.append(f"{data['away']['proposer']} is unavailable, using the search: {data['away']['reason']}")
+    if data["limits"] and (ends := of_note(data["limits"]).words()):
+        shown.append(f"ends {ends}")
+    return [one_line(line) for line in (*shown, *_now(data))]
+
+
+def _now(data: dict[str, Any]) -> list[str]:
+    """Return the lines about what the session is doing."""
+    shown: list[str] = []
+    if until := data["faults"]["until"]:
+        shown.append(f"the next repeat begins at {time.strftime('%H:%M:%S', time.localtime(until))}")
     if data["waiting"]:
         shown.append(f"{data['waiting']['proposer']} will be retried: {data['waiting']['reason']}")
     if data["nothing"]:
         nothing = data["nothing"]
         shown.append(f"{nothing['proposer']} had no usable proposal for #{nothing['number']}: {nothing['reason']}")
-    if data["away"]:
-        shown.append(f"{data['away']['proposer']} is unavailable, using the search: {data['away']['reason']}")
-    if data["limits"] and (ends := of_note(data["limits"]).words()):
-        shown.append(f"ends {ends}")
     now = data["now"]
     if now:
         until = time.strftime("%H:%M:%S", time.localtime(now["done_at"])) if now["done_at"] else "?"
@@ -66,7 +85,7 @@ def status_lines(data: dict[str, Any]) -> list[str]:
     else:
         resume = f"run --tag {data['tag']}"
         shown.append(f"not running: {data['ended'] or f'interrupted; resume it with `{typed(resume)}`'}")
-    return [one_line(line) for line in shown]
+    return shown
 
 
 def watch(workspace: Path, tag: str | None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agent.format import brief, cost, counted, duration, figure, one_line
 from agent.journal.experiment import Experiment
 from agent.journal.state import State
-from agent.report.gain import outcome, remeasured, verdict_of
+from agent.proposers.earlier import described
+from agent.report.gain import outcome, remeasured, shows_gain, verdict_of
 from agent.report.holdout import holdout_line
 from agent.system.invocation import typed
 
@@ -92,38 +94,85 @@ def _gained(summary: Mapping[str, Any]) -> str:
     return f"{brief(summary['gain'])} apparent, {said}"
 
 
-def closing(state: State, summary: Mapping[str, Any], short: str, log_folder: str) -> list[str]:
-    """Return the closing lines of `run`: the result, what was kept, and the commands to use next.
+def background(summary: Mapping[str, Any], *, in_short: bool = False) -> str:
+    """Describe what a session builds on: `started from mar5's best, learned from mar5: 100 experiments`.
+
+    Empty for a session of its own.
+
+    Args:
+        summary: the summary of the session.
+        in_short: only count the experiments, without naming their sessions.
+    """
+    said = [f"started from {one_line(summary['from'])}'s best"] if summary["from"] else []
+    if learned := summary["learned"]:
+        every = counted(sum(each["experiments"] for each in learned), "experiment")
+        said.append(f"learned from {every if in_short else described(learned)}")
+    return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the closing page sends its reader.
+
+    Attributes:
+        commit: short hash of the best.
+        logs: folder of the session.
+        page: path of the report; None if it was not written.
+        next_tag: a tag for the session after this one.
+    """
+
+    commit: str
+    logs: str
+    page: str | None
+    next_tag: str
+
+
+def closing(state: State, summary: Mapping[str, Any], places: Places) -> list[str]:
+    """Return the closing page of `run`: what happened, the result, what was kept, and at last the commands to use next.
+
+    Empty lines separate these parts.
 
     Args:
         state: the session.
         summary: its summary, see `report.summary`.
-        short: short hash of the best commit.
-        log_folder: folder of the session.
+        places: where the page sends its reader.
     """
-    if summary["baseline"] is None:
-        return [f"session {summary['tag']}: no baseline yet", f"logs  {log_folder}"]
-    percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
     tag = summary["tag"]
-    lines = [
-        f"session   {summary['tag']} on {summary['branch']}: {summary['ended'] or 'not ended'}",
+    if summary["baseline"] is None:
+        return [f"session {tag}: no baseline yet", f"logs  {places.logs}"]
+    percent = 100 * summary["gain"] / abs(summary["baseline"]) if summary["baseline"] else 0.0
+    happened = [
+        f"session   {tag} on {summary['branch']}: {summary['ended'] or 'not ended'}",
+        f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
+        f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
+        *([f"repeated  {faults(summary)}"] if summary["faults"]["runs"] else []),
+        *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
+        *([f"report    {places.page}"] if places.page else []),
+    ]
+    result = [
         f"baseline  {figure(summary['baseline'])} {summary['metric']}{_mean(summary['baseline_runs'])}",
-        f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({short})"
+        f"best      {figure(summary['best'])} in experiment #{summary['best_number']} ({places.commit})"
         f"{_mean(summary['best_runs'])}",
         f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent and not summary["confirmed"] else ""),
         *([f"holdout   {holdout_line(summary['holdout'])}"] if summary["holdout"] else []),
         *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
         *([f"bound     {summary['statement']['line']}"] if summary["statement"] else []),
-        f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
-        f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
-        *([f"repeated  {faults(summary)}"] if summary["faults"]["runs"] else []),
-        *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),
-        *_kept(state),
-        f"view      {typed(f'report --tag {tag} --open')}",
-        *([f"adopt     {typed(f'adopt --tag {tag}')}"] if summary["best_number"] else []),
-        f"resume    {typed(f'run --tag {tag}')}",
     ]
-    return [one_line(line) for line in lines]
+    kept = _kept(state)
+    parts = [happened, result, *([kept] if kept else []), _next_commands(summary, places.next_tag)]
+    return [one_line(line) for part in parts for line in (*part, "")][:-1]
+
+
+def _next_commands(summary: Mapping[str, Any], next_tag: str) -> list[str]:
+    """Return what a user does next: look, then take a confirmed gain home, or else confirm it, and go on."""
+    tag, found = summary["tag"], summary["confirmed"]
+    view, resume = f"view      {typed(f'report --tag {tag} --open')}", f"resume    {typed(f'run --tag {tag}')}"
+    if not summary["best_number"]:
+        return [view, resume]
+    if found is None or not shows_gain(found):
+        return [view, f"confirm   {typed(f'confirm --tag {tag}')}", resume]
+    further = f"go on     {typed(f'run --tag {next_tag} --from {tag}')}" if summary["ended"] else resume
+    return [view, f"adopt     {typed(f'adopt --tag {tag}')}", further]
 
 
 def _kept(state: State) -> list[str]:
@@ -131,7 +180,12 @@ def _kept(state: State) -> list[str]:
     kept = [(e, outcome(state, e).gain or 0.0) for e in state.experiments[1:] if e.verdict.status == "keep"]
     most = sorted(kept, key=lambda each: -each[1])[:MOST_KEPT]
     shown = sorted(most, key=lambda each: each[0].number)
-    lines = [f"kept      #{e.number} {figure(by, e.metric, '+')}  {e.description}" for e, by in shown]
+    numbers, gains = [f"#{e.number}" for e, _ in shown], [figure(by, e.metric, "+") for e, by in shown]
+    wide, high = max(map(len, numbers), default=0), max(map(len, gains), default=0)
+    lines = [
+        f"kept      {number:<{wide}} {by:>{high}}  {e.description}"
+        for (e, _), number, by in zip(shown, numbers, gains, strict=True)
+    ]
     return (
         [*lines, f"kept      and {len(kept) - len(shown)} more with smaller gains"] if len(kept) > len(shown) else lines
     )

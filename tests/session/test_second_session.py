@@ -63,7 +63,7 @@ def change_fingerprint(folder: Path, **entries: str) -> None:
 
 def test_earlier_best_is_proposed_first_and_measured_again(night: Path) -> None:
     said = run(night, "u", "--max-experiments", "3")
-    assert "learning from t (13 experiments)" in said
+    assert "learning from t: 13 experiments" in said
     first = state(night, "u").experiments[1]
     assert first.parameters == best(night, "t").parameters
     assert first.verdict.status == "keep"
@@ -72,7 +72,7 @@ def test_earlier_best_is_proposed_first_and_measured_again(night: Path) -> None:
     assert learned(night, "u") == [{"tag": "t", "experiments": 13, "alike": True}]
     assert_consistent(night, tag="u")
     status = call(night, "status", "--tag", "u")
-    assert "learned from t (13 experiments)" in status.stdout
+    assert "learned from t: 13 experiments" in status.stdout
 
 
 def test_earlier_best_is_proposed_once(night: Path) -> None:
@@ -109,7 +109,7 @@ def test_other_data_and_harness_teach_nothing(night: Path, entry: str) -> None:
 def test_other_machine_counts_less(night: Path) -> None:
     change_fingerprint(night, chip="another")
     said = run(night, "u", "--max-experiments", "1")
-    assert "t (13 experiments, other conditions)" in said
+    assert "t: 13 experiments (other conditions)" in said
     assert learned(night, "u") == [{"tag": "t", "experiments": 13, "alike": False}]
     assert state(night, "u").experiments[1].parameters == best(night, "t").parameters
 

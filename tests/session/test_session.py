@@ -44,19 +44,30 @@ def test_session_improves_and_keeps_invariants(quick: Path, program: Cli) -> Non
 
 
 def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
-    done = cli(quick, "run", "--tag", "t", "--max-experiments", "12", AUTORESEARCH_REPORT="1")
-    said = dict(re.split(r"  +| (?=git switch)", line, maxsplit=1) for line in done.stdout.splitlines() if "  " in line)
+    def closing(*args: str) -> tuple[str, dict[str, list[str]]]:
+        done = cli(quick, *args)
+        assert done.returncode == 0, done.stderr
+        last = done.stdout.rpartition("\n\n")[2].splitlines()
+        commands = dict(re.split(r"  +", line, maxsplit=1) for line in last)
+        return done.stdout, {label: typed.removeprefix("autoresearch ").split() for label, typed in commands.items()}
+
+    said, commands = closing("run", "--tag", "t", "--max-experiments", "0")
+    assert [*commands] == ["view", "resume"]
+    said, commands = closing(*commands["resume"], "--max-experiments", "12")
     best = replay(read(journal_path(quick, "t"))).incumbent
     assert best is not None
-    assert 0 < done.stdout.count("kept      #") <= 5
-    assert done.stdout.count("bound     at any time: ") == 1
-    assert said["view"] == "autoresearch report --tag t --open"
-    assert said["adopt"] == "autoresearch adopt --tag t"
-    home = said["adopt"].removeprefix("autoresearch ").split()
-    assert cli(quick, *home, "--provisional").returncode == 0
+    assert 0 < said.count("kept      #") <= 5
+    assert said.count("bound     at any time: ") == 1
+    assert [*commands] == ["view", "confirm", "resume"]
+    assert commands["view"] == ["report", "--tag", "t", "--open"]
+    assert cli(quick, *commands["confirm"]).returncode == 0
+    said, commands = closing(*commands["resume"], "--max-experiments", "12")
+    assert [*commands] == ["view", "adopt", "go on"]
+    assert cli(quick, *commands["adopt"]).returncode == 0
     assert git(quick, "diff", "main", best.commit, "--", "train.py") == ""
-    again = said["resume"].removeprefix("autoresearch ").split()
-    assert cli(quick, *again, "--max-experiments", "13").returncode == 0
+    assert commands["go on"] == ["run", "--tag", "t-2", "--from", "t"]
+    closing(*commands["go on"], "--max-experiments", "1")
+    assert "started from t's best, learned from t: 13 experiments" in cli(quick, "status").stdout
 
 
 def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:

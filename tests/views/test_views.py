@@ -59,7 +59,7 @@ def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool
     for words in (
         "loss 3.2140",
         "14,000 tokens/s",
-        " 50%",
+        " 50 %",
         "1m28s of training left",
         "Ctrl-C stops after this",
         "by search",
@@ -67,7 +67,7 @@ def test_run_draws_a_screen_and_gives_the_terminal_back(slow: Path, colour: bool
         assert words in plain, words
     assert "val_bpb, lower is better" in plain
     assert "measuring the baseline" in plain
-    # The summary has no rows, and ends with three commands.
+    # The summary has no rows, and ends with the commands to use next.
     last = re.sub(r"\x1b\[[0-9;]*m", "", after)
     assert "#0 keep" not in last
     assert "1 experiment is done" in last
@@ -177,10 +177,10 @@ def test_screen_shows_session(states: list[State]) -> None:
     texts = ["\n".join(drawn(state, 100, 40)) for state in states]
     running = next(text for text in texts if "loss 3.2140" in text and "by llm" in text)
     for words in (
-        " 50%  ",
+        " 50 %  ",
         "1m28s of training left",
         "14,000 tokens/s",
-        "3.0 GB of memory",
+        "3.0 GB",
         "why       [31mwhy it may",
     ):
         assert words in running, words
@@ -190,7 +190,7 @@ def test_screen_shows_session(states: list[State]) -> None:
     assert "noise     not known yet" in running
     assert " confirmed, " in running
     assert "baseline 1.732000" in running
-    assert " repeat " in texts[-4]
+    assert "incumbent " in texts[-4]
     assert "so far    1.100000  against " in texts[-4]
     assert "so far" not in running
     assert "sigma" in texts[-2]
@@ -239,7 +239,7 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
         "held-out runs: baseline and best #9, alternating",
         "baseline  1.900000",
         "now       best #9, run 2 of 6",
-        " 50%  ",
+        " 50 %  ",
         "loss 3.2140",
     ):
         assert words in text, text

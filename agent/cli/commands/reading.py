@@ -24,7 +24,15 @@ LARGEST_LOG = 2**27  # bytes, counted from the end
 def status(
     tag: Tag = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Update until the session stops.")] = False,
-    rows: Annotated[int, typer.Option("-n", min=0, metavar="N", help="Show the last N experiments.")] = 20,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            min=0,
+            metavar="N",
+            help="Show the last N experiments; by default 20, on a terminal at most those that fit.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Show the status of a session, running or ended.
@@ -38,7 +46,7 @@ def status(
       autoresearch status --tag mar5 -n 5 --json
     """
     from agent.report.status import await_beginning, wait_for_change
-    from agent.views.status import session_status, status_lines, watch
+    from agent.views.status import session_status, watch
 
     folder = Options.folder.resolve()
     if follow:
@@ -46,8 +54,8 @@ def status(
     if follow and not as_json:
         watch(folder, tag)
     while True:
-        data = session_status(folder, tag, rows)
-        answer(as_json, "status", data, status_lines(data))
+        data, lines = session_status(folder, tag, rows)
+        answer(as_json, "status", data, lines)
         if not follow or data["running_pid"] is None:
             return 0
         wait_for_change(folder, data["tag"])

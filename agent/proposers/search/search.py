@@ -151,9 +151,9 @@ def _expected(
     fruitless = context.number - context.incumbent.number - PATIENCE
     candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless))
     expected = improvement(model, points(space, candidates), best)
-    others = f", {len(values) - own} of them in other sessions" if len(values) > own else ""
+    known_by = f"{own} and {len(values) - own} earlier" if len(values) > own else f"{own}"
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
-        yield candidates[index], f"chosen for its expected improvement by a model of {len(values)} experiments{others}"
+        yield candidates[index], f"best expected improvement by a model of {known_by} experiments"
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:

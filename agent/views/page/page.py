@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from agent.format import brief, cost, duration, figure
 from agent.views.page import chart, sidebyside
 from agent.views.page.embedded import in_html
+from agent.views.text import background
 
 PARTS = {
     "training": "training",
@@ -74,6 +75,7 @@ def _template() -> jinja2.Template:
     page = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page.trim_blocks = page.lstrip_blocks = True
     page.filters |= {
+        "background": background,
         "duration": duration,
         "cost": cost,
         "date": lambda at: time.strftime("%Y-%m-%d %H:%M", time.localtime(at)),

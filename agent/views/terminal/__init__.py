@@ -1,4 +1,4 @@
-"""The live screen.
+"""The live screen, and the page of `status`.
 
 Imports the words and colors of views.
 """

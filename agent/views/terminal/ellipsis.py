@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from agent.format import flat
+
+LABEL = 10  # columns
+
+
+@dataclass(frozen=True)
+class FirstFitting:
+    """The first of several texts that fits into the width. If none does, the last one ends in an ellipsis."""
+
+    texts: Sequence[Text]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield next((text for text in self.texts if text.cell_len <= options.max_width), self.texts[-1])
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        most = min(options.max_width, max(text.cell_len for text in self.texts))
+        return Measurement(min(1, most), most)
 
 
 def line(text: str, style: str = "") -> Text:
@@ -16,8 +35,14 @@ def line(text: str, style: str = "") -> Text:
 
 
 def named(name: str, *parts: str | tuple[str, str]) -> Text:
-    """Return a line with a dim name of at most ten characters and its value."""
-    return Text.assemble((flat(name).ljust(10), "dim"), *map(_flat, parts), no_wrap=True, overflow="ellipsis")
+    """Return a line with a dim name of at most LABEL characters and its value."""
+    return Text.assemble((flat(name).ljust(LABEL), "dim"), *map(_flat, parts), no_wrap=True, overflow="ellipsis")
+
+
+def parts(name: str, *texts: str) -> FirstFitting:
+    """Return a line with a dim name and those of the texts, from the first one on, that fit."""
+    kept = [text for text in texts if text]
+    return FirstFitting([named(name, "  ".join(kept[:count])) for count in range(len(kept), 0, -1)] or [named(name)])
 
 
 def _flat(part: str | tuple[str, str]) -> str | tuple[str, str]:

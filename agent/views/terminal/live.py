@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from agent.report.eta import experiments_left
 from agent.system.files import last_lines
 from agent.system.invocation import typed
 from agent.views.plain import event_lines
+from agent.views.terminal.log_curve import LogCurve
 from agent.views.terminal.progress_panel import Moment, under_way
 from agent.views.terminal.screen import screen
 from agent.views.text import COLOURS
@@ -51,6 +53,7 @@ class Picture:
         self.message, self.hint = "", hint
         self._limits, self._began = limits, time.monotonic()
         self._memory: tuple[float, int | None] = (0.0, None)
+        self._curve = LogCurve()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.state.session is not None:
@@ -70,6 +73,7 @@ class Picture:
             ends=self._limits.words(),
             message=self.message,
             hint=self.hint,
+            curve=self._curve.of(Path(started["log"])) if started else (),
             ascii=ascii_only,
         )
 
@@ -127,10 +131,13 @@ class LiveView:
         self._live.refresh()
 
     def _say(self, line: str) -> None:
-        text = Text(one_line(line))
-        for status, colour in COLOURS.items():
-            text.highlight_regex(rf"^#\d+ {status}", f"bold {colour}")
-        self._console.print(text, soft_wrap=True)
+        # Between words, so that a path or a command stays whole if it fits.
+        parts = textwrap.wrap(one_line(line), self._console.width, break_long_words=False, break_on_hyphens=False)
+        for index, part in enumerate(parts):
+            text = Text(part)
+            for status, colour in COLOURS.items() if index == 0 else ():
+                text.highlight_regex(rf"^#\d+ {status}", f"bold {colour}")
+            self._console.print(text, soft_wrap=True)
 
     def _note(self, event: Event) -> None:
         if event.data.get("ending"):

@@ -17,7 +17,8 @@ from agent.execution.progress import Reading
 from agent.format import duration, figure, one_line
 from agent.journal.experiment import Experiment, Run, metrics
 from agent.journal.state import Pending, PendingComparison, State, side
-from agent.views.terminal.ellipsis import clock, line, named, sides
+from agent.pruning.curves import Curve
+from agent.views.terminal.ellipsis import LABEL, FirstFitting, clock, line, named, parts, sides
 
 GB, MB = 2**30, 2**20
 
@@ -35,6 +36,7 @@ class Moment:
         ends: the limits of the session.
         message: the latest note.
         hint: what Ctrl-C does.
+        curve: the learning curve of the current run; empty without one.
         ascii: draw with ASCII characters only.
     """
 
@@ -46,6 +48,7 @@ class Moment:
     ends: str = ""
     message: str = ""
     hint: str = ""
+    curve: Curve = ()
     ascii: bool = False
 
 
@@ -92,16 +95,15 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
     why = next((each.strip() for each in pending.reasoning.splitlines() if each.strip()), "")
     if why:
         lines.append(named("why", one_line(why)))
-    values = _values(pending.runs)
-    if values:
-        lines.append(named("so far", values + _against(state.incumbent)))
+    if metrics(pending.runs):
+        lines.append(_so_far("so far", pending.runs, _against(state.incumbent)))
     found = under_way(state)
     if found is None and state.faults.until is not None:
         return [*lines, _pause(state.faults.until)]
     if found is None:
         return [*lines, line("starting the run" if pending.verdict is None else "recording the result", "dim")]
-    of = found[0].get("of")
-    return [*lines, *_running(*found, f"run {found[0]['run']}" if of is None else f"#{of} repeat", moment)]
+    which = "incumbent" if "of" in found[0] else f"run {found[0]['run']}"
+    return [*lines, *_running(*found, which, moment)]
 
 
 def _pause(until: float) -> Text:
@@ -114,7 +116,7 @@ def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> l
     lines: list[RenderableType] = [
         line(f"confirming with held-out runs: {' and '.join(names.values())}, alternating", "bold")
     ]
-    lines += [named(names[label], _values(runs)) for label, runs in comparison.runs.items() if runs]
+    lines += [_so_far(names[label], runs, "") for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
     assert found is not None
     number, count = sum(map(len, comparison.runs.values())) + 1, comparison.count * len(names)
@@ -132,8 +134,12 @@ def _against(best: Experiment | None) -> str:
     return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
 
 
-def _values(runs: Sequence[Run]) -> str:
-    return "  ".join(figure(run.metric) for run in runs if run.metric is not None)
+def _so_far(label: str, runs: Sequence[Run], against: str) -> RenderableType:
+    """Return a line with the values of the runs, or their mean if they do not fit."""
+    values = metrics(runs)
+    every = "  ".join(map(figure, values))
+    mean = f"{figure(math.fsum(values) / len(values))}, mean of {len(values)} runs" if len(values) > 1 else every
+    return FirstFitting([named(label, text + against) for text in (every, mean)])
 
 
 def _running(started: Mapping[str, Any], since: float, which: str, moment: Moment) -> list[RenderableType]:
@@ -141,18 +147,19 @@ def _running(started: Mapping[str, Any], since: float, which: str, moment: Momen
     seconds, expected = max(0.0, moment.now - since), max(1e-9, started["expected"])
     reading = moment.reading
     done = reading.done if reading.done is not None else min(1.0, seconds / expected)
-    bar = Table.grid(expand=True, padding=(0, 2, 0, 0))
-    bar.add_column(no_wrap=True, min_width=8)
+    bar = Table.grid(expand=True, padding=(0, 1, 0, 0))
+    bar.add_column(no_wrap=True, width=LABEL - 1)
     bar.add_column(ratio=1)
-    bar.add_column(no_wrap=True, min_width=32)  # so that the bar does not jump when the words change
-    bar.add_row(Text(which, style="dim"), Bar(done, moment.ascii), f"{done:4.0%}  {_time(reading, seconds, expected)}")
-    figures = [
+    bar.add_column(no_wrap=True, min_width=33)  # so that the bar does not jump when the words change
+    taken = f"{100 * done:3.0f} %  {_time(reading, seconds, expected)}"
+    bar.add_row(Text(which, style="dim"), Bar(done, moment.ascii), taken)
+    figures = (
         f"loss {reading.loss:.4f}" if reading.loss is not None else "",
         f"{reading.tokens_per_second:,.0f} tokens/s" if reading.tokens_per_second is not None else "",
+        f"done about {clock(since + expected)}",
         _size(moment.memory) if moment.memory else "",
-        f"done at about {clock(since + expected)}",
-    ]
-    lines: list[RenderableType] = [bar, named("", "   ".join(each for each in figures if each))]
+    )
+    lines: list[RenderableType] = [bar, parts("", *figures)]
     latest = one_line(moment.lines[-1]) if moment.lines else ""
     return [*lines, named("", (latest, "dim"))] if latest and reading == Reading() else lines
 
@@ -168,4 +175,4 @@ def _time(reading: Reading, seconds: float, expected: float) -> str:
 
 
 def _size(held: int) -> str:
-    return f"{held / GB:.1f} GB of memory" if held >= GB else f"{held / MB:.0f} MB of memory"
+    return f"{held / GB:.1f} GB" if held >= GB else f"{held / MB:.0f} MB"

@@ -1,0 +1,1 @@
+"""`export`: sessions as tables, and as runs in the user's own experiment tracker."""

@@ -1,0 +1,48 @@
+"""`status` on a terminal: the figures and rows of the live screen, as a page that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from agent.decision.limits import of_note
+from agent.format import Colored, one_line
+from agent.journal.state import State
+from agent.report.holdout import holdout_line
+from agent.views.color import labelled
+from agent.views.terminal.figures import figure_lines
+from agent.views.terminal.progress_panel import Moment
+from agent.views.terminal.rows import rows_table
+
+WIDEST = 120  # columns, so that a line is easy to read
+MOST_ROWS, LEAST_ROWS = 20, 3
+
+
+def status_page(state: State, data: dict[str, Any], rows: int | None, now: Sequence[str]) -> list[str]:
+    """Return the lines of the page.
+
+    Args:
+        state: the session.
+        data: its status, see `report.status`.
+        rows: number of experiments to show; None for those that fit the window.
+        now: lines about what it is doing, for the end of the page.
+    """
+    console = Console(highlight=False)
+    width, ascii_only = min(WIDEST, console.width), console.options.ascii_only
+    moment = Moment(now=0.0, ends=of_note(data["limits"]).words() if data["limits"] else "", ascii=ascii_only)
+    figures = figure_lines(state, moment, width, charted=False)
+    if data["holdout"]:
+        figures += labelled("holdout", holdout_line(data["holdout"]), width)
+    if data["statement"]:
+        figures += labelled("bound", data["statement"]["line"], width)
+    end = [Text(one_line(line)) for line in now]
+    left = console.height - len(figures) - len(end) - 4  # two empty lines, the header and the prompt
+    most = min(MOST_ROWS, max(LEAST_ROWS, left)) if rows is None else rows
+    table = rows_table(state, most + 1, ascii_only=ascii_only, pinned=rows is None)
+    with console.capture() as capture:
+        for line in (*figures, Text(), *([table, Text()] if table.row_count else []), *end):
+            console.print(line, width=width)
+    return [Colored(line) for line in capture.get().removesuffix("\n").split("\n")]
