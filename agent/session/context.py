@@ -61,8 +61,8 @@ def context_of(
         direction=protocol.metric.direction,
         constants=known_constants(protocol),
         metric=protocol.metric.name,
-        rules=_rules(protocol, runner.training_seconds),
-        program=_program(workspace.folder / PROGRAM),
+        rules=rules_of(protocol, runner.training_seconds),
+        program=program_of(workspace.folder / PROGRAM),
         machine="\n".join(f"{key}: {value}" for key, value in fingerprint.items() if value is not None),
         workspace=WorkspaceView(
             texts=texts,
@@ -91,7 +91,7 @@ def known_constants(protocol: Protocol) -> Known:
     return Known(constants, TrainingLimits(protocol.training_seconds, count, counted))
 
 
-def _rules(protocol: Protocol, training_seconds: float | None) -> str:
+def rules_of(protocol: Protocol, training_seconds: float | None) -> str:
     surface, budget = protocol.mutable_surface, training_seconds
     lines = [
         protocol.meta.purpose_statement or "",
@@ -123,7 +123,7 @@ def _guarded(protocol: Protocol) -> list[str]:
     return sorted({*protocol.immutable_harness.paths, *protocol.mutable_surface.forbidden_globs, "protocol.json"})
 
 
-def _program(path: Path) -> str:
+def program_of(path: Path) -> str:
     try:
         return read_text(path, LARGEST_PROGRAM)[:LONGEST_PROGRAM]
     except OSError:

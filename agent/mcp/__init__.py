@@ -1,0 +1,1 @@
+"""`mcp`: a server through which coding agents measure their edits, over the Model Context Protocol."""

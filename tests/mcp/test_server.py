@@ -1,0 +1,203 @@
+"""The MCP server, started as a client starts it: the client of the SDK speaks to it over its standard streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, MCPError, StdioServerParameters
+from mcp_types import TextContent, TextResourceContents
+
+from agent.journal import lock
+from agent.journal.paths import state_folder
+from agent.report.verdict import await_verdict, result
+from tests.common.processes import start, wait_for
+from tests.common.tries import BETTER, edit
+from tests.common.workspaces import QUICK, Cli, commit_all
+
+WORSE_BLOCK = """\
+train.py
+<<<<<<< SEARCH
+DEPTH = 4  # search: 1..16
+=======
+DEPTH = 1  # search: 1..16
+>>>>>>> REPLACE
+"""
+SLOW = QUICK.replace("import sys\n", "import sys, time\n").replace("loss = ", "time.sleep(3)\nloss = ")
+
+
+class Agent:
+    """A connected client."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    async def text(self, tool: str, **arguments: Any) -> str:
+        answer = await self.client.call_tool(tool, arguments)
+        assert not answer.is_error, answer.content
+        assert isinstance(answer.content[0], TextContent)
+        return answer.content[0].text
+
+    async def data(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads(await self.text(tool, **arguments))
+        return data
+
+    async def error(self, tool: str, **arguments: Any) -> str:
+        answer = await self.client.call_tool(tool, arguments)
+        assert answer.is_error, answer.content
+        assert isinstance(answer.content[0], TextContent)
+        assert "Traceback" not in answer.content[0].text
+        return answer.content[0].text
+
+    async def resource(self, name: str) -> str:
+        content = (await self.client.read_resource(f"autoresearch://{name}")).contents[0]
+        assert isinstance(content, TextResourceContents)
+        return content.text
+
+
+def talk(folder: Path, talking: Callable[[Agent], Awaitable[None]]) -> None:
+    """Start the server of a workspace, and talk to it."""
+    parameters = StdioServerParameters(
+        command=sys.executable, args=["-P", "-m", "agent", "-C", str(folder), "mcp"], env=dict(os.environ)
+    )
+
+    async def session() -> None:
+        with anyio.fail_after(120):
+            async with Client(parameters) as client:
+                await talking(Agent(client))
+
+    anyio.run(session)
+
+
+@pytest.mark.quick
+def test_agent_researches_in_cycles(quick: Path) -> None:
+    async def talking(agent: Agent) -> None:
+        names = {tool.name for tool in (await agent.client.list_tools()).tools}
+        assert names == {
+            *("briefing", "start_experiment", "wait_experiment", "status", "show", "diff", "confirm", "stop")
+        }
+        assert "no experiment yet" in await agent.text("briefing")
+        started = await agent.data("start_experiment", why="a larger rate", files={"train.py": QUICK.replace(*BETTER)})
+        assert (started["number"], started["tag"], started["verdict"]) == (1, "try", None)
+        done = await agent.data("wait_experiment", number=1)
+        assert (done["state"], done["verdict"]["status"], done["description"]) == ("done", "keep", "a larger rate")
+        started = await agent.data("start_experiment", why="shallow", blocks=WORSE_BLOCK)
+        done = await agent.data("wait_experiment", number=started["number"])
+        assert done["verdict"]["status"] == "discard"
+        assert "DEPTH = 4" in (quick / "train.py").read_text()
+        edit(quick, "loss = ", "raise ValueError('no')\nloss = ")
+        await agent.data("start_experiment", why="broken")
+        assert (await agent.data("wait_experiment"))["verdict"]["status"] == "crash"
+        shown = await agent.data("show", which="3")
+        assert "ValueError" in "".join(shown["log_tail"])
+        assert "+RATE = 0.3" in (await agent.data("diff"))["diff"]
+        status = await agent.data("status", rows=2)
+        assert (status["experiments"], status["kept"], len(status["rows"])) == (3, 1, 2)
+        briefing = await agent.text("briefing")
+        assert "RATE" in briefing
+        assert "shallow" in briefing
+
+    talk(quick, talking)
+
+
+def test_best_is_confirmed_in_the_background(quick: Path, cli: Cli) -> None:
+    edit(quick, *BETTER)
+    assert cli(quick, "try", "--tag", "t").returncode == 0
+
+    async def talking(agent: Agent) -> None:
+        found = await agent.data("confirm", runs=2)
+        while found["state"] == "running" and lock.holder(state_folder(quick)):
+            await anyio.sleep(0.2)
+        assert (await agent.data("status"))["confirmed"]["gain"] == pytest.approx(0.08)
+        assert json.loads((state_folder(quick) / "sessions/t/confirm.json").read_text())["status"] == "ok"
+
+    talk(quick, talking)
+
+
+@pytest.mark.quick
+def test_errors_are_sentences_and_change_nothing(quick: Path) -> None:
+    async def talking(agent: Agent) -> None:
+        assert "no sessions in" in await agent.error("status")
+        assert "no edit to measure" in await agent.error("start_experiment", why="nothing")
+        assert "no loop is running" in await agent.error("stop")
+        for path in ("prepare.py", "../x.py", "/tmp/x.py", ".git/config", "protocol.json", "a\0b"):
+            assert await agent.error("start_experiment", why="no", files={path: "x = 1\n"})
+        large = {"train.py": "#" * 2**21}
+        assert "is not text of at most 1 MiB" in await agent.error("start_experiment", why="no", files=large)
+        wrong = WORSE_BLOCK.replace("DEPTH = 4", "DEPTH = 44")
+        assert "cannot be applied" in await agent.error("start_experiment", why="no", blocks=wrong)
+        assert await agent.error("start_experiment", why="bad tag", tag="../x", files={"train.py": "X = 1\n"})
+        assert (quick / "train.py").read_text() == QUICK
+        edit(quick, *BETTER)
+        mine = (quick / "train.py").read_text()
+        refused = await agent.error("start_experiment", why="no", files={"train.py": "X = 1\n"})
+        assert "has changes that no experiment has" in refused
+        assert (quick / "train.py").read_text() == mine
+
+    talk(quick, talking)
+
+
+@pytest.mark.quick
+def test_resources(quick: Path, cli: Cli) -> None:
+    edit(quick, *BETTER)
+    assert cli(quick, "try").returncode == 0
+    (quick / "program.md").write_text("Try \x1b[31mwidths.\n")
+
+    async def talking(agent: Agent) -> None:
+        assert "val_bpb" in json.dumps(json.loads(await agent.resource("protocol")))
+        assert await agent.resource("program") == "Try widths.\n"
+        assert json.loads(await agent.resource("report"))
+        (quick / "program.md").unlink()
+        with pytest.raises(MCPError, match=r"program\.md"):
+            await agent.resource("program")
+
+    talk(quick, talking)
+
+
+def test_a_running_loop_is_not_disturbed(quick: Path) -> None:
+    (quick / "train.py").write_text(SLOW)
+    commit_all(quick, "slow")
+    loop = start(quick, "--max-experiments", "1")
+    wait_for(quick, "started", 1)
+
+    async def talking(agent: Agent) -> None:
+        refused = await agent.error("start_experiment", why="no", files={"train.py": "X = 1\n"})
+        assert "only one process measures at a time" in refused
+        assert (await agent.data("status"))["running_pid"] == loop.pid
+        assert "stops after its current experiment" in await agent.text("stop")
+        assert (await agent.data("wait_experiment", number=1))["state"] == "done"
+
+    talk(quick, talking)
+    assert loop.wait(60) == 0
+
+
+def test_progress_is_reported_and_training_outlives_the_client(quick: Path) -> None:
+    (quick / "train.py").write_text(SLOW)
+    commit_all(quick, "slow")
+    edit(quick, *BETTER)
+    reported: list[str | None] = []
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        assert total is None or progress <= total
+        reported.append(message)
+
+    async def talking(agent: Agent) -> None:
+        await agent.data("start_experiment", why="a larger rate")
+        answer = await agent.client.call_tool("wait_experiment", {"number": 1, "seconds": 2}, progress_callback=heard)
+        assert isinstance(answer.content[0], TextContent)
+        found = json.loads(answer.content[0].text)
+        assert (found["state"], found["number"]) == ("running", 1)
+
+    talk(quick, talking)
+    assert reported
+    assert result(quick, "try", 1)["verdict"] is None
+    assert await_verdict(quick, "try", 1, 60) == ("try", 1)
+    verdict = result(quick, "try", 1)["verdict"]
+    assert verdict is not None
+    assert verdict["status"] == "keep"
