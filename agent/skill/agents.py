@@ -53,7 +53,8 @@ class Agent:
             "claude": Whole(".claude/skills/autoresearch/SKILL.md", "guide", skill_file(program), MARK),
             "codex": _section("AGENTS.md", program),
             "gemini": _section("GEMINI.md", program),
-            "opencode": Whole(".opencode/skills/autoresearch/SKILL.md", "guide", skill_file(program), MARK),
+            # Not in .opencode: OpenCode installs packages for plugins into a folder of that name.
+            "opencode": Whole(".agents/skills/autoresearch/SKILL.md", "guide", skill_file(program), MARK),
             "cursor": Whole(".cursor/rules/autoresearch.mdc", "guide", cursor_rule(program), MARK),
         }
         return [guides[self.name], *([self._entry(shlex.split(program))] if mcp else [])]
@@ -70,7 +71,7 @@ class Agent:
         if self.name == "opencode":
             command = {"type": "local", "command": [*words, "mcp"], "timeout": CALL_SECONDS * 1000}
             return Member("opencode.json", "mcp", ("mcp", NAME), command, OPENCODE_SCHEMA)
-        # Cursor starts servers in the home folder.
+        # Cursor documents this variable, but not the folder in which it starts a server.
         server["args"] = [*words[1:], "-C", "${workspaceFolder}", "mcp"]
         return Member(".cursor/mcp.json", "mcp", (SERVERS, NAME), {"type": "stdio", **server})
 

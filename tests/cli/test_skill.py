@@ -133,7 +133,7 @@ def test_session_is_not_disturbed(quick: Path, cli: Cli, committed: bool) -> Non
     edit(quick, *BETTER)
     data = result(cli(quick, "try", "--tag", "t", "--json"))
     assert data["verdict"]["status"] == "keep"
-    left = [] if committed else [".claude/", ".codex/", ".cursor/", ".gemini/", ".mcp.json", ".opencode/"]
+    left = [] if committed else [".agents/", ".claude/", ".codex/", ".cursor/", ".gemini/", ".mcp.json"]
     assert data["left_alone"] == ([*left, "AGENTS.md", "GEMINI.md", "opencode.json"] if left else [])
     assert git(quick, "diff", "--name-only", "main", "autoresearch/t").split() == ["results.tsv", "train.py"]
     assert cli(quick, "adopt", "--tag", "t", "--provisional").returncode == 0
