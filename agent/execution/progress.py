@@ -15,6 +15,7 @@ _LOSS = re.compile(rf"\bloss\W{{0,3}}{_NUMBER}", re.IGNORECASE)
 _RATE = re.compile(
     rf"tok(?:ens)?\s?(?:/|per)\s?s(?:ec(?:ond)?)?\W{{0,3}}{_NUMBER}|{_NUMBER}\s?tok(?:ens)?/s", re.IGNORECASE
 )
+_STEP = re.compile(r"\b(?:step|iter|iteration)s?\W{0,3}(\d[\d,]*)", re.IGNORECASE)
 _LEFT = re.compile(rf"\b(?:remaining|left|eta)\W{{0,3}}{_NUMBER}\s?s", re.IGNORECASE)
 
 LARGEST, LONGEST_LINE = 1e12, 500
@@ -27,12 +28,14 @@ class Reading:
     Attributes:
         done: fraction of the training, 0 to 1.
         left: remaining seconds of training.
+        step: number of the step.
     """
 
     done: float | None = None
     loss: float | None = None
     tokens_per_second: float | None = None
     left: float | None = None
+    step: int | None = None
 
 
 def reading(lines: Sequence[str]) -> Reading:
@@ -41,7 +44,10 @@ def reading(lines: Sequence[str]) -> Reading:
         done, loss = _found(_DONE, line), _found(_LOSS, line)
         if done is not None or loss is not None:
             part = min(1.0, done / 100) if done is not None else None
-            return Reading(part, loss, _found(_RATE, line), _found(_LEFT, line))
+            step = _found(_STEP, line)
+            return Reading(
+                part, loss, _found(_RATE, line), _found(_LEFT, line), int(step) if step is not None else None
+            )
     return Reading()
 
 

@@ -8,27 +8,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, PreconditionError, StillRunning
-from agent.format import one_line
+from agent.errors import AutoresearchError, PreconditionError, StillRunning, in_one_line
 from agent.journal import lock
 from agent.journal.journal import fold
-from agent.journal.paths import find_session, journal_path, own_log, state_folder
+from agent.journal.paths import find_session, journal_path, state_folder
 from agent.mcp.edits import written
-from agent.report.status import status
 from agent.report.verdict import await_verdict
-from agent.system.files import Unusable, last_lines, read_end
+from agent.system.background import log_of
+from agent.system.files import read_end
 from agent.views.verdict import experiment_result
 
-START_SECONDS = 120.0
+# Together they stay below the time limit of a client.
+START_SECONDS = 30.0
 SOON_SECONDS = 5.0  # a refused comparison has ended by then
 ENDING_SECONDS = 10.0  # from a verdict to the end of the process that measured it
 POLL_SECONDS = 0.1
 LARGEST_ANSWER = 2**22
-LONGEST_LINE = 300
+START = threading.Lock()
 
 
 def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str, str], blocks: str) -> dict[str, Any]:
@@ -42,26 +42,38 @@ def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str
         blocks: search and replace blocks.
 
     Returns:
-        The data of `try --detach --json`.
+        The state `running` with the data of `try --detach --json`. Or the state `starting` after START_SECONDS, as on a
+        busy machine: then the files stay as they were written, because the experiment may be reading them.
 
     Raises:
         AutoresearchError: the edit cannot be measured now. The working tree is as it was.
     """
+    with _starting():
+        return _start_experiment(folder, why, tag, files, blocks)
+
+
+def _start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str, str], blocks: str) -> dict[str, Any]:
     _require_free(folder)
     arguments = ["try", "--detach", "--json", f"--message={why}", *([f"--tag={tag}"] if tag else [])]
-    if not files and not blocks.strip():
-        return _called(folder, arguments)
-    with written(folder, tag, files, blocks):
-        return _called(folder, arguments)
+    with written(folder, tag, files, blocks) if files or blocks.strip() else contextlib.nullcontext():
+        found = _called(folder, arguments)
+    if found is None:
+        return {"state": "starting", "tag": tag, "number": None, "verdict": None}
+    return {"state": "running", **found}
 
 
 def start_confirmation(folder: Path, tag: str | None, runs: int | None) -> dict[str, Any]:
     """Confirm the best against the baseline in the background. Return its result if it ends within a few seconds."""
-    tag = find_session(folder, tag)
+    with _starting():
+        return _start_confirmation(folder, find_session(folder, tag), runs)
+
+
+def _start_confirmation(folder: Path, tag: str, runs: int | None) -> dict[str, Any]:
     _require_free(folder)
-    answer = journal_path(folder, tag).with_name("confirm.json")
+    answer = _answer_of(folder, tag)
     arguments = ["confirm", "--json", f"--tag={tag}", *([f"--runs={runs}"] if runs else [])]
-    with answer.open("wb") as output, answer.with_name("background.log").open("ab") as log:
+    answer.unlink(missing_ok=True)  # not truncated: it may be a link
+    with answer.open("xb") as output, log_of(answer.parent).open("ab") as log:
         process = subprocess.Popen(
             _program(arguments), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=log, start_new_session=True
         )
@@ -75,6 +87,19 @@ def start_confirmation(folder: Path, tag: str | None, runs: int | None) -> dict[
     return {"state": "done", "tag": tag, "pid": None, "result": data}
 
 
+def confirmation_error(folder: Path, tag: str) -> str | None:
+    """Return why the latest confirmation of a session failed in the background; None if it did not."""
+    if lock.holder(state_folder(folder)) is not None:
+        return None
+    try:
+        _data(read_end(_answer_of(folder, tag), LARGEST_ANSWER))
+    except OSError:  # there was none
+        return None
+    except AutoresearchError as error:
+        return in_one_line(error)
+    return None
+
+
 def verdict_within(folder: Path, tag: str | None, number: int | None, seconds: float) -> dict[str, Any] | None:
     """Return the data of `wait --json`, or None if the experiment has no verdict after these seconds."""
     try:
@@ -83,28 +108,22 @@ def verdict_within(folder: Path, tag: str | None, number: int | None, seconds: f
         return None
 
 
-def under_way(folder: Path, tag: str | None) -> dict[str, Any]:
-    """Return what is being measured now: phase, seconds, the expected end, and the last line of its log."""
-    nothing = {"phase": "setup", "number": None, "seconds": None, "done_at": None, "last_line": ""}
-    holder = lock.holder(state_folder(folder))
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Refuse a call while another one starts something: it would replace the files that the other has written.
+
+    Raises:
+        PreconditionError: another call is not done.
+    """
+    if not START.acquire(blocking=False):
+        raise PreconditionError(
+            "another call of this client is starting a measurement, and only one process measures at a time",
+            hint="call start_experiment again after its verdict",
+        )
     try:
-        data, _ = status(folder, tag or (holder.tag if holder else None), 0)
-    except PreconditionError:
-        return nothing
-    now = data["now"]
-    if now is None:
-        return {**nothing, "phase": "preparing" if data["running_pid"] else "not running"}
-    phase = "preparing" if now["log"] is None else "baseline" if now["number"] == 0 else "running"
-    known = {key: now[key] for key in ("number", "seconds", "done_at")}
-    return {"phase": phase, **known, "last_line": _last_line(folder, now["log"])}
-
-
-def _last_line(folder: Path, log: str | None) -> str:
-    if log is None:
-        return ""
-    with contextlib.suppress(OSError, Unusable, IndexError):
-        return one_line(last_lines(own_log(folder, log))[-1].rpartition("\r")[2])[:LONGEST_LINE]
-    return ""
+        yield
+    finally:
+        START.release()
 
 
 def _require_free(folder: Path) -> None:
@@ -125,27 +144,26 @@ def _require_free(folder: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _called(folder: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """Call a command of this program, and return its data.
+def _called(folder: Path, arguments: Sequence[str]) -> dict[str, Any] | None:
+    """Call a command of this program, and return its data, or None if it goes on after START_SECONDS.
 
     Raises:
         AutoresearchError: its error.
     """
+    process = subprocess.Popen(
+        _program(arguments),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            _program(arguments),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            start_new_session=True,
-            timeout=START_SECONDS,
-            check=False,
-        )
+        answer, _ = process.communicate(timeout=START_SECONDS)
     except subprocess.TimeoutExpired:
-        raise AutoresearchError(
-            f"the experiment has not started after {START_SECONDS:g} s", hint="see `autoresearch doctor`"
-        ) from None
-    return _data(done.stdout, done.returncode)
+        threading.Thread(target=process.communicate, daemon=True).start()
+        return None
+    return _data(answer, process.returncode)
 
 
 def _program(arguments: Sequence[str]) -> list[str]:
@@ -153,13 +171,28 @@ def _program(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-P", "-m", "agent", *arguments]
 
 
-def _data(answer: bytes, code: int) -> dict[str, Any]:
+def _answer_of(folder: Path, tag: str) -> Path:
+    """Return the file with the output of the latest `confirm --json` that this server has started."""
+    return journal_path(folder, tag).with_name("confirm.json")
+
+
+def _data(answer: bytes, code: int | None = None) -> dict[str, Any]:
+    """Return the data in the output of a command.
+
+    Args:
+        answer: the output.
+        code: the exit code of the command; None if it is unknown.
+
+    Raises:
+        AutoresearchError: the error in it.
+    """
     try:
         envelope = json.loads(answer)
         data, errors, hints = envelope["data"], envelope["errors"], envelope["hints"]
     except (ValueError, KeyError, TypeError):
+        ended = f" with exit code {code} and" if code is not None else ""
         raise AutoresearchError(
-            f"the command ended with exit code {code} and without a result", hint="check with `autoresearch doctor`"
+            f"the command ended{ended} without a result", hint="check with `autoresearch doctor`"
         ) from None
     if errors or not isinstance(data, dict):
         raise AutoresearchError("; ".join(errors) or "no result", hint="; ".join(hints))

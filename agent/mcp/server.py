@@ -9,15 +9,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from anyio import to_thread
-from mcp.server.mcpserver import Context, MCPServer
+from anyio import BrokenResourceError, ClosedResourceError, to_thread
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from agent.errors import AutoresearchError, fault, in_one_line
-from agent.format import block, one_line
+from agent.format import one_line
 from agent.mcp import measuring
+from agent.mcp.bounds import bounded, cut
 from agent.mcp.briefing import briefing
+from agent.mcp.progress import under_way, words
+from agent.mcp.wire import Server
 from agent.protocol.load import load_protocol
 from agent.protocol.models import FILENAME
 from agent.report import inspection
@@ -28,13 +32,12 @@ from agent.session.context import LARGEST_PROGRAM, PROGRAM
 from agent.system.files import read_text
 from agent.views.status import session_status
 
-LONGEST_WAIT = 50.0  # seconds: clients give up on a call after 60
+LONGEST_WAIT = 45.0  # seconds: the shortest time limit of the clients in docs/mcp.md is 60
 STEP_SECONDS = 1.0
-LONGEST_TEXT = 16_000  # characters of one text
-LONGEST_TEXTS = 120_000  # characters of a whole answer
-MOST_ITEMS = 200
 MOST_ROWS = 100
 LONGEST_WHY = 2000
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+MEASURES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 
 INSTRUCTIONS = """\
 Research here in cycles: read `briefing`, change one idea, `start_experiment`, then `wait_experiment` until its state \
@@ -48,11 +51,14 @@ Which = Annotated[str, Field(description="Number, commit hash, `best` or `baseli
 
 def serve(folder: Path) -> None:
     """Serve the workspace on standard input and output until the client closes them."""
-    make_server(folder.resolve()).run("stdio")
+    try:
+        make_server(folder.resolve()).run("stdio")
+    except* (BrokenPipeError, ConnectionResetError, BrokenResourceError, ClosedResourceError):
+        pass  # the client is gone, and what it has started goes on
 
 
-def make_server(folder: Path) -> MCPServer:
-    server: MCPServer = MCPServer(
+def make_server(folder: Path) -> Server:
+    server = Server(
         "autoresearch", instructions=INSTRUCTIONS, version=metadata.version("autoresearch"), log_level="CRITICAL"
     )
     _add_measuring(server, folder)
@@ -61,8 +67,8 @@ def make_server(folder: Path) -> MCPServer:
     return server
 
 
-def _add_measuring(server: MCPServer, folder: Path) -> None:
-    @server.tool()
+def _add_measuring(server: Server, folder: Path) -> None:
+    @server.tool(annotations=MEASURES)
     async def start_experiment(
         why: Annotated[str, Field(description="What the edit changes, and why.", max_length=LONGEST_WHY)],
         tag: Tag = None,
@@ -75,68 +81,76 @@ def _add_measuring(server: MCPServer, folder: Path) -> None:
             ),
         ] = "",
     ) -> dict[str, Any]:
-        """Measure one edit as an experiment, in the background. Returns at once with its number.
+        """Measure one edit as an experiment, in the background. Returns within seconds, with its number.
 
-        Without `files` and `blocks` it takes what you have edited in the working tree. Call wait_experiment next.
+        Without `files` and `blocks` it takes what you have edited in the working tree. Call wait_experiment next. On a
+        busy machine its state may be "starting": then first call status until `progress` has a number.
         """
         return await _answer(measuring.start_experiment, folder, why, tag, files or {}, blocks)
 
-    @server.tool()
+    @server.tool(annotations=READS)
     async def wait_experiment(
         context: Context,
         number: Annotated[int | None, Field(description="Experiment; by default the one in progress.", ge=0)] = None,
-        seconds: Annotated[float, Field(description="Wait at most this long, up to 50 s.", ge=0)] = LONGEST_WAIT,
+        seconds: Annotated[float, Field(description="Wait at most this long, up to 45 s.", ge=0)] = LONGEST_WAIT,
         tag: Tag = None,
     ) -> dict[str, Any]:
         """Wait for the verdict of an experiment. Use it after start_experiment, again while its state is "running"."""
-        start = time.monotonic()
+        start, longest = time.monotonic(), min(seconds, LONGEST_WAIT)
         while True:
-            left = min(seconds, LONGEST_WAIT) - (time.monotonic() - start)
+            left = longest - (time.monotonic() - start)
             found = await _answer(measuring.verdict_within, folder, tag, number, max(0.0, min(STEP_SECONDS, left)))
             if found is not None:
                 return {"state": "done", **found}
-            now = await _answer(measuring.under_way, folder, tag)
+            now = await _answer(under_way, folder, tag)
             if left <= STEP_SECONDS:
-                return {"state": "running", "number": number, "now": now}
-            await context.report_progress(time.monotonic() - start, min(seconds, LONGEST_WAIT), _progress(now))
+                return {"state": "running", "number": now["number"] if number is None else number, "now": now}
+            await context.report_progress(time.monotonic() - start, longest, words(now))
 
-    @server.tool()
+    @server.tool(annotations=MEASURES)
     async def confirm(
         tag: Tag = None,
         runs: Annotated[int | None, Field(description="Runs of each side; by default 3.", ge=2, le=100)] = None,
     ) -> dict[str, Any]:
         """Measure the best against the baseline again, in the background. Use it before you rely on a gain.
 
-        Returns within seconds. Call status until nothing runs: `confirmed` has the gain and its interval.
+        Returns within seconds. Call status until nothing runs: `confirmed` has the gain and its interval, or
+        `confirmation_error` why there is none.
         """
         return await _answer(measuring.start_confirmation, folder, tag, runs)
 
-    @server.tool()
+    @server.tool(annotations=MEASURES)
     async def stop() -> str:
         """Stop the running session after its current experiment. Use it when a loop blocks your own experiment."""
         return one_line(await _answer(request_stop, folder))
 
 
-def _add_reading(server: MCPServer, folder: Path) -> None:
-    @server.tool(name="briefing", structured_output=False)
+def _add_reading(server: Server, folder: Path) -> None:
+    @server.tool(name="briefing", annotations=READS, structured_output=False)
     async def briefing_(tag: Tag = None) -> str:
         """Read the goal, the rules, the best so far, its constants with ranges, and what was tried. Begin with it."""
         return await _answer(briefing, folder, tag)
 
-    @server.tool()
+    @server.tool(annotations=READS)
     async def status(
         tag: Tag = None,
         rows: Annotated[int, Field(description="Experiments to list.", ge=0, le=MOST_ROWS)] = 20,
     ) -> dict[str, Any]:
         """Read the state of a session: gain, counts, the last experiments, and what runs now."""
-        return await _answer(session_status, folder, tag, rows)
 
-    @server.tool()
+        def read() -> dict[str, Any]:
+            data = session_status(folder, tag, rows)
+            failed = measuring.confirmation_error(folder, data["tag"])
+            return {**data, "progress": under_way(folder, data["tag"]), "confirmation_error": failed}
+
+        return await _answer(read)
+
+    @server.tool(annotations=READS)
     async def show(which: Which, tag: Tag = None) -> dict[str, Any]:
         """Read one experiment: proposal, verdict with evidence, runs, diff, end of the log. Use it after a crash."""
         return await _answer(inspection.show, folder, tag, which)
 
-    @server.tool()
+    @server.tool(annotations=READS)
     async def diff(
         which: Annotated[str | None, Field(description="Experiment; by default the best.", max_length=100)] = None,
         other: Annotated[
@@ -148,7 +162,7 @@ def _add_reading(server: MCPServer, folder: Path) -> None:
         return await _answer(inspection.diff, folder, tag, which, other)
 
 
-def _add_resources(server: MCPServer, folder: Path) -> None:
+def _add_resources(server: Server, folder: Path) -> None:
     def protocol() -> str:
         return read_text(folder / FILENAME, LARGEST_PROGRAM)
 
@@ -156,7 +170,7 @@ def _add_resources(server: MCPServer, folder: Path) -> None:
         return read_text(folder / PROGRAM, LARGEST_PROGRAM)
 
     def report() -> str:
-        return json.dumps(bounded(gather(Workspace(folder, load_protocol(folder)), [])), indent=1)
+        return json.dumps(bounded(gather(Workspace(folder, load_protocol(folder)), [])))
 
     def add(name: str, mime: str, about: str, read: Callable[[], str]) -> None:
         @server.resource(f"autoresearch://{name}", name=name, description=about, mime_type=mime)
@@ -174,33 +188,10 @@ async def _answer(work: Callable[..., T], *args: Any, error: type[ToolError] | t
     def told() -> T:
         try:
             found = work(*args)
-            return cast(T, _cut(found, LONGEST_TEXTS) if isinstance(found, str) else bounded(found))
+            return cast(T, cut(found) if isinstance(found, str) else bounded(found))
         except (AutoresearchError, OSError) as reason:
             raise error(one_line(in_one_line(reason))) from None
         except Exception as reason:  # as of a damaged journal
             raise error(f"unexpected error: {fault(reason)}; check with `autoresearch doctor`") from None
 
     return await to_thread.run_sync(told)
-
-
-def _progress(now: dict[str, Any]) -> str:
-    seconds = f" for {now['seconds']:.0f} s" if now["seconds"] is not None else ""
-    number = f"#{now['number']} " if now["number"] is not None else ""
-    return f"{number}{now['phase']}{seconds}{': ' * bool(now['last_line'])}{now['last_line']}"
-
-
-def bounded(value: Any) -> Any:
-    """Return plain data with long texts and lists cut, and a note where something was cut."""
-    if isinstance(value, str):
-        return _cut(value, LONGEST_TEXT)
-    if isinstance(value, dict):
-        return {key: bounded(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        more = [f"[cut: {len(value) - MOST_ITEMS} more]"] if len(value) > MOST_ITEMS else []
-        return [*map(bounded, value[:MOST_ITEMS]), *more]
-    return value
-
-
-def _cut(text: str, most: int) -> str:
-    text = block(text)
-    return text if len(text) <= most else f"{text[:most]}\n[cut: {len(text) - most} more characters]"

@@ -19,11 +19,11 @@ def start(folder: Path, *args: str) -> Forked:
     return Forked(folder, ["run", "--tag", "t", *args], os.environ)
 
 
-def wait_for(folder: Path, kind: str, number: int, count: int = 1) -> None:
-    """Wait until session `t` has `count` events of a kind for an experiment."""
+def wait_for(folder: Path, kind: str, number: int, count: int = 1, *, tag: str = "t") -> None:
+    """Wait until a session has `count` events of a kind for an experiment."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        path = journal_path(folder, "t")
+        path = journal_path(folder, tag)
         if path.exists() and sum(e.kind == kind and e.data.get("number") == number for e in read(path)) >= count:
             return
         time.sleep(0.02)

@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tests.common.forked import Forked
+from tests.common.workspaces import QUICK
 
 # Changes of train.py that lower the metric, and that raise it.
 BETTER = ("RATE = 0.1", "RATE = 0.3")
 WORSE = ("DEPTH = 4", "DEPTH = 1")
+
+
+def slow(seconds: float) -> str:
+    """Return a train.py that takes this long and logs its steps as the repository's does."""
+    count = int(seconds * 10)
+    line = f"step {{i:05d}} ({{i / {count}:.1%}}) | loss: {{5 - i / {count}:.6f}} | tok/sec: 14,000"
+    loop = f"for i in range(1, {count + 1}):\n    print(f'{line}', flush=True)\n    time.sleep(0.1)\n"
+    return QUICK.replace("import sys\n", "import sys, time\n").replace("loss = ", f"{loop}loss = ", 1)
 
 
 def edit(folder: Path, old: str, new: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ from mcp_types import TextContent, TextResourceContents
 
 from agent.journal import lock
 from agent.journal.paths import state_folder
+from agent.mcp import measuring, server
 from agent.report.verdict import await_verdict, result
+from tests.common import schemas
 from tests.common.processes import start, wait_for
-from tests.common.tries import BETTER, edit
+from tests.common.tries import BETTER, edit, slow
 from tests.common.workspaces import QUICK, Cli, commit_all
 
 WORSE_BLOCK = """\
@@ -29,7 +32,6 @@ DEPTH = 4  # search: 1..16
 DEPTH = 1  # search: 1..16
 >>>>>>> REPLACE
 """
-SLOW = QUICK.replace("import sys\n", "import sys, time\n").replace("loss = ", "time.sleep(3)\nloss = ")
 
 
 class Agent:
@@ -114,8 +116,34 @@ def test_best_is_confirmed_in_the_background(quick: Path, cli: Cli) -> None:
         found = await agent.data("confirm", runs=2)
         while found["state"] == "running" and lock.holder(state_folder(quick)):
             await anyio.sleep(0.2)
-        assert (await agent.data("status"))["confirmed"]["gain"] == pytest.approx(0.08)
-        assert json.loads((state_folder(quick) / "sessions/t/confirm.json").read_text())["status"] == "ok"
+        status = await agent.data("status")
+        assert (status["confirmed"]["gain"], status["confirmation_error"]) == (pytest.approx(0.08), None)
+        written = json.loads((state_folder(quick) / "sessions/t/confirm.json").read_text())
+        assert (written["status"], schemas.fault("confirm", written)) == ("ok", None)
+
+    talk(quick, talking)
+
+
+def test_status_says_why_a_confirmation_failed(quick: Path, tmp_path: Path, cli: Cli) -> None:
+    broken = tmp_path / "broken"
+    edit(
+        quick,
+        "loss = ",
+        f"import os, time\nif os.path.exists({str(broken)!r}):\n    time.sleep(7)\n    sys.exit(3)\nloss = ",
+    )
+    commit_all(quick, "breaks later")
+    edit(quick, *BETTER)
+    assert cli(quick, "try", "--tag", "t", "--sandbox", "off").returncode == 0
+    broken.touch()
+
+    async def talking(agent: Agent) -> None:
+        assert (await agent.data("confirm", runs=2))["state"] == "running"
+        status = await agent.data("status")
+        assert status["progress"]["phase"] == "comparing"
+        assert (status["progress"]["run"], status["progress"]["of"]) == (1, 4)
+        while lock.holder(state_folder(quick)):
+            await anyio.sleep(0.2)
+        assert "exit code 3" in (await agent.data("status"))["confirmation_error"]
 
     talk(quick, talking)
 
@@ -144,6 +172,59 @@ def test_errors_are_sentences_and_change_nothing(quick: Path) -> None:
 
 
 @pytest.mark.quick
+def test_arguments_are_checked(quick: Path) -> None:
+    async def talking(agent: Agent) -> None:
+        assert "argument which: Input should be a valid string" in await agent.error("show", which=5)
+        unknown = await agent.error("start_experiment", message="a typo of why")
+        assert unknown == "unknown argument 'message'; start_experiment takes why, tag, files, blocks"
+        assert "argument why: Field required" in await agent.error("start_experiment")
+        assert not (quick / ".autoresearch").exists()
+
+    talk(quick, talking)
+
+
+@pytest.mark.quick
+def test_one_of_several_calls_at_once_starts(quick: Path) -> None:
+    async def talking(agent: Agent) -> None:
+        said: dict[str, str] = {}
+
+        async def call(rate: str) -> None:
+            files = {"train.py": QUICK.replace("RATE = 0.1", f"RATE = {rate}")}
+            answer = await agent.client.call_tool("start_experiment", {"why": rate, "files": files})
+            assert isinstance(answer.content[0], TextContent)
+            said[rate] = answer.content[0].text if answer.is_error else ""
+
+        async with anyio.create_task_group() as calls:
+            for rate in ("0.2", "0.3", "0.35"):
+                calls.start_soon(call, rate)
+        started = [rate for rate, error in said.items() if not error]
+        assert len(started) == 1, said
+        assert all("only one process measures at a time" in error for error in said.values() if error)
+        found = await agent.data("wait_experiment", number=1)
+        assert (found["description"], found["verdict"]["status"]) == (started[0], "keep")
+        assert f"+RATE = {started[0]}" in (await agent.data("diff"))["diff"]
+
+    talk(quick, talking)
+
+
+@pytest.mark.quick
+def test_answers_are_bounded(quick: Path) -> None:
+    async def talking(agent: Agent) -> None:
+        large = QUICK + "".join(f"# {number:060d}\n" for number in range(12_000))
+        started = await agent.data("start_experiment", why="w" * 2000, files={"train.py": large.replace(*BETTER)})
+        assert (await agent.data("wait_experiment", number=started["number"]))["verdict"]["status"] == "keep"
+        assert len((await agent.data("show", which="1"))["diff"]) < 17_000
+        (quick / "program.md").write_text("Try widths. " * 10**4)
+        answers = [await agent.text("briefing"), await agent.resource("program"), await agent.resource("report")]
+        for tool, arguments in (("show", {"which": "1"}), ("diff", {}), ("status", {"rows": 100})):
+            answers.append(json.dumps(await agent.data(tool, **arguments)))
+        assert all(len(each) < 65_000 for each in answers), [len(each) for each in answers]
+        assert "[cut: " in answers[1]
+
+    talk(quick, talking)
+
+
+@pytest.mark.quick
 def test_resources(quick: Path, cli: Cli) -> None:
     edit(quick, *BETTER)
     assert cli(quick, "try").returncode == 0
@@ -161,7 +242,7 @@ def test_resources(quick: Path, cli: Cli) -> None:
 
 
 def test_a_running_loop_is_not_disturbed(quick: Path) -> None:
-    (quick / "train.py").write_text(SLOW)
+    (quick / "train.py").write_text(slow(3))
     commit_all(quick, "slow")
     loop = start(quick, "--max-experiments", "1")
     wait_for(quick, "started", 1)
@@ -178,7 +259,7 @@ def test_a_running_loop_is_not_disturbed(quick: Path) -> None:
 
 
 def test_progress_is_reported_and_training_outlives_the_client(quick: Path) -> None:
-    (quick / "train.py").write_text(SLOW)
+    (quick / "train.py").write_text(slow(3))
     commit_all(quick, "slow")
     edit(quick, *BETTER)
     reported: list[str | None] = []
@@ -193,11 +274,48 @@ def test_progress_is_reported_and_training_outlives_the_client(quick: Path) -> N
         assert isinstance(answer.content[0], TextContent)
         found = json.loads(answer.content[0].text)
         assert (found["state"], found["number"]) == ("running", 1)
+        assert "only one process measures at a time" in await agent.error("start_experiment", why="no")
 
     talk(quick, talking)
-    assert reported
+    assert any(
+        re.search(r"#0 baseline for \d+ s: \d+ %, step \d+, loss 4\.\d+, 14,000 tokens/s", each or "")
+        for each in reported
+    )
     assert result(quick, "try", 1)["verdict"] is None
     assert await_verdict(quick, "try", 1, 60) == ("try", 1)
     verdict = result(quick, "try", 1)["verdict"]
     assert verdict is not None
     assert verdict["status"] == "keep"
+
+
+def test_late_start_keeps_files_and_is_measured(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "START_SECONDS", 0.0)
+    new = QUICK.replace(*BETTER)
+    found = measuring.start_experiment(quick, "a larger rate", None, {"train.py": new}, "")
+    assert (found["state"], found["number"]) == ("starting", None)
+    assert (quick / "train.py").read_text() == new
+    wait_for(quick, "recorded", 1, tag="try")
+    verdict = result(quick, "try", 1)["verdict"]
+    assert verdict is not None
+    assert verdict["status"] == "keep"
+
+
+@pytest.mark.slow
+def test_wait_returns_within_the_shortest_time_limit(quick: Path) -> None:
+    (quick / "train.py").write_text(slow(58))
+    commit_all(quick, "slow")
+    edit(quick, *BETTER)
+
+    async def talking(agent: Agent) -> None:
+        await agent.data("start_experiment", why="a larger rate")
+        answer = await agent.client.call_tool("wait_experiment", {}, read_timeout_seconds=55)
+        assert isinstance(answer.content[0], TextContent)
+        assert json.loads(answer.content[0].text)["state"] == "running"
+
+    talk(quick, talking)
+    assert await_verdict(quick, "try", 1, 300) == ("try", 1)
+
+
+def test_calls_return_within_the_shortest_time_limit() -> None:
+    start = measuring.ENDING_SECONDS + max(measuring.START_SECONDS, measuring.SOON_SECONDS)
+    assert max(start, server.LONGEST_WAIT) <= 60 - 15

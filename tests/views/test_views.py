@@ -281,10 +281,10 @@ def test_forecast_counts_experiments_until_limit(states: list[State]) -> None:
     [
         (
             "step 00012 (12.3%) | loss: 3.214567 | lrm: 1.00 | tok/sec: 14,000 | epoch: 1 | remaining: 88s",
-            Reading(0.123, 3.214567, 14000.0, 88.0),
+            Reading(0.123, 3.214567, 14000.0, 88.0, 12),
         ),
         ("Epoch 3: 40% loss=1.5e-2 1200 tokens/s", Reading(0.4, 0.015, 1200.0, None)),
-        ("iter 10: train loss 2.5, ETA 30 s", Reading(None, 2.5, None, 30.0)),
+        ("iter 10: train loss 2.5, ETA 30 s", Reading(None, 2.5, None, 30.0, 10)),
         ("warming up", Reading()),
     ],
 )

@@ -26,7 +26,10 @@ def mcp() -> int:
     from agent.protocol.load import load_protocol
 
     if find_spec("mcp") is None:
-        raise PreconditionError("the extra mcp is not installed", hint="install it with `uv sync --extra mcp`")
+        raise PreconditionError(
+            "the extra mcp is not installed",
+            hint="run `uv sync --extra mcp` in a checkout, or `uv tool install '.[mcp]'` there for an installed tool",
+        )
     load_protocol(Options.folder)
     from agent.mcp.server import serve
 
