@@ -19,8 +19,7 @@ from agent.skill.parts import Member, Part, Section, Table, Whole
 from agent.system.invocation import NAME
 
 SERVERS = "mcpServers"  # the key of Claude Code, Gemini CLI and Cursor
-# Each begins the server at its own start. `uv run` may have to install packages first.
-START_SECONDS, CALL_SECONDS = 60, 120
+START_SECONDS = 60  # each agent starts the server at its own start, and `uv run` may have to install packages first
 OPENCODE_SCHEMA = {"$schema": "https://opencode.ai/config.json"}
 
 
@@ -69,7 +68,7 @@ class Agent:
         if self.name == "gemini":
             return Member(".gemini/settings.json", "mcp", (SERVERS, NAME), server)
         if self.name == "opencode":
-            command = {"type": "local", "command": [*words, "mcp"], "timeout": CALL_SECONDS * 1000}
+            command = {"type": "local", "command": [*words, "mcp"], "timeout": START_SECONDS * 1000}
             return Member("opencode.json", "mcp", ("mcp", NAME), command, OPENCODE_SCHEMA)
         # Cursor documents this variable, but not the folder in which it starts a server.
         server["args"] = [*words[1:], "-C", "${workspaceFolder}", "mcp"]
@@ -107,7 +106,6 @@ def _table(path: str, words: Sequence[str]) -> Part:
         f"command = {json.dumps(words[0])}",  # a JSON string of printable characters is one of TOML, too
         f"args = {json.dumps([*words[1:], 'mcp'])}",
         f"startup_timeout_sec = {START_SECONDS}",
-        f"tool_timeout_sec = {CALL_SECONDS}",
     ]
     begin, end = f"# {NAME} begin. {MARK}", f"# {NAME} end"
     return Table(path, "mcp", "\n".join(lines), begin, end, keys=("mcp_servers", NAME))

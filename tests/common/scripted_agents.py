@@ -183,8 +183,12 @@ class RealAgent:
     model: type[ScriptedModel]
 
     @abstractmethod
-    def set_up(self, home: Path, folder: Path, url: str, /) -> tuple[list[str], dict[str, str]]:
-        """Write its settings. Return the arguments and variables with which it starts on its prompt."""
+    def set_up(self, home: Path, folder: Path, url: str, mcp: bool, /) -> tuple[list[str], dict[str, str]]:
+        """Write its settings. Return the arguments and variables with which it starts on its prompt.
+
+        Args:
+            mcp: whether it measures over MCP, and so needs less permission.
+        """
 
     @abstractmethod
     def read_guide(self, folder: Path, /) -> Iterator[Call]:
@@ -210,12 +214,12 @@ class RealAgent:
         assert done.returncode == 0, done.stderr
         return folder / "node_modules" / ".bin" / self.name
 
-    def run(self, program: Path, home: Path, folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+    def run(self, program: Path, home: Path, folder: Path, url: str, *, mcp: bool) -> subprocess.CompletedProcess[str]:
         """Start the agent in a workspace with a new home folder, and wait for its end."""
         home.mkdir()
         # Some start a login shell, for which the system's profile sets PATH anew.
         (home / ".profile").write_text(f"export PATH={shlex.quote(os.environ['PATH'])}\n")
-        arguments, variables = self.set_up(home, folder, url)
+        arguments, variables = self.set_up(home, folder, url, mcp)
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ANTHROPIC_", "OPENAI_"))
         }
@@ -236,8 +240,8 @@ class RealAgent:
 class Claude(RealAgent):
     name, package, model = "claude", "@anthropic-ai/claude-code@2.1.332", AnthropicModel
 
-    def set_up(self, _home: Path, _folder: Path, url: str, /) -> tuple[list[str], dict[str, str]]:
-        allowed = "Bash,Edit,Read,Skill,ToolSearch,mcp__autoresearch"
+    def set_up(self, _home: Path, _folder: Path, url: str, mcp: bool, /) -> tuple[list[str], dict[str, str]]:
+        allowed = "Edit,Read,Skill,ToolSearch,mcp__autoresearch" if mcp else "Bash,Edit,Read,Skill"
         arguments = ["-p", PROMPT, "--model", "claude-sonnet-4-5", "--allowed-tools", allowed]
         quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
         return arguments, {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "sk-scripted", **quiet}
@@ -261,15 +265,16 @@ class Claude(RealAgent):
 class Codex(RealAgent):
     name, package, model = "codex", "@openai/codex@0.171.0", ResponsesModel
 
-    def set_up(self, home: Path, folder: Path, url: str, /) -> tuple[list[str], dict[str, str]]:
+    def set_up(self, home: Path, folder: Path, url: str, mcp: bool, /) -> tuple[list[str], dict[str, str]]:
         (home / ".codex").mkdir()
         provider = {"name": "scripted", "base_url": f"{url}/v1", "wire_api": "responses", "env_key": "SCRIPTED_KEY"}
         lines = ['model = "scripted"', 'model_provider = "scripted"', "[model_providers.scripted]"]
         lines += [f"{name} = {json.dumps(value)}" for name, value in provider.items()]
         lines += [f"[projects.{json.dumps(str(folder))}]", 'trust_level = "trusted"']
         (home / ".codex" / "config.toml").write_text("\n".join(lines))
-        # Its sandbox makes .git read-only, so that `try` could not commit.
-        return ["exec", "--dangerously-bypass-approvals-and-sandbox", PROMPT], {"SCRIPTED_KEY": "sk-scripted"}
+        # Its sandbox makes .git read-only, so that `try` cannot commit. It starts the server outside of the sandbox.
+        freedom = ["--sandbox", "workspace-write"] if mcp else ["--dangerously-bypass-approvals-and-sandbox"]
+        return ["exec", *freedom, PROMPT], {"SCRIPTED_KEY": "sk-scripted"}
 
     def read_guide(self, _folder: Path, /) -> Iterator[Call]:
         yield from ()  # AGENTS.md is in each prompt
@@ -297,12 +302,12 @@ class Codex(RealAgent):
 class OpenCode(RealAgent):
     name, package, model = "opencode", "opencode-ai@1.18.33", ChatModel
 
-    def set_up(self, home: Path, _folder: Path, url: str, /) -> tuple[list[str], dict[str, str]]:
+    def set_up(self, home: Path, _folder: Path, url: str, mcp: bool, /) -> tuple[list[str], dict[str, str]]:
         model = {"name": "m", "tool_call": True, "limit": {"context": 100_000, "output": 8_000}}
         options = {"baseURL": f"{url}/v1", "apiKey": "sk-scripted"}
         provider = {"npm": "@ai-sdk/openai-compatible", "name": "scripted", "options": options, "models": {"m": model}}
         settings: Body = {"provider": {"scripted": provider}, "model": "scripted/m", "small_model": "scripted/m"}
-        settings |= {"autoupdate": False, "permission": {"*": "allow"}}
+        settings |= {"autoupdate": False, "permission": {"*": "allow", **({"bash": "deny"} if mcp else {})}}
         place = home / ".config" / "opencode"
         place.mkdir(parents=True)
         (place / "opencode.json").write_text(json.dumps(settings))

@@ -91,7 +91,7 @@ def test_agent_keeps_discards_and_crashes(
     model = agent.model(way(agent, workspace / "train.py", seen))
     try:
         with model_server(model.answer) as server:
-            done = agent.run(program, tmp_path / "home", workspace, server.url)
+            done = agent.run(program, tmp_path / "home", workspace, server.url, mcp=way is over_mcp)
     finally:
         shutil.rmtree(tmp_path / "agent")  # hundreds of megabytes
         said = transcript(model)
@@ -112,3 +112,27 @@ def test_agent_keeps_discards_and_crashes(
     assert BETTER[1] in (workspace / "train.py").read_text()
     assert git(workspace, "status", "--porcelain", "--untracked-files=no").split() == ["M", "train.py"]
     assert "## One cycle" in json.dumps(model.bodies[-1]), "the agent has not read the guide"
+
+
+def test_sandbox_of_codex_is_explained(workspace: Path, tmp_path: Path) -> None:
+    """Its sandbox makes .git read-only: nothing is lost, and the error says what to do."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    codex = next(each for each in REAL_AGENTS if each.name == "codex")
+
+    def script() -> Script:
+        yield from codex.edit(workspace / "train.py", *BETTER)
+        yield from codex.shell("autoresearch try")
+
+    model = codex.model(script())
+    program = codex.install(tmp_path / "agent")
+    try:
+        with model_server(model.answer) as server:
+            codex.run(program, tmp_path / "home", workspace, server.url, mcp=True)
+    finally:
+        shutil.rmtree(tmp_path / "agent")
+    assert "exited with code 3" in model.results[-1]
+    assert f"error: {workspace / '.git'} is read-only, so no candidate can be committed" in model.results[-1]
+    assert "hint: in the sandbox of a coding agent, use the tools of `autoresearch mcp`" in model.results[-1]
+    assert BETTER[1] in (workspace / "train.py").read_text()
+    assert not (workspace / ".autoresearch").exists()

@@ -131,7 +131,8 @@ def _missing_extra(mcp: bool | None) -> list[str]:
     if mcp is False or find_spec("mcp") is not None:
         return []
     left = "left out the MCP server" if mcp is None else "the MCP server cannot start"
-    return [f"{left}: it needs the extra `mcp` (in a checkout: `uv sync --extra mcp`)"]
+    how = "`uv sync --extra mcp` in a checkout, or `uv tool install '.[mcp]'` there for an installed tool"
+    return [f"{left}, because the extra mcp is not installed: run {how}"]
 
 
 def _line(change: Change, *, done: bool = False) -> str:
