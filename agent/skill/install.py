@@ -14,11 +14,10 @@ from agent.skill.agents import AGENTS, Agent
 from agent.skill.members import Unfit
 from agent.skill.parts import Part
 from agent.system.files import read_bounded, reason, write_whole
-from agent.system.invocation import NAME, program
+from agent.system.invocation import NAME, program, typed
 from agent.system.names import is_gits
 
 LARGEST_FILE = 2**20
-_BY_HAND = "fix the file or move it, then run the same command again; or write the part by hand (see docs/skill.md)"
 Action = Literal["create", "change", "delete", "none"]
 
 
@@ -57,9 +56,10 @@ def plan(folder: Path, parts: Sequence[Part], *, remove: bool = False) -> list[C
         try:
             after = before if remove and before is None else part.take(before or "") if remove else part.put(before)
         except Unfit as fault:
+            by_hand = "remove the part by hand" if remove else f"add by hand what `{typed('skill')} NAME` prints"
             raise PreconditionError(
                 f"{part.path} {fault}",
-                hint="fix the file or remove the part by hand" if remove else _BY_HAND,
+                hint=f"fix the file and run the same command again, or {by_hand}",
             ) from None
         found.append(Change(part, file, before, after))
     return found

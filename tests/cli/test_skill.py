@@ -62,6 +62,18 @@ def test_single_text_is_all_that_is_printed(quick: Path, cli: Cli) -> None:
     assert git(quick, "status", "--porcelain") == ""
 
 
+def test_part_is_printed_for_a_file_that_cannot_take_it(quick: Path, cli: Cli) -> None:
+    (quick / ".mcp.json").write_text("{\n  // mine\n}")
+    done = cli(quick, "skill", "claude", "--mcp")
+    assert done.returncode == 0, done.stderr
+    assert '"mcpServers": {' in done.stdout
+    assert "note: --install would refuse: .mcp.json has comments: " in done.stderr
+    done = cli(quick, "skill", "claude", "--mcp", "--install", "--yes")
+    assert done.returncode == 3
+    assert "or add by hand what `autoresearch skill NAME` prints" in done.stderr
+    assert not (quick / GUIDE).exists()
+
+
 def test_install_needs_yes_without_a_terminal(quick: Path, cli: Cli) -> None:
     for flag in ("--install", "--remove"):
         if flag == "--remove":

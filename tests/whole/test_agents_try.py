@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 CRASHES = ("loss = 1.0", "raise ValueError('no')\nloss = 1.0")
 CYCLES = ((BETTER, "a larger rate"), (WORSE, "a smaller depth"), (CRASHES, "an error"))
+DETACHED = "a smaller depth"  # measured in the background: the agent's shell may kill what a command leaves running
 STATUSES = ["keep", "discard", "crash"]
 
 
@@ -47,7 +48,12 @@ def by_shell(agent: RealAgent, file: Path, seen: list[dict[str, Any]]) -> Script
     yield from agent.shell("autoresearch status")
     for (old, new), why in CYCLES:
         yield from agent.edit(file, old, new)
-        seen.append(data_in((yield from agent.shell(f"autoresearch try -m '{why}' --json"))))
+        if why == DETACHED:
+            started = data_in((yield from agent.shell(f"autoresearch try --detach -m '{why}' --json")))
+            assert started["verdict"] is None
+            seen.append(data_in((yield from agent.shell("autoresearch wait --timeout 100 --json"))))
+        else:
+            seen.append(data_in((yield from agent.shell(f"autoresearch try -m '{why}' --json"))))
 
 
 def over_mcp(agent: RealAgent, file: Path, seen: list[dict[str, Any]]) -> Script:

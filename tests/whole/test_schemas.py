@@ -141,6 +141,7 @@ def failing(folder: Path, seen: Seen) -> None:
         seen.json(command.split()[0], folder, *command.split())
     (folder / "AGENTS.md").write_text("<!-- autoresearch end -->")
     seen.json("skill", folder, "skill", "codex")
+    seen.json("skill", folder, "skill", "codex", "--install", "--yes")
     (folder / "train.py").write_text(f"{RATE}\nraise ValueError('no')\n")
     commit_all(folder, "broken")
     seen.json("baseline", folder, "baseline", "--sandbox", "off")

@@ -13,7 +13,7 @@ from agent.cli import completion
 from agent.cli.command import answer, command
 from agent.cli.options import Json
 from agent.cli.program import PREPARE, Options
-from agent.errors import UsageError
+from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.system.invocation import typed
 
@@ -81,11 +81,16 @@ def skill(
 
 def _print(folder: Path, agent: Agent, mcp: bool | None, *, as_json: bool) -> int:
     """Print what `--install` would write. The text of a single file is all that is on stdout."""
-    from agent.skill.install import describe, plan
+    from agent.skill.install import Change, describe, plan
     from agent.system.invocation import program
 
-    parts = agent.parts(program(folder), mcp=_with_mcp(mcp))
-    changes, notes = plan(folder, parts), _missing_extra(mcp)
+    changes, notes = [], _missing_extra(mcp)
+    for part in agent.parts(program(folder), mcp=_with_mcp(mcp)):
+        try:
+            changes += plan(folder, [part])
+        except PreconditionError as error:
+            changes.append(Change(part, folder / part.path, None, None))
+            notes.append(f"--install would refuse: {error}")
     if not as_json:
         _tell([_line(each) for each in changes], notes, "would ")
     lines = [each.part.shown().rstrip("\n") for each in changes]
