@@ -70,6 +70,9 @@ def apply(folder: Path, changes: Sequence[Change]) -> None:
     for each in changes:
         if each.action == "none":
             continue
+        if each.after is None and (folder / each.part.path).is_symlink():
+            write_whole(each.file, "")  # without the file, the user's link would lead to nothing
+            continue
         if each.after is None:
             each.file.unlink()
             _remove_empty(each.file.parent, folder.resolve())

@@ -141,6 +141,10 @@ def test_links_are_followed_inside_the_workspace_only(tmp_path: Path) -> None:
     assert "autoresearch try" in (folder / "CLAUDE.md").read_text()
     remove(folder, codex)
     assert (folder / "CLAUDE.md").read_text() == NOTES
+    (folder / "CLAUDE.md").write_text("")
+    install(folder, codex)
+    remove(folder, codex)
+    assert (folder / "CLAUDE.md").read_text() == ""
     (tmp_path / "outside").mkdir()
     for path, target in ((".codex", "../outside"), (".codex", ".git"), ("AGENTS.md", "../outside/new.md")):
         (folder / path).unlink(missing_ok=True)
