@@ -10,7 +10,7 @@ The implementation is in harness/, which no candidate may change either:
     scoring                  the metric, and the check that a model does not look at later tokens
     dataset, downloads       documents from each source
     snapshot, holdout        the snapshots built from them, and documents that nothing is chosen by
-    blas, workers            fast matrix products on a Linux CPU, and a process for each of its cores
+    blas, workers, pages     on a Linux CPU: fast matrix products, a process for each core, memory that stays
     device                   memory and speed of the device
 
 All data is stored under CACHE_DIR (docs/data.md):
@@ -36,12 +36,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from harness import blas, handover, loader, scoring, settings
+from harness import blas, handover, loader, pages, scoring, settings
 from harness.loader import TooFewTokens, make_dataloader, pack_rows, training_tokens, validation_rows
 from harness.prepared import Snapshot, current_snapshot
 from harness.settings import CACHE_DIR, PROFILES, Profile
 from harness.tokenizer import BOS, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
+pages.keep()
 blas.load()  # must precede the import of MLX, which otherwise binds its own slow BLAS
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402

@@ -167,18 +167,6 @@ class Embedding(nn.Module):
         return self.weight[mx.stop_gradient(tokens)].astype(DTYPE)
 
 
-@mx.custom_function
-def exp(x: mx.array) -> mx.array:
-    """Return e**x, infinity for x above 88. Used on a CPU, where numpy takes a fifth of MLX's time."""
-    with np.errstate(over="ignore"):
-        return mx.array(np.exp(np.asarray(x)))
-
-
-@exp.vjp
-def exp_vjp(_: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-    return cotangent * output
-
-
 def attention_mask(length: int, window: int) -> mx.array | str:
     """Return an additive (T, T) mask, or "causal": a position attends to itself and the `window` - 1 before it."""
     if window >= length:
@@ -187,24 +175,74 @@ def attention_mask(length: int, window: int) -> mx.array | str:
     return mx.where((distance >= 0) & (distance < window), 0.0, -math.inf).astype(DTYPE)
 
 
+@functools.cache
+def attention_blocks(length: int, window: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """Return blocks of queries, the keys that they see, and 1 where a query sees a key, else 0.
+
+    Blocks of queries need no products with the keys after them, which saves a quarter of the work.
+    """
+    blocks, step = [], -(-length // ATTENTION_BLOCKS)
+    for begin in range(0, length, step):
+        end, first = min(begin + step, length), max(0, begin - window + 1)
+        distance = np.arange(begin, end)[:, None] - np.arange(first, end)
+        blocks.append(
+            (slice(begin, end), slice(first, end), ((distance >= 0) & (distance < window)).astype(np.float32))
+        )
+    return blocks
+
+
+@functools.cache
+def attention_on_a_cpu(window: int) -> Callable[[mx.array, mx.array, mx.array], mx.array]:
+    """Return an attention that NumPy computes in few buffers: 22 ms with its gradients, MLX's operations take 27."""
+    scale = SHARPNESS * HEAD_DIM**-0.5
+
+    @mx.custom_function
+    def attention(*arrays: mx.array) -> tuple[mx.array, ...]:
+        q, k, v = map(np.asarray, arrays)
+        output, weights = np.empty_like(q), []
+        for rows, keys, seen in attention_blocks(q.shape[2], window):
+            shares = scale * q[:, :, rows] @ k[:, :, keys].swapaxes(-1, -2)
+            # Scores of normalized vectors are at most SHARPNESS * HEAD_DIM**0.5, so the softmax needs no shift.
+            shares = np.exp(shares, out=shares)
+            shares *= seen
+            shares /= shares.sum(axis=-1, keepdims=True)
+            output[:, :, rows] = shares @ v[:, :, keys]
+            weights.append(mx.array(shares))
+        return mx.array(output), *weights
+
+    @attention.vjp
+    def gradients(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array, mx.array]:
+        q, k, v = map(np.asarray, primals)
+        along, (output, *weights) = np.asarray(cotangents[0]), map(np.asarray, outputs)
+        means = (along * output).sum(axis=-1, keepdims=True)
+        of_q, of_k, of_v = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+        for (rows, keys, _), shares in zip(attention_blocks(q.shape[2], window), weights, strict=True):
+            of_v[:, :, keys] += shares.swapaxes(-1, -2) @ along[:, :, rows]
+            of_scores = along[:, :, rows] @ v[:, :, keys].swapaxes(-1, -2)
+            of_scores -= means[:, :, rows]
+            of_scores *= shares
+            of_scores *= scale
+            of_q[:, :, rows] = of_scores @ k[:, :, keys]
+            of_k[:, :, keys] += of_scores.swapaxes(-1, -2) @ q[:, :, rows]
+        return mx.array(of_q), mx.array(of_k), mx.array(of_v)
+
+    def first(*arrays: mx.array) -> mx.array:
+        outputs: Any = attention(*arrays)
+        result: mx.array = outputs[0]
+        return result
+
+    return first
+
+
 def attend(q: mx.array, k: mx.array, v: mx.array, window: int, training: bool) -> mx.array:
     """Return softmax attention of normalized queries and keys; all (B, heads, T, HEAD_DIM).
 
     Outside training it uses MLX only, so that the evaluation can trace it.
     """
-    scale, length = SHARPNESS * HEAD_DIM**-0.5, q.shape[2]
-    if not ON_CPU or not training:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=attention_mask(length, window))
-    # Blocks of queries need no products with the keys after them, which saves a quarter of the work.
-    outputs, step = [], -(-length // ATTENTION_BLOCKS)
-    for begin in range(0, length, step):
-        end, first = min(begin + step, length), max(0, begin - window + 1)
-        distance = mx.arange(begin, end)[:, None] - mx.arange(first, end)
-        # Scores of normalized vectors are at most SHARPNESS * HEAD_DIM**0.5, so the softmax needs no shift.
-        shares: Any = exp((q[:, :, begin:end] * scale) @ k[:, :, first:end].swapaxes(-1, -2))
-        weights = mx.where((distance >= 0) & (distance < window), shares, 0.0)
-        outputs.append((weights @ v[:, :, first:end]) / weights.sum(axis=-1, keepdims=True))
-    return mx.concatenate(outputs, axis=2)
+    if ON_CPU and training:
+        return attention_on_a_cpu(window)(q, k, v)
+    scale = SHARPNESS * HEAD_DIM**-0.5
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=attention_mask(q.shape[2], window))
 
 
 class Attention(nn.Module):
