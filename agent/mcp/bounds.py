@@ -17,7 +17,7 @@ LONGEST_KEY = 200
 
 
 def bounded(value: Any) -> Any:
-    """Return plain data of at most LONGEST_ANSWER characters as JSON, without control characters.
+    """Return plain data of at most LONGEST_ANSWER characters as indented JSON, without control characters.
 
     Long texts, lists and objects are cut, with a note in place of the rest. If the whole is still too long, they are
     cut shorter.
@@ -28,7 +28,7 @@ def bounded(value: Any) -> Any:
     longest, most = LONGEST_TEXT, MOST_ITEMS
     while True:
         found = _cut_parts(value, longest, most)
-        if len(json.dumps(found)) <= LONGEST_ANSWER:
+        if len(json.dumps(found, indent=2)) <= LONGEST_ANSWER:  # the SDK's own layout
             return found
         if longest <= SHORTEST_TEXT and most <= FEWEST_ITEMS:
             raise AutoresearchError("the answer is too long to send", hint="read it with the command line")

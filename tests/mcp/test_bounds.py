@@ -25,7 +25,7 @@ pytestmark = pytest.mark.quick
     ],
 )
 def test_long_answers_are_cut(value: Any) -> None:
-    text = json.dumps(bounded(value))
+    text = json.dumps(bounded(value), indent=2)
     assert len(text) <= LONGEST_ANSWER
     assert "\\u001b" not in text
 
