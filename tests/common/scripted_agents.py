@@ -160,12 +160,26 @@ class ChatModel(ScriptedModel):
         yield "[DONE]"
 
 
+class GeminiModel(ScriptedModel):
+    """Generate content: https://ai.google.dev/api/generate-content."""
+
+    def found(self, body: Body) -> list[str]:
+        parts = [part for content in body["contents"] for part in content["parts"]]
+        return [text_of(part["functionResponse"]["response"]) for part in parts if "functionResponse" in part]
+
+    def events(self, number: int, call: Call | None) -> Iterator[Any]:
+        part: Body = {"text": DONE} if call is None else {"functionCall": {"name": call.tool, "args": call.arguments}}
+        answer = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}
+        usage = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
+        yield {"candidates": [answer], "usageMetadata": usage, "responseId": f"answer_{number}"}
+
+
 def text_of(content: Any) -> str:
     """Return the text of a tool's result: a text, or a list of blocks."""
     if isinstance(content, list):
         return "\n".join(text_of(each) for each in content)
     if isinstance(content, dict):
-        return str(content.get("text") or json.dumps(content))
+        return str(content.get("text") or content.get("output") or json.dumps(content))
     return str(content)
 
 
@@ -330,8 +344,35 @@ class OpenCode(RealAgent):
         return (yield Call(f"autoresearch_{tool}", arguments))
 
 
+class Gemini(RealAgent):
+    name, package, model = "gemini", "@google/gemini-cli@0.61.0", GeminiModel
+
+    def set_up(self, home: Path, _folder: Path, url: str, _mcp: bool, /) -> tuple[list[str], dict[str, str]]:
+        (home / ".gemini").mkdir()
+        settings = {"security": {"auth": {"selectedType": "gemini-api-key"}}}
+        (home / ".gemini" / "settings.json").write_text(json.dumps(settings))
+        # Without a terminal, it offers no tool that needs an approval in another mode.
+        arguments = ["--approval-mode", "yolo", "-m", "gemini-2.5-flash", "-p", PROMPT]
+        trust = {"GEMINI_CLI_TRUST_WORKSPACE": "true"}
+        return arguments, {"GEMINI_API_KEY": "scripted", "GOOGLE_GEMINI_BASE_URL": url, **trust}
+
+    def read_guide(self, _folder: Path, /) -> Iterator[Call]:
+        yield from ()  # GEMINI.md is in each prompt
+
+    def edit(self, file: Path, old: str, new: str) -> Iterator[Call]:
+        yield Call("read_file", {"file_path": str(file)})
+        arguments = {"file_path": str(file), "old_string": old, "new_string": new, "instruction": "Change the recipe."}
+        yield Call("replace", arguments)
+
+    def shell(self, command: str) -> Generator[Call, str, str]:
+        return (yield Call("run_shell_command", {"command": command, "description": "Measure the edit"}))
+
+    def mcp(self, tool: str, arguments: dict[str, Any]) -> Generator[Call, str, str]:
+        return (yield Call(f"mcp_autoresearch_{tool}", arguments))
+
+
 PROMPT = "Improve the metric with autoresearch: three experiments."
-REAL_AGENTS: tuple[RealAgent, ...] = (Claude(), Codex(), OpenCode())
+REAL_AGENTS: tuple[RealAgent, ...] = (Claude(), Codex(), Gemini(), OpenCode())
 
 
 def transcript(model: ScriptedModel) -> str:

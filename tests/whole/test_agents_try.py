@@ -1,6 +1,6 @@
 """Real coding agents research in a workspace: three cycles of `try` each, by shell and over MCP.
 
-uv run pytest tests/whole/test_agents_try.py -m slow -n 1      six sessions, minutes; downloads the agents from npm
+uv run pytest tests/whole/test_agents_try.py -m slow -n 1      eight sessions, minutes; downloads the agents from npm
 
 Set TRANSCRIPTS to a folder to keep what each agent sent to the model.
 """
