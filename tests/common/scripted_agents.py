@@ -310,7 +310,10 @@ class Codex(RealAgent):
         return output
 
     def mcp(self, tool: str, arguments: dict[str, Any]) -> Generator[Call, str, str]:
-        return (yield Call(tool, arguments, "mcp__autoresearch"))
+        # It asks the model before the server has started: a real model would take longer than that.
+        while (said := (yield Call(tool, arguments, "mcp__autoresearch"))).startswith("unsupported call"):
+            yield Call("exec_command", {"cmd": "sleep 1"})
+        return said
 
 
 class OpenCode(RealAgent):
@@ -368,7 +371,9 @@ class Gemini(RealAgent):
         return (yield Call("run_shell_command", {"command": command, "description": "Measure the edit"}))
 
     def mcp(self, tool: str, arguments: dict[str, Any]) -> Generator[Call, str, str]:
-        return (yield Call(f"mcp_autoresearch_{tool}", arguments))
+        while f'"mcp_autoresearch_{tool}\\" not found' in (said := (yield Call(f"mcp_autoresearch_{tool}", arguments))):
+            yield Call("run_shell_command", {"command": "sleep 1"})  # as for Codex
+        return said
 
 
 PROMPT = "Improve the metric with autoresearch: three experiments."
