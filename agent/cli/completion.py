@@ -47,6 +47,12 @@ def agents(incomplete: str) -> Offers:
     return [(name, "") for name in PRESETS if name.startswith(incomplete)]
 
 
+def taught(incomplete: str) -> Offers:
+    from agent.skill.agents import AGENTS
+
+    return [(each.name, each.title) for each in AGENTS if each.name.startswith(incomplete)]
+
+
 def proposers(incomplete: str) -> Offers:
     return [(name, "") for name in ("search", "llm", "command", "hybrid") if name.startswith(incomplete)]
 

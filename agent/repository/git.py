@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.paths import NOT_TRUSTED, not_trusted
+from agent.system.invocation import typed
 
 # The user's hooks are for the user's commits; a hook that fails or prompts at night would end the session. Patches and
 # messages must be parseable, whatever display settings the user has configured.
@@ -112,6 +113,15 @@ class Git:
             return self.run("config", "--get", key)
         except AutoresearchError:
             return ""
+
+    def require_writable(self) -> None:
+        """Raise PreconditionError if the user, or a sandbox around this program, may not write to the repository."""
+        if not os.access(self.folder, os.W_OK):
+            raise PreconditionError(
+                f"{self.folder} is read-only, so no candidate can be committed",
+                hint=f"in the sandbox of a coding agent, use the tools of `{typed('mcp')}`, which `{typed('skill')}` "
+                "sets up, or allow this command to run outside of the sandbox",
+            )
 
     def _configured_user(self) -> dict[str, str]:
         """Return `name` and `email` as the user has configured them, without those that are missing."""

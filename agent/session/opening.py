@@ -35,6 +35,7 @@ def open_runner(
     protocol = load_protocol(folder)
     require_runnable(protocol)
     workspace = Workspace(folder, protocol)
+    workspace.git.require_writable()
     require_own_state(workspace.folder)
     ends = None if limits is None else noted(limits.within(protocol), time.time())
     confined = choose_sandbox(sandbox, protocol.environment.constraints)

@@ -512,3 +512,16 @@ def test_try_killed_before_its_session_began_goes_on(quick: Path, program: Cli) 
     data = result(program(quick, "try", "--json"))
     assert (data["number"], data["description"], data["verdict"]["status"]) == (1, "mine", "keep")
     assert git(quick, "rev-parse", "refs/autoresearch/try/1") == data["commit"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; tests/whole/test_agents_try.py has a sandbox")
+def test_read_only_repository_is_explained(quick: Path, cli: Cli) -> None:
+    edit(quick, *BETTER)
+    (quick / ".git").chmod(0o500)
+    try:
+        done = cli(quick, "try")
+    finally:
+        (quick / ".git").chmod(0o700)
+    assert done.returncode == 3
+    assert f"error: {quick / '.git'} is read-only, so no candidate can be committed" in done.stderr
+    assert BETTER[1] in (quick / "train.py").read_text()

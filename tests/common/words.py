@@ -39,7 +39,7 @@ WRONG = {
     re.compile(rf"\b(?:{pattern})(?![\w-])".replace(" ", r"[\s#>]+"), re.IGNORECASE): word
     for pattern, word in INSTEAD.items()
 }
-PAGES = ("*.md", "docs/*.md", ".github/**/*.md", ".github/**/*.yml", "examples/**/*.md")
+PAGES = ("*.md", "docs/*.md", ".github/**/*.md", ".github/**/*.yml", "examples/**/*.md", "agent/**/*.md")
 SOURCES = ("agent/**/*.py", "harness/**/*.py", "benchmarks/**/*.py", "prepare.py", "train.py")
 # The page that defines the glossary.
 LEFT_OUT = {"docs/style.md"}

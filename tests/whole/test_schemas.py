@@ -98,8 +98,10 @@ def ordinary(folder: Path, seen: Seen) -> None:
     make_quick(folder)
     seen.json("baseline", folder, "baseline", "--sandbox", "off")
     seen.lines("run", run(folder, "--max-experiments", "4", "--json", "--report").stdout)
-    for command in ("status", "sessions", "report", "diff", "log", "doctor"):
+    for command in ("status", "sessions", "report", "diff", "log", "doctor", "skill"):
         seen.json(command, folder, command)
+    for flags in (["--mcp"], ["--install", "--yes"], ["--remove", "--yes"]):
+        seen.json("skill", folder, "skill", "claude", *flags)
     for which in ("baseline", "best", "3"):
         seen.json("show", folder, "show", which)
     seen.json("diff", folder, "diff", "2")
@@ -137,6 +139,9 @@ def failing(folder: Path, seen: Seen) -> None:
     commands = ("status", "show 3", "diff", "log", "sessions", "report", "confirm", "ablate", "try", "wait", "adopt")
     for command in commands:
         seen.json(command.split()[0], folder, *command.split())
+    (folder / "AGENTS.md").write_text("<!-- autoresearch end -->")
+    seen.json("skill", folder, "skill", "codex")
+    seen.json("skill", folder, "skill", "codex", "--install", "--yes")
     (folder / "train.py").write_text(f"{RATE}\nraise ValueError('no')\n")
     commit_all(folder, "broken")
     seen.json("baseline", folder, "baseline", "--sandbox", "off")

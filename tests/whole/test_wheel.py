@@ -56,6 +56,7 @@ def test_installed_program_works_in_any_repository(installed: Path, tmp_path: Pa
     assert "then: autoresearch run --tag first" in done(folder, program, "init", **env).stdout
     git(folder, "add", "protocol.json")
     git(folder, "commit", "--quiet", "-m", "protocol")
+    assert "## One cycle" in done(folder, program, "skill", "claude", "--no-mcp", **env).stdout
     checks = json.loads(done(folder, program, "doctor", "--json", **env).stdout)["data"]["checks"]
     assert not [check for check in checks if check["status"] == "broken"]
     done(folder, program, "run", "--tag", "first", "--max-experiments", "1", "--report", **env)

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from agent.format import one_line
 from agent.proposers.base import Context, Unavailable
 from agent.room.variables import SECRET
+from agent.skill.install import strip
 from agent.source.encoding import decoded, encoded
 from agent.system.files import Unusable, open_plain, read_bounded, write_whole
 from agent.system.names import fault_of_path, linked_part
@@ -92,6 +93,7 @@ def make_worktree(context: Context, top: Path, draft: Mapping[str, str]) -> Work
         Unavailable: git cannot create the repository.
     """
     workspace = context.workspace.export(top.resolve())
+    strip(workspace)  # its guide is for agents in the user's checkout
     _place(workspace, context.files)
     top = top.resolve()
     _commit(top)

@@ -1,0 +1,1 @@
+"""`skill`: the files that tell coding agents how to research in a workspace."""
