@@ -236,8 +236,9 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         Shown(tree, top, "rw"),
     ]
     leads: list[Path] = []
+    checkout = furniture.untracked.source or top
     for name in furniture.untracked.names:
-        shown += _share(sandbox, (furniture.untracked.source or top) / name, tree / name, top / name, leads)
+        shown += _share(sandbox, checkout, name, tree / name, top / name, leads)
     for name, content in furniture.cache.items():
         target = base / "cache" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -284,25 +285,30 @@ def _environment(room: Room, furniture: Furniture) -> dict[str, str]:
     return {**seen, **own, **furniture.variables}
 
 
-def _share(sandbox: Sandbox, source: Path, target: Path, inside: Path, leads: list[Path]) -> list[Shown]:
+def _share(sandbox: Sandbox, checkout: Path, name: str, target: Path, inside: Path, leads: list[Path]) -> list[Shown]:
     """Add one untracked file or folder to the copy.
 
     Args:
-        source: in the user's checkout.
+        checkout: of the user.
+        name: of the file, relative to `checkout`.
         target: in the copy on this machine.
         inside: as the command sees it.
-        leads: receives the target of `source` if it is a link.
+        leads: receives the target of the file if it is a link.
 
     Returns:
         The mounts that it needs; none if it was copied or linked.
     """
+    source = checkout / name
     with contextlib.suppress(OSError):
         target.rmdir()  # a submodule is an empty folder in the copy
     if os.path.lexists(target) or not os.path.lexists(source):
         return []
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_symlink():
-        target.symlink_to(source.readlink())
+        link = source.readlink()
+        # The copy may be elsewhere, from where a relative link out of the checkout would lead to another place.
+        within = Path(os.path.normpath(source.parent / link)).is_relative_to(checkout)
+        target.symlink_to(link if within else source.resolve())
         leads.append(source.resolve())
         return []
     if not (source.is_dir() or source.is_file()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -381,10 +382,24 @@ def test_claims_are_not_lent(workspace: Workspace, tmp_path: Path) -> None:
 
 def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace, tmp_path: Path) -> None:
     (workspace.top / "texts").symlink_to(tmp_path / "outside")
+    (workspace.top / "relative").symlink_to(os.path.relpath(tmp_path / "outside", workspace.top))
+    (workspace.top / "inner").symlink_to("data/text.txt")
+    look = "cat texts/old.txt relative/old.txt inner && ! touch texts/new.txt && ! touch relative/new.txt"
     for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
         with opened(way, workspace) as place:
-            assert run(place, "cat texts/old.txt && ! touch texts/new.txt", tmp_path / "log").returncode == 0
+            assert run(place, look, tmp_path / "log").returncode == 0, (tmp_path / "log").read_text()
     assert not (tmp_path / "outside" / "new.txt").exists()
+
+
+def test_links_are_followed_from_a_clone_elsewhere(workspace: Workspace, tmp_path: Path) -> None:
+    (workspace.top / "relative").symlink_to(os.path.relpath(tmp_path / "outside", workspace.top))
+    found = dataclasses.replace(untracked_files(workspace), source=workspace.top)
+    clone = workspace.clone(tmp_path / "deep" / "down" / "clone")
+    for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
+        box = Sandbox(way, network=True, hide=True)
+        with room.opened(box, clone, clone.head, Furniture(command=sys.executable, untracked=found)) as place:
+            done = run(place, "cat relative/old.txt", tmp_path / "log")
+            assert done.returncode == 0, (tmp_path / "log").read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
