@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from agent.session.context import known_constants
 from agent.session.opening import open_runner, prepared
 from agent.session.signals import Interrupts
 from agent.system.files import remove_tree, write_whole
+from agent.system.invocation import version
 
 CLAIMS = "claims"  # below the state folder: logs of verifications
 
@@ -171,7 +171,7 @@ def _attestation(evidence: Evidence, found: Found, about: dict[str, Any], runner
     return Attestation(
         version=1,
         claim=evidence.digest,
-        program=metadata.version("autoresearch"),
+        program=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=found.verdict,
         why=None if found.why is None else one_line(found.why)[:1000],

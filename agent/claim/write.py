@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ from agent.repository.bundle import write_bundle
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.system.files import read_bounded, read_end, remove_tree, write_whole
-from agent.system.invocation import here, typed
+from agent.system.invocation import here, typed, version
 
 MB = 2**20
 Runs = Mapping[str, Sequence[Run]]
@@ -177,7 +176,7 @@ def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[st
     return Claim(
         schema_="claim.schema.json",
         version=1,
-        program=metadata.version("autoresearch"),
+        program=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         tag=session["tag"],
         metric=protocol.metric.name,

@@ -47,9 +47,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib import metadata
+        from agent.system.invocation import version
 
-        print(f"autoresearch {metadata.version('autoresearch')}")
+        print(f"autoresearch {version()}")
         raise typer.Exit
 
 

@@ -28,7 +28,7 @@ from agent.execution.gpu_fault import described, fault_of_evaluator
 from agent.execution.kill import end_all
 from agent.repository.harness import EVALUATORS, HANDED_OVER
 from agent.repository.workspace import Workspace
-from agent.room.places import places
+from agent.room.places import KERNELS_VARIABLE, places
 from agent.room.sandbox import Layout, Sandbox, Shown
 from agent.system.files import read_bounded, write_whole
 
@@ -160,6 +160,7 @@ def _closed(
         "TMPDIR": str(base / "evaluator"),
         "AUTORESEARCH_CACHE": str(harness.snapshot.parent.parent),
         SNAPSHOT_VARIABLE: harness.snapshot.name,
+        **{name: os.environ[name] for name in (KERNELS_VARIABLE,) if name in os.environ},
         **variables,
     }
     sandbox = place.sandbox

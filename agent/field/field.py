@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from agent.session import faults
 from agent.session.context import known_constants
 from agent.session.opening import open_runner, prepared
 from agent.source.constants import constants
-from agent.system.invocation import typed
+from agent.system.invocation import typed, version
 
 VERSION = 1
 SIZE = "DEPTH"  # the constant that sets the size of the model
@@ -116,7 +115,7 @@ class Field:
         self._left_out: list[str] = []
         self.data: dict[str, Any] = {
             "version": VERSION,
-            "program": metadata.version("autoresearch"),
+            "program": version(),
             "minutes": minutes,
             "seconds": 0.0,
             "stopped": None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -30,6 +29,7 @@ from agent.report.status import request_stop
 from agent.repository.workspace import Workspace
 from agent.session.context import LARGEST_PROGRAM, PROGRAM
 from agent.system.files import read_text
+from agent.system.invocation import version
 from agent.views.status import session_status
 
 LONGEST_WAIT = 45.0  # seconds: the shortest time limit of the clients in docs/mcp.md is 60
@@ -58,9 +58,7 @@ def serve(folder: Path) -> None:
 
 
 def make_server(folder: Path) -> Server:
-    server = Server(
-        "autoresearch", instructions=INSTRUCTIONS, version=metadata.version("autoresearch"), log_level="CRITICAL"
-    )
+    server = Server("autoresearch", instructions=INSTRUCTIONS, version=version(), log_level="CRITICAL")
     _add_measuring(server, folder)
     _add_reading(server, folder)
     _add_resources(server, folder)

@@ -15,6 +15,8 @@ from pathlib import Path
 from agent.journal.paths import home_folder
 
 READ_VARIABLE = "AUTORESEARCH_READ"
+# Where MLX keeps the kernels that it compiled for a CUDA GPU. Shown to be read only: a run could plant others.
+KERNELS_VARIABLE = "MLX_PTX_CACHE_DIR"
 
 SYSTEM = {
     "linux": ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/sys"),
@@ -119,6 +121,7 @@ def places(
     """Return the paths of the machine that a run of `command` in `workspace` sees besides its own files.
 
     AUTORESEARCH_READ lists further folders in the format of PATH, for data that no link in the workspace leads to.
+    MLX_PTX_CACHE_DIR is shown as well, if it is set.
 
     Args:
         more: further paths to show.
@@ -126,7 +129,8 @@ def places(
         installing: whether to show the settings of package indexes.
     """
     wanted = [*map(Path, SYSTEM[sys.platform]), *_tools(home_folder()), *_programs(workspace, command), *more]
-    wanted += [Path(each).expanduser() for each in os.environ.get(READ_VARIABLE, "").split(os.pathsep) if each]
+    named = [*os.environ.get(READ_VARIABLE, "").split(os.pathsep), os.environ.get(KERNELS_VARIABLE, "")]
+    wanted += [Path(each).expanduser() for each in named if each]
     read = _outermost(each for each in wanted if each.exists())
     of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
     secret = [*map(Path, of_system), *(home_folder() / each for each in SECRET_OF_TOOLS), *hidden]

@@ -35,6 +35,16 @@ def typed(arguments: str) -> str:
     return f"{program()}{where} {arguments}"
 
 
+def version() -> str:
+    """Return the version of this program, "unknown" if it runs from a folder in which nothing was installed."""
+    from importlib import metadata  # slow to import
+
+    try:
+        return metadata.version(NAME)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def program(folder: Path | None = None) -> str:
     """Return the command that starts this program in `folder`.
 

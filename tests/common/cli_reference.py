@@ -53,6 +53,7 @@ VARIABLES = {
     "ANTHROPIC_BASE_URL": ("--model", "Address to use for `anthropic:NAME`."),
     "OPENAI_API_KEY": ("--model", "API key for `openai:NAME`."),
     "OPENAI_BASE_URL": ("--model", "Address to use for `openai:NAME`."),
+    "MLX_PTX_CACHE_DIR": ("runs", "Folder of compiled kernels for CUDA, which runs and the evaluator read."),
     "NO_COLOR": ("output", "Any value turns colors off."),
 }
 # What reads as code: flags, variables, and names of files.

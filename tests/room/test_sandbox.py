@@ -391,6 +391,20 @@ def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace,
     assert not (tmp_path / "outside" / "new.txt").exists()
 
 
+def test_compiled_kernels_are_read_and_never_written(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = tmp_path / "kernels"
+    kernels.mkdir()
+    (kernels / "add.ptx").write_text("kept")
+    monkeypatch.setenv("MLX_PTX_CACHE_DIR", str(kernels))
+    look = 'cat "$MLX_PTX_CACHE_DIR/add.ptx" && ! touch "$MLX_PTX_CACHE_DIR/planted.ptx"'
+    for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
+        with opened(way, workspace) as place:
+            assert run(place, look, tmp_path / "log").returncode == 0, (tmp_path / "log").read_text()
+    assert [path.name for path in kernels.iterdir()] == ["add.ptx"]
+
+
 def test_links_are_followed_from_a_clone_elsewhere(workspace: Workspace, tmp_path: Path) -> None:
     (workspace.top / "relative").symlink_to(os.path.relpath(tmp_path / "outside", workspace.top))
     found = dataclasses.replace(untracked_files(workspace), source=workspace.top)

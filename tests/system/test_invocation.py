@@ -103,3 +103,12 @@ def test_the_reports_commands_and_doctors_remedies_follow(project: Path, quick: 
         commands = [each["command"] for each in json.loads(shown.stdout)["data"]["sessions"][0]["commands"]]
         assert commands[-1] == f"{begin} run --tag t"
     assert invocation.program(project) == "autoresearch"
+
+
+def test_version_is_unknown_where_nothing_is_installed() -> None:
+    """Without the environment's packages, as in a folder that was only copied."""
+    look = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from agent.system.invocation import version; print(version())"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "unknown\n"
