@@ -109,6 +109,7 @@ def test_section_is_replaced_where_it_stands(tmp_path: Path) -> None:
         ("claude", ".mcp.json", '{"mcpServers": {}} // mine', "is not valid JSON"),
         ("opencode", "opencode.json", '{\n  // mine\n  "model": "m"\n}', "has comments"),
         ("codex", ".codex/config.toml", "model = ", "is not valid TOML"),
+        ("codex", ".codex/config.toml", f"a = {'9' * 5000}", "is not valid TOML"),
         ("codex", ".codex/config.toml", '[mcp_servers.autoresearch]\ncommand = "x"\n', "has a table"),
         ("codex", ".codex/config.toml", "mcp_servers = {}\n", "cannot have the table"),
         ("codex", "AGENTS.md", "<!-- autoresearch end -->\n", "needs one line"),
