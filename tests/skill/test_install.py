@@ -132,6 +132,17 @@ def test_unfit_file_is_refused_and_nothing_is_written(
     assert states(tmp_path, agent)[index] in ("unreadable", "missing")
 
 
+def test_file_that_changed_since_the_question_is_kept(tmp_path: Path) -> None:
+    agents, codex = tmp_path / "AGENTS.md", find_agent("codex")
+    agents.write_text(NOTES)
+    changes = plan(tmp_path, codex.parts("autoresearch"))
+    agents.write_text("newer")
+    with pytest.raises(AutoresearchError, match="has changed in the meantime"):
+        apply(tmp_path, changes)
+    assert agents.read_text() == "newer"
+    assert [*tmp_path.iterdir()] == [agents]
+
+
 def test_links_are_followed_inside_the_workspace_only(tmp_path: Path) -> None:
     folder, codex = tmp_path / "workspace", find_agent("codex")
     folder.mkdir()
