@@ -47,7 +47,7 @@ def format_of(out: Path | None, form: Format | None) -> Format:
 
 
 def write(out: Path, parts: Iterator[bytes]) -> None:
-    """Write a file atomically.
+    """Write a file atomically. A pipe or a device, such as /dev/stdout, is written to and not replaced.
 
     Raises:
         UsageError: its folder does not exist, or it is a folder.
@@ -56,7 +56,17 @@ def write(out: Path, parts: Iterator[bytes]) -> None:
         raise UsageError(f"--out needs a file, and {out} is a folder", hint="name a file in it")
     if not out.parent.is_dir():
         raise UsageError(f"folder {out.parent} not found", hint="create it, or choose another with --out")
+    if _is_special(out):
+        with out.open("wb") as file:
+            file.writelines(parts)
+        return
     write_whole(out, b"".join(parts))
+
+
+def _is_special(out: Path) -> bool:
+    """Return whether a path names a pipe or a device, or is in /dev, where a replaced entry breaks the machine."""
+    in_system = any(out.parent.resolve().is_relative_to(folder) for folder in ("/dev", "/proc"))
+    return out.exists() and (in_system or not out.is_file())
 
 
 def send(to: str, folder: Path, tags: Sequence[str], of: Of, out: Path | None) -> list[str]:

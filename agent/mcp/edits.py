@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent.errors import AutoresearchError, PreconditionError, UsageError
+from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
@@ -59,7 +59,7 @@ def written(folder: Path, tag: str | None, files: Mapping[str, str], blocks: str
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / path, content)
         yield
-    except (AutoresearchError, OSError):
+    except BaseException:
         _put_back(folder, before, new)
         raise
 

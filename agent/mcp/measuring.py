@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, PreconditionError, StillRunning, in_one_line
+from agent.errors import AutoresearchError, PreconditionError, StillRunning, UsageError, in_one_line
+from agent.format import block, one_line
 from agent.journal import lock
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
@@ -54,7 +55,10 @@ def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str
 
 def _start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str, str], blocks: str) -> dict[str, Any]:
     _require_free(folder)
-    arguments = ["try", "--detach", "--json", f"--message={why}", *([f"--tag={tag}"] if tag else [])]
+    if tag and block(tag) != tag:
+        raise UsageError(f"tag {one_line(tag)!r} has characters that no name may have", hint="choose another")
+    # No argument of a process can hold a NUL or half a surrogate pair.
+    arguments = ["try", "--detach", "--json", f"--message={block(why)}", *([f"--tag={tag}"] if tag else [])]
     with written(folder, tag, files, blocks) if files or blocks.strip() else contextlib.nullcontext():
         found = _called(folder, arguments)
     if found is None:

@@ -66,7 +66,14 @@ def plan(folder: Path, parts: Sequence[Part], *, remove: bool = False) -> list[C
 
 
 def apply(folder: Path, changes: Sequence[Change]) -> None:
-    """Write the changes. Folders that are empty afterward are removed."""
+    """Write the changes. Folders that are empty afterward are removed.
+
+    Raises:
+        PreconditionError: a file is not as it was planned with, as after an edit during the question. Nothing changes.
+    """
+    for each in changes:
+        if _read(folder, each.part) != (each.file, each.before):
+            raise PreconditionError(f"{each.part.path} has changed in the meantime", hint="run the same command again")
     for each in changes:
         if each.action == "none":
             continue

@@ -82,6 +82,8 @@ def _checked(text: str) -> int:
     except json.JSONDecodeError as error:
         what = "has comments" if re.search(r"^\s*(//|/\*)", text, re.MULTILINE) else "is not valid JSON"
         raise Unfit(f"{what}: {error.msg} in line {error.lineno}") from None
+    except ValueError:  # Python reads no integer of more than 4300 digits
+        raise Unfit("has a number that is too long") from None
     except RecursionError:
         raise Unfit("is nested too deeply") from None
     if not isinstance(found, dict):

@@ -161,5 +161,5 @@ class Member(Part):
 def _parsed_toml(text: str, fault: str = "is not valid TOML") -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError also for a number that is too long
         raise Unfit(f"{fault}: {error}") from None

@@ -6,8 +6,10 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,18 @@ def test_file_replaces_another_as_a_whole(finished: Path, cli: Cli, tmp_path: Pa
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"wrote {out}\n")
     assert out.read_text() == cli(finished, "export").stdout
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_pipe_or_device_is_written_to_and_not_replaced(finished: Path, cli: Cli, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = [sys.executable, "-c", f"print(open({str(pipe)!r}).read(), end='')"]
+    with subprocess.Popen(read, stdout=subprocess.PIPE, text=True) as reader:
+        done = cli(finished, "export", "--out", str(pipe))
+        if not pipe.is_fifo():
+            reader.kill()
+        assert (done.returncode, pipe.is_fifo()) == (0, True), done.stderr
+        assert reader.communicate(timeout=60)[0] == cli(finished, "export").stdout
 
 
 def test_errors_end_in_a_sentence(finished: Path, quick: Path, cli: Cli, tmp_path: Path) -> None:

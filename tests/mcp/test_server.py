@@ -89,7 +89,7 @@ def test_agent_researches_in_cycles(quick: Path) -> None:
         assert (started["number"], started["tag"], started["verdict"]) == (1, "try", None)
         done = await agent.data("wait_experiment", number=1)
         assert (done["state"], done["verdict"]["status"], done["description"]) == ("done", "keep", "a larger rate")
-        started = await agent.data("start_experiment", why="shallow", blocks=WORSE_BLOCK)
+        started = await agent.data("start_experiment", why="shal\0low", blocks=WORSE_BLOCK)
         done = await agent.data("wait_experiment", number=started["number"])
         assert done["verdict"]["status"] == "discard"
         assert "DEPTH = 4" in (quick / "train.py").read_text()
@@ -161,6 +161,7 @@ def test_errors_are_sentences_and_change_nothing(quick: Path) -> None:
         wrong = WORSE_BLOCK.replace("DEPTH = 4", "DEPTH = 44")
         assert "cannot be applied" in await agent.error("start_experiment", why="no", blocks=wrong)
         assert await agent.error("start_experiment", why="bad tag", tag="../x", files={"train.py": "X = 1\n"})
+        assert await agent.error("start_experiment", why="bad tag", tag="a\0b", files={"train.py": "X = 1\n"})
         assert (quick / "train.py").read_text() == QUICK
         edit(quick, *BETTER)
         mine = (quick / "train.py").read_text()

@@ -109,6 +109,7 @@ def test_section_is_replaced_where_it_stands(tmp_path: Path) -> None:
         ("claude", ".mcp.json", '{"mcpServers": {}} // mine', "is not valid JSON"),
         ("opencode", "opencode.json", '{\n  // mine\n  "model": "m"\n}', "has comments"),
         ("codex", ".codex/config.toml", "model = ", "is not valid TOML"),
+        ("codex", ".codex/config.toml", f"a = {'9' * 5000}", "is not valid TOML"),
         ("codex", ".codex/config.toml", '[mcp_servers.autoresearch]\ncommand = "x"\n', "has a table"),
         ("codex", ".codex/config.toml", "mcp_servers = {}\n", "cannot have the table"),
         ("codex", "AGENTS.md", "<!-- autoresearch end -->\n", "needs one line"),
@@ -129,6 +130,17 @@ def test_unfit_file_is_refused_and_nothing_is_written(
     assert file.read_bytes() == text.encode("latin-1")
     index = [part.path for part in agent.parts("autoresearch")].index(path)
     assert states(tmp_path, agent)[index] in ("unreadable", "missing")
+
+
+def test_file_that_changed_since_the_question_is_kept(tmp_path: Path) -> None:
+    agents, codex = tmp_path / "AGENTS.md", find_agent("codex")
+    agents.write_text(NOTES)
+    changes = plan(tmp_path, codex.parts("autoresearch"))
+    agents.write_text("newer")
+    with pytest.raises(AutoresearchError, match="has changed in the meantime"):
+        apply(tmp_path, changes)
+    assert agents.read_text() == "newer"
+    assert [*tmp_path.iterdir()] == [agents]
 
 
 def test_links_are_followed_inside_the_workspace_only(tmp_path: Path) -> None:

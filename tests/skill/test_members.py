@@ -60,6 +60,7 @@ def test_first_member_and_one_in_the_middle_are_taken() -> None:
         ('{"servers": []}', "has something else than an object under servers"),
         ('{"servers": {}, "servers": {}}', "has a key twice in one object"),
         ("[" * 100_000, "is nested too deeply"),
+        (f'{{"a": {"9" * 5000}}}', "has a number that is too long"),
     ],
 )
 def test_other_texts_are_refused(text: str, fault: str) -> None:
