@@ -113,9 +113,10 @@ class Desk:
             UsageError: a search comment in it is malformed.
         """
         workspace, state, known = self.workspace, self.journal.state, self.workspace.files(head)
-        tunable_parameters({**known, **found.files}, known_constants(workspace.protocol))
+        constants = known_constants(workspace.protocol)
+        tunable_parameters({**known, **found.files}, constants)
         said = plain(why or "") or (
-            workspace.subject(commits[-1]) if commits else summary_of_change(known, found.files)
+            workspace.subject(commits[-1]) if commits else summary_of_change(known, found.files, constants)
         )
         description = one_line(said)[:LONGEST_DESCRIPTION]
         on_branch, notes = Checkout(workspace).branch == self.branch, []

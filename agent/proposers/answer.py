@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agent.format import plain
+from agent.format import counted, plain
+from agent.journal.experiment import Value
 from agent.source.constants import constants
 
 NOTES_FORMAT = """\
@@ -47,15 +48,16 @@ def parse_notes(text: str) -> Notes:
     )
 
 
-def summary_of_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+def summary_of_change(old: Mapping[str, str], new: Mapping[str, str], known: Mapping[str, Value]) -> str:
     """Describe a change in one line if its author did not: constants with their values, otherwise the number of lines.
 
     Args:
         old, new: path -> text; only the files in `new` are compared.
+        known: values of the names that the harness defines, which decide between the branches of an `if`.
     """
     changes, added, removed = [], 0, 0
     for path in sorted(new):
-        before, after = constants(old.get(path, ""), {}), constants(new[path], {})
+        before, after = constants(old.get(path, ""), known), constants(new[path], known)
         changes += [
             f"{name} {before[name].literal} -> {after[name].literal}"
             for name in after
@@ -67,7 +69,7 @@ def summary_of_change(old: Mapping[str, str], new: Mapping[str, str]) -> str:
         removed += (others - lines).total()
     if changes and len(changes) == added == removed:
         return ", ".join(changes)[:LONGEST_DESCRIPTION]
-    return f"{added} lines added, {removed} removed in {', '.join(sorted(new))}"[:LONGEST_DESCRIPTION]
+    return f"{counted(added, 'line')} added, {removed} removed in {', '.join(sorted(new))}"[:LONGEST_DESCRIPTION]
 
 
 def _number(text: str) -> float | None:

@@ -48,7 +48,7 @@ def adopt(
       autoresearch adopt --minimal --onto main
       autoresearch adopt 3 7 --provisional
 
-    Exits with code 3 if there is nothing to adopt, the gain is not confirmed or the changes conflict.
+    Exits with code 3 if the session kept nothing, the gain is not confirmed or the changes conflict.
     """
     from agent.adopt.adopt import Wish, adopt, adopt_lines
 

@@ -136,7 +136,7 @@ class CommandProposer:
         said = parse_notes(changes.notes)
         return Proposal(
             files=changes.files,
-            description=said.description or summary_of_change(context.files, changes.files),
+            description=said.description or summary_of_change(context.files, changes.files, context.constants),
             reasoning=f"{said.hypothesis}{_lost(changes.dropped)}".removeprefix("; "),
             parameters=tunable_parameters({**context.files, **changes.files}, context.constants),
             expected=said.expected,

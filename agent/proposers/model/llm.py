@@ -133,7 +133,7 @@ class LLMProposer:
         said = parse_notes(text)
         return Proposal(
             files=changed,
-            description=said.description or summary_of_change(context.files, changed),
+            description=said.description or summary_of_change(context.files, changed, context.constants),
             reasoning=said.hypothesis,
             parameters=tunable_parameters(whole, context.constants),
             expected=said.expected,

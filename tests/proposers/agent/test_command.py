@@ -117,7 +117,7 @@ def test_without_notes_the_change_is_summarised(context: Context, tmp_path: Path
     assert agent(tmp_path, HONEST).ask(context).description == "RATE 0.1 -> 0.3"
     context = dataclasses.replace(context, folder=tmp_path / "another")
     added = agent(tmp_path, 'put("print(\\"---\\")", "print(\\"---\\")\\nloss += 0")').ask(context)
-    assert added.description == "1 lines added, 0 removed in train.py"
+    assert added.description == "1 line added, 0 removed in train.py"
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -195,8 +195,11 @@ def test_notes_are_read_from_answer() -> None:
 
 
 def test_missing_notes_are_summarised() -> None:
-    assert summary_of_change({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}) == "RATE 0.1 -> 0.2"
-    assert summary_of_change({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}) == "1 lines added, 0 removed in t.py"
+    assert summary_of_change({"t.py": FILE}, {"t.py": FILE.replace("0.1", "0.2")}, {}) == "RATE 0.1 -> 0.2"
+    profiles = 'if PROFILE == "cpu":\n    DEPTH = 2\nelse:\n    DEPTH = 4\n'
+    smaller = profiles.replace("= 2", "= 1")
+    assert summary_of_change({"t.py": profiles}, {"t.py": smaller}, {"PROFILE": "cpu"}) == "DEPTH 2 -> 1"
+    assert summary_of_change({"t.py": FILE}, {"t.py": FILE + "print(1)\n"}, {}) == "1 line added, 0 removed in t.py"
 
 
 ODD = [
