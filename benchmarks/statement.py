@@ -25,12 +25,15 @@ from agent.decision.anytime import ALPHA, AUTOCORRELATION, interval, interval_at
 from agent.decision.sequential_test import most_false_keeps
 from agent.decision.student_t import quantile
 from agent.journal.experiment import Run
-from benchmarks.verdict import MACHINES, Simulated, drifting, metrics
+from benchmarks.verdict import MACHINES, Machine, Simulated, drifting, metrics
 
 Runs = Sequence[Run]
 Groups = Sequence[Runs]
 SLOW = "slow drift, steps not counted"  # a machine that is only simulated on request
-KNOWN_MACHINES = {**MACHINES, SLOW: partial(drifting, counted=False, memory=0.9)}
+KNOWN_MACHINES: dict[str, Callable[[random.Random], Machine]] = {
+    **MACHINES,
+    SLOW: partial(drifting, counted=False, memory=0.9),
+}
 EVERY, EFFECT = 10, 4.0  # in sessions with real edits
 MARKS = (5, 10, 20, 50, 100)  # experiments after which false keeps are counted
 

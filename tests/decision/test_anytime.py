@@ -138,7 +138,7 @@ def test_interval_covers_correlated_runs_under_continuous_looking() -> None:
             side = sides[turn % 2]
             side.append(AUTOCORRELATION * side[-1] + rest * rng.gauss(0, 1))
             for index, correlation in enumerate((0.0, AUTOCORRELATION)):
-                found = interval(*sides, "minimize", 0.1, correlation=correlation)
+                found = interval(sides[0], sides[1], "minimize", 0.1, correlation=correlation)
                 missed[index] |= not found.low <= 0.0 <= found.high
         naive, wrong = naive + missed[0], wrong + missed[1]
     assert wrong / sessions <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / sessions)
