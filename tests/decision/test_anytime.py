@@ -129,7 +129,7 @@ def test_variance_of_mean_is_that_of_an_autoregressive_process(runs: int, correl
 
 def test_interval_covers_correlated_runs_under_continuous_looking() -> None:
     """The interval for independent runs misses, and the one for correlated runs holds, at the same looks."""
-    rng, sessions, wrong, naive = random.Random(5), 300, 0, 0
+    rng, sessions, wrong, naive = random.Random(5), 200, 0, 0
     rest = math.sqrt(1 - AUTOCORRELATION**2)
     for _ in range(sessions):
         sides: list[list[float]] = [[rng.gauss(0, 1)], [rng.gauss(0, 1)]]
