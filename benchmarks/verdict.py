@@ -52,11 +52,12 @@ def heavy(rng: random.Random) -> Machine:
     return lambda: draw
 
 
-def drifting(rng: random.Random, *, counted: bool = True) -> Machine:
+def drifting(rng: random.Random, *, counted: bool = True, memory: float = MEMORY) -> Machine:
     """Return a machine with standard deviation 1, most of it from its speed, which drifts from run to run.
 
     Args:
         counted: whether the rule sees the steps.
+        memory: correlation of the speeds of one run and the next.
     """
     speed, usual = rng.gauss(0.0, WANDER), -math.sqrt(EXPLAINED / (1 + SLOPES_DIFFER**2)) / WANDER
 
@@ -65,7 +66,7 @@ def drifting(rng: random.Random, *, counted: bool = True) -> Machine:
 
         def draw() -> tuple[float, float]:
             nonlocal speed
-            speed = MEMORY * speed + math.sqrt(1 - MEMORY**2) * rng.gauss(0.0, WANDER)
+            speed = memory * speed + math.sqrt(1 - memory**2) * rng.gauss(0.0, WANDER)
             steps = round(USUAL_STEPS * math.exp(speed))
             return slope * speed + rng.gauss(0.0, math.sqrt(1 - EXPLAINED)), steps if counted else 0.0
 

@@ -8,9 +8,9 @@ whatever means and noise are, so by Ville's inequality it ever reaches 1 / alpha
 Statistics 52; Lindon, Ham, Tingley, Bojinov 2022, arXiv 2210.08589, for a linear model, which covers groups that only
 add to the noise, and covariates). The gains at which it has not reached that are the interval.
 
-Assumed are normal noise, equal for all programs, and independent runs. Which side runs next may depend on the runs so
-far only through what shift and scale leave unchanged; a verdict also looks at a prior for the noise.
-`benchmarks/statement.py` measures what that and other noise cost.
+Assumed are normal noise, equal for all programs, and independent runs, or runs of a given autocorrelation. Which side
+runs next may depend on the runs so far only through what shift and scale leave unchanged; a verdict also looks at a
+prior for the noise. `benchmarks/statement.py` measures what that and other noise cost.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from agent.journal.state import gain
 # are wide. A smaller one (1) gives 3 against 3 no bound at all, a larger one (400) costs 6 against 6 a fifth.
 PRIOR_VARIANCE = 25.0
 ALPHA = 0.05
+# Assumed correlation of one run and the next of the same program, where the steps do not show what the machine did. On
+# a machine that drifts, neighboring runs agree too well. A session has too few runs to estimate this before it matters,
+# so it is assumed everywhere. 0.4 barely reaches the target of `benchmarks/statement.py`, 0.5 costs more than it needs.
+AUTOCORRELATION = 0.45
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,15 @@ def interval(
     direction: Direction,
     alpha: float = ALPHA,
     others: Sequence[Sequence[float]] = (),
+    correlation: float = 0.0,
 ) -> Interval:
     """Return the gain of `b` over `a` with the interval that contains the true one at all times at once.
 
     Args:
-        a: metrics of one program, at least one. So is `b`.
+        a: metrics of one program, at least one, in the order of its runs. So is `b`.
         alpha: the probability that the interval is ever wrong, at most.
         others: metrics of other programs, one group per program, which only add to the knowledge of the noise.
+        correlation: of neighboring runs of one program, from 0 to less than 1; runs further apart are less correlated.
 
     Raises:
         ValueError: `a` or `b` is empty, or `alpha` is not between 0 and 1.
@@ -67,7 +73,9 @@ def interval(
         width = 0.0 if degrees >= SURELY_EQUAL else math.inf
         return Interval(by, by - width, by + width)
     residual = sum((value - mean) ** 2 for group in groups for mean in [_mean(group)] for value in group)
-    return _around(by, residual / degrees, degrees, 1 / len(a) + 1 / len(b), alpha)
+    expected = sum(len(group) * (1 - variance_of_mean(len(group), correlation)) for group in groups)
+    doubt = variance_of_mean(len(a), correlation) + variance_of_mean(len(b), correlation)
+    return _around(by, residual / expected, degrees, doubt, alpha)
 
 
 def interval_at_equal_steps(
@@ -80,14 +88,15 @@ def interval_at_equal_steps(
     programs. Only for programs whose steps take equally long: otherwise the difference in steps is part of the gain.
 
     Returns:
-        The interval as measured if a run does not report its steps, or if equal programs make equal numbers of steps.
+        The interval as measured, of correlated runs, if a run does not report its steps or if equal programs make equal
+        numbers of steps.
     """
     groups = [group for group in (a, b, *others) if group]
     counted = all(run.secondary.get(STEPS, 0.0) > 0 for group in groups for run in group)
     xx, xy, yy = (sum(parts) for parts in zip(*map(squares, groups), strict=True)) if counted else (0.0, 0.0, 0.0)
     values = [metrics(group) for group in groups]
     if not xx or all(min(each) == max(each) for each in values):
-        return interval(metrics(a), metrics(b), direction, alpha, values[2:])
+        return interval(metrics(a), metrics(b), direction, alpha, values[2:], AUTOCORRELATION)
     slope, degrees = xy / xx, sum(len(each) - 1 for each in values) - 1
     variance = max(0.0, yy - slope * xy) / degrees if degrees > 0 else 0.0
     distance = _mean_log_steps(b) - _mean_log_steps(a)
@@ -96,6 +105,18 @@ def interval_at_equal_steps(
         return Interval(by, -math.inf, math.inf)
     doubt = distance**2 * (1 / xx + (SLOPE_NOISE * slope) ** 2 / variance)
     return _around(by, variance, degrees, 1 / len(a) + 1 / len(b) + doubt, alpha)
+
+
+def variance_of_mean(runs: int, correlation: float) -> float:
+    """Return the variance of the mean of consecutive runs, in units of that of one run, if they are autoregressive.
+
+    The variance within them is short of that of one run by as much, on average. For many runs it is that of
+    `runs * (1 - correlation) / (1 + correlation)` independent ones (Bayley, Hammersley 1946, "The 'effective' number of
+    independent observations in an autocorrelated time series", Supplement to the Journal of the Royal Statistical
+    Society 8).
+    """
+    rest = 1 - correlation
+    return (1 + correlation) / rest / runs - 2 * correlation * (1 - correlation**runs) / (runs * rest) ** 2
 
 
 def _around(by: float, variance: float, degrees: int, doubt: float, alpha: float) -> Interval:

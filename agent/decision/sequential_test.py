@@ -38,9 +38,10 @@ MOST_RUNS = 8  # of the candidate
 REFRESH_EVERY, MOST_REFRESHES = 4, 6
 # An incumbent that fails this often in a row is not repeated; later candidates are judged against its known runs.
 MOST_FAILURES = 3
-# False keeps, at most: so many while the noise is known from a few runs only, and so many per experiment. Measured by
-# `benchmarks/statement.py` for edits that change nothing, with and without real ones between them (docs/benchmarks.md).
-EARLY_FALSE_KEEPS, FALSE_KEEPS = 0.2, 0.006
+# False keeps, at most: so many while the noise is known from a few runs only, so many per experiment at equal steps,
+# and so many per experiment as measured, where the machine may drift. Measured by `benchmarks/statement.py` for edits
+# that change nothing, with and without real ones between them (docs/benchmarks.md).
+EARLY_FALSE_KEEPS, FALSE_KEEPS, FALSE_KEEPS_AS_MEASURED = 0.2, 0.006, 0.016
 # In standard deviations of one run. An incumbent without held-out runs is repeated before it is compared with a
 # candidate that is less than this much worse.
 UNCERTAIN = 2.0
@@ -144,17 +145,20 @@ def weigh(
     return Verdict("discard", f"{_short(evidence)}: {_amount(evidence)}", evidence)
 
 
-def most_false_keeps(kind: str, experiments: int) -> float:
+def most_false_keeps(kind: str, experiments: int, as_measured: int) -> float:
     """Return the expected number of false keeps among so many experiments, at most.
 
     All edits are taken to change nothing. The classic rule keeps such an edit if it is the best of all so far: the n-th
     one is with a probability of at most 1 / n.
+
+    Args:
+        as_measured: number of those experiments that were not compared at equal steps.
     """
     if not experiments:
         return 0.0
     if kind == "greedy":
         return math.fsum(1 / number for number in range(1, experiments + 1))
-    return EARLY_FALSE_KEEPS + FALSE_KEEPS * experiments
+    return EARLY_FALSE_KEEPS + FALSE_KEEPS * (experiments - as_measured) + FALSE_KEEPS_AS_MEASURED * as_measured
 
 
 def _short(evidence: Evidence) -> str:

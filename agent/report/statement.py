@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from agent.decision.anytime import ALPHA, Interval, interval, interval_at_equal_steps, share
+from agent.decision.anytime import ALPHA, AUTOCORRELATION, Interval, interval, interval_at_equal_steps, share
 from agent.decision.estimate import unbiased
 from agent.decision.noise import noise_of, repeated
 from agent.decision.schedule import counted as counting
@@ -44,7 +44,7 @@ def statement(state: State) -> dict[str, Any] | None:
         "keeps": keeps,
         "level": 1 - ALPHA,
         "experiments": experiments,
-        "false_keeps": most_false_keeps(kind, experiments),
+        "false_keeps": most_false_keeps(kind, experiments, sum(map(_as_measured, state.experiments[1:]))),
         "on": ON_SNAPSHOT if state.session["fingerprint"].get("snapshot") else "",
     }
     return {**data, "line": statement_line(data)}
@@ -142,7 +142,14 @@ def _interval(
     (number, keep), direction = kept, state.session["direction"]
     if _same_work(state, keep):
         return interval_at_equal_steps(base, runs, direction, share(number), others)
-    return interval(metrics(base), metrics(runs), direction, share(number), [metrics(group) for group in others])
+    groups = [metrics(group) for group in others]
+    return interval(metrics(base), metrics(runs), direction, share(number), groups, AUTOCORRELATION)
+
+
+def _as_measured(experiment: Experiment) -> bool:
+    """Return whether the verdict compared noisy runs without their steps, so that a drift may have decided it."""
+    evidence = experiment.verdict.evidence
+    return evidence is not None and evidence.doubt is None and evidence.noise > 0
 
 
 def _same_work(state: State, keep: Experiment) -> bool:

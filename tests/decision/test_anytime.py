@@ -10,12 +10,14 @@ import pytest
 
 from agent.decision.anytime import (
     ALPHA,
+    AUTOCORRELATION,
     PRIOR_VARIANCE,
     critical,
     interval,
     interval_at_equal_steps,
     log_e,
     share,
+    variance_of_mean,
 )
 from agent.decision.student_t import quantile
 from agent.journal.experiment import Run, metrics
@@ -113,7 +115,34 @@ def test_steps_explain_a_drift() -> None:
     assert measured.gain == pytest.approx(0.1 + 2 * math.log(48.5 / 41.7), abs=0.01)
     assert adjusted.gain == pytest.approx(0.1, abs=0.01)
     without = [Run(run.metric, 1.0) for run in a]
-    assert interval_at_equal_steps(without, b, "minimize") == measured
+    correlated = interval(metrics(a), metrics(b), "minimize", correlation=AUTOCORRELATION)
+    assert interval_at_equal_steps(without, b, "minimize") == correlated
+    assert correlated.gain == measured.gain
+    assert correlated.low < measured.low
+
+
+@pytest.mark.parametrize(("runs", "correlation"), [(1, 0.5), (2, 0.0), (2, 0.5), (5, 0.45), (40, 0.9)])
+def test_variance_of_mean_is_that_of_an_autoregressive_process(runs: int, correlation: float) -> None:
+    lags = np.abs(np.subtract.outer(np.arange(runs), np.arange(runs)))
+    assert variance_of_mean(runs, correlation) == pytest.approx(float(np.mean(correlation**lags)))
+
+
+def test_interval_covers_correlated_runs_under_continuous_looking() -> None:
+    """The interval for independent runs misses, and the one for correlated runs holds, at the same looks."""
+    rng, sessions, wrong, naive = random.Random(5), 200, 0, 0
+    rest = math.sqrt(1 - AUTOCORRELATION**2)
+    for _ in range(sessions):
+        sides: list[list[float]] = [[rng.gauss(0, 1)], [rng.gauss(0, 1)]]
+        missed = [False, False]
+        for turn in range(40):
+            side = sides[turn % 2]
+            side.append(AUTOCORRELATION * side[-1] + rest * rng.gauss(0, 1))
+            for index, correlation in enumerate((0.0, AUTOCORRELATION)):
+                found = interval(sides[0], sides[1], "minimize", 0.1, correlation=correlation)
+                missed[index] |= not found.low <= 0.0 <= found.high
+        naive, wrong = naive + missed[0], wrong + missed[1]
+    assert wrong / sessions <= 0.1 + 2 * math.sqrt(0.1 * 0.9 / sessions)
+    assert naive / sessions > 0.2
 
 
 @pytest.mark.parametrize("extra", [0, 6])
