@@ -103,7 +103,9 @@ def test_agent_keeps_discards_and_crashes(
         said = transcript(model)
         print(said)
         if "TRANSCRIPTS" in os.environ:
-            Path(os.environ["TRANSCRIPTS"], f"{agent.name}-{flag[2:].replace('no-mcp', 'shell')}.txt").write_text(said)
+            folder = Path(os.environ["TRANSCRIPTS"])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{agent.name}-{flag[2:].replace('no-mcp', 'shell')}.txt").write_text(said)
     assert model.ended, f"{done.stderr}\n{done.stdout}\n{said}"
     assert done.returncode == 0, done.stderr
     assert [each["verdict"]["status"] for each in seen] == STATUSES
