@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ State = Literal["installed", "outdated", "missing"]
 
 
 @dataclass(frozen=True)
-class Part:
+class Part(ABC):
     """What an agent reads in one file.
 
     Attributes:
@@ -26,6 +27,7 @@ class Part:
     path: str
     holds: Literal["guide", "mcp"]
 
+    @abstractmethod
     def put(self, text: str | None) -> str:
         """Return the file's text with this part.
 
@@ -35,11 +37,10 @@ class Part:
         Raises:
             Unfit: the part cannot be written without a change of the rest.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, text: str) -> str | None:
         """Return the file's text without this part; None if nothing is left. Raises as `put` does."""
-        raise NotImplementedError
 
     def shown(self) -> str:
         """Return the part as it would be in a file of its own."""

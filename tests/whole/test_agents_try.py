@@ -22,7 +22,10 @@ from tests.common.scripted_agents import REAL_AGENTS, Call, RealAgent, Script, t
 from tests.common.tries import BETTER, WORSE
 from tests.common.workspaces import Cli, commit_all, git
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("npm") is None, reason="the agents come from npm: install Node.js 20 to run this"),
+]
 
 CRASHES = ("loss = 1.0", "raise ValueError('no')\nloss = 1.0")
 CYCLES = ((BETTER, "a larger rate"), (WORSE, "a smaller depth"), (CRASHES, "an error"))
@@ -88,8 +91,6 @@ def workspace(quick: Path) -> Path:
 def test_agent_keeps_discards_and_crashes(
     agent: RealAgent, way: Any, workspace: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
     program = agent.install(tmp_path / "agent")
     flag = "--mcp" if way is over_mcp else "--no-mcp"
     assert cli(workspace, "skill", agent.name, "--install", "--yes", flag).returncode == 0
@@ -124,8 +125,6 @@ def test_agent_keeps_discards_and_crashes(
 
 def test_sandbox_of_codex_is_explained(workspace: Path, tmp_path: Path) -> None:
     """Its sandbox makes .git read-only: nothing is lost, and the error says what to do."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
     codex = next(each for each in REAL_AGENTS if each.name == "codex")
 
     def script() -> Script:
