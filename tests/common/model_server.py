@@ -72,10 +72,7 @@ def say(handler: BaseHTTPRequestHandler, text: str, body: Body, stream: bool) ->
         reply(handler, 200, (_anthropic if anthropic else _openai)(text, tokens_in, tokens_out))
         return
     events = (_anthropic_events if anthropic else _openai_events)(text, tokens_in, tokens_out)
-    begin_stream(handler)
-    for event in events:
-        send(handler, event)
-    end_stream(handler)
+    streamed(*events)(handler)
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, content: Any, **headers: str) -> None:
@@ -106,6 +103,18 @@ def send(handler: BaseHTTPRequestHandler, event: Any) -> None:
 
 def end_stream(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"0\r\n\r\n")
+
+
+def streamed(*events: Any) -> Callable[[Any], None]:
+    """Return an answer that sends these events."""
+
+    def stream(handler: Any) -> None:
+        begin_stream(handler)
+        for event in events:
+            send(handler, event)
+        end_stream(handler)
+
+    return stream
 
 
 def _openai(text: str, tokens_in: int, tokens_out: int) -> Body:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.common.model_server import Body, begin_stream, end_stream, send
+from tests.common.model_server import Body, streamed
 
 LONGEST_RUN = 300  # seconds
 INSTALL_SECONDS = 600
@@ -70,15 +70,7 @@ class ScriptedModel:
         if body.get("tools"):  # agents also ask for titles and summaries, without tools
             self.bodies.append(body)
             call = self._next(self.found(body))
-        events = [*self.events(len(self.calls), call)]
-
-        def stream(handler: Any) -> None:
-            begin_stream(handler)
-            for event in events:
-                send(handler, event)
-            end_stream(handler)
-
-        return stream
+        return streamed(*self.events(len(self.calls), call))
 
     def _next(self, results: list[str]) -> Call | None:
         if len(results) < len(self.calls):  # a request that is repeated gets the same answer

@@ -17,7 +17,7 @@ import pytest
 from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Unavailable
 from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, ModelSpec, complete, parse_model
-from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent
+from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent, streamed
 
 FORMATS: tuple[Format, ...] = ("openai", "anthropic")
 QUESTION = [{"role": "user", "content": "What next?"}]
@@ -150,16 +150,6 @@ def test_anthropic_content_in_parts() -> None:
             assert ask(model_at(server.url, "anthropic")).text == "yes"
 
 
-def events_of(*events: Any) -> Callable[[Any], None]:
-    def streams(handler: Any) -> None:
-        begin_stream(handler)
-        for event in events:
-            send(handler, event)
-        end_stream(handler)
-
-    return streams
-
-
 YES = {"choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": None}]}
 USAGE = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
 
@@ -175,7 +165,7 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
     ],
 )
 def test_streams_of_gateways_are_whole(events: tuple[Any, ...]) -> None:
-    with model_server(lambda _: events_of(*events)) as server:
+    with model_server(lambda _: streamed(*events)) as server:
         assert ask(model_at(server.url)).text == "yes"
 
 
@@ -192,7 +182,7 @@ def test_a_stream_may_lack_the_last_newline() -> None:
 
 def test_a_stream_without_an_end_is_none() -> None:
     for events in ((YES,), (YES, USAGE), (YES, None)):
-        with model_server(lambda _, events=events: events_of(*events)) as server, pytest.raises(Broken):  # type: ignore[misc]
+        with model_server(lambda _, events=events: streamed(*events)) as server, pytest.raises(Broken):  # type: ignore[misc]
             ask(model_at(server.url))
 
 
