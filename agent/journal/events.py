@@ -183,6 +183,7 @@ _RUN: dict[str, Check] = {
     "log": _text, "pruned": _maybe(_number), "estimate": _maybe(_number), "rebased": _flag,
     "provoked": _count,
     "fault": _FAULT, "trained": _maybe(_seconds), "seed": _maybe(_seed), "holdout": _maybe(_number),
+    "station": _text,
 }  # fmt: skip
 _OTHER_GAIN: dict[str, Check] = {
     "means": _map(_number), "gain": _number, "low": _figure, "high": _figure,

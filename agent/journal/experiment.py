@@ -64,6 +64,7 @@ class Run:
         trained: seconds of training as printed in its log, which the run itself writes.
         seed: the seed that was set for this run; None if it used the recipe's own.
         holdout: the metric of its model on the holdout; None if that was not computed.
+        station: the name of the station that it ran on; empty in a session of one machine.
     """
 
     metric: float | None
@@ -84,6 +85,7 @@ class Run:
     trained: float | None = None
     seed: int | None = None
     holdout: float | None = None
+    station: str = ""
 
 
 @dataclass(frozen=True)
