@@ -8,12 +8,12 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.cli.afterwards import confirm_gain, report_on
 from agent.decision.decide import DecisionConfig
@@ -28,7 +28,7 @@ from agent.execution.setup import is_due
 from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path, next_tag, state_folder
-from agent.loop import run_session
+from agent.loop import run_fleet, run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
@@ -47,6 +47,9 @@ from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
 from agent.views.notify import Notifier
 from agent.views.text import Places, closing
+
+if TYPE_CHECKING:
+    from agent.fleet.cluster import Cluster
 
 BASELINE_RUNS = 2
 MOST_REMARKS = 5
@@ -94,6 +97,23 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class StationsConfig:
+    """The stations that make the runs.
+
+    Attributes:
+        count: number of stations on this machine; None with a scheduler.
+        scheduler: address of a Dask scheduler that stations have joined.
+        tls: folder of certificates.
+        insecure: connect to another machine without TLS.
+    """
+
+    count: int | None = None
+    scheduler: str | None = None
+    tls: Path | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """All settings of `run`.
 
@@ -104,6 +124,7 @@ class RunConfig:
         at_login: go on at the next login after a reboot; None if an earlier start of the session asked for it.
         start: the session whose best a new session starts at; None for HEAD.
         fresh: learn nothing from other sessions.
+        stations: None if the runs are made by this process.
     """
 
     tag: str
@@ -119,6 +140,7 @@ class RunConfig:
     at_login: bool | None = None
     start: str | None = None
     fresh: bool = False
+    stations: StationsConfig | None = None
 
 
 def require_tag(tag: str) -> None:
@@ -170,13 +192,14 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
+            _joined(config.stations) as cluster,
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
             try:
                 for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):
                     runner.say(text)
-                code = _work(session, output)
+                code = _done(session, output, _with(session, config, cluster))
                 if starter:
                     runner.say(starter.after(code))
             finally:
@@ -251,14 +274,51 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
     )
 
 
-def _work(session: Session, output: OutputConfig) -> int:
+@contextlib.contextmanager
+def _joined(stations: StationsConfig | None) -> Iterator[Cluster | None]:
+    """Connect to the stations; yield None without stations."""
+    if stations is None:
+        yield None
+        return
+    from agent.fleet.cluster import connected
+    from agent.fleet.local import local_stations
+
+    with contextlib.ExitStack() as stack:
+        address, tls = stations.scheduler, stations.tls
+        if address is None:
+            assert stations.count is not None
+            address = stack.enter_context(local_stations(stations.count))
+        yield stack.enter_context(connected(address, tls, insecure=stations.insecure))
+
+
+@dataclass(frozen=True)
+class Work:
+    """The loop, and the confirmation after it."""
+
+    loop: Callable[[], None]
+    confirm: Callable[[], int]
+
+
+def _with(session: Session, config: RunConfig, cluster: Cluster | None) -> Work:
+    """Return the work of a session: with stations or without."""
+    if cluster is None:
+        return Work(lambda: run_session(session), lambda: confirm_gain(session))
+    from agent.fleet.confirming import on_stations, pairs_for
+    from agent.fleet.decider import Fleet
+    from agent.fleet.ordering import Orders
+
+    fleet = Fleet(session, cluster, Orders(session, config.execution.sandbox, setup=config.execution.setup))
+    return Work(lambda: run_fleet(fleet), lambda: confirm_gain(session, pairs_for(fleet), on_stations(fleet)))
+
+
+def _done(session: Session, output: OutputConfig, work: Work) -> int:
     """Run the loop and the confirmation that is due after it, and return the exit code."""
-    code = guarded(session)
+    code = guarded(session, work.loop)
     if code != 0 or not session.owes_confirmation():
         return code
     if output.report and (page := report_on(session)):  # written now, so that a kill cannot prevent it
         session.journal.show("note", text=f"wrote the report so far to {page}")
-    return confirm_gain(session)
+    return work.confirm()
 
 
 def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:
@@ -295,7 +355,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         }
 
 
-def guarded(session: Session) -> int:
+def guarded(session: Session, loop: Callable[[], None] | None = None) -> int:
     """Run the loop until a limit, an exhausted proposer, Ctrl-C or an error ends it, and leave a clean tree.
 
     Returns:
@@ -305,7 +365,7 @@ def guarded(session: Session) -> int:
     interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session), ending=True)
     interrupts.install()
     try:
-        run_session(session)
+        loop() if loop else run_session(session)
     except Exhausted as reason:
         session.end(str(reason))
     except Interrupted as stop:

@@ -10,7 +10,7 @@ from agent.cli import completion
 
 # The sections of the help page of `run`, the only one with too many options for a plain list.
 SESSION, END, PROPOSE = "Session", "End of the session", "Proposer"
-MEASURE, TELL = "Runs and verdict", "Output"
+MEASURE, STATIONS, TELL = "Runs and verdict", "Stations", "Output"
 
 Tag = Annotated[
     str | None,

@@ -50,11 +50,12 @@ events above:
     left       {station, reason}                         it is gone
     candidate  {candidate, base, commit, merged, and the fields of proposed but its number}   a candidate has a commit:
                base: the number of the kept experiment that it changes; merged: the candidate whose change it is
-    leased     {lease, station, commit, log, expected, candidate or of}   a station is asked for a run of a candidate,
-               or of the kept experiment with the number {of}
-    returned   {lease, and the fields of Run}            the station returned the run
-    lost       {lease, reason, fault}                    the run does not count and is measured elsewhere: the station
-               is gone, could not measure, or its GPU failed
+    leased     {lease, station, commit, log, expected, candidate, of, label, seed}   a station is asked for a run of a
+               candidate, of the kept experiment with the number {of}, or of a commit of a comparison
+    compared   with {lease} as well                      the station returned a run of a comparison
+    returned   {lease, candidate, of, and the fields of Run}   the station returned the run
+    lost       {lease, candidate, of, station, reason, fault}   the run does not count and is measured elsewhere: the
+               station is gone, could not measure, or its GPU failed
     decided    {candidate, status, reason, evidence}     as judged; its experiment follows
 
 Shown but never journaled:
@@ -212,7 +213,7 @@ _CANDIDATE: dict[str, Check] = {
 }  # fmt: skip
 _LEASE: dict[str, Check] = {
     "lease": _text, "station": _text, "commit": _commit, "log": _text, "expected": _seconds,
-    "candidate": _maybe(_count), "of": _maybe(_count),
+    "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text), "seed": _maybe(_seed),
 }  # fmt: skip
 _FACT: Check = lambda value: value is None or _scalar(value)  # noqa: E731
 _LEARNED: dict[str, Check] = {"tag": _text, "experiments": _count, "alike": _flag}
@@ -241,7 +242,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "started": _STARTED,
     "running": _STARTED,
     "measured": _RUN,
-    "compared": _RUN,
+    "compared": {**_RUN, "lease": _text},
     "faulted": {
         "number": _count, "run": _count, "of": _count, "label": _text, "fault": _FAULT, "reason": _text,
         "seconds": _seconds, "pause": _seconds,
@@ -258,8 +259,11 @@ FIELDS: dict[str, dict[str, Check]] = {
     "left": {"station": _text, "reason": _text},
     "candidate": {**_CANDIDATE, "candidate": _count, "base": _count, "merged": _maybe(_count)},
     "leased": _LEASE,
-    "returned": {**_RUN, "lease": _text},
-    "lost": {"lease": _text, "reason": _text, "fault": _FAULT},
+    "returned": {**_RUN, "lease": _text, "candidate": _maybe(_count), "of": _maybe(_count)},
+    "lost": {
+        "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "reason": _text,
+        "fault": _FAULT,
+    },
     "decided": {
         "candidate": _count, "status": _one_of("keep", "discard", "crash"), "reason": _text,
         "evidence": _maybe(_fields(_EVIDENCE)),

@@ -55,11 +55,13 @@ class Lease:
     """A run that a station was asked for.
 
     Attributes:
-        candidate: the candidate to run; None for a kept experiment.
-        of: the number of the kept experiment to run; None for a candidate.
-        at: Unix time in seconds.
         expected: seconds.
         log: where its log is stored.
+        candidate: the candidate to run; else None.
+        of: the number of the kept experiment to run; else None.
+        label: the commit of a comparison to run (`agent.session.compare`); else None.
+        seed: the seed that is set; None for the recipe's own.
+        at: Unix time in seconds.
     """
 
     lease: str
@@ -69,6 +71,8 @@ class Lease:
     expected: float
     candidate: int | None = None
     of: int | None = None
+    label: str | None = None
+    seed: int | None = None
     at: float = 0.0
 
 
@@ -172,6 +176,12 @@ def _returned(flight: Flight, event: Event) -> Flight:
     return _changed(flight, lease, lambda each: replace(each, runs=(*each.runs, run)))
 
 
+def _compared(flight: Flight, event: Event) -> Flight:
+    """Settle the lease of a run of a comparison, which `State.comparison` holds."""
+    lease = flight.leases.get(event.data.get("lease", ""))
+    return flight if lease is None else _settled(flight, lease, seconds=event.data["seconds"], runs=1)
+
+
 def _lost(flight: Flight, event: Event) -> Flight:
     lease = flight.leases.get(event.data["lease"])
     if lease is None:
@@ -219,6 +229,7 @@ EVENTS: Mapping[str, Callable[[Flight, Event], Flight]] = {
     "candidate": _candidate,
     "leased": _leased,
     "returned": _returned,
+    "compared": _compared,
     "lost": _lost,
     "decided": _decided,
 }

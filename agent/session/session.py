@@ -110,6 +110,14 @@ class Session:
     def state(self) -> State:
         return self.journal.state
 
+    @property
+    def decision(self) -> DecisionConfig:
+        return self._config.decision
+
+    @property
+    def most_experiments(self) -> int | None:
+        return self._limits.experiments
+
     def recover(self) -> None:
         """Create the session, or finish or undo the step that a crash interrupted."""
         workspace, protocol = self.runner.workspace, self.runner.protocol
@@ -158,7 +166,7 @@ class Session:
         """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""
         if not self.state.experiments:
             if self.state.pending is None:
-                self._propose_baseline()
+                self.propose_baseline()
             if self._pending.commit is None:
                 self.journal.append("committed", number=0, commit=self._head)
             self.runs.baseline(self._config.baseline_runs, self._fingerprint)
@@ -170,12 +178,13 @@ class Session:
     def should_stop(self) -> bool:
         """Return whether a limit is reached or the user asked to stop, and journal the reason."""
         self.interrupts.raise_if_immediate()
-        reason = self._reason_to_stop()
+        reason = self.reason_to_stop()
         if reason:
             self.end(reason)
         return reason is not None
 
-    def _reason_to_stop(self) -> str | None:
+    def reason_to_stop(self) -> str | None:
+        """Return the limit that is reached, or that the user asked to stop; None if neither holds."""
         if self.interrupts.finishing:
             return "stopped by Ctrl-C"
         if stop_file(self.journal.path).exists():
@@ -205,25 +214,28 @@ class Session:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
-        edit, context = edits.read(self.journal.path, number), self._context(number, incumbent)
+        edit, context = edits.read(self.journal.path, number), self.context(number, incumbent)
         if edit is None and self._config.switch:
             self._note_edits()
-        proposal = self._proposer.ask(context) if edit is None else proposal_of(edit, context)
+        proposal = self.ask(context) if edit is None else proposal_of(edit, context)
         # Proposing can take many minutes, in which the user may have moved the branch.
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         proposals.write(self.journal.path, number, 0, proposal)
         self.journal.append(
             "proposed",
             number=number,
-            proposer=proposal.proposer or self._proposer.name,
-            description=results.one_line(proposal.description),
-            reasoning=proposal.reasoning,
-            parameters=dict(proposal.parameters),
-            digest=digest({**files, **proposal.files}),
-            files=sorted(proposal.files),
-            expected=proposal.expected,
+            **described(proposal, files),
         )
         return proposal
+
+    def ask(self, context: Context) -> Proposal:
+        """Return a proposal that names its proposer.
+
+        Raises:
+            Exhausted: the proposer has no new proposal, or the session must end.
+        """
+        proposal = self._proposer.ask(context)
+        return dataclasses.replace(proposal, proposer=proposal.proposer or self._proposer.name)
 
     def commit(self, proposal: Proposal) -> None:
         """Commit the candidate."""
@@ -318,7 +330,8 @@ class Session:
     def _require_own_branch(self) -> None:
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
 
-    def _propose_baseline(self) -> None:
+    def propose_baseline(self, **more: Any) -> None:
+        """Announce the untouched files as experiment 0; `more` are fields of the event."""
         files = self.runner.workspace.files(self._head)
         self.journal.append(
             "proposed",
@@ -329,6 +342,7 @@ class Session:
             parameters=dict(tunable_parameters(files, self._constants())),
             digest=digest(files),
             files=[],
+            **more,
         )
 
     def _revise(self) -> bool:
@@ -344,7 +358,7 @@ class Session:
         tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
         if not is_own_mistake(pending, files, tail):
             return False
-        context = self._context(pending.number, self._incumbent, files)
+        context = self.context(pending.number, self._incumbent, files)
         repaired = self._proposer.repair(context, tail, pending.repairs + 1)
         if repaired is not None:
             description = pending.description if pending.repairs else f"{pending.description} (repaired)"
@@ -404,7 +418,14 @@ class Session:
             self._told.add(text)
             self.journal.show("note", text=text)
 
-    def _context(self, number: int, incumbent: Experiment, files: Mapping[str, str] | None = None) -> Context:
+    def context(self, number: int, incumbent: Experiment, files: Mapping[str, str] | None = None) -> Context:
+        """Return what the proposer may know.
+
+        Args:
+            number: of the experiment to propose.
+            incumbent: what it changes.
+            files: all mutable files to be edited; None for those of the incumbent.
+        """
         return context_of(
             self.runner,
             files=files or self.runs.files(incumbent.commit),
@@ -425,7 +446,7 @@ class Session:
             Exhausted: the session must end.
         """
         self.interrupts.raise_if_immediate()
-        if reason := self._reason_to_stop():
+        if reason := self.reason_to_stop():
             raise Exhausted(reason)
 
     def _while_proposing(self) -> None:
@@ -435,10 +456,28 @@ class Session:
             Exhausted: the session must end.
         """
         self.interrupts.raise_if_immediate()
-        if self.state.pending is None and (reason := self._reason_to_stop()):
+        if self.state.pending is None and (reason := self.reason_to_stop()):
             raise Exhausted(reason)
 
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = candidate_ref(self.tag, number)
         message = f"experiment #{number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
         return self.runner.workspace.commit_candidate(ref, self._head, proposal.files, message)
+
+
+def described(proposal: Proposal, files: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of the event that announces a proposal.
+
+    Args:
+        proposal: names its proposer.
+        files: all mutable files that it changes some of.
+    """
+    return {
+        "proposer": proposal.proposer,
+        "description": results.one_line(proposal.description),
+        "reasoning": proposal.reasoning,
+        "parameters": dict(proposal.parameters),
+        "digest": digest({**files, **proposal.files}),
+        "files": sorted(proposal.files),
+        "expected": proposal.expected,
+    }

@@ -74,7 +74,32 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [f"#{data['number']} {data['proposer']}: ignored: it {did}{more}"]
         case "note":
             return [data["text"]]
+    return _of_stations(event, state)
+
+
+def _of_stations(event: Event, state: State) -> list[str]:
+    """Return the lines for an event of a station."""
+    data = event.data
+    match event.kind:
+        case "joined":
+            about = [str(data["facts"][name]) for name in ("accelerator", "host") if data["facts"].get(name)]
+            return [f"{data['station']} joined" + (f": {', '.join(about)}" if about else "")]
+        case "left":
+            return [f"{data['station']} left: {data['reason']}"]
+        case "leased":
+            what = _work(data)
+            known = state.flight.candidates.get(data["candidate"]) if data.get("candidate") is not None else None
+            more = f": {known.description}" if known is not None else ""
+            return [f"{data['station']} runs {what}, about {duration(data['expected'])}{more}"]
+        case "returned":
+            return [f"{data['station']} returned {_work(data)}: {_result(data)}"]
+        case "lost":
+            return [f"{data['station']} lost {_work(data)}: {data['reason']}"]
     return []
+
+
+def _work(data: Mapping[str, Any]) -> str:
+    return f"candidate {data['candidate']}" if data.get("candidate") is not None else f"incumbent #{data['of']}"
 
 
 def _side(state: State, data: Mapping[str, Any]) -> str:
