@@ -74,28 +74,39 @@ def judge(case: Comparison, config: DecisionConfig) -> Verdict | Step:
     # A busy machine may have slowed the first run, so the candidate gets a second one.
     if len(succeeded(case.pending.runs)) < 2:
         return "candidate"
-    return Verdict(
-        "discard", f"voided: {why}; longer training does not count as a gain ({found.reason})", found.evidence
-    )
+    return voided(found, why)
 
 
 def _judged(case: Comparison, config: DecisionConfig) -> Verdict | Step:
-    pending = case.pending
-    last = pending.runs[-1]
+    runs = case.pending.runs
+    early = without_comparison(runs, config)
+    if early is not None:
+        return early
+    noise = noise_of(case.experiments, runs)
+    if config.kind == "greedy":
+        return greedy(metrics(runs[-1:]), metrics(case.incumbent.runs), noise, case.direction)
+    return _confirm(case, config, noise)
+
+
+def without_comparison(runs: Sequence[Run], config: DecisionConfig) -> Verdict | None:
+    """Return the verdict that the last run of a candidate gives alone: it has no metric, or exceeds a limit."""
+    last = runs[-1]
     if last.pruned is not None:
         return Verdict("discard", last.error or "pruned")
     if last.fault:
         return Verdict("discard", f"could not be measured here: {last.error}")
     if last.metric is None:
-        again = f"run {len(pending.runs)} failed after an earlier run succeeded: " if succeeded(pending.runs) else ""
+        again = f"run {len(runs)} failed after an earlier run succeeded: " if succeeded(runs) else ""
         return Verdict("crash", again + (last.error or "no metric"))
-    noise = noise_of(case.experiments, pending.runs)
     over = _over(last, config.max_memory_gb)
-    if over is not None:
-        return Verdict("discard", over)
-    if config.kind == "greedy":
-        return greedy([last.metric], metrics(case.incumbent.runs), noise, case.direction)
-    return _confirm(case, config, noise)
+    return Verdict("discard", over) if over is not None else None
+
+
+def voided(found: Verdict, why: str) -> Verdict:
+    """Return the verdict instead of a keep that trained longer, as `why` says."""
+    return Verdict(
+        "discard", f"voided: {why}; longer training does not count as a gain ({found.reason})", found.evidence
+    )
 
 
 def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict | Step:

@@ -46,7 +46,13 @@ class Slope:
 
     def added_variance(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
         """Return the variance that the adjustment adds to the incumbent's mean, in units of the noise's variance."""
-        distance = _mean(_logs(candidate)) - _mean(_logs(incumbent))
+        return self.variance_at(self.distance(incumbent, candidate))
+
+    def distance(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
+        return _mean(_logs(candidate)) - _mean(_logs(incumbent))
+
+    def variance_at(self, distance: float) -> float:
+        """Return the variance that an adjustment over this distance adds, in units of the noise's variance."""
         return distance**2 * (1 / self.squares + (SLOPE_NOISE * self.per_log / self.noise.sd) ** 2)
 
 

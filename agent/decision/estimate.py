@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Experiment, Run, metrics, succeeded
+from agent.journal.experiment import Experiment, Run, by_station, metrics, succeeded
 
 # In standard errors. A gain this large does not depend on luck, so the selection runs are not biased.
 CLEAR_SIGMAS = 6.0
@@ -11,13 +13,24 @@ CLEAR_SIGMAS = 6.0
 
 def unbiased(experiment: Experiment) -> list[Run]:
     """Return the undisturbed runs of an incumbent that estimate its value without selection bias."""
+    runs = split(experiment)[0]
+    return [run for own in by_station(runs).values() for run in undisturbed(succeeded(since_rebase(own)))]
+
+
+def split(experiment: Experiment) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """Return all runs without selection bias, failed ones included, and all other runs."""
     evidence = experiment.verdict.evidence
     exact = evidence is not None and evidence.noise == 0.0
     sigmas = (evidence.sigmas if evidence else None) or 0.0
     chosen_by_luck = experiment.number > 0 and not exact and sigmas < CLEAR_SIGMAS
-    runs = experiment.heldout_runs if chosen_by_luck else (*experiment.runs, *experiment.heldout_runs)
-    latest = max((index for index, run in enumerate(runs) if run.rebased), default=0)
-    return undisturbed(succeeded(runs[latest:]))
+    if chosen_by_luck:
+        return experiment.heldout_runs, experiment.runs
+    return (*experiment.runs, *experiment.heldout_runs), ()
+
+
+def since_rebase(runs: Sequence[Run]) -> Sequence[Run]:
+    """Return the runs of a program on one station since the machine's state last changed."""
+    return runs[max((index for index, run in enumerate(runs) if run.rebased), default=0) :]
 
 
 def estimate(experiment: Experiment) -> float | None:

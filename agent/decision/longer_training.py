@@ -30,10 +30,20 @@ def trains(protocol: Protocol) -> bool:
 
 def why_longer(candidate: Sequence[Run], baseline: Experiment, incumbent: Experiment) -> str | None:
     """Return by how much a candidate trained longer than the baseline, in words; None if not clearly longer."""
-    runs, before = succeeded(candidate), succeeded((*baseline.runs, *baseline.heldout_runs))
+    before = succeeded((*baseline.runs, *baseline.heldout_runs))
+    return why_longer_than(candidate, before, slowed(incumbent.runs, incumbent.heldout_runs))
+
+
+def why_longer_than(candidate: Sequence[Run], before: Sequence[Run], slower: float) -> str | None:
+    """Return the same for runs of the baseline that succeeded, of which all ran on the candidate's machine.
+
+    Args:
+        slower: the ratio by which the incumbent takes longer now than when it was kept.
+    """
+    runs = succeeded(candidate)
     if not runs or not before or any(run.source == "attested" for run in runs):
         return None
-    usual = max(run.seconds for run in before) * _slowed(incumbent)
+    usual = max(run.seconds for run in before) * slower
     if usual < LEAST_SECONDS:
         return None
     took = min(run.seconds for run in runs)
@@ -48,9 +58,9 @@ def why_longer(candidate: Sequence[Run], baseline: Experiment, incumbent: Experi
     return None
 
 
-def _slowed(incumbent: Experiment) -> float:
+def slowed(selection_runs: Sequence[Run], heldout_runs: Sequence[Run]) -> float:
     """Return the ratio by which the incumbent takes longer now than when it was kept; at least 1."""
-    heldout, selection = succeeded(incumbent.heldout_runs), succeeded(incumbent.runs)
+    heldout, selection = succeeded(heldout_runs), succeeded(selection_runs)
     if not heldout or not selection:
         return 1.0
     return max(1.0, heldout[-1].seconds / max(run.seconds for run in selection))

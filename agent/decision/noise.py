@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.decision.estimate import unbiased
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Experiment, Run, metrics, succeeded
+from agent.journal.experiment import Experiment, Run, by_station, metrics, succeeded
 
 # The prior for the noise before anything is repeated, as a fraction of the metric: between the 0.03 % seen on one H200
 # and the 1 % of short runs on a CPU. It counts as a tenth of one repetition, so that the first real one outweighs it:
@@ -43,7 +43,7 @@ def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -
 
 
 def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:
-    """Return groups of two or more undisturbed runs of equal programs.
+    """Return groups of two or more undisturbed runs of equal programs on one station.
 
     The first run of a candidate decides whether it is repeated, so it is biased: only the runs after it count.
     """
@@ -51,7 +51,7 @@ def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -
     for experiment in experiments:
         known, own = unbiased(experiment), succeeded(experiment.runs)
         groups += [known, [] if any(run in known for run in own) else undisturbed(own[1:])]
-    return [group for group in groups if len(group) > 1]
+    return [cell for group in groups for cell in by_station(group).values() if len(cell) > 1]
 
 
 def pooled(groups: Sequence[Sequence[float]], scale: float) -> Noise:

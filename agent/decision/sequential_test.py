@@ -80,7 +80,11 @@ def sample_of(
 
 
 def is_lost(incumbent: Experiment) -> bool:
-    latest = incumbent.heldout_runs[-MOST_FAILURES:]
+    return keeps_failing(incumbent.heldout_runs)
+
+
+def keeps_failing(heldout: Sequence[Run]) -> bool:
+    latest = heldout[-MOST_FAILURES:]
     return len(latest) == MOST_FAILURES and not succeeded(latest)
 
 
@@ -127,22 +131,22 @@ def weigh(
         if row.then != "test":
             return "incumbent" if row.then == "incumbent" else Verdict("discard", row.why)
     if noise.sd == 0.0:
-        return _exact(evidence, leaner)
+        return exact(evidence, leaner)
     first, effect = evidence.runs == 1, incumbent.effect
-    ratio = _log_ratio(evidence, noise, effect, 0.0)
+    ratio = log_ratio(evidence, noise, effect, 0.0)
     if ratio >= (FIRST_KEEP if first else KEEP):
-        return Verdict("keep", f"better by {_amount(evidence)}", evidence)
+        return Verdict("keep", f"better by {amount(evidence)}", evidence)
     if ratio > (FIRST_DISCARD if first else DISCARD) and evidence.runs < MOST_RUNS:
         return _next(evidence, incumbent, situation)
     if leaner is not None:
         # The same test, shifted: "nothing is lost" against "worse by the effect".
-        ratio = _log_ratio(evidence, noise, effect, effect)
+        ratio = log_ratio(evidence, noise, effect, effect)
         if ratio >= KEEP and not first and evidence.gain >= 0:
-            why = f"simplification: {leaner}, and nothing is lost ({_amount(evidence)})"
+            why = f"simplification: {leaner}, and nothing is lost ({amount(evidence)})"
             return Verdict("keep", why, replace(evidence, how="simplification"))
         if ratio > DISCARD and evidence.runs < MOST_RUNS:
             return _next(evidence, incumbent, situation)
-    return Verdict("discard", f"{_short(evidence)}: {_amount(evidence)}", evidence)
+    return Verdict("discard", f"{short(evidence)}: {amount(evidence)}", evidence)
 
 
 def most_false_keeps(kind: str, experiments: int, as_measured: int) -> float:
@@ -161,7 +165,7 @@ def most_false_keeps(kind: str, experiments: int, as_measured: int) -> float:
     return EARLY_FALSE_KEEPS + FALSE_KEEPS * (experiments - as_measured) + FALSE_KEEPS_AS_MEASURED * as_measured
 
 
-def _short(evidence: Evidence) -> str:
+def short(evidence: Evidence) -> str:
     """Describe how a discarded candidate falls short."""
     return "not shown to be better" if evidence.word == "better" else evidence.word
 
@@ -180,8 +184,8 @@ def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise,
         # Nothing was repeated, so the noise is a guess, and so would be the number of sigmas.
         evidence = replace(evidence, sigmas=None)
     if evidence.gain > 0:
-        return Verdict("keep", f"better by {_amount(evidence)}", evidence)
-    return Verdict("discard", "equal" if evidence.gain == 0 else f"{_short(evidence)}: {_amount(evidence)}", evidence)
+        return Verdict("keep", f"better by {amount(evidence)}", evidence)
+    return Verdict("discard", "equal" if evidence.gain == 0 else f"{short(evidence)}: {amount(evidence)}", evidence)
 
 
 def repeat(
@@ -209,7 +213,7 @@ def _evidence(
     return Evidence(how, mean, n, other, m, by, noise.sd, sigmas, doubt)
 
 
-def _exact(evidence: Evidence, leaner: str | None) -> Verdict:
+def exact(evidence: Evidence, leaner: str | None) -> Verdict:
     """Judge without noise: if repeated runs give equal numbers, every difference is real."""
     if evidence.gain > 0:
         return Verdict("keep", f"better by {evidence.gain:.6g}; equal programs give equal numbers here", evidence)
@@ -219,7 +223,7 @@ def _exact(evidence: Evidence, leaner: str | None) -> Verdict:
     return Verdict("discard", f"worse by {-evidence.gain:.6g}" if evidence.gain else "equal", evidence)
 
 
-def _log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -> float:
+def log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) -> float:
     """Return the log likelihood ratio of "better by effect - margin or more" against "better by -margin or less".
 
     Each side uses the value that fits best, so that a result beyond both is as decisive as it looks.
@@ -242,9 +246,10 @@ def _next(evidence: Evidence, incumbent: IncumbentSample, situation: Situation) 
     return "incumbent" if row.then == "incumbent" else "candidate"
 
 
-def _amount(evidence: Evidence) -> str:
+def amount(evidence: Evidence) -> str:
     runs = f"{evidence.runs} run{'s' if evidence.runs > 1 else ''} against {evidence.incumbent_runs}"
+    runs += f" on {len(evidence.stations)} stations" if len(evidence.stations) > 1 else ""
     if evidence.sigmas is None:
         return f"{evidence.gain:+.4g}, {runs}"
-    how = "" if evidence.doubt is None else " at equal steps"
+    how = " at equal steps" if evidence.equal_steps else ""
     return f"{evidence.gain:+.4g}{how}, {evidence.sigmas:+.1f} sigma, {runs}, noise {evidence.noise:.2g}"

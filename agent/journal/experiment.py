@@ -102,7 +102,10 @@ class Evidence:
         noise: standard deviation of one run; 0 if equal programs give equal numbers.
         sigmas: the gain in its own standard errors; None without noise, or if the noise is only a guess.
         doubt: if incumbent_mean is adjusted for the candidate's number of steps (`decision.equal_steps`), the variance
-            that this adds, in units of the variance of one run; else None.
+            that this adds, in units of the variance of one run; else None. In a session with stations it is the
+            variance that their differences add as well.
+        stations: the gain on each station that both ran on; empty in a session of one machine.
+        adjusted: whether `doubt`, if any, is that of an adjustment for steps.
     """
 
     how: str
@@ -114,6 +117,12 @@ class Evidence:
     noise: float
     sigmas: float | None
     doubt: float | None = None
+    stations: Mapping[str, float] = field(default_factory=dict)
+    adjusted: bool = True
+
+    @property
+    def equal_steps(self) -> bool:
+        return self.doubt is not None and self.adjusted
 
     @property
     def confirmed(self) -> bool:
@@ -183,6 +192,14 @@ def succeeded(runs: Iterable[Run]) -> list[Run]:
 
 def metrics(runs: Iterable[Run]) -> list[float]:
     return [run.metric for run in runs if run.metric is not None]
+
+
+def by_station(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each station in their order; in a session of one machine all have the same station."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.station, []).append(run)
+    return found
 
 
 def digest(files: Mapping[str, str]) -> str:

@@ -34,6 +34,20 @@ NO_WORKSPACE = WorkspaceView()
 
 
 @dataclass(frozen=True)
+class Flying:
+    """A candidate that is being measured while the next one is proposed.
+
+    Attributes:
+        files: all mutable files of the candidate; `digest` is theirs.
+    """
+
+    parameters: Mapping[str, Value]
+    digest: str
+    files: Mapping[str, str]
+    description: str = ""
+
+
+@dataclass(frozen=True)
 class Context:
     """Everything a proposer may know. All of it is a copy: a proposer never touches the workspace.
 
@@ -49,6 +63,7 @@ class Context:
         workspace: read-only access to the workspace.
         folder: where to keep transcripts and logs of this experiment; None to keep none.
         earlier: experiments of other sessions to learn from.
+        flight: candidates that other stations are measuring now.
     """
 
     number: int
@@ -65,6 +80,7 @@ class Context:
     workspace: WorkspaceView = NO_WORKSPACE
     folder: Path | None = None
     earlier: tuple[Earlier, ...] = ()
+    flight: tuple[Flying, ...] = ()
 
 
 class Exhausted(Exception):
@@ -107,7 +123,7 @@ class Proposer(Protocol):
     name: str
 
     def ask(self, context: Context) -> Proposal:
-        """Return a candidate that differs from all those in `context.history`.
+        """Return a candidate that differs from all those in `context.history` and `context.flight`.
 
         Raises:
             Exhausted: no new candidates are left.

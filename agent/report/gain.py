@@ -128,7 +128,7 @@ def outcome(state: State, experiment: Experiment) -> Outcome:
             incumbent=number,
             sigmas=evidence.sigmas,
             word=evidence.word,
-            equal_steps=evidence.doubt is not None,
+            equal_steps=evidence.equal_steps,
             sure=evidence.confirmed or _confirmed_by_heldout_runs(state, experiment, before),
         )
     value, runs = experiment.metric, len(succeeded(experiment.runs))
@@ -148,7 +148,7 @@ def remeasured(state: State, experiment: Experiment) -> float | None:
         The value; None if the gain follows from the rows, or was adjusted for steps, which every view shows.
     """
     before, evidence = incumbent_before(state.experiments, experiment.number), experiment.verdict.evidence
-    if before is None or evidence is None or evidence.doubt is not None:
+    if before is None or evidence is None or evidence.equal_steps:
         return None
     own = before.verdict.evidence
     shown = own.mean if own is not None else before.metric

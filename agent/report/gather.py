@@ -161,7 +161,7 @@ def evidence_words(number: int, evidence: Evidence | None) -> str:
         runs += ", runs are deterministic"
     elif evidence.sigmas is not None:
         runs += f", {evidence.sigmas:.1f} sigma"
-    if evidence.doubt is not None:
+    if evidence.equal_steps:
         runs += ", at equal steps"
     match evidence.how:
         case "confirmed":

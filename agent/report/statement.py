@@ -149,10 +149,10 @@ def _interval(
 def _as_measured(experiment: Experiment) -> bool:
     """Return whether the verdict compared noisy runs without their steps, so that a drift may have decided it."""
     evidence = experiment.verdict.evidence
-    return evidence is not None and evidence.doubt is None and evidence.noise > 0
+    return evidence is not None and not evidence.equal_steps and evidence.noise > 0
 
 
 def _same_work(state: State, keep: Experiment) -> bool:
     """Return whether the verdicts of this keep and of all before it compared at equal steps."""
     kept = [each for each in _kept(state) if each.number <= keep.number]
-    return all(each.verdict.evidence is not None and each.verdict.evidence.doubt is not None for each in kept)
+    return all(each.verdict.evidence is not None and each.verdict.evidence.equal_steps for each in kept)

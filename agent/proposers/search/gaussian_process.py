@@ -8,7 +8,7 @@ et al., Vanilla Bayesian Optimization Performs Great in High Dimensions, 2024). 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class GaussianProcess:
         inverse: shape (n, n), the inverse covariance of the scaled values.
         mean, scale: of the values; scaled values are (value - mean) / scale.
         amplitude: variance of the scaled function.
+        noise: variance of the scaled values around it.
     """
 
     points: Array
@@ -49,6 +50,29 @@ class GaussianProcess:
     mean: float
     scale: float
     amplitude: float
+    noise: float
+
+    def pending(self, points: Array) -> GaussianProcess:
+        """Return the model as if each of the points had been measured as it predicts: sure of them, else unchanged.
+
+        This is the "kriging believer" (Ginsbourger, Le Riche, Carraro 2010, "Kriging is well-suited to parallelize
+        optimization").
+        """
+        import numpy as np
+
+        if not len(points):
+            return self
+        scaled = points / self.lengths
+        count = len(points)
+        cross = self.amplitude * _matern(_squares(scaled, self.points))
+        own = self.amplitude * _matern(_squares(scaled, scaled)) + (self.noise + 1e-6) * np.eye(count)
+        # The inverse of the larger covariance, by the Schur complement. The means stay as they are: weights of 0.
+        through = cross @ self.inverse
+        rest = np.linalg.inv(own - through @ cross.T)
+        corner = -rest @ through
+        inverse = np.block([[self.inverse - through.T @ corner, corner.T], [corner, rest]])
+        weights = np.concatenate([self.weights, np.zeros(count)])
+        return replace(self, points=np.concatenate([self.points, scaled]), weights=weights, inverse=inverse)
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation, without noise, at each of the points of shape (m, features)."""
@@ -96,7 +120,7 @@ def fit(points: Array, values: Array, group: Array, doubts: Array) -> GaussianPr
     lengths, amplitude, noise = np.exp(theta[:-2])[group], math.exp(theta[-2]), math.exp(theta[-1])
     scaled = points / lengths
     inverse = np.linalg.inv(amplitude * _matern(_squares(scaled, scaled)) + np.diag(noise * doubts + 1e-6))
-    return GaussianProcess(scaled, lengths, inverse @ wanted, inverse, mean, scale, amplitude)
+    return GaussianProcess(scaled, lengths, inverse @ wanted, inverse, mean, scale, amplitude, noise)
 
 
 def improvement(model: GaussianProcess, points: Array, best: float) -> Array:

@@ -94,7 +94,7 @@ class SearchProposer:
             raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
         rng = random.Random(f"{context.seed}:{context.number}")
         earlier = transfer.on_this_scale(context.earlier, context.history)
-        seen = {experiment.digest for experiment in context.history}
+        seen = {each.digest for each in (*context.history, *context.flight)}
         seen |= transfer.beaten(earlier, _value(context.incumbent), context.direction)
         failed = transfer.failed(space, earlier)
         for values, why in chain(
@@ -117,7 +117,8 @@ def _kept_elsewhere(
     space: Space, context: Context, earlier: Sequence[Earlier]
 ) -> Iterator[tuple[dict[str, Value], str]]:
     """Yield the best candidates of other sessions that are better than the incumbent, each once, with a reason."""
-    tried = [{d.key: each.parameters.get(d.key) for d in space.dimensions} for each in context.history]
+    known = (*context.history, *context.flight)
+    tried = [{d.key: each.parameters.get(d.key) for d in space.dimensions} for each in known]
     for values, each in transfer.wins(space, earlier, _value(context.incumbent), context.direction):
         if {**space.values(), **values} not in tried:
             yield values, f"#{each.number} of session {each.tag}, its best"
@@ -148,12 +149,22 @@ def _expected(
     # The best of this session: that of another one is proposed before this, and may be worse here.
     here = [value is not None and index < own for index, value in enumerate(values)]
     best = float(model.predict(known)[0][here].min())
-    fruitless = context.number - context.incumbent.number - PATIENCE
+    model = model.pending(np.array(_flying(space, context)))
+    fruitless = context.number - len(context.flight) - context.incumbent.number - PATIENCE
     candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless))
     expected = improvement(model, points(space, candidates), best)
     known_by = f"{own} and {len(values) - own} earlier" if len(values) > own else f"{own}"
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
         yield candidates[index], f"best expected improvement by a model of {known_by} experiments"
+
+
+def _flying(space: Space, context: Context) -> list[list[float]]:
+    """Return the points of the candidates that are being measured."""
+    rows = []
+    for each in context.flight:
+        with contextlib.suppress(KeyError, TypeError):  # it lacks a constant of the current space
+            rows.append(point(space, each.parameters))
+    return rows
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:
@@ -170,6 +181,9 @@ def _steps(space: Space, context: Context, rng: random.Random) -> Iterator[tuple
     The preferences weaken with each attempt, so that an almost exhausted space still yields new candidates.
     """
     lessons = _lessons(space, context.history, context.incumbent)
+    for each in context.flight:
+        for move in _moves(space, context.incumbent.parameters, each.parameters):
+            lessons[move] *= RETRY_FAILED
     for attempt in range(ATTEMPTS):
         yield _local(space, lessons, rng, attempt / ATTEMPTS)
     for values in draw_candidates(space, rng, ATTEMPTS):

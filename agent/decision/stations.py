@@ -1,0 +1,416 @@
+"""Judge a candidate whose runs are spread over several stations, or say which runs would help.
+
+Only differences within a station are evidence for a keep. They are pooled by `pooling`, and judged by the thresholds of
+`sequential_test`; a session with one station decides as one machine does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from agent.decision.decide import DecisionConfig, voided, without_comparison
+from agent.decision.equal_steps import Slope, slope_of
+from agent.decision.estimate import since_rebase
+from agent.decision.levels import Records
+from agent.decision.longer_training import slowed, why_longer_than
+from agent.decision.next_run import MOST_ATTEMPTS, MOST_DISTURBED, UNMEASURED, Row, Situation, next_run
+from agent.decision.noise import Noise
+from agent.decision.pooling import Pooled, disagreement, predicted, value_on_reference, within
+from agent.decision.sequential_test import (
+    DISCARD,
+    FIRST_DISCARD,
+    FIRST_KEEP,
+    KEEP,
+    MOST_REFRESHES,
+    MOST_RUNS,
+    REFRESH_EVERY,
+    UNCERTAIN,
+    amount,
+    exact,
+    keeps_failing,
+    log_ratio,
+    short,
+)
+from agent.execution.conditions import disturbed, swaps_more, undisturbed
+from agent.journal.experiment import Evidence, Run, Verdict, by_station, metrics, succeeded
+
+# A keep needs runs on so many stations, if the session has them.
+FEWEST_STATIONS = 2
+NOWHERE: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate and the program that it is compared with, the base.
+
+    Attributes:
+        draft: number of the draft.
+        runs: of the candidate, in order, at least one.
+        base_heldout: runs of the base without selection bias, failed ones included (`estimate.split`).
+        base_selection: its other runs.
+        same_work: whether a step of both takes equally long, judging by the edit.
+        leaner: how the candidate is simpler, if that counts.
+        repeat: why it is a program that is known already.
+        age: experiments since the base was kept.
+        rebases: station -> number of runs of the base that were accepted, for this candidate, after the machine's state
+            had changed.
+    """
+
+    draft: int
+    runs: Sequence[Run]
+    base_heldout: Sequence[Run]
+    base_selection: Sequence[Run]
+    same_work: bool = False
+    leaner: str | None = None
+    repeat: str | None = None
+    age: int = 0
+    rebases: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wants:
+    """The runs that a verdict waits for.
+
+    Attributes:
+        candidate: number of further runs of the candidate that would probably decide; 0 if only the base is needed.
+        stations: where such a run helps. It counts as soon as the base has a held-out run there.
+        incumbent: where a held-out run of the base is needed.
+        rebase: those of them where the machine's state has changed, so that earlier runs of the base no longer count.
+        priority: log likelihood ratio of better against equal; more promising candidates first.
+    """
+
+    candidate: int = 0
+    stations: frozenset[str] = NOWHERE
+    incumbent: frozenset[str] = NOWHERE
+    rebase: frozenset[str] = NOWHERE
+    priority: float = 0.0
+
+
+def judge_across(trial: Trial, records: Records, config: DecisionConfig) -> Verdict | Wants:
+    """Return the verdict, or the runs that it waits for.
+
+    Args:
+        records: of the session, without the runs of this candidate.
+    """
+    for number in range(1, len(trial.runs) + 1):
+        early = without_comparison(trial.runs[:number], config)
+        if early is not None:
+            return early
+    case = _Case(trial, records)
+    if trial.repeat is not None:
+        return _repeat(case)
+    found = _greedy(case) if config.kind == "greedy" else _confirm(case)
+    if not (config.trains and isinstance(found, Verdict) and found.status == "keep"):
+        return found
+    why = case.why_longer()
+    if why is None:
+        return found
+    # A busy machine may have slowed the first run, so the candidate gets a second one.
+    if len(case.good) < 2:
+        return Wants(1, case.free, priority=KEEP)
+    return voided(found, why)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A trial, its comparable runs by station, and the estimates from them."""
+
+    trial: Trial
+    known: Records
+
+    @cached_property
+    def records(self) -> Records:
+        own = by_station(succeeded(self.trial.runs)[1:])
+        return self.known.adding([run for runs in own.values() for run in undisturbed(runs)])
+
+    @property
+    def noise(self) -> Noise:
+        return self.records.noise
+
+    @cached_property
+    def heldout(self) -> dict[str, list[Run]]:
+        return _usable(self.trial.base_heldout)
+
+    @cached_property
+    def selection(self) -> dict[str, list[Run]]:
+        return _usable(self.trial.base_selection)
+
+    @cached_property
+    def base(self) -> dict[str, list[Run]]:
+        """The runs that the candidate is compared with before a keep: held-out runs if there are any at all."""
+        return self.heldout or self.selection
+
+    @cached_property
+    def lost(self) -> frozenset[str]:
+        """Stations where the base fails on each of its recent repeats."""
+        return frozenset(name for name, runs in by_station(self.trial.base_heldout).items() if keeps_failing(runs))
+
+    @cached_property
+    def good(self) -> list[Run]:
+        """Runs of the candidate that are comparable with those of the base."""
+        if self.noise.exact:
+            return succeeded(self.trial.runs)
+        return [run for run in self.trial.runs if self.why_unlike(run) is None]
+
+    @cached_property
+    def candidate(self) -> dict[str, list[Run]]:
+        return by_station(self.good)
+
+    @cached_property
+    def slope(self) -> Slope | None:
+        if self.noise.unsure or self.noise.exact or not self.trial.same_work:
+            return None
+        both = [name for name in self.candidate if name in self.heldout]
+        compared = [run for name in both for run in (*self.candidate[name], *self.heldout[name])]
+        return slope_of(self.records.repeated, compared, self.noise, self.records.direction)
+
+    @cached_property
+    def within(self) -> Pooled | None:
+        return within(self.candidate, self.heldout, self.records, self.records.direction, self.slope)
+
+    @cached_property
+    def predicted(self) -> Pooled | None:
+        return predicted(self.candidate, self.base, self.records, self.records.direction)
+
+    @cached_property
+    def best(self) -> Pooled | None:
+        """The more precise of both estimates."""
+        found = [each for each in (self.within, self.predicted) if each is not None]
+        return min(found, key=lambda each: each.variance, default=None)
+
+    @cached_property
+    def free(self) -> frozenset[str]:
+        """Stations where the candidate was not disturbed; all if it was disturbed everywhere."""
+        unlike = {run.station for run in self.trial.runs if run not in self.good}
+        return frozenset(self.records.present) - unlike - self.lost or frozenset(self.records.present)
+
+    def evidence(self, found: Pooled) -> Evidence:
+        value = value_on_reference(self.base, self.records)
+        if value is None:
+            value = _mean(metrics(run for runs in self.base.values() for run in runs))
+        return found.evidence(value, self.records.direction)
+
+    def why_unlike(self, run: Run) -> str | None:
+        reference = self.heldout.get(run.station) or self.selection.get(run.station)
+        return _why_slower(run, reference, self.trial) or _why_faster(run, reference) if reference else None
+
+    def row(self, station: str) -> Row:
+        """Return what must happen on a station where the candidate's latest run was not comparable."""
+        runs = [run for run in self.trial.runs if run.station == station]
+        reference = self.heldout.get(station) or self.selection[station]
+        rebases = self.trial.rebases.get(station, 0)
+        slower = next(
+            (n for n, run in enumerate(reversed(runs)) if _why_slower(run, reference, self.trial) is None), len(runs)
+        )
+        situation = Situation(
+            attempts=len(self.trial.runs),
+            rebases=rebases,
+            unlike=True,
+            slower=max(0, slower - MOST_DISTURBED * rebases),
+            faster=_why_faster(runs[-1], reference) is not None,
+            swaps=all(swaps_more([run], reference) for run in runs),
+            lost=station in self.lost,
+        )
+        return next_run(situation)
+
+    def why_longer(self) -> str | None:
+        """Return by how much the candidate trained longer than the baseline on each station that both ran on."""
+        whys = []
+        baseline = by_station(self.known.groups[0]) if self.known.groups else {}
+        for name, runs in by_station(self.trial.runs).items():
+            before = baseline.get(name) or self.heldout.get(name) or self.selection.get(name) or []
+            selection, heldout = self.selection.get(name, []), self.heldout.get(name, [])
+            whys.append(why_longer_than(runs, before, slowed(selection, heldout)))
+        return whys[0] if None not in whys else None
+
+
+def _confirm(case: _Case) -> Verdict | Wants:
+    if not case.good:
+        return _disturbed(case)
+    if case.noise.exact:
+        return _exact(case)
+    found, places = case.best, frozenset(case.candidate) - case.lost
+    if case.noise.unsure:
+        return Wants(incumbent=places & frozenset(case.heldout) or places)
+    if found is None:
+        return _unmeasured(case)
+    evidence, ratio = case.evidence(found), _ratio(found)
+    if case.noise.sd == 0.0:
+        return exact(evidence, case.trial.leaner)
+    uncertain = not case.heldout and found.gain > -UNCERTAIN * found.noise.sd
+    if uncertain and places:
+        # The runs that the base was kept for are optimistic.
+        return Wants(incumbent=places, priority=ratio)
+    kept = _kept(case)
+    if kept is not None:
+        return kept
+    first, open_ = found.runs == 1, found.runs < MOST_RUNS
+    if ratio > (FIRST_DISCARD if first else DISCARD) and open_:
+        return _more(case, found, 0.0)
+    if case.trial.leaner is not None:
+        simpler = _simpler(case, case.trial.leaner)
+        if simpler is not None:
+            return simpler
+    return Verdict("discard", _why_not(case, found, evidence), evidence)
+
+
+def _kept(case: _Case) -> Verdict | Wants | None:
+    """Return the keep, what it waits for, or a discard since stations disagree; None if nothing speaks for a keep."""
+    found = case.within
+    if found is None:
+        return None
+    evidence = case.evidence(found)
+    apart = disagreement(found) if len(found.gains) > 1 else None
+    if apart is not None:
+        return Verdict("discard", f"{apart}: {amount(evidence)}", evidence)
+    if _ratio(found) < (FIRST_KEEP if found.runs == 1 else KEEP):
+        return None
+    missing = _missing(case, found)
+    return missing if missing is not None else Verdict("keep", f"better by {amount(evidence)}", evidence)
+
+
+def _missing(case: _Case, found: Pooled) -> Wants | None:
+    """Return what a keep still needs: more runs of the base, and another station."""
+    ratio = _ratio(found)
+    runs, wanted = sum(map(len, case.heldout.values())), min(MOST_REFRESHES, 1 + case.trial.age // REFRESH_EVERY)
+    if runs < wanted:
+        return Wants(incumbent=frozenset(found.gains), priority=ratio)
+    if len(found.gains) >= min(FEWEST_STATIONS, len(case.records.present)):
+        return None
+    waiting = frozenset(case.candidate) - frozenset(found.gains) - case.lost
+    if waiting:
+        return Wants(incumbent=waiting, priority=ratio)
+    others = frozenset(case.records.present) - frozenset(found.gains) - case.lost
+    return Wants(1, others, priority=ratio) if others and found.runs < MOST_ATTEMPTS else None
+
+
+def _simpler(case: _Case, leaner: str) -> Verdict | Wants | None:
+    """Return the verdict that a simpler candidate gets by the same test, shifted by the effect; None for a discard."""
+    best, found = case.best, case.within
+    assert best is not None
+    ratio, open_ = _ratio(best, best.effect), best.runs < MOST_RUNS
+    if found is not None and found.runs > 1 and found.gain >= 0 and _ratio(found, found.effect) >= KEEP:
+        missing = _missing(case, found)
+        if missing is not None:
+            return missing
+        evidence = case.evidence(found)
+        why = f"simplification: {leaner}, and nothing is lost ({amount(evidence)})"
+        return Verdict("keep", why, replace(evidence, how="simplification"))
+    return _more(case, best, best.effect) if ratio > DISCARD and open_ else None
+
+
+def _more(case: _Case, found: Pooled, margin: float) -> Verdict | Wants:
+    """Return the runs that the test needs."""
+    priority = _ratio(found, margin)
+    lacking = frozenset(case.candidate) - frozenset(case.heldout) - case.lost
+    if case.within is None:
+        # A run of either program decides whether they can be compared, whichever comes first.
+        if not lacking and not frozenset(case.heldout) - case.lost:
+            return Verdict("discard", UNMEASURED, case.evidence(found))
+        return Wants(1, frozenset(case.heldout) - case.lost, lacking, priority=priority)
+    runs = sum(map(len, case.heldout.values()))
+    if runs <= found.runs + 1:
+        fewest = min(case.within.gains, key=lambda name: len(case.heldout[name]))
+        if fewest not in case.lost:
+            return Wants(incumbent=frozenset([fewest]) | lacking, priority=priority)
+    return Wants(_further(found, margin), case.free, lacking, priority=priority)
+
+
+def _further(found: Pooled, margin: float) -> int:
+    """Return how many more runs of the candidate would decide if the gain stayed as it is."""
+    most = MOST_RUNS - found.runs
+    for more in range(1, most):
+        runs, plain = found.runs + more, 1 / found.runs + 1 / found.incumbent_runs
+        variance = found.variance * (1 / runs + 1 / (found.incumbent_runs + more)) / plain
+        ratio = _ratio(replace(found, variance=variance, runs=runs), margin)
+        if not DISCARD < ratio < KEEP:
+            return more
+    return max(1, most)
+
+
+def _unmeasured(case: _Case) -> Verdict | Wants:
+    """Return what a candidate waits for that ran only where neither the base nor the level is known."""
+    places = frozenset(case.candidate) - case.lost
+    if not places:
+        return Wants(1, case.free) if len(case.trial.runs) < MOST_ATTEMPTS else Verdict("discard", UNMEASURED)
+    return Wants(incumbent=places)
+
+
+def _disturbed(case: _Case) -> Verdict | Wants:
+    """Return what a candidate needs whose runs were all disturbed compared with the base."""
+    rows = {name: case.row(name) for name in by_station(case.trial.runs)}
+    ended = next((row for row in rows.values() if row.then == "discard"), None)
+    elsewhere = frozenset(case.records.present) - frozenset(rows) - case.lost
+    if ended is not None and (not elsewhere or len(case.trial.runs) >= MOST_ATTEMPTS):
+        last = case.trial.runs[-1]
+        return Verdict("discard", f"{ended.why}: {case.why_unlike(last)}")
+    rebase = frozenset(name for name, row in rows.items() if row.then == "incumbent")
+    again = frozenset(name for name, row in rows.items() if row.then == "candidate")
+    return Wants(1 if elsewhere or again else 0, elsewhere or again, rebase, rebase)
+
+
+def _exact(case: _Case) -> Verdict | Wants:
+    """Judge without noise: one run of each on one station suffices."""
+    found = within(case.candidate, case.heldout or case.selection, case.records, case.records.direction)
+    if found is None:
+        places = frozenset(case.candidate)
+        return Wants(1, frozenset(case.base), places)
+    evidence = case.evidence(found)
+    if len(found.gains) > 1 and min(found.gains.values()) <= 0 < max(found.gains.values()):
+        return Verdict("discard", f"{disagreement(found)}: {amount(evidence)}", evidence)
+    return exact(evidence, case.trial.leaner)
+
+
+def _greedy(case: _Case) -> Verdict | Wants:
+    """Apply the classic rule within a station: keep if strictly better than the base there."""
+    runs = by_station(succeeded(case.trial.runs))
+    found = within(runs, case.selection | case.heldout, case.records, case.records.direction)
+    if found is None:
+        return Wants(incumbent=frozenset(runs))
+    evidence = replace(case.evidence(found), how="greedy")
+    if case.noise.degrees < 1:
+        # Nothing was repeated, so the noise is a guess, and so would be the number of sigmas.
+        evidence = replace(evidence, sigmas=None)
+    if evidence.gain > 0:
+        return Verdict("keep", f"better by {amount(evidence)}", evidence)
+    return Verdict("discard", "equal" if evidence.gain == 0 else f"{short(evidence)}: {amount(evidence)}", evidence)
+
+
+def _repeat(case: _Case) -> Verdict:
+    found = case.best or case.within
+    evidence = replace(case.evidence(found), how="repeat") if found else None
+    return Verdict("discard", f"repeat: {case.trial.repeat}", evidence)
+
+
+def _why_not(case: _Case, found: Pooled, evidence: Evidence) -> str:
+    where = f", predicted on {', '.join(case.candidate)}" if not found.gains and len(case.records.present) > 1 else ""
+    return f"{short(evidence)}: {amount(evidence)}{where}"
+
+
+def _ratio(found: Pooled, margin: float = 0.0) -> float:
+    """Return the log likelihood ratio of the sequential test."""
+    if not found.noise.sd:
+        return math.copysign(math.inf, found.gain)
+    return log_ratio(found.evidence(0.0, "minimize"), found.noise, found.effect, margin)
+
+
+def _usable(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of a base that count, by station: undisturbed ones since the machine's state last changed."""
+    found = {name: undisturbed(succeeded(since_rebase(own))) for name, own in by_station(runs).items()}
+    return {name: own for name, own in found.items() if own}
+
+
+def _why_slower(run: Run, reference: Sequence[Run], trial: Trial) -> str | None:
+    return disturbed([run], reference, equally_long=trial.same_work)
+
+
+def _why_faster(run: Run, reference: Sequence[Run]) -> str | None:
+    why = disturbed(reference, [run], equally_long=False, than="the candidate")
+    return f"while the incumbent ran, {why}" if why is not None else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
