@@ -192,14 +192,14 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            _joined(config.stations) as cluster,
+            _joined(config.stations) as connect,
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
             try:
                 for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):
                     runner.say(text)
-                code = _done(session, output, _with(session, config, cluster))
+                code = _done(session, output, _with(session, config, connect))
                 if starter:
                     runner.say(starter.after(code))
             finally:
@@ -275,20 +275,22 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
 
 
 @contextlib.contextmanager
-def _joined(stations: StationsConfig | None) -> Iterator[Cluster | None]:
-    """Connect to the stations; yield None without stations."""
+def _joined(stations: StationsConfig | None) -> Iterator[Callable[[], Cluster] | None]:
+    """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""
     if stations is None:
         yield None
         return
-    from agent.fleet.cluster import connected
+    require_fleet()
+    from agent.fleet.cluster import Cluster
     from agent.fleet.local import local_stations
 
+    address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
     with contextlib.ExitStack() as stack:
-        address, tls = stations.scheduler, stations.tls
         if address is None:
             assert stations.count is not None
-            address = stack.enter_context(local_stations(stations.count))
-        yield stack.enter_context(connected(address, tls, insecure=stations.insecure))
+            fleet = stack.enter_context(local_stations(stations.count))
+            address, tls = fleet.address, fleet.tls
+        yield lambda: Cluster.connect(address, tls, insecure=insecure)
 
 
 @dataclass(frozen=True)
@@ -299,15 +301,15 @@ class Work:
     confirm: Callable[[], int]
 
 
-def _with(session: Session, config: RunConfig, cluster: Cluster | None) -> Work:
+def _with(session: Session, config: RunConfig, connect: Callable[[], Cluster] | None) -> Work:
     """Return the work of a session: with stations or without."""
-    if cluster is None:
+    if connect is None:
         return Work(lambda: run_session(session), lambda: confirm_gain(session))
     from agent.fleet.confirming import on_stations, pairs_for
     from agent.fleet.decider import Fleet
     from agent.fleet.ordering import Orders
 
-    fleet = Fleet(session, cluster, Orders(session, config.execution.sandbox, setup=config.execution.setup))
+    fleet = Fleet(session, connect, Orders(session, config.execution.sandbox, setup=config.execution.setup))
     return Work(lambda: run_fleet(fleet), lambda: confirm_gain(session, pairs_for(fleet), on_stations(fleet)))
 
 

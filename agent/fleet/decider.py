@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from agent.decision.decide import require_limits
 from agent.errors import AutoresearchError
 from agent.fleet import candidates
 from agent.fleet.assign import Task, next_task
-from agent.fleet.cluster import Answer, Cluster, Loss
+from agent.fleet.cluster import Cluster, Loss, StationInfo
+from agent.fleet.facts import changed_facts, facts_of
 from agent.fleet.ordering import Orders
 from agent.fleet.verdicts import Verdicts
 from agent.format import counted
@@ -24,6 +25,7 @@ from agent.journal.flight import BASELINE, Candidate, Flight, Lease
 from agent.journal.state import State
 from agent.proposers.base import Exhausted
 from agent.session.session import Session
+from agent.station.orders import Answer
 from agent.system.files import write_whole
 
 TICK_SECONDS = 0.2
@@ -39,16 +41,19 @@ class Fleet:
 
     Args:
         session: has the journal, git and the proposer.
-        cluster: carries orders to stations.
+        connect: connects to the scheduler, which carries orders to stations.
+        orders: makes the orders.
     """
 
-    def __init__(self, session: Session, cluster: Cluster, orders: Orders) -> None:
-        self.session, self._cluster, self._orders = session, cluster, orders
+    def __init__(self, session: Session, connect: Callable[[], Cluster], orders: Orders) -> None:
+        self.session, self._connect, self._orders = session, connect, orders
+        self._cluster = connect()
         self._verdicts = Verdicts(session)
         self._began = self._polled = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # when there was no new proposal, in experiments, and why
+        self._told: set[str] = set()
 
     @property
     def _state(self) -> State:
@@ -57,6 +62,11 @@ class Fleet:
     @property
     def _flight(self) -> Flight:
         return self.session.state.flight
+
+    @property
+    def _incumbent(self) -> Experiment:
+        assert self._state.incumbent is not None
+        return self._state.incumbent
 
     # The steps
 
@@ -91,9 +101,14 @@ class Fleet:
     def assign(self) -> None:
         """Give each idle station its next run."""
         for name in self.idle():
-            task = self._next(name)
-            if task is not None:
-                self._give(name, task)
+            found = self._next(name)
+            if found is None:
+                continue
+            task, base = found
+            if task.kind == "candidate":
+                self.lease(name, self._flight.candidates[task.draft].commit, candidate=task.draft)
+            else:
+                self.lease(name, self._orders.commit_of(base), of=base, rebase=task.rebase)
 
     def receive(self) -> None:
         """Wait for an answer for a moment, and take all that are there."""
@@ -129,36 +144,68 @@ class Fleet:
 
     def meet(self) -> None:
         """Note which stations have come and gone, and ask those of an earlier start for what they finished."""
-        here, journal = self._cluster.stations(), self.session.journal
-        known = self._flight.stations
+        if not self._cluster.connected and not self._reconnect():
+            return
+        journal, known = self.session.journal, self._flight.stations
+        here = {name: each for name, each in self._cluster.stations().items() if self._is_usable(each)}
         for name, each in here.items():
             if name not in known or known[name].gone is not None:
-                journal.append("joined", station=name, facts=self._orders.facts(each))
+                self._orders.forget(name)
+                journal.append("joined", station=name, facts=facts_of(each))
         for name, station in known.items():
             if station.gone is None and name not in here:
                 journal.append("left", station=name, reason="it is not connected any more")
                 for lease in [each for each in self._flight.leases.values() if each.station == name]:
                     if lease.lease not in self._adopted:
                         self._lose(lease, "its station is gone")
+        if not here:
+            self._say_once("waiting for a station to join")
         self._adopted &= {*self._flight.leases}
         if self._adopted:
             self._collect(here)
 
-    def _collect(self, here: Iterable[str]) -> None:
+    def _is_usable(self, station: StationInfo) -> bool:
+        """Return whether a station can take part: its program is the same, and its machine is what it was."""
+        known, why = self._flight.stations.get(station.name), station.fault
+        if known is not None and not why and (differing := changed_facts(known.facts, facts_of(station))):
+            why = f"has changed ({differing}), so its earlier runs are no longer comparable: give it another --name"
+        if why:
+            self._say_once(f"{station.name} takes no part: it {why}")
+        return not why
+
+    def _reconnect(self) -> bool:
+        """Connect anew, and return whether that succeeded. The stations went on meanwhile, and keep their answers."""
+        try:
+            cluster = self._connect()
+        except AutoresearchError as error:
+            self._say_once(f"the scheduler is gone; trying again until it is back ({error})")
+            return False
+        self._cluster.close()
+        self._cluster, self._began = cluster, time.monotonic()
+        self._adopted = {*self._flight.leases}
+        self._told.clear()
+        self.session.journal.show("note", text="connected to the scheduler again")
+        return True
+
+    def _collect(self, here: Collection[str]) -> None:
+        """Take what stations finished while nobody was connected. What no station has is lost."""
         late = time.monotonic() - self._began > ABSENT_SECONDS
+        found = self._cluster.collect(self._orders.session)
         for lease in [self._flight.leases[each] for each in self._adopted]:
-            if lease.station not in here:
-                if late:
+            if lease.station not in found:
+                if late and lease.station not in here:
                     self._lose(lease, "its station did not come back")
                 continue
-            found = self._cluster.collect(self._orders.session, lease.station)
-            if found is None:  # it did not answer in time
-                continue
-            answer = found.finished.get(lease.lease)
-            if answer is not None:
+            kept = found[lease.station]
+            if (answer := kept["finished"].get(lease.lease)) is not None:
                 self._take(answer)
-            elif lease.lease not in found.running:
+            elif lease.lease not in kept["running"]:
                 self._lose(lease, "the session was interrupted before it was measured")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.session.journal.show("note", text=text)
 
     def here(self) -> list[str]:
         """Return the stations that are here."""
@@ -167,7 +214,10 @@ class Fleet:
     def idle(self) -> list[str]:
         """Return the stations that could run something now."""
         busy = {lease.station for lease in self._flight.leases.values()}
-        return [name for name in self.here() if name not in busy and not self._is_unfit(name)]
+        return [name for name in self._fit() if name not in busy]
+
+    def _fit(self) -> list[str]:
+        return [name for name in self.here() if not self._is_unfit(name)]
 
     def _is_unfit(self, name: str) -> bool:
         """Return whether the incumbent fails on this station, so that nothing can be compared with it there."""
@@ -177,18 +227,24 @@ class Fleet:
 
     # Runs
 
-    def _next(self, name: str) -> Task | None:
-        state = self._state
+    def _next(self, name: str) -> tuple[Task, int] | None:
+        """Return what a station runs next, and the base that it is about; None if there is nothing for it."""
+        state, here = self._state, self._fit()
         if not state.experiments:
-            return Task("incumbent", BASELINE)
-        while True:
-            task = next_task(name, self._verdicts.view(name, may_propose=self._may_propose()))
-            if task is None or task.kind != "propose":
-                return task
-            try:
-                return Task("candidate", self._propose().number)
-            except Exhausted as reason:
-                self._exhausted = len(state.experiments), str(reason)
+            return Task("incumbent"), BASELINE
+        incumbent = self._incumbent.number
+        for base in [each for each in self._verdicts.bases() if each != incumbent]:
+            view = self._verdicts.view(base, here, may_propose=False)
+            if name in view.known and (task := next_task(name, view)) is not None:
+                return task, base
+        task = next_task(name, self._verdicts.view(incumbent, here, may_propose=self._may_propose()))
+        if task is None or task.kind != "propose":
+            return None if task is None else (task, incumbent)
+        try:
+            return Task("candidate", self._propose().number), incumbent
+        except Exhausted as reason:
+            self._exhausted = len(state.experiments), str(reason)
+            return None
 
     def _may_propose(self) -> bool:
         if self._stopping or self._why_nothing_comes():
@@ -203,16 +259,9 @@ class Fleet:
         return self._exhausted[1]
 
     def _propose(self) -> Candidate:
-        session, incumbent = self.session, self._state.incumbent
-        assert incumbent is not None
+        session, incumbent = self.session, self._incumbent
         context = self._verdicts.context(session.context(self._flight.proposed + 1, incumbent))
         return candidates.launch(session, session.ask(context), incumbent)
-
-    def _give(self, name: str, task: Task) -> None:
-        if task.kind == "candidate":
-            self.lease(name, self._flight.candidates[task.number].commit, candidate=task.number)
-        else:
-            self.lease(name, self._orders.commit_of(task.number), of=task.number)
 
     def lease(self, name: str, commit: str, **about: Any) -> None:
         """Journal a run, then ask the station for it.
@@ -225,7 +274,7 @@ class Fleet:
         lease = f"{self._flight.leased + 1}"
         log = self.session.journal.path.parent / "stations" / name / f"{lease}.log"
         expected = self._verdicts.expected_seconds(name)
-        whose = {"candidate": None, "of": None, "label": None, "seed": None, **about}
+        whose = {"candidate": None, "of": None, "label": None, "seed": None, "rebase": False, **about}
         fields = {"lease": lease, "station": name, "commit": commit, "log": str(log), "expected": expected, **whose}
         self.session.journal.append("leased", **fields)
         self._cluster.submit(name, self._orders.order(self._flight.leases[lease]))
@@ -261,8 +310,12 @@ class Fleet:
 
     def _take_loss(self, loss: Loss) -> None:
         lease = self._flight.leases.get(loss.lease)
-        if lease is not None:
+        if lease is None:
+            return
+        if self._cluster.connected:
             self._lose(lease, loss.reason)
+        else:  # it may have been measured all the same
+            self._adopted.add(lease.lease)
 
     def _lose(self, lease: Lease, reason: str, fault: str = "") -> None:
         self.session.journal.append("lost", station=lease.station, reason=reason, fault=fault, **_of(lease))
@@ -294,8 +347,7 @@ class Fleet:
         if candidate.lost >= MOST_LOST and not candidate.runs:
             return Verdict("crash", f"crashed: {counted(candidate.lost, 'station')} were lost while running it")
         verdict = self._verdicts.of(candidate)
-        incumbent = self._state.incumbent
-        assert incumbent is not None
+        incumbent = self._incumbent
         if verdict is None or verdict.status != "keep" or candidate.base == incumbent.number:
             return verdict
         base = self._state.experiments[candidate.base]

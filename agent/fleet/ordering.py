@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from agent.execution.fingerprint import snapshot
 from agent.journal.experiment import Experiment, Run
@@ -100,11 +99,7 @@ class Orders:
     def run_of(self, answer: Answer, lease: Lease) -> Run:
         """Return the run of an answer, with its station and its log here."""
         assert answer.run is not None
-        return replace(answer.run, station=lease.station, log=lease.log, seed=lease.seed)
-
-    def facts(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a station says about its machine, as values for the journal."""
-        return {name: value for name, value in found.items() if value is None or isinstance(value, str | int | float)}
+        return replace(answer.run, station=lease.station, log=lease.log, seed=lease.seed, rebased=lease.rebase)
 
     def runs_on(self, number: int, station: str) -> tuple[Run, ...]:
         """Return the runs of a kept experiment on one station."""

@@ -50,8 +50,9 @@ events above:
     left       {station, reason}                         it is gone
     candidate  {candidate, base, commit, merged, and the fields of proposed but its number}   a candidate has a commit:
                base: the number of the kept experiment that it changes; merged: the candidate whose change it is
-    leased     {lease, station, commit, log, expected, candidate, of, label, seed}   a station is asked for a run of a
-               candidate, of the kept experiment with the number {of}, or of a commit of a comparison
+    leased     {lease, station, commit, log, expected, candidate, of, label, seed, rebase}   a station is asked for a
+               run of a candidate, of the kept experiment with the number {of}, or of a commit of a comparison; rebase:
+               it is accepted although the machine's state has changed
     compared   with {lease} as well                      the station returned a run of a comparison
     returned   {lease, candidate, of, and the fields of Run}   the station returned the run
     lost       {lease, candidate, of, station, reason, fault}   the run does not count and is measured elsewhere: the
@@ -215,6 +216,7 @@ _CANDIDATE: dict[str, Check] = {
 _LEASE: dict[str, Check] = {
     "lease": _text, "station": _text, "commit": _commit, "log": _text, "expected": _seconds,
     "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text), "seed": _maybe(_seed),
+    "rebase": _flag,
 }  # fmt: skip
 _FACT: Check = lambda value: value is None or _scalar(value)  # noqa: E731
 _LEARNED: dict[str, Check] = {"tag": _text, "experiments": _count, "alike": _flag}

@@ -29,6 +29,7 @@ class Candidate:
         runs: its runs so far, each with its station.
         lost: number of its runs that were lost with their stations.
         faulted: number of its runs that faults of the GPU ended.
+        rebases: station -> number of runs of its base that were accepted there after the machine's state had changed.
         verdict: None until it is decided.
     """
 
@@ -47,6 +48,7 @@ class Candidate:
     runs: tuple[Run, ...] = ()
     lost: int = 0
     faulted: int = 0
+    rebases: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
 
 
@@ -61,6 +63,7 @@ class Lease:
         of: the number of the kept experiment to run; else None.
         label: the commit of a comparison to run (`agent.session.compare`); else None.
         seed: the seed that is set; None for the recipe's own.
+        rebase: the run is accepted although the machine's state has changed (`Run.rebased`).
         at: Unix time in seconds.
     """
 
@@ -73,6 +76,7 @@ class Lease:
     of: int | None = None
     label: str | None = None
     seed: int | None = None
+    rebase: bool = False
     at: float = 0.0
 
 
@@ -172,8 +176,20 @@ def _returned(flight: Flight, event: Event) -> Flight:
     flight = _settled(flight, lease, seconds=run.seconds, runs=1)
     if lease.of is not None:
         kept = (*flight.kept.get(lease.of, ()), run)
-        return replace(flight, kept={**flight.kept, lease.of: kept})
+        flight = replace(flight, kept={**flight.kept, lease.of: kept})
+        return _rebased(flight, lease) if run.rebased else flight
     return _changed(flight, lease, lambda each: replace(each, runs=(*each.runs, run)))
+
+
+def _rebased(flight: Flight, lease: Lease) -> Flight:
+    """Count a run of a base after the machine's state had changed for all of its candidates."""
+    found = {
+        number: replace(each, rebases={**each.rebases, lease.station: each.rebases.get(lease.station, 0) + 1})
+        if each.base == lease.of
+        else each
+        for number, each in flight.candidates.items()
+    }
+    return replace(flight, candidates=found)
 
 
 def _compared(flight: Flight, event: Event) -> Flight:
