@@ -318,7 +318,9 @@ class Fleet:
             self._adopted.add(lease.lease)
 
     def _lose(self, lease: Lease, reason: str, fault: str = "") -> None:
-        self.session.journal.append("lost", station=lease.station, reason=reason, fault=fault, **_of(lease))
+        self.session.journal.append(
+            "lost", station=lease.station, reason=reason, fault=fault, label=lease.label, **_of(lease)
+        )
 
     def _withdraw(self, number: int) -> None:
         """End the runs of a candidate that has its verdict."""

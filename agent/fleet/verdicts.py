@@ -47,7 +47,7 @@ class Verdicts:
             may_propose: whether a new candidate of this base may be proposed.
         """
         state, records = self._state, self._records(None)
-        program = self.experiments()[base]
+        program = state.measured[base]
         heldout = by_station(succeeded(split(program)[0]))
         flights = [each for each in state.flight.candidates.values() if each.base == base and each.verdict is None]
         latest = base == (state.incumbent.number if state.incumbent else 0)
@@ -70,22 +70,12 @@ class Verdicts:
     def context(self, context: Context) -> Context:
         """Return what the proposer may know, on the scale of one station, with the candidates in flight."""
         records = self._records(None)
-        history = tuple(_secretive(each) for each in aligned(self.experiments(), records))
+        history = tuple(_secretive(each) for each in aligned(self._state.measured, records))
         flying = tuple(
             Flying(each.parameters, each.digest, self._session.runs.files(each.commit), each.description)
             for each in self._state.flight.candidates.values()
         )
         return dataclasses.replace(context, history=history, incumbent=history[context.incumbent.number], flight=flying)
-
-    def experiments(self) -> list[Experiment]:
-        """Return the experiments with the runs of kept ones on all stations."""
-        kept = self._state.flight.kept
-        return [
-            dataclasses.replace(each, heldout_runs=(*each.heldout_runs, *kept[each.number]))
-            if each.number in kept
-            else each
-            for each in self._state.experiments
-        ]
 
     def expected_seconds(self, name: str) -> float:
         """Return the expected duration of a run on a station: the median of its own, or an estimate for all."""
@@ -114,7 +104,7 @@ class Verdicts:
 
     def _trial(self, candidate: Candidate) -> Trial:
         state, constants = self._state, known_constants(self._session.runner.protocol)
-        base = self.experiments()[candidate.base]
+        base = state.measured[candidate.base]
         files, before = (self._session.runs.files(each.commit) for each in (candidate, base))
         heldout, selection = split(base)
         good = succeeded(candidate.runs)
@@ -138,7 +128,7 @@ class Verdicts:
         """Return the records of the session without the runs of one candidate."""
         others = [each.runs for each in self._state.flight.candidates.values() if each is not but]
         direction = self._session.runner.protocol.metric.direction
-        return records_of(self.experiments(), direction, others, self._here())
+        return records_of(self._state.measured, direction, others, self._here())
 
     def _here(self) -> list[str]:
         return [name for name, each in self._state.flight.stations.items() if each.gone is None]

@@ -55,7 +55,7 @@ events above:
                it is accepted although the machine's state has changed
     compared   with {lease} as well                      the station returned a run of a comparison
     returned   {lease, candidate, of, and the fields of Run}   the station returned the run
-    lost       {lease, candidate, of, station, reason, fault}   the run does not count and is measured elsewhere: the
+    lost       {lease, candidate, of, label, station, reason, fault}   the run does not count and is measured elsewhere: the
                station is gone, could not measure, or its GPU failed
     decided    {candidate, status, reason, evidence}     as judged; its experiment follows
 
@@ -264,8 +264,8 @@ FIELDS: dict[str, dict[str, Check]] = {
     "leased": _LEASE,
     "returned": {**_RUN, "lease": _text, "candidate": _maybe(_count), "of": _maybe(_count)},
     "lost": {
-        "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "reason": _text,
-        "fault": _FAULT,
+        "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text),
+        "reason": _text, "fault": _FAULT,
     },
     "decided": {
         "candidate": _count, "status": _one_of("keep", "discard", "crash"), "reason": _text,

@@ -163,6 +163,15 @@ class State:
     flight: Flight = NO_FLIGHT
 
     @property
+    def measured(self) -> tuple[Experiment, ...]:
+        """The experiments with the held-out runs that stations made of kept ones."""
+        kept = self.flight.kept
+        return tuple(
+            replace(each, heldout_runs=(*each.heldout_runs, *kept[each.number])) if each.number in kept else each
+            for each in self.experiments
+        )
+
+    @property
     def learned(self) -> Sequence[Mapping[str, Any]]:
         """The sessions that this one learns from: those of its first event, or none with `--fresh`."""
         found: Sequence[Mapping[str, Any]] = (self.session or {}).get("learned", ())

@@ -187,7 +187,7 @@ def _sources(runner: Runner, commit: str) -> tuple[Mapping[str, str], Mapping[st
 def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
     """Return the gain on both splits, what selection cost, and the verdict, as fields of `confirmed`."""
     state, direction = bench.journal.state, bench.runner.protocol.metric.direction
-    same_seed = noise_of(state.experiments)
+    same_seed = noise_of(state.measured)
     noise = NO_NOISE if sample.varied else same_seed
     found, means = _compared(sample, lambda run: run.metric, direction, noise)
     assert found is not None
@@ -308,6 +308,9 @@ def _hides_seed(runner: Runner, commits: Mapping[str, str], sample: Sample) -> b
 
 def _holds_for_own_seed(state: State, commits: Mapping[str, str], noise: Noise, direction: Direction) -> bool:
     """Return whether the session's own runs, which all have the recipe's seed, show the gain."""
+    if any(run.station for e in state.experiments for run in e.runs):
+        kept = next((e.verdict.evidence for e in state.experiments if e.commit == commits["b"]), None)
+        return kept is not None and kept.confirmed and kept.gain > 0
     found = {e.commit: metrics(unbiased(e) or e.runs) for e in state.experiments}
     a, b = (found.get(commits[label], []) for label in ("a", "b"))
     return bool(a and b) and difference(a, b, direction, noise).low > 0

@@ -42,7 +42,8 @@ def event_lines(event: Event, state: State) -> list[str]:
         case "running":
             return [f"{_side(state, data)} running, run {data['run']}, about {duration(data['expected'])}"]
         case "compared":
-            return [f"{_side(state, data)} run {data['run']}: {_result(data)}"]
+            where = f" on {data['station']}" if data.get("station") else ""
+            return [f"{_side(state, data)} run {data['run']}{where}: {_result(data)}"]
         case "recorded":
             return [row(state, len(state.experiments) - 1)]
         case "interrupted":
@@ -87,18 +88,20 @@ def _of_stations(event: Event, state: State) -> list[str]:
         case "left":
             return [f"{data['station']} left: {data['reason']}"]
         case "leased":
-            what = _work(data)
+            what = _work(state, data)
             known = state.flight.candidates.get(data["candidate"]) if data.get("candidate") is not None else None
             more = f": {known.description}" if known is not None else ""
             return [f"{data['station']} runs {what}, about {duration(data['expected'])}{more}"]
         case "returned":
-            return [f"{data['station']} returned {_work(data)}: {_result(data)}"]
+            return [f"{data['station']} returned {_work(state, data)}: {_result(data)}"]
         case "lost":
-            return [f"{data['station']} lost {_work(data)}: {data['reason']}"]
+            return [f"{data['station']} lost {_work(state, data)}: {data['reason']}"]
     return []
 
 
-def _work(data: Mapping[str, Any]) -> str:
+def _work(state: State, data: Mapping[str, Any]) -> str:
+    if data.get("label") is not None:
+        return f"{_side(state, data)} for the confirmation"
     return f"candidate {data['candidate']}" if data.get("candidate") is not None else f"incumbent #{data['of']}"
 
 

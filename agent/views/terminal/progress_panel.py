@@ -129,7 +129,8 @@ def _against(best: Experiment | None) -> str:
     """Format what the runs are compared with: the mean of the incumbent's held-out runs."""
     if best is None or best.metric is None:
         return ""
-    values = metrics(unbiased(best)) or [best.metric]
+    values = metrics(unbiased(best)) if not best.runs[-1].station else []
+    values = values or [best.metric]
     runs = f", {len(values)} runs" if len(values) > 1 else ""
     return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
 
