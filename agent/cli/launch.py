@@ -195,7 +195,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            _joined(config.stations) as connect,
+            _joined(config.stations, runner.say) as connect,
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
@@ -296,19 +296,21 @@ def _require_same_kind(state: State, config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def _joined(stations: StationsConfig | None) -> Iterator[Callable[[], Cluster] | None]:
+def _joined(stations: StationsConfig | None, say: Callable[[str], None]) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""
     if stations is None:
         yield None
         return
     require_extra("fleet", "distributed")
     from agent.fleet.cluster import Cluster
-    from agent.fleet.local import local_stations
+    from agent.fleet.local import local_stations, sharing
 
     address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
     with contextlib.ExitStack() as stack:
         if address is None:
             assert stations.count is not None
+            if warning := sharing(stations.count):
+                say(warning)
             fleet = stack.enter_context(local_stations(stations.count))
             address, tls = fleet.address, fleet.tls
         yield lambda: Cluster.connect(address, tls, insecure=insecure)

@@ -73,12 +73,19 @@ def places(count: int) -> list[Place]:
         return [Place("mac")]
     cores = _by_core(sorted(os.sched_getaffinity(0)))
     share = len(cores) // count
-    if not share:
-        raise PreconditionError(
-            f"this machine has {counted(len(cores), 'core')}, and each station needs its own",
-            hint=f"use `--stations {len(cores)}`",
-        )
-    return [Place(f"cpu{number}", tuple(cores[number * share : (number + 1) * share])) for number in range(count)]
+    if not share:  # for commands that mostly wait: their numbers must not depend on the time that a core has
+        return [Place(f"cpu{number}", (cores[number % len(cores)],)) for number in range(count)]
+    name = "cpu{}" if share == 1 else f"cpu{{}}x{share}"  # another share is another station, with other numbers
+    return [Place(name.format(number), tuple(cores[number * share : (number + 1) * share])) for number in range(count)]
+
+
+def sharing(count: int) -> str | None:
+    """Return a warning if so many stations share cores; else None."""
+    where = places(count)
+    cores = len({core for each in where for core in each.cores})
+    if not cores or cores >= count:
+        return None
+    return f"{count} stations share {counted(cores, 'core')}, so each measures how busy the others are"
 
 
 def gpus() -> list[str]:
