@@ -32,7 +32,8 @@ TICK_SECONDS = 0.2
 ABSENT_SECONDS = 60.0  # how long the stations of an earlier start may take to come back
 POLL_SECONDS = 1.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
-MOST_LOST = 5  # losses of one candidate's runs, after which it may be what kills its stations
+MOST_LOST = 10  # losses of one candidate's runs without a result, after which it is given up
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds that a station which cannot measure is left alone
 MOST_FAILURES = 2  # runs of the incumbent in a row that fail on a station, which then gets no more candidates
 
 
@@ -54,6 +55,7 @@ class Fleet:
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # when there was no new proposal, in experiments, and why
         self._told: set[str] = set()
+        self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
 
     @property
     def _state(self) -> State:
@@ -214,7 +216,8 @@ class Fleet:
     def idle(self) -> list[str]:
         """Return the stations that could run something now."""
         busy = {lease.station for lease in self._flight.leases.values()}
-        return [name for name in self._fit() if name not in busy]
+        now = time.monotonic()
+        return [name for name in self._fit() if name not in busy and self._unable.get(name, (0, 0.0))[1] <= now]
 
     def _fit(self) -> list[str]:
         return [name for name in self.here() if not self._is_unfit(name)]
@@ -222,8 +225,12 @@ class Fleet:
     def _is_unfit(self, name: str) -> bool:
         """Return whether the incumbent fails on this station, so that nothing can be compared with it there."""
         incumbent = self._state.incumbent
-        own = [run for run in self._flight.kept.get(incumbent.number, ()) if run.station == name] if incumbent else []
-        return len(own) >= MOST_FAILURES and not succeeded(own[-MOST_FAILURES:])
+        runs = self._flight.kept.get(incumbent.number if incumbent else BASELINE, ())
+        own = [run for run in runs if run.station == name]
+        unfit = len(own) >= MOST_FAILURES and not succeeded(own[-MOST_FAILURES:])
+        if unfit:
+            self._say_once(f"{name} takes no part for now: the incumbent fails there ({own[-1].error})")
+        return unfit
 
     # Runs
 
@@ -289,8 +296,10 @@ class Fleet:
             self._cluster.submit(lease.station, self._orders.order(lease))
             return
         if answer.run is None:
-            self._lose(lease, answer.failed or "it could not be measured")
+            self._lose(lease, answer.failed)
+            self._leave_alone(lease.station)
             return
+        self._unable.pop(lease.station, None)
         run = self._orders.run_of(answer, lease)
         if run.fault and not self._is_own_fault(lease):
             self._lose(lease, run.error or run.fault, run.fault)
@@ -303,6 +312,12 @@ class Fleet:
             about = {"lease": lease.lease, "label": lease.label, "run": number}
             self.session.journal.append("compared", **about, **dataclasses.asdict(run))
         self._orders.has(lease.station, lease.commit)
+
+    def _leave_alone(self, name: str) -> None:
+        """Give a station that could not measure nothing for a while, longer each time."""
+        count = self._unable.get(name, (0, 0.0))[0]
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**count)
+        self._unable[name] = count + 1, time.monotonic() + pause
 
     def _is_own_fault(self, lease: Lease) -> bool:
         candidate = self._flight.candidates.get(lease.candidate) if lease.candidate is not None else None
@@ -334,7 +349,7 @@ class Fleet:
         runs = self._flight.kept.get(BASELINE, ())
         if self._state.pending is None and not succeeded(runs):
             failed = [run for run in runs if run.metric is None]
-            if failed and len(failed) >= len(self.idle()) + len(self._flight.leases):
+            if failed and {*self.here()} <= {run.station for run in failed}:
                 where = failed[-1].station
                 raise AutoresearchError(
                     f"the baseline failed on {where}: {failed[-1].error}", hint=f"see the log {failed[-1].log}"
@@ -347,7 +362,7 @@ class Fleet:
     def _verdict(self, candidate: Candidate) -> Verdict | None:
         """Return the verdict about a candidate; None if it needs more runs. A winner on an old base is merged."""
         if candidate.lost >= MOST_LOST and not candidate.runs:
-            return Verdict("crash", f"crashed: {counted(candidate.lost, 'station')} were lost while running it")
+            return Verdict("discard", f"could not be measured: {counted(candidate.lost, 'run')} were lost")
         verdict = self._verdicts.of(candidate)
         incumbent = self._incumbent
         if verdict is None or verdict.status != "keep" or candidate.base == incumbent.number:
