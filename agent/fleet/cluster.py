@@ -205,7 +205,7 @@ class Cluster:
         if not self.connected:
             return {}
         try:
-            identity = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=CALL_SECONDS)
+            identity = self._client.sync(self._identity, callback_timeout=CALL_SECONDS)
             return dict(identity["workers"])
         except Exception:
             return {}

@@ -27,6 +27,7 @@ async def serve(host: str, port: int, tls: Path | None, ready: Callable[[str], N
     """Run a scheduler until `stop` is set.
 
     Args:
+        host: the address to listen on; empty for all.
         port: 0 for any free one.
         ready: called with its address.
 
@@ -36,7 +37,7 @@ async def serve(host: str, port: int, tls: Path | None, ready: Callable[[str], N
     with dask.config.set(SETTINGS):
         try:
             async with Scheduler(
-                host=host,
+                host=host or None,
                 port=port,
                 protocol="tls" if tls else "tcp",
                 security=security(tls),

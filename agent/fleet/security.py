@@ -53,13 +53,20 @@ def endpoint(address: str, tls: Path | None, *, insecure: bool) -> Endpoint:
         raise PreconditionError(
             f"{address} needs certificates", hint=f"give their folder with `--tls DIR`; {_how_to_make()}"
         )
-    if not insecure and not is_loopback(found["host"]):
+    if not is_loopback(found["host"]):
+        require_closed(tls, insecure=insecure)
+    return Endpoint(f"tcp://{where}", None)
+
+
+def require_closed(tls: Path | None, *, insecure: bool) -> None:
+    """Raise PreconditionError if other machines would be let in without certificates, or if those are missing."""
+    if tls is not None:
+        _require_certificates(tls)
+    elif not insecure:
         raise PreconditionError(
-            f"the connection to {found['host']} would be open: whoever reaches the scheduler can run commands on every "
-            "station",
+            "without certificates, whoever reaches the scheduler can run commands on every station",
             hint=f"{_how_to_make()} and give it with `--tls DIR`; on a network that you trust, use `--insecure`",
         )
-    return Endpoint(f"tcp://{where}", None)
 
 
 def is_loopback(host: str) -> bool:

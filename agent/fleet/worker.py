@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import platform
 import signal
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import dask
 from distributed import Worker
 
 from agent.errors import PreconditionError
+from agent.fleet import scheduler
 from agent.fleet.cluster import RESOURCE
 from agent.fleet.scheduler import PAGES, SETTINGS
 from agent.fleet.security import Endpoint, is_loopback, security
 from agent.format import one_line
 from agent.station.state import POLL_SECONDS, Station, station
+from agent.system.invocation import typed
 
 CONNECT_SECONDS, PAUSE_SECONDS = 10, 5.0
 DELIVERY_SECONDS = 15.0  # to hand over the answer of the last run
 ENDING_SECONDS = 15.0  # to kill a run
 TAKEN = "name taken"  # Dask's own words
+NO_ANSWER = "it does not answer, as if it required a certificate"
 
 
 class Leaving:
@@ -56,6 +62,27 @@ class Leaving:
         self.event.set()
 
 
+def own_name() -> str:
+    """Return the name of this machine, and of the GPU that this process may use if it is told one."""
+    host = platform.node().split(".")[0] or "station"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"{host}-gpu{visible}" if visible.isdecimal() else host
+
+
+async def serve(port: int, tls: Path | None, say: Callable[[str], None]) -> int:
+    """Run a scheduler for other machines until a person ends it, and return the exit code."""
+    leaving = Leaving(Station("scheduler"))
+    leaving.install()
+
+    def ready(address: str) -> None:
+        flags = f"{address} --tls DIR" if tls else f"{address} --insecure"
+        say(f"the scheduler is ready; on each station: {typed(f'station {flags}')}")
+        say(f"and to start a session: {typed(f'run --tag TAG --scheduler {flags}')}")
+
+    await scheduler.serve("", port, tls, ready, leaving.event)
+    return leaving.code
+
+
 async def work(where: Endpoint, name: str, say: Callable[[str], None], ready: Callable[[], None] = lambda: None) -> int:
     """Be a station until a person ends it.
 
@@ -79,12 +106,12 @@ async def work(where: Endpoint, name: str, say: Callable[[str], None], ready: Ca
             try:
                 await _until(leaving.event, worker.start())
             except Exception as error:
-                if TAKEN in str(error) and first:
+                said = one_line(str(error.__cause__ or error))[:200] or NO_ANSWER
+                if TAKEN in said and first:
                     raise PreconditionError(
                         f"the scheduler has a station with the name {name} already", hint="choose another with `--name`"
                     ) from None
                 if waited:
-                    said = one_line(str(error.__cause__ or error))[:200]
                     say(f"waiting for the scheduler at {where.address}: {said}")
                 waited = False
                 await _close(worker)
