@@ -30,7 +30,7 @@ from agent.system.files import write_whole
 
 TICK_SECONDS = 0.2
 ABSENT_SECONDS = 60.0  # how long the stations of an earlier start may take to come back
-POLL_SECONDS = 1.0
+POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
 MOST_LOST = 10  # losses of one candidate's runs without a result, after which it is given up
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds that a station which cannot measure is left alone
@@ -80,7 +80,10 @@ class Fleet:
         for name in self._flight.stations:
             if self._flight.stations[name].gone is None:
                 self.session.journal.append("left", station=name, reason="the session was interrupted")
-        if self._state.pending is not None and self._state.pending.candidate is not None:
+        pending = self._state.pending
+        if pending is not None and pending.candidate == BASELINE:
+            candidates.record_baseline(self.session)
+        elif pending is not None:
             self._finish()
         self.meet()
 
@@ -254,8 +257,10 @@ class Fleet:
             return None
 
     def _may_propose(self) -> bool:
-        if self._stopping or self._why_nothing_comes():
-            return False
+        return not self._stopping and not self._why_nothing_comes() and self._leaves_room()
+
+    def _leaves_room(self) -> bool:
+        """Return whether the limit of experiments allows one more than those in flight."""
         most = self.session.most_experiments
         return most is None or len(self._state.experiments) - 1 + len(self._flight.candidates) < most
 
@@ -329,6 +334,8 @@ class Fleet:
             return
         if self._cluster.connected:
             self._lose(lease, loss.reason)
+            # Until `meet` has looked whether it is there.
+            self._unable[lease.station] = self._unable.get(lease.station, (0, 0.0))[0], time.monotonic() + LOSS_PAUSE
         else:  # it may have been measured all the same
             self._adopted.add(lease.lease)
 
@@ -370,6 +377,9 @@ class Fleet:
         base = self._state.experiments[candidate.base]
         better = f"better than #{base.number}, but #{incumbent.number} was kept meanwhile"
         again = next((each for each in self._flight.candidates.values() if each.merged == candidate.number), None)
+        if again is None and not self._leaves_room():
+            reason = f"{better}, and the session ends before both are measured together"
+            return dataclasses.replace(verdict, status="discard", reason=reason)
         if again is None:
             change = candidates.merge(self.session, candidate, base, incumbent)
             if isinstance(change, str):
