@@ -211,7 +211,9 @@ class Session:
         if value is None:
             return Verdict("crash", "crashed")
         assert best is not None
-        return Verdict("keep" if value < best else "discard", "", Evidence("greedy", value, 1, best, 1, best - value, 0, 0))
+        return Verdict(
+            "keep" if value < best else "discard", "", Evidence("greedy", value, 1, best, 1, best - value, 0, 0)
+        )
 
     def _add_to_incumbent(self, run: Run) -> None:
         best = self.history[self.best]
@@ -322,7 +324,10 @@ def main() -> None:
                 sessions = [(count, seed) for seed in range(options.edits // EDITS)]
                 found = list(pool.map(partial(nulls, EDITS, naive), sessions, chunksize=4))
                 keeps, edits, runs = (sum(each) for each in zip(*found, strict=True))
-                print(f"{count:3} stations{' naive' if naive else ''}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit", flush=True)
+                print(
+                    f"{count:3} stations{' naive' if naive else ''}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
