@@ -3,6 +3,9 @@
 A thread asks the model or agent. Its proposal is on disk before it is announced, and is used for the next experiment,
 even if the loop was killed in between. If the incumbent has changed since, the change is merged onto the new one; if it
 does not apply to that, it is thrown away. The search never works ahead: it is instant, and learns from every result.
+
+The thread runs nothing of a candidate, because that would disturb the run in progress. Whether a proposal can be imported
+is checked when it is used; if not, its author is asked to fix it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, UsageError
 from agent.execution.preflight import fault_of_sources
 from agent.journal import proposals
 from agent.journal.experiment import Experiment, Proposal, digest
@@ -21,7 +24,7 @@ from agent.journal.results import one_line
 from agent.proposers.base import Context
 from agent.proposers.hybrid import TICK_SECONDS, HybridProposer
 from agent.proposers.search.space import tunable_parameters
-from agent.proposers.validate import Seen, why_invalid
+from agent.proposers.validate import Seen
 from agent.source.merging import merged, runs
 
 ENDING_SECONDS = 20.0  # for the thread to end, which kills the processes of an agent
@@ -40,12 +43,10 @@ class Work:
     """A proposal that a thread is making.
 
     Attributes:
-        free: set while nothing is measured, so that the thread may use the machine.
         unwanted: set to give the proposal up.
         error: what ended the thread and concerns the session.
     """
 
-    free: threading.Event = field(default_factory=threading.Event)
     unwanted: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     error: BaseException | None = None
@@ -102,7 +103,7 @@ class AheadProposer:
             proposer=self._proposer.consulted,
         )
         work = self._work = Work()
-        context = replace(context, workspace=replace(context.workspace, check=_check_when_free(context, work)))
+        context = replace(context, workspace=replace(context.workspace, check=_check_sources(context)))
         # A daemon: it never keeps the program alive.
         work.thread = threading.Thread(target=self._make, args=(context, work), name="ahead", daemon=True)
         work.thread.start()
@@ -139,7 +140,7 @@ class AheadProposer:
             work.error = error
 
     def _await(self, tick: Callable[[], None]) -> None:
-        """Wait for the proposal in progress. The machine is free meanwhile.
+        """Wait for the proposal in progress.
 
         Raises:
             BaseException: what `tick` raises, or what ended the thread.
@@ -147,13 +148,9 @@ class AheadProposer:
         work = self._work
         if work is None or work.thread is None:
             return
-        work.free.set()
-        try:
-            while work.going:
-                tick()
-                work.thread.join(TICK_SECONDS)
-        finally:
-            work.free.clear()
+        while work.going:
+            tick()
+            work.thread.join(TICK_SECONDS)
         self._work = None
         if work.error is not None:
             raise work.error
@@ -164,9 +161,9 @@ class AheadProposer:
         if said is None:
             return None
         try:
-            proposal = proposals.read(self._journal.path, said["number"], "ahead")
+            proposal = _read(self._journal, said["number"])
             return self._fitted(replace(proposal, proposer=said["proposer"]), said, context)
-        except (Outdated, AutoresearchError) as reason:
+        except (Outdated, UsageError) as reason:
             self._journal.append("outdated", number=said["number"], reason=str(reason))
             return None
 
@@ -174,42 +171,56 @@ class AheadProposer:
         """Return the proposal as a change of the incumbent.
 
         Raises:
-            Outdated: it does not apply to it, or is nothing new any more.
+            Outdated: it does not apply to it, is nothing new any more, or cannot be imported.
+            UsageError: a search comment of it is malformed.
         """
-        if said["base"] == context.incumbent.commit:
-            same = self._seen.earlier({**context.files, **proposal.files}, context)
-            if same:
-                raise Outdated(f"it is the same program as {same}")
-            return proposal
-        base = next((each for each in context.history if each.commit == said["base"]), None)
-        if base is None:
-            raise Outdated(f"the commit {said['base'][:12]} that it changes is not one of the session")
-        files = _rebased(proposal.files, base, context)
+        files, more = proposal.files, ""
+        if said["base"] != context.incumbent.commit:
+            base = next((each for each in context.history if each.commit == said["base"]), None)
+            if base is None:
+                raise Outdated(f"the commit {said['base'][:12]} that it changes is not one of the session")
+            files = _rebased(files, base, context)
+            more = f" (made on #{base.number}, merged onto #{context.incumbent.number})"
         whole = {**context.files, **files}
-        if reason := why_invalid(whole, context, self._seen):
-            raise Outdated(f"merged onto #{context.incumbent.number}, {reason}")
-        onto = f"made on #{base.number}, merged onto #{context.incumbent.number}"
+        if same := self._seen.earlier(whole, context):
+            raise Outdated(f"it is the same program as {same}")
+        if fault := context.workspace.check(whole):
+            whole |= self._fixed(whole, fault, context)
         return replace(
             proposal,
-            files=files,
-            reasoning=f"{proposal.reasoning} ({onto})".strip(),
+            files={path: text for path, text in whole.items() if text != context.files.get(path)},
+            reasoning=f"{proposal.reasoning}{more}".strip(),
             parameters=tunable_parameters(whole, context.constants),
         )
 
+    def _fixed(self, files: Mapping[str, str], fault: str, context: Context) -> Mapping[str, str]:
+        """Return the files that its author changes to fix a fault.
 
-def _check_when_free(context: Context, work: Work) -> Callable[[Mapping[str, str]], str | None]:
-    """Return the check of a candidate for a thread: what takes the machine waits until nothing is measured."""
-    view, flying = context.workspace, {each.digest: each.number for each in context.flight}
+        Raises:
+            Outdated: it could not.
+        """
+        fixed = self._proposer.repair(replace(context, files=files), fault, 0)
+        if fixed is None:
+            raise Outdated(fault)
+        return fixed.files
+
+
+def _read(journal: Journal, number: int) -> Proposal:
+    try:
+        return proposals.read(journal.path, number, "ahead")
+    except AutoresearchError as damage:
+        raise Outdated(str(damage)) from None
+
+
+def _check_sources(context: Context) -> Callable[[Mapping[str, str]], str | None]:
+    """Return the check of a candidate during a run: it starts nothing."""
+    flying = {each.digest: each.number for each in context.flight}
 
     def check(files: Mapping[str, str]) -> str | None:
         number = flying.get(digest(files))
         if number is not None:
             return f"it is the same as experiment #{number}, which is being measured: propose something new"
-        if fault := fault_of_sources(files):
-            return fault
-        while not work.free.wait(TICK_SECONDS):
-            view.tick()
-        return view.check(files)
+        return fault_of_sources(files)
 
     return check
 
