@@ -393,3 +393,79 @@ def test_proposing_during_a_run_takes_no_time_of_the_session() -> None:
     data = {"measured": {"number": 1, "run": 1, "seconds": 100.0, "error": None}}
     spent = time_spent(Event(kind, when, data.get(kind, {"number": 2})) for kind, when in at)
     assert (spent.training, spent.proposing, spent.other) == (100.0, 0.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [("--patience", "1"), ("--max-hours", "0.003"), ("--target", "5")],
+    ids=["patience", "time", "target"],
+)
+def test_nothing_is_begun_that_no_experiment_would_use(
+    quick: Path, program: Cli, tmp_path: Path, limit: tuple[str, str]
+) -> None:
+    """A run takes 12 s or, by the limits, is the last."""
+    prepare(quick, tmp_path, (), until="True")
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("    run = len", "    time.sleep(6)\n    run = len"))
+    commit_all(quick, "slow")
+    done = program(quick, *command(tmp_path, put("WIDTH", 64, 32)), *limit)
+    assert done.returncode == 0, done.stderr
+    assert not events(quick, "preparing")
+
+
+def test_edit_by_hand_comes_before_the_prepared_proposal(quick: Path, program: Cli, tmp_path: Path) -> None:
+    """It takes the number that the proposal was made for; nothing is lost, and the agent is not asked again."""
+    prepare(quick, tmp_path, (1,), until="(place / 'go').exists()")
+    run = command(tmp_path, put("WIDTH", 64, 32), put("WIDTH", 64, 16))
+    loop = Forked(quick, [*run, "--max-experiments", "3"], os.environ)
+    until_event(quick, loop, "prepared")
+    loop.kill()
+    loop.wait()
+    (tmp_path / "go").touch()
+    assert program(quick, *run, "--max-experiments", "1").returncode == 0
+    train = quick / "train.py"
+    train.write_text(train.read_text().replace("DEPTH = 4", "DEPTH = 5"))
+    tried = program(quick, "try", "--tag", "t", "--sandbox", "off")
+    assert tried.returncode == 0, tried.stderr
+    done = program(quick, *run, "--max-experiments", "3")
+    assert done.returncode == 0, done.stderr
+    assert [each["proposer"] for each in events(quick, "proposed")] == ["baseline", "command", "edit", "command"]
+    last = events(quick, "proposed")[3]["parameters"]
+    assert (last["DEPTH"], last["WIDTH"]) == (5, 16)
+    assert (tmp_path / "asked").read_text() == "xx"
+    assert_consistent(quick)
+
+
+def test_damaged_proposal_is_not_paid_for_again(quick: Path, program: Cli, tmp_path: Path) -> None:
+    """What the agent has left is on disk too."""
+    prepare(quick, tmp_path, (1,), until="(place / 'go').exists()")
+    run = command(tmp_path, put("WIDTH", 64, 32), put("WIDTH", 64, 16))
+    loop = Forked(quick, [*run, "--max-experiments", "2"], os.environ)
+    until_event(quick, loop, "prepared")
+    loop.kill()
+    loop.wait()
+    (tmp_path / "go").touch()
+    (quick / ".autoresearch/sessions/t/experiments/0002/proposal-ahead.json").write_text("{")
+    done = program(quick, *run, "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert "cannot read the proposal" in events(quick, "outdated")[0]["reason"]
+    assert [each["parameters"]["WIDTH"] for each in events(quick, "proposed")] == [64, 32, 16]
+    assert (tmp_path / "asked").read_text() == "xx"
+
+
+def test_crashed_candidate_is_repaired_after_the_proposal_ahead(quick: Path, program: Cli, tmp_path: Path) -> None:
+    """The agent does one thing at a time; both of its changes are measured."""
+    prepare(quick, tmp_path, ())
+    crash = "    raise ValueError('too wide')\n"
+    acts = (
+        f"put('    run = len', {crash!r} + '    run = len')",
+        put("WIDTH", 64, 16),
+        f"put({crash!r}, '')\n    " + put("WIDTH", 64, 32),
+    )
+    done = program(quick, *command(tmp_path, *acts), "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text() == "xxx"
+    assert len(events(quick, "repaired")) == 1
+    assert [each["parameters"]["WIDTH"] for each in events(quick, "repaired")] == [32]
+    assert [each["parameters"]["WIDTH"] for each in events(quick, "proposed")] == [64, 64, 16]
+    assert_consistent(quick)
