@@ -87,7 +87,7 @@ def session(side: str, seconds: float, experiments: int) -> list[dict[str, Any]]
 
 def per_hour(events: list[dict[str, Any]]) -> float:
     """Return the experiments an hour after the first."""
-    rows = [each["at"] for each in events if each["event"] == "recorded"][1:]
+    rows = [float(each["at"]) for each in events if each["event"] == "recorded"][1:]
     return 3600 * (len(rows) - 1) / (rows[-1] - rows[0])
 
 

@@ -59,7 +59,7 @@ class Command:
         env: all environment variables, to which the mark that identifies its descendants is added.
         log: receives stdout and stderr.
         limit: seconds, without those for which the machine is suspended.
-        gives_way: it works beside a run, and gets only the time on the processor that nothing else wants.
+        gives_way: it works beside a run, and has the lowest priority.
     """
 
     arguments: Sequence[str] | Callable[[int], Sequence[str]]

@@ -4,8 +4,8 @@ A thread asks the model or agent. Its proposal is on disk before it is announced
 even if the loop was killed in between. If the incumbent has changed since, the change is merged onto the new one; if it
 does not apply to that, it is thrown away. The search never works ahead: it is instant, and learns from every result.
 
-The thread runs nothing of a candidate, because that would disturb the run in progress. Whether a proposal can be imported
-is checked when it is used; if not, its author is asked to fix it.
+The thread runs nothing of a candidate, because that would disturb the run in progress. Whether a proposal can be
+imported is checked when it is used; if not, its author is asked to fix it.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from agent.system.files import read_end
 
 _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
 # What a model or agent does while a run is in progress takes no time of the session.
-AHEAD = ("calling", "called", "refused", "waiting", "away", "back", "nothing", "dropped")
-AHEAD += ("preparing", "prepared", "outdated")
+AHEAD = {"calling", "called", "refused", "waiting", "away", "back", "nothing", "dropped"}
+AHEAD |= {"preparing", "prepared", "outdated"}
 LOG_BYTES = 4096  # the end of a log, which contains the figures of the run
 
 
