@@ -66,6 +66,7 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
     "insecure": _flag,
     "max_cost": _positive,
     "max_cost_per_experiment": _positive,
+    "ahead": _flag,
 }
 # Each of these sets of flags is one choice: giving one of a set replaces the whole set.
 WHO = ("proposer", "model", "agent", "agent_cmd")
@@ -181,7 +182,7 @@ def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
     Raises:
         UsageError: one is given without them.
     """
-    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
+    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout", "ahead") if name in given]
     if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
         raise UsageError(f"{_flag_of(idle[0])} needs --model or --agent", hint="add one of them, or drop the flag")
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from agent.execution.process import seconds_given_way
 from agent.journal.experiment import Run
 
 # Cores that other programs may use on top of those during the incumbent's run: a number, or a fraction of all cores.
@@ -35,7 +36,8 @@ class Clock:
         wall: monotonic clock.
         busy: CPU time of all programs.
         stolen: CPU time taken by other virtual machines on this host.
-        own: CPU time of this program and its children.
+        own: CPU time of this program and its children, among them an agent that works beside the run. It gives way to
+            the run, so that its work is no disturbance.
         swap: swap in use, and bytes written to it since the start of the system; None if unknown.
     """
 
@@ -49,7 +51,7 @@ class Clock:
 def clock() -> Clock:
     times, own = psutil.cpu_times(), os.times()
     busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
-    spent = own.user + own.system + own.children_user + own.children_system
+    spent = own.user + own.system + own.children_user + own.children_system + seconds_given_way()
     return Clock(time.monotonic(), busy, getattr(times, "steal", 0.0), spent, _swap())
 
 

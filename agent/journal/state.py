@@ -131,6 +131,8 @@ class State:
         waiting: the data of the `waiting` event while an unavailable model is being retried; else None.
         away: the data of the `away` event while another proposer stands in; else None.
         nothing: the data of the `nothing` event until the model has a usable proposal again; else None.
+        preparing: the data of the `preparing` event while the next proposal is being made; else None.
+        prepared: the data of the `prepared` event until that proposal is used or thrown away; else None.
         confirmations: the data of the `confirmed` event for each pair of commits, `{a} {b}`.
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
         comparison: the comparison of `agent.session.compare` in progress; else None.
@@ -154,6 +156,8 @@ class State:
     waiting: Mapping[str, Any] | None = None
     away: Mapping[str, Any] | None = None
     nothing: Mapping[str, Any] | None = None
+    preparing: Mapping[str, Any] | None = None
+    prepared: Mapping[str, Any] | None = None
     confirmations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compared: tuple[PendingComparison, ...] = ()
     comparison: PendingComparison | None = None
@@ -238,7 +242,7 @@ def _begun(state: State, event: Event) -> State:
 
 def _resumed(state: State, event: Event) -> State:
     flags = event.data.get("flags", state.flags)
-    return replace(state, flags=flags, ended=None, waiting=None, away=None, reserved=Spent())
+    return replace(state, flags=flags, ended=None, waiting=None, away=None, preparing=None, reserved=Spent())
 
 
 def _spent(state: State, event: Event) -> State:
@@ -263,7 +267,9 @@ def _proposed(state: State, event: Event) -> State:
     more: dict[str, Any] = {"expected": data.get("expected"), "candidate": data.get("candidate")}
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
-    return replace(state, pending=pending, waiting=None, nothing=nothing)
+    if pending.proposer == EDIT:  # the next proposal stays for the experiment after it
+        return replace(state, pending=pending, waiting=None, nothing=nothing)
+    return replace(state, pending=pending, waiting=None, nothing=nothing, preparing=None, prepared=None)
 
 
 def _judged(state: State, pending: Pending, data: Data) -> State:
@@ -356,10 +362,13 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "called": _spent,
     "refused": _spent,
     "waiting": lambda state, event: replace(state, waiting=event.data),
-    "away": lambda state, event: replace(state, waiting=None, away=event.data),
-    "nothing": lambda state, event: replace(state, waiting=None, nothing=event.data),
+    "away": lambda state, event: replace(state, waiting=None, away=event.data, preparing=None),
+    "nothing": lambda state, event: replace(state, waiting=None, nothing=event.data, preparing=None),
     "back": lambda state, _: replace(state, away=None),
-    "ended": lambda state, event: replace(state, ended=event.data["reason"]),
+    "preparing": lambda state, event: replace(state, preparing=event.data),
+    "prepared": lambda state, event: replace(state, waiting=None, nothing=None, preparing=None, prepared=event.data),
+    "outdated": lambda state, _: replace(state, prepared=None),
+    "ended": lambda state, event: replace(state, ended=event.data["reason"], preparing=None),
     "comparing": _comparing,
     "running": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "compared": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
