@@ -251,10 +251,11 @@ class Fleet:
         if task is None or task.kind != "propose":
             return None if task is None else (task, incumbent)
         try:
-            return Task("candidate", self._propose().number), incumbent
+            proposed = self._propose()
         except Exhausted as reason:
             self._exhausted = len(state.experiments), str(reason)
             return None
+        return None if proposed is None else (Task("candidate", proposed.number), incumbent)
 
     def _may_propose(self) -> bool:
         return not self._stopping and not self._why_nothing_comes() and self._leaves_room()
@@ -270,10 +271,22 @@ class Fleet:
             return None
         return self._exhausted[1]
 
-    def _propose(self) -> Candidate:
-        session, incumbent = self.session, self._incumbent
-        context = self._verdicts.context(session.context(self._flight.proposed + 1, incumbent))
-        return candidates.launch(session, session.ask(context), incumbent)
+    def _propose(self) -> Candidate | None:
+        """Return a new candidate; None while only a model proposes, and thinks. No station waits for it otherwise.
+
+        Raises:
+            Exhausted: there is no new candidate.
+        """
+        session, incumbent, number = self.session, self._incumbent, self._flight.proposed + 1
+        context = self._verdicts.context(session.context(number, incumbent))
+        ahead = session.ahead
+        if ahead is not None:
+            ahead.reap()
+            if ahead.wants(context):
+                ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
+        thinking = ahead is not None and ahead.is_working
+        proposal = ahead.meanwhile(context) if ahead is not None and thinking else session.ask(context)
+        return None if proposal is None else candidates.launch(session, proposal, incumbent)
 
     def lease(self, name: str, commit: str, **about: Any) -> None:
         """Journal a run, then ask the station for it.

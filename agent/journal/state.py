@@ -68,6 +68,7 @@ class Pending:
             verdict=self.verdict,
             reasoning=self.reasoning,
             expected=self.expected,
+            candidate=self.candidate,
         )
 
 
@@ -125,7 +126,7 @@ class State:
         ended: the reason of the last `ended` event; None after a resume.
         seconds: time that the loop has run, without the time between a stop and the next start.
         latest_at: Unix time of the last event, in seconds.
-        spent: the cost of models, by experiment number.
+        spent: the cost of models, by the number of the experiment, or with stations of the candidate (`cost_of`).
         reserved: the maximum cost of the model call in progress. It is part of `spent`, and stays there if the loop
             dies during the call.
         waiting: the data of the `waiting` event while an unavailable model is being retried; else None.
@@ -184,6 +185,10 @@ class State:
     @property
     def cost(self) -> Spent:
         return sum(self.spent.values(), Spent())
+
+    def cost_of(self, found: Experiment | Pending) -> Spent:
+        """Return what the models of one experiment cost. With stations, calls have the number of the candidate."""
+        return self.spent.get(found.number if found.candidate is None else found.candidate, Spent())
 
     @property
     def baseline(self) -> Experiment | None:
@@ -267,9 +272,16 @@ def _proposed(state: State, event: Event) -> State:
     more: dict[str, Any] = {"expected": data.get("expected"), "candidate": data.get("candidate")}
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
-    if pending.proposer == EDIT:  # the next proposal stays for the experiment after it
+    if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it
         return replace(state, pending=pending, waiting=None, nothing=nothing)
     return replace(state, pending=pending, waiting=None, nothing=nothing, preparing=None, prepared=None)
+
+
+def _entered(state: State, event: Event) -> State:
+    """A candidate uses up the proposal that was made ahead, if it is the one."""
+    ahead, data = state.prepared, event.data
+    used = ahead is not None and data.get("merged") is None and data["proposer"] == ahead["proposer"]
+    return replace(state, prepared=None) if used else state
 
 
 def _judged(state: State, pending: Pending, data: Data) -> State:
@@ -377,6 +389,7 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "faulted": _faulted,
     "ablated": lambda state, _: replace(state, comparison=None, parked=()),
     "proposed": _proposed,
+    "candidate": _entered,
 }
 OF_EXPERIMENT: Mapping[str, Callable[[State, Pending, Data], State]] = {
     "committed": lambda state, now, data: replace(state, pending=replace(now, commit=data["commit"])),

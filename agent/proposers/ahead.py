@@ -94,6 +94,28 @@ class AheadProposer:
             and self._proposer.consults(context)
         )
 
+    @property
+    def is_working(self) -> bool:
+        """Whether a proposal is being made now."""
+        return self._work is not None and self._work.going
+
+    def meanwhile(self, context: Context) -> Proposal | None:
+        """Return a proposal of the search while another one is being made; None if only the model proposes.
+
+        Raises:
+            Exhausted: the search has none.
+        """
+        return self._proposer.instead(context)
+
+    def reap(self) -> None:
+        """Forget a thread that has ended, so that another proposal can be made.
+
+        Raises:
+            BaseException: what ended it and concerns the session.
+        """
+        if self._work is not None and not self._work.going:
+            self._await(lambda: None)
+
     def begin(self, context: Context) -> None:
         """Begin to make the proposal for `context` in a thread, whose `tick` must call `require_wanted`."""
         self._journal.append(

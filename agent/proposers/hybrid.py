@@ -107,6 +107,16 @@ class HybridProposer:
             self._announce("unmended", proposer=self._model.name, number=context.number, reason=str(reason))
             return None
 
+    def instead(self, context: Context) -> Proposal | None:
+        """Return a candidate of the search while the model is busy; None if only the model proposes.
+
+        Raises:
+            Exhausted: the search has no new candidates left.
+        """
+        if self._share >= 1:
+            return None
+        return replace(self._search.ask(context), proposer=self._search.name)
+
     @property
     def consulted(self) -> str:
         """The name of the model or agent as a proposer."""

@@ -51,7 +51,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
         "now": _now(state) if running else None,
         "next": _next(state, running=running),
         "limits": holder.limits if holder and running else None,
-        "rows": [_row(e, state.spent.get(e.number, Spent())) for e in state.experiments[first:]],
+        "rows": [_row(e, state.cost_of(e)) for e in state.experiments[first:]],
         "at": state.latest_at,
     }
     return data, state

@@ -109,6 +109,11 @@ class Session:
         return self._proposer.name
 
     @property
+    def ahead(self) -> AheadProposer | None:
+        """The proposer, if its model makes proposals while runs are in progress."""
+        return self._ahead
+
+    @property
     def state(self) -> State:
         return self.journal.state
 
@@ -406,7 +411,7 @@ class Session:
             return
         if ahead.wants(self.context(number, self._incumbent)):
             flying = Flying(number - 1, pending.description, pending.parameters, pending.digest, pending.files)
-            ahead.begin(self.context(number, self._incumbent, flight=(flying,)))
+            ahead.begin(self.context(number, self._incumbent, flight=(flying,), ahead=True))
 
     def context(
         self,
@@ -414,17 +419,20 @@ class Session:
         incumbent: Experiment,
         files: Mapping[str, str] | None = None,
         flight: tuple[Flying, ...] = (),
+        *,
+        ahead: bool = False,
     ) -> Context:
-        """Return what the proposer may know; with a flight, for another thread.
+        """Return what the proposer may know.
 
         Args:
             number: of the experiment to propose.
             incumbent: what it changes.
             files: all mutable files to be edited; None for those of the incumbent.
             flight: the candidates that are being measured.
+            ahead: whether another thread uses it.
         """
         runner = self.runner
-        if flight:  # the caches of a workspace are for one thread
+        if ahead:  # the caches of a workspace are for one thread
             workspace = Workspace(runner.workspace.folder, runner.protocol)
             runner = dataclasses.replace(runner, workspace=workspace)
         return context_of(
@@ -436,7 +444,7 @@ class Session:
             history=self.state.experiments,
             fingerprint=self._fingerprint,
             folder=experiment_folder(self.journal.path, number),
-            tick=self._while_ahead if flight else self._while_proposing,
+            tick=self._while_ahead if ahead else self._while_proposing,
             earlier=self._earlier,
             flight=flight,
         )

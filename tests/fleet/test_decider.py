@@ -209,3 +209,22 @@ def test_winner_on_an_old_base(quick: Path, cli: Cli, tmp_path: Path, second: st
     else:
         assert "conflicts with #1 in train.py" in other.verdict.reason
         assert all(event["description"] != other.description for event in merges)
+
+
+def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """While the agent makes its proposal, the search keeps the stations busy."""
+    text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(1)\n", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "slower")
+    script = tmp_path / "agent.sh"
+    script.write_text('sleep 2; sed -i \'s/^print("---")/loss -= 0.01\\nprint("---")/\' train.py\n')
+    agent = ("--proposer", "hybrid", "--share", "0.9", "--agent-cmd", f"sh {script}", "--ahead")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "14")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    who = [event["proposer"] for event in events(quick, "candidate")]
+    assert {"command", "search"} <= set(who)
+    begun = next(event["at"] for event in events(quick, "preparing"))
+    made = next(event["at"] for event in events(quick, "prepared"))
+    between = [event for event in events(quick, "returned") if begun < event["at"] < made]
+    assert len(between) >= 3
