@@ -53,7 +53,7 @@ class Fleet:
         self._began = self._polled = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._stopping: str | None = None
-        self._exhausted: tuple[int, str] | None = None  # when there was no new proposal, in experiments, and why
+        self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
         self._told: set[str] = set()
         self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
 
@@ -238,7 +238,7 @@ class Fleet:
     # Runs
 
     def _next(self, name: str) -> tuple[Task, int] | None:
-        """Return what a station runs next, and the base that it is about; None if there is nothing for it."""
+        """Return what a station runs next, and the base that it is about; None for nothing."""
         state, here = self._state, self._fit()
         if not state.experiments:
             return Task("incumbent"), BASELINE
