@@ -181,6 +181,16 @@ def consulted(folder: Path, seen: Seen) -> None:
     seen.json("report", folder, "report")
 
 
+def ahead(folder: Path, seen: Seen) -> None:
+    """A proposal that is made while the experiment before it is measured, and does not apply to its change."""
+    make_quick(folder)
+    answers = iter([edit(RATE, "RATE = 0.2"), edit(RATE, "RATE = 0.3"), edit("RATE = 0.2", "RATE = 0.25")])
+    with model_server(lambda _: NOTES.format("rate") + next(answers)) as server:
+        model = ("--proposer", "llm", "--model", f"{server.url} scripted", "--ahead")
+        run(folder, *model, "--max-experiments", "2")
+    seen.json("status", folder, "status")
+
+
 def agents(folder: Path, seen: Seen) -> None:
     """An agent that does what it may not, and a candidate that needs too much memory."""
     make_quick(folder)
@@ -255,7 +265,9 @@ def drafted(folder: Path, seen: Seen) -> None:
     assert data["status"] == "ok", data
 
 
-SESSIONS: list[Callable[[Path, Seen], None]] = [ordinary, failing, consulted, agents, faulted, stopped, edited, drafted]
+SESSIONS: list[Callable[[Path, Seen], None]] = [
+    *(ordinary, failing, consulted, ahead, agents, faulted, stopped, edited, drafted),
+]
 
 
 @pytest.fixture(scope="module")
