@@ -18,7 +18,8 @@ from agent.format import one_line
 from agent.journal.paths import journal_path, require_own_state
 
 if TYPE_CHECKING:
-    from agent.cli.launch import RunConfig, StationsConfig
+    from agent.cli.fleet import StationsConfig
+    from agent.cli.launch import RunConfig
     from agent.decision.limits import Limits
     from agent.journal.state import State
 
@@ -149,7 +150,7 @@ def _stations(held: Mapping[str, Any]) -> StationsConfig | None:
     Raises:
         UsageError: the flags contradict each other.
     """
-    from agent.cli.launch import StationsConfig
+    from agent.cli.fleet import StationsConfig
 
     count, scheduler, tls = held["stations"], held["scheduler"], held["tls"]
     if count is not None and scheduler is not None:

@@ -266,7 +266,7 @@ class Fleet:
         return most is None or len(self._state.experiments) - 1 + len(self._flight.candidates) < most
 
     def _why_nothing_comes(self) -> str | None:
-        """Return why there is no new proposal; None if there may be one since an experiment was recorded."""
+        """Return why the proposer had nothing new; None if an experiment was recorded since."""
         if self._exhausted is None or self._exhausted[0] != len(self._state.experiments):
             return None
         return self._exhausted[1]
@@ -275,7 +275,7 @@ class Fleet:
         """Return a new candidate; None while only a model proposes, and thinks. No station waits for it otherwise.
 
         Raises:
-            Exhausted: there is no new candidate.
+            Exhausted: the proposer has nothing new.
         """
         session, incumbent, number = self.session, self._incumbent, self._flight.proposed + 1
         context = self._verdicts.context(session.context(number, incumbent))

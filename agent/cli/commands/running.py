@@ -39,11 +39,9 @@ def run(
     `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under
     "End of the session" are not remembered: pass them at every start.
 
-    With --stations or --scheduler, candidates run on several stations at the same time, and each is compared with the
-    incumbent on its own station (docs/stations.md). The first Ctrl-C finishes the candidates that are being measured.
-
     A new session learns from the other sessions of the workspace with the same data and harness, unless --fresh is
-    given. With --from it also starts at the best of one of them.
+    given. With --from it also starts at the best of one of them. With --stations or --scheduler, candidates run on
+    several stations at the same time.
 
     \b
     Examples:
