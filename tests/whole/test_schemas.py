@@ -77,7 +77,7 @@ class Seen:
         for path in state.rglob("*.json*"):
             if path.name == "journal.jsonl":
                 self.lines("event", path.read_text())
-            elif re.fullmatch(r"proposal(-\d+)?\.json", path.name):
+            elif re.fullmatch(r"proposal(-\d+|-ahead)?\.json", path.name):
                 self.take("proposal", json.loads(path.read_text()))
             elif path.name == "edit.json":
                 self.take("edit", json.loads(path.read_text()))
