@@ -43,6 +43,20 @@ Between experiments:
                `confirm` for two commits
     ablated    {changes, commit, ...}                    the result of `ablate`
 
+In a session with stations (`agent.journal.flight`). A candidate that has its verdict becomes an experiment, with the
+events above:
+
+    joined     {station, facts}                          a station is here; facts: what it says about its machine
+    left       {station, reason}                         it is gone
+    candidate  {candidate, base, commit, merged, and the fields of proposed but its number}   a candidate has a commit:
+               base: the number of the kept experiment that it changes; merged: the candidate whose change it is
+    leased     {lease, station, commit, log, expected, candidate or of}   a station is asked for a run of a candidate,
+               or of the kept experiment with the number {of}
+    returned   {lease, and the fields of Run}            the station returned the run
+    lost       {lease, reason, fault}                    the run does not count and is measured elsewhere: the station
+               is gone, could not measure, or its GPU failed
+    decided    {candidate, status, reason, evidence}     as judged; its experiment follows
+
 Shown but never journaled:
 
     progress   {seconds, expected, line}                 several times a minute while a command runs
@@ -196,6 +210,11 @@ _CANDIDATE: dict[str, Check] = {
     "number": _count, "proposer": _text, "description": _text, "reasoning": _text, "parameters": _map(_scalar),
     "digest": _text, "files": _list(_text), "expected": _maybe(_number), "commit": _commit,
 }  # fmt: skip
+_LEASE: dict[str, Check] = {
+    "lease": _text, "station": _text, "commit": _commit, "log": _text, "expected": _seconds,
+    "candidate": _maybe(_count), "of": _maybe(_count),
+}  # fmt: skip
+_FACT: Check = lambda value: value is None or _scalar(value)  # noqa: E731
 _LEARNED: dict[str, Check] = {"tag": _text, "experiments": _count, "alike": _flag}
 _SAID: dict[str, Check] = {"proposer": _text, "number": _count, "reason": _text, "until": _maybe(_time)}
 FIELDS: dict[str, dict[str, Check]] = {
@@ -215,7 +234,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "unmended": _SAID,
     "interrupted": _SAID,
     "dropped": {"proposer": _text, "number": _count, "what": _list(_text), "count": _count},
-    "proposed": _CANDIDATE,
+    "proposed": {**_CANDIDATE, "candidate": _maybe(_count)},
     "revised": _CANDIDATE,
     "repaired": _CANDIDATE,
     "committed": {"number": _count, "commit": _commit},
@@ -235,6 +254,16 @@ FIELDS: dict[str, dict[str, Check]] = {
     "scored": {"number": _count, "metric": _number, "holdout": _number},
     "ended": {"reason": _text},
     "comparing": {"commits": _map(_commit), "files": _list(_text), "count": _count, "seeds": _list(_seed)},
+    "joined": {"station": _text, "facts": _map(_FACT)},
+    "left": {"station": _text, "reason": _text},
+    "candidate": {**_CANDIDATE, "candidate": _count, "base": _count, "merged": _maybe(_count)},
+    "leased": _LEASE,
+    "returned": {**_RUN, "lease": _text},
+    "lost": {"lease": _text, "reason": _text, "fault": _FAULT},
+    "decided": {
+        "candidate": _count, "status": _one_of("keep", "discard", "crash"), "reason": _text,
+        "evidence": _maybe(_fields(_EVIDENCE)),
+    },
     "confirmed": {
         "a": _commit, "b": _commit, "means": _map(_maybe(_number)), "gain": _maybe(_number), "low": _maybe(_figure),
         "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text), "why": _text,

@@ -10,6 +10,7 @@ from typing import Any
 from agent.journal.events import Event
 from agent.journal.experiment import Direction, Evidence, Experiment, Run, Value, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
+from agent.journal.flight import NO_FLIGHT, Flight
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Pending:
         rebased_at: number of runs of the candidate before the latest rebase.
         faulted: number of faults of the GPU in a row that ended runs of the candidate.
         provoked: whether the faults of an earlier version were its own.
+        candidate: the candidate of a session with stations that this records (`agent.journal.flight`); else None.
     """
 
     number: int
@@ -49,6 +51,7 @@ class Pending:
     rebased_at: int = 0
     faulted: int = 0
     provoked: bool = False
+    candidate: int | None = None
 
     @property
     def experiment(self) -> Experiment:
@@ -134,6 +137,7 @@ class State:
         parked: unfinished comparisons that others displaced. They resume when requested again.
         faults: the runs that faults of the GPU ended.
         scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
+        flight: what the stations are doing, in a session with stations.
     """
 
     session: Mapping[str, Any] | None = None
@@ -156,6 +160,7 @@ class State:
     parked: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    flight: Flight = NO_FLIGHT
 
     @property
     def learned(self) -> Sequence[Mapping[str, Any]]:
@@ -207,7 +212,8 @@ def step(state: State, event: Event) -> State:
     """Return the state after one more event. Unknown kinds change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
     faults = state.faults.after(event, ended=state.ended is not None)
-    state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults)
+    flight = state.flight.after(event)
+    state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults, flight=flight)
     if event.kind in OF_SESSION:
         return OF_SESSION[event.kind](state, event)
     pending = state.pending
@@ -245,7 +251,8 @@ def _proposed(state: State, event: Event) -> State:
     data = event.data
     keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
     known = {key: data[key] for key in keys}
-    pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
+    more: dict[str, Any] = {"expected": data.get("expected"), "candidate": data.get("candidate")}
+    pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
     return replace(state, pending=pending, waiting=None, nothing=nothing)
 
@@ -256,8 +263,10 @@ def _judged(state: State, pending: Pending, data: Data) -> State:
 
 
 def _recorded(state: State, pending: Pending, data: Data) -> State:
-    experiments = (*state.experiments, pending.experiment)
-    return replace(state, experiments=experiments, pending=None, previous=state.head, head=data["head"])
+    state = replace(state, pending=None, previous=state.head, head=data["head"])
+    if pending.candidate is not None:
+        state = replace(state, flight=state.flight.without(pending.candidate, pending.number, pending.runs))
+    return replace(state, experiments=(*state.experiments, pending.experiment))
 
 
 def _repaired(state: State, pending: Pending, data: Data) -> State:

@@ -20,6 +20,7 @@ import typer
 from jsonschema import Draft202012Validator
 
 from agent.cli import app
+from agent.journal import flight
 from agent.journal.events import FIELDS
 from agent.journal.paths import journal_path, state_folder
 from agent.journal.state import OF_EXPERIMENT, OF_SESSION
@@ -311,8 +312,9 @@ def test_every_command_succeeds_and_fails_once(seen: list[tuple[str, Any]]) -> N
 
 def test_every_kind_of_event_is_used(seen: list[tuple[str, Any]]) -> None:
     used = {value["event"] for name, value in seen if name in ("event", "run")}
-    # Only a harness with an evaluator leads to `scored`: tests/session/test_scored.py.
-    assert used == (set(schemas.kinds("event")) | set(schemas.kinds("run"))) - {"scored"}
+    # Only a harness with an evaluator leads to `scored`: tests/session/test_scored.py. Stations: tests/fleet.
+    elsewhere = {"scored", *flight.EVENTS}
+    assert used == (set(schemas.kinds("event")) | set(schemas.kinds("run"))) - elsewhere
 
 
 def test_page_matches_schemas() -> None:
