@@ -120,9 +120,10 @@ class Cluster:
         workers = {(address, str(about.get("id"))): about for address, about in self._workers().items()}
         new = [key for key in workers if key not in self._known]
         said = self._run(control.facts, [address for address, _ in new])
-        for key in new:
-            self._known[key] = _info(str(workers[key].get("name")), key[0], said.get(key[0]))
-        return {self._known[key].name: self._known[key] for key in workers}
+        infos = {key: _info(str(workers[key].get("name")), key[0], said.get(key[0])) for key in new}
+        # One that did not answer is asked again.
+        self._known |= {key: info for key, info in infos.items() if info.facts}
+        return {info.name: info for key in workers if (info := self._known.get(key) or infos[key])}
 
     def submit(self, station: str, order: Order) -> None:
         """Send an order to a station. Its answer, or its loss, comes from `next_answer`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,6 +205,25 @@ def test_worker_of_a_plain_dask_cluster_is_a_station(
         found = answered(cluster)
         assert found.run is not None
         assert found.run.station == "plain"
+
+
+def test_killed_worker_of_a_plain_dask_scheduler_is_a_loss(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a scheduler waits for ever for a worker that it may not replace."""
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    set_train(quick, SLOW)
+    serve = ["-m", "dask", "scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard"]
+    with started(*serve, ready="Scheduler at", log=tmp_path / "scheduler.log"):
+        address = re.findall(r"tcp://127\.0\.0\.1:\d+", (tmp_path / "scheduler.log").read_text())[0]
+        work = ["-m", "dask", "worker", address, "--name=plain", "--no-nanny", f"--local-directory={tmp_path}"]
+        with started(*work, ready="Registered to", log=tmp_path / "worker.log") as worker:
+            cluster = Cluster.connect(address)
+            cluster.submit("plain", order(quick))
+            until(lambda: going(cluster, "plain"), "the run has not started")
+            worker.kill()
+            assert cluster.next_answer(WAIT) == Loss("r1", "plain", "the station is gone")
+            cluster.close()
 
 
 def test_station_of_another_version_is_named_as_unusable(cluster: Cluster, quick: Path) -> None:

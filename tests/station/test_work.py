@@ -131,6 +131,22 @@ def test_workspace_below_the_top_of_its_repository(tmp_path: Path) -> None:
     assert found.run.metric == 1.732
 
 
+def test_repository_with_sha_256(tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    git(tmp_path, "init", "--quiet", "--object-format=sha256", "--initial-branch=main", str(folder))
+    (folder / "protocol.json").write_text(json.dumps(quick_protocol()))
+    (folder / "train.py").write_text(QUICK)
+    (folder / "prepare.py").write_text("")
+    make_repository(folder)
+    first = git(folder, "rev-parse", "HEAD")
+    assert measured(order(folder)).run is not None
+    second = set_train(folder, QUICK.replace("DEPTH = 4", "DEPTH = 7"))
+    small = write_order_bundle(Workspace(folder, load_protocol(folder)), second, [first])
+    found = measured(order(folder, "r2", bundle=small))
+    assert found.run is not None
+    assert found.run.metric == 1.282
+
+
 def test_run_does_not_see_what_a_station_keeps_of_others(quick: Path, tmp_path: Path) -> None:
     assert measured(order(quick)).run is not None
     kept = tmp_path / "cache" / "stations" / "records" / "a"
