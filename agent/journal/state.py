@@ -221,7 +221,7 @@ def step(state: State, event: Event) -> State:
     """Return the state after one more event. Unknown kinds change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
     faults = state.faults.after(event, ended=state.ended is not None)
-    flight = state.flight.after(event)
+    flight = state.flight.after(event, state.seconds + worked)
     state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults, flight=flight)
     if event.kind in OF_SESSION:
         return OF_SESSION[event.kind](state, event)
