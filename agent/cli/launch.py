@@ -28,6 +28,7 @@ from agent.execution.setup import is_due
 from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path, next_tag, state_folder
+from agent.journal.state import State
 from agent.loop import run_fleet, run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
@@ -45,6 +46,7 @@ from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
+from agent.system.extras import require_extra
 from agent.views.notify import Notifier
 from agent.views.text import Places, closing
 
@@ -175,6 +177,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         new = journal.state.session is None
         start = recovery.start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
+        _require_same_kind(journal.state, config)
         if new:
             recovery.require_startable(runner.workspace, session.branch, tag, start)
         at = start or runner.workspace.head
@@ -192,7 +195,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            _joined(config.stations) as connect,
+            _joined(config.stations, runner.say) as connect,
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
@@ -274,20 +277,40 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
     )
 
 
+def _require_same_kind(state: State, config: RunConfig) -> None:
+    """Check that a session which has begun on stations continues on stations, and one on this machine here.
+
+    Raises:
+        PreconditionError: it does not, so that its runs would not be comparable.
+    """
+    if not state.experiments or not state.experiments[0].runs:
+        return
+    before, now = bool(state.experiments[0].runs[0].station), config.stations is not None
+    if before == now:
+        return
+    where = "on stations" if before else "without stations"
+    raise PreconditionError(
+        f"session {config.tag} was measured {where}, so new runs would not be comparable",
+        hint="start another session with another --tag, which may start at its best with --from",
+    )
+
+
 @contextlib.contextmanager
-def _joined(stations: StationsConfig | None) -> Iterator[Callable[[], Cluster] | None]:
+def _joined(stations: StationsConfig | None, say: Callable[[str], None]) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""
     if stations is None:
         yield None
         return
-    require_fleet()
+    require_extra("fleet", "distributed")
     from agent.fleet.cluster import Cluster
-    from agent.fleet.local import local_stations
+    from agent.fleet.local import local_stations, sharing
 
     address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
     with contextlib.ExitStack() as stack:
         if address is None:
             assert stations.count is not None
+            if warning := sharing(stations.count):
+                say(warning)
             fleet = stack.enter_context(local_stations(stations.count))
             address, tls = fleet.address, fleet.tls
         yield lambda: Cluster.connect(address, tls, insecure=insecure)

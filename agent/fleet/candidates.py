@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from agent.errors import Violation
 from agent.journal import proposals, results
-from agent.journal.experiment import Experiment, Proposal, Verdict, digest
+from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
 from agent.journal.flight import BASELINE, Candidate
 from agent.journal.paths import candidate_ref, flight_ref
 from agent.proposers.search.space import tunable_parameters
@@ -93,6 +93,9 @@ def record(session: Session, candidate: Candidate) -> Experiment:
         journal.append("committed", number=pending.number, commit=commit)
     for index, run in enumerate(candidate.runs[len(pending.runs) :], start=len(pending.runs) + 1):
         journal.append("measured", number=pending.number, run=index, **dataclasses.asdict(run))
+    if not candidate.runs and not pending.runs:
+        lost = Run(None, 0.0, error=verdict.reason)
+        journal.append("measured", number=pending.number, run=1, **dataclasses.asdict(lost))
     return session.record(verdict)
 
 

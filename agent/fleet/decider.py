@@ -30,9 +30,10 @@ from agent.system.files import write_whole
 
 TICK_SECONDS = 0.2
 ABSENT_SECONDS = 60.0  # how long the stations of an earlier start may take to come back
-POLL_SECONDS = 1.0
+POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
-MOST_LOST = 5  # losses of one candidate's runs, after which it may be what kills its stations
+MOST_LOST = 10  # losses of one candidate's runs without a result, after which it is given up
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds that a station which cannot measure is left alone
 MOST_FAILURES = 2  # runs of the incumbent in a row that fail on a station, which then gets no more candidates
 
 
@@ -54,6 +55,7 @@ class Fleet:
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # when there was no new proposal, in experiments, and why
         self._told: set[str] = set()
+        self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
 
     @property
     def _state(self) -> State:
@@ -78,7 +80,10 @@ class Fleet:
         for name in self._flight.stations:
             if self._flight.stations[name].gone is None:
                 self.session.journal.append("left", station=name, reason="the session was interrupted")
-        if self._state.pending is not None and self._state.pending.candidate is not None:
+        pending = self._state.pending
+        if pending is not None and pending.candidate == BASELINE:
+            candidates.record_baseline(self.session)
+        elif pending is not None:
             self._finish()
         self.meet()
 
@@ -214,7 +219,8 @@ class Fleet:
     def idle(self) -> list[str]:
         """Return the stations that could run something now."""
         busy = {lease.station for lease in self._flight.leases.values()}
-        return [name for name in self._fit() if name not in busy]
+        now = time.monotonic()
+        return [name for name in self._fit() if name not in busy and self._unable.get(name, (0, 0.0))[1] <= now]
 
     def _fit(self) -> list[str]:
         return [name for name in self.here() if not self._is_unfit(name)]
@@ -222,8 +228,12 @@ class Fleet:
     def _is_unfit(self, name: str) -> bool:
         """Return whether the incumbent fails on this station, so that nothing can be compared with it there."""
         incumbent = self._state.incumbent
-        own = [run for run in self._flight.kept.get(incumbent.number, ()) if run.station == name] if incumbent else []
-        return len(own) >= MOST_FAILURES and not succeeded(own[-MOST_FAILURES:])
+        runs = self._flight.kept.get(incumbent.number if incumbent else BASELINE, ())
+        own = [run for run in runs if run.station == name]
+        unfit = len(own) >= MOST_FAILURES and not succeeded(own[-MOST_FAILURES:])
+        if unfit:
+            self._say_once(f"{name} takes no part for now: the incumbent fails there ({own[-1].error})")
+        return unfit
 
     # Runs
 
@@ -247,8 +257,10 @@ class Fleet:
             return None
 
     def _may_propose(self) -> bool:
-        if self._stopping or self._why_nothing_comes():
-            return False
+        return not self._stopping and not self._why_nothing_comes() and self._leaves_room()
+
+    def _leaves_room(self) -> bool:
+        """Return whether the limit of experiments allows one more than those in flight."""
         most = self.session.most_experiments
         return most is None or len(self._state.experiments) - 1 + len(self._flight.candidates) < most
 
@@ -289,8 +301,10 @@ class Fleet:
             self._cluster.submit(lease.station, self._orders.order(lease))
             return
         if answer.run is None:
-            self._lose(lease, answer.failed or "it could not be measured")
+            self._lose(lease, answer.failed)
+            self._leave_alone(lease.station)
             return
+        self._unable.pop(lease.station, None)
         run = self._orders.run_of(answer, lease)
         if run.fault and not self._is_own_fault(lease):
             self._lose(lease, run.error or run.fault, run.fault)
@@ -304,6 +318,12 @@ class Fleet:
             self.session.journal.append("compared", **about, **dataclasses.asdict(run))
         self._orders.has(lease.station, lease.commit)
 
+    def _leave_alone(self, name: str) -> None:
+        """Give a station that could not measure nothing for a while, longer each time."""
+        count = self._unable.get(name, (0, 0.0))[0]
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**count)
+        self._unable[name] = count + 1, time.monotonic() + pause
+
     def _is_own_fault(self, lease: Lease) -> bool:
         candidate = self._flight.candidates.get(lease.candidate) if lease.candidate is not None else None
         return candidate is not None and candidate.faulted >= MOST_FAULTS
@@ -314,6 +334,8 @@ class Fleet:
             return
         if self._cluster.connected:
             self._lose(lease, loss.reason)
+            # Until `meet` has looked whether it is there.
+            self._unable[lease.station] = self._unable.get(lease.station, (0, 0.0))[0], time.monotonic() + LOSS_PAUSE
         else:  # it may have been measured all the same
             self._adopted.add(lease.lease)
 
@@ -334,7 +356,7 @@ class Fleet:
         runs = self._flight.kept.get(BASELINE, ())
         if self._state.pending is None and not succeeded(runs):
             failed = [run for run in runs if run.metric is None]
-            if failed and len(failed) >= len(self.idle()) + len(self._flight.leases):
+            if failed and {*self.here()} <= {run.station for run in failed}:
                 where = failed[-1].station
                 raise AutoresearchError(
                     f"the baseline failed on {where}: {failed[-1].error}", hint=f"see the log {failed[-1].log}"
@@ -347,7 +369,7 @@ class Fleet:
     def _verdict(self, candidate: Candidate) -> Verdict | None:
         """Return the verdict about a candidate; None if it needs more runs. A winner on an old base is merged."""
         if candidate.lost >= MOST_LOST and not candidate.runs:
-            return Verdict("crash", f"crashed: {counted(candidate.lost, 'station')} were lost while running it")
+            return Verdict("discard", f"could not be measured: {counted(candidate.lost, 'run')} were lost")
         verdict = self._verdicts.of(candidate)
         incumbent = self._incumbent
         if verdict is None or verdict.status != "keep" or candidate.base == incumbent.number:
@@ -355,6 +377,9 @@ class Fleet:
         base = self._state.experiments[candidate.base]
         better = f"better than #{base.number}, but #{incumbent.number} was kept meanwhile"
         again = next((each for each in self._flight.candidates.values() if each.merged == candidate.number), None)
+        if again is None and not self._leaves_room():
+            reason = f"{better}, and the session ends before both are measured together"
+            return dataclasses.replace(verdict, status="discard", reason=reason)
         if again is None:
             change = candidates.merge(self.session, candidate, base, incumbent)
             if isinstance(change, str):

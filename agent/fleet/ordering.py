@@ -119,14 +119,14 @@ class Orders:
         if not kept:
             return (), (), ()
         own = self._kept(kept, lease)
-        before = [each for each in kept if each.number < own.number] if lease.of is not None else [own]
+        before = [own] if lease.candidate is not None else [each for each in kept if each.number < own.number]
         other = self._leased(before[-1].number, lease.station) if before else ()
         return self._leased(own.number, lease.station), self._leased(BASELINE, lease.station), other
 
     def _kept(self, kept: list[Experiment], lease: Lease) -> Experiment:
         candidate = self._session.state.flight.candidates.get(lease.candidate) if lease.candidate is not None else None
         number = candidate.base if candidate is not None else lease.of
-        return next((each for each in kept if each.number == number), kept[-1])
+        return next((each for each in kept if each.number == number or each.commit == lease.commit), kept[-1])
 
     def _leased(self, number: int, station: str) -> tuple[Leased, ...]:
         return tuple(Leased(run, Path(run.log).stem) for run in self.runs_on(number, station) if run.metric is not None)

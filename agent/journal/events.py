@@ -55,8 +55,8 @@ events above:
                it is accepted although the machine's state has changed
     compared   with {lease} as well                      the station returned a run of a comparison
     returned   {lease, candidate, of, and the fields of Run}   the station returned the run
-    lost       {lease, candidate, of, label, station, reason, fault}   the run does not count and is measured elsewhere: the
-               station is gone, could not measure, or its GPU failed
+    lost       {lease, candidate, of, label, station, reason, fault}   the run does not count and is measured elsewhere:
+               the station is gone, could not measure, or its GPU failed
     decided    {candidate, status, reason, evidence}     as judged; its experiment follows
 
 Shown but never journaled:

@@ -140,8 +140,9 @@ class Flight:
         """Return the flight once a candidate has become experiment `number` with these runs."""
         rest = {key: each for key, each in self.candidates.items() if key != candidate}
         # The baseline's first run is its row; the others are held-out.
-        kept = {**self.kept, number: tuple(run for run in self.kept.get(number, ()) if run not in runs)}
-        return replace(self, candidates=rest, kept=kept if kept[number] else self.kept)
+        left = tuple(run for run in self.kept.get(number, ()) if run not in runs)
+        kept = {**self.kept, number: left} if left else {key: each for key, each in self.kept.items() if key != number}
+        return replace(self, candidates=rest, kept=kept)
 
 
 NO_FLIGHT = Flight()

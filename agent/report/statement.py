@@ -33,7 +33,8 @@ def statement(state: State) -> dict[str, Any] | None:
         without one. `keeps`: for each keep its number, the gain over the baseline by held-out runs, a lower bound `low`
         (None for no bound), and the runs on both sides. `false_keeps`: the expected number, at most. `line`: the text.
     """
-    if state.session is None or state.baseline is None:
+    session = state.session
+    if session is None or state.baseline is None:
         return None
     state = on_reference(state)
     groups = repeated(state.experiments)
@@ -48,7 +49,7 @@ def statement(state: State) -> dict[str, Any] | None:
         "level": 1 - ALPHA,
         "experiments": experiments,
         "false_keeps": most_false_keeps(kind, experiments, sum(map(_as_measured, state.experiments[1:]))),
-        "on": ON_SNAPSHOT if state.session["fingerprint"].get("snapshot") else "",
+        "on": ON_SNAPSHOT if session["fingerprint"].get("snapshot") else "",
     }
     return {**data, "line": statement_line(data)}
 

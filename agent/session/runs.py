@@ -33,7 +33,7 @@ from agent.system.files import last_lines
 from agent.system.memory import remember
 
 PROGRESS_SECONDS = 1.0
-MOST_TEXTS = 8
+MOST_TEXTS = 40  # candidates in flight on many stations
 
 
 class Runs:

@@ -38,7 +38,7 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [f"#{data['number']} running{again}, about {duration(data['expected'])}: {what}"]
         case "measured" if "of" in data:
             return [f"#{data['number']} repeat of incumbent #{data['of']}: {_result(data)}"]
-        case "measured" if data["number"] and data["error"] is None and data["run"] > 1:
+        case "measured" if data["number"] and data["error"] is None and data["run"] > 1 and not data.get("station"):
             return [f"#{data['number']} run {data['run']}: {_result(data)}"]
         case "running":
             return [f"{_side(state, data)} running, run {data['run']}, about {duration(data['expected'])}"]

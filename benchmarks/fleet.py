@@ -1,0 +1,334 @@
+"""Simulate sessions with several stations, with the session's own verdict, assignment and search. Nothing is trained.
+
+    uv run --with scikit-learn==1.9.1 python -m benchmarks.fleet --trials FILE
+        [--sessions 40] [--stations 2 4 8 16] [--edits 20000]
+
+See benchmarks.surrogate for FILE. Stations differ by a factor of 2 in speed (mean 1), and by 5 % in level. A run takes
+the inverse of the speed; `--same-time` lets every run take the same time, as with a budget in seconds. The unit of time
+is a run of the mean station. The target is the value without noise that sessions of one station (the present loop)
+reach in 100 runs, on average. Many stations have reached it when the mean of their sessions' incumbents, without
+noise, is as low; errors are by the bootstrap over sessions, of both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import heapq
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from agent.decision.decide import DecisionConfig
+from agent.decision.estimate import split
+from agent.decision.levels import Records, aligned, records_of
+from agent.decision.stations import Trial, Wants, judge_across
+from agent.fleet.assign import Flight, Task, View, next_task
+from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, digest
+from agent.proposers.base import Context, Flying
+from agent.proposers.search.search import SearchProposer
+from agent.proposers.search.space import tunable_parameters
+from benchmarks.surrogate import BASELINE, FILES, NOISE, night, surrogate
+
+SPREAD, LEVEL = 2.0, 0.05
+RUNS = 100  # of one station, which the target is taken from
+TARGETS = {2: 1.7, 4: 3.0, 8: 5.0, 16: 7.0}
+# Time limit of a session in run times, as a multiple of the time at which the target would be met.
+PATIENCE = 2.5
+BOOTSTRAPS = 400
+EDITS = 100  # null edits of one session
+
+Truth = Callable[[Mapping[str, Value], str], float | None]  # parameters and station -> metric without noise and level
+Propose = Callable[[Context], Proposal]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A station."""
+
+    name: str
+    speed: float
+    level: float
+    noise: float
+
+
+def machines(count: int, seed: int, noise: float, size: float, same_time: bool = False) -> list[Machine]:
+    """Return stations whose speeds spread evenly over a factor of SPREAD, and whose levels differ by LEVEL of `size`."""
+    rng = random.Random(f"stations:{seed}")
+    speeds = [SPREAD ** (index / max(1, count - 1) - 0.5) for index in range(count)]
+    speeds = [speed / statistics.mean(speeds) for speed in speeds]
+    rng.shuffle(speeds)
+    levels = [0.0 if count == 1 else rng.uniform(-LEVEL / 2, LEVEL / 2) * size for _ in speeds]
+    return [
+        Machine(f"s{number}", 1.0 if same_time else speed, level, noise)
+        for number, (speed, level) in enumerate(zip(speeds, levels, strict=True))
+    ]
+
+
+@dataclass
+class Draft:
+    proposal: Proposal
+    files: Mapping[str, str]
+    runs: list[Run] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    wants: Wants | None = None
+
+
+@dataclass
+class Session:
+    """A session on simulated stations.
+
+    Attributes:
+        naive: compare raw numbers over stations, one run each, and keep what is strictly lower.
+        curve: time and true value of each incumbent.
+    """
+
+    stations: Sequence[Machine]
+    truth: Truth
+    propose: Propose
+    seed: int
+    naive: bool = False
+    most: int | None = None
+    now: float = 0.0
+    drafts: dict[int, Draft] = field(default_factory=dict)
+    proposed: int = 0
+    runs: int = 0
+    best: int = 0
+    curve: list[tuple[float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.draw = random.Random(f"noise:{self.seed}")
+        self.parameters = tunable_parameters(FILES, {})
+        first = Proposal(FILES, "baseline", parameters=self.parameters)
+        self.history = [_experiment(0, first, FILES, (), BASELINE)]
+        self.files: Mapping[str, str] = FILES
+        self.doing: dict[str, Task | None] = dict.fromkeys((each.name for each in self.stations), None)
+        self.events: list[tuple[float, int, Machine, Task]] = []
+        self.records = Records([], "minimize", tuple(self.doing))
+        if self.naive:
+            self._add_to_incumbent(self._run(self.parameters, self.stations[0]))
+            self.runs = 0
+        self.curve.append((0.0, self._true(self.parameters)))
+
+    def go(self, until: float) -> Session:
+        """Run until a time, or until all proposals have a verdict."""
+        while True:
+            for station in self.stations:
+                if self.doing[station.name] is None:
+                    self._assign(station)
+            if not self.events or self.events[0][0] > until:
+                return self
+            self.now, _, station, task = heapq.heappop(self.events)
+            self.doing[station.name] = None
+            self._finish(station, task)
+
+    def _assign(self, station: Machine) -> None:
+        may = self.most is None or self.proposed < self.most
+        task = (Task("propose") if may else None) if self.naive else next_task(station.name, self._view(may))
+        if task is None:
+            return
+        if task.kind == "propose":
+            task = Task("candidate", self._new())
+        if task.kind == "candidate":
+            self.drafts[task.draft].running.append(station.name)
+        self.doing[station.name] = task
+        heapq.heappush(self.events, (self.now + 1 / station.speed, self.runs, station, task))
+        self.runs += 1
+
+    def _view(self, may: bool) -> View:
+        heldout, _ = split(self.history[self.best])
+        measured: dict[str, int] = {}
+        for run in heldout:
+            measured[run.station] = measured.get(run.station, 0) + 1
+        flights = [
+            Flight(number, len(each.runs), tuple(each.running), each.wants) for number, each in self.drafts.items()
+        ]
+        known = frozenset(self.records.levels.values) if self.records.groups else frozenset[str]()
+        seconds = {each.name: 1 / each.speed for each in self.stations}
+        age = len(self.history) - 1 - self.best
+        return View(self.doing, flights, measured, known, self.records.noise.degrees, age, seconds, may)
+
+    def _new(self) -> int:
+        self.proposed += 1
+        flight = tuple(
+            Flying(each.proposal.parameters, digest(each.files), each.files) for each in self.drafts.values()
+        )
+        told = self.history if self.naive else aligned(self.history, self.records)
+        context = Context(
+            self.proposed, self.seed, self.files, told[self.best], tuple(told), "minimize", {}, flight=flight
+        )
+        proposal = self.propose(context)
+        self.drafts[self.proposed] = Draft(proposal, {**self.files, **proposal.files})
+        return self.proposed
+
+    def _finish(self, station: Machine, task: Task) -> None:
+        if task.kind == "incumbent":
+            # A station may still run a program that is the incumbent no more; the run counts for the present one only.
+            self._add_to_incumbent(self._run(self.history[self.best].parameters, station))
+            changed = list(self.drafts)
+        else:
+            draft = self.drafts.get(task.draft)
+            if draft is None:
+                return
+            draft.running.remove(station.name)
+            draft.runs.append(self._run(draft.proposal.parameters, station))
+            changed = [task.draft]
+        while changed:
+            number = changed.pop(0)
+            if number in self.drafts and self.drafts[number].runs and self._judge(number):
+                changed = list(self.drafts)
+
+    def _judge(self, number: int) -> bool:
+        """Judge a draft; return whether it is the new incumbent."""
+        draft, incumbent = self.drafts[number], self.history[self.best]
+        verdict = self._naive(draft) if self.naive else self._across(number, draft, incumbent)
+        if isinstance(verdict, Wants):
+            draft.wants = verdict
+            return False
+        del self.drafts[number]
+        place = len(self.history)
+        self.history.append(_experiment(place, draft.proposal, draft.files, tuple(draft.runs), verdict))
+        self._remember()
+        if verdict.status != "keep":
+            return False
+        self.best, self.files = place, draft.files
+        self.curve.append((self.now, self._true(draft.proposal.parameters)))
+        return True
+
+    def _across(self, number: int, draft: Draft, incumbent: Experiment) -> Verdict | Wants:
+        heldout, selection = split(incumbent)
+        age = len(self.history) - 1 - self.best
+        trial = Trial(number, draft.runs, heldout, selection, age=age)
+        return judge_across(trial, self.records, DecisionConfig())
+
+    def _naive(self, draft: Draft) -> Verdict:
+        value, best = draft.runs[0].metric, self.history[self.best].runs[0].metric
+        if value is None:
+            return Verdict("crash", "crashed")
+        assert best is not None
+        return Verdict(
+            "keep" if value < best else "discard", "", Evidence("greedy", value, 1, best, 1, best - value, 0, 0)
+        )
+
+    def _add_to_incumbent(self, run: Run) -> None:
+        best = self.history[self.best]
+        known = {"heldout_runs": (*best.heldout_runs, run)} if best.runs else {"runs": (run,)}
+        self.history[self.best] = replace(best, **known)  # type: ignore[arg-type]
+        self._remember()
+
+    def _remember(self) -> None:
+        if not self.naive:
+            self.records = records_of(self.history, "minimize", stations=tuple(self.doing))
+
+    def _run(self, parameters: Mapping[str, Value], station: Machine) -> Run:
+        value = self.truth(parameters, station.name)
+        if value is None:
+            return Run(None, 1.0, error="crashed", station=station.name)
+        return Run(value + station.level + self.draw.gauss(0, station.noise), 1.0, station=station.name)
+
+    def _true(self, parameters: Mapping[str, Value]) -> float:
+        """Return the mean over the stations, without noise and levels."""
+        values = [self.truth(parameters, each.name) for each in self.stations]
+        return statistics.mean(value for value in values if value is not None)
+
+
+def _experiment(
+    number: int, proposal: Proposal, files: Mapping[str, str], runs: tuple[Run, ...], verdict: Verdict
+) -> Experiment:
+    return Experiment(
+        number, "search", proposal.description, str(number), digest(files), proposal.parameters, runs, verdict
+    )
+
+
+def searched(trials: Path, same_time: bool, job: tuple[int, bool, int]) -> list[tuple[float, float]]:
+    """Return the curve of a session that searches: time and true value of each incumbent."""
+    count, naive, seed = job
+    answer = surrogate(trials)
+    size = answer(tunable_parameters(FILES, {}))
+    assert size is not None
+    target = TARGETS.get(count, 0.6 * count)
+    stations = machines(count, seed, NOISE, size, same_time)
+    session = Session(stations, lambda values, _: answer(values), SearchProposer().ask, seed, naive)
+    return session.go((RUNS + 1) / target * PATIENCE).curve
+
+
+def single(trials: Path, seed: int) -> float:
+    return night(surrogate(trials), SearchProposer(), seed, RUNS, "confirm")[0]
+
+
+def reached(curves: Sequence[Sequence[tuple[float, float]]], target: float) -> float:
+    """Return when the mean of the curves first is at the target or below; infinite if never."""
+    times = sorted({time for curve in curves for time, _ in curve})
+    columns = [([time for time, _ in curve], [value for _, value in curve]) for curve in curves]
+    low, high = 0, len(times)
+    while low < high:
+        middle = (low + high) // 2
+        mean = statistics.fmean(values[bisect.bisect_right(known, times[middle]) - 1] for known, values in columns)
+        low, high = (low, middle) if mean <= target else (middle + 1, high)
+    return times[low] if low < len(times) else float("inf")
+
+
+def speed_up(singles: Sequence[float], curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float]:
+    """Return how many times faster the stations reach the mean of one station, with its standard error."""
+
+    def once(ones: Sequence[float], many: Sequence[Sequence[tuple[float, float]]]) -> float:
+        return (RUNS + 1) / reached(many, statistics.fmean(ones))
+
+    rng = random.Random(0)
+    again = [once(rng.choices(singles, k=len(singles)), rng.choices(curves, k=len(curves))) for _ in range(BOOTSTRAPS)]
+    return once(singles, curves), statistics.stdev(again)
+
+
+def nulls(edits: int, naive: bool, job: tuple[int, int]) -> tuple[int, int, int]:
+    """Return false keeps, edits and runs of a session in which no edit changes anything."""
+    count, seed = job
+    rng = random.Random(seed)
+
+    def propose(_: Context) -> Proposal:
+        return Proposal({"train.py": f"X = {rng.random()}\n"}, "", parameters={"X": rng.random()})
+
+    stations = machines(count, seed, 1.0, 1 / 0.001)
+    session = Session(stations, lambda *_: 1000.0, propose, seed, naive, edits).go(float("inf"))
+    return len(session.curve) - 1, len(session.history) - 1, session.runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Simulate sessions with several stations.")
+    parser.add_argument("--trials", type=Path)
+    parser.add_argument("--sessions", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--stations", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--edits", type=int, default=20_000)
+    parser.add_argument("--same-time", action="store_true")
+    options = parser.parse_args()
+    seeds = range(options.first_seed, options.first_seed + options.sessions)
+    if options.trials:
+        surrogate(options.trials)  # before the fork, so that both workers share the trees
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        if options.trials and options.sessions:
+            singles = list(pool.map(partial(single, options.trials), seeds))
+            print(f"one station, {RUNS} runs: {statistics.mean(singles):.5f} (sd {statistics.stdev(singles):.5f})")
+            for count in options.stations:
+                for naive in (False, True):
+                    jobs = [(count, naive, seed) for seed in seeds]
+                    curves = list(pool.map(partial(searched, options.trials, options.same_time), jobs))
+                    times, error = speed_up(singles, curves)
+                    print(f"{count:3} stations{' naive' if naive else ''}: {times:.2f} +- {error:.2f}", flush=True)
+        for naive in (False, True):
+            for count in options.stations if options.edits else []:
+                sessions = [(count, seed) for seed in range(options.edits // EDITS)]
+                found = list(pool.map(partial(nulls, EDITS, naive), sessions, chunksize=4))
+                keeps, edits, runs = (sum(each) for each in zip(*found, strict=True))
+                print(
+                    f"{count:3} stations{' naive' if naive else ''}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
