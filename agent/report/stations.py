@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,7 +81,7 @@ class StationStatus:
 
 
 def stations_of(state: State, now: float, *, running: bool = True) -> list[StationStatus]:
-    """Return the stations of a session in the order in which they joined; none in a session of one machine.
+    """Return the stations of a session, ordered by name; none in a session of one machine.
 
     Args:
         now: Unix time.
@@ -95,7 +96,7 @@ def stations_of(state: State, now: float, *, running: bool = True) -> list[Stati
     seconds = state.seconds + (max(0.0, now - state.latest_at) if running else 0.0)
     return [
         _station(state, name, leases.get(name), records, Moment(now, seconds, running))
-        for name in state.flight.stations
+        for name in _ordered(state.flight.stations)
     ]
 
 
@@ -165,7 +166,13 @@ def work(state: State, candidate: int | None, of: int | None, label: str | None)
 
 def stations_line(state: State) -> str:
     """Return `cpu0 31 runs, cpu1 29 runs (1 lost)`; empty in a session of one machine."""
-    return ", ".join(f"{shown_name(name)} {_counts(each)}" for name, each in state.flight.stations.items())
+    stations = state.flight.stations
+    return ", ".join(f"{shown_name(name)} {_counts(stations[name])}" for name in _ordered(stations))
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """Sort names so that `gpu10` follows `gpu9`."""
+    return sorted(names, key=lambda name: [(len(part), part) for part in re.split(r"(\d+)", name)])
 
 
 def _counts(station: Station) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.text import Text
 
 from agent.format import cost, duration, figure, one_line
+from agent.report.stations import shown_name
 from agent.system.invocation import typed
 from agent.views.color import diff_lines, status_text
 
@@ -94,9 +96,19 @@ def _verdict(data: dict[str, Any]) -> list[str]:
             f"{figure(like)} of {evidence['incumbent_runs']}, gain {figure(evidence['gain'], like, '+')}"
             f"{sigmas}, noise {'not measured' if guessed else figure(evidence['noise'], like)}"
         )
+        if evidence["stations"]:
+            lines.append(f"stations  {by_station(evidence['stations'], like)}")
     elif data["status"] == "keep" and data["number"] > 0:
         lines.append("evidence  none, the keep is provisional")
     return lines
+
+
+def by_station(gains: Mapping[str, float], like: float) -> str:
+    """Format the gain on each station: `better on studio (+0.012000), not on mini (-0.004000)`."""
+    better = [f"{shown_name(name)} ({figure(by, like, '+')})" for name, by in gains.items() if by > 0]
+    others = [f"{shown_name(name)} ({figure(by, like, '+')})" for name, by in gains.items() if not by > 0]
+    said = [f"better on {' and '.join(better)}"] if better else []
+    return ", ".join([*said, *([f"not on {' and '.join(others)}"] if others else [])])
 
 
 def _runs(data: dict[str, Any]) -> list[str]:
@@ -104,6 +116,7 @@ def _runs(data: dict[str, Any]) -> list[str]:
     for number, run in enumerate(data["runs"], start=1):
         value = figure(run["metric"]) if run["metric"] is not None else "-"
         parts = [f"{number}  {value}  {duration(run['seconds'])}"]
+        parts += [f"on {shown_name(run['station'])}"] if run["station"] else []
         parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
         parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
         parts += ["held out, after its verdict"] if run["kind"] == "fresh" else []
