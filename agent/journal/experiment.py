@@ -155,6 +155,7 @@ class Experiment:
         files: the files that the proposal changed.
         runs: selection runs, made before the verdict.
         heldout_runs: held-out runs, made after it was kept.
+        base: number of the kept experiment that stations compared it with; None for the incumbent of its time.
     """
 
     number: int
@@ -169,6 +170,7 @@ class Experiment:
     reasoning: str = ""
     expected: float | None = None
     heldout_runs: tuple[Run, ...] = ()
+    base: int | None = None
 
     @property
     def voided(self) -> bool:

@@ -272,10 +272,12 @@ def _judged(state: State, pending: Pending, data: Data) -> State:
 
 
 def _recorded(state: State, pending: Pending, data: Data) -> State:
-    state = replace(state, pending=None, previous=state.head, head=data["head"])
+    state, experiment = replace(state, pending=None, previous=state.head, head=data["head"]), pending.experiment
     if pending.candidate is not None:
+        known = state.flight.candidates.get(pending.candidate)
+        experiment = replace(experiment, base=known.base if known else None)
         state = replace(state, flight=state.flight.without(pending.candidate, pending.number, pending.runs))
-    return replace(state, experiments=(*state.experiments, pending.experiment))
+    return replace(state, experiments=(*state.experiments, experiment))
 
 
 def _repaired(state: State, pending: Pending, data: Data) -> State:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from agent.decision.levels import Records, records_of
 from agent.decision.noise import PRIOR_DEGREES
-from agent.format import counted, one_line
+from agent.format import counted, figure, one_line
 from agent.journal.flight import BASELINE, Lease, Station
 from agent.journal.state import State, side
 
@@ -162,6 +162,14 @@ def work(state: State, candidate: int | None, of: int | None, label: str | None)
     if candidate is not None:
         return f"candidate {candidate}"
     return "baseline" if of == BASELINE and len(state.experiments) == 0 else f"incumbent #{of}"
+
+
+def by_station(gains: Mapping[str, float], like: float) -> str:
+    """Format the gain on each station: `better on studio (+0.012000), not on mini (-0.004000)`."""
+    better = [f"{shown_name(name)} ({figure(by, like, '+')})" for name, by in gains.items() if by > 0]
+    others = [f"{shown_name(name)} ({figure(by, like, '+')})" for name, by in gains.items() if not by > 0]
+    said = [f"better on {' and '.join(better)}"] if better else []
+    return ", ".join([*said, *([f"not on {' and '.join(others)}"] if others else [])])
 
 
 def stations_line(state: State) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agent.journal.events import Event
-from agent.journal.state import BEGINNINGS
+from agent.journal.flight import BASELINE
+from agent.journal.state import BEGINNINGS, State, step
 from agent.system.files import read_end
 
 _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
@@ -43,8 +44,13 @@ class TimeSpent:
     other: float = 0.0
 
 
-def time_spent(events: Iterable[Event]) -> TimeSpent:
-    """Add up the time of a session. Each event accounts for the time since the one before it, except at a start."""
+def time_spent(events: Sequence[Event]) -> TimeSpent:
+    """Add up the time of a session, or in one with stations, the time of all stations together.
+
+    Each event accounts for the time since the one before it, except at a start.
+    """
+    if any(event.kind == "joined" for event in events):
+        return _of_stations(events)
     spent, latest, started, paused = TimeSpent(), 0.0, None, False
     for event in events:
         gap = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - latest)
@@ -64,6 +70,27 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
         paused, latest = event.kind == "faulted", event.at
         started = event.at if event.kind in ("started", "running") else None
     return spent
+
+
+def _of_stations(events: Sequence[Event]) -> TimeSpent:
+    """Add up the time of stations since they joined. Proposals cost them none, except for what they wait."""
+    spent, state, begun = TimeSpent(), State(), False
+    for event in events:
+        before, state = state, step(state, event)
+        lease = before.flight.leases.get(str(event.data.get("lease")))
+        if lease is None:
+            continue
+        if event.kind == "lost":
+            lost = max(0.0, state.seconds - lease.began)
+            part = "faults" if event.data.get("fault") else "interruptions"
+            spent = replace(spent, **{part: getattr(spent, part) + lost})
+        elif event.kind in ("returned", "compared"):
+            # The first run of the baseline is its row.
+            first = lease.of == BASELINE and not begun and not event.data.get("error")
+            begun = begun or first
+            spent = _of_a_run(spent, event.data, 0.0, repeat=lease.candidate is None and not first)
+    there = sum(max(0.0, state.seconds - each.began) for each in state.flight.stations.values())
+    return replace(spent, other=max(0.0, there - sum(astuple(spent))))
 
 
 def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, repeat: bool) -> TimeSpent:

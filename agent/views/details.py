@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from rich.text import Text
 
 from agent.format import cost, duration, figure, one_line
-from agent.report.stations import shown_name
+from agent.report.stations import by_station, shown_name
 from agent.system.invocation import typed
 from agent.views.color import diff_lines, status_text
 
@@ -101,14 +100,6 @@ def _verdict(data: dict[str, Any]) -> list[str]:
     elif data["status"] == "keep" and data["number"] > 0:
         lines.append("evidence  none, the keep is provisional")
     return lines
-
-
-def by_station(gains: Mapping[str, float], like: float) -> str:
-    """Format the gain on each station: `better on studio (+0.012000), not on mini (-0.004000)`."""
-    better = [f"{shown_name(name)} ({figure(by, like, '+')})" for name, by in gains.items() if by > 0]
-    others = [f"{shown_name(name)} ({figure(by, like, '+')})" for name, by in gains.items() if not by > 0]
-    said = [f"better on {' and '.join(better)}"] if better else []
-    return ", ".join([*said, *([f"not on {' and '.join(others)}"] if others else [])])
 
 
 def _runs(data: dict[str, Any]) -> list[str]:
