@@ -140,6 +140,7 @@ def _measured(event: Event, state: State, ended: dict[str, float]) -> Measured |
     """
     data, pending = event.data, state.pending
     number: int | None
+    commit: str | None
     beside: int | None = None
     role: Role
     lease = state.flight.leases.get(str(data.get("lease")))
