@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any, Self
 
 from agent.journal.events import Event
+from agent.journal.experiment import Run
 from agent.journal.state import State, step
 from tests.common.journals import FINGERPRINT, Writer
 
@@ -19,7 +21,13 @@ class StationsBuilder:
         self.write, self.state, self.names = Writer(), State(), names
         self.levels = {name: 0.5 * index for index, name in enumerate(names)}
         self.of_lease: dict[str, dict[str, Any]] = {}
-        about = {"tag": tag, "branch": f"autoresearch/{tag}", "base": BASE, "metric": "val_bpb", "from": None}
+        about: dict[str, Any] = {
+            "tag": tag,
+            "branch": f"autoresearch/{tag}",
+            "base": BASE,
+            "metric": "val_bpb",
+            "from": None,
+        }
         self.add(
             "session", **about, direction="minimize", seed=0, proposer="search", pid=1, fingerprint=FINGERPRINT,
             flags={"stations": len(names)}, left="main", learned=[],
@@ -59,9 +67,8 @@ class StationsBuilder:
         known = self.state.flight.leases[lease]
         value = None if metric is None else metric + self.levels[known.station]
         error = "it crashed" if metric is None else None
-        run = {"metric": value, "seconds": after, "secondary": {}, "error": error, "conditions": {}, "log": known.log}
-        whose = self.of_lease[lease]
-        return self.add("returned", after, lease=lease, **whose, station=known.station, **run)
+        run = Run(value, after, error=error, log=known.log, station=known.station)
+        return self.add("returned", after, lease=lease, **self.of_lease[lease], **asdict(run))
 
     def run(self, station: str, metric: float | None = 1.5, **about: Any) -> Self:
         return self.answer(self.lease(station, **about), metric)
@@ -79,7 +86,7 @@ class StationsBuilder:
         self.add("proposed", number=number, candidate=candidate or 0, reasoning="", parameters={}, **about)
         self.add("committed", number=number, commit=commit)
         for index, run in enumerate(runs, start=1):
-            self.add("measured", number=number, run=index, **vars(run))
+            self.add("measured", number=number, run=index, **asdict(run))
         self.add("judged", number=number, status=status, reason="r", evidence=evidence)
         return self.add("recorded", number=number, head=commit)
 

@@ -111,7 +111,7 @@ def test_status_has_a_line_for_each_station(told: Path, cli: Cli) -> None:
 def test_show_and_export_name_the_station_of_each_run(told: Path, cli: Cli) -> None:
     shown = cli(told, "show", "1").stdout
     assert "better on studio (+0.100000), not on mini (-0.004000)" in shown
-    assert shown.count("  on studio  ") == 2  # one for its verdict, one as incumbent
+    assert shown.count("  on studio") == 2  # one for its verdict, one as incumbent
     assert "of #0" in cli(told, "show", "2").stdout
     done = cli(told, "export", "--runs")
     assert done.returncode == 0, done.stderr
