@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,12 @@ class TimeSpent:
     other: float = 0.0
 
 
-def time_spent(events: Sequence[Event]) -> TimeSpent:
+def time_spent(events: Iterable[Event]) -> TimeSpent:
     """Add up the time of a session, or in one with stations, the time of all stations together.
 
     Each event accounts for the time since the one before it, except at a start.
     """
+    events = list(events)
     if any(event.kind == "joined" for event in events):
         return _of_stations(events)
     spent, latest, started, paused = TimeSpent(), 0.0, None, False
