@@ -53,14 +53,14 @@ def main() -> None:
     sys.exit(0 if worst < TARGET_SECONDS else f"the worst exceeds the target of {TARGET_SECONDS:g} s")
 
 
-def make_workspace(folder: Path) -> Path:
+def make_workspace(folder: Path, train: str = TRAIN) -> Path:
     folder.mkdir()
     protocol = json.loads((ROOT / "protocol.json").read_bytes())
     protocol["meta"]["archetype"] = "benchmark_opt"
     protocol["environment"]["setupCommands"] = []
     protocol["execution"]["command"] = f"{sys.executable} -S train.py"
     (folder / "protocol.json").write_text(json.dumps(protocol))
-    (folder / "train.py").write_text(TRAIN)
+    (folder / "train.py").write_text(train)
     (folder / "prepare.py").write_text("")
     git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@example.invalid"]
     for arguments in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "start"]):

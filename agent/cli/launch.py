@@ -8,14 +8,15 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from agent.cli.afterwards import confirm_gain, report_on
+from agent.cli.afterwards import report_on
+from agent.cli.fleet import StationsConfig, Work, joined, require_same_kind, work_of
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits, noted
 from agent.decision.longer_training import trains
@@ -28,8 +29,7 @@ from agent.execution.setup import is_due
 from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path, next_tag, state_folder
-from agent.journal.state import State
-from agent.loop import run_fleet, run_session
+from agent.loop import run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
@@ -46,12 +46,8 @@ from agent.session.faults import repeat
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
-from agent.system.extras import require_extra
 from agent.views.notify import Notifier
 from agent.views.text import Places, closing
-
-if TYPE_CHECKING:
-    from agent.fleet.cluster import Cluster
 
 BASELINE_RUNS = 2
 MOST_REMARKS = 5
@@ -96,23 +92,6 @@ class OutputConfig:
     confirm: bool = True
     report: bool = True
     dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class StationsConfig:
-    """The stations that make the runs.
-
-    Attributes:
-        count: number of stations on this machine; None with a scheduler.
-        scheduler: address of a Dask scheduler that stations have joined.
-        tls: folder of certificates.
-        insecure: connect to another machine without TLS.
-    """
-
-    count: int | None = None
-    scheduler: str | None = None
-    tls: Path | None = None
-    insecure: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +156,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         new = journal.state.session is None
         start = recovery.start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
-        _require_same_kind(journal.state, config)
+        require_same_kind(journal.state, tag, config.stations)
         if new:
             recovery.require_startable(runner.workspace, session.branch, tag, start)
         at = start or runner.workspace.head
@@ -195,14 +174,14 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            _joined(config.stations, runner.say) as connect,
+            joined(config.stations, runner.say) as connect,
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
             try:
                 for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):
                     runner.say(text)
-                code = _done(session, output, _with(session, config, connect))
+                code = _done(session, output, work_of(session, execution.sandbox, connect, setup=execution.setup))
                 if starter:
                     runner.say(starter.after(code))
             finally:
@@ -275,65 +254,6 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
         start=(config.start, start) if config.start and start else None,
         learn=not config.fresh,
     )
-
-
-def _require_same_kind(state: State, config: RunConfig) -> None:
-    """Check that a session which has begun on stations continues on stations, and one on this machine here.
-
-    Raises:
-        PreconditionError: it does not, so that its runs would not be comparable.
-    """
-    if not state.experiments or not state.experiments[0].runs:
-        return
-    before, now = bool(state.experiments[0].runs[0].station), config.stations is not None
-    if before == now:
-        return
-    where = "on stations" if before else "without stations"
-    raise PreconditionError(
-        f"session {config.tag} was measured {where}, so new runs would not be comparable",
-        hint="start another session with another --tag, which may start at its best with --from",
-    )
-
-
-@contextlib.contextmanager
-def _joined(stations: StationsConfig | None, say: Callable[[str], None]) -> Iterator[Callable[[], Cluster] | None]:
-    """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""
-    if stations is None:
-        yield None
-        return
-    require_extra("fleet", "distributed")
-    from agent.fleet.cluster import Cluster
-    from agent.fleet.local import local_stations, sharing
-
-    address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
-    with contextlib.ExitStack() as stack:
-        if address is None:
-            assert stations.count is not None
-            if warning := sharing(stations.count):
-                say(warning)
-            fleet = stack.enter_context(local_stations(stations.count))
-            address, tls = fleet.address, fleet.tls
-        yield lambda: Cluster.connect(address, tls, insecure=insecure)
-
-
-@dataclass(frozen=True)
-class Work:
-    """The loop, and the confirmation after it."""
-
-    loop: Callable[[], None]
-    confirm: Callable[[], int]
-
-
-def _with(session: Session, config: RunConfig, connect: Callable[[], Cluster] | None) -> Work:
-    """Return the work of a session: with stations or without."""
-    if connect is None:
-        return Work(lambda: run_session(session), lambda: confirm_gain(session))
-    from agent.fleet.confirming import on_stations, pairs_for
-    from agent.fleet.decider import Fleet
-    from agent.fleet.ordering import Orders
-
-    fleet = Fleet(session, connect, Orders(session, config.execution.sandbox, setup=config.execution.setup))
-    return Work(lambda: run_fleet(fleet), lambda: confirm_gain(session, pairs_for(fleet), on_stations(fleet)))
 
 
 def _done(session: Session, output: OutputConfig, work: Work) -> int:

@@ -18,7 +18,8 @@ from agent.format import one_line
 from agent.journal.paths import journal_path, require_own_state
 
 if TYPE_CHECKING:
-    from agent.cli.launch import RunConfig, StationsConfig
+    from agent.cli.fleet import StationsConfig
+    from agent.cli.launch import RunConfig
     from agent.decision.limits import Limits
     from agent.journal.state import State
 
@@ -66,6 +67,7 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
     "insecure": _flag,
     "max_cost": _positive,
     "max_cost_per_experiment": _positive,
+    "ahead": _flag,
 }
 # Each of these sets of flags is one choice: giving one of a set replaces the whole set.
 WHO = ("proposer", "model", "agent", "agent_cmd")
@@ -148,7 +150,7 @@ def _stations(held: Mapping[str, Any]) -> StationsConfig | None:
     Raises:
         UsageError: the flags contradict each other.
     """
-    from agent.cli.launch import StationsConfig
+    from agent.cli.fleet import StationsConfig
 
     count, scheduler, tls = held["stations"], held["scheduler"], held["tls"]
     if count is not None and scheduler is not None:
@@ -181,7 +183,7 @@ def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
     Raises:
         UsageError: one is given without them.
     """
-    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
+    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout", "ahead") if name in given]
     if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
         raise UsageError(f"{_flag_of(idle[0])} needs --model or --agent", hint="add one of them, or drop the flag")
 

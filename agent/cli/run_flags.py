@@ -196,6 +196,15 @@ class ProposerFlags:
             rich_help_panel=PROPOSE,
         ),
     ] = None
+    ahead: Annotated[
+        bool | None,
+        typer.Option(
+            "--ahead/--no-ahead",
+            help="Let the model or agent make the next proposal while a run is in progress; by default it does unless "
+            "this machine serves the model.",
+            rich_help_panel=PROPOSE,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
 from agent.journal.flight import BASELINE, Candidate
 from agent.journal.paths import candidate_ref, flight_ref
 from agent.proposers.search.space import tunable_parameters
+from agent.session.baseline import propose_baseline
 from agent.session.context import known_constants
-from agent.session.session import Session, described
+from agent.session.session import Session
 from agent.source.merging import merged, runs
 
 
@@ -40,7 +41,7 @@ def launch(session: Session, proposal: Proposal, base: Experiment, onto: int | N
     changes = {path: text for path, text in whole.items() if session.runs.files(state.head).get(path) != text}
     said = f"candidate {number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
     commit = workspace.commit_candidate(flight_ref(session.tag, number), state.head, changes, said)
-    about = described(proposal, files)
+    about = proposals.described(proposal, whole, session.proposer)
     session.journal.append("candidate", candidate=number, base=base.number, commit=commit, merged=onto, **about)
     return session.state.flight.candidates[number]
 
@@ -103,7 +104,10 @@ def record_baseline(session: Session) -> Experiment:
     """Record the first run of the untouched files as experiment 0."""
     state, journal = session.state, session.journal
     if state.pending is None:
-        session.propose_baseline(candidate=BASELINE)
+        assert state.head is not None
+        files = session.runs.files(state.head)
+        parameters = tunable_parameters(files, known_constants(session.runner.protocol))
+        propose_baseline(journal, files, parameters, candidate=BASELINE)
     pending = session.state.pending
     assert pending is not None
     if pending.commit is None:

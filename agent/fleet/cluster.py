@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import queue
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10
 CALL_SECONDS = 15
-FETCH_SECONDS = 60
+FETCH_SECONDS = (3, 15, 45)  # an answer may cross a slow network; a station that has left sends none
 LOOK_SECONDS = 1.0
 GONE_SECONDS = 5.0  # a station that is missing for so long is lost
 LONGEST_TEXT, MOST_FACTS = 500, 50
@@ -93,6 +94,7 @@ class Cluster:
         from distributed import Client
 
         try:
+            _require_listener(where.address)  # Dask tries a closed port for as long as its time limit
             client = Client(
                 where.address,
                 security=security(where.tls),
@@ -118,9 +120,10 @@ class Cluster:
         workers = {(address, str(about.get("id"))): about for address, about in self._workers().items()}
         new = [key for key in workers if key not in self._known]
         said = self._run(control.facts, [address for address, _ in new])
-        for key in new:
-            self._known[key] = _info(str(workers[key].get("name")), key[0], said.get(key[0]))
-        return {self._known[key].name: self._known[key] for key in workers}
+        infos = {key: _info(str(workers[key].get("name")), key[0], said.get(key[0])) for key in new}
+        # One that did not answer is asked again.
+        self._known |= {key: info for key, info in infos.items() if info.facts}
+        return {info.name: info for key in workers if (info := self._known.get(key) or infos[key])}
 
     def submit(self, station: str, order: Order) -> None:
         """Send an order to a station. Its answer, or its loss, comes from `next_answer`."""
@@ -260,12 +263,23 @@ class Cluster:
         self._ended.put(Loss(lease, pending.station, reason))
 
     def _result(self, lease: str, pending: _Pending) -> Answer | Loss:
-        try:
-            return Answer.from_dict(pending.future.result(timeout=FETCH_SECONDS))
-        except Invalid as reason:
-            return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}")
-        except Exception as error:  # KilledWorker, CancelledError, TimeoutError, or what a worker raised
-            return Loss(lease, pending.station, _reason(error))
+        for seconds in FETCH_SECONDS:
+            try:
+                return Answer.from_dict(pending.future.result(timeout=seconds))
+            except Invalid as reason:
+                return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}")
+            except TimeoutError:
+                if pending.address not in self._workers():
+                    break
+            except Exception as error:  # KilledWorker, CancelledError, or what a worker raised
+                return Loss(lease, pending.station, _reason(error))
+        return Loss(lease, pending.station, "the station left before its answer was fetched")
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError if nothing listens there."""
+    host, _, port = address.partition("//")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _info(name: str, address: str, said: Any) -> StationInfo:
@@ -287,7 +301,6 @@ def _reason(error: Exception) -> str:
         "FutureCancelledError": "the connection to the scheduler broke",
         "CancelledError": "the connection to the scheduler broke",
         "FutureLostError": "the station died during the run",
-        "TimeoutError": "its answer could not be fetched",
         "ModuleNotFoundError": "autoresearch is not installed there",
     }
     return words.get(kind) or f"{kind}: {_said(error)}"

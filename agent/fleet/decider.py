@@ -53,7 +53,7 @@ class Fleet:
         self._began = self._polled = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._stopping: str | None = None
-        self._exhausted: tuple[int, str] | None = None  # when there was no new proposal, in experiments, and why
+        self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
         self._told: set[str] = set()
         self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
 
@@ -238,7 +238,7 @@ class Fleet:
     # Runs
 
     def _next(self, name: str) -> tuple[Task, int] | None:
-        """Return what a station runs next, and the base that it is about; None if there is nothing for it."""
+        """Return what a station runs next, and the base that it is about; None for nothing."""
         state, here = self._state, self._fit()
         if not state.experiments:
             return Task("incumbent"), BASELINE
@@ -251,10 +251,11 @@ class Fleet:
         if task is None or task.kind != "propose":
             return None if task is None else (task, incumbent)
         try:
-            return Task("candidate", self._propose().number), incumbent
+            proposed = self._propose()
         except Exhausted as reason:
             self._exhausted = len(state.experiments), str(reason)
             return None
+        return None if proposed is None else (Task("candidate", proposed.number), incumbent)
 
     def _may_propose(self) -> bool:
         return not self._stopping and not self._why_nothing_comes() and self._leaves_room()
@@ -265,15 +266,27 @@ class Fleet:
         return most is None or len(self._state.experiments) - 1 + len(self._flight.candidates) < most
 
     def _why_nothing_comes(self) -> str | None:
-        """Return why there is no new proposal; None if there may be one since an experiment was recorded."""
+        """Return why the proposer had nothing new; None if an experiment was recorded since."""
         if self._exhausted is None or self._exhausted[0] != len(self._state.experiments):
             return None
         return self._exhausted[1]
 
-    def _propose(self) -> Candidate:
-        session, incumbent = self.session, self._incumbent
-        context = self._verdicts.context(session.context(self._flight.proposed + 1, incumbent))
-        return candidates.launch(session, session.ask(context), incumbent)
+    def _propose(self) -> Candidate | None:
+        """Return a new candidate; None while only a model proposes, and thinks. No station waits for it otherwise.
+
+        Raises:
+            Exhausted: the proposer has nothing new.
+        """
+        session, incumbent, number = self.session, self._incumbent, self._flight.proposed + 1
+        context = self._verdicts.context(session.context(number, incumbent))
+        ahead = session.ahead
+        if ahead is not None:
+            ahead.reap()
+            if ahead.wants(context):
+                ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
+        thinking = ahead is not None and ahead.is_working
+        proposal = ahead.meanwhile(context) if ahead is not None and thinking else session.ask(context)
+        return None if proposal is None else candidates.launch(session, proposal, incumbent)
 
     def lease(self, name: str, commit: str, **about: Any) -> None:
         """Journal a run, then ask the station for it.

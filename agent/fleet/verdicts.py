@@ -72,7 +72,7 @@ class Verdicts:
         records = self._records(None)
         history = tuple(_secretive(each) for each in aligned(self._state.measured, records))
         flying = tuple(
-            Flying(each.parameters, each.digest, self._session.runs.files(each.commit), each.description)
+            Flying(each.number, each.description, each.parameters, each.digest, each.files)
             for each in self._state.flight.candidates.values()
         )
         return dataclasses.replace(context, history=history, incumbent=history[context.incumbent.number], flight=flying)

@@ -25,6 +25,7 @@ from agent.system.invocation import typed
 
 CONNECT_SECONDS, PAUSE_SECONDS = 10, 5.0
 DELIVERY_SECONDS = 15.0  # to hand over the answer of the last run
+LAST_WORDS_SECONDS = 3.0  # the same, for a run that was ended
 ENDING_SECONDS = 15.0  # to kill a run
 TAKEN = "name taken"  # Dask's own words
 NO_ANSWER = "it does not answer, as if it required a certificate"
@@ -174,7 +175,7 @@ async def _finish(here: Station, worker: Worker | None) -> None:
             if asyncio.get_running_loop().time() > ends:
                 return  # the run's watchdog kills it when this process ends
         await asyncio.sleep(POLL_SECONDS)
-    until = asyncio.get_running_loop().time() + (0.0 if here.ending else DELIVERY_SECONDS)
+    until = asyncio.get_running_loop().time() + (LAST_WORDS_SECONDS if here.ending else DELIVERY_SECONDS)
     # The scheduler takes an answer from the worker only a moment after the run.
     while worker is not None and asyncio.get_running_loop().time() < until:
         await asyncio.sleep(POLL_SECONDS)

@@ -15,6 +15,10 @@ In the order in which they occur in an experiment:
     back       {proposer}
     nothing    {proposer, number, reason}                no usable proposal; another proposer takes over
     dropped    {proposer, number, what, count}           an agent's changes that were dropped: count in all, what: some
+    preparing  {number, base, proposer}                  the next proposal is being made while a run is in progress; it
+               changes the commit `base`
+    prepared   {number, base, proposer, description}     it is on disk, for the next experiment
+    outdated   {number, reason}                          it is thrown away, because it no longer applies
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has a commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs; {of} as in `measured`
@@ -238,6 +242,9 @@ FIELDS: dict[str, dict[str, Check]] = {
     "unmended": _SAID,
     "interrupted": _SAID,
     "dropped": {"proposer": _text, "number": _count, "what": _list(_text), "count": _count},
+    "preparing": {"number": _count, "base": _commit, "proposer": _text},
+    "prepared": {"number": _count, "base": _commit, "proposer": _text, "description": _text},
+    "outdated": {"number": _count, "reason": _text},
     "proposed": {**_CANDIDATE, "candidate": _maybe(_count)},
     "revised": _CANDIDATE,
     "repaired": _CANDIDATE,

@@ -156,6 +156,7 @@ class Experiment:
         runs: selection runs, made before the verdict.
         heldout_runs: held-out runs, made after it was kept.
         base: number of the kept experiment that stations compared it with; None for the incumbent of its time.
+        candidate: its number in order of proposal, in a session with stations; else None.
     """
 
     number: int
@@ -171,6 +172,7 @@ class Experiment:
     expected: float | None = None
     heldout_runs: tuple[Run, ...] = ()
     base: int | None = None
+    candidate: int | None = None
 
     @property
     def voided(self) -> bool:

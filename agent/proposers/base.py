@@ -9,6 +9,7 @@ from typing import Protocol
 
 from agent.journal.experiment import Direction, Experiment, Proposal, Value
 from agent.proposers.earlier import Earlier
+from agent.source.merging import Merge
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class WorkspaceView:
         tick: must be called several times a second during long work; let its exceptions propagate.
         export: write every tracked file of the incumbent below a folder; return the workspace inside it.
         allows: whether a candidate may change a path.
+        merge: (ours, base, theirs) -> the merged text, or None if the changes conflict.
     """
 
     texts: Callable[[Experiment], Mapping[str, str]] = lambda _: {}
@@ -28,6 +30,7 @@ class WorkspaceView:
     tick: Callable[[], None] = lambda: None
     export: Callable[[Path], Path] = lambda folder: folder
     allows: Callable[[str], bool] = lambda _: True
+    merge: Merge = lambda *_: None
 
 
 NO_WORKSPACE = WorkspaceView()
@@ -35,16 +38,17 @@ NO_WORKSPACE = WorkspaceView()
 
 @dataclass(frozen=True)
 class Flying:
-    """A candidate that is being measured while the next one is proposed.
+    """A candidate that is being measured.
 
     Attributes:
-        files: all mutable files of the candidate; `digest` is theirs.
+        files: the files that it changes.
     """
 
+    number: int
+    description: str
     parameters: Mapping[str, Value]
     digest: str
-    files: Mapping[str, str]
-    description: str = ""
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Context:
         workspace: read-only access to the workspace.
         folder: where to keep transcripts and logs of this experiment; None to keep none.
         earlier: experiments of other sessions to learn from.
-        flight: candidates that other stations are measuring now.
+        flight: the candidates that are being measured.
     """
 
     number: int

@@ -11,7 +11,7 @@ from agent.errors import AutoresearchError, PreconditionError, fault, in_one_lin
 from agent.execution import evaluation, fingerprint, holdout
 from agent.execution.measure import Beside, Edited, Runner, measure
 from agent.execution.process import Observer
-from agent.format import duration, figure
+from agent.format import duration, figure, one_line
 from agent.journal.experiment import Run
 from agent.session.opening import open_runner, prepared
 from agent.station import clone, records
@@ -115,6 +115,6 @@ def _at_home(here: Station, order: Order, runs: Iterable[Leased]) -> tuple[Run, 
 def _line(answer: Answer) -> str:
     run = answer.run
     if run is None:
-        return f"run {answer.lease}: not measured: {answer.failed}"
-    result = figure(run.metric) if run.metric is not None else run.error or "failed"
+        return one_line(f"run {answer.lease}: not measured: {answer.failed}")
+    result = figure(run.metric) if run.metric is not None else one_line(run.error or "failed")
     return f"run {answer.lease}: {result} in {duration(run.seconds)}"

@@ -11,7 +11,7 @@ from agent.format import counted, duration, figure, one_line
 from agent.journal.events import Event
 from agent.journal.state import State, side
 from agent.report.stations import machine_of, work
-from agent.views.text import row
+from agent.views.text import row, upcoming
 
 MOST_NAMED = 5
 
@@ -74,6 +74,10 @@ def event_lines(event: Event, state: State) -> list[str]:
             more = f"; and {data['count'] - MOST_NAMED} more" if data["count"] > MOST_NAMED else ""
             did = "; ".join(data["what"][:MOST_NAMED])
             return [f"#{data['number']} {data['proposer']}: ignored: it {did}{more}"]
+        case "preparing" | "prepared":
+            return [f"next proposal {upcoming(state.prepared, state.preparing)}"]
+        case "outdated":
+            return [f"next proposal thrown away: {data['reason']}"]
         case "note":
             return [data["text"]]
     return _of_stations(event, state)

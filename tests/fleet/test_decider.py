@@ -168,3 +168,63 @@ def test_unreachable_scheduler_is_one_sentence(quick: Path, cli: Cli) -> None:
     assert done.returncode == 3
     assert "error: cannot connect to the scheduler" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def in_turn(tmp_path: Path, *changes: str) -> tuple[str, ...]:
+    """Return the flags of an agent that makes these changes of train.py one after the other."""
+    script, count = tmp_path / "agent.sh", tmp_path / "count"
+    count.write_text("0")
+    cases = "".join(f"{number}) sed -i '{change}' train.py;;\n" for number, change in enumerate(changes))
+    script.write_text(f'n=$(cat {count}); echo $((n + 1)) > {count}\ncase "$n" in\n{cases}esac\n')
+    return "--proposer", "command", "--agent-cmd", f"sh {script}"
+
+
+@pytest.mark.parametrize(
+    ("second", "wins"),
+    [
+        ("s/^WIDTH = .*/WIDTH = 128  # search: 8..512/", True),
+        ("s/^DEPTH = .*/DEPTH = 6  # search: 1..16/", False),
+    ],
+)
+def test_winner_on_an_old_base(quick: Path, cli: Cli, tmp_path: Path, second: str, wins: bool) -> None:
+    """Two candidates win against the baseline at the same time: the second is merged onto the first, if it can be."""
+    text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(4)\n", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "slower")
+    agent = in_turn(tmp_path, "s/^DEPTH = .*/DEPTH = 5  # search: 1..16/", second)
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "5")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    state = fold(journal_path(quick, "t"))
+    first, other = state.experiments[1], state.experiments[2]
+    assert first.verdict.status == "keep"
+    assert other.verdict.status == "discard"
+    assert "better than #0, but #1 was kept meanwhile" in other.verdict.reason
+    merges = [event for event in events(quick, "candidate") if event["merged"] is not None]
+    if wins:
+        assert merges[0]["parameters"] == {**first.parameters, "WIDTH": 128}
+        again = next(each for each in state.experiments if each.digest == merges[0]["digest"])
+        assert again.verdict.evidence is not None
+        assert again.verdict.evidence.gain > 0
+    else:
+        assert "conflicts with #1 in train.py" in other.verdict.reason
+        assert all(event["description"] != other.description for event in merges)
+
+
+def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """While the agent makes its proposal, the search keeps the stations busy."""
+    text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(1)\n", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "slower")
+    script = tmp_path / "agent.sh"
+    script.write_text('sleep 2; sed -i \'s/^print("---")/loss -= 0.01\\nprint("---")/\' train.py\n')
+    agent = ("--proposer", "hybrid", "--share", "0.9", "--agent-cmd", f"sh {script}", "--ahead")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "14")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    who = [event["proposer"] for event in events(quick, "candidate")]
+    assert {"command", "search"} <= set(who)
+    begun = next(event["at"] for event in events(quick, "preparing"))
+    made = next(event["at"] for event in events(quick, "prepared"))
+    between = [event for event in events(quick, "returned") if begun < event["at"] < made]
+    assert len(between) >= 3

@@ -12,7 +12,7 @@ from agent.report.stations import by_station, machine_of, stations_line, station
 from agent.report.timing import time_spent
 from agent.views.plain import event_lines
 from tests.common import schemas
-from tests.common.stations import night
+from tests.common.station_journals import night
 
 
 @pytest.mark.quick

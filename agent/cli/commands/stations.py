@@ -9,11 +9,13 @@ from typing import Annotated
 import typer
 
 from agent.cli.command import command
+from agent.cli.options import ConnectionFlags
 from agent.cli.program import PREPARE, Options
 
 
 @command(PREPARE)
 def station(
+    connection: ConnectionFlags,
     scheduler: Annotated[
         str | None,
         typer.Argument(metavar="ADDRESS", help="Address of the scheduler, such as tcp://studio.local:8786."),
@@ -21,13 +23,6 @@ def station(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of this station; by default that of the machine.")
     ] = None,
-    tls: Annotated[
-        Path | None,
-        typer.Option("--tls", envvar="AUTORESEARCH_TLS", metavar="DIR", help="Folder of the certificates."),
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow a connection without certificates, on a network that you trust.")
-    ] = False,
     start_scheduler: Annotated[
         bool, typer.Option("--start-scheduler", help="Run the scheduler here instead of a station.")
     ] = False,
@@ -39,24 +34,21 @@ def station(
         typer.Option("--make-certificates", metavar="DIR", help="Write certificates for all machines, and exit."),
     ] = None,
 ) -> int:
-    """Make this machine a station, which runs candidates for a session on another machine.
+    """Run candidates for a session of another machine.
 
     Several machines share a session: one decides (`run --scheduler ADDRESS`), and each station runs one candidate at
-    a time on its own accelerator. They meet at a scheduler, which runs on a machine that all of them reach. A station
-    needs this program in the same version and the same prepared data, but no checkout: commits come with the orders.
-    It stays until Ctrl-C, which lets the run finish; a second one ends it.
-
-    Whoever reaches a scheduler can run commands on every station, so machines show each other a certificate.
+    a time. They meet at a scheduler, which runs on a machine that all of them reach. A station needs this version of
+    the program and the same prepared data, but no checkout. It stays until Ctrl-C, which lets the run finish; a second
+    one ends it. Whoever reaches a scheduler can run commands on every station, so machines show a certificate.
 
     \b
     Examples:
-      autoresearch station --make-certificates fleet         # once; copy the folder to each machine
-      autoresearch station --start-scheduler --tls fleet     # on one machine
-      autoresearch station studio.local --tls fleet          # on each station
-      autoresearch run --tag mar5 --scheduler studio.local --tls fleet
+      autoresearch station --make-certificates fleet
+      autoresearch station --start-scheduler --tls fleet
+      autoresearch station studio.local --tls fleet
 
-    Several GPUs of this machine alone need none of this: `run --stations 4` starts everything. Needs the extra `fleet`.
-    Exits with code 3 without it, or if the address needs certificates.
+    Make the certificates once, and copy their folder to each machine. For GPUs of this machine, `run --stations 4`
+    starts everything. Needs the extra `fleet`; exits with code 3 without it, or if the address needs certificates.
     """
     from agent.errors import UsageError
     from agent.system.extras import require_extra
@@ -69,23 +61,37 @@ def station(
     require_extra("fleet", "distributed")
     if make_certificates is not None:
         return _make(make_certificates)
+    return _serve(port, connection) if start_scheduler else _work(scheduler or "", name, connection)
 
+
+def _serve(port: int, connection: ConnectionFlags) -> int:
     import asyncio
 
     from agent.execution.awake import kept_awake
-    from agent.fleet import security
     from agent.fleet.quiet import silence
-    from agent.fleet.worker import own_name, serve, work
+    from agent.fleet.security import require_closed
+    from agent.fleet.worker import serve
 
-    if start_scheduler:
-        # A scheduler is for other machines, so its own address is no exception.
-        security.require_closed(tls, insecure=insecure)
+    # A scheduler is for other machines, so that an address of this one is no exception.
+    require_closed(connection.tls, insecure=connection.insecure)
     if not Options.debug:
         silence()
     with kept_awake():
-        if start_scheduler:
-            return asyncio.run(serve(port, tls, _say))
-        where = security.endpoint(scheduler or "", tls, insecure=insecure)
+        return asyncio.run(serve(port, connection.tls, _say))
+
+
+def _work(address: str, name: str | None, connection: ConnectionFlags) -> int:
+    import asyncio
+
+    from agent.execution.awake import kept_awake
+    from agent.fleet.quiet import silence
+    from agent.fleet.security import endpoint
+    from agent.fleet.worker import own_name, work
+
+    where = endpoint(address, connection.tls, insecure=connection.insecure)
+    if not Options.debug:
+        silence()
+    with kept_awake():
         return asyncio.run(work(where, name or own_name(), _say))
 
 

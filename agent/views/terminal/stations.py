@@ -11,7 +11,8 @@ from rich.text import Text
 from agent.format import brief, duration, figure
 from agent.journal.state import State, side
 from agent.report.stations import StationStatus, stations_of
-from agent.views.terminal.ellipsis import clock, line
+from agent.views.terminal.ellipsis import clock, line, named
+from agent.views.text import upcoming
 
 NAME, DOING = "station", "doing"
 LONGEST_NAME = 14
@@ -31,7 +32,8 @@ def stations_panel(state: State, now: float, width: int, most: int) -> list[Rend
     """
     if state.ended is not None and not state.flight.leases:
         return [line(f"ended: {state.ended}", "bold")]
-    lines = _comparison(state)
+    lines, ahead = _comparison(state), upcoming(state.prepared, state.preparing)
+    lines += [named("next", ahead)] if ahead else []
     table = stations_table(stations_of(state, now), width, max(LEAST_STATIONS, most - len(lines)))
     return [*lines, *table]
 

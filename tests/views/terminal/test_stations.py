@@ -17,7 +17,7 @@ from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.screen import screen
 from agent.views.text import Places, closing
 from tests.common import schemas
-from tests.common.stations import BASE, StationsBuilder, night
+from tests.common.station_journals import BASE, StationsBuilder, night
 from tests.common.terminals import ESCAPES, in_window
 from tests.common.workspaces import Cli, git
 
