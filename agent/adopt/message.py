@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from agent.adopt.choice import Choice
 from agent.decision.estimate import estimate
 from agent.format import brief, counted, figure, one_line
 from agent.journal.state import State
 from agent.report.gain import outcome, verdict_of
 from agent.report.holdout import holdout_lines
+from agent.report.stations import machine_of, shown_name
 
 LONGEST_LINE = 200
 MOST_LINES = 200
+MOST_STATIONS = 16
 # Marks the commit, so that `sessions --delete` finds out whether kept work is in another branch.
 TRAILER = "Autoresearch-Commit"
 _MACHINE = ("chip", "cores", "memory_gb", "os", "backend", "mlx")
@@ -35,7 +34,7 @@ def message_of(state: State, choice: Choice) -> str:
         kept.append(f"Left out, because `ablate` did not show that they still help: {left}")
     trailers = [f"{TRAILER}: {choice.commit}"] if choice.commit else []
     trailers += [f"{TRAILER}: {each.commit}" for each in choice.keeps if each.commit != choice.commit]
-    blocks = [[subject], kept, [*_evidence(choice), *_conditions(session)], trailers]
+    blocks = [[subject], kept, [*_evidence(choice), *_conditions(state)], trailers]
     return "\n\n".join("\n".join(_bounded(line) for line in block) for block in blocks if block) + "\n"
 
 
@@ -83,11 +82,18 @@ def _evidence(choice: Choice) -> list[str]:
     return [*lines, *(line[0].upper() + line[1:] for line in holdout_lines(found))]
 
 
-def _conditions(session: Mapping[str, Any]) -> list[str]:
+def _conditions(state: State) -> list[str]:
+    session, stations = state.session, state.flight.stations
+    assert session is not None
     about = session.get("fingerprint")
     about = about if isinstance(about, dict) else {}
     machine = ", ".join(f"{name} {about[name]}" for name in _MACHINE if about.get(name) is not None)
-    lines = [f"Machine: {machine}"] if machine else []
+    lines = [f"Machine: {machine}"] if machine and not stations else []
+    for name in [*stations][:MOST_STATIONS]:
+        # Without the name of its host, which is nobody's business on a published branch.
+        about_it = machine_of({**stations[name].facts, "host": None})
+        lines.append(f"Station {shown_name(name)}: {about_it}, {counted(stations[name].runs, 'run')}")
+    lines += [f"Stations: {len(stations) - MOST_STATIONS} more"] if len(stations) > MOST_STATIONS else []
     if about.get("snapshot"):
         lines.append(f"Data: snapshot {about['snapshot']}")
     if about.get("training_seconds"):

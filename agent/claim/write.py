@@ -58,7 +58,8 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
         out: the folder to write; None for `claim-TAG` in the current folder.
 
     Raises:
-        PreconditionError: the session's gain is not confirmed, its evidence is incomplete, or a claim cannot hold it.
+        PreconditionError: the session's gain is not confirmed, its evidence is incomplete, a claim cannot hold it, or
+            it was measured on stations.
         UsageError: `out` exists and is not a claim, or is another one that was attested.
     """
     folder = folder.resolve()
@@ -66,6 +67,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     target = out or Path(f"claim-{tag}")
     earlier = _require_replaceable(target)
     state = replay(read(journal_path(folder, tag)))
+    _require_one_machine(state, tag)
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
     confirmed = _confirmation(state, tag)
@@ -138,6 +140,15 @@ def _replace(target: Path, part: Path, *, same: bool) -> None:
 
 def _holds_something(place: Path) -> bool:
     return any(place.iterdir()) if place.is_dir() else os.path.lexists(place)
+
+
+def _require_one_machine(state: State, tag: str) -> None:
+    """Raise PreconditionError if stations made the session's runs: a claim is about one machine, whose runs compare."""
+    if stations := state.flight.stations:
+        raise PreconditionError(
+            f"session {tag} was measured on {number_of(len(stations), 'station')}, and a claim describes one machine",
+            hint=f"`{typed(f'report --tag {tag}')}` shows its evidence by station",
+        )
 
 
 def _confirmation(state: State, tag: str) -> Mapping[str, Any]:

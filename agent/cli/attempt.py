@@ -47,10 +47,11 @@ def attempt(folder: Path, config: RunConfig, why: str | None, told: Told) -> tup
         told: called with number and tag once the edit is safe, before anything slow begins.
 
     Raises:
-        PreconditionError: nothing was edited, a loop is running, or the session cannot continue.
+        PreconditionError: nothing was edited, a loop is running, the session cannot continue, or measures on stations.
         Interrupted: the user stopped it before the verdict.
     """
     tag, execution = config.tag, config.execution
+    _require_own_machine(folder.resolve(), tag)
     number = _expected_number(journal_path(folder.resolve(), tag))
     limits = Limits(experiments=number)
     with open_runner(folder, tag, execution.training_seconds, execution.sandbox, limits) as opened:
@@ -103,7 +104,11 @@ def choose_tag(folder: Path, training_seconds: float | None) -> str:
             state = fold(path)
             session = state.session
             # Without a baseline, a session cannot get further than the commit that it began with.
-            if session is None or (not state.experiments and session["base"] != workspace.head):
+            if (
+                session is None
+                or measures_on_stations(state)
+                or (not state.experiments and session["base"] != workspace.head)
+            ):
                 continue
             seconds = training_seconds or session["fingerprint"].get("training_seconds")
             now = fingerprint(protocol, seconds, workspace.harness_digest(session["base"]))
@@ -123,6 +128,20 @@ def choose_tag(folder: Path, training_seconds: float | None) -> str:
 
 def session_branch(workspace: Workspace, tag: str) -> str:
     return workspace.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
+
+
+def measures_on_stations(state: State) -> bool:
+    """Return whether the runs of a session are made by stations, even before the first one has joined."""
+    return bool(state.flight.stations) or any(state.flags.get(name) is not None for name in ("stations", "scheduler"))
+
+
+def _require_own_machine(folder: Path, tag: str) -> None:
+    """Raise PreconditionError if stations make the session's runs: a run here says nothing about theirs."""
+    if measures_on_stations(fold(journal_path(folder, tag))):
+        raise PreconditionError(
+            f"session {tag} measures on stations, so an edit cannot be compared here",
+            hint=f"measure it in another session: `{typed('try --tag NAME')}`",
+        )
 
 
 def _expected_number(path: Path) -> int:

@@ -327,7 +327,9 @@ def guarded(session: Session, loop: Callable[[], None] | None = None) -> int:
 
 
 def _finishing(session: Session) -> str:
-    pending = session.state.pending
+    pending, flying = session.state.pending, session.state.flight.candidates
+    if flying:
+        return f"finishing {counted(len(flying), 'candidate')} under way; press Ctrl-C again to stop at once"
     if pending is None:
         return "stopping after this step; press Ctrl-C again to stop at once"
     left = duration(session.runs.remaining_seconds())

@@ -154,9 +154,15 @@ def _process(state: State, tag: str, repair: str) -> Iterator[Check]:
                 yield Check(
                     f"{tag}: run", "warning", f"process {started['pid']} is still running without its loop", repair
                 )
-    if state.pending is not None:
+    resume = typed(f"run --tag {tag}")
+    if flying := state.flight.candidates:
+        where = f"{counted(len(flying), 'candidate')} without a row, {counted(len(state.flight.leases), 'run')}"
+        yield Check(
+            f"{tag}: stations", "ok", f"{where} under way on stations: the next `run` goes on with them", resume
+        )
+    elif state.pending is not None and state.pending.candidate is None:
         what = f"#{state.pending.number} ({state.pending.description}) was proposed but not recorded"
-        yield Check(f"{tag}: pending", "ok", f"{what}: the next `run` measures it", typed(f"run --tag {tag}"))
+        yield Check(f"{tag}: pending", "ok", f"{what}: the next `run` measures it", resume)
 
 
 def _branch(workspace: Workspace, state: State, tag: str, repair: str) -> Check:

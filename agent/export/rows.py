@@ -74,6 +74,7 @@ RUN: Mapping[str, Kind] = {
     "unconfined": "bool",
     "fault": "text",
     "commit": "text",
+    "station": "text",
 }
 POINT: Mapping[str, Kind] = {
     "tag": "text",
@@ -210,6 +211,7 @@ def _run(tag: str, each: Measured) -> Mapping[str, Any]:
         "unconfined": run.unconfined,
         "fault": run.fault or None,
         "commit": each.commit,
+        "station": one_line(run.station) or None,
     }
 
 

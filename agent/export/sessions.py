@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -94,27 +94,62 @@ def _session(workspace: Workspace, tag: str) -> Session:
 
 def _folded(events: Sequence[Event], path: Path) -> tuple[State, dict[int, float], list[Measured]]:
     state, recorded, runs = State(), dict[int, float](), list[Measured]()
-    counts: dict[int | str | None, int] = defaultdict(int)
+    ended: dict[str, float] = {}
     try:
         for event in events:
-            if event.kind in ("measured", "compared"):
-                found = _measured(event, state, counts)
+            if event.kind in ("measured", "compared", "returned"):
+                found = _measured(event, state, ended)
                 runs += [found] if found is not None else []
             state = step(state, event)
             if event.kind == "recorded":
                 recorded[event.data["number"]] = event.at
     except NO_EVENT as error:
         raise damaged(path, error) from None
-    return state, recorded, runs
+    return state, recorded, _numbered(state, runs)
 
 
-def _measured(event: Event, state: State, counts: dict[int | str | None, int]) -> Measured | None:
-    """Return the place of a run; None for one that the state does not count either."""
+def _numbered(state: State, runs: Sequence[Measured]) -> list[Measured]:
+    """Number the runs of each program.
+
+    Stations return a run before the verdict that it belongs to. The first one of the baseline becomes its row, so it is
+    no repeat.
+    """
+    if state.flight.stations:
+        kept = {(number, run.log) for number, every in state.flight.kept.items() for run in every}
+        runs = sorted((each for each in runs if each.role != "repeat" or (each.number, each.run.log) in kept), key=_at)
+    counts: dict[int | str | None, int] = defaultdict(int)
+    found = []
+    for each in runs:
+        whose = each.number if each.number is not None else each.commit
+        counts[whose] += 1
+        found.append(replace(each, index=counts[whose]))
+    return found
+
+
+def _at(measured: Measured) -> float:
+    return measured.at
+
+
+def _measured(event: Event, state: State, ended: dict[str, float]) -> Measured | None:
+    """Return the place of a run; None for one that the state does not count, or not yet.
+
+    Args:
+        event: of the run.
+        state: before the event.
+        ended: log -> Unix time at which a station returned its run; grows.
+    """
     data, pending = event.data, state.pending
     number: int | None
+    commit: str | None
     beside: int | None = None
     role: Role
-    if event.kind == "compared":
+    lease = state.flight.leases.get(str(data.get("lease")))
+    if event.kind == "returned":
+        ended[str(data.get("log"))] = event.at
+        if lease is None or lease.of is None:
+            return None  # a run of a candidate is part of its experiment
+        number, role, commit = lease.of, "repeat", lease.commit
+    elif event.kind == "compared":
         if state.comparison is None:
             return None
         commits = state.comparison.commits
@@ -127,9 +162,10 @@ def _measured(event: Event, state: State, counts: dict[int | str | None, int]) -
         number, role = (pending.number, "selection") if of is None else (of, "repeat")
         beside = None if of is None else pending.number
         commit = pending.commit if of is None else state.experiments[of].commit
-    whose = number if number is not None else commit
-    counts[whose] += 1
-    return Measured(run_of(data), number, counts[whose], role, beside, commit, event.at)
+    run = run_of(data)
+    if lease is not None:
+        run = replace(run, station=lease.station)
+    return Measured(run, number, 0, role, beside, commit, ended.get(run.log, event.at) if run.log else event.at)
 
 
 def _code(experiment: Experiment, diffs: Mapping[str, str]) -> bool | None:

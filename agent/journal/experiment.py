@@ -155,6 +155,7 @@ class Experiment:
         files: the files that the proposal changed.
         runs: selection runs, made before the verdict.
         heldout_runs: held-out runs, made after it was kept.
+        base: number of the kept experiment that stations compared it with; None for the incumbent of its time.
         candidate: its number in order of proposal, in a session with stations; else None.
     """
 
@@ -170,6 +171,7 @@ class Experiment:
     reasoning: str = ""
     expected: float | None = None
     heldout_runs: tuple[Run, ...] = ()
+    base: int | None = None
     candidate: int | None = None
 
     @property

@@ -65,6 +65,7 @@ class Lease:
         seed: the seed that is set; None for the recipe's own.
         rebase: the run is accepted although the machine's state has changed (`Run.rebased`).
         at: Unix time in seconds.
+        began: the same as time that the loop had run (`State.seconds`).
     """
 
     lease: str
@@ -78,6 +79,7 @@ class Lease:
     seed: int | None = None
     rebase: bool = False
     at: float = 0.0
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Station:
         busy: seconds of its runs, lost ones included.
         runs: number of runs that it returned.
         lost: number of runs that were lost with it.
+        began: when it joined first, as time that the loop had run (`State.seconds`).
     """
 
     facts: Mapping[str, Any]
@@ -99,6 +102,7 @@ class Station:
     busy: float = 0.0
     runs: int = 0
     lost: int = 0
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Flight:
         stations: by name.
         proposed: number of candidates so far.
         leased: number of leases so far.
+        seconds: time that the loop had run at the latest of these events (`State.seconds`).
     """
 
     candidates: Mapping[int, Candidate] = field(default_factory=dict)
@@ -120,10 +125,16 @@ class Flight:
     stations: Mapping[str, Station] = field(default_factory=dict)
     proposed: int = 0
     leased: int = 0
+    seconds: float = 0.0
 
-    def after(self, event: Event) -> Flight:
-        """Return the flight after one more event."""
-        return EVENTS[event.kind](self, event) if event.kind in EVENTS else self
+    def after(self, event: Event, seconds: float = 0.0) -> Flight:
+        """Return the flight after one more event.
+
+        Args:
+            seconds: time that the loop has run. Without the time between a stop and the next start, it tells how long
+                a station was there to be used.
+        """
+        return EVENTS[event.kind](replace(self, seconds=seconds), event) if event.kind in EVENTS else self
 
     def without(self, candidate: int, number: int, runs: tuple[Run, ...]) -> Flight:
         """Return the flight once a candidate has become experiment `number` with these runs."""
@@ -140,7 +151,8 @@ NO_FLIGHT = Flight()
 def _joined(flight: Flight, event: Event) -> Flight:
     data, known = event.data, flight.stations.get(event.data["station"])
     facts = dict(data["facts"])
-    new = Station(facts, event.at) if known is None else replace(known, facts=facts, since=event.at, gone=None)
+    first = Station(facts, event.at, began=flight.seconds)
+    new = first if known is None else replace(known, facts=facts, since=event.at, gone=None)
     return replace(flight, stations={**flight.stations, data["station"]: new})
 
 
@@ -163,7 +175,7 @@ def _candidate(flight: Flight, event: Event) -> Flight:
 def _leased(flight: Flight, event: Event) -> Flight:
     data = event.data
     known = {each.name: data[each.name] for each in fields(Lease) if each.name in data}
-    leases = {**flight.leases, data["lease"]: Lease(**known, at=event.at)}
+    leases = {**flight.leases, data["lease"]: Lease(**{**known, "at": event.at, "began": flight.seconds})}
     return replace(flight, leases=leases, leased=flight.leased + 1)
 
 
@@ -203,7 +215,7 @@ def _lost(flight: Flight, event: Event) -> Flight:
     lease = flight.leases.get(event.data["lease"])
     if lease is None:
         return flight
-    flight = _settled(flight, lease, seconds=max(0.0, event.at - lease.at), lost=1)
+    flight = _settled(flight, lease, seconds=flight.seconds - lease.began, lost=1)
     fault = bool(event.data.get("fault"))
     more = {"faulted": 1} if fault else {"lost": 1}
     return _changed(

@@ -48,6 +48,10 @@ def change_of(history: Sequence[Experiment], experiment: Experiment) -> float | 
 
 
 def incumbent_before(history: Sequence[Experiment], number: int) -> Experiment | None:
+    """Return what an experiment was compared with: the incumbent of its time, or an earlier one by stations."""
+    own = history[number] if number < len(history) and history[number].number == number else None
+    if own is not None and own.base is not None and own.base < number:
+        return history[own.base]
     return next((e for e in reversed(history[:number]) if e.verdict.status == "keep"), None)
 
 

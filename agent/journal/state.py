@@ -230,7 +230,7 @@ def step(state: State, event: Event) -> State:
     """Return the state after one more event. Unknown kinds change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
     faults = state.faults.after(event, ended=state.ended is not None)
-    flight = state.flight.after(event)
+    flight = state.flight.after(event, state.seconds + worked)
     state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults, flight=flight)
     if event.kind in OF_SESSION:
         return OF_SESSION[event.kind](state, event)
@@ -290,10 +290,12 @@ def _judged(state: State, pending: Pending, data: Data) -> State:
 
 
 def _recorded(state: State, pending: Pending, data: Data) -> State:
-    state = replace(state, pending=None, previous=state.head, head=data["head"])
+    state, experiment = replace(state, pending=None, previous=state.head, head=data["head"]), pending.experiment
     if pending.candidate is not None:
+        known = state.flight.candidates.get(pending.candidate)
+        experiment = replace(experiment, base=known.base if known else None)
         state = replace(state, flight=state.flight.without(pending.candidate, pending.number, pending.runs))
-    return replace(state, experiments=(*state.experiments, pending.experiment))
+    return replace(state, experiments=(*state.experiments, experiment))
 
 
 def _repaired(state: State, pending: Pending, data: Data) -> State:

@@ -16,6 +16,7 @@ from agent.journal.journal import read
 from agent.journal.paths import journal_path, own_log
 from agent.journal.state import State, replay, run_of
 from agent.report.gather import readable
+from agent.report.stations import shown_name
 from agent.repository.workspace import Workspace
 from agent.system.files import Unusable, last_lines
 
@@ -30,7 +31,8 @@ class ShownRun:
     """A run that belongs to the record of an experiment.
 
     Attributes:
-        side: whose run it was, and for what: "candidate", "incumbent #7", "held out", "as incumbent, beside #12".
+        side: whose run it was, for what, and on which station if any: "candidate", "incumbent #7", "held out", "as
+            incumbent, beside #12", "candidate on studio".
         note: why it has no metric, or after which part it was pruned; empty for neither.
     """
 
@@ -115,9 +117,10 @@ def _runs(events: Sequence[Event]) -> dict[int, list[ShownRun]]:
 
 
 def _held_out(state: State, experiment: Experiment) -> list[ShownRun]:
-    """Return the runs of its commit in comparisons."""
+    """Return its runs as incumbent on stations, and the runs of its commit in comparisons."""
     comparisons = (*state.compared, *([state.comparison] if state.comparison else []))
-    return [
+    kept = [_shown("as incumbent", run) for run in state.flight.kept.get(experiment.number, ())]
+    return kept + [
         _shown("held out", run)
         for each in comparisons
         for label, commit in each.commits.items()
@@ -128,6 +131,7 @@ def _held_out(state: State, experiment: Experiment) -> list[ShownRun]:
 
 def _shown(side: str, run: Run) -> ShownRun:
     note = run.error or (f"pruned at {run.pruned:.0%}" if run.pruned is not None else "")
+    side += f" on {readable(shown_name(run.station))}" if run.station else ""
     return ShownRun(side, run.metric, run.seconds, one_line(readable(note))[:LONGEST_NOTE])
 
 

@@ -24,6 +24,7 @@ from agent.journal.state import State, replay
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.report.gain import outcome, remeasured
+from agent.report.stations import by_station, stations_of
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
 from agent.repository.workspace import Workspace
@@ -86,6 +87,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
         "rows": rows,
         "noise": _noise(state),
         "confirmation": _confirmation(state),
+        "stations": _stations(state),
         "ideas": _ideas(state),
         "crashes": _crashes(state.experiments),
         "time": asdict(time_spent(events)),
@@ -117,6 +119,7 @@ def _shown(text: str | None) -> str | None:
 def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, Any]:
     assert state.session is not None
     evidence, came = experiment.verdict.evidence, outcome(state, experiment)
+    runs = (*experiment.runs, *experiment.heldout_runs, *state.flight.kept.get(experiment.number, ()))
     return {
         "number": experiment.number,
         "status": experiment.verdict.status,
@@ -130,8 +133,8 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
         "evidence": asdict(evidence) if evidence else None,
         "confirmed": came.sure,
         "words": ", ".join([_words(state, experiment), *reservations(experiment.runs)]),
-        "runs": len(experiment.runs) + len(experiment.heldout_runs),
-        "seconds": sum(run.seconds for run in (*experiment.runs, *experiment.heldout_runs)),
+        "runs": len(runs),
+        "seconds": sum(run.seconds for run in runs),
         "at": at,
         "commit": experiment.commit,
         "proposer": experiment.proposer,
@@ -144,6 +147,8 @@ def _row(state: State, experiment: Experiment, at: float | None) -> dict[str, An
 def _words(state: State, experiment: Experiment) -> str:
     evidence = experiment.verdict.evidence
     words, against = evidence_words(experiment.number, evidence), remeasured(state, experiment)
+    if evidence is not None and evidence.stations:
+        words += f", {_text(by_station(evidence.stations, evidence.incumbent_mean))}"
     words += f", re-measured at {figure(against)}" if against is not None else ""
     if evidence is not None and not evidence.confirmed and outcome(state, experiment).sure:
         return f"confirmed by held-out runs; when it was kept {words}"
@@ -210,6 +215,12 @@ def _confirmation(state: State) -> dict[str, Any] | None:
         "verdict": str(found.get("verdict") or ""),
         "why": str(found.get("why") or ""),
     }
+
+
+def _stations(state: State) -> list[dict[str, Any]]:
+    """Return the results by station; empty in a session of one machine."""
+    found = stations_of(state, state.latest_at, running=False)
+    return [{**asdict(each), "name": _text(each.name), "machine": _text(each.machine)} for each in found]
 
 
 def _count(runs: object) -> int | None:

@@ -58,7 +58,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         **_effect(state, found),
         "bound": bound_of(state, found) if isinstance(found, Experiment) else None,
         "expected": found.expected,
-        "runs": [_run(run, "measured") for run in found.runs] + [_run(run, "fresh") for run in _fresh(found)],
+        "runs": [_run(run, "measured") for run in found.runs] + [_run(run, "fresh") for run in _fresh(state, found)],
         "cost": asdict(state.cost_of(found)),
         "diff": _change(folder, found),
         "log": logs[-1] if logs else None,
@@ -119,7 +119,7 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     tag, state = load(folder, tag)
     last = state.pending or (state.experiments[-1] if state.experiments else None)
     found = last if which is None else find(state, tag, which)
-    logs = [each.log for each in (*found.runs, *_fresh(found))] if found else []
+    logs = [each.log for each in (*found.runs, *_fresh(state, found))] if found else []
     if isinstance(found, Pending) and found.started:
         logs.append(found.started["log"])
     if found is None or not logs:
@@ -263,8 +263,11 @@ def _effect(state: State, found: Experiment | Pending) -> dict[str, Any]:
     }
 
 
-def _fresh(found: Experiment | Pending) -> tuple[Run, ...]:
-    return found.heldout_runs if isinstance(found, Experiment) else ()
+def _fresh(state: State, found: Experiment | Pending) -> tuple[Run, ...]:
+    """Return the held-out runs of an experiment, those that stations made included."""
+    if not isinstance(found, Experiment):
+        return ()
+    return (*found.heldout_runs, *state.flight.kept.get(found.number, ()))
 
 
 def _run(run: Run, kind: str) -> dict[str, Any]:

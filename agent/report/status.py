@@ -16,6 +16,7 @@ from agent.journal.experiment import Experiment
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder, stop_file
 from agent.journal.state import Spent, State
+from agent.report.stations import stations_of
 from agent.report.summary import summarize
 from agent.system.invocation import typed
 
@@ -25,7 +26,7 @@ LONGEST_START = 10.0  # seconds from the command to the lock of its loop, on a b
 
 
 def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any], State]:
-    """Return the summary, the last `rows` experiments and the current run, and the state they come from.
+    """Return the summary, the last `rows` experiments and the current runs, and the state they come from.
 
     Raises:
         PreconditionError: the session does not exist, or has not begun.
@@ -49,6 +50,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
         **summarize(state),
         "running_pid": holder.pid if holder and running else None,
         "now": _now(state) if running else None,
+        "stations": [asdict(each) for each in stations_of(state, time.time(), running=running)],
         "next": _next(state, running=running),
         "limits": holder.limits if holder and running else None,
         "rows": [_row(e, state.cost_of(e)) for e in state.experiments[first:]],
@@ -126,12 +128,14 @@ def request_stop(workspace: Path) -> str:
     state = fold(journal_path(workspace, holder.tag))
     now = _now(state)
     left = f", in about {duration(max(0.0, now['done_at'] - time.time()))}" if now and now["done_at"] else ""
-    return f"session {holder.tag} (process {holder.pid}) stops after its current experiment{left}"
+    what = "the candidates under way" if state.flight.stations else "its current experiment"
+    return f"session {holder.tag} (process {holder.pid}) stops after {what}{left}"
 
 
 def _now(state: State) -> dict[str, Any] | None:
+    """Return the experiment under way in a session of one machine."""
     pending = state.pending
-    if pending is None:
+    if pending is None or state.flight.stations:
         return None
     started = pending.started_at
     expected = pending.started["expected"] if pending.started else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agent.journal.events import Event
-from agent.journal.state import BEGINNINGS
+from agent.journal.flight import BASELINE
+from agent.journal.state import BEGINNINGS, State, step
 from agent.system.files import read_end
 
 _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
@@ -47,7 +48,13 @@ class TimeSpent:
 
 
 def time_spent(events: Iterable[Event]) -> TimeSpent:
-    """Add up the time of a session. Each event accounts for the time since the one before it, except at a start."""
+    """Add up the time of a session, or in one with stations, the time of all stations together.
+
+    Each event accounts for the time since the one before it, except at a start.
+    """
+    events = list(events)
+    if any(event.kind == "joined" for event in events):
+        return _of_stations(events)
     spent, latest, started, paused = TimeSpent(), 0.0, None, False
     for event in events:
         if event.kind in AHEAD and (started is not None or paused):
@@ -69,6 +76,27 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
         paused, latest = event.kind == "faulted", event.at
         started = event.at if event.kind in ("started", "running") else None
     return spent
+
+
+def _of_stations(events: Sequence[Event]) -> TimeSpent:
+    """Add up the time of stations since they joined. Proposals cost them none, except for what they wait."""
+    spent, state, begun = TimeSpent(), State(), False
+    for event in events:
+        before, state = state, step(state, event)
+        lease = before.flight.leases.get(str(event.data.get("lease")))
+        if lease is None:
+            continue
+        if event.kind == "lost":
+            lost = max(0.0, state.seconds - lease.began)
+            part = "faults" if event.data.get("fault") else "interruptions"
+            spent = replace(spent, **{part: getattr(spent, part) + lost})
+        elif event.kind in ("returned", "compared"):
+            # The first run of the baseline is its row.
+            first = lease.of == BASELINE and not begun and not event.data.get("error")
+            begun = begun or first
+            spent = _of_a_run(spent, event.data, 0.0, repeat=lease.candidate is None and not first)
+    there = sum(max(0.0, state.seconds - each.began) for each in state.flight.stations.values())
+    return replace(spent, other=max(0.0, there - sum(astuple(spent))))
 
 
 def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, repeat: bool) -> TimeSpent:

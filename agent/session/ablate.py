@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.decision.difference import difference
-from agent.decision.noise import noise_of
+from agent.decision.difference import NO_NOISE, difference
+from agent.decision.noise import Noise, noise_of
 from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
@@ -75,7 +75,7 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
             commits[label] = _commit(bench, label, files)
     folder = journal.path.parent / "ablate" / best.commit[:12]
     runs = compare(bench, commits, count, folder, may_fail=commits.keys() - {BEST})
-    noise, direction = noise_of(state.experiments), runner.protocol.metric.direction
+    noise, direction = _noise(state), runner.protocol.metric.direction
     found = []
     for unit, (label, files) in zip(units, variants.items(), strict=True):
         entry = _entry(unit)
@@ -95,6 +95,11 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
     data = {"best": best.commit, "changes": entries, "runs": count, "smaller": smaller}
     journal.append("ablated", **data)
     return data
+
+
+def _noise(state: State) -> Noise:
+    """Return what the session knows of the noise of a run here: nothing if its runs were made by stations."""
+    return NO_NOISE if state.flight.stations else noise_of(state.experiments)
 
 
 def units_of(runner: Runner, state: State) -> list[Unit]:
@@ -199,7 +204,7 @@ def _smaller(bench: Workbench, units: Sequence[Unit], idle: Sequence[Unit], coun
         nothing = {"gain": None, "low": None, "high": None}
         return {**about, **nothing, "offered": False, "fails": failed.error}
     direction = runner.protocol.metric.direction
-    found = difference(metrics(runs[BEST]), metrics(runs[SMALLER]), direction, noise_of(state.experiments))
+    found = difference(metrics(runs[BEST]), metrics(runs[SMALLER]), direction, _noise(state))
     worth = {"gain": found.gain, "low": found.low, "high": found.high}
     # Offered unless it is shown to be worse; the user sees the interval.
     return {**about, **worth, "offered": found.high >= 0}

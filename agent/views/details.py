@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from agent.format import cost, duration, figure, one_line
+from agent.report.stations import by_station, shown_name
 from agent.system.invocation import typed
 from agent.views.color import diff_lines, status_text
 
@@ -94,6 +95,8 @@ def _verdict(data: dict[str, Any]) -> list[str]:
             f"{figure(like)} of {evidence['incumbent_runs']}, gain {figure(evidence['gain'], like, '+')}"
             f"{sigmas}, noise {'not measured' if guessed else figure(evidence['noise'], like)}"
         )
+        if evidence["stations"]:
+            lines.append(f"stations  {by_station(evidence['stations'], like)}")
     elif data["status"] == "keep" and data["number"] > 0:
         lines.append("evidence  none, the keep is provisional")
     return lines
@@ -104,6 +107,7 @@ def _runs(data: dict[str, Any]) -> list[str]:
     for number, run in enumerate(data["runs"], start=1):
         value = figure(run["metric"]) if run["metric"] is not None else "-"
         parts = [f"{number}  {value}  {duration(run['seconds'])}"]
+        parts += [f"on {shown_name(run['station'])}"] if run["station"] else []
         parts += [f"{name} {run['secondary'][name]:g}" for name in RUN_FIGURES if name in run["secondary"]]
         parts += [f"{name} {value:g}" for name, value in run["conditions"].items()]
         parts += ["held out, after its verdict"] if run["kind"] == "fresh" else []

@@ -10,6 +10,7 @@ from typing import Any
 from agent.format import counted, duration, figure, one_line
 from agent.journal.events import Event
 from agent.journal.state import State, side
+from agent.report.stations import machine_of, work
 from agent.views.text import row, upcoming
 
 MOST_NAMED = 5
@@ -87,8 +88,8 @@ def _of_stations(event: Event, state: State) -> list[str]:
     data = event.data
     match event.kind:
         case "joined":
-            about = [str(data["facts"][name]) for name in ("accelerator", "host") if data["facts"].get(name)]
-            return [f"{data['station']} joined" + (f": {', '.join(about)}" if about else "")]
+            about = machine_of(data["facts"])
+            return [f"{data['station']} joined" + (f": {about}" if about else "")]
         case "left":
             return [f"{data['station']} left: {data['reason']}"]
         case "leased":
@@ -104,9 +105,7 @@ def _of_stations(event: Event, state: State) -> list[str]:
 
 
 def _work(state: State, data: Mapping[str, Any]) -> str:
-    if data.get("label") is not None:
-        return f"{_side(state, data)} for the confirmation"
-    return f"candidate {data['candidate']}" if data.get("candidate") is not None else f"incumbent #{data['of']}"
+    return work(state, data.get("candidate"), data.get("of"), data.get("label"))
 
 
 def _side(state: State, data: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
 from agent.report.holdout import holdout_line
+from agent.report.stations import StationStatus, stations_of
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
-from agent.views.text import background, faults, headline, row, upcoming
+from agent.views.text import background, faults, headline, row, station_line, upcoming
 
 ROWS = 20
 
@@ -33,14 +35,15 @@ def session_status(workspace: Path, tag: str | None, rows: int | None) -> tuple[
     data, state = status(workspace, tag, most)
     first = max(0, len(state.experiments) - most)
     data = {**data, "lines": [row(state, index) for index in range(first, len(state.experiments))]}
+    stations = stations_of(state, time.time(), running=data["running_pid"] is not None)
     if not sys.stdout.isatty():
-        return data, _lines(data)
+        return data, _lines(data, stations)
     from agent.views.terminal.status_page import status_page  # slow to import
 
-    return data, status_page(state, data, rows, _now(data))
+    return data, status_page(state, data, rows, _now(data), stations)
 
 
-def _lines(data: dict[str, Any]) -> list[str]:
+def _lines(data: dict[str, Any], stations: Sequence[StationStatus]) -> list[str]:
     rate = f", {data['per_hour']:.1f} an hour" if data["per_hour"] else ""
     counts = f"{data['kept']} kept, {data['discarded']} discarded, {data['crashed']} crashed"
     shown = [
@@ -61,7 +64,7 @@ def _lines(data: dict[str, Any]) -> list[str]:
         shown.append(f"{data['away']['proposer']} is unavailable, using the search: {data['away']['reason']}")
     if data["limits"] and (ends := of_note(data["limits"]).words()):
         shown.append(f"ends {ends}")
-    return [one_line(line) for line in (*shown, *_now(data))]
+    return [one_line(line) for line in (*shown, *map(station_line, stations), *_now(data))]
 
 
 def _now(data: dict[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from agent.views.terminal.screen import screen
 from agent.views.text import COLOURS
 
 HINT = "Ctrl-C stops after this experiment; a second Ctrl-C stops at once"
+HINT_OF_STATIONS = "Ctrl-C stops after the candidates under way; a second Ctrl-C stops at once"
 LATER = "Ctrl-C postpones the confirmation; a second Ctrl-C stops at once"
 LEAVE = "Ctrl-C closes this view, the loop keeps running; stop it with `{stop}`"
 # A low rate leaves the cores to training.
@@ -120,9 +121,11 @@ class LiveView:
             self._said.extend(said)
         if event.kind == "note":
             self._note(event)
-        elif event.kind in ("interrupted", "nothing", "faulted"):
+        elif event.kind in ("interrupted", "nothing", "faulted", "joined", "left", "lost"):
             self._picture.message = one_line(" ".join(said))
-        elif event.kind == "running":
+            if event.kind == "joined" and self._picture.hint == HINT:
+                self._picture.hint = HINT_OF_STATIONS
+        elif event.kind == "running" or (event.kind == "leased" and event.data.get("label") is not None):
             self._picture.message, self._picture.hint = "", LATER
         elif event.kind == "recorded":
             self._picture.message = ""

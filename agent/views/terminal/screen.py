@@ -12,6 +12,7 @@ from agent.views.terminal.ellipsis import gap, line
 from agent.views.terminal.figures import figure_lines
 from agent.views.terminal.progress_panel import Moment, progress_panel
 from agent.views.terminal.rows import rows_table
+from agent.views.terminal.stations import stations_panel
 
 # From this width on, the rows go next to the rest, which then takes LEFT columns.
 WIDE, LEFT = 150, 84
@@ -24,6 +25,8 @@ USUAL = 10  # lines of the charts, even if the figures beside them are fewer
 CALM = 20  # from this height on, a line stays empty above the hint
 GAP = 3
 LEAST_ROWS = 3
+# With stations: lines that the figures leave to the rows, and the part of the height that the stations may take.
+ROWS_BELOW, STATIONS = 6, 0.42
 
 
 def screen(state: State, moment: Moment, width: int, height: int) -> RenderableType:
@@ -92,6 +95,8 @@ def _wide(state: State, moment: Moment, width: int, height: int) -> RenderableTy
 def _top(state: State, moment: Moment, room: int, height: int, *, charted: bool) -> list[RenderableType]:
     """Return the figures and the current run. In a low window, the current run takes precedence over the figures.
 
+    A session with stations has a line for each of them.
+
     Args:
         state: the session.
         moment: what the screen shows besides the session.
@@ -99,8 +104,11 @@ def _top(state: State, moment: Moment, room: int, height: int, *, charted: bool)
         height: most lines.
         charted: whether a chart shows the progress, so that no line has to.
     """
-    now = [Text(), *progress_panel(state, moment)]
-    figures = figure_lines(state, moment, room, charted=charted)[: max(2, height - len(now))]
+    now, reserved = [Text(), *progress_panel(state, moment)], 0
+    if state.flight.stations:
+        now = [Text(), *stations_panel(state, moment.now, room, int(STATIONS * height))]
+        reserved = ROWS_BELOW
+    figures = figure_lines(state, moment, room, charted=charted)[: max(2, height - len(now) - reserved)]
     return [*figures, *now]
 
 

@@ -1,27 +1,35 @@
-"""`status` on a terminal: the figures and rows of the live screen, as a page that stays."""
+"""`status` on a terminal: the figures, rows and stations of the live screen, as a page that stays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from agent.decision.limits import of_note
 from agent.format import Colored, one_line
 from agent.journal.state import State
 from agent.report.holdout import holdout_line
+from agent.report.stations import StationStatus
 from agent.views.color import labelled
 from agent.views.terminal.figures import figure_lines
 from agent.views.terminal.progress_panel import Moment
 from agent.views.terminal.rows import rows_table
+from agent.views.terminal.stations import LEAST_STATIONS, stations_table
 
 WIDEST = 120  # columns, so that a line is easy to read
 MOST_ROWS, LEAST_ROWS = 20, 3
 
 
-def status_page(state: State, data: dict[str, Any], rows: int | None, now: Sequence[str]) -> list[str]:
+def status_page(
+    state: State,
+    data: dict[str, Any],
+    rows: int | None,
+    now: Sequence[str],
+    stations: Sequence[StationStatus] = (),
+) -> list[str]:
     """Return the lines of the page.
 
     Args:
@@ -29,6 +37,7 @@ def status_page(state: State, data: dict[str, Any], rows: int | None, now: Seque
         data: its status, see `report.status`.
         rows: number of experiments to show; None for those that fit the window.
         now: lines about what it is doing, for the end of the page.
+        stations: empty in a session of one machine.
     """
     console = Console(highlight=False)
     width, ascii_only = min(WIDEST, console.width), console.options.ascii_only
@@ -38,7 +47,9 @@ def status_page(state: State, data: dict[str, Any], rows: int | None, now: Seque
         figures += labelled("holdout", holdout_line(data["holdout"]), width)
     if data["statement"]:
         figures += labelled("bound", data["statement"]["line"], width)
-    end = [Text(one_line(line)) for line in now]
+    end: list[RenderableType] = [Text(one_line(line)) for line in now]
+    if stations:
+        end = [*stations_table(stations, width, max(LEAST_STATIONS, console.height // 3)), Text(), *end]
     left = console.height - len(figures) - len(end) - 4  # two empty lines, the header and the prompt
     most = min(MOST_ROWS, max(LEAST_ROWS, left)) if rows is None else rows
     table = rows_table(state, most + 1, ascii_only=ascii_only, pinned=rows is None)

@@ -1,0 +1,94 @@
+"""The stations of a session as plain data: what they run, their noise and level, and the share of time used."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent.journal.events import Event
+from agent.report.gain import outcome
+from agent.report.stations import by_station, machine_of, stations_line, stations_of
+from agent.report.timing import time_spent
+from agent.views.plain import event_lines
+from tests.common import schemas
+from tests.common.station_journals import night
+
+
+@pytest.mark.quick
+def test_stations_say_what_they_run_and_what_came_of_it() -> None:
+    state = night().state
+    now = state.latest_at + 50
+    gpu, mini, studio = stations_of(state, now)
+    assert (gpu.name, mini.name, studio.name) == ("gpu10", "mini", "studio")
+    assert studio.running is not None
+    assert studio.running.text == "candidate 3: DEPTH 5 -> 6"
+    assert studio.running.seconds == pytest.approx(150)
+    assert studio.running.done_at - studio.running.since == 300
+    assert mini.running is not None
+    assert (mini.running.kind, mini.running.text) == ("incumbent", "incumbent #1")
+    assert (gpu.here, gpu.gone, gpu.running) == (False, "it is not connected any more", None)
+    assert [each.runs for each in (gpu, mini, studio)] == [1, 3, 5]
+    assert [each.lost for each in (gpu, mini, studio)] == [1, 0, 0]
+    assert [each.kept for each in (gpu, mini, studio)] == [0, 1, 1]
+    assert gpu.noise is None
+    assert gpu.level == pytest.approx(1.005, abs=0.02)
+    assert studio.noise is not None
+    assert (studio.reference, studio.level) == (True, 0.0)
+    assert mini.level == pytest.approx(0.5, abs=0.02)
+    assert studio.machine == "H100, 8 cores, host-studio"
+    assert stations_line(state) == "gpu10 1 run (1 lost), mini 3 runs, studio 5 runs"
+
+
+@pytest.mark.quick
+def test_time_between_a_stop_and_the_next_start_is_neither_used_nor_idle() -> None:
+    made = night()
+    before = {each.name: each for each in stations_of(made.state, made.state.latest_at)}
+    assert before["studio"].busy == 5 * 300 + 100
+    assert before["studio"].used == pytest.approx(1600 / 2800)
+    made.add("resumed", 36_000.0, pid=2, flags={})
+    lease = next(each for each in made.state.flight.leases.values() if each.station == "mini")
+    whose = {**made.of_lease[lease.lease], "label": None}
+    made.add("lost", 10.0, lease=lease.lease, station="mini", reason="the session was interrupted", fault="", **whose)
+    after = {each.name: each for each in stations_of(made.state, made.state.latest_at)}
+    assert after["studio"].used == pytest.approx(1610 / 2810)
+    assert after["mini"].busy == 3 * 300 + 110
+    # A loop that was killed leaves leases in the journal, and no station runs anything for it.
+    killed = stations_of(made.state, made.state.latest_at + 1e6, running=False)
+    assert [each.running for each in killed] == [None] * 3
+    assert not any(each.here for each in killed)
+    assert all(each.used is not None and each.used <= 1 for each in killed)
+
+
+@pytest.mark.quick
+def test_an_experiment_is_compared_with_its_base_even_if_another_was_kept_meanwhile() -> None:
+    state = night().state
+    assert [each.base for each in state.experiments] == [None, 0, 0]
+    assert outcome(state, state.experiments[2]).incumbent == 0
+
+
+@pytest.mark.quick
+def test_time_spent_is_that_of_all_stations() -> None:
+    made = night()
+    events = [json.loads(line) for line in made.write.lines]
+    spent = time_spent([Event(each.pop("event"), each.pop("at"), each) for each in events])
+    assert (spent.training, spent.repeats, spent.interruptions) == (4 * 300, 5 * 300, 100)
+    there = 3 * made.state.seconds
+    assert spent.other == pytest.approx(there - 9 * 300 - 100)
+
+
+@pytest.mark.quick
+def test_journal_of_stations_fits_the_schema_and_has_lines() -> None:
+    made = night()
+    lines = [json.loads(line) for line in made.write.lines]
+    assert [fault for line in lines if (fault := schemas.fault("event", line)) is not None] == []
+    asked = [line for line in lines if line["event"] == "leased"][-3]
+    at, kind = asked.pop("at"), asked.pop("event")
+    assert event_lines(Event(kind, at, asked), made.state) == ["studio runs candidate 3, about 5m00s: DEPTH 5 -> 6"]
+
+
+@pytest.mark.quick
+def test_texts_of_stations_stay_on_one_short_line() -> None:
+    assert by_station({"studio": 0.012, "mini": -0.004}, 1.5) == "better on studio (+0.012000), not on mini (-0.004000)"
+    assert machine_of({"accelerator": "x\n\x1b[31my" + "z" * 500, "host": None}) == "x [31my" + "z" * 53
+    assert machine_of({}) == ""
