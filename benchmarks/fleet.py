@@ -101,6 +101,7 @@ class Session:
     runs: int = 0
     best: int = 0
     curve: list[tuple[float, float]] = field(default_factory=list)
+    since: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.draw = random.Random(f"noise:{self.seed}")
@@ -126,6 +127,7 @@ class Session:
                 return self
             self.now, _, station, task = heapq.heappop(self.events)
             self.doing[station.name] = None
+            self.since[station.name] = 0 if task.kind == "incumbent" else self.since.get(station.name, 0) + 1
             self._finish(station, task)
 
     def _assign(self, station: Machine) -> None:
@@ -152,7 +154,8 @@ class Session:
         known = frozenset(self.records.levels.values) if self.records.groups else frozenset[str]()
         seconds = {each.name: 1 / each.speed for each in self.stations}
         age = len(self.history) - 1 - self.best
-        return View(self.doing, flights, measured, known, self.records.noise.degrees, age, seconds, may)
+        repeated = self.records.noise.degrees
+        return View(self.doing, flights, measured, known, self.since, repeated, age, seconds, may)
 
     def _new(self) -> int:
         self.proposed += 1

@@ -39,6 +39,9 @@ from agent.journal.experiment import Evidence, Run, Verdict, by_station, metrics
 
 # A keep needs runs on so many stations, if the session has them.
 FEWEST_STATIONS = 2
+# Log likelihood ratio from which several runs of a candidate at the same time are worth it: below, the next one often
+# ends it.
+PROMISING = 1.0
 NOWHERE: frozenset[str] = frozenset()
 
 
@@ -322,6 +325,8 @@ def _more(case: _Case, found: Pooled, margin: float) -> Verdict | Wants:
 def _further(found: Pooled, margin: float) -> int:
     """Return how many more runs of the candidate would decide if the gain stayed as it is."""
     most = MOST_RUNS - found.runs
+    if _ratio(found, margin) < PROMISING:
+        return 1
     for more in range(1, most):
         runs, plain = found.runs + more, 1 / found.runs + 1 / found.incumbent_runs
         variance = found.variance * (1 / runs + 1 / (found.incumbent_runs + more)) / plain
