@@ -28,6 +28,7 @@ from pathlib import Path
 from agent.decision.decide import DecisionConfig
 from agent.decision.estimate import split
 from agent.decision.levels import Records, aligned, records_of
+from agent.decision.noise import PRIOR
 from agent.decision.stations import Trial, Wants, judge_across
 from agent.fleet.assign import Flight, Task, View, next_task
 from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, digest
@@ -43,6 +44,8 @@ TARGETS = {2: 1.7, 4: 3.0, 8: 5.0, 16: 7.0}
 PATIENCE = 1.5
 BOOTSTRAPS = 400
 EDITS = 100  # null edits of one session
+NULLS = 20  # null edits before the one whose verdict is simulated
+BASE = 1.0 / PRIOR  # the size of the metric at which the prior of the noise is right
 
 Truth = Callable[[Mapping[str, Value], str], float | None]  # parameters and station -> metric without noise and level
 Propose = Callable[[Context], Proposal]
@@ -59,7 +62,7 @@ class Machine:
 
 
 def machines(count: int, seed: int, noise: float, size: float, same_time: bool = False) -> list[Machine]:
-    """Return stations whose speeds spread evenly over a factor of SPREAD, and whose levels differ by LEVEL of `size`."""
+    """Return stations with speeds evenly over a factor of SPREAD, and levels that differ by LEVEL of `size`."""
     rng = random.Random(f"stations:{seed}")
     speeds = [SPREAD ** (index / max(1, count - 1) - 0.5) for index in range(count)]
     speeds = [speed / statistics.mean(speeds) for speed in speeds]
@@ -296,9 +299,40 @@ def nulls(edits: int, naive: bool, job: tuple[int, int]) -> tuple[int, int, int]
     def propose(_: Context) -> Proposal:
         return Proposal({"train.py": f"X = {rng.random()}\n"}, "", parameters={"X": rng.random()})
 
-    stations = machines(count, seed, 1.0, 1 / 0.001)
-    session = Session(stations, lambda *_: 1000.0, propose, seed, naive, edits).go(float("inf"))
+    stations = machines(count, seed, 1.0, BASE)
+    session = Session(stations, lambda *_: BASE, propose, seed, naive, edits).go(float("inf"))
     return len(session.curve) - 1, len(session.history) - 1, session.runs
+
+
+def single_edit(count: int, gains: Callable[[str], float], seed: int) -> Verdict:
+    """Return the verdict on one edit after 20 null edits.
+
+    Args:
+        gains: station -> gain of the edit there, in standard deviations of one run.
+    """
+    rng = random.Random(seed)
+
+    def propose(context: Context) -> Proposal:
+        number = context.number
+        return Proposal(
+            {"train.py": f"X = {number}\n"}, "", parameters={"X": rng.random(), "real": number == NULLS + 1}
+        )
+
+    def truth(values: Mapping[str, Value], station: str) -> float:
+        return BASE - (gains(station) if values.get("real") else 0.0)
+
+    session = Session(machines(count, seed, 1.0, BASE), truth, propose, seed, most=NULLS + 1).go(float("inf"))
+    return next(each.verdict for each in session.history if each.parameters.get("real"))
+
+
+def power(count: int, effect: float, seed: int) -> bool:
+    return single_edit(count, lambda _: effect, seed).status == "keep"
+
+
+def disagreeing(count: int, effect: float, seed: int) -> str:
+    """Return what becomes of an edit that is better on every other station and worse by half as much on the rest."""
+    found = single_edit(count, lambda name: effect if int(name[1:]) % 2 else -effect / 2, seed)
+    return "found" if found.reason.startswith("better on") else found.status
 
 
 def main() -> None:
@@ -329,10 +363,8 @@ def main() -> None:
                 sessions = [(count, seed) for seed in range(options.edits // EDITS)]
                 found = list(pool.map(partial(nulls, EDITS, naive), sessions, chunksize=4))
                 keeps, edits, runs = (sum(each) for each in zip(*found, strict=True))
-                print(
-                    f"{count:3} stations{' naive' if naive else ''}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit",
-                    flush=True,
-                )
+                name = f"{count:3} stations{' naive' if naive else ''}"
+                print(f"{name}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit", flush=True)
 
 
 if __name__ == "__main__":

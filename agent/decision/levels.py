@@ -62,7 +62,8 @@ class Records:
     @cached_property
     def noise(self) -> Noise:
         """The noise of one run, pooled over all stations."""
-        scale = next((abs(value) for group in self.groups for value in metrics(group)), 0.0)
+        first = next((metrics(cell[self.reference]) for cell in self.cells), [])
+        scale = _mean(first) if first else 0.0
         return pooled([metrics(runs) for runs in self.repeated], scale)
 
     def noise_on(self, station: str) -> Noise:

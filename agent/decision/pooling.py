@@ -151,7 +151,7 @@ def value_on_reference(runs: Sides, records: Records) -> float | None:
 
 
 def disagreement(found: Pooled) -> str | None:
-    """Return how stations clearly disagree, as `better on studio (+0.012), not on mini (-0.004)`; None if they do not."""
+    """Return how stations clearly disagree: `better on studio (+0.012), not on mini (-0.004)`; None otherwise."""
     best, worst = (pick(found.gains, key=found.gains.__getitem__) for pick in (max, min))
     high, low = found.gains[best], found.gains[worst]
     if low > 0 or high <= BETTER * found.errors[best]:

@@ -13,7 +13,7 @@ from typing import Literal
 from agent.decision.sequential_test import MOST_REFRESHES, REFRESH_EVERY
 from agent.decision.stations import Wants
 
-# Repetitions of the incumbent that a session with several stations begins with, all stations together.
+# Repetitions of the incumbent that a session begins with, all stations together: one for each, but at most so many.
 LEAST_REPEATED = 4.0
 # A station measures the incumbent at the latest after so many other runs: its level, and so every prediction there, may
 # rest on few runs.
@@ -100,7 +100,7 @@ def _owed(station: str, view: View) -> Task | None:
     if any(station in wants.incumbent for wants in wanting):
         return Task("incumbent")
     again = [name for name in view.measuring if view.measured.get(name)]
-    return Task("incumbent") if view.repeated + len(again) < LEAST_REPEATED else None
+    return Task("incumbent") if view.repeated + len(again) < min(LEAST_REPEATED, len(view.stations)) else None
 
 
 def _confirming(station: str, view: View) -> Task | None:

@@ -30,6 +30,11 @@ class Seen:
                 self._known[experiment.commit] = fingerprint_of(context.workspace.texts(experiment))
             if self._known[experiment.commit] == wanted:
                 return f"experiment #{experiment.number} ({experiment.verdict.status}: {experiment.description[:80]})"
+        for each in context.flight:
+            if each.digest not in self._known:
+                self._known[each.digest] = fingerprint_of(each.files)
+            if self._known[each.digest] == wanted:
+                return f"a candidate that is being measured now ({each.description[:80]})"
         return None
 
 
