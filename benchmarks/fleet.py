@@ -29,9 +29,10 @@ from agent.decision.decide import DecisionConfig
 from agent.decision.estimate import split
 from agent.decision.levels import Records, aligned, records_of
 from agent.decision.noise import PRIOR
+from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
 from agent.fleet.assign import Flight, Task, View, next_task
-from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, digest
+from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, by_station, digest, succeeded
 from agent.proposers.base import Context, Flying
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import tunable_parameters
@@ -163,7 +164,8 @@ class Session:
     def _new(self) -> int:
         self.proposed += 1
         flight = tuple(
-            Flying(each.proposal.parameters, digest(each.files), each.files) for each in self.drafts.values()
+            Flying(each.proposal.parameters, digest(each.files), each.files, metric=self._mean(each))
+            for each in self.drafts.values()
         )
         told = self.history if self.naive else aligned(self.history, self.records)
         context = Context(
@@ -172,6 +174,9 @@ class Session:
         proposal = self.propose(context)
         self.drafts[self.proposed] = Draft(proposal, {**self.files, **proposal.files})
         return self.proposed
+
+    def _mean(self, draft: Draft) -> float | None:
+        return value_on_reference(by_station(succeeded(draft.runs)), self.records)
 
     def _finish(self, station: Machine, task: Task) -> None:
         if task.kind == "incumbent":

@@ -39,12 +39,14 @@ class Flying:
 
     Attributes:
         files: all mutable files of the candidate; `digest` is theirs.
+        metric: the mean of its runs so far, on the scale of the session's other metrics; None before the first.
     """
 
     parameters: Mapping[str, Value]
     digest: str
     files: Mapping[str, str]
     description: str = ""
+    metric: float | None = None
 
 
 @dataclass(frozen=True)
