@@ -230,7 +230,7 @@ class Session:
     def _add_to_incumbent(self, run: Run) -> None:
         best = self.history[self.best]
         known = {"heldout_runs": (*best.heldout_runs, run)} if best.runs else {"runs": (run,)}
-        self.history[self.best] = replace(best, **known)  # type: ignore[arg-type]
+        self.history[self.best] = replace(best, **known)
         self._remember()
 
     def _remember(self) -> None:

@@ -94,7 +94,7 @@ class SearchProposer:
             raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
         rng = random.Random(f"{context.seed}:{context.number}")
         earlier = transfer.on_this_scale(context.earlier, context.history)
-        seen = {each.digest for each in (*context.history, *context.flight)}
+        seen = {each.digest for each in context.history} | {each.digest for each in context.flight}
         seen |= transfer.beaten(earlier, _value(context.incumbent), context.direction)
         failed = transfer.failed(space, earlier)
         for values, why in chain(
@@ -117,8 +117,8 @@ def _kept_elsewhere(
     space: Space, context: Context, earlier: Sequence[Earlier]
 ) -> Iterator[tuple[dict[str, Value], str]]:
     """Yield the best candidates of other sessions that are better than the incumbent, each once, with a reason."""
-    known = (*context.history, *context.flight)
-    tried = [{d.key: each.parameters.get(d.key) for d in space.dimensions} for each in known]
+    known = [each.parameters for each in context.history] + [each.parameters for each in context.flight]
+    tried = [{d.key: parameters.get(d.key) for d in space.dimensions} for parameters in known]
     for values, each in transfer.wins(space, earlier, _value(context.incumbent), context.direction):
         if {**space.values(), **values} not in tried:
             yield values, f"#{each.number} of session {each.tag}, its best"

@@ -45,7 +45,7 @@ def test_candidates_in_flight_are_never_proposed_again() -> None:
     for number in range(1, 25):
         proposal = search.ask(context(number, history, flight))
         found = flying(proposal)
-        assert found.digest not in {each.digest for each in (*history, *flight)}
+        assert found.digest not in {each.digest for each in history} | {each.digest for each in flight}
         flight = (*flight, found)
         if number > 12:
             # The oldest has been measured.
