@@ -164,8 +164,10 @@ class Session:
     def _new(self) -> int:
         self.proposed += 1
         flight = tuple(
-            Flying(each.proposal.parameters, digest(each.files), each.files, metric=self._mean(each))
-            for each in self.drafts.values()
+            Flying(
+                number, "", each.proposal.parameters, digest(each.files), tuple(each.proposal.files), self._mean(each)
+            )
+            for number, each in self.drafts.items()
         )
         told = self.history if self.naive else aligned(self.history, self.records)
         context = Context(

@@ -35,17 +35,18 @@ NO_WORKSPACE = WorkspaceView()
 
 @dataclass(frozen=True)
 class Flying:
-    """A candidate that is being measured while the next one is proposed.
+    """A candidate that is being measured.
 
     Attributes:
-        files: all mutable files of the candidate; `digest` is theirs.
+        files: the files that it changes.
         metric: the mean of its runs so far, on the scale of the session's other metrics; None before the first.
     """
 
+    number: int
+    description: str
     parameters: Mapping[str, Value]
     digest: str
-    files: Mapping[str, str]
-    description: str = ""
+    files: tuple[str, ...]
     metric: float | None = None
 
 
@@ -65,7 +66,7 @@ class Context:
         workspace: read-only access to the workspace.
         folder: where to keep transcripts and logs of this experiment; None to keep none.
         earlier: experiments of other sessions to learn from.
-        flight: candidates that other stations are measuring now.
+        flight: the candidates that are being measured.
     """
 
     number: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
 from agent.proposers.base import Context, Flying
+from agent.proposers.search import parallel
 from agent.proposers.search.gaussian_process import GaussianProcess, fit
 from agent.proposers.search.search import SearchProposer
-from agent.proposers.search.space import tunable_parameters
+from agent.proposers.search.space import space_of, tunable_parameters
 
 pytestmark = pytest.mark.quick
 
@@ -30,9 +32,8 @@ def context(number: int, history: list[Experiment], flight: tuple[Flying, ...] =
     return Context(number, 0, FILES, history[0], tuple(history), "minimize", {}, flight=flight)
 
 
-def flying(proposal: Proposal) -> Flying:
-    files = {**FILES, **proposal.files}
-    return Flying(proposal.parameters, digest(files), files, proposal.description)
+def flying(number: int, proposal: Proposal) -> Flying:
+    return Flying(number, proposal.description, proposal.parameters, digest({**FILES, **proposal.files}), ("train.py",))
 
 
 def baseline() -> Experiment:
@@ -42,16 +43,17 @@ def baseline() -> Experiment:
 def test_candidates_in_flight_are_never_proposed_again() -> None:
     history, search = [baseline()], SearchProposer()
     flight: tuple[Flying, ...] = ()
+    texts: dict[int, Mapping[str, str]] = {}
     for number in range(1, 25):
         proposal = search.ask(context(number, history, flight))
-        found = flying(proposal)
+        found = flying(number, proposal)
         assert found.digest not in {each.digest for each in history} | {each.digest for each in flight}
-        flight = (*flight, found)
+        flight, texts[number] = (*flight, found), proposal.files
         if number > 12:
             # The oldest has been measured.
             done, *rest = flight
             value = 1.0 + abs(float(done.parameters["RATE"]) - 0.3)
-            files = {"train.py": done.files["train.py"]}
+            files = texts[done.number]
             history.append(experiment(len(history), Proposal(files, "", parameters=done.parameters), value))
             flight = tuple(rest)
 
@@ -91,3 +93,26 @@ def test_pending_model_is_the_one_refitted_with_what_it_predicted() -> None:
     # The believed values differ from the prediction by nothing, up to the noise that the diagonal holds.
     assert np.allclose(covariance @ told.weights, values, atol=1e-6)
     assert told.predict(place)[0] == pytest.approx(known.predict(place)[0])
+
+
+def test_changes_of_the_best_candidates_are_combined() -> None:
+    start = baseline()
+    rate = experiment(1, Proposal({}, "", parameters={**start.parameters, "RATE": 0.3}), 0.9)
+    mode = Flying(2, "", {**start.parameters, "MODE": "b"}, "d", ("train.py",), 0.8)
+    space = space_of(FILES, {})
+    found = parallel.combined(space, context(3, [start, rate], (mode,)))
+    assert found == [{"MODE": "b"}, {"RATE": 0.3}, {"RATE": 0.3, "MODE": "b"}]
+    assert parallel.combined(space, context(3, [start, rate])) == []
+    # What has become part of the incumbent is no change of it.
+    kept = replace(rate, verdict=Verdict("keep", ""))
+    assert {"MODE": "b"} in parallel.combined(space, context(3, [start, kept], (mode,)))
+
+
+def test_candidates_in_flight_count_with_their_runs() -> None:
+    start = baseline()
+    ran = Flying(1, "", {**start.parameters, "RATE": 0.3}, "d", ("train.py",), 0.9)
+    waits = Flying(2, "", {**start.parameters, "RATE": 0.5}, "e", ("train.py",))
+    about = context(3, [start], (ran, waits))
+    assert parallel.measured(about) == [(ran.parameters, 0.9)]
+    assert parallel.measured(replace(about, direction="maximize")) == [(ran.parameters, -0.9)]
+    assert len(parallel.pending(space_of(FILES, {}), about)) == 1
