@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agent.session.session import Session
+
+if TYPE_CHECKING:
+    from agent.fleet.decider import Fleet
 
 
 def run_session(session: Session) -> None:
@@ -19,3 +24,16 @@ def run_session(session: Session) -> None:
         session.measure()
         verdict = session.judge()
         incumbent = session.record(verdict)
+
+
+def run_fleet(fleet: Fleet) -> None:
+    """Run experiments on several stations until a stop condition holds.
+
+    No station waits for another: each idle one gets its next run, and each answer may complete a verdict.
+    """
+    fleet.recover()
+    while not fleet.should_stop():
+        fleet.assign()
+        fleet.receive()
+        while fleet.decide():
+            pass

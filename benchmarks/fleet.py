@@ -164,9 +164,7 @@ class Session:
     def _new(self) -> int:
         self.proposed += 1
         flight = tuple(
-            Flying(
-                number, "", each.proposal.parameters, digest(each.files), tuple(each.proposal.files), self._mean(each)
-            )
+            Flying(number, "", each.proposal.parameters, digest(each.files), ("train.py",), self._mean(each))
             for number, each in self.drafts.items()
         )
         told = self.history if self.naive else aligned(self.history, self.records)

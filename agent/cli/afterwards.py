@@ -14,7 +14,8 @@ from agent.journal.paths import find_session, journal_path, stop_file
 from agent.journal.state import State, replay
 from agent.room.sandbox import Mode
 from agent.session import recovery
-from agent.session.confirm import confirm, confirm_lines, sides
+from agent.session.compare import compare as compare_here
+from agent.session.confirm import BY_DEFAULT, Compare, Pairs, confirm, confirm_lines, sides
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session
 from agent.session.signals import Interrupts
@@ -25,7 +26,7 @@ from agent.views.plain import show_plain
 Work = Callable[[Workbench], dict[str, Any]]
 
 
-def confirm_gain(session: Session) -> int:
+def confirm_gain(session: Session, pairs: Pairs = BY_DEFAULT, compare: Compare = compare_here) -> int:
     """Confirm the gain with held-out runs of baseline and best, and return the exit code.
 
     The session has ended and lost nothing, so an error does not change its exit code, except a GPU that keeps failing:
@@ -34,7 +35,7 @@ def confirm_gain(session: Session) -> int:
     journal = session.journal
     journal.show("note", text="confirming the gain with held-out runs of baseline and best; Ctrl-C postpones it")
     try:
-        data = confirm(session.workbench, sides(session.runner, session.state, None, None))
+        data = confirm(session.workbench, sides(session.runner, session.state, None, None), pairs, compare)
     except Interrupted as stop:
         return stop.exit_code
     except AutoresearchError as error:

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent.cli.afterwards import confirm_gain, report_on
+from agent.cli.afterwards import report_on
+from agent.cli.fleet import StationsConfig, Work, joined, require_same_kind, work_of
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits, noted
 from agent.decision.longer_training import trains
@@ -104,6 +105,7 @@ class RunConfig:
         at_login: go on at the next login after a reboot; None if an earlier start of the session asked for it.
         start: the session whose best a new session starts at; None for HEAD.
         fresh: learn nothing from other sessions.
+        stations: None if the runs are made by this process.
     """
 
     tag: str
@@ -119,6 +121,7 @@ class RunConfig:
     at_login: bool | None = None
     start: str | None = None
     fresh: bool = False
+    stations: StationsConfig | None = None
 
 
 def require_tag(tag: str) -> None:
@@ -153,6 +156,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         new = journal.state.session is None
         start = recovery.start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
+        require_same_kind(journal.state, tag, config.stations)
         if new:
             recovery.require_startable(runner.workspace, session.branch, tag, start)
         at = start or runner.workspace.head
@@ -170,13 +174,14 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
+            joined(config.stations, runner.say) as connect,
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)
             try:
                 for text in starter.install() if starter else at_login.forget(runner.workspace.folder, tag):
                     runner.say(text)
-                code = _work(session, output)
+                code = _done(session, output, work_of(session, execution.sandbox, connect, setup=execution.setup))
                 if starter:
                     runner.say(starter.after(code))
             finally:
@@ -251,14 +256,14 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
     )
 
 
-def _work(session: Session, output: OutputConfig) -> int:
+def _done(session: Session, output: OutputConfig, work: Work) -> int:
     """Run the loop and the confirmation that is due after it, and return the exit code."""
-    code = guarded(session)
+    code = guarded(session, work.loop)
     if code != 0 or not session.owes_confirmation():
         return code
     if output.report and (page := report_on(session)):  # written now, so that a kill cannot prevent it
         session.journal.show("note", text=f"wrote the report so far to {page}")
-    return confirm_gain(session)
+    return work.confirm()
 
 
 def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:
@@ -295,7 +300,7 @@ def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox:
         }
 
 
-def guarded(session: Session) -> int:
+def guarded(session: Session, loop: Callable[[], None] | None = None) -> int:
     """Run the loop until a limit, an exhausted proposer, Ctrl-C or an error ends it, and leave a clean tree.
 
     Returns:
@@ -305,7 +310,7 @@ def guarded(session: Session) -> int:
     interrupts.on_first = lambda: session.journal.show("note", text=_finishing(session), ending=True)
     interrupts.install()
     try:
-        run_session(session)
+        loop() if loop else run_session(session)
     except Exhausted as reason:
         session.end(str(reason))
     except Interrupted as stop:

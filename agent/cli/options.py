@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -10,7 +12,7 @@ from agent.cli import completion
 
 # The sections of the help page of `run`, the only one with too many options for a plain list.
 SESSION, END, PROPOSE = "Session", "End of the session", "Proposer"
-MEASURE, TELL = "Runs and verdict", "Output"
+MEASURE, STATIONS, TELL = "Runs and verdict", "Stations", "Output"
 
 Tag = Annotated[
     str | None,
@@ -98,3 +100,27 @@ Setup = Annotated[
         rich_help_panel=SESSION,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class ConnectionFlags:
+    """Flags of a connection to a scheduler."""
+
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls",
+            envvar="AUTORESEARCH_TLS",
+            metavar="DIR",
+            help="Folder of the certificates.",
+            rich_help_panel=SESSION,
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Allow a connection without certificates, on a network that you trust.",
+            rich_help_panel=SESSION,
+        ),
+    ] = False

@@ -18,6 +18,7 @@ from agent.format import one_line
 from agent.journal.paths import journal_path, require_own_state
 
 if TYPE_CHECKING:
+    from agent.cli.fleet import StationsConfig
     from agent.cli.launch import RunConfig
     from agent.decision.limits import Limits
     from agent.journal.state import State
@@ -60,11 +61,17 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
     "fallback_after": _positive,
     "model_timeout": _positive,
     "agent_timeout": _positive,
+    "stations": lambda value: _whole(value) and value > 0,
+    "scheduler": _text,
+    "tls": _text,
+    "insecure": _flag,
     "max_cost": _positive,
     "max_cost_per_experiment": _positive,
+    "ahead": _flag,
 }
-# These flags are one choice: giving one of them replaces them all.
+# Each of these sets of flags is one choice: giving one of a set replaces the whole set.
 WHO = ("proposer", "model", "agent", "agent_cmd")
+WHERE = ("stations", "scheduler", "tls", "insecure")
 
 
 def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunConfig:
@@ -118,6 +125,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
         at_login=flags.session.at_login,
         start=held["from"],
         fresh=held["fresh"],
+        stations=_stations(held),
     )
 
 
@@ -134,6 +142,26 @@ def config_of_try(folder: Path, tag: str, values: Mapping[str, Any], by_default:
     flags = RunFlags(SessionFlags(tag, setup=values["setup"]), EndFlags(), ProposerFlags(), measure, TellFlags())
     given = {"training_seconds", "sandbox"} - {*by_default}
     return config_of(folder, flags, {*KEPT} - given)
+
+
+def _stations(held: Mapping[str, Any]) -> StationsConfig | None:
+    """Return where the runs are made; None for this process.
+
+    Raises:
+        UsageError: the flags contradict each other.
+    """
+    from agent.cli.fleet import StationsConfig
+
+    count, scheduler, tls = held["stations"], held["scheduler"], held["tls"]
+    if count is not None and scheduler is not None:
+        raise UsageError("--stations and --scheduler are mutually exclusive", hint="leave one of them out")
+    if scheduler is None and (tls is not None or held["insecure"]):
+        raise UsageError(
+            f"--{'insecure' if tls is None else 'tls'} needs --scheduler", hint="add --scheduler, or leave it out"
+        )
+    if count is None and scheduler is None:
+        return None
+    return StationsConfig(count, scheduler, None if tls is None else Path(tls), bool(held["insecure"]))
 
 
 def _limits(end: EndFlags) -> Limits:
@@ -155,7 +183,7 @@ def _require_consulted(given: Collection[str], kept: Collection[str]) -> None:
     Raises:
         UsageError: one is given without them.
     """
-    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout") if name in given]
+    idle = [name for name in ("share", "fallback_after", "model_timeout", "agent_timeout", "ahead") if name in given]
     if idle and not {"model", "agent", "agent_cmd"} & {*kept}:
         raise UsageError(f"{_flag_of(idle[0])} needs --model or --agent", hint="add one of them, or drop the flag")
 
@@ -202,7 +230,8 @@ def merged(state: State | None, given: Mapping[str, Any]) -> tuple[dict[str, Any
             hint="leave it out, or start a new session with another --tag",
         )
     changed = [name for name in given if name in kept and given[name] != kept[name] and name != "training_seconds"]
-    left = _but_who(kept) if not set(WHO).isdisjoint(given) else kept
+    left = _without(kept, WHO) if not set(WHO).isdisjoint(given) else kept
+    left = _without(left, WHERE) if not set(WHERE).isdisjoint(given) else left
     said = [f"{_flag_of(name)} is now {given[name]}; it was {kept[name]}" for name in changed]
     hold = {**left, **given}
     said += [f"{_flag_of(name)} {kept[name]} no longer applies" for name in kept if name not in hold]
@@ -222,8 +251,8 @@ def given_in(values: Mapping[str, Any], by_default: Collection[str]) -> dict[str
     return {name: values[name] for name in KEPT if name not in by_default and values[name] is not None}
 
 
-def _but_who(kept: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kept.items() if name not in WHO}
+def _without(kept: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in kept.items() if name not in names}
 
 
 def _flag_of(name: str) -> str:

@@ -13,6 +13,7 @@ from agent.cli.options import (
     MEASURE,
     PROPOSE,
     SESSION,
+    STATIONS,
     TELL,
     Agent,
     Detach,
@@ -195,11 +196,20 @@ class ProposerFlags:
             rich_help_panel=PROPOSE,
         ),
     ] = None
+    ahead: Annotated[
+        bool | None,
+        typer.Option(
+            "--ahead/--no-ahead",
+            help="Let the model or agent make the next proposal while a run is in progress; by default it does unless "
+            "this machine serves the model.",
+            rich_help_panel=PROPOSE,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
 class MeasureFlags:
-    """Flags of the runs and the verdict."""
+    """Flags of the runs, the verdict, and the stations that make the runs."""
 
     training_seconds: TrainingSeconds = None
     sandbox: SandboxMode = "auto"
@@ -250,6 +260,41 @@ class MeasureFlags:
         float | None,
         typer.Option(min=0, metavar="GB", help="Discard candidates that need more memory.", rich_help_panel=MEASURE),
     ] = None
+    stations: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Run candidates on N stations of this machine at the same time: one for each GPU, or for a set of "
+            "cores. Needs extra fleet.",
+            rich_help_panel=STATIONS,
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run candidates on the stations that have joined this Dask scheduler, such as tcp://studio.local:8786 "
+            "(see `autoresearch station`).",
+            rich_help_panel=STATIONS,
+        ),
+    ] = None
+    tls: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Certificates for the scheduler, made by `autoresearch station --make-certificates DIR`.",
+            rich_help_panel=STATIONS,
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Connect to a scheduler on another machine without TLS: whoever reaches it can run code as you.",
+            rich_help_panel=STATIONS,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

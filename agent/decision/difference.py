@@ -66,6 +66,28 @@ def difference(
     return Difference(by, by - width, by + width, noise)
 
 
+def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0) -> Difference:
+    """Return the mean gain of pairs of runs with Student's t interval: each pair ran on one station with one seed.
+
+    Levels of stations and of seeds cancel within a pair, and how stations differ in the gain is part of the spread.
+
+    Args:
+        gains: of each pair, at least two.
+        session: the noise estimate of the session.
+        looks: as in `difference`. Each further look gets half of the error that was left, so that all of them together
+            hold (a union bound).
+    """
+    by, degrees = mean(gains), len(gains) - 1
+    sd = math.sqrt(sum((gain - by) ** 2 for gain in gains) / degrees)
+    if sd == 0.0:
+        if session.sd == 0:
+            return Difference(by, by, by, 0.0)
+        sd = math.sqrt(2) * session.sd
+    error = (1 - LEVEL) / 2 ** (looks + 1 if looks else 0)
+    width = quantile(1 - error / 2, degrees) * sd / math.sqrt(len(gains))
+    return Difference(by, by - width, by + width, sd / math.sqrt(2))
+
+
 def by_seed(values: Sequence[tuple[int | None, float]]) -> list[float]:
     """Return the mean of the values with each seed, or without a seed each value: one seed is one observation."""
     groups: dict[object, list[float]] = {}

@@ -188,6 +188,8 @@ def levels_of(records: Records) -> Levels:
 def aligned(experiments: Sequence[Experiment], records: Records) -> list[Experiment]:
     """Return copies of the experiments with each metric on the scale of the reference station, for proposers.
 
+    Their runs name no station, so that they may be compared.
+
     Runs on a station whose level is unknown keep their metric.
     """
 
@@ -198,10 +200,8 @@ def aligned(experiments: Sequence[Experiment], records: Records) -> list[Experim
 
 
 def _shifted(run: Run, level: float) -> Run:
-    if not level:
-        return run
     metric, estimate = (None if value is None else value - level for value in (run.metric, run.estimate))
-    return replace(run, metric=metric, estimate=estimate)
+    return replace(run, metric=metric, estimate=estimate, station="")
 
 
 def _undisturbed(runs: Sequence[Run]) -> list[Run]:

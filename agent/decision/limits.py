@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from agent.decision.estimate import estimate
 from agent.format import counted
+from agent.journal.experiment import Verdict
 from agent.journal.state import State, gain
 from agent.protocol.models import Protocol
 
@@ -105,6 +106,18 @@ def reached(limits: Limits, state: State, seconds: float, reserve: float = 0.0) 
         if gain(limits.target, worth, state.session["direction"]) >= 0:
             return f"the target of {limits.target:g} is reached"
     return None
+
+
+def goes_on(limits: Limits, state: State, seconds: float, left: float) -> bool:
+    """Return whether another experiment will start after the one in progress, if that is not kept.
+
+    Args:
+        seconds: time since this start.
+        left: seconds for the experiment in progress, and those that must remain after it for confirmation.
+    """
+    assert state.pending is not None
+    rejected = replace(state.pending, verdict=Verdict("discard", "")).experiment
+    return reached(limits, replace(state, experiments=(*state.experiments, rejected)), seconds, left) is None
 
 
 def _least(first: Number | None, second: Number | None) -> Number | None:

@@ -13,9 +13,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
+from agent.execution.process import seconds_given_way
 from agent.journal.experiment import Run
 
 # Cores that other programs may use on top of those during the incumbent's run: a number, or a fraction of all cores.
@@ -31,11 +33,14 @@ SHORTEST_RUN = 5.0
 class Clock:
     """What the system has counted so far: seconds, and bytes of swap.
 
+    A station that has some cores of a machine to itself counts those only: what others do on theirs is no disturbance.
+
     Attributes:
         wall: monotonic clock.
         busy: CPU time of all programs.
         stolen: CPU time taken by other virtual machines on this host.
-        own: CPU time of this program and its children.
+        own: CPU time of this program and its children, among them an agent that works beside the run. It gives way to
+            the run, so that its work is no disturbance.
         swap: swap in use, and bytes written to it since the start of the system; None if unknown.
     """
 
@@ -47,10 +52,20 @@ class Clock:
 
 
 def clock() -> Clock:
-    times, own = psutil.cpu_times(), os.times()
-    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
-    spent = own.user + own.system + own.children_user + own.children_system
-    return Clock(time.monotonic(), busy, getattr(times, "steal", 0.0), spent, _swap())
+    times, own = _times(), os.times()
+    busy = sum(getattr(each, name, 0.0) for each in times for name in ("user", "nice", "system", "irq", "softirq"))
+    spent = own.user + own.system + own.children_user + own.children_system + seconds_given_way()
+    stolen = sum(getattr(each, "steal", 0.0) for each in times)
+    return Clock(time.monotonic(), busy, stolen, spent, _swap())
+
+
+def _times() -> list[Any]:
+    """Return the times of the cores that this process may use, or of the whole machine at once if it may use all."""
+    if sys.platform == "linux":
+        own, every = os.sched_getaffinity(0), psutil.cpu_times(percpu=True)
+        if len(own) < len(every) and max(own) < len(every):
+            return [every[core] for core in own]
+    return [psutil.cpu_times()]
 
 
 def _swap() -> tuple[int, int] | None:

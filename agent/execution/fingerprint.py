@@ -21,6 +21,8 @@ from agent.protocol.models import Protocol
 
 MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cuda-13", "cpu": "mlx-cpu"}
 TF32 = "MLX_ENABLE_TF32"  # 1 by default: float32 products on CUDA and on the M5 are rounded to TF32
+# Folders of the cache that no run sees: metrics on the holdout, and what a station keeps of other runs.
+HIDDEN = ("holdouts", "stations/records")
 # Variables that change what MLX 0.32.4 computes, not only how fast: others choose a kernel, and so the order of sums.
 NUMERIC_VARIABLES = (
     "MLX_CUDA_USE_CUDNN_SDPA",
@@ -44,6 +46,17 @@ def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str
         harness: `Workspace.harness_digest` of the commit whose harness is used.
     """
     return {
+        **machine(),
+        "snapshot": snapshot(protocol).get("id"),
+        "protocol": protocol.digest,
+        HARNESS: harness,
+        "training_seconds": training_seconds,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return the part of the fingerprint that depends on the machine alone."""
+    return {
         "chip": chip(),
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1024**3),
@@ -52,10 +65,6 @@ def fingerprint(protocol: Protocol, training_seconds: float | None, harness: str
         "mlx": installed("mlx"),
         "backend": backend(),
         VARIABLES: variables(os.environ),
-        "snapshot": snapshot(protocol).get("id"),
-        "protocol": protocol.digest,
-        HARNESS: harness,
-        "training_seconds": training_seconds,
     }
 
 

@@ -280,7 +280,7 @@ def room_of(
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(runner.harness))
     elif not runner.harness:
         folder = fingerprint.cache_folder()
-        apart = (folder / "holdouts",)  # the only part of the cache that no run sees
+        apart = tuple(folder / name for name in fingerprint.HIDDEN)
         furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(folder)}, hidden=apart)
     with room.opened(runner.sandbox, runner.workspace, commit, furniture, files=files, key=key) as place:
         yield place

@@ -40,6 +40,11 @@ def why_not(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Call
         incumbent: the commit on which it is based.
         tick: called several times a second.
     """
+    return fault_of_sources(files) or _fails_by_itself(runner, files, incumbent, tick)
+
+
+def fault_of_sources(files: Mapping[str, str]) -> str | None:
+    """Return why a Python file of a candidate cannot be started, without starting it; None if no reason is found."""
     for path, text in files.items():
         if path.endswith(".py"):
             try:
@@ -52,7 +57,7 @@ def why_not(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Call
                 encoded(path, text)
             except UnicodeEncodeError as error:
                 return f"{path} is encoded in {error.encoding}, which cannot represent {error.object[error.start]!r}"
-    return _fails_by_itself(runner, files, incumbent, tick)
+    return None
 
 
 def program(protocol: Protocol) -> tuple[list[str], str] | None:

@@ -25,6 +25,7 @@ POLL_SECONDS = 0.2
 # Seconds. Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS = 0.5
 LARGEST_REPORT = 2**16
+LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Command:
         env: all environment variables, to which the mark that identifies its descendants is added.
         log: receives stdout and stderr.
         limit: seconds, without those for which the machine is suspended.
+        gives_way: it works beside a run, and has the lowest priority.
     """
 
     arguments: Sequence[str] | Callable[[int], Sequence[str]]
@@ -65,6 +67,7 @@ class Command:
     env: Mapping[str, str]
     log: Path
     limit: float
+    gives_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,18 @@ class Observer:
 
 
 UNOBSERVED = Observer()
+# The commands in progress that give way: mark -> process ID.
+_giving_way: dict[str, int] = {}
+
+
+def seconds_given_way() -> float:
+    """Return the CPU time of the commands in progress that give way, with that of their ended children."""
+    total = 0.0
+    for mark, pid in [*_giving_way.items()]:
+        for process in kin(pid, mark):
+            with contextlib.suppress(psutil.Error):
+                total += sum(process.cpu_times()[:4])  # user and system, its own and of its ended children
+    return total
 
 
 def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Callable[[], float] = time.time) -> Ended:
@@ -114,6 +129,9 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
         os.close(report)
     returncode, stopped = None, None
     try:
+        if command.gives_way:
+            _give_way(process.pid)
+            _giving_way[mark] = process.pid
         with watchdog(process.pid, mark):
             observer.started(Process(process.pid, _born(process)))
             while stopped is None:
@@ -135,6 +153,16 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
         os.close(told)
         end_all(process.pid, mark)
         process.wait()
+        _giving_way.pop(mark, None)
+
+
+def _give_way(pid: int) -> None:
+    """Lower the priority of a command that has just started, and so of all processes that it will start."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PGRP, pid, LOWEST_PRIORITY)
+    # Where the kernel schedules sessions as groups, a priority counts only within its group (sched(7), autogroup).
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST_PRIORITY))
 
 
 def _new(log: Path) -> BinaryIO:

@@ -70,6 +70,11 @@ def is_due(protocol: Protocol, state_folder: Path) -> bool:
     return bool(commands) and not (prepared and stamp.exists() and stamp.read_text() == _mark(commands))
 
 
+def drop_stamp(state_folder: Path) -> None:
+    """Make the setup commands due again."""
+    _stamp(state_folder).unlink(missing_ok=True)
+
+
 def _stamp(state_folder: Path) -> Path:
     return state_folder / "create" / "setup"
 

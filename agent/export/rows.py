@@ -15,7 +15,7 @@ from agent.format import one_line
 from agent.journal.experiment import Evidence, Experiment, Run, Value
 from agent.journal.history import incumbent_before
 from agent.journal.paths import own_log
-from agent.journal.state import PendingComparison, Spent, State
+from agent.journal.state import PendingComparison, State
 from agent.pruning.curves import Curve, curve
 from agent.report.gain import outcome
 from agent.system.files import read_end
@@ -153,7 +153,7 @@ def _experiment(session: Session, each: Experiment) -> Mapping[str, Any]:
     assert state.session is not None
     came, before = outcome(state, each), incumbent_before(state.experiments, each.number)
     low, high = _interval(each.verdict.evidence)
-    spent, secondary = state.spent.get(each.number, Spent()), _secondary(each.runs)
+    spent, secondary = state.cost_of(each), _secondary(each.runs)
     memory = secondary.get("peak_vram_mb")
     return {
         "tag": session.tag,

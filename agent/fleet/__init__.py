@@ -1,4 +1,4 @@
-"""Many stations, one decider: which station measures what, and the answers that come back.
+"""A session with many stations: what each does next, the orders that they get, and the verdicts across them.
 
-Imports the decision and the plain data of stations.
+The loop, git, the proposer and the journal stay in one process, the decider. Dask carries orders and answers.
 """

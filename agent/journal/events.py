@@ -15,6 +15,10 @@ In the order in which they occur in an experiment:
     back       {proposer}
     nothing    {proposer, number, reason}                no usable proposal; another proposer takes over
     dropped    {proposer, number, what, count}           an agent's changes that were dropped: count in all, what: some
+    preparing  {number, base, proposer}                  the next proposal is being made while a run is in progress; it
+               changes the commit `base`
+    prepared   {number, base, proposer, description}     it is on disk, for the next experiment
+    outdated   {number, reason}                          it is thrown away, because it no longer applies
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
     committed  {number, commit}                          the candidate has a commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs; {of} as in `measured`
@@ -42,6 +46,22 @@ Between experiments:
     confirmed  {a, b, means, runs, gain, low, high, noise, verdict, why, seeds, spread, holdout, cost}   the result of
                `confirm` for two commits
     ablated    {changes, commit, ...}                    the result of `ablate`
+
+In a session with stations (`agent.journal.flight`). A candidate that has its verdict becomes an experiment, with the
+events above:
+
+    joined     {station, facts}                          a station is here; facts: what it says about its machine
+    left       {station, reason}                         it is gone
+    candidate  {candidate, base, commit, merged, and the fields of proposed but its number}   a candidate has a commit:
+               base: the number of the kept experiment that it changes; merged: the candidate whose change it is
+    leased     {lease, station, commit, log, expected, candidate, of, label, seed, rebase}   a station is asked for a
+               run of a candidate, of the kept experiment with the number {of}, or of a commit of a comparison; rebase:
+               it is accepted although the machine's state has changed
+    compared   with {lease} as well                      the station returned a run of a comparison
+    returned   {lease, candidate, of, and the fields of Run}   the station returned the run
+    lost       {lease, candidate, of, label, station, reason, fault}   the run does not count and is measured elsewhere:
+               the station is gone, could not measure, or its GPU failed
+    decided    {candidate, status, reason, evidence}     as judged; its experiment follows
 
 Shown but never journaled:
 
@@ -197,6 +217,12 @@ _CANDIDATE: dict[str, Check] = {
     "number": _count, "proposer": _text, "description": _text, "reasoning": _text, "parameters": _map(_scalar),
     "digest": _text, "files": _list(_text), "expected": _maybe(_number), "commit": _commit,
 }  # fmt: skip
+_LEASE: dict[str, Check] = {
+    "lease": _text, "station": _text, "commit": _commit, "log": _text, "expected": _seconds,
+    "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text), "seed": _maybe(_seed),
+    "rebase": _flag,
+}  # fmt: skip
+_FACT: Check = lambda value: value is None or _scalar(value)  # noqa: E731
 _LEARNED: dict[str, Check] = {"tag": _text, "experiments": _count, "alike": _flag}
 _SAID: dict[str, Check] = {"proposer": _text, "number": _count, "reason": _text, "until": _maybe(_time)}
 FIELDS: dict[str, dict[str, Check]] = {
@@ -216,14 +242,17 @@ FIELDS: dict[str, dict[str, Check]] = {
     "unmended": _SAID,
     "interrupted": _SAID,
     "dropped": {"proposer": _text, "number": _count, "what": _list(_text), "count": _count},
-    "proposed": _CANDIDATE,
+    "preparing": {"number": _count, "base": _commit, "proposer": _text},
+    "prepared": {"number": _count, "base": _commit, "proposer": _text, "description": _text},
+    "outdated": {"number": _count, "reason": _text},
+    "proposed": {**_CANDIDATE, "candidate": _maybe(_count)},
     "revised": _CANDIDATE,
     "repaired": _CANDIDATE,
     "committed": {"number": _count, "commit": _commit},
     "started": _STARTED,
     "running": _STARTED,
     "measured": _RUN,
-    "compared": _RUN,
+    "compared": {**_RUN, "lease": _text},
     "faulted": {
         "number": _count, "run": _count, "of": _count, "label": _text, "fault": _FAULT, "reason": _text,
         "seconds": _seconds, "pause": _seconds,
@@ -236,6 +265,19 @@ FIELDS: dict[str, dict[str, Check]] = {
     "scored": {"number": _count, "metric": _number, "holdout": _number},
     "ended": {"reason": _text},
     "comparing": {"commits": _map(_commit), "files": _list(_text), "count": _count, "seeds": _list(_seed)},
+    "joined": {"station": _text, "facts": _map(_FACT)},
+    "left": {"station": _text, "reason": _text},
+    "candidate": {**_CANDIDATE, "candidate": _count, "base": _count, "merged": _maybe(_count)},
+    "leased": _LEASE,
+    "returned": {**_RUN, "lease": _text, "candidate": _maybe(_count), "of": _maybe(_count)},
+    "lost": {
+        "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text),
+        "reason": _text, "fault": _FAULT,
+    },
+    "decided": {
+        "candidate": _count, "status": _one_of("keep", "discard", "crash"), "reason": _text,
+        "evidence": _maybe(_fields(_EVIDENCE)),
+    },
     "confirmed": {
         "a": _commit, "b": _commit, "means": _map(_maybe(_number)), "gain": _maybe(_number), "low": _maybe(_figure),
         "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text), "why": _text,

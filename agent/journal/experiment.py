@@ -155,6 +155,7 @@ class Experiment:
         files: the files that the proposal changed.
         runs: selection runs, made before the verdict.
         heldout_runs: held-out runs, made after it was kept.
+        candidate: its number in order of proposal, in a session with stations; else None.
     """
 
     number: int
@@ -169,6 +170,7 @@ class Experiment:
     reasoning: str = ""
     expected: float | None = None
     heldout_runs: tuple[Run, ...] = ()
+    candidate: int | None = None
 
     @property
     def voided(self) -> bool:

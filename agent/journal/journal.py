@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,13 +31,18 @@ View = Callable[[Event, State], None]
 
 
 class Journal:
-    """An append-only file of events, with their fold in `state` and the views that show each event."""
+    """An append-only file of events, with their fold in `state` and the views that show each event.
+
+    Two threads may write events: the loop, and the proposer that makes the next proposal (`agent.proposers.ahead`).
+    """
 
     def __init__(self, path: Path, views: Sequence[View] = ()) -> None:
         self.path = path
         self.state = fold(path)
         self._views = views
         self._file: IO[str] | None = None
+        # The handler of Ctrl-C shows a note, even while this thread is writing an event.
+        self._lock = threading.RLock()
 
     def append(self, kind: str, **data: Any) -> None:
         """Write an event and return once it is on disk.
@@ -44,20 +50,21 @@ class Journal:
         Raises:
             AutoresearchError: the journal cannot be written.
         """
-        event = Event(kind, round(time.time(), 3), data)
-        try:
-            file = self._file or self._open()
-            file.write(event.to_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError as error:
-            raise AutoresearchError(
-                f"cannot write {self.path}: {error.strerror}",
-                hint="free disk space or restore write permission, then run the same command again; the session "
-                "continues where it stopped",
-            ) from None
-        self.state = step(self.state, event)
-        self._show(event)
+        with self._lock:
+            event = Event(kind, round(time.time(), 3), data)
+            try:
+                file = self._file or self._open()
+                file.write(event.to_json() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise AutoresearchError(
+                    f"cannot write {self.path}: {error.strerror}",
+                    hint="free disk space or restore write permission, then run the same command again; the session "
+                    "continues where it stopped",
+                ) from None
+            self.state = step(self.state, event)
+            self._show(event)
 
     def show(self, kind: str, **data: Any) -> None:
         """Show the views an event without recording it."""
@@ -70,8 +77,9 @@ class Journal:
                 self._file.close()
 
     def _show(self, event: Event) -> None:
-        for view in self._views:
-            view(event, self.state)
+        with self._lock:
+            for view in self._views:
+                view(event, self.state)
 
     def _open(self) -> IO[str]:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,6 +69,11 @@ def candidate_ref(tag: str, number: int) -> str:
     return f"refs/autoresearch/{tag}/{number}"
 
 
+def flight_ref(tag: str, candidate: int) -> str:
+    """Return the ref that keeps the commit of a candidate as stations measured it."""
+    return f"refs/autoresearch/{tag}/candidates/{candidate}"
+
+
 def commits_ref(tag: str, commit: str) -> str:
     """Return the ref that keeps commits which a person made on the session's branch and `try` took as an edit."""
     return f"refs/autoresearch/{tag}/commits/{commit[:12]}"

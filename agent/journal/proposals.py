@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from agent.errors import AutoresearchError, fault
-from agent.journal.experiment import Proposal
+from agent.journal.experiment import Proposal, digest
+from agent.journal.journal import Journal
 from agent.journal.paths import experiment_folder
+from agent.journal.results import one_line
 from agent.system.files import read_bounded, write_whole
 
 LARGEST_FILE = 64 * 2**20
+# 0 for the original proposal, then 1, 2, ... for its revisions and repairs. One that was made ahead has a file of its
+# own, because an edit made by hand may take its number.
+Revision = int | Literal["ahead"]
 
 
-def write(journal: Path, number: int, revision: int, proposal: Proposal) -> None:
+def write(journal: Path, number: int, revision: Revision, proposal: Proposal) -> None:
     """Save a proposal.
-
-    Args:
-        revision: 0 for the original proposal, then 1, 2, ... for its revisions and repairs.
 
     Raises:
         AutoresearchError: it cannot be written.
     """
     save(_path(journal, number, revision), dataclasses.asdict(proposal))
+
+
+def announce(journal: Journal, number: int, proposal: Proposal, files: Mapping[str, str], proposer: str) -> None:
+    """Save a proposal, then journal it as the next experiment.
+
+    Args:
+        files: all mutable files of the candidate.
+        proposer: who made it, if the proposal does not say so.
+    """
+    write(journal.path, number, 0, proposal)
+    journal.append("proposed", number=number, **described(proposal, files, proposer))
+
+
+def described(proposal: Proposal, files: Mapping[str, str], proposer: str) -> dict[str, Any]:
+    """Return the fields of the event that announces a proposal; the arguments are those of `announce`."""
+    return {
+        "proposer": proposal.proposer or proposer,
+        "description": one_line(proposal.description),
+        "reasoning": proposal.reasoning,
+        "parameters": dict(proposal.parameters),
+        "digest": digest(files),
+        "files": sorted(proposal.files),
+        "expected": proposal.expected,
+    }
 
 
 def save(path: Path, content: object) -> None:
@@ -42,7 +70,7 @@ def save(path: Path, content: object) -> None:
         ) from None
 
 
-def read(journal: Path, number: int, revision: int) -> Proposal:
+def read(journal: Path, number: int, revision: Revision) -> Proposal:
     """Read a proposal.
 
     Raises:
@@ -61,5 +89,5 @@ def read(journal: Path, number: int, revision: int) -> Proposal:
     return proposal
 
 
-def _path(journal: Path, number: int, revision: int) -> Path:
+def _path(journal: Path, number: int, revision: Revision) -> Path:
     return experiment_folder(journal, number) / (f"proposal-{revision}.json" if revision else "proposal.json")

@@ -10,6 +10,7 @@ from typing import Any
 from agent.journal.events import Event
 from agent.journal.experiment import Direction, Evidence, Experiment, Run, Value, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
+from agent.journal.flight import NO_FLIGHT, Flight
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Pending:
         rebased_at: number of runs of the candidate before the latest rebase.
         faulted: number of faults of the GPU in a row that ended runs of the candidate.
         provoked: whether the faults of an earlier version were its own.
+        candidate: the candidate of a session with stations that this records (`agent.journal.flight`); else None.
     """
 
     number: int
@@ -49,6 +51,7 @@ class Pending:
     rebased_at: int = 0
     faulted: int = 0
     provoked: bool = False
+    candidate: int | None = None
 
     @property
     def experiment(self) -> Experiment:
@@ -65,6 +68,7 @@ class Pending:
             verdict=self.verdict,
             reasoning=self.reasoning,
             expected=self.expected,
+            candidate=self.candidate,
         )
 
 
@@ -122,18 +126,21 @@ class State:
         ended: the reason of the last `ended` event; None after a resume.
         seconds: time that the loop has run, without the time between a stop and the next start.
         latest_at: Unix time of the last event, in seconds.
-        spent: the cost of models, by experiment number.
+        spent: the cost of models, by the number of the experiment, or with stations of the candidate (`cost_of`).
         reserved: the maximum cost of the model call in progress. It is part of `spent`, and stays there if the loop
             dies during the call.
         waiting: the data of the `waiting` event while an unavailable model is being retried; else None.
         away: the data of the `away` event while another proposer stands in; else None.
         nothing: the data of the `nothing` event until the model has a usable proposal again; else None.
+        preparing: the data of the `preparing` event while the next proposal is being made; else None.
+        prepared: the data of the `prepared` event until that proposal is used or thrown away; else None.
         confirmations: the data of the `confirmed` event for each pair of commits, `{a} {b}`.
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
         comparison: the comparison of `agent.session.compare` in progress; else None.
         parked: unfinished comparisons that others displaced. They resume when requested again.
         faults: the runs that faults of the GPU ended.
         scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
+        flight: what the stations are doing, in a session with stations.
     """
 
     session: Mapping[str, Any] | None = None
@@ -150,12 +157,24 @@ class State:
     waiting: Mapping[str, Any] | None = None
     away: Mapping[str, Any] | None = None
     nothing: Mapping[str, Any] | None = None
+    preparing: Mapping[str, Any] | None = None
+    prepared: Mapping[str, Any] | None = None
     confirmations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     compared: tuple[PendingComparison, ...] = ()
     comparison: PendingComparison | None = None
     parked: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    flight: Flight = NO_FLIGHT
+
+    @property
+    def measured(self) -> tuple[Experiment, ...]:
+        """The experiments with the held-out runs that stations made of kept ones."""
+        kept = self.flight.kept
+        return tuple(
+            replace(each, heldout_runs=(*each.heldout_runs, *kept[each.number])) if each.number in kept else each
+            for each in self.experiments
+        )
 
     @property
     def learned(self) -> Sequence[Mapping[str, Any]]:
@@ -166,6 +185,10 @@ class State:
     @property
     def cost(self) -> Spent:
         return sum(self.spent.values(), Spent())
+
+    def cost_of(self, found: Experiment | Pending) -> Spent:
+        """Return what the models of one experiment cost. With stations, calls have the number of the candidate."""
+        return self.spent.get(found.number if found.candidate is None else found.candidate, Spent())
 
     @property
     def baseline(self) -> Experiment | None:
@@ -207,7 +230,8 @@ def step(state: State, event: Event) -> State:
     """Return the state after one more event. Unknown kinds change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
     faults = state.faults.after(event, ended=state.ended is not None)
-    state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults)
+    flight = state.flight.after(event)
+    state = replace(state, latest_at=event.at, seconds=state.seconds + worked, faults=faults, flight=flight)
     if event.kind in OF_SESSION:
         return OF_SESSION[event.kind](state, event)
     pending = state.pending
@@ -223,7 +247,7 @@ def _begun(state: State, event: Event) -> State:
 
 def _resumed(state: State, event: Event) -> State:
     flags = event.data.get("flags", state.flags)
-    return replace(state, flags=flags, ended=None, waiting=None, away=None, reserved=Spent())
+    return replace(state, flags=flags, ended=None, waiting=None, away=None, preparing=None, reserved=Spent())
 
 
 def _spent(state: State, event: Event) -> State:
@@ -245,9 +269,19 @@ def _proposed(state: State, event: Event) -> State:
     data = event.data
     keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
     known = {key: data[key] for key in keys}
-    pending = Pending(**known, files=tuple(data["files"]), expected=data.get("expected"), proposed_at=event.at)
+    more: dict[str, Any] = {"expected": data.get("expected"), "candidate": data.get("candidate")}
+    pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
-    return replace(state, pending=pending, waiting=None, nothing=nothing)
+    if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it
+        return replace(state, pending=pending, waiting=None, nothing=nothing)
+    return replace(state, pending=pending, waiting=None, nothing=nothing, preparing=None, prepared=None)
+
+
+def _entered(state: State, event: Event) -> State:
+    """A candidate uses up the proposal that was made ahead, if it is the one."""
+    ahead, data = state.prepared, event.data
+    used = ahead is not None and data.get("merged") is None and data["proposer"] == ahead["proposer"]
+    return replace(state, prepared=None) if used else state
 
 
 def _judged(state: State, pending: Pending, data: Data) -> State:
@@ -256,8 +290,10 @@ def _judged(state: State, pending: Pending, data: Data) -> State:
 
 
 def _recorded(state: State, pending: Pending, data: Data) -> State:
-    experiments = (*state.experiments, pending.experiment)
-    return replace(state, experiments=experiments, pending=None, previous=state.head, head=data["head"])
+    state = replace(state, pending=None, previous=state.head, head=data["head"])
+    if pending.candidate is not None:
+        state = replace(state, flight=state.flight.without(pending.candidate, pending.number, pending.runs))
+    return replace(state, experiments=(*state.experiments, pending.experiment))
 
 
 def _repaired(state: State, pending: Pending, data: Data) -> State:
@@ -338,10 +374,13 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "called": _spent,
     "refused": _spent,
     "waiting": lambda state, event: replace(state, waiting=event.data),
-    "away": lambda state, event: replace(state, waiting=None, away=event.data),
-    "nothing": lambda state, event: replace(state, waiting=None, nothing=event.data),
+    "away": lambda state, event: replace(state, waiting=None, away=event.data, preparing=None),
+    "nothing": lambda state, event: replace(state, waiting=None, nothing=event.data, preparing=None),
     "back": lambda state, _: replace(state, away=None),
-    "ended": lambda state, event: replace(state, ended=event.data["reason"]),
+    "preparing": lambda state, event: replace(state, preparing=event.data),
+    "prepared": lambda state, event: replace(state, waiting=None, nothing=None, preparing=None, prepared=event.data),
+    "outdated": lambda state, _: replace(state, prepared=None),
+    "ended": lambda state, event: replace(state, ended=event.data["reason"], preparing=None),
     "comparing": _comparing,
     "running": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "compared": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
@@ -350,6 +389,7 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "faulted": _faulted,
     "ablated": lambda state, _: replace(state, comparison=None, parked=()),
     "proposed": _proposed,
+    "candidate": _entered,
 }
 OF_EXPERIMENT: Mapping[str, Callable[[State, Pending, Data], State]] = {
     "committed": lambda state, now, data: replace(state, pending=replace(now, commit=data["commit"])),

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from agent.journal.experiment import Direction, Experiment, Proposal, Value
 from agent.proposers.earlier import Earlier
+from agent.source.merging import Merge
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class WorkspaceView:
         tick: must be called several times a second during long work; let its exceptions propagate.
         export: write every tracked file of the incumbent below a folder; return the workspace inside it.
         allows: whether a candidate may change a path.
+        merge: (ours, base, theirs) -> the merged text, or None if the changes conflict.
     """
 
     texts: Callable[[Experiment], Mapping[str, str]] = lambda _: {}
@@ -28,6 +30,7 @@ class WorkspaceView:
     tick: Callable[[], None] = lambda: None
     export: Callable[[Path], Path] = lambda folder: folder
     allows: Callable[[str], bool] = lambda _: True
+    merge: Merge = lambda *_: None
 
 
 NO_WORKSPACE = WorkspaceView()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from agent.errors import PreconditionError, UsageError
 from agent.journal.journal import Journal
 from agent.journal.paths import require_own_state, state_folder
+from agent.proposers.ahead import AheadProposer
 from agent.proposers.base import Proposer
 from agent.proposers.hybrid import SHARE, Consulted, HybridProposer
 from agent.proposers.search.search import SearchProposer
@@ -26,6 +28,7 @@ class ProposerConfig:
         share: fraction of the experiments that the model or agent of a hybrid proposes.
         fallback_after, model_timeout, agent_timeout: seconds.
         max_cost, max_cost_per_experiment: dollars.
+        ahead: make the next proposal while a run is in progress; None does it unless the model runs on this machine.
     """
 
     proposer: str | None = None
@@ -38,6 +41,7 @@ class ProposerConfig:
     agent_timeout: float = 900.0
     max_cost: float | None = None
     max_cost_per_experiment: float | None = None
+    ahead: bool | None = None
 
 
 def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspace, sandbox: Sandbox) -> Proposer:
@@ -68,7 +72,7 @@ def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspa
             "--proposer hybrid needs --model, --agent or --agent-cmd", hint=f"add one, for example `{EXAMPLE_MODEL}`"
         )
     consulted = _model(wanted, journal, workspace) if wanted.model else _command(wanted, journal, sandbox)
-    return HybridProposer(
+    hybrid = HybridProposer(
         name,
         SearchProposer(),
         consulted,
@@ -76,6 +80,19 @@ def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspa
         fallback_after=wanted.fallback_after,
         announce=journal.append,
     )
+    early = not (wanted.model and _is_here(wanted.model)) if wanted.ahead is None else wanted.ahead
+    return AheadProposer(hybrid, journal, early=early)
+
+
+def _is_here(model: str) -> bool:
+    """Return whether this machine serves the model, which would then slow down the run in progress."""
+    from agent.proposers.model.wire import parse_model
+
+    try:
+        host = urlsplit(parse_model(model).url).hostname or ""
+    except ValueError:
+        return False
+    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
 
 
 def _require_model_for_caps(wanted: ProposerConfig) -> None:

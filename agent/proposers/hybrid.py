@@ -75,6 +75,7 @@ class HybridProposer:
         self._retry_at = 0.0  # on the monotonic clock
         self._unavailable = False
         self._final: int | None = None  # the experiment for which the model gave its final answer
+        self._consulted: int | None = None  # the experiment for which it was asked ahead, in vain
 
     def tell(self, experiment: Experiment) -> None:
         self._search.tell(experiment)
@@ -86,7 +87,7 @@ class HybridProposer:
         Raises:
             Exhausted: the search has no new candidates left, and the model must not be asked again.
         """
-        if self._models_turn(context) and time.monotonic() >= self._retry_at:
+        if self.consults(context):
             proposal = self._consult(context, self._fallback_after)
             if proposal is not None:
                 return proposal
@@ -105,6 +106,33 @@ class HybridProposer:
         except (Unavailable, NoProposal) as reason:
             self._announce("unmended", proposer=self._model.name, number=context.number, reason=str(reason))
             return None
+
+    def instead(self, context: Context) -> Proposal | None:
+        """Return a candidate of the search while the model is busy; None if only the model proposes.
+
+        Raises:
+            Exhausted: the search has no new candidates left.
+        """
+        if self._share >= 1:
+            return None
+        return replace(self._search.ask(context), proposer=self._search.name)
+
+    @property
+    def consulted(self) -> str:
+        """The name of the model or agent as a proposer."""
+        return self._model.name
+
+    def consults(self, context: Context) -> bool:
+        """Return whether `ask` begins with the model: it is its turn, it may be asked, and was not asked ahead."""
+        asked = self._consulted == context.number
+        return not asked and self._models_turn(context) and time.monotonic() >= self._retry_at
+
+    def consult(self, context: Context) -> Proposal | None:
+        """Ask the model ahead of time. Return None if it has no proposal: then `ask` does not begin with it."""
+        proposal = self._consult(context, self._fallback_after)
+        if proposal is None:
+            self._consulted = context.number
+        return proposal
 
     def _models_turn(self, context: Context) -> bool:
         if self._share >= 1:

@@ -61,7 +61,7 @@ def standing(state: State) -> Gain:
     first, now = estimate(baseline), estimate(best)
     if first is None or now is None:
         return Gain()
-    known, found = noise_of(state.experiments), state.confirmation
+    known, found = noise_of(state.measured), state.confirmation
     sure = found if found is not None and shows_gain(found) else {}
     return Gain(
         baseline=first,
@@ -80,6 +80,8 @@ def standing(state: State) -> Gain:
 
 def _runs_behind(experiment: Experiment) -> int:
     evidence = experiment.verdict.evidence
+    if evidence and any(run.station for run in experiment.runs):
+        return evidence.runs
     return len(unbiased(experiment)) or (evidence.runs if evidence else len(succeeded(experiment.runs)))
 
 

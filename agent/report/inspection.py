@@ -15,7 +15,7 @@ from agent.journal import lock
 from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, own_log, state_folder
-from agent.journal.state import Pending, Spent, State, experiment_named
+from agent.journal.state import Pending, State, experiment_named
 from agent.protocol.load import load_protocol
 from agent.report.gain import outcome, standing
 from agent.report.statement import bound_of
@@ -59,7 +59,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         "bound": bound_of(state, found) if isinstance(found, Experiment) else None,
         "expected": found.expected,
         "runs": [_run(run, "measured") for run in found.runs] + [_run(run, "fresh") for run in _fresh(found)],
-        "cost": asdict(state.spent.get(found.number, Spent())),
+        "cost": asdict(state.cost_of(found)),
         "diff": _change(folder, found),
         "log": logs[-1] if logs else None,
         "log_tail": _tail(folder, logs[-1]) if logs else [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from agent.decision.anytime import ALPHA, AUTOCORRELATION, Interval, interval, interval_at_equal_steps, share
@@ -14,6 +15,7 @@ from agent.decision.sequential_test import most_false_keeps
 from agent.execution.conditions import undisturbed
 from agent.format import brief, counted
 from agent.journal.experiment import Experiment, Run, metrics, succeeded
+from agent.journal.flight import NO_FLIGHT
 from agent.journal.state import State
 
 # What the bound does not cover, where the metric comes from a text and a seed.
@@ -31,8 +33,10 @@ def statement(state: State) -> dict[str, Any] | None:
         without one. `keeps`: for each keep its number, the gain over the baseline by held-out runs, a lower bound `low`
         (None for no bound), and the runs on both sides. `false_keeps`: the expected number, at most. `line`: the text.
     """
-    if state.session is None or state.baseline is None:
+    session = state.session
+    if session is None or state.baseline is None:
         return None
+    state = on_reference(state)
     groups = repeated(state.experiments)
     keeps = [_keep(state, number, keep, groups) for number, keep in enumerate(_kept(state), start=1)]
     bounded = [each for each in keeps if each["low"] is not None]
@@ -45,7 +49,7 @@ def statement(state: State) -> dict[str, Any] | None:
         "level": 1 - ALPHA,
         "experiments": experiments,
         "false_keeps": most_false_keeps(kind, experiments, sum(map(_as_measured, state.experiments[1:]))),
-        "on": ON_SNAPSHOT if state.session["fingerprint"].get("snapshot") else "",
+        "on": ON_SNAPSHOT if session["fingerprint"].get("snapshot") else "",
     }
     return {**data, "line": statement_line(data)}
 
@@ -75,8 +79,33 @@ def _down(value: float) -> str:
     return brief(math.floor(value / unit * (1 + 1e-9)) * unit, 2)
 
 
+def on_reference(state: State) -> State:
+    """Return the state with the runs of one station only, that of the baseline's first run.
+
+    Runs of different stations are no evidence, and a station that is chosen by its results would be a lucky one. In a
+    session of one machine nothing changes.
+    """
+    assert state.baseline is not None
+    station = state.baseline.runs[0].station if state.baseline.runs else ""
+    if not station:
+        return state
+
+    def own(runs: Sequence[Run]) -> tuple[Run, ...]:
+        return tuple(run for run in runs if run.station == station)
+
+    experiments = tuple(
+        replace(each, runs=own(each.runs), heldout_runs=own(each.heldout_runs)) for each in state.measured
+    )
+    compared = tuple(
+        replace(each, runs={label: own(runs) for label, runs in each.runs.items()}) for each in state.compared
+    )
+    return replace(state, experiments=experiments, compared=compared, flight=NO_FLIGHT)
+
+
 def bound_of(state: State, experiment: Experiment) -> dict[str, Any] | None:
     """Return the entry of one keep in `statement`; None for other experiments."""
+    state = on_reference(state)
+    experiment = next((each for each in state.experiments if each.number == experiment.number), experiment)
     number = next((k for k, keep in enumerate(_kept(state), start=1) if keep.number == experiment.number), None)
     return _keep(state, number, experiment, repeated(state.experiments)) if number is not None else None
 

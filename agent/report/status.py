@@ -49,8 +49,9 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
         **summarize(state),
         "running_pid": holder.pid if holder and running else None,
         "now": _now(state) if running else None,
+        "next": _next(state, running=running),
         "limits": holder.limits if holder and running else None,
-        "rows": [_row(e, state.spent.get(e.number, Spent())) for e in state.experiments[first:]],
+        "rows": [_row(e, state.cost_of(e)) for e in state.experiments[first:]],
         "at": state.latest_at,
     }
     return data, state
@@ -142,6 +143,16 @@ def _now(state: State) -> dict[str, Any] | None:
         "done_at": started + expected if started and expected else None,
         "log": os.fspath(pending.started["log"]) if pending.started else None,
     }
+
+
+def _next(state: State, *, running: bool) -> dict[str, Any] | None:
+    """Return the proposal for the next experiment: ready, or being made if the loop is running."""
+    ready = state.prepared is not None
+    found = state.prepared or (state.preparing if running else None)
+    if found is None:
+        return None
+    known = {"number": found["number"], "proposer": found["proposer"], "ready": ready}
+    return {**known, "description": found.get("description")}
 
 
 def _row(experiment: Experiment, cost: Spent) -> dict[str, Any]:

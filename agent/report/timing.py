@@ -13,6 +13,9 @@ from agent.journal.state import BEGINNINGS
 from agent.system.files import read_end
 
 _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
+# What a model or agent does while a run is in progress takes no time of the session.
+AHEAD = {"calling", "called", "refused", "waiting", "away", "back", "nothing", "dropped"}
+AHEAD |= {"preparing", "prepared", "outdated"}
 LOG_BYTES = 4096  # the end of a log, which contains the figures of the run
 
 
@@ -47,9 +50,11 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
     """Add up the time of a session. Each event accounts for the time since the one before it, except at a start."""
     spent, latest, started, paused = TimeSpent(), 0.0, None, False
     for event in events:
+        if event.kind in AHEAD and (started is not None or paused):
+            continue
         gap = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - latest)
         match event.kind:
-            case "proposed" | "repaired" | "called" | "away" | "back" | "nothing":
+            case "proposed" | "prepared" | "outdated" | "repaired" | "called" | "away" | "back" | "nothing":
                 spent = replace(spent, proposing=spent.proposing + gap)
             case "measured" | "compared":
                 spent = _of_a_run(spent, event.data, gap, repeat=event.kind == "compared" or "of" in event.data)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.repository.git import GIT, Git
 from agent.repository.workspace import Workspace
 
-REFS = "refs/claim"
+REFS, ORDERED = "refs/claim", "order"
 LONGEST_LISTING = 2**25  # bytes
+LACKS = "lacks commits that its own are based on"
 # Objects of strangers are checked for what git itself would never write, such as a path into .git.
 CHECKED = ("-c", "transfer.fsckObjects=true", "-c", "fetch.fsckObjects=true")
 
@@ -28,9 +30,7 @@ def write_bundle(workspace: Workspace, target: Path, commits: Mapping[str, str])
     Raises:
         PreconditionError: the repository does not have the whole history.
     """
-    if workspace.git.run("rev-parse", "--is-shallow-repository") == "true":
-        hint = "fetch its history with `git fetch --unshallow`, then run the same command again"
-        raise PreconditionError(f"{workspace.top} is a shallow clone, so the commits lack their history", hint=hint)
+    _require_whole(workspace)
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name) / "clone"
         workspace.git.run("clone", "--quiet", "--shared", "--no-tags", "--no-checkout", str(workspace.top), str(clone))
@@ -40,16 +40,45 @@ def write_bundle(workspace: Workspace, target: Path, commits: Mapping[str, str])
         git.run("bundle", "create", "--quiet", str(target.resolve()), *(f"{REFS}/{label}" for label in commits))
 
 
+def write_order_bundle(workspace: Workspace, commit: str, known: Sequence[str] = ()) -> bytes:
+    """Return a bundle of one commit, named ORDERED, without what a reader has that has `known`.
+
+    It takes one git process, because it is made for each run: the header is a few lines of text.
+
+    Args:
+        commit: its full hash.
+        known: full hashes of commits that the reader has; none for the whole history.
+
+    Raises:
+        PreconditionError: the repository does not have the whole history.
+    """
+    if not known:
+        _require_whole(workspace)
+    wanted = "".join([f"{commit}\n", *(f"^{each}\n" for each in known)])
+    options = ("--revs", "--thin", "--delta-base-offset", "--stdout", "--quiet")
+    pack = workspace.git.fed(["pack-objects", *options], wanted.encode(), {})
+    # gitformat-bundle(5): version 2 knows SHA-1 only.
+    head = "# v2 git bundle\n" if len(commit) == 40 else "# v3 git bundle\n@object-format=sha256\n"
+    needed = "".join(f"-{each}\n" for each in known)
+    return f"{head}{needed}{commit} {REFS}/{ORDERED}\n\n".encode() + pack
+
+
 def fetch_bundle(workspace: Workspace, source: Path, commits: Mapping[str, str], refs: str) -> str | None:
+    """Fetch exactly these commits of a bundle into a workspace, as `fetch_into` does."""
+    return fetch_into(workspace.git, source, commits, refs)
+
+
+def fetch_into(git: Git, source: Path, commits: Mapping[str, str], refs: str) -> str | None:
     """Fetch exactly these commits of a stranger's bundle into `refs`/NAME.
 
     Args:
         commits: name -> full hash.
 
     Returns:
-        Why the bundle does not hold them; None if it does. Then nothing else was fetched either.
+        Why the bundle does not hold them; None if it does. Then nothing else was fetched either. LACKS if it is based
+        on commits that are missing here.
     """
-    git, source = workspace.git, source.absolute()
+    source = source.absolute()
     try:
         heads = git.run("bundle", "list-heads", str(source)).splitlines()
     except AutoresearchError:
@@ -60,7 +89,7 @@ def fetch_bundle(workspace: Workspace, source: Path, commits: Mapping[str, str],
     try:
         git.run("bundle", "verify", "--quiet", str(source))
     except AutoresearchError:
-        return "lacks commits that its own are based on"
+        return LACKS
     wanted = [f"{REFS}/{label}:{refs}/{label}" for label in commits]
     plain = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance")
     try:
@@ -70,8 +99,16 @@ def fetch_bundle(workspace: Workspace, source: Path, commits: Mapping[str, str],
     for label, commit in commits.items():
         if not _is_listable(git, commit):
             return f"holds too many files in its {label}"
-    found = {label: workspace.resolve(f"{refs}/{label}") for label in commits}
-    return None if found == dict(commits) else "holds other commits"
+    with contextlib.suppress(AutoresearchError):  # a ref that is no commit
+        if all(git.run("rev-parse", f"{refs}/{label}^{{commit}}") == commit for label, commit in commits.items()):
+            return None
+    return "holds other commits"
+
+
+def _require_whole(workspace: Workspace) -> None:
+    if workspace.git.run("rev-parse", "--is-shallow-repository") == "true":
+        hint = "fetch its history with `git fetch --unshallow`, then run the same command again"
+        raise PreconditionError(f"{workspace.top} is a shallow clone, so the commits lack their history", hint=hint)
 
 
 def _is_listable(git: Git, commit: str) -> bool:

@@ -20,6 +20,11 @@ def delete_refs(workspace: Workspace, refs: Mapping[str, str]) -> None:
         workspace.git.fed(["update-ref", "--stdin"], said.encode(), {})
 
 
+def root_of(workspace: Workspace, commit: str) -> str:
+    """Return the hash of the oldest commit in the history of a commit, which all clones of a repository share."""
+    return workspace.git.run("rev-list", "--max-parents=0", commit).splitlines()[-1]
+
+
 def is_merged(workspace: Workspace, commit: str, own: str, mark: str) -> bool:
     """Return whether a branch has a commit, its mutable files, or a commit with `mark` in its message.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,27 @@ from agent.errors import AutoresearchError
 from agent.execution.measure import Runner, measure
 from agent.execution.process import UNOBSERVED, Observer
 from agent.journal.comparable import HARNESS, comparable
-from agent.journal.experiment import Run, digest
+from agent.journal.experiment import Run, Value, digest
+from agent.journal.journal import Journal
 from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import here
 
 LARGEST_RECORD = 2**22
+
+
+def propose_baseline(journal: Journal, files: Mapping[str, str], parameters: Mapping[str, Value], **more: Any) -> None:
+    """Make the unchanged recipe the first experiment of a session; `more` are fields of the event."""
+    journal.append(
+        "proposed",
+        number=0,
+        proposer="baseline",
+        description="baseline",
+        reasoning="",
+        parameters=dict(parameters),
+        digest=digest(files),
+        files=[],
+        **more,
+    )
 
 
 def measure_baseline(

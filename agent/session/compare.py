@@ -31,8 +31,8 @@ def compare(
     commits: Mapping[str, str],
     count: int,
     folder: Path,
-    may_fail: Collection[str] = (),
     seeds: Sequence[int] = (),
+    may_fail: Collection[str] = (),
 ) -> Mapping[str, Sequence[Run]]:
     """Run every commit `count` times. An interrupted comparison continues.
 

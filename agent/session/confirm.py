@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, mean, spread
+from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, mean, paired, spread
 from agent.decision.estimate import unbiased
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
 from agent.decision.schedule import counted
@@ -14,15 +15,17 @@ from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.experiment import Direction, Run, Value, metrics, reservations, succeeded
-from agent.journal.state import PendingComparison, State, experiment_named, side
+from agent.journal.state import PendingComparison, State, experiment_named, gain, side
 from agent.report.gain import verdict_of
 from agent.report.holdout import holdout_lines
-from agent.session.compare import compare
+from agent.session.compare import compare as compare_here
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
 from agent.source.seed import NAME, literal_seeds, read_seeds, seed_of
 from agent.system.invocation import typed
 
+# (bench, commits, runs per commit, folder of the logs, seeds of the runs) -> label -> runs that count
+Compare = Callable[[Workbench, Mapping[str, str], int, Path, Sequence[int]], Mapping[str, Sequence[Run]]]
 RUNS = 3
 LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 bits
 # Why a gain that the validation split shows is not confirmed.
@@ -99,11 +102,19 @@ class Pairs:
 BY_DEFAULT = Pairs()
 
 
-def confirm(bench: Workbench, commits: Mapping[str, str], pairs: Pairs = BY_DEFAULT) -> dict[str, Any]:
+def confirm(
+    bench: Workbench, commits: Mapping[str, str], pairs: Pairs = BY_DEFAULT, compare: Compare = compare_here
+) -> dict[str, Any]:
     """Compare the commits `a` and `b`, and journal and return the evidence as plain data.
 
     Runs come in pairs, one of each commit with the same seed, which neither the recipe nor an earlier pair has used.
     All held-out runs of the two count, including those of earlier confirmations.
+
+    Args:
+        bench: what every step uses.
+        commits: label -> commit.
+        pairs: how many, with which seeds.
+        compare: makes the runs: here, or on stations.
 
     Raises:
         UsageError: a command for the holdout is given where the harness scores it.
@@ -116,7 +127,7 @@ def confirm(bench: Workbench, commits: Mapping[str, str], pairs: Pairs = BY_DEFA
         folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
     plan, one_seed = _plan_seeds(bench, commits, earlier, pairs)
     scoring = _scoring(bench, pairs)
-    latest = compare(scoring, commits, pairs.count, folder, seeds=plan)
+    latest = compare(scoring, commits, pairs.count, folder, plan)
     every = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
     # Runs of an earlier version all have the recipe's own seed.
     runs = {label: [run for run in each if (run.seed is None) == (not plan)] for label, each in every.items()}
@@ -176,7 +187,7 @@ def _sources(runner: Runner, commit: str) -> tuple[Mapping[str, str], Mapping[st
 def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
     """Return the gain on both splits, what selection cost, and the verdict, as fields of `confirmed`."""
     state, direction = bench.journal.state, bench.runner.protocol.metric.direction
-    same_seed = noise_of(state.experiments)
+    same_seed = noise_of(state.measured)
     noise = NO_NOISE if sample.varied else same_seed
     found, means = _compared(sample, lambda run: run.metric, direction, noise)
     assert found is not None
@@ -240,11 +251,29 @@ def _compared(
         label: [(seed, found) for seed, found in each if found is not None and seed not in lost]
         for label, each in every.items()
     }
+    if any(run.station for each in sample.runs.values() for run in each):
+        return _within_stations(sample, value, direction, noise)
     a, b = (by_seed(known[label]) for label in ("a", "b"))
     if min(len(a), len(b)) < 2:
         return None, {}
     means = {"a": mean(a), "b": mean(b)}
     return difference(a, b, direction, noise, sample.looks), means
+
+
+def _within_stations(
+    sample: Sample, value: Callable[[Run], float | None], direction: Direction, noise: Noise
+) -> tuple[Difference | None, dict[str, float]]:
+    """Return the same by pairs of runs on one station with one seed: numbers of different stations are no evidence."""
+    pairs: dict[tuple[str, int | None], dict[str, list[float]]] = {}
+    for label, runs in sample.runs.items():
+        for run in runs:
+            if (found := value(run)) is not None:
+                pairs.setdefault((run.station, run.seed), {}).setdefault(label, []).append(found)
+    both = [each for sides in pairs.values() if len(sides) == 2 for each in zip(sides["a"], sides["b"], strict=False)]
+    if len(both) < 2:
+        return None, {}
+    means = {"a": mean([a for a, _ in both]), "b": mean([b for _, b in both])}
+    return paired([gain(a, b, direction) for a, b in both], noise, sample.looks), means
 
 
 def _beyond_holdout(run: Run) -> float | None:
@@ -279,6 +308,9 @@ def _hides_seed(runner: Runner, commits: Mapping[str, str], sample: Sample) -> b
 
 def _holds_for_own_seed(state: State, commits: Mapping[str, str], noise: Noise, direction: Direction) -> bool:
     """Return whether the session's own runs, which all have the recipe's seed, show the gain."""
+    if any(run.station for e in state.experiments for run in e.runs):
+        kept = next((e.verdict.evidence for e in state.experiments if e.commit == commits["b"]), None)
+        return kept is not None and kept.confirmed and kept.gain > 0
     found = {e.commit: metrics(unbiased(e) or e.runs) for e in state.experiments}
     a, b = (found.get(commits[label], []) for label in ("a", "b"))
     return bool(a and b) and difference(a, b, direction, noise).low > 0

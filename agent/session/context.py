@@ -11,7 +11,7 @@ from agent.execution.fingerprint import snapshot
 from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.journal.experiment import Experiment, Value
-from agent.proposers.base import Context, WorkspaceView
+from agent.proposers.base import Context, Flying, WorkspaceView
 from agent.proposers.earlier import Earlier
 from agent.protocol.models import Protocol
 from agent.source.training_budget import Known, TrainingLimits
@@ -35,6 +35,7 @@ def context_of(
     folder: Path,
     tick: Callable[[], None],
     earlier: tuple[Earlier, ...] = (),
+    flight: tuple[Flying, ...] = (),
 ) -> Context:
     """Return the context for experiment `number`. Reads program.md now, so that edits affect the next experiment.
 
@@ -46,6 +47,7 @@ def context_of(
         folder: for the proposer's own files.
         tick: called regularly while the proposer works; may raise to stop it.
         earlier: experiments of other sessions to learn from.
+        flight: the candidates that are being measured.
     """
     workspace, protocol = runner.workspace, runner.protocol
 
@@ -73,9 +75,11 @@ def context_of(
                 path in files
                 or (_may_be_made(workspace.folder, protocol, path) and not workspace.refusal(incumbent.commit, [path]))
             ),
+            merge=workspace.merge,
         ),
         folder=folder,
         earlier=earlier,
+        flight=flight,
     )
 
 

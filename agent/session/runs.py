@@ -12,12 +12,12 @@ from agent.decision.estimate import estimate, unbiased
 from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, is_lost
 from agent.errors import AutoresearchError, Suspended
-from agent.execution import evaluation
+from agent.execution import evaluation, holdout
 from agent.execution.kill import Process
 from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted
-from agent.journal.experiment import Experiment, Run
+from agent.journal.experiment import Experiment, Run, succeeded
 from agent.journal.history import experiments_before
 from agent.journal.paths import experiment_folder
 from agent.journal.state import Pending, expected_seconds
@@ -33,7 +33,7 @@ from agent.system.files import last_lines
 from agent.system.memory import remember
 
 PROGRESS_SECONDS = 1.0
-MOST_TEXTS = 8
+MOST_TEXTS = 40  # candidates in flight on many stations
 
 
 class Runs:
@@ -145,6 +145,16 @@ class Runs:
                 return {}
             remember(self._texts, commit, texts, MOST_TEXTS)
         return self._texts[commit]
+
+    def score(self, experiment: Experiment) -> None:
+        """Score a kept model on the holdout, once, for the user alone. Delete the models of its other runs."""
+        runs, number = succeeded(experiment.runs), experiment.number
+        if experiment.verdict.status == "keep" and runs and number not in self._journal.state.scored:
+            value = holdout.score(self._runner, Path(runs[-1].log), self._interrupts.raise_if_immediate)
+            if value is not None:
+                self._journal.append("scored", number=number, metric=runs[-1].metric, holdout=value)
+        for run in experiment.runs:
+            evaluation.drop_models(Path(run.log))
 
     def expected_seconds(self) -> float:
         return expected_seconds(self._journal.state, self._runner.training_seconds, self._runner.limit)

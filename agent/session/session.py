@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.decision.decide import Comparison, DecisionConfig, judge, require_limits, why_unlike
-from agent.decision.limits import Limits, reached
+from agent.decision.limits import Limits, goes_on, reached
 from agent.decision.sequential_test import Step
-from agent.execution import evaluation, holdout
 from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.journal import edits, proposals, results
-from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest, succeeded
+from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.journal.journal import Journal
 from agent.journal.paths import candidate_ref, experiment_folder, stop_file
 from agent.journal.state import Pending, State
 from agent.proposers import earlier
-from agent.proposers.base import Context, Exhausted, Proposer
+from agent.proposers.ahead import AheadProposer
+from agent.proposers.base import Context, Exhausted, Flying, Proposer
 from agent.proposers.earlier import Earlier
 from agent.proposers.edit import proposal_of
 from agent.proposers.search.space import tunable_parameters
 from agent.repository.checkout import Checkout
+from agent.repository.workspace import Workspace
 from agent.session import recovery
+from agent.session.baseline import propose_baseline
 from agent.session.confirm import RUNS
 from agent.session.context import context_of, known_constants
 from agent.session.retries import is_own_mistake, owed, smaller_candidate
@@ -85,7 +87,7 @@ class Session:
         self.runner, self.journal, self.interrupts = runner, journal, interrupts or Interrupts()
         self.branch = runner.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", config.tag)
         self.runs = Runs(self.workbench, prune=config.prune, seed=config.seed, require_going=self._require_going)
-        self._proposer = proposer
+        self._proposer, self._ahead = proposer, proposer if isinstance(proposer, AheadProposer) else None
         self._fingerprint: dict[str, Any] = {}
         self._limits = config.limits.within(runner.protocol)
         self._confirm = config.confirm
@@ -107,8 +109,21 @@ class Session:
         return self._proposer.name
 
     @property
+    def ahead(self) -> AheadProposer | None:
+        """The proposer, if its model makes proposals while runs are in progress."""
+        return self._ahead
+
+    @property
     def state(self) -> State:
         return self.journal.state
+
+    @property
+    def decision(self) -> DecisionConfig:
+        return self._config.decision
+
+    @property
+    def most_experiments(self) -> int | None:
+        return self._limits.experiments
 
     def recover(self) -> None:
         """Create the session, or finish or undo the step that a crash interrupted."""
@@ -130,7 +145,7 @@ class Session:
             self._proposer.tell(experiment)
         # If a crash prevented it. The logs of a baseline are those of all sessions, and so are its models.
         for experiment in self.state.experiments[1:]:
-            self._score(experiment)
+            self.runs.score(experiment)
 
     def _about(self) -> dict[str, Any]:
         """Return the fields of the first event. What other sessions teach is on disk before it."""
@@ -158,7 +173,8 @@ class Session:
         """Return the incumbent. A new session first measures the baseline, or reuses one that is still valid."""
         if not self.state.experiments:
             if self.state.pending is None:
-                self._propose_baseline()
+                files = self.runs.files(self._head)
+                propose_baseline(self.journal, files, tunable_parameters(files, self._constants()))
             if self._pending.commit is None:
                 self.journal.append("committed", number=0, commit=self._head)
             self.runs.baseline(self._config.baseline_runs, self._fingerprint)
@@ -170,12 +186,13 @@ class Session:
     def should_stop(self) -> bool:
         """Return whether a limit is reached or the user asked to stop, and journal the reason."""
         self.interrupts.raise_if_immediate()
-        reason = self._reason_to_stop()
+        reason = self.reason_to_stop()
         if reason:
             self.end(reason)
         return reason is not None
 
-    def _reason_to_stop(self) -> str | None:
+    def reason_to_stop(self) -> str | None:
+        """Return the limit that is reached, or that the user asked to stop; None if neither holds."""
         if self.interrupts.finishing:
             return "stopped by Ctrl-C"
         if stop_file(self.journal.path).exists():
@@ -205,25 +222,23 @@ class Session:
             return proposals.read(self.journal.path, pending.number, pending.revisions)
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
         number, files = len(self.state.experiments), self.runs.files(incumbent.commit)
-        edit, context = edits.read(self.journal.path, number), self._context(number, incumbent)
+        edit, context = edits.read(self.journal.path, number), self.context(number, incumbent)
         if edit is None and self._config.switch:
             self._note_edits()
-        proposal = self._proposer.ask(context) if edit is None else proposal_of(edit, context)
+        proposal = self.ask(context) if edit is None else proposal_of(edit, context)
         # Proposing can take many minutes, in which the user may have moved the branch.
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
-        proposals.write(self.journal.path, number, 0, proposal)
-        self.journal.append(
-            "proposed",
-            number=number,
-            proposer=proposal.proposer or self._proposer.name,
-            description=results.one_line(proposal.description),
-            reasoning=proposal.reasoning,
-            parameters=dict(proposal.parameters),
-            digest=digest({**files, **proposal.files}),
-            files=sorted(proposal.files),
-            expected=proposal.expected,
-        )
+        proposals.announce(self.journal, number, proposal, {**files, **proposal.files}, self._proposer.name)
         return proposal
+
+    def ask(self, context: Context) -> Proposal:
+        """Return a proposal that names its proposer.
+
+        Raises:
+            Exhausted: the proposer has no new proposal, or the session must end.
+        """
+        proposal = self._proposer.ask(context)
+        return dataclasses.replace(proposal, proposer=proposal.proposer or self._proposer.name)
 
     def commit(self, proposal: Proposal) -> None:
         """Commit the candidate."""
@@ -234,6 +249,7 @@ class Session:
 
     def measure(self) -> None:
         """Run the candidate, and repeat the incumbent, until there is enough evidence for a verdict."""
+        self._look_ahead()
         while self._pending.verdict is None:
             step = owed(self._pending, self.runner.protocol.safety) or self._asked()
             if step is None:
@@ -291,20 +307,12 @@ class Session:
         if edit is not None:
             recovery.settle(self.journal, workspace, {experiment.number: edit})
         self._proposer.tell(experiment)
-        self._score(experiment)
+        self.runs.score(experiment)
         return self._incumbent
 
-    def _score(self, experiment: Experiment) -> None:
-        """Score a kept model on the holdout, once, for the user alone. Delete the models of its other runs."""
-        runs, number = succeeded(experiment.runs), experiment.number
-        if experiment.verdict.status == "keep" and runs and number not in self.state.scored:
-            value = holdout.score(self.runner, Path(runs[-1].log), self.interrupts.raise_if_immediate)
-            if value is not None:
-                self.journal.append("scored", number=number, metric=runs[-1].metric, holdout=value)
-        for run in experiment.runs:
-            evaluation.drop_models(Path(run.log))
-
     def end(self, reason: str) -> None:
+        if self._ahead is not None:
+            self._ahead.give_up()
         if self.state.session is not None and self.state.ended is None:
             self.journal.append("ended", reason=reason)
 
@@ -317,19 +325,6 @@ class Session:
 
     def _require_own_branch(self) -> None:
         recovery.require_undisturbed(self.runner.workspace, self.branch, self._head)
-
-    def _propose_baseline(self) -> None:
-        files = self.runner.workspace.files(self._head)
-        self.journal.append(
-            "proposed",
-            number=0,
-            proposer="baseline",
-            description="baseline",
-            reasoning="",
-            parameters=dict(tunable_parameters(files, self._constants())),
-            digest=digest(files),
-            files=[],
-        )
 
     def _revise(self) -> bool:
         """Halve the candidate's device batch. Return whether that was possible."""
@@ -344,7 +339,7 @@ class Session:
         tail = "\n".join(last_lines(Path(pending.runs[-1].log), LOG_LINES))
         if not is_own_mistake(pending, files, tail):
             return False
-        context = self._context(pending.number, self._incumbent, files)
+        context = self.context(pending.number, self._incumbent, files)
         repaired = self._proposer.repair(context, tail, pending.repairs + 1)
         if repaired is not None:
             description = pending.description if pending.repairs else f"{pending.description} (repaired)"
@@ -404,9 +399,44 @@ class Session:
             self._told.add(text)
             self.journal.show("note", text=text)
 
-    def _context(self, number: int, incumbent: Experiment, files: Mapping[str, str] | None = None) -> Context:
+    def _look_ahead(self) -> None:
+        """Let the next proposal be made while this experiment is measured, if another experiment will follow."""
+        ahead, pending, number = self._ahead, self._pending, self._pending.number + 1
+        asked = self.interrupts.finishing or stop_file(self.journal.path).exists()
+        if ahead is None or pending.verdict is not None or asked:
+            return
+        unconfirmed = self._confirm and self._incumbent.number > 0 and self.state.confirmation is None
+        left = (1 + 2 * RUNS * unconfirmed) * self.runs.expected_seconds()
+        if not goes_on(self._limits, self.state, time.monotonic() - self._began, left):
+            return
+        if ahead.wants(self.context(number, self._incumbent)):
+            flying = Flying(number - 1, pending.description, pending.parameters, pending.digest, pending.files)
+            ahead.begin(self.context(number, self._incumbent, flight=(flying,), ahead=True))
+
+    def context(
+        self,
+        number: int,
+        incumbent: Experiment,
+        files: Mapping[str, str] | None = None,
+        flight: tuple[Flying, ...] = (),
+        *,
+        ahead: bool = False,
+    ) -> Context:
+        """Return what the proposer may know.
+
+        Args:
+            number: of the experiment to propose.
+            incumbent: what it changes.
+            files: all mutable files to be edited; None for those of the incumbent.
+            flight: the candidates that are being measured.
+            ahead: whether another thread uses it.
+        """
+        runner = self.runner
+        if ahead:  # the caches of a workspace are for one thread
+            workspace = Workspace(runner.workspace.folder, runner.protocol)
+            runner = dataclasses.replace(runner, workspace=workspace)
         return context_of(
-            self.runner,
+            runner,
             files=files or self.runs.files(incumbent.commit),
             number=number,
             seed=self._config.seed,
@@ -414,8 +444,9 @@ class Session:
             history=self.state.experiments,
             fingerprint=self._fingerprint,
             folder=experiment_folder(self.journal.path, number),
-            tick=self._while_proposing,
+            tick=self._while_ahead if ahead else self._while_proposing,
             earlier=self._earlier,
+            flight=flight,
         )
 
     def _require_going(self) -> None:
@@ -425,7 +456,7 @@ class Session:
             Exhausted: the session must end.
         """
         self.interrupts.raise_if_immediate()
-        if reason := self._reason_to_stop():
+        if reason := self.reason_to_stop():
             raise Exhausted(reason)
 
     def _while_proposing(self) -> None:
@@ -435,8 +466,14 @@ class Session:
             Exhausted: the session must end.
         """
         self.interrupts.raise_if_immediate()
-        if self.state.pending is None and (reason := self._reason_to_stop()):
+        if self.state.pending is None and (reason := self.reason_to_stop()):
             raise Exhausted(reason)
+
+    def _while_ahead(self) -> None:
+        """Stop making the next proposal, in its thread, if the session ends."""
+        assert self._ahead is not None
+        self.interrupts.raise_if_immediate()
+        self._ahead.require_wanted()
 
     def _commit(self, number: int, proposal: Proposal) -> str:
         ref = candidate_ref(self.tag, number)

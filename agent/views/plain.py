@@ -10,7 +10,7 @@ from typing import Any
 from agent.format import counted, duration, figure, one_line
 from agent.journal.events import Event
 from agent.journal.state import State, side
-from agent.views.text import row
+from agent.views.text import row, upcoming
 
 MOST_NAMED = 5
 
@@ -37,12 +37,13 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [f"#{data['number']} running{again}, about {duration(data['expected'])}: {what}"]
         case "measured" if "of" in data:
             return [f"#{data['number']} repeat of incumbent #{data['of']}: {_result(data)}"]
-        case "measured" if data["number"] and data["error"] is None and data["run"] > 1:
+        case "measured" if data["number"] and data["error"] is None and data["run"] > 1 and not data.get("station"):
             return [f"#{data['number']} run {data['run']}: {_result(data)}"]
         case "running":
             return [f"{_side(state, data)} running, run {data['run']}, about {duration(data['expected'])}"]
         case "compared":
-            return [f"{_side(state, data)} run {data['run']}: {_result(data)}"]
+            where = f" on {data['station']}" if data.get("station") else ""
+            return [f"{_side(state, data)} run {data['run']}{where}: {_result(data)}"]
         case "recorded":
             return [row(state, len(state.experiments) - 1)]
         case "interrupted":
@@ -72,9 +73,40 @@ def event_lines(event: Event, state: State) -> list[str]:
             more = f"; and {data['count'] - MOST_NAMED} more" if data["count"] > MOST_NAMED else ""
             did = "; ".join(data["what"][:MOST_NAMED])
             return [f"#{data['number']} {data['proposer']}: ignored: it {did}{more}"]
+        case "preparing" | "prepared":
+            return [f"next proposal {upcoming(state.prepared, state.preparing)}"]
+        case "outdated":
+            return [f"next proposal thrown away: {data['reason']}"]
         case "note":
             return [data["text"]]
+    return _of_stations(event, state)
+
+
+def _of_stations(event: Event, state: State) -> list[str]:
+    """Return the lines for an event of a station."""
+    data = event.data
+    match event.kind:
+        case "joined":
+            about = [str(data["facts"][name]) for name in ("accelerator", "host") if data["facts"].get(name)]
+            return [f"{data['station']} joined" + (f": {', '.join(about)}" if about else "")]
+        case "left":
+            return [f"{data['station']} left: {data['reason']}"]
+        case "leased":
+            what = _work(state, data)
+            known = state.flight.candidates.get(data["candidate"]) if data.get("candidate") is not None else None
+            more = f": {known.description}" if known is not None else ""
+            return [f"{data['station']} runs {what}, about {duration(data['expected'])}{more}"]
+        case "returned":
+            return [f"{data['station']} returned {_work(state, data)}: {_result(data)}"]
+        case "lost":
+            return [f"{data['station']} lost {_work(state, data)}: {data['reason']}"]
     return []
+
+
+def _work(state: State, data: Mapping[str, Any]) -> str:
+    if data.get("label") is not None:
+        return f"{_side(state, data)} for the confirmation"
+    return f"candidate {data['candidate']}" if data.get("candidate") is not None else f"incumbent #{data['of']}"
 
 
 def _side(state: State, data: Mapping[str, Any]) -> str:

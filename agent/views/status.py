@@ -16,7 +16,7 @@ from agent.journal.state import State
 from agent.report.holdout import holdout_line
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
-from agent.views.text import background, faults, headline, row
+from agent.views.text import background, faults, headline, row, upcoming
 
 ROWS = 20
 
@@ -74,6 +74,9 @@ def _now(data: dict[str, Any]) -> list[str]:
     if data["nothing"]:
         nothing = data["nothing"]
         shown.append(f"{nothing['proposer']} had no usable proposal for #{nothing['number']}: {nothing['reason']}")
+    if following := data["next"]:
+        ready = following["ready"]
+        shown.append(f"next proposal {upcoming(following if ready else None, None if ready else following)}")
     now = data["now"]
     if now:
         until = time.strftime("%H:%M:%S", time.localtime(now["done_at"])) if now["done_at"] else "?"

@@ -110,6 +110,13 @@ def background(summary: Mapping[str, Any], *, in_short: bool = False) -> str:
     return ", ".join(said)
 
 
+def upcoming(prepared: Mapping[str, Any] | None, preparing: Mapping[str, Any] | None) -> str:
+    """Describe the next proposal: `ready, by llm: RATE up`, or `being made by llm`; empty if there is none."""
+    if prepared is not None:
+        return f"ready, by {prepared['proposer']}: {one_line(prepared['description'])}"
+    return f"being made by {preparing['proposer']}" if preparing is not None else ""
+
+
 @dataclass(frozen=True)
 class Places:
     """Where the closing page sends its reader.

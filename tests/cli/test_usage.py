@@ -14,7 +14,7 @@ from tests.common.workspaces import Cli
     ("args", "message", "hint"),
     [
         (["frobnicate"], "unknown command 'frobnicate'", "see `"),
-        (["statu"], "unknown command 'statu'", "did you mean `status`? See `"),
+        (["statu"], "unknown command 'statu'", "did you mean `status` or `station`? See `"),
         (["protocol", "frob"], "unknown command 'frob'", "see `"),
         (["run", "--zebra"], "unknown option --zebra", "see `"),
         (["run", "--tagg", "x"], "unknown option --tagg", "did you mean `--agent`, `--tag` or `--target`? See `"),

@@ -223,3 +223,17 @@ def test_read_only_folder_is_reported_in_one_sentence(
     assert "Traceback" not in done.stderr
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "2").returncode == 0
     assert_consistent(quick)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")
+def test_station_on_some_cores_counts_those_only() -> None:
+    """What another station of the same machine does on its own cores is no disturbance."""
+    code = (
+        "import os, psutil; os.sched_setaffinity(0, {0}); from agent.execution.conditions import clock\n"
+        "names = ('user', 'nice', 'system', 'irq', 'softirq')\n"
+        "busy = lambda: sum(getattr(psutil.cpu_times(percpu=True)[0], name) for name in names)\n"
+        "before, found, after = busy(), clock().busy, busy()\n"
+        "assert before <= found <= after or len(psutil.cpu_times(percpu=True)) == 1, (before, found, after)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

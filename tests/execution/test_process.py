@@ -15,6 +15,7 @@ import pytest
 
 from agent.errors import Interrupted
 from agent.execution import kill, process
+from agent.execution.conditions import clock
 from agent.execution.kill import MARK, Process, end_orphan
 from agent.execution.process import Command, Ended, Observer, run_command
 from tests.common.processes import gone
@@ -162,3 +163,21 @@ def test_sleep_shows_as_a_gap_between_the_clocks(tmp_path: Path) -> None:
     assert 290 < ended.asleep <= 300
     assert ended.seconds < 60
     assert run("true", tmp_path).asleep == 0
+
+
+def test_command_that_gives_way_is_no_disturbance(tmp_path: Path) -> None:
+    """It has the lowest priority, also in its children, and its work counts as this program's own."""
+    spins = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    child = "import os, time\nprint(os.nice(0), flush=True)\nwhile time.process_time() < 1: pass\ntime.sleep(600)"
+    log, before = tmp_path / "log", clock()
+
+    def tick(_: float) -> None:
+        now = clock()
+        if now.own - before.own > 0.5:
+            raise Interrupted("seen", 0)
+
+    command = Command([sys.executable, "-c", spins, child], tmp_path, os.environ, log, 60, gives_way=True)
+    with pytest.raises(Interrupted, match="seen"):
+        run_command(command, Observer(tick=tick))
+    assert log.read_text() == "19\n"
+    assert process.seconds_given_way() == 0

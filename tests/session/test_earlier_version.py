@@ -69,7 +69,7 @@ def test_status_says_what_it_said_then(earlier: Path, tag: str) -> None:
     assert now.pop("faults")["runs"] == 0  # which that version did not state
     assert now.pop("holdout") is None  # which it did not have
     assert now.pop("statement")["experiments"] == now["experiments"]  # nor this
-    assert (now.pop("from"), now.pop("learned")) == (None, [])  # nor these
+    assert (now.pop("from"), now.pop("learned"), now.pop("next")) == (None, [], None)  # nor these
     assert now == then
 
 

@@ -162,6 +162,16 @@ def drawn(state: State, width: int, height: int, ascii_only: bool = False) -> li
     return console.file.getvalue().splitlines()
 
 
+def test_screen_says_that_the_next_proposal_is_made(states: list[State]) -> None:
+    said = {"number": 9, "base": "a" * 40, "proposer": "llm"}
+    state = next(each for each in states if each.pending is not None and each.pending.started is not None)
+    making = "\n".join(drawn(replace(state, preparing=said), 80, 24))
+    assert "next      being made by llm" in making
+    ready = "\n".join(drawn(replace(state, prepared={**said, "description": "deeper"}), 80, 24))
+    assert "ready, by llm: deeper" in ready
+    assert "being made" not in "\n".join(drawn(state, 80, 24))
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (120, 30), (60, 14), (150, 24), (80, 100)])
 def test_screen_fits_any_window(states: list[State], width: int, height: int) -> None:
     for state in states:

@@ -20,6 +20,7 @@ import typer
 from jsonschema import Draft202012Validator
 
 from agent.cli import app
+from agent.journal import flight
 from agent.journal.events import FIELDS
 from agent.journal.paths import journal_path, state_folder
 from agent.journal.state import OF_EXPERIMENT, OF_SESSION
@@ -76,7 +77,7 @@ class Seen:
         for path in state.rglob("*.json*"):
             if path.name == "journal.jsonl":
                 self.lines("event", path.read_text())
-            elif re.fullmatch(r"proposal(-\d+)?\.json", path.name):
+            elif re.fullmatch(r"proposal(-\d+|-ahead)?\.json", path.name):
                 self.take("proposal", json.loads(path.read_text()))
             elif path.name == "edit.json":
                 self.take("edit", json.loads(path.read_text()))
@@ -180,6 +181,16 @@ def consulted(folder: Path, seen: Seen) -> None:
     seen.json("report", folder, "report")
 
 
+def ahead(folder: Path, seen: Seen) -> None:
+    """A proposal that is made while the experiment before it is measured, and does not apply to its change."""
+    make_quick(folder)
+    answers = iter([edit(RATE, "RATE = 0.2"), edit(RATE, "RATE = 0.3"), edit("RATE = 0.2", "RATE = 0.25")])
+    with model_server(lambda _: NOTES.format("rate") + next(answers)) as server:
+        model = ("--proposer", "llm", "--model", f"{server.url} scripted", "--ahead")
+        run(folder, *model, "--max-experiments", "2")
+    seen.json("status", folder, "status")
+
+
 def agents(folder: Path, seen: Seen) -> None:
     """An agent that does what it may not, and a candidate that needs too much memory."""
     make_quick(folder)
@@ -254,7 +265,9 @@ def drafted(folder: Path, seen: Seen) -> None:
     assert data["status"] == "ok", data
 
 
-SESSIONS: list[Callable[[Path, Seen], None]] = [ordinary, failing, consulted, agents, faulted, stopped, edited, drafted]
+SESSIONS: list[Callable[[Path, Seen], None]] = [
+    *(ordinary, failing, consulted, ahead, agents, faulted, stopped, edited, drafted),
+]
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +324,9 @@ def test_every_command_succeeds_and_fails_once(seen: list[tuple[str, Any]]) -> N
 
 def test_every_kind_of_event_is_used(seen: list[tuple[str, Any]]) -> None:
     used = {value["event"] for name, value in seen if name in ("event", "run")}
-    # Only a harness with an evaluator leads to `scored`: tests/session/test_scored.py.
-    assert used == (set(schemas.kinds("event")) | set(schemas.kinds("run"))) - {"scored"}
+    # Only a harness with an evaluator leads to `scored`: tests/session/test_scored.py. Stations: tests/fleet.
+    elsewhere = {"scored", *flight.EVENTS} - {"compared"}
+    assert used == (set(schemas.kinds("event")) | set(schemas.kinds("run"))) - elsewhere
 
 
 def test_page_matches_schemas() -> None:

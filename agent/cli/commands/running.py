@@ -39,8 +39,8 @@ def run(
     `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under
     "End of the session" are not remembered: pass them at every start.
 
-    A new session learns from the other sessions of the workspace with the same data and harness, unless --fresh is
-    given. With --from it also starts at the best of one of them.
+    A new session learns from other sessions of the workspace with the same data and harness, unless --fresh is given.
+    With --from it starts at the best of one. With --stations or --scheduler, candidates run on several stations.
 
     \b
     Examples:
@@ -48,7 +48,7 @@ def run(
       autoresearch run --tag try --training-seconds 30 --max-experiments 5
       autoresearch run --tag mar6 --model anthropic:claude-sonnet-4-5 --max-cost 5
       autoresearch run --tag mar7 --agent claude --share 0.5
-      autoresearch run --tag mar8 --from mar7 --until 07:00
+      autoresearch run --tag mar8 --from mar7 --stations 4
 
     \b
     Writes:

@@ -20,16 +20,10 @@ def mcp() -> int:
 
     Needs the extra `mcp`; exits with code 3 without it. Exits with code 2 if the folder has no valid protocol.json.
     """
-    from importlib.util import find_spec
-
-    from agent.errors import PreconditionError
     from agent.protocol.load import load_protocol
+    from agent.system.extras import require_extra
 
-    if find_spec("mcp") is None:
-        raise PreconditionError(
-            "the extra mcp is not installed",
-            hint="run `uv sync --extra mcp` in a checkout, or `uv tool install '.[mcp]'` there for an installed tool",
-        )
+    require_extra("mcp", "mcp")
     load_protocol(Options.folder)
     from agent.mcp.server import serve
 

@@ -175,6 +175,7 @@ class CommandProposer:
                         env={**place.environment, "GIT_CEILING_DIRECTORIES": str(copy.top.parent)},
                         log=log,
                         limit=self._time_limit,
+                        gives_way=bool(context.flight),
                     ),
                     Observer(tick=lambda _: context.workspace.tick()),
                 )

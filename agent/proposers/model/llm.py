@@ -41,7 +41,7 @@ class LLMProposer:
         self.model = model
         self._budget, self._silence, self._tokens = budget, silence, tokens
         self._seen = Seen()
-        self._used: dict[Path, int] = {}  # transcript -> number of answers from failed conversations
+        self._used: dict[Path, int] = {}  # transcript -> number of answers from ended conversations
 
     def tell(self, experiment: Experiment) -> None:
         """Do nothing: the context has the history."""
@@ -70,11 +70,13 @@ class LLMProposer:
                 answer = said.next() or self._complete(context, messages, said)
                 proposal = self._candidate(context, answer)
                 if incomplete or (proposal.reasoning and proposal.expected is not None):
+                    self._use(said)
                     return proposal
                 incomplete = proposal
                 raise UnusableEdit("it does not begin with the three lines, with a hypothesis and an expected effect")
             except (Unavailable, NoProposal):
                 if incomplete:
+                    self._use(said)
                     return incomplete
                 raise
             except UnusableEdit as reason:
@@ -86,11 +88,15 @@ class LLMProposer:
                         "content": f"Your answer cannot be used: {why}. Give a complete new one in the same format.",
                     },
                 ]
+        self._use(said)
         if incomplete:
             return incomplete
-        if path:
-            self._used[path] = self._used.get(path, 0) + 1 + MOST_CORRECTIONS
         raise NoProposal(f"no usable proposal from {self.model.label} in {1 + MOST_CORRECTIONS} answers: {why}")
+
+    def _use(self, said: _Transcript) -> None:
+        """Mark the answers as used: if the same question comes up again in this process, the model is asked again."""
+        if said.path:
+            self._used[said.path] = self._used.get(said.path, 0) + said.taken
 
     def _complete(self, context: Context, messages: Sequence[Message], said: _Transcript) -> Answer:
         prompt = SYSTEM + "".join(message["content"] for message in messages)
@@ -146,23 +152,28 @@ class _Transcript:
     Args:
         path: None to save nothing.
         skip: how many of the answers were used before.
+
+    Attributes:
+        taken: how many of them this conversation has used.
     """
 
     def __init__(self, path: Path | None, skip: int) -> None:
-        self._path = path
+        self.path, self.taken = path, 0
         content = _content(path) if path else b""
         self._torn = bool(content) and not content.endswith(b"\n")
         self._kept = _answers(content)[skip:]
 
     def next(self) -> Answer | None:
+        self.taken += bool(self._kept)
         return self._kept.pop(0) if self._kept else None
 
     def add(self, answer: Answer) -> None:
-        if self._path is None:
+        self.taken += 1
+        if self.path is None:
             return
         line = json.dumps({"text": answer.text, "cut": answer.cut}) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(self._path, APPEND, 0o666), "a", encoding="utf-8") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(self.path, APPEND, 0o666), "a", encoding="utf-8") as file:
             file.write("\n" + line if self._torn else line)
             file.flush()
             os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from agent.journal.experiment import Experiment, Run, metrics
 from agent.journal.state import Pending, PendingComparison, State, side
 from agent.pruning.curves import Curve
 from agent.views.terminal.ellipsis import LABEL, FirstFitting, clock, line, named, parts, sides
+from agent.views.text import upcoming
 
 GB, MB = 2**30, 2**20
 
@@ -103,7 +104,8 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
     if found is None:
         return [*lines, line("starting the run" if pending.verdict is None else "recording the result", "dim")]
     which = "incumbent" if "of" in found[0] else f"run {found[0]['run']}"
-    return [*lines, *_running(*found, which, moment)]
+    following = upcoming(state.prepared, state.preparing)
+    return [*lines, *_running(*found, which, moment), *([named("next", following)] if following else [])]
 
 
 def _pause(until: float) -> Text:
@@ -129,7 +131,8 @@ def _against(best: Experiment | None) -> str:
     """Format what the runs are compared with: the mean of the incumbent's held-out runs."""
     if best is None or best.metric is None:
         return ""
-    values = metrics(unbiased(best)) or [best.metric]
+    values = metrics(unbiased(best)) if not best.runs[-1].station else []
+    values = values or [best.metric]
     runs = f", {len(values)} runs" if len(values) > 1 else ""
     return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
 

@@ -53,7 +53,7 @@ else:
     note(f"DESCRIPTION: step {{count}}\\nEXPECTED: -0.01")
 """
     command = agent(tmp_path, script).command
-    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "3")
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "3", "--no-ahead")
     done = program(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
     assert done.returncode == 0, done.stderr
     lines = (quick / ".autoresearch/sessions/t/journal.jsonl").read_text().splitlines()
@@ -101,7 +101,7 @@ note(f"DESCRIPTION: act {{number}}")
 exec({[act for act, _ in ACTS]!r}[number])
 """
     command = agent(tmp_path, script).command
-    flags = ("--no-keep-awake", "--agent-timeout", "8", "--max-experiments", str(len(ACTS)))
+    flags = ("--no-keep-awake", "--no-ahead", "--agent-timeout", "8", "--max-experiments", str(len(ACTS)))
     done = cli(quick, "run", "--tag", "t", "--proposer", "command", "--agent-cmd", command, *flags)
     assert done.returncode == 0, done.stderr
     assert "agent: writes confined by" in done.stderr

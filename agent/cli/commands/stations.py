@@ -1,0 +1,112 @@
+"""`station` makes this machine one of the stations of a session."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.cli.command import command
+from agent.cli.options import ConnectionFlags
+from agent.cli.program import PREPARE, Options
+
+
+@command(PREPARE)
+def station(
+    connection: ConnectionFlags,
+    scheduler: Annotated[
+        str | None,
+        typer.Argument(metavar="ADDRESS", help="Address of the scheduler, such as tcp://studio.local:8786."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of this station; by default that of the machine.")
+    ] = None,
+    start_scheduler: Annotated[
+        bool, typer.Option("--start-scheduler", help="Run the scheduler here instead of a station.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the scheduler that is started.")
+    ] = 8786,
+    make_certificates: Annotated[
+        Path | None,
+        typer.Option("--make-certificates", metavar="DIR", help="Write certificates for all machines, and exit."),
+    ] = None,
+) -> int:
+    """Run candidates for a session of another machine.
+
+    Several machines share a session: one decides (`run --scheduler ADDRESS`), and each station runs one candidate at
+    a time. They meet at a scheduler, which runs on a machine that all of them reach. A station needs this version of
+    the program and the same prepared data, but no checkout. It stays until Ctrl-C, which lets the run finish; a second
+    one ends it. Whoever reaches a scheduler can run commands on every station, so machines show a certificate.
+
+    \b
+    Examples:
+      autoresearch station --make-certificates fleet
+      autoresearch station --start-scheduler --tls fleet
+      autoresearch station studio.local --tls fleet
+
+    Make the certificates once, and copy their folder to each machine. For GPUs of this machine, `run --stations 4`
+    starts everything. Needs the extra `fleet`; exits with code 3 without it, or if the address needs certificates.
+    """
+    from agent.errors import UsageError
+    from agent.system.extras import require_extra
+
+    if (scheduler is not None) + start_scheduler + (make_certificates is not None) != 1:
+        raise UsageError(
+            "exactly one of ADDRESS, --start-scheduler and --make-certificates is required",
+            hint="give the address of a scheduler to join it",
+        )
+    require_extra("fleet", "distributed")
+    if make_certificates is not None:
+        return _make(make_certificates)
+    return _serve(port, connection) if start_scheduler else _work(scheduler or "", name, connection)
+
+
+def _serve(port: int, connection: ConnectionFlags) -> int:
+    import asyncio
+
+    from agent.execution.awake import kept_awake
+    from agent.fleet.quiet import silence
+    from agent.fleet.security import require_closed
+    from agent.fleet.worker import serve
+
+    # A scheduler is for other machines, so that an address of this one is no exception.
+    require_closed(connection.tls, insecure=connection.insecure)
+    if not Options.debug:
+        silence()
+    with kept_awake():
+        return asyncio.run(serve(port, connection.tls, _say))
+
+
+def _work(address: str, name: str | None, connection: ConnectionFlags) -> int:
+    import asyncio
+
+    from agent.execution.awake import kept_awake
+    from agent.fleet.quiet import silence
+    from agent.fleet.security import endpoint
+    from agent.fleet.worker import own_name, work
+
+    where = endpoint(address, connection.tls, insecure=connection.insecure)
+    if not Options.debug:
+        silence()
+    with kept_awake():
+        return asyncio.run(work(where, name or own_name(), _say))
+
+
+def _make(folder: Path) -> int:
+    from agent.fleet.security import make_certificates
+    from agent.system.invocation import here
+
+    make_certificates(folder)
+    print(f"wrote {here(folder)}: copy it to each machine, for --tls; whoever has it can run commands there")
+    return 0
+
+
+def _say(line: str) -> None:
+    from datetime import datetime
+
+    from agent.format import block
+
+    print(f"{datetime.now():%H:%M:%S} {block(line)}", file=sys.stderr, flush=True)

@@ -1,0 +1,96 @@
+"""Where the runs of a session are made: by this process, by stations of this machine, or by those of a scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cli.afterwards import confirm_gain
+from agent.errors import PreconditionError
+from agent.journal.state import State
+from agent.loop import run_fleet, run_session
+from agent.room.sandbox import Mode
+from agent.session.session import Session
+from agent.system.extras import require_extra
+
+if TYPE_CHECKING:
+    from agent.fleet.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class StationsConfig:
+    """The stations that make the runs.
+
+    Attributes:
+        count: number of stations on this machine; None with a scheduler.
+        scheduler: address of a Dask scheduler that stations have joined.
+        tls: folder of certificates.
+        insecure: connect to another machine without TLS.
+    """
+
+    count: int | None = None
+    scheduler: str | None = None
+    tls: Path | None = None
+    insecure: bool = False
+
+
+def require_same_kind(state: State, tag: str, stations: StationsConfig | None) -> None:
+    """Check that a session which has begun on stations continues on stations, and one on this machine here.
+
+    Raises:
+        PreconditionError: it does not, so that its runs would not be comparable.
+    """
+    if not state.experiments or not state.experiments[0].runs:
+        return
+    before, now = bool(state.experiments[0].runs[0].station), stations is not None
+    if before == now:
+        return
+    where = "on stations" if before else "without stations"
+    raise PreconditionError(
+        f"session {tag} was measured {where}, so new runs would not be comparable",
+        hint="start another session with another --tag, which may start at its best with --from",
+    )
+
+
+@contextlib.contextmanager
+def joined(stations: StationsConfig | None, say: Callable[[str], None]) -> Iterator[Callable[[], Cluster] | None]:
+    """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""
+    if stations is None:
+        yield None
+        return
+    require_extra("fleet", "distributed")
+    from agent.fleet.cluster import Cluster
+    from agent.fleet.local import local_stations, sharing
+
+    address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            assert stations.count is not None
+            if warning := sharing(stations.count):
+                say(warning)
+            fleet = stack.enter_context(local_stations(stations.count))
+            address, tls = fleet.address, fleet.tls
+        yield lambda: Cluster.connect(address, tls, insecure=insecure)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The loop, and the confirmation after it."""
+
+    loop: Callable[[], None]
+    confirm: Callable[[], int]
+
+
+def work_of(session: Session, sandbox: Mode, connect: Callable[[], Cluster] | None, *, setup: bool) -> Work:
+    """Return the work of a session: with stations or without."""
+    if connect is None:
+        return Work(lambda: run_session(session), lambda: confirm_gain(session))
+    from agent.fleet.confirming import on_stations, pairs_for
+    from agent.fleet.decider import Fleet
+    from agent.fleet.ordering import Orders
+
+    fleet = Fleet(session, connect, Orders(session, sandbox, setup=setup))
+    return Work(lambda: run_fleet(fleet), lambda: confirm_gain(session, pairs_for(fleet), on_stations(fleet)))

@@ -1,0 +1,148 @@
+"""Candidates of a session with stations: a proposal gets a commit, a winner on an old base is merged onto the new one.
+
+Once a candidate has its verdict, it becomes an experiment with the events of a session of one machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from agent.errors import Violation
+from agent.journal import proposals, results
+from agent.journal.experiment import Experiment, Proposal, Run, Verdict, digest
+from agent.journal.flight import BASELINE, Candidate
+from agent.journal.paths import candidate_ref, flight_ref
+from agent.proposers.search.space import tunable_parameters
+from agent.session.baseline import propose_baseline
+from agent.session.context import known_constants
+from agent.session.session import Session
+from agent.source.merging import merged, runs
+
+
+def launch(session: Session, proposal: Proposal, base: Experiment, onto: int | None = None) -> Candidate:
+    """Commit a proposal as a candidate and announce it.
+
+    Args:
+        session: of the candidate.
+        proposal: changes some files of the base.
+        base: the kept experiment that it changes.
+        onto: the candidate that it is merged from; None for a new proposal.
+
+    Raises:
+        Violation: it changes a file that may not change.
+    """
+    workspace, state = session.runner.workspace, session.state
+    assert state.head is not None
+    number = state.flight.proposed + 1
+    files = session.runs.files(base.commit)
+    # The branch holds the rows as well, which no run reads: what is measured are the files of the base.
+    whole = {**files, **proposal.files}
+    changes = {path: text for path, text in whole.items() if session.runs.files(state.head).get(path) != text}
+    said = f"candidate {number}: {results.one_line(proposal.description)}\n\n{proposal.reasoning}".strip()
+    commit = workspace.commit_candidate(flight_ref(session.tag, number), state.head, changes, said)
+    about = proposals.described(proposal, whole, session.proposer)
+    session.journal.append("candidate", candidate=number, base=base.number, commit=commit, merged=onto, **about)
+    return session.state.flight.candidates[number]
+
+
+def merge(session: Session, winner: Candidate, base: Experiment, incumbent: Experiment) -> Proposal | str:
+    """Return the change of a winner on an old base as a proposal for the incumbent, or why there is none."""
+    workspace, known = session.runner.workspace, known_constants(session.runner.protocol)
+    before, after, now = (dict(session.runs.files(each.commit)) for each in (base, winner, incumbent))
+    found: dict[str, str] = {}
+    for path in sorted({*before, *after}):
+        if before.get(path) == after.get(path):
+            continue
+        if path not in before and path not in now:
+            found[path] = after[path]
+            continue
+        if path not in before or path not in after or path not in now:
+            return f"conflicts with #{incumbent.number} in {path}"
+        text = merged((now[path], before[path], after[path]), known, workspace.merge)
+        if text is None or not runs(path, text, known):
+            return f"conflicts with #{incumbent.number} in {path}"
+        if text != now[path]:
+            found[path] = text
+    whole = {**now, **found}
+    tried = {each.digest for each in session.state.experiments}
+    tried |= {each.digest for each in session.state.flight.candidates.values() if each is not winner}
+    if digest(whole) in tried:
+        return f"is part of what was measured since #{incumbent.number}"
+    reasoning = f"{winner.description} won on #{base.number}; merged onto #{incumbent.number}"
+    parameters = tunable_parameters(whole, known)
+    return Proposal(found, winner.description, reasoning, parameters, winner.proposer, winner.expected)
+
+
+def record(session: Session, candidate: Candidate) -> Experiment:
+    """Turn a candidate with a verdict into an experiment. Return the incumbent.
+
+    A kill between two events changes nothing: each is skipped if the journal has it.
+    """
+    state, journal, verdict = session.state, session.journal, candidate.verdict
+    assert verdict is not None
+    if state.pending is None:
+        names = ("proposer", "description", "reasoning", "parameters", "digest", "expected")
+        about = {name: getattr(candidate, name) for name in names}
+        number = len(state.experiments)
+        proposals.write(journal.path, number, 0, _proposal(session, candidate))
+        journal.append("proposed", number=number, candidate=candidate.number, files=list(candidate.files), **about)
+    pending = session.state.pending
+    assert pending is not None and pending.candidate == candidate.number
+    if pending.commit is None:
+        commit = _on_the_branch(session, candidate, pending.number, verdict)
+        journal.append("committed", number=pending.number, commit=commit)
+    for index, run in enumerate(candidate.runs[len(pending.runs) :], start=len(pending.runs) + 1):
+        journal.append("measured", number=pending.number, run=index, **dataclasses.asdict(run))
+    if not candidate.runs and not pending.runs:
+        lost = Run(None, 0.0, error=verdict.reason)
+        journal.append("measured", number=pending.number, run=1, **dataclasses.asdict(lost))
+    return session.record(verdict)
+
+
+def record_baseline(session: Session) -> Experiment:
+    """Record the first run of the untouched files as experiment 0."""
+    state, journal = session.state, session.journal
+    if state.pending is None:
+        assert state.head is not None
+        files = session.runs.files(state.head)
+        parameters = tunable_parameters(files, known_constants(session.runner.protocol))
+        propose_baseline(journal, files, parameters, candidate=BASELINE)
+    pending = session.state.pending
+    assert pending is not None
+    if pending.commit is None:
+        journal.append("committed", number=BASELINE, commit=state.head)
+    if not pending.runs:
+        first = next(run for run in state.flight.kept[BASELINE] if run.metric is not None)
+        journal.append("measured", number=BASELINE, run=1, **dataclasses.asdict(first))
+    return session.record(Verdict("keep", "baseline"))
+
+
+def _proposal(session: Session, candidate: Candidate) -> Proposal:
+    files = session.runs.files(candidate.commit)
+    changed = {path: files[path] for path in candidate.files if path in files}
+    more = (candidate.parameters, candidate.proposer, candidate.expected)
+    return Proposal(changed, candidate.description, candidate.reasoning, *more)
+
+
+def _on_the_branch(session: Session, candidate: Candidate, number: int, verdict: Verdict) -> str:
+    """Return the commit of the experiment: what was measured, on top of the branch if it is kept.
+
+    The rows that other candidates got meanwhile are the only difference, so that history stays linear.
+    """
+    workspace, state = session.runner.workspace, session.state
+    ref, head = candidate_ref(session.tag, number), state.head
+    assert head is not None
+    if verdict.status != "keep":
+        workspace.keep(ref, candidate.commit)
+        return candidate.commit
+    changes = _changes(session.runs.files(head), session.runs.files(candidate.commit))
+    message = f"experiment #{number}: {results.one_line(candidate.description)}\n\n{candidate.reasoning}".strip()
+    commit = workspace.commit_candidate(ref, head, changes, message)
+    if workspace.files(commit) != workspace.files(candidate.commit):
+        raise Violation(f"candidate {candidate.number} is not what was measured once it is on the branch")
+    return commit
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
+    return {path: text for path, text in after.items() if before.get(path) != text}

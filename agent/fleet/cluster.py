@@ -1,0 +1,323 @@
+"""The decider's side of the connection: orders to stations, answers back. It hides Dask from everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import queue
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import PreconditionError
+from agent.fleet.quiet import silence
+from agent.fleet.security import endpoint, security
+from agent.format import one_line
+from agent.station import control
+from agent.station.orders import Answer, Invalid, Order
+from agent.station.work import measure_order
+from agent.system.invocation import typed, version
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+CONNECT_SECONDS = 10
+CALL_SECONDS = 15
+FETCH_SECONDS = (3, 15, 45)  # an answer may cross a slow network; a station that has left sends none
+LOOK_SECONDS = 1.0
+GONE_SECONDS = 5.0  # a station that is missing for so long is lost
+LONGEST_TEXT, MOST_FACTS = 500, 50
+RESOURCE = "station"
+
+
+@dataclass(frozen=True)
+class StationInfo:
+    """A station that is connected now.
+
+    Attributes:
+        facts: of `control.facts`.
+        fault: why it cannot be used; empty if it can.
+    """
+
+    name: str
+    address: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An order that gets no answer. If its station comes back, `collect` may still find one."""
+
+    lease: str
+    station: str
+    reason: str
+
+
+@dataclass
+class _Pending:
+    future: Future[Any]
+    station: str
+    address: str
+    seen: float
+
+
+class Cluster:
+    """The connection to a scheduler and its stations. Make it with `connect`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._pending: dict[str, _Pending] = {}
+        self._ended: queue.SimpleQueue[str | Loss] = queue.SimpleQueue()
+        self._known: dict[tuple[str, str], StationInfo] = {}
+        self._looked = 0.0
+
+    @staticmethod
+    def connect(address: str, tls: Path | None = None, *, insecure: bool = False, log: Path | None = None) -> Cluster:
+        """Connect to a scheduler.
+
+        Args:
+            tls: folder of the certificates.
+            insecure: allow an open connection to another machine.
+            log: receives Dask's own messages; None drops them.
+
+        Raises:
+            PreconditionError: it is unreachable, or certificates are required.
+        """
+        where = endpoint(address, tls, insecure=insecure)
+        silence(log)
+        from distributed import Client
+
+        try:
+            _require_listener(where.address)  # Dask tries a closed port for as long as its time limit
+            client = Client(
+                where.address,
+                security=security(where.tls),
+                timeout=CONNECT_SECONDS,
+                set_as_default=False,
+                name="autoresearch",
+            )
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            raise PreconditionError(
+                f"cannot connect to the scheduler at {where.address}: {_said(error)}",
+                hint=f"start one there with `{typed('station --start-scheduler')}`, and compare address and "
+                "certificates",
+            ) from None
+        return Cluster(client)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the scheduler is connected. If it is not, make a new Cluster once it is back."""
+        return bool(self._client.status == "running")
+
+    def stations(self) -> dict[str, StationInfo]:
+        """Return the stations that are connected now, by name."""
+        workers = {(address, str(about.get("id"))): about for address, about in self._workers().items()}
+        new = [key for key in workers if key not in self._known]
+        said = self._run(control.facts, [address for address, _ in new])
+        infos = {key: _info(str(workers[key].get("name")), key[0], said.get(key[0])) for key in new}
+        # One that did not answer is asked again.
+        self._known |= {key: info for key, info in infos.items() if info.facts}
+        return {info.name: info for key in workers if (info := self._known.get(key) or infos[key])}
+
+    def submit(self, station: str, order: Order) -> None:
+        """Send an order to a station. Its answer, or its loss, comes from `next_answer`."""
+        workers = self._workers()
+        address = next((each for each, about in workers.items() if str(about.get("name")) == station), None)
+        if address is None:
+            self._ended.put(Loss(order.lease, station, "the station is not connected"))
+            return
+        has = RESOURCE in (workers[address].get("resources") or {})
+        try:
+            future = self._client.submit(
+                measure_order,
+                order.to_dict(),
+                station,
+                key=f"{order.session}-{order.lease}-{uuid.uuid4().hex[:8]}",
+                workers=[address],
+                allow_other_workers=False,
+                retries=0,
+                pure=False,
+                resources={RESOURCE: 1} if has else None,
+            )
+        except Exception as error:  # the connection breaks in many ways
+            self._ended.put(Loss(order.lease, station, f"could not be sent: {_said(error)}"))
+            return
+        self._pending[order.lease] = _Pending(future, station, address, time.monotonic())
+        lease, ended = order.lease, self._ended
+        future.add_done_callback(lambda _: ended.put(lease))
+
+    def next_answer(self, timeout: float) -> Answer | Loss | None:
+        """Return the next answer or loss; None if there is none within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                ended = self._ended.get(timeout=max(0.0, min(left, LOOK_SECONDS)))
+            except queue.Empty:
+                self._look()
+                if left <= 0 and self._ended.empty():
+                    return None
+                continue
+            if isinstance(ended, Loss):
+                return ended
+            pending = self._pending.pop(ended, None)
+            if pending is not None:  # else it was given up before
+                return self._result(ended, pending)
+
+    def collect(self, session: str) -> dict[str, dict[str, Any]]:
+        """Return what stations keep of a session, by station: `finished`, lease -> Answer, and `running`, leases."""
+        found = {}
+        for name, data in self._call(control.collect, session).items():
+            finished = {}
+            for lease, answer in dict(data.get("finished", {})).items():
+                try:
+                    finished[str(lease)] = Answer.from_dict(answer)
+                except Invalid:
+                    continue
+            found[name] = {"finished": finished, "running": [str(lease) for lease in data.get("running", [])]}
+        return found
+
+    def cancel(self, session: str, lease: str, station: str) -> None:
+        """End a run. Its answer says that it was cancelled."""
+        if station not in self._call(control.cancel, session, lease, only=station) and lease in self._pending:
+            self._lose(lease, "cancelled, while its station did not answer")
+
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """Return the active run of each station that has one: session, lease, seconds and the log's last line."""
+        found = {}
+        for name, data in self._call(control.progress).items():
+            if isinstance(data, Mapping):
+                found[name] = _plain(data)
+        return found
+
+    def close(self) -> None:
+        """Disconnect. Runs go on, and stations keep their answers."""
+        try:
+            self._client.close(timeout=CALL_SECONDS)
+        except Exception:
+            return  # it was broken already
+
+    def _workers(self) -> dict[str, Any]:
+        """Return address -> description of the workers that the scheduler knows; empty if it is gone."""
+        if not self.connected:
+            return {}
+        try:
+            identity = self._client.sync(self._identity, callback_timeout=CALL_SECONDS)
+            return dict(identity["workers"])
+        except Exception:
+            return {}
+
+    async def _identity(self) -> Any:
+        assert self._client.scheduler is not None
+        return await self._client.scheduler.identity(n_workers=-1)  # by default it describes five workers only
+
+    def _call(self, function: Callable[..., Any], *args: Any, only: str | None = None) -> dict[str, Any]:
+        """Call a function on each usable station, or on one, and return what those that answer return."""
+        names = {info.address: name for name, info in self.stations().items() if not info.fault}
+        said = self._run(function, [each for each, name in names.items() if only in (None, name)], *args)
+        return {names[address]: data for address, data in said.items() if not isinstance(data, BaseException)}
+
+    def _run(self, function: Callable[..., Any], addresses: Sequence[str], *args: Any) -> dict[str, Any]:
+        """Call a function on workers at the same time, and return address -> result or exception."""
+        client = self._client
+
+        async def call(address: str) -> Any:
+            # One by one, since Dask waits for the slowest of a broadcast, and for ever for one that is asleep.
+            said = await asyncio.wait_for(client._run(function, *args, workers=[address]), CALL_SECONDS)
+            return said[address]
+
+        async def call_all() -> list[Any]:
+            return await asyncio.gather(*map(call, addresses), return_exceptions=True)
+
+        if not addresses:
+            return {}
+        try:
+            found = client.sync(call_all, callback_timeout=2 * CALL_SECONDS)
+        except Exception as error:
+            found = [error] * len(addresses)
+        return dict(zip(addresses, found, strict=True))
+
+    def _look(self) -> None:
+        """Give up the orders of stations that are gone."""
+        now = time.monotonic()
+        if not self._pending or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        workers = self._workers()
+        for lease, pending in [*self._pending.items()]:
+            if pending.address in workers:
+                pending.seen = now
+            elif now - pending.seen > GONE_SECONDS:
+                self._lose(lease, "the station is gone" if self.connected else "the scheduler is gone")
+
+    def _lose(self, lease: str, reason: str) -> None:
+        pending = self._pending.pop(lease)
+        with contextlib.suppress(Exception):  # the connection may be gone
+            pending.future.cancel()
+        self._ended.put(Loss(lease, pending.station, reason))
+
+    def _result(self, lease: str, pending: _Pending) -> Answer | Loss:
+        for seconds in FETCH_SECONDS:
+            try:
+                return Answer.from_dict(pending.future.result(timeout=seconds))
+            except Invalid as reason:
+                return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}")
+            except TimeoutError:
+                if pending.address not in self._workers():
+                    break
+            except Exception as error:  # KilledWorker, CancelledError, or what a worker raised
+                return Loss(lease, pending.station, _reason(error))
+        return Loss(lease, pending.station, "the station left before its answer was fetched")
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError if nothing listens there."""
+    host, _, port = address.partition("//")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _info(name: str, address: str, said: Any) -> StationInfo:
+    """Return what is known about a station, from the result or exception of `control.facts`."""
+    if isinstance(said, ImportError):
+        return StationInfo(name, address, fault="autoresearch is not installed there")
+    if isinstance(said, BaseException) or not isinstance(said, Mapping):
+        return StationInfo(name, address, fault=f"does not answer: {_said(said)}")
+    found = _plain(said)
+    theirs = found.get("version")
+    fault = "" if theirs == version() else f"has autoresearch {theirs}, and this is {version()}"
+    return StationInfo(name, address, found, fault)
+
+
+def _reason(error: Exception) -> str:
+    kind = type(error).__name__
+    words = {
+        "KilledWorker": "the station died during the run",
+        "FutureCancelledError": "the connection to the scheduler broke",
+        "CancelledError": "the connection to the scheduler broke",
+        "FutureLostError": "the station died during the run",
+        "ModuleNotFoundError": "autoresearch is not installed there",
+    }
+    return words.get(kind) or f"{kind}: {_said(error)}"
+
+
+def _said(error: object) -> str:
+    return one_line(str(error))[:LONGEST_TEXT] or type(error).__name__
+
+
+def _plain(data: Any, depth: int = 0) -> dict[str, Any]:
+    """Return the texts, numbers and objects in what a station said about itself, bounded in number and length."""
+    found: dict[str, Any] = {}
+    for key, value in [*dict(data).items()][:MOST_FACTS]:
+        if isinstance(value, str):
+            found[str(key)[:LONGEST_TEXT]] = one_line(value)[:LONGEST_TEXT]
+        elif value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+            found[str(key)[:LONGEST_TEXT]] = value
+        elif isinstance(value, Mapping) and depth == 0:
+            found[str(key)[:LONGEST_TEXT]] = _plain(value, 1)
+    return found

@@ -1,0 +1,127 @@
+"""Compare commits by held-out runs on stations: each pair of runs with one seed happens on one station."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.errors import AutoresearchError, Interrupted
+from agent.fleet.decider import Fleet
+from agent.journal.experiment import Run
+from agent.journal.paths import stop_file
+from agent.journal.state import PendingComparison, side
+from agent.session.confirm import RUNS, Compare, Pairs
+from agent.session.workbench import Workbench
+from agent.system.invocation import here
+
+MOST_PAIRS = 8
+Place = tuple[str, int | None]  # a station and a seed
+
+
+def pairs_for(fleet: Fleet) -> Pairs:
+    """Return a pair for each station, at least RUNS: more take no longer."""
+    return Pairs(max(RUNS, min(MOST_PAIRS, len(fleet.idle()))))
+
+
+def on_stations(fleet: Fleet) -> Compare:
+    """Return what `agent.session.confirm` needs to make its runs on stations."""
+
+    def compare(
+        bench: Workbench, commits: Mapping[str, str], count: int, _: Path, seeds: Sequence[int] = ()
+    ) -> Mapping[str, Sequence[Run]]:
+        journal = bench.journal
+        journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
+        fleet.meet()
+        while (comparison := _without_failure(bench)) and _pairs(_runs(comparison), comparison) < count:
+            _raise_if_stopped(bench)
+            for name in fleet.idle():
+                turn = _turn(fleet, comparison, name)
+                if turn is not None:
+                    label, seed = turn
+                    fleet.lease(name, commits[label], label=label, seed=seed)
+            fleet.receive()
+        return _counted(_without_failure(bench))
+
+    return compare
+
+
+def _turn(fleet: Fleet, comparison: PendingComparison, name: str) -> tuple[str, int | None] | None:
+    """Return the label and seed that a station runs next: the other half of its pair, or a new pair; None if enough."""
+    begun = _runs(comparison)
+    for lease in fleet.session.state.flight.leases.values():
+        if lease.label is not None:
+            begun.setdefault((lease.station, lease.seed), Counter())[lease.label] += 1
+    labels, here_now = [*comparison.commits], fleet.here()
+    for (station, seed), done in begun.items():
+        if (
+            station == name
+            and (missing := min(labels, key=lambda label: done[label]))
+            and len({*_of(done, labels)}) > 1
+        ):
+            return missing, seed
+    # A pair whose station is gone is begun anew elsewhere.
+    alive = {place: done for place, done in begun.items() if place[0] in here_now or len({*_of(done, labels)}) == 1}
+    pairs = sum(max(_of(done, labels)) for done in alive.values())
+    if pairs >= comparison.count:
+        return None
+    free = [seed for seed in comparison.seeds if seed not in {seed for _, seed in alive}]
+    # Alternating, so that a machine that slows down affects both.
+    return labels[pairs % 2], free[0] if free else None
+
+
+def _of(done: Counter[str], labels: Sequence[str]) -> list[int]:
+    return [done[label] for label in labels]
+
+
+def _runs(comparison: PendingComparison) -> dict[Place, Counter[str]]:
+    """Return how many runs of each label each station has made with each seed."""
+    found: dict[Place, Counter[str]] = {}
+    for label, runs in comparison.runs.items():
+        for run in runs:
+            found.setdefault(_place(run), Counter())[label] += 1
+    return found
+
+
+def _pairs(runs: Mapping[Place, Counter[str]], comparison: PendingComparison) -> int:
+    return sum(min(_of(done, [*comparison.commits])) for done in runs.values())
+
+
+def _counted(comparison: PendingComparison) -> dict[str, list[Run]]:
+    """Return the runs of each label that have their other half on the same station."""
+    most = {place: min(_of(done, [*comparison.commits])) for place, done in _runs(comparison).items()}
+    found: dict[str, list[Run]] = {}
+    for label in comparison.commits:
+        left = dict(most)
+        for run in comparison.runs[label]:
+            if left[_place(run)] > 0:
+                left[_place(run)] -= 1
+                found.setdefault(label, []).append(run)
+    return found
+
+
+def _place(run: Run) -> Place:
+    return run.station, run.seed
+
+
+def _without_failure(bench: Workbench) -> PendingComparison:
+    """Return the comparison. Raises AutoresearchError if a run of it failed."""
+    state = bench.journal.state
+    comparison = state.comparison
+    assert comparison is not None
+    for label, runs in comparison.runs.items():
+        failed = next((run for run in runs if run.metric is None), None)
+        if failed is not None:
+            name = side(state, label, comparison.commits[label])
+            hint = f"see the log {here(Path(failed.log))}"
+            raise AutoresearchError(f"{name} failed on {failed.station}: {failed.error}", hint=hint)
+    return comparison
+
+
+def _raise_if_stopped(bench: Workbench) -> None:
+    bench.interrupts.raise_if_immediate()
+    if bench.interrupts.finishing:
+        raise Interrupted("stopped; run the same command again to continue", 130)
+    if stop_file(bench.journal.path).exists():
+        stop_file(bench.journal.path).unlink()
+        raise Interrupted("stopped by `autoresearch stop`; run the same command again to continue", 0)

@@ -1,0 +1,414 @@
+"""The steps of a session with stations. Stations measure at the same time; everything else happens here, in one thread.
+
+A station never waits for another. Each answer may complete a verdict, and each verdict becomes a row at once, so rows
+are in order of verdict. Every step is journaled before it takes effect, as in a session of one machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from agent.decision.decide import require_limits
+from agent.errors import AutoresearchError
+from agent.fleet import candidates
+from agent.fleet.assign import Task, next_task
+from agent.fleet.cluster import Cluster, Loss, StationInfo
+from agent.fleet.facts import changed_facts, facts_of
+from agent.fleet.ordering import Orders
+from agent.fleet.verdicts import Verdicts
+from agent.format import counted
+from agent.journal.experiment import Experiment, Verdict, succeeded
+from agent.journal.flight import BASELINE, Candidate, Flight, Lease
+from agent.journal.state import State
+from agent.proposers.base import Exhausted
+from agent.session.session import Session
+from agent.station.orders import Answer
+from agent.system.files import write_whole
+
+TICK_SECONDS = 0.2
+ABSENT_SECONDS = 60.0  # how long the stations of an earlier start may take to come back
+POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
+MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
+MOST_LOST = 10  # losses of one candidate's runs without a result, after which it is given up
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds that a station which cannot measure is left alone
+MOST_FAILURES = 2  # runs of the incumbent in a row that fail on a station, which then gets no more candidates
+
+
+class Fleet:
+    """A session whose runs are made by stations.
+
+    Args:
+        session: has the journal, git and the proposer.
+        connect: connects to the scheduler, which carries orders to stations.
+        orders: makes the orders.
+    """
+
+    def __init__(self, session: Session, connect: Callable[[], Cluster], orders: Orders) -> None:
+        self.session, self._connect, self._orders = session, connect, orders
+        self._cluster = connect()
+        self._verdicts = Verdicts(session)
+        self._began = self._polled = time.monotonic()
+        self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
+        self._stopping: str | None = None
+        self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
+        self._told: set[str] = set()
+        self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
+
+    @property
+    def _state(self) -> State:
+        return self.session.state
+
+    @property
+    def _flight(self) -> Flight:
+        return self.session.state.flight
+
+    @property
+    def _incumbent(self) -> Experiment:
+        assert self._state.incumbent is not None
+        return self._state.incumbent
+
+    # The steps
+
+    def recover(self) -> None:
+        """Create or resume the session, and take what stations have finished meanwhile."""
+        self.session.recover()
+        self._orders.begin()
+        self._adopted = {*self._flight.leases}
+        for name in self._flight.stations:
+            if self._flight.stations[name].gone is None:
+                self.session.journal.append("left", station=name, reason="the session was interrupted")
+        pending = self._state.pending
+        if pending is not None and pending.candidate == BASELINE:
+            candidates.record_baseline(self.session)
+        elif pending is not None:
+            self._finish()
+        self.meet()
+
+    def should_stop(self) -> bool:
+        """Return whether the session ends now, and journal the reason.
+
+        Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts.
+        """
+        self.session.interrupts.raise_if_immediate()
+        self._stopping = self._stopping or (self.session.reason_to_stop() if self._state.experiments else None)
+        reason = self._stopping or self._why_nothing_comes()
+        if reason is None or self._flight.candidates:
+            return False
+        for lease in self._flight.leases.values():
+            self._cluster.cancel(self._orders.session, lease.lease, lease.station)
+            self._lose(lease, "the session ended")
+        self.session.end(reason)
+        return True
+
+    def assign(self) -> None:
+        """Give each idle station its next run."""
+        for name in self.idle():
+            found = self._next(name)
+            if found is None:
+                continue
+            task, base = found
+            if task.kind == "candidate":
+                self.lease(name, self._flight.candidates[task.draft].commit, candidate=task.draft)
+            else:
+                self.lease(name, self._orders.commit_of(base), of=base, rebase=task.rebase)
+
+    def receive(self) -> None:
+        """Wait for an answer for a moment, and take all that are there."""
+        self.session.interrupts.raise_if_immediate()
+        wait = TICK_SECONDS
+        while (heard := self._cluster.next_answer(wait)) is not None:
+            wait = 0.0
+            if isinstance(heard, Loss):
+                self._take_loss(heard)
+            else:
+                self._take(heard)
+        if time.monotonic() - self._polled >= POLL_SECONDS:
+            self._polled = time.monotonic()
+            self.meet()
+
+    def decide(self) -> bool:
+        """Record the baseline, or one candidate whose verdict is ready. Return whether there was one."""
+        if not self._state.experiments:
+            return self._decide_baseline()
+        for candidate in self._flight.candidates.values():
+            verdict = candidate.verdict or self._verdict(candidate)
+            if verdict is None:
+                continue
+            if candidate.verdict is None:
+                about = {"candidate": candidate.number, **dataclasses.asdict(verdict)}
+                self.session.journal.append("decided", **about)
+                self._withdraw(candidate.number)
+            self._finish()
+            return True
+        return False
+
+    # Stations
+
+    def meet(self) -> None:
+        """Note which stations have come and gone, and ask those of an earlier start for what they finished."""
+        if not self._cluster.connected and not self._reconnect():
+            return
+        journal, known = self.session.journal, self._flight.stations
+        here = {name: each for name, each in self._cluster.stations().items() if self._is_usable(each)}
+        for name, each in here.items():
+            if name not in known or known[name].gone is not None:
+                self._orders.forget(name)
+                journal.append("joined", station=name, facts=facts_of(each))
+        for name, station in known.items():
+            if station.gone is None and name not in here:
+                journal.append("left", station=name, reason="it is not connected any more")
+                for lease in [each for each in self._flight.leases.values() if each.station == name]:
+                    if lease.lease not in self._adopted:
+                        self._lose(lease, "its station is gone")
+        if not here:
+            self._say_once("waiting for a station to join")
+        self._adopted &= {*self._flight.leases}
+        if self._adopted:
+            self._collect(here)
+
+    def _is_usable(self, station: StationInfo) -> bool:
+        """Return whether a station can take part: its program is the same, and its machine is what it was."""
+        known, why = self._flight.stations.get(station.name), station.fault
+        if known is not None and not why and (differing := changed_facts(known.facts, facts_of(station))):
+            why = f"has changed ({differing}), so its earlier runs are no longer comparable: give it another --name"
+        if why:
+            self._say_once(f"{station.name} takes no part: it {why}")
+        return not why
+
+    def _reconnect(self) -> bool:
+        """Connect anew, and return whether that succeeded. The stations went on meanwhile, and keep their answers."""
+        try:
+            cluster = self._connect()
+        except AutoresearchError as error:
+            self._say_once(f"the scheduler is gone; trying again until it is back ({error})")
+            return False
+        self._cluster.close()
+        self._cluster, self._began = cluster, time.monotonic()
+        self._adopted = {*self._flight.leases}
+        self._told.clear()
+        self.session.journal.show("note", text="connected to the scheduler again")
+        return True
+
+    def _collect(self, here: Collection[str]) -> None:
+        """Take what stations finished while nobody was connected. What no station has is lost."""
+        late = time.monotonic() - self._began > ABSENT_SECONDS
+        found = self._cluster.collect(self._orders.session)
+        for lease in [self._flight.leases[each] for each in self._adopted]:
+            if lease.station not in found:
+                if late and lease.station not in here:
+                    self._lose(lease, "its station did not come back")
+                continue
+            kept = found[lease.station]
+            if (answer := kept["finished"].get(lease.lease)) is not None:
+                self._take(answer)
+            elif lease.lease not in kept["running"]:
+                self._lose(lease, "the session was interrupted before it was measured")
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.session.journal.show("note", text=text)
+
+    def here(self) -> list[str]:
+        """Return the stations that are here."""
+        return [name for name, each in self._flight.stations.items() if each.gone is None]
+
+    def idle(self) -> list[str]:
+        """Return the stations that could run something now."""
+        busy = {lease.station for lease in self._flight.leases.values()}
+        now = time.monotonic()
+        return [name for name in self._fit() if name not in busy and self._unable.get(name, (0, 0.0))[1] <= now]
+
+    def _fit(self) -> list[str]:
+        return [name for name in self.here() if not self._is_unfit(name)]
+
+    def _is_unfit(self, name: str) -> bool:
+        """Return whether the incumbent fails on this station, so that nothing can be compared with it there."""
+        incumbent = self._state.incumbent
+        runs = self._flight.kept.get(incumbent.number if incumbent else BASELINE, ())
+        own = [run for run in runs if run.station == name]
+        unfit = len(own) >= MOST_FAILURES and not succeeded(own[-MOST_FAILURES:])
+        if unfit:
+            self._say_once(f"{name} takes no part for now: the incumbent fails there ({own[-1].error})")
+        return unfit
+
+    # Runs
+
+    def _next(self, name: str) -> tuple[Task, int] | None:
+        """Return what a station runs next, and the base that it is about; None for nothing."""
+        state, here = self._state, self._fit()
+        if not state.experiments:
+            return Task("incumbent"), BASELINE
+        incumbent = self._incumbent.number
+        for base in [each for each in self._verdicts.bases() if each != incumbent]:
+            view = self._verdicts.view(base, here, may_propose=False)
+            if name in view.known and (task := next_task(name, view)) is not None:
+                return task, base
+        task = next_task(name, self._verdicts.view(incumbent, here, may_propose=self._may_propose()))
+        if task is None or task.kind != "propose":
+            return None if task is None else (task, incumbent)
+        try:
+            proposed = self._propose()
+        except Exhausted as reason:
+            self._exhausted = len(state.experiments), str(reason)
+            return None
+        return None if proposed is None else (Task("candidate", proposed.number), incumbent)
+
+    def _may_propose(self) -> bool:
+        return not self._stopping and not self._why_nothing_comes() and self._leaves_room()
+
+    def _leaves_room(self) -> bool:
+        """Return whether the limit of experiments allows one more than those in flight."""
+        most = self.session.most_experiments
+        return most is None or len(self._state.experiments) - 1 + len(self._flight.candidates) < most
+
+    def _why_nothing_comes(self) -> str | None:
+        """Return why the proposer had nothing new; None if an experiment was recorded since."""
+        if self._exhausted is None or self._exhausted[0] != len(self._state.experiments):
+            return None
+        return self._exhausted[1]
+
+    def _propose(self) -> Candidate | None:
+        """Return a new candidate; None while only a model proposes, and thinks. No station waits for it otherwise.
+
+        Raises:
+            Exhausted: the proposer has nothing new.
+        """
+        session, incumbent, number = self.session, self._incumbent, self._flight.proposed + 1
+        context = self._verdicts.context(session.context(number, incumbent))
+        ahead = session.ahead
+        if ahead is not None:
+            ahead.reap()
+            if ahead.wants(context):
+                ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
+        thinking = ahead is not None and ahead.is_working
+        proposal = ahead.meanwhile(context) if ahead is not None and thinking else session.ask(context)
+        return None if proposal is None else candidates.launch(session, proposal, incumbent)
+
+    def lease(self, name: str, commit: str, **about: Any) -> None:
+        """Journal a run, then ask the station for it.
+
+        Args:
+            name: the station's.
+            commit: to run.
+            about: other fields of a Lease, which say whose run it is.
+        """
+        lease = f"{self._flight.leased + 1}"
+        log = self.session.journal.path.parent / "stations" / name / f"{lease}.log"
+        expected = self._verdicts.expected_seconds(name)
+        whose = {"candidate": None, "of": None, "label": None, "seed": None, "rebase": False, **about}
+        fields = {"lease": lease, "station": name, "commit": commit, "log": str(log), "expected": expected, **whose}
+        self.session.journal.append("leased", **fields)
+        self._cluster.submit(name, self._orders.order(self._flight.leases[lease]))
+
+    def _take(self, answer: Answer) -> None:
+        """Journal an answer. One of a lease that is settled already does not count."""
+        lease = self._flight.leases.get(answer.lease)
+        if lease is None or lease.station != answer.station:
+            return
+        if answer.lacks:
+            self._orders.forget(lease.station)
+            self._cluster.submit(lease.station, self._orders.order(lease))
+            return
+        if answer.run is None:
+            self._lose(lease, answer.failed)
+            self._leave_alone(lease.station)
+            return
+        self._unable.pop(lease.station, None)
+        run = self._orders.run_of(answer, lease)
+        if run.fault and not self._is_own_fault(lease):
+            self._lose(lease, run.error or run.fault, run.fault)
+            return
+        write_whole(self._orders.log_of(lease), answer.log)
+        if lease.label is None:
+            self.session.journal.append("returned", **_of(lease), **dataclasses.asdict(run))
+        elif self._state.comparison is not None:
+            number = len(self._state.comparison.runs.get(lease.label, ())) + 1
+            about = {"lease": lease.lease, "label": lease.label, "run": number}
+            self.session.journal.append("compared", **about, **dataclasses.asdict(run))
+        self._orders.has(lease.station, lease.commit)
+
+    def _leave_alone(self, name: str) -> None:
+        """Give a station that could not measure nothing for a while, longer each time."""
+        count = self._unable.get(name, (0, 0.0))[0]
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**count)
+        self._unable[name] = count + 1, time.monotonic() + pause
+
+    def _is_own_fault(self, lease: Lease) -> bool:
+        candidate = self._flight.candidates.get(lease.candidate) if lease.candidate is not None else None
+        return candidate is not None and candidate.faulted >= MOST_FAULTS
+
+    def _take_loss(self, loss: Loss) -> None:
+        lease = self._flight.leases.get(loss.lease)
+        if lease is None:
+            return
+        if self._cluster.connected:
+            self._lose(lease, loss.reason)
+            # Until `meet` has looked whether it is there.
+            self._unable[lease.station] = self._unable.get(lease.station, (0, 0.0))[0], time.monotonic() + LOSS_PAUSE
+        else:  # it may have been measured all the same
+            self._adopted.add(lease.lease)
+
+    def _lose(self, lease: Lease, reason: str, fault: str = "") -> None:
+        self.session.journal.append(
+            "lost", station=lease.station, reason=reason, fault=fault, label=lease.label, **_of(lease)
+        )
+
+    def _withdraw(self, number: int) -> None:
+        """End the runs of a candidate that has its verdict."""
+        for lease in [each for each in self._flight.leases.values() if each.candidate == number]:
+            self._cluster.cancel(self._orders.session, lease.lease, lease.station)
+            self._lose(lease, "its candidate has a verdict")
+
+    # Verdicts
+
+    def _decide_baseline(self) -> bool:
+        runs = self._flight.kept.get(BASELINE, ())
+        if self._state.pending is None and not succeeded(runs):
+            failed = [run for run in runs if run.metric is None]
+            if failed and {*self.here()} <= {run.station for run in failed}:
+                where = failed[-1].station
+                raise AutoresearchError(
+                    f"the baseline failed on {where}: {failed[-1].error}", hint=f"see the log {failed[-1].log}"
+                )
+            return False
+        candidates.record_baseline(self.session)
+        require_limits(self.session.decision, runs)
+        return True
+
+    def _verdict(self, candidate: Candidate) -> Verdict | None:
+        """Return the verdict about a candidate; None if it needs more runs. A winner on an old base is merged."""
+        if candidate.lost >= MOST_LOST and not candidate.runs:
+            return Verdict("discard", f"could not be measured: {counted(candidate.lost, 'run')} were lost")
+        verdict = self._verdicts.of(candidate)
+        incumbent = self._incumbent
+        if verdict is None or verdict.status != "keep" or candidate.base == incumbent.number:
+            return verdict
+        base = self._state.experiments[candidate.base]
+        better = f"better than #{base.number}, but #{incumbent.number} was kept meanwhile"
+        again = next((each for each in self._flight.candidates.values() if each.merged == candidate.number), None)
+        if again is None and not self._leaves_room():
+            reason = f"{better}, and the session ends before both are measured together"
+            return dataclasses.replace(verdict, status="discard", reason=reason)
+        if again is None:
+            change = candidates.merge(self.session, candidate, base, incumbent)
+            if isinstance(change, str):
+                return dataclasses.replace(verdict, status="discard", reason=f"{better}, and it {change}")
+            again = candidates.launch(self.session, change, incumbent, candidate.number)
+        reason = f"{better}: measured again on top of that as candidate {again.number} ({verdict.reason})"
+        return dataclasses.replace(verdict, status="discard", reason=reason)
+
+    def _finish(self) -> Experiment:
+        """Record the candidate that has its verdict."""
+        pending = self._state.pending
+        done = [each for each in self._flight.candidates.values() if each.verdict is not None]
+        chosen = next((each for each in done if pending is None or each.number == pending.candidate), None)
+        assert chosen is not None
+        return candidates.record(self.session, chosen)
+
+
+def _of(lease: Lease) -> dict[str, Any]:
+    return {"lease": lease.lease, "candidate": lease.candidate, "of": lease.of}

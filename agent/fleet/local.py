@@ -1,0 +1,186 @@
+"""Stations on this machine: one for each GPU, or for each share of the cores, with a scheduler that only they reach."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.errors import AutoresearchError, PreconditionError
+from agent.fleet.security import make_certificates
+from agent.format import counted
+from agent.system.files import last_lines
+
+START_SECONDS = 60.0
+ENDING_SECONDS = 20.0
+GPU_SECONDS = 20
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a station runs.
+
+    Attributes:
+        cores: the cores that it may use; empty for all.
+        gpu: ID of its NVIDIA card; None for none.
+    """
+
+    name: str
+    cores: tuple[int, ...] = ()
+    gpu: str | None = None
+
+
+@dataclass(frozen=True)
+class LocalFleet:
+    """The address of the scheduler, the folder of its certificates, and the stations' logs by name."""
+
+    address: str
+    tls: Path
+    logs: Mapping[str, Path]
+
+
+def places(count: int) -> list[Place]:
+    """Return where so many stations run on this machine.
+
+    Raises:
+        PreconditionError: it has too few accelerators.
+    """
+    cards = gpus()
+    if cards:
+        if count > len(cards):
+            raise PreconditionError(
+                f"this machine has {counted(len(cards), 'GPU')}, and each station needs its own",
+                hint=f"use `--stations {len(cards)}`",
+            )
+        return [Place(f"gpu{number}", gpu=card) for number, card in enumerate(cards[:count])]
+    if sys.platform == "darwin":
+        if count > 1:
+            raise PreconditionError(
+                "this Mac has one GPU, which runs at the same time would share, so that none could be compared",
+                hint="use one station on each Mac: see docs/stations.md",
+            )
+        return [Place("mac")]
+    cores = _by_core(sorted(os.sched_getaffinity(0)))
+    share = len(cores) // count
+    if not share:  # for commands that mostly wait: their numbers must not depend on the time that a core has
+        return [Place(f"cpu{number}", (cores[number % len(cores)],)) for number in range(count)]
+    name = "cpu{}" if share == 1 else f"cpu{{}}x{share}"  # another share is another station, with other numbers
+    return [Place(name.format(number), tuple(cores[number * share : (number + 1) * share])) for number in range(count)]
+
+
+def sharing(count: int) -> str | None:
+    """Return a warning if so many stations share cores; else None."""
+    where = places(count)
+    cores = len({core for each in where for core in each.cores})
+    if not cores or cores >= count:
+        return None
+    return f"{count} stations share {counted(cores, 'core')}, so each measures how busy the others are"
+
+
+def gpus() -> list[str]:
+    """Return the IDs of the NVIDIA cards that this process may use."""
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        return [each.strip() for each in visible.split(",") if each.strip() and each.strip() != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    ask = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=GPU_SECONDS, check=False)
+        return [line.strip() for line in done.stdout.splitlines() if line.strip().isdecimal()]
+    return []
+
+
+@contextlib.contextmanager
+def local_stations(count: int) -> Iterator[LocalFleet]:
+    """Start a scheduler and so many stations, and end them after the block, or when this process dies.
+
+    Even here the connection has certificates: other users of this machine could run commands through an open one.
+
+    Raises:
+        PreconditionError: the machine has too few accelerators.
+        AutoresearchError: they did not start.
+    """
+    where = places(count)
+    with tempfile.TemporaryDirectory(prefix="autoresearch-fleet-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        tls = folder / "tls"
+        make_certificates(tls)
+        logs = {each.name: folder / f"{each.name}.log" for each in where}
+        scheduler = stack.enter_context(_child({"kind": "scheduler", "tls": str(tls)}, {}, folder / "scheduler.log"))
+        address = _line(scheduler, folder / "scheduler.log")
+        stations = []
+        for each in where:
+            config = {"kind": "station", "tls": str(tls), "address": address, "name": each.name, "cores": each.cores}
+            variables = {VISIBLE: each.gpu} if each.gpu is not None else {}
+            stations.append((stack.enter_context(_child(config, variables, logs[each.name])), logs[each.name]))
+        for child, log in stations:
+            _line(child, log)
+        yield LocalFleet(address, tls, logs)
+
+
+@contextlib.contextmanager
+def _child(config: Mapping[str, Any], variables: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a child, and end it after the block. If this process dies, the end of its input ends the child."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "agent.fleet.child", json.dumps(config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            env={**os.environ, **variables},
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def _line(child: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the line that a child prints when it is ready."""
+    assert child.stdout is not None
+    deadline = time.monotonic() + START_SECONDS
+    said = b""
+    while not said.endswith(b"\n") and time.monotonic() < deadline:
+        if select.select([child.stdout], [], [], 0.2)[0]:
+            part = os.read(child.stdout.fileno(), 4096)
+            if not part:
+                break
+            said += part
+    if not said.endswith(b"\n"):
+        last = "".join(last_lines(log)) or "it printed nothing"
+        raise AutoresearchError(f"a station did not start: {last[:300]}", hint="start it again with `--debug`")
+    return said.decode(errors="replace").strip()
+
+
+def _by_core(cores: Sequence[int]) -> list[int]:
+    """Return cores with the two threads of a physical core side by side, so that no two stations share one."""
+
+    def first_sibling(core: int) -> int:
+        try:
+            text = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text()
+            return int(text.replace("-", ",").split(",")[0])
+        except (OSError, ValueError):
+            return core
+
+    return sorted(cores, key=lambda core: (first_sibling(core), core))

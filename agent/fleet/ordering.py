@@ -1,0 +1,142 @@
+"""Turn leases into orders for stations, and what stations answer into runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from agent.execution.fingerprint import snapshot
+from agent.journal.experiment import Experiment, Run
+from agent.journal.flight import BASELINE, Lease
+from agent.repository.bundle import write_order_bundle
+from agent.repository.refs import root_of
+from agent.room.sandbox import Mode
+from agent.session.context import known_constants
+from agent.session.session import Session
+from agent.source.seed import with_seed
+from agent.station.orders import Answer, Leased, Order
+from agent.system.invocation import version
+
+
+class Orders:
+    """Makes the orders of one session.
+
+    Attributes:
+        session: identifies the session on stations.
+    """
+
+    def __init__(self, session: Session, sandbox: Mode = "auto", *, setup: bool = True) -> None:
+        self._session, self.session = session, ""
+        self._sandbox, self._setup = sandbox, setup
+        self._repository = ""
+        self._holds: dict[str, set[str]] = {}
+
+    def begin(self) -> None:
+        """Name the session and its repository, once the session exists."""
+        about, workspace = self._session.state.session, self._session.runner.workspace
+        assert about is not None
+        named = {name: about.get(name) for name in ("tag", "base", "pid", "fingerprint")}
+        digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
+        self.session = f"{about['tag'][:40]}-{digest[:16]}"
+        self._repository = root_of(workspace, about["base"])
+
+    def has(self, station: str, commit: str) -> None:
+        """Note that a station has a commit."""
+        self._holds.setdefault(station, set()).add(commit)
+
+    def forget(self, station: str) -> None:
+        """Note that it is unknown what a station has, so that it is sent everything."""
+        self._holds.pop(station, None)
+
+    def commit_of(self, number: int) -> str:
+        """Return the commit of a kept experiment; before the baseline is recorded, that of the session's start."""
+        state = self._session.state
+        if number < len(state.experiments):
+            return state.experiments[number].commit
+        assert state.head is not None
+        return state.head
+
+    def log_of(self, lease: Lease) -> Path:
+        path = Path(lease.log)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def order(self, lease: Lease) -> Order:
+        """Return the order for a run. One of a comparison has its seed set, and is scored on the holdout."""
+        runner, state = self._session.runner, self._session.state
+        workspace = runner.workspace
+        holds = self._holds.get(lease.station, set())
+        bundle = None if lease.commit in holds else write_order_bundle(workspace, lease.commit, sorted(holds))
+        own, baseline, other = self._beside(lease)
+        assert state.session is not None
+        holdout = lease.label is not None
+        return Order(
+            version=version(),
+            session=self.session,
+            lease=lease.lease,
+            repository=self._repository,
+            prefix=workspace.prefix,
+            commit=lease.commit,
+            base=state.session["base"],
+            files=self._seeded(lease),
+            bundle=bundle,
+            snapshot=snapshot(runner.protocol).get("id"),
+            training_seconds=runner.training_seconds,
+            sandbox=self._sandbox,
+            setup=self._setup,
+            untraced=runner.harness.untraced if runner.harness else False,
+            holdout=holdout,
+            holdout_command=state.flags.get("holdout") if holdout else None,
+            own=own,
+            baseline=baseline,
+            other=other,
+            settled=self._settled(),
+        )
+
+    def run_of(self, answer: Answer, lease: Lease) -> Run:
+        """Return the run of an answer, with its station and its log here."""
+        assert answer.run is not None
+        return replace(answer.run, station=lease.station, log=lease.log, seed=lease.seed, rebased=lease.rebase)
+
+    def runs_on(self, number: int, station: str) -> tuple[Run, ...]:
+        """Return the runs of a kept experiment on one station."""
+        state = self._session.state
+        own: tuple[Run, ...] = state.experiments[number].runs if number < len(state.experiments) else ()
+        return tuple(run for run in (*own, *state.flight.kept.get(number, ())) if run.station == station)
+
+    def _seeded(self, lease: Lease) -> dict[str, str]:
+        """Return the files of the lease's commit that change if its seed is set."""
+        if lease.seed is None:
+            return {}
+        files, known = self._session.runs.files(lease.commit), known_constants(self._session.runner.protocol)
+        return dict(with_seed(files, known, lease.seed))
+
+    def _beside(self, lease: Lease) -> tuple[tuple[Leased, ...], tuple[Leased, ...], tuple[Leased, ...]]:
+        """Return the runs on the same station with which a run is compared (`agent.session.references`)."""
+        kept = [each for each in self._session.state.experiments if each.verdict.status == "keep"]
+        if not kept:
+            return (), (), ()
+        own = self._kept(kept, lease)
+        before = [own] if lease.candidate is not None else [each for each in kept if each.number < own.number]
+        other = self._leased(before[-1].number, lease.station) if before else ()
+        return self._leased(own.number, lease.station), self._leased(BASELINE, lease.station), other
+
+    def _kept(self, kept: list[Experiment], lease: Lease) -> Experiment:
+        candidate = self._session.state.flight.candidates.get(lease.candidate) if lease.candidate is not None else None
+        number = candidate.base if candidate is not None else lease.of
+        return next((each for each in kept if each.number == number or each.commit == lease.commit), kept[-1])
+
+    def _leased(self, number: int, station: str) -> tuple[Leased, ...]:
+        return tuple(Leased(run, Path(run.log).stem) for run in self.runs_on(number, station) if run.metric is not None)
+
+    def _settled(self) -> tuple[str, ...]:
+        """Return the leases whose logs no later run needs: those of candidates that were not kept."""
+        state = self._session.state
+        kept = [each for each in state.experiments if each.verdict.status == "keep"]
+        needed = {Path(run.log).stem for each in kept for run in each.runs}
+        needed |= {Path(run.log).stem for runs in state.flight.kept.values() for run in runs}
+        needed |= {Path(run.log).stem for each in state.flight.candidates.values() for run in each.runs}
+        done = {str(number) for number in range(1, state.flight.leased + 1)} - {*state.flight.leases}
+        return tuple(sorted(done - needed))

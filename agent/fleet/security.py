@@ -1,0 +1,144 @@
+"""Who may speak to the cluster: whoever holds its certificate. Dask runs the code that it is sent."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.errors import PreconditionError, UsageError
+from agent.system.invocation import here, typed
+
+if TYPE_CHECKING:
+    from distributed.security import Security
+
+PORT = 8786
+CA, CERTIFICATE, KEY = "ca.pem", "certificate.pem", "key.pem"
+DAYS = 3650  # a fleet whose certificates expire at night is worth less than one whose certificates are replaced by hand
+ADDRESS = re.compile(r"(?:(?P<scheme>[a-z]+)://)?(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?/?")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The address of a scheduler, and the folder of the certificates; None for an open connection."""
+
+    address: str
+    tls: Path | None
+
+
+def endpoint(address: str, tls: Path | None, *, insecure: bool) -> Endpoint:
+    """Check the address of a scheduler.
+
+    Args:
+        address: `tcp://HOST:PORT`, `tls://HOST:PORT` or `HOST`.
+        tls: the folder of `make_certificates`.
+        insecure: allow an open connection beyond this machine.
+
+    Raises:
+        UsageError: it is not an address.
+        PreconditionError: it leads to another machine without certificates, or they are missing.
+    """
+    found = ADDRESS.fullmatch(address.strip())
+    if found is None or found["scheme"] not in (None, "tcp", "tls") or not 0 < int(found["port"] or PORT) < 65536:
+        raise UsageError(f"'{address}' is not an address of a scheduler", hint="give it as `tcp://HOST:8786`")
+    where = f"{found['host']}:{found['port'] or PORT}"
+    if tls is not None:
+        _require_certificates(tls)
+        return Endpoint(f"tls://{where}", tls)
+    if found["scheme"] == "tls":
+        raise PreconditionError(
+            f"{address} needs certificates", hint=f"give their folder with `--tls DIR`; {_how_to_make()}"
+        )
+    if not is_loopback(found["host"]):
+        require_closed(tls, insecure=insecure)
+    return Endpoint(f"tcp://{where}", None)
+
+
+def require_closed(tls: Path | None, *, insecure: bool) -> None:
+    """Raise PreconditionError if other machines would be let in without certificates, or if those are missing."""
+    if tls is not None:
+        _require_certificates(tls)
+    elif not insecure:
+        raise PreconditionError(
+            "without certificates, whoever reaches the scheduler can run commands on every station",
+            hint=f"{_how_to_make()} and give it with `--tls DIR`; on a network that you trust, use `--insecure`",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def security(tls: Path | None) -> Security:
+    """Return what Dask needs to speak only to holders of the certificates in `tls`; None speaks to anyone."""
+    from distributed.security import Security
+
+    if tls is None:
+        return Security(require_encryption=False)
+    names = {"tls_ca_file": str(tls / CA)}
+    for role in ("client", "scheduler", "worker"):
+        names |= {f"tls_{role}_cert": str(tls / CERTIFICATE), f"tls_{role}_key": str(tls / KEY)}
+    return Security(require_encryption=True, **names)
+
+
+def make_certificates(folder: Path) -> None:
+    """Write a new authority, and a certificate with its key that all machines of a fleet share.
+
+    The authority's own key is not written, so that no other certificate can be made.
+
+    Raises:
+        PreconditionError: the folder has certificates already.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    if any((folder / name).exists() for name in (CA, CERTIFICATE, KEY)):
+        raise PreconditionError(f"{folder} has certificates already", hint="delete them first, or give another folder")
+    now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)  # clocks differ
+    until = now + datetime.timedelta(days=DAYS)
+    authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "autoresearch fleet")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "autoresearch station")])
+    signer = x509.SubjectKeyIdentifier.from_public_key(authority.public_key())
+    texts = {}
+    for name, of, key in ((CA, issuer, authority), (CERTIFICATE, subject, own)):
+        builder = x509.CertificateBuilder(issuer, of, key.public_key(), x509.random_serial_number(), now, until)
+        signs = key is authority
+        usage = x509.KeyUsage(not signs, False, False, False, False, signs, signs, False, False)
+        made = (
+            builder.add_extension(x509.BasicConstraints(signs, 0 if signs else None), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(signer), critical=False)
+            .sign(authority, hashes.SHA256())
+        )
+        texts[name] = made.public_bytes(serialization.Encoding.PEM)
+    plain = serialization.NoEncryption()
+    texts[KEY] = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, content in texts.items():
+        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+
+
+def _require_certificates(folder: Path) -> None:
+    missing = [name for name in (CA, CERTIFICATE, KEY) if not (folder / name).is_file()]
+    if missing:
+        raise PreconditionError(f"{here(folder)} has no {', '.join(missing)}", hint=_how_to_make())
+    if (folder / KEY).stat().st_mode & 0o077:
+        key = here(folder / KEY)
+        raise PreconditionError(f"{key} is readable by other users", hint=f"run `chmod 600 {key}`")
+
+
+def _how_to_make() -> str:
+    return f"make them with `{typed('station --make-certificates DIR')}`, copy the folder to each machine"

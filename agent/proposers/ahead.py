@@ -1,0 +1,270 @@
+"""Make the next proposal while the experiment in progress is measured, so that the machine does not wait for a model.
+
+A thread asks the model or agent. Its proposal is on disk before it is announced, and is used for the next experiment,
+even if the loop was killed in between. If the incumbent has changed since, the change is merged onto the new one; if it
+does not apply to that, it is thrown away. The search never works ahead: it is instant, and learns from every result.
+
+The thread runs nothing of a candidate, because that would disturb the run in progress. Whether a proposal can be
+imported is checked when it is used; if not, its author is asked to fix it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agent.errors import AutoresearchError, UsageError
+from agent.execution.preflight import fault_of_sources
+from agent.journal import proposals
+from agent.journal.experiment import Experiment, Proposal, digest
+from agent.journal.journal import Journal
+from agent.journal.results import one_line
+from agent.proposers.base import Context
+from agent.proposers.hybrid import TICK_SECONDS, HybridProposer
+from agent.proposers.search.space import tunable_parameters
+from agent.proposers.validate import Seen
+from agent.source.merging import merged, runs
+
+ENDING_SECONDS = 20.0  # for the thread to end, which kills the processes of an agent
+
+
+class Unwanted(BaseException):
+    """The session ends, so the proposal in progress is given up. Not an error that a proposer may handle."""
+
+
+class Outdated(Exception):
+    """A proposal no longer applies; the text says why."""
+
+
+@dataclass
+class Work:
+    """A proposal that a thread is making.
+
+    Attributes:
+        unwanted: set to give the proposal up.
+        error: what ended the thread and concerns the session.
+    """
+
+    unwanted: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+    error: BaseException | None = None
+
+    @property
+    def going(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+
+class AheadProposer:
+    """A proposer whose model or agent makes the next proposal during the experiment in progress.
+
+    Args:
+        early: whether it begins during the experiment. Otherwise it only uses what an earlier start left.
+    """
+
+    def __init__(self, proposer: HybridProposer, journal: Journal, *, early: bool) -> None:
+        self.name = proposer.name
+        self._proposer, self._journal, self._early = proposer, journal, early
+        self._work: Work | None = None
+        self._seen = Seen()
+
+    def tell(self, experiment: Experiment) -> None:
+        self._proposer.tell(experiment)
+
+    def ask(self, context: Context) -> Proposal:
+        """Return the proposal that was made ahead if there is one that applies, or else a new one.
+
+        Raises:
+            Exhausted: as the proposer does.
+        """
+        self._await(context.workspace.tick)
+        return self._made_ahead(context) or self._proposer.ask(context)
+
+    def repair(self, context: Context, error: str, attempt: int) -> Proposal | None:
+        self._await(context.workspace.tick)  # the model answers one question at a time
+        return self._proposer.repair(context, error, attempt)
+
+    def wants(self, context: Context) -> bool:
+        """Return whether the proposal for `context` can be made ahead: it is the model's, and there is none yet."""
+        return (
+            self._early
+            and self._work is None
+            and self._journal.state.prepared is None
+            and self._proposer.consults(context)
+        )
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a proposal is being made now."""
+        return self._work is not None and self._work.going
+
+    def meanwhile(self, context: Context) -> Proposal | None:
+        """Return a proposal of the search while another one is being made; None if only the model proposes.
+
+        Raises:
+            Exhausted: the search has none.
+        """
+        return self._proposer.instead(context)
+
+    def reap(self) -> None:
+        """Forget a thread that has ended, so that another proposal can be made.
+
+        Raises:
+            BaseException: what ended it and concerns the session.
+        """
+        if self._work is not None and not self._work.going:
+            self._await(lambda: None)
+
+    def begin(self, context: Context) -> None:
+        """Begin to make the proposal for `context` in a thread, whose `tick` must call `require_wanted`."""
+        self._journal.append(
+            "preparing",
+            number=context.number,
+            base=context.incumbent.commit,
+            proposer=self._proposer.consulted,
+        )
+        work = self._work = Work()
+        context = replace(context, workspace=replace(context.workspace, check=_check_sources(context)))
+        # A daemon: it never keeps the program alive.
+        work.thread = threading.Thread(target=self._make, args=(context, work), name="ahead", daemon=True)
+        work.thread.start()
+
+    def require_wanted(self) -> None:
+        """Raise Unwanted if the proposal in progress is given up."""
+        if self._work is not None and self._work.unwanted.is_set():
+            raise Unwanted
+
+    def give_up(self) -> None:
+        """Give the proposal in progress up, and end the processes of its agent."""
+        work = self._work
+        if work is not None and work.thread is not None:
+            work.unwanted.set()
+            work.thread.join(ENDING_SECONDS)
+            self._work = None if not work.going else work
+
+    def _make(self, context: Context, work: Work) -> None:
+        """Make a proposal, save it, and announce it. Runs in the thread."""
+        try:
+            proposal = self._proposer.consult(context)
+            if proposal is not None:
+                proposals.write(self._journal.path, context.number, "ahead", proposal)
+                self._journal.append(
+                    "prepared",
+                    number=context.number,
+                    base=context.incumbent.commit,
+                    proposer=proposal.proposer,
+                    description=one_line(proposal.description),
+                )
+        except Unwanted:
+            pass
+        except BaseException as error:  # the loop raises it
+            work.error = error
+
+    def _await(self, tick: Callable[[], None]) -> None:
+        """Wait for the proposal in progress.
+
+        Raises:
+            BaseException: what `tick` raises, or what ended the thread.
+        """
+        work = self._work
+        if work is None or work.thread is None:
+            return
+        while work.going:
+            tick()
+            work.thread.join(TICK_SECONDS)
+        self._work = None
+        if work.error is not None:
+            raise work.error
+
+    def _made_ahead(self, context: Context) -> Proposal | None:
+        """Return the proposal that was made ahead, or None if there is none that applies."""
+        said = self._journal.state.prepared
+        if said is None:
+            return None
+        try:
+            proposal = _read(self._journal, said["number"])
+            return self._fitted(replace(proposal, proposer=said["proposer"]), said, context)
+        except (Outdated, UsageError) as reason:
+            self._journal.append("outdated", number=said["number"], reason=str(reason))
+            return None
+
+    def _fitted(self, proposal: Proposal, said: Mapping[str, Any], context: Context) -> Proposal:
+        """Return the proposal as a change of the incumbent.
+
+        Raises:
+            Outdated: it does not apply to it, is nothing new any more, or cannot be imported.
+            UsageError: a search comment of it is malformed.
+        """
+        files, more = proposal.files, ""
+        if said["base"] != context.incumbent.commit:
+            base = next((each for each in context.history if each.commit == said["base"]), None)
+            if base is None:
+                raise Outdated(f"the commit {said['base'][:12]} that it changes is not one of the session")
+            files = _rebased(files, base, context)
+            more = f" (made on #{base.number}, merged onto #{context.incumbent.number})"
+        whole = {**context.files, **files}
+        if same := self._seen.earlier(whole, context):
+            raise Outdated(f"it is the same program as {same}")
+        if fault := context.workspace.check(whole):
+            whole |= self._fixed(whole, fault, context)
+        return replace(
+            proposal,
+            files={path: text for path, text in whole.items() if text != context.files.get(path)},
+            reasoning=f"{proposal.reasoning}{more}".strip(),
+            parameters=tunable_parameters(whole, context.constants),
+        )
+
+    def _fixed(self, files: Mapping[str, str], fault: str, context: Context) -> Mapping[str, str]:
+        """Return the files that its author changes to fix a fault.
+
+        Raises:
+            Outdated: it could not.
+        """
+        fixed = self._proposer.repair(replace(context, files=files), fault, 0)
+        if fixed is None:
+            raise Outdated(fault)
+        return fixed.files
+
+
+def _read(journal: Journal, number: int) -> Proposal:
+    try:
+        return proposals.read(journal.path, number, "ahead")
+    except AutoresearchError as damage:
+        raise Outdated(str(damage)) from None
+
+
+def _check_sources(context: Context) -> Callable[[Mapping[str, str]], str | None]:
+    """Return the check of a candidate during a run: it starts nothing."""
+    flying = {each.digest: each.number for each in context.flight}
+
+    def check(files: Mapping[str, str]) -> str | None:
+        number = flying.get(digest(files))
+        if number is not None:
+            return f"it is the same as experiment #{number}, which is being measured: propose something new"
+        return fault_of_sources(files)
+
+    return check
+
+
+def _rebased(files: Mapping[str, str], base: Experiment, context: Context) -> dict[str, str]:
+    """Return the files of a change of `base` as a change of the incumbent, without those that it has already.
+
+    Raises:
+        Outdated: both changed the same thing.
+    """
+    old, found = context.workspace.texts(base), {}
+    for path, text in files.items():
+        before, now = old.get(path), context.files.get(path)
+        if now == before:
+            found[path] = text
+        elif now != text:
+            taken = (
+                merged((now, before, text), context.constants, context.workspace.merge)
+                if now is not None and before is not None
+                else None
+            )
+            if taken is None or not runs(path, taken, context.constants):
+                raise Outdated(f"its change of {path} conflicts with that of #{context.incumbent.number}")
+            found[path] = taken
+    return {path: text for path, text in found.items() if text != context.files.get(path)}

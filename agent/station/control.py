@@ -1,0 +1,94 @@
+"""What a decider asks of a station besides orders. Each answers at once, on the thread that also keeps the connection.
+
+`dask_worker` is filled in by Dask, which calls these functions on each worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from agent.execution import fingerprint
+from agent.station import records
+from agent.station.orders import Answer, name
+from agent.station.state import Station, station
+from agent.system.files import last_lines
+from agent.system.invocation import version
+
+MOST_CANCELLED = 1000
+LONGEST_LINE = 500
+GPU_SECONDS = 10
+
+
+def facts(dask_worker: Any = None) -> dict[str, Any]:
+    """Return who the station is: its name, machine, program and process."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return {
+        "name": _here(dask_worker).name,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "version": version(),
+        "python": platform.python_version(),
+        "cores": cores,
+        "accelerator": accelerator(),
+        "machine": machine(),
+    }
+
+
+def collect(session: str, dask_worker: Any = None) -> dict[str, Any]:
+    """Return the answers of a session that are kept here, and which of its runs is active."""
+    here = _here(dask_worker)
+    answers: list[Answer] = []
+    for folder in records.kept(here.name, name(session)):
+        if (answer := records.read_kept(folder)) is not None:
+            answers.append(answer)
+    active = here.active
+    running = [active.lease] if active is not None and active.session == session else []
+    return {"finished": {each.lease: each.to_dict() for each in answers}, "running": running}
+
+
+def cancel(session: str, lease: str, dask_worker: Any = None) -> None:
+    """End a run, or the wait of its order. Its process tree is killed within seconds."""
+    here = _here(dask_worker)
+    if len(here.cancelled) < MOST_CANCELLED:
+        here.cancelled.add((session, lease))
+
+
+def progress(dask_worker: Any = None) -> dict[str, Any] | None:
+    """Return session, lease and duration of the active run, and the last line of its log; None if none is active."""
+    active = _here(dask_worker).active
+    if active is None:
+        return None
+    line = "".join(last_lines(active.log))[:LONGEST_LINE]
+    seconds = time.monotonic() - active.began
+    return {"session": active.session, "lease": active.lease, "seconds": seconds, "line": line}
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+    return fingerprint.machine()
+
+
+@functools.cache
+def accelerator() -> str:
+    """Return the name of the station's accelerator: its NVIDIA card, the Mac's chip, or the processor."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if visible and shutil.which("nvidia-smi"):
+        ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", visible]
+        try:
+            done = subprocess.run(ask, capture_output=True, text=True, timeout=GPU_SECONDS, check=False)
+            if done.returncode == 0 and done.stdout.strip():
+                return done.stdout.splitlines()[0].strip()[:200]
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+    return fingerprint.chip()
+
+
+def _here(dask_worker: Any) -> Station:
+    return station(str(getattr(dask_worker, "name", dask_worker)))

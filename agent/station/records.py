@@ -1,0 +1,98 @@
+"""What a station keeps on disk: a clone for each repository, and the answers and logs of its latest runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from agent.execution.evaluation import losses_of
+from agent.execution.fingerprint import cache_folder
+from agent.station.orders import LARGEST_LOG, Answer, Invalid
+from agent.system.files import read_bounded, read_end, remove_tree, write_whole
+
+MOST_KEPT = 200  # runs of a station
+LARGEST_ANSWER = 2**20
+LONGEST_NAME = 60
+LOG, ANSWER = "run.log", "answer.json"
+
+
+def folder_name(station: str) -> str:
+    """Return a station's name as the name of a folder, different for different names."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", station).strip(".-")[:LONGEST_NAME]
+    return plain if plain == station else f"{plain or 'station'}-{hashlib.sha256(station.encode()).hexdigest()[:8]}"
+
+
+def clone_folder(station: str, repository: str) -> Path:
+    return cache_folder() / "stations" / "clones" / folder_name(station) / repository
+
+
+def records_folder(station: str) -> Path:
+    """Return the folder of a station's answers and logs, which no run sees."""
+    return cache_folder() / "stations" / "records" / folder_name(station)
+
+
+def run_folder(station: str, repository: str, session: str, lease: str) -> Path:
+    return records_folder(station) / repository / session / lease
+
+
+def keep(folder: Path, answer: Answer) -> None:
+    """Write an answer to disk before it is sent, for a decider that has gone and comes back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = replace(answer, log=b"").to_dict()
+    del data["log"]
+    write_whole(folder / ANSWER, json.dumps(data, allow_nan=False))
+
+
+def read_kept(folder: Path) -> Answer | None:
+    """Return the answer in the folder of a run, with its log; None if there is none or it is damaged."""
+    try:
+        data = json.loads(read_bounded(folder / ANSWER, LARGEST_ANSWER))
+        return Answer.from_dict({**data, "log": log_end(folder / LOG)})
+    except (OSError, ValueError, TypeError, RecursionError, Invalid):
+        return None
+
+
+def log_end(log: Path) -> bytes:
+    """Return the end of a log; empty if it does not exist."""
+    try:
+        return read_end(log, LARGEST_LOG)
+    except OSError:
+        return b""
+
+
+def kept(station: str, session: str) -> Iterator[Path]:
+    """Yield the folders of a session's runs that have an answer."""
+    for path in sorted(records_folder(station).glob(f"*/{session}/*/{ANSWER}")):
+        yield path.parent
+
+
+def settle(session: Path, leases: Iterable[str]) -> None:
+    """Drop answers that the decider has, and their logs.
+
+    The losses of a run stay: later runs of the session are compared with them.
+    """
+    for lease in leases:
+        folder = session / lease
+        for path in (folder / ANSWER, folder / LOG, *folder.glob("*.holdout.log")):
+            path.unlink(missing_ok=True)
+        if not losses_of(folder / LOG).exists():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def prune(station: str, *, most: int = MOST_KEPT) -> None:
+    """Delete all but the latest runs of a station."""
+    found = []
+    for folder in records_folder(station).glob("*/*/*"):
+        with contextlib.suppress(OSError):
+            found.append((folder.stat().st_mtime, folder))
+    for _, folder in sorted(found, reverse=True)[most:]:
+        remove_tree(folder)
+        for parent in (folder.parent, folder.parent.parent):
+            with contextlib.suppress(OSError):  # not empty
+                parent.rmdir()

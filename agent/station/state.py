@@ -1,0 +1,112 @@
+"""What a station is doing now: its lock, its current run, and requests to end it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.errors import AutoresearchError, Interrupted
+
+POLL_SECONDS = 0.2
+CANCELLED = "the run was cancelled"
+LEAVING = "the station is leaving"
+
+
+@dataclass(frozen=True)
+class Active:
+    """The current run.
+
+    Attributes:
+        began: by the monotonic clock.
+        log: of the run, which may not exist yet.
+    """
+
+    session: str
+    lease: str
+    began: float
+    log: Path
+
+
+@dataclass
+class Station:
+    """One station of this process.
+
+    Attributes:
+        leaving: whether new orders are refused.
+        ending: whether the current run is ended, too.
+        say: shows a line to the person at the station.
+        cancelled: session and lease of orders that shall not run, or end.
+    """
+
+    name: str
+    leaving: bool = False
+    ending: bool = False
+    say: Callable[[str], None] = lambda _: None
+    active: Active | None = None
+    cancelled: set[tuple[str, str]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextlib.contextmanager
+    def running(self, session: str, lease: str, log: Path) -> Iterator[None]:
+        """Wait until no other run is active, and be the active one during the block.
+
+        Raises:
+            Interrupted: it was cancelled, or the station leaves.
+            AutoresearchError: another process of this machine is the same station.
+        """
+        while not self._lock.acquire(timeout=POLL_SECONDS):
+            self.require_going(session, lease)
+        try:
+            if self.leaving:
+                raise Interrupted(LEAVING, 130)
+            self.require_going(session, lease)
+            with _machine_lock(self.name, log):
+                self.active = Active(session, lease, time.monotonic(), log)
+                yield
+        finally:
+            self.active = None
+            self.cancelled.discard((session, lease))
+            self._lock.release()
+
+    def require_going(self, session: str, lease: str) -> None:
+        """Raise Interrupted if the run of a lease shall end."""
+        if self.ending:
+            raise Interrupted(LEAVING, 130)
+        if (session, lease) in self.cancelled:
+            raise Interrupted(CANCELLED, 130)
+
+
+_stations: dict[str, Station] = {}
+
+
+def station(name: str) -> Station:
+    """Return the station of this name in this process."""
+    return _stations.setdefault(name, Station(name))
+
+
+@contextlib.contextmanager
+def _machine_lock(name: str, log: Path) -> Iterator[None]:
+    """Hold the lock of a station among the processes of this machine.
+
+    Args:
+        log: of the run: the lock is four folders above it.
+    """
+    from filelock import FileLock, Timeout  # imported late: a decider does not need it
+
+    folder = log.parents[3]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise AutoresearchError(
+            f"another process of this machine runs as station {name}", hint="give each station a name of its own"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,120 @@
+"""Carry out an order: bring the clone up to date, prepare it, run the command once, and keep the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agent.errors import AutoresearchError, PreconditionError, fault, in_one_line
+from agent.execution import evaluation, fingerprint, holdout
+from agent.execution.measure import Beside, Edited, Runner, measure
+from agent.execution.process import Observer
+from agent.format import duration, figure, one_line
+from agent.journal.experiment import Run
+from agent.session.opening import open_runner, prepared
+from agent.station import clone, records
+from agent.station.orders import LONGEST_TEXT, Answer, Invalid, Leased, Order
+from agent.station.state import Station, station
+from agent.system.invocation import version
+
+
+def measure_order(data: dict[str, Any], name: str, tick: Callable[[float], None] = lambda _: None) -> dict[str, Any]:
+    """Carry out an order, and return its answer. It never raises: what goes wrong is part of the answer.
+
+    Args:
+        data: of an Order.
+        name: the station's.
+        tick: called several times a second with the seconds of the run so far.
+    """
+    here = station(name)
+    try:
+        order = Order.from_dict(data)
+    except Invalid as reason:
+        return Answer("invalid", name, failed=f"sent an order that is not valid: {reason}"[:LONGEST_TEXT]).to_dict()
+    try:
+        answer = _answer(here, order, tick)
+    except clone.Lacking:
+        answer = Answer(order.lease, name, failed="lacks commits that the bundle is based on", lacks=True)
+    except (AutoresearchError, OSError) as error:
+        answer = Answer(order.lease, name, failed=in_one_line(error)[:LONGEST_TEXT])
+    except Exception as error:  # a fault of this program says nothing about the candidate
+        answer = Answer(order.lease, name, failed=fault(error))
+    here.say(_line(answer))
+    return answer.to_dict()
+
+
+def _answer(here: Station, order: Order, tick: Callable[[float], None]) -> Answer:
+    if order.version != version():
+        raise PreconditionError(
+            f"{here.name} has autoresearch {version()}, and the session has {order.version}",
+            hint="install the same version on both",
+        )
+    folder = records.run_folder(here.name, order.repository, order.session, order.lease)
+    if (known := records.read_kept(folder)) is not None:
+        return known
+    log = folder / records.LOG
+    with here.running(order.session, order.lease, log):
+        records.settle(folder.parent, order.settled)
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def watch(seconds: float) -> None:
+            here.require_going(order.session, order.lease)
+            tick(seconds)
+
+        run = _measured(here, order, records.clone_folder(here.name, order.repository), watch)
+        answer = Answer(order.lease, here.name, run, records.log_end(log))
+        records.keep(folder, answer)
+        records.prune(here.name)
+        return answer
+
+
+def _measured(here: Station, order: Order, place: Path, watch: Callable[[float], None]) -> Run:
+    """Run the command of an order once, in the clone `place`."""
+    folder = clone.update(place, order)
+    log = records.run_folder(here.name, order.repository, order.session, order.lease) / records.LOG
+    watch(0.0)
+    if order.setup:
+        clone.require_prepared(folder, order.base)
+    with (
+        open_runner(folder, order.session, order.training_seconds, order.sandbox) as opened,
+        prepared(
+            replace(opened, linked=False, say=here.say), setup=order.setup, commit=order.base, untraced=order.untraced
+        ) as ready,
+    ):
+        _require_snapshot(here, order, ready)
+        runner = replace(ready, keeps_models=order.holdout, holdout_command=order.holdout_command)
+        beside = Beside(*(_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other)))
+        run = measure(runner, Edited(order.commit, order.files), log, Observer(tick=watch), beside)
+        if order.holdout:
+            score = holdout.score(runner, log, lambda: watch(run.seconds)) if run.metric is not None else None
+            evaluation.drop_models(log)
+            run = replace(run, holdout=score)
+    return replace(run, station=here.name, log="", error=run.error and run.error[:LONGEST_TEXT])
+
+
+def _require_snapshot(here: Station, order: Order, runner: Runner) -> None:
+    found = fingerprint.snapshot(runner.protocol).get("id")
+    if found != order.snapshot:
+        raise PreconditionError(
+            f"{here.name} has snapshot {found or 'none'}, the session has {order.snapshot or 'none'}",
+            hint="prepare the same data there",
+        )
+
+
+def _at_home(here: Station, order: Order, runs: Iterable[Leased]) -> tuple[Run, ...]:
+    """Return runs with the paths of their logs on this station, and without one if they ran elsewhere."""
+    found = []
+    for each in runs:
+        folder = records.run_folder(here.name, order.repository, order.session, each.lease or "none")
+        found.append(replace(each.run, log=str(folder / records.LOG) if each.lease and folder.is_dir() else ""))
+    return tuple(found)
+
+
+def _line(answer: Answer) -> str:
+    run = answer.run
+    if run is None:
+        return one_line(f"run {answer.lease}: not measured: {answer.failed}")
+    result = figure(run.metric) if run.metric is not None else one_line(run.error or "failed")
+    return f"run {answer.lease}: {result} in {duration(run.seconds)}"

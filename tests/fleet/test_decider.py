@@ -1,0 +1,230 @@
+"""A session on real stations of this machine: rows, refs and tree are those of a session of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.journal.journal import fold
+from agent.journal.paths import journal_path
+from tests.common import schemas
+from tests.common.processes import survivors
+from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.workspaces import ROOT, Cli, commit_all, git, make_repository, quick_protocol
+
+# The number depends on the station: machines differ in speed, and so in level.
+STATIONS = '''"""Prints a metric that depends on the constants and on the core."""
+
+import os
+
+RATE = 0.1  # search: 0.001..10 log
+DEPTH = 4  # search: 1..16
+WIDTH = 64  # search: 8..512
+LEVEL = 0.5 * min(os.sched_getaffinity(0))
+
+loss = 1.0 + LEVEL + (RATE - 0.4) ** 2 + 0.05 * (DEPTH - 7) ** 2 + 0.001 * abs(WIDTH - 256)
+print(f"val_bpb:          {loss:.6f}")
+'''
+FLAGS = ("--stations", "2", "--no-keep-awake", "--sandbox", "off", "--fresh")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", *args]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_session_on_two_stations_is_one_record(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "8")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len(rows(quick)) == 9
+    assert {run["station"] for run in events(quick, "returned")} == {"cpu0", "cpu1"}
+    assert [fault for line in journal(quick) if (fault := schemas.fault("event", line)) is not None] == []
+    state = fold(journal_path(quick, "t"))
+    assert not state.flight.candidates
+    assert not state.flight.leases
+    # Each run is counted once, and each verdict came in its own row.
+    leases = [event["lease"] for event in events(quick, "returned")]
+    assert len(leases) == len(set(leases))
+    assert not survivors(quick)
+
+
+def test_only_differences_within_a_station_are_evidence(tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "levels"
+    folder.mkdir()
+    (folder / "train.py").write_text(STATIONS)
+    (folder / "prepare.py").write_text("HARNESS = True\n")
+    (folder / "protocol.json").write_text(json.dumps(quick_protocol(), indent=2))
+    make_repository(folder)
+    done = cli(folder, "run", "--tag", "t", *FLAGS, "--max-experiments", "10")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(folder)
+    state = fold(journal_path(folder, "t"))
+    assert state.baseline is not None
+    reference = state.baseline.runs[0]
+    assert reference.metric is not None
+
+    def loss(values: dict[str, float]) -> float:
+        return (values["RATE"] - 0.4) ** 2 + 0.05 * (values["DEPTH"] - 7) ** 2 + 0.001 * abs(values["WIDTH"] - 256)
+
+    start_loss = loss({"RATE": 0.1, "DEPTH": 4, "WIDTH": 64})
+    best = start_loss
+    for experiment in state.experiments[1:]:
+        values = {name: float(value) for name, value in experiment.parameters.items()}
+        # Every number is on the scale of the station that measured the baseline first.
+        assert experiment.metric == pytest.approx(reference.metric - start_loss + loss(values), abs=2e-6)
+        if experiment.verdict.status == "keep":
+            assert loss(values) < best
+            best = loss(values)
+    assert best < start_loss
+
+
+def test_killed_decider_takes_what_finished_meanwhile(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(0.5)\n", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "slower")
+    for _ in range(4):
+        loop = start(quick, *FLAGS, "--max-experiments", "6")
+        before = len(events(quick, "leased")) if journal_path(quick, "t").exists() else 0
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and loop.poll() is None:
+            if journal_path(quick, "t").exists() and len(events(quick, "leased")) >= before + 2:
+                break
+            time.sleep(0.05)
+        loop.kill()
+        loop.wait()
+        assert loop.stdout is not None
+        loop.stdout.close()
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "6")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len(rows(quick)) == 7
+    ended = [event["lease"] for kind in ("returned", "lost") for event in events(quick, kind)]
+    assert sorted(ended) == sorted(event["lease"] for event in events(quick, "leased"))
+    assert not survivors(quick)
+
+
+def test_first_ctrl_c_gives_candidates_in_flight_their_verdict(quick: Path) -> None:
+    loop = start(quick, *FLAGS)
+    assert loop.stdout is not None
+    for line in loop.stdout:
+        if "#2 " in line:
+            loop.send_signal(signal.SIGINT)
+            break
+    said = loop.stdout.read()
+    assert loop.wait(timeout=60) == 130, said
+    loop.stdout.close()
+    assert_consistent(quick)
+    assert not fold(journal_path(quick, "t")).flight.candidates
+    assert not survivors(quick)
+
+
+def test_session_stays_on_stations_or_without(quick: Path, cli: Cli) -> None:
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "2")
+    assert done.returncode == 3
+    assert "was measured without stations" in done.stderr
+
+
+def test_baseline_that_fails_everywhere_ends_the_session(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text((quick / "train.py").read_text().replace("sys.exit(0)", "sys.exit(1)"))
+    commit_all(quick, "broken")
+    done = cli(quick, "run", "--tag", "t", *FLAGS)
+    assert done.returncode == 1
+    assert "error: the baseline failed on cpu" in done.stderr
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+    assert not survivors(quick)
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (("--stations", "2", "--scheduler", "tcp://127.0.0.1:1"), "mutually exclusive"),
+        (("--tls", "certificates"), "needs --scheduler"),
+        (("--insecure",), "needs --scheduler"),
+    ],
+)
+def test_contradicting_flags(quick: Path, cli: Cli, flags: tuple[str, ...], why: str) -> None:
+    done = cli(quick, "run", "--tag", "t", *flags)
+    assert done.returncode == 2
+    assert why in done.stderr
+
+
+def test_unreachable_scheduler_is_one_sentence(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "run", "--tag", "t", "--scheduler", "tcp://127.0.0.1:1")
+    assert done.returncode == 3
+    assert "error: cannot connect to the scheduler" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def in_turn(tmp_path: Path, *changes: str) -> tuple[str, ...]:
+    """Return the flags of an agent that makes these changes of train.py one after the other."""
+    script, count = tmp_path / "agent.sh", tmp_path / "count"
+    count.write_text("0")
+    cases = "".join(f"{number}) sed -i '{change}' train.py;;\n" for number, change in enumerate(changes))
+    script.write_text(f'n=$(cat {count}); echo $((n + 1)) > {count}\ncase "$n" in\n{cases}esac\n')
+    return "--proposer", "command", "--agent-cmd", f"sh {script}"
+
+
+@pytest.mark.parametrize(
+    ("second", "wins"),
+    [
+        ("s/^WIDTH = .*/WIDTH = 128  # search: 8..512/", True),
+        ("s/^DEPTH = .*/DEPTH = 6  # search: 1..16/", False),
+    ],
+)
+def test_winner_on_an_old_base(quick: Path, cli: Cli, tmp_path: Path, second: str, wins: bool) -> None:
+    """Two candidates win against the baseline at the same time: the second is merged onto the first, if it can be."""
+    text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(4)\n", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "slower")
+    agent = in_turn(tmp_path, "s/^DEPTH = .*/DEPTH = 5  # search: 1..16/", second)
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "5")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    state = fold(journal_path(quick, "t"))
+    first, other = state.experiments[1], state.experiments[2]
+    assert first.verdict.status == "keep"
+    assert other.verdict.status == "discard"
+    assert "better than #0, but #1 was kept meanwhile" in other.verdict.reason
+    merges = [event for event in events(quick, "candidate") if event["merged"] is not None]
+    if wins:
+        assert merges[0]["parameters"] == {**first.parameters, "WIDTH": 128}
+        again = next(each for each in state.experiments if each.digest == merges[0]["digest"])
+        assert again.verdict.evidence is not None
+        assert again.verdict.evidence.gain > 0
+    else:
+        assert "conflicts with #1 in train.py" in other.verdict.reason
+        assert all(event["description"] != other.description for event in merges)
+
+
+def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """While the agent makes its proposal, the search keeps the stations busy."""
+    text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(1)\n", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "slower")
+    script = tmp_path / "agent.sh"
+    script.write_text('sleep 2; sed -i \'s/^print("---")/loss -= 0.01\\nprint("---")/\' train.py\n')
+    agent = ("--proposer", "hybrid", "--share", "0.9", "--agent-cmd", f"sh {script}", "--ahead")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "14")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    who = [event["proposer"] for event in events(quick, "candidate")]
+    assert {"command", "search"} <= set(who)
+    begun = next(event["at"] for event in events(quick, "preparing"))
+    made = next(event["at"] for event in events(quick, "prepared"))
+    between = [event for event in events(quick, "returned") if begun < event["at"] < made]
+    assert len(between) >= 3

@@ -1,0 +1,66 @@
+"""Who may speak to a fleet."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from agent.errors import PreconditionError, UsageError
+from agent.fleet.cluster import Cluster
+from agent.fleet.local import local_stations
+from agent.fleet.security import Endpoint, endpoint, make_certificates
+
+
+@pytest.mark.quick
+def test_certificates_are_readable_by_the_user_only(tmp_path: Path) -> None:
+    folder = tmp_path / "fleet"
+    make_certificates(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {
+        "ca.pem": 0o600,
+        "certificate.pem": 0o600,
+        "key.pem": 0o600,
+    }
+    with pytest.raises(PreconditionError, match="has certificates already"):
+        make_certificates(folder)
+    (folder / "key.pem").chmod(0o644)
+    with pytest.raises(PreconditionError, match="readable by other users"):
+        endpoint("studio", folder, insecure=False)
+    (folder / "key.pem").unlink()
+    with pytest.raises(PreconditionError, match=r"has no key\.pem"):
+        endpoint("studio", folder, insecure=False)
+
+
+@pytest.mark.quick
+def test_addresses_beyond_this_machine_need_certificates(tmp_path: Path) -> None:
+    make_certificates(tmp_path / "fleet")
+    tls = tmp_path / "fleet"
+    assert endpoint("127.0.0.1:99", None, insecure=False) == Endpoint("tcp://127.0.0.1:99", None)
+    assert endpoint("tcp://[::1]:99", None, insecure=False) == Endpoint("tcp://[::1]:99", None)
+    assert endpoint("localhost", None, insecure=False) == Endpoint("tcp://localhost:8786", None)
+    assert endpoint("tcp://studio.local", tls, insecure=False) == Endpoint("tls://studio.local:8786", tls)
+    assert endpoint("studio.local", None, insecure=True) == Endpoint("tcp://studio.local:8786", None)
+    for address in ("studio.local", "tcp://10.0.0.1:8786", "0.0.0.0", "tls://localhost"):
+        with pytest.raises(PreconditionError) as refused:
+            endpoint(address, None, insecure=False)
+        assert "--make-certificates" in refused.value.hint
+    for address in ("", "http://studio", "studio:0", "studio:99999", "a b", "tcp://"):
+        with pytest.raises(UsageError):
+            endpoint(address, None, insecure=True)
+
+
+def test_scheduler_refuses_who_has_no_certificate_or_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    make_certificates(tmp_path / "other")
+    with local_stations(1) as fleet:
+        with pytest.raises(PreconditionError, match="cannot connect to the scheduler"):
+            Cluster.connect(fleet.address.replace("tls", "tcp"))
+        with pytest.raises(PreconditionError, match="cannot connect to the scheduler"):
+            Cluster.connect(fleet.address, tmp_path / "other")
+        cluster = Cluster.connect(fleet.address, fleet.tls)
+        assert len(cluster.stations()) == 1
+        cluster.close()

@@ -1,0 +1,187 @@
+"""Orders measured on this machine, without Dask between."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.execution.measure import Runner
+from agent.protocol.load import load_protocol
+from agent.repository.bundle import write_order_bundle
+from agent.repository.workspace import Workspace
+from agent.station import records
+from agent.station.control import collect, facts, progress
+from agent.station.orders import Answer, Leased, Order
+from agent.station.work import measure_order
+from tests.common.stations import order, set_train
+from tests.common.training import script
+from tests.common.workspaces import QUICK, commit_all, git, make_repository, quick_protocol, set_protocol
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+
+
+def measured(sent: Order, name: str = "a") -> Answer:
+    return Answer.from_dict(measure_order(sent.to_dict(), name))
+
+
+def test_run_is_measured_and_kept(quick: Path) -> None:
+    found = measured(order(quick))
+    assert found.run is not None
+    assert (found.run.metric, found.run.station, found.run.source) == (1.732, "a", "from the log")
+    assert records.read_kept(records.run_folder("a", "toy", "s1", "r1")) == found
+    assert collect("s1", "a") == {"finished": {"r1": found.to_dict()}, "running": []}
+    assert collect("other", "a") == {"finished": {}, "running": []}
+    assert progress("a") is None
+    assert facts("a")["name"] == "a"
+
+
+def test_files_of_an_order_lie_on_top_of_its_commit(quick: Path) -> None:
+    found = measured(order(quick, files={"train.py": QUICK.replace("DEPTH = 4", "DEPTH = 7")}))
+    assert found.run is not None
+    assert found.run.metric == 1.282
+
+
+def test_failed_run_is_the_candidates(quick: Path) -> None:
+    set_train(quick, "raise SystemExit('no')\n")
+    found = measured(order(quick))
+    assert (found.failed, found.run and found.run.metric) == ("", None)
+    assert found.run is not None
+    assert (found.run.error or "").startswith("crashed: exit code 1")
+
+
+def test_same_order_twice_is_one_run(quick: Path) -> None:
+    assert measured(order(quick)) == measured(order(quick, bundle=None))
+
+
+def test_later_commits_come_as_small_bundles(quick: Path) -> None:
+    first = git(quick, "rev-parse", "HEAD")
+    assert measured(order(quick)).run is not None
+    second = set_train(quick, QUICK.replace("DEPTH = 4", "DEPTH = 7"))
+    small = write_order_bundle(Workspace(quick, load_protocol(quick)), second, [first])
+    assert len(small) < len(order(quick).bundle or b"")
+    sent = order(quick, "r2", bundle=small, base=first)
+    found = measured(sent)
+    assert found.run is not None
+    assert found.run.metric == 1.282
+    # Another station has nothing of that.
+    assert measured(sent, "b").lacks
+    assert measured(dataclasses.replace(sent, bundle=order(quick).bundle), "b").run is not None
+
+
+def test_bundle_that_is_none_is_the_stations_failure(quick: Path) -> None:
+    assert "is not a git bundle" in measured(order(quick, bundle=b"nothing")).failed
+    assert measured(order(quick)).run is not None
+
+
+def test_bundle_of_another_commit_is_refused(quick: Path) -> None:
+    found = measured(order(quick, commit="a" * 40))
+    assert "holds other commits" in found.failed
+
+
+def test_other_snapshot_and_version_are_refused(quick: Path) -> None:
+    found = measured(order(quick, snapshot="abc"))
+    assert (found.run, found.failed.partition(";")[0]) == (None, "a has snapshot none, the session has abc")
+    assert "has autoresearch" in measured(order(quick, version="9")).failed
+
+
+def test_data_that_is_no_order_gets_an_answer() -> None:
+    found = Answer.from_dict(measure_order({"lease": "../x"}, "a"))
+    assert found.failed.startswith("sent an order that is not valid: ")
+
+
+def test_setup_runs_once_for_equal_bases_and_again_after_its_files_change(quick: Path, tmp_path: Path) -> None:
+    made = tmp_path / "cache" / "made"
+    environment = {**quick_protocol()["environment"], "setupCommands": [f"echo once >> {made}"]}
+    set_protocol(quick, environment=environment)
+    assert measured(order(quick, "r1")).run is not None
+    set_train(quick, QUICK.replace("DEPTH = 4", "DEPTH = 7"))
+    assert measured(order(quick, "r2")).run is not None
+    assert made.read_text() == "once\n"
+    (quick / "prepare.py").write_text("HARNESS = 2\n")
+    commit_all(quick, "harness")
+    assert measured(order(quick, "r3")).run is not None
+    assert made.read_text() == "once\nonce\n"
+    (quick / "prepare.py").write_text("HARNESS = 3\n")
+    commit_all(quick, "harness")
+    assert measured(order(quick, "r4", setup=False)).run is not None
+    assert made.read_text() == "once\nonce\n"
+
+
+def test_setup_that_fails_is_the_stations_failure(quick: Path) -> None:
+    environment = {**quick_protocol()["environment"], "setupCommands": ["exit 7"]}
+    set_protocol(quick, environment=environment)
+    assert "the setup command `exit 7` failed" in measured(order(quick)).failed
+
+
+def test_workspace_below_the_top_of_its_repository(tmp_path: Path) -> None:
+    folder = tmp_path / "repository" / "deep" / "work"
+    folder.mkdir(parents=True)
+    (folder / "protocol.json").write_text(json.dumps(quick_protocol()))
+    (folder / "train.py").write_text(QUICK)
+    (folder / "prepare.py").write_text("")
+    make_repository(tmp_path / "repository")
+    found = measured(order(folder, prefix="deep/work"))
+    assert found.run is not None
+    assert found.run.metric == 1.732
+
+
+def test_repository_with_sha_256(tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    git(tmp_path, "init", "--quiet", "--object-format=sha256", "--initial-branch=main", str(folder))
+    (folder / "protocol.json").write_text(json.dumps(quick_protocol()))
+    (folder / "train.py").write_text(QUICK)
+    (folder / "prepare.py").write_text("")
+    make_repository(folder)
+    first = git(folder, "rev-parse", "HEAD")
+    assert measured(order(folder)).run is not None
+    second = set_train(folder, QUICK.replace("DEPTH = 4", "DEPTH = 7"))
+    small = write_order_bundle(Workspace(folder, load_protocol(folder)), second, [first])
+    found = measured(order(folder, "r2", bundle=small))
+    assert found.run is not None
+    assert found.run.metric == 1.282
+
+
+def test_run_does_not_see_what_a_station_keeps_of_others(quick: Path, tmp_path: Path) -> None:
+    assert measured(order(quick)).run is not None
+    kept = tmp_path / "cache" / "stations" / "records" / "a"
+    peek = f"import pathlib\nprint('seen', sorted(map(str, pathlib.Path({str(kept)!r}).rglob('*'))))\nloss ="
+    set_train(quick, QUICK.replace("loss =", peek))
+    found = measured(order(quick, "r2", sandbox="auto"))
+    assert found.run is not None
+    if found.run.unconfined:
+        pytest.skip("no sandbox works here")
+    assert b"seen []" in found.log
+
+
+def test_model_is_attested_and_scored_on_the_holdout(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real harness, with a real training, beside an earlier run of the same station."""
+    assert runner.harness is not None
+    holdout = runner.harness.holdout is not None
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    known = {
+        "snapshot": runner.harness.record["id"],
+        "training_seconds": 0.3,
+        "setup": False,
+        "holdout": holdout,
+        "sandbox": "auto",
+    }
+    folder = runner.workspace.folder
+    set_train(folder, script())
+    first = measured(order(folder, "r1", **known))
+    assert first.run is not None
+    assert (first.run.error, first.run.source) == (None, "attested")
+    assert (first.run.holdout is not None) == holdout
+    kept = records.run_folder("a", "toy", "s1", "r1")
+    assert {path.name for path in kept.iterdir()} == {"answer.json", "run.log", "run.losses.npy"}
+    second = measured(order(folder, "r2", **known, other=(Leased(first.run, "r1"),), settled=("r1",)))
+    assert second.run is not None
+    assert second.run.source == "attested"
+    assert {path.name for path in kept.iterdir()} == {"run.losses.npy"}
