@@ -1,7 +1,7 @@
 """Simulate sessions with several stations, with the session's own verdict, assignment and search. Nothing is trained.
 
     uv run --with scikit-learn==1.9.1 python -m benchmarks.fleet --trials FILE
-        [--sessions 40] [--stations 2 4 8 16] [--edits 20000]
+        [--sessions 40] [--stations 2 4 8 16] [--edits 20000] [--single-edits 400]
 
 See benchmarks.surrogate for FILE. Stations differ by a factor of 2 in speed (mean 1), and by 5 % in level. A run takes
 the inverse of the speed; `--same-time` lets every run take the same time, as with a budget in seconds. The unit of time
@@ -18,6 +18,7 @@ import heapq
 import os
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -347,6 +348,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--stations", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--edits", type=int, default=20_000)
+    parser.add_argument("--single-edits", type=int, default=400)
     parser.add_argument("--same-time", action="store_true")
     options = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # two processes with two threads each are slower on two cores
@@ -370,6 +372,15 @@ def main() -> None:
                 keeps, edits, runs = (sum(each) for each in zip(*found, strict=True))
                 name = f"{count:3} stations{' naive' if naive else ''}"
                 print(f"{name}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit", flush=True)
+        for count in options.stations if options.single_edits else []:
+            seeds = range(options.single_edits)
+            for effect in (2.0, 3.0, 4.0):
+                kept = list(pool.map(partial(power, count, effect), seeds, chunksize=10))
+                print(f"{count:3} stations, an edit of {effect:g} noises: kept {statistics.mean(kept):.3f}", flush=True)
+            for effect in (4.0, 8.0, 12.0):
+                ends = Counter(pool.map(partial(disagreeing, count, effect), seeds, chunksize=10))
+                shares = ", ".join(f"{name} {ends[name] / len(seeds):.3f}" for name in sorted(ends))
+                print(f"{count:3} stations, +{effect:g} on half and {-effect / 2:g} on half: {shares}", flush=True)
 
 
 if __name__ == "__main__":
