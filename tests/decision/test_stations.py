@@ -89,6 +89,17 @@ def test_keep_needs_two_stations_if_there_are_two() -> None:
     assert asked.stations == {"mini"}
 
 
+def test_stations_that_have_agreed_keep_alone() -> None:
+    first = session().groups[0]
+    agreed = Records([first, *([run("studio", 8), run("mini", 8)] for _ in range(3))], "minimize")
+    assert agreed.levels.agree
+    assert verdict([run("studio", 3)], heldout(), agreed).status == "keep"
+    apart = Records([first, *([run("studio", v), run("mini", 16 - v)] for v in (2, 14, 3))], "minimize")
+    assert not apart.levels.agree
+    assert "mini" in wants([run("studio", 3)], heldout(), apart).stations
+    assert not session().levels.agree
+
+
 def test_prediction_discards_but_never_keeps() -> None:
     only_studio = heldout(stations=("studio",))
     lost = verdict([run("mini", 12)], only_studio)
