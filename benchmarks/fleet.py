@@ -1,7 +1,7 @@
 """Simulate sessions with several stations, with the session's own verdict, assignment and search. Nothing is trained.
 
     uv run --with scikit-learn==1.9.1 python -m benchmarks.fleet --trials FILE
-        [--sessions 40] [--stations 2 4 8 16] [--edits 20000]
+        [--sessions 40] [--stations 2 4 8 16] [--edits 20000] [--single-edits 400]
 
 See benchmarks.surrogate for FILE. Stations differ by a factor of 2 in speed (mean 1), and by 5 % in level. A run takes
 the inverse of the speed; `--same-time` lets every run take the same time, as with a budget in seconds. The unit of time
@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import bisect
 import heapq
+import os
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,9 +29,11 @@ from pathlib import Path
 from agent.decision.decide import DecisionConfig
 from agent.decision.estimate import split
 from agent.decision.levels import Records, aligned, records_of
+from agent.decision.noise import PRIOR
+from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
 from agent.fleet.assign import Flight, Task, View, next_task
-from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, digest
+from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, by_station, digest, succeeded
 from agent.proposers.base import Context, Flying
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import tunable_parameters
@@ -39,9 +43,11 @@ SPREAD, LEVEL = 2.0, 0.05
 RUNS = 100  # of one station, which the target is taken from
 TARGETS = {2: 1.7, 4: 3.0, 8: 5.0, 16: 7.0}
 # Time limit of a session in run times, as a multiple of the time at which the target would be met.
-PATIENCE = 2.5
+PATIENCE = 1.5
 BOOTSTRAPS = 400
 EDITS = 100  # null edits of one session
+NULLS = 20  # null edits before the one whose verdict is simulated
+BASE = 1.0 / PRIOR  # the size of the metric at which the prior of the noise is right
 
 Truth = Callable[[Mapping[str, Value], str], float | None]  # parameters and station -> metric without noise and level
 Propose = Callable[[Context], Proposal]
@@ -58,7 +64,7 @@ class Machine:
 
 
 def machines(count: int, seed: int, noise: float, size: float, same_time: bool = False) -> list[Machine]:
-    """Return stations whose speeds spread evenly over a factor of SPREAD, and whose levels differ by LEVEL of `size`."""
+    """Return stations with speeds evenly over a factor of SPREAD, and levels that differ by LEVEL of `size`."""
     rng = random.Random(f"stations:{seed}")
     speeds = [SPREAD ** (index / max(1, count - 1) - 0.5) for index in range(count)]
     speeds = [speed / statistics.mean(speeds) for speed in speeds]
@@ -100,6 +106,7 @@ class Session:
     runs: int = 0
     best: int = 0
     curve: list[tuple[float, float]] = field(default_factory=list)
+    since: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.draw = random.Random(f"noise:{self.seed}")
@@ -125,6 +132,7 @@ class Session:
                 return self
             self.now, _, station, task = heapq.heappop(self.events)
             self.doing[station.name] = None
+            self.since[station.name] = 0 if task.kind == "incumbent" else self.since.get(station.name, 0) + 1
             self._finish(station, task)
 
     def _assign(self, station: Machine) -> None:
@@ -151,12 +159,14 @@ class Session:
         known = frozenset(self.records.levels.values) if self.records.groups else frozenset[str]()
         seconds = {each.name: 1 / each.speed for each in self.stations}
         age = len(self.history) - 1 - self.best
-        return View(self.doing, flights, measured, known, self.records.noise.degrees, age, seconds, may)
+        repeated = self.records.noise.degrees
+        return View(self.doing, flights, measured, known, self.since, repeated, age, seconds, may)
 
     def _new(self) -> int:
         self.proposed += 1
         flight = tuple(
-            Flying(each.proposal.parameters, digest(each.files), each.files) for each in self.drafts.values()
+            Flying(number, "", each.proposal.parameters, digest(each.files), ("train.py",), self._mean(each))
+            for number, each in self.drafts.items()
         )
         told = self.history if self.naive else aligned(self.history, self.records)
         context = Context(
@@ -165,6 +175,9 @@ class Session:
         proposal = self.propose(context)
         self.drafts[self.proposed] = Draft(proposal, {**self.files, **proposal.files})
         return self.proposed
+
+    def _mean(self, draft: Draft) -> float | None:
+        return value_on_reference(by_station(succeeded(draft.runs)), self.records)
 
     def _finish(self, station: Machine, task: Task) -> None:
         if task.kind == "incumbent":
@@ -218,7 +231,7 @@ class Session:
     def _add_to_incumbent(self, run: Run) -> None:
         best = self.history[self.best]
         known = {"heldout_runs": (*best.heldout_runs, run)} if best.runs else {"runs": (run,)}
-        self.history[self.best] = replace(best, **known)  # type: ignore[arg-type]
+        self.history[self.best] = replace(best, **known)
         self._remember()
 
     def _remember(self) -> None:
@@ -292,9 +305,40 @@ def nulls(edits: int, naive: bool, job: tuple[int, int]) -> tuple[int, int, int]
     def propose(_: Context) -> Proposal:
         return Proposal({"train.py": f"X = {rng.random()}\n"}, "", parameters={"X": rng.random()})
 
-    stations = machines(count, seed, 1.0, 1 / 0.001)
-    session = Session(stations, lambda *_: 1000.0, propose, seed, naive, edits).go(float("inf"))
+    stations = machines(count, seed, 1.0, BASE)
+    session = Session(stations, lambda *_: BASE, propose, seed, naive, edits).go(float("inf"))
     return len(session.curve) - 1, len(session.history) - 1, session.runs
+
+
+def single_edit(count: int, gains: Callable[[str], float], seed: int) -> Verdict:
+    """Return the verdict on one edit after 20 null edits.
+
+    Args:
+        gains: station -> gain of the edit there, in standard deviations of one run.
+    """
+    rng = random.Random(seed)
+
+    def propose(context: Context) -> Proposal:
+        number = context.number
+        return Proposal(
+            {"train.py": f"X = {number}\n"}, "", parameters={"X": rng.random(), "real": number == NULLS + 1}
+        )
+
+    def truth(values: Mapping[str, Value], station: str) -> float:
+        return BASE - (gains(station) if values.get("real") else 0.0)
+
+    session = Session(machines(count, seed, 1.0, BASE), truth, propose, seed, most=NULLS + 1).go(float("inf"))
+    return next(each.verdict for each in session.history if each.parameters.get("real"))
+
+
+def power(count: int, effect: float, seed: int) -> bool:
+    return single_edit(count, lambda _: effect, seed).status == "keep"
+
+
+def disagreeing(count: int, effect: float, seed: int) -> str:
+    """Return what becomes of an edit that is better on every other station and worse by half as much on the rest."""
+    found = single_edit(count, lambda name: effect if int(name[1:]) % 2 else -effect / 2, seed)
+    return "found" if found.reason.startswith("better on") else found.status
 
 
 def main() -> None:
@@ -304,8 +348,10 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--stations", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--edits", type=int, default=20_000)
+    parser.add_argument("--single-edits", type=int, default=400)
     parser.add_argument("--same-time", action="store_true")
     options = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # two processes with two threads each are slower on two cores
     seeds = range(options.first_seed, options.first_seed + options.sessions)
     if options.trials:
         surrogate(options.trials)  # before the fork, so that both workers share the trees
@@ -324,10 +370,17 @@ def main() -> None:
                 sessions = [(count, seed) for seed in range(options.edits // EDITS)]
                 found = list(pool.map(partial(nulls, EDITS, naive), sessions, chunksize=4))
                 keeps, edits, runs = (sum(each) for each in zip(*found, strict=True))
-                print(
-                    f"{count:3} stations{' naive' if naive else ''}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit",
-                    flush=True,
-                )
+                name = f"{count:3} stations{' naive' if naive else ''}"
+                print(f"{name}: {keeps} of {edits}: {keeps / edits:.4f}, {runs / edits:.2f} runs per edit", flush=True)
+        for count in options.stations if options.single_edits else []:
+            seeds = range(options.single_edits)
+            for effect in (2.0, 3.0, 4.0):
+                kept = list(pool.map(partial(power, count, effect), seeds, chunksize=10))
+                print(f"{count:3} stations, an edit of {effect:g} noises: kept {statistics.mean(kept):.3f}", flush=True)
+            for effect in (4.0, 8.0, 12.0):
+                ends = Counter(pool.map(partial(disagreeing, count, effect), seeds, chunksize=10))
+                shares = ", ".join(f"{name} {ends[name] / len(seeds):.3f}" for name in sorted(ends))
+                print(f"{count:3} stations, +{effect:g} on half and {-effect / 2:g} on half: {shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from agent.journal.experiment import Direction, Experiment, Run, by_station, met
 SHRINKAGE = 4.0
 # Degrees of freedom of the assumption that stations agree.
 AGREEMENT = 4.0
+# Degrees of freedom of the interaction from which a session knows whether its stations agree.
+SHOWN = 2
 
 Cell = tuple[int, float]  # number of runs of one program on one station, and their mean
 
@@ -62,7 +64,8 @@ class Records:
     @cached_property
     def noise(self) -> Noise:
         """The noise of one run, pooled over all stations."""
-        scale = next((abs(value) for group in self.groups for value in metrics(group)), 0.0)
+        first = next((metrics(cell[self.reference]) for cell in self.cells), [])
+        scale = _mean(first) if first else 0.0
         return pooled([metrics(runs) for runs in self.repeated], scale)
 
     def noise_on(self, station: str) -> Noise:
@@ -102,12 +105,19 @@ class Levels:
         covariance: the same order in both directions as `values`.
         excess: sum of squares of the interaction beyond what noise explains, in units of the noise's variance.
         weight: by how much that sum grows with the variance of the interaction.
+        degrees: degrees of freedom of that sum.
     """
 
     values: Mapping[str, float]
     covariance: Sequence[Sequence[float]]
     excess: float = 0.0
     weight: float = 0.0
+    degrees: int = 0
+
+    @property
+    def agree(self) -> bool:
+        """Whether programs have shown, as far as noise allows, that better on one station is better on all."""
+        return self.degrees >= SHOWN and self.excess <= math.sqrt(2 * self.degrees)
 
     def variance(self, weights: Mapping[str, float]) -> float:
         """Return the variance of a weighted sum of levels."""
@@ -214,8 +224,8 @@ def _connected(records: Records) -> list[str]:
 
 def _excess(
     cells: Sequence[Mapping[str, Cell]], values: Mapping[str, float], variance: Mapping[str, float]
-) -> tuple[float, float]:
-    """Return `excess` and `weight` of the interaction in the residuals of the sums."""
+) -> tuple[float, float, int]:
+    """Return `excess`, `weight` and `degrees` of the interaction in the residuals of the sums."""
     squares, weight, count = 0.0, 0.0, 0
     for cell in cells:
         weights = {name: number / variance[name] for name, (number, _) in cell.items()}
@@ -226,8 +236,8 @@ def _excess(
         count += len(cell) - 1
     degrees = count - (len(values) - 1)
     if degrees <= 0:
-        return 0.0, 0.0
-    return squares - degrees, weight * (degrees + AGREEMENT) / count
+        return 0.0, 0.0, 0
+    return squares - degrees, weight * (degrees + AGREEMENT) / count, degrees
 
 
 def _inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from agent.decision.equal_steps import Slope
 from agent.decision.levels import Records, interaction
@@ -19,6 +20,7 @@ from agent.journal.experiment import Direction, Evidence, Run, metrics
 from agent.journal.state import gain
 
 Sides = Mapping[str, Sequence[Run]]  # station -> runs of one side
+Key = TypeVar("Key")
 # In standard errors. Stations disagree clearly if the candidate is better on one by more than noise explains, not
 # better on another, and their difference is this large.
 BETTER, APART = 2.0, 3.0
@@ -136,8 +138,8 @@ def predicted(candidate: Sides, incumbent: Sides, records: Records, direction: D
     variance += known.variance(contrast)
     by_name = {key: records.noise_on(key[0]) for key in parts}
     noise = _noise(parts, units, by_name, records, None)
-    counts = [sum(map(len, side.values())) for side in sides]
-    return Pooled(gain(values[1], values[0], direction), variance, noise, *counts)
+    runs, incumbent_runs = (sum(map(len, side.values())) for side in sides)
+    return Pooled(gain(values[1], values[0], direction), variance, noise, runs, incumbent_runs)
 
 
 def value_on_reference(runs: Sides, records: Records) -> float | None:
@@ -151,7 +153,7 @@ def value_on_reference(runs: Sides, records: Records) -> float | None:
 
 
 def disagreement(found: Pooled) -> str | None:
-    """Return how stations clearly disagree, as `better on studio (+0.012), not on mini (-0.004)`; None if they do not."""
+    """Return how stations clearly disagree: `better on studio (+0.012), not on mini (-0.004)`; None otherwise."""
     best, worst = (pick(found.gains, key=found.gains.__getitem__) for pick in (max, min))
     high, low = found.gains[best], found.gains[worst]
     if low > 0 or high <= BETTER * found.errors[best]:
@@ -181,9 +183,9 @@ def _shares(variances: Mapping[str, float]) -> dict[str, float]:
 
 
 def _noise(
-    parts: Mapping[object, float],
-    units: Mapping[object, float],
-    noises: Mapping[object, Noise],
+    parts: Mapping[Key, float],
+    units: Mapping[Key, float],
+    noises: Mapping[Key, Noise],
     records: Records,
     slope: Slope | None,
 ) -> Noise:

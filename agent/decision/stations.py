@@ -37,8 +37,11 @@ from agent.decision.sequential_test import (
 from agent.execution.conditions import disturbed, swaps_more, undisturbed
 from agent.journal.experiment import Evidence, Run, Verdict, by_station, metrics, succeeded
 
-# A keep needs runs on so many stations, if the session has them.
+# A keep needs runs on so many stations, if the session has them, until its programs have shown that they agree.
 FEWEST_STATIONS = 2
+# Log likelihood ratio from which several runs of a candidate at the same time are worth it: below, the next one often
+# ends it.
+PROMISING = 1.0
 NOWHERE: frozenset[str] = frozenset()
 
 
@@ -278,7 +281,7 @@ def _missing(case: _Case, found: Pooled) -> Wants | None:
     runs, wanted = sum(map(len, case.heldout.values())), min(MOST_REFRESHES, 1 + case.trial.age // REFRESH_EVERY)
     if runs < wanted:
         return Wants(incumbent=frozenset(found.gains), priority=ratio)
-    if len(found.gains) >= min(FEWEST_STATIONS, len(case.records.present)):
+    if case.records.levels.agree or len(found.gains) >= min(FEWEST_STATIONS, len(case.records.present)):
         return None
     waiting = frozenset(case.candidate) - frozenset(found.gains) - case.lost
     if waiting:
@@ -322,6 +325,8 @@ def _more(case: _Case, found: Pooled, margin: float) -> Verdict | Wants:
 def _further(found: Pooled, margin: float) -> int:
     """Return how many more runs of the candidate would decide if the gain stayed as it is."""
     most = MOST_RUNS - found.runs
+    if _ratio(found, margin) < PROMISING:
+        return 1
     for more in range(1, most):
         runs, plain = found.runs + more, 1 / found.runs + 1 / found.incumbent_runs
         variance = found.variance * (1 / runs + 1 / (found.incumbent_runs + more)) / plain

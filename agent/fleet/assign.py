@@ -13,8 +13,11 @@ from typing import Literal
 from agent.decision.sequential_test import MOST_REFRESHES, REFRESH_EVERY
 from agent.decision.stations import Wants
 
-# Repetitions of the incumbent that a session with several stations begins with, all stations together.
-LEAST_REPEATED = 2.0
+# Repetitions of the incumbent that a session begins with, all stations together: one for each, but at most so many.
+LEAST_REPEATED = 4.0
+# A station measures the incumbent at the latest after so many other runs: its level, and so every prediction there, may
+# rest on few runs.
+MOST_BETWEEN = 12
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class View:
         flights: the drafts without a verdict, in order.
         measured: station -> held-out runs of the incumbent there.
         known: stations whose level is known, so that a run there can be compared with a prediction.
+        since: station -> runs there since its last one of an incumbent.
         repeated: repetitions that the noise is known from.
         age: experiments since the incumbent was kept.
         seconds: station -> expected seconds of a run.
@@ -66,6 +70,7 @@ class View:
     flights: Sequence[Flight] = ()
     measured: Mapping[str, int] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
+    since: Mapping[str, int] = field(default_factory=dict)
     repeated: float = LEAST_REPEATED
     age: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -95,7 +100,7 @@ def _owed(station: str, view: View) -> Task | None:
     if any(station in wants.incumbent for wants in wanting):
         return Task("incumbent")
     again = [name for name in view.measuring if view.measured.get(name)]
-    return Task("incumbent") if view.repeated + len(again) < LEAST_REPEATED else None
+    return Task("incumbent") if view.repeated + len(again) < min(LEAST_REPEATED, len(view.stations)) else None
 
 
 def _confirming(station: str, view: View) -> Task | None:
@@ -117,7 +122,9 @@ def _confirming(station: str, view: View) -> Task | None:
 
 
 def _refresh(station: str, view: View) -> Task | None:
-    """Return a run of an incumbent that was measured seldom for its age, counted over all stations."""
+    """Return a run of an incumbent that was measured seldom, on all stations or long ago on this one."""
+    if len(view.stations) > 1 and view.since.get(station, 0) >= MOST_BETWEEN:
+        return Task("incumbent")
     runs = sum(view.measured.values()) + len(view.measuring)
     return Task("incumbent") if runs < min(MOST_REFRESHES, view.age // REFRESH_EVERY) else None
 

@@ -42,6 +42,7 @@ class Flying:
 
     Attributes:
         files: the files that it changes.
+        metric: the mean of its runs so far, on the scale of the session's other metrics; None before the first.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Flying:
     parameters: Mapping[str, Value]
     digest: str
     files: tuple[str, ...]
+    metric: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.errors import UsageError, in_one_line
+from agent.journal.experiment import digest
 from agent.proposers.base import Context
 from agent.proposers.search.space import tunable_parameters
 from agent.source.equivalence import fingerprint_of
@@ -30,6 +31,9 @@ class Seen:
                 self._known[experiment.commit] = fingerprint_of(context.workspace.texts(experiment))
             if self._known[experiment.commit] == wanted:
                 return f"experiment #{experiment.number} ({experiment.verdict.status}: {experiment.description[:80]})"
+        measured = next((each for each in context.flight if each.digest == digest(files)), None)
+        if measured is not None:
+            return f"a candidate that is being measured now ({measured.description[:80]})"
         return None
 
 

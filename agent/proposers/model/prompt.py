@@ -93,6 +93,7 @@ def _sections(context: Context) -> list[tuple[str, list[str]]]:
         (f"Crashes and their reasons {UNTRUSTED}", _lines(context, _crashed(tried))),
         (f"All experiments by idea; {known} {UNTRUSTED}", _by_idea(context, noise)),
         (f"Earlier sessions: what they kept, and what failed there {UNTRUSTED}", _earlier(context)),
+        (f"Being measured now: propose something else {UNTRUSTED}", _flight(context)),
         ("The best points so far", best_points(context)),
         ("What the search knows about each constant", constant_ranges(context)),
         (f"Earlier predictions {UNTRUSTED}", _predictions(context)),
@@ -222,6 +223,11 @@ def _earlier(context: Context) -> list[str]:
         line = f"{each.tag} #{each.number} {each.status} {shown}{where}: {each.description}"
         lines.append(plain(line.replace("\n", " "))[:LONGEST_LINE])
     return lines
+
+
+def _flight(context: Context) -> list[str]:
+    """Return the candidates that other stations are measuring; empty in a session of one machine."""
+    return [plain(each.description.replace("\n", " "))[:LONGEST_LINE] for each in context.flight]
 
 
 def _predictions(context: Context) -> list[str]:

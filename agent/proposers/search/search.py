@@ -21,7 +21,7 @@ from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.earlier import Earlier
-from agent.proposers.search import transfer
+from agent.proposers.search import parallel, transfer
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Dimension, Space, space_of, why_nothing
 
@@ -94,7 +94,7 @@ class SearchProposer:
             raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
         rng = random.Random(f"{context.seed}:{context.number}")
         earlier = transfer.on_this_scale(context.earlier, context.history)
-        seen = {each.digest for each in (*context.history, *context.flight)}
+        seen = {each.digest for each in context.history} | {each.digest for each in context.flight}
         seen |= transfer.beaten(earlier, _value(context.incumbent), context.direction)
         failed = transfer.failed(space, earlier)
         for values, why in chain(
@@ -117,8 +117,8 @@ def _kept_elsewhere(
     space: Space, context: Context, earlier: Sequence[Earlier]
 ) -> Iterator[tuple[dict[str, Value], str]]:
     """Yield the best candidates of other sessions that are better than the incumbent, each once, with a reason."""
-    known = (*context.history, *context.flight)
-    tried = [{d.key: each.parameters.get(d.key) for d in space.dimensions} for each in known]
+    known = [each.parameters for each in context.history] + [each.parameters for each in context.flight]
+    tried = [{d.key: parameters.get(d.key) for d in space.dimensions} for parameters in known]
     for values, each in transfer.wins(space, earlier, _value(context.incumbent), context.direction):
         if {**space.values(), **values} not in tried:
             yield values, f"#{each.number} of session {each.tag}, its best"
@@ -135,6 +135,10 @@ def _expected(
     from agent.proposers.search.gaussian_process import fit, improvement
 
     rows, values = _measured(space, context.history, context.direction)
+    for parameters, value in parallel.measured(context):
+        with contextlib.suppress(KeyError, TypeError):  # it lacks a constant of the current space
+            rows.append(point(space, parameters))
+            values.append(value)
     own = len(values)
     doubts = [1.0] * own
     for each in earlier:
@@ -149,22 +153,13 @@ def _expected(
     # The best of this session: that of another one is proposed before this, and may be worse here.
     here = [value is not None and index < own for index, value in enumerate(values)]
     best = float(model.predict(known)[0][here].min())
-    model = model.pending(np.array(_flying(space, context)))
+    model = model.pending(np.array(parallel.pending(space, context)))
     fruitless = context.number - len(context.flight) - context.incumbent.number - PATIENCE
-    candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless))
+    candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless)) + parallel.combined(space, context)
     expected = improvement(model, points(space, candidates), best)
     known_by = f"{own} and {len(values) - own} earlier" if len(values) > own else f"{own}"
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:
         yield candidates[index], f"best expected improvement by a model of {known_by} experiments"
-
-
-def _flying(space: Space, context: Context) -> list[list[float]]:
-    """Return the points of the candidates that are being measured."""
-    rows = []
-    for each in context.flight:
-        with contextlib.suppress(KeyError, TypeError):  # it lacks a constant of the current space
-            rows.append(point(space, each.parameters))
-    return rows
 
 
 def _until_it_fails(candidates: Iterator[tuple[dict[str, Value], str]]) -> Iterator[tuple[dict[str, Value], str]]:
