@@ -98,8 +98,7 @@ class Fleet:
         if reason is None or self._flight.candidates:
             return False
         for lease in self._flight.leases.values():
-            self._cluster.cancel(self._orders.session, lease.lease, lease.station)
-            self._lose(lease, "the session ended")
+            self._withdraw(lease, "the session ended")
         self.session.end(reason)
         return True
 
@@ -140,7 +139,8 @@ class Fleet:
             if candidate.verdict is None:
                 about = {"candidate": candidate.number, **dataclasses.asdict(verdict)}
                 self.session.journal.append("decided", **about)
-                self._withdraw(candidate.number)
+                for lease in [each for each in self._flight.leases.values() if each.candidate == candidate.number]:
+                    self._withdraw(lease, "its candidate has a verdict")
             self._finish()
             return True
         return False
@@ -357,11 +357,11 @@ class Fleet:
             "lost", station=lease.station, reason=reason, fault=fault, label=lease.label, **_of(lease)
         )
 
-    def _withdraw(self, number: int) -> None:
-        """End the runs of a candidate that has its verdict."""
-        for lease in [each for each in self._flight.leases.values() if each.candidate == number]:
-            self._cluster.cancel(self._orders.session, lease.lease, lease.station)
-            self._lose(lease, "its candidate has a verdict")
+    def _withdraw(self, lease: Lease, reason: str) -> None:
+        """End a run that is not needed any more."""
+        self._cluster.cancel(self._orders.session, lease.lease, lease.station)
+        about = {"station": lease.station, "reason": reason, "label": lease.label, **_of(lease)}
+        self.session.journal.append("withdrawn", **about)
 
     # Verdicts
 

@@ -61,6 +61,7 @@ events above:
     returned   {lease, candidate, of, and the fields of Run}   the station returned the run
     lost       {lease, candidate, of, label, station, reason, fault}   the run does not count and is measured elsewhere:
                the station is gone, could not measure, or its GPU failed
+    withdrawn  {lease, candidate, of, label, station, reason}   the run is ended, because it is not needed any more
     decided    {candidate, status, reason, evidence}     as judged; its experiment follows
 
 Shown but never journaled:
@@ -273,6 +274,10 @@ FIELDS: dict[str, dict[str, Check]] = {
     "lost": {
         "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text),
         "reason": _text, "fault": _FAULT,
+    },
+    "withdrawn": {
+        "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text),
+        "reason": _text,
     },
     "decided": {
         "candidate": _count, "status": _one_of("keep", "discard", "crash"), "reason": _text,

@@ -225,6 +225,12 @@ def _lost(flight: Flight, event: Event) -> Flight:
     )
 
 
+def _withdrawn(flight: Flight, event: Event) -> Flight:
+    """Settle the lease of a run that is not needed any more, which is no loss."""
+    lease = flight.leases.get(event.data["lease"])
+    return flight if lease is None else _settled(flight, lease, seconds=max(0.0, event.at - lease.at))
+
+
 def _decided(flight: Flight, event: Event) -> Flight:
     data = event.data
     evidence = Evidence(**data["evidence"]) if data.get("evidence") else None
@@ -260,5 +266,6 @@ EVENTS: Mapping[str, Callable[[Flight, Event], Flight]] = {
     "returned": _returned,
     "compared": _compared,
     "lost": _lost,
+    "withdrawn": _withdrawn,
     "decided": _decided,
 }

@@ -99,6 +99,8 @@ def _of_stations(event: Event, state: State) -> list[str]:
             return [f"{data['station']} runs {what}, about {duration(data['expected'])}{more}"]
         case "returned":
             return [f"{data['station']} returned {_work(state, data)}: {_result(data)}"]
+        case "withdrawn":
+            return [f"{data['station']} ends {_work(state, data)}: {data['reason']}"]
         case "lost":
             return [f"{data['station']} lost {_work(state, data)}: {data['reason']}"]
     return []

@@ -112,7 +112,7 @@ def test_killed_decider_takes_what_finished_meanwhile(quick: Path, cli: Cli) -> 
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     assert len(rows(quick)) == 7
-    ended = [event["lease"] for kind in ("returned", "lost") for event in events(quick, kind)]
+    ended = [event["lease"] for kind in ("returned", "lost", "withdrawn") for event in events(quick, kind)]
     assert sorted(ended) == sorted(event["lease"] for event in events(quick, "leased"))
     assert not survivors(quick)
 

@@ -120,7 +120,7 @@ def test_nothing_is_lost_or_doubled(quick: Path, tmp_path: Path, kills: int, cut
     assert "Traceback" not in "".join(map(fleet.log, ("decider", *STATIONS, "scheduler")))
     state = fold(journal_path(quick, "t"))
     assert not state.flight.leases
-    ended = Counter(event["lease"] for kind in ("returned", "lost") for event in events(quick, kind))
+    ended = Counter(event["lease"] for kind in ("returned", "lost", "withdrawn") for event in events(quick, kind))
     assert ended == Counter(event["lease"] for event in events(quick, "leased"))
     # Each run that came back is part of one experiment, once.
     logs = Counter(run.log for each in state.measured for run in (*each.runs, *each.heldout_runs))
