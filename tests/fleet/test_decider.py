@@ -188,9 +188,17 @@ def in_turn(tmp_path: Path, *changes: str) -> tuple[str, ...]:
 )
 def test_winner_on_an_old_base(quick: Path, cli: Cli, tmp_path: Path, second: str, wins: bool) -> None:
     """Two candidates win against the baseline at the same time: the second is merged onto the first, if it can be."""
-    text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(4)\n", 1)
+    wait = f"""
+import pathlib
+import time
+
+journal = pathlib.Path({str(journal_path(quick, "t"))!r})
+while (DEPTH, WIDTH) != (4, 64) and journal.read_text().count('"event": "candidate"') < 2:
+    time.sleep(0.05)  # until both are in flight
+"""
+    text = (quick / "train.py").read_text().replace("\nloss = ", f"{wait}\nloss = ", 1)
     (quick / "train.py").write_text(text)
-    commit_all(quick, "slower")
+    commit_all(quick, "wait")
     agent = in_turn(tmp_path, "s/^DEPTH = .*/DEPTH = 5  # search: 1..16/", second)
     done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "5")
     assert done.returncode == 0, done.stderr

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from agent.errors import PreconditionError
-from agent.fleet.local import Place, places
+from agent.fleet.local import Place, places, sharing
 from tests.common.stations import started
 
 HOLDER = """
 import time
-from agent.fleet.local import local_stations
+from agent.fleet.local import Place, places, sharing
 with local_stations(1):
     print("up", flush=True)
     time.sleep(600)
@@ -31,8 +31,24 @@ def test_stations_share_the_cores_and_no_core_is_in_two(monkeypatch: pytest.Monk
     found = places(len(mine))
     assert [each.name for each in found] == [f"cpu{number}" for number in range(len(mine))]
     assert sorted(core for each in found for core in each.cores) == sorted(mine)
-    with pytest.raises(PreconditionError, match="each station needs its own"):
-        places(len(mine) + 1)
+    assert sharing(len(mine)) is None
+
+
+@pytest.mark.quick
+def test_more_stations_than_cores_share_them_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    count = len(os.sched_getaffinity(0)) + 1
+    found = places(count)
+    assert len({each.name for each in found}) == count
+    assert all(len(each.cores) == 1 for each in found)
+    assert f"{count} stations share" in (sharing(count) or "")
+
+
+@pytest.mark.quick
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_another_share_of_cores_is_another_station(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert places(1)[0].name not in {each.name for each in places(len(os.sched_getaffinity(0)))}
 
 
 @pytest.mark.quick
