@@ -16,7 +16,7 @@ from tests.common.stations import started
 
 HOLDER = """
 import time
-from agent.fleet.local import Place, places, sharing
+from agent.fleet.local import local_stations
 with local_stations(1):
     print("up", flush=True)
     time.sleep(600)
