@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.accept import Desk
+from agent.cli.fleet import began_on_stations, require_same_kind
 from agent.cli.launch import RunConfig, guarded, session_config
 from agent.decision.limits import Limits
 from agent.errors import AutoresearchError, Interrupted, PreconditionError
@@ -58,6 +59,7 @@ def attempt(folder: Path, config: RunConfig, why: str | None, told: Told) -> tup
         path = journal_path(opened.workspace.folder, tag)
         journal = Journal(path, [_view(path)])
         runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
+        require_same_kind(journal.state, tag, None)
         desk = Desk(runner.workspace, journal, tag, session_branch(runner.workspace, tag))
         number, new = desk.accept(why)
         told(experiment_result(runner.workspace.folder, tag, number))
@@ -103,6 +105,8 @@ def choose_tag(folder: Path, training_seconds: float | None) -> str:
         try:
             state = fold(path)
             session = state.session
+            if began_on_stations(state):  # this machine may not be one of them
+                continue
             # Without a baseline, a session cannot get further than the commit that it began with.
             if (
                 session is None

@@ -37,16 +37,24 @@ class StationsConfig:
     insecure: bool = False
 
 
+def began_on_stations(state: State) -> bool | None:
+    """Return whether the runs of a session are made by stations; None if none has begun."""
+    if state.experiments:
+        runs = state.experiments[0].runs
+        return bool(runs[0].station) if runs else None
+    if state.flight.leased:
+        return True
+    return None if state.pending is None else state.pending.candidate is not None
+
+
 def require_same_kind(state: State, tag: str, stations: StationsConfig | None) -> None:
     """Check that a session which has begun on stations continues on stations, and one on this machine here.
 
     Raises:
         PreconditionError: it does not, so that its runs would not be comparable.
     """
-    if not state.experiments or not state.experiments[0].runs:
-        return
-    before, now = bool(state.experiments[0].runs[0].station), stations is not None
-    if before == now:
+    before, now = began_on_stations(state), stations is not None
+    if before is None or before == now:
         return
     where = "on stations" if before else "without stations"
     raise PreconditionError(

@@ -80,7 +80,7 @@ def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0) ->
     by, degrees = mean(gains), len(gains) - 1
     sd = math.sqrt(sum((gain - by) ** 2 for gain in gains) / degrees)
     if sd == 0.0:
-        if session.sd == 0:
+        if not session.sd > 0:  # equal programs give equal numbers, or nothing was repeated
             return Difference(by, by, by, 0.0)
         sd = math.sqrt(2) * session.sd
     error = (1 - LEVEL) / 2 ** (looks + 1 if looks else 0)

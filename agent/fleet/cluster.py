@@ -9,8 +9,9 @@ import queue
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from agent.fleet.security import endpoint, security
 from agent.format import one_line
 from agent.station import control
 from agent.station.orders import Answer, Invalid, Order
+from agent.station.records import folder_name
 from agent.station.work import measure_order
 from agent.system.invocation import typed, version
 
@@ -32,6 +34,8 @@ FETCH_SECONDS = (3, 15, 45)  # an answer may cross a slow network; a station tha
 LOOK_SECONDS = 1.0
 GONE_SECONDS = 5.0  # a station that is missing for so long is lost
 LONGEST_TEXT, MOST_FACTS = 500, 50
+LONGEST_NAME = 100  # characters
+SHARED = "shares its name with another station: give it another --name"
 RESOURCE = "station"
 
 
@@ -123,7 +127,10 @@ class Cluster:
         infos = {key: _info(str(workers[key].get("name")), key[0], said.get(key[0])) for key in new}
         # One that did not answer is asked again.
         self._known |= {key: info for key, info in infos.items() if info.facts}
-        return {info.name: info for key in workers if (info := self._known.get(key) or infos[key])}
+        found = [self._known.get(key) or infos[key] for key in workers]
+        shared = {name for name, count in Counter(each.name for each in found).items() if count > 1}
+        # The names 7 and "7" are different for Dask.
+        return {each.name: replace(each, fault=SHARED) if each.name in shared else each for each in found}
 
     def submit(self, station: str, order: Order) -> None:
         """Send an order to a station. Its answer, or its loss, comes from `next_answer`."""
@@ -176,10 +183,8 @@ class Cluster:
         for name, data in self._call(control.collect, session).items():
             finished = {}
             for lease, answer in dict(data.get("finished", {})).items():
-                try:
-                    finished[str(lease)] = Answer.from_dict(answer)
-                except Invalid:
-                    continue
+                with contextlib.suppress(Invalid):
+                    finished[str(lease)] = _answer_of(answer, str(lease), name)
             found[name] = {"finished": finished, "running": [str(lease) for lease in data.get("running", [])]}
         return found
 
@@ -265,7 +270,7 @@ class Cluster:
     def _result(self, lease: str, pending: _Pending) -> Answer | Loss:
         for seconds in FETCH_SECONDS:
             try:
-                return Answer.from_dict(pending.future.result(timeout=seconds))
+                return _answer_of(pending.future.result(timeout=seconds), lease, pending.station)
             except Invalid as reason:
                 return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}")
             except TimeoutError:
@@ -276,6 +281,23 @@ class Cluster:
         return Loss(lease, pending.station, "the station left before its answer was fetched")
 
 
+def _answer_of(data: object, lease: str, station: str) -> Answer:
+    """Return the answer of a station to the order of a lease. Raises Invalid if it is none."""
+    answer = Answer.from_dict(data)
+    if answer.station != station or answer.lease != lease:
+        # A station that cannot read an order does not know its lease.
+        if not answer.failed or answer.station != station:
+            raise Invalid(f"it is that of run {answer.lease} on {one_line(answer.station)[:LONGEST_NAME]}")
+        answer = replace(answer, lease=lease)
+    return answer
+
+
+def fault_of_name(name: str) -> str:
+    """Return why a station cannot have a name, which tables and messages show; empty if it can."""
+    usable = 0 < len(name) <= LONGEST_NAME and name == one_line(name)
+    return "" if usable else f"has a name that is not one line of 1 to {LONGEST_NAME} characters"
+
+
 def _require_listener(address: str) -> None:
     """Raise OSError if nothing listens there."""
     host, _, port = address.partition("//")[2].rpartition(":")
@@ -284,6 +306,8 @@ def _require_listener(address: str) -> None:
 
 def _info(name: str, address: str, said: Any) -> StationInfo:
     """Return what is known about a station, from the result or exception of `control.facts`."""
+    if fault := fault_of_name(name):
+        return StationInfo(folder_name(name), address, fault=fault)
     if isinstance(said, ImportError):
         return StationInfo(name, address, fault="autoresearch is not installed there")
     if isinstance(said, BaseException) or not isinstance(said, Mapping):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from agent.errors import AutoresearchError, fault
+from agent.format import one_line
 from agent.journal.events import Event, fault_of
 from agent.journal.state import State, replay, step
 from agent.system.files import Unusable, open_plain, read_end
@@ -48,10 +49,16 @@ class Journal:
         """Write an event and return once it is on disk.
 
         Raises:
-            AutoresearchError: the journal cannot be written.
+            AutoresearchError: the journal cannot be written, or could not be read with this event.
         """
         with self._lock:
             event = Event(kind, round(time.time(), 3), data)
+            if (name := fault_of(event)) is not None:  # it could never be read again, nor could what follows it
+                value = one_line(str(data.get(name)))[:100]
+                raise AutoresearchError(
+                    f"{name} of the event {kind} has a value that a journal cannot hold: {value}",
+                    hint="this is a fault of the program: please report it",
+                )
             try:
                 file = self._file or self._open()
                 file.write(event.to_json() + "\n")

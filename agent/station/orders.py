@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -16,6 +15,7 @@ LARGEST_LOG = 2**20  # bytes of an answer's log: its end
 LONGEST_TEXT = 4000  # characters
 MOST_ENTRIES = 1000  # of a mapping or a sequence
 MOST_SETTLED = 100_000
+LARGEST_NUMBER, MOST_SECONDS = 1e300, 1e9  # as in a journal (`agent.journal.events`)
 LARGEST_FILE = 2**24  # characters of a changed file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -130,7 +130,10 @@ def run_to_dict(run: Run) -> dict[str, Any]:
 
 def run_from_dict(data: object) -> Run:
     """Check data that claims to be a run. Raises Invalid."""
-    return cast(Run, _built(Run, data, _RUN))
+    run = cast(Run, _built(Run, data, _RUN))
+    if (run.metric is None) != bool(run.error):
+        raise Invalid("metric and error: exactly one is required")
+    return run
 
 
 def name(value: object) -> str:
@@ -162,9 +165,23 @@ def _built(kind: type[Any], data: object, checks: Mapping[str, Callable[[Any], A
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
         raise Invalid("is not a finite number")
     return float(value)
+
+
+def _seconds(value: object) -> float:
+    seconds = _number(value)
+    if not abs(seconds) <= MOST_SECONDS:
+        raise Invalid("is not a number of seconds")
+    return seconds
+
+
+def _duration(value: object) -> float:
+    seconds = _seconds(value)
+    if seconds < 0:
+        raise Invalid("is negative")
+    return seconds
 
 
 def _seed(value: object) -> int:
@@ -255,7 +272,7 @@ def _listed(value: Any) -> Any:
 
 _RUN: dict[str, Callable[[Any], Any]] = {
     "metric": _optional(_number),
-    "seconds": _number,
+    "seconds": _duration,
     "secondary": _numbers,
     "error": _optional(text),
     "out_of_memory": _flag,
@@ -269,7 +286,7 @@ _RUN: dict[str, Callable[[Any], Any]] = {
     "overrun": _optional(_number),
     "unconfined": _flag,
     "fault": _one_of(*get_args(Fault)),
-    "trained": _optional(_number),
+    "trained": _optional(_seconds),
     "seed": _optional(_seed),
     "holdout": _optional(_number),
     "station": text,

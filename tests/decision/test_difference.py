@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from agent.decision.difference import difference, spread
+from agent.decision.difference import difference, paired, spread
 from agent.decision.noise import PRIOR_DEGREES, Noise
 
 
@@ -51,3 +51,8 @@ def test_spread_is_split_into_machine_and_seed() -> None:
     assert known.seed == pytest.approx(0.04)
     assert spread(0.02, Noise(0.03, 10.0), PRIOR_DEGREES).seed == 0.0
     assert spread(0.05, Noise(0.001, PRIOR_DEGREES), PRIOR_DEGREES).machine is None
+
+
+def test_equal_gains_of_pairs_without_known_noise_have_no_spread() -> None:
+    found = paired([0.25, 0.25, 0.25])
+    assert (found.gain, found.low, found.high, found.noise) == (0.25, 0.25, 0.25, 0.0)

@@ -84,3 +84,11 @@ def test_results_in_each_format_with_descriptions_neutralised() -> None:
     assert csv.splitlines()[2] == '0000001,0.000000,0.0,crash,"a b c ""d"", e [why]"'
     assert '"status": "crash"' in render(protocol("jsonl"), rows, lambda commit: commit).splitlines()[1]
     assert one_line("\x1b[31mred\u2028\r\n") == "[31mred"
+
+
+def test_event_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("note", text="readable")
+    with pytest.raises(AutoresearchError, match="noise of the event confirmed has a value that a journal cannot hold"):
+        journal.append("confirmed", a="1234", b="5678", noise=float("nan"))
+    assert [event.kind for event in read(journal.path)] == ["note"]

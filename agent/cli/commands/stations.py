@@ -83,11 +83,15 @@ def _serve(port: int, connection: ConnectionFlags) -> int:
 def _work(address: str, name: str | None, connection: ConnectionFlags) -> int:
     import asyncio
 
+    from agent.errors import UsageError
     from agent.execution.awake import kept_awake
+    from agent.fleet.cluster import fault_of_name
     from agent.fleet.quiet import silence
     from agent.fleet.security import endpoint
     from agent.fleet.worker import own_name, work
 
+    if name is not None and (fault := fault_of_name(name)):
+        raise UsageError(f"this station {fault}", hint="choose another with `--name`")
     where = endpoint(address, connection.tls, insecure=connection.insecure)
     if not Options.debug:
         silence()

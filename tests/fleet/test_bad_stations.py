@@ -1,0 +1,149 @@
+"""Stations that are odd or broken: names, facts and answers that a decider must not believe."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from agent.fleet.local import LocalFleet, local_stations
+from agent.journal.journal import fold
+from agent.journal.paths import journal_path
+from tests.common.sessions import assert_consistent, events
+from tests.common.stations import started
+from tests.common.workspaces import Cli
+
+FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
+
+
+@pytest.fixture(autouse=True)
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    with local_stations(1) as found:
+        yield found
+
+
+def station(fleet: LocalFleet, name: str, log: Path, before: str = "") -> AbstractContextManager[object]:
+    """Start a station that does not end with this process's input, after the statements `before`."""
+    config = {"kind": "station", "tls": str(fleet.tls), "address": fleet.address, "name": name}
+    code = "from agent.fleet import child\nchild._end_with_parent = lambda: None\n"
+    return started("-c", f"{before}\n{code}child.main({json.dumps(config)})", ready="ready", log=log)
+
+
+def session(cli: Cli, folder: Path, fleet: LocalFleet, most: int) -> subprocess.CompletedProcess[str]:
+    where = ("--scheduler", fleet.address, "--tls", str(fleet.tls))
+    return cli(folder, "run", "--tag", "t", *where, *FLAGS, "--max-experiments", str(most))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../../../escaped", *(pytest.param(each, marks=pytest.mark.slow) for each in ("/tmp/x", "größe ✓", "a:1"))],
+)
+def test_odd_name_stays_in_the_folder_of_the_session(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, name: str
+) -> None:
+    with station(fleet, name, tmp_path / "station.log"):
+        done = session(cli, quick, fleet, 4)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    logs = {event["station"]: Path(event["log"]).resolve() for event in events(quick, "leased")}
+    assert name in logs
+    home = (journal_path(quick, "t").parent / "stations").resolve()
+    assert all(log.is_relative_to(home) and log.parent.parent == home for log in logs.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[31mred", *(pytest.param(each, marks=pytest.mark.slow) for each in ("x" * 300, "two\nlines", " "))]
+)
+def test_unusable_name_takes_no_part(quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, name: str) -> None:
+    with station(fleet, name, tmp_path / "station.log"):
+        done = session(cli, quick, fleet, 2)
+    assert done.returncode == 0, done.stderr
+    assert "has a name that is not one line of 1 to 100 characters" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert [event["station"][:4] for event in events(quick, "joined")] == ["cpu0"]
+
+
+def test_unusable_name_is_refused_at_the_station(cli: Cli, tmp_path: Path) -> None:
+    done = cli(tmp_path, "station", "127.0.0.1:1", "--name", "two\nlines")
+    assert done.returncode == 2
+    assert "error: this station has a name" in done.stderr
+
+
+# A station whose answers are changed before they are sent.
+LIAR = """
+import agent.station.work as work
+real = work.measure_order
+def measure_order(data, name, tick=lambda _: None):
+    answer = real(data, name)
+    run = answer["run"] or {}
+    LIE
+    return answer
+work.measure_order = measure_order
+"""
+FACTS = """
+import agent.station.control as control
+real = control.facts
+def facts(dask_worker=None):
+    return {**real(dask_worker), "odd": FACT, "more": ["a", {"b": 1}]}
+control.facts = facts
+"""
+LIES = {
+    "a metric that a journal cannot hold": "run['metric'] = 1e305",
+    "an infinite metric": "run['metric'] = float('inf')",
+    "no number": "run['metric'] = float('nan')",
+    "a whole metric": "run['metric'] = 1",
+    "a huge whole metric": "run['metric'] = 10**400",
+    "negative seconds": "run['seconds'] = -5.0",
+    "too many seconds": "run['seconds'] = 1e12",
+    "a training time that a journal cannot hold": "run['trained'] = 1e200",
+    "a long error": "run.update(metric=None, error='x' * 4001)",
+    "terminal escapes": "run.update(metric=None, error='\\x1b[2J\\x1b]0;title\\x07' * 100)",
+    "neither metric nor error": "run.update(metric=None, error=None)",
+    "both metric and error": "run.update(error='but it failed')",
+    "the lease of another run": "answer['lease'] = '1'",
+    "a lease that never was": "answer['lease'] = 'never'",
+    "the name of another station": "answer['station'] = 'cpu0'",
+    "no answer": "answer = ['no', 'answer']",
+    "an exception": "raise ValueError('\\x1b[31m' + 'x' * 5000)",
+    "always lacking": "answer.update(run=None, failed='lacks', lacks=True)",
+    "not able": "answer.update(run=None, failed='the disk is full\\n' * 50)",
+}
+# Those that are tested each time.
+FEW = ("a metric that a journal cannot hold", "neither metric nor error", "the name of another station")
+
+
+@pytest.mark.parametrize("lie", [each if each in FEW else pytest.param(each, marks=pytest.mark.slow) for each in LIES])
+def test_broken_answer_does_not_damage_a_session(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, lie: str
+) -> None:
+    with station(fleet, "liar", tmp_path / "station.log", LIAR.replace("LIE", LIES[lie])):
+        done = session(cli, quick, fleet, 4)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+    assert_consistent(quick)
+    state = fold(journal_path(quick, "t"))
+    assert not state.flight.candidates
+    assert not state.flight.leases
+    assert all(run.seconds >= 0 for each in state.measured for run in (*each.runs, *each.heldout_runs))
+    sent = {event["lease"]: event["station"] for event in events(quick, "leased")}
+    back = [event for event in events(quick, "returned") if event["station"] == "liar"]
+    assert all(sent[event["lease"]] == "liar" for event in back)
+    for event in back:  # each failed run says why, and no other does
+        assert (event["metric"] is None) == bool(event["error"])
+
+
+@pytest.mark.parametrize("fact", ["10**400", pytest.param("'\x1b[2J' * 1000", marks=pytest.mark.slow)])
+def test_odd_fact_does_not_damage_a_session(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, fact: str
+) -> None:
+    with station(fleet, "odd", tmp_path / "station.log", FACTS.replace("FACT", fact)):
+        done = session(cli, quick, fleet, 2)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stderr
+    assert_consistent(quick)
+    assert {event["station"] for event in events(quick, "joined")} >= {"odd"}
