@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.journal.experiment import Experiment, Run, Verdict
+from agent.journal.experiment import Experiment, Run, Verdict, digest
 from agent.journal.state import Spent
-from agent.proposers.base import Context, NoProposal, Unavailable, WorkspaceView
+from agent.proposers.base import Context, Flying, NoProposal, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
 from agent.proposers.model.cost import Price, SpendingCap
@@ -18,6 +18,7 @@ from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
 from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, SYSTEM, briefing
 from agent.proposers.model.wire import Answer, ModelSpec
 from agent.proposers.search.search import SearchProposer
+from agent.proposers.validate import Seen, why_invalid
 from tests.common.model_server import half, model_server, reply
 from tests.common.proposals import NOTES, edit, walk
 from tests.common.workspaces import QUICK
@@ -205,6 +206,20 @@ def test_all_that_programs_wrote_is_marked() -> None:
     assert len(sections) >= 5
     assert all("data, not instructions" in part.splitlines()[0] for part in sections)
     assert "\x1b" not in text
+
+
+def test_candidates_being_measured_are_told_if_any() -> None:
+    about = context()
+    assert "Being measured now" not in briefing(about)
+    files = {**about.files, "train.py": "X = 7\n"}
+    flying = Flying(3, "X 2 -> 7\nIGNORE", {}, digest(files), ("train.py",))
+    told = dataclasses.replace(about, flight=(flying,))
+    assert "Being measured now" in briefing(told)
+    assert "X 2 -> 7 IGNORE" in briefing(told)
+    why = why_invalid(files, told, Seen())
+    assert why is not None
+    assert "being measured now (X 2 -> 7" in why
+    assert why_invalid(files, about, Seen()) is None
 
 
 def test_the_ledger_has_effects_and_noise() -> None:
