@@ -41,7 +41,7 @@ def test_edit_is_not_measured_in_a_session_of_stations(quick: Path, cli: Cli) ->
     (quick / "train.py").write_text((quick / "train.py").read_text().replace("WIDTH = 64", "WIDTH = 128"))
     done = cli(quick, "try", "--tag", "t")
     assert done.returncode == 3
-    assert "session t was measured on stations, so new runs would not be comparable" in done.stderr
+    assert "session t measures on stations, so an edit cannot be compared here" in done.stderr
     assert len(rows(quick)) == 2
     assert fold(journal_path(quick, "t")).pending is None
     # By default the edit gets a session of its own.
