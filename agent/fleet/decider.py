@@ -111,7 +111,7 @@ class Fleet:
                 continue
             task, base = found
             if task.kind == "candidate":
-                self.lease(name, self._flight.candidates[task.draft].commit, candidate=task.draft)
+                self.lease(name, self._flight.candidates[task.candidate].commit, candidate=task.candidate)
             else:
                 self.lease(name, self._orders.commit_of(base), of=base, rebase=task.rebase)
 

@@ -7,6 +7,7 @@ import statistics
 
 from agent.decision.estimate import split
 from agent.decision.levels import Records, aligned, records_of
+from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
 from agent.fleet.assign import Flight, Task, View
 from agent.journal.experiment import Experiment, Run, Verdict, by_station, succeeded
@@ -57,6 +58,7 @@ class Verdicts:
             flights=[self._flight(each) for each in flights],
             measured={name: len(runs) for name, runs in heldout.items()},
             known=frozenset(records.levels.values),
+            since={name: state.flight.stations[name].alone for name in here},
             repeated=sum(len(runs) - 1 for runs in records.repeated) if counted else ENOUGH,
             age=len(state.experiments) - 1 - base if latest else 0,
             seconds={name: self.expected_seconds(name) for name in here},
@@ -72,7 +74,14 @@ class Verdicts:
         records = self._records(None)
         history = tuple(_secretive(each) for each in aligned(self._state.measured, records))
         flying = tuple(
-            Flying(each.number, each.description, each.parameters, each.digest, each.files)
+            Flying(
+                each.number,
+                each.description,
+                each.parameters,
+                each.digest,
+                each.files,
+                value_on_reference(by_station(succeeded(each.runs)), records),
+            )
             for each in self._state.flight.candidates.values()
         )
         return dataclasses.replace(context, history=history, incumbent=history[context.incumbent.number], flight=flying)

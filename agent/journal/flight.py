@@ -94,6 +94,7 @@ class Station:
         runs: number of runs that it returned.
         lost: number of runs that were lost with it.
         began: when it joined first, as time that the loop had run (`State.seconds`).
+        alone: number of runs that it returned since its last one of a kept experiment.
     """
 
     facts: Mapping[str, Any]
@@ -103,6 +104,7 @@ class Station:
     runs: int = 0
     lost: int = 0
     began: float = 0.0
+    alone: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,8 @@ def _settled(flight: Flight, lease: Lease, *, seconds: float, runs: int = 0, los
     if station is None:
         return replace(flight, leases=leases)
     busy = station.busy + seconds
-    station = replace(station, busy=busy, runs=station.runs + runs, lost=station.lost + lost)
+    alone = 0 if runs and lease.of is not None else station.alone + runs
+    station = replace(station, busy=busy, runs=station.runs + runs, lost=station.lost + lost, alone=alone)
     return replace(flight, leases=leases, stations={**flight.stations, lease.station: station})
 
 
