@@ -17,8 +17,8 @@ IDLE = View({"studio": None, "mini": None}, (), {"studio": 2, "mini": 2}, BOTH)
 INCUMBENT, PROPOSE = Task("incumbent"), Task("propose")
 
 
-def flight(candidate: int, finished: int = 1, running: tuple[str, ...] = (), **wants: object) -> Flight:
-    return Flight(candidate, finished, running, Wants(**wants) if wants else None)  # type: ignore[arg-type]
+def flight(number: int, finished: int = 1, running: tuple[str, ...] = (), **wants: object) -> Flight:
+    return Flight(number, finished, running, Wants(**wants) if wants else None)  # type: ignore[arg-type]
 
 
 def test_idle_station_proposes_if_nothing_waits() -> None:
