@@ -35,6 +35,8 @@ def on_stations(fleet: Fleet) -> Compare:
         fleet.meet()
         while (comparison := _without_failure(bench)) and _pairs(_runs(comparison), comparison) < count:
             _raise_if_stopped(bench)
+            if fleet.is_alone:
+                raise AutoresearchError("no station is here", hint="start one, then run the same command again")
             for name in fleet.idle():
                 turn = _turn(fleet, comparison, name)
                 if turn is not None:

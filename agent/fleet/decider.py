@@ -51,7 +51,7 @@ class Fleet:
         self.session, self._connect, self._orders = session, connect, orders
         self._cluster = connect()
         self._verdicts = Verdicts(session)
-        self._began = self._polled = time.monotonic()
+        self._began = self._polled = self._seen = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
@@ -91,18 +91,24 @@ class Fleet:
     def should_stop(self) -> bool:
         """Return whether the session ends now, and journal the reason.
 
-        Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts.
+        Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts. Without a
+        station they wait for the next start.
         """
         self.session.interrupts.raise_if_immediate()
-        self._stopping = self._stopping or (self.session.reason_to_stop() if self._state.experiments else None)
-        reason = self._stopping or self._why_nothing_comes()
-        if reason is None or self._flight.candidates:
+        if self._state.experiments or self.is_alone:
+            self._stopping = self._stopping or self.session.reason_to_stop()
+        reason, left = self._stopping or self._why_nothing_comes(), len(self._flight.candidates)
+        if reason is None or (left and not self.is_alone):
             return False
+        self.end_runs("the session ended")
+        self.session.end(f"{reason}; {counted(left, 'candidate')} not decided without a station" if left else reason)
+        return True
+
+    def end_runs(self, reason: str) -> None:
+        """End all runs on stations."""
         for lease in self._flight.leases.values():
             self._cluster.cancel(self._orders.session, lease.lease, lease.station)
-            self._lose(lease, "the session ended")
-        self.session.end(reason)
-        return True
+            self._lose(lease, reason)
 
     def assign(self) -> None:
         """Give each idle station its next run."""
@@ -164,7 +170,9 @@ class Fleet:
                 for lease in [each for each in self._flight.leases.values() if each.station == name]:
                     if lease.lease not in self._adopted:
                         self._lose(lease, "its station is gone")
-        if not here:
+        if here:
+            self._seen = time.monotonic()
+        else:
             self._say_once("waiting for a station to join")
         self._adopted &= {*self._flight.leases}
         if self._adopted:
@@ -212,6 +220,12 @@ class Fleet:
         if text not in self._told:
             self._told.add(text)
             self.session.journal.show("note", text=text)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no station is here, and none is waited for any longer if the session is to end."""
+        late = time.monotonic() - self._seen > ABSENT_SECONDS
+        return not self.here() and (late or self.session.interrupts.finishing)
 
     def here(self) -> list[str]:
         """Return the stations that are here."""
@@ -324,10 +338,13 @@ class Fleet:
             self._lose(lease, run.error or run.fault, run.fault)
             return
         write_whole(self._orders.log_of(lease), answer.log)
+        comparison = self._state.comparison
         if lease.label is None:
             self.session.journal.append("returned", **_of(lease), **dataclasses.asdict(run))
-        elif self._state.comparison is not None:
-            number = len(self._state.comparison.runs.get(lease.label, ())) + 1
+        elif comparison is None or comparison.commits.get(lease.label) != lease.commit:
+            self._lose(lease, "its comparison is over")
+        else:
+            number = len(comparison.runs.get(lease.label, ())) + 1
             about = {"lease": lease.lease, "label": lease.label, "run": number}
             self.session.journal.append("compared", **about, **dataclasses.asdict(run))
         self._orders.has(lease.station, lease.commit)
