@@ -24,8 +24,11 @@ from tests.common.workspaces import QUICK, ROOT, Cli
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
 # Its baseline is quick, and each candidate waits for a file.
-LATER = QUICK.replace("loss =", "import pathlib, time\nwhile (RATE, DEPTH, WIDTH) != (0.1, 4, 64) and not pathlib.Path(GATE).exists():\n    "
-                      "time.sleep(0.05)\nloss =")  # fmt: skip
+WAITS = """import pathlib, time
+while (RATE, DEPTH, WIDTH) != (0.1, 4, 64) and not pathlib.Path(GATE).exists():
+    time.sleep(0.05)
+loss ="""
+LATER = QUICK.replace("loss =", WAITS)
 
 
 @pytest.fixture(autouse=True)
