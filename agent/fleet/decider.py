@@ -57,6 +57,7 @@ class Fleet:
         self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
         self._told: set[str] = set()
         self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
+        self._excuses: dict[str, str] = {}
 
     @property
     def _state(self) -> State:
@@ -231,6 +232,11 @@ class Fleet:
         """Return the stations that are here."""
         return [name for name, each in self._flight.stations.items() if each.gone is None]
 
+    def unable(self) -> dict[str, str]:
+        """Return the stations here that have repeatedly been unable to measure, and why."""
+        failures = {name: count for name, (count, _) in self._unable.items() if name in self.here()}
+        return {name: self._excuses[name] for name, count in failures.items() if count >= MOST_FAILURES}
+
     def idle(self) -> list[str]:
         """Return the stations that could run something now."""
         busy = {lease.station for lease in self._flight.leases.values()}
@@ -330,7 +336,7 @@ class Fleet:
             return
         if answer.run is None:
             self._lose(lease, answer.failed)
-            self._leave_alone(lease.station)
+            self._leave_alone(lease.station, answer.failed)
             return
         self._unable.pop(lease.station, None)
         run = self._orders.run_of(answer, lease)
@@ -349,8 +355,9 @@ class Fleet:
             self.session.journal.append("compared", **about, **dataclasses.asdict(run))
         self._orders.has(lease.station, lease.commit)
 
-    def _leave_alone(self, name: str) -> None:
+    def _leave_alone(self, name: str, reason: str) -> None:
         """Give a station that could not measure nothing for a while, longer each time."""
+        self._excuses[name] = reason
         count = self._unable.get(name, (0, 0.0))[0]
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**count)
         self._unable[name] = count + 1, time.monotonic() + pause

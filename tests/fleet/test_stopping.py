@@ -147,3 +147,14 @@ def test_answer_for_a_comparison_that_is_over_frees_its_station(quick: Path, cli
     assert done.returncode == 0, done.stderr
     assert [event["reason"] for event in events(quick, "lost") if event["lease"] == "99"] == ["its comparison is over"]
     assert_consistent(quick)
+
+
+@pytest.mark.parametrize("fails", ["echo nothing", "exit 3"])
+def test_holdout_that_fails_everywhere_ends_the_confirmation(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    done = cli(quick, *command(quick, fleet, "--max-experiments", "1", "--holdout", fails)[5:])
+    assert done.returncode == 0, done.stderr
+    assert "gain not confirmed: no station can measure: the command of --holdout failed" in done.stderr
+    assert_consistent(quick)
