@@ -330,6 +330,9 @@ class Fleet:
         lease = self._flight.leases.get(answer.lease)
         if lease is None or lease.station != answer.station:
             return
+        if not self._orders.is_of(answer, lease):
+            self._lose(lease, "its station measured something else")
+            return
         if answer.lacks:
             self._orders.forget(lease.station)
             self._cluster.submit(lease.station, self._orders.order(lease))

@@ -20,7 +20,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from tests.common.sessions import assert_consistent, confirmed, events
 from tests.common.stations import SLOW, marked, set_train, until
-from tests.common.workspaces import QUICK, ROOT, Cli
+from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
 # Its baseline is quick, and each candidate waits for a file.
@@ -158,3 +158,42 @@ def test_holdout_that_fails_everywhere_ends_the_confirmation(
     assert done.returncode == 0, done.stderr
     assert "gain not confirmed: no station can measure: the command of --holdout failed" in done.stderr
     assert_consistent(quick)
+
+
+def test_two_sessions_share_a_scheduler(quick: Path, tmp_path: Path, fleet: LocalFleet) -> None:
+    other = shutil.copytree(quick, tmp_path / "other")  # even the same commits
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    loops = [
+        subprocess.Popen(
+            command(folder, fleet, "--max-experiments", "4"),
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for folder in (quick, other)
+    ]
+    said = [ended(loop) for loop in loops]
+    assert [loop.returncode for loop in loops] == [0, 0], said
+    for folder in (quick, other):
+        assert_consistent(folder)
+        assert len(fold(journal_path(folder, "t")).experiments) == 5
+        assert all(str(folder) in event["log"] for event in events(folder, "returned"))
+
+
+def test_copy_of_a_session_gets_no_answers_of_its_original(
+    quick: Path, cli: Cli, tmp_path: Path, fleet: LocalFleet
+) -> None:
+    """The leases of both have the same names, and the station keeps the answers of the original."""
+    assert cli(quick, *command(quick, fleet, "--max-experiments", "1")[5:]).returncode == 0
+    copy = shutil.copytree(quick, tmp_path / "copy")
+    assert cli(quick, *command(quick, fleet, "--max-experiments", "4")[5:]).returncode == 0
+    agent = ("--proposer", "command", "--agent-cmd", "sed -i 's/^WIDTH = .*/WIDTH = 257/' train.py")
+    done = cli(copy, *command(copy, fleet, "--max-experiments", "2", *agent)[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(copy)
+    for experiment in fold(journal_path(copy, "t")).measured:
+        text = git(copy, "show", f"{experiment.commit}:train.py").replace("sys.exit(0)", "")
+        said = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+        for run in (*experiment.runs, *experiment.heldout_runs):
+            assert f"val_bpb:          {run.metric:.6f}" in said
