@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.afterwards import confirm_gain
-from agent.errors import PreconditionError
+from agent.errors import Interrupted, PreconditionError
 from agent.journal.state import State
 from agent.loop import run_fleet, run_session
 from agent.room.sandbox import Mode
@@ -101,4 +101,12 @@ def work_of(session: Session, sandbox: Mode, connect: Callable[[], Cluster] | No
     from agent.fleet.ordering import Orders
 
     fleet = Fleet(session, connect, Orders(session, sandbox, setup=setup))
-    return Work(lambda: run_fleet(fleet), lambda: confirm_gain(session, pairs_for(fleet), on_stations(fleet)))
+
+    def loop() -> None:
+        try:
+            run_fleet(fleet)
+        except Interrupted:
+            fleet.end_runs("the session was stopped")
+            raise
+
+    return Work(loop, lambda: confirm_gain(session, pairs_for(fleet), on_stations(fleet)))

@@ -79,6 +79,7 @@ class Cluster:
         self._pending: dict[str, _Pending] = {}
         self._ended: queue.SimpleQueue[str | Loss] = queue.SimpleQueue()
         self._known: dict[tuple[str, str], StationInfo] = {}
+        self._workers_seen: dict[str, Any] = {}
         self._looked = 0.0
 
     @staticmethod
@@ -209,14 +210,16 @@ class Cluster:
             return  # it was broken already
 
     def _workers(self) -> dict[str, Any]:
-        """Return address -> description of the workers that the scheduler knows; empty if it is gone."""
+        """Return address -> description of the workers that the scheduler knows; empty if it is gone.
+
+        If it is only slow, these are the latest ones: no run is lost because of that.
+        """
         if not self.connected:
             return {}
-        try:
+        with contextlib.suppress(Exception):
             identity = self._client.sync(self._identity, callback_timeout=CALL_SECONDS)
-            return dict(identity["workers"])
-        except Exception:
-            return {}
+            self._workers_seen = dict(identity["workers"])
+        return self._workers_seen
 
     async def _identity(self) -> Any:
         assert self._client.scheduler is not None

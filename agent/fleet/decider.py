@@ -51,12 +51,13 @@ class Fleet:
         self.session, self._connect, self._orders = session, connect, orders
         self._cluster = connect()
         self._verdicts = Verdicts(session)
-        self._began = self._polled = time.monotonic()
+        self._began = self._polled = self._seen = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
         self._told: set[str] = set()
         self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
+        self._excuses: dict[str, str] = {}
 
     @property
     def _state(self) -> State:
@@ -91,17 +92,23 @@ class Fleet:
     def should_stop(self) -> bool:
         """Return whether the session ends now, and journal the reason.
 
-        Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts.
+        Once there is a reason, nothing new is proposed, and the candidates in flight get their verdicts. Without a
+        station they wait for the next start.
         """
         self.session.interrupts.raise_if_immediate()
-        self._stopping = self._stopping or (self.session.reason_to_stop() if self._state.experiments else None)
-        reason = self._stopping or self._why_nothing_comes()
-        if reason is None or self._flight.candidates:
+        if self._state.experiments or self.is_alone:
+            self._stopping = self._stopping or self.session.reason_to_stop()
+        reason, left = self._stopping or self._why_nothing_comes(), len(self._flight.candidates)
+        if reason is None or (left and not self.is_alone):
             return False
-        for lease in self._flight.leases.values():
-            self._withdraw(lease, "the session ended")
-        self.session.end(reason)
+        self.end_runs("the session ended")
+        self.session.end(f"{reason}; {counted(left, 'candidate')} not decided without a station" if left else reason)
         return True
+
+    def end_runs(self, reason: str) -> None:
+        """End all runs on stations."""
+        for lease in self._flight.leases.values():
+            self._withdraw(lease, reason)
 
     def assign(self) -> None:
         """Give each idle station its next run."""
@@ -164,7 +171,9 @@ class Fleet:
                 for lease in [each for each in self._flight.leases.values() if each.station == name]:
                     if lease.lease not in self._adopted:
                         self._lose(lease, "its station is gone")
-        if not here:
+        if here:
+            self._seen = time.monotonic()
+        else:
             self._say_once("waiting for a station to join")
         self._adopted &= {*self._flight.leases}
         if self._adopted:
@@ -213,9 +222,20 @@ class Fleet:
             self._told.add(text)
             self.session.journal.show("note", text=text)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no station is here, and none is waited for any longer if the session is to end."""
+        late = time.monotonic() - self._seen > ABSENT_SECONDS
+        return not self.here() and (late or self.session.interrupts.finishing)
+
     def here(self) -> list[str]:
         """Return the stations that are here."""
         return [name for name, each in self._flight.stations.items() if each.gone is None]
+
+    def unable(self) -> dict[str, str]:
+        """Return the stations here that have repeatedly been unable to measure, and why."""
+        failures = {name: count for name, (count, _) in self._unable.items() if name in self.here()}
+        return {name: self._excuses[name] for name, count in failures.items() if count >= MOST_FAILURES}
 
     def idle(self) -> list[str]:
         """Return the stations that could run something now."""
@@ -310,13 +330,16 @@ class Fleet:
         lease = self._flight.leases.get(answer.lease)
         if lease is None or lease.station != answer.station:
             return
+        if not self._orders.is_of(answer, lease):
+            self._lose(lease, "its station measured something else")
+            return
         if answer.lacks:
             self._orders.forget(lease.station)
             self._cluster.submit(lease.station, self._orders.order(lease))
             return
         if answer.run is None:
             self._lose(lease, answer.failed)
-            self._leave_alone(lease.station)
+            self._leave_alone(lease.station, answer.failed)
             return
         self._unable.pop(lease.station, None)
         run = self._orders.run_of(answer, lease)
@@ -324,16 +347,20 @@ class Fleet:
             self._lose(lease, run.error or run.fault, run.fault)
             return
         write_whole(self._orders.log_of(lease), answer.log)
+        comparison = self._state.comparison
         if lease.label is None:
             self.session.journal.append("returned", **_of(lease), **dataclasses.asdict(run))
-        elif self._state.comparison is not None:
-            number = len(self._state.comparison.runs.get(lease.label, ())) + 1
+        elif comparison is None or comparison.commits.get(lease.label) != lease.commit:
+            self._lose(lease, "its comparison is over")
+        else:
+            number = len(comparison.runs.get(lease.label, ())) + 1
             about = {"lease": lease.lease, "label": lease.label, "run": number}
             self.session.journal.append("compared", **about, **dataclasses.asdict(run))
         self._orders.has(lease.station, lease.commit)
 
-    def _leave_alone(self, name: str) -> None:
+    def _leave_alone(self, name: str, reason: str) -> None:
         """Give a station that could not measure nothing for a while, longer each time."""
+        self._excuses[name] = reason
         count = self._unable.get(name, (0, 0.0))[0]
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**count)
         self._unable[name] = count + 1, time.monotonic() + pause

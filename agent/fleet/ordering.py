@@ -16,7 +16,7 @@ from agent.room.sandbox import Mode
 from agent.session.context import known_constants
 from agent.session.session import Session
 from agent.source.seed import with_seed
-from agent.station.orders import Answer, Leased, Order
+from agent.station.orders import Answer, Leased, Order, digest_of
 from agent.system.invocation import version
 
 
@@ -94,6 +94,10 @@ class Orders:
             other=other,
             settled=self._settled(),
         )
+
+    def is_of(self, answer: Answer, lease: Lease) -> bool:
+        """Return whether a station measured what the lease is about."""
+        return answer.run is None or answer.measured == digest_of(lease.commit, self._seeded(lease))
 
     def run_of(self, answer: Answer, lease: Lease) -> Run:
         """Return the run of an answer, with its station and its log here."""

@@ -115,8 +115,11 @@ def _changed_by(runner: Runner, commit: str, seed: int | None) -> Mapping[str, s
 
 
 def _comparison(journal: Journal) -> PendingComparison:
-    assert journal.state.comparison is not None
-    return journal.state.comparison
+    """Return the comparison with the runs of this machine: those of stations have their other halves there."""
+    comparison = journal.state.comparison
+    assert comparison is not None
+    runs = {label: tuple(run for run in each if not run.station) for label, each in comparison.runs.items()}
+    return replace(comparison, runs=runs)
 
 
 def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -85,6 +87,11 @@ class Order:
     other: tuple[Leased, ...] = ()
     settled: tuple[str, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """Return the identity of what is measured. Leases repeat if a session is copied, or restored from a backup."""
+        return digest_of(self.commit, self.files)
+
     def to_dict(self) -> dict[str, Any]:
         return cast(dict[str, Any], _listed(asdict(self)))
 
@@ -103,6 +110,7 @@ class Answer:
         log: the end of the run's log.
         failed: why the station could not measure, which says nothing about the candidate; empty if it could.
         lacks: the station lacks commits that the bundle is based on: send a whole one.
+        measured: `Order.digest` of what was measured; empty if nothing was.
     """
 
     lease: str
@@ -111,6 +119,7 @@ class Answer:
     log: bytes = b""
     failed: str = ""
     lacks: bool = False
+    measured: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return cast(dict[str, Any], _listed(asdict(self)))
@@ -122,6 +131,11 @@ class Answer:
         if (answer.run is None) != bool(answer.failed):
             raise Invalid("run and failed: exactly one is required")
         return answer
+
+
+def digest_of(commit: str, files: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a commit and of the files on top of it."""
+    return hashlib.sha256(json.dumps([commit, dict(files)], sort_keys=True).encode()).hexdigest()
 
 
 def run_to_dict(run: Run) -> dict[str, Any]:
@@ -298,6 +312,7 @@ _ANSWER: dict[str, Callable[[Any], Any]] = {
     "log": _log,
     "failed": text,
     "lacks": _flag,
+    "measured": text,
 }
 _ORDER: dict[str, Callable[[Any], Any]] = {
     "version": text,

@@ -52,7 +52,7 @@ def _answer(here: Station, order: Order, tick: Callable[[float], None]) -> Answe
             hint="install the same version on both",
         )
     folder = records.run_folder(here.name, order.repository, order.session, order.lease)
-    if (known := records.read_kept(folder)) is not None:
+    if (known := records.read_kept(folder)) is not None and known.measured == order.digest:
         return known
     log = folder / records.LOG
     with here.running(order.session, order.lease, log):
@@ -64,7 +64,7 @@ def _answer(here: Station, order: Order, tick: Callable[[float], None]) -> Answe
             tick(seconds)
 
         run = _measured(here, order, records.clone_folder(here.name, order.repository), watch)
-        answer = Answer(order.lease, here.name, run, records.log_end(log))
+        answer = Answer(order.lease, here.name, run, records.log_end(log), measured=order.digest)
         records.keep(folder, answer)
         records.prune(here.name)
         return answer

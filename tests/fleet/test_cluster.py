@@ -194,6 +194,18 @@ def test_scheduler_that_dies_loses_orders_and_prints_nothing(
     assert (said.out, said.err) == ("", "")
 
 
+def test_slow_scheduler_loses_no_station(fleet: LocalFleet, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {*cluster.stations()} == {"cpu0", "cpu1"}
+    monkeypatch.setattr("agent.fleet.cluster.CALL_SECONDS", 1)
+    port = int(fleet.address.rpartition(":")[2])
+    scheduler = next(child for child in psutil.Process().children() if _listens(child, port))
+    scheduler.suspend()
+    try:
+        assert {*cluster.stations()} == {"cpu0", "cpu1"}
+    finally:
+        scheduler.resume()
+
+
 def test_worker_of_a_plain_dask_cluster_is_a_station(
     fleet: LocalFleet, cluster: Cluster, quick: Path, tmp_path: Path
 ) -> None:

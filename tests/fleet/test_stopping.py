@@ -1,0 +1,199 @@
+"""The ways in which a session of stations ends before its time, and what goes on after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.fleet.cluster import Cluster
+from agent.fleet.local import LocalFleet, local_stations
+from agent.journal.journal import fold
+from agent.journal.paths import journal_path
+from tests.common.sessions import assert_consistent, confirmed, events
+from tests.common.stations import SLOW, marked, set_train, until
+from tests.common.workspaces import QUICK, ROOT, Cli, git
+
+FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
+# Its baseline is quick, and each candidate waits for a file.
+WAITS = """import pathlib, time
+while (RATE, DEPTH, WIDTH) != (0.1, 4, 64) and not pathlib.Path(GATE).exists():
+    time.sleep(0.05)
+loss ="""
+LATER = QUICK.replace("loss =", WAITS)
+
+
+@pytest.fixture(autouse=True)
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    with local_stations(1) as found:
+        yield found
+
+
+def command(folder: Path, fleet: LocalFleet, *more: str) -> list[str]:
+    where = ("--scheduler", fleet.address, "--tls", str(fleet.tls))
+    return [sys.executable, "-m", "agent", "-C", str(folder), "run", "--tag", "t", *where, *FLAGS, *more]
+
+
+def begin(folder: Path, fleet: LocalFleet, leases: int) -> subprocess.Popen[str]:
+    """Start a session, and return once a station has been asked for so many runs."""
+    env, path = {**os.environ, "PYTHONPATH": str(ROOT)}, journal_path(folder, "t")
+    loop = subprocess.Popen(
+        command(folder, fleet), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    until(lambda: path.exists() and path.read_text().count('"leased"') >= leases, "no lease")
+    return loop
+
+
+def pid_of(fleet: LocalFleet) -> int:
+    cluster = Cluster.connect(fleet.address, fleet.tls)
+    try:
+        return next(int(each.facts["pid"]) for each in cluster.stations().values())
+    finally:
+        cluster.close()
+
+
+def ended(loop: subprocess.Popen[str]) -> str:
+    said, _ = loop.communicate(timeout=60)
+    return said
+
+
+@pytest.mark.parametrize(("signals", "code"), [((signal.SIGINT, signal.SIGINT), 130), ((signal.SIGTERM,), 143)])
+def test_second_ctrl_c_ends_the_runs_on_stations(
+    quick: Path, fleet: LocalFleet, signals: tuple[signal.Signals, ...], code: int
+) -> None:
+    set_train(quick, SLOW)
+    loop, pid = begin(quick, fleet, 1), pid_of(fleet)
+    run = until(lambda: marked(pid), "no run on the station")
+    assert loop.stdout is not None
+    for each in signals[:-1]:
+        loop.send_signal(each)
+        assert any("press Ctrl-C again" in line for line in loop.stdout)
+    loop.send_signal(signals[-1])
+    said = ended(loop)
+    assert loop.returncode == code, said
+    assert "Traceback" not in said
+    assert not psutil.wait_procs(run, timeout=20)[1]
+    assert not fold(journal_path(quick, "t")).flight.leases
+
+
+def test_first_ctrl_c_does_not_wait_for_stations_that_are_gone(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
+    gate = quick.parent / "gate"
+    set_train(quick, LATER.replace("GATE", repr(str(gate))))
+    loop, pid = begin(quick, fleet, 3), pid_of(fleet)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: events(quick, "left"), "the station is still here")
+    loop.send_signal(signal.SIGINT)
+    said = ended(loop)
+    assert loop.returncode == 130, said
+    assert "1 candidate not decided without a station" in said
+    assert len(fold(journal_path(quick, "t")).flight.candidates) == 1
+    # The next start measures it.
+    gate.touch()
+    with local_stations(1) as other:
+        done = cli(quick, *command(quick, other, "--max-experiments", "2")[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert not fold(journal_path(quick, "t")).flight.candidates
+
+
+def test_confirmation_here_does_not_use_halves_of_pairs_on_stations(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A confirmation on stations is interrupted; `confirm` measures whole pairs on this machine."""
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    gate = quick.parent / "gate"
+    slow = "import pathlib, time\nwhile SEED > 43 and not pathlib.Path(GATE).exists():\n    time.sleep(0.05)\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", slow.replace("GATE", repr(str(gate))))
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = command(quick, fleet, "--max-experiments", "2")
+    loop = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    path = journal_path(quick, "t")
+    until(lambda: path.exists() and path.read_text().count('"compared"') == 2, "no pair")
+    loop.send_signal(signal.SIGINT)
+    said = ended(loop)
+    assert loop.returncode == 130, said
+    gate.touch()
+    data = confirmed(quick, cli, "--tag", "t")
+    assert data["runs"] == {"a": 3, "b": 3}
+    assert data["low"] <= data["gain"] <= data["high"]
+    done = cli(quick, *run[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+
+
+def test_answer_for_a_comparison_that_is_over_frees_its_station(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
+    run = command(quick, fleet, "--max-experiments", "2")[5:]
+    assert cli(quick, *run).returncode == 0
+    path = journal_path(quick, "t")
+    latest = events(quick, "leased")[-1]
+    kept = next(iter((quick.parent / "cache" / "stations" / "records").glob(f"*/*/*/{latest['lease']}/answer.json")))
+    shutil.copytree(kept.parent, kept.parent.parent / "99")
+    answer = json.loads(kept.read_text())
+    (kept.parent.parent / "99" / "answer.json").write_text(json.dumps({**answer, "lease": "99"}))
+    lease = {**latest, "lease": "99", "candidate": None, "of": None, "label": "b", "seed": None, "rebase": False}
+    with path.open("a") as file:
+        file.write(json.dumps(lease) + "\n")
+    done = cli(quick, *run[:-1], "3")
+    assert done.returncode == 0, done.stderr
+    assert [event["reason"] for event in events(quick, "lost") if event["lease"] == "99"] == ["its comparison is over"]
+    assert_consistent(quick)
+
+
+@pytest.mark.parametrize("fails", ["echo nothing", "exit 3"])
+def test_holdout_that_fails_everywhere_ends_the_confirmation(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    done = cli(quick, *command(quick, fleet, "--max-experiments", "1", "--holdout", fails)[5:])
+    assert done.returncode == 0, done.stderr
+    assert "gain not confirmed: no station can measure: the command of --holdout failed" in done.stderr
+    assert_consistent(quick)
+
+
+def test_two_sessions_share_a_scheduler(quick: Path, tmp_path: Path, fleet: LocalFleet) -> None:
+    other = shutil.copytree(quick, tmp_path / "other")  # even the same commits
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    loops = [
+        subprocess.Popen(
+            command(folder, fleet, "--max-experiments", "4"),
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for folder in (quick, other)
+    ]
+    said = [ended(loop) for loop in loops]
+    assert [loop.returncode for loop in loops] == [0, 0], said
+    for folder in (quick, other):
+        assert_consistent(folder)
+        assert len(fold(journal_path(folder, "t")).experiments) == 5
+        assert all(str(folder) in event["log"] for event in events(folder, "returned"))
+
+
+def test_copy_of_a_session_gets_no_answers_of_its_original(
+    quick: Path, cli: Cli, tmp_path: Path, fleet: LocalFleet
+) -> None:
+    """The leases of both have the same names, and the station keeps the answers of the original."""
+    assert cli(quick, *command(quick, fleet, "--max-experiments", "1")[5:]).returncode == 0
+    copy = shutil.copytree(quick, tmp_path / "copy")
+    assert cli(quick, *command(quick, fleet, "--max-experiments", "4")[5:]).returncode == 0
+    agent = ("--proposer", "command", "--agent-cmd", "sed -i 's/^WIDTH = .*/WIDTH = 257/' train.py")
+    done = cli(copy, *command(copy, fleet, "--max-experiments", "2", *agent)[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(copy)
+    for experiment in fold(journal_path(copy, "t")).measured:
+        text = git(copy, "show", f"{experiment.commit}:train.py").replace("sys.exit(0)", "")
+        said = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+        for run in (*experiment.runs, *experiment.heldout_runs):
+            assert f"val_bpb:          {run.metric:.6f}" in said
