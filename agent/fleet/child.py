@@ -39,7 +39,7 @@ def main(config: dict[str, Any]) -> int:
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGTERM, stop.set)
             loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is for the decider, which then ends this
-            await serve("127.0.0.1", 0, tls, _ready, stop)
+            await serve("127.0.0.1", config.get("port", 0), tls, _ready, stop)
 
         asyncio.run(schedule())
         return 0

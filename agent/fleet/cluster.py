@@ -56,11 +56,16 @@ class StationInfo:
 
 @dataclass(frozen=True)
 class Loss:
-    """An order that gets no answer. If its station comes back, `collect` may still find one."""
+    """An order that gets no answer. If its station comes back, `collect` may still find one.
+
+    Attributes:
+        died: whether the station's process died during the run, which the run may have caused.
+    """
 
     lease: str
     station: str
     reason: str
+    died: bool = False
 
 
 @dataclass
@@ -280,7 +285,8 @@ class Cluster:
                 if pending.address not in self._workers():
                     break
             except Exception as error:  # KilledWorker, CancelledError, or what a worker raised
-                return Loss(lease, pending.station, _reason(error))
+                died = type(error).__name__ in ("KilledWorker", "FutureLostError")
+                return Loss(lease, pending.station, _reason(error), died)
         return Loss(lease, pending.station, "the station left before its answer was fetched")
 
 

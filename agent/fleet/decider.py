@@ -33,7 +33,7 @@ TICK_SECONDS = 0.2
 ABSENT_SECONDS = 60.0  # how long the stations of an earlier start may take to come back
 POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
-MOST_LOST = 10  # losses of one candidate's runs without a result, after which it is given up
+MOST_LOST = 10  # deaths of stations during runs of one candidate, after which it is given up
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds that a station which cannot measure is left alone
 MOST_FAILURES = 2  # runs of the incumbent in a row that fail on a station, which then gets no more candidates
 
@@ -374,16 +374,15 @@ class Fleet:
         if lease is None:
             return
         if self._cluster.connected:
-            self._lose(lease, loss.reason)
+            self._lose(lease, loss.reason, died=loss.died)
             # Until `meet` has looked whether it is there.
             self._unable[lease.station] = self._unable.get(lease.station, (0, 0.0))[0], time.monotonic() + LOSS_PAUSE
         else:  # it may have been measured all the same
             self._adopted.add(lease.lease)
 
-    def _lose(self, lease: Lease, reason: str, fault: str = "") -> None:
-        self.session.journal.append(
-            "lost", station=lease.station, reason=reason, fault=fault, label=lease.label, **_of(lease)
-        )
+    def _lose(self, lease: Lease, reason: str, fault: str = "", *, died: bool = False) -> None:
+        about = {"station": lease.station, "reason": reason, "label": lease.label, **_of(lease)}
+        self.session.journal.append("lost", fault=fault, died=died, **about)
 
     def _withdraw(self, lease: Lease, reason: str) -> None:
         """End a run that is not needed any more."""
@@ -409,8 +408,8 @@ class Fleet:
 
     def _verdict(self, candidate: Candidate) -> Verdict | None:
         """Return the verdict about a candidate; None if it needs more runs. A winner on an old base is merged."""
-        if candidate.lost >= MOST_LOST and not candidate.runs:
-            return Verdict("discard", f"could not be measured: {counted(candidate.lost, 'run')} were lost")
+        if candidate.lost >= MOST_LOST:
+            return Verdict("discard", f"could not be measured: its station died in {counted(candidate.lost, 'run')}")
         verdict = self._verdicts.of(candidate)
         incumbent = self._incumbent
         if verdict is None or verdict.status != "keep" or candidate.base == incumbent.number:

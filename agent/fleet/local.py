@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from agent.format import counted
 from agent.system.files import last_lines
 
 START_SECONDS = 60.0
-ENDING_SECONDS = 20.0
+ENDING_SECONDS, PAUSE_SECONDS = 20.0, 2.0
 GPU_SECONDS = 20
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -118,42 +119,79 @@ def local_stations(count: int) -> Iterator[LocalFleet]:
         tls = folder / "tls"
         make_certificates(tls)
         logs = {each.name: folder / f"{each.name}.log" for each in where}
-        scheduler = stack.enter_context(_child({"kind": "scheduler", "tls": str(tls)}, {}, folder / "scheduler.log"))
-        address = _line(scheduler, folder / "scheduler.log")
-        stations = []
+        scheduler = Child({"kind": "scheduler", "tls": str(tls)}, {}, folder / "scheduler.log")
+        stack.callback(scheduler.end)
+        address = scheduler.ready()
+        # If it is started again, it must be where the others look for it.
+        scheduler.config["port"] = int(address.rpartition(":")[2])
+        children = [scheduler]
         for each in where:
             config = {"kind": "station", "tls": str(tls), "address": address, "name": each.name, "cores": each.cores}
             variables = {VISIBLE: each.gpu} if each.gpu is not None else {}
-            stations.append((stack.enter_context(_child(config, variables, logs[each.name])), logs[each.name]))
-        for child, log in stations:
-            _line(child, log)
+            child = Child(config, variables, logs[each.name])
+            stack.callback(child.end)
+            children.append(child)
+        for child in children[1:]:
+            child.ready()
+        ended = threading.Event()
+        keeper = threading.Thread(target=_keep, args=(children, ended), daemon=True)
+        keeper.start()
+        stack.callback(keeper.join)
+        stack.callback(ended.set)
         yield LocalFleet(address, tls, logs)
 
 
-@contextlib.contextmanager
-def _child(config: Mapping[str, Any], variables: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a child, and end it after the block. If this process dies, the end of its input ends the child."""
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "agent.fleet.child", json.dumps(config)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=output,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-    try:
-        yield child
-    finally:
-        child.terminate()
+class Child:
+    """A process of the fleet that is started again if it dies. If this process dies, the end of its input ends it."""
+
+    def __init__(self, config: dict[str, Any], variables: Mapping[str, str], log: Path) -> None:
+        self.config, self._variables, self._log = config, variables, log
+        self._process = self._start()
+
+    @property
+    def is_dead(self) -> bool:
+        return self._process.poll() is not None
+
+    def start_again(self) -> None:
+        self._close()
+        self._process = self._start()
+
+    def ready(self) -> str:
+        """Return the line that it prints when it is ready. Raises AutoresearchError if it does not start."""
+        return _line(self._process, self._log)
+
+    def end(self) -> None:
+        self._process.terminate()
         try:
-            child.wait(ENDING_SECONDS)
+            self._process.wait(ENDING_SECONDS)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        for stream in (child.stdin, child.stdout):
+            self._process.kill()
+            self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "agent.fleet.child", json.dumps(self.config)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**os.environ, **self._variables},
+                start_new_session=True,
+            )
+
+
+def _keep(children: Sequence[Child], ended: threading.Event) -> None:
+    """Start children again that have died, such as a station that a run has taken all memory from."""
+    while not ended.wait(PAUSE_SECONDS):
+        for child in children:
+            if child.is_dead:
+                child.start_again()
 
 
 def _line(child: subprocess.Popen[bytes], log: Path) -> str:

@@ -59,8 +59,8 @@ events above:
                it is accepted although the machine's state has changed
     compared   with {lease} as well                      the station returned a run of a comparison
     returned   {lease, candidate, of, and the fields of Run}   the station returned the run
-    lost       {lease, candidate, of, label, station, reason, fault}   the run does not count and is measured elsewhere:
-               the station is gone, could not measure, or its GPU failed
+    lost       {lease, candidate, of, label, station, reason, fault, died}   the run does not count and is measured
+               elsewhere: the station is gone, could not measure, or its GPU failed; died: in the run
     withdrawn  {lease, candidate, of, label, station, reason}   the run is ended, because it is not needed any more
     decided    {candidate, status, reason, evidence}     as judged; its experiment follows
 
@@ -273,7 +273,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "returned": {**_RUN, "lease": _text, "candidate": _maybe(_count), "of": _maybe(_count)},
     "lost": {
         "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text),
-        "reason": _text, "fault": _FAULT,
+        "reason": _text, "fault": _FAULT, "died": _flag,
     },
     "withdrawn": {
         "lease": _text, "station": _text, "candidate": _maybe(_count), "of": _maybe(_count), "label": _maybe(_text),

@@ -27,7 +27,7 @@ class Candidate:
         merged: the candidate whose change it is, merged onto another base; None for a proposal.
         proposed_at: Unix time in seconds.
         runs: its runs so far, each with its station.
-        lost: number of its runs that were lost with their stations.
+        lost: number of its runs in which the station died.
         faulted: number of its runs that faults of the GPU ended.
         rebases: station -> number of runs of its base that were accepted there after the machine's state had changed.
         verdict: None until it is decided.
@@ -218,13 +218,8 @@ def _lost(flight: Flight, event: Event) -> Flight:
     if lease is None:
         return flight
     flight = _settled(flight, lease, seconds=flight.seconds - lease.began, lost=1)
-    fault = bool(event.data.get("fault"))
-    more = {"faulted": 1} if fault else {"lost": 1}
-    return _changed(
-        flight,
-        lease,
-        lambda each: replace(each, **{name: getattr(each, name) + count for name, count in more.items()}),
-    )
+    died, faulted = bool(event.data.get("died")), bool(event.data.get("fault"))
+    return _changed(flight, lease, lambda each: replace(each, lost=each.lost + died, faulted=each.faulted + faulted))
 
 
 def _withdrawn(flight: Flight, event: Event) -> Flight:

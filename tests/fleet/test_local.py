@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.errors import PreconditionError
-from agent.fleet.local import Place, places, sharing
-from tests.common.stations import started
+from agent.errors import AutoresearchError, PreconditionError
+from agent.fleet.cluster import Cluster, StationInfo
+from agent.fleet.local import LocalFleet, Place, local_stations, places, sharing
+from tests.common.processes import gone
+from tests.common.stations import started, until
 
 HOLDER = """
 import time
@@ -68,3 +70,28 @@ def test_stations_end_with_their_decider(tmp_path: Path, number: signal.Signals)
         decider.send_signal(number)
         decider.wait(60)
         assert not psutil.wait_procs(children, timeout=60)[1]
+
+
+@pytest.mark.parametrize("kind", ["station", "scheduler"])
+def test_part_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+
+    def stations(fleet: LocalFleet) -> list[StationInfo]:
+        try:
+            cluster = Cluster.connect(fleet.address, fleet.tls)
+        except AutoresearchError:
+            return []
+        found = [each for each in cluster.stations().values() if not each.fault]
+        cluster.close()
+        return found
+
+    with local_stations(1) as fleet:
+        before = until(lambda: stations(fleet), "the station")[0]
+        victim = next(each for each in psutil.Process().children() if f'"{kind}"' in " ".join(each.cmdline()))
+        victim.kill()
+        until(lambda: gone(victim.pid), "its death")
+        if kind == "station":
+            until(lambda: any(each.facts["pid"] != before.facts["pid"] for each in stations(fleet)), "another one")
+        else:
+            until(lambda: stations(fleet), "the station at the same address")

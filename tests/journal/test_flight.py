@@ -57,7 +57,7 @@ def test_answer_that_comes_twice_or_too_late_counts_once() -> None:
     answer = ("returned", {"lease": "1", **RUN})
     flight = after(JOINED, ("candidate", {"candidate": 1, **CANDIDATE}), leased("1", candidate=1), answer, answer)
     assert len(flight.candidates[1].runs) == 1
-    lost = ("lost", {"lease": "1", "reason": "it is gone", "fault": ""})
+    lost = ("lost", {"lease": "1", "reason": "it is gone", "fault": "", "died": True})
     flight = after(JOINED, ("candidate", {"candidate": 1, **CANDIDATE}), leased("1", candidate=1), lost, answer)
     assert flight.candidates[1].runs == ()
     assert flight.candidates[1].lost == 1
