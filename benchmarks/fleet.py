@@ -77,7 +77,7 @@ def machines(count: int, seed: int, noise: float, size: float, same_time: bool =
 
 
 @dataclass
-class Draft:
+class Candidate:
     proposal: Proposal
     files: Mapping[str, str]
     runs: list[Run] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Session:
     naive: bool = False
     most: int | None = None
     now: float = 0.0
-    drafts: dict[int, Draft] = field(default_factory=dict)
+    candidates: dict[int, Candidate] = field(default_factory=dict)
     proposed: int = 0
     runs: int = 0
     best: int = 0
@@ -143,7 +143,7 @@ class Session:
         if task.kind == "propose":
             task = Task("candidate", self._new())
         if task.kind == "candidate":
-            self.drafts[task.draft].running.append(station.name)
+            self.candidates[task.candidate].running.append(station.name)
         self.doing[station.name] = task
         heapq.heappush(self.events, (self.now + 1 / station.speed, self.runs, station, task))
         self.runs += 1
@@ -154,7 +154,7 @@ class Session:
         for run in heldout:
             measured[run.station] = measured.get(run.station, 0) + 1
         flights = [
-            Flight(number, len(each.runs), tuple(each.running), each.wants) for number, each in self.drafts.items()
+            Flight(number, len(each.runs), tuple(each.running), each.wants) for number, each in self.candidates.items()
         ]
         known = frozenset(self.records.levels.values) if self.records.groups else frozenset[str]()
         seconds = {each.name: 1 / each.speed for each in self.stations}
@@ -166,61 +166,61 @@ class Session:
         self.proposed += 1
         flight = tuple(
             Flying(number, "", each.proposal.parameters, digest(each.files), ("train.py",), self._mean(each))
-            for number, each in self.drafts.items()
+            for number, each in self.candidates.items()
         )
         told = self.history if self.naive else aligned(self.history, self.records)
         context = Context(
             self.proposed, self.seed, self.files, told[self.best], tuple(told), "minimize", {}, flight=flight
         )
         proposal = self.propose(context)
-        self.drafts[self.proposed] = Draft(proposal, {**self.files, **proposal.files})
+        self.candidates[self.proposed] = Candidate(proposal, {**self.files, **proposal.files})
         return self.proposed
 
-    def _mean(self, draft: Draft) -> float | None:
-        return value_on_reference(by_station(succeeded(draft.runs)), self.records)
+    def _mean(self, candidate: Candidate) -> float | None:
+        return value_on_reference(by_station(succeeded(candidate.runs)), self.records)
 
     def _finish(self, station: Machine, task: Task) -> None:
         if task.kind == "incumbent":
             # A station may still run a program that is the incumbent no more; the run counts for the present one only.
             self._add_to_incumbent(self._run(self.history[self.best].parameters, station))
-            changed = list(self.drafts)
+            changed = list(self.candidates)
         else:
-            draft = self.drafts.get(task.draft)
-            if draft is None:
+            candidate = self.candidates.get(task.candidate)
+            if candidate is None:
                 return
-            draft.running.remove(station.name)
-            draft.runs.append(self._run(draft.proposal.parameters, station))
-            changed = [task.draft]
+            candidate.running.remove(station.name)
+            candidate.runs.append(self._run(candidate.proposal.parameters, station))
+            changed = [task.candidate]
         while changed:
             number = changed.pop(0)
-            if number in self.drafts and self.drafts[number].runs and self._judge(number):
-                changed = list(self.drafts)
+            if number in self.candidates and self.candidates[number].runs and self._judge(number):
+                changed = list(self.candidates)
 
     def _judge(self, number: int) -> bool:
-        """Judge a draft; return whether it is the new incumbent."""
-        draft, incumbent = self.drafts[number], self.history[self.best]
-        verdict = self._naive(draft) if self.naive else self._across(number, draft, incumbent)
+        """Judge a candidate; return whether it is the new incumbent."""
+        candidate, incumbent = self.candidates[number], self.history[self.best]
+        verdict = self._naive(candidate) if self.naive else self._across(number, candidate, incumbent)
         if isinstance(verdict, Wants):
-            draft.wants = verdict
+            candidate.wants = verdict
             return False
-        del self.drafts[number]
+        del self.candidates[number]
         place = len(self.history)
-        self.history.append(_experiment(place, draft.proposal, draft.files, tuple(draft.runs), verdict))
+        self.history.append(_experiment(place, candidate.proposal, candidate.files, tuple(candidate.runs), verdict))
         self._remember()
         if verdict.status != "keep":
             return False
-        self.best, self.files = place, draft.files
-        self.curve.append((self.now, self._true(draft.proposal.parameters)))
+        self.best, self.files = place, candidate.files
+        self.curve.append((self.now, self._true(candidate.proposal.parameters)))
         return True
 
-    def _across(self, number: int, draft: Draft, incumbent: Experiment) -> Verdict | Wants:
+    def _across(self, number: int, candidate: Candidate, incumbent: Experiment) -> Verdict | Wants:
         heldout, selection = split(incumbent)
         age = len(self.history) - 1 - self.best
-        trial = Trial(number, draft.runs, heldout, selection, age=age)
+        trial = Trial(number, candidate.runs, heldout, selection, age=age)
         return judge_across(trial, self.records, DecisionConfig())
 
-    def _naive(self, draft: Draft) -> Verdict:
-        value, best = draft.runs[0].metric, self.history[self.best].runs[0].metric
+    def _naive(self, candidate: Candidate) -> Verdict:
+        value, best = candidate.runs[0].metric, self.history[self.best].runs[0].metric
         if value is None:
             return Verdict("crash", "crashed")
         assert best is not None

@@ -135,7 +135,7 @@ def interaction(levels: Levels, excess: float = 0.0, weight: float = 0.0) -> flo
 def records_of(
     experiments: Iterable[Experiment],
     direction: Direction,
-    drafts: Iterable[Sequence[Run]] = (),
+    candidates: Iterable[Sequence[Run]] = (),
     stations: Sequence[str] = (),
 ) -> Records:
     """Return the records of a session.
@@ -143,13 +143,13 @@ def records_of(
     The first run of a candidate decides whether it is repeated, so it is biased, here as in `noise.repeated`.
 
     Args:
-        drafts: the runs so far of candidates without a verdict, except for the one to be judged.
+        candidates: the runs so far of candidates without a verdict, except for the one to be judged.
     """
     groups: list[Sequence[Run]] = []
     for experiment in experiments:
         known, own = unbiased(experiment), succeeded(experiment.runs)
         groups += [known, [] if any(run in known for run in own) else _undisturbed(own[1:])]
-    groups += [_undisturbed(succeeded(runs)[1:]) for runs in drafts]
+    groups += [_undisturbed(succeeded(runs)[1:]) for runs in candidates]
     return Records([group for group in groups if group], direction, tuple(stations))
 
 

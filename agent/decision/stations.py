@@ -50,7 +50,7 @@ class Trial:
     """A candidate and the program that it is compared with, the base.
 
     Attributes:
-        draft: number of the draft.
+        candidate: its number.
         runs: of the candidate, in order, at least one.
         base_heldout: runs of the base without selection bias, failed ones included (`estimate.split`).
         base_selection: its other runs.
@@ -62,7 +62,7 @@ class Trial:
             had changed.
     """
 
-    draft: int
+    candidate: int
     runs: Sequence[Run]
     base_heldout: Sequence[Run]
     base_selection: Sequence[Run]

@@ -25,18 +25,18 @@ class Task:
     """What a station does.
 
     Attributes:
-        draft: the candidate to measure; 0 for none.
+        candidate: the candidate to measure; 0 for none.
         rebase: the incumbent's run is accepted as the machine's new state (`Run.rebased`).
     """
 
     kind: Literal["candidate", "incumbent", "propose"]
-    draft: int = 0
+    candidate: int = 0
     rebase: bool = False
 
 
 @dataclass(frozen=True)
 class Flight:
-    """A draft without a verdict.
+    """A candidate without a verdict.
 
     Attributes:
         finished: number of its runs.
@@ -44,7 +44,7 @@ class Flight:
         wants: what its verdict waits for; None before its first run has finished.
     """
 
-    draft: int
+    candidate: int
     finished: int = 0
     running: tuple[str, ...] = ()
     wants: Wants | None = None
@@ -56,7 +56,7 @@ class View:
 
     Attributes:
         stations: those that take part -> what they do now; None for idle ones.
-        flights: the drafts without a verdict, in order.
+        flights: the candidates without a verdict, in order.
         measured: station -> held-out runs of the incumbent there.
         known: stations whose level is known, so that a run there can be compared with a prediction.
         since: station -> runs there since its last one of an incumbent.
@@ -88,7 +88,7 @@ def next_task(station: str, view: View) -> Task | None:
         return Task("incumbent")
     unstarted = next((each for each in view.flights if not each.finished and not each.running), None)
     if unstarted is not None:
-        return Task("candidate", unstarted.draft)
+        return Task("candidate", unstarted.candidate)
     return _owed(station, view) or _confirming(station, view) or _refresh(station, view) or _new(view)
 
 
@@ -110,10 +110,10 @@ def _confirming(station: str, view: View) -> Task | None:
         for each in view.flights
         if each.wants is not None and len(each.running) < each.wants.candidate and station in each.wants.stations
     ]
-    waiting.sort(key=lambda pair: (-pair[1].priority, pair[0].draft))
+    waiting.sort(key=lambda pair: (-pair[1].priority, pair[0].candidate))
     for flight, wants in waiting:
         if view.measured.get(station):
-            return Task("candidate", flight.draft)
+            return Task("candidate", flight.candidate)
         # Both programs must run here. That is worth it only if too few other stations have the incumbent's value.
         ready = wants.stations & {*(name for name, runs in view.measured.items() if runs), *view.measuring}
         if len(ready) < wants.candidate:

@@ -17,8 +17,8 @@ IDLE = View({"studio": None, "mini": None}, (), {"studio": 2, "mini": 2}, BOTH)
 INCUMBENT, PROPOSE = Task("incumbent"), Task("propose")
 
 
-def flight(draft: int, finished: int = 1, running: tuple[str, ...] = (), **wants: object) -> Flight:
-    return Flight(draft, finished, running, Wants(**wants) if wants else None)  # type: ignore[arg-type]
+def flight(number: int, finished: int = 1, running: tuple[str, ...] = (), **wants: object) -> Flight:
+    return Flight(number, finished, running, Wants(**wants) if wants else None)  # type: ignore[arg-type]
 
 
 def test_idle_station_proposes_if_nothing_waits() -> None:
@@ -71,7 +71,7 @@ def test_new_incumbent_is_no_barrier() -> None:
     assert next_task("mini", replace(waiting, measured={"studio": 1})) == PROPOSE
 
 
-def test_draft_whose_run_was_lost_is_measured_first() -> None:
+def test_candidate_whose_run_was_lost_is_measured_first() -> None:
     assert next_task("mini", replace(IDLE, flights=[flight(7, finished=0)])) == Task("candidate", 7)
     assert next_task("mini", replace(IDLE, flights=[flight(7, finished=0, running=("studio",))])) == PROPOSE
 
