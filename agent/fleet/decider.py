@@ -81,7 +81,7 @@ class Fleet:
         self._adopted = {*self._flight.leases}
         for name in self._flight.stations:
             if self._flight.stations[name].gone is None:
-                self.session.journal.append("left", station=name, reason="the session was interrupted")
+                self.session.journal.append("left", station=name, reason="an earlier start of the session ended")
         pending = self._state.pending
         if pending is not None and pending.candidate == BASELINE:
             candidates.record_baseline(self.session)
@@ -148,7 +148,7 @@ class Fleet:
                 about = {"candidate": candidate.number, **dataclasses.asdict(verdict)}
                 self.session.journal.append("decided", **about)
                 for lease in [each for each in self._flight.leases.values() if each.candidate == candidate.number]:
-                    self._withdraw(lease, "its candidate has a verdict")
+                    self._withdraw(lease, "it has its verdict")
             self._finish()
             return True
         return False

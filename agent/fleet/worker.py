@@ -124,7 +124,7 @@ async def work(where: Endpoint, name: str, say: Callable[[str], None], ready: Ca
                 first, waited = False, True
                 await _until(leaving.event, worker.finished())
                 if not leaving.event.is_set():
-                    say("the scheduler is gone; a run goes on, and its answer is kept")
+                    say("the scheduler is gone; a run in progress goes on, and its answer is kept")
             if leaving.event.is_set():
                 await _finish(here, worker)
             await _close(worker)

@@ -35,7 +35,7 @@ def run(
     same command resumes the session where it stopped; an interrupted run is repeated. With --at-login this happens by
     itself at your next login after a reboot. With --detach it leaves the terminal and goes on when that is closed.
 
-    A resumed session remembers the seed and the flags under "Proposer" and "Runs and verdict", except
+    A resumed session remembers the seed and the flags under "Proposer", "Runs and verdict" and "Stations", except
     `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under
     "End of the session" are not remembered: pass them at every start.
 

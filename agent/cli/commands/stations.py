@@ -95,6 +95,7 @@ def _work(address: str, name: str | None, connection: ConnectionFlags) -> int:
     where = endpoint(address, connection.tls, insecure=connection.insecure)
     if not Options.debug:
         silence()
+    _say(f"connecting to the scheduler at {where.address}")  # an address without an answer takes a while to fail
     with kept_awake():
         return asyncio.run(work(where, name or own_name(), _say))
 
