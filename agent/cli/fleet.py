@@ -63,6 +63,20 @@ def require_same_kind(state: State, tag: str, stations: StationsConfig | None) -
     )
 
 
+def where(stations: StationsConfig | None) -> list[str]:
+    """Return where the runs of a session would be made, as lines of its plan."""
+    if stations is None:
+        return []
+    if stations.scheduler is not None:
+        return [f"would measure on the stations at {stations.scheduler}"]
+    from agent.fleet.local import places, sharing
+
+    assert stations.count is not None
+    names = ", ".join(each.name for each in places(stations.count))
+    warning = sharing(stations.count)
+    return [f"would measure on the stations {names}", *([warning] if warning else [])]
+
+
 @contextlib.contextmanager
 def joined(stations: StationsConfig | None, say: Callable[[str], None]) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.afterwards import report_on
-from agent.cli.fleet import StationsConfig, Work, joined, require_same_kind, work_of
+from agent.cli.fleet import StationsConfig, Work, joined, require_same_kind, where, work_of
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits, noted
 from agent.decision.longer_training import trains
@@ -164,7 +164,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         starter = _starter(runner, config)
         if output.dry_run:
             plan = _plan(session, config.start if start else None, at)
-            print("\n".join([plan, *(starter.plan() if starter else ()), *remarks]))
+            print("\n".join([plan, *where(config.stations), *(starter.plan() if starter else ()), *remarks]))
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()

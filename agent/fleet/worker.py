@@ -28,7 +28,7 @@ DELIVERY_SECONDS = 15.0  # to hand over the answer of the last run
 LAST_WORDS_SECONDS = 3.0  # the same, for a run that was ended
 ENDING_SECONDS = 15.0  # to kill a run
 TAKEN = "name taken"  # Dask's own words
-NO_ANSWER = "it does not answer, as if it required a certificate"
+NO_ANSWER = "it does not answer: it is not running, or it requires a certificate"
 
 
 class Leaving:

@@ -20,6 +20,8 @@ Value = int | float | bool | str
 CLEAR = 2.0
 # How the reason of a voided experiment begins: now, and in the journals of earlier versions.
 VOIDED = re.compile(r"void(?:ed)?: ")
+# How the reason of a candidate begins that won on an incumbent which another one replaced meanwhile.
+OVERTAKEN = re.compile(r"better than #\d+, but #\d+ was kept meanwhile[^(]*")
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,12 @@ class Experiment:
     def voided(self) -> bool:
         """Whether its metric was rejected as a measure of its recipe."""
         return self.verdict.status == "discard" and VOIDED.match(self.verdict.reason) is not None
+
+    @property
+    def overtaken(self) -> str | None:
+        """Why a winner was not kept: another one was kept meanwhile, and what happens to it; else None."""
+        found = OVERTAKEN.match(self.verdict.reason)
+        return found[0].strip() if found and self.verdict.status == "discard" else None
 
     @property
     def metric(self) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 from agent.errors import AutoresearchError, UsageError
 from agent.execution.preflight import fault_of_sources
 from agent.journal import proposals
-from agent.journal.experiment import Experiment, Proposal, digest
+from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import Journal
 from agent.journal.results import one_line
 from agent.proposers.base import Context
@@ -125,7 +125,7 @@ class AheadProposer:
             proposer=self._proposer.consulted,
         )
         work = self._work = Work()
-        context = replace(context, workspace=replace(context.workspace, check=_check_sources(context)))
+        context = replace(context, workspace=replace(context.workspace, check=fault_of_sources))
         # A daemon: it never keeps the program alive.
         work.thread = threading.Thread(target=self._make, args=(context, work), name="ahead", daemon=True)
         work.thread.start()
@@ -232,19 +232,6 @@ def _read(journal: Journal, number: int) -> Proposal:
         return proposals.read(journal.path, number, "ahead")
     except AutoresearchError as damage:
         raise Outdated(str(damage)) from None
-
-
-def _check_sources(context: Context) -> Callable[[Mapping[str, str]], str | None]:
-    """Return the check of a candidate during a run: it starts nothing."""
-    flying = {each.digest: each.number for each in context.flight}
-
-    def check(files: Mapping[str, str]) -> str | None:
-        number = flying.get(digest(files))
-        if number is not None:
-            return f"it is the same as experiment #{number}, which is being measured: propose something new"
-        return fault_of_sources(files)
-
-    return check
 
 
 def _rebased(files: Mapping[str, str], base: Experiment, context: Context) -> dict[str, str]:

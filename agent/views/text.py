@@ -29,7 +29,8 @@ def row(state: State, index: int) -> str:
     verdict, came = experiment.verdict, outcome(state, experiment)
     value = figure(came.value) if came.value is not None else "-"
     seconds = duration(sum(run.seconds for run in experiment.runs))
-    what = one_line(experiment.description + (f" [{verdict.reason}]" if verdict.status == "crash" else ""))
+    why = verdict.reason if verdict.status == "crash" else experiment.overtaken
+    what = one_line(experiment.description + (f" [{why}]" if why else ""))
     return f"#{experiment.number} {status_of(experiment)} {value} {_gained_by(state, experiment)} {seconds} {what}"
 
 

@@ -51,6 +51,7 @@ def test_every_flag_of_run_stands_in_a_section(tmp_path: Path) -> None:
         "End of the session:",
         "Proposer:",
         "Runs and verdict:",
+        "Stations:",
         "Output:",
         "Options:",
     ]

@@ -208,6 +208,8 @@ while (DEPTH, WIDTH) != (4, 64) and journal.read_text().count('"event": "candida
     assert first.verdict.status == "keep"
     assert other.verdict.status == "discard"
     assert "better than #0, but #1 was kept meanwhile" in other.verdict.reason
+    row = next(line for line in done.stderr.splitlines() if line.startswith(f"#{other.number} discard"))
+    assert "[better than #0, but #1 was kept meanwhile" in row
     merges = [event for event in events(quick, "candidate") if event["merged"] is not None]
     if wins:
         assert merges[0]["parameters"] == {**first.parameters, "WIDTH": 128}
@@ -225,7 +227,9 @@ def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_pat
     (quick / "train.py").write_text(text)
     commit_all(quick, "slower")
     script = tmp_path / "agent.sh"
-    script.write_text('sleep 2; sed -i \'s/^print("---")/loss -= 0.01\\nprint("---")/\' train.py\n')
+    returned = f"grep -c '.event.: .returned.' {journal_path(quick, 't')}"
+    change = "sed -i 's/^print(.---.)/loss -= 0.01\\n&/' train.py"
+    script.write_text(f"while [ $({returned}) -lt 8 ]; do sleep 0.1; done; {change}\n")
     agent = ("--proposer", "hybrid", "--share", "0.9", "--agent-cmd", f"sh {script}", "--ahead")
     done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "14")
     assert done.returncode == 0, done.stderr
@@ -236,3 +240,9 @@ def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_pat
     made = next(event["at"] for event in events(quick, "prepared"))
     between = [event for event in events(quick, "returned") if begun < event["at"] < made]
     assert len(between) >= 3
+
+
+def test_plan_names_the_stations(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "run", "--tag", "t", "--stations", "2", "--dry-run")
+    assert done.returncode == 0
+    assert "would measure on the stations cpu0, cpu1" in done.stdout

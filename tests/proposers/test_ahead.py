@@ -155,7 +155,7 @@ def test_same_change_as_that_in_flight_goes_back(quick: Path, program: Cli, tmp_
     done = program(quick, *command(tmp_path, *acts), "--max-experiments", "2")
     assert done.returncode == 0, done.stderr
     told = (quick / ".autoresearch/sessions/t/experiments/0002/agent-2-prompt.md").read_text()
-    assert "it is the same as experiment #1, which is being measured" in told
+    assert "a candidate that is being measured now (WIDTH 64 -> 32)" in told
     assert [each["parameters"]["WIDTH"] for each in events(quick, "proposed")] == [64, 32, 16]
 
 

@@ -25,7 +25,8 @@ from tests.common.sessions import assert_consistent, rows
 from tests.common.workspaces import Cli
 
 SIZES = [(6, 5, 1), pytest.param(100, 60, 2, marks=pytest.mark.slow)]  # kills, experiments, seed
-FLAGS = ("--no-keep-awake", "--sandbox", "off", "--proposer")
+# The agent counts the rows, so it must not be asked before the last one is there.
+FLAGS = ("--no-keep-awake", "--no-ahead", "--sandbox", "off", "--proposer")
 # It reports what it finds at startup, in a file outside its copy.
 AGENT = """
 import os, pathlib, re, sys, time

@@ -92,6 +92,8 @@ def _what(state: State, each: Experiment, style: str) -> RenderableType:
     told = [status_of(each).removeprefix(verdict).strip(" ()")]
     if verdict == "crash" or (evidence is not None and evidence.how == "simplification"):
         told = [one_line(each.verdict.reason)]
+    elif each.overtaken is not None:
+        told = [one_line(each.overtaken)]
     compared = [*(["at equal steps"] if came.equal_steps else []), *against(state, each)]
     remarks = [list(filter(None, told))]
     remarks += [[*remarks[0], *compared[:count]] for count in range(1, len(compared) + 1)]
