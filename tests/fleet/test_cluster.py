@@ -96,7 +96,8 @@ def test_killed_station_is_a_loss_and_leaves_no_process(cluster: Cluster, quick:
     os.kill(pid, signal.SIGKILL)
     assert cluster.next_answer(WAIT) == Loss("r1", "cpu0", "the station died during the run", died=True)
     assert not psutil.wait_procs(run, timeout=WAIT)[1]
-    assert {*cluster.stations()} == {"cpu1"}
+    # A new process may be the station by now.
+    assert pid not in {each.facts.get("pid") for each in cluster.stations().values()}
     cluster.submit("cpu1", order(quick, "r2", files={"train.py": (quick / "train.py").read_text().replace("600", "0")}))
     assert answered(cluster).run is not None
 
