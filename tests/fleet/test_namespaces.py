@@ -92,7 +92,9 @@ def test_nothing_is_lost_or_doubled(quick: Path, tmp_path: Path, kills: int, cut
     with network("decider", *STATIONS) as net:
         fleet = Fleet(net, quick, home, experiments)
         try:
-            for name in ("scheduler", *STATIONS, "decider"):
+            fleet.start("scheduler")
+            assert until(lambda: "tls://" in fleet.log("scheduler")), fleet.log("scheduler")
+            for name in (*STATIONS, "decider"):
                 fleet.start(name)
             assert until(lambda: journal_path(quick, "t").exists() and len(events(quick, "returned")) >= 2), fleet.log(
                 "decider"
