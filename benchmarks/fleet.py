@@ -32,7 +32,7 @@ from agent.decision.levels import Records, aligned, records_of
 from agent.decision.noise import PRIOR
 from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
-from agent.fleet.assign import Flight, Task, View, next_task
+from agent.fleet.assign import InFlight, Task, View, next_task
 from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, by_station, digest, succeeded
 from agent.proposers.base import Context, Flying
 from agent.proposers.search.search import SearchProposer
@@ -154,13 +154,13 @@ class Session:
         for run in heldout:
             measured[run.station] = measured.get(run.station, 0) + 1
         flights = [
-            Flight(number, len(each.runs), tuple(each.running), each.wants) for number, each in self.candidates.items()
+            InFlight(number, len(each.runs), tuple(each.running), each.wants)
+            for number, each in self.candidates.items()
         ]
         known = frozenset(self.records.levels.values) if self.records.groups else frozenset[str]()
-        seconds = {each.name: 1 / each.speed for each in self.stations}
         age = len(self.history) - 1 - self.best
         repeated = self.records.noise.degrees
-        return View(self.doing, flights, measured, known, self.since, repeated, age, seconds, may)
+        return View(self.doing, flights, measured, known, self.since, repeated, age, may)
 
     def _new(self) -> int:
         self.proposed += 1

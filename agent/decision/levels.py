@@ -155,6 +155,8 @@ def records_of(
 
 def levels_of(records: Records) -> Levels:
     """Estimate the levels by weighted least squares."""
+    import numpy as np  # slow to import
+
     names = _connected(records)
     cells = [found for cell in records.cells if len(found := _cells(cell, names)) > 1]
     variance = {name: records.noise_on(name).sd ** 2 or 1.0 for name in names}
@@ -176,7 +178,7 @@ def levels_of(records: Records) -> Levels:
             for other in cell:
                 if other in place:
                     matrix[place[name]][place[other]] -= weights[name] * weights[other] / total
-    inverse = _inverse(matrix)
+    inverse: list[list[float]] = np.linalg.inv(matrix).tolist()  # positive definite, since all are connected
     values = {names[0]: 0.0} | {
         name: math.fsum(a * b for a, b in zip(row, right, strict=True))
         for name, row in zip(others, inverse, strict=True)
@@ -238,20 +240,6 @@ def _excess(
     if degrees <= 0:
         return 0.0, 0.0, 0
     return squares - degrees, weight * (degrees + AGREEMENT) / count, degrees
-
-
-def _inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return the inverse of a positive definite matrix, by Gauss and Jordan."""
-    size = len(matrix)
-    rows = [[*row, *(float(i == j) for j in range(size))] for i, row in enumerate(matrix)]
-    for i in range(size):
-        pivot = max(range(i, size), key=lambda j: abs(rows[j][i]))
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        rows[i] = [value / rows[i][i] for value in rows[i]]
-        for j in range(size):
-            if j != i and (factor := rows[j][i]):
-                rows[j] = [a - factor * b for a, b in zip(rows[j], rows[i], strict=True)]
-    return [row[size:] for row in rows]
 
 
 def _mean(values: Sequence[float]) -> float:

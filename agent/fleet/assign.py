@@ -35,7 +35,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Flight:
+class InFlight:
     """A candidate without a verdict.
 
     Attributes:
@@ -62,18 +62,16 @@ class View:
         since: station -> runs there since its last one of an incumbent.
         repeated: repetitions that the noise is known from.
         age: experiments since the incumbent was kept.
-        seconds: station -> expected seconds of a run.
         may_propose: whether the session takes new proposals.
     """
 
     stations: Mapping[str, Task | None]
-    flights: Sequence[Flight] = ()
+    flights: Sequence[InFlight] = ()
     measured: Mapping[str, int] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
     since: Mapping[str, int] = field(default_factory=dict)
     repeated: float = LEAST_REPEATED
     age: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
     may_propose: bool = True
 
     @property

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agent.errors import AutoresearchError, Interrupted
+from agent.errors import AutoresearchError
 from agent.fleet.decider import Fleet
 from agent.journal.experiment import Run
-from agent.journal.paths import stop_file
 from agent.journal.state import PendingComparison, side
+from agent.session.compare import raise_if_stopped
 from agent.session.confirm import RUNS, Compare, Pairs
 from agent.session.workbench import Workbench
 from agent.system.invocation import here
@@ -34,7 +34,7 @@ def on_stations(fleet: Fleet) -> Compare:
         journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
         fleet.meet()
         while (comparison := _without_failure(bench)) and _pairs(_runs(comparison), comparison) < count:
-            _raise_if_stopped(bench)
+            raise_if_stopped(bench)
             if fleet.is_alone:
                 raise AutoresearchError("no station is here", hint="start one, then run the same command again")
             unable = fleet.unable()
@@ -121,12 +121,3 @@ def _without_failure(bench: Workbench) -> PendingComparison:
             hint = f"see the log {here(Path(failed.log))}"
             raise AutoresearchError(f"{name} failed on {failed.station}: {failed.error}", hint=hint)
     return comparison
-
-
-def _raise_if_stopped(bench: Workbench) -> None:
-    bench.interrupts.raise_if_immediate()
-    if bench.interrupts.finishing:
-        raise Interrupted("stopped; run the same command again to continue", 130)
-    if stop_file(bench.journal.path).exists():
-        stop_file(bench.journal.path).unlink()
-        raise Interrupted("stopped by `autoresearch stop`; run the same command again to continue", 0)

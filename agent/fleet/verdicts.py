@@ -9,7 +9,7 @@ from agent.decision.estimate import split
 from agent.decision.levels import Records, aligned, records_of
 from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
-from agent.fleet.assign import Flight, Task, View
+from agent.fleet.assign import InFlight, Task, View
 from agent.journal.experiment import Experiment, Run, Verdict, by_station, succeeded
 from agent.journal.flight import Candidate
 from agent.journal.state import State
@@ -61,7 +61,6 @@ class Verdicts:
             since={name: state.flight.stations[name].alone for name in here},
             repeated=sum(len(runs) - 1 for runs in records.repeated) if counted else ENOUGH,
             age=len(state.experiments) - 1 - base if latest else 0,
-            seconds={name: self.expected_seconds(name) for name in here},
             may_propose=may_propose,
         )
 
@@ -150,11 +149,11 @@ class Verdicts:
             return Task("candidate", lease.candidate)
         return Task("incumbent") if lease.of == base else Task("candidate")
 
-    def _flight(self, candidate: Candidate) -> Flight:
+    def _flight(self, candidate: Candidate) -> InFlight:
         leases = self._state.flight.leases.values()
         running = tuple(each.station for each in leases if each.candidate == candidate.number)
         found = self._judged(candidate)
-        return Flight(candidate.number, len(candidate.runs), running, found if isinstance(found, Wants) else None)
+        return InFlight(candidate.number, len(candidate.runs), running, found if isinstance(found, Wants) else None)
 
 
 def _secretive(experiment: Experiment) -> Experiment:

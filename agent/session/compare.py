@@ -55,7 +55,7 @@ def compare(
     journal = bench.journal
     journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
     while (label := next_turn(_comparison(journal))) is not None:
-        _raise_if_stopped(bench)
+        raise_if_stopped(bench)
         number = len(_comparison(journal).runs.get(label, ())) + 1
         if number > count:
             _note_repeat(journal, label)
@@ -98,7 +98,8 @@ def _note_still_disturbed(journal: Journal, label: str) -> None:
         journal.show("note", text=f"{name} is still disturbed: {latest}; its latest {count} runs count anyway")
 
 
-def _raise_if_stopped(bench: Workbench) -> None:
+def raise_if_stopped(bench: Workbench) -> None:
+    """Raise Interrupted if the user asked the comparison to stop: it continues when it is requested again."""
     if bench.interrupts.finishing:
         raise Interrupted("stopped; run the same command again to continue", 130)
     asked = stop_file(bench.journal.path)
@@ -159,7 +160,7 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
         most = None if may_fail else faults.MOST_IN_A_ROW
         if run.fault:
             about = {"label": label, "run": number}
-            going = lambda: _raise_if_stopped(bench)  # noqa: E731
+            going = lambda: raise_if_stopped(bench)  # noqa: E731
             faults.wait_for_repeat(bench, run, most=most, require_going=going, about=about)
             if not (may_fail and journal.state.faults.in_a_row >= faults.MOST_IN_A_ROW):
                 continue

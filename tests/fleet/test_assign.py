@@ -8,7 +8,7 @@ import pytest
 
 from agent.decision.sequential_test import REFRESH_EVERY
 from agent.decision.stations import Wants
-from agent.fleet.assign import LEAST_REPEATED, MOST_BETWEEN, Flight, Task, View, next_task
+from agent.fleet.assign import LEAST_REPEATED, MOST_BETWEEN, InFlight, Task, View, next_task
 
 pytestmark = pytest.mark.quick
 
@@ -17,8 +17,8 @@ IDLE = View({"studio": None, "mini": None}, (), {"studio": 2, "mini": 2}, BOTH)
 INCUMBENT, PROPOSE = Task("incumbent"), Task("propose")
 
 
-def flight(number: int, finished: int = 1, running: tuple[str, ...] = (), **wants: object) -> Flight:
-    return Flight(number, finished, running, Wants(**wants) if wants else None)  # type: ignore[arg-type]
+def flight(number: int, finished: int = 1, running: tuple[str, ...] = (), **wants: object) -> InFlight:
+    return InFlight(number, finished, running, Wants(**wants) if wants else None)  # type: ignore[arg-type]
 
 
 def test_idle_station_proposes_if_nothing_waits() -> None:

@@ -79,6 +79,18 @@ def kinds(folder: Path) -> list[tuple[str, int]]:
     return [(each["event"], each["number"]) for each in journal(folder) if each["event"] in wanted]
 
 
+def killed_with_a_proposal(quick: Path, tmp_path: Path, experiments: int) -> tuple[str, ...]:
+    """Kill a loop once its next proposal is ready, and return its command, without the number of experiments."""
+    prepare(quick, tmp_path, (1,), until="(place / 'go').exists()")
+    run = command(tmp_path, put("WIDTH", 64, 32), put("WIDTH", 64, 16))
+    loop = Forked(quick, [*run, "--max-experiments", str(experiments)], os.environ)
+    until_event(quick, loop, "prepared")
+    loop.kill()
+    loop.wait()
+    (tmp_path / "go").touch()
+    return run
+
+
 def test_next_proposal_is_made_during_run(quick: Path, program: Cli, tmp_path: Path) -> None:
     prepare(quick, tmp_path, (1, 2))
     acts = (put("WIDTH", 64, 32), put("WIDTH", 64, 16), put("WIDTH", 64, 48))
@@ -206,13 +218,7 @@ def test_killed_loop_uses_what_was_made(quick: Path, program: Cli, tmp_path: Pat
 
 
 def test_search_leaves_what_was_made_to_its_author(quick: Path, program: Cli, tmp_path: Path) -> None:
-    prepare(quick, tmp_path, (1,), until="(place / 'go').exists()")
-    run = command(tmp_path, put("WIDTH", 64, 32), put("WIDTH", 64, 16))
-    loop = Forked(quick, [*run, "--max-experiments", "2"], os.environ)
-    until_event(quick, loop, "prepared")
-    loop.kill()
-    loop.wait()
-    (tmp_path / "go").touch()
+    killed_with_a_proposal(quick, tmp_path, 2)
     done = program(quick, "run", "--tag", "t", "--proposer", "search", "--max-experiments", "2")
     assert done.returncode == 0, done.stderr
     assert [each["proposer"] for each in events(quick, "proposed")] == ["baseline", "command", "search"]
@@ -415,13 +421,7 @@ def test_nothing_is_begun_that_no_experiment_would_use(
 
 def test_edit_by_hand_comes_before_the_prepared_proposal(quick: Path, program: Cli, tmp_path: Path) -> None:
     """It takes the number that the proposal was made for; nothing is lost, and the agent is not asked again."""
-    prepare(quick, tmp_path, (1,), until="(place / 'go').exists()")
-    run = command(tmp_path, put("WIDTH", 64, 32), put("WIDTH", 64, 16))
-    loop = Forked(quick, [*run, "--max-experiments", "3"], os.environ)
-    until_event(quick, loop, "prepared")
-    loop.kill()
-    loop.wait()
-    (tmp_path / "go").touch()
+    run = killed_with_a_proposal(quick, tmp_path, 3)
     assert program(quick, *run, "--max-experiments", "1").returncode == 0
     train = quick / "train.py"
     train.write_text(train.read_text().replace("DEPTH = 4", "DEPTH = 5"))
@@ -438,13 +438,7 @@ def test_edit_by_hand_comes_before_the_prepared_proposal(quick: Path, program: C
 
 def test_damaged_proposal_is_not_paid_for_again(quick: Path, program: Cli, tmp_path: Path) -> None:
     """What the agent has left is on disk too."""
-    prepare(quick, tmp_path, (1,), until="(place / 'go').exists()")
-    run = command(tmp_path, put("WIDTH", 64, 32), put("WIDTH", 64, 16))
-    loop = Forked(quick, [*run, "--max-experiments", "2"], os.environ)
-    until_event(quick, loop, "prepared")
-    loop.kill()
-    loop.wait()
-    (tmp_path / "go").touch()
+    run = killed_with_a_proposal(quick, tmp_path, 2)
     (quick / ".autoresearch/sessions/t/experiments/0002/proposal-ahead.json").write_text("{")
     done = program(quick, *run, "--max-experiments", "2")
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from agent.station import records
 from agent.station.control import collect, facts, progress
 from agent.station.orders import Answer, Leased, Order
 from agent.station.work import measure_order
+from tests.common.agents import NEEDS_ONE
 from tests.common.stations import order, set_train
 from tests.common.training import script
 from tests.common.workspaces import QUICK, commit_all, git, make_repository, quick_protocol, set_protocol
@@ -147,6 +148,7 @@ def test_repository_with_sha_256(tmp_path: Path) -> None:
     assert found.run.metric == 1.282
 
 
+@NEEDS_ONE
 def test_run_does_not_see_what_a_station_keeps_of_others(quick: Path, tmp_path: Path) -> None:
     assert measured(order(quick)).run is not None
     kept = tmp_path / "cache" / "stations" / "records" / "a"
@@ -154,8 +156,6 @@ def test_run_does_not_see_what_a_station_keeps_of_others(quick: Path, tmp_path: 
     set_train(quick, QUICK.replace("loss =", peek))
     found = measured(order(quick, "r2", sandbox="auto"))
     assert found.run is not None
-    if found.run.unconfined:
-        pytest.skip("no sandbox works here")
     assert b"seen []" in found.log
 
 
