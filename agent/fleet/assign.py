@@ -18,6 +18,9 @@ LEAST_REPEATED = 4.0
 # A station measures the incumbent at the latest after so many other runs: its level, and so every prediction there, may
 # rest on few runs.
 MOST_BETWEEN = 12
+# Of so many stations one measures a new incumbent at once: the candidates that follow need not wait for its runs, nor
+# all for the same station.
+STATIONS_PER_RUN = 4
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def next_task(station: str, view: View) -> Task | None:
     unstarted = next((each for each in view.flights if not each.finished and not each.running), None)
     if unstarted is not None:
         return Task("candidate", unstarted.candidate)
-    return _owed(station, view) or _confirming(station, view) or _refresh(station, view) or _new(view)
+    return _owed(station, view) or _confirming(station, view) or _refresh(station, view) or _new(station, view)
 
 
 def _owed(station: str, view: View) -> Task | None:
@@ -127,5 +130,9 @@ def _refresh(station: str, view: View) -> Task | None:
     return Task("incumbent") if runs < min(MOST_REFRESHES, view.age // REFRESH_EVERY) else None
 
 
-def _new(view: View) -> Task | None:
-    return Task("propose") if view.may_propose else None
+def _new(station: str, view: View) -> Task | None:
+    if not view.may_propose:
+        return None
+    places = {name for name, runs in view.measured.items() if runs}.union(view.measuring)
+    few = len(places) < len(view.stations) // STATIONS_PER_RUN
+    return Task("incumbent") if few and station not in places else Task("propose")

@@ -8,7 +8,7 @@ import pytest
 
 from agent.decision.sequential_test import REFRESH_EVERY
 from agent.decision.stations import Wants
-from agent.fleet.assign import LEAST_REPEATED, MOST_BETWEEN, InFlight, Task, View, next_task
+from agent.fleet.assign import LEAST_REPEATED, MOST_BETWEEN, STATIONS_PER_RUN, InFlight, Task, View, next_task
 
 pytestmark = pytest.mark.quick
 
@@ -69,6 +69,19 @@ def test_new_incumbent_is_no_barrier() -> None:
     waiting = replace(new, flights=[flight(3, candidate=1, stations=BOTH)])
     assert next_task("mini", waiting) == INCUMBENT
     assert next_task("mini", replace(waiting, measured={"studio": 1})) == PROPOSE
+
+
+def test_new_incumbent_is_measured_at_once_on_some_of_many_stations() -> None:
+    names = [f"s{number}" for number in range(2 * STATIONS_PER_RUN)]
+    new = View(dict.fromkeys(names), (), {"s0": 1}, frozenset(names))
+    assert next_task("s0", new) == PROPOSE
+    assert next_task("s1", new) == INCUMBENT
+    assert next_task("s2", replace(new, stations={**new.stations, "s1": INCUMBENT})) == PROPOSE
+    assert next_task("s1", replace(new, may_propose=False)) is None
+    promising = [flight(3, candidate=1, stations=frozenset(names), priority=2.0)]
+    assert next_task("s0", replace(new, flights=promising)) == Task("candidate", 3)
+    few = names[: STATIONS_PER_RUN - 1]
+    assert next_task("s1", View(dict.fromkeys(few), (), {}, frozenset(few))) == PROPOSE
 
 
 def test_candidate_whose_run_was_lost_is_measured_first() -> None:

@@ -155,7 +155,7 @@ def _expected(
     best = float(model.predict(known)[0][here].min())
     model = model.pending(np.array(parallel.pending(space, context)))
     fruitless = context.number - len(context.flight) - context.incumbent.number - PATIENCE
-    candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless)) + parallel.combined(space, context)
+    candidates = draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless))
     expected = improvement(model, points(space, candidates), best)
     known_by = f"{own} and {len(values) - own} earlier" if len(values) > own else f"{own}"
     for index in np.argsort(-expected, kind="stable")[:SHORTLIST]:

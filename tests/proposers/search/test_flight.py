@@ -95,19 +95,6 @@ def test_pending_model_is_the_one_refitted_with_what_it_predicted() -> None:
     assert told.predict(place)[0] == pytest.approx(known.predict(place)[0])
 
 
-def test_changes_of_the_best_candidates_are_combined() -> None:
-    start = baseline()
-    rate = experiment(1, Proposal({}, "", parameters={**start.parameters, "RATE": 0.3}), 0.9)
-    mode = Flying(2, "", {**start.parameters, "MODE": "b"}, "d", ("train.py",), 0.8)
-    space = space_of(FILES, {})
-    found = parallel.combined(space, context(3, [start, rate], (mode,)))
-    assert found == [{"MODE": "b"}, {"RATE": 0.3}, {"RATE": 0.3, "MODE": "b"}]
-    assert parallel.combined(space, context(3, [start, rate])) == []
-    # What has become part of the incumbent is no change of it.
-    kept = replace(rate, verdict=Verdict("keep", ""))
-    assert {"MODE": "b"} in parallel.combined(space, context(3, [start, kept], (mode,)))
-
-
 def test_candidates_in_flight_count_with_their_runs() -> None:
     start = baseline()
     ran = Flying(1, "", {**start.parameters, "RATE": 0.3}, "d", ("train.py",), 0.9)
