@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from agent.errors import AutoresearchError, PreconditionError
+from agent.journal.comparison import run_of
 from agent.journal.events import Event
 from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import NO_EVENT, damaged, read
 from agent.journal.paths import find_session, journal_path
-from agent.journal.state import State, run_of, step
+from agent.journal.state import State, step
 from agent.repository.workspace import Workspace
 from agent.source.diff import edits_code
 from agent.system.invocation import typed

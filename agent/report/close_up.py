@@ -10,11 +10,12 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.format import one_line
+from agent.journal.comparison import run_of
 from agent.journal.events import Event
 from agent.journal.experiment import Experiment, Run, Value
 from agent.journal.journal import read
 from agent.journal.paths import journal_path, own_log
-from agent.journal.state import State, replay, run_of
+from agent.journal.state import State, replay
 from agent.report.gather import readable
 from agent.report.stations import shown_name
 from agent.repository.workspace import Workspace
