@@ -233,10 +233,17 @@ _SAID: dict[str, Check] = {"proposer": _text, "number": _count, "reason": _text,
 _RUNG = _whole({"training_seconds": _maybe(_seconds), "values": _map(_scalar), "machine": _map(_FACT)})
 _JUDGED: dict[str, Check] = {
     "a": _commit, "b": _commit, "means": _map(_number), "gain": _maybe(_number), "low": _maybe(_figure),
-    "high": _maybe(_figure), "verdict": _text, "why": _text, "seeds": _list(_seed), "pairs": _count,
-    "holdout": _maybe(_fields(_OTHER_GAIN)), "cost": _maybe(_fields(_OTHER_GAIN)),
+    "high": _maybe(_figure), "verdict": _text, "why": _text, "seeds": _list(_seed), "runs": _map(_count),
+    "holdout": _maybe(_fields(_OTHER_GAIN)), "cost": _maybe(_fields(_OTHER_GAIN)), "one_seed": _maybe(_text),
+    "reservations": _list(_text), "names": _map(_text), "metric": _text,
+}  # fmt: skip
+_CHANGE: dict[str, Check] = {
+    "number": _count, "numbers": _list(_count), "commit": _commit, "description": _text, "constants": _list(_text),
+    "set": _list(_text), "verdict": _text, "why": _text, "judged": _maybe(_whole(_JUDGED)),
+}  # fmt: skip
+_REST: dict[str, Check] = {
     "commit": _commit, "without": _list(_count), "constants": _list(_text), "descriptions": _list(_text),
-    "number": _count, "numbers": _list(_count), "description": _text, "set": _list(_text), "offered": _flag,
+    "offered": _flag, "judged": _whole(_JUDGED),
 }  # fmt: skip
 FIELDS: dict[str, dict[str, Check]] = {
     "session": {
@@ -304,7 +311,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "cost": _maybe(_fields(_OTHER_GAIN)),
     },
     "promoted": {
-        "best": _commit, "rung": _RUNG, "session": _maybe(_number), "whole": _fields(_JUDGED),
-        "changes": _maybe(_list(_fields(_JUDGED))), "rest": _maybe(_fields(_JUDGED)),
+        "best": _commit, "rung": _RUNG, "conditions": _text, "session": _maybe(_number), "whole": _whole(_JUDGED),
+        "changes": _maybe(_list(_whole(_CHANGE))), "rest": _maybe(_whole(_REST)),
     },
 }  # fmt: skip

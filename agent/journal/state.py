@@ -199,6 +199,7 @@ class State:
 Data = Mapping[str, Any]
 EDIT = "edit"  # the proposer of edits made by hand, which `try` measures
 LONGEST_NUMBER = 9  # digits of an experiment's number
+PROMOTION = ("best", "rung", "conditions", "session", "whole", "changes", "rest")  # the fields of `promoted`
 # The loop may not have been running before these events, so the time before them does not count.
 BEGINNINGS = ("session", "resumed", "comparing")
 
@@ -347,7 +348,8 @@ def _promoted(state: State, event: Event) -> State:
     rung = rung_of(event.data["rung"])
     every = (*state.parked, *((state.comparison,) if state.comparison else ()))
     done, rest = (tuple(each for each in every if (each.rung == rung) == at_it) for at_it in (True, False))
-    promotions, climbed = (*state.promotions, event.data), (*state.climbed, *done)
+    promotions = (*state.promotions, {name: event.data[name] for name in PROMOTION})
+    climbed = (*state.climbed, *done)
     return replace(state, promotions=promotions, climbed=climbed, comparison=None, parked=rest)
 
 

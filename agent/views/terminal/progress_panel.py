@@ -116,8 +116,9 @@ def _pause(until: float) -> Text:
 
 def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
+    doing = "confirming" if comparison.rung is None else "promoting"
     lines: list[RenderableType] = [
-        line(f"confirming with held-out runs: {' and '.join(names.values())}, alternating", "bold")
+        line(f"{doing} with held-out runs: {' and '.join(names.values())}, alternating", "bold")
     ]
     lines += [_so_far(names[label], runs, "") for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
