@@ -51,15 +51,21 @@ def promotion_lines(data: Mapping[str, Any]) -> list[str]:
     return [one_line(line) for line in shown]
 
 
-def promotion_line(data: Mapping[str, Any]) -> str:
-    """Describe a promotion on one line: `900 s of training: transfers: 3.1 % better (...); 2 of 3 changes transfer`."""
+def promotion_line(data: Mapping[str, Any], best: str | None) -> str:
+    """Describe a promotion on one line: `at 900 s of training: transfers: 3.1 % better, ...; 2 of 3 changes transfer`.
+
+    Args:
+        data: of the promotion.
+        best: the commit of the present best.
+    """
     changes, rest = data["changes"], data["rest"]
     each = ""
     if changes:
         count = sum(entry["verdict"] == "transfers" for entry in changes)
         each = f"; {count} of {counted(len(changes), 'change')} transfer{'s' if count == 1 else ''}"
     without = f"; without {named(rest['descriptions'], 3)}: {rest['judged']['verdict']}" if rest else ""
-    return one_line(f"at {data['conditions']}: {judged_words(data['whole'])}{each}{without}")
+    of = "" if data["best"] == best else "an earlier best "
+    return one_line(f"{of}at {data['conditions']}: {judged_words(data['whole'])}{each}{without}")
 
 
 def judged_words(found: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def _lines(data: dict[str, Any], stations: Sequence[StationStatus]) -> list[str]
     if data["holdout"]:
         shown.append(f"holdout {holdout_line(data['holdout'])}")
     if data["promotion"]:
-        shown.append(f"promoted {promotion_line(data['promotion'])}")
+        shown.append(f"promoted {promotion_line(data['promotion'], data['best_commit'])}")
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
     if data["faults"]["runs"]:

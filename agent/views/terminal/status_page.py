@@ -47,7 +47,7 @@ def status_page(
     if data["holdout"]:
         figures += labelled("holdout", holdout_line(data["holdout"]), width)
     if data["promotion"]:
-        figures += labelled("promoted", promotion_line(data["promotion"]), width)
+        figures += labelled("promoted", promotion_line(data["promotion"], data["best_commit"]), width)
     if data["statement"]:
         figures += labelled("bound", data["statement"]["line"], width)
     end: list[RenderableType] = [Text(one_line(line)) for line in now]
