@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import time
@@ -308,6 +309,24 @@ def test_killed_promotion_continues(night: Path, cli: Cli, label: str, run: int)
     assert found["rest"]["offered"]
     assert len(events(night, "compared")) - others == 4 + 8 + 4
     assert len(events(night, "promoted")) == 1
+    assert_consistent(night)
+
+
+@pytest.mark.slow
+def test_promotion_survives_kills_at_random_instants(night: Path) -> None:
+    """Each start gets a bit further; at its end no run that finished was made twice."""
+    chance, kills = random.Random(7), 0
+    while not events(night, "promoted"):
+        work = Forked(night, ("promote", "--training-seconds", "900", "--runs", "2"), slowed("0.1"))
+        until = time.monotonic() + chance.uniform(0.3, 1.5)
+        while work.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        kills += work.poll() is None
+        work.kill()
+        work.communicate()
+    assert kills > 3
+    assert [len(events(night, kind)) for kind in ("compared", "promoted")] == [4 + 8 + 4, 1]
+    assert state_of(night).promotions[-1]["rest"]["offered"]
     assert_consistent(night)
 
 
