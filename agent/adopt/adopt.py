@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.adopt.choice import Choice, choose, require_confirmed, smaller_recipe
+from agent.adopt.choice import Choice, choose, promoted, require_confirmed, smaller_recipe
 from agent.adopt.message import message_of
 from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
@@ -36,12 +36,14 @@ class Wish:
         onto: the branch to commit on; None for the one that the session began on.
         provisional: adopt what is not confirmed.
         minimal: take the smaller recipe of `ablate`.
+        promoted: take what `promote` has shown to transfer.
     """
 
     which: Sequence[str] = ()
     onto: str | None = None
     provisional: bool = False
     minimal: bool = False
+    promoted: bool = False
 
 
 def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
@@ -53,8 +55,10 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
         PreconditionError: there is nothing to adopt, it is not confirmed, it conflicts, or the checkout has changes.
         UsageError: the branch does not exist, or belongs to a session.
     """
-    if wish.minimal and wish.which:
-        raise UsageError("--minimal takes no numbers", hint="drop one of them")
+    if wish.minimal and wish.promoted:
+        raise UsageError("--minimal and --promoted are mutually exclusive", hint="drop one of them")
+    if (wish.minimal or wish.promoted) and wish.which:
+        raise UsageError(f"--{'minimal' if wish.minimal else 'promoted'} takes no numbers", hint="drop one of them")
     tag = find_session(folder, tag)
     path = journal_path(folder, tag)
     state = fold(path)
@@ -66,7 +70,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     workspace = Workspace(folder, protocol)
     checkout, known = Checkout(workspace), known_constants(protocol)
     smaller = smaller_recipe(path, state) if wish.minimal else None
-    choice = choose(workspace, state, wish.which, known, smaller)
+    choice = promoted(workspace, state) if wish.promoted else choose(workspace, state, wish.which, known, smaller)
     branch = branch_for(checkout, workspace, protocol, state, wish.onto)
     at = workspace.resolve(f"refs/heads/{branch}")
     assert at is not None

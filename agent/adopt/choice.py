@@ -27,6 +27,7 @@ class Choice:
         without: numbers of the keeps that the smaller recipe leaves out.
         commit: the commit that was measured with exactly these files; None if none was.
         confirmation: the held-out runs of that commit against the baseline; None if there are none.
+        rung: where these were made; None for the session's own conditions.
     """
 
     files: Mapping[str, str]
@@ -34,6 +35,7 @@ class Choice:
     without: Sequence[int]
     commit: str | None
     confirmation: Mapping[str, Any] | None
+    rung: Mapping[str, Any] | None = None
 
     @property
     def confirmed(self) -> bool:
@@ -92,6 +94,30 @@ def smaller_recipe(journal: Path, state: State) -> Mapping[str, Any]:
     if not isinstance(smaller, dict) or smaller.get("offered") is not True:
         raise PreconditionError("`ablate` found no smaller recipe", hint="adopt the best without --minimal")
     return smaller
+
+
+def promoted(workspace: Workspace, state: State) -> Choice:
+    """Return what the latest promotion of the best has shown to transfer: all keeps, or those that remain.
+
+    Raises:
+        PreconditionError: there was none, or nothing transfers.
+    """
+    assert state.session is not None
+    tag, best, baseline = state.session["tag"], state.incumbent, state.baseline
+    found = [each for each in state.promotions if best is not None and each["best"] == best.commit]
+    if not found or best is None or baseline is None:
+        hint = f"run `{typed(f'promote --tag {tag} --training-seconds SECONDS')}` first"
+        raise PreconditionError("--promoted takes what `promote` has judged, which has not run for the best", hint=hint)
+    whole, rest = found[-1]["whole"], found[-1]["rest"]
+    transfers = whole["verdict"] == "transfers"
+    if not transfers and not (rest and rest["offered"] is True):
+        raise PreconditionError(
+            f"nothing that session {tag} kept was shown to transfer", hint="adopt the best without --promoted"
+        )
+    judged, without = (whole, []) if transfers else (rest["judged"], list(rest["without"]))
+    keeps = [e for e in state.experiments[1:] if e.verdict.status == "keep" and e.number not in without]
+    confirmation, commit = {**judged, "verdict": "confirmed"}, judged["b"]
+    return Choice(workspace.files(commit), keeps, without, commit, confirmation, found[-1]["rung"])
 
 
 def require_confirmed(choice: Choice, tag: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from agent.adopt.choice import Choice
 from agent.decision.estimate import estimate
 from agent.format import brief, counted, figure, one_line
@@ -31,10 +34,11 @@ def message_of(state: State, choice: Choice) -> str:
         kept.append(f"- and {len(choice.keeps) - MOST_LINES} more")
     if choice.without:
         left = ", ".join(f"#{number}" for number in choice.without)
-        kept.append(f"Left out, because `ablate` did not show that they still help: {left}")
+        what, verb = ("promote", "transfer") if choice.rung else ("ablate", "still help")
+        kept.append(f"Left out, because `{what}` did not show that they {verb}: {left}")
     trailers = [f"{TRAILER}: {choice.commit}"] if choice.commit else []
     trailers += [f"{TRAILER}: {each.commit}" for each in choice.keeps if each.commit != choice.commit]
-    blocks = [[subject], kept, [*_evidence(choice), *_conditions(state)], trailers]
+    blocks = [[subject], kept, [*_evidence(choice), *_conditions(state, choice.rung)], trailers]
     return "\n\n".join("\n".join(_bounded(line) for line in block) for block in blocks if block) + "\n"
 
 
@@ -82,10 +86,10 @@ def _evidence(choice: Choice) -> list[str]:
     return [*lines, *(line[0].upper() + line[1:] for line in holdout_lines(found))]
 
 
-def _conditions(state: State) -> list[str]:
-    session, stations = state.session, state.flight.stations
+def _conditions(state: State, rung: Mapping[str, Any] | None) -> list[str]:
+    session, stations = state.session, state.flight.stations if rung is None else {}
     assert session is not None
-    about = session.get("fingerprint")
+    about = rung["machine"] if rung else session.get("fingerprint")
     about = about if isinstance(about, dict) else {}
     machine = ", ".join(f"{name} {about[name]}" for name in _MACHINE if about.get(name) is not None)
     lines = [f"Machine: {machine}"] if machine and not stations else []
@@ -98,4 +102,6 @@ def _conditions(state: State) -> list[str]:
         lines.append(f"Data: snapshot {about['snapshot']}")
     if about.get("training_seconds"):
         lines.append(f"Training: {about['training_seconds']:g} s a run")
+    if rung and rung["values"]:
+        lines.append(f"Judged with: {', '.join(f'{name} = {value!r}' for name, value in rung['values'].items())}")
     return [*lines, f"Base: {session['base']}"]

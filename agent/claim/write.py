@@ -33,10 +33,11 @@ from agent.claim.models import CLAIM_SCHEMA, Claim, ClaimedRun, Commits, Confirm
 from agent.decision.schedule import counted
 from agent.errors import PreconditionError, UsageError
 from agent.format import counted as number_of
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
 from agent.journal.journal import read
 from agent.journal.paths import find_session, journal_path
-from agent.journal.state import PendingComparison, State, replay
+from agent.journal.state import State, replay
 from agent.protocol.load import fault_of, load_protocol
 from agent.protocol.models import FILENAME, Protocol
 from agent.repository.bundle import write_bundle

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, read
 from agent.journal.paths import find_session, journal_path, stop_file
 from agent.journal.state import State, replay
+from agent.protocol.load import load_protocol
+from agent.repository.refs import is_known
+from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
 from agent.session import recovery
 from agent.session.compare import compare as compare_here
@@ -20,9 +25,10 @@ from agent.session.opening import open_runner, prepared
 from agent.session.session import Session
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
-from agent.system.invocation import typed
+from agent.system.invocation import here, typed
 from agent.views.plain import show_plain
 
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 Work = Callable[[Workbench], dict[str, Any]]
 
 
@@ -63,8 +69,27 @@ def report_on(session: Session) -> Path | None:
         return None
 
 
-def compared(folder: Path, tag: str | None, sandbox: Mode | None, work: Work, *, quiet: bool) -> dict[str, Any]:
-    """Run commits of a session for `confirm` or `ablate`, and return the result of `work`.
+@dataclass(frozen=True)
+class Elsewhere:
+    """Conditions other than the session's own, on whichever machine this is.
+
+    Attributes:
+        training_seconds: the training budget; None for the session's.
+    """
+
+    training_seconds: float | None = None
+
+
+def compared(
+    folder: Path,
+    tag: str | None,
+    sandbox: Mode | None,
+    work: Work,
+    *,
+    quiet: bool,
+    elsewhere: Elsewhere | None = None,
+) -> dict[str, Any]:
+    """Run commits of a session for `confirm`, `ablate` or `promote`, and return the result of `work`.
 
     Each run gets a room of its own, so branch and checkout do not change, and an ended session stays ended.
 
@@ -74,44 +99,78 @@ def compared(folder: Path, tag: str | None, sandbox: Mode | None, work: Work, *,
         sandbox: mode of the sandbox; None takes the session's.
         work: does the runs.
         quiet: print no progress.
+        elsewhere: None if runs must be made under the session's conditions.
 
     Raises:
         PreconditionError: the session has no beginning, has an unfinished experiment, or was measured under other
             conditions.
     """
+    if tag is not None and elsewhere is not None:
+        require_journal(folder.resolve(), tag)
     tag = find_session(folder.resolve(), tag)
-    state = replay(read(journal_path(folder.resolve(), tag)))
-    session = state.session
-    if session is None:
-        raise PreconditionError(
-            f"session {tag} ended before its first event, so nothing can be compared",
-            hint=f"start it with `{typed(f'run --tag {tag}')}`",
-        )
+    state, session = _begun(folder.resolve(), tag)
+    seconds = (elsewhere.training_seconds if elsewhere else None) or session["fingerprint"]["training_seconds"]
     with (
-        open_runner(folder, tag, session["fingerprint"]["training_seconds"], sandbox or _sandbox_of(state)) as opened,
+        open_runner(folder, tag, seconds, sandbox or _sandbox_of(state)) as opened,
         prepared(
             opened, setup=False, commit=session["base"], untraced=state.flags.get("allow_untraced") is True
         ) as runner,
         kept_awake(),
     ):
-        path = journal_path(runner.workspace.folder, tag)
-        journal = Journal(path, [] if quiet else [show_plain])
+        journal = Journal(journal_path(runner.workspace.folder, tag), [] if quiet else [show_plain])
         harness = runner.workspace.harness_digest(session["base"])
-        recovery.require_same(session, fingerprint(runner.protocol, runner.training_seconds, harness))
-        for done in recovery.end_orphaned_run(journal.state):
-            journal.show("note", text=done)
-        stop_file(path).unlink(missing_ok=True)
-        if journal.state.pending is not None:
-            raise PreconditionError(
-                f"experiment #{journal.state.pending.number} of session {tag} is not finished",
-                hint=f"finish it with `{typed(f'run --tag {tag}')}`",
-            )
+        require = recovery.require_task if elsewhere else recovery.require_same
+        require(session, fingerprint(runner.protocol, runner.training_seconds, harness))
+        _clear(journal, tag)
         interrupts = Interrupts()
+        stopping = "stopping after this run; press Ctrl-C again to stop at once"
+        interrupts.on_first = lambda: journal.show("note", text=stopping)
         interrupts.install()
         try:
             return work(Workbench(runner, journal, interrupts))
         finally:
             journal.close()
+
+
+def _begun(folder: Path, tag: str) -> tuple[State, Mapping[str, Any]]:
+    """Return the state of a session and the data of its first event."""
+    state = replay(read(journal_path(folder, tag)))
+    if state.session is None:
+        raise PreconditionError(
+            f"session {tag} ended before its first event, so nothing can be compared",
+            hint=f"start it with `{typed(f'run --tag {tag}')}`",
+        )
+    return state, state.session
+
+
+def _clear(journal: Journal, tag: str) -> None:
+    """End a run whose loop was killed, and check that no experiment is unfinished."""
+    for done in recovery.end_orphaned_run(journal.state):
+        journal.show("note", text=done)
+    stop_file(journal.path).unlink(missing_ok=True)
+    if journal.state.pending is not None:
+        raise PreconditionError(
+            f"experiment #{journal.state.pending.number} of session {tag} is not finished",
+            hint=f"finish it with `{typed(f'run --tag {tag}')}`",
+        )
+
+
+def require_journal(folder: Path, tag: str) -> None:
+    """Check that a session is here, and not only its branch or refs, which another clone has made.
+
+    Raises:
+        PreconditionError: git has the session, but its journal is missing.
+    """
+    if journal_path(folder, tag).exists():
+        return
+    protocol = load_protocol(folder)
+    workspace = Workspace(folder, protocol)
+    branch = protocol.provenance.git_workflow.branch_pattern.replace("<tag>", tag)
+    if TAG.fullmatch(tag) and is_known(workspace, tag, branch):
+        raise PreconditionError(
+            f"git has session {tag} from another clone, but its journal is not here",
+            hint=f"copy the folder {here(journal_path(folder, tag).parent)} from where it was measured",
+        )
 
 
 def _sandbox_of(state: State) -> Mode:

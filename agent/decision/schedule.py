@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from agent.execution.conditions import disturbed
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
-from agent.journal.state import PendingComparison
 
 
 def next_turn(comparison: PendingComparison) -> str | None:

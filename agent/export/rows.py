@@ -12,10 +12,11 @@ from agent.decision.schedule import counted
 from agent.export.sessions import Measured, Session
 from agent.export.table import Column, Extra, Kind, Table
 from agent.format import one_line
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Evidence, Experiment, Run, Value
 from agent.journal.history import incumbent_before
 from agent.journal.paths import own_log
-from agent.journal.state import PendingComparison, State
+from agent.journal.state import State
 from agent.pruning.curves import Curve, curve
 from agent.report.gain import outcome
 from agent.system.files import read_end

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from agent.errors import AutoresearchError, PreconditionError
+from agent.journal.comparison import run_of
 from agent.journal.events import Event
 from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import NO_EVENT, damaged, read
 from agent.journal.paths import find_session, journal_path
-from agent.journal.state import State, run_of, step
+from agent.journal.state import State, step
 from agent.repository.workspace import Workspace
 from agent.source.diff import edits_code
 from agent.system.invocation import typed
 
-Role = Literal["selection", "repeat", "held-out", "ablation"]
+Role = Literal["selection", "repeat", "held-out", "ablation", "promotion"]
 SIDES = {"a", "b"}  # the labels of `confirm`; those of `ablate` have words
 
 
@@ -31,7 +32,7 @@ class Measured:
         number: the experiment whose program it ran; None for a commit that is no experiment, as `ablate` measures.
         index: 1 for the first run of that experiment, in the order of the journal.
         role: what it was for. "selection": the verdict on its own experiment. "repeat": a later verdict, for which the
-            incumbent was re-measured. "held-out": `confirm`. "ablation": `ablate`.
+            incumbent was re-measured. "held-out": `confirm`. "ablation": `ablate`. "promotion": `promote`.
         beside: of a repeat, the experiment that the incumbent was compared with; else None.
         at: Unix time of its end.
     """
@@ -154,6 +155,7 @@ def _measured(event: Event, state: State, ended: dict[str, float]) -> Measured |
             return None
         commits = state.comparison.commits
         commit, role = commits.get(data["label"]), "held-out" if commits.keys() == SIDES else "ablation"
+        role = role if state.comparison.rung is None else "promotion"
         number = next((e.number for e in reversed(state.experiments) if e.commit == commit), None)
     else:
         if pending is None or pending.number != data["number"]:

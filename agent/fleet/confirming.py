@@ -8,8 +8,9 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.fleet.decider import Fleet
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
-from agent.journal.state import PendingComparison, side
+from agent.journal.state import side
 from agent.session.compare import raise_if_stopped
 from agent.session.confirm import RUNS, Compare, Pairs
 from agent.session.workbench import Workbench

@@ -38,14 +38,18 @@ In the order in which they occur in an experiment:
 
 Between experiments:
 
-    comparing  {commits, files, count, seeds}            held-out runs of several commits begin: label -> commit;
-               seeds: that of each run of a commit, empty if they use the recipe's own
+    comparing  {commits, files, count, seeds, rung}      held-out runs of several commits begin: label -> commit;
+               seeds: that of each run of a commit, empty if they use the recipe's own; rung: only for `promote`
+               (`agent.journal.comparison`)
     running    {label, run, pid, born, log, expected}    one of these runs starts
     faulted    {label, run, fault, reason, seconds, pause}   as in an experiment
     compared   {label, run, and the fields of Run}       `agent.decision.schedule` decides which of them count
     confirmed  {a, b, means, runs, gain, low, high, noise, verdict, why, seeds, spread, holdout, cost}   the result of
                `confirm` for two commits
     ablated    {changes, commit, ...}                    the result of `ablate`
+    promoted   {best, rung, session, whole, changes, rest}   the result of `promote`; session: the gain there; whole and
+               rest: the fields of `confirmed` with a verdict of `promote`; changes: a verdict for each kept change, or
+               null
 
 In a session with stations (`agent.journal.flight`). A candidate that has its verdict becomes an experiment, with the
 events above:
@@ -226,6 +230,21 @@ _LEASE: dict[str, Check] = {
 _FACT: Check = lambda value: value is None or _scalar(value)  # noqa: E731
 _LEARNED: dict[str, Check] = {"tag": _text, "experiments": _count, "alike": _flag}
 _SAID: dict[str, Check] = {"proposer": _text, "number": _count, "reason": _text, "until": _maybe(_time)}
+_RUNG = _whole({"training_seconds": _maybe(_seconds), "values": _map(_scalar), "machine": _map(_FACT)})
+_JUDGED: dict[str, Check] = {
+    "a": _commit, "b": _commit, "means": _map(_number), "gain": _maybe(_number), "low": _maybe(_figure),
+    "high": _maybe(_figure), "verdict": _text, "why": _text, "seeds": _list(_seed), "runs": _map(_count),
+    "holdout": _maybe(_fields(_OTHER_GAIN)), "cost": _maybe(_fields(_OTHER_GAIN)), "one_seed": _maybe(_text),
+    "reservations": _list(_text), "names": _map(_text), "metric": _text,
+}  # fmt: skip
+_CHANGE: dict[str, Check] = {
+    "number": _count, "numbers": _list(_count), "commit": _commit, "description": _text, "constants": _list(_text),
+    "set": _list(_text), "verdict": _text, "why": _text, "judged": _maybe(_whole(_JUDGED)),
+}  # fmt: skip
+_REST: dict[str, Check] = {
+    "commit": _commit, "without": _list(_count), "constants": _list(_text), "descriptions": _list(_text),
+    "offered": _flag, "judged": _whole(_JUDGED),
+}  # fmt: skip
 FIELDS: dict[str, dict[str, Check]] = {
     "session": {
         "tag": _text, "branch": _text, "base": _commit, "metric": _text, "direction": _one_of("minimize", "maximize"),
@@ -265,7 +284,9 @@ FIELDS: dict[str, dict[str, Check]] = {
     "recorded": {"number": _count, "head": _commit},
     "scored": {"number": _count, "metric": _number, "holdout": _number},
     "ended": {"reason": _text},
-    "comparing": {"commits": _map(_commit), "files": _list(_text), "count": _count, "seeds": _list(_seed)},
+    "comparing": {
+        "commits": _map(_commit), "files": _list(_text), "count": _count, "seeds": _list(_seed), "rung": _RUNG,
+    },
     "joined": {"station": _text, "facts": _map(_FACT)},
     "left": {"station": _text, "reason": _text},
     "candidate": {**_CANDIDATE, "candidate": _count, "base": _count, "merged": _maybe(_count)},
@@ -288,5 +309,9 @@ FIELDS: dict[str, dict[str, Check]] = {
         "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text), "why": _text,
         "seeds": _list(_seed), "spread": _maybe(_map(_maybe(_number))), "holdout": _maybe(_fields(_OTHER_GAIN)),
         "cost": _maybe(_fields(_OTHER_GAIN)),
+    },
+    "promoted": {
+        "best": _commit, "rung": _RUNG, "conditions": _text, "session": _maybe(_number), "whole": _whole(_JUDGED),
+        "changes": _maybe(_list(_whole(_CHANGE))), "rest": _maybe(_whole(_REST)),
     },
 }  # fmt: skip

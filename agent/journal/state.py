@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.journal.comparison import PendingComparison, comparison_of, run_of, rung_of, with_run
 from agent.journal.events import Event
 from agent.journal.experiment import Direction, Evidence, Experiment, Run, Value, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
@@ -73,27 +74,6 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class PendingComparison:
-    """Held-out runs of several commits, alternating between them.
-
-    Attributes:
-        commits: label -> commit.
-        files: the files in which the commits differ.
-        count: wanted number of runs per commit.
-        runs: label -> all runs so far, including those that do not count (`agent.decision.schedule`).
-        seeds: the seed of each run of a commit, `count` in all; empty if runs use the recipe's own.
-        started: the data of the `running` event while a run is in progress; else None.
-    """
-
-    commits: Mapping[str, str]
-    files: tuple[str, ...]
-    count: int
-    runs: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
-    started: Mapping[str, Any] | None = None
-    seeds: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Spent:
     """Calls to models and their cost. `dollars` covers the models with known prices."""
 
@@ -138,6 +118,8 @@ class State:
         compared: the comparisons behind `confirmations`, whose runs are all held-out.
         comparison: the comparison of `agent.session.compare` in progress; else None.
         parked: unfinished comparisons that others displaced. They resume when requested again.
+        promotions: the data of the `promoted` events.
+        climbed: the comparisons behind them, each at its rung. Nothing else counts their runs.
         faults: the runs that faults of the GPU ended.
         scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
         flight: what the stations are doing, in a session with stations.
@@ -163,6 +145,8 @@ class State:
     compared: tuple[PendingComparison, ...] = ()
     comparison: PendingComparison | None = None
     parked: tuple[PendingComparison, ...] = ()
+    promotions: tuple[Mapping[str, Any], ...] = ()
+    climbed: tuple[PendingComparison, ...] = ()
     faults: Faults = NO_FAULTS
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     flight: Flight = NO_FLIGHT
@@ -215,6 +199,7 @@ class State:
 Data = Mapping[str, Any]
 EDIT = "edit"  # the proposer of edits made by hand, which `try` measures
 LONGEST_NUMBER = 9  # digits of an experiment's number
+PROMOTION = ("best", "rung", "conditions", "session", "whole", "changes", "rest")  # the fields of `promoted`
 # The loop may not have been running before these events, so the time before them does not count.
 BEGINNINGS = ("session", "resumed", "comparing")
 
@@ -260,9 +245,12 @@ def _spent(state: State, event: Event) -> State:
 
 
 def _comparing(state: State, event: Event) -> State:
-    data = event.data
-    seeds = tuple(data.get("seeds", ()))
-    return _turned_to(state, PendingComparison(data["commits"], tuple(data["files"]), data["count"], seeds=seeds))
+    """Make a comparison the one in progress, with the runs that it already has if it was parked."""
+    new = comparison_of(event.data)
+    parked = (*state.parked, state.comparison) if state.comparison else state.parked
+    same = [each for each in parked if each.is_same(new)]
+    rest = tuple(each for each in parked if each not in same)
+    return replace(state, comparison=replace(new, runs=same[-1].runs) if same else new, parked=rest)
 
 
 def _proposed(state: State, event: Event) -> State:
@@ -344,28 +332,25 @@ def _faulted(state: State, event: Event) -> State:
     return replace(state, pending=replace(pending, started=None, started_at=None, faulted=faulted))
 
 
-def _turned_to(state: State, new: PendingComparison) -> State:
-    """Make `new` the comparison in progress, with the runs that it already has if it was parked."""
-    parked = (*state.parked, state.comparison) if state.comparison else state.parked
-    same = [each for each in parked if (each.commits, each.count, each.seeds) == (new.commits, new.count, new.seeds)]
-    rest = tuple(each for each in parked if each not in same)
-    return replace(state, comparison=replace(new, runs=same[-1].runs) if same else new, parked=rest)
-
-
 def _confirmed(state: State, data: Mapping[str, Any]) -> State:
     known = {**state.confirmations, f"{data.get('a')} {data.get('b')}": data}
     done = (state.comparison,) if state.comparison else ()
     return replace(state, confirmations=known, compared=(*state.compared, *done), comparison=None)
 
 
-def _compared(comparison: PendingComparison | None, event: Event) -> PendingComparison | None:
-    if comparison is None:
-        return None
-    if event.kind == "running":
-        return replace(comparison, started=event.data)
-    label = event.data["label"]
-    runs = (*comparison.runs.get(label, ()), run_of(event.data))
-    return replace(comparison, started=None, runs={**comparison.runs, label: runs})
+def _ablated(state: State, _: Event) -> State:
+    """End an ablation. Comparisons of a promotion that it interrupted stay parked."""
+    return replace(state, comparison=None, parked=tuple(each for each in state.parked if each.rung is not None))
+
+
+def _promoted(state: State, event: Event) -> State:
+    """End a promotion: its comparisons are those at its rung, in progress or parked."""
+    rung = rung_of(event.data["rung"])
+    every = (*state.parked, *((state.comparison,) if state.comparison else ()))
+    done, rest = (tuple(each for each in every if (each.rung == rung) == at_it) for at_it in (True, False))
+    promotions = (*state.promotions, {name: event.data[name] for name in PROMOTION})
+    climbed = (*state.climbed, *done)
+    return replace(state, promotions=promotions, climbed=climbed, comparison=None, parked=rest)
 
 
 # How each kind of event changes the state: first events of the session, then events of the experiment in progress.
@@ -384,12 +369,13 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "outdated": lambda state, _: replace(state, prepared=None),
     "ended": lambda state, event: replace(state, ended=event.data["reason"], preparing=None),
     "comparing": _comparing,
-    "running": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
-    "compared": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
+    "running": lambda state, event: replace(state, comparison=with_run(state.comparison, event)),
+    "compared": lambda state, event: replace(state, comparison=with_run(state.comparison, event)),
     "confirmed": lambda state, event: _confirmed(state, event.data),
     "scored": lambda state, event: replace(state, scored={**state.scored, event.data["number"]: event.data}),
     "faulted": _faulted,
-    "ablated": lambda state, _: replace(state, comparison=None, parked=()),
+    "ablated": _ablated,
+    "promoted": _promoted,
     "proposed": _proposed,
     "candidate": _entered,
 }
@@ -403,11 +389,6 @@ OF_EXPERIMENT: Mapping[str, Callable[[State, Pending, Data], State]] = {
     "judged": _judged,
     "recorded": _recorded,
 }
-
-
-def run_of(data: Mapping[str, Any]) -> Run:
-    names = {each.name for each in fields(Run)}
-    return Run(**{key: value for key, value in data.items() if key in names})
 
 
 def experiment_named(state: State, which: str) -> Experiment | Pending | None:

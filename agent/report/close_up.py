@@ -10,11 +10,12 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.format import one_line
+from agent.journal.comparison import run_of
 from agent.journal.events import Event
 from agent.journal.experiment import Experiment, Run, Value
 from agent.journal.journal import read
 from agent.journal.paths import journal_path, own_log
-from agent.journal.state import State, replay, run_of
+from agent.journal.state import State, replay
 from agent.report.gather import readable
 from agent.report.stations import shown_name
 from agent.repository.workspace import Workspace
@@ -118,10 +119,10 @@ def _runs(events: Sequence[Event]) -> dict[int, list[ShownRun]]:
 
 def _held_out(state: State, experiment: Experiment) -> list[ShownRun]:
     """Return its runs as incumbent on stations, and the runs of its commit in comparisons."""
-    comparisons = (*state.compared, *([state.comparison] if state.comparison else []))
+    comparisons = (*state.compared, *state.climbed, *([state.comparison] if state.comparison else []))
     kept = [_shown("as incumbent", run) for run in state.flight.kept.get(experiment.number, ())]
     return kept + [
-        _shown("held out", run)
+        _shown("held out" if each.rung is None else "promoted", run)
         for each in comparisons
         for label, commit in each.commits.items()
         if commit == experiment.commit

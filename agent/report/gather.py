@@ -7,7 +7,7 @@ import shlex
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -79,6 +79,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
     rows = [_row(state, experiment, recorded.get(experiment.number)) for experiment in state.experiments]
     return {
         **summarize(state),
+        "promotion": _cleaned(state.promotions[-1]) if state.promotions else None,
         "began": events[0].at,
         "latest": state.latest_at,
         "seconds": state.seconds,
@@ -105,6 +106,15 @@ def _clean(experiment: Experiment) -> Experiment:
 
 def _text(text: str) -> str:
     return re.sub(r"[\ud800-\udfff\ufffe\uffff]", "\ufffd", plain(text))
+
+
+def _cleaned(value: Any) -> Any:
+    """Strip the same characters from all texts of a value of JSON."""
+    if isinstance(value, Mapping):
+        return {name: _cleaned(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(each) for each in value]
+    return _text(value) if isinstance(value, str) else value
 
 
 def readable(text: str) -> str:

@@ -36,6 +36,7 @@ def summarize(state: State) -> dict[str, Any]:
         "reservations": [*stands.reservations],
         "confirmed": dict(state.confirmation) if state.confirmation else None,
         "holdout": on_holdout(state),
+        "promotion": dict(state.promotions[-1]) if state.promotions else None,
         "noise": stands.noise,
         "statement": statement(state),
         "experiments": len(tried),

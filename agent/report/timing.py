@@ -28,7 +28,7 @@ class TimeSpent:
         training: training, or the whole run if its log does not report training and evaluation.
         evaluation: evaluation; 0 if the log does not report it.
         starting: rest of a successful run: interpreter, data, compilation; 0 if the log does not report the others.
-        repeats: repeated runs of the incumbent, and runs of both sides of a confirmation.
+        repeats: repeated runs of the incumbent, and runs of `confirm`, `ablate` and `promote`.
         proposing: waiting for proposals.
         crashes: runs that crashed.
         interruptions: runs that were interrupted.

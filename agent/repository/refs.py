@@ -13,6 +13,17 @@ def refs_below(workspace: Workspace, prefix: str) -> dict[str, str]:
     return dict(line.rsplit(" ", 1) for line in lines)
 
 
+def is_known(workspace: Workspace, tag: str, branch: str) -> bool:
+    """Return whether git has the branch of a session, its own or one of a remote, or commits of its experiments."""
+    remotes = workspace.git.run("for-each-ref", "--format=%(refname)", "refs/remotes/").splitlines()
+    here = workspace.resolve(f"refs/heads/{branch}") is not None
+    return (
+        here
+        or any(name.endswith(f"/{branch}") for name in remotes)
+        or bool(refs_below(workspace, f"refs/autoresearch/{tag}"))
+    )
+
+
 def delete_refs(workspace: Workspace, refs: Mapping[str, str]) -> None:
     """Delete refs in one transaction, each only if it still has this hash."""
     said = "".join(f"delete {ref} {commit}\n" for ref, commit in refs.items())

@@ -7,7 +7,7 @@ is reverted as text, one keep at a time.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,18 +67,18 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
     texts = runner.workspace.files(best.commit)
     units = units_of(runner, state)
     variants = {
-        _label(index, unit): _without(runner, state, texts, [unit]) for index, unit in enumerate(units, start=1)
+        label_of(index, unit): without(runner, state, texts, [unit]) for index, unit in enumerate(units, start=1)
     }
     commits = {BEST: best.commit}
     for label, files in variants.items():
         if files is not None and files != texts:
-            commits[label] = _commit(bench, label, files)
+            commits[label] = commit_variant(bench, f"ablate/{label}", files)
     folder = journal.path.parent / "ablate" / best.commit[:12]
     runs = compare(bench, commits, count, folder, may_fail=commits.keys() - {BEST})
     noise, direction = _noise(state), runner.protocol.metric.direction
     found = []
     for unit, (label, files) in zip(units, variants.items(), strict=True):
-        entry = _entry(unit)
+        entry = entry_of(unit)
         if label in commits and runs[label][-1].metric is None:
             entry |= {"verdict": "pays", "worth": None, "fails": runs[label][-1].error}
         elif label in commits:
@@ -102,16 +102,22 @@ def _noise(state: State) -> Noise:
     return NO_NOISE if state.flight.stations else noise_of(state.experiments)
 
 
-def units_of(runner: Runner, state: State) -> list[Unit]:
-    """Return what can be taken back of the best: constants that differ from the baseline, and the code of each keep."""
-    workspace, known = runner.workspace, known_constants(runner.protocol)
+def units_of(runner: Runner, state: State, files_of: Callable[[str], Mapping[str, str]] | None = None) -> list[Unit]:
+    """Return what can be taken back of the best: constants that differ from the baseline, and the code of each keep.
+
+    Args:
+        runner: of the session.
+        state: of the session.
+        files_of: returns the mutable files of a commit as they run; None takes them as they are.
+    """
+    files_of, known = files_of or runner.workspace.files, known_constants(runner.protocol)
     kept = [each for each in state.experiments if each.verdict.status == "keep"]
-    first, last = workspace.files(kept[0].commit), workspace.files(kept[-1].commit)
+    first, last = files_of(kept[0].commit), files_of(kept[-1].commit)
     touched: dict[Place, list[Experiment]] = {}
     codes: list[Unit] = []
     idle: list[Experiment] = []
     for before, after in itertools.pairwise(kept):
-        old, new = workspace.files(before.commit), workspace.files(after.commit)
+        old, new = files_of(before.commit), files_of(after.commit)
         places = changed_values(old, new, known)
         for place in places:
             touched.setdefault(place, []).append(after)
@@ -136,12 +142,12 @@ def _in_order(keeps: Iterable[Experiment]) -> tuple[Experiment, ...]:
     return tuple(by_number[number] for number in sorted(by_number))
 
 
-def _label(index: int, unit: Unit) -> str:
+def label_of(index: int, unit: Unit) -> str:
     what = "-".join(name for _, name in unit.places)[:60] or f"code-{unit.keeps[-1].number}"
     return f"without-{index}-{what}"
 
 
-def _entry(unit: Unit) -> dict[str, Any]:
+def entry_of(unit: Unit) -> dict[str, Any]:
     last = unit.keeps[-1]
     return {
         "number": last.number,
@@ -184,10 +190,10 @@ def _smaller(bench: Workbench, units: Sequence[Unit], idle: Sequence[Unit], coun
     runner, journal, state = bench.runner, bench.journal, bench.journal.state
     best = state.incumbent
     assert best is not None
-    files = _without(runner, state, runner.workspace.files(best.commit), idle)
+    files = without(runner, state, runner.workspace.files(best.commit), idle)
     if files is None:
         return None
-    commit = _commit(bench, SMALLER, files)
+    commit = commit_variant(bench, f"ablate/{SMALLER}", files)
     folder = journal.path.parent / "ablate" / commit[:12]
     commits = {BEST: best.commit, SMALLER: commit}
     staying = {each.number for unit in units if unit not in idle for each in unit.keeps}
@@ -210,7 +216,7 @@ def _smaller(bench: Workbench, units: Sequence[Unit], idle: Sequence[Unit], coun
     return {**about, **worth, "offered": found.high >= 0}
 
 
-def _without(runner: Runner, state: State, texts: Mapping[str, str], units: Sequence[Unit]) -> dict[str, str] | None:
+def without(runner: Runner, state: State, texts: Mapping[str, str], units: Sequence[Unit]) -> dict[str, str] | None:
     """Return the files without these units, the latest code first; None if later changes of code conflict."""
     workspace, known = runner.workspace, known_constants(runner.protocol)
     assert state.baseline is not None
@@ -232,12 +238,19 @@ def _without(runner: Runner, state: State, texts: Mapping[str, str], units: Sequ
     return put_back(files, workspace.files(state.baseline.commit), places, known)
 
 
-def _commit(bench: Workbench, label: str, files: Mapping[str, str]) -> str:
+def commit_variant(bench: Workbench, name: str, files: Mapping[str, str]) -> str:
+    """Return the commit of a variant of the best, which a ref keeps.
+
+    Args:
+        bench: what every step uses.
+        name: of the ref below those of the session: `ablate/LABEL`.
+        files: path -> text of the mutable files.
+    """
     workspace, state = bench.runner.workspace, bench.journal.state
     assert state.session is not None
-    ref = f"refs/autoresearch/{state.session['tag']}/ablate/{label}"
+    ref = f"refs/autoresearch/{state.session['tag']}/{name}"
     known = workspace.resolve(ref)
     if known is not None and workspace.files(known) == files:
         return known  # so that an interrupted ablation continues with the same commits
     assert state.head is not None
-    return workspace.commit_candidate(ref, state.head, files, f"ablation: {label}")
+    return workspace.commit_candidate(ref, state.head, files, name.replace("/", ": "))

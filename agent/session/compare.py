@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,17 +12,19 @@ from agent.decision.schedule import counted, fails, lacking, next_seed, next_tur
 from agent.errors import AutoresearchError, Interrupted, Suspended
 from agent.execution import evaluation, holdout
 from agent.execution.kill import Process
-from agent.execution.measure import Edited, Runner, measure
+from agent.execution.measure import Edited, measure
 from agent.execution.process import Observer
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.journal import Journal
 from agent.journal.paths import stop_file
-from agent.journal.state import PendingComparison, expected_seconds, side
+from agent.journal.state import expected_seconds, side
 from agent.session import faults
 from agent.session.context import known_constants
-from agent.session.references import of_commit
+from agent.session.references import at_rung, of_commit, runs_at
 from agent.session.workbench import Workbench
 from agent.source.seed import with_seed
+from agent.source.values import with_values
 from agent.system.files import last_lines
 from agent.system.invocation import here
 
@@ -53,7 +56,8 @@ def compare(
         Interrupted: the user stopped it.
     """
     journal = bench.journal
-    journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
+    about = {"rung": bench.rung.to_dict()} if bench.rung else {}
+    journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds), **about)
     while (label := next_turn(_comparison(journal))) is not None:
         raise_if_stopped(bench)
         number = len(_comparison(journal).runs.get(label, ())) + 1
@@ -108,11 +112,30 @@ def raise_if_stopped(bench: Workbench) -> None:
         raise Interrupted("stopped by `autoresearch stop`; run the same command again to continue", 0)
 
 
-def _changed_by(runner: Runner, commit: str, seed: int | None) -> Mapping[str, str]:
-    """Return the files of the commit that change if this seed is set: path -> new text."""
-    if seed is None:
+def _changed_by(bench: Workbench, commit: str, seed: int | None) -> Mapping[str, str]:
+    """Return the files of the commit that change if this seed and the constants of the rung are set: path -> text."""
+    if seed is None and bench.rung is None:
         return {}
-    return with_seed(runner.workspace.files(commit), known_constants(runner.protocol), seed)
+    files, known = bench.runner.workspace.files(commit), known_constants(bench.runner.protocol)
+    changed = with_values(files, known, bench.rung.values) if bench.rung else {}
+    return changed if seed is None else {**changed, **with_seed({**files, **changed}, known, seed)}
+
+
+def expected(bench: Workbench) -> float:
+    """Return the expected duration of a run in seconds.
+
+    At another rung it is the median of the runs there. Before the first, it is the time in the session plus the
+    training that is added.
+    """
+    runner, state, rung = bench.runner, bench.journal.state, bench.rung
+    if rung is None:
+        return expected_seconds(state, runner.training_seconds, runner.limit)
+    if there := [run.seconds for runs in runs_at(state, rung).values() for run in runs]:
+        return statistics.median(there)
+    assert state.session is not None
+    own = state.session["fingerprint"].get("training_seconds")
+    more = (rung.training_seconds or 0.0) - own if own is not None else 0.0
+    return min(runner.limit, expected_seconds(state, own, runner.limit) + more)
 
 
 def _comparison(journal: Journal) -> PendingComparison:
@@ -137,23 +160,25 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
         MachineFault: too many faults in a row ended it.
     """
     runner, journal, commit = bench.runner, bench.journal, _comparison(bench.journal).commits[label]
-    expected = expected_seconds(journal.state, runner.training_seconds, runner.limit)
+    due = expected(bench)
     number = len(_comparison(journal).runs.get(label, ())) + 1
     log = folder / f"{label}-{number}.log"
     seed = next_seed(_comparison(journal), label)
-    recipe = Edited(commit, _changed_by(runner, commit, seed))
+    recipe = Edited(commit, _changed_by(bench, commit, seed))
 
     def started(process: Process) -> None:
-        about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": expected}
+        about: dict[str, Any] = {"pid": process.pid, "born": process.born, "log": str(log), "expected": due}
         journal.append("running", label=label, run=number, **about)
 
     def tick(seconds: float) -> None:
         bench.interrupts.raise_if_immediate()
-        journal.show("progress", seconds=seconds, expected=expected, line="".join(last_lines(log)))
+        journal.show("progress", seconds=seconds, expected=due, line="".join(last_lines(log)))
 
     while True:
+        state, rung = journal.state, bench.rung
+        beside = of_commit(state.experiments, commit) if rung is None else at_rung(state, rung, commit)
         try:
-            run = measure(runner, recipe, log, Observer(started, tick), of_commit(journal.state.experiments, commit))
+            run = measure(runner, recipe, log, Observer(started, tick), beside)
         except Suspended as pause:
             journal.show("note", text=f"{_name(journal, label)} is repeated: {pause}")
             continue

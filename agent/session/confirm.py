@@ -14,8 +14,9 @@ from agent.decision.schedule import counted
 from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Direction, Run, Value, metrics, reservations, succeeded
-from agent.journal.state import PendingComparison, State, experiment_named, gain, side
+from agent.journal.state import State, experiment_named, gain, side
 from agent.report.gain import verdict_of
 from agent.report.holdout import holdout_lines
 from agent.session.compare import compare as compare_here
@@ -119,40 +120,50 @@ def confirm(
     Raises:
         UsageError: a command for the holdout is given where the harness scores it.
     """
-    runner, journal = bench.runner, bench.journal
+    journal = bench.journal
     pair = set(commits.values())
     earlier = [each for each in journal.state.compared if len(pair) > 1 and set(each.commits.values()) == pair]
     folder = journal.path.parent / "confirm" / f"{commits['a'][:12]}-{commits['b'][:12]}"
     if earlier:
         folder = folder.with_name(f"{folder.name}-{len(earlier) + 1}")
-    plan, one_seed = _plan_seeds(bench, commits, earlier, pairs)
-    scoring = _scoring(bench, pairs)
-    latest = compare(scoring, commits, pairs.count, folder, plan)
-    every = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
-    # Runs of an earlier version all have the recipe's own seed.
-    runs = {label: [run for run in each if (run.seed is None) == (not plan)] for label, each in every.items()}
+    plan, one_seed = plan_seeds(bench, commits, earlier, pairs)
+    scored = scoring(bench, pairs.holdout)
+    latest = compare(scored, commits, pairs.count, folder, plan)
+    sample = sample_of(commits, latest, earlier, plan)
     data = {
-        **commits,
-        "names": {label: side(journal.state, label, commit) for label, commit in commits.items()},
-        "metric": runner.protocol.metric.name,
-        "values": {label: metrics(each) for label, each in runs.items()},
-        "runs": {label: len(metrics(each)) for label, each in runs.items()},
+        **described(bench, commits, sample),
         "seeds": list(plan),
         "one_seed": one_seed,
-        **_evidence(scoring, commits, Sample(runs, len(earlier))),
-        "reservations": reservations([*runs["a"], *runs["b"]]),
+        **_evidence(scored, commits, sample),
     }
     journal.append("confirmed", **data)
     return data
 
 
-def _scoring(bench: Workbench, pairs: Pairs) -> Workbench:
+def described(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
+    """Return the commits and their runs, as fields of `confirmed`."""
+    state, runs = bench.journal.state, sample.runs
+    return {
+        **commits,
+        "names": {label: side(state, label, commit) for label, commit in commits.items()},
+        "metric": bench.runner.protocol.metric.name,
+        "values": {label: metrics(each) for label, each in runs.items()},
+        "runs": {label: len(metrics(each)) for label, each in runs.items()},
+        "reservations": reservations([*runs["a"], *runs["b"]]),
+    }
+
+
+def scoring(bench: Workbench, command: str | None) -> Workbench:
     """Return the workbench whose runs are also scored on the holdout.
+
+    Args:
+        bench: what every step uses.
+        command: prints the metric on the holdout; None for the one that the session keeps, if any.
 
     Raises:
         UsageError: a command is given where the harness scores it.
     """
-    runner, command = bench.runner, pairs.holdout or bench.journal.state.flags.get("holdout")
+    runner, command = bench.runner, command or bench.journal.state.flags.get("holdout")
     require_no_evaluator(runner, command)
     return replace(bench, runner=replace(runner, holdout_command=command, keeps_models=True))
 
@@ -163,7 +174,7 @@ def require_no_evaluator(runner: Runner, command: str | None) -> None:
         raise UsageError("--holdout is for a harness without an evaluator; this one scores it", hint="drop the flag")
 
 
-def _plan_seeds(
+def plan_seeds(
     bench: Workbench, commits: Mapping[str, str], earlier: Sequence[PendingComparison], pairs: Pairs
 ) -> tuple[tuple[int, ...], str | None]:
     """Return the seed of each pair of runs, or none and why they keep the recipe's own."""
@@ -184,11 +195,48 @@ def _sources(runner: Runner, commit: str) -> tuple[Mapping[str, str], Mapping[st
     return runner.workspace.files(commit), known_constants(runner.protocol)
 
 
+def sample_of(
+    commits: Mapping[str, str],
+    latest: Mapping[str, Sequence[Run]],
+    earlier: Sequence[PendingComparison],
+    plan: Sequence[int],
+) -> Sample:
+    """Return the runs of both commits, with those of earlier comparisons.
+
+    Args:
+        commits: `a` and `b`.
+        latest: label -> the latest runs.
+        earlier: comparisons of the two.
+        plan: the seeds of the latest runs; empty if they have the recipe's own.
+    """
+    every = {label: [*_runs_of(earlier, commit), *latest[label]] for label, commit in commits.items()}
+    # Runs of an earlier version all have the recipe's own seed.
+    runs = {label: [run for run in each if (run.seed is None) == (not plan)] for label, each in every.items()}
+    return Sample(runs, len(earlier))
+
+
 def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
-    """Return the gain on both splits, what selection cost, and the verdict, as fields of `confirmed`."""
+    """Return the evidence, and what the session's own runs add to it."""
     state, direction = bench.journal.state, bench.runner.protocol.metric.direction
     same_seed = noise_of(state.measured)
-    noise = NO_NOISE if sample.varied else same_seed
+    found = evidence(bench, commits, sample, NO_NOISE if sample.varied else same_seed)
+    if not sample.varied:
+        return {**found, "spread": None}
+    if found["verdict"] == "not confirmed" and not found["why"]:
+        found["why"] = ONE_SEED if _holds_for_own_seed(state, commits, same_seed, direction) else ""
+    return {**found, "spread": asdict(spread(found["noise"], same_seed, PRIOR_DEGREES))}
+
+
+def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise: Noise = NO_NOISE) -> dict[str, Any]:
+    """Return the gain on both splits, what selection cost, and the verdict, as fields of `confirmed`.
+
+    Args:
+        bench: what every step uses.
+        commits: `a` and `b`.
+        sample: their runs.
+        noise: what else is known of the noise of these runs.
+    """
+    direction = bench.runner.protocol.metric.direction
     found, means = _compared(sample, lambda run: run.metric, direction, noise)
     assert found is not None
     holdout, holdout_means = _compared(sample, lambda run: run.holdout, direction)
@@ -200,8 +248,6 @@ def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> d
         verdict, why = "not confirmed", NOT_SCORED
     elif verdict == "confirmed" and holdout is not None and not holdout.low > 0:
         verdict, why = "not confirmed", HOLDOUT
-    elif verdict == "not confirmed" and sample.varied and _holds_for_own_seed(state, commits, same_seed, direction):
-        why = ONE_SEED
     return {
         "means": means,
         "gain": found.gain,
@@ -210,7 +256,6 @@ def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> d
         "noise": found.noise,
         "verdict": verdict,
         "why": why,
-        "spread": asdict(spread(found.noise, same_seed, PRIOR_DEGREES)) if sample.varied else None,
         "holdout": None if holdout is None else {"means": holdout_means, **_interval(holdout)},
         "cost": None if cost is None else _interval(cost),
     }

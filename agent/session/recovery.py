@@ -350,6 +350,21 @@ def require_same(session: Any, fingerprint: dict[str, Any]) -> None:
         )
 
 
+def require_task(session: Any, fingerprint: dict[str, Any]) -> None:
+    """Check that new runs measure the same as those of the session, on whichever machine and for however long.
+
+    Raises:
+        PreconditionError: the data, the harness or the protocol differ.
+    """
+    parts = ("snapshot", "harness", "protocol")
+    before, now = ({key: each[key] for key in parts if key in each} for each in (session["fingerprint"], fingerprint))
+    if differing := differences(before, now):
+        raise PreconditionError(
+            f"session {session['tag']} was measured with other data or another harness: {'; '.join(differing)}",
+            hint="use the protocol.json of the session, and prepare its data",
+        )
+
+
 def _left_half_done(journal: Journal, workspace: Workspace) -> tuple[list[str], list[str]]:
     """Return the files that a killed loop may have been writing, and the commits whose content they may have.
 

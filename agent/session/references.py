@@ -1,11 +1,14 @@
-"""Choose the reference runs of a run: the session's runs that its time and losses are compared with."""
+"""Choose the reference runs of a run: the runs of its session that its time and losses are compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from agent.execution.measure import ALONE, Beside
+from agent.journal.comparison import Rung
 from agent.journal.experiment import Experiment, Run
+from agent.journal.state import State
 
 
 def of_candidate(experiments: Sequence[Experiment], incumbent: Experiment) -> Beside:
@@ -27,6 +30,54 @@ def of_commit(experiments: Sequence[Experiment], commit: str) -> Beside:
         return of_candidate(experiments, kept[-1])
     before = [experiment for experiment in kept if experiment.number < known.number]
     return Beside(_runs(known), _runs(experiments[0]), _runs(before[-1]) if before else ())
+
+
+def at_rung(state: State, rung: Rung, commit: str) -> Beside:
+    """Return the reference for a run at another rung: runs made there, because those of the session took other times.
+
+    Before its first run there, the best may take as much longer than the baseline as it did in the session. A commit
+    that is neither is compared with the best.
+    """
+    baseline, best, there = state.baseline, state.incumbent, runs_at(state, rung)
+    assert baseline is not None and best is not None
+    first = there.get(baseline.commit, ())
+    if commit == baseline.commit:
+        return Beside(first, first)
+    longer = tuple(_as_best(run, _runs(baseline), _runs(best)) for run in first)
+    last = there.get(best.commit) or longer
+    return Beside(last, first, first if commit == best.commit else there.get(best.commit, first))
+
+
+def runs_at(state: State, rung: Rung) -> Mapping[str, tuple[Run, ...]]:
+    """Return the runs at a rung that have a metric, by commit."""
+    found: dict[str, tuple[Run, ...]] = {}
+    every = (*state.climbed, *state.parked, *((state.comparison,) if state.comparison else ()))
+    for each in every:
+        for label, runs in each.runs.items() if each.rung == rung else ():
+            commit = each.commits[label]
+            found[commit] = (*found.get(commit, ()), *(run for run in runs if run.metric is not None))
+    return found
+
+
+def _as_best(run: Run, before: Sequence[Run], after: Sequence[Run]) -> Run:
+    """Return a run of the baseline as if it took as much longer, in fewer steps, as the best did in the session.
+
+    Args:
+        run: of the baseline.
+        before: runs of the baseline in the session.
+        after: runs of the best in the session.
+    """
+
+    def later(value: Callable[[Run], float | None], now: float | None) -> float | None:
+        old, new = ([found for each in runs if (found := value(each)) is not None] for runs in (before, after))
+        return now if now is None or not old or not new else now + max(0.0, max(new) - max(old))
+
+    old, new = ([each.secondary.get("num_steps", 0.0) for each in runs] for runs in (before, after))
+    steps, secondary = run.secondary.get("num_steps"), dict(run.secondary)
+    if steps and old and new and min(old) > 0:
+        secondary["num_steps"] = steps * min(1.0, min(new) / min(old))
+    untimed, overrun = later(lambda each: each.untimed, run.untimed), later(lambda each: each.overrun, run.overrun)
+    return replace(run, secondary=secondary, untimed=untimed, overrun=overrun)
 
 
 def _runs(experiment: Experiment) -> tuple[Run, ...]:

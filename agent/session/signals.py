@@ -41,7 +41,7 @@ class Interrupts:
             Interrupted: after a second Ctrl-C, a SIGTERM or a SIGHUP.
         """
         if self._exit_code is not None:
-            raise Interrupted("stopped immediately; repeat `run` with the same --tag to continue", self._exit_code)
+            raise Interrupted("stopped immediately; run the same command again to continue", self._exit_code)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number in IMMEDIATE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from agent.journal.experiment import Value
-from agent.source.constants import constants, refuses, with_literals
+from agent.source.constants import constants, refuses, replace, with_literals
 from agent.source.merging import same
 
 Place = tuple[str, str]  # a path and the name of a constant
@@ -31,6 +31,17 @@ def put_back(
         names = [name for where, name in wanted if where == path and name in old and name in new]
         result[path] = with_literals(files[path], new, {name: old[name].literal for name in names})
     return result
+
+
+def with_values(files: Mapping[str, str], known: Mapping[str, Value], values: Mapping[str, Value]) -> dict[str, str]:
+    """Return the files that change if these constants are set wherever they are defined: path -> new text."""
+    changed = {}
+    for path, text in files.items():
+        found = constants(text, known) if path.endswith(".py") else {}
+        new = replace(text, found, {name: value for name, value in values.items() if name in found})
+        if new != text:
+            changed[path] = new
+    return changed
 
 
 def groups(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[str, Value]) -> list[list[Place]]:

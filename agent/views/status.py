@@ -15,6 +15,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.journal.state import State
 from agent.report.holdout import holdout_line
+from agent.report.promotion import promotion_line
 from agent.report.stations import StationStatus, stations_of
 from agent.report.status import status, wait_for_change
 from agent.system.invocation import typed
@@ -56,6 +57,8 @@ def _lines(data: dict[str, Any], stations: Sequence[StationStatus]) -> list[str]
         shown.append(said)
     if data["holdout"]:
         shown.append(f"holdout {holdout_line(data['holdout'])}")
+    if data["promotion"]:
+        shown.append(f"promoted {promotion_line(data['promotion'], data['best_commit'])}")
     if data["cost"]["calls"]:
         shown.append(cost(data["cost"]))
     if data["faults"]["runs"]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from agent.decision.anytime import AUTOCORRELATION, Interval, interval, interval_at_equal_steps, share
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
-from agent.journal.state import PendingComparison, State
+from agent.journal.state import State
 from agent.report.statement import ON_SNAPSHOT, bound_of, statement
 from tests.common.experiments import kept
 

@@ -16,10 +16,11 @@ import pytest
 
 from agent.decision.schedule import counted, next_turn, reasons
 from agent.execution import conditions
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
-from agent.journal.state import PendingComparison, replay
+from agent.journal.state import replay
 from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.scripts import SLOW, knowing

@@ -11,8 +11,8 @@ import pytest
 from agent.decision import anytime
 from agent.decision.difference import difference
 from agent.decision.schedule import counted, next_seed, next_turn
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
-from agent.journal.state import PendingComparison
 from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
 from tests.common.workspaces import Cli, commit_all
 

@@ -109,6 +109,9 @@ def ordinary(folder: Path, seen: Seen) -> None:
     seen.json("protocol-check", folder, "protocol", "check")
     seen.json("confirm", folder, "confirm", "--runs", "2", "--sandbox", "off")
     seen.json("ablate", folder, "ablate", "--sandbox", "off")
+    seen.json("promote", folder, "promote", "--training-seconds", "600", "--each", "--runs", "2", "--sandbox", "off")
+    values = ("--set", "RATE=0.4", "--set", "DEPTH=7", "--set", "WIDTH=256")  # the optimum: nothing is left to gain
+    seen.json("promote", folder, "promote", *values, "--runs", "2", "--sandbox", "off")
     for command in ("status", "sessions", "report"):
         seen.json(command, folder, command)
     for _ in range(2):
@@ -137,7 +140,20 @@ def claimed(folder: Path, seen: Seen) -> None:
 def failing(folder: Path, seen: Seen) -> None:
     """Every command where it fails, and a session whose baseline does."""
     make_quick(folder)
-    commands = ("status", "show 3", "diff", "log", "sessions", "report", "confirm", "ablate", "try", "wait", "adopt")
+    commands = (
+        "status",
+        "show 3",
+        "diff",
+        "log",
+        "sessions",
+        "report",
+        "confirm",
+        "ablate",
+        "promote",
+        "try",
+        "wait",
+        "adopt",
+    )
     for command in commands:
         seen.json(command.split()[0], folder, *command.split())
     (folder / "AGENTS.md").write_text("<!-- autoresearch end -->")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -12,8 +13,20 @@ from agent.cli.options import Json, Tag
 from agent.cli.program import RESEARCH, Options
 
 
+@dataclass(frozen=True)
+class KindFlags:
+    """Flags that say what `adopt` takes."""
+
+    provisional: Annotated[
+        bool, typer.Option("--provisional", help="Adopt changes whose gain is not confirmed; the message says so.")
+    ] = False
+    minimal: Annotated[bool, typer.Option("--minimal", help="Take the smaller recipe that `ablate` found.")] = False
+    promoted: Annotated[bool, typer.Option("--promoted", help="Take what `promote` has shown to transfer.")] = False
+
+
 @command(RESEARCH)
 def adopt(
+    kind: KindFlags,
     which: Annotated[
         list[str] | None,
         typer.Argument(
@@ -27,10 +40,6 @@ def adopt(
         str | None,
         typer.Option(metavar="BRANCH", help="Branch to commit on; by default the one that the session began on."),
     ] = None,
-    provisional: Annotated[
-        bool, typer.Option("--provisional", help="Adopt changes whose gain is not confirmed; the message says so.")
-    ] = False,
-    minimal: Annotated[bool, typer.Option("--minimal", help="Take the smaller recipe that `ablate` found.")] = False,
     as_json: Json = False,
 ) -> int:
     """Commit the kept changes of a session on your branch.
@@ -52,6 +61,6 @@ def adopt(
     """
     from agent.adopt.adopt import Wish, adopt, adopt_lines
 
-    data = adopt(Options.folder.resolve(), tag, Wish(which or (), onto, provisional, minimal))
+    data = adopt(Options.folder.resolve(), tag, Wish(which or (), onto, kind.provisional, kind.minimal, kind.promoted))
     answer(as_json, "adopt", data, adopt_lines(data))
     return 0

@@ -1,9 +1,9 @@
-"""Commands that measure outside the loop: `confirm`, `ablate` and `baseline`."""
+"""Commands that measure outside the loop: `confirm`, `ablate`, `promote` and `baseline`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,13 @@ from agent.cli.options import Holdout, Json, SandboxMode, SessionSandbox, Setup,
 from agent.cli.program import RESEARCH, Options
 from agent.errors import UsageError
 
+if TYPE_CHECKING:
+    from agent.session.confirm import Pairs
+
 
 @dataclass(frozen=True)
 class PairFlags:
-    """Flags of the runs of `confirm`."""
+    """Flags of the runs of `confirm` and `promote`."""
 
     runs: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Held-out runs of each side. Default: --seeds, or 3.")
@@ -27,6 +30,20 @@ class PairFlags:
         ),
     ] = None
     holdout: Holdout = None
+
+
+def pairs_of(flags: PairFlags) -> Pairs:
+    """Return the pairs of runs that flags ask for.
+
+    Raises:
+        UsageError: there are more seeds than runs.
+    """
+    from agent.session.confirm import RUNS, Pairs
+
+    count, seeds = flags.runs or max(2, flags.seeds or RUNS), flags.seeds
+    if seeds is not None and seeds > count:
+        raise UsageError(f"--seeds must be at most --runs, got {seeds} and {count}", hint="raise --runs")
+    return Pairs(count, seeds, flags.holdout)
 
 
 @command(RESEARCH, "confirm", measures=True)
@@ -58,12 +75,9 @@ def confirm_(
       autoresearch confirm 1a2b3c4 HEAD
     """
     from agent.cli.afterwards import compared
-    from agent.session.confirm import RUNS, Pairs, confirm, confirm_lines, sides
+    from agent.session.confirm import confirm, confirm_lines, sides
 
-    count, seeds = pairs.runs or max(2, pairs.seeds or RUNS), pairs.seeds
-    if seeds is not None and seeds > count:
-        raise UsageError(f"--seeds must be at most --runs, got {seeds} and {count}", hint="raise --runs")
-    wanted = Pairs(count, seeds, pairs.holdout)
+    wanted = pairs_of(pairs)
     data = compared(
         Options.folder,
         tag,
@@ -111,6 +125,76 @@ def ablate(
         quiet=as_json,
     )
     answer(as_json, "ablate", data, ablate_lines(data))
+    return 0
+
+
+@dataclass(frozen=True)
+class RungFlags:
+    """Flags that say where `promote` judges."""
+
+    training_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="Training time of a run; by default that of the session."),
+    ] = None
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Set a constant of the recipe on both sides; repeat it for several."
+        ),
+    ] = None
+
+
+@command(RESEARCH, measures=True)
+def promote(
+    rung: RungFlags,
+    pairs: PairFlags,
+    each: Annotated[
+        bool | None,
+        typer.Option(
+            "--each/--no-each",
+            help="Judge each kept change. Default: only if the changes as a whole are not shown to transfer.",
+            show_default=False,
+        ),
+    ] = None,
+    tag: Tag = None,
+    sandbox: SessionSandbox = None,
+    as_json: Json = False,
+) -> int:
+    """Judge the kept changes at a larger rung.
+
+    A rung is a training time, a size or a machine at which a change was judged. Runs baseline and best alternately at
+    another one, as `confirm` does: with more training (--training-seconds, and the hard limit grows with it), with
+    constants of the recipe set on both sides (--set), or a session from another machine on this one. Prints whether
+    the gain transfers, with its 95 % interval.
+
+    If it is not shown to transfer, also runs the best without each kept change, prints a verdict for each, and measures
+    the best without those that do not transfer. If that transfers, `adopt --promoted` takes it.
+
+    Prints first how long it takes at most. The runs are recorded: after Ctrl-C, the same command resumes. Branch,
+    checkout and results.tsv do not change.
+
+    \b
+    Examples:
+      autoresearch promote --training-seconds 1800
+      autoresearch promote --training-seconds 900 --set DEPTH=8 --each
+      autoresearch promote --tag mar5 --runs 5
+
+    Exits with code 2 if a constant is unknown, has another type or breaks an assert, 3 if the session kept nothing.
+    """
+    from agent.cli.afterwards import Elsewhere, compared
+    from agent.promote.promote import Wish, promote
+    from agent.report.promotion import promotion_lines
+
+    wish = Wish(rung.values or (), pairs_of(pairs), each)
+    data = compared(
+        Options.folder,
+        tag,
+        sandbox,
+        lambda bench: promote(bench, wish),
+        quiet=as_json,
+        elsewhere=Elsewhere(rung.training_seconds),
+    )
+    answer(as_json, "promote", data, promotion_lines(data))
     return 0
 
 

@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from agent.format import brief, cost, duration, figure
+from agent.report.promotion import change_words, judged_words
 from agent.views.page import chart, sidebyside
 from agent.views.page.embedded import in_html
 from agent.views.text import background
@@ -76,6 +77,8 @@ def _template() -> jinja2.Template:
     page.trim_blocks = page.lstrip_blocks = True
     page.filters |= {
         "background": background,
+        "judged": judged_words,
+        "change_words": change_words,
         "duration": duration,
         "cost": cost,
         "date": lambda at: time.strftime("%Y-%m-%d %H:%M", time.localtime(at)),

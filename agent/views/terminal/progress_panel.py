@@ -15,8 +15,9 @@ from rich.text import Text
 from agent.decision.estimate import unbiased
 from agent.execution.progress import Reading
 from agent.format import duration, figure, one_line
+from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Experiment, Run, metrics
-from agent.journal.state import Pending, PendingComparison, State, side
+from agent.journal.state import Pending, State, side
 from agent.pruning.curves import Curve
 from agent.views.terminal.ellipsis import LABEL, FirstFitting, clock, line, named, parts, sides
 from agent.views.text import upcoming
@@ -115,8 +116,9 @@ def _pause(until: float) -> Text:
 
 def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
+    doing = "confirming" if comparison.rung is None else "promoting"
     lines: list[RenderableType] = [
-        line(f"confirming with held-out runs: {' and '.join(names.values())}, alternating", "bold")
+        line(f"{doing} with held-out runs: {' and '.join(names.values())}, alternating", "bold")
     ]
     lines += [_so_far(names[label], runs, "") for label, runs in comparison.runs.items() if runs]
     found = under_way(state)

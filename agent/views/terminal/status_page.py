@@ -12,6 +12,7 @@ from agent.decision.limits import of_note
 from agent.format import Colored, one_line
 from agent.journal.state import State
 from agent.report.holdout import holdout_line
+from agent.report.promotion import promotion_line
 from agent.report.stations import StationStatus
 from agent.views.color import labelled
 from agent.views.terminal.figures import figure_lines
@@ -45,6 +46,8 @@ def status_page(
     figures = figure_lines(state, moment, width, charted=False)
     if data["holdout"]:
         figures += labelled("holdout", holdout_line(data["holdout"]), width)
+    if data["promotion"]:
+        figures += labelled("promoted", promotion_line(data["promotion"], data["best_commit"]), width)
     if data["statement"]:
         figures += labelled("bound", data["statement"]["line"], width)
     end: list[RenderableType] = [Text(one_line(line)) for line in now]

@@ -1,0 +1,148 @@
+"""Judge each kept change at a rung: the best against the best without it, as `ablate` takes it out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.journal.experiment import Experiment
+from agent.journal.state import State
+from agent.promote.judge import Measured, Verdict, failed, judge, measure
+from agent.promote.rung import refused
+from agent.report.gain import outcome, standing
+from agent.session.ablate import BEST, Unit, commit_variant, entry_of, label_of, units_of, without
+from agent.session.confirm import Pairs
+from agent.session.context import known_constants
+from agent.session.workbench import Workbench
+from agent.source.values import changed_values, with_values
+
+ALONE, UNDONE, SET = "cannot be taken out alone", "undone by a later change", "set by you"
+BASELINE, REST = "baseline", "rest"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is taken out of the best together.
+
+    Attributes:
+        unit: the change.
+        files: the best without it; None if it cannot be taken out alone.
+        why: why it cannot; else empty.
+    """
+
+    unit: Unit
+    files: Mapping[str, str] | None
+    why: str = ""
+
+
+def changes_of(bench: Workbench) -> list[Change]:
+    """Return the kept changes. A constant that the rung sets is no change: both sides have its value."""
+    runner, state, rung = bench.runner, bench.journal.state, bench.rung
+    assert state.incumbent is not None and rung is not None
+    known, texts = known_constants(runner.protocol), runner.workspace.files(state.incumbent.commit)
+
+    def at_rung(commit: str) -> Mapping[str, str]:
+        files = runner.workspace.files(commit)
+        return {**files, **with_values(files, known, rung.values)}
+
+    found = []
+    for unit in units_of(runner, state, at_rung):
+        files = without(runner, state, texts, [unit])
+        why = refused(files, known, rung.values) if files is not None else ""
+        found.append(Change(unit, None if why else files, f"an assert refuses it: {why}" if why else ""))
+    return found
+
+
+def judge_each(bench: Workbench, pairs: Pairs, changes: Sequence[Change], failure: str | None) -> list[dict[str, Any]]:
+    """Return an entry with a verdict for each change, in the order of `changes`.
+
+    Args:
+        bench: with a rung.
+        pairs: how many, with which seeds.
+        changes: see `changes_of`.
+        failure: why the best fails at this rung; None if it runs. It then transfers nothing, and a change without
+            which it runs is to blame: one run each shows that.
+    """
+    runner, state = bench.runner, bench.journal.state
+    assert state.incumbent is not None and state.baseline is not None
+    texts = runner.workspace.files(state.incumbent.commit)
+    labels, variants = [label_of(index, each.unit) for index, each in enumerate(changes, start=1)], dict[str, str]()
+    for label, change in zip(labels, changes, strict=True):
+        if change.files is not None and change.files != texts:
+            variants[label] = commit_variant(bench, f"promote/{label}", dict(change.files))
+    first = {BEST: state.incumbent.commit} if failure is None else {BASELINE: state.baseline.commit}
+    if failure is not None:
+        pairs = replace(pairs, count=1, seeds=None if pairs.seeds is None else 1)
+    measured = measure(bench, {**first, **variants}, pairs, "each") if variants else None
+    entries = []
+    for label, change in zip(labels, changes, strict=True):
+        verdict, why, judged = ALONE if change.files is None else UNDONE, change.why, None
+        if label in variants and measured is not None:
+            judged = _judged(bench, measured, label, change.unit, failure)
+            verdict, why = judged["verdict"], judged["why"]
+        about = {**entry_of(change.unit), "set": _set_by_user(bench, change.unit.keeps)}
+        entries.append({**about, "verdict": verdict, "why": why, "judged": judged})
+    return entries
+
+
+def _judged(bench: Workbench, measured: Measured, label: str, unit: Unit, failure: str | None) -> dict[str, Any]:
+    """Return the verdict about one change that was measured."""
+    fails = measured.failure(label)
+    if failure is not None:
+        verdict: Verdict = "does not transfer" if fails is None else "undecided"
+        why = "without it the run succeeds" if fails is None else f"without it the run fails, too: {fails}"
+        return failed(bench, measured, label, BASELINE, verdict, why)
+    if fails is not None:
+        return failed(bench, measured, label, BEST, "transfers", f"without it the run fails: {fails}")
+    return judge(bench, measured, label, BEST, _gain_of(bench.journal.state, unit.keeps))
+
+
+def set_by_user(bench: Workbench, changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """Return an entry for each keep of which nothing is left to judge, because the rung sets what it changed."""
+    state = bench.journal.state
+    judged = {keep.number for change in changes for keep in change.unit.keeps}
+    kept = [each for each in state.experiments[1:] if each.verdict.status == "keep" and each.number not in judged]
+    return [
+        {**entry_of(Unit((keep,), keep.description)), "set": names, "verdict": SET, "why": "", "judged": None}
+        for keep in kept
+        if (names := _set_by_user(bench, [keep]))
+    ]
+
+
+def smaller(bench: Workbench, taken: Sequence[Unit], every: Sequence[Unit]) -> dict[str, Any] | None:
+    """Return the commit of the best without these changes, and what it leaves out; None if nothing can be measured."""
+    runner, state, rung = bench.runner, bench.journal.state, bench.rung
+    assert state.incumbent is not None and state.baseline is not None and rung is not None
+    files = without(runner, state, runner.workspace.files(state.incumbent.commit), taken)
+    if files is None or refused(files, known_constants(runner.protocol), rung.values):
+        return None
+    if files == runner.workspace.files(state.baseline.commit):
+        return None
+    staying = {keep.number for unit in every if unit not in taken for keep in unit.keeps}
+    return {
+        "commit": commit_variant(bench, f"promote/{REST}", files),
+        "without": sorted({keep.number for unit in taken for keep in unit.keeps} - staying),
+        "constants": [name for unit in taken for _, name in unit.places],
+        "descriptions": [unit.description for unit in taken],
+    }
+
+
+def _gain_of(state: State, keeps: Sequence[Experiment]) -> float | None:
+    """Return what these keeps gained in the session, as a fraction of the baseline."""
+    baseline = standing(state).baseline
+    gains = [found for keep in keeps if (found := outcome(state, keep).gain) is not None]
+    return sum(gains) / abs(baseline) if gains and baseline else None
+
+
+def _set_by_user(bench: Workbench, keeps: Sequence[Experiment]) -> list[str]:
+    """Return the constants that these keeps changed and the rung sets."""
+    workspace, state, rung = bench.runner.workspace, bench.journal.state, bench.rung
+    assert rung is not None
+    known, found = known_constants(bench.runner.protocol), dict[str, None]()
+    for before, after in itertools.pairwise(each for each in state.experiments if each.verdict.status == "keep"):
+        if after in keeps:
+            places = changed_values(workspace.files(before.commit), workspace.files(after.commit), known)
+            found |= dict.fromkeys(name for _, name in places if name in rung.values)
+    return list(found)

@@ -1,0 +1,135 @@
+"""Compare two commits at a rung by held-out runs, in pairs as `confirm` does, and say whether the gain transfers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agent.journal.comparison import PendingComparison
+from agent.journal.experiment import Run
+from agent.journal.state import State
+from agent.report.gain import standing
+from agent.session.compare import compare
+from agent.session.confirm import HOLDOUT, Pairs, described, evidence, plan_seeds, sample_of
+from agent.session.workbench import Workbench
+
+Part = Literal["whole", "each", "rest"]
+PARTS: tuple[Part, ...] = ("whole", "each", "rest")
+Verdict = Literal["transfers", "does not transfer", "undecided"]
+# A gain that is shown to be smaller than this fraction of the gain in the session does not transfer.
+NEGLIGIBLE = 0.1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A comparison that is complete.
+
+    Attributes:
+        commits: label -> commit.
+        runs: label -> runs that count; those of a label that failed end with a run without a metric.
+        seeds: of the pairs; empty if runs have the recipe's own seed.
+        one_seed: why they have; None if they have not.
+    """
+
+    commits: Mapping[str, str]
+    runs: Mapping[str, Sequence[Run]]
+    seeds: tuple[int, ...]
+    one_seed: str | None
+
+    def failure(self, label: str) -> str | None:
+        """Return why the runs of a label failed; None if they succeeded."""
+        last = self.runs[label][-1]
+        return None if last.metric is not None else last.error or "no metric"
+
+
+def measure(bench: Workbench, commits: Mapping[str, str], pairs: Pairs, part: Part) -> Measured:
+    """Run commits alternately at the rung. All but the first may fail.
+
+    Args:
+        bench: with a rung.
+        commits: label -> commit.
+        pairs: how many runs of each, and with which seeds.
+        part: of the promotion. Each has logs and seeds of its own.
+    """
+    seeds, one_seed = plan_seeds(bench, commits, _at_rung(bench), pairs)
+    seeds = tuple(seed + PARTS.index(part) * pairs.count for seed in seeds)
+    state, first = bench.journal.state, next(iter(commits))
+    assert state.incumbent is not None
+    folder = bench.journal.path.parent / "promote" / f"{state.incumbent.commit[:12]}-{len(state.promotions) + 1}" / part
+    runs = compare(bench, commits, pairs.count, folder, seeds, commits.keys() - {first})
+    return Measured(commits, runs, seeds, one_seed)
+
+
+def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | None) -> dict[str, Any]:
+    """Return the gain of `b` over `a` at the rung with its verdict, as plain data.
+
+    All runs at this rung count, including those of earlier promotions.
+
+    Args:
+        bench: with a rung.
+        measured: the latest runs.
+        a: a label, as is `b`. Both succeeded.
+        b: see `a`.
+        own: the gain in the session, as a fraction of the baseline; None if unknown.
+    """
+    commits = {"a": measured.commits[a], "b": measured.commits[b]}
+    pair = set(commits.values())
+    earlier = [each for each in _at_rung(bench) if pair <= set(each.commits.values())]
+    sample = sample_of(commits, {"a": measured.runs[a], "b": measured.runs[b]}, earlier, measured.seeds)
+    found = evidence(bench, commits, sample)
+    says, why = verdict_at(found, own)
+    return {
+        **described(bench, commits, sample),
+        "seeds": list(measured.seeds),
+        "one_seed": measured.one_seed,
+        **found,
+        "verdict": says,
+        "why": why,
+    }
+
+
+def failed(bench: Workbench, measured: Measured, a: str, b: str, verdict: Verdict, why: str) -> dict[str, Any]:
+    """Return the same for a pair of which a side failed, without a gain."""
+    commits = {"a": measured.commits[a], "b": measured.commits[b]}
+    nothing = dict.fromkeys(("gain", "low", "high", "noise", "holdout", "cost"))
+    return {
+        **described(bench, commits, sample_of(commits, dict.fromkeys("ab", ()), (), measured.seeds)),
+        "seeds": list(measured.seeds),
+        "one_seed": measured.one_seed,
+        "means": {},
+        **nothing,
+        "verdict": verdict,
+        "why": why,
+    }
+
+
+def verdict_at(found: Mapping[str, Any], own: float | None) -> tuple[Verdict, str]:
+    """Return the verdict that the evidence of held-out runs allows, and what keeps it from another.
+
+    Args:
+        found: what `confirm.evidence` returned.
+        own: the gain in the session, as a fraction of the baseline; None if unknown.
+    """
+    if found["verdict"] == "confirmed":
+        return "transfers", ""
+    holdout = found["holdout"]
+    if found["why"] == HOLDOUT and holdout is not None and holdout["high"] < 0:
+        return "does not transfer", HOLDOUT
+    least = NEGLIGIBLE * max(0.0, own or 0.0) * abs(found["means"]["a"])
+    if found["high"] <= 0:
+        return "does not transfer", ""
+    if found["high"] < least:
+        return "does not transfer", f"less than {100 * NEGLIGIBLE:.0f} % of the gain in the session"
+    return "undecided", found["why"]
+
+
+def gain_in_session(state: State) -> float | None:
+    """Return the gain of the best over the baseline in the session, as a fraction of the baseline."""
+    stands = standing(state)
+    found = stands.apparent if stands.confirmed is None else stands.confirmed
+    return found / abs(stands.baseline) if found is not None and stands.baseline else None
+
+
+def _at_rung(bench: Workbench) -> list[PendingComparison]:
+    return [each for each in bench.journal.state.climbed if each.rung == bench.rung]

@@ -1,0 +1,91 @@
+"""The rung of a promotion: constants that a person sets, and the hard limit."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.errors import UsageError
+from agent.promote.rung import growth, hard_limit, values_for
+from agent.protocol.load import load_protocol
+from agent.source.values import with_values
+from tests.common.workspaces import ROOT
+
+pytestmark = pytest.mark.quick
+
+TEXT = """RATE = 0.1
+DEPTH = 4
+BATCH = 2**16
+FAST = True
+PATTERN = "SSSL"
+assert BATCH % DEPTH == 0
+"""
+TREES = {"the baseline": {"train.py": TEXT}, "the best": {"train.py": TEXT.replace("0.1", "0.3")}}
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value", "line"),
+    [
+        ("DEPTH=8", "DEPTH", 8, "DEPTH = 8"),
+        (" DEPTH = 8 ", "DEPTH", 8, "DEPTH = 8"),
+        ("BATCH=2**17", "BATCH", 131072, "BATCH = 2**17"),
+        ("RATE=1", "RATE", 1.0, "RATE = 1.0"),
+        ("RATE=-1e-3", "RATE", -0.001, "RATE = -0.001"),
+        ("FAST=False", "FAST", False, "FAST = False"),
+        ("PATTERN=L", "PATTERN", "L", 'PATTERN = "L"'),
+        ('PATTERN="L"', "PATTERN", "L", 'PATTERN = "L"'),
+    ],
+)
+def test_value_has_the_type_of_the_constant(given: str, name: str, value: object, line: str) -> None:
+    found = values_for([given], TREES, {})
+    assert found == {name: value}
+    assert type(found[name]) is type(value)
+    for files in TREES.values():
+        assert line in with_values(files, {}, found)["train.py"].splitlines()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "DEPTH=8.0",
+            "DEPTH=True",
+            "DEPTH=",
+            "DEPTH=4 * 2",
+            "DEPTH=8  # deep",
+            "DEPTH=__import__('os')",
+            "DEPTH=x\ny",
+        ),
+        *("FAST=1", "RATE=inf", "RATE=1e999", f"RATE={10**400}", f"DEPTH={'9' * 5000}", "PATTERN=3", "PATTERN=a\tb"),
+        *("rate=1", "DEPTH", "=1", "A B=1", "NONE=1", "DEPTH=3"),
+    ],
+)
+def test_other_values_are_refused_in_a_sentence(given: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        values_for([given], TREES, {})
+    assert len(str(refused.value)) < 300
+    assert "\n" not in str(refused.value)
+
+
+def test_constant_that_only_the_best_has_is_refused() -> None:
+    trees = {**TREES, "the best": {"train.py": f"NEW = 1\n{TEXT}"}}
+    with pytest.raises(UsageError, match="the baseline has no such constant"):
+        values_for(["NEW=2"], trees, {})
+
+
+def test_hard_limit_grows_with_the_training_budget() -> None:
+    protocol = load_protocol(ROOT)
+    assert protocol.training_seconds == 300
+    limit = protocol.execution.hard_timeout_seconds
+    assert hard_limit(protocol, 1800.0, 300.0) == 6 * limit
+    assert (
+        hard_limit(protocol, 300.0, 300.0)
+        == hard_limit(protocol, 60.0, 30.0)
+        == hard_limit(protocol, None, None)
+        == limit
+    )
+
+
+def test_hard_limit_grows_with_a_budget_in_the_recipe() -> None:
+    trees = {"the baseline": {"train.py": "TIME_BUDGET = 60\nDEPTH = 4\n", "notes.md": "TIME_BUDGET = 1\n"}}
+    assert growth(trees, {"TIME_BUDGET": 240, "DEPTH": 16}, {}) == 4
+    assert growth(trees, {"TIME_BUDGET": 30}, {}) == growth(trees, {"DEPTH": 16}, {}) == growth(trees, {}, {}) == 1

@@ -1,0 +1,51 @@
+"""The runs with which a run at another rung is compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.journal.comparison import PendingComparison, Rung
+from agent.journal.experiment import Experiment, Run, Verdict
+from agent.journal.state import State
+from agent.session.references import at_rung, runs_at
+
+pytestmark = pytest.mark.quick
+
+RUNG = Rung(900.0, {"DEPTH": 8}, {"chip": "M4"})
+
+
+def run(untimed: float, overrun: float, steps: float) -> Run:
+    return Run(2.0, 300.0, {"num_steps": steps}, untimed=untimed, overrun=overrun)
+
+
+def kept(number: int, commit: str, *runs: Run) -> Experiment:
+    return Experiment(number, "search", "", commit, commit, {}, runs, Verdict("keep", ""))
+
+
+def state(**there: tuple[Run, ...]) -> State:
+    experiments = kept(0, "a", run(3.0, 0.1, 1000)), kept(1, "b", run(5.0, 0.3, 500))
+    other = PendingComparison({"a": "a", "b": "b"}, (), 2, {"a": (run(90.0, 9.0, 1),)})
+    here = PendingComparison({"baseline": "a", "best": "b", "without-1": "c"}, (), 2, there, rung=RUNG)
+    return State(experiments=experiments, parked=(other,), comparison=here)
+
+
+def test_first_run_there_has_no_reference() -> None:
+    assert at_rung(state(), RUNG, "a").own == ()
+    assert runs_at(state(), RUNG) == {}
+
+
+def test_best_may_take_as_much_longer_as_in_the_session() -> None:
+    first = run(10.0, 1.0, 3000)
+    beside = at_rung(state(baseline=(first,)), RUNG, "b")
+    assert beside.own == (replace(first, untimed=12.0, overrun=1.2, secondary={"num_steps": 1500.0}),)
+    assert beside.baseline == beside.other == (first,)
+
+
+def test_variant_is_compared_with_the_best_there() -> None:
+    first, best = run(10.0, 1.0, 3000), run(11.0, 1.1, 1400)
+    failed = Run(None, 1.0, error="crashed")
+    beside = at_rung(state(baseline=(first,), best=(best, failed)), RUNG, "c")
+    assert (beside.own, beside.baseline, beside.other) == ((best,), (first,), (best,))
+    assert at_rung(state(baseline=(first,)), replace(RUNG, values={}), "c").own == ()
