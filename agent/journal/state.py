@@ -28,6 +28,7 @@ class Pending:
         faulted: number of faults of the GPU in a row that ended runs of the candidate.
         provoked: whether the faults of an earlier version were its own.
         candidate: the candidate of a session with stations that this records (`agent.journal.flight`); else None.
+        playbook: the title of the entry of the playbook that it tries; empty for none.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Pending:
     faulted: int = 0
     provoked: bool = False
     candidate: int | None = None
+    playbook: str = ""
 
     @property
     def experiment(self) -> Experiment:
@@ -69,6 +71,7 @@ class Pending:
             reasoning=self.reasoning,
             expected=self.expected,
             candidate=self.candidate,
+            playbook=self.playbook,
         )
 
 
@@ -141,6 +144,7 @@ class State:
         faults: the runs that faults of the GPU ended.
         scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
         flight: what the stations are doing, in a session with stations.
+        extended: the kept experiments for which the session has added an entry to playbook.md.
     """
 
     session: Mapping[str, Any] | None = None
@@ -166,6 +170,7 @@ class State:
     faults: Faults = NO_FAULTS
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     flight: Flight = NO_FLIGHT
+    extended: frozenset[int] = frozenset()
 
     @property
     def measured(self) -> tuple[Experiment, ...]:
@@ -270,6 +275,7 @@ def _proposed(state: State, event: Event) -> State:
     keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
     known = {key: data[key] for key in keys}
     more: dict[str, Any] = {"expected": data.get("expected"), "candidate": data.get("candidate")}
+    more["playbook"] = data.get("playbook", "")
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
     if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it
@@ -387,6 +393,9 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "running": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "compared": lambda state, event: replace(state, comparison=_compared(state.comparison, event)),
     "confirmed": lambda state, event: _confirmed(state, event.data),
+    "extended": lambda state, event: replace(
+        state, previous=state.head, head=event.data["head"], extended=state.extended | {*event.data["entries"]}
+    ),
     "scored": lambda state, event: replace(state, scored={**state.scored, event.data["number"]: event.data}),
     "faulted": _faulted,
     "ablated": lambda state, _: replace(state, comparison=None, parked=()),

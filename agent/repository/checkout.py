@@ -18,6 +18,7 @@ from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
 from agent.system.invocation import typed
+from agent.system.names import PLAYBOOK
 
 
 class Checkout:
@@ -113,6 +114,12 @@ class Checkout:
                 hint=f"{do} or `git stash` {'it' if mine else 'them'}, then run the same command again",
             )
         self.require_no_operation()
+
+    def carried(self, commit: str) -> tuple[str, ...]:
+        """Return the playbook if its uncommitted changes do not count for a checkout of `commit`: git keeps them."""
+        name, workspace = self._workspace.in_repository(PLAYBOOK), self._workspace
+        same = workspace.tree(workspace.head).get(name) == workspace.tree(commit).get(name)
+        return (PLAYBOOK,) if same and PLAYBOOK in workspace.records else ()
 
     def require_no_operation(self) -> None:
         """Raise PreconditionError if a merge, rebase, cherry-pick or bisect is unfinished."""

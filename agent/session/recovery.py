@@ -70,7 +70,7 @@ def require_startable(
         UsageError: a search comment is malformed.
     """
     protocol = workspace.protocol
-    head = _require_clear(workspace, branch, tag, switch=switch)
+    head = _require_clear(workspace, branch, tag, start, switch=switch)
     if start is not None:
         _require_own_results(workspace, start)
     files = workspace.files(start or head)
@@ -79,8 +79,8 @@ def require_startable(
     tunable_parameters(files, known_constants(protocol))
 
 
-def _require_clear(workspace: Workspace, branch: str, tag: str, *, switch: bool) -> str:
-    """Return HEAD.
+def _require_clear(workspace: Workspace, branch: str, tag: str, start: str | None, *, switch: bool) -> str:
+    """Return HEAD. Uncommitted changes of the playbook are not in the way, if git takes them along to `start`.
 
     Raises:
         PreconditionError: the user's branches, changes or files are in the way of a new session.
@@ -91,9 +91,9 @@ def _require_clear(workspace: Workspace, branch: str, tag: str, *, switch: bool)
         ref for number, edit in waiting.items() if workspace.resolve(ref := candidate_ref(tag, number)) == edit.commit
     }
     checkout.require_free(branch, f"refs/autoresearch/{tag}", own)
-    if switch:
-        checkout.require_clean()
     head = workspace.head
+    if switch:
+        checkout.require_clean(but=checkout.carried(start or head))
     _require_own_results(workspace, head)
     return head
 
@@ -156,7 +156,7 @@ def create(
     """
     checkout = Checkout(workspace)
     # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
-    head = _require_clear(workspace, about["branch"], about["tag"], switch=switch)
+    head = _require_clear(workspace, about["branch"], about["tag"], start, switch=switch)
     base = start or head
     journal.append("session", **about, base=base, left=checkout.branch, pid=os.getpid())
     checkout.start_branch(about["branch"], base, switch=switch)
@@ -227,7 +227,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         done += [f"restored {name}, which was partly written" for name in checkout.heal(own, commits)]
     elif switch:
         held, commits = _held_elsewhere(journal, workspace)
-        checkout.require_clean(but=held)
+        checkout.require_clean(but=[*held, *checkout.carried(state.head)])
         if held:
             checkout.put_back(held, commits, workspace.head)
             where = checkout.branch or "the detached HEAD"
@@ -239,7 +239,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         checkout.advance(branch, state.head, at or state.head)
     done += settle(journal, workspace, edits.unsettled(journal.path))
     if switch:
-        checkout.require_clean(notes=False)  # the user may edit program.md at any time
+        checkout.require_clean(notes=False)  # the user may edit program.md and playbook.md at any time
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = candidate_ref(tag, experiment.number)
