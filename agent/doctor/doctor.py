@@ -107,7 +107,9 @@ def _tree(workspace: Workspace) -> Check:
         checkout.require_clean(but=checkout.carried(workspace.head))
     except AutoresearchError as error:
         return Check("tree", "broken", in_one_line(error))
-    return Check("tree", "ok", f"no uncommitted changes, on {checkout.branch or 'a detached HEAD'}")
+    changed = checkout.changes()
+    but = f" but those of {', '.join(changed)}" if changed else ""
+    return Check("tree", "ok", f"no uncommitted changes{but}, on {checkout.branch or 'a detached HEAD'}")
 
 
 def _blas(workspace: Workspace) -> Iterator[Check]:

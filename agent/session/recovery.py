@@ -24,6 +24,7 @@ from agent.repository.edit import own_commits
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.session.context import known_constants
 from agent.system.invocation import typed
+from agent.system.names import PLAYBOOK
 
 
 def require_usable(protocol: Protocol, folder: Path) -> None:
@@ -221,7 +222,9 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     checkout.sweep()
     if checkout.branch == branch:
         if state.previous and state.previous != state.head:
-            checkout.advance(branch, state.head, state.previous)  # if it was interrupted between its renames
+            # If it was interrupted between its renames. Once the branch has moved, a playbook without the entries that
+            # the session has added is an edit of the user's.
+            checkout.advance(branch, state.head, state.previous, (PLAYBOOK,) if at == state.head else ())
         files, commits = _left_half_done(journal, workspace)
         own = files if switch else [workspace.protocol.provenance.results_log.path]
         done += [f"restored {name}, which was partly written" for name in checkout.heal(own, commits)]
