@@ -119,7 +119,8 @@ def _effect(state: State, keep: Experiment, confirmation: Mapping[str, Any], oth
     if not others:
         alone = f"{whole}, {said}; when kept {own}"
     else:
-        alone = f"{own} when kept; with the other {counted(others, 'kept change')} {whole}, {said}"
+        rest = "the other kept change" if others == 1 else f"the {others} other kept changes"
+        alone = f"{own} when kept; with {rest} {whole}, {said}"
     return alone if shows_gain(confirmation) else f"not confirmed: {alone}"
 
 

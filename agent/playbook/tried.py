@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.journal.experiment import Experiment, Value
 from agent.journal.history import change_of, incumbent_before
 from agent.playbook.entries import Entry, Turn, key_of
+
+# As `findings` writes the source of an entry.
+_ORIGIN = re.compile(r"\bsession ([\w.-]{1,200}), experiment #(\d{1,9}), commit ([0-9a-f]{7,64})\b")
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Trial:
         change: its metric minus that of its incumbent; None if unknown.
         cites: the title of the entry that it tries; empty for none.
         before, after: the constants of its incumbent, and its own.
+        commit: its full hash; empty if it is one of another session.
     """
 
     tag: str
@@ -29,6 +34,7 @@ class Trial:
     cites: str
     before: Mapping[str, Value]
     after: Mapping[str, Value]
+    commit: str = ""
 
 
 def trials_of(history: Sequence[Experiment]) -> list[Trial]:
@@ -40,7 +46,7 @@ def trials_of(history: Sequence[Experiment]) -> list[Trial]:
         incumbent = incumbent_before(history, each.number)
         before = incumbent.parameters if incumbent is not None else {}
         status, change = each.verdict.status, change_of(history, each)
-        found.append(Trial("", each.number, status, change, each.playbook, before, each.parameters))
+        found.append(Trial("", each.number, status, change, each.playbook, before, each.parameters, each.commit))
     return found
 
 
@@ -49,7 +55,9 @@ def tried(entry: Entry, trials: Iterable[Trial]) -> list[Trial]:
     return [
         each
         for each in trials
-        if (each.cites and key_of(each.cites) == entry.key) or any(has_moved(turn, each) for turn in entry.turns)
+        if (each.cites and key_of(each.cites) == entry.key)
+        or any(has_moved(turn, each) for turn in entry.turns)
+        or is_origin(each, entry)
     ]
 
 
@@ -68,6 +76,16 @@ def is_in(entry: Entry, parameters: Mapping[str, Value]) -> bool:
     return any(
         turn.direction == 0 and _equal(value, turn.value) for turn in entry.turns for value in _of(turn, parameters)
     )
+
+
+def is_origin(trial: Trial, entry: Entry) -> bool:
+    """Return whether a session has added an entry for this experiment."""
+    found = _ORIGIN.search(entry.source)
+    if found is None:
+        return False
+    if trial.commit:
+        return trial.commit.startswith(found[3])
+    return trial.tag == found[1] and trial.number == int(found[2])
 
 
 def has_moved(turn: Turn, trial: Trial) -> bool:

@@ -65,6 +65,14 @@ def test_cited_entry_is_tried_whatever_moved() -> None:
     assert not tried(entry(title="Another idea"), trials)
 
 
+def test_finding_of_a_session_was_tried_there() -> None:
+    found = replace(entry(), source="session t, experiment #1, commit abcdef123456")
+    own = trials_of([BASELINE, replace(experiment(1), commit="abcdef123456" + "0" * 28)])
+    elsewhere = [replace(own[0], tag=tag, commit="") for tag in ("t", "u")]
+    assert [len(tried(found, [each])) for each in (*own, *elsewhere)] == [1, 1, 0]
+    assert not tried(found, trials_of([BASELINE, experiment(1)]))
+
+
 def test_fault_of_the_machine_tries_nothing() -> None:
     broken = replace(experiment(1, "crash", RATE=0.2), runs=(Run(None, 1.0, error="x", fault="machine"),))
     assert trials_of([BASELINE, broken]) == []
