@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from agent.journal.experiment import Experiment, Value
 from agent.journal.history import change_of, incumbent_before
@@ -36,6 +37,17 @@ class Trial:
     after: Mapping[str, Value]
     commit: str = ""
 
+    @cached_property
+    def moves(self) -> Sequence[tuple[str, Value, Value]]:
+        """Each constant that it moved, with the value before and after."""
+        pairs = ((key, self.before.get(key), value) for key, value in self.after.items())
+        return [(key, old, value) for key, old, value in pairs if old is not None and not _equal(value, old)]
+
+    @cached_property
+    def cited(self) -> str:
+        """The key of the entry that it cites."""
+        return key_of(self.cites)
+
 
 def trials_of(history: Sequence[Experiment]) -> list[Trial]:
     """Return the experiments of a session. Those that a fault of the machine ended have tried nothing."""
@@ -52,12 +64,13 @@ def trials_of(history: Sequence[Experiment]) -> list[Trial]:
 
 def tried(entry: Entry, trials: Iterable[Trial]) -> list[Trial]:
     """Return those of the experiments that tried an entry."""
+    origin, key = _ORIGIN.search(entry.source), entry.key
     return [
         each
         for each in trials
-        if (each.cites and key_of(each.cites) == entry.key)
+        if each.cited == key
         or any(has_moved(turn, each) for turn in entry.turns)
-        or is_origin(each, entry)
+        or (origin is not None and _is(each, *origin.groups()))
     ]
 
 
@@ -78,20 +91,10 @@ def is_in(entry: Entry, parameters: Mapping[str, Value]) -> bool:
     )
 
 
-def is_origin(trial: Trial, entry: Entry) -> bool:
-    """Return whether a session has added an entry for this experiment."""
-    found = _ORIGIN.search(entry.source)
-    if found is None:
-        return False
-    if trial.commit:
-        return trial.commit.startswith(found[3])
-    return trial.tag == found[1] and trial.number == int(found[2])
-
-
 def has_moved(turn: Turn, trial: Trial) -> bool:
-    for key, value in trial.after.items():
-        old = trial.before.get(key)
-        if not is_named(key, turn.name) or old is None or _equal(value, old):
+    """Return whether an experiment has moved a constant of this name as the turn says."""
+    for key, old, value in trial.moves:
+        if not is_named(key, turn.name):
             continue
         if turn.direction == 0:
             if _equal(value, turn.value):
@@ -99,6 +102,11 @@ def has_moved(turn: Turn, trial: Trial) -> bool:
         elif not isinstance(value, str) and not isinstance(old, str) and (value > old) == (turn.direction > 0):
             return True
     return False
+
+
+def _is(trial: Trial, tag: str, number: str, commit: str) -> bool:
+    """Return whether an experiment is the one of which a session has added an entry."""
+    return trial.commit.startswith(commit) if trial.commit else (trial.tag, trial.number) == (tag, int(number))
 
 
 def is_named(key: str, name: str) -> bool:

@@ -13,7 +13,7 @@ from agent.cli.program import LOOK, Options
 from agent.errors import UsageError
 
 
-@command(LOOK)
+@command(LOOK, reads=True)
 def playbook(
     tag: Tag = None,
     add: Annotated[
