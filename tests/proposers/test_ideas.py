@@ -108,6 +108,7 @@ def test_model_is_told_the_entries_and_cites_one(booked: Path) -> None:
     assert fold(journal_path(booked, "t")).experiments[1].playbook == "Another activation"
     entry = json.loads(call(booked, "playbook", "--json").stdout)["data"]["entries"][1]
     assert (entry["state"], entry["trials"][0]["status"]) == ("tried", "keep")
+    assert "entry of the playbook: Another activation" in call(booked, "show", "1").stdout
 
 
 def test_agent_is_told_the_entries_and_cites_one(booked: Path) -> None:
