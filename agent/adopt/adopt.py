@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.adopt.choice import Choice, choose, promoted, require_confirmed, smaller_recipe
 from agent.adopt.message import message_of
+from agent.adopt.playbook import extended
 from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.experiment import Value
@@ -23,6 +24,7 @@ from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.source.merging import merged, runs
 from agent.system.invocation import typed
+from agent.system.names import PLAYBOOK
 
 USUAL = ("main", "master")
 
@@ -82,10 +84,13 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     if not wish.provisional:
         require_confirmed(choice, tag)
     checkout.sweep()
-    checkout.require_unedited(branch, files)
+    book = extended(workspace, state, numbers, at)
+    told = {} if book is None else {PLAYBOOK: book.decode()}
+    checkout.require_unedited(branch, {**files, **told})
     message = message_of(state, choice)
-    commit = workspace.commit_files(at, files, message)
+    commit = workspace.commit_files(at, files, message, book)
     checkout.advance(branch, commit, at)
+    done["files"] = sorted({*files, *told})
     return {**done, "commit": commit, "provisional": not choice.confirmed, "message": message}
 
 

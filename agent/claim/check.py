@@ -156,8 +156,8 @@ def _first_difference(workspace: Workspace, one: str, other: str) -> str:
 def _require_allowed(claim: Claim, workspace: Workspace) -> None:
     """Raise FalseClaim if the best changes more than the protocol allows, or adds links."""
     before, after = (workspace.tree(commit) for commit in (claim.commits.baseline, claim.commits.best))
-    results = workspace.in_repository(workspace.protocol.provenance.results_log.path)
-    names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name) and name != results]
+    own = {workspace.in_repository(path) for path in workspace.records}
+    names = [name for name in sorted({*before, *after} - own) if before.get(name) != after.get(name)]
     for name in names:
         path = workspace.inside(name)
         if path is None:

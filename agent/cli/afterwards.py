@@ -14,7 +14,9 @@ from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, read
 from agent.journal.paths import find_session, journal_path, stop_file
 from agent.journal.state import State, replay
+from agent.playbook.findings import added, findings
 from agent.protocol.load import load_protocol
+from agent.repository.checkout import Checkout
 from agent.repository.refs import is_known
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
@@ -26,6 +28,7 @@ from agent.session.session import Session
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
 from agent.system.invocation import here, typed
+from agent.system.names import PLAYBOOK
 from agent.views.plain import show_plain
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -50,6 +53,41 @@ def confirm_gain(session: Session, pairs: Pairs = BY_DEFAULT, compare: Compare =
     for line in confirm_lines(data):
         journal.show("note", text=line)
     return 0
+
+
+def extend_playbook(session: Session) -> None:
+    """Add what held-out runs say about the kept changes to the playbook on the session's branch, each change once.
+
+    The branch moves as it does for a row: the event is on disk first, and the next start finishes a move that was
+    interrupted. Edits of the user's stay in the checkout.
+    """
+    state, journal, workspace = session.state, session.journal, session.runner.workspace
+    new = [each for each in findings(state) if each.number not in state.extended]
+    old = state.head
+    if not new or old is None:
+        return
+    try:
+        content = workspace.playbook(old)
+        if content is None:
+            if (workspace.folder / PLAYBOOK).is_file() and PLAYBOOK in workspace.records:
+                again = typed(f"playbook --add {session.tag}")
+                journal.show("note", text=f"git does not track {PLAYBOOK}: add what the session found with `{again}`")
+            return
+        whole, numbers = added(content, new)
+        recovery.require_undisturbed(workspace, session.branch, old)
+        if not numbers:
+            return
+        shown = ", ".join(f"#{number}" for number in numbers)
+        head = workspace.commit_playbook(old, whole, f"playbook: {shown} of session {session.tag}")
+        journal.append("extended", entries=[each.number for each in new], head=head)
+        kept = Checkout(workspace).advance(session.branch, head, old)
+    except (AutoresearchError, OSError) as error:
+        journal.show("note", text=f"nothing was added to {PLAYBOOK}: {in_one_line(error)}")
+        return
+    journal.show("note", text=f"added {shown} to {PLAYBOOK} on {session.branch}")
+    if PLAYBOOK in [workspace.inside(path) for path in kept]:
+        again = typed(f"playbook --add {session.tag}")
+        journal.show("note", text=f"{PLAYBOOK} has uncommitted changes, which are left alone: `{again}` adds to them")
 
 
 def report_on(session: Session) -> Path | None:

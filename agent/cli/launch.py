@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent.cli.afterwards import report_on
+from agent.cli.afterwards import extend_playbook, report_on
 from agent.cli.fleet import StationsConfig, Work, joined, require_same_kind, where, work_of
 from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits, noted
@@ -30,6 +30,7 @@ from agent.format import counted, duration, one_line
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path, next_tag, state_folder
 from agent.loop import run_session
+from agent.playbook.entries import read_book
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
@@ -168,7 +169,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()
-        for text in (runner.sandbox.says, *config.said, *remarks):
+        for text in (runner.sandbox.says, *config.said, *remarks, *read_book(runner.workspace.folder).notes):
             journal.show("note", text=text)
         base = journal.state.session["base"] if journal.state.session else start
         with (
@@ -257,13 +258,15 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
 
 
 def _done(session: Session, output: OutputConfig, work: Work) -> int:
-    """Run the loop and the confirmation that is due after it, and return the exit code."""
+    """Run the loop, the confirmation that is due after it and what follows from it, and return the exit code."""
     code = guarded(session, work.loop)
-    if code != 0 or not session.owes_confirmation():
-        return code
-    if output.report and (page := report_on(session)):  # written now, so that a kill cannot prevent it
-        session.journal.show("note", text=f"wrote the report so far to {page}")
-    return work.confirm()
+    if code == 0 and session.owes_confirmation():
+        if output.report and (page := report_on(session)):  # written now, so that a kill cannot prevent it
+            session.journal.show("note", text=f"wrote the report so far to {page}")
+        code = work.confirm()
+    if code == 0:
+        extend_playbook(session)
+    return code
 
 
 def baseline(folder: Path, training_seconds: float | None, setup: bool, sandbox: Mode) -> dict[str, Any]:

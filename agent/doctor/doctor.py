@@ -103,10 +103,13 @@ def doctor_lines(checks: list[Check]) -> list[str]:
 
 def _tree(workspace: Workspace) -> Check:
     try:
-        Checkout(workspace).require_clean()
+        checkout = Checkout(workspace)
+        checkout.require_clean(but=checkout.carried(workspace.head))
     except AutoresearchError as error:
         return Check("tree", "broken", in_one_line(error))
-    return Check("tree", "ok", f"no uncommitted changes, on {Checkout(workspace).branch or 'a detached HEAD'}")
+    changed = checkout.changes()
+    but = f" but those of {', '.join(changed)}" if changed else ""
+    return Check("tree", "ok", f"no uncommitted changes{but}, on {checkout.branch or 'a detached HEAD'}")
 
 
 def _blas(workspace: Workspace) -> Iterator[Check]:

@@ -71,7 +71,8 @@ def merge(session: Session, winner: Candidate, base: Experiment, incumbent: Expe
         return f"is part of what was measured since #{incumbent.number}"
     reasoning = f"{winner.description} won on #{base.number}; merged onto #{incumbent.number}"
     parameters = tunable_parameters(whole, known)
-    return Proposal(found, winner.description, reasoning, parameters, winner.proposer, winner.expected)
+    more = (winner.proposer, winner.expected, winner.playbook)
+    return Proposal(found, winner.description, reasoning, parameters, *more)
 
 
 def record(session: Session, candidate: Candidate) -> Experiment:
@@ -84,6 +85,8 @@ def record(session: Session, candidate: Candidate) -> Experiment:
     if state.pending is None:
         names = ("proposer", "description", "reasoning", "parameters", "digest", "expected")
         about = {name: getattr(candidate, name) for name in names}
+        if candidate.playbook:
+            about["playbook"] = candidate.playbook
         number = len(state.experiments)
         proposals.write(journal.path, number, 0, _proposal(session, candidate))
         journal.append("proposed", number=number, candidate=candidate.number, files=list(candidate.files), **about)
@@ -121,7 +124,7 @@ def record_baseline(session: Session) -> Experiment:
 def _proposal(session: Session, candidate: Candidate) -> Proposal:
     files = session.runs.files(candidate.commit)
     changed = {path: files[path] for path in candidate.files if path in files}
-    more = (candidate.parameters, candidate.proposer, candidate.expected)
+    more = (candidate.parameters, candidate.proposer, candidate.expected, candidate.playbook)
     return Proposal(changed, candidate.description, candidate.reasoning, *more)
 
 

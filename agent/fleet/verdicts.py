@@ -80,6 +80,7 @@ class Verdicts:
                 each.digest,
                 each.files,
                 value_on_reference(by_station(succeeded(each.runs)), records),
+                each.playbook,
             )
             for each in self._state.flight.candidates.values()
         )

@@ -19,7 +19,8 @@ In the order in which they occur in an experiment:
                changes the commit `base`
     prepared   {number, base, proposer, description}     it is on disk, for the next experiment
     outdated   {number, reason}                          it is thrown away, because it no longer applies
-    proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}
+    proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}; {playbook}: the title of
+               the entry of the playbook that it tries
     committed  {number, commit}                          the candidate has a commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs; {of} as in `measured`
     faulted    {number, run, fault, reason, seconds, pause}   the GPU failed: the run does not count, and is repeated
@@ -50,6 +51,8 @@ Between experiments:
     promoted   {best, rung, session, whole, changes, rest}   the result of `promote`; session: the gain there; whole and
                rest: the fields of `confirmed` with a verdict of `promote`; changes: a verdict for each kept change, or
                null
+    extended   {entries, head}                           the branch moves to `head`: playbook.md has an entry for each
+               of these kept experiments
 
 In a session with stations (`agent.journal.flight`). A candidate that has its verdict becomes an experiment, with the
 events above:
@@ -220,7 +223,7 @@ _STARTED: dict[str, Check] = {
 }  # fmt: skip
 _CANDIDATE: dict[str, Check] = {
     "number": _count, "proposer": _text, "description": _text, "reasoning": _text, "parameters": _map(_scalar),
-    "digest": _text, "files": _list(_text), "expected": _maybe(_number), "commit": _commit,
+    "digest": _text, "files": _list(_text), "expected": _maybe(_number), "commit": _commit, "playbook": _text,
 }  # fmt: skip
 _LEASE: dict[str, Check] = {
     "lease": _text, "station": _text, "commit": _commit, "log": _text, "expected": _seconds,
@@ -282,6 +285,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "evidence": _maybe(_fields(_EVIDENCE)),
     },
     "recorded": {"number": _count, "head": _commit},
+    "extended": {"entries": _list(_count), "head": _commit},
     "scored": {"number": _count, "metric": _number, "holdout": _number},
     "ended": {"reason": _text},
     "comparing": {

@@ -33,6 +33,7 @@ class Proposal:
         parameters: every tunable constant of the candidate, for the search to learn from.
         proposer: the name of the proposer, if it is not the session's own; else empty.
         expected: the change of the metric that the proposer expects; None if it named none.
+        playbook: the title of the entry of the playbook that it tries; empty for none.
     """
 
     files: Mapping[str, str]
@@ -41,6 +42,7 @@ class Proposal:
     parameters: Mapping[str, Value] = field(default_factory=dict)
     proposer: str = ""
     expected: float | None = None
+    playbook: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class Experiment:
         heldout_runs: held-out runs, made after it was kept.
         base: number of the kept experiment that stations compared it with; None for the incumbent of its time.
         candidate: its number in order of proposal, in a session with stations; else None.
+        playbook: the title of the entry of the playbook that it tries; empty for none.
     """
 
     number: int
@@ -175,6 +178,7 @@ class Experiment:
     heldout_runs: tuple[Run, ...] = ()
     base: int | None = None
     candidate: int | None = None
+    playbook: str = ""
 
     @property
     def voided(self) -> bool:

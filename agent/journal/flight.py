@@ -31,6 +31,7 @@ class Candidate:
         faulted: number of its runs that faults of the GPU ended.
         rebases: station -> number of runs of its base that were accepted there after the machine's state had changed.
         verdict: None until it is decided.
+        playbook: the title of the entry of the playbook that it tries; empty for none.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Candidate:
     faulted: int = 0
     rebases: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
+    playbook: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ def write(journal: Path, number: int, revision: Revision, proposal: Proposal) ->
     Raises:
         AutoresearchError: it cannot be written.
     """
-    save(_path(journal, number, revision), dataclasses.asdict(proposal))
+    content = dataclasses.asdict(proposal)
+    if not proposal.playbook:
+        del content["playbook"]  # unknown to earlier versions
+    save(_path(journal, number, revision), content)
 
 
 def announce(journal: Journal, number: int, proposal: Proposal, files: Mapping[str, str], proposer: str) -> None:
@@ -51,6 +54,7 @@ def described(proposal: Proposal, files: Mapping[str, str], proposer: str) -> di
         "digest": digest(files),
         "files": sorted(proposal.files),
         "expected": proposal.expected,
+        **({"playbook": proposal.playbook} if proposal.playbook else {}),
     }
 
 

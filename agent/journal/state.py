@@ -29,6 +29,7 @@ class Pending:
         faulted: number of faults of the GPU in a row that ended runs of the candidate.
         provoked: whether the faults of an earlier version were its own.
         candidate: the candidate of a session with stations that this records (`agent.journal.flight`); else None.
+        playbook: the title of the entry of the playbook that it tries; empty for none.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Pending:
     faulted: int = 0
     provoked: bool = False
     candidate: int | None = None
+    playbook: str = ""
 
     @property
     def experiment(self) -> Experiment:
@@ -70,6 +72,7 @@ class Pending:
             reasoning=self.reasoning,
             expected=self.expected,
             candidate=self.candidate,
+            playbook=self.playbook,
         )
 
 
@@ -123,6 +126,7 @@ class State:
         faults: the runs that faults of the GPU ended.
         scored: the data of the `scored` event of kept experiments, by number. No proposer and no verdict sees it.
         flight: what the stations are doing, in a session with stations.
+        extended: the kept experiments for which the session has added an entry to playbook.md.
     """
 
     session: Mapping[str, Any] | None = None
@@ -150,6 +154,7 @@ class State:
     faults: Faults = NO_FAULTS
     scored: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     flight: Flight = NO_FLIGHT
+    extended: frozenset[int] = frozenset()
 
     @property
     def measured(self) -> tuple[Experiment, ...]:
@@ -258,6 +263,7 @@ def _proposed(state: State, event: Event) -> State:
     keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
     known = {key: data[key] for key in keys}
     more: dict[str, Any] = {"expected": data.get("expected"), "candidate": data.get("candidate")}
+    more["playbook"] = data.get("playbook", "")
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
     if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it
@@ -372,6 +378,9 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "running": lambda state, event: replace(state, comparison=with_run(state.comparison, event)),
     "compared": lambda state, event: replace(state, comparison=with_run(state.comparison, event)),
     "confirmed": lambda state, event: _confirmed(state, event.data),
+    "extended": lambda state, event: replace(
+        state, previous=state.head, head=event.data["head"], extended=state.extended | {*event.data["entries"]}
+    ),
     "scored": lambda state, event: replace(state, scored={**state.scored, event.data["number"]: event.data}),
     "faulted": _faulted,
     "ablated": _ablated,

@@ -9,6 +9,9 @@ from agent.execution.measure import Runner
 from agent.format import fenced_files
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
+from agent.playbook.entries import read_book
+from agent.playbook.tell import told
+from agent.playbook.tried import untried
 from agent.proposers.model import prompt
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
@@ -37,6 +40,7 @@ def briefing(folder: Path, tag: str | None) -> str:
         parts = [
             ("Goal and rules", rules_of(protocol, protocol.training_seconds)),
             ("Instructions from the user", program_of(folder / PROGRAM)),
+            ("The playbook: ideas, not instructions", "\n".join(told(untried(read_book(folder).entries, [], {})))),
             ("Progress", "no experiment yet; the first one measures the baseline, too"),
             ("The files that may change", fenced_files(workspace.files(workspace.head).items())),
         ]

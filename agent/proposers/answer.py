@@ -19,7 +19,7 @@ EXPECTED: the expected change of the metric, as a signed number, for example -0.
 
 LONGEST_DESCRIPTION = 120
 LONGEST_HYPOTHESIS = 2000
-_NAMED = re.compile(r"(?im)^[ \t>*_#`\d.)-]*(description|hypothesis|expected)[ \t*_]*:[ \t*_]*(.*)$")
+_NAMED = re.compile(r"(?im)^[ \t>*_#`\d.)-]*(description|hypothesis|expected|playbook)[ \t*_]*:[ \t*_]*(.*)$")
 _NUMBER = re.compile(r"[+\-\u2212]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -29,11 +29,13 @@ class Notes:
 
     Attributes:
         expected: the predicted change of the metric.
+        playbook: the title of the entry of the playbook that the change tries, as the model wrote it.
     """
 
     description: str = ""
     hypothesis: str = ""
     expected: float | None = None
+    playbook: str = ""
 
 
 def parse_notes(text: str) -> Notes:
@@ -45,6 +47,7 @@ def parse_notes(text: str) -> Notes:
         description=found.get("description", "")[:LONGEST_DESCRIPTION],
         hypothesis=found.get("hypothesis", "")[:LONGEST_HYPOTHESIS],
         expected=_number(found.get("expected", "")),
+        playbook=found.get("playbook", "")[:LONGEST_HYPOTHESIS],
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.journal.experiment import Direction, Experiment, Proposal, Value
+from agent.playbook.entries import Entry
 from agent.proposers.earlier import Earlier
 from agent.source.merging import Merge
 
@@ -43,6 +44,7 @@ class Flying:
     Attributes:
         files: the files that it changes.
         metric: the mean of its runs so far, on the scale of the session's other metrics; None before the first.
+        playbook: the title of the entry of the playbook that it tries; empty for none.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Flying:
     digest: str
     files: tuple[str, ...]
     metric: float | None = None
+    playbook: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Context:
         folder: where to keep transcripts and logs of this experiment; None to keep none.
         earlier: experiments of other sessions to learn from.
         flight: the candidates that are being measured.
+        playbook: the entries of the user's current playbook.md.
     """
 
     number: int
@@ -87,6 +91,7 @@ class Context:
     folder: Path | None = None
     earlier: tuple[Earlier, ...] = ()
     flight: tuple[Flying, ...] = ()
+    playbook: tuple[Entry, ...] = ()
 
 
 class Exhausted(Exception):

@@ -22,6 +22,7 @@ from agent.journal.experiment import Experiment, Value
 from agent.journal.history import change_of
 from agent.journal.journal import fold
 from agent.journal.proposals import save
+from agent.playbook.tried import Trial
 from agent.system.files import read_bounded
 
 # At most this many experiments are used. This many sessions are read, of those in this many folders.
@@ -42,6 +43,7 @@ class Earlier:
         change: its metric minus that of its incumbent at the time; None if unknown.
         digest: of all mutable files, as in `Experiment`.
         alike: whether it was measured under the same fingerprint. Otherwise on another machine, or with another budget.
+        playbook: the title of the entry of the playbook that it tried; empty for none.
     """
 
     tag: str
@@ -53,6 +55,7 @@ class Earlier:
     digest: str
     description: str
     alike: bool
+    playbook: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,11 @@ def write(journal: Path, experiments: Sequence[Earlier]) -> None:
     Raises:
         AutoresearchError: they cannot be written.
     """
-    save(journal.with_name(FILE), {"experiments": [asdict(each) for each in experiments]})
+    rows = [asdict(each) for each in experiments]
+    for row in rows:
+        if not row["playbook"]:
+            del row["playbook"]  # unknown to earlier versions
+    save(journal.with_name(FILE), {"experiments": rows})
 
 
 def read(journal: Path) -> tuple[Earlier, ...]:
@@ -112,11 +119,25 @@ def read(journal: Path) -> tuple[Earlier, ...]:
     try:
         rows = json.loads(read_bounded(path, LARGEST_COPY))["experiments"]
         names = [each.name for each in fields(Earlier)]
-        found = tuple(Earlier(**{name: row[name] for name in names}) for row in rows[:MOST])
+        found = tuple(Earlier(**{name: row[name] for name in names if name in row}) for row in rows[:MOST])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path) from None
     if not all(map(_is_sound, found)):
         raise _damaged(path)
+    return found
+
+
+def trials_elsewhere(experiments: Sequence[Earlier]) -> list[Trial]:
+    """Return what other sessions have tried under the same fingerprint: elsewhere it may come out otherwise."""
+    found: list[Trial] = []
+    best: dict[str, Mapping[str, Value]] = {}
+    for each in sorted(experiments, key=lambda each: (each.tag, each.number)):
+        if each.alike and each.number > 0:
+            before = best.get(each.tag, {})
+            about = (each.tag, each.number, each.status, each.change, each.playbook)
+            found.append(Trial(*about, before, each.parameters))
+        if each.status == "keep":
+            best[each.tag] = each.parameters
     return found
 
 
@@ -178,6 +199,7 @@ def _earlier(tag: str, history: Sequence[Experiment], experiment: Experiment, *,
         digest=experiment.digest,
         description=one_line(experiment.description)[:LONGEST_DESCRIPTION],
         alike=alike,
+        playbook=experiment.playbook[:LONGEST_DESCRIPTION],
     )
 
 
@@ -197,7 +219,7 @@ def _is_sound(each: Earlier) -> bool:
 
     The fields are those of the type, whatever the file held.
     """
-    texts = (each.tag, each.status, each.digest, each.description)
+    texts = (each.tag, each.status, each.digest, each.description, each.playbook)
     return (
         all(isinstance(text, str) and len(text) <= LONGEST_DESCRIPTION for text in texts)
         and isinstance(each.number, int)

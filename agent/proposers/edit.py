@@ -6,7 +6,9 @@ from agent.errors import UsageError
 from agent.journal.edits import Edit
 from agent.journal.experiment import Experiment, Proposal
 from agent.journal.state import EDIT
+from agent.proposers.answer import parse_notes
 from agent.proposers.base import Context, Exhausted
+from agent.proposers.ideas import cited
 from agent.proposers.search.space import tunable_parameters
 
 MEASURED = "the edit is measured"
@@ -19,7 +21,8 @@ def proposal_of(edit: Edit, context: Context) -> Proposal:
         parameters = tunable_parameters({**context.files, **files}, context.constants)
     except UsageError:  # a search comment that the constants of other data make invalid
         parameters = {}
-    return Proposal(files, edit.description, edit.reasoning, parameters, proposer=EDIT)
+    tries = cited(context, parse_notes(f"{edit.description}\n{edit.reasoning}").playbook)
+    return Proposal(files, edit.description, edit.reasoning, parameters, proposer=EDIT, playbook=tries)
 
 
 class EditOnly:

@@ -51,6 +51,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         "description": found.description,
         "proposer": found.proposer,
         "reasoning": found.reasoning,
+        "playbook": found.playbook,
         "commit": found.commit,
         "files": list(found.files),
         "metric": state.session["metric"],

@@ -18,6 +18,7 @@ from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
 from agent.system.invocation import typed
+from agent.system.names import PLAYBOOK
 
 
 class Checkout:
@@ -114,6 +115,12 @@ class Checkout:
             )
         self.require_no_operation()
 
+    def carried(self, commit: str) -> tuple[str, ...]:
+        """Return the playbook if its uncommitted changes do not count for a checkout of `commit`: git keeps them."""
+        name, workspace = self._workspace.in_repository(PLAYBOOK), self._workspace
+        same = workspace.tree(workspace.head).get(name) == workspace.tree(commit).get(name)
+        return (PLAYBOOK,) if same and PLAYBOOK in workspace.records else ()
+
     def require_no_operation(self) -> None:
         """Raise PreconditionError if a merge, rebase, cherry-pick or bisect is unfinished."""
         for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD", "BISECT_LOG"):
@@ -172,13 +179,19 @@ class Checkout:
         if self.branch != branch:
             self._git.run("checkout", "--quiet", branch, "--")
 
-    def advance(self, branch: str, new: str, old: str) -> list[str]:
+    def advance(self, branch: str, new: str, old: str, keep: Collection[str] = ()) -> list[str]:
         """Move `branch` from `old` to `new`, and the checkout with it if it is on that branch.
 
         Of the files that differ between the two commits, those with the content of either belong to the loop and get
         the new content, in the working tree and in the index. Any other content is an edit of the user's and stays.
         Everything is prepared first, so that the checkout is in between the two commits only for a few renames. An
         interrupted call can be repeated with the same result.
+
+        Args:
+            branch: its name.
+            new: the commit that it moves to.
+            old: the commit that it is at.
+            keep: files of the workspace that stay as they are in the working tree.
 
         Returns:
             The files that keep the user's edits.
@@ -192,7 +205,8 @@ class Checkout:
         before, after, staged = self._workspace.tree(old), self._workspace.tree(new), self._workspace.staged()
         changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
         seen = {path: self._written(path) for path in changed}
-        theirs = [path for path in changed if not self.holds(path, before.get(path), after.get(path))]
+        kept = {self._workspace.in_repository(path) for path in keep}
+        theirs = [path for path in changed if path in kept or not self.holds(path, before.get(path), after.get(path))]
         entries = [path for path in changed if staged.get(path) in (before.get(path), after.get(path))]
         with tempfile.TemporaryDirectory(dir=self._git.folder, prefix="autoresearch-") as scratch:
             parts = {

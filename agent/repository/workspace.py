@@ -20,6 +20,7 @@ from agent.repository.git import LITERAL, Git
 from agent.repository.harness import HarnessFiles
 from agent.source.encoding import decoded, encoded
 from agent.system.memory import remember
+from agent.system.names import PLAYBOOK
 
 MOST_TREES, MOST_BLOBS, LARGEST_REMEMBERED = 8, 64, 2**16
 SUBMODULE = "160000"
@@ -147,8 +148,8 @@ class Workspace:
             return _read(paths[0])
 
     def diff(self, old: str, new: str) -> str:
-        """Return the unified diff of the workspace between two commits, without the results file."""
-        return self.git.run("diff", *PLAIN, old, new, "--", *self._without_results(), env={LITERAL: "0"})
+        """Return the unified diff of the workspace between two commits, without the program's own records."""
+        return self.git.run("diff", *PLAIN, old, new, "--", *self._without_records(), env={LITERAL: "0"})
 
     def changes(self, commits: Sequence[str]) -> dict[str, str]:
         """Return commit -> its diff to its parent, as `diff` writes it, for those of `commits` that exist.
@@ -158,16 +159,29 @@ class Workspace:
         found: dict[str, str] = {}
         for start in range(0, len(commits), MOST_DIFFS):
             asked = "".join(f"{commit}\n" for commit in commits[start : start + MOST_DIFFS]).encode()
-            args = ["diff-tree", "--stdin", "-r", "-p", *PLAIN, "--", *self._without_results()]
+            args = ["diff-tree", "--stdin", "-r", "-p", *PLAIN, "--", *self._without_records()]
             # Each diff follows a line with its commit. No line of a diff consists of a hash alone.
             parts = HASH_LINE.split(os.fsdecode(self.git.fed(args, asked, {LITERAL: "0"})))
             found |= dict(zip(parts[1::2], parts[2::2], strict=True))
         return found
 
-    def _without_results(self) -> tuple[str, str]:
-        """Return the paths of git for the workspace without the results file."""
-        results = f":(top,exclude,literal){self.in_repository(self.protocol.provenance.results_log.path)}"
-        return f":(top,literal){'' if self.prefix == '.' else self.prefix}", results
+    def _without_records(self) -> tuple[str, ...]:
+        """Return the paths of git for the workspace without the program's own records."""
+        own = (f":(top,exclude,literal){self.in_repository(path)}" for path in self.records)
+        return f":(top,literal){'' if self.prefix == '.' else self.prefix}", *own
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The files that the program commits itself: the results, and the playbook unless candidates may change it."""
+        results = self.protocol.provenance.results_log.path
+        may_change = self.protocol.mutable_surface.allows(PLAYBOOK)
+        return (results,) if may_change or results == PLAYBOOK else (results, PLAYBOOK)
+
+    def playbook(self, commit: str) -> bytes | None:
+        """Return the playbook in `commit`; None if it has none that a session may add to."""
+        mode, _ = self.tree(commit).get(self.in_repository(PLAYBOOK), ("", ""))
+        own = PLAYBOOK in self.records and not self._harness.holds(commit, PLAYBOOK)
+        return self.content(commit, PLAYBOOK) if own and mode.startswith("100") else None
 
     def export(self, folder: Path, commit: str | None = None) -> Path:
         """Write every file of a commit below `folder` and return the path of the workspace in it.
@@ -231,8 +245,11 @@ class Workspace:
             raise Violation(f"the proposal {refusal}")
         return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
 
-    def commit_files(self, parent: str, files: Mapping[str, str], message: str) -> str:
+    def commit_files(self, parent: str, files: Mapping[str, str], message: str, playbook: bytes | None = None) -> str:
         """Commit mutable files on top of `parent` in the name of the user. No ref keeps the commit yet.
+
+        Args:
+            playbook: the new content of the playbook; None if it does not change.
 
         Raises:
             PreconditionError: a file may not change there, or git does not know the user's name.
@@ -244,7 +261,12 @@ class Workspace:
                 "git does not know your name and address, which the commit needs",
                 hint="set them with `git config user.name NAME` and `git config user.email ADDRESS`",
             )
-        return self._commit_on(parent, {path: encoded(path, text) for path, text in files.items()}, message)
+        contents = {path: encoded(path, text) for path, text in files.items()}
+        return self._commit_on(parent, contents if playbook is None else {**contents, PLAYBOOK: playbook}, message)
+
+    def commit_playbook(self, parent: str, content: bytes, message: str) -> str:
+        """Commit the playbook on top of `parent` without moving the branch, as `commit_results` does the results."""
+        return self._commit_on(parent, {PLAYBOOK: content}, message)
 
     def commit_results(self, parent: str, text: str, message: str) -> str:
         """Commit the results on top of `parent` without moving the branch; `Checkout.advance` does that."""

@@ -11,6 +11,7 @@ from agent.execution.fingerprint import snapshot
 from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
 from agent.journal.experiment import Experiment, Value
+from agent.playbook.entries import read_book
 from agent.proposers.base import Context, Flying, WorkspaceView
 from agent.proposers.earlier import Earlier
 from agent.protocol.models import Protocol
@@ -37,7 +38,7 @@ def context_of(
     earlier: tuple[Earlier, ...] = (),
     flight: tuple[Flying, ...] = (),
 ) -> Context:
-    """Return the context for experiment `number`. Reads program.md now, so that edits affect the next experiment.
+    """Return the context for experiment `number`. Reads program.md and playbook.md now, so that edits affect the next.
 
     Many parameters because it combines data of a session, a journal and a run, which no other object combines.
 
@@ -80,6 +81,7 @@ def context_of(
         folder=folder,
         earlier=earlier,
         flight=flight,
+        playbook=read_book(workspace.folder).entries,
     )
 
 

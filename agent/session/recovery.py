@@ -24,6 +24,7 @@ from agent.repository.edit import own_commits
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.session.context import known_constants
 from agent.system.invocation import typed
+from agent.system.names import PLAYBOOK
 
 
 def require_usable(protocol: Protocol, folder: Path) -> None:
@@ -70,7 +71,7 @@ def require_startable(
         UsageError: a search comment is malformed.
     """
     protocol = workspace.protocol
-    head = _require_clear(workspace, branch, tag, switch=switch)
+    head = _require_clear(workspace, branch, tag, start, switch=switch)
     if start is not None:
         _require_own_results(workspace, start)
     files = workspace.files(start or head)
@@ -79,8 +80,8 @@ def require_startable(
     tunable_parameters(files, known_constants(protocol))
 
 
-def _require_clear(workspace: Workspace, branch: str, tag: str, *, switch: bool) -> str:
-    """Return HEAD.
+def _require_clear(workspace: Workspace, branch: str, tag: str, start: str | None, *, switch: bool) -> str:
+    """Return HEAD. Uncommitted changes of the playbook are not in the way, if git takes them along to `start`.
 
     Raises:
         PreconditionError: the user's branches, changes or files are in the way of a new session.
@@ -91,9 +92,9 @@ def _require_clear(workspace: Workspace, branch: str, tag: str, *, switch: bool)
         ref for number, edit in waiting.items() if workspace.resolve(ref := candidate_ref(tag, number)) == edit.commit
     }
     checkout.require_free(branch, f"refs/autoresearch/{tag}", own)
-    if switch:
-        checkout.require_clean()
     head = workspace.head
+    if switch:
+        checkout.require_clean(but=checkout.carried(start or head))
     _require_own_results(workspace, head)
     return head
 
@@ -156,7 +157,7 @@ def create(
     """
     checkout = Checkout(workspace)
     # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
-    head = _require_clear(workspace, about["branch"], about["tag"], switch=switch)
+    head = _require_clear(workspace, about["branch"], about["tag"], start, switch=switch)
     base = start or head
     journal.append("session", **about, base=base, left=checkout.branch, pid=os.getpid())
     checkout.start_branch(about["branch"], base, switch=switch)
@@ -221,13 +222,15 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     checkout.sweep()
     if checkout.branch == branch:
         if state.previous and state.previous != state.head:
-            checkout.advance(branch, state.head, state.previous)  # if it was interrupted between its renames
+            # If it was interrupted between its renames. Once the branch has moved, a playbook without the entries that
+            # the session has added is an edit of the user's.
+            checkout.advance(branch, state.head, state.previous, (PLAYBOOK,) if at == state.head else ())
         files, commits = _left_half_done(journal, workspace)
         own = files if switch else [workspace.protocol.provenance.results_log.path]
         done += [f"restored {name}, which was partly written" for name in checkout.heal(own, commits)]
     elif switch:
         held, commits = _held_elsewhere(journal, workspace)
-        checkout.require_clean(but=held)
+        checkout.require_clean(but=[*held, *checkout.carried(state.head)])
         if held:
             checkout.put_back(held, commits, workspace.head)
             where = checkout.branch or "the detached HEAD"
@@ -239,7 +242,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         checkout.advance(branch, state.head, at or state.head)
     done += settle(journal, workspace, edits.unsettled(journal.path))
     if switch:
-        checkout.require_clean(notes=False)  # the user may edit program.md at any time
+        checkout.require_clean(notes=False)  # the user may edit program.md and playbook.md at any time
     tag = state.session["tag"]
     for experiment in state.experiments[1:]:
         ref = candidate_ref(tag, experiment.number)

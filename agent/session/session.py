@@ -410,7 +410,8 @@ class Session:
         if not goes_on(self._limits, self.state, time.monotonic() - self._began, left):
             return
         if ahead.wants(self.context(number, self._incumbent)):
-            flying = Flying(number - 1, pending.description, pending.parameters, pending.digest, pending.files)
+            about = (pending.description, pending.parameters, pending.digest, pending.files)
+            flying = Flying(number - 1, *about, playbook=pending.playbook)
             ahead.begin(self.context(number, self._incumbent, flight=(flying,), ahead=True))
 
     def context(

@@ -57,11 +57,11 @@ def require_prepared(workspace: Path, base: str) -> None:
     Changes of mutable files do not count, since every kept candidate makes some.
     """
     found = Workspace(workspace, load_protocol(workspace))
-    results = found.in_repository(found.protocol.provenance.results_log.path)
+    records = {found.in_repository(path) for path in found.records}
     sha = hashlib.sha256()
     for path, (mode, blob) in sorted(found.tree(base).items()):
         inside = found.inside(path)
-        if path != results and not (inside and found.may_change(base, inside)):
+        if path not in records and not (inside and found.may_change(base, inside)):
             sha.update(f"{path}\0{mode} {blob}\n".encode(errors="surrogateescape"))
     mark = state_folder(workspace) / MARK
     with contextlib.suppress(OSError):

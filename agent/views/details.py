@@ -22,8 +22,11 @@ def show_lines(data: dict[str, Any]) -> list[str | Text]:
         f", commit {data['commit'][:12]}" if data["commit"] else ""
     )
     lines: list[str | Text] = [head, by, ""]
-    if data["reasoning"]:
-        lines += [_title("why"), *_indented(data["reasoning"]), ""]
+    why = [data["reasoning"]] if data["reasoning"] else []
+    if data["playbook"] and data["playbook"] not in data["reasoning"]:
+        why.append(f"entry of the playbook: {data['playbook']}")
+    if why:
+        lines += [_title("why"), *_indented("\n".join(why)), ""]
     lines += [_title("effect"), *_indented("\n".join(_effect(data))), ""]
     lines += [_title("verdict"), *_indented("\n".join(_verdict(data))), ""]
     if data["runs"]:

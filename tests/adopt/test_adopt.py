@@ -19,6 +19,7 @@ import pytest
 
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
+from tests.common.processes import deadly_git
 from tests.common.sessions import assert_consistent, keep_in_turn
 from tests.common.workspaces import ROOT, Cli, commit_all, git
 
@@ -269,22 +270,3 @@ def test_kill_leaves_the_branch_before_or_after(night: Path, cli: Cli) -> None:
             break
         killed += 1
     assert killed > 5
-
-
-def deadly_git(folder: Path, step: int) -> Path:
-    """Make a git that kills its caller at the call `step` of those that write, before or after the call in turn."""
-    folder.mkdir()
-    writing = "hash-object|read-tree|update-index|write-tree|commit-tree|update-ref|cat-file"
-    real, kill = shutil.which("git"), "kill -9 $PPID"
-    last = f"{kill}; exit 1" if step % 2 else f'{real} "$@"; {kill}; exit 1'
-    (folder / "git").write_text(
-        f"""#!/bin/sh
-for word in "$@"; do case "$word" in {writing})
-  echo . >> {folder}/count
-  if [ $(wc -l < {folder}/count) -eq {step} ]; then {last}; fi
-  break;; esac; done
-exec {real} "$@"
-"""
-    )
-    (folder / "git").chmod(0o755)
-    return folder

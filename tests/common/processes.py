@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -50,3 +51,22 @@ def survivors(folder: Path) -> list[int]:
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def deadly_git(folder: Path, step: int) -> Path:
+    """Make a git that kills its caller at the call `step` of those that write, before or after the call in turn."""
+    folder.mkdir()
+    writing = "hash-object|read-tree|update-index|write-tree|commit-tree|update-ref|cat-file"
+    real, kill = shutil.which("git"), "kill -9 $PPID"
+    last = f"{kill}; exit 1" if step % 2 else f'{real} "$@"; {kill}; exit 1'
+    (folder / "git").write_text(
+        f"""#!/bin/sh
+for word in "$@"; do case "$word" in {writing})
+  echo . >> {folder}/count
+  if [ $(wc -l < {folder}/count) -eq {step} ]; then {last}; fi
+  break;; esac; done
+exec {real} "$@"
+"""
+    )
+    (folder / "git").chmod(0o755)
+    return folder

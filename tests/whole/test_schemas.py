@@ -35,7 +35,7 @@ from tests.common.model_server import model_server, reply
 from tests.common.proposals import NOTES, edit
 from tests.common.tries import BETTER, WORSE
 from tests.common.tries import edit as edit_by_hand
-from tests.common.workspaces import ROOT, commit_all, made_once, make_quick, repository, set_protocol
+from tests.common.workspaces import ROOT, commit_all, git, made_once, make_quick, repository, set_protocol
 
 EARLIER = ROOT / "tests" / "data" / "version-0.1.0" / "state"
 RATE, PRINTS = "RATE = 0.1  # search: 0.001..10 log", 'print("---")'
@@ -49,6 +49,7 @@ if ROWS != 64 and DEVICE_BATCH_SIZE > 16:
 print(f"val_bpb: {1 + ROWS / 100:.6f}")
 """
 STARTED = re.compile(r'^{"event": "started", .*"number": 1, .*}\n', re.MULTILINE)
+BOOK = {"Deeper": "DEPTH up", "Has it": "RATE 0.1"}
 BENCH = "SIZE = 8\n\nif __name__ == '__main__':\n    print(f'latency_ms: {abs(SIZE - 50) / 10:.3f}')\n"
 
 
@@ -274,6 +275,23 @@ def edited(folder: Path, seen: Seen) -> None:
     seen.json("show", folder, "show", "2")
 
 
+def guided(folder: Path, seen: Seen) -> None:
+    """A session with a playbook, which the next one learns from."""
+    make_quick(folder)
+    entries = "".join(f"## {name}\n- what: x\n- turns: {turns}\n" for name, turns in BOOK.items())
+    (folder / "playbook.md").write_text(f"# Playbook\n\n{entries}## Odd\n- turns: up\n")
+    commands = ("add", "playbook.md"), ("commit", "--quiet", "-m", "playbook")
+    for command in commands:
+        git(folder, *command)
+    seen.json("playbook", folder, "playbook")
+    run(folder, "--max-experiments", "2", "--confirm")
+    for flags in ([], ["--add", "t"], ["--add", "missing"]):
+        seen.json("playbook", folder, "playbook", *flags)
+    git(folder, "checkout", "--quiet", "main")
+    run(folder, "--max-experiments", "1", tag="u")
+    seen.json("playbook", folder, "playbook")
+
+
 def drafted(folder: Path, seen: Seen) -> None:
     repository(folder, {"bench.py": BENCH, "README.md": "# Bench\n\n    python bench.py\n"})
     flags = ("--command", f"{sys.executable} bench.py", "--metric", "latency_ms", "--direction", "minimize")
@@ -282,7 +300,7 @@ def drafted(folder: Path, seen: Seen) -> None:
 
 
 SESSIONS: list[Callable[[Path, Seen], None]] = [
-    *(ordinary, failing, consulted, ahead, agents, faulted, stopped, edited, drafted),
+    *(ordinary, failing, consulted, ahead, agents, faulted, stopped, edited, guided, drafted),
 ]
 
 

@@ -46,7 +46,7 @@ def adopt(
 
     Makes one commit, whose message names the changes, the gain with its interval, the runs, the machine and the data.
     If your branch has moved on, constants are merged by value and the rest as text; a conflict changes nothing.
-    results.tsv stays on the session's branch.
+    results.tsv stays on the session's branch. What the session found is added to your playbook.md, if you have one.
 
     The gain must be confirmed by `confirm`. Your checkout follows if it is on that branch; it must have no uncommitted
     changes.

@@ -20,6 +20,7 @@ from agent.proposers.agent.presets import check_available, confines_itself, own_
 from agent.proposers.agent.worktree import NOTES, PROMPT, Changes, changes_in, make_worktree, without_secrets
 from agent.proposers.answer import NOTES_FORMAT, parse_notes, summary_of_change
 from agent.proposers.base import Context, NoProposal, Unavailable
+from agent.proposers.ideas import cited
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, why_invalid
 from agent.room.room import Furniture, furnish, make_parts
@@ -140,6 +141,7 @@ class CommandProposer:
             reasoning=f"{said.hypothesis}{_lost(changes.dropped)}".removeprefix("; "),
             parameters=tunable_parameters({**context.files, **changes.files}, context.constants),
             expected=said.expected,
+            playbook=cited(context, said.playbook),
         )
 
     def _attempt(self, context: Context, prompt: str, draft: Mapping[str, str], name: str) -> Attempt:

@@ -12,6 +12,7 @@ from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import APPEND
 from agent.proposers.answer import parse_notes, summary_of_change
 from agent.proposers.base import Context, NoProposal, Unavailable
+from agent.proposers.ideas import cited
 from agent.proposers.model import blocks
 from agent.proposers.model.blocks import UnusableEdit
 from agent.proposers.model.cost import SpendingCap
@@ -143,6 +144,7 @@ class LLMProposer:
             reasoning=said.hypothesis,
             parameters=tunable_parameters(whole, context.constants),
             expected=said.expected,
+            playbook=cited(context, said.playbook),
         )
 
 

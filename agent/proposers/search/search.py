@@ -21,7 +21,7 @@ from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.earlier import Earlier
-from agent.proposers.search import parallel, transfer
+from agent.proposers.search import parallel, transfer, turns
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Dimension, Space, space_of, why_nothing
 
@@ -99,6 +99,7 @@ class SearchProposer:
         failed = transfer.failed(space, earlier)
         for values, why in chain(
             _kept_elsewhere(space, context, earlier),
+            turns.of_playbook(space, context),
             _until_it_fails(_expected(space, context, earlier, rng)),
             _steps(space, context, rng),
         ):
@@ -106,7 +107,7 @@ class SearchProposer:
             if tuple(whole[dimension.key] for dimension in space.dimensions) in failed:
                 continue
             if texts and digest({**context.files, **texts}) not in seen and not space.refuses(values):
-                return Proposal(texts, _describe(space, values), why, whole)
+                return Proposal(texts, _describe(space, values), why, whole, playbook=turns.title_of(why))
         raise Exhausted(
             f"the search found no new candidate in {2 * ATTEMPTS} draws; widen the ranges, or start another session "
             "with --tag"
