@@ -43,6 +43,7 @@ from agent.session.baseline import log_path, measure_baseline
 from agent.session.confirm import require_no_evaluator
 from agent.session.context import known_constants
 from agent.session.faults import repeat
+from agent.session.ladder import require_top
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
@@ -65,6 +66,7 @@ class ExecutionConfig:
         setup: run the setup commands of the protocol if they are due.
         prune: stop runs early that cannot win.
         allow_untraced: accept models that cannot be traced.
+        ladder: the training budgets of the rungs, the full one last; None for no screens.
     """
 
     training_seconds: float | None = None
@@ -73,6 +75,7 @@ class ExecutionConfig:
     keep_awake: bool = True
     prune: bool = True
     allow_untraced: bool = False
+    ladder: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
     ):
         journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier, _on_start(started)])
         runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
+        require_top(execution.ladder, runner.training_seconds)
         new = journal.state.session is None
         start = recovery.start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
@@ -253,6 +257,7 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
         flags=config.kept,
         start=(config.start, start) if config.start and start else None,
         learn=not config.fresh,
+        rung=config.execution.ladder[0] if config.execution.ladder else None,
     )
 
 
@@ -364,7 +369,8 @@ def _plan(session: Session, first: str | None, at: str) -> str:
             f"would {start} on branch {session.branch}" + (f", at the best of session {first}" if first else ""),
             f"would run `{runner.protocol.execution.command}` in a new copy of each candidate, for at most "
             f"{duration(runner.limit)}"
-            + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else ""),
+            + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else "")
+            + (f", after a screen with {duration(session.rung)}" if session.rung else ""),
             f"would change {', '.join(runner.workspace.files(at))} and write "
             f"{runner.protocol.provenance.results_log.path}",
             runner.sandbox.says,

@@ -32,6 +32,11 @@ def event_lines(event: Event, state: State) -> list[str]:
         case "started":
             assert state.pending is not None
             what = state.pending.description
+            if "rung" in data:
+                whose = f" of incumbent #{data['of']}" if "of" in data else ""
+                return [
+                    f"#{data['number']} screen{whose} at {data['rung']:g} s, about {duration(data['expected'])}: {what}"
+                ]
             again = f", run {data['run']}" if data["run"] > 1 else ""
             if "of" in data:
                 again, what = "", f"repeat of incumbent #{data['of']} for comparison"
@@ -40,6 +45,11 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [f"#{data['number']} repeat of incumbent #{data['of']}: {_result(data)}"]
         case "measured" if data["number"] and data["error"] is None and data["run"] > 1 and not data.get("station"):
             return [f"#{data['number']} run {data['run']}: {_result(data)}"]
+        case "screened" if "of" in data:
+            return [f"#{data['number']} screen of incumbent #{data['of']} at {data['rung']:g} s: {_result(data)}"]
+        case "screened" if data["then"] != "discard":  # a discard has its row
+            goes = "as a control" if data["then"] == "control" else "to the full rung"
+            return [f"#{data['number']} screen at {data['rung']:g} s: {_result(data)}, goes on {goes}"]
         case "running":
             return [f"{_side(state, data)} running, run {data['run']}, about {duration(data['expected'])}"]
         case "compared":
