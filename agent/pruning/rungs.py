@@ -11,10 +11,10 @@ hyperbolic sine of gain / UNIT turns both into one spread (Durbin et al., "A var
 gene-expression microarray data", Bioinformatics 18, 2002), so one wreck does not weigh more than all the others.
 
 Edits differ in how well a short training forecasts them. A good rate stays good, but a smaller batch or model makes
-more steps, which pays most in a short training. So each kind of edit has pairs and a line of its own. Edits of rates
-begin with a prior, which counts as PRIOR pairs. All others are only discarded once their own pairs agree at both rungs:
-Kendall's tau (M. G. Kendall, "A new measure of rank correlation", Biometrika 30, 1938) is positive, with a probability
-below AGREEMENT if leads said nothing about gains.
+more steps, which pays most in a short training. So each kind of edit has pairs and a line of its own, with a prior that
+counts as PRIOR pairs. Edits of rates are discarded by the prior alone; all others only once their own pairs agree at
+both rungs: Kendall's tau (M. G. Kendall, "A new measure of rank correlation", Biometrika 30, 1938) is positive, with a
+probability below AGREEMENT if leads said nothing about gains.
 
 Related work: successive halving (Jamieson, Talwalkar, AISTATS 2016) and Hyperband (Li et al., JMLR 18, 2018) promote a
 fixed share of the candidates of each rung, which loses wins where the ranks differ between rungs. This rule discards by
@@ -37,21 +37,20 @@ from agent.journal.experiment import Direction, Experiment
 from agent.journal.state import gain
 from agent.source.diff import CODE, kinds, same_work
 
-CHANCE = 0.01  # probability of a keep below which a candidate is discarded at the short rung
+CHANCE = 0.015  # probability of a keep below which a candidate is discarded at the short rung
 NEEDED = 1.7  # gain of a keep in noises of one run: half of the gains of this size are kept
 LEAST = 8  # pairs of a kind without a prior, before any of it is discarded
 AGREEMENT = 0.01  # probability of the rank agreement of pairs that do not agree, at most
 FIRST_CONTROLS, CONTROL = 1, 0.05  # of each kind so many candidates to be discarded go on, and then this share
-PROBED = 0.5  # share of the candidates of a kind that is not open yet that are screened to make pairs
 TRIAL, PAYS = 16, 0.25  # of the latest candidates of a kind, this share must be discarded to pay for the screens
 MOST_SCREENED = 200  # latest candidates of a kind to learn from
 
 RATES, OTHER = "rates", "other"
+WORST_FIRST = (CODE, "size", "batch", "schedule", OTHER)
 UNIT = 4.0  # in noises of one run: gains far above count by their logarithm
-PRIOR, PRIOR_ERROR = 5.0, 0.4  # pairs that the prior of RATES counts as, and the standard deviation of their residuals
+PRIOR, PRIOR_ERROR = 5.0, 0.4  # pairs on a line of slope 1 that the prior counts as, and their residuals
 LEAST_ERROR = 0.2  # standard deviation of residuals at least, whatever the pairs
 MOST_FREEDOM = 20.0  # degrees of freedom at most: real residuals have heavy tails
-RIDGE = 1e-3
 
 Pair = tuple[float, float]
 
@@ -96,9 +95,8 @@ def kind_of(changed: Collection[str]) -> str:
     Args:
         changed: what it changes, as returned by `source.diff.changed`.
     """
-    found = kinds(changed)
-    first = next((kind for kind in (CODE, "size", "batch", "schedule") if kind in found), None)
-    return first or (RATES if same_work(changed) else OTHER)
+    found = {_kind_of_one(name) for name in changed}
+    return next((kind for kind in WORST_FIRST if kind in found), RATES)
 
 
 def screened_of(experiments: Iterable[Experiment], rung: float, direction: Direction) -> list[Screened]:
@@ -128,9 +126,8 @@ def is_worth_a_screen(kind: str, screened: Sequence[Screened], seed: int, number
     After TRIAL candidates, a kind must pay for its screens. Otherwise few more are made.
     """
     latest = _of(kind, screened)[-TRIAL:]
-    if len(latest) == TRIAL and sum(each.stopped for each in latest) < PAYS * TRIAL:
-        return _drawn("pair", seed, number, CONTROL)
-    return is_open(kind, screened) or _drawn("pair", seed, number, PROBED)
+    pays = len(latest) < TRIAL or sum(each.stopped for each in latest) >= PAYS * TRIAL
+    return pays or _drawn("pair", seed, number, CONTROL)
 
 
 def forecast(kind: str, lead: float, screened: Sequence[Screened], noise: float) -> Forecast | None:
@@ -140,15 +137,14 @@ def forecast(kind: str, lead: float, screened: Sequence[Screened], noise: float)
         lead: of the candidate; positive is better.
         noise: standard deviation of one run at the full rung; positive.
     """
-    prior = PRIOR if kind == RATES else 0.0
     unit = UNIT * noise
     pairs = [(math.asinh(x / unit), math.asinh(y / unit)) for x, y in _pairs(kind, screened)]
-    freedom = prior + len(pairs) - 1
-    if freedom <= 0:
+    if not pairs and kind != RATES:
         return None
-    squares = sum(x * x for x, _ in pairs) + prior + RIDGE
-    slope = (sum(x * y for x, y in pairs) + prior) / squares
-    rest = sum((y - slope * x) ** 2 for x, y in pairs) + prior * PRIOR_ERROR**2
+    squares = sum(x * x for x, _ in pairs) + PRIOR
+    slope = (sum(x * y for x, y in pairs) + PRIOR) / squares
+    rest = sum((y - slope * x) ** 2 for x, y in pairs) + PRIOR * PRIOR_ERROR**2
+    freedom = PRIOR + len(pairs) - 1
     here = math.asinh(lead / unit)
     error = math.sqrt(max(rest / freedom, LEAST_ERROR**2) * (1 + here * here / squares))
     chance = cdf((slope * here - math.asinh(NEEDED / UNIT)) / error, min(freedom, MOST_FREEDOM))
@@ -183,6 +179,13 @@ def agreement(pairs: Sequence[Pair]) -> float:
     variance = n * (n - 1) * (2 * n + 5) / 18
     # Scores differ by two, so one is the correction for continuity.
     return 1 - statistics.NormalDist().cdf((score - 1) / math.sqrt(variance))
+
+
+def _kind_of_one(name: str) -> str:
+    """Return the kind of an edit of one constant. WARMDOWN_RATIO is a schedule, although RATIO alone is a size."""
+    found = kinds({name})
+    first = next((kind for kind in (CODE, "schedule", "batch", "size") if kind in found), None)
+    return first or (RATES if same_work({name}) else OTHER)
 
 
 def _gain(each: Experiment, incumbent: Experiment, direction: Direction) -> float | None:

@@ -28,8 +28,14 @@ from agent.session.runs import Runs
 from agent.source.diff import same_work
 
 LEAST_SLACK = 120.0  # seconds of the hard limit beyond the training: starting and evaluating do not get shorter
-# Screens of an incumbent: first so many, then one more after every AGE candidates up to MOST.
-FIRST, AGE, MOST = 2, 8, 3
+# Screens of an incumbent: one, then one more after every AGE candidates up to MOST. The baseline gets one more at once,
+# which shows the noise.
+AGE, MOST = 6, 3
+
+
+def wanted(age: int, *, baseline: bool) -> int:
+    """Return how many screens an incumbent needs after `age` screened candidates."""
+    return min(MOST, 1 + baseline + age // AGE)
 
 
 class Screens:
@@ -102,7 +108,7 @@ class Screens:
             if keeps_failing(runs):
                 self._say(f"#{incumbent.number} keeps failing when trained for {self._rung:g} s: no more screens of it")
                 return False
-            if len(succeeded(runs)) >= min(MOST, FIRST + self._age(incumbent) // AGE):
+            if len(succeeded(runs)) >= wanted(self._age(incumbent), baseline=incumbent.number == 0):
                 return True
             count = len(runs) + 1
             run = self._run(incumbent.commit, f"incumbent-screen-{count}.log", count, incumbent)
@@ -160,7 +166,8 @@ class Screens:
             scale: typical size of the metric.
         """
         groups = [metrics(self._of(each.number)) for each in self._journal.state.experiments]
-        return pooled([group for group in groups if len(group) > 1], scale).sd
+        known = [group for group in groups if len(group) > 1]
+        return pooled(known, scale).sd if known else 0.0
 
     def _age(self, incumbent: Experiment) -> int:
         return sum(bool(each.screens) for each in self._journal.state.experiments[incumbent.number + 1 :])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,45 +11,13 @@ from agent.decision.estimate import estimate
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
 from agent.journal.state import State, replay
+from agent.pruning import rungs
 from agent.pruning.rungs import screened_of
+from benchmarks.ladder import recorded
+from tests.common.ladders import LADDER, TRAIN, flags_of
 from tests.common.processes import gone, start, wait_for
 from tests.common.sessions import assert_consistent, events, journal, rows
 from tests.common.workspaces import Cli, commit_all, git
-
-# The metric depends on the constants and the training budget, and has a noise of 0.002. CRASH_LR and HANG_LR say what
-# happens to a screen.
-TRAIN = '''"""Trains for no time."""
-
-import os
-import random
-import time
-
-RATE = 0.4  # search: off
-BATCH_SIZE = 8  # search: off
-CRASH_LR = 0  # search: off
-HANG_LR = 0  # search: off
-
-seconds = float(os.environ.get("AUTORESEARCH_TRAINING_SECONDS", 300))
-if __name__ == "__main__":
-    if CRASH_LR and seconds < 300:
-        raise SystemExit("no such rate")
-    if HANG_LR and seconds < 300:
-        time.sleep(HANG_LR)
-    loss = 1.0 + 0.05 * (RATE - 3.0) ** 2 + 30 / seconds + 0.01 * BATCH_SIZE
-    print(f"trained for {seconds:g} s")
-    print(f"val_bpb:          {loss + random.gauss(0, 0.002):.6f}")
-    print("num_steps:        40")
-'''
-# Makes the next of its arguments: RATE=20 sets RATE.
-AGENT = """
-import pathlib, re, sys
-number = int(re.findall(r"experiments so far: (\\d+)", pathlib.Path(sys.argv[1]).read_text())[0])
-train = pathlib.Path("train.py")
-for change in sys.argv[2 + number].split(","):
-    name, value = change.split("=")
-    train.write_text(re.sub(rf"(?m)^{name} = \\S+", f"{name} = {value}", train.read_text()))
-"""
-LADDER = ("--ladder", "60,300")
 
 
 @pytest.fixture
@@ -58,14 +25,6 @@ def noisy(quick: Path) -> Path:
     (quick / "train.py").write_text(TRAIN)
     commit_all(quick, "a recipe with a noise")
     return quick
-
-
-def flags_of(folder: Path, edits: tuple[str, ...]) -> list[str]:
-    agent = folder.parent / "agent.py"
-    agent.write_text(AGENT)
-    command = f"{sys.executable} {agent} {{prompt_file}} {' '.join(edits)}"
-    limits = ["--max-experiments", str(len(edits))]
-    return [*limits, "--proposer", "command", "--agent-cmd", command, "--sandbox", "off", "--no-keep-awake"]
 
 
 def run(cli: Cli, folder: Path, edits: tuple[str, ...], *more: str, tag: str = "t") -> str:
@@ -106,7 +65,7 @@ def test_a_bad_rate_is_screened_out_and_the_rest_is_judged_at_the_full_rung(nois
     assert all("trained for 60 s" in Path(s.run.log).read_text() for e in state.experiments for s in e.screens)
     # Each incumbent has its own value at the short rung.
     assert len(state.experiments[0].heldout_screens) == 2
-    assert len(kept.heldout_screens) == 2
+    assert len(kept.heldout_screens) == 1
     assert rows(noisy)[2]["description"].endswith("(screened out at 60 s)")
     assert rows(noisy)[2]["status"] == "discard"
     assert "#2 discard (screened out at 60 s) -" in said
@@ -200,3 +159,17 @@ def test_ladder_off_ends_the_screens_of_a_session(noisy: Path, cli: Cli) -> None
     said = run(cli, noisy, ("RATE=40", "RATE=50"), "--ladder", "off")
     assert "--ladder is now off; it was 60,300" in said
     assert len(events(noisy, "screened")) == count
+
+
+def test_a_recorded_session_is_replayed_by_the_benchmark(
+    noisy: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rungs, "CONTROL", 1.0)  # as its --record does: everything goes on
+    run(cli, noisy, ("RATE=40", "RATE=3.0", "RATE=50", "RATE=60"), *LADDER)
+    state = state_of(noisy)
+    assert [each.screens[-1].then for each in state.experiments[1:]] == ["control", "on", "control", "control"]
+    monkeypatch.undo()
+    tally = recorded(journal_path(noisy, "t").parent, [])
+    # The first control is one under the rule as well.
+    assert (tally.tried, tally.screened, tally.out, tally.wins, tally.lost) == (4, 4, 2, 1, 0)
+    assert tally.plain > 0
