@@ -36,9 +36,8 @@ from agent.errors import AutoresearchError
 from agent.journal.experiment import Run
 from agent.journal.journal import read
 from agent.journal.state import replay
-from agent.pruning import rungs
+from agent.pruning import rungs, screens
 from agent.pruning.rungs import Screened, discards, forecast, is_control, is_worth_a_screen, screened_of
-from agent.session import screens
 from benchmarks import synthetic_curves, verdict
 from benchmarks.pruning import began, find
 

@@ -34,6 +34,7 @@ from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
 from agent.protocol.models import Protocol
+from agent.pruning.ladder import require_top
 from agent.report.summary import summarize
 from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
@@ -43,7 +44,6 @@ from agent.session.baseline import log_path, measure_baseline
 from agent.session.confirm import require_no_evaluator
 from agent.session.context import known_constants
 from agent.session.faults import repeat
-from agent.session.ladder import require_top
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts

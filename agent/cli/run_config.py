@@ -173,7 +173,7 @@ def _ladder(held: Mapping[str, Any]) -> tuple[float, ...] | None:
     Raises:
         UsageError: they are invalid, or another flag leaves nothing to screen.
     """
-    from agent.session.ladder import rungs_of
+    from agent.pruning.ladder import rungs_of
 
     rungs = rungs_of(held["ladder"]) if held["ladder"] is not None else None
     if rungs and (held["stations"] is not None or held["scheduler"] is not None):

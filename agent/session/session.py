@@ -25,6 +25,7 @@ from agent.proposers.base import Context, Exhausted, Flying, Proposer
 from agent.proposers.earlier import Earlier
 from agent.proposers.edit import proposal_of
 from agent.proposers.search.space import tunable_parameters
+from agent.pruning.screens import Screens
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.session import recovery
@@ -33,7 +34,6 @@ from agent.session.confirm import RUNS
 from agent.session.context import context_of, known_constants
 from agent.session.retries import is_own_mistake, owed, smaller_candidate
 from agent.session.runs import Runs
-from agent.session.screens import Screens
 from agent.session.signals import Interrupts
 from agent.session.workbench import Workbench
 from agent.system.files import last_lines

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 from agent.decision.estimate import estimate
 from agent.decision.noise import noise_of, pooled
@@ -24,7 +26,6 @@ from agent.journal.paths import experiment_folder
 from agent.journal.state import EDIT, Pending, State, gain
 from agent.pruning import rungs
 from agent.pruning.rungs import Forecast, Screened
-from agent.session.runs import Runs
 from agent.source.diff import same_work
 
 LEAST_SLACK = 120.0  # seconds of the hard limit beyond the training: starting and evaluating do not get shorter
@@ -36,6 +37,19 @@ AGE, MOST = 6, 3
 def wanted(age: int, *, baseline: bool) -> int:
     """Return how many screens an incumbent needs after `age` screened candidates."""
     return min(MOST, 1 + baseline + age // AGE)
+
+
+class Runs(Protocol):
+    """What screens need of `agent.session.runs.Runs`."""
+
+    @property
+    def runner(self) -> Runner: ...
+
+    def screen(self, runner: Runner, commit: str, log: Path, beside: Beside, about: Mapping[str, Any]) -> Run: ...
+
+    def edits(self, incumbent: Experiment) -> frozenset[str]: ...
+
+    def expected_seconds(self) -> float: ...
 
 
 class Screens:
