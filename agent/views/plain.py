@@ -85,7 +85,8 @@ def _start(data: Mapping[str, Any], what: str) -> str:
     """Return the line for the start of a run or screen of an experiment, described by `what`."""
     again = f", run {data['run']}" if data["run"] > 1 else ""
     if "of" in data:
-        again, what = "", f"repeat of incumbent #{data['of']} for comparison"
+        again, repeat = "", "" if "rung" in data else "repeat of "
+        what = f"{repeat}incumbent #{data['of']} for comparison"
     doing = f"screening at {data['rung']:g} s" if "rung" in data else f"running{again}"
     return f"#{data['number']} {doing}, about {duration(data['expected'])}: {what}"
 

@@ -173,3 +173,19 @@ def test_a_recorded_session_is_replayed_by_the_benchmark(
     # The first control is one under the rule as well.
     assert (tally.tried, tally.screened, tally.out, tally.wins, tally.lost) == (4, 4, 2, 1, 0)
     assert tally.plain > 0
+
+
+@pytest.mark.parametrize("kind", ["started", "screened", "judged"])
+def test_a_loop_killed_around_a_screen_goes_on_without_losing_or_doubling_it(noisy: Path, cli: Cli, kind: str) -> None:
+    flags = [*flags_of(noisy, ("RATE=40", "RATE=50", "RATE=60")), *LADDER]
+    for number in (1, 2):
+        loop = start(noisy, *flags)
+        wait_for(noisy, kind, number)
+        loop.kill()
+        loop.communicate(timeout=60)
+    done = cli(noisy, "run", "--tag", "t", *flags)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(noisy)
+    experiments = state_of(noisy).experiments
+    assert [each.rung for each in experiments] == [None, None, 60, 60]
+    assert [len(each.screens) for each in experiments] == [0, 1, 1, 1]
