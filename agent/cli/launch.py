@@ -35,6 +35,7 @@ from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.proposers.search.space import NAME_CONSTANTS, remarks_on, why_nothing
 from agent.protocol.models import Protocol
+from agent.pruning.ladder import require_top
 from agent.report.summary import summarize
 from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
@@ -66,6 +67,7 @@ class ExecutionConfig:
         setup: run the setup commands of the protocol if they are due.
         prune: stop runs early that cannot win.
         allow_untraced: accept models that cannot be traced.
+        ladder: the training budgets of the rungs, the full one last; None for no screens.
     """
 
     training_seconds: float | None = None
@@ -74,6 +76,7 @@ class ExecutionConfig:
     keep_awake: bool = True
     prune: bool = True
     allow_untraced: bool = False
+    ladder: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
     ):
         journal = Journal(journal_path(opened.workspace.folder, tag), [view, notifier, _on_start(started)])
         runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
+        require_top(execution.ladder, runner.training_seconds)
         new = journal.state.session is None
         start = recovery.start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
@@ -254,6 +258,7 @@ def session_config(config: RunConfig, protocol: Protocol, start: str | None = No
         flags=config.kept,
         start=(config.start, start) if config.start and start else None,
         learn=not config.fresh,
+        rung=config.execution.ladder[0] if config.execution.ladder else None,
     )
 
 
@@ -367,7 +372,8 @@ def _plan(session: Session, first: str | None, at: str) -> str:
             f"would {start} on branch {session.branch}" + (f", at the best of session {first}" if first else ""),
             f"would run `{runner.protocol.execution.command}` in a new copy of each candidate, for at most "
             f"{duration(runner.limit)}"
-            + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else ""),
+            + (f", with {duration(runner.training_seconds)} of training" if runner.training_seconds else "")
+            + (f", after a screen with {duration(session.rung)}" if session.rung else ""),
             f"would change {', '.join(runner.workspace.files(at))} and write "
             f"{runner.protocol.provenance.results_log.path}",
             runner.sandbox.says,

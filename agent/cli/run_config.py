@@ -49,6 +49,7 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
     "verdict": lambda value: value in ("confirm", "greedy"),
     "baseline_runs": lambda value: _whole(value) and value > 0,
     "prune": _flag,
+    "ladder": _text,
     "max_memory_gb": _positive,
     "sandbox": lambda value: value in ("auto", "off", "strict"),
     "allow_untraced": _flag,
@@ -72,6 +73,7 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
 # Each of these sets of flags is one choice: giving one of a set replaces the whole set.
 WHO = ("proposer", "model", "agent", "agent_cmd")
 WHERE = ("stations", "scheduler", "tls", "insecure")
+NO_LADDER = "leave --ladder out, or end a kept one with `--ladder off`"
 
 
 def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunConfig:
@@ -110,6 +112,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
             keep_awake=measure.keep_awake,
             prune=held["prune"],
             allow_untraced=held["allow_untraced"],
+            ladder=_ladder(held),
         ),
         decision=DecisionConfig(kind=held["verdict"], max_memory_gb=held["max_memory_gb"]),
         baseline_runs=held["baseline_runs"],
@@ -162,6 +165,25 @@ def _stations(held: Mapping[str, Any]) -> StationsConfig | None:
     if count is None and scheduler is None:
         return None
     return StationsConfig(count, scheduler, None if tls is None else Path(tls), bool(held["insecure"]))
+
+
+def _ladder(held: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Return the rungs of `--ladder`; None for none.
+
+    Raises:
+        UsageError: they are invalid, or another flag leaves nothing to screen.
+    """
+    from agent.pruning.ladder import rungs_of
+
+    rungs = rungs_of(held["ladder"]) if held["ladder"] is not None else None
+    if rungs and (held["stations"] is not None or held["scheduler"] is not None):
+        raise UsageError("--ladder screens on one machine, so it cannot be combined with stations", hint=NO_LADDER)
+    if rungs and held["verdict"] == "greedy":
+        hint = f"{NO_LADDER}, or use `--verdict confirm`"
+        raise UsageError(
+            "--ladder forecasts the verdict of repeated runs, which `--verdict greedy` does not make", hint=hint
+        )
+    return rungs
 
 
 def _limits(end: EndFlags) -> Limits:

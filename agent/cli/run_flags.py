@@ -239,6 +239,15 @@ class MeasureFlags:
             rich_help_panel=MEASURE,
         ),
     ] = True
+    ladder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECONDS,SECONDS",
+            help="Screen candidates with the first training budget, and judge with the second, the full one, as in "
+            "60,300. Which edits are screened is learned; off ends it.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None
     baseline_runs: Annotated[
         int | None,
         typer.Option(

@@ -37,8 +37,8 @@ def estimate(experiment: Experiment) -> float | None:
     """Return the best estimate of an experiment's metric.
 
     Returns:
-        The mean of its unbiased runs if there are any, else the mean in its row. For a pruned experiment, the metric it
-        would probably have reached. None if nothing is known.
+        The mean of its unbiased runs if there are any, else the mean in its row. For an experiment that was pruned or
+        discarded at a shorter training, the metric it would probably have reached. None if nothing is known.
     """
     if experiment.voided:
         return None
@@ -49,4 +49,5 @@ def estimate(experiment: Experiment) -> float | None:
         return sum(values) / len(values)
     if experiment.metric is not None:
         return experiment.metric
-    return next((run.estimate for run in reversed(experiment.runs)), None)
+    runs = (*(each.run for each in experiment.screens if each.then == "discard"), *experiment.runs)
+    return next((run.estimate for run in reversed(runs)), None)

@@ -41,6 +41,7 @@ EXPERIMENT: Mapping[str, Kind] = {
     "holdout": "float",
     "holdout_when_kept": "float",
     "pruned": "float",
+    "rung": "float",
     "estimate": "float",
     "expected": "float",
     "runs": "int",
@@ -174,10 +175,11 @@ def _experiment(session: Session, each: Experiment) -> Mapping[str, Any]:
         "holdout": _holdout(state, each.commit),
         "holdout_when_kept": state.scored.get(each.number, {}).get("holdout"),
         "pruned": next((run.pruned for run in reversed(each.runs) if run.pruned is not None), None),
-        "estimate": next((run.estimate for run in reversed(each.runs) if run.estimate is not None), None),
+        "rung": each.rung,
+        "estimate": next((run.estimate for run in _estimated(each)), None),
         "expected": each.expected,
         "runs": len(each.runs),
-        "seconds": math.fsum(run.seconds for run in each.runs),
+        "seconds": each.seconds,
         "memory_gb": round(memory / 1024, 3) if memory is not None and math.isfinite(memory) else None,
         "incumbent": came.incumbent,
         "commit": each.commit,
@@ -188,6 +190,11 @@ def _experiment(session: Session, each: Experiment) -> Mapping[str, Any]:
         "model_calls": spent.calls,
         "dollars": spent.dollars,
     }
+
+
+def _estimated(each: Experiment) -> list[Run]:
+    """Return the runs that were not trained in full, and have an estimate, the latest first."""
+    return [run for run in reversed((*(e.run for e in each.screens), *each.runs)) if run.estimate is not None]
 
 
 def _run(tag: str, each: Measured) -> Mapping[str, Any]:

@@ -58,7 +58,7 @@ def of_session(session: Session) -> Tracked:
             "best": so_far,
             "gain": outcome(state, each).gain,
             "kept": float(kept),
-            "seconds": math.fsum(run.seconds for run in each.runs),
+            "seconds": each.seconds,
         }
         steps.append(Step(each.number, session.recorded.get(each.number, state.latest_at), _finite(values)))
     about = {"tag": session.tag, "metric": metric, "direction": state.session["direction"]}

@@ -28,6 +28,9 @@ In the order in which they occur in an experiment:
     measured   {number, run, and the fields of Run}; a reused baseline adds {reused}; a run of the incumbent
                during the experiment adds {of}, the incumbent's number; {provoked}: how many faults before it are
                the candidate's own, because the incumbent ran
+    screened   {number, run, rung, edit, lead, chance, then, reason, and the fields of Run}   a run with a shorter
+               training of `rung` seconds (`agent.journal.experiment.Screen`); {of} as in `measured`. Its `started` has
+               {rung} as well
     revised    {number, commit, digest, description, parameters, files}   the same candidate with a smaller batch
     repaired   {number, commit, digest, description, parameters, files}   its proposer fixed a crash
     unmended   {proposer, number, reason}                the proposer could not fix a crash
@@ -217,9 +220,13 @@ _RUN: dict[str, Check] = {
 _OTHER_GAIN: dict[str, Check] = {
     "means": _map(_number), "gain": _number, "low": _figure, "high": _figure,
 }  # fmt: skip
+_SCREEN: dict[str, Check] = {
+    "rung": _seconds, "edit": _text, "lead": _maybe(_number), "chance": _maybe(_number),
+    "then": _one_of("", "discard", "control", "on"), "reason": _text,
+}  # fmt: skip
 _STARTED: dict[str, Check] = {
     "number": _count, "run": _count, "of": _count, "label": _text, "pid": _count, "born": _number, "log": _text,
-    "expected": _seconds,
+    "expected": _seconds, "rung": _seconds,
 }  # fmt: skip
 _CANDIDATE: dict[str, Check] = {
     "number": _count, "proposer": _text, "description": _text, "reasoning": _text, "parameters": _map(_scalar),
@@ -275,6 +282,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "started": _STARTED,
     "running": _STARTED,
     "measured": _RUN,
+    "screened": {**_RUN, **_SCREEN},
     "compared": {**_RUN, "lease": _text},
     "faulted": {
         "number": _count, "run": _count, "of": _count, "label": _text, "fault": _FAULT, "reason": _text,

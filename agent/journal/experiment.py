@@ -93,6 +93,31 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Screen:
+    """A run at a rung below the full one: with a shorter training. It is never among an experiment's `runs`.
+
+    Attributes:
+        rung: its training budget in seconds.
+        run: its metric is that of the shorter training. If the candidate was discarded for it, `estimate` is the metric
+            that it would probably have reached at the full rung.
+        edit: the kind of its edit (`agent.pruning.rungs`).
+        lead: how much better than the incumbent's it was; positive is better. None if it decides nothing.
+        chance: the forecast probability that the verdict at the full rung would be a keep; None without a forecast.
+        then: what follows from it. "discard": the verdict. "control": the candidate goes on although the forecast would
+            discard it. "on": it goes on. Empty for a run of the incumbent.
+        reason: of the discard.
+    """
+
+    rung: float
+    run: Run
+    edit: str = ""
+    lead: float | None = None
+    chance: float | None = None
+    then: Literal["", "discard", "control", "on"] = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The numbers behind a verdict.
 
@@ -162,6 +187,8 @@ class Experiment:
         base: number of the kept experiment that stations compared it with; None for the incumbent of its time.
         candidate: its number in order of proposal, in a session with stations; else None.
         playbook: the title of the entry of the playbook that it tries; empty for none.
+        screens: its screens as a candidate, made before the verdict.
+        heldout_screens: its screens as the incumbent, made after it was kept.
     """
 
     number: int
@@ -179,6 +206,18 @@ class Experiment:
     base: int | None = None
     candidate: int | None = None
     playbook: str = ""
+    screens: tuple[Screen, ...] = ()
+    heldout_screens: tuple[Screen, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The duration of its runs before the verdict, screens included."""
+        return sum(run.seconds for run in (*(each.run for each in self.screens), *self.runs))
+
+    @property
+    def rung(self) -> float | None:
+        """The training budget of the screen that discarded it; None if it was judged at the full rung."""
+        return next((each.rung for each in self.screens if each.then == "discard"), None)
 
     @property
     def voided(self) -> bool:

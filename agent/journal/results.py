@@ -79,6 +79,8 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
     description = experiment.description
     if experiment.verdict.status == "crash" or experiment.voided:
         description = f"{description} [{experiment.verdict.reason[:LONGEST_REASON]}]"
+    elif experiment.rung is not None:
+        description = f"{description} (screened out at {experiment.rung:g} s)"
     elif experiment.runs[-1].pruned is not None:
         description = f"{description} (pruned at {100 * experiment.runs[-1].pruned:.0f} %)"
     description += "".join(f" [{word}]" for word in reservations(experiment.runs))

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.journal.comparison import PendingComparison, comparison_of, run_of, rung_of, with_run
 from agent.journal.events import Event
-from agent.journal.experiment import Direction, Evidence, Experiment, Run, Value, Verdict
+from agent.journal.experiment import Direction, Evidence, Experiment, Run, Screen, Value, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
 from agent.journal.flight import NO_FLIGHT, Flight
 
@@ -30,6 +30,7 @@ class Pending:
         provoked: whether the faults of an earlier version were its own.
         candidate: the candidate of a session with stations that this records (`agent.journal.flight`); else None.
         playbook: the title of the entry of the playbook that it tries; empty for none.
+        screens: its screens, in which it was trained for less.
     """
 
     number: int
@@ -55,6 +56,12 @@ class Pending:
     provoked: bool = False
     candidate: int | None = None
     playbook: str = ""
+    screens: tuple[Screen, ...] = ()
+
+    @property
+    def screened_out(self) -> Screen | None:
+        """The screen whose forecast discards it; None if it is judged at the full rung."""
+        return next((each for each in self.screens if each.then == "discard"), None)
 
     @property
     def experiment(self) -> Experiment:
@@ -73,6 +80,7 @@ class Pending:
             expected=self.expected,
             candidate=self.candidate,
             playbook=self.playbook,
+            screens=self.screens,
         )
 
 
@@ -306,10 +314,11 @@ def _flags(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _renewed(pending: Pending, data: Mapping[str, Any]) -> Pending:
-    """Replace the candidate by a new version."""
+    """Replace the candidate by a new version. The screens of the old one say nothing about it."""
+    screens = tuple(replace(each, lead=None) for each in pending.screens)
     changes = {key: data[key] for key in ("commit", "digest", "description", "parameters")}
     files = tuple(data.get("files", pending.files))  # older journals name none for a halved batch
-    return replace(pending, revisions=pending.revisions + 1, files=files, **changes)
+    return replace(pending, revisions=pending.revisions + 1, files=files, screens=screens, **changes)
 
 
 def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
@@ -325,6 +334,17 @@ def _measured(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
     if run.rebased:
         pending = replace(pending, rebases=pending.rebases + 1, rebased_at=len(pending.runs))
     return replace(state, pending=pending, experiments=experiments)
+
+
+def _screened(state: State, pending: Pending, data: Mapping[str, Any]) -> State:
+    """Add a screen to the candidate or, if the event has `of`, to the incumbent with that number."""
+    names = ("rung", "edit", "lead", "chance", "then", "reason")
+    screen, of = Screen(run=run_of(data), **{name: data[name] for name in names if name in data}), data.get("of")
+    pending = replace(pending, started=None, started_at=None)
+    if of is None:
+        return replace(state, pending=replace(pending, screens=(*pending.screens, screen)))
+    again = replace(state.experiments[of], heldout_screens=(*state.experiments[of].heldout_screens, screen))
+    return replace(state, pending=pending, experiments=(*state.experiments[:of], again, *state.experiments[of + 1 :]))
 
 
 def _faulted(state: State, event: Event) -> State:
@@ -395,6 +415,7 @@ OF_EXPERIMENT: Mapping[str, Callable[[State, Pending, Data], State]] = {
     "started": lambda state, now, data: replace(state, pending=replace(now, started=data, started_at=state.latest_at)),
     "interrupted": lambda state, now, _: replace(state, pending=replace(now, started=None, started_at=None)),
     "measured": _measured,
+    "screened": _screened,
     "judged": _judged,
     "recorded": _recorded,
 }

@@ -1,4 +1,4 @@
-"""Predict from learning curves whether a run in progress can still win.
+"""Predict from learning curves, or from a shorter training, whether a candidate can still win.
 
 Imports the noise estimate of decision.
 """

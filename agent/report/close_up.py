@@ -86,7 +86,8 @@ def _close_up(
     diffs: Mapping[str, str],
 ) -> CloseUp:
     shown = next((run for run in experiment.runs if run.metric is not None), None)
-    final = experiment.runs[-1] if experiment.runs else None
+    last_screen = experiment.screens[-1].run if experiment.screens else None
+    final = experiment.runs[-1] if experiment.runs else last_screen
     shown = shown or final
     last = _own(workspace, artifact, final.log) if final else None
     tail = last_lines(last, TAIL_LINES) if last else []
@@ -108,12 +109,13 @@ def _runs(events: Sequence[Event]) -> dict[int, list[ShownRun]]:
     """Return experiment -> the runs during it, of the candidate and of the incumbent, and of itself as incumbent."""
     found: dict[int, list[ShownRun]] = defaultdict(list)
     for event in events:
-        if event.kind != "measured":
+        if event.kind not in ("measured", "screened"):
             continue
         number, of, run = event.data["number"], event.data.get("of"), run_of(event.data)
-        found[number].append(_shown("candidate" if of is None else f"incumbent #{of}", run))
+        shorter = f", trained for {event.data['rung']:g} s" if event.kind == "screened" else ""
+        found[number].append(_shown(("candidate" if of is None else f"incumbent #{of}") + shorter, run))
         if of is not None:
-            found[of].append(_shown(f"as incumbent, beside #{number}", run))
+            found[of].append(_shown(f"as incumbent, beside #{number}{shorter}", run))
     return found
 
 

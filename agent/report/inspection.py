@@ -39,7 +39,8 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
     tag, state = load(folder, tag)
     found = find(state, tag, which)
     assert state.session is not None
-    logs = [run.log for run in found.runs]
+    screens = [_run(each.run, "screen") for each in found.screens]
+    logs = [run.log for run in (*(each.run for each in found.screens), *found.runs)]
     if isinstance(found, Pending) and found.started:
         logs.append(found.started["log"])
     return {
@@ -59,7 +60,9 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         **_effect(state, found),
         "bound": bound_of(state, found) if isinstance(found, Experiment) else None,
         "expected": found.expected,
-        "runs": [_run(run, "measured") for run in found.runs] + [_run(run, "fresh") for run in _fresh(state, found)],
+        "runs": screens
+        + [_run(run, "measured") for run in found.runs]
+        + [_run(run, "fresh") for run in _fresh(state, found)],
         "cost": asdict(state.cost_of(found)),
         "diff": _change(folder, found),
         "log": logs[-1] if logs else None,
@@ -121,6 +124,8 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     last = state.pending or (state.experiments[-1] if state.experiments else None)
     found = last if which is None else find(state, tag, which)
     logs = [each.log for each in (*found.runs, *_fresh(state, found))] if found else []
+    if found is not None and not found.runs:
+        logs = [each.run.log for each in found.screens]
     if isinstance(found, Pending) and found.started:
         logs.append(found.started["log"])
     if found is None or not logs:
@@ -272,7 +277,10 @@ def _fresh(state: State, found: Experiment | Pending) -> tuple[Run, ...]:
 
 
 def _run(run: Run, kind: str) -> dict[str, Any]:
-    """Return a run as plain data. Its kind is `measured` before the verdict and `fresh` (held out) after it."""
+    """Return a run as plain data.
+
+    Its kind is `screen` with a shorter training, `measured` before the verdict, and `fresh` (held out) after it.
+    """
     return {"kind": kind, **asdict(run)}
 
 

@@ -165,7 +165,7 @@ def _row(experiment: Experiment, cost: Spent) -> dict[str, Any]:
         "status": experiment.verdict.status,
         "reason": experiment.verdict.reason,
         "metric": experiment.metric,
-        "seconds": sum(run.seconds for run in experiment.runs),
+        "seconds": experiment.seconds,
         "secondary": dict(experiment.runs[-1].secondary) if experiment.runs else {},
         "commit": experiment.commit,
         "proposer": experiment.proposer,

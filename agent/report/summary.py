@@ -7,6 +7,7 @@ from typing import Any
 from agent.journal.state import State
 from agent.report.gain import standing
 from agent.report.holdout import on_holdout
+from agent.report.ladder import ladder_of
 from agent.report.statement import statement
 
 
@@ -39,6 +40,7 @@ def summarize(state: State) -> dict[str, Any]:
         "promotion": dict(state.promotions[-1]) if state.promotions else None,
         "noise": stands.noise,
         "statement": statement(state),
+        "ladder": ladder_of(state),
         "experiments": len(tried),
         "kept": counts["keep"],
         "discarded": counts["discard"],

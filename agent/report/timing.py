@@ -29,6 +29,7 @@ class TimeSpent:
         evaluation: evaluation; 0 if the log does not report it.
         starting: rest of a successful run: interpreter, data, compilation; 0 if the log does not report the others.
         repeats: repeated runs of the incumbent, and runs of `confirm`, `ablate` and `promote`.
+        screens: runs with a shorter training, of candidates and of incumbents.
         proposing: waiting for proposals.
         crashes: runs that crashed.
         interruptions: runs that were interrupted.
@@ -40,6 +41,7 @@ class TimeSpent:
     evaluation: float = 0.0
     starting: float = 0.0
     repeats: float = 0.0
+    screens: float = 0.0
     proposing: float = 0.0
     crashes: float = 0.0
     interruptions: float = 0.0
@@ -65,6 +67,10 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
                 spent = replace(spent, proposing=spent.proposing + gap)
             case "measured" | "compared":
                 spent = _of_a_run(spent, event.data, gap, repeat=event.kind == "compared" or "of" in event.data)
+            case "screened":
+                seconds = float(event.data.get("seconds") or 0.0)
+                rest = max(0.0, gap - seconds)
+                spent = replace(spent, screens=spent.screens + seconds, other=spent.other + rest)
             case "interrupted" if started is not None:
                 spent = replace(spent, interruptions=spent.interruptions + event.at - started)
             case "faulted":

@@ -14,7 +14,7 @@ from agent.errors import PreconditionError, StillRunning
 from agent.format import counted, duration
 from agent.journal import edits, lock
 from agent.journal.edits import Edit
-from agent.journal.experiment import Experiment
+from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import fold
 from agent.journal.paths import candidate_ref, find_session, journal_path, require_own_state, state_folder
 from agent.journal.state import EDIT, Pending, State
@@ -58,7 +58,7 @@ def result(folder: Path, tag: str, number: int) -> dict[str, Any]:
         "confirmed": came.sure if isinstance(found, Experiment) else None,
         "estimate": estimate(found) if isinstance(found, Experiment) else None,
         "runs": len(found.runs) if found else 0,
-        "seconds": sum(run.seconds for run in found.runs) if found else 0.0,
+        "seconds": sum(each.seconds for each in _made(found)),
         "commit": found.commit if found else None,
         "ref": ref if number else None,
         "branch": session.get("branch"),
@@ -68,9 +68,14 @@ def result(folder: Path, tag: str, number: int) -> dict[str, Any]:
         "left_alone": list(edit.left_alone) if edit else [],
         "notes": list(edit.notes) if edit else [],
         "get_back": _get_back(folder, ref, restored) if restored else None,
-        "log": found.runs[-1].log if found and found.runs else None,
+        "log": next((each.log for each in reversed(_made(found))), None),
         "pid": holder.pid if holder is not None and holder.tag == tag and verdict is None else None,
     }
+
+
+def _made(found: Experiment | Pending | None) -> list[Run]:
+    """Return the runs of an experiment, its screens first."""
+    return [*(each.run for each in found.screens), *found.runs] if found else []
 
 
 def await_verdict(folder: Path, tag: str | None, number: int | None, timeout: float | None) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from agent.decision.sequential_test import MOST_FAILURES, is_lost
 from agent.errors import AutoresearchError, Suspended
 from agent.execution import evaluation, holdout
 from agent.execution.kill import Process
-from agent.execution.measure import Runner, measure
+from agent.execution.measure import Beside, Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted
 from agent.journal.experiment import Experiment, Run, succeeded
@@ -136,6 +136,25 @@ class Runs:
             text = f"#{incumbent.number} {why}: no more repeats, candidates are compared with its known runs"
             self._journal.show("note", text=text)
 
+    def screen(self, runner: Runner, commit: str, log: Path, beside: Beside, about: Mapping[str, Any]) -> Run:
+        """Run a commit once with a shorter training. It is not pruned, and not journaled: a fault ends it.
+
+        Args:
+            runner: that of the shorter training.
+            about: fields of the event `started`.
+        """
+        expected = float(about["expected"])
+        observer = Observer(self._started(log, **about), self._tick(log, None, expected))
+        return self._undisturbed(lambda: measure(runner, commit, log, observer, beside))
+
+    @property
+    def runner(self) -> Runner:
+        return self._runner
+
+    def edits(self, incumbent: Experiment) -> frozenset[str]:
+        """Return what the candidate changes of the incumbent."""
+        return changed(self.files(incumbent.commit), self.files(self._pending.commit or ""), self._constants())
+
     def files(self, commit: str) -> Mapping[str, str]:
         """Return the mutable files of a commit; empty if it no longer exists. Recent results are cached."""
         if commit not in self._texts:
@@ -180,7 +199,7 @@ class Runs:
             curve=self._curves.of(unbiased(incumbent) or incumbent.runs),
             metric=value,
             history=[*self._before(), *self._curves.finished(state.experiments, self._changed)],
-            changed=changed(self.files(incumbent.commit), self.files(self._pending.commit or ""), self._constants()),
+            changed=self.edits(incumbent),
             direction=self._runner.protocol.metric.direction,
             noise=noise_of(state.experiments).sd,
         )
@@ -240,21 +259,20 @@ class Runs:
 
     def _started(self, log: Path, **more: Any) -> Callable[[Process], None]:
         def started(process: Process) -> None:
+            about = {"run": len(self._pending.runs) + 1, "expected": self.expected_seconds(), **more}
             self._journal.append(
                 "started",
                 number=self._pending.number,
-                run=len(self._pending.runs) + 1,
                 pid=process.pid,
                 born=process.born,
                 log=str(log),
                 sandbox=self._runner.sandbox.says,
-                expected=self.expected_seconds(),
-                **more,
+                **about,
             )
 
         return started
 
-    def _tick(self, log: Path, watch: RunMonitor | None) -> Callable[[float], None]:
+    def _tick(self, log: Path, watch: RunMonitor | None, expected: float | None = None) -> Callable[[float], None]:
         def tick(seconds: float) -> None:
             self._interrupts.raise_if_immediate()
             if watch is not None:
@@ -262,7 +280,8 @@ class Runs:
             if time.monotonic() - self._shown >= PROGRESS_SECONDS:
                 self._shown = time.monotonic()
                 line = "".join(last_lines(log))
-                self._journal.show("progress", seconds=seconds, expected=self.expected_seconds(), line=line)
+                about = self.expected_seconds() if expected is None else expected
+                self._journal.show("progress", seconds=seconds, expected=about, line=line)
 
         return tick
 

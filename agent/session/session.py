@@ -25,6 +25,7 @@ from agent.proposers.base import Context, Exhausted, Flying, Proposer
 from agent.proposers.earlier import Earlier
 from agent.proposers.edit import proposal_of
 from agent.proposers.search.space import tunable_parameters
+from agent.pruning.screens import Screens
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
 from agent.session import recovery
@@ -48,6 +49,7 @@ class SessionConfig:
         limits: the limits given by flags.
         baseline_runs: number of runs of the baseline.
         prune: end runs early that can no longer win.
+        rung: the shorter training budget at which candidates are screened, in seconds; None for no screens.
         confirm: compare the best with the baseline at the end.
         flags: the flags that the session keeps, by their names in `run`.
         switch: check out the session's branch.
@@ -66,6 +68,7 @@ class SessionConfig:
     switch: bool = True
     start: tuple[str, str] | None = None
     learn: bool = False
+    rung: float | None = None
 
 
 class Session:
@@ -87,6 +90,8 @@ class Session:
         self.runner, self.journal, self.interrupts = runner, journal, interrupts or Interrupts()
         self.branch = runner.protocol.provenance.git_workflow.branch_pattern.replace("<tag>", config.tag)
         self.runs = Runs(self.workbench, prune=config.prune, seed=config.seed, require_going=self._require_going)
+        rung = config.rung
+        self._screens = Screens(self.runs, journal, rung, config.seed) if rung is not None else None
         self._proposer, self._ahead = proposer, proposer if isinstance(proposer, AheadProposer) else None
         self._fingerprint: dict[str, Any] = {}
         self._limits = config.limits.within(runner.protocol)
@@ -116,6 +121,11 @@ class Session:
     @property
     def state(self) -> State:
         return self.journal.state
+
+    @property
+    def rung(self) -> float | None:
+        """The shorter training budget at which candidates are screened, in seconds; None for no screens."""
+        return self._config.rung
 
     @property
     def decision(self) -> DecisionConfig:
@@ -250,7 +260,9 @@ class Session:
     def measure(self) -> None:
         """Run the candidate, and repeat the incumbent, until there is enough evidence for a verdict."""
         self._look_ahead()
-        while self._pending.verdict is None:
+        if self._screens is not None and self._pending.verdict is None:
+            self._screens.screen(self._incumbent)
+        while self._pending.verdict is None and self._pending.screened_out is None:
             step = owed(self._pending, self.runner.protocol.safety) or self._asked()
             if step is None:
                 return
@@ -266,6 +278,8 @@ class Session:
         pending = self._pending
         if pending.verdict is not None:
             return pending.verdict
+        if pending.screened_out is not None:
+            return Verdict("discard", pending.screened_out.reason)
         verdict = judge(self._case(), self._config.decision)
         assert isinstance(verdict, Verdict)
         return verdict

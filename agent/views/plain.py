@@ -31,15 +31,13 @@ def event_lines(event: Event, state: State) -> list[str]:
             return [f"resuming session after {counted(max(0, len(state.experiments) - 1), 'experiment')}"]
         case "started":
             assert state.pending is not None
-            what = state.pending.description
-            again = f", run {data['run']}" if data["run"] > 1 else ""
-            if "of" in data:
-                again, what = "", f"repeat of incumbent #{data['of']} for comparison"
-            return [f"#{data['number']} running{again}, about {duration(data['expected'])}: {what}"]
+            return [_start(data, state.pending.description)]
         case "measured" if "of" in data:
             return [f"#{data['number']} repeat of incumbent #{data['of']}: {_result(data)}"]
         case "measured" if data["number"] and data["error"] is None and data["run"] > 1 and not data.get("station"):
             return [f"#{data['number']} run {data['run']}: {_result(data)}"]
+        case "screened":
+            return _screen(data)
         case "running":
             return [f"{_side(state, data)} running, run {data['run']}, about {duration(data['expected'])}"]
         case "compared":
@@ -81,6 +79,25 @@ def event_lines(event: Event, state: State) -> list[str]:
         case "note":
             return [data["text"]]
     return _of_stations(event, state)
+
+
+def _start(data: Mapping[str, Any], what: str) -> str:
+    """Return the line for the start of a run or screen of an experiment, described by `what`."""
+    again = f", run {data['run']}" if data["run"] > 1 else ""
+    if "of" in data:
+        again, repeat = "", "" if "rung" in data else "repeat of "
+        what = f"{repeat}incumbent #{data['of']} for comparison"
+    doing = f"screening at {data['rung']:g} s" if "rung" in data else f"running{again}"
+    return f"#{data['number']} {doing}, about {duration(data['expected'])}: {what}"
+
+
+def _screen(data: Mapping[str, Any]) -> list[str]:
+    """Return the line for the end of a screen; none for a discard, which has its row."""
+    at = f"at {data['rung']:g} s"
+    if "of" in data:
+        return [f"#{data['number']} screen of incumbent #{data['of']} {at}: {_result(data)}"]
+    goes = "as a control" if data["then"] == "control" else "to the full rung"
+    return [f"#{data['number']} screen {at}: {_result(data)}, goes on {goes}"] if data["then"] != "discard" else []
 
 
 def _of_stations(event: Event, state: State) -> list[str]:

@@ -51,6 +51,7 @@ def _lines(data: dict[str, Any], stations: Sequence[StationStatus]) -> list[str]
         f"{data['tag']}  {headline(data)}",
         f"{counted(data['experiments'], 'experiment')}: {counts}{rate}",
         *([data["statement"]["line"]] if data["statement"] else []),
+        *([f"ladder: {data['ladder']['line']}"] if data["ladder"] else []),
         *data["lines"],
     ]
     if said := background(data):

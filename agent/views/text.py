@@ -28,14 +28,16 @@ def row(state: State, index: int) -> str:
     experiment = state.experiments[index]
     verdict, came = experiment.verdict, outcome(state, experiment)
     value = figure(came.value) if came.value is not None else "-"
-    seconds = duration(sum(run.seconds for run in experiment.runs))
+    seconds = duration(experiment.seconds)
     why = verdict.reason if verdict.status == "crash" else experiment.overtaken
     what = one_line(experiment.description + (f" [{why}]" if why else ""))
     return f"#{experiment.number} {status_of(experiment)} {value} {_gained_by(state, experiment)} {seconds} {what}"
 
 
 def status_of(experiment: Experiment) -> str:
-    """Return the status: `keep`, `discard`, `crash`, or `discard (pruned at 41 %)`."""
+    """Return the status: `keep`, `discard`, `crash`, `discard (pruned at 41 %)`, `discard (screened out at 60 s)`."""
+    if experiment.rung is not None:
+        return f"{experiment.verdict.status} (screened out at {experiment.rung:g} s)"
     fraction = experiment.runs[-1].pruned if experiment.runs else None
     return experiment.verdict.status + (f" (pruned at {100 * fraction:.0f} %)" if fraction is not None else "")
 
@@ -179,6 +181,7 @@ def closing(state: State, summary: Mapping[str, Any], places: Places) -> list[st
         f"session   {tag} on {summary['branch']}: {summary['ended'] or 'not ended'}",
         f"tried     {summary['experiments']}: {summary['kept']} kept, {summary['discarded']} discarded, "
         f"{summary['crashed']} crashed, in {duration(3600 * summary['hours'])}",
+        *([f"ladder    {summary['ladder']['line']}"] if summary["ladder"] else []),
         *([f"repeated  {faults(summary)}"] if summary["faults"]["runs"] else []),
         *([f"stations  {stations_line(state)}"] if state.flight.stations else []),
         *([f"cost      {cost(summary['cost'])}"] if summary["cost"]["calls"] else []),

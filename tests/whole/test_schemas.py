@@ -30,6 +30,7 @@ from tests.common import schema_reference, schemas
 from tests.common.agents import HOSTILE, agent
 from tests.common.claims import fresh_clone
 from tests.common.in_process import call
+from tests.common.ladders import LADDER, TRAIN, flags_of
 from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.model_server import model_server, reply
 from tests.common.proposals import NOTES, edit
@@ -292,6 +293,18 @@ def guided(folder: Path, seen: Seen) -> None:
     seen.json("playbook", folder, "playbook")
 
 
+def screened(folder: Path, seen: Seen) -> None:
+    """Candidates that a shorter training discards, and one that goes on as a control."""
+    make_quick(folder)
+    (folder / "train.py").write_text(TRAIN)
+    commit_all(folder, "two rungs")
+    edits = ("RATE=40", "RATE=50", "BATCH_SIZE=9", "RATE=3.0")
+    seen.lines("run", run(folder, *flags_of(folder, edits), *LADDER, "--json").stdout)
+    for command in ("status", "report"):
+        seen.json(command, folder, command)
+    seen.json("show", folder, "show", "2")
+
+
 def drafted(folder: Path, seen: Seen) -> None:
     repository(folder, {"bench.py": BENCH, "README.md": "# Bench\n\n    python bench.py\n"})
     flags = ("--command", f"{sys.executable} bench.py", "--metric", "latency_ms", "--direction", "minimize")
@@ -300,7 +313,7 @@ def drafted(folder: Path, seen: Seen) -> None:
 
 
 SESSIONS: list[Callable[[Path, Seen], None]] = [
-    *(ordinary, failing, consulted, ahead, agents, faulted, stopped, edited, guided, drafted),
+    *(ordinary, failing, consulted, ahead, agents, faulted, stopped, edited, guided, screened, drafted),
 ]
 
 

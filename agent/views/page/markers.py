@@ -18,7 +18,7 @@ WORDS = {
     "kept": "kept, confirmed",
     "provisional": "kept, provisional",
     "discard": "discarded",
-    "pruned": "pruned, estimate",
+    "pruned": "pruned or screened out, estimate",
     "crash": "crashed",
     "best": "running best",
     "band": "noise of one run",

@@ -22,6 +22,7 @@ PARTS = {
     "evaluation": "evaluation",
     "starting": "starting and saving",
     "repeats": "repeated and held-out runs",
+    "screens": "screens with a shorter training",
     "proposing": "proposing",
     "crashes": "lost to crashes",
     "interruptions": "lost to interruptions",

@@ -104,7 +104,7 @@ def _trying(state: State, pending: Pending, moment: Moment) -> list[RenderableTy
         return [*lines, _pause(state.faults.until)]
     if found is None:
         return [*lines, line("starting the run" if pending.verdict is None else "recording the result", "dim")]
-    which = "incumbent" if "of" in found[0] else f"run {found[0]['run']}"
+    which = "incumbent" if "of" in found[0] else "screen" if "rung" in found[0] else f"run {found[0]['run']}"
     following = upcoming(state.prepared, state.preparing)
     return [*lines, *_running(*found, which, moment), *([named("next", following)] if following else [])]
 

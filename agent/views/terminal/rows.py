@@ -81,7 +81,7 @@ def _row(state: State, index: int) -> tuple[RenderableType, ...]:
         Text(figure(came.value) if came.value is not None else "-", style=style),
         Text(figure(came.gain, came.value, "+") if came.gain is not None else "-", style=style),
         Text(sigmas, style=style),
-        Text(duration(sum(run.seconds for run in each.runs)), style=style),
+        Text(duration(each.seconds), style=style),
         _what(state, each, style),
     )
 

@@ -50,6 +50,8 @@ def status_page(
         figures += labelled("promoted", promotion_line(data["promotion"], data["best_commit"]), width)
     if data["statement"]:
         figures += labelled("bound", data["statement"]["line"], width)
+    if data["ladder"]:
+        figures += labelled("ladder", data["ladder"]["line"], width)
     end: list[RenderableType] = [Text(one_line(line)) for line in now]
     if stations:
         end = [*stations_table(stations, width, max(LEAST_STATIONS, console.height // 3)), Text(), *end]
