@@ -17,7 +17,7 @@ from agent.decision.stations import Wants
 LEAST_REPEATED = 4.0
 # A station measures the incumbent at the latest after so many other runs: its level, and so every prediction there, may
 # rest on few runs.
-MOST_BETWEEN = 24
+MOST_BETWEEN = 12
 # Of so many stations one measures a new incumbent at once: the candidates that follow need not wait for its runs, nor
 # all for the same station.
 STATIONS_PER_RUN = 4
