@@ -67,7 +67,7 @@ def test_status_says_what_it_said_then(earlier: Path, tag: str) -> None:
     # Rows also contain the later value of an incumbent that was re-measured.
     assert [re.sub(r", against [\d.]+", "", line) for line in now.pop("lines")] == then.pop("lines")
     assert now.pop("faults")["runs"] == 0  # which that version did not state
-    assert (now.pop("holdout"), now.pop("promotion")) == (None, None)  # which it did not have
+    assert [now.pop(name) for name in ("holdout", "promotion", "ladder")] == [None] * 3  # which it did not have
     assert now.pop("statement")["experiments"] == now["experiments"]  # nor this
     assert (now.pop("from"), now.pop("learned"), now.pop("next")) == (None, [], None)  # nor these
     assert now.pop("stations") == []  # nor these
