@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,15 @@ def assert_consistent(folder: Path, file: str = "train.py", tag: str = "t") -> N
             git(folder, "merge-base", "--is-ancestor", experiment.commit, "HEAD")
 
 
-def keep_in_turn(folder: Path, cli: Cli, *changes: str) -> None:
-    """A session whose experiments are these changes of train.py, each of which is kept."""
+def keep_in_turn(folder: Path, cli: Cli, *changes: str, flags: Sequence[str] = ()) -> None:
+    """A session whose experiments are these changes of train.py, each of which is kept.
+
+    Args:
+        flags: further ones of `run`.
+    """
     for count, change in enumerate(changes, start=1):
         agent = ("--proposer", "command", "--agent-cmd", f'sed -i "{change}" train.py')
-        done = cli(folder, "run", "--tag", "t", *agent, "--max-experiments", str(count))
+        done = cli(folder, "run", "--tag", "t", *agent, "--max-experiments", str(count), *flags)
         assert done.returncode == 0, done.stderr
     assert [row["status"] for row in rows(folder)] == ["keep"] * (1 + len(changes))
 

@@ -157,10 +157,10 @@ def test_colours_in_a_pytest_summary_and_beside_json() -> None:
 
 def test_a_metric_among_a_million_carriage_returns() -> None:
     log = "".join(f"\rstep {n:05d} val_bpb {n}" for n in range(200_000)) + "\nval_bpb: 2.5\r\n"
-    began = time.process_time()
+    began = time.monotonic()
     assert extract(BPB, log) == 2.5
     assert extract(BPB, "\r".join(f"val_bpb: {n}.0" for n in range(100_000))) == 99_999
-    assert time.process_time() - began < 5
+    assert time.monotonic() - began < 5
 
 
 def test_json_pointer_reads_the_last_json_line() -> None:
@@ -285,10 +285,10 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "ha">' + "".join(
 )
 def test_junit_that_holds_no_number_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "j.xml").write_text(text)
-    began = time.process_time()
+    began = time.monotonic()
     with pytest.raises(NoMetric) as refused:
         extract(metric(kind="junit", path="j.xml"), "", tmp_path)
-    assert time.process_time() - began < 5
+    assert time.monotonic() - began < 5
     assert len(str(refused.value)) < 200
 
 
@@ -315,7 +315,7 @@ def test_pytest_summaries_that_hold_no_number(line: str) -> None:
 
 
 def test_long_lines_take_no_longer_than_their_length() -> None:
-    began = time.process_time()
+    began = time.monotonic()
     for kind in (
         {"kind": "pytest_summary"},
         {"kind": "regex", "pattern": r"(\d?)"},
@@ -323,7 +323,7 @@ def test_long_lines_take_no_longer_than_their_length() -> None:
     ):
         with pytest.raises(NoMetric):
             extract(metric(**kind), "1 a" * 300_000 + " " * 1_000_000 + "x", seconds=1)
-    assert time.process_time() - began < 8
+    assert time.monotonic() - began < 8
 
 
 def test_a_number_of_four_hundred_digits_in_a_log() -> None:

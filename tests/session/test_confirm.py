@@ -27,12 +27,12 @@ from tests.common.scripts import SLOW, knowing
 from tests.common.sessions import assert_consistent, events, journal, keep_in_turn, rows
 from tests.common.workspaces import Cli, commit_all, git
 
-NOISE = "import random\nloss += random.gauss(0, 0.02)\n"
+NOISE = "import random\nloss += random.gauss(0, 0.05)\n"
 
 
 @pytest.fixture
 def noisy(quick: Path) -> Path:
-    """The quick workspace with a noise of 0.02 in its metric, which is 2.1 at the baseline."""
+    """The quick workspace with a noise of 0.05 in its metric, which is 2.1 at the baseline."""
     text = (quick / "train.py").read_text()
     (quick / "train.py").write_text(text.replace('print("---")', f'{NOISE}print("---")'))
     commit_all(quick, "noise")
@@ -40,7 +40,8 @@ def noisy(quick: Path) -> Path:
 
 
 def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
-    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "8", "--confirm")
+    # Enough for two keeps: the second one needs a repeat of the first, however lucky the noise is.
+    done = cli(noisy, "run", "--tag", "t", "--max-experiments", "12", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
     state = replay(read(journal_path(noisy, "t")))
@@ -48,8 +49,8 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     assert (noisy / ".autoresearch" / "create" / "baseline_run-2.log").exists()
     measured = events(noisy, "measured")
     again = [event for event in measured if "of" in event]
-    # Two equal runs of the baseline by luck make the noise small, and then no incumbent is repeated.
-    assert bool(again) == ("repeat of incumbent #" in done.stderr)
+    assert again
+    assert "repeat of incumbent #" in done.stderr
     kept = [e for e in state.experiments[1:] if e.verdict.status == "keep"]
     assert kept
     assert all(e.verdict.evidence is not None for e in kept)
@@ -59,7 +60,7 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     assert len(events(noisy, "compared")) == 6
     assert confirmed["runs"] == {"a": 3, "b": 3}
     assert confirmed["low"] < confirmed["gain"] < confirmed["high"]
-    assert 0.001 < confirmed["noise"] < 0.5
+    assert 0.005 < confirmed["noise"] < 0.5
     data = json.loads(cli(noisy, "status", "--json").stdout)["data"]
     assert data["confirmed"]["gain"] == confirmed["gain"]
     assert data["noise"] > 0
