@@ -19,7 +19,7 @@ from agent.room.sandbox import Sandbox
 from agent.session.opening import prepared
 from tests.common import forked
 from tests.common.in_process import call
-from tests.common.training import make_training
+from tests.common.training import make_training, slow_learner
 from tests.common.workspaces import ROOT, SIEVE, Cli, made_once, make_quick, make_repository
 
 # The tests start the program about a thousand times: it need not be compiled each time.
@@ -54,6 +54,14 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.returncode == 0, done.stderr
 
     return made_once(tmp_path_factory, "embedded", make)
+
+
+@pytest.fixture
+def training(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with the real harness and a tiny model that learns slowly; its data are prepared."""
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(shutil.copytree(embedded, tmp_path / "cache")))
+    make_training(tmp_path / "workspace", slow_learner())
+    return tmp_path / "workspace"
 
 
 @pytest.fixture(scope="session")

@@ -90,8 +90,11 @@ def repository(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def commit_all(folder: Path, message: str) -> None:
+def commit_all(folder: Path, message: str, *new: str) -> None:
+    """Commit the changes of all tracked files, and new files by their names."""
     git(folder, "add", "-u")
+    if new:
+        git(folder, "add", *new)
     git(folder, "commit", "--quiet", "-m", message)
 
 

@@ -20,7 +20,7 @@ from agent.playbook.entries import parse
 from tests.common.in_process import call
 from tests.common.processes import deadly_git
 from tests.common.sessions import assert_consistent, events, journal, keep_in_turn
-from tests.common.workspaces import ROOT, Cli, git, set_protocol
+from tests.common.workspaces import ROOT, Cli, commit_all, git, set_protocol
 
 BOOK = """# Playbook
 
@@ -49,8 +49,7 @@ CHANGES = ("s/^RATE = 0.1 /RATE = 0.3 /", "s/^DEPTH = 4 /DEPTH = 6 /")
 def booked(quick: Path) -> Path:
     """The quick workspace with a committed playbook."""
     (quick / "playbook.md").write_text(BOOK)
-    git(quick, "add", "playbook.md")
-    git(quick, "commit", "--quiet", "-m", "playbook")
+    commit_all(quick, "playbook", "playbook.md")
     return quick
 
 
@@ -249,8 +248,7 @@ def test_file_of_another_purpose_stays_as_it_is(quick: Path, text: str, protocol
 def test_full_playbook_is_left_as_it_is(quick: Path) -> None:
     text = "".join(f"## Idea {number}\n- what: x\n" for number in range(200))
     (quick / "playbook.md").write_text(text)
-    git(quick, "add", "playbook.md")
-    git(quick, "commit", "--quiet", "-m", "playbook")
+    commit_all(quick, "playbook", "playbook.md")
     assert "nothing was added to playbook.md: playbook.md is full" in run(quick, "--confirm", count=2)
     assert (quick / "playbook.md").read_text() == text
 
@@ -258,8 +256,7 @@ def test_full_playbook_is_left_as_it_is(quick: Path) -> None:
 def test_line_ends_and_a_missing_last_one_are_kept(quick: Path) -> None:
     text = b"# Playbook\r\n\r\n## A\r\n- what: x"
     (quick / "playbook.md").write_bytes(text)
-    git(quick, "add", "playbook.md")
-    git(quick, "commit", "--quiet", "-m", "playbook")
+    commit_all(quick, "playbook", "playbook.md")
     run(quick, "--confirm", count=2)
     content = (quick / "playbook.md").read_bytes()
     assert content.startswith(text + b"\r\n\r\n## ")
@@ -294,8 +291,7 @@ def hostile(folder: Path, kind: str) -> None:
 def test_hostile_playbook_costs_nothing(quick: Path, kind: str, tracked: bool) -> None:
     hostile(quick, kind)
     if tracked and kind not in ("folder", "large"):
-        git(quick, "add", "playbook.md")
-        git(quick, "commit", "--quiet", "-m", "playbook")
+        commit_all(quick, "playbook", "playbook.md")
     before = git(quick, "rev-parse", "HEAD")
     said = run(quick, "--confirm", count=2)
     assert_consistent(quick)

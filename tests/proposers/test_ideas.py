@@ -22,7 +22,7 @@ from tests.common.in_process import call
 from tests.common.model_server import KEY, model_server
 from tests.common.proposals import edit
 from tests.common.sessions import events
-from tests.common.workspaces import git
+from tests.common.workspaces import commit_all
 
 FILES = {"train.py": "RATE = 0.1\n"}
 BASE: dict[str, Value] = {"RATE": 0.1}
@@ -89,8 +89,7 @@ def test_title_is_cited_as_the_playbook_spells_it() -> None:
 @pytest.fixture
 def booked(quick: Path) -> Path:
     (quick / "playbook.md").write_text(BOOK)
-    git(quick, "add", "playbook.md")
-    git(quick, "commit", "--quiet", "-m", "playbook")
+    commit_all(quick, "playbook", "playbook.md")
     return quick
 
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.common import schemas
 from tests.common.sessions import assert_consistent, events, journal
-from tests.common.training import make_training, slow_learner
 from tests.common.workspaces import Cli
-
-
-@pytest.fixture
-def training(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AUTORESEARCH_CACHE", str(shutil.copytree(embedded, tmp_path / "cache")))
-    make_training(tmp_path / "workspace", slow_learner())
-    return tmp_path / "workspace"
 
 
 def test_kept_models_are_scored_and_no_other(training: Path, cli: Cli) -> None:

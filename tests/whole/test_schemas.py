@@ -281,9 +281,7 @@ def guided(folder: Path, seen: Seen) -> None:
     make_quick(folder)
     entries = "".join(f"## {name}\n- what: x\n- turns: {turns}\n" for name, turns in BOOK.items())
     (folder / "playbook.md").write_text(f"# Playbook\n\n{entries}## Odd\n- turns: up\n")
-    commands = ("add", "playbook.md"), ("commit", "--quiet", "-m", "playbook")
-    for command in commands:
-        git(folder, *command)
+    commit_all(folder, "playbook", "playbook.md")
     seen.json("playbook", folder, "playbook")
     run(folder, "--max-experiments", "2", "--confirm")
     for flags in ([], ["--add", "t"], ["--add", "missing"]):
