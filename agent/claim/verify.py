@@ -30,6 +30,7 @@ from agent.execution.measure import Runner
 from agent.execution.setup import set_up
 from agent.format import counted, one_line
 from agent.journal.paths import state_folder
+from agent.repository.outputs import require_no_part_of_session
 from agent.repository.workspace import Workspace
 from agent.room.room import ENVIRONMENT, untracked_files
 from agent.room.sandbox import Mode
@@ -71,6 +72,7 @@ def verify(folder: Path, claim: Path, config: VerifyConfig) -> dict[str, Any]:
     check.require_consistent(evidence)
     say(f"{claim}: its logs, figures and protocol agree")
     with open_runner(folder, "verify", evidence.claim.training_seconds, config.sandbox) as opened:
+        require_no_part_of_session(target, opened.workspace)
         _require_confined(opened, config.sandbox)
         check.require_own_rules(evidence, opened.workspace)
         interrupts = Interrupts()

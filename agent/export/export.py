@@ -12,6 +12,7 @@ from agent.export.formats import as_csv, as_jsonl, as_parquet
 from agent.export.sessions import Session, load
 from agent.export.table import Table
 from agent.protocol.load import load_protocol
+from agent.repository.outputs import require_no_part_of_session
 from agent.repository.workspace import Workspace
 from agent.system.files import write_whole
 
@@ -46,16 +47,17 @@ def format_of(out: Path | None, form: Format | None) -> Format:
     return chosen
 
 
-def write(out: Path, parts: Iterator[bytes]) -> None:
+def write(folder: Path, out: Path, parts: Iterator[bytes]) -> None:
     """Write a file atomically. A pipe or a device, such as /dev/stdout, is written to and not replaced.
 
     Raises:
-        UsageError: its folder does not exist, or it is a folder.
+        UsageError: its folder does not exist, it is a folder, or sessions of the workspace need it.
     """
     if out.is_dir():
         raise UsageError(f"--out needs a file, and {out} is a folder", hint="name a file in it")
     if not out.parent.is_dir():
         raise UsageError(f"folder {out.parent} not found", hint="create it, or choose another with --out")
+    require_no_part_of_session(out, Workspace(folder, load_protocol(folder)))
     if _is_special(out):
         with out.open("wb") as file:
             file.writelines(parts)

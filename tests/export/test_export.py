@@ -354,3 +354,27 @@ def test_page_names_every_column() -> None:
     for section, columns in zip(sections, (EXPERIMENT, RUN, POINT), strict=True):
         cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
         assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("train.py", "which sessions change"),
+        ("link.csv", "which sessions change"),
+        ("protocol.json", "which belongs to the harness"),
+        ("results.tsv", "which sessions write"),
+        (".autoresearch/sessions/t/journal.jsonl", "which sessions write"),
+        (".git/config", "which belongs to git"),
+    ],
+)
+def test_nothing_that_a_session_needs_is_replaced(quick: Path, cli: Cli, name: str, why: str) -> None:
+    JournalBuilder("t").baseline().mixed(3).save(journal_path(quick, "t"))
+    (quick / "results.tsv").write_text("rows\n")
+    (quick / "link.csv").symlink_to(quick / "train.py")
+    before = (quick / name).read_bytes()
+    done = cli(quick, "export", "--out", name)
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert (quick / name).read_bytes() == before
+    for _ in range(2):
+        assert cli(quick, "export", "--out", "own.csv").returncode == 0

@@ -81,7 +81,7 @@ def export(wanted: Wanted) -> int:
         return 0
     parts = content(folder, tags, of, format_of(out, form))
     if out is not None:
-        write(out, parts)
+        write(folder, out, parts)
         print(f"wrote {out}", file=sys.stderr)
         return 0
     for part in parts:
