@@ -34,8 +34,7 @@ from pathlib import Path
 from agent.decision.noise import noise_of, pooled
 from agent.errors import AutoresearchError
 from agent.journal.experiment import Run
-from agent.journal.journal import read
-from agent.journal.state import replay
+from agent.journal.journal import fold
 from agent.pruning import rungs, screens
 from agent.pruning.rungs import Screened, discards, forecast, is_control, is_worth_a_screen, screened_of
 from benchmarks import synthetic_curves, verdict
@@ -251,7 +250,7 @@ def recorded(folder: Path, known: list[Screened]) -> Tally:
     Raises:
         AutoresearchError: the journal is damaged.
     """
-    state = replay(read(folder / "journal.jsonl"))
+    state = fold(folder / "journal.jsonl")
     tally, about = Tally(str(folder)), state.session or {}
     for number, each in enumerate(state.experiments):
         spent = each.seconds + sum(run.seconds for run in each.heldout_runs)

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.journal.experiment import Direction, Experiment, Run
-from agent.journal.journal import read
-from agent.journal.state import gain, replay
+from agent.journal.journal import fold, read
+from agent.journal.state import gain
 from agent.pruning.curves import Curve, average, broken, curve
 from agent.pruning.prune import APART, CHANCE, EARLIEST, Finished, Rival, hopeless, spared
 from agent.source.diff import CODE
@@ -210,7 +210,7 @@ def load(folder: Path) -> tuple[str, Direction, list[Recorded]]:
     Raises:
         AutoresearchError: the journal is damaged.
     """
-    state = replay(read(folder / "journal.jsonl"))
+    state = fold(folder / "journal.jsonl")
     direction: Direction = (state.session or {}).get("direction", "minimize")
     found: list[Recorded] = []
     incumbent: Experiment | None = None

@@ -35,9 +35,9 @@ from agent.errors import PreconditionError, UsageError
 from agent.format import counted as number_of
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
-from agent.journal.state import State, replay
+from agent.journal.state import State
 from agent.protocol.load import fault_of, load_protocol
 from agent.protocol.models import FILENAME, Protocol
 from agent.repository.bundle import write_bundle
@@ -67,7 +67,7 @@ def write_claim(folder: Path, tag: str | None, out: Path | None) -> list[str]:
     tag = find_session(folder, tag)
     target = out or Path(f"claim-{tag}")
     earlier = _require_replaceable(target)
-    state = replay(read(journal_path(folder, tag)))
+    state = fold(journal_path(folder, tag))
     _require_one_machine(state, tag)
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)

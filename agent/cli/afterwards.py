@@ -11,9 +11,9 @@ from typing import Any
 from agent.errors import AutoresearchError, Interrupted, MachineFault, PreconditionError, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
-from agent.journal.journal import Journal, read
+from agent.journal.journal import Journal, fold
 from agent.journal.paths import find_session, journal_path, stop_file
-from agent.journal.state import State, replay
+from agent.journal.state import State
 from agent.playbook.findings import added, findings
 from agent.protocol.load import load_protocol
 from agent.repository.checkout import Checkout
@@ -172,7 +172,7 @@ def compared(
 
 def _begun(folder: Path, tag: str) -> tuple[State, Mapping[str, Any]]:
     """Return the state of a session and the data of its first event."""
-    state = replay(read(journal_path(folder, tag)))
+    state = fold(journal_path(folder, tag))
     if state.session is None:
         raise PreconditionError(
             f"session {tag} ended before its first event, so nothing can be compared",

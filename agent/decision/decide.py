@@ -15,7 +15,7 @@ from agent.decision.sequential_test import Kind, Step, greedy, is_lost, repeat, 
 from agent.errors import PreconditionError
 from agent.execution.conditions import disturbed, swaps_more
 from agent.journal.experiment import Direction, Experiment, Run, Value, Verdict, metrics, succeeded
-from agent.journal.state import Pending
+from agent.journal.pending import Pending
 from agent.source.diff import changed, same_work
 from agent.source.simplicity import leaner, repeats
 

@@ -20,7 +20,7 @@ In the order in which they occur in an experiment:
     prepared   {number, base, proposer, description}     it is on disk, for the next experiment
     outdated   {number, reason}                          it is thrown away, because it no longer applies
     proposed   {number, proposer, description, reasoning, parameters, digest, files, expected}; {playbook}: the title of
-               the entry of the playbook that it tries
+               the entry of the playbook that it tries; {parts}: the numbers of the near misses that it makes together
     committed  {number, commit}                          the candidate has a commit; nothing else has changed
     started    {number, run, pid, born, log, expected}   its command runs; {of} as in `measured`
     faulted    {number, run, fault, reason, seconds, pause}   the GPU failed: the run does not count, and is repeated
@@ -231,6 +231,7 @@ _STARTED: dict[str, Check] = {
 _CANDIDATE: dict[str, Check] = {
     "number": _count, "proposer": _text, "description": _text, "reasoning": _text, "parameters": _map(_scalar),
     "digest": _text, "files": _list(_text), "expected": _maybe(_number), "commit": _commit, "playbook": _text,
+    "parts": _list(_count),
 }  # fmt: skip
 _LEASE: dict[str, Check] = {
     "lease": _text, "station": _text, "commit": _commit, "log": _text, "expected": _seconds,

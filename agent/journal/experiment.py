@@ -34,6 +34,7 @@ class Proposal:
         proposer: the name of the proposer, if it is not the session's own; else empty.
         expected: the change of the metric that the proposer expects; None if it named none.
         playbook: the title of the entry of the playbook that it tries; empty for none.
+        parts: the numbers of the near misses that it makes together; empty for none.
     """
 
     files: Mapping[str, str]
@@ -43,6 +44,7 @@ class Proposal:
     proposer: str = ""
     expected: float | None = None
     playbook: str = ""
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ class Experiment:
         playbook: the title of the entry of the playbook that it tries; empty for none.
         screens: its screens as a candidate, made before the verdict.
         heldout_screens: its screens as the incumbent, made after it was kept.
+        parts: the numbers of the near misses that it makes together; empty for none.
     """
 
     number: int
@@ -208,6 +211,7 @@ class Experiment:
     playbook: str = ""
     screens: tuple[Screen, ...] = ()
     heldout_screens: tuple[Screen, ...] = ()
+    parts: tuple[int, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -32,6 +32,7 @@ class Candidate:
         rebases: station -> number of runs of its base that were accepted there after the machine's state had changed.
         verdict: None until it is decided.
         playbook: the title of the entry of the playbook that it tries; empty for none.
+        parts: the numbers of the near misses that it makes together; empty for none.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Candidate:
     rebases: Mapping[str, int] = field(default_factory=dict)
     verdict: Verdict | None = None
     playbook: str = ""
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _candidate(flight: Flight, event: Event) -> Flight:
     data = event.data
     known = {each.name: data[each.name] for each in fields(Candidate) if each.name in data}
     number = data["candidate"]
-    new = Candidate(**{**known, "number": number, "files": tuple(data["files"]), "proposed_at": event.at})
+    lists = {name: tuple(data.get(name, ())) for name in ("files", "parts")}
+    new = Candidate(**{**known, **lists, "number": number, "proposed_at": event.at})
     return replace(flight, candidates={**flight.candidates, number: new}, proposed=max(flight.proposed, number))
 
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from agent.errors import AutoresearchError, fault
 from agent.format import one_line
 from agent.journal.events import Event, fault_of
-from agent.journal.state import State, replay, step
+from agent.journal.state import State, step
 from agent.system.files import Unusable, open_plain, read_end
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Digest
+
 LARGEST_JOURNAL, LONGEST_LINE = 512 * 2**20, 16 * 2**20
+# How many journals a process remembers, and how much of one it reads at a time.
+MOST_KNOWN, CHUNK = 32, 2**20
 COSTS = ("input_tokens", "output_tokens", "dollars")
 LARGEST_COST = 1e9  # tokens or dollars
 # The hint for a damaged journal. The program itself never rewrites one.
@@ -102,33 +109,40 @@ def read(path: Path) -> Iterator[Event]:
         AutoresearchError: another line is not an event, an event holds invalid values, or it cannot follow the
             events before it.
     """
-    state, costs, whole = State(), _Costs(), True
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            data = json.loads(line)
-            event = costs.sound(Event(data.pop("event"), data.pop("at"), data))
-            if fault_of(event) is not None:
-                raise ValueError
-            # A file whose session event is incomplete is read as a plain list of events and not folded.
-            whole = whole and not (event.kind == "session" and "base" not in event.data)
-            state = step(state, event) if whole else state
-        except (*NO_EVENT, RecursionError, MemoryError):
-            raise AutoresearchError(
-                f"line {number} of {path} is not an event", hint=REPAIR.format("that line")
-            ) from None
+    for event, _ in _places(path, _Place()):
         yield event
 
 
 def fold(path: Path) -> State:
     """Return the state of a session.
 
+    A process that folds a journal again only reads the events that are new, if the rest is as it was.
+
     Raises:
         AutoresearchError: its journal is damaged.
     """
-    try:
-        return replay(read(path))
-    except NO_EVENT as error:
-        raise damaged(path, error) from None
+    place = _KNOWN.pop(path, None)
+    if place is None or not _begins_with(path, place):
+        place = _Place()
+    for _, place in _places(path, place):
+        pass
+    if not place.whole:
+        raise damaged(path, KeyError("base"))
+    _KNOWN[path] = place
+    if len(_KNOWN) > MOST_KNOWN:
+        with contextlib.suppress(KeyError):  # another thread was faster
+            del _KNOWN[next(iter(_KNOWN))]
+    return place.state
+
+
+def read_and_fold(path: Path) -> tuple[list[Event], State]:
+    """Return the events of a journal and the state after them; raise as `read` and `fold` do."""
+    events, place = list[Event](), _Place()
+    for event, place in _places(path, place):
+        events.append(event)
+    if not place.whole:
+        raise damaged(path, KeyError("base"))
+    return events, place.state
 
 
 def damaged(path: Path, error: Exception) -> AutoresearchError:
@@ -136,8 +150,65 @@ def damaged(path: Path, error: Exception) -> AutoresearchError:
     return AutoresearchError(f"{path} is not the journal of a session ({fault(error)})", hint=REPAIR.format("it"))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the complete lines.
+@dataclass(frozen=True)
+class _Place:
+    """How far a journal has been read.
+
+    Attributes:
+        lines, size: read so far; the size in bytes.
+        digest: of these bytes.
+        state: after these events.
+        worst: the most that the model call in progress can cost; empty for none.
+        whole: whether the session event is complete. If not, the file is read as a plain list of events.
+    """
+
+    lines: int = 0
+    size: int = 0
+    digest: Digest = field(default_factory=hashlib.sha256)
+    state: State = State()
+    worst: Mapping[str, float] = field(default_factory=dict)
+    whole: bool = True
+
+
+_KNOWN: dict[Path, _Place] = {}
+
+
+def _places(path: Path, place: _Place) -> Iterator[tuple[Event, _Place]]:
+    """Yield each event after a place, and the place after it."""
+    digest = place.digest.copy()
+    for line in _lines(path, place.size):
+        number = place.lines + 1
+        try:
+            data = json.loads(line)
+            event, worst = _sound(Event(data.pop("event"), data.pop("at"), data), place.worst)
+            if fault_of(event) is not None:
+                raise ValueError
+            whole = place.whole and not (event.kind == "session" and "base" not in event.data)
+            state = step(place.state, event) if whole else place.state
+        except (*NO_EVENT, RecursionError, MemoryError):
+            raise AutoresearchError(
+                f"line {number} of {path} is not an event", hint=REPAIR.format("that line")
+            ) from None
+        digest.update(line)
+        place = _Place(number, place.size + len(line), digest, state, worst, whole)
+        yield event, place
+
+
+def _begins_with(path: Path, place: _Place) -> bool:
+    """Return whether a journal still begins with what was read of it."""
+    digest, left = hashlib.sha256(), place.size
+    try:
+        with open_plain(path) as file:
+            while left > 0 and (part := file.read(min(left, CHUNK))):
+                digest.update(part)
+                left -= len(part)
+    except (OSError, Unusable):
+        return False
+    return left == 0 and digest.digest() == place.digest.digest()
+
+
+def _lines(path: Path, start: int) -> Iterator[bytes]:
+    """Yield the complete lines from a byte on.
 
     Raises:
         AutoresearchError: the file cannot be a journal.
@@ -146,6 +217,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         with open_plain(path) as file:
             if os.fstat(file.fileno()).st_size > LARGEST_JOURNAL:
                 raise Unusable(f"is larger than {LARGEST_JOURNAL // 2**20} MiB", path)
+            file.seek(start)
             reader = io.BufferedReader(file)
             while line := reader.readline(LONGEST_LINE + 1):
                 if len(line) > LONGEST_LINE:
@@ -161,22 +233,17 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise AutoresearchError(f"{path} {fault}, so it is not a journal", hint=REPAIR.format("it")) from None
 
 
-class _Costs:
-    """Corrects costs that an earlier version took from a server unchecked: text, negative or absurdly large numbers.
+def _sound(event: Event, worst: Mapping[str, float]) -> tuple[Event, Mapping[str, float]]:
+    """Return an event with sound costs, and the most that the call in progress can cost.
 
-    An invalid cost is replaced by the most the call could cost, which the event before it holds.
+    An earlier version took costs from a server unchecked: text, negative or absurdly large numbers. An invalid one is
+    replaced by the most the call could cost, which the event before it holds.
     """
-
-    def __init__(self) -> None:
-        self._worst: dict[str, float] = {}
-
-    def sound(self, event: Event) -> Event:
-        if event.kind not in ("calling", "called"):
-            return event
-        known = {**dict.fromkeys(COSTS, 0), **(self._worst if event.kind == "called" else {})}
-        costs = {name: event.data[name] if _is_cost(event.data.get(name)) else known[name] for name in COSTS}
-        self._worst = costs if event.kind == "calling" else {}
-        return Event(event.kind, event.at, {**event.data, **costs})
+    if event.kind not in ("calling", "called"):
+        return event, worst
+    known = {**dict.fromkeys(COSTS, 0), **(worst if event.kind == "called" else {})}
+    costs = {name: event.data[name] if _is_cost(event.data.get(name)) else known[name] for name in COSTS}
+    return Event(event.kind, event.at, {**event.data, **costs}), costs if event.kind == "calling" else {}
 
 
 def _is_cost(value: object) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Proposal, digest
+from agent.journal.flight import Candidate
 from agent.journal.journal import Journal
 from agent.journal.paths import experiment_folder
 from agent.journal.results import one_line
@@ -27,10 +28,8 @@ def write(journal: Path, number: int, revision: Revision, proposal: Proposal) ->
     Raises:
         AutoresearchError: it cannot be written.
     """
-    content = dataclasses.asdict(proposal)
-    if not proposal.playbook:
-        del content["playbook"]  # unknown to earlier versions
-    save(_path(journal, number, revision), content)
+    content = {name: value for name, value in dataclasses.asdict(proposal).items() if name not in ("playbook", "parts")}
+    save(_path(journal, number, revision), content | unknown_before(proposal))
 
 
 def announce(journal: Journal, number: int, proposal: Proposal, files: Mapping[str, str], proposer: str) -> None:
@@ -54,8 +53,14 @@ def described(proposal: Proposal, files: Mapping[str, str], proposer: str) -> di
         "digest": digest(files),
         "files": sorted(proposal.files),
         "expected": proposal.expected,
-        **({"playbook": proposal.playbook} if proposal.playbook else {}),
+        **unknown_before(proposal),
     }
+
+
+def unknown_before(of: Proposal | Candidate) -> dict[str, Any]:
+    """Return the fields that earlier versions cannot read, if there is something in them."""
+    found = {"playbook": of.playbook, "parts": list(of.parts)}
+    return {name: value for name, value in found.items() if value}
 
 
 def save(path: Path, content: object) -> None:
@@ -82,8 +87,11 @@ def read(journal: Path, number: int, revision: Revision) -> Proposal:
     """
     path = _path(journal, number, revision)
     try:
-        proposal = Proposal(**json.loads(read_bounded(path, LARGEST_FILE)))
+        content = json.loads(read_bounded(path, LARGEST_FILE))
+        proposal = Proposal(**{**content, "parts": tuple(content.get("parts", ()))})
         if not all(isinstance(each, str) for pair in dict(proposal.files).items() for each in pair):
+            raise ValueError
+        if not all(isinstance(each, int) for each in proposal.parts):
             raise ValueError
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise AutoresearchError(

@@ -3,85 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.journal.comparison import PendingComparison, comparison_of, run_of, rung_of, with_run
 from agent.journal.events import Event
-from agent.journal.experiment import Direction, Evidence, Experiment, Run, Screen, Value, Verdict
+from agent.journal.experiment import Direction, Evidence, Experiment, Screen, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
 from agent.journal.flight import NO_FLIGHT, Flight
-
-
-@dataclass(frozen=True)
-class Pending:
-    """The experiment in progress.
-
-    Attributes:
-        proposed_at: Unix time in seconds, as is `started_at`.
-        commit: None until the candidate is committed.
-        revisions: number of new versions of the candidate, including repairs.
-        started: the data of the `started` event while a run is in progress; else None.
-        refreshed: number of runs of the incumbent during this experiment.
-        rebases: number of those that were accepted after the machine's state had changed.
-        rebased_at: number of runs of the candidate before the latest rebase.
-        faulted: number of faults of the GPU in a row that ended runs of the candidate.
-        provoked: whether the faults of an earlier version were its own.
-        candidate: the candidate of a session with stations that this records (`agent.journal.flight`); else None.
-        playbook: the title of the entry of the playbook that it tries; empty for none.
-        screens: its screens, in which it was trained for less.
-    """
-
-    number: int
-    proposer: str
-    description: str
-    reasoning: str
-    parameters: Mapping[str, Value]
-    digest: str
-    files: tuple[str, ...]
-    proposed_at: float
-    commit: str | None = None
-    revisions: int = 0
-    repairs: int = 0
-    started: Mapping[str, Any] | None = None
-    started_at: float | None = None
-    runs: tuple[Run, ...] = ()
-    verdict: Verdict | None = None
-    expected: float | None = None
-    refreshed: int = 0
-    rebases: int = 0
-    rebased_at: int = 0
-    faulted: int = 0
-    provoked: bool = False
-    candidate: int | None = None
-    playbook: str = ""
-    screens: tuple[Screen, ...] = ()
-
-    @property
-    def screened_out(self) -> Screen | None:
-        """The screen whose forecast discards it; None if it is judged at the full rung."""
-        return next((each for each in self.screens if each.then == "discard"), None)
-
-    @property
-    def experiment(self) -> Experiment:
-        assert self.commit is not None and self.verdict is not None
-        return Experiment(
-            number=self.number,
-            proposer=self.proposer,
-            description=self.description,
-            commit=self.commit,
-            digest=self.digest,
-            files=self.files,
-            parameters=self.parameters,
-            runs=self.runs,
-            verdict=self.verdict,
-            reasoning=self.reasoning,
-            expected=self.expected,
-            candidate=self.candidate,
-            playbook=self.playbook,
-            screens=self.screens,
-        )
+from agent.journal.pending import Pending
 
 
 @dataclass(frozen=True)
@@ -217,13 +148,6 @@ PROMOTION = ("best", "rung", "conditions", "session", "whole", "changes", "rest"
 BEGINNINGS = ("session", "resumed", "comparing")
 
 
-def replay(events: Iterable[Event]) -> State:
-    state = State()
-    for event in events:
-        state = step(state, event)
-    return state
-
-
 def step(state: State, event: Event) -> State:
     """Return the state after one more event. Unknown kinds change nothing."""
     worked = 0.0 if event.kind in BEGINNINGS else max(0.0, event.at - state.latest_at)
@@ -271,7 +195,7 @@ def _proposed(state: State, event: Event) -> State:
     keys = ("number", "proposer", "description", "reasoning", "parameters", "digest")
     known = {key: data[key] for key in keys}
     more: dict[str, Any] = {"expected": data.get("expected"), "candidate": data.get("candidate")}
-    more["playbook"] = data.get("playbook", "")
+    more |= {"playbook": data.get("playbook", ""), "parts": tuple(data.get("parts", ()))}
     pending = Pending(**known, **more, files=tuple(data["files"]), proposed_at=event.at)
     nothing = state.nothing if pending.proposer in ("search", EDIT) else None
     if pending.proposer == EDIT or pending.candidate is not None:  # the next proposal stays for the one after it

@@ -23,7 +23,8 @@ from agent.journal.experiment import Experiment, Run, Screen, metrics, succeeded
 from agent.journal.history import experiments_before
 from agent.journal.journal import Journal
 from agent.journal.paths import experiment_folder
-from agent.journal.state import EDIT, Pending, State, gain
+from agent.journal.pending import Pending
+from agent.journal.state import EDIT, State, gain
 from agent.pruning import rungs
 from agent.pruning.rungs import Forecast, Screened
 from agent.source.diff import same_work

@@ -13,9 +13,9 @@ from agent.format import one_line
 from agent.journal.comparison import run_of
 from agent.journal.events import Event
 from agent.journal.experiment import Experiment, Run, Value
-from agent.journal.journal import read
+from agent.journal.journal import read_and_fold
 from agent.journal.paths import journal_path, own_log
-from agent.journal.state import State, replay
+from agent.journal.state import State
 from agent.report.gather import readable
 from agent.report.stations import shown_name
 from agent.repository.workspace import Workspace
@@ -68,8 +68,8 @@ class CloseUp:
 
 def close_ups(workspace: Workspace, tag: str) -> tuple[State, list[CloseUp]]:
     """Return the state of a session, and what the page shows of each experiment, in order."""
-    events = list(read(journal_path(workspace.folder, tag)))
-    state, runs = replay(events), _runs(events)
+    events, state = read_and_fold(journal_path(workspace.folder, tag))
+    runs = _runs(events)
     diffs: Mapping[str, str] = {}
     with contextlib.suppress(AutoresearchError):  # without git the rest is still shown
         diffs = workspace.changes([e.commit for e in state.experiments[1:]])

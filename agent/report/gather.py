@@ -18,9 +18,9 @@ from agent.format import block, figure, plain
 from agent.journal.comparable import differences
 from agent.journal.experiment import Evidence, Experiment, reservations
 from agent.journal.history import by_idea
-from agent.journal.journal import NO_EVENT, damaged, read
+from agent.journal.journal import read_and_fold
 from agent.journal.paths import find_session, journal_path
-from agent.journal.state import State, replay
+from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.report.gain import outcome, remeasured
@@ -63,11 +63,7 @@ def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
 
 
 def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, Any]:
-    events = list(read(journal_path(workspace.folder, tag)))
-    try:
-        state = replay(events)
-    except NO_EVENT as error:
-        raise damaged(journal_path(workspace.folder, tag), error) from None
+    events, state = read_and_fold(journal_path(workspace.folder, tag))
     about = state.session
     if about is None or not state.experiments:
         raise PreconditionError(

@@ -15,7 +15,8 @@ from agent.journal import lock
 from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path, own_log, state_folder
-from agent.journal.state import Pending, State, experiment_named
+from agent.journal.pending import Pending
+from agent.journal.state import State, experiment_named
 from agent.protocol.load import load_protocol
 from agent.report.gain import outcome, standing
 from agent.report.statement import bound_of
@@ -53,6 +54,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         "proposer": found.proposer,
         "reasoning": found.reasoning,
         "playbook": found.playbook,
+        "parts": list(found.parts),
         "commit": found.commit,
         "files": list(found.files),
         "metric": state.session["metric"],

@@ -17,7 +17,8 @@ from agent.journal.edits import Edit
 from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import fold
 from agent.journal.paths import candidate_ref, find_session, journal_path, require_own_state, state_folder
-from agent.journal.state import EDIT, Pending, State
+from agent.journal.pending import Pending
+from agent.journal.state import EDIT, State
 from agent.report.gain import Outcome, outcome
 from agent.report.status import wait_for_change
 from agent.system.background import log_of

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from agent.errors import AutoresearchError
 from agent.execution.fingerprint import snapshot
 from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
@@ -53,7 +54,10 @@ def context_of(
     workspace, protocol = runner.workspace, runner.protocol
 
     def texts(experiment: Experiment) -> dict[str, str]:
-        return workspace.files(experiment.commit)
+        try:
+            return workspace.files(experiment.commit)
+        except AutoresearchError:  # the user may have deleted its ref, and git the commit
+            return {}
 
     return Context(
         number=number,

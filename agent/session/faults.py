@@ -12,7 +12,8 @@ from agent.execution.gpu_fault import remedy
 from agent.execution.process import POLL_SECONDS
 from agent.format import duration
 from agent.journal.experiment import Run
-from agent.journal.state import Pending, State
+from agent.journal.pending import Pending
+from agent.journal.state import State
 from agent.session.workbench import Workbench
 
 # The first pause is short, because a new process is all that most faults need. Each further fault in a row doubles it,

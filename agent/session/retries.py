@@ -8,7 +8,8 @@ from typing import Literal
 from agent.execution.gpu_fault import described
 from agent.execution.oom import smaller_batch
 from agent.journal.experiment import Proposal, Value
-from agent.journal.state import EDIT, Pending
+from agent.journal.pending import Pending
+from agent.journal.state import EDIT
 from agent.proposers.search.space import tunable_parameters
 from agent.protocol.models import Safety
 

@@ -20,7 +20,8 @@ from agent.format import counted
 from agent.journal.experiment import Experiment, Run, succeeded
 from agent.journal.history import experiments_before
 from agent.journal.paths import experiment_folder
-from agent.journal.state import Pending, expected_seconds
+from agent.journal.pending import Pending
+from agent.journal.state import expected_seconds
 from agent.pruning.curves import broken
 from agent.pruning.monitor import CurveCache, RunMonitor
 from agent.pruning.prune import MOST_HISTORY, Finished, Rival, spared

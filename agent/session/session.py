@@ -18,7 +18,8 @@ from agent.journal import edits, proposals, results
 from agent.journal.experiment import Experiment, Proposal, Value, Verdict, digest
 from agent.journal.journal import Journal
 from agent.journal.paths import candidate_ref, experiment_folder, stop_file
-from agent.journal.state import Pending, State
+from agent.journal.pending import Pending
+from agent.journal.state import State
 from agent.proposers import earlier
 from agent.proposers.ahead import AheadProposer
 from agent.proposers.base import Context, Exhausted, Flying, Proposer

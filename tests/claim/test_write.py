@@ -12,9 +12,8 @@ import pytest
 
 from agent.claim.check import FalseClaim, changes_of, require_consistent
 from agent.claim.folder import read_claim
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.journal.state import replay
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
 from tests.common import claims, schemas
@@ -27,7 +26,7 @@ def test_claim_holds_runs_commits_and_figures_of_confirmation(published: Path, t
     content = json.loads((folder / "claim.json").read_bytes())
     assert schemas.fault("claim", content) is None
     assert json.loads((folder / "claim.schema.json").read_bytes()) == schemas.schema("claim")
-    state = replay(read(journal_path(author, "t")))
+    state = fold(journal_path(author, "t"))
     assert state.baseline
     assert state.incumbent
     assert content["commits"] == {"baseline": state.baseline.commit, "best": state.incumbent.commit}

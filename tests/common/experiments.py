@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agent.decision.decide import Comparison
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
-from agent.journal.state import Pending
+from agent.journal.pending import Pending
 
 
 def kept(number: int, metrics: Sequence[float], sigmas: float = 3.0, heldout: Sequence[float] = ()) -> Experiment:

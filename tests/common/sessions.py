@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.journal.state import replay
 from tests.common.workspaces import Cli, git
 
 
@@ -33,7 +32,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 def assert_consistent(folder: Path, file: str = "train.py", tag: str = "t") -> None:
     """Check the invariants of the design: rows, hashes, branch, tree."""
-    state = replay(read(journal_path(folder, tag)))
+    state = fold(journal_path(folder, tag))
     table = rows(folder)
     assert len(table) == len(state.experiments)
     for row, experiment in zip(table, state.experiments, strict=True):

@@ -14,9 +14,9 @@ from agent.decision.decide import Comparison, DecisionConfig, judge
 from agent.decision.equal_steps import SLOPE_NOISE, slope_of
 from agent.decision.noise import noise_of, pooled
 from agent.journal.experiment import Experiment, Run, Verdict
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.journal.state import Pending, replay
+from agent.journal.pending import Pending
 from agent.source.diff import same_work
 from benchmarks import verdict as simulation
 from tests.common.sessions import assert_consistent, rows
@@ -148,7 +148,7 @@ def test_drifting_session_judges_at_equal_steps(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "8", "--sandbox", "off")
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
-    state = replay(read(journal_path(quick, "t")))
+    state = fold(journal_path(quick, "t"))
     restated = [e for e in state.experiments if e.verdict.evidence and e.verdict.evidence.doubt is not None]
     assert restated
     assert all("at equal steps" in e.verdict.reason for e in restated)

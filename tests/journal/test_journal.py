@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import timeit
 from pathlib import Path
 
 import pytest
 
 from agent.errors import AutoresearchError
 from agent.journal.experiment import Experiment, Run, Verdict
-from agent.journal.journal import Journal, read
+from agent.journal.journal import Journal, fold, read
 from agent.journal.results import one_line, render
-from agent.journal.state import replay
+from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
+from tests.common.journals import JournalBuilder
 from tests.common.workspaces import ROOT
 
 pytestmark = pytest.mark.quick
@@ -33,7 +35,7 @@ def test_events_come_back_and_the_state_is_their_fold(tmp_path: Path) -> None:
     journal.append("recorded", number=0, head="h1")
     journal.close()
     assert seen == ["session", "proposed", "committed", "measured", "judged", "recorded"]
-    state = replay(read(journal.path))
+    state = fold(journal.path)
     assert state == journal.state
     assert state.pending is None
     assert state.head == "h1"
@@ -92,3 +94,46 @@ def test_event_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> No
     with pytest.raises(AutoresearchError, match="noise of the event confirmed has a value that a journal cannot hold"):
         journal.append("confirmed", a="1234", b="5678", noise=float("nan"))
     assert [event.kind for event in read(journal.path)] == ["note"]
+
+
+def session(tmp_path: Path, count: int) -> Path:
+    path = tmp_path / "journal.jsonl"
+    JournalBuilder("t").baseline().mixed(count).save(path)
+    return path
+
+
+def fresh(path: Path, tmp_path: Path) -> State:
+    """Return the state as a process finds it that has never read the journal."""
+    copy = tmp_path / f"{len([*tmp_path.iterdir()])}.jsonl"
+    copy.write_bytes(path.read_bytes())
+    return fold(copy)
+
+
+def test_state_of_a_growing_journal_is_that_of_a_first_reading(tmp_path: Path) -> None:
+    lines = session(tmp_path, 30).read_bytes().splitlines(keepends=True)
+    path = tmp_path / "grows.jsonl"
+    for end in range(0, len(lines), 7):
+        path.write_bytes(b"".join(lines[:end]))
+        assert fold(path) == fresh(path, tmp_path)
+        path.write_bytes(b"".join(lines[:end]) + lines[end][:9])  # a torn line is read once it is whole
+        assert fold(path) == fresh(path, tmp_path)
+
+
+def test_changed_journal_is_read_anew(tmp_path: Path) -> None:
+    path = session(tmp_path, 10)
+    before, text = fold(path), path.read_text()
+    path.write_text(text.replace('"tag": "t"', '"tag": "u"', 1))
+    assert fold(path).session != before.session
+    path.write_text("\n".join(text.splitlines()[:20]) + "\n")
+    assert len(fold(path).experiments) < len(before.experiments)
+    path.write_text(text.replace('{"event"', "{", 1))
+    with pytest.raises(AutoresearchError, match="line 1"):
+        fold(path)
+    path.unlink()
+    assert fold(path) == State()
+
+
+def test_journal_that_was_read_is_not_parsed_again(tmp_path: Path) -> None:
+    path = session(tmp_path, 1500)
+    first, again = (timeit.timeit(lambda: fold(path), number=1) for _ in range(2))
+    assert again < first / 4

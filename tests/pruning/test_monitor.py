@@ -10,9 +10,8 @@ import pytest
 
 from agent.decision.estimate import estimate
 from agent.journal.history import experiments_before
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.journal.state import replay
 from tests.common.journals import JournalBuilder
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, commit_all
@@ -63,7 +62,7 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
 ) -> None:
     run(cli, curved, tmp_path / "agent.py", (*USUAL, "20", "30"))
     assert_consistent(curved)
-    state = replay(read(journal_path(curved, "t")))
+    state = fold(journal_path(curved, "t"))
     for experiment in state.experiments[-2:]:
         last = experiment.runs[-1]
         assert experiment.verdict.status == "discard"
@@ -81,14 +80,14 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
     broken.parent.mkdir()
     broken.write_text("no event\n")
     run(cli, curved, tmp_path / "agent.py", ("20",), tag="u")
-    first = replay(read(journal_path(curved, "u"))).experiments[1]
+    first = fold(journal_path(curved, "u")).experiments[1]
     assert first.runs[-1].pruned is not None
     assert first.verdict.reason.startswith("pruned at ")
     # With another budget that history does not count.
     run(cli, curved, tmp_path / "agent.py", ("20",), "--training-seconds", "7", tag="v")
-    assert replay(read(journal_path(curved, "v"))).experiments[1].runs[-1].pruned is None
+    assert fold(journal_path(curved, "v")).experiments[1].runs[-1].pruned is None
     run(cli, curved, tmp_path / "agent.py", ("20",), "--no-prune", tag="w")
-    whole = replay(read(journal_path(curved, "w"))).experiments[1]
+    whole = fold(journal_path(curved, "w")).experiments[1]
     assert whole.runs[-1].pruned is None
     assert whole.metric is not None
 
@@ -105,7 +104,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, t
 
 def test_with_no_prune_not_even_that_ends_it(curved: Path, cli: Cli, tmp_path: Path) -> None:
     run(cli, curved, tmp_path / "agent.py", ("-1.0",), "--no-prune")
-    whole = replay(read(journal_path(curved, "t"))).experiments[1]
+    whole = fold(journal_path(curved, "t")).experiments[1]
     assert whole.metric is not None
     assert whole.verdict.status == "discard"
 
@@ -117,7 +116,7 @@ def test_a_loss_that_rises_in_the_untouched_program_too_is_no_divergence(
     (curved / "train.py").write_text(text.replace("last + 2 * math.exp(-step / 8)", "0.01 * step"))
     commit_all(curved, "a loss that rises")
     run(cli, curved, tmp_path / "agent.py", ("0.9",))
-    assert replay(read(journal_path(curved, "t"))).experiments[1].metric is not None
+    assert fold(journal_path(curved, "t")).experiments[1].metric is not None
 
 
 def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: Path) -> None:
@@ -126,7 +125,7 @@ def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: 
         JournalBuilder(tag).baseline().mixed(count).confirmed().save(journal_path(tmp_path, tag))
     path = journal_path(tmp_path, "first")
     os.utime(path, (1, 1))
-    session = replay(read(path)).session
+    session = fold(path).session
     assert session is not None
     sessions = experiments_before(own, session["fingerprint"], 45)
     assert [len(each) for each in sessions][1] == 31

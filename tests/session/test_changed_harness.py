@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from agent.journal.history import experiments_before
-from agent.journal.journal import read
+from agent.journal.journal import fold, read
 from agent.journal.paths import journal_path
-from agent.journal.state import replay
 from tests.common.workspaces import Cli, git, quick_protocol
 
 BASELINE = Path(".autoresearch/create/baseline.json")
@@ -37,7 +36,7 @@ def is_reused(folder: Path, tag: str) -> bool:
 
 
 def fingerprint_of(folder: Path, tag: str) -> Any:
-    session = replay(read(journal_path(folder, tag))).session
+    session = fold(journal_path(folder, tag)).session
     assert session is not None
     return session["fingerprint"]
 
@@ -86,7 +85,7 @@ def test_session_goes_on_though_the_harness_changed_elsewhere(judged: Path, cli:
     change(judged, "metric.py")
     done = cli(judged, "run", "--tag", "a", "--max-experiments", "2")
     assert done.returncode == 0, done.stderr
-    assert len(replay(read(journal_path(judged, "a"))).experiments) == 3
+    assert len(fold(journal_path(judged, "a")).experiments) == 3
 
 
 def test_session_of_an_earlier_version_goes_on(judged: Path, cli: Cli) -> None:
@@ -147,5 +146,5 @@ def test_agent_changes_nothing_that_the_harness_imports(judged: Path, cli: Cli, 
     )
     assert done.returncode == 0, done.stderr
     assert f"{path}, which is not a mutable file" in done.stderr
-    (experiment,) = replay(read(journal_path(judged, "t"))).experiments[1:]
+    (experiment,) = fold(journal_path(judged, "t")).experiments[1:]
     assert [*experiment.files] == ["train.py"]

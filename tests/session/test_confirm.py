@@ -18,9 +18,8 @@ from agent.decision.schedule import counted, next_turn, reasons
 from agent.execution import conditions
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.journal.state import replay
 from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.scripts import SLOW, knowing
@@ -44,7 +43,7 @@ def test_noisy_session_repeats_runs_and_confirms(noisy: Path, cli: Cli) -> None:
     done = cli(noisy, "run", "--tag", "t", "--max-experiments", "12", "--confirm")
     assert done.returncode == 0, done.stderr
     assert_consistent(noisy)
-    state = replay(read(journal_path(noisy, "t")))
+    state = fold(journal_path(noisy, "t"))
     assert len(state.experiments[0].runs) == 2
     assert (noisy / ".autoresearch" / "create" / "baseline_run-2.log").exists()
     measured = events(noisy, "measured")
@@ -78,7 +77,7 @@ def test_greedy_verdict_takes_one_run_each(noisy: Path, cli: Cli) -> None:
 def test_confirm_and_ablate_by_hand(quick: Path, cli: Cli) -> None:
     assert cli(quick, "confirm").returncode == 3
     cli(quick, "run", "--tag", "t", "--max-experiments", "4")
-    state = replay(read(journal_path(quick, "t")))
+    state = fold(journal_path(quick, "t"))
     best, baseline = state.incumbent, state.baseline
     assert best
     assert baseline
@@ -356,7 +355,7 @@ def test_names_are_those_of_the_checkout_of_the_person_which_stays(quick: Path, 
     git(quick, "add", "notes.md")
     git(quick, "commit", "--quiet", "-m", "notes")
     cli(quick, "run", "--tag", "t", "--max-experiments", "4")
-    state = replay(read(journal_path(quick, "t")))
+    state = fold(journal_path(quick, "t"))
     assert state.incumbent is not None
     assert state.baseline is not None
     git(quick, "switch", "--quiet", "main")
@@ -374,7 +373,7 @@ def test_names_are_those_of_the_checkout_of_the_person_which_stays(quick: Path, 
 
 def test_commits_that_add_rows_alone_are_the_experiment_that_they_hold(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "4")
-    best = replay(read(journal_path(quick, "t"))).incumbent
+    best = fold(journal_path(quick, "t")).incumbent
     assert best is not None
     assert confirmed(quick, cli, "HEAD")["b"] == best.commit
     same = cli(quick, "confirm", "HEAD~1", "HEAD")
@@ -384,7 +383,7 @@ def test_commits_that_add_rows_alone_are_the_experiment_that_they_hold(quick: Pa
 
 def test_an_ended_session_stays_ended_and_its_time_does_not_grow(quick: Path, cli: Cli) -> None:
     cli(quick, "run", "--tag", "t", "--max-experiments", "4")
-    before = replay(read(journal_path(quick, "t")))
+    before = fold(journal_path(quick, "t"))
     path = journal_path(quick, "t")
     lines = path.read_text().splitlines()
     # As if it had ended an hour ago.
@@ -392,7 +391,7 @@ def test_an_ended_session_stays_ended_and_its_time_does_not_grow(quick: Path, cl
     path.write_text("".join(json.dumps({**each, "at": each["at"] - 3600}) + "\n" for each in old))
     confirmed(quick, cli)
     confirmed(quick, cli, "0", "1", "--runs", "2")
-    state = replay(read(path))
+    state = fold(path)
     assert state.ended == before.ended
     assert state.seconds < before.seconds + 600
     assert "not running: interrupted" not in cli(quick, "status").stdout
@@ -409,7 +408,7 @@ def test_all_fresh_runs_of_a_pair_count(noisy: Path, cli: Cli) -> None:
     again = sorted(path.read_bytes() for path in (journal_path(noisy, "t").parent / "confirm").glob("*/*.log"))
     assert len(again) >= len(logs) + 4  # none was written over
     # Results of other pairs do not count for this one; which experiment is best depends on the noise.
-    best = replay(read(journal_path(noisy, "t"))).incumbent
+    best = fold(journal_path(noisy, "t")).incumbent
     assert best
     earlier, later = [number for number in range(1, 7) if number != best.number][::4]
     for other in (earlier, later):

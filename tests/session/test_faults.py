@@ -15,9 +15,9 @@ from agent.errors import MachineFault
 from agent.journal.events import Event
 from agent.journal.experiment import Run, Verdict
 from agent.journal.faults import NO_FAULTS, Faults
-from agent.journal.journal import read
+from agent.journal.journal import fold, read
 from agent.journal.paths import journal_path, stop_file
-from agent.journal.state import State, replay
+from agent.journal.state import State
 from agent.report.timing import time_spent
 from agent.session import faults
 from tests.common.experiments import case, kept
@@ -54,7 +54,7 @@ def run(folder: Path, cli: Cli, count: int, *args: str, code: int = 0) -> str:
 
 
 def state_of(folder: Path) -> State:
-    return replay(read(journal_path(folder, "t")))
+    return fold(journal_path(folder, "t"))
 
 
 def reason(folder: Path, number: int = 1) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.decision.estimate import estimate
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.journal.state import State, replay
+from agent.journal.state import State
 from agent.pruning import rungs
 from agent.pruning.rungs import screened_of
 from benchmarks.ladder import recorded
@@ -35,7 +35,7 @@ def run(cli: Cli, folder: Path, edits: tuple[str, ...], *more: str, tag: str = "
 
 
 def state_of(folder: Path, tag: str = "t") -> State:
-    return replay(read(journal_path(folder, tag)))
+    return fold(journal_path(folder, tag))
 
 
 def test_a_bad_rate_is_screened_out_and_the_rest_is_judged_at_the_full_rung(noisy: Path, cli: Cli) -> None:

@@ -18,7 +18,7 @@ from agent.decision.sequential_test import MOST_FAILURES, MOST_RUNS
 from agent.execution import conditions
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.paths import journal_path
-from agent.journal.state import Pending
+from agent.journal.pending import Pending
 from tests.common.experiments import kept
 from tests.common.in_process import call
 from tests.common.scripts import SLOW, WHICH, knowing

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from agent.journal.journal import read
+from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.journal.state import replay
 from tests.common.in_process import call
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, journal, rows
@@ -54,7 +53,7 @@ def test_closing_commands_of_session_work(quick: Path, cli: Cli) -> None:
     said, commands = closing("run", "--tag", "t", "--max-experiments", "0")
     assert [*commands] == ["view", "resume"]
     said, commands = closing(*commands["resume"], "--max-experiments", "12")
-    best = replay(read(journal_path(quick, "t"))).incumbent
+    best = fold(journal_path(quick, "t")).incumbent
     assert best is not None
     assert 0 < said.count("kept      #") <= 5
     assert said.count("bound     at any time: ") == 1
@@ -76,7 +75,7 @@ def test_benchmark_archetype_runs_unchanged(sieve: Path, cli: Cli) -> None:
     assert_consistent(sieve, "sieve.py")
     table = rows(sieve)
     assert list(table[0]) == ["commit", "numbers_per_second", "status", "description"]
-    kept = [e for e in replay(read(journal_path(sieve, "t"))).experiments if e.verdict.status == "keep"]
+    kept = [e for e in fold(journal_path(sieve, "t")).experiments if e.verdict.status == "keep"]
     # The clock is real: a keep beats the repeated runs of its incumbent, not the number in the incumbent's row.
     for experiment in kept[1:]:
         evidence = experiment.verdict.evidence

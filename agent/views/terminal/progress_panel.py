@@ -17,7 +17,8 @@ from agent.execution.progress import Reading
 from agent.format import duration, figure, one_line
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Experiment, Run, metrics
-from agent.journal.state import Pending, State, side
+from agent.journal.pending import Pending
+from agent.journal.state import State, side
 from agent.pruning.curves import Curve
 from agent.views.terminal.ellipsis import LABEL, FirstFitting, clock, line, named, parts, sides
 from agent.views.text import upcoming

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
-from agent.journal.state import Pending, State
+from agent.journal.pending import Pending
+from agent.journal.state import State
 from agent.pruning.curves import Curve, Point
 from agent.views.terminal.chart import best_chart, charts, loss_chart
 from agent.views.terminal.log_curve import LogCurve
