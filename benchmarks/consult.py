@@ -27,7 +27,7 @@ from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import tunable_parameters
 from agent.source.constants import constants
 from agent.source.constants import replace as replace_constants
-from benchmarks.surrogate import NUMBERS, simulate, surrogate
+from benchmarks.surrogate import NUMBERS, Night, simulate, surrogate
 
 GOOD_MOVES: tuple[Mapping[str, Value], ...] = (
     {"TOTAL_BATCH_SIZE": 262144},
@@ -82,7 +82,8 @@ def proposer(arm: str, seed: int) -> HybridProposer:
 def session(trials: Path, experiments: int, kind: Kind, job: tuple[str, int]) -> float:
     """Return the incumbent's value without noise at the end of a session."""
     arm, seed = job
-    return simulate(surrogate(trials), proposer(arm, seed), seed, experiments, kind, count="experiments")
+    night = Night(seed, experiments, kind, count="experiments")
+    return simulate(surrogate(trials), proposer(arm, seed), night)[0]
 
 
 def main() -> None:

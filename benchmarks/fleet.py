@@ -34,10 +34,10 @@ from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
 from agent.fleet.assign import InFlight, Task, View, next_task
 from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value, Verdict, by_station, digest, succeeded
-from agent.proposers.base import Context, Flying
+from agent.proposers.base import Context, Flying, WorkspaceView
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import tunable_parameters
-from benchmarks.surrogate import BASELINE, FILES, NOISE, night, surrogate
+from benchmarks.surrogate import BASELINE, FILES, NOISE, Night, simulate, surrogate
 
 SPREAD, LEVEL = 2.0, 0.05
 RUNS = 100  # of one station, which the target is taken from
@@ -80,6 +80,7 @@ def machines(count: int, seed: int, noise: float, size: float, same_time: bool =
 class Candidate:
     proposal: Proposal
     files: Mapping[str, str]
+    base: int
     runs: list[Run] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
     wants: Wants | None = None
@@ -114,6 +115,8 @@ class Session:
         first = Proposal(FILES, "baseline", parameters=self.parameters)
         self.history = [_experiment(0, first, FILES, (), BASELINE)]
         self.files: Mapping[str, str] = FILES
+        self.texts: list[Mapping[str, str]] = [FILES]
+        self.workspace = WorkspaceView(texts=lambda each: self.texts[each.number])
         self.doing: dict[str, Task | None] = dict.fromkeys((each.name for each in self.stations), None)
         self.events: list[tuple[float, int, Machine, Task]] = []
         self.records = Records([], "minimize", tuple(self.doing))
@@ -169,11 +172,10 @@ class Session:
             for number, each in self.candidates.items()
         )
         told = self.history if self.naive else aligned(self.history, self.records)
-        context = Context(
-            self.proposed, self.seed, self.files, told[self.best], tuple(told), "minimize", {}, flight=flight
-        )
+        about = (self.files, told[self.best], tuple(told), "minimize", {})
+        context = Context(self.proposed, self.seed, *about, workspace=self.workspace, flight=flight)
         proposal = self.propose(context)
-        self.candidates[self.proposed] = Candidate(proposal, {**self.files, **proposal.files})
+        self.candidates[self.proposed] = Candidate(proposal, {**self.files, **proposal.files}, self.best)
         return self.proposed
 
     def _mean(self, candidate: Candidate) -> float | None:
@@ -205,7 +207,9 @@ class Session:
             return False
         del self.candidates[number]
         place = len(self.history)
-        self.history.append(_experiment(place, candidate.proposal, candidate.files, tuple(candidate.runs), verdict))
+        found = _experiment(place, candidate.proposal, candidate.files, tuple(candidate.runs), verdict)
+        self.history.append(replace(found, base=candidate.base))
+        self.texts.append(candidate.files)
         self._remember()
         if verdict.status != "keep":
             return False
@@ -253,9 +257,8 @@ class Session:
 def _experiment(
     number: int, proposal: Proposal, files: Mapping[str, str], runs: tuple[Run, ...], verdict: Verdict
 ) -> Experiment:
-    return Experiment(
-        number, "search", proposal.description, str(number), digest(files), proposal.parameters, runs, verdict
-    )
+    about = (proposal.description, str(number), digest(files), proposal.parameters)
+    return Experiment(number, "search", *about, runs, verdict, parts=proposal.parts)
 
 
 def searched(trials: Path, same_time: bool, job: tuple[int, bool, int]) -> list[tuple[float, float]]:
@@ -271,7 +274,7 @@ def searched(trials: Path, same_time: bool, job: tuple[int, bool, int]) -> list[
 
 
 def single(trials: Path, seed: int) -> float:
-    return night(surrogate(trials), SearchProposer(), seed, RUNS, "confirm")[0]
+    return simulate(surrogate(trials), SearchProposer(), Night(seed, RUNS, "confirm"))[0]
 
 
 def reached(curves: Sequence[Sequence[tuple[float, float]]], target: float) -> float:

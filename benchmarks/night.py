@@ -1,13 +1,14 @@
 """Measure the honest gain per hour of real training, against the classic loop with random search and with TPE.
 
     uv run python -m benchmarks.night --out DIR [--experiments 40] [--seconds 10] [--sessions 2]
+        [--against "own steps"]
 
 DIR is an empty folder outside any repository. An interrupted benchmark continues with the same command. Run nothing
 else meanwhile, because budgets are wall-clock time. Every session gets the machine time of `--experiments` runs of the
 untouched recipe. Sessions alternate in slices, forward and backward, so that a slow hour affects all of them equally.
 At the end the baseline and every session's best get five held-out runs each, alternating, and the gain is the
 difference of those means. The classic loop keeps whatever looks better once. Its proposers draw from the whole space,
-which is what Optuna's samplers do by default.
+which is what Optuna's samplers do by default. "own steps" is our search without playbook and near misses.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from agent.decision.decide import DecisionConfig
 from agent.decision.limits import Limits
 from agent.decision.sequential_test import Kind
 from agent.journal.experiment import Experiment, Proposal, Value, digest
-from agent.journal.journal import Journal, read
+from agent.journal.journal import Journal, fold
 from agent.journal.paths import journal_path
-from agent.journal.state import State, replay
-from agent.proposers.base import Context, Exhausted, Proposer
+from agent.journal.state import State
+from agent.proposers.base import NO_WORKSPACE, Context, Exhausted, Proposer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import space_of
 from agent.session.opening import open_runner
@@ -51,10 +52,22 @@ DRAWS = 300
 class Arm:
     name: str
     verdict: Kind
-    sampler: Literal["search", "random", "tpe"]
+    sampler: Literal["search", "own steps", "random", "tpe"]
 
 
-ARMS = (Arm("ours", "confirm", "search"), Arm("random", "greedy", "random"), Arm("tpe", "greedy", "tpe"))
+ARMS = {
+    "ours": Arm("ours", "confirm", "search"),
+    "own steps": Arm("own-steps", "confirm", "own steps"),
+    "random": Arm("random", "greedy", "random"),
+    "tpe": Arm("tpe", "greedy", "tpe"),
+}
+
+
+class OwnSteps(SearchProposer):
+    """The search without what it knows from the playbook and from the files of near misses."""
+
+    def ask(self, context: Context) -> Proposal:
+        return super().ask(replace(context, playbook=(), workspace=NO_WORKSPACE))
 
 
 class Sampled:
@@ -102,6 +115,8 @@ class Sampled:
 
 
 def proposer(arm: Arm, seed: int) -> Proposer:
+    if arm.sampler == "own steps":
+        return OwnSteps()
     return SearchProposer() if arm.sampler == "search" else Sampled(arm.sampler, seed)
 
 
@@ -115,7 +130,7 @@ def clone(out: Path, name: str) -> Path:
 
 
 def state_of(folder: Path) -> State:
-    return replay(read(journal_path(folder, "t")))
+    return fold(journal_path(folder, "t"))
 
 
 def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> None:
@@ -231,10 +246,12 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--sessions", type=int, default=2)
+    parser.add_argument("--against", nargs="+", choices=[*ARMS][1:], default=["random", "tpe"])
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     out = options.out.resolve()
-    jobs = [(f"{arm.name}-{seed}", arm, seed) for seed in range(options.sessions) for arm in ARMS]
+    arms = [ARMS[name] for name in ("ours", *options.against)]
+    jobs = [(f"{arm.name}-{seed}", arm, seed) for seed in range(options.sessions) for arm in arms]
     for name, _, _ in jobs:
         clone(out, name)
     budget = machine_seconds(out, options.experiments, options.seconds)

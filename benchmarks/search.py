@@ -1,12 +1,13 @@
 """Compare the built-in search with random search, TPE and CMA-ES on a surrogate that answers in milliseconds.
 
     uv run --with scikit-learn==1.9.1 --with cmaes python -m benchmarks.search --trials FILE
-        [--sessions 40] [--experiments 100 300] [--noise 0.00026]
+        [--sessions 40] [--experiments 100 300] [--noise 0.00026] [--against "with the playbook"]
 
 See benchmarks.surrogate for FILE. All start from the default, which is measured and told to all, have the same number
 of runs, and search the same ranges. The results compared are values without noise. The samplers are Optuna's with its
 own settings; CMA-ES also runs with a start at the default. The search decides as a session does, so confirming runs
-come out of its budget. The samplers keep the lowest number.
+come out of its budget. The samplers keep the lowest number. The search also runs without near misses, and with the
+entries of this repository's playbook.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,14 +26,16 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from agent.decision.sequential_test import Kind
 from agent.journal.experiment import Experiment, Proposal, Value
+from agent.playbook.entries import read_book
 from agent.proposers.base import Context, Proposer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import Dimension, space_of
-from benchmarks.surrogate import FILES, NOISE, simulate, surrogate
+from benchmarks.surrogate import FILES, NOISE, Night, simulate, surrogate
 
-ARMS = ("search", "random", "tpe", "cma-es", "cma-es at the default")
+OWN = ("search", "without near misses", "with the playbook")
+ARMS = (*OWN, "random", "tpe", "cma-es", "cma-es at the default")
+WORKSPACE = Path(__file__).resolve().parents[1]
 # The value that CMA-ES gets for a failure, because it needs one. The worst of the trials is 2.1.
 FAILED = 2.2
 SPACE = space_of(FILES, {})
@@ -110,10 +114,13 @@ def session(trials: Path, noise: float, job: tuple[str, int, int]) -> tuple[floa
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Optuna warns that CMA-ES draws the categorical constant at random.
     warnings.simplefilter("ignore")
-    proposer: Proposer = SearchProposer() if arm == "search" else Sampler(arm, seed)
+    own = arm in OWN
+    proposer: Proposer = SearchProposer() if own else Sampler(arm, seed)
+    night = Night(seed, runs, "confirm" if own else "greedy", noise, near_misses=arm != "without near misses")
+    if arm == "with the playbook":
+        night = replace(night, playbook=read_book(WORKSPACE).entries)
     began = time.process_time()
-    kind: Kind = "confirm" if arm == "search" else "greedy"
-    return simulate(surrogate(trials), proposer, seed, runs, kind, noise), time.process_time() - began
+    return simulate(surrogate(trials), proposer, night)[0], time.process_time() - began
 
 
 def paired(others: list[float], own: list[float]) -> str:
@@ -132,16 +139,18 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, nargs="+", default=[100, 300])
     parser.add_argument("--noise", type=float, default=NOISE)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--against", nargs="+", choices=ARMS[1:], default=ARMS[1:])
     options = parser.parse_args()
+    arms = ("search", *options.against)
     seeds = range(options.first_seed, options.first_seed + options.sessions)
     surrogate(options.trials)  # before the fork, so that both workers share the trees
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as workers:
         for runs in options.experiments:
-            jobs = [(arm, runs, seed) for seed in seeds for arm in ARMS]
+            jobs = [(arm, runs, seed) for seed in seeds for arm in arms]
             found = dict(zip(jobs, workers.map(partial(session, options.trials, options.noise), jobs), strict=True))
             print(f"{len(seeds)} sessions of {runs} runs, noise {options.noise}: value without noise, mean and sd")
             own = [found["search", runs, seed][0] for seed in seeds]
-            for arm in ARMS:
+            for arm in arms:
                 values = [found[arm, runs, seed][0] for seed in seeds]
                 seconds = statistics.mean(found[arm, runs, seed][1] for seed in seeds)
                 against = "" if arm == "search" else f"  search is lower by {paired(values, own)}"

@@ -25,7 +25,7 @@ from agent.journal.history import change_of
 from agent.proposers.earlier import Earlier
 from agent.proposers.search.search import SearchProposer
 from benchmarks.search import paired
-from benchmarks.surrogate import NOISE, night, surrogate
+from benchmarks.surrogate import NOISE, Night, simulate, surrogate
 
 OTHER_SEED = 10_000
 SLOWER = 0.1
@@ -69,7 +69,7 @@ def session(trials: Path, noise: float, seed: int) -> list[float]:
     answer = surrogate(trials)
 
     def run(seed: int, runs: int, earlier: tuple[Earlier, ...] = ()) -> tuple[float, tuple[Earlier, ...]]:
-        value, history = night(answer, SearchProposer(), seed, runs, "confirm", noise, earlier=earlier)
+        value, history = simulate(answer, SearchProposer(), Night(seed, runs, "confirm", noise, earlier=earlier))
         return value, learned(history)
 
     other = OTHER_SEED + seed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from agent.decision.noise import noise_of
 from agent.decision.sequential_test import Kind, Step, greedy, sample_of, weigh
 from agent.journal.experiment import Experiment, Proposal, Run, Value, Verdict, digest
-from agent.proposers.base import Context, Proposer
+from agent.playbook.entries import Entry
+from agent.proposers.base import NO_WORKSPACE, Context, Proposer, WorkspaceView
 from agent.proposers.earlier import Earlier
 from agent.proposers.search.space import tunable_parameters
 
@@ -106,64 +107,57 @@ def _fast(forest: Any) -> Callable[[np.ndarray[Any, Any]], float]:
     return predict
 
 
-def simulate(
-    answer: Answer,
-    proposer: Proposer,
-    seed: int,
-    budget: int,
-    kind: Kind = "greedy",
-    noise: float = NOISE,
-    count: Literal["runs", "experiments"] = "runs",
-) -> float:
-    """Run a session and return the incumbent's value without noise.
+@dataclass(frozen=True)
+class Night:
+    """A session to simulate.
 
-    Args:
+    Attributes:
         budget: number of runs or experiments, as `count` says. The baseline's first run is free.
         kind: the rule that decides, as in `run --verdict`.
         noise: standard deviation of one run.
-    """
-    return night(answer, proposer, seed, budget, kind, noise, count)[0]
-
-
-def night(
-    answer: Answer,
-    proposer: Proposer,
-    seed: int,
-    budget: int,
-    kind: Kind = "greedy",
-    noise: float = NOISE,
-    count: Literal["runs", "experiments"] = "runs",
-    earlier: tuple[Earlier, ...] = (),
-) -> tuple[float, list[Experiment]]:
-    """Run a session and return the incumbent's value without noise, and all experiments.
-
-    Many parameters because they are those of `simulate`.
-
-    Args:
         earlier: experiments of other sessions that the proposer learns from.
+        playbook: its entries.
+        near_misses: whether the proposer may see the files of earlier candidates, without which it joins none.
     """
+
+    seed: int
+    budget: int
+    kind: Kind = "greedy"
+    noise: float = NOISE
+    count: Literal["runs", "experiments"] = "runs"
+    earlier: tuple[Earlier, ...] = ()
+    playbook: tuple[Entry, ...] = ()
+    near_misses: bool = True
+
+
+def simulate(answer: Answer, proposer: Proposer, night: Night) -> tuple[float, list[Experiment]]:
+    """Run a session and return the incumbent's value without noise, and all experiments."""
+    seed, kind = night.seed, night.kind
     draw = random.Random(f"noise:{seed}")
     parameters = tunable_parameters(FILES, {})
     truth = answer(parameters)
     assert truth is not None
 
     def run(value: float) -> Run:
-        return Run(value + draw.gauss(0, noise), 300.0)
+        return Run(value + draw.gauss(0, night.noise), 300.0)
 
     baseline = (run(truth),) if kind == "greedy" else (run(truth), run(truth))
     history = [_experiment(0, Proposal(FILES, "baseline", parameters=parameters), FILES, baseline, BASELINE)]
     best, files, number, runs = 0, dict(FILES), 0, len(baseline) - 1
-    while (runs if count == "runs" else number) < budget:
+    texts = [files]
+    workspace = WorkspaceView(texts=lambda each: texts[each.number]) if night.near_misses else NO_WORKSPACE
+    more: dict[str, Any] = {"earlier": night.earlier, "playbook": night.playbook, "workspace": workspace}
+    while (runs if night.count == "runs" else number) < night.budget:
         number += 1
         proposal = proposer.ask(
-            Context(number, seed, files, history[best], tuple(history), "minimize", {}, earlier=earlier)
+            Context(number, seed, files, history[best], tuple(history), "minimize", {}, **more)
         )
         changed, value = {**files, **proposal.files}, answer(proposal.parameters)
         candidate: tuple[Run, ...] = (Run(None, 1.0, error="crashed"),) if value is None else (run(value),)
         runs += 1
         verdict: Verdict | Step = "candidate"
         while not isinstance(verdict := _judged(candidate, history, best, number, kind), Verdict):
-            if count == "runs" and runs >= budget:
+            if night.count == "runs" and runs >= night.budget:
                 verdict = Verdict("discard", "the budget is spent")
                 break
             runs += 1
@@ -173,6 +167,7 @@ def night(
             else:
                 history[best] = replace(history[best], heldout_runs=(*history[best].heldout_runs, run(truth)))
         history.append(_experiment(number, proposal, changed, candidate, verdict))
+        texts.append(changed)
         proposer.tell(history[-1])
         if verdict.status == "keep":
             assert value is not None
@@ -197,6 +192,5 @@ def _experiment(
     number: int, proposal: Proposal, files: Mapping[str, str], runs: tuple[Run, ...], verdict: Verdict
 ) -> Experiment:
     name = proposal.proposer or "search"
-    return Experiment(
-        number, name, proposal.description, str(number), digest(files), proposal.parameters, runs, verdict
-    )
+    about = (proposal.description, str(number), digest(files), proposal.parameters)
+    return Experiment(number, name, *about, runs, verdict, playbook=proposal.playbook, parts=proposal.parts)

@@ -17,7 +17,7 @@ from agent.proposers.search.space import tunable_parameters
 from agent.session.baseline import propose_baseline
 from agent.session.context import known_constants
 from agent.session.session import Session
-from agent.source.merging import merged, runs
+from agent.source.merging import carried_over
 
 
 def launch(session: Session, proposal: Proposal, base: Experiment, onto: int | None = None) -> Candidate:
@@ -49,21 +49,10 @@ def launch(session: Session, proposal: Proposal, base: Experiment, onto: int | N
 def merge(session: Session, winner: Candidate, base: Experiment, incumbent: Experiment) -> Proposal | str:
     """Return the change of a winner on an old base as a proposal for the incumbent, or why there is none."""
     workspace, known = session.runner.workspace, known_constants(session.runner.protocol)
-    before, after, now = (dict(session.runs.files(each.commit)) for each in (base, winner, incumbent))
-    found: dict[str, str] = {}
-    for path in sorted({*before, *after}):
-        if before.get(path) == after.get(path):
-            continue
-        if path not in before and path not in now:
-            found[path] = after[path]
-            continue
-        if path not in before or path not in after or path not in now:
-            return f"conflicts with #{incumbent.number} in {path}"
-        text = merged((now[path], before[path], after[path]), known, workspace.merge)
-        if text is None or not runs(path, text, known):
-            return f"conflicts with #{incumbent.number} in {path}"
-        if text != now[path]:
-            found[path] = text
+    now, before, after = (dict(session.runs.files(each.commit)) for each in (incumbent, base, winner))
+    found, conflict = carried_over((now, before, after), known, workspace.merge)
+    if conflict is not None:
+        return f"conflicts with #{incumbent.number} in {conflict}"
     whole = {**now, **found}
     tried = {each.digest for each in session.state.experiments}
     tried |= {each.digest for each in session.state.flight.candidates.values() if each is not winner}
@@ -71,7 +60,7 @@ def merge(session: Session, winner: Candidate, base: Experiment, incumbent: Expe
         return f"is part of what was measured since #{incumbent.number}"
     reasoning = f"{winner.description} won on #{base.number}; merged onto #{incumbent.number}"
     parameters = tunable_parameters(whole, known)
-    more = (winner.proposer, winner.expected, winner.playbook)
+    more = (winner.proposer, winner.expected, winner.playbook, winner.parts)
     return Proposal(found, winner.description, reasoning, parameters, *more)
 
 
@@ -85,8 +74,7 @@ def record(session: Session, candidate: Candidate) -> Experiment:
     if state.pending is None:
         names = ("proposer", "description", "reasoning", "parameters", "digest", "expected")
         about = {name: getattr(candidate, name) for name in names}
-        if candidate.playbook:
-            about["playbook"] = candidate.playbook
+        about |= proposals.unknown_before(candidate)
         number = len(state.experiments)
         proposals.write(journal.path, number, 0, _proposal(session, candidate))
         journal.append("proposed", number=number, candidate=candidate.number, files=list(candidate.files), **about)
@@ -124,7 +112,7 @@ def record_baseline(session: Session) -> Experiment:
 def _proposal(session: Session, candidate: Candidate) -> Proposal:
     files = session.runs.files(candidate.commit)
     changed = {path: files[path] for path in candidate.files if path in files}
-    more = (candidate.parameters, candidate.proposer, candidate.expected, candidate.playbook)
+    more = (candidate.parameters, candidate.proposer, candidate.expected, candidate.playbook, candidate.parts)
     return Proposal(changed, candidate.description, candidate.reasoning, *more)
 
 

@@ -53,6 +53,37 @@ def merged(
     return with_literals(text, found, {name: literal for name, literal in final.items() if name in found})
 
 
+def carried_over(
+    versions: tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]], known: Mapping[str, Value], merge: Merge
+) -> tuple[dict[str, str], str | None]:
+    """Return what the first version must alter to make the changes from the second to the third.
+
+    Args:
+        versions: path -> text of ours, base and theirs.
+        known: values of the names that the harness defines.
+        merge: merges what is not a constant.
+
+    Returns:
+        path -> new text, and the first path whose changes conflict, or None if none does.
+    """
+    ours, base, theirs = versions
+    found: dict[str, str] = {}
+    for path in sorted({*base, *theirs}):
+        if base.get(path) == theirs.get(path):
+            continue
+        if path not in base and path not in ours:
+            found[path] = theirs[path]
+            continue
+        if path not in base or path not in theirs or path not in ours:
+            return found, path
+        text = merged((ours[path], base[path], theirs[path]), known, merge)
+        if text is None or not runs(path, text, known):
+            return found, path
+        if text != ours[path]:
+            found[path] = text
+    return found, None
+
+
 def same(first: Constant, second: Constant) -> bool:
     return first.value == second.value and type(first.value) is type(second.value)
 

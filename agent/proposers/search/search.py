@@ -21,7 +21,7 @@ from agent.errors import AutoresearchError, fault
 from agent.journal.experiment import Direction, Experiment, Proposal, Value, digest
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.earlier import Earlier
-from agent.proposers.search import parallel, transfer, turns
+from agent.proposers.search import near_misses, parallel, transfer, turns
 from agent.proposers.search.candidates import draw_candidates, groups, point, points
 from agent.proposers.search.space import NAME_CONSTANTS, Dimension, Space, space_of, why_nothing
 
@@ -89,12 +89,15 @@ class SearchProposer:
             raise Exhausted(f"the search failed unexpectedly: {fault(error)}") from error
 
     def _ask(self, context: Context) -> Proposal:
+        seen = {each.digest for each in context.history} | {each.digest for each in context.flight}
+        for proposal in near_misses.proposals(context):
+            if digest({**context.files, **proposal.files}) not in seen:
+                return proposal
         space = space_of(context.files, context.constants)
         if (nothing := why_nothing(context.files, context.constants)) is not None:
             raise Exhausted(f"{nothing}; {NAME_CONSTANTS}")
         rng = random.Random(f"{context.seed}:{context.number}")
         earlier = transfer.on_this_scale(context.earlier, context.history)
-        seen = {each.digest for each in context.history} | {each.digest for each in context.flight}
         seen |= transfer.beaten(earlier, _value(context.incumbent), context.direction)
         failed = transfer.failed(space, earlier)
         for values, why in chain(
