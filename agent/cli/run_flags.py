@@ -184,7 +184,7 @@ class ProposerFlags:
     max_cost: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="DOLLARS", help="Spending limit for the session; by default none.", rich_help_panel=PROPOSE
+            min=0, metavar="DOLLARS", help="Cap on the cost of the session; by default none.", rich_help_panel=PROPOSE
         ),
     ] = None
     max_cost_per_experiment: Annotated[
@@ -192,7 +192,7 @@ class ProposerFlags:
         typer.Option(
             min=0,
             metavar="DOLLARS",
-            help="Spending limit for one experiment; by default none.",
+            help="Cap on the cost of one experiment; by default none.",
             rich_help_panel=PROPOSE,
         ),
     ] = None

@@ -36,7 +36,7 @@ def run(
     itself at your next login after a reboot. With --detach it leaves the terminal and goes on when that is closed.
 
     A resumed session remembers --seed, --fresh, --at-login and the flags under "Proposer", "Runs and verdict" and
-    "Stations", except `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost
+    "Stations", except `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a cap, as in `--max-cost
     inf`. The flags under "End of the session" are not remembered: pass them at every start.
 
     A new session learns from other sessions of the workspace with the same data and harness, unless --fresh is given.
