@@ -73,6 +73,7 @@ def verify(
       2    not a claim
       3    another protocol or harness, or the data or the baseline fails
            here
+      4    the GPU keeps failing the baseline
       130  Ctrl-C
       143  SIGTERM
     """

@@ -73,6 +73,8 @@ def confirm_(
       autoresearch confirm
       autoresearch confirm 12 best --seeds 5
       autoresearch confirm 1a2b3c4 HEAD
+
+    Exits with code 2 if a commit is unknown, 3 if nothing was kept, 4 if the GPU keeps failing.
     """
     from agent.cli.afterwards import compared
     from agent.session.confirm import confirm, confirm_lines, sides
@@ -113,6 +115,8 @@ def ablate(
     Examples:
       autoresearch ablate
       autoresearch ablate --runs 3 --tag mar5
+
+    Exits with code 3 if the session kept nothing, 4 if the GPU keeps failing.
     """
     from agent.cli.afterwards import compared
     from agent.session.ablate import ablate, ablate_lines

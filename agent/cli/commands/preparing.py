@@ -60,8 +60,8 @@ def init(flags: InitFlags, as_json: Json = False) -> int:
       autoresearch init
       autoresearch init --command 'python bench.py --json' --metric ops_per_second
 
-    Exits with code 1 if the command fails or prints no number, 3 if the repository has no commit or already has a
-    protocol.json.
+    Exits with code 1 if the command fails, prints no number, or the direction is unclear; 3 if the repository has no
+    commit, no command, no file that may change, or already has a protocol.json.
     """
     from agent.init.init import InitConfig, init_lines, write_protocol
 
