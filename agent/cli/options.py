@@ -60,7 +60,7 @@ Holdout = Annotated[
         "--holdout",
         metavar="COMMAND",
         help="Command that prints the metric on data that neither runs nor candidates see. It runs after each run of "
-        "`confirm`, in the same copy. Not needed where prepare.py makes a holdout.",
+        "`confirm`, in the same copy. Not needed if prepare.py makes a holdout.",
         rich_help_panel=MEASURE,
     ),
 ]

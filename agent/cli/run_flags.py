@@ -168,7 +168,7 @@ class ProposerFlags:
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="Switch to the search when the model has been unavailable for this long.",
+            help="Switch to the search when the model or agent has been unavailable for this long.",
             rich_help_panel=PROPOSE,
         ),
     ] = 300
@@ -184,7 +184,7 @@ class ProposerFlags:
     max_cost: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="DOLLARS", help="Spending limit for the session; by default none.", rich_help_panel=PROPOSE
+            min=0, metavar="DOLLARS", help="Cap on the cost of the session; by default none.", rich_help_panel=PROPOSE
         ),
     ] = None
     max_cost_per_experiment: Annotated[
@@ -192,7 +192,7 @@ class ProposerFlags:
         typer.Option(
             min=0,
             metavar="DOLLARS",
-            help="Spending limit for one experiment; by default none.",
+            help="Cap on the cost of one experiment; by default none.",
             rich_help_panel=PROPOSE,
         ),
     ] = None
@@ -275,7 +275,7 @@ class MeasureFlags:
             min=1,
             metavar="N",
             help="Run candidates on N stations of this machine at the same time: one for each GPU, or for a set of "
-            "cores. Needs extra fleet.",
+            "cores. Needs the extra `fleet`.",
             rich_help_panel=STATIONS,
         ),
     ] = None

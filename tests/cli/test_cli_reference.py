@@ -43,3 +43,15 @@ def test_page_names_every_variable() -> None:
 def test_page_names_no_path_of_this_machine() -> None:
     assert str(ROOT) not in PAGE.read_text()
     assert str(Path.home()) not in PAGE.read_text()
+
+
+def test_page_keeps_apostrophes() -> None:
+    text = PAGE.read_text()
+    assert "With A alone, prints A's gain over the baseline." in text
+    assert re.search(r"\w`s\b", text) is None
+
+
+def test_page_shows_no_default_of_a_flag_without_one() -> None:
+    text = PAGE.read_text()
+    for flag in ("at-login", "ahead", "each", "mcp"):
+        assert f"| `--{flag} / --no-{flag}` |  |" in text

@@ -51,6 +51,9 @@ VARIABLES = {
     "AUTORESEARCH_READ": ("runs", "Further folders that runs may read, separated as in `PATH`."),
     "ANTHROPIC_API_KEY": ("--model", "API key for `anthropic:NAME`."),
     "ANTHROPIC_BASE_URL": ("--model", "Address to use for `anthropic:NAME`."),
+    "LMSTUDIO_BASE_URL": ("--model", "Address to use for `lmstudio:NAME`."),
+    "MLX_BASE_URL": ("--model", "Address to use for `mlx:NAME`."),
+    "OLLAMA_BASE_URL": ("--model", "Address to use for `ollama:NAME`."),
     "OPENAI_API_KEY": ("--model", "API key for `openai:NAME`."),
     "OPENAI_BASE_URL": ("--model", "Address to use for `openai:NAME`."),
     "MLX_PTX_CACHE_DIR": ("runs", "Folder of compiled kernels for CUDA, which runs and the evaluator read."),
@@ -177,9 +180,11 @@ def _option(option: Any, context: Any) -> str:
 def _default(option: Any) -> str:
     if option.required:
         return "required"
+    if option.default is None:
+        return ""
     if option.is_bool_flag and option.secondary_opts:
         return _code((option.opts if option.default else option.secondary_opts)[0])
-    if option.default is None or option.default is False or callable(option.default):
+    if option.default is False or callable(option.default):
         return ""
     return _code(str(option.default))
 
@@ -249,7 +254,7 @@ def _wrapped(text: str) -> str:
 
 def _prose(text: str) -> str:
     """Return a sentence of a help text as Markdown: names of files, flags and variables become code."""
-    parts = re.split(r"(`[^`]*`|'[^' ]+(?: [^']+)?')", text)
+    parts = re.split(r"(`[^`]*`|(?<!\w)'[^' ]+(?: [^']+)?'(?!\w))", text)  # no apostrophe begins a quotation
     return "".join(part if part.startswith("`") else _quoted(part) for part in parts).replace("|", "\\|")
 
 

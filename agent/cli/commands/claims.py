@@ -25,7 +25,7 @@ def claim(
 
     Writes one small folder: the commits of baseline and best with their history, the protocol, the identifier of the
     data, all held-out runs with their logs, and the machine. Anyone can check it with `verify`. It contains no path and
-    no name of yours except those in commits and logs. The session must be confirmed.
+    no name of yours except those in commits and logs. The gain must be confirmed.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def verify(
 
     Checks that the figures follow from the logs, that the commits change only what they may, and that they have the
     harness of your HEAD. Makes the claim's data if it is missing. Then runs baseline and best alternately with new
-    seeds, in the room like every run, until an interval that is valid whenever it is read shows the gain or rules it
+    seeds, confined like every run, until an interval that is valid whenever it is read shows the gain or rules it
     out. Writes the result as an attestation into the claim's folder.
 
     Use it in a clone of the claim's repository. Your checkout, branches, sessions and current data do not change.
@@ -73,6 +73,7 @@ def verify(
       2    not a claim
       3    another protocol or harness, or the data or the baseline fails
            here
+      4    the GPU keeps failing the baseline
       130  Ctrl-C
       143  SIGTERM
     """

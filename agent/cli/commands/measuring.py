@@ -62,7 +62,7 @@ def confirm_(
     choose the best. Use it before you rely on a provisional gain.
 
     Both runs of a pair have the same seed, set as SEED in their copies, and each pair another one, so that the gain is
-    that of the recipe and not of one seed. Where the data has a holdout, which no run and no verdict has seen, the gain
+    that of the recipe and not of one seed. If the data has a holdout, which no run and no verdict has seen, the gain
     must show there as well.
 
     With A alone, prints A's gain over the baseline. With A and B, prints B's gain over A. The runs are recorded: after
@@ -73,6 +73,8 @@ def confirm_(
       autoresearch confirm
       autoresearch confirm 12 best --seeds 5
       autoresearch confirm 1a2b3c4 HEAD
+
+    Exits with code 2 if a commit is unknown, 3 if nothing was kept, 4 if the GPU keeps failing.
     """
     from agent.cli.afterwards import compared
     from agent.session.confirm import confirm, confirm_lines, sides
@@ -105,14 +107,16 @@ def ablate(
 ) -> int:
     """Find kept changes that no longer help.
 
-    Runs the best, and the best without each of its kept changes, N times each. Then measures the best without all
-    changes that no longer help, and prints the commit of this smaller recipe if it is not shown to be worse. The branch
-    does not change. Use it at the end of a long session, before you apply the result to your branch.
+    Runs the best, and the best without each of its kept changes, alternately, --runs times each. Then measures the best
+    without all changes that no longer help, and prints the commit of this smaller recipe if it is not shown to be
+    worse. The branch does not change. Use it at the end of a long session, before you adopt the changes.
 
     \b
     Examples:
       autoresearch ablate
       autoresearch ablate --runs 3 --tag mar5
+
+    Exits with code 3 if the session kept nothing, 4 if the GPU keeps failing.
     """
     from agent.cli.afterwards import compared
     from agent.session.ablate import ablate, ablate_lines
@@ -160,7 +164,7 @@ def promote(
     sandbox: SessionSandbox = None,
     as_json: Json = False,
 ) -> int:
-    """Judge the kept changes at a larger rung.
+    """Judge the kept changes with longer training, or elsewhere.
 
     A rung is a training time, a size or a machine at which a change was judged. Runs baseline and best alternately at
     another one, as `confirm` does: with more training (--training-seconds, and the hard limit grows with it), with

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from agent.cli import completion
 from agent.cli.command import answer, command
-from agent.cli.options import Agent, Json, Model, SandboxMode, Setup, Tag
+from agent.cli.options import Agent, Json, Model, SandboxMode, Setup
 from agent.cli.program import PREPARE, Options
 from agent.format import block
 
@@ -51,16 +52,16 @@ def init(flags: InitFlags, as_json: Json = False) -> int:
     """Write protocol.json for any kind of repository.
 
     Detects the command (training, a benchmark, tests), runs it in a copy of the last commit, and writes the metric, the
-    files that may change and those that must not, each with the reason. Flags override what it
-    detects. Never prompts. Writes only protocol.json, and only if it is complete, except with --no-run.
+    files that may change and those that must not, each with the reason. Flags override what it detects. Never prompts.
+    Writes only protocol.json, and only if it is complete, except with --no-run.
 
     \b
     Examples:
       autoresearch init
       autoresearch init --command 'python bench.py --json' --metric ops_per_second
 
-    Exits with code 1 if the command fails or prints no number, 3 if the repository has no commit or already has a
-    protocol.json.
+    Exits with code 1 if the command fails, prints no number, or the direction is unclear; 3 if the repository has no
+    commit, no command, no file that may change, or already has a protocol.json.
     """
     from agent.init.init import InitConfig, init_lines, write_protocol
 
@@ -81,7 +82,15 @@ def init(flags: InitFlags, as_json: Json = False) -> int:
 
 @command(PREPARE)
 def doctor(
-    tag: Tag = None,
+    tag: Annotated[
+        str | None,
+        typer.Option(
+            "--tag",
+            metavar="TAG",
+            help="Session to check or repair; by default all are checked, and the most recent one is repaired.",
+            autocompletion=completion.tags,
+        ),
+    ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Finish or undo what a crash interrupted, as every start of `run` does.")
     ] = False,
@@ -135,7 +144,7 @@ def field(
 
     Trains the committed recipe with the same runner, sandbox and evaluator as a night: repeated runs for speed, memory
     and noise, several sizes of the model, and a short session of the built-in search. Prints one block of text to paste
-    into an issue. It has no host name, user name or path.
+    into an issue. The block has no host name, user name or path.
 
     Works in a temporary clone of HEAD: your checkout, branches and sessions do not change. Parts that do not fit into
     the time or fail are named in the block. Ctrl-C stops and prints the block of what was measured.

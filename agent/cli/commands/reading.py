@@ -196,6 +196,8 @@ def sessions(
       autoresearch sessions
       autoresearch sessions --json
       autoresearch sessions --delete demo
+
+    Exits with code 1 if you answer no, 2 without a terminal or --yes, 3 if it refuses.
     """
     from agent.report import inspection
     from agent.views.color import colored

@@ -35,9 +35,9 @@ def run(
     same command resumes the session where it stopped; an interrupted run is repeated. With --at-login this happens by
     itself at your next login after a reboot. With --detach it leaves the terminal and goes on when that is closed.
 
-    A resumed session remembers the seed and the flags under "Proposer", "Runs and verdict" and "Stations", except
-    `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a limit, as in `--max-cost inf`. The flags under
-    "End of the session" are not remembered: pass them at every start.
+    A resumed session remembers --seed, --fresh, --at-login and the flags under "Proposer", "Runs and verdict" and
+    "Stations", except `--no-keep-awake`. Pass a flag again to change it, or `inf` to lift a cap, as in `--max-cost
+    inf`. The flags under "End of the session" are not remembered: pass them at every start.
 
     A new session learns from other sessions of the workspace with the same data and harness, unless --fresh is given.
     With --from it starts at the best of one. With --stations or --scheduler, candidates run on several stations.
@@ -45,7 +45,7 @@ def run(
     \b
     Examples:
       autoresearch run --tag mar5 --until 07:00
-      autoresearch run --tag try --training-seconds 30 --max-experiments 5
+      autoresearch run --tag quick --training-seconds 30 --max-experiments 5
       autoresearch run --tag mar6 --model anthropic:claude-sonnet-4-5 --max-cost 5
       autoresearch run --tag mar7 --agent claude --share 0.5
       autoresearch run --tag mar8 --from mar7 --stations 4
@@ -105,7 +105,7 @@ def stop() -> int:
       autoresearch stop
       autoresearch -C ../recipe stop
 
-    Exits with code 3 if no loop is running.
+    Exits with code 3 if no loop is running, or if it has not started yet because its setup commands run.
     """
     from agent.report.status import request_stop
 

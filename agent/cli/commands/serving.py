@@ -11,7 +11,7 @@ def mcp() -> int:
     """Serve this workspace to coding agents over MCP.
 
     An agent's program starts it and speaks to it on standard input and output. Its tools give an agent the briefing,
-    measure its edits as `try` does, and read the results. A training goes on if the agent disconnects.
+    measure its edits as `try` does, and read the results. Training goes on if the agent disconnects.
 
     \b
     Examples:

@@ -43,12 +43,14 @@ def station(
 
     \b
     Examples:
-      autoresearch station --make-certificates fleet
-      autoresearch station --start-scheduler --tls fleet
-      autoresearch station studio.local --tls fleet
+      autoresearch station --make-certificates ~/fleet
+      autoresearch station --start-scheduler --tls ~/fleet
+      autoresearch station studio.local --tls ~/fleet
+      autoresearch run --tag mar5 --scheduler studio.local --tls ~/fleet
 
-    Make the certificates once, and copy their folder to each machine. For GPUs of this machine, `run --stations 4`
-    starts everything. Needs the extra `fleet`; exits with code 3 without it, or if the address needs certificates.
+    Make the certificates once, outside of the workspace, and copy their folder to each machine. For GPUs of this
+    machine, `run --stations 4` starts everything. Needs the extra `fleet`; exits with code 3 without it, or if the
+    address needs certificates.
     """
     from agent.errors import UsageError
     from agent.system.extras import require_extra

@@ -19,8 +19,8 @@ TryTag = Annotated[
         "--tag",
         envvar="AUTORESEARCH_TAG",
         metavar="TAG",
-        help="Session of the experiment; by default the most recent one under the same conditions, or else a new one, "
-        "try.",
+        help="Session of the experiment; by default the most recent one under the same conditions, or else a new one "
+        "named try.",
         autocompletion=completion.tags,
     ),
 ]
@@ -72,7 +72,9 @@ def try_(
       2    invalid flags, protocol.json or search comments
       3    no edit, a session running, missing data, or other conditions
       4    the GPU keeps failing; the same command continues
+      129  the terminal was closed
       130  Ctrl-C
+      143  SIGTERM
     """
     from agent.cli.attempt import attempt, choose_tag
     from agent.cli.launch import require_tag
