@@ -139,6 +139,16 @@ def text_of(content: bytes) -> str:
     return text
 
 
+def sources_of(text: str) -> list[str]:
+    """Return the sources of all entries, those that are left out included."""
+    return [draft.fields.get("source", "") for draft in _drafts(text)]
+
+
+def ends_in_fence(text: str) -> bool:
+    """Return whether a fence is open at the end of a text, so that nothing after it would be read."""
+    return sum(_FENCE.match(line[:LONGEST_LINE]) is not None for line in text.splitlines()) % 2 == 1
+
+
 def is_playbook(text: str) -> bool:
     """Return whether sessions may add entries to a file: it has some, is empty, or its title says what it is.
 
@@ -205,7 +215,7 @@ def _turn(text: str) -> Turn | None:
         return Turn(name, 1 if to.lower() == "up" else -1)
     try:
         value = ast.literal_eval(to)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # TypeError: a list in a set
         return Turn(name, 0, to) if re.fullmatch(r"[\w.-]+", to) else None
     if isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) <= 1e300):
         return Turn(name, 0, value)

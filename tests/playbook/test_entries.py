@@ -84,6 +84,8 @@ def test_hand_written_variants_are_read() -> None:
         ("LR 1e999", None),
         ("LR __import__('os')", None),
         ("LR [1, 2]", None),
+        ("LR {[1]}", None),
+        ("LR {{}}", None),
         ("A up, B up, C up, D up, E up", None),
     ],
 )
