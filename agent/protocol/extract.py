@@ -22,6 +22,8 @@ LONGEST_SUMMARY = 1000  # characters of pytest's summary line
 LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
 LONGEST_END = 2**20  # characters at the end of a log that are searched for the training time
+# Nothing measured is larger, and the square of a difference, which every estimate of the noise needs, is still finite.
+LARGEST = 1e100
 LEAST_DECIMALS = 2  # digits behind the point from which a number may be a rounded one
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
@@ -47,7 +49,7 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         seconds: time limit for matching the protocol's pattern.
 
     Raises:
-        NoMetric: no value was found, several different ones, or one that is not a finite number.
+        NoMetric: no value was found, several different ones, or one that is not a finite number of usual size.
     """
     how = metric.extract
     if how.path is not None:
@@ -62,6 +64,8 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         )
     if not math.isfinite(value):
         raise NoMetric(f"{metric.name} is {value}, not a finite number")
+    if abs(value) > LARGEST:
+        raise NoMetric(f"{metric.name} is {value:.3g}, too large to be compared")
     return value
 
 
