@@ -92,3 +92,21 @@ def test_event_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> No
     with pytest.raises(AutoresearchError, match="noise of the event confirmed has a value that a journal cannot hold"):
         journal.append("confirmed", a="1234", b="5678", noise=float("nan"))
     assert [event.kind for event in read(journal.path)] == ["note"]
+
+
+def test_comparison_that_an_ablation_displaced_goes_on_with_its_runs(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("session", tag="t", base="b0", direction="minimize")
+    sides = [{"a": "a1", "b": "b1"}, {"best": "b1", "without-1-RATE": "c1"}, {"best": "b1", "smaller": "d1"}]
+    for commits in sides:
+        journal.append("comparing", commits=commits, files=[], count=2, seeds=[])
+        journal.append("compared", label=next(iter(commits)), run=1, metric=1.0, seconds=1.0)
+    journal.append("ablated", best="b1", changes=[], runs=2, smaller=None)
+    known = []
+    for commits in sides:
+        journal.append("comparing", commits=commits, files=[], count=2, seeds=[])
+        assert journal.state.comparison is not None
+        known.append({label: len(runs) for label, runs in journal.state.comparison.runs.items()})
+    # Another ablation begins anew.
+    assert known == [{"a": 1}, {}, {}]
+    assert replay(read(journal.path)) == journal.state
