@@ -22,8 +22,9 @@ LONGEST_SUMMARY = 1000  # characters of pytest's summary line
 LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
 LONGEST_END = 2**20  # characters at the end of a log that are searched for the training time
-# Nothing measured is larger, and the square of a difference, which every estimate of the noise needs, is still finite.
-LARGEST = 1e100
+# Nothing measured is larger, and the squares of differences, which every estimate of noise needs, stay finite.
+LARGEST = 1e50
+LONGEST_TRAINING = 1e9  # seconds, as in a journal; more are nanoseconds
 LEAST_DECIMALS = 2  # digits behind the point from which a number may be a rounded one
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
@@ -138,12 +139,17 @@ def _decimals(text: str) -> int:
 
 
 def told_training(log: str) -> float | None:
-    """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`; None if missing."""
+    """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`.
+
+    Returns:
+        None if there is no such line, or its number cannot be one of seconds.
+    """
     found = [*_TRAINED.finditer(printed(log[-LONGEST_END:]).replace("\r", "\n"))]
     try:
-        return _number("training", found[-1][1]) if found else None
+        seconds = _number("training", found[-1][1]) if found else None
     except NoMetric:
         return None
+    return seconds if seconds is not None and seconds <= LONGEST_TRAINING else None
 
 
 def _json_pointer(metric: Metric, log: str) -> float:

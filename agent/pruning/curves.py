@@ -27,7 +27,7 @@ THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 HELD_OUT = re.compile(r"val|eval|test|dev|best|min", re.IGNORECASE)
 
 LONGEST_LINE = 4096
-LARGEST_LOSS = 1e100  # a larger one is infinite: its square would overflow
+LARGEST_LOSS = 1e50  # a larger one counts as infinite: forecasts multiply four of them
 FINEST = 1 / 1000  # of the training; closer points are merged, to bound the length of a curve
 DIVERGED = 3.0  # multiple of the first loss
 IN_A_ROW = 3  # consecutive points above it
