@@ -88,6 +88,19 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
         return []
 
 
+def is_overwritten(runner: Runner, run: Run) -> bool:
+    """Return whether the log of a baseline's run now holds a later one: all sessions write to the same path."""
+    log, first = Path(run.log), log_path(runner)
+    if log.parent != first.parent or not log.name.startswith(first.stem):
+        return False
+    try:
+        known = json.loads(read_bounded(record_path(runner), LARGEST_RECORD))["runs"]
+        same = [(run.log, run.seconds, run.metric) == (each["log"], each["seconds"], each["metric"]) for each in known]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return not any(same)
+
+
 def log_path(runner: Runner, run: int = 1) -> Path:
     """Return the log of the baseline's run 1, 2, ...: the first at the protocol's path, the others next to it."""
     path = runner.workspace.folder / runner.protocol.provenance.baseline_artifact_path

@@ -51,7 +51,7 @@ class Runs:
         self._journal, self._interrupts = bench.journal, bench.interrupts
         self._prune, self._seed = prune, seed
         self._shown = 0.0
-        self._curves = CurveCache()
+        self._curves = CurveCache(lambda run: baseline.is_overwritten(self._runner, run))
         self._texts: dict[str, Mapping[str, str]] = {}
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
         self._earlier: list[Finished] | None = None
@@ -196,7 +196,7 @@ class Runs:
         if value is None:
             return None
         return Rival(
-            curve=self._curves.of(unbiased(incumbent) or incumbent.runs),
+            curve=self._curves.of_own(unbiased(incumbent) or incumbent.runs),
             metric=value,
             history=[*self._before(), *self._curves.finished(state.experiments, self._changed)],
             changed=self.edits(incumbent),
