@@ -142,7 +142,7 @@ def told_training(log: str) -> float | None:
     """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`.
 
     Returns:
-        None if there is no such line, or its number cannot be one of seconds.
+        None without such a line, or if its number cannot be one of seconds.
     """
     found = [*_TRAINED.finditer(printed(log[-LONGEST_END:]).replace("\r", "\n"))]
     try:
