@@ -19,7 +19,7 @@ from agent.execution.process import Observer
 from agent.format import counted
 from agent.journal.experiment import Experiment, Run, succeeded
 from agent.journal.history import experiments_before
-from agent.journal.paths import experiment_folder
+from agent.journal.paths import experiment_folder, is_overwritten
 from agent.journal.state import Pending, expected_seconds
 from agent.pruning.curves import broken
 from agent.pruning.monitor import CurveCache, RunMonitor
@@ -51,7 +51,7 @@ class Runs:
         self._journal, self._interrupts = bench.journal, bench.interrupts
         self._prune, self._seed = prune, seed
         self._shown = 0.0
-        self._curves = CurveCache(lambda run: baseline.is_overwritten(self._runner, run))
+        self._curves = CurveCache(self._is_overwritten)
         self._texts: dict[str, Mapping[str, str]] = {}
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
         self._earlier: list[Finished] | None = None
@@ -222,6 +222,10 @@ class Runs:
 
     def _constants(self) -> Mapping[str, Any]:
         return known_constants(self._runner.protocol)
+
+    def _is_overwritten(self, run: Run) -> bool:
+        artifact = self._runner.protocol.provenance.baseline_artifact_path
+        return is_overwritten(self._runner.workspace.folder, artifact, run)
 
     def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
         """Repeat a run until the machine does not sleep through it."""
