@@ -144,9 +144,10 @@ def sources_of(text: str) -> list[str]:
     return [draft.fields.get("source", "") for draft in _drafts(text)]
 
 
-def ends_in_fence(text: str) -> bool:
-    """Return whether a fence is open at the end of a text, so that nothing after it would be read."""
-    return sum(_FENCE.match(line[:LONGEST_LINE]) is not None for line in text.splitlines()) % 2 == 1
+def open_fence(text: str) -> int | None:
+    """Return the line of the fence that is open at the end of a text, so that nothing after it is read; else None."""
+    fences = [number for number, line in enumerate(text.splitlines(), start=1) if _FENCE.match(line[:LONGEST_LINE])]
+    return fences[-1] if len(fences) % 2 else None
 
 
 def is_playbook(text: str) -> bool:
@@ -154,8 +155,12 @@ def is_playbook(text: str) -> bool:
 
     A stranger's repository may have a file of this name for another purpose.
     """
+    return not text.strip() or _is_titled(text) or bool(parse(text).entries)
+
+
+def _is_titled(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return not first or re.match(r"#\s+\W*playbook\b", first, re.I) is not None or bool(parse(text).entries)
+    return re.match(r"#\s+\W*playbook\b", first, re.I) is not None
 
 
 def parse(text: str) -> Book:
@@ -178,6 +183,8 @@ def parse(text: str) -> Book:
         rest = {name: draft.fields.get(name, "") for name in FIELDS if name != "turns"}
         entry = Entry(draft.title, turns=turns or (), line=draft.line, **rest)
         entries[entry.key] = entry
+    if (entries or _is_titled(text)) and (fence := open_fence(text)) is not None:
+        notes.append(f"{PLAYBOOK}, line {fence}: the fence is not closed, so nothing after it is read")
     if len(notes) > MOST_NOTES:
         notes = [
             *notes[: MOST_NOTES - 1],

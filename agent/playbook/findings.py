@@ -19,9 +19,9 @@ from agent.playbook.entries import (
     MOST_ENTRIES,
     Entry,
     Turn,
-    ends_in_fence,
     is_playbook,
     key_of,
+    open_fence,
     parse,
     sources_of,
     text_of,
@@ -70,7 +70,7 @@ def added(content: bytes, found: Iterable[Finding]) -> tuple[bytes, list[int]]:
     of the rest.
 
     Raises:
-        AutoresearchError: the file is no playbook, ends within a fence, or is full.
+        AutoresearchError: the file is no playbook, has an open fence, or is full.
     """
     try:
         text = text_of(content)
@@ -86,9 +86,9 @@ def added(content: bytes, found: Iterable[Finding]) -> tuple[bytes, list[int]]:
     known = [mentioned for source in sources_of(text) for mentioned in _COMMIT.findall(source)]
     lacking = [each for each in found if not any(each.commit.startswith(mentioned) for mentioned in known)]
     new = [_renamed(each, {entry.key for entry in entries}) for each in lacking]
-    if new and ends_in_fence(text):
+    if new and (fence := open_fence(text)) is not None:
         raise AutoresearchError(
-            f"{PLAYBOOK} ends within a fence, so entries after it would not be read",
+            f"{PLAYBOOK} has an open fence in line {fence}, so entries after it would not be read",
             hint="close the fence with a line like the one that opens it",
         )
     end = "\r\n" if b"\r\n" in content else "\n"

@@ -132,6 +132,12 @@ def test_fenced_text_is_no_entry() -> None:
     assert parse("```\n## A\n- what: b\n```\n").entries == ()
 
 
+def test_fence_that_is_not_closed_is_named() -> None:
+    book = parse("## A\n- what: b\n\n```\n## B\n- what: c\n")
+    assert [each.title for each in book.entries] == ["A"]
+    assert book.notes == ("playbook.md, line 4: the fence is not closed, so nothing after it is read",)
+
+
 def test_number_and_length_are_bounded() -> None:
     book = parse("".join(f"## T{number}\n- what: {'x' * 5000}\n" for number in range(5000)))
     assert len(book.entries) == MOST_ENTRIES

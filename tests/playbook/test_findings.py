@@ -60,7 +60,7 @@ def test_another_session_of_the_same_tag_gets_a_title_of_its_own() -> None:
 
 
 def test_entries_behind_an_open_fence_are_refused() -> None:
-    with pytest.raises(AutoresearchError, match="ends within a fence"):
+    with pytest.raises(AutoresearchError, match="an open fence in line 3"):
         added(b"# Playbook\n\n```\nan example\n", found())
     closed = b"# Playbook\n\n```\nan example\n```\n"
     assert len(parse(added(closed, found())[0].decode()).entries) == 1
