@@ -22,9 +22,6 @@ LONGEST_SUMMARY = 1000  # characters of pytest's summary line
 LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
 LONGEST_END = 2**20  # characters at the end of a log that are searched for the training time
-# Nothing measured is larger, and the squares of differences, which every estimate of noise needs, stay finite.
-LARGEST = 1e50
-LONGEST_TRAINING = 1e9  # seconds, as in a journal; more are nanoseconds
 LEAST_DECIMALS = 2  # digits behind the point from which a number may be a rounded one
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
@@ -50,7 +47,7 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         seconds: time limit for matching the protocol's pattern.
 
     Raises:
-        NoMetric: no value was found, several different ones, or one that is not a finite number of usual size.
+        NoMetric: no value was found, several different ones, or one that is not a finite number.
     """
     how = metric.extract
     if how.path is not None:
@@ -65,8 +62,6 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         )
     if not math.isfinite(value):
         raise NoMetric(f"{metric.name} is {value}, not a finite number")
-    if abs(value) > LARGEST:
-        raise NoMetric(f"{metric.name} is {value:.3g}, too large to be compared")
     return value
 
 
@@ -139,17 +134,12 @@ def _decimals(text: str) -> int:
 
 
 def told_training(log: str) -> float | None:
-    """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`.
-
-    Returns:
-        None without such a line, or if its number cannot be one of seconds.
-    """
+    """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`; None if missing."""
     found = [*_TRAINED.finditer(printed(log[-LONGEST_END:]).replace("\r", "\n"))]
     try:
-        seconds = _number("training", found[-1][1]) if found else None
+        return _number("training", found[-1][1]) if found else None
     except NoMetric:
         return None
-    return seconds if seconds is not None and seconds <= LONGEST_TRAINING else None
 
 
 def _json_pointer(metric: Metric, log: str) -> float:

@@ -140,7 +140,6 @@ def test_a_protocol_in_epochs_is_read() -> None:
         ("training_seconds: soon", None),
         ("training_seconds: 5 min", None),
         ("total_seconds: 400", None),
-        ("train_time: 300123456789", None),  # nanoseconds
     ],
 )
 def test_the_time_of_training_that_a_log_tells(line: str, seconds: float | None) -> None:
