@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import PreconditionError, UsageError
-from agent.journal.experiment import Experiment, Value
+from agent.journal.experiment import Experiment, Value, digest
 from agent.journal.journal import read
 from agent.journal.state import State
 from agent.report.gain import shows_gain, verdict_of
@@ -68,11 +68,12 @@ def choose(
     if smaller is not None:
         commit, without = smaller["commit"], list(smaller["without"])
         left = [each for each in keeps if each.number not in without]
-        return Choice(workspace.files(commit), left, without, commit, _confirmation(state, baseline, commit))
+        files = workspace.files(commit)
+        return Choice(files, left, without, commit, _confirmation(state, commit, files))
     chosen = _keeps_named(keeps, which, tag) if which and [*which] != ["best"] else keeps
     if chosen == keeps:
         files = workspace.files(best.commit)
-        return Choice(files, keeps, [], best.commit, _confirmation(state, baseline, best.commit))
+        return Choice(files, keeps, [], best.commit, _confirmation(state, best.commit, files))
     return Choice(_only(workspace, baseline, chosen, known), chosen, [], None, None)
 
 
@@ -91,7 +92,7 @@ def smaller_recipe(journal: Path, state: State) -> Mapping[str, Any]:
             "--minimal takes the smaller recipe of `ablate`, which has not run for the best", hint=hint
         )
     smaller = found[-1].get("smaller")
-    if not isinstance(smaller, dict) or smaller.get("offered") is not True:
+    if smaller is None or smaller.get("offered") is not True or not {"commit", "without"} <= smaller.keys():
         raise PreconditionError("`ablate` found no smaller recipe", hint="adopt the best without --minimal")
     return smaller
 
@@ -177,5 +178,13 @@ def _only(
     return files
 
 
-def _confirmation(state: State, baseline: Experiment, commit: str) -> Mapping[str, Any] | None:
-    return state.confirmations.get(f"{baseline.commit} {commit}")
+def _confirmation(state: State, commit: str, files: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """Return the held-out runs of a commit against the baseline, or those of an experiment with the same files.
+
+    `confirm` takes the commit of the experiment in its place: the smaller recipe is often an earlier keep.
+    """
+    assert state.baseline is not None
+    own = digest(files)
+    same = [each.commit for each in state.experiments if each.digest == own]
+    found = (state.confirmations.get(f"{state.baseline.commit} {each}") for each in (commit, *same))
+    return next((each for each in found if each is not None), None)

@@ -44,11 +44,14 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
 
 
 def next_seed(comparison: PendingComparison, label: str) -> int | None:
-    """Return the seed of the next run of the label; None for the recipe's own. A repeat has its original's."""
+    """Return the seed of the next run of the label; None for the recipe's own. A repeat has its original's.
+
+    If the label has all of its runs, it is run only to show that the machine is not to blame for a fault of another.
+    """
     if not comparison.seeds:
         return None
     done = len(_runs(comparison, label))
-    return comparison.seeds[done] if done < comparison.count else lacking(comparison, label)[0]
+    return comparison.seeds[done] if done < comparison.count else [*lacking(comparison, label), *comparison.seeds][0]
 
 
 def lacking(comparison: PendingComparison, label: str) -> list[int | None]:

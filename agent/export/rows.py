@@ -15,7 +15,7 @@ from agent.format import one_line
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Evidence, Experiment, Run, Value
 from agent.journal.history import incumbent_before
-from agent.journal.paths import own_log
+from agent.journal.paths import is_overwritten, own_log
 from agent.journal.state import State
 from agent.pruning.curves import Curve, curve
 from agent.report.gain import outcome
@@ -132,12 +132,12 @@ def curves(sessions: Sequence[Session], workspace: Path, artifact: str | None) -
 
 
 def curve_of(run: Run, workspace: Path, artifact: str | None) -> Curve:
-    """Return the learning curve in the log of a run; empty if it has none, or its log is not in this workspace.
+    """Return the learning curve in the log of a run; empty if it has none, or its log is not here any more.
 
     Args:
         artifact: the protocol's path of the baseline's log, see `own_log`.
     """
-    if not run.log:
+    if not run.log or is_overwritten(workspace, artifact, run):
         return ()
     try:
         text = read_end(own_log(workspace, run.log, artifact), LARGEST_LOG)

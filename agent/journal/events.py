@@ -256,6 +256,7 @@ _REST: dict[str, Check] = {
     "commit": _commit, "without": _list(_count), "constants": _list(_text), "descriptions": _list(_text),
     "offered": _flag, "judged": _whole(_JUDGED),
 }  # fmt: skip
+_SMALLER: dict[str, Check] = {"commit": _commit, "without": _list(_count), "offered": _flag}
 FIELDS: dict[str, dict[str, Check]] = {
     "session": {
         "tag": _text, "branch": _text, "base": _commit, "metric": _text, "direction": _one_of("minimize", "maximize"),
@@ -321,8 +322,10 @@ FIELDS: dict[str, dict[str, Check]] = {
         "a": _commit, "b": _commit, "means": _map(_maybe(_number)), "gain": _maybe(_number), "low": _maybe(_figure),
         "high": _maybe(_figure), "noise": _maybe(_number), "verdict": _maybe(_text), "why": _text,
         "seeds": _list(_seed), "spread": _maybe(_map(_maybe(_number))), "holdout": _maybe(_fields(_OTHER_GAIN)),
-        "cost": _maybe(_fields(_OTHER_GAIN)),
+        "cost": _maybe(_fields(_OTHER_GAIN)), "runs": _maybe(_map(lambda _: True)),
+        "reservations": _list(_text),
     },
+    "ablated": {"best": _commit, "smaller": _maybe(_fields(_SMALLER))},
     "promoted": {
         "best": _commit, "rung": _RUNG, "conditions": _text, "session": _maybe(_number), "whole": _whole(_JUDGED),
         "changes": _maybe(_list(_whole(_CHANGE))), "rest": _maybe(_whole(_REST)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shlex
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from agent.errors import PreconditionError
 from agent.format import named
-from agent.system.files import Unusable
+from agent.journal.experiment import Run
+from agent.system.files import Unusable, read_bounded
 from agent.system.invocation import typed
 from agent.system.names import PROTOCOL, STATE
 
@@ -19,6 +21,7 @@ GIT_SECONDS = 30
 GIT_CONFIGURED = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM")
 MOST_NAMED = 3
 LONGEST_NUMBER = 9  # digits at the end of a tag
+BASELINE, LARGEST_BASELINE = "baseline.json", 2**22  # the runs of the latest baseline, beside their logs; bytes
 NOT_TRUSTED = "dubious ownership"  # as in git's error message
 
 
@@ -192,3 +195,23 @@ def own_log(workspace: Path, log: str, artifact: str | None = None) -> Path:
     except (OSError, RuntimeError, ValueError):
         pass
     raise Unusable("is not a log of this workspace", log)
+
+
+def is_overwritten(workspace: Path, artifact: str | None, run: Run) -> bool:
+    """Return whether the log of a baseline's run now holds a later one: all sessions write to the same path.
+
+    Args:
+        artifact: the protocol's path of the baseline's log, relative to the workspace.
+        run: of any experiment.
+    """
+    if not artifact or not run.log:
+        return False
+    log, first = Path(run.log), workspace / artifact
+    try:
+        if log.parent.resolve() != first.parent.resolve() or not log.name.startswith(first.stem):
+            return False
+        known = json.loads(read_bounded(first.with_name(BASELINE), LARGEST_BASELINE))["runs"]
+        same = [(run.log, run.seconds, run.metric) == (each["log"], each["seconds"], each["metric"]) for each in known]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return True
+    return not any(same)

@@ -289,8 +289,9 @@ def _confirmed(state: State, data: Mapping[str, Any]) -> State:
 
 
 def _ablated(state: State, _: Event) -> State:
-    """End an ablation. Comparisons of a promotion that it interrupted stay parked."""
-    return replace(state, comparison=None, parked=tuple(each for each in state.parked if each.rung is not None))
+    """End an ablation: its comparisons have a side `best`. Those of others that it displaced stay parked."""
+    others = tuple(each for each in state.parked if each.rung is not None or "best" not in each.commits)
+    return replace(state, comparison=None, parked=others)
 
 
 def _promoted(state: State, event: Event) -> State:

@@ -139,13 +139,28 @@ def text_of(content: bytes) -> str:
     return text
 
 
+def sources_of(text: str) -> list[str]:
+    """Return the sources of all entries, those that are left out included."""
+    return [draft.fields.get("source", "") for draft in _drafts(text)]
+
+
+def open_fence(text: str) -> int | None:
+    """Return the line of the fence that is open at the end of a text, so that nothing after it is read; else None."""
+    fences = [number for number, line in enumerate(text.splitlines(), start=1) if _FENCE.match(line[:LONGEST_LINE])]
+    return fences[-1] if len(fences) % 2 else None
+
+
 def is_playbook(text: str) -> bool:
     """Return whether sessions may add entries to a file: it has some, is empty, or its title says what it is.
 
     A stranger's repository may have a file of this name for another purpose.
     """
+    return not text.strip() or _is_titled(text) or bool(parse(text).entries)
+
+
+def _is_titled(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return not first or re.match(r"#\s+\W*playbook\b", first, re.I) is not None or bool(parse(text).entries)
+    return re.match(r"#\s+\W*playbook\b", first, re.I) is not None
 
 
 def parse(text: str) -> Book:
@@ -168,6 +183,8 @@ def parse(text: str) -> Book:
         rest = {name: draft.fields.get(name, "") for name in FIELDS if name != "turns"}
         entry = Entry(draft.title, turns=turns or (), line=draft.line, **rest)
         entries[entry.key] = entry
+    if (entries or _is_titled(text)) and (fence := open_fence(text)) is not None:
+        notes.append(f"{PLAYBOOK}, line {fence}: the fence is not closed, so nothing after it is read")
     if len(notes) > MOST_NOTES:
         notes = [
             *notes[: MOST_NOTES - 1],
@@ -205,7 +222,7 @@ def _turn(text: str) -> Turn | None:
         return Turn(name, 1 if to.lower() == "up" else -1)
     try:
         value = ast.literal_eval(to)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # TypeError: a list in a set
         return Turn(name, 0, to) if re.fullmatch(r"[\w.-]+", to) else None
     if isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) <= 1e300):
         return Turn(name, 0, value)

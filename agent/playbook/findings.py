@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.errors import AutoresearchError
@@ -15,18 +15,23 @@ from agent.journal.state import State
 from agent.playbook.entries import (
     LARGEST_FILE,
     LONGEST_FIELD,
+    LONGEST_TITLE,
     MOST_ENTRIES,
     Entry,
+    Turn,
     is_playbook,
     key_of,
+    open_fence,
     parse,
+    sources_of,
     text_of,
+    turns_of,
 )
 from agent.report.gain import outcome, shows_gain, verdict_of
 from agent.report.stations import machine_of
 from agent.system.names import PLAYBOOK
 
-LONGEST_SUBJECT = 80
+LONGEST_SUBJECT, LONGEST_TAG = 80, 60
 LONGEST_MACHINE = 200
 HASH = 12  # digits of a commit
 _COMMIT = re.compile(r"\bcommit ([0-9a-f]{7,64})\b")
@@ -65,7 +70,7 @@ def added(content: bytes, found: Iterable[Finding]) -> tuple[bytes, list[int]]:
     of the rest.
 
     Raises:
-        AutoresearchError: the file is no playbook, or is full.
+        AutoresearchError: the file is no playbook, has an open fence, or is full.
     """
     try:
         text = text_of(content)
@@ -77,8 +82,15 @@ def added(content: bytes, found: Iterable[Finding]) -> tuple[bytes, list[int]]:
             hint="begin it with the line `# Playbook` to let sessions add what they found",
         )
     entries = parse(text).entries
-    known = [mentioned for entry in entries for mentioned in _COMMIT.findall(entry.source)]
-    new = [each for each in found if not any(each.commit.startswith(mentioned) for mentioned in known)]
+    # Those of entries that are left out as well, which would be added again and again.
+    known = [mentioned for source in sources_of(text) for mentioned in _COMMIT.findall(source)]
+    lacking = [each for each in found if not any(each.commit.startswith(mentioned) for mentioned in known)]
+    new = [_renamed(each, {entry.key for entry in entries}) for each in lacking]
+    if new and (fence := open_fence(text)) is not None:
+        raise AutoresearchError(
+            f"{PLAYBOOK} has an open fence in line {fence}, so entries after it would not be read",
+            hint="close the fence with a line like the one that opens it",
+        )
     end = "\r\n" if b"\r\n" in content else "\n"
     more = "".join(f"\n{_written(each)}" for each in new).replace("\n", end).encode()
     whole = content if content.endswith(b"\n") or not content else content + end.encode()
@@ -95,8 +107,11 @@ def _finding(state: State, keep: Experiment, confirmation: Mapping[str, Any], ot
     tag, commit = state.session["tag"], keep.commit[:HASH]
     subject = one_line(keep.playbook or keep.description).strip("# \t")[:LONGEST_SUBJECT]
     what = keep.description if keep.proposer == "search" else f"{keep.description}. {keep.reasoning}".strip(". ")
+    origin = f"({tag[:LONGEST_TAG]} #{keep.number})"
+    # With space for a commit, see `_renamed`.
+    subject = subject[: LONGEST_TITLE - len(origin) - HASH - 2].rstrip() if key_of(subject) else "A kept change"
     entry = Entry(
-        title=f"{subject if key_of(subject) else 'A kept change'} ({tag} #{keep.number})",
+        title=f"{subject} {origin}",
         what=_bounded(f'as in "{keep.playbook}": {what}' if keep.playbook else what),
         where=_bounded(_where(state)),
         effect=_bounded(_effect(state, keep, confirmation, others)),
@@ -161,11 +176,24 @@ def _turns(state: State, keep: Experiment) -> str:
     moved = [(name, value) for name, value in keep.parameters.items() if old.get(name) != value]
     if keep.proposer != "search" or len(moved) != 1:
         return ""
-    name, value = moved[0]
-    if state.incumbent is None or state.incumbent.parameters.get(name) != value:
+    key, value = moved[0]
+    if state.incumbent is None or state.incumbent.parameters.get(key) != value:
         return ""  # a later change went further
-    shown = f'"{value}"' if isinstance(value, str) else f"{value}"
-    return f"{name.rpartition(':')[2]} {shown}"
+    name = key.rpartition(":")[2]
+    turn = f'{name} "{value}"' if isinstance(value, str) else f"{name} {value}"
+    # A text may hold what separates turns, or a quote.
+    return turn if turns_of(turn) == (Turn(name, 0, value),) else ""
+
+
+def _renamed(found: Finding, titles: Collection[str]) -> Finding:
+    """Return it with its commit in its title if the playbook has that title already: of two, only the first is read.
+
+    A session of the same tag in another clone, or an earlier one that was deleted, may have added it.
+    """
+    entry = found.entry
+    if entry.key not in titles:
+        return found
+    return replace(found, entry=replace(entry, title=f"{entry.title} {found.commit[:HASH]}"))
 
 
 def _written(found: Finding) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agent.errors import AutoresearchError
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.state import State
+from agent.promote.rung import why_no_longer
 from agent.report.gain import standing
 from agent.session.compare import compare
 from agent.session.confirm import HOLDOUT, Pairs, described, evidence, plan_seeds, sample_of
@@ -51,6 +53,9 @@ def measure(bench: Workbench, commits: Mapping[str, str], pairs: Pairs, part: Pa
         commits: label -> commit.
         pairs: how many runs of each, and with which seeds.
         part: of the promotion. Each has logs and seeds of its own.
+
+    Raises:
+        AutoresearchError: the first failed, or the recipe ignores the training budget of the rung.
     """
     seeds, one_seed = plan_seeds(bench, commits, _at_rung(bench), pairs)
     seeds = tuple(seed + PARTS.index(part) * pairs.count for seed in seeds)
@@ -58,7 +63,19 @@ def measure(bench: Workbench, commits: Mapping[str, str], pairs: Pairs, part: Pa
     assert state.incumbent is not None
     folder = bench.journal.path.parent / "promote" / f"{state.incumbent.commit[:12]}-{len(state.promotions) + 1}" / part
     runs = compare(bench, commits, pairs.count, folder, seeds, commits.keys() - {first})
+    _require_longer(bench, [run for each in runs.values() for run in each])
     return Measured(commits, runs, seeds, one_seed)
+
+
+def _require_longer(bench: Workbench, runs: Sequence[Run]) -> None:
+    state, rung = bench.journal.state, bench.rung
+    assert state.session is not None and state.baseline is not None and rung is not None
+    own = state.session["fingerprint"].get("training_seconds")
+    if took := why_no_longer(own, rung.training_seconds, state.baseline.runs, runs):
+        raise AutoresearchError(
+            f"the recipe ignores --training-seconds: a run took {took}",
+            hint="let it read AUTORESEARCH_TRAINING_SECONDS, or set the budget in its own constant with --set",
+        )
 
 
 def judge(bench: Workbench, measured: Measured, a: str, b: str, own: float | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from agent.execution.fingerprint import fingerprint
 from agent.format import named, one_line
 from agent.journal.comparable import differences
 from agent.journal.comparison import Rung
-from agent.journal.experiment import Value
+from agent.journal.experiment import Run, Value, succeeded
 from agent.protocol.models import Protocol
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
@@ -24,6 +24,8 @@ from agent.system.invocation import typed
 LONGEST_VALUE = 200
 LONGEST = 1e8  # seconds
 LARGEST = 1e300  # of a whole number that becomes a float
+# A run that uses its training budget takes this fraction of it, or at least this fraction of what a rung adds to it.
+WHOLE, PART = 0.9, 0.25
 KINDS: Mapping[type, str] = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -82,6 +84,29 @@ def hard_limit(protocol: Protocol, seconds: float | None, own: float | None) -> 
     if seconds is None:
         return limit
     return limit * max(1.0, seconds / usual) if usual else limit + seconds
+
+
+def why_no_longer(own: float | None, seconds: float | None, before: Sequence[Run], now: Sequence[Run]) -> str | None:
+    """Return how runs show that a recipe ignores the training budget it is given; None if they do not show it.
+
+    A recipe that ends before its budget in the session shows nothing.
+
+    Args:
+        own: the training budget of the session.
+        seconds: that of the rung.
+        before: runs of the session.
+        now: runs at the rung.
+    """
+    if own is None or seconds is None or seconds <= own:
+        return None
+    every = (succeeded(before), succeeded(now))
+    told = all(run.trained is not None for runs in every for run in runs)
+    old, new = ([(run.trained if told else None) or run.seconds for run in runs] for runs in every)
+    if not old or not new or min(old) < WHOLE * own:
+        return None
+    if max(new) >= WHOLE * seconds or max(new) - min(old) >= PART * (seconds - own):
+        return None
+    return f"{max(new):.4g} s with a budget of {seconds:g} s, {min(old):.4g} s with {own:g} s in the session"
 
 
 def growth(trees: Mapping[str, Mapping[str, str]], values: Mapping[str, Value], known: Mapping[str, Value]) -> float:

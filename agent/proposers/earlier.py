@@ -39,7 +39,7 @@ class Earlier:
     """An experiment of another session, with the same data, harness and metric.
 
     Attributes:
-        metric: None if it failed.
+        metric: None if it failed; see `is_forecast`.
         change: its metric minus that of its incumbent at the time; None if unknown.
         digest: of all mutable files, as in `Experiment`.
         alike: whether it was measured under the same fingerprint. Otherwise on another machine, or with another budget.
@@ -56,6 +56,11 @@ class Earlier:
     description: str
     alike: bool
     playbook: str = ""
+
+    @property
+    def is_forecast(self) -> bool:
+        """Whether its metric is a forecast: it was pruned or screened out, and was not measured."""
+        return self.number > 0 and self.metric is not None and self.change is None
 
 
 @dataclass(frozen=True)

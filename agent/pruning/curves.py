@@ -27,6 +27,7 @@ THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 HELD_OUT = re.compile(r"val|eval|test|dev|best|min", re.IGNORECASE)
 
 LONGEST_LINE = 4096
+LARGEST_LOSS = 1e50  # a larger one counts as infinite: forecasts multiply four of them
 FINEST = 1 / 1000  # of the training; closer points are merged, to bound the length of a curve
 DIVERGED = 3.0  # multiple of the first loss
 IN_A_ROW = 3  # consecutive points above it
@@ -109,8 +110,9 @@ def point(line: str, seconds: float = math.nan) -> Point | None:
         fraction = float(percent[1]) / 100
     else:
         return None
-    step = STEP.search(line)
-    return Point(fraction, float(loss[2]), seconds, float(step[1]) if step else math.nan) if fraction <= 1 else None
+    step, value = STEP.search(line), float(loss[2])
+    value = math.copysign(math.inf, value) if abs(value) > LARGEST_LOSS else value
+    return Point(fraction, value, seconds, float(step[1]) if step else math.nan) if fraction <= 1 else None
 
 
 def at(curve: Curve, fraction: float) -> float | None:

@@ -76,13 +76,25 @@ class RunMonitor:
 
 
 class CurveCache:
-    """The curves of finished runs. Each log is read once."""
+    """The curves of finished runs. Each log is read once.
 
-    def __init__(self) -> None:
+    Args:
+        is_lost: returns whether the log of a run now holds another run.
+    """
+
+    def __init__(self, is_lost: Callable[[Run], bool] = lambda _: False) -> None:
         self._known: dict[str, Curve] = {}
+        self._is_lost, self._lost = is_lost, dict[tuple[str, float], bool]()
 
     def of(self, runs: Sequence[Run]) -> Curve:
         return average([self._curve(run.log) for run in runs])
+
+    def of_own(self, runs: Sequence[Run]) -> Curve:
+        """Return the same without the runs whose logs are lost; empty if no other is left."""
+        for run in runs:
+            if (run.log, run.seconds) not in self._lost:
+                self._lost[run.log, run.seconds] = self._is_lost(run)
+        return self.of([run for run in runs if not self._lost[run.log, run.seconds]])
 
     def finished(
         self, experiments: Sequence[Experiment], changed: Callable[[Experiment, Experiment], Collection[str]]
@@ -100,7 +112,7 @@ class CurveCache:
             worth = estimate(incumbent) if incumbent is not None else None
             if incumbent is not None and worth is not None and first is not None and own:
                 assert first.metric is not None
-                beside = self.of(unbiased(incumbent) or incumbent.runs)
+                beside = self.of_own(unbiased(incumbent) or incumbent.runs)
                 found.append(Finished(own, first.metric, beside, worth, changed(experiment, incumbent)))
             if experiment.verdict.status == "keep":
                 incumbent = experiment

@@ -51,6 +51,7 @@ UNIT = 4.0  # in noises of one run: gains far above count by their logarithm
 PRIOR, PRIOR_ERROR = 5.0, 0.4  # pairs on a line of slope 1 that the prior counts as, and their residuals
 LEAST_ERROR = 0.2  # standard deviation of residuals at least, whatever the pairs
 MOST_FREEDOM = 20.0  # degrees of freedom at most: real residuals have heavy tails
+FARTHEST = 50.0  # of leads and gains after the inverse hyperbolic sine: so large a wreck would overflow
 
 Pair = tuple[float, float]
 
@@ -138,17 +139,17 @@ def forecast(kind: str, lead: float, screened: Sequence[Screened], noise: float)
         noise: standard deviation of one run at the full rung; positive.
     """
     unit = UNIT * noise
-    pairs = [(math.asinh(x / unit), math.asinh(y / unit)) for x, y in _pairs(kind, screened)]
+    pairs = [(_within(math.asinh(x / unit)), _within(math.asinh(y / unit))) for x, y in _pairs(kind, screened)]
     if not pairs and kind != RATES:
         return None
     squares = sum(x * x for x, _ in pairs) + PRIOR
     slope = (sum(x * y for x, y in pairs) + PRIOR) / squares
     rest = sum((y - slope * x) ** 2 for x, y in pairs) + PRIOR * PRIOR_ERROR**2
     freedom = PRIOR + len(pairs) - 1
-    here = math.asinh(lead / unit)
+    here = _within(math.asinh(lead / unit))
     error = math.sqrt(max(rest / freedom, LEAST_ERROR**2) * (1 + here * here / squares))
     chance = cdf((slope * here - math.asinh(NEEDED / UNIT)) / error, min(freedom, MOST_FREEDOM))
-    return Forecast(unit * math.sinh(slope * here), chance, len(pairs))
+    return Forecast(unit * math.sinh(_within(slope * here)), chance, len(pairs))
 
 
 def discards(kind: str, lead: float, screened: Sequence[Screened], found: Forecast) -> bool:
@@ -203,6 +204,10 @@ def _of(kind: str, screened: Sequence[Screened]) -> list[Screened]:
 def _pairs(kind: str, screened: Sequence[Screened]) -> list[Pair]:
     """Return (lead, gain) of the candidates of a kind that were measured at both rungs."""
     return [(each.lead, each.gain) for each in _of(kind, screened) if each.gain is not None]
+
+
+def _within(value: float) -> float:
+    return min(max(value, -FARTHEST), FARTHEST)
 
 
 def _sign(value: float) -> int:

@@ -29,7 +29,9 @@ from agent.pruning import rungs
 from agent.pruning.rungs import Forecast, Screened
 from agent.source.diff import same_work
 
-LEAST_SLACK = 120.0  # seconds of the hard limit beyond the training: starting and evaluating do not get shorter
+# The hard limit beyond the training: so many seconds, or this multiple of what a full run takes beyond its own, since
+# starting and evaluating do not get shorter.
+LEAST_SLACK, SLACK = 120.0, 2.0
 # Screens of an incumbent: one, then one more after every AGE candidates up to MOST. The baseline gets one more at once,
 # which shows the noise.
 AGE, MOST = 6, 3
@@ -38,6 +40,19 @@ AGE, MOST = 6, 3
 def wanted(age: int, *, baseline: bool) -> int:
     """Return how many screens an incumbent needs after `age` screened candidates."""
     return min(MOST, 1 + baseline + age // AGE)
+
+
+def limit_of(limit: float, rung: float, full: float, usual: float) -> float:
+    """Return the hard limit of a screen in seconds.
+
+    Args:
+        limit: that of a full run.
+        rung: the training budget of a screen.
+        full: that of a full run.
+        usual: how long a full run takes.
+    """
+    slack = max(LEAST_SLACK, SLACK * (usual - full))
+    return float(round(min(limit, max(limit * rung / full, rung + slack))))
 
 
 class Runs(Protocol):
@@ -153,8 +168,8 @@ class Screens:
         """The runner of a screen: its training budget, and a hard limit that is shorter accordingly."""
         runner, execution = self._runs.runner, self._runs.runner.protocol.execution
         full = runner.training_seconds or self._rung
-        limit = min(runner.limit, max(runner.limit * self._rung / full, self._rung + LEAST_SLACK))
-        shorter = execution.model_copy(update={"hard_timeout_seconds": float(round(limit))})
+        limit = limit_of(runner.limit, self._rung, full, self._runs.expected_seconds())
+        shorter = execution.model_copy(update={"hard_timeout_seconds": limit})
         protocol = runner.protocol.model_copy(update={"execution": shorter})
         return dataclasses.replace(runner, protocol=protocol, training_seconds=self._rung, keeps_models=False)
 

@@ -14,7 +14,7 @@ from agent.journal.comparison import run_of
 from agent.journal.events import Event
 from agent.journal.experiment import Experiment, Run, Value
 from agent.journal.journal import read_and_fold
-from agent.journal.paths import journal_path, own_log
+from agent.journal.paths import is_overwritten, journal_path, own_log
 from agent.journal.state import State
 from agent.report.gather import readable
 from agent.report.stations import shown_name
@@ -52,7 +52,8 @@ class CloseUp:
         parameters: values of the constants.
         diff: the unified diff to the parent; None for the baseline, and if its commit is missing.
         tail: the last lines of the log of the last run.
-        log: the log of the first run with a metric, or else of the last run; None if it is not in this workspace.
+        log: the log of the first run with a metric, or else of the last run; None if it is not in this workspace
+            any more.
         seconds: training seconds of that run as it reported them; None if it did not.
     """
 
@@ -89,7 +90,7 @@ def _close_up(
     last_screen = experiment.screens[-1].run if experiment.screens else None
     final = experiment.runs[-1] if experiment.runs else last_screen
     shown = shown or final
-    last = _own(workspace, artifact, final.log) if final else None
+    last = _own(workspace, artifact, final) if final else None
     tail = last_lines(last, TAIL_LINES) if last else []
     diff = diffs.get(experiment.commit) if experiment.number > 0 else None
     trained = (shown.trained or shown.secondary.get("training_seconds")) if shown else None
@@ -100,7 +101,7 @@ def _close_up(
         runs=(*runs.get(experiment.number, ()), *_held_out(state, experiment))[:MOST_RUNS],
         diff=None if diff is None else readable(diff[:LONGEST_TEXT]),
         tail=tuple(readable(line)[:LONGEST_LINE] for line in tail),
-        log=last if shown is final or shown is None else _own(workspace, artifact, shown.log),
+        log=last if shown is final or shown is None else _own(workspace, artifact, shown),
         seconds=trained,
     )
 
@@ -138,11 +139,11 @@ def _shown(side: str, run: Run) -> ShownRun:
     return ShownRun(side, run.metric, run.seconds, one_line(readable(note))[:LONGEST_NOTE])
 
 
-def _own(workspace: Workspace, artifact: str | None, log: str) -> Path | None:
-    """Return the path of a log that the journal names; None if it names none, or one outside of the workspace."""
-    if not log:
+def _own(workspace: Workspace, artifact: str | None, run: Run) -> Path | None:
+    """Return the path of a run's log; None if it has none, or one that is outside of the workspace or overwritten."""
+    if not run.log or is_overwritten(workspace.folder, artifact, run):
         return None
     try:
-        return own_log(workspace.folder, log, artifact)
+        return own_log(workspace.folder, run.log, artifact)
     except Unusable:
         return None

@@ -14,7 +14,7 @@ from agent.errors import AutoresearchError, PreconditionError, UsageError
 from agent.journal import lock
 from agent.journal.experiment import Experiment, Run
 from agent.journal.journal import fold
-from agent.journal.paths import find_session, journal_path, own_log, state_folder
+from agent.journal.paths import find_session, is_overwritten, journal_path, own_log, state_folder
 from agent.journal.pending import Pending
 from agent.journal.state import State, experiment_named
 from agent.protocol.load import load_protocol
@@ -41,7 +41,8 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
     found = find(state, tag, which)
     assert state.session is not None
     screens = [_run(each.run, "screen") for each in found.screens]
-    logs = [run.log for run in (*(each.run for each in found.screens), *found.runs)]
+    made = [*(each.run for each in found.screens), *found.runs]
+    logs = [run.log for run in made]
     if isinstance(found, Pending) and found.started:
         logs.append(found.started["log"])
     return {
@@ -68,7 +69,7 @@ def show(folder: Path, tag: str | None, which: str) -> dict[str, Any]:
         "cost": asdict(state.cost_of(found)),
         "diff": _change(folder, found),
         "log": logs[-1] if logs else None,
-        "log_tail": _tail(folder, logs[-1]) if logs else [],
+        "log_tail": _tail(folder, logs[-1]) if logs and not _is_lost(folder, made, logs[-1]) else [],
     }
 
 
@@ -139,6 +140,10 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
         has = f"only runs 1 to {len(logs)}" if len(logs) > 1 else "only run 1"
         raise PreconditionError(f"experiment #{found.number} of session {tag} has no run {run}, {has}")
     name = logs[(run or len(logs)) - 1]
+    if _is_lost(folder, found.runs, name):
+        raise PreconditionError(
+            f"log {name} of experiment #{found.number} of session {tag} now holds the baseline of a later session"
+        )
     try:
         path = own_log(folder, name, _artifact(folder))
         open_plain(path).close()
@@ -174,6 +179,11 @@ def _tail(folder: Path, log: str) -> list[str]:
         return last_lines(own_log(folder, log, _artifact(folder)), TAIL_LINES)
     except Unusable:
         return []
+
+
+def _is_lost(folder: Path, runs: Sequence[Run], log: str) -> bool:
+    """Return whether the log of one of these runs now holds another run."""
+    return any(run.log == log and is_overwritten(folder, _artifact(folder), run) for run in runs)
 
 
 def _artifact(folder: Path) -> str | None:

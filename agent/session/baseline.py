@@ -14,10 +14,9 @@ from agent.execution.process import UNOBSERVED, Observer
 from agent.journal.comparable import HARNESS, comparable
 from agent.journal.experiment import Run, Value, digest
 from agent.journal.journal import Journal
+from agent.journal.paths import BASELINE, LARGEST_BASELINE
 from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import here
-
-LARGEST_RECORD = 2**22
 
 
 def propose_baseline(journal: Journal, files: Mapping[str, str], parameters: Mapping[str, Value], **more: Any) -> None:
@@ -80,7 +79,7 @@ def valid_baseline(runner: Runner, fingerprint: dict[str, Any], commit: str) -> 
     Fingerprints of an earlier version lack the harness. It is then read from the measured commit, if that still exists.
     """
     try:
-        record = json.loads(read_bounded(record_path(runner), LARGEST_RECORD))
+        record = json.loads(read_bounded(record_path(runner), LARGEST_BASELINE))
         before = {HARNESS: runner.workspace.harness_digest(str(record["commit"])), **record["fingerprint"]}
         same = comparable(before, fingerprint) and record["digest"] == digest(runner.workspace.files(commit))
         return [Run(**run) for run in record["runs"]] if same else []
@@ -95,4 +94,4 @@ def log_path(runner: Runner, run: int = 1) -> Path:
 
 
 def record_path(runner: Runner) -> Path:
-    return log_path(runner).with_name("baseline.json")
+    return log_path(runner).with_name(BASELINE)

@@ -19,7 +19,7 @@ from agent.execution.process import Observer
 from agent.format import counted
 from agent.journal.experiment import Experiment, Run, succeeded
 from agent.journal.history import experiments_before
-from agent.journal.paths import experiment_folder
+from agent.journal.paths import experiment_folder, is_overwritten
 from agent.journal.pending import Pending
 from agent.journal.state import expected_seconds
 from agent.pruning.curves import broken
@@ -52,7 +52,7 @@ class Runs:
         self._journal, self._interrupts = bench.journal, bench.interrupts
         self._prune, self._seed = prune, seed
         self._shown = 0.0
-        self._curves = CurveCache()
+        self._curves = CurveCache(self._is_overwritten)
         self._texts: dict[str, Mapping[str, str]] = {}
         self._edits: dict[tuple[str, str], frozenset[str]] = {}
         self._earlier: list[Finished] | None = None
@@ -197,7 +197,7 @@ class Runs:
         if value is None:
             return None
         return Rival(
-            curve=self._curves.of(unbiased(incumbent) or incumbent.runs),
+            curve=self._curves.of_own(unbiased(incumbent) or incumbent.runs),
             metric=value,
             history=[*self._before(), *self._curves.finished(state.experiments, self._changed)],
             changed=self.edits(incumbent),
@@ -223,6 +223,10 @@ class Runs:
 
     def _constants(self) -> Mapping[str, Any]:
         return known_constants(self._runner.protocol)
+
+    def _is_overwritten(self, run: Run) -> bool:
+        artifact = self._runner.protocol.provenance.baseline_artifact_path
+        return is_overwritten(self._runner.workspace.folder, artifact, run)
 
     def _undisturbed(self, run_once: Callable[[], Run]) -> Run:
         """Repeat a run until the machine does not sleep through it."""

@@ -22,6 +22,8 @@ NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 LARGEST_POWER = 64
 LONGEST_TEXT = 1000
 MOST_BITS = 1024
+MOST_ITEMS = 10_000  # of a tuple, with those of the tuples in it
+MOST_DIGITS = 100  # of `round`
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -293,13 +295,13 @@ def _compute(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.Name(id=name) if name in names:
             return names[name]
         case ast.Tuple(elts=items) | ast.List(elts=items):
-            return tuple(_compute(item, names) for item in items)
+            return _bounded(tuple(_compute(item, names) for item in items))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
             return _UNARY[type(op)](_compute(operand, names))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
             first, second = _compute(left, names), _compute(right, names)
             _require_small(op, first, second)
-            return _BINARY[type(op)](first, second)
+            return _bounded(_BINARY[type(op)](first, second))
         case ast.BoolOp(op=ast.And(), values=operands):
             return all(_compute(operand, names) for operand in operands)
         case ast.BoolOp(values=operands):
@@ -312,16 +314,37 @@ def _compute(node: ast.expr, names: Mapping[str, Any]) -> Any:
         case ast.Subscript(value=value, slice=index) if not isinstance(index, ast.Slice):
             return _compute(value, names)[_compute(index, names)]
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _CALLS:
-            return _CALLS[name](*(_compute(arg, names) for arg in args))
+            terms = [_compute(arg, names) for arg in args]
+            if name == "round" and not all(abs(digits) <= MOST_DIGITS for digits in terms[1:]):
+                raise _Unknown
+            return _CALLS[name](*terms)
     raise _Unknown
 
 
 def _require_small(op: ast.operator, first: Any, second: Any) -> None:
     if isinstance(op, ast.Pow) and (abs(second) > LARGEST_POWER or abs(first) > 2**LARGEST_POWER):
         raise _Unknown
-    if isinstance(op, ast.Mult) and any(isinstance(term, str | tuple) for term in (first, second)):
+    # A percent sign formats texts, to any width.
+    if isinstance(op, ast.Mult | ast.Mod) and any(isinstance(term, str | bytes | tuple) for term in (first, second)):
         raise _Unknown
-    if isinstance(first, str) and len(first) > LONGEST_TEXT:
+    if any(isinstance(term, str | bytes) and len(term) > LONGEST_TEXT for term in (first, second)):
         raise _Unknown
     if any(isinstance(term, int) and term.bit_length() > MOST_BITS for term in (first, second)):
         raise _Unknown
+
+
+def _bounded(value: Any) -> Any:
+    """Return a value that is no tuple, or one of few items: to compare it takes as long as to visit all that it holds.
+
+    Raises:
+        _Unknown: it has too many.
+    """
+    left, waiting = MOST_ITEMS, [value] if isinstance(value, tuple) else []
+    while waiting:
+        each = waiting.pop()
+        left -= 1
+        if left < 0:
+            raise _Unknown
+        if isinstance(each, tuple):
+            waiting.extend(each)
+    return value

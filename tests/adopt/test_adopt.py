@@ -205,6 +205,23 @@ def test_minimal_takes_the_recipe_of_ablate(quick: Path, cli: Cli) -> None:
     assert "Left out, because `ablate`" in data["message"]
 
 
+def test_minimal_is_confirmed_by_the_runs_of_an_experiment_with_the_same_program(night: Path, cli: Cli) -> None:
+    """Without its latest changes, the best is an earlier keep, which `confirm` measures in place of the commit."""
+    path = journal_path(night, "t")
+    state = fold(path)
+    tree = git(night, "rev-parse", f"{state.experiments[1].commit}^{{tree}}")
+    smaller = git(night, "commit-tree", tree, "-p", "autoresearch/t", "-m", "ablate: smaller")
+    found = {"commit": smaller, "without": [2, 3], "constants": [], "descriptions": [], "offered": True}
+    event = {"event": "ablated", "at": state.latest_at, "best": state.experiments[3].commit, "smaller": found}
+    with path.open("a") as journal:
+        journal.write(json.dumps(event) + "\n")
+    assert cli(night, "adopt", "--minimal").returncode == 3
+    assert cli(night, "confirm", smaller[:12], "--tag", "t").returncode == 0
+    assert f"{state.experiments[0].commit} {smaller}" not in fold(path).confirmations
+    assert adopted(night, cli, "--minimal")["adopted"] == [1]
+    assert ("RATE = 0.3 " in train(night), "DEPTH = 4 " in train(night)) == (True, True)
+
+
 def test_nothing_kept_is_nothing_to_adopt(quick: Path, cli: Cli) -> None:
     assert cli(quick, "run", "--tag", "t", "--max-experiments", "0").returncode == 0
     done = cli(quick, "adopt")

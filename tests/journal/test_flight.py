@@ -99,6 +99,11 @@ def test_station_that_comes_back() -> None:
         ("leased", {"lease": "1", "station": "a", "commit": "--upload-pack=x", "log": "", "expected": 1.0}),
         ("returned", {"lease": "1", "metric": "low"}),
         ("candidate", {"candidate": -1}),
+        ("confirmed", {"runs": "three"}),
+        ("confirmed", {"reservations": [3]}),
+        ("ablated", {"smaller": ["a"]}),
+        ("ablated", {"smaller": {"commit": "--output=x"}}),
+        ("ablated", {"smaller": {"without": "none"}}),
     ],
 )
 def test_forged_event_is_refused(kind: str, data: dict[str, Any]) -> None:

@@ -137,3 +137,21 @@ def test_journal_that_was_read_is_not_parsed_again(tmp_path: Path) -> None:
     path = session(tmp_path, 1500)
     first, again = (timeit.timeit(lambda: fold(path), number=1) for _ in range(2))
     assert again < first / 4
+
+
+def test_comparison_that_an_ablation_displaced_goes_on_with_its_runs(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("session", tag="t", base="b0", direction="minimize")
+    sides = [{"a": "a1", "b": "b1"}, {"best": "b1", "without-1-RATE": "c1"}, {"best": "b1", "smaller": "d1"}]
+    for commits in sides:
+        journal.append("comparing", commits=commits, files=[], count=2, seeds=[])
+        journal.append("compared", label=next(iter(commits)), run=1, metric=1.0, seconds=1.0)
+    journal.append("ablated", best="b1", changes=[], runs=2, smaller=None)
+    known = []
+    for commits in sides:
+        journal.append("comparing", commits=commits, files=[], count=2, seeds=[])
+        assert journal.state.comparison is not None
+        known.append({label: len(runs) for label, runs in journal.state.comparison.runs.items()})
+    # Another ablation begins anew.
+    assert known == [{"a": 1}, {}, {}]
+    assert fold(journal.path) == journal.state

@@ -84,6 +84,8 @@ def test_hand_written_variants_are_read() -> None:
         ("LR 1e999", None),
         ("LR __import__('os')", None),
         ("LR [1, 2]", None),
+        ("LR {[1]}", None),
+        ("LR {{}}", None),
         ("A up, B up, C up, D up, E up", None),
     ],
 )
@@ -128,6 +130,12 @@ def test_malformed_turns_leave_the_entry() -> None:
 
 def test_fenced_text_is_no_entry() -> None:
     assert parse("```\n## A\n- what: b\n```\n").entries == ()
+
+
+def test_fence_that_is_not_closed_is_named() -> None:
+    book = parse("## A\n- what: b\n\n```\n## B\n- what: c\n")
+    assert [each.title for each in book.entries] == ["A"]
+    assert book.notes == ("playbook.md, line 4: the fence is not closed, so nothing after it is read",)
 
 
 def test_number_and_length_are_bounded() -> None:

@@ -193,6 +193,17 @@ def test_baseline_that_fails_at_the_rung_ends_it(night: Path, cli: Cli) -> None:
     assert not events(night, "promoted")
 
 
+def test_recipe_that_ignores_the_training_budget_is_refused(quick: Path, cli: Cli) -> None:
+    text = RECIPE.replace('float(os.environ["AUTORESEARCH_TRAINING_SECONDS"])', "300.0")
+    (quick / "train.py").write_text(text.replace('float(os.environ.get("SLEEP", "0"))', "1.1"))
+    commit_all(quick, "a budget of its own")
+    keep_in_turn(quick, cli, CHANGES[0], flags=("--training-seconds", "1"))
+    done = cli(quick, "promote", "--training-seconds", "100", "--runs", "2")
+    assert done.returncode == 1
+    assert "error: the recipe ignores --training-seconds: a run took " in done.stderr
+    assert not events(quick, "promoted")
+
+
 def test_conflicting_code_and_asserts_cannot_be_taken_out_alone(quick: Path, cli: Cli) -> None:
     (quick / "train.py").write_text(RECIPE)
     commit_all(quick, "recipe")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import UsageError
-from agent.promote.rung import growth, hard_limit, values_for
+from agent.journal.experiment import Run
+from agent.promote.rung import growth, hard_limit, values_for, why_no_longer
 from agent.protocol.load import load_protocol
 from agent.source.values import with_values
 from tests.common.workspaces import ROOT
@@ -89,3 +90,31 @@ def test_hard_limit_grows_with_a_budget_in_the_recipe() -> None:
     trees = {"the baseline": {"train.py": "TIME_BUDGET = 60\nDEPTH = 4\n", "notes.md": "TIME_BUDGET = 1\n"}}
     assert growth(trees, {"TIME_BUDGET": 240, "DEPTH": 16}, {}) == 4
     assert growth(trees, {"TIME_BUDGET": 30}, {}) == growth(trees, {"DEPTH": 16}, {}) == growth(trees, {}, {}) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "seconds", "before", "now", "ignores"),
+    [
+        (300, 1800, 307, 307, True),
+        (300, 1800, 307, 1807, False),
+        (300, 1800, 307, 900, False),  # the data ended
+        (300, 1800, 200, 200, False),  # it ends by itself
+        (300, 1800, 0.1, 0.1, False),
+        (300, 360, 307, 306, True),
+        (30, 60, 100, 70, False),  # a faster machine: starting took most of the time
+        (300, 300, 307, 200, False),
+        (None, 1800, 307, 307, False),
+        (300, None, 307, 307, False),
+    ],
+)
+def test_recipe_that_ignores_its_training_budget_is_seen_by_its_time(
+    own: float | None, seconds: float | None, before: float, now: float, ignores: bool
+) -> None:
+    runs = [Run(1.0, before), Run(1.0, before + 2)], [Run(1.0, now), Run(None, now / 2, error="failed")]
+    assert (why_no_longer(own, seconds, *runs) is not None) == ignores
+
+
+def test_training_time_of_the_log_counts_more_than_the_time_of_the_command() -> None:
+    before = [Run(1.0, 400.0, trained=300.1)]
+    assert why_no_longer(300, 1800, before, [Run(1.0, 2500.0, trained=300.2)]) is not None
+    assert why_no_longer(300, 1800, before, [Run(1.0, 1900.0, trained=1800.1)]) is None

@@ -142,6 +142,7 @@ def test_interpolation_and_average() -> None:
 def test_a_loss_that_is_no_number_ends_a_run() -> None:
     assert broken(curve(line(10, 5.0) + line(12, "nan"))) == "pruned at 12%: the loss became nan"
     assert broken(curve(line(10, 5.0) + line(12, "inf"))) == "pruned at 12%: the loss became inf"
+    assert broken(curve(line(10, 5.0) + line(12, "3e200"))) == "pruned at 12%: the loss became inf"
     assert broken(curve(line(0, "nan"))) is None  # printed before there was one
     assert broken(curve(line(0, "nan") + line(1, 5.0))) is None
     assert broken(()) is None

@@ -14,7 +14,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from tests.common.journals import JournalBuilder
 from tests.common.sessions import assert_consistent, journal, rows
-from tests.common.workspaces import Cli, commit_all
+from tests.common.workspaces import Cli, commit_all, git
 
 # A curve of 40 points in about a second, whose end depends on RATE.
 TRAIN = '''"""Trains for about a second."""
@@ -90,6 +90,21 @@ def test_a_run_without_a_chance_ends_early_unless_a_person_wants_it_whole(
     whole = fold(journal_path(curved, "w")).experiments[1]
     assert whole.runs[-1].pruned is None
     assert whole.metric is not None
+
+
+def test_history_against_a_baseline_whose_log_is_overwritten_does_not_count(
+    curved: Path, cli: Cli, tmp_path: Path
+) -> None:
+    """The next night starts from a better recipe, whose baseline has its log in the same place."""
+    run(cli, curved, tmp_path / "agent.py", tuple(f"1.{number}" for number in range(40, 58, 2)), "--no-prune")
+    assert sum(e.metric is not None for e in replay(read(journal_path(curved, "t"))).experiments) == 10
+    git(curved, "checkout", "--quiet", "main")
+    text = (curved / "train.py").read_text()
+    (curved / "train.py").write_text(text.replace("last = 1.0", "last = 0.5"))
+    commit_all(curved, "a better recipe")
+    run(cli, curved, tmp_path / "agent.py", ("20",), tag="u")
+    last = replay(read(journal_path(curved, "u"))).experiments[1].runs[-1]
+    assert (last.pruned, last.metric is not None) == (None, True)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_once(curved: Path, cli: Cli, tmp_path: Path) -> None:

@@ -111,6 +111,15 @@ def test_the_forecast_is_calibrated() -> None:
     assert wins <= chances < 6 * wins
 
 
+@pytest.mark.parametrize("lead", [-1e30, -3e38, -1e300])
+def test_a_wreck_overflows_nothing(lead: float) -> None:
+    """A candidate that diverged at the full rung alone makes the line steep."""
+    found = forecast("rates", lead, [Screened("rates", -8.0, -1e30)], 1.0)
+    assert found is not None
+    assert -1e300 < found.gain < -1e10
+    assert 0 <= found.chance <= 1
+
+
 def test_a_kind_must_pay_for_its_screens() -> None:
     idle = [Screened("batch", -0.1, 0.2) for _ in range(TRIAL)]
     share = sum(is_worth_a_screen("batch", idle, 0, number) for number in range(2000)) / 2000

@@ -9,7 +9,7 @@ from agent.protocol.load import load_protocol
 from agent.report.close_up import LONGEST_LINE, TAIL_LINES, close_ups
 from agent.repository.workspace import Workspace
 from tests.common.journals import FINGERPRINT, Writer
-from tests.common.workspaces import Cli, commit_many, git
+from tests.common.workspaces import Cli, commit_all, commit_many, git
 
 SESSION: dict[str, Any] = {
     "branch": "autoresearch/t",
@@ -96,3 +96,21 @@ def test_log_outside_of_the_workspace_is_not_read(quick: Path, tmp_path: Path) -
     _, (baseline,) = close_ups(Workspace(quick, load_protocol(quick)), "t")
     assert baseline.tail == ()
     assert baseline.log is None or "secret" not in str(baseline.log) or not baseline.log.exists()
+
+
+def test_log_of_a_baseline_that_a_later_session_has_overwritten_is_not_shown(quick: Path, cli: Cli) -> None:
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    assert cli(quick, "log", "0", "--tag", "t").returncode == 0
+    git(quick, "checkout", "--quiet", "main")
+    (quick / "train.py").write_text((quick / "train.py").read_text().replace("RATE = 0.1 ", "RATE = 0.2 "))
+    commit_all(quick, "another recipe")
+    assert cli(quick, "run", "--tag", "u", "--max-experiments", "1").returncode == 0
+    workspace = Workspace(quick, load_protocol(quick))
+    shown = {tag: close_ups(workspace, tag)[1] for tag in ("t", "u")}
+    assert [(each.log is None, each.tail == ()) for each in shown["t"]] == [(True, True), (False, False)]
+    assert [(each.log is None, each.tail == ()) for each in shown["u"]] == [(False, False), (False, False)]
+    done = cli(quick, "log", "0", "--tag", "t")
+    assert done.returncode == 3
+    assert "now holds the baseline of a later session" in done.stderr
+    assert "num_steps:        10" not in cli(quick, "show", "0", "--tag", "t").stdout
+    assert "num_steps:        10" in cli(quick, "show", "0", "--tag", "u").stdout

@@ -23,7 +23,7 @@ from agent.session import faults
 from tests.common.experiments import case, kept
 from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.processes import start, wait_for
-from tests.common.sessions import assert_consistent, events, journal, rows
+from tests.common.sessions import assert_consistent, events, journal, keep_in_turn, rows
 from tests.common.workspaces import QUICK, Cli, commit_all, set_protocol
 
 TIMEOUT, VICTIM = log_of("watchdog/metal_timeout"), log_of("machine/metal_innocent_victim")
@@ -247,6 +247,19 @@ def test_ablation_blames_the_variant_that_provokes_faults(quick: Path, cli: Cli,
     assert done.returncode == 0, done.stderr
     assert "without it the run fails: a kernel failed on the GPU" in done.stdout
     assert any(event.get("provoked") == faults.MOST_IN_A_ROW for event in events(quick, "compared"))
+
+
+def test_promotion_of_changes_that_all_provoke_faults_ends_with_a_verdict(quick: Path, cli: Cli, plan: Plan) -> None:
+    seeded = QUICK.replace("import sys", "import sys\n\nSEED = 1  # search: off")
+    (quick / "train.py").write_text(faulty(plan, seeded.replace("loss = 1.0", "loss = 0 * SEED + 1.0")))
+    commit_all(quick, "has a seed")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /", flags=("--sandbox", "off"))
+    plan.fail(always=MISALIGNED, when="(RATE, WIDTH) != (0.1, 64)")
+    done = cli(quick, "promote", "--training-seconds", "400", "--runs", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)["data"]
+    assert data["whole"]["verdict"] == "does not transfer"
+    assert [each["verdict"] for each in data["changes"]] == ["undecided", "undecided"]
 
 
 def test_baseline_command_is_repeated(quick: Path, cli: Cli, plan: Plan) -> None:

@@ -156,3 +156,11 @@ def test_repeat_has_the_seed_of_the_run_that_it_replaces() -> None:
     assert sorted((run.seed, run.secondary["num_steps"]) for run in counted(found, "a")) == [
         *((43, 63.0), (44, 63.0), (45, 63.0)),
     ]
+
+
+def test_run_beyond_the_wanted_ones_has_a_seed() -> None:
+    """The first label runs once more if faults of the GPU end the runs of another."""
+    found = PendingComparison({"a": "a", "b": "b"}, (), 1, {"a": (Run(2.0, 300.0, seed=43),)}, seeds=(43,))
+    assert next_seed(found, "a") == 43
+    more = replace(found, runs={"a": (Run(2.0, 300.0, seed=43), Run(1.0, 300.0, seed=43))})
+    assert [run.metric for run in counted(more, "a")] == [2.0]

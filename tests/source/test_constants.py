@@ -176,6 +176,12 @@ def test_a_source_cannot_make_the_evaluator_work_for_ever() -> None:
     squares = "A = 2**60\n" + "A = A * A\n" * 40 + "RATE = 1\n"
     assert set(constants(squares, {})) == {"A", "RATE"}
     assert set(constants(f"BIG = 0x{'f' * 20_000}\nRATE = 1\n", {})) == {"RATE"}
+    pairs = "A = (1, 1)\nB = (1, 1)\n" + "A = (A, A)\nB = (B, B)\n" * 60 + "assert A == B"
+    sums = "A = (0, 0)\n" + "A = A + A\n" * 60
+    formatted, rounded = 'A = "%99999999999d" % 1', "assert round(5, -99999999999) == 0"
+    for large in (pairs, sums, formatted, rounded, 'A = b"x" * 2**40', 'A = b"x" + b"y"\n' + "A = A + A\n" * 60):
+        assert set(constants(f"{large}\nRATE = 1\n", {})) == {"RATE"}
+        assert refuses(f"{large}\nassert 1 < 2\n", {}, {}) is None
     for deep in (f"RATE = {'-' * 100_000}1\n", "RATE = 1\nif 0: pass\n" + "elif 0: pass\n" * 3000):
         assert constants(deep, {}) == {}
         assert refuses(deep, {}, {}) is not None

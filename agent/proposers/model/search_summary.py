@@ -35,7 +35,7 @@ def constant_ranges(context: Context) -> list[str]:
     ranked = _ranked(context)
     count = max(FEWEST_GOOD, round(GOOD_SHARE * len(ranked)))
     good, rest = ranked[:count], ranked[count:]
-    crashed = [e for e in context.history if e.metric is None and e.rung is None]
+    crashed = [e for e in context.history if e.verdict.status == "crash"]
     lines = []
     for key, now in context.incumbent.parameters.items():
         tried = {value for e in context.history if (value := e.parameters.get(key)) is not None}

@@ -1,7 +1,7 @@
 """Propose values of the constants: first steps by rules of thumb, then by the expected improvement of a model.
 
-The search stores nothing: its proposals depend only on the seed, the number of the experiment, the history, and the
-experiments of other sessions that this one learns from.
+The search stores nothing: its proposals depend only on the seed, the number of the experiment, the history, the
+experiments of other sessions that this one learns from, and the playbook.
 """
 
 from __future__ import annotations

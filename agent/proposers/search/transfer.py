@@ -28,13 +28,14 @@ def on_this_scale(earlier: Sequence[Earlier], history: Sequence[Experiment]) -> 
     machine or a longer training does not count as a better recipe. Without such candidates, a session under the same
     fingerprint is not shifted, and of another one only the failures are returned.
     """
-    own = {each.digest: value for each in history if (value := estimate(each)) is not None}
+    own = {each.digest: value for each in history if each.metric is not None and (value := estimate(each)) is not None}
     groups: dict[str, list[Earlier]] = defaultdict(list)
     for each in earlier:
         groups[each.tag].append(each)
     found: list[Earlier] = []
     for those in groups.values():
-        shared = [own[e.digest] - e.metric for e in those if e.metric is not None and e.digest in own]
+        measured = [each for each in those if each.digest in own and not each.is_forecast]
+        shared = [own[each.digest] - each.metric for each in measured if each.metric is not None]
         shift = statistics.mean(shared) if shared else 0.0
         for each in those:
             if each.metric is None:
@@ -66,13 +67,18 @@ def wins(
 
 
 def failed(space: Space, earlier: Sequence[Earlier]) -> set[tuple[Value, ...]]:
-    """Return the values of all constants of the candidates that failed under the same fingerprint."""
+    """Return the values of all constants of the candidates that failed under the same fingerprint.
+
+    A change of code that crashed has the constants of what it changed: values with which any candidate succeeded are
+    not to blame.
+    """
     keys = [dimension.key for dimension in space.dimensions]
-    return {
-        tuple(each.parameters[key] for key in keys)
-        for each in earlier
-        if each.status == "crash" and each.alike and all(key in each.parameters for key in keys)
-    }
+    known = [each for each in earlier if each.alike and all(key in each.parameters for key in keys)]
+    crashed, succeeded = (
+        {tuple(each.parameters[key] for key in keys) for each in known if (each.status == "crash") == crash}
+        for crash in (True, False)
+    )
+    return crashed - succeeded
 
 
 def beaten(earlier: Sequence[Earlier], incumbent: float | None, direction: Direction) -> set[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from agent.journal.experiment import Experiment, Proposal, Run, Value, Verdict, digest
 from agent.proposers.base import Context
 from agent.proposers.earlier import Earlier
@@ -38,6 +40,17 @@ def test_levels_of_machines_cancel() -> None:
     assert [each.metric for each in found] == [1.0, 0.5]
 
 
+def test_forecast_of_a_candidate_that_was_not_measured_shifts_nothing() -> None:
+    there = theirs(1, 3.1, "discard", DEPTH=9)
+    pruned = Run(None, 1.0, error="pruned", pruned=0.3, estimate=40.0)
+    here = Experiment(1, "search", "", "1", there.digest, {**BASE, "DEPTH": 9}, (pruned,), Verdict("discard", "pruned"))
+    found = on_this_scale([THEIR_BASELINE, there], [BASELINE, here])
+    assert [each.metric for each in found] == pytest.approx([1.0, 1.1])
+    forecast = replace(there, metric=40.0, change=None)
+    found = on_this_scale([THEIR_BASELINE, forecast], [BASELINE, replace(here, runs=(Run(1.1, 1.0),))])
+    assert [each.metric for each in found] == pytest.approx([1.0, 38.0])
+
+
 def test_same_conditions_need_no_common_candidate() -> None:
     found = on_this_scale([theirs(1, 0.5, DEPTH=5)], [BASELINE])
     assert [each.metric for each in found] == [0.5]
@@ -70,6 +83,12 @@ def test_removed_constants_are_ignored_and_values_out_of_range_are_not_proposed(
     for value in (99, 6.5, "x", True):
         found = ask(THEIR_BASELINE, replace(theirs(1, 2.5), parameters={"RATE": 0.1, "DEPTH": value}))
         assert found.parameters["DEPTH"] != value or found.parameters["DEPTH"] == 1
+
+
+def test_best_of_another_session_is_proposed_although_a_change_of_its_code_crashed() -> None:
+    crashed = replace(theirs(3, None, "crash", DEPTH=7), digest="f" * 64, description="another activation")
+    found = ask(THEIR_BASELINE, theirs(2, 2.5, DEPTH=7), crashed)
+    assert (found.parameters, found.reasoning) == ({"RATE": 0.1, "DEPTH": 7}, "#2 of session mar5, its best")
 
 
 def test_what_failed_in_another_session_is_not_proposed() -> None:
