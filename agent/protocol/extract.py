@@ -23,6 +23,8 @@ LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
 LONGEST_END = 2**20  # characters at the end of a log that are searched for the training time
 LEAST_DECIMALS = 2  # digits behind the point from which a number may be a rounded one
+# A larger value is no measurement: programs that diverge print such numbers, and their squares would be infinite.
+LARGEST_VALUE = 1e100
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
@@ -47,7 +49,7 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         seconds: time limit for matching the protocol's pattern.
 
     Raises:
-        NoMetric: no value was found, several different ones, or one that is not a finite number.
+        NoMetric: no value was found, several different ones, or one that is not finite or beyond LARGEST_VALUE.
     """
     how = metric.extract
     if how.path is not None:
@@ -62,6 +64,8 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         )
     if not math.isfinite(value):
         raise NoMetric(f"{metric.name} is {value}, not a finite number")
+    if abs(value) > LARGEST_VALUE:
+        raise NoMetric(f"{metric.name} is {value:g}, which is too large to compare")
     return value
 
 
