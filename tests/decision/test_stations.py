@@ -117,6 +117,19 @@ def test_late_joiner_needs_incumbent_first() -> None:
     assert asked.incumbent == {"lab"}
 
 
+def test_run_that_only_gone_stations_could_make_is_made_elsewhere() -> None:
+    gone = replace(session(), stations=("mini",))
+    once, close = heldout(repeats=1), [run("studio", 8.5)]
+    assert wants(close, once).incumbent == {"studio"}
+    chosen = [run("studio", 10), run("mini", 10)]
+    asked = [wants(close, once, gone), wants([run("studio", 9.5)], [], gone, selection=chosen)]
+    asked.append(wants(close, heldout(stations=("mini",)), gone, config=DecisionConfig(kind="greedy")))
+    assert [(each.candidate, each.stations, each.incumbent) for each in asked] == [(1, {"mini"}, frozenset())] * 3
+    fails = [Run(None, 1.0, error="boom", station="mini")] * 3
+    found = verdict(close, [run("studio", 10), *fails], gone)
+    assert (found.status, found.reason) == ("discard", "the incumbent could not be re-measured for the comparison")
+
+
 def test_new_incumbent_is_measured_before_close_candidates_are_judged_by_it() -> None:
     chosen = [run("studio", 10), run("mini", 10)]
     asked = wants([run("mini", 9.5)], [], selection=chosen)

@@ -140,7 +140,8 @@ def test_crashes_get_rows_and_the_loop_goes_on(quick: Path, cli: Cli) -> None:
 
 
 def test_run_that_diverges_to_a_huge_number_is_a_crash(quick: Path, cli: Cli) -> None:
-    (quick / "train.py").write_text((quick / "train.py").read_text().replace("loss = ", "loss = (DEPTH == 5) * 1e200 + "))
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss = ", "loss = (DEPTH == 5) * 1e200 + "))
     commit_all(quick, "diverges")
     change = "sed -i 's/^DEPTH = .*/DEPTH = 5/' train.py"
     agent = ("--proposer", "command", "--agent-cmd", change)
