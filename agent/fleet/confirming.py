@@ -36,11 +36,10 @@ def on_stations(fleet: Fleet) -> Compare:
         fleet.meet()
         while (comparison := _without_failure(bench)) and _pairs(_runs(comparison), comparison) < count:
             raise_if_stopped(bench)
-            if fleet.is_alone:
+            if reason := fleet.health.why_none():
+                raise AutoresearchError(f"no station can measure: {reason}")
+            if fleet.health.is_alone:
                 raise AutoresearchError("no station is here", hint="start one, then run the same command again")
-            unable = fleet.unable()
-            if unable and not {*fleet.here()} - {*unable}:
-                raise AutoresearchError(f"no station can measure: {next(iter(unable.values()))}")
             for name in fleet.idle():
                 turn = _turn(fleet, comparison, name)
                 if turn is not None:
@@ -58,7 +57,7 @@ def _turn(fleet: Fleet, comparison: PendingComparison, name: str) -> tuple[str, 
     for lease in fleet.session.state.flight.leases.values():
         if lease.label is not None:
             begun.setdefault((lease.station, lease.seed), Counter())[lease.label] += 1
-    labels, here_now = [*comparison.commits], {*fleet.here()} - {*fleet.unable()}
+    labels, able = [*comparison.commits], {*fleet.health.able()}
     for (station, seed), done in begun.items():
         if (
             station == name
@@ -67,7 +66,7 @@ def _turn(fleet: Fleet, comparison: PendingComparison, name: str) -> tuple[str, 
         ):
             return missing, seed
     # A pair whose station is gone or unable is begun anew elsewhere.
-    alive = {place: done for place, done in begun.items() if place[0] in here_now or len({*_of(done, labels)}) == 1}
+    alive = {place: done for place, done in begun.items() if place[0] in able or len({*_of(done, labels)}) == 1}
     pairs = sum(max(_of(done, labels)) for done in alive.values())
     if pairs >= comparison.count:
         return None
