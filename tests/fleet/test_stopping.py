@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agent.fleet import health
 from agent.fleet.cluster import Cluster
 from agent.fleet.local import LocalFleet, local_stations
 from agent.journal.journal import fold
@@ -103,6 +104,41 @@ def test_first_ctrl_c_does_not_wait_for_stations_that_are_gone(quick: Path, cli:
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     assert not fold(journal_path(quick, "t")).flight.candidates
+
+
+def test_incumbent_that_fails_on_each_station_ends_the_session(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be compared any more. Once the cause is gone, the next start goes on."""
+    monkeypatch.setattr(health, "ABSENT_SECONDS", 1.0)
+    broken = quick.parent / "broken"
+    check = f"import pathlib\nassert DEPTH != 4 or not pathlib.Path({str(broken)!r}).exists(), 'no driver'\nloss ="
+    set_train(quick, QUICK.replace("loss =", check))
+    agent = ("--proposer", "command", "--agent-cmd", f"touch {broken}; sed -i 's/^DEPTH = .*/DEPTH = 5/' train.py")
+    run = command(quick, fleet, *agent, "--max-experiments", "1")[5:]
+    done = cli(quick, *run)
+    assert done.returncode == 1, done.stderr
+    assert "cpu0 takes no part for now: the incumbent fails there" in done.stderr
+    assert "error: the baseline fails on each station: " in done.stderr
+    assert len(fold(journal_path(quick, "t")).flight.candidates) == 1
+    broken.unlink()
+    done = cli(quick, *run)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len(fold(journal_path(quick, "t")).experiments) == 2
+
+
+def test_limit_ends_a_session_whose_stations_cannot_measure(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "ABSENT_SECONDS", 1.0)
+    monkeypatch.setattr(health, "FIRST_PAUSE", 0.1)
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "stations").write_text("in the way of their clones and records")
+    done = cli(quick, *command(quick, fleet, "--max-hours", "0.001")[5:])
+    assert done.returncode == 0, done.stderr
+    assert [event["reason"] for event in events(quick, "ended")] == ["0.001 hours have passed"]
+    assert not fold(journal_path(quick, "t")).experiments
 
 
 def test_confirmation_here_does_not_use_halves_of_pairs_on_stations(
@@ -197,3 +233,23 @@ def test_copy_of_a_session_gets_no_answers_of_its_original(
         said = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
         for run in (*experiment.runs, *experiment.heldout_runs):
             assert f"val_bpb:          {run.metric:.6f}" in said
+
+
+def test_stop_is_not_forgotten_while_candidates_are_under_way(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
+    """It is noticed while an agent works on the next proposal, and the candidate in flight needs further runs."""
+    gate, count = quick.parent / "gate", quick.parent / "count"
+    set_train(quick, LATER.replace("GATE", repr(str(gate))))
+    stop = journal_path(quick, "t").with_name("stop")
+    script = quick.parent / "agent.sh"
+    script.write_text(
+        f"echo >> {count}; n=$(wc -l < {count})\n"
+        f'if [ "$n" = 2 ]; then touch {stop} {gate}; sleep 60; fi\n'
+        'sed -i "s/^WIDTH = .*/WIDTH = $((64 + n))/" train.py\n'
+    )
+    agent = ("--proposer", "command", "--agent-cmd", f"sh {script}", "--no-ahead")
+    with local_stations(2) as two:
+        done = cli(quick, *command(quick, two, *agent, "--max-experiments", "6")[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len(fold(journal_path(quick, "t")).experiments) == 2
+    assert events(quick, "ended")[-1]["reason"] == "stopped by `autoresearch stop`"
