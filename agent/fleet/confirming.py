@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.decision.schedule import in_pairs
 from agent.errors import AutoresearchError
 from agent.fleet.decider import Fleet
 from agent.journal.comparison import PendingComparison
@@ -46,7 +47,8 @@ def on_stations(fleet: Fleet) -> Compare:
                     label, seed = turn
                     fleet.lease(name, commits[label], label=label, seed=seed)
             fleet.receive()
-        return _counted(_without_failure(bench))
+        comparison = _without_failure(bench)
+        return {label: in_pairs(comparison, label) for label in comparison.commits}
 
     return compare
 
@@ -90,19 +92,6 @@ def _runs(comparison: PendingComparison) -> dict[Place, Counter[str]]:
 
 def _pairs(runs: Mapping[Place, Counter[str]], comparison: PendingComparison) -> int:
     return sum(min(_of(done, [*comparison.commits])) for done in runs.values())
-
-
-def _counted(comparison: PendingComparison) -> dict[str, list[Run]]:
-    """Return the runs of each label that have their other half on the same station."""
-    most = {place: min(_of(done, [*comparison.commits])) for place, done in _runs(comparison).items()}
-    found: dict[str, list[Run]] = {}
-    for label in comparison.commits:
-        left = dict(most)
-        for run in comparison.runs[label]:
-            if left[_place(run)] > 0:
-                left[_place(run)] -= 1
-                found.setdefault(label, []).append(run)
-    return found
 
 
 def _place(run: Run) -> Place:
