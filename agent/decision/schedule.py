@@ -44,7 +44,7 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
 
 
 def in_pairs(comparison: PendingComparison, label: str) -> list[Run]:
-    """Return the runs of the label on stations that are part of a pair: each other label has one there with that seed."""
+    """Return the runs of the label on stations that are part of a pair: other labels have one there with that seed."""
     places = {each: Counter((run.station, run.seed) for run in _runs(comparison, each)) for each in comparison.commits}
     left = {place: min(each[place] for each in places.values()) for place in places[label]}
     found = []
