@@ -28,7 +28,6 @@ from agent.proposers.ahead import AheadProposer
 from agent.proposers.base import Context, Exhausted
 from agent.session.session import Session
 from agent.station.orders import Answer
-from agent.station.records import folder_name
 from agent.system.files import write_whole
 
 TICK_SECONDS = 0.2
@@ -295,7 +294,7 @@ class Fleet:
             about: other fields of a Lease, which say whose run it is.
         """
         lease = f"{self._flight.leased + 1}"
-        log = self.session.journal.path.parent / "stations" / folder_name(name) / f"{lease}.log"
+        log = self._orders.log_path(name, lease)
         expected = self._verdicts.expected_seconds(name)
         whose = {"candidate": None, "of": None, "label": None, "seed": None, "rebase": False, **about}
         fields = {"lease": lease, "station": name, "commit": commit, "log": str(log), "expected": expected, **whose}

@@ -17,6 +17,7 @@ from agent.session.context import known_constants
 from agent.session.session import Session
 from agent.source.seed import with_seed
 from agent.station.orders import Answer, Leased, Order, digest_of
+from agent.station.records import folder_name
 from agent.system.invocation import version
 
 
@@ -58,8 +59,13 @@ class Orders:
         assert state.head is not None
         return state.head
 
+    def log_path(self, station: str, lease: str) -> Path:
+        """Return where the log of a run is stored."""
+        return self._session.journal.path.parent / "stations" / folder_name(station) / f"{lease}.log"
+
     def log_of(self, lease: Lease) -> Path:
-        path = Path(lease.log)
+        """Return where the log of a lease is stored, also if the workspace has moved since."""
+        path = self.log_path(lease.station, lease.lease)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

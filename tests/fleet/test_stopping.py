@@ -106,6 +106,23 @@ def test_first_ctrl_c_does_not_wait_for_stations_that_are_gone(quick: Path, cli:
     assert not fold(journal_path(quick, "t")).flight.candidates
 
 
+def test_moved_workspace_writes_nothing_at_its_old_place(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
+    """A run under way returns to the session where it is now."""
+    gate = quick.parent / "gate"
+    set_train(quick, LATER.replace("GATE", repr(str(gate))))
+    loop = begin(quick, fleet, 3)
+    loop.kill()
+    ended(loop)
+    moved = quick.rename(quick.parent / "moved")
+    gate.touch()
+    done = cli(moved, *command(moved, fleet, "--max-experiments", "1")[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(moved)
+    assert not quick.exists()
+    names = {Path(event["log"]).relative_to(quick) for event in events(moved, "returned")[:3]}
+    assert all((moved / name).is_file() for name in names)
+
+
 def test_incumbent_that_fails_on_each_station_ends_the_session(
     quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
