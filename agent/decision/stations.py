@@ -242,9 +242,10 @@ class _Case:
         baseline = by_station(self.known.groups[0]) if self.known.groups else {}
         for name, runs in by_station(self.trial.runs).items():
             before = baseline.get(name) or self.heldout.get(name) or self.selection.get(name) or []
-            selection, heldout = self.selection.get(name, []), self.heldout.get(name, [])
-            whys.append(why_longer_than(runs, before, slowed(selection, heldout)))
-        return whys[0] if None not in whys else None
+            if before:
+                selection, heldout = self.selection.get(name, []), self.heldout.get(name, [])
+                whys.append(why_longer_than(runs, before, slowed(selection, heldout)))
+        return whys[0] if whys and None not in whys else None
 
 
 def _confirm(case: _Case) -> Verdict | Wants:

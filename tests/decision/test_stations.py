@@ -165,6 +165,14 @@ def test_longer_training_on_every_station_is_voided() -> None:
     assert verdict([long[0], run("mini", 3), long[0]], heldout(), config=config).status == "keep"
 
 
+def test_longer_training_is_judged_where_both_ran() -> None:
+    config, first = DecisionConfig(trains=True), session().groups[0]
+    agreed = Records([first, *([run("studio", 8), run("mini", 8)] for _ in range(3))], "minimize")
+    long = [replace(run(name, 3), seconds=20.0) for name in ("studio", "lab", "studio")]
+    found = verdict(long, heldout(stations=("studio",)), agreed, config=config)
+    assert found.reason.startswith("voided: it ran for 20.0 s")
+
+
 def test_disturbed_run_does_not_count_and_is_repeated_elsewhere() -> None:
     quiet, busy = {"others": 0.0}, {"others": MORE_CORES + 20}
     base = [replace(each, conditions=quiet) for each in heldout()]

@@ -121,6 +121,10 @@ def test_cost_of_a_proposal_made_ahead_is_that_of_its_candidate() -> None:
         ("joined", {"station": "a", "facts": {"x": []}}),
         ("leased", {"lease": "1", "station": "a", "commit": "--upload-pack=x", "log": "", "expected": 1.0}),
         ("returned", {"lease": "1", "metric": "low"}),
+        ("returned", {"lease": "1", "untimed": "long", "overrun": 1.0}),
+        ("measured", {"number": 1, "overrun": []}),
+        ("compared", {"label": "a", "unconfined": "no"}),
+        ("measured", {"number": 1, "source": ["attested"]}),
         ("candidate", {"candidate": -1}),
     ],
 )
