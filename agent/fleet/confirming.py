@@ -22,8 +22,12 @@ Place = tuple[str, int | None]  # a station and a seed
 
 
 def pairs_for(fleet: Fleet) -> Pairs:
-    """Return a pair for each station, at least RUNS: more take no longer."""
-    return Pairs(max(RUNS, min(MOST_PAIRS, len(fleet.idle()))))
+    """Return a pair for each station, at least RUNS: more take no longer. A comparison that has begun keeps its number."""
+    state = fleet.session.state
+    ends = {each.commit for each in (state.baseline, state.incumbent) if each is not None}
+    every = [each for each in (state.comparison, *reversed(state.parked)) if each is not None and each.rung is None]
+    begun = next((each for each in every if {*each.commits.values()} == ends), None)
+    return Pairs(begun.count if begun else max(RUNS, min(MOST_PAIRS, len(fleet.health.able()))))
 
 
 def on_stations(fleet: Fleet) -> Compare:

@@ -184,6 +184,33 @@ def test_confirmation_here_does_not_use_halves_of_pairs_on_stations(
     assert_consistent(quick)
 
 
+def test_confirmation_goes_on_with_its_pairs_on_fewer_stations(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pair is complete, and the others wait for a file, when four stations leave."""
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    gate = quick.parent / "gate"
+    slow = "import pathlib, time\nwhile SEED > 43 and not pathlib.Path(GATE).exists():\n    time.sleep(0.05)\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", slow.replace("GATE", repr(str(gate))))
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    path = journal_path(quick, "t")
+    with local_stations(4) as four:
+        run = command(quick, four, "--max-experiments", "2")
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        loop = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        until(lambda: path.exists() and path.read_text().count('"compared"') == 2, "no pair")
+        loop.send_signal(signal.SIGINT)
+        said = ended(loop)
+    assert loop.returncode == 130, said
+    gate.touch()
+    done = cli(quick, *command(quick, fleet, "--max-experiments", "2")[5:])
+    assert done.returncode == 0, done.stderr
+    assert [event["count"] for event in events(quick, "comparing")] == [4, 4]
+    found = events(quick, "confirmed")[-1]
+    assert found["runs"] == {"a": 4, "b": 4}
+    assert len(events(quick, "compared")) == 8
+
+
 def test_answer_for_a_comparison_that_is_over_frees_its_station(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
     run = command(quick, fleet, "--max-experiments", "2")[5:]
     assert cli(quick, *run).returncode == 0
