@@ -22,7 +22,7 @@ Place = tuple[str, int | None]  # a station and a seed
 
 
 def pairs_for(fleet: Fleet) -> Pairs:
-    """Return a pair for each station, at least RUNS: more take no longer. A comparison that has begun keeps its number."""
+    """Return a pair for each station, at least RUNS: more take no longer. One that has begun keeps its number."""
     state = fleet.session.state
     ends = {each.commit for each in (state.baseline, state.incumbent) if each is not None}
     every = [each for each in (state.comparison, *reversed(state.parked)) if each is not None and each.rung is None]

@@ -103,7 +103,9 @@ class Fleet:
             self.health.require_fit()
         if reason is None or (left and not self.health.is_alone):
             return False
-        self.end_runs("the session ended")
+        for lease in self._flight.leases.values():
+            if lease.label is None or not self.session.owes_confirmation():  # else it goes on with them
+                self._withdraw(lease, "the session ended")
         self.session.end(f"{reason}; {counted(left, 'candidate')} not decided without a station" if left else reason)
         return True
 

@@ -211,6 +211,32 @@ def test_confirmation_goes_on_with_its_pairs_on_fewer_stations(
     assert len(events(quick, "compared")) == 8
 
 
+def test_confirmation_goes_on_with_the_run_that_is_under_way(
+    quick: Path, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was interrupted after its first pair, and the station went on with the next run."""
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    gate, path = quick.parent / "gate", journal_path(quick, "t")
+    slow = "import pathlib, time\nwhile SEED > 43 and not pathlib.Path(GATE).exists():\n    time.sleep(0.05)\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", slow.replace("GATE", repr(str(gate))))
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    env, run = {**os.environ, "PYTHONPATH": str(ROOT)}, command(quick, fleet, "--max-experiments", "2")
+    first = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # The first pair was asked for and returned, the next run was asked for.
+    until(lambda: path.exists() and path.read_text().count('"label": "') == 5, "no third run")
+    first.send_signal(signal.SIGINT)
+    said = ended(first)
+    assert first.returncode == 130, said
+    second = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until(lambda: path.read_text().count('"event": "ended"') == 2, "the loop has not ended")
+    gate.touch()
+    said = ended(second)
+    assert second.returncode == 0, said
+    assert events(quick, "confirmed")[-1]["runs"] == {"a": 3, "b": 3}
+    asked = [event["lease"] for event in events(quick, "leased") if event["label"] is not None]
+    assert sorted(asked) == sorted(event["lease"] for event in events(quick, "compared"))
+
+
 def test_answer_for_a_comparison_that_is_over_frees_its_station(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
     run = command(quick, fleet, "--max-experiments", "2")[5:]
     assert cli(quick, *run).returncode == 0
