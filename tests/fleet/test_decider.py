@@ -9,11 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from agent.fleet.ordering import Orders
+from agent.journal.experiment import Run
+from agent.journal.flight import Lease
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
+from agent.session.session import Session
+from agent.station.orders import Answer
 from tests.common import schemas
 from tests.common.processes import survivors
 from tests.common.sessions import assert_consistent, events, journal, rows
@@ -289,3 +295,9 @@ def test_plan_names_the_stations(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--stations", "2", "--dry-run")
     assert done.returncode == 0
     assert "would measure on the stations cpu0, cpu1" in done.stdout
+
+
+def test_failed_run_of_the_incumbent_replaces_no_earlier_ones() -> None:
+    lease = Lease("1", "studio", "c" * 40, "1.log", 10.0, of=0, rebase=True)
+    answers = [Answer("1", "studio", run) for run in (Run(None, 1.0, error="boom"), Run(1.5, 1.0))]
+    assert [Orders(cast(Session, None)).run_of(each, lease).rebased for each in answers] == [False, True]
