@@ -106,7 +106,7 @@ class Orders:
         return answer.run is None or answer.measured == digest_of(lease.commit, self._seeded(lease))
 
     def run_of(self, answer: Answer, lease: Lease) -> Run:
-        """Return the run of an answer, with its station and its log here. A failed one shows no state of the machine."""
+        """Return the run of an answer, with its station and its log here. A failed one replaces no earlier runs."""
         assert answer.run is not None
         rebased = lease.rebase and answer.run.metric is not None
         return replace(answer.run, station=lease.station, log=lease.log, seed=lease.seed, rebased=rebased)
