@@ -15,7 +15,7 @@ from agent.decision.decide import require_limits
 from agent.errors import AutoresearchError
 from agent.fleet import candidates
 from agent.fleet.assign import Task, next_task
-from agent.fleet.cluster import Cluster, Loss, StationInfo
+from agent.fleet.cluster import BROKEN, Cluster, Loss, StationInfo
 from agent.fleet.facts import changed_facts, facts_of
 from agent.fleet.health import ABSENT_SECONDS, Health
 from agent.fleet.ordering import Orders
@@ -346,7 +346,8 @@ class Fleet:
         lease = self._flight.leases.get(loss.lease)
         if lease is None:
             return
-        if self._cluster.connected:
+        # A broken connection may be back by now, after a proposal that took minutes.
+        if self._cluster.connected and loss.reason != BROKEN:
             self._lose(lease, loss.reason, died=loss.died)
             self.health.pause(lease.station, LOSS_PAUSE)  # until `meet` has looked whether it is there
         else:  # it may have been measured all the same

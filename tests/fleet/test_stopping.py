@@ -14,13 +14,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agent.cli.launch import RunConfig, session_config
 from agent.fleet import health
 from agent.fleet.cluster import Cluster
+from agent.fleet.decider import Fleet
 from agent.fleet.local import LocalFleet, local_stations
-from agent.journal.journal import fold
+from agent.fleet.ordering import Orders
+from agent.journal.journal import Journal, fold
 from agent.journal.paths import journal_path
+from agent.proposers.choose import choose_proposer
+from agent.session.opening import open_runner, prepared
+from agent.session.session import Session
 from tests.common.sessions import assert_consistent, confirmed, events
-from tests.common.stations import SLOW, marked, set_train, until
+from tests.common.stations import SLOW, gated, going, marked, set_train, until
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
@@ -323,3 +329,31 @@ def test_stop_is_not_forgotten_while_candidates_are_under_way(quick: Path, cli: 
     assert_consistent(quick)
     assert len(fold(journal_path(quick, "t")).experiments) == 2
     assert events(quick, "ended")[-1]["reason"] == "stopped by `autoresearch stop`"
+
+
+def test_run_goes_on_while_the_connection_breaks_and_comes_back(quick: Path, fleet: LocalFleet) -> None:
+    """The decider notices neither, because it waits for a proposal."""
+    gate = quick.parent / "gate"
+    set_train(quick, gated(gate))
+    with open_runner(quick, "t", None, "off") as opened, prepared(opened, setup=False) as runner:
+        config, store = RunConfig("t", fresh=True), Journal(journal_path(quick, "t"))
+        proposer = choose_proposer(config.proposer, store, runner.workspace, runner.sandbox)
+        session = Session(runner, store, proposer, session_config(config, runner.protocol))
+        cluster = Cluster.connect(fleet.address, fleet.tls)
+        decider = Fleet(session, lambda: cluster, Orders(session, "off"))
+        decider.recover()
+        until(lambda: decider.meet() or decider.idle(), "no station")
+        decider.assign()
+        until(lambda: going(cluster, *decider.health.here()), "the run has not started")
+        ours = [each for each in psutil.Process().children() if str(fleet.tls) in " ".join(each.cmdline())]
+        next(each for each in ours if '"scheduler"' in " ".join(each.cmdline())).kill()
+        until(lambda: not cluster.connected, "it is still connected")
+        until(lambda: cluster.connected, "it is not connected again")
+        decider.receive()
+        gate.touch()
+        until(lambda: decider.receive() or session.state.flight.kept, "its run is lost")
+        [run] = session.state.flight.kept[0]
+        assert run.metric == 1.732
+        assert not events(quick, "lost")
+        store.close()
+    cluster.close()
