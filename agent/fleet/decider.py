@@ -350,8 +350,9 @@ class Fleet:
         if self._cluster.connected and loss.reason != BROKEN:
             self._lose(lease, loss.reason, died=loss.died)
             self.health.pause(lease.station, LOSS_PAUSE)  # until `meet` has looked whether it is there
-        else:  # it may have been measured all the same
+        else:  # it may have been measured all the same; its station may take as long as at a start to come back
             self._adopted.add(lease.lease)
+            self._began = time.monotonic()
 
     def _lose(self, lease: Lease, reason: str, fault: str = "", *, died: bool = False) -> None:
         about = {"station": lease.station, "reason": reason, "label": lease.label, **_of(lease)}
