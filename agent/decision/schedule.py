@@ -44,12 +44,13 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
 
 
 def in_pairs(comparison: PendingComparison, label: str) -> list[Run]:
-    """Return the runs of the label on stations that are part of a pair: other labels have one there with that seed."""
-    places = {each: Counter((run.station, run.seed) for run in _runs(comparison, each)) for each in comparison.commits}
+    """Return the runs of the label that are part of a pair: other labels have one on the same station with that seed."""
+    good = {each: succeeded(_runs(comparison, each)) for each in comparison.commits}
+    places = {each: Counter((run.station, run.seed) for run in runs) for each, runs in good.items()}
     left = {place: min(each[place] for each in places.values()) for place in places[label]}
     found = []
-    for run in _runs(comparison, label):
-        if run.station and left[run.station, run.seed] > 0:
+    for run in good[label]:
+        if left[run.station, run.seed] > 0:
             left[run.station, run.seed] -= 1
             found.append(run)
     return found

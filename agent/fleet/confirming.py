@@ -10,7 +10,7 @@ from agent.decision.schedule import in_pairs
 from agent.errors import AutoresearchError
 from agent.fleet.decider import Fleet
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Run
+from agent.journal.experiment import Run, succeeded
 from agent.journal.state import side
 from agent.session.compare import raise_if_stopped
 from agent.session.confirm import RUNS, Compare, Pairs
@@ -39,7 +39,7 @@ def on_stations(fleet: Fleet) -> Compare:
         journal = bench.journal
         journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
         fleet.meet()
-        while (comparison := _without_failure(bench)) and _pairs(_runs(comparison), comparison) < count:
+        while (comparison := _without_failure(fleet)) and _pairs(_runs(comparison), comparison) < count:
             raise_if_stopped(bench)
             if reason := fleet.health.why_none():
                 raise AutoresearchError(f"no station can measure: {reason}")
@@ -51,7 +51,7 @@ def on_stations(fleet: Fleet) -> Compare:
                     label, seed = turn
                     fleet.lease(name, commits[label], label=label, seed=seed)
             fleet.receive()
-        comparison = _without_failure(bench)
+        comparison = _without_failure(fleet)
         return {label: in_pairs(comparison, label) for label in comparison.commits}
 
     return compare
@@ -89,7 +89,7 @@ def _runs(comparison: PendingComparison) -> dict[Place, Counter[str]]:
     """Return how many runs of each label each station has made with each seed."""
     found: dict[Place, Counter[str]] = {}
     for label, runs in comparison.runs.items():
-        for run in runs:
+        for run in succeeded(runs):
             found.setdefault(_place(run), Counter())[label] += 1
     return found
 
@@ -102,13 +102,13 @@ def _place(run: Run) -> Place:
     return run.station, run.seed
 
 
-def _without_failure(bench: Workbench) -> PendingComparison:
-    """Return the comparison. Raises AutoresearchError if a run of it failed."""
-    state = bench.journal.state
+def _without_failure(fleet: Fleet) -> PendingComparison:
+    """Return the comparison. Raises AutoresearchError if a run of it failed in this start."""
+    state = fleet.session.state
     comparison = state.comparison
     assert comparison is not None
     for label, runs in comparison.runs.items():
-        failed = next((run for run in runs if run.metric is None), None)
+        failed = next((run for run in runs if run.metric is None and fleet.health.counts(run)), None)
         if failed is not None:
             name = side(state, label, comparison.commits[label])
             hint = f"see the log {here(Path(failed.log))}"

@@ -55,10 +55,13 @@ class Health:
         self._able_at = time.monotonic()
 
     def begin(self) -> None:
-        """Try each station anew: why the incumbent failed there in an earlier start may be gone."""
-        flight = self._session.state.flight
-        runs = {run.log for each in flight.kept.values() for run in each}
-        self._excused = frozenset(runs | {lease.log for lease in flight.leases.values()})
+        """Try each station anew: why a run failed there in an earlier start may be gone."""
+        state = self._session.state
+        every = [*state.flight.kept.values()]
+        for comparison in (state.comparison, *state.parked):
+            every += comparison.runs.values() if comparison is not None else []
+        leases = {lease.log for lease in state.flight.leases.values()}
+        self._excused = frozenset(leases | {run.log for runs in every for run in runs})
 
     def look(self) -> None:
         """Note the time if a station can measure."""
@@ -120,8 +123,11 @@ class Health:
 
     def recent(self, number: int) -> list[Run]:
         """Return the held-out runs of a kept experiment, without those that failed in earlier starts."""
-        kept = self._session.state.flight.kept.get(number, ())
-        return [run for run in kept if run.metric is not None or run.log not in self._excused]
+        return [run for run in self._session.state.flight.kept.get(number, ()) if self.counts(run)]
+
+    def counts(self, run: Run) -> bool:
+        """Return whether a run succeeded, or failed in this start."""
+        return run.metric is not None or run.log not in self._excused
 
     @property
     def _base(self) -> int:

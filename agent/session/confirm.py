@@ -373,8 +373,12 @@ def _runs_of(comparisons: Sequence[PendingComparison], commit: str) -> list[Run]
 
 def _counted(comparison: PendingComparison, label: str) -> list[Run]:
     """Return the runs of the label that count; on stations those of whole pairs, as when they were made."""
-    here = {each: tuple(run for run in runs if not run.station) for each, runs in comparison.runs.items()}
-    return succeeded((*in_pairs(comparison, label), *counted(replace(comparison, runs=here), label)))
+    every = comparison.runs.items()
+    there, here = (
+        replace(comparison, runs={each: tuple(r for r in runs if bool(r.station) == way) for each, runs in every})
+        for way in (True, False)
+    )
+    return succeeded((*in_pairs(there, label), *counted(here, label)))
 
 
 def confirm_lines(data: Mapping[str, Any]) -> list[str]:

@@ -243,6 +243,25 @@ def test_confirmation_goes_on_with_the_run_that_is_under_way(
     assert sorted(asked) == sorted(event["lease"] for event in events(quick, "compared"))
 
 
+def test_confirmation_repeats_a_run_that_failed_in_an_earlier_start(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    broken = quick.parent / "broken"
+    broken.touch()
+    check = f"import pathlib\nassert SEED != 43 or not pathlib.Path({str(broken)!r}).exists(), 'no driver'\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", check)
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    run = command(quick, fleet, "--max-experiments", "2")[5:]
+    done = cli(quick, *run)
+    assert "gain not confirmed: baseline failed on " in done.stderr, done.stderr
+    broken.unlink()
+    done = cli(quick, *run)
+    assert done.returncode == 0, done.stderr
+    assert events(quick, "confirmed")[-1]["runs"] == {"a": 3, "b": 3}
+    assert_consistent(quick)
+
+
 def test_answer_for_a_comparison_that_is_over_frees_its_station(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
     run = command(quick, fleet, "--max-experiments", "2")[5:]
     assert cli(quick, *run).returncode == 0
