@@ -44,7 +44,7 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
 
 
 def in_pairs(comparison: PendingComparison, label: str) -> list[Run]:
-    """Return the runs of the label that are part of a pair: other labels have one on the same station with that seed."""
+    """Return the runs of the label that are part of a pair: the others have one on the same station with that seed."""
     good = {each: succeeded(_runs(comparison, each)) for each in comparison.commits}
     places = {each: Counter((run.station, run.seed) for run in runs) for each, runs in good.items()}
     left = {place: min(each[place] for each in places.values()) for place in places[label]}
