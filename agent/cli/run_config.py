@@ -265,6 +265,8 @@ def _kept_in(flags: RunFlags) -> dict[str, Any]:
     """Return the flags that a session keeps, by their names in `run`, given or not."""
     groups = (flags.session, flags.end, flags.who, flags.measure, flags.tell)
     found = {name.rstrip("_"): value for group in groups for name, value in vars(group).items()}
+    if found["tls"] is not None:  # a later start may be made elsewhere, as one at login is
+        found["tls"] = str(Path(found["tls"]).absolute())
     return {name: found[name] for name in found if name in KEPT}
 
 

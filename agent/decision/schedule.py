@@ -43,6 +43,19 @@ def counted(comparison: PendingComparison, label: str) -> tuple[Run, ...]:
     return tuple(found)
 
 
+def in_pairs(comparison: PendingComparison, label: str) -> list[Run]:
+    """Return the runs of the label that are part of a pair: the others have one on the same station with that seed."""
+    good = {each: succeeded(_runs(comparison, each)) for each in comparison.commits}
+    places = {each: Counter((run.station, run.seed) for run in runs) for each, runs in good.items()}
+    left = {place: min(each[place] for each in places.values()) for place in places[label]}
+    found = []
+    for run in good[label]:
+        if left[run.station, run.seed] > 0:
+            left[run.station, run.seed] -= 1
+            found.append(run)
+    return found
+
+
 def next_seed(comparison: PendingComparison, label: str) -> int | None:
     """Return the seed of the next run of the label; None for the recipe's own. A repeat has its original's.
 

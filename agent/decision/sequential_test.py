@@ -235,7 +235,9 @@ def log_ratio(evidence: Evidence, noise: Noise, effect: float, margin: float) ->
     root, degrees = math.sqrt(information), noise.degrees
     z = (evidence.gain / noise.sd + margin) * root
     from_better, from_equal = min(0.0, z - effect * root), max(0.0, z)
-    return (degrees + 1) / 2 * (math.log1p(from_equal**2 / degrees) - math.log1p(from_better**2 / degrees))
+    # A power raises where a product is infinite.
+    equal, better = (math.log1p(each * each / degrees) for each in (from_equal, from_better))
+    return (degrees + 1) / 2 * (equal - better)
 
 
 def _next(evidence: Evidence, incumbent: IncumbentSample, situation: Situation) -> Verdict | Step:

@@ -105,6 +105,12 @@ def judge_across(trial: Trial, records: Records, config: DecisionConfig) -> Verd
     case = _Case(trial, records)
     if trial.repeat is not None:
         return _repeat(case)
+    found = _judged(case, config)
+    return found if isinstance(found, Verdict) else _attainable(case, found)
+
+
+def _judged(case: _Case, config: DecisionConfig) -> Verdict | Wants:
+    """Return the verdict, or the runs that it waits for, whichever stations take part now."""
     found = _greedy(case) if config.kind == "greedy" else _confirm(case)
     if not (config.trains and isinstance(found, Verdict) and found.status == "keep"):
         return found
@@ -115,6 +121,17 @@ def judge_across(trial: Trial, records: Records, config: DecisionConfig) -> Verd
     if len(case.good) < 2:
         return Wants(1, case.free, priority=KEEP)
     return voided(found, why)
+
+
+def _attainable(case: _Case, found: Wants) -> Verdict | Wants:
+    """Return what a verdict waits for, or a run elsewhere if only stations that take no part could make it."""
+    here = frozenset(case.records.stations)
+    able = here - case.lost
+    if not here or found.incumbent & able or (found.candidate and found.stations & here):
+        return found
+    if not able or len(case.trial.runs) >= MOST_ATTEMPTS:
+        return Verdict("discard", UNMEASURED)
+    return Wants(1, case.free & able or able, priority=found.priority)
 
 
 @dataclass(frozen=True)
@@ -225,9 +242,10 @@ class _Case:
         baseline = by_station(self.known.groups[0]) if self.known.groups else {}
         for name, runs in by_station(self.trial.runs).items():
             before = baseline.get(name) or self.heldout.get(name) or self.selection.get(name) or []
-            selection, heldout = self.selection.get(name, []), self.heldout.get(name, [])
-            whys.append(why_longer_than(runs, before, slowed(selection, heldout)))
-        return whys[0] if None not in whys else None
+            if before:
+                selection, heldout = self.selection.get(name, []), self.heldout.get(name, [])
+                whys.append(why_longer_than(runs, before, slowed(selection, heldout)))
+        return whys[0] if whys and None not in whys else None
 
 
 def _confirm(case: _Case) -> Verdict | Wants:

@@ -36,6 +36,7 @@ GONE_SECONDS = 5.0  # a station that is missing for so long is lost
 LONGEST_TEXT, MOST_FACTS = 500, 50
 LONGEST_NAME = 100  # characters
 SHARED = "shares its name with another station: give it another --name"
+BROKEN = "the connection to the scheduler broke"
 RESOURCE = "station"
 
 
@@ -331,8 +332,8 @@ def _reason(error: Exception) -> str:
     kind = type(error).__name__
     words = {
         "KilledWorker": "the station died during the run",
-        "FutureCancelledError": "the connection to the scheduler broke",
-        "CancelledError": "the connection to the scheduler broke",
+        "FutureCancelledError": BROKEN,
+        "CancelledError": BROKEN,
         "FutureLostError": "the station died during the run",
         "ModuleNotFoundError": "autoresearch is not installed there",
     }

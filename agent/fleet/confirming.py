@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from agent.decision.schedule import in_pairs
 from agent.errors import AutoresearchError
 from agent.fleet.decider import Fleet
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Run
+from agent.journal.experiment import Run, succeeded
 from agent.journal.state import side
 from agent.session.compare import raise_if_stopped
 from agent.session.confirm import RUNS, Compare, Pairs
@@ -21,8 +22,12 @@ Place = tuple[str, int | None]  # a station and a seed
 
 
 def pairs_for(fleet: Fleet) -> Pairs:
-    """Return a pair for each station, at least RUNS: more take no longer."""
-    return Pairs(max(RUNS, min(MOST_PAIRS, len(fleet.idle()))))
+    """Return a pair for each station, at least RUNS: more take no longer. One that has begun keeps its number."""
+    state = fleet.session.state
+    ends = {each.commit for each in (state.baseline, state.incumbent) if each is not None}
+    every = [each for each in (state.comparison, *reversed(state.parked)) if each is not None and each.rung is None]
+    begun = next((each for each in every if {*each.commits.values()} == ends), None)
+    return Pairs(begun.count if begun else max(RUNS, min(MOST_PAIRS, len(fleet.health.able()))))
 
 
 def on_stations(fleet: Fleet) -> Compare:
@@ -34,20 +39,20 @@ def on_stations(fleet: Fleet) -> Compare:
         journal = bench.journal
         journal.append("comparing", commits=dict(commits), files=[], count=count, seeds=list(seeds))
         fleet.meet()
-        while (comparison := _without_failure(bench)) and _pairs(_runs(comparison), comparison) < count:
+        while (comparison := _without_failure(fleet)) and _pairs(_runs(comparison), comparison) < count:
             raise_if_stopped(bench)
-            if fleet.is_alone:
+            if reason := fleet.health.why_none():
+                raise AutoresearchError(f"no station can measure: {reason}")
+            if fleet.health.is_alone:
                 raise AutoresearchError("no station is here", hint="start one, then run the same command again")
-            unable = fleet.unable()
-            if unable and not {*fleet.here()} - {*unable}:
-                raise AutoresearchError(f"no station can measure: {next(iter(unable.values()))}")
             for name in fleet.idle():
                 turn = _turn(fleet, comparison, name)
                 if turn is not None:
                     label, seed = turn
                     fleet.lease(name, commits[label], label=label, seed=seed)
             fleet.receive()
-        return _counted(_without_failure(bench))
+        comparison = _without_failure(fleet)
+        return {label: in_pairs(comparison, label) for label in comparison.commits}
 
     return compare
 
@@ -58,7 +63,7 @@ def _turn(fleet: Fleet, comparison: PendingComparison, name: str) -> tuple[str, 
     for lease in fleet.session.state.flight.leases.values():
         if lease.label is not None:
             begun.setdefault((lease.station, lease.seed), Counter())[lease.label] += 1
-    labels, here_now = [*comparison.commits], {*fleet.here()} - {*fleet.unable()}
+    labels, able = [*comparison.commits], {*fleet.health.able()}
     for (station, seed), done in begun.items():
         if (
             station == name
@@ -67,7 +72,7 @@ def _turn(fleet: Fleet, comparison: PendingComparison, name: str) -> tuple[str, 
         ):
             return missing, seed
     # A pair whose station is gone or unable is begun anew elsewhere.
-    alive = {place: done for place, done in begun.items() if place[0] in here_now or len({*_of(done, labels)}) == 1}
+    alive = {place: done for place, done in begun.items() if place[0] in able or len({*_of(done, labels)}) == 1}
     pairs = sum(max(_of(done, labels)) for done in alive.values())
     if pairs >= comparison.count:
         return None
@@ -84,7 +89,7 @@ def _runs(comparison: PendingComparison) -> dict[Place, Counter[str]]:
     """Return how many runs of each label each station has made with each seed."""
     found: dict[Place, Counter[str]] = {}
     for label, runs in comparison.runs.items():
-        for run in runs:
+        for run in succeeded(runs):
             found.setdefault(_place(run), Counter())[label] += 1
     return found
 
@@ -93,30 +98,17 @@ def _pairs(runs: Mapping[Place, Counter[str]], comparison: PendingComparison) ->
     return sum(min(_of(done, [*comparison.commits])) for done in runs.values())
 
 
-def _counted(comparison: PendingComparison) -> dict[str, list[Run]]:
-    """Return the runs of each label that have their other half on the same station."""
-    most = {place: min(_of(done, [*comparison.commits])) for place, done in _runs(comparison).items()}
-    found: dict[str, list[Run]] = {}
-    for label in comparison.commits:
-        left = dict(most)
-        for run in comparison.runs[label]:
-            if left[_place(run)] > 0:
-                left[_place(run)] -= 1
-                found.setdefault(label, []).append(run)
-    return found
-
-
 def _place(run: Run) -> Place:
     return run.station, run.seed
 
 
-def _without_failure(bench: Workbench) -> PendingComparison:
-    """Return the comparison. Raises AutoresearchError if a run of it failed."""
-    state = bench.journal.state
+def _without_failure(fleet: Fleet) -> PendingComparison:
+    """Return the comparison. Raises AutoresearchError if a run of it failed in this start."""
+    state = fleet.session.state
     comparison = state.comparison
     assert comparison is not None
     for label, runs in comparison.runs.items():
-        failed = next((run for run in runs if run.metric is None), None)
+        failed = next((run for run in runs if run.metric is None and fleet.health.counts(run)), None)
         if failed is not None:
             name = side(state, label, comparison.commits[label])
             hint = f"see the log {here(Path(failed.log))}"

@@ -15,27 +15,25 @@ from agent.decision.decide import require_limits
 from agent.errors import AutoresearchError
 from agent.fleet import candidates
 from agent.fleet.assign import Task, next_task
-from agent.fleet.cluster import Cluster, Loss, StationInfo
+from agent.fleet.cluster import BROKEN, Cluster, Loss, StationInfo
 from agent.fleet.facts import changed_facts, facts_of
+from agent.fleet.health import ABSENT_SECONDS, Health
 from agent.fleet.ordering import Orders
 from agent.fleet.verdicts import Verdicts
 from agent.format import counted
-from agent.journal.experiment import Experiment, Verdict, succeeded
+from agent.journal.experiment import Experiment, Proposal, Verdict, succeeded
 from agent.journal.flight import BASELINE, Candidate, Flight, Lease
 from agent.journal.state import State
-from agent.proposers.base import Exhausted
+from agent.proposers.ahead import AheadProposer
+from agent.proposers.base import Context, Exhausted
 from agent.session.session import Session
 from agent.station.orders import Answer
-from agent.station.records import folder_name
 from agent.system.files import write_whole
 
 TICK_SECONDS = 0.2
-ABSENT_SECONDS = 60.0  # how long the stations of an earlier start may take to come back
 POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
 MOST_LOST = 10  # deaths of stations during runs of one candidate, after which it is given up
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds that a station which cannot measure is left alone
-MOST_FAILURES = 2  # runs of the incumbent in a row that fail on a station, which then gets no more candidates
 
 
 class Fleet:
@@ -50,14 +48,13 @@ class Fleet:
     def __init__(self, session: Session, connect: Callable[[], Cluster], orders: Orders) -> None:
         self.session, self._connect, self._orders = session, connect, orders
         self._cluster = connect()
-        self._verdicts = Verdicts(session)
-        self._began = self._polled = self._seen = time.monotonic()
+        self.health = Health(session, self._say_once)
+        self._verdicts = Verdicts(session, self.health.able)
+        self._began = self._polled = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
         self._told: set[str] = set()
-        self._unable: dict[str, tuple[int, float]] = {}  # station -> failures in a row, and when it may try again
-        self._excuses: dict[str, str] = {}
 
     @property
     def _state(self) -> State:
@@ -79,6 +76,9 @@ class Fleet:
         self.session.recover()
         self._orders.begin()
         self._adopted = {*self._flight.leases}
+        self.health.begin()
+        if self._state.experiments:
+            require_limits(self.session.decision, self._incumbent.runs)
         for name in self._flight.stations:
             if self._flight.stations[name].gone is None:
                 self.session.journal.append("left", station=name, reason="an earlier start of the session ended")
@@ -96,12 +96,16 @@ class Fleet:
         station they wait for the next start.
         """
         self.session.interrupts.raise_if_immediate()
-        if self._state.experiments or self.is_alone:
+        if self._state.experiments or self.health.is_alone:
             self._stopping = self._stopping or self.session.reason_to_stop()
         reason, left = self._stopping or self._why_nothing_comes(), len(self._flight.candidates)
-        if reason is None or (left and not self.is_alone):
+        if reason is None:
+            self.health.require_fit()
+        if reason is None or (left and not self.health.is_alone):
             return False
-        self.end_runs("the session ended")
+        for lease in self._flight.leases.values():
+            if lease.label is None or not self.session.owes_confirmation():  # else it goes on with them
+                self._withdraw(lease, "the session ended")
         self.session.end(f"{reason}; {counted(left, 'candidate')} not decided without a station" if left else reason)
         return True
 
@@ -171,9 +175,8 @@ class Fleet:
                 for lease in [each for each in self._flight.leases.values() if each.station == name]:
                     if lease.lease not in self._adopted:
                         self._lose(lease, "its station is gone")
-        if here:
-            self._seen = time.monotonic()
-        else:
+        self.health.look()
+        if not here:
             self._say_once("waiting for a station to join")
         self._adopted &= {*self._flight.leases}
         if self._adopted:
@@ -222,53 +225,26 @@ class Fleet:
             self._told.add(text)
             self.session.journal.show("note", text=text)
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether no station is here, and none is waited for any longer if the session is to end."""
-        late = time.monotonic() - self._seen > ABSENT_SECONDS
-        return not self.here() and (late or self.session.interrupts.finishing)
-
-    def here(self) -> list[str]:
-        """Return the stations that are here."""
-        return [name for name, each in self._flight.stations.items() if each.gone is None]
-
-    def unable(self) -> dict[str, str]:
-        """Return the stations here that have repeatedly been unable to measure, and why."""
-        failures = {name: count for name, (count, _) in self._unable.items() if name in self.here()}
-        return {name: self._excuses[name] for name, count in failures.items() if count >= MOST_FAILURES}
-
     def idle(self) -> list[str]:
         """Return the stations that could run something now."""
         busy = {lease.station for lease in self._flight.leases.values()}
-        now = time.monotonic()
-        return [name for name in self._fit() if name not in busy and self._unable.get(name, (0, 0.0))[1] <= now]
-
-    def _fit(self) -> list[str]:
-        return [name for name in self.here() if not self._is_unfit(name)]
-
-    def _is_unfit(self, name: str) -> bool:
-        """Return whether the incumbent fails on this station, so that nothing can be compared with it there."""
-        incumbent = self._state.incumbent
-        runs = self._flight.kept.get(incumbent.number if incumbent else BASELINE, ())
-        own = [run for run in runs if run.station == name]
-        unfit = len(own) >= MOST_FAILURES and not succeeded(own[-MOST_FAILURES:])
-        if unfit:
-            self._say_once(f"{name} takes no part for now: the incumbent fails there ({own[-1].error})")
-        return unfit
+        return [name for name in self.health.fit() if name not in busy and self.health.may_try(name)]
 
     # Runs
 
     def _next(self, name: str) -> tuple[Task, int] | None:
         """Return what a station runs next, and the base that it is about; None for nothing."""
-        state, here = self._state, self._fit()
+        state, here = self._state, self.health.fit()
         if not state.experiments:
             return Task("incumbent"), BASELINE
         incumbent = self._incumbent.number
+        latest = self._verdicts.view(incumbent, here, may_propose=self._may_propose())
         for base in [each for each in self._verdicts.bases() if each != incumbent]:
             view = self._verdicts.view(base, here, may_propose=False)
-            if name in view.known and (task := next_task(name, view)) is not None:
+            begun = name in view.known or latest.measured.get(name)
+            if begun and (task := next_task(name, view)) is not None:
                 return task, base
-        task = next_task(name, self._verdicts.view(incumbent, here, may_propose=self._may_propose()))
+        task = next_task(name, latest)
         if task is None or task.kind != "propose":
             return None if task is None else (task, incumbent)
         try:
@@ -293,7 +269,7 @@ class Fleet:
         return self._exhausted[1]
 
     def _propose(self) -> Candidate | None:
-        """Return a new candidate; None while only a model proposes, and thinks. No station waits for it otherwise.
+        """Return a new candidate; None while a model thinks and the search has none. No station waits for it otherwise.
 
         Raises:
             Exhausted: the proposer has nothing new.
@@ -305,8 +281,10 @@ class Fleet:
             ahead.reap()
             if ahead.wants(context):
                 ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
-        thinking = ahead is not None and ahead.is_working
-        proposal = ahead.meanwhile(context) if ahead is not None and thinking else session.ask(context)
+        if ahead is not None and ahead.is_working:
+            proposal = _meanwhile(ahead, context)
+        else:
+            proposal = session.ask(context)
         return None if proposal is None else candidates.launch(session, proposal, incumbent)
 
     def lease(self, name: str, commit: str, **about: Any) -> None:
@@ -318,7 +296,7 @@ class Fleet:
             about: other fields of a Lease, which say whose run it is.
         """
         lease = f"{self._flight.leased + 1}"
-        log = self.session.journal.path.parent / "stations" / folder_name(name) / f"{lease}.log"
+        log = self._orders.log_path(name, lease)
         expected = self._verdicts.expected_seconds(name)
         whose = {"candidate": None, "of": None, "label": None, "seed": None, "rebase": False, **about}
         fields = {"lease": lease, "station": name, "commit": commit, "log": str(log), "expected": expected, **whose}
@@ -339,13 +317,15 @@ class Fleet:
             return
         if answer.run is None:
             self._lose(lease, answer.failed)
-            self._leave_alone(lease.station, answer.failed)
+            self.health.failed(lease.station, answer.failed)
             return
-        self._unable.pop(lease.station, None)
         run = self._orders.run_of(answer, lease)
         if run.fault and not self._is_own_fault(lease):
             self._lose(lease, run.error or run.fault, run.fault)
+            self.health.failed(lease.station, run.error or run.fault, fault=True)
             return
+        if not run.fault:
+            self.health.measured(lease.station)
         write_whole(self._orders.log_of(lease), answer.log)
         comparison = self._state.comparison
         if lease.label is None:
@@ -358,13 +338,6 @@ class Fleet:
             self.session.journal.append("compared", **about, **dataclasses.asdict(run))
         self._orders.has(lease.station, lease.commit)
 
-    def _leave_alone(self, name: str, reason: str) -> None:
-        """Give a station that could not measure nothing for a while, longer each time."""
-        self._excuses[name] = reason
-        count = self._unable.get(name, (0, 0.0))[0]
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**count)
-        self._unable[name] = count + 1, time.monotonic() + pause
-
     def _is_own_fault(self, lease: Lease) -> bool:
         candidate = self._flight.candidates.get(lease.candidate) if lease.candidate is not None else None
         return candidate is not None and candidate.faulted >= MOST_FAULTS
@@ -373,12 +346,13 @@ class Fleet:
         lease = self._flight.leases.get(loss.lease)
         if lease is None:
             return
-        if self._cluster.connected:
+        # A broken connection may be back by now, after a proposal that took minutes.
+        if self._cluster.connected and loss.reason != BROKEN:
             self._lose(lease, loss.reason, died=loss.died)
-            # Until `meet` has looked whether it is there.
-            self._unable[lease.station] = self._unable.get(lease.station, (0, 0.0))[0], time.monotonic() + LOSS_PAUSE
-        else:  # it may have been measured all the same
+            self.health.pause(lease.station, LOSS_PAUSE)  # until `meet` has looked whether it is there
+        else:  # it may have been measured all the same; its station may take as long as at a start to come back
             self._adopted.add(lease.lease)
+            self._began = time.monotonic()
 
     def _lose(self, lease: Lease, reason: str, fault: str = "", *, died: bool = False) -> None:
         about = {"station": lease.station, "reason": reason, "label": lease.label, **_of(lease)}
@@ -395,8 +369,8 @@ class Fleet:
     def _decide_baseline(self) -> bool:
         runs = self._flight.kept.get(BASELINE, ())
         if self._state.pending is None and not succeeded(runs):
-            failed = [run for run in runs if run.metric is None]
-            if failed and {*self.here()} <= {run.station for run in failed}:
+            failed = [run for run in self.health.recent(BASELINE) if run.metric is None]
+            if failed and {*self.health.here()} <= {run.station for run in failed}:
                 where = failed[-1].station
                 raise AutoresearchError(
                     f"the baseline failed on {where}: {failed[-1].error}", hint=f"see the log {failed[-1].log}"
@@ -435,6 +409,14 @@ class Fleet:
         chosen = next((each for each in done if pending is None or each.number == pending.candidate), None)
         assert chosen is not None
         return candidates.record(self.session, chosen)
+
+
+def _meanwhile(ahead: AheadProposer, context: Context) -> Proposal | None:
+    """Return a proposal of the search while a model thinks; None if it has none, for then the model goes on."""
+    try:
+        return ahead.meanwhile(context)
+    except Exhausted:
+        return None
 
 
 def _of(lease: Lease) -> dict[str, Any]:

@@ -74,9 +74,10 @@ def places(count: int) -> list[Place]:
         return [Place("mac")]
     cores = _by_core(sorted(os.sched_getaffinity(0)))
     share = len(cores) // count
+    # Another share is another station, with other numbers.
     if not share:  # for commands that mostly wait: their numbers must not depend on the time that a core has
-        return [Place(f"cpu{number}", (cores[number % len(cores)],)) for number in range(count)]
-    name = "cpu{}" if share == 1 else f"cpu{{}}x{share}"  # another share is another station, with other numbers
+        return [Place(f"cpu{number}of{count}", (cores[number % len(cores)],)) for number in range(count)]
+    name = "cpu{}" if share == 1 else f"cpu{{}}x{share}"
     return [Place(name.format(number), tuple(cores[number * share : (number + 1) * share])) for number in range(count)]
 
 
@@ -191,7 +192,8 @@ def _keep(children: Sequence[Child], ended: threading.Event) -> None:
     while not ended.wait(PAUSE_SECONDS):
         for child in children:
             if child.is_dead:
-                child.start_again()
+                with contextlib.suppress(OSError):  # such as too little memory: it is tried again
+                    child.start_again()
 
 
 def _line(child: subprocess.Popen[bytes], log: Path) -> str:

@@ -17,6 +17,7 @@ from agent.session.context import known_constants
 from agent.session.session import Session
 from agent.source.seed import with_seed
 from agent.station.orders import Answer, Leased, Order, digest_of
+from agent.station.records import folder_name
 from agent.system.invocation import version
 
 
@@ -58,8 +59,13 @@ class Orders:
         assert state.head is not None
         return state.head
 
+    def log_path(self, station: str, lease: str) -> Path:
+        """Return where the log of a run is stored."""
+        return self._session.journal.path.parent / "stations" / folder_name(station) / f"{lease}.log"
+
     def log_of(self, lease: Lease) -> Path:
-        path = Path(lease.log)
+        """Return where the log of a lease is stored, also if the workspace has moved since."""
+        path = self.log_path(lease.station, lease.lease)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -100,9 +106,10 @@ class Orders:
         return answer.run is None or answer.measured == digest_of(lease.commit, self._seeded(lease))
 
     def run_of(self, answer: Answer, lease: Lease) -> Run:
-        """Return the run of an answer, with its station and its log here."""
+        """Return the run of an answer, with its station and its log here. A failed one replaces no earlier runs."""
         assert answer.run is not None
-        return replace(answer.run, station=lease.station, log=lease.log, seed=lease.seed, rebased=lease.rebase)
+        rebased = lease.rebase and answer.run.metric is not None
+        return replace(answer.run, station=lease.station, log=lease.log, seed=lease.seed, rebased=rebased)
 
     def runs_on(self, number: int, station: str) -> tuple[Run, ...]:
         """Return the runs of a kept experiment on one station."""

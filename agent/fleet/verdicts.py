@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Callable, Sequence
 
 from agent.decision.estimate import split
 from agent.decision.levels import Records, aligned, records_of
@@ -23,10 +24,14 @@ ENOUGH = 1e9  # repetitions of a session that does not estimate the noise
 
 
 class Verdicts:
-    """The verdicts about the candidates in flight, each computed once for the same runs."""
+    """The verdicts about the candidates in flight, each computed once for the same runs.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    Args:
+        able: returns the stations that can measure now.
+    """
+
+    def __init__(self, session: Session, able: Callable[[], Sequence[str]]) -> None:
+        self._session, self._able = session, able
         self._runs: object = None
         self._known: dict[int, Verdict | Wants] = {}
 
@@ -102,7 +107,7 @@ class Verdicts:
         if not candidate.runs:
             return None
         state = self._state
-        runs = (len(state.experiments), len(self._every_run()), tuple(self._here()))
+        runs = (len(state.experiments), len(self._every_run()), tuple(self._able()))
         if runs != self._runs:
             self._runs = runs
             self._known.clear()
@@ -137,10 +142,7 @@ class Verdicts:
         """Return the records of the session without the runs of one candidate."""
         others = [each.runs for each in self._state.flight.candidates.values() if each is not but]
         direction = self._session.runner.protocol.metric.direction
-        return records_of(self._state.measured, direction, others, self._here())
-
-    def _here(self) -> list[str]:
-        return [name for name, each in self._state.flight.stations.items() if each.gone is None]
+        return records_of(self._state.measured, direction, others, tuple(self._able()))
 
     def _doing(self, name: str, base: int) -> Task | None:
         lease = next((each for each in self._state.flight.leases.values() if each.station == name), None)

@@ -230,7 +230,7 @@ def _lost(flight: Flight, event: Event) -> Flight:
 def _withdrawn(flight: Flight, event: Event) -> Flight:
     """Settle the lease of a run that is not needed any more, which is no loss."""
     lease = flight.leases.get(event.data["lease"])
-    return flight if lease is None else _settled(flight, lease, seconds=max(0.0, event.at - lease.at))
+    return flight if lease is None else _settled(flight, lease, seconds=flight.seconds - lease.began)
 
 
 def _decided(flight: Flight, event: Event) -> Flight:

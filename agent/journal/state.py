@@ -204,10 +204,18 @@ def _proposed(state: State, event: Event) -> State:
 
 
 def _entered(state: State, event: Event) -> State:
-    """A candidate uses up the proposal that was made ahead, if it is the one."""
+    """A candidate uses up the proposal that was made ahead, if it is the one, and bears its cost.
+
+    Meanwhile the search may have used the number that it was made for.
+    """
     ahead, data = state.prepared, event.data
-    used = ahead is not None and data.get("merged") is None and data["proposer"] == ahead["proposer"]
-    return replace(state, prepared=None) if used else state
+    if ahead is None or data.get("merged") is not None or data["proposer"] != ahead["proposer"]:
+        return state
+    number, made_for = data["candidate"], ahead["number"]
+    spent = {key: each for key, each in state.spent.items() if key != made_for}
+    if made_for in state.spent:
+        spent[number] = spent.get(number, Spent()) + state.spent[made_for]
+    return replace(state, prepared=None, spent=spent)
 
 
 def _judged(state: State, pending: Pending, data: Data) -> State:

@@ -19,6 +19,7 @@ EXPECTED: the expected change of the metric, as a signed number, for example -0.
 
 LONGEST_DESCRIPTION = 120
 LONGEST_HYPOTHESIS = 2000
+LARGEST_EFFECT = 1e100  # a journal cannot hold all numbers
 _NAMED = re.compile(r"(?im)^[ \t>*_#`\d.)-]*(description|hypothesis|expected|playbook)[ \t*_]*:[ \t*_]*(.*)$")
 _NUMBER = re.compile(r"[+\-\u2212]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -78,4 +79,4 @@ def summary_of_change(old: Mapping[str, str], new: Mapping[str, str], known: Map
 def _number(text: str) -> float | None:
     found = _NUMBER.search(text)
     value = float(found[0].replace("\u2212", "-")) if found else math.nan
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= LARGEST_EFFECT else None

@@ -23,6 +23,9 @@ LONGEST_NUMBER = 1000  # characters
 LONGEST_SHOWN = 40
 LONGEST_END = 2**20  # characters at the end of a log that are searched for the training time
 LEAST_DECIMALS = 2  # digits behind the point from which a number may be a rounded one
+# A larger value is no measurement: programs that diverge print such numbers, and their squares would be infinite.
+LARGEST_VALUE = 1e100
+MOST_SECONDS = 1e9  # of training, as in a journal
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
@@ -47,7 +50,7 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         seconds: time limit for matching the protocol's pattern.
 
     Raises:
-        NoMetric: no value was found, several different ones, or one that is not a finite number.
+        NoMetric: no value was found, several different ones, or one that is not finite or beyond LARGEST_VALUE.
     """
     how = metric.extract
     if how.path is not None:
@@ -62,6 +65,8 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
         )
     if not math.isfinite(value):
         raise NoMetric(f"{metric.name} is {value}, not a finite number")
+    if abs(value) > LARGEST_VALUE:
+        raise NoMetric(f"{metric.name} is {value:g}, which is too large to compare")
     return value
 
 
@@ -134,12 +139,16 @@ def _decimals(text: str) -> int:
 
 
 def told_training(log: str) -> float | None:
-    """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`; None if missing."""
+    """Return the training time in a log, in seconds, from a line such as `training_seconds: 300.1`; None if missing.
+
+    A number beyond MOST_SECONDS is none of seconds, but a date or of nanoseconds.
+    """
     found = [*_TRAINED.finditer(printed(log[-LONGEST_END:]).replace("\r", "\n"))]
     try:
-        return _number("training", found[-1][1]) if found else None
+        seconds = _number("training", found[-1][1]) if found else None
     except NoMetric:
         return None
+    return None if seconds is None or seconds > MOST_SECONDS else seconds
 
 
 def _json_pointer(metric: Metric, log: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, mean, paired, spread
 from agent.decision.estimate import unbiased
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
-from agent.decision.schedule import counted
+from agent.decision.schedule import counted, in_pairs
 from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
@@ -367,8 +367,18 @@ def _runs_of(comparisons: Sequence[PendingComparison], commit: str) -> list[Run]
         for each in comparisons
         for label in each.commits
         if each.commits[label] == commit
-        for run in succeeded(counted(each, label))
+        for run in _counted(each, label)
     ]
+
+
+def _counted(comparison: PendingComparison, label: str) -> list[Run]:
+    """Return the runs of the label that count; on stations those of whole pairs, as when they were made."""
+    every = comparison.runs.items()
+    there, here = (
+        replace(comparison, runs={each: tuple(r for r in runs if bool(r.station) == way) for each, runs in every})
+        for way in (True, False)
+    )
+    return succeeded((*in_pairs(there, label), *counted(here, label)))
 
 
 def confirm_lines(data: Mapping[str, Any]) -> list[str]:

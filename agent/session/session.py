@@ -97,6 +97,7 @@ class Session:
         self._fingerprint: dict[str, Any] = {}
         self._limits = config.limits.within(runner.protocol)
         self._confirm = config.confirm
+        self._stop_asked = False  # by `autoresearch stop`; it may be noticed while a proposer works
         self._began = time.monotonic()
         self._told: set[str] = set()
         self._earlier: tuple[Earlier, ...] = ()
@@ -208,7 +209,8 @@ class Session:
             return "stopped by Ctrl-C"
         if stop_file(self.journal.path).exists():
             stop_file(self.journal.path).unlink()
-            self._confirm = False  # no further runs after a request to stop
+            self._stop_asked, self._confirm = True, False  # no further runs after a request to stop
+        if self._stop_asked:
             return "stopped by `autoresearch stop`"
         reserve = 2 * RUNS * self.runs.expected_seconds() if self.owes_confirmation() else 0.0
         return reached(self._limits, self.state, time.monotonic() - self._began, reserve)

@@ -44,11 +44,12 @@ def facts(dask_worker: Any = None) -> dict[str, Any]:
 def collect(session: str, dask_worker: Any = None) -> dict[str, Any]:
     """Return the answers of a session that are kept here, and which of its runs is active."""
     here = _here(dask_worker)
+    # Looked at first: a run that ends now counts as active, instead of neither active nor finished, which is lost.
+    active = here.active
     answers: list[Answer] = []
     for folder in records.kept(here.name, name(session)):
         if (answer := records.read_kept(folder)) is not None:
             answers.append(answer)
-    active = here.active
     running = [active.lease] if active is not None and active.session == session else []
     return {"finished": {each.lease: each.to_dict() for each in answers}, "running": running}
 

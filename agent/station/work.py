@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -104,11 +105,17 @@ def _require_snapshot(here: Station, order: Order, runner: Runner) -> None:
 
 
 def _at_home(here: Station, order: Order, runs: Iterable[Leased]) -> tuple[Run, ...]:
-    """Return runs with the paths of their logs on this station, and without one if they ran elsewhere."""
+    """Return runs with the paths of their logs on this station, and without one if they ran elsewhere.
+
+    Their folders count as recent: a kept program is compared with for as long as nothing is better.
+    """
     found = []
     for each in runs:
         folder = records.run_folder(here.name, order.repository, order.session, each.lease or "none")
-        found.append(replace(each.run, log=str(folder / records.LOG) if each.lease and folder.is_dir() else ""))
+        known = bool(each.lease) and folder.is_dir()
+        if known:
+            os.utime(folder)
+        found.append(replace(each.run, log=str(folder / records.LOG) if known else ""))
     return tuple(found)
 
 

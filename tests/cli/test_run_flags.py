@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from agent.cli.run_config import KEPT, config_of
+from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from tests.common.workspaces import Cli
@@ -139,3 +141,16 @@ def test_ineffective_flag_is_refused(quick: Path, cli: Cli, flag: str) -> None:
     assert "needs --model or --agent" in done.stderr
     agent = ("--agent-cmd", "true # {prompt_file}")
     assert cli(quick, "run", "--tag", "t", flag, *agent, "--dry-run").returncode == 0
+
+
+def test_certificates_are_found_by_a_start_elsewhere(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start at login does not happen in the folder where the command was typed."""
+    monkeypatch.chdir(tmp_path)
+    measure = MeasureFlags(scheduler="studio.local", tls="fleet")
+    given = RunFlags(SessionFlags("t"), EndFlags(), ProposerFlags(), measure, TellFlags())
+    found = config_of(quick, given, {*KEPT} - {"scheduler", "tls"})
+    assert found.kept == {"scheduler": "studio.local", "tls": str(tmp_path / "fleet")}
+    assert found.stations is not None
+    assert found.stations.tls == tmp_path / "fleet"

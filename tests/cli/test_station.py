@@ -25,6 +25,12 @@ def test_exactly_one_way_is_required(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+def test_port_belongs_to_the_scheduler_that_is_started(cli: Cli, tmp_path: Path) -> None:
+    done = cli(tmp_path, "station", "localhost", "--port", "9000")
+    assert (done.returncode, "--port is that of --start-scheduler" in done.stderr) == (2, True)
+
+
+@pytest.mark.quick
 def test_open_connections_beyond_this_machine_are_refused(cli: Cli, tmp_path: Path) -> None:
     for args in (["10.0.0.1"], ["--start-scheduler"], ["studio.local", "--tls", "missing"]):
         done = cli(tmp_path, "station", *args)

@@ -43,6 +43,12 @@ def test_clear_cases_take_one_run() -> None:
     assert status([3.0], direction="maximize") == "discard"
 
 
+def test_number_of_any_size_is_judged() -> None:
+    """In journals of earlier versions, which took any finite metric."""
+    assert status([1e200]) == status([1e299]) == "discard"
+    assert status([1e200], direction="maximize") == "keep"
+
+
 def test_unclear_cases_alternate_repeated_runs() -> None:
     assert status([7.5]) == "candidate"
     assert status([7.5, 8.5]) == "candidate"

@@ -117,6 +117,19 @@ def test_late_joiner_needs_incumbent_first() -> None:
     assert asked.incumbent == {"lab"}
 
 
+def test_run_that_only_gone_stations_could_make_is_made_elsewhere() -> None:
+    gone = replace(session(), stations=("mini",))
+    once, close = heldout(repeats=1), [run("studio", 8.5)]
+    assert wants(close, once).incumbent == {"studio"}
+    chosen = [run("studio", 10), run("mini", 10)]
+    asked = [wants(close, once, gone), wants([run("studio", 9.5)], [], gone, selection=chosen)]
+    asked.append(wants(close, heldout(stations=("mini",)), gone, config=DecisionConfig(kind="greedy")))
+    assert [(each.candidate, each.stations, each.incumbent) for each in asked] == [(1, {"mini"}, frozenset())] * 3
+    fails = [Run(None, 1.0, error="boom", station="mini")] * 3
+    found = verdict(close, [run("studio", 10), *fails], gone)
+    assert (found.status, found.reason) == ("discard", "the incumbent could not be re-measured for the comparison")
+
+
 def test_new_incumbent_is_measured_before_close_candidates_are_judged_by_it() -> None:
     chosen = [run("studio", 10), run("mini", 10)]
     asked = wants([run("mini", 9.5)], [], selection=chosen)
@@ -150,6 +163,14 @@ def test_longer_training_on_every_station_is_voided() -> None:
     config = DecisionConfig(trains=True)
     assert verdict(long, heldout(), config=config).reason.startswith("voided: it ran for 20.0 s")
     assert verdict([long[0], run("mini", 3), long[0]], heldout(), config=config).status == "keep"
+
+
+def test_longer_training_is_judged_where_both_ran() -> None:
+    config, first = DecisionConfig(trains=True), session().groups[0]
+    agreed = Records([first, *([run("studio", 8), run("mini", 8)] for _ in range(3))], "minimize")
+    long = [replace(run(name, 3), seconds=20.0) for name in ("studio", "lab", "studio")]
+    found = verdict(long, heldout(stations=("studio",)), agreed, config=config)
+    assert found.reason.startswith("voided: it ran for 20.0 s")
 
 
 def test_disturbed_run_does_not_count_and_is_repeated_elsewhere() -> None:

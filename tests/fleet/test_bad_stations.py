@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.fleet import health
 from agent.fleet.local import LocalFleet, local_stations
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
@@ -147,3 +148,17 @@ def test_odd_fact_does_not_damage_a_session(
     assert "\x1b" not in done.stderr
     assert_consistent(quick)
     assert {event["station"] for event in events(quick, "joined")} >= {"odd"}
+
+
+def test_station_whose_gpu_fails_is_left_alone(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would take every candidate, fail it at once, and be idle again."""
+    monkeypatch.setattr(health, "FIRST_PAUSE", 600.0)
+    lie = "run.update(metric=None, error='the device is lost', fault='machine')"
+    with station(fleet, "broken", tmp_path / "station.log", LIAR.replace("LIE", lie)):
+        done = session(cli, quick, fleet, 4)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [event["fault"] for event in events(quick, "lost") if event["station"] == "broken"] == ["machine"]
+    assert not any("could not be measured" in event["reason"] for event in events(quick, "judged"))

@@ -9,11 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from agent.fleet.ordering import Orders
+from agent.journal.experiment import Run
+from agent.journal.flight import Lease
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
+from agent.session.session import Session
+from agent.station.orders import Answer
 from tests.common import schemas
 from tests.common.processes import survivors
 from tests.common.sessions import assert_consistent, events, journal, rows
@@ -149,6 +155,34 @@ def test_baseline_that_fails_everywhere_ends_the_session(quick: Path, cli: Cli) 
     assert not survivors(quick)
 
 
+def test_baseline_is_measured_again_once_what_it_lacked_is_there(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.touch()
+    check = f"import pathlib\nassert not pathlib.Path({str(broken)!r}).exists(), 'no driver'\nloss ="
+    (quick / "train.py").write_text((quick / "train.py").read_text().replace("loss =", check, 1))
+    commit_all(quick, "needs a driver")
+    for _ in range(2):
+        done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "1")
+        assert done.returncode == 1, done.stderr
+        assert "no driver" in done.stderr
+    broken.unlink()
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len(rows(quick)) == 2
+
+
+def test_memory_limit_that_cannot_be_enforced_is_refused_each_time(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace('print("peak_vram_mb:     2048.0")\n', ""))
+    commit_all(quick, "no memory")
+    for _ in range(2):
+        done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "1", "--max-memory-gb", "8")
+        assert done.returncode == 3, done.stderr
+        assert "--max-memory-gb 8 cannot be enforced" in done.stderr
+    assert len(rows(quick)) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
@@ -242,7 +276,28 @@ def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_pat
     assert len(between) >= 3
 
 
+def test_session_waits_for_a_model_once_the_search_has_nothing_left(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    text = (quick / "train.py").read_text().replace("# search: 0.001..10 log", "# search: off")
+    text = text.replace("# search: 8..512", "# search: off").replace("# search: 1..16", "# search: 4..5")
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "two programs")
+    script, recorded = tmp_path / "agent.sh", f"grep -c '.event.: .recorded.' {journal_path(quick, 't')}"
+    change = "sed -i 's/^print(.---.)/loss -= 0.01\\n&/' train.py"
+    script.write_text(f"while [ $({recorded}) -lt 2 ]; do sleep 0.1; done; sleep 2; {change}\n")
+    agent = ("--proposer", "hybrid", "--share", "0.99", "--agent-cmd", f"sh {script}", "--ahead")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [event["proposer"] for event in events(quick, "candidate")] == ["search", "command"]
+
+
 def test_plan_names_the_stations(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", "--stations", "2", "--dry-run")
     assert done.returncode == 0
     assert "would measure on the stations cpu0, cpu1" in done.stdout
+
+
+def test_failed_run_of_the_incumbent_replaces_no_earlier_ones() -> None:
+    lease = Lease("1", "studio", "c" * 40, "1.log", 10.0, of=0, rebase=True)
+    answers = [Answer("1", "studio", run) for run in (Run(None, 1.0, error="boom"), Run(1.5, 1.0))]
+    assert [Orders(cast(Session, None)).run_of(each, lease).rebased for each in answers] == [False, True]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from agent.errors import AutoresearchError, PreconditionError
+from agent.fleet import local
 from agent.fleet.cluster import Cluster, StationInfo
-from agent.fleet.local import LocalFleet, Place, local_stations, places, sharing
+from agent.fleet.local import Child, LocalFleet, Place, local_stations, places, sharing
+from agent.fleet.security import make_certificates
 from tests.common.processes import gone
 from tests.common.stations import started, until
 
@@ -44,6 +47,7 @@ def test_more_stations_than_cores_share_them_with_a_warning(monkeypatch: pytest.
     assert len({each.name for each in found}) == count
     assert all(len(each.cores) == 1 for each in found)
     assert f"{count} stations share" in (sharing(count) or "")
+    assert {each.name for each in found}.isdisjoint(each.name for each in places(count - 1))
 
 
 @pytest.mark.quick
@@ -95,3 +99,37 @@ def test_part_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.Mon
             until(lambda: any(each.facts["pid"] != before.facts["pid"] for each in stations(fleet)), "another one")
         else:
             until(lambda: stations(fleet), "the station at the same address")
+
+
+class Watched(Child):
+    """A child that counts how often it is started again."""
+
+    tries = 0
+
+    def start_again(self) -> None:
+        self.tries += 1
+        super().start_again()
+
+
+def test_part_that_cannot_be_started_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PAUSE_SECONDS", 0.05)
+    make_certificates(tmp_path / "tls")
+    child = Watched({"kind": "scheduler", "tls": str(tmp_path / "tls")}, {}, tmp_path / "log")
+    ended = threading.Event()
+    keeper = threading.Thread(target=local._keep, args=([child], ended), daemon=True)
+    try:
+        child.ready()
+        python, every = sys.executable, psutil.Process().children()
+        victim = next(each for each in every if str(tmp_path / "tls") in " ".join(each.cmdline()))
+        monkeypatch.setattr(sys, "executable", "/no/such/python")
+        victim.kill()
+        keeper.start()
+        until(lambda: child.tries > 1, "it was given up")
+        monkeypatch.setattr(sys, "executable", python)
+        until(lambda: not child.is_dead, "it is not started again")
+        assert child.ready().startswith("tls://")
+    finally:
+        ended.set()
+        if keeper.is_alive():
+            keeper.join()
+        child.end()

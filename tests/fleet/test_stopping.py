@@ -14,12 +14,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agent.cli.launch import RunConfig, session_config
+from agent.fleet import health
 from agent.fleet.cluster import Cluster
+from agent.fleet.decider import Fleet
 from agent.fleet.local import LocalFleet, local_stations
-from agent.journal.journal import fold
+from agent.fleet.ordering import Orders
+from agent.journal.journal import Journal, fold
 from agent.journal.paths import journal_path
+from agent.proposers.choose import choose_proposer
+from agent.session.opening import open_runner, prepared
+from agent.session.session import Session
 from tests.common.sessions import assert_consistent, confirmed, events
-from tests.common.stations import SLOW, marked, set_train, until
+from tests.common.stations import SLOW, gated, going, marked, set_train, until
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
@@ -105,6 +112,58 @@ def test_first_ctrl_c_does_not_wait_for_stations_that_are_gone(quick: Path, cli:
     assert not fold(journal_path(quick, "t")).flight.candidates
 
 
+def test_moved_workspace_writes_nothing_at_its_old_place(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
+    """A run under way returns to the session where it is now."""
+    gate = quick.parent / "gate"
+    set_train(quick, LATER.replace("GATE", repr(str(gate))))
+    loop = begin(quick, fleet, 3)
+    loop.kill()
+    ended(loop)
+    moved = quick.rename(quick.parent / "moved")
+    gate.touch()
+    done = cli(moved, *command(moved, fleet, "--max-experiments", "1")[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(moved)
+    assert not quick.exists()
+    names = {Path(event["log"]).relative_to(quick) for event in events(moved, "returned")[:3]}
+    assert all((moved / name).is_file() for name in names)
+
+
+def test_incumbent_that_fails_on_each_station_ends_the_session(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be compared any more. Once the cause is gone, the next start goes on."""
+    monkeypatch.setattr(health, "ABSENT_SECONDS", 1.0)
+    broken = quick.parent / "broken"
+    check = f"import pathlib\nassert DEPTH != 4 or not pathlib.Path({str(broken)!r}).exists(), 'no driver'\nloss ="
+    set_train(quick, QUICK.replace("loss =", check))
+    agent = ("--proposer", "command", "--agent-cmd", f"touch {broken}; sed -i 's/^DEPTH = .*/DEPTH = 5/' train.py")
+    run = command(quick, fleet, *agent, "--max-experiments", "1")[5:]
+    done = cli(quick, *run)
+    assert done.returncode == 1, done.stderr
+    assert "cpu0 takes no part for now: the incumbent fails there" in done.stderr
+    assert "error: the baseline fails on each station: " in done.stderr
+    assert len(fold(journal_path(quick, "t")).flight.candidates) == 1
+    broken.unlink()
+    done = cli(quick, *run)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len(fold(journal_path(quick, "t")).experiments) == 2
+
+
+def test_limit_ends_a_session_whose_stations_cannot_measure(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "ABSENT_SECONDS", 1.0)
+    monkeypatch.setattr(health, "FIRST_PAUSE", 0.1)
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "stations").write_text("in the way of their clones and records")
+    done = cli(quick, *command(quick, fleet, "--max-hours", "0.001")[5:])
+    assert done.returncode == 0, done.stderr
+    assert [event["reason"] for event in events(quick, "ended")] == ["0.001 hours have passed"]
+    assert not fold(journal_path(quick, "t")).experiments
+
+
 def test_confirmation_here_does_not_use_halves_of_pairs_on_stations(
     quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +187,78 @@ def test_confirmation_here_does_not_use_halves_of_pairs_on_stations(
     assert data["low"] <= data["gain"] <= data["high"]
     done = cli(quick, *run[5:])
     assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+
+
+def test_confirmation_goes_on_with_its_pairs_on_fewer_stations(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pair is complete, and the others wait for a file, when four stations leave."""
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    gate = quick.parent / "gate"
+    slow = "import pathlib, time\nwhile SEED > 43 and not pathlib.Path(GATE).exists():\n    time.sleep(0.05)\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", slow.replace("GATE", repr(str(gate))))
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    path = journal_path(quick, "t")
+    with local_stations(4) as four:
+        run = command(quick, four, "--max-experiments", "2")
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        loop = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        until(lambda: path.exists() and path.read_text().count('"compared"') == 2, "no pair")
+        loop.send_signal(signal.SIGINT)
+        said = ended(loop)
+    assert loop.returncode == 130, said
+    gate.touch()
+    done = cli(quick, *command(quick, fleet, "--max-experiments", "2")[5:])
+    assert done.returncode == 0, done.stderr
+    assert [event["count"] for event in events(quick, "comparing")] == [4, 4]
+    found = events(quick, "confirmed")[-1]
+    assert found["runs"] == {"a": 4, "b": 4}
+    assert len(events(quick, "compared")) == 8
+
+
+def test_confirmation_goes_on_with_the_run_that_is_under_way(
+    quick: Path, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was interrupted after its first pair, and the station went on with the next run."""
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    gate, path = quick.parent / "gate", journal_path(quick, "t")
+    slow = "import pathlib, time\nwhile SEED > 43 and not pathlib.Path(GATE).exists():\n    time.sleep(0.05)\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", slow.replace("GATE", repr(str(gate))))
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    env, run = {**os.environ, "PYTHONPATH": str(ROOT)}, command(quick, fleet, "--max-experiments", "2")
+    first = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # The first pair was asked for and returned, the next run was asked for.
+    until(lambda: path.exists() and path.read_text().count('"label": "') == 5, "no third run")
+    first.send_signal(signal.SIGINT)
+    said = ended(first)
+    assert first.returncode == 130, said
+    second = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until(lambda: path.read_text().count('"event": "ended"') == 2, "the loop has not ended")
+    gate.touch()
+    said = ended(second)
+    assert second.returncode == 0, said
+    assert events(quick, "confirmed")[-1]["runs"] == {"a": 3, "b": 3}
+    asked = [event["lease"] for event in events(quick, "leased") if event["label"] is not None]
+    assert sorted(asked) == sorted(event["lease"] for event in events(quick, "compared"))
+
+
+def test_confirmation_repeats_a_run_that_failed_in_an_earlier_start(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    broken = quick.parent / "broken"
+    broken.touch()
+    check = f"import pathlib\nassert SEED != 43 or not pathlib.Path({str(broken)!r}).exists(), 'no driver'\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", check)
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    run = command(quick, fleet, "--max-experiments", "2")[5:]
+    done = cli(quick, *run)
+    assert "gain not confirmed: baseline failed on " in done.stderr, done.stderr
+    broken.unlink()
+    done = cli(quick, *run)
+    assert done.returncode == 0, done.stderr
+    assert events(quick, "confirmed")[-1]["runs"] == {"a": 3, "b": 3}
     assert_consistent(quick)
 
 
@@ -197,3 +328,52 @@ def test_copy_of_a_session_gets_no_answers_of_its_original(
         said = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
         for run in (*experiment.runs, *experiment.heldout_runs):
             assert f"val_bpb:          {run.metric:.6f}" in said
+
+
+def test_stop_is_not_forgotten_while_candidates_are_under_way(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
+    """It is noticed while an agent works on the next proposal, and the candidate in flight needs further runs."""
+    gate, count = quick.parent / "gate", quick.parent / "count"
+    set_train(quick, LATER.replace("GATE", repr(str(gate))))
+    stop = journal_path(quick, "t").with_name("stop")
+    script = quick.parent / "agent.sh"
+    script.write_text(
+        f"echo >> {count}; n=$(wc -l < {count})\n"
+        f'if [ "$n" = 2 ]; then touch {stop} {gate}; sleep 60; fi\n'
+        'sed -i "s/^WIDTH = .*/WIDTH = $((64 + n))/" train.py\n'
+    )
+    agent = ("--proposer", "command", "--agent-cmd", f"sh {script}", "--no-ahead")
+    with local_stations(2) as two:
+        done = cli(quick, *command(quick, two, *agent, "--max-experiments", "6")[5:])
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len(fold(journal_path(quick, "t")).experiments) == 2
+    assert events(quick, "ended")[-1]["reason"] == "stopped by `autoresearch stop`"
+
+
+def test_run_goes_on_while_the_connection_breaks_and_comes_back(quick: Path, fleet: LocalFleet) -> None:
+    """The decider notices neither, because it waits for a proposal."""
+    gate = quick.parent / "gate"
+    set_train(quick, gated(gate))
+    with open_runner(quick, "t", None, "off") as opened, prepared(opened, setup=False) as runner:
+        config, store = RunConfig("t", fresh=True), Journal(journal_path(quick, "t"))
+        proposer = choose_proposer(config.proposer, store, runner.workspace, runner.sandbox)
+        session = Session(runner, store, proposer, session_config(config, runner.protocol))
+        cluster = Cluster.connect(fleet.address, fleet.tls)
+        decider = Fleet(session, lambda: cluster, Orders(session, "off"))
+        decider.recover()
+        until(lambda: decider.meet() or decider.idle(), "no station")
+        decider.assign()
+        until(lambda: going(cluster, *decider.health.here()), "the run has not started")
+        decider._began -= health.ABSENT_SECONDS  # as if the session was older
+        ours = [each for each in psutil.Process().children() if str(fleet.tls) in " ".join(each.cmdline())]
+        next(each for each in ours if '"scheduler"' in " ".join(each.cmdline())).kill()
+        until(lambda: not cluster.connected, "it is still connected")
+        until(lambda: cluster.connected, "it is not connected again")
+        decider.receive()
+        gate.touch()
+        until(lambda: decider.receive() or session.state.flight.kept, "its run is lost")
+        [run] = session.state.flight.kept[0]
+        assert run.metric == 1.732
+        assert not events(quick, "lost")
+        store.close()
+    cluster.close()

@@ -9,6 +9,7 @@ import pytest
 from agent.journal.events import Event, fault_of
 from agent.journal.experiment import Run
 from agent.journal.flight import NO_FLIGHT, Flight
+from tests.common.station_journals import StationsBuilder
 
 CANDIDATE = {
     "base": 0,
@@ -91,6 +92,28 @@ def test_station_that_comes_back() -> None:
     assert (again.gone, again.since) == (None, 102.0)
 
 
+def test_time_in_which_no_loop_ran_does_not_keep_a_station_busy() -> None:
+    lost = {"reason": "it is gone", "fault": "", "died": False}
+    for kind, data in (("lost", lost), ("withdrawn", {"reason": "it has its verdict"})):
+        flight = after(JOINED, leased("1", of=0))
+        flight = flight.after(Event(kind, 90_000.0, {"lease": "1", **data}), seconds=20.0)
+        assert flight.stations["studio"].busy == 20.0
+
+
+def test_cost_of_a_proposal_made_ahead_is_that_of_its_candidate() -> None:
+    """The search has used the number that it was made for, while the model was thinking."""
+    made = StationsBuilder("studio").run("studio", of=0).record(None, "keep")
+    call = {"number": 1, "model": "m", "input_tokens": 10, "output_tokens": 10}
+    made.add("calling", **call, dollars=1.0).add("called", **call, dollars=0.5)
+    made.propose()
+    made.add("prepared", number=1, base="a" * 40, proposer="llm", description="RATE 1 -> 2")
+    made.add("candidate", candidate=2, **{**CANDIDATE, "proposer": "llm"})
+    made.run("studio", 1.6, candidate=1).record(1, "discard")
+    made.run("studio", 1.6, candidate=2).record(2, "discard")
+    assert [made.state.cost_of(each).dollars for each in made.state.experiments] == [0.0, 0.0, 0.5]
+    assert made.state.cost.dollars == 0.5
+
+
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
@@ -98,6 +121,10 @@ def test_station_that_comes_back() -> None:
         ("joined", {"station": "a", "facts": {"x": []}}),
         ("leased", {"lease": "1", "station": "a", "commit": "--upload-pack=x", "log": "", "expected": 1.0}),
         ("returned", {"lease": "1", "metric": "low"}),
+        ("returned", {"lease": "1", "untimed": "long", "overrun": 1.0}),
+        ("measured", {"number": 1, "overrun": []}),
+        ("compared", {"label": "a", "unconfined": "no"}),
+        ("measured", {"number": 1, "source": ["attested"]}),
         ("candidate", {"candidate": -1}),
         ("confirmed", {"runs": "three"}),
         ("confirmed", {"reservations": [3]}),

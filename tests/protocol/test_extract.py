@@ -54,6 +54,14 @@ def test_no_metric(log: str) -> None:
         extract(BPB, log)
 
 
+@pytest.mark.parametrize("text", ["1e101", "-3.5e200", "1e308", "9" * 150])
+def test_number_that_is_too_large_to_compare_is_none(text: str) -> None:
+    score = metric(kind="regex", pattern=r"^score: (\S+)$")
+    with pytest.raises(NoMetric, match="too large to compare"):
+        extract(score, f"score: {text}\n")
+    assert extract(score, "score: -1e99\n") == -1e99
+
+
 def test_two_different_values_are_none_and_the_same_twice_is_one() -> None:
     with pytest.raises(NoMetric, match="2 different values"):
         extract(BPB, "val_bpb: 1.0\nval_bpb: 1.1\n")

@@ -97,13 +97,13 @@ def test_history_against_a_baseline_whose_log_is_overwritten_does_not_count(
 ) -> None:
     """The next night starts from a better recipe, whose baseline has its log in the same place."""
     run(cli, curved, tmp_path / "agent.py", tuple(f"1.{number}" for number in range(40, 58, 2)), "--no-prune")
-    assert sum(e.metric is not None for e in replay(read(journal_path(curved, "t"))).experiments) == 10
+    assert sum(e.metric is not None for e in fold(journal_path(curved, "t")).experiments) == 10
     git(curved, "checkout", "--quiet", "main")
     text = (curved / "train.py").read_text()
     (curved / "train.py").write_text(text.replace("last = 1.0", "last = 0.5"))
     commit_all(curved, "a better recipe")
     run(cli, curved, tmp_path / "agent.py", ("20",), tag="u")
-    last = replay(read(journal_path(curved, "u"))).experiments[1].runs[-1]
+    last = fold(journal_path(curved, "u")).experiments[1].runs[-1]
     assert (last.pruned, last.metric is not None) == (None, True)
 
 

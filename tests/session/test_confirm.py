@@ -9,17 +9,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.decision.schedule import counted, next_turn, reasons
+from agent.decision.schedule import counted, in_pairs, next_turn, reasons
 from agent.execution import conditions
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
+from agent.session.confirm import sample_of
 from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.scripts import SLOW, knowing
@@ -303,6 +305,25 @@ def test_what_stays_disturbed_is_run_no_more_than_twice_as_often() -> None:
     assert next_turn(bound) is None
     assert counted(bound, "a") == (slow, slow)
     assert next_turn(side(2, a=[usual, slow, slow], b=[usual, usual])) == "a"
+
+
+@pytest.mark.quick
+def test_runs_of_stations_count_in_pairs_later_as_well() -> None:
+    """A half whose station has left was begun anew with its seed, on another station or on this machine."""
+
+    def run(value: float, seed: int, station: str = "") -> Run:
+        return Run(value, 10.0, seed=seed, station=station)
+
+    a, b = [run(2.0, 1, "studio"), run(3.0, 1, "mini"), run(3.1, 2, "mini")], [run(2.9, 1, "mini"), run(3.0, 2, "mini")]
+    both = replace(side(2, a=a, b=b), seeds=(1, 2))
+    pairs = {"a": a[1:], "b": b}
+    assert {label: in_pairs(both, label) for label in "ab"} == pairs
+    commits, plan = {"a": "a", "b": "b"}, (3,)
+    latest = {"a": [run(2.0, 3)], "b": [run(1.9, 3)]}
+    found = sample_of(commits, latest, [both], plan).runs
+    assert found == {label: [*pairs[label], *latest[label]] for label in "ab"}
+    mixed = replace(side(1, a=[a[0], run(2.0, 1)], b=[run(1.9, 1)]), seeds=(1,))
+    assert sample_of(commits, latest, [mixed], plan).runs["a"] == [run(2.0, 1), *latest["a"]]
 
 
 def start(folder: Path, *args: str) -> Forked:

@@ -138,6 +138,29 @@ def test_crashes_get_rows_and_the_loop_goes_on(quick: Path, cli: Cli) -> None:
     assert all("exit code 1: ValueError: rate" in row["description"] for row in crashes)
 
 
+def test_run_that_diverges_to_a_huge_number_is_a_crash(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("loss = ", "loss = (DEPTH == 5) * 1e200 + "))
+    commit_all(quick, "diverges")
+    change = "sed -i 's/^DEPTH = .*/DEPTH = 5/' train.py"
+    agent = ("--proposer", "command", "--agent-cmd", change)
+    done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [row["status"] for row in rows(quick)] == ["keep", "crash"]
+    assert "too large to compare" in rows(quick)[1]["description"]
+
+
+def test_training_time_that_is_not_in_seconds_is_none(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace('print("---")', 'print("---")\nprint("train_time: 1732731234567")'))
+    commit_all(quick, "a date")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "1")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert {event["trained"] for event in journal(quick) if event["event"] == "measured"} == {None}
+
+
 def test_changes_by_run_are_discarded_with_room(quick: Path, cli: Cli) -> None:
     """Each run finds harness, results and folders as committed, whatever the previous run did."""
     text = (quick / "train.py").read_text()

@@ -50,6 +50,7 @@ def test_answer_survives() -> None:
         {"run": {"metric": 1.0, "seconds": 1.0, "secondary": {"x": "y"}}},
         {"run": {"metric": 1.0, "seconds": 1.0, "secondary": {str(n): 1.0 for n in range(2000)}}},
         {"run": {"metric": 1.0, "seconds": 1.0, "source": "trust me"}},
+        {"run": {"metric": 1.0, "seconds": 1.0, "untimed": 1e12}},
         {"run": {"metric": 1.0, "seconds": 1.0, "error": "x" * 5000}},
         {"run": {"metric": 1.0, "seconds": 1.0, "more": 1}},
         {"run": {"seconds": 1.0}},

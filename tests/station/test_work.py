@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -15,6 +18,7 @@ from agent.repository.workspace import Workspace
 from agent.station import records
 from agent.station.control import collect, facts, progress
 from agent.station.orders import Answer, Leased, Order
+from agent.station.state import Active, station
 from agent.station.work import measure_order
 from tests.common.agents import NEEDS_ONE
 from tests.common.stations import order, set_train
@@ -58,6 +62,34 @@ def test_failed_run_is_the_candidates(quick: Path) -> None:
 
 def test_same_order_twice_is_one_run(quick: Path) -> None:
     assert measured(order(quick)) == measured(order(quick, bundle=None))
+
+
+def test_run_that_ends_while_its_answers_are_collected_is_not_lost() -> None:
+    here = station("a")
+    here.active = Active("s1", "r1", 0.0, Path("run.log"))
+
+    def end(frame: FrameType, event: str, _: object) -> None:
+        if event == "return" and frame.f_code is records.kept.__code__:
+            here.active = None  # its answer is on disk, a moment too late
+
+    sys.setprofile(end)
+    try:
+        found = collect("s1", "a")
+    finally:
+        sys.setprofile(None)
+    assert here.active is None
+    assert found == {"finished": {}, "running": ["r1"]}
+
+
+def test_runs_that_others_are_compared_with_are_kept(quick: Path) -> None:
+    first, homes = measured(order(quick, "r1")), [records.run_folder("a", "toy", "s1", f"r{n}") for n in (1, 2)]
+    assert first.run is not None
+    measured(order(quick, "r2"))
+    for age, home in enumerate(homes):
+        os.utime(home, (age, age))
+    measured(order(quick, "r3", other=(Leased(first.run, "r1"),)))
+    records.prune("a", most=2)
+    assert [path.name for path in records.kept("a", "s1")] == ["r1", "r3"]
 
 
 def test_later_commits_come_as_small_bundles(quick: Path) -> None:

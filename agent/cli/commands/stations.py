@@ -12,6 +12,8 @@ from agent.cli.command import command
 from agent.cli.options import ConnectionFlags
 from agent.cli.program import PREPARE, Options
 
+PORT = 8786
+
 
 @command(PREPARE)
 def station(
@@ -28,7 +30,7 @@ def station(
     ] = False,
     port: Annotated[
         int, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the scheduler that is started.")
-    ] = 8786,
+    ] = PORT,
     make_certificates: Annotated[
         Path | None,
         typer.Option("--make-certificates", metavar="DIR", help="Write certificates for all machines, and exit."),
@@ -60,6 +62,8 @@ def station(
             "exactly one of ADDRESS, --start-scheduler and --make-certificates is required",
             hint="give the address of a scheduler to join it",
         )
+    if port != PORT and not start_scheduler:
+        raise UsageError("--port is that of --start-scheduler", hint="give the port with the address: `HOST:PORT`")
     require_extra("fleet", "distributed")
     if make_certificates is not None:
         return _make(make_certificates)

@@ -191,6 +191,7 @@ def test_notes_are_read_from_answer() -> None:
     assert said == Notes("halve the batch", "more steps", -0.004)
     assert parse_notes("EXPECTED: \u22121e-3").expected == -0.001
     assert parse_notes("EXPECTED: nothing\n") == Notes()
+    assert parse_notes("EXPECTED: -9e305").expected is None
     assert len(parse_notes("DESCRIPTION: " + "x" * 10_000).description) == LONGEST_DESCRIPTION
 
 
