@@ -149,9 +149,7 @@ def simulate(answer: Answer, proposer: Proposer, night: Night) -> tuple[float, l
     more: dict[str, Any] = {"earlier": night.earlier, "playbook": night.playbook, "workspace": workspace}
     while (runs if night.count == "runs" else number) < night.budget:
         number += 1
-        proposal = proposer.ask(
-            Context(number, seed, files, history[best], tuple(history), "minimize", {}, **more)
-        )
+        proposal = proposer.ask(Context(number, seed, files, history[best], tuple(history), "minimize", {}, **more))
         changed, value = {**files, **proposal.files}, answer(proposal.parameters)
         candidate: tuple[Run, ...] = (Run(None, 1.0, error="crashed"),) if value is None else (run(value),)
         runs += 1

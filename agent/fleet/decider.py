@@ -281,10 +281,7 @@ class Fleet:
             ahead.reap()
             if ahead.wants(context):
                 ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
-        if ahead is not None and ahead.is_working:
-            proposal = _meanwhile(ahead, context)
-        else:
-            proposal = session.ask(context)
+        proposal = _meanwhile(ahead, context) if ahead is not None and ahead.is_working else session.ask(context)
         return None if proposal is None else candidates.launch(session, proposal, incumbent)
 
     def lease(self, name: str, commit: str, **about: Any) -> None:

@@ -124,8 +124,8 @@ def fold(path: Path) -> State:
     place = _KNOWN.pop(path, None)
     if place is None or not _begins_with(path, place):
         place = _Place()
-    for _, place in _places(path, place):
-        pass
+    for _, after in _places(path, place):
+        place = after
     if not place.whole:
         raise damaged(path, KeyError("base"))
     _KNOWN[path] = place
@@ -138,8 +138,9 @@ def fold(path: Path) -> State:
 def read_and_fold(path: Path) -> tuple[list[Event], State]:
     """Return the events of a journal and the state after them; raise as `read` and `fold` do."""
     events, place = list[Event](), _Place()
-    for event, place in _places(path, place):
+    for event, after in _places(path, place):
         events.append(event)
+        place = after
     if not place.whole:
         raise damaged(path, KeyError("base"))
     return events, place.state
@@ -165,7 +166,7 @@ class _Place:
     lines: int = 0
     size: int = 0
     digest: Digest = field(default_factory=hashlib.sha256)
-    state: State = State()
+    state: State = field(default_factory=State)
     worst: Mapping[str, float] = field(default_factory=dict)
     whole: bool = True
 

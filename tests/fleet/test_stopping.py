@@ -330,7 +330,7 @@ def test_copy_of_a_session_gets_no_answers_of_its_original(
             assert f"val_bpb:          {run.metric:.6f}" in said
 
 
-def test_stop_is_not_forgotten_while_candidates_are_under_way(quick: Path, cli: Cli, fleet: LocalFleet) -> None:
+def test_stop_is_not_forgotten_while_candidates_are_under_way(quick: Path, cli: Cli) -> None:
     """It is noticed while an agent works on the next proposal, and the candidate in flight needs further runs."""
     gate, count = quick.parent / "gate", quick.parent / "count"
     set_train(quick, LATER.replace("GATE", repr(str(gate))))

@@ -309,7 +309,7 @@ def test_request_to_stop_during_a_pause_finishes_the_experiment(quick: Path, cli
     assert len(rows(quick)) == 2
 
 
-def fold(*kinds: str, ended: bool = False) -> Faults:
+def folded(*kinds: str, ended: bool = False) -> Faults:
     found = NO_FAULTS
     for kind in kinds:
         found = found.after(Event(kind, 100.0, {"seconds": 2.0, "pause": 3.0}), ended=ended)
@@ -317,10 +317,10 @@ def fold(*kinds: str, ended: bool = False) -> Faults:
 
 
 def test_count_goes_on_after_a_kill_and_begins_anew_after_the_end() -> None:
-    assert fold("faulted", "faulted", "resumed", "faulted") == Faults(3, 15.0, tonight=3, in_a_row=3, until=103.0)
-    assert fold("faulted", "resumed", "faulted", ended=True) == Faults(2, 10.0, tonight=1, in_a_row=1, until=103.0)
-    assert fold("faulted", "measured", "faulted", "compared") == Faults(2, 10.0, tonight=2, finished=2)
-    assert fold("faulted", "started").until is None
+    assert folded("faulted", "faulted", "resumed", "faulted") == Faults(3, 15.0, tonight=3, in_a_row=3, until=103.0)
+    assert folded("faulted", "resumed", "faulted", ended=True) == Faults(2, 10.0, tonight=1, in_a_row=1, until=103.0)
+    assert folded("faulted", "measured", "faulted", "compared") == Faults(2, 10.0, tonight=2, finished=2)
+    assert folded("faulted", "started").until is None
 
 
 def test_candidate_that_keeps_faulting_is_no_evidence_for_a_crash() -> None:

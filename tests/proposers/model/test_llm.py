@@ -245,7 +245,9 @@ def test_the_model_sees_what_the_search_knows() -> None:
     assert "RATE now 0.3: the best 2 of 8 have 0.2, 0.3, the rest 0.05..0.7; crashed at 2.0" in text
     assert "DEPTH now" not in text, "never moved"
     ended = (Run(None, 1, error="pruned at 30%", pruned=0.3, estimate=5.0),)
-    pruned = experiment(9, parameters={"RATE": 3.0, "DEPTH": 4}, runs=ended, verdict=Verdict("discard", "pruned at 30%"))
+    pruned = experiment(
+        9, parameters={"RATE": 3.0, "DEPTH": 4}, runs=ended, verdict=Verdict("discard", "pruned at 30%")
+    )
     text = briefing(dataclasses.replace(context(), history=(*told, pruned), incumbent=told[2], number=10))
     assert "the rest 0.05..0.7; crashed at 2.0\n" in text
 

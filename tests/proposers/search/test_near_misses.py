@@ -223,7 +223,8 @@ def test_session_tries_near_misses_together_and_records_of_which(quick: Path, tm
     misses = [history[number] for number in first["parts"]]
     assert {each.verdict.status for each in misses} == {"discard"}
     for each in misses:
-        assert each.verdict.evidence is not None and each.verdict.evidence.gain > 0
+        assert each.verdict.evidence is not None
+        assert each.verdict.evidence.gain > 0
     shown = json.loads(call(quick, "show", str(first["number"]), "--json").stdout)["data"]
     assert shown["parts"] == first["parts"]
     assert git(quick, "status", "--porcelain") == ""
