@@ -172,8 +172,8 @@ class Session:
             for number, each in self.candidates.items()
         )
         told = self.history if self.naive else aligned(self.history, self.records)
-        about = (self.files, told[self.best], tuple(told), "minimize", {})
-        context = Context(self.proposed, self.seed, *about, workspace=self.workspace, flight=flight)
+        about = (self.proposed, self.seed, self.files, told[self.best], tuple(told))
+        context = Context(*about, "minimize", {}, workspace=self.workspace, flight=flight)
         proposal = self.propose(context)
         self.candidates[self.proposed] = Candidate(proposal, {**self.files, **proposal.files}, self.best)
         return self.proposed

@@ -92,7 +92,7 @@ def smaller_recipe(journal: Path, state: State) -> Mapping[str, Any]:
             "--minimal takes the smaller recipe of `ablate`, which has not run for the best", hint=hint
         )
     smaller = found[-1].get("smaller")
-    if smaller is None or smaller.get("offered") is not True or not {"commit", "without"} <= smaller.keys():
+    if not isinstance(smaller, dict) or not smaller.get("offered") or not {"commit", "without"} <= smaller.keys():
         raise PreconditionError("`ablate` found no smaller recipe", hint="adopt the best without --minimal")
     return smaller
 

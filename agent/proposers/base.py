@@ -18,7 +18,7 @@ class WorkspaceView:
     """Read-only access to the workspace for a proposer; everything it returns is a copy.
 
     Attributes:
-        texts: experiment -> its mutable files as they were measured; empty if git has lost its commit.
+        texts: experiment -> its mutable files as they were measured.
         check: all mutable files of a candidate -> why they would fail to start, or None; takes seconds.
         tick: must be called several times a second during long work; let its exceptions propagate.
         export: write every tracked file of the incumbent below a folder; return the workspace inside it.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from agent.errors import AutoresearchError
 from agent.execution.fingerprint import snapshot
 from agent.execution.measure import Runner
 from agent.execution.preflight import why_not
@@ -54,10 +53,7 @@ def context_of(
     workspace, protocol = runner.workspace, runner.protocol
 
     def texts(experiment: Experiment) -> dict[str, str]:
-        try:
-            return workspace.files(experiment.commit)
-        except AutoresearchError:  # the user may have deleted its ref, and git the commit
-            return {}
+        return workspace.files(experiment.commit)
 
     return Context(
         number=number,

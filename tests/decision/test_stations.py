@@ -124,7 +124,9 @@ def test_run_that_only_gone_stations_could_make_is_made_elsewhere() -> None:
     chosen = [run("studio", 10), run("mini", 10)]
     asked = [wants(close, once, gone), wants([run("studio", 9.5)], [], gone, selection=chosen)]
     asked.append(wants(close, heldout(stations=("mini",)), gone, config=DecisionConfig(kind="greedy")))
-    assert [(each.candidate, each.stations, each.incumbent) for each in asked] == [(1, {"mini"}, frozenset())] * 3
+    assert [(each.candidate, each.stations, each.incumbent) for each in asked] == [
+        (1, frozenset({"mini"}), frozenset())
+    ] * 3
     fails = [Run(None, 1.0, error="boom", station="mini")] * 3
     found = verdict(close, [run("studio", 10), *fails], gone)
     assert (found.status, found.reason) == ("discard", "the incumbent could not be re-measured for the comparison")

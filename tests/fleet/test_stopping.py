@@ -360,8 +360,17 @@ def test_run_goes_on_while_the_connection_breaks_and_comes_back(quick: Path, fle
         session = Session(runner, store, proposer, session_config(config, runner.protocol))
         cluster = Cluster.connect(fleet.address, fleet.tls)
         decider = Fleet(session, lambda: cluster, Orders(session, "off"))
+
+        def idle() -> list[str]:
+            decider.meet()
+            return decider.idle()
+
+        def measured() -> object:
+            decider.receive()
+            return session.state.flight.kept
+
         decider.recover()
-        until(lambda: decider.meet() or decider.idle(), "no station")
+        until(idle, "no station")
         decider.assign()
         until(lambda: going(cluster, *decider.health.here()), "the run has not started")
         decider._began -= health.ABSENT_SECONDS  # as if the session was older
@@ -371,7 +380,7 @@ def test_run_goes_on_while_the_connection_breaks_and_comes_back(quick: Path, fle
         until(lambda: cluster.connected, "it is not connected again")
         decider.receive()
         gate.touch()
-        until(lambda: decider.receive() or session.state.flight.kept, "its run is lost")
+        until(measured, "its run is lost")
         [run] = session.state.flight.kept[0]
         assert run.metric == 1.732
         assert not events(quick, "lost")

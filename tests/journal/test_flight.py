@@ -11,7 +11,7 @@ from agent.journal.experiment import Run
 from agent.journal.flight import NO_FLIGHT, Flight
 from tests.common.station_journals import StationsBuilder
 
-CANDIDATE = {
+CANDIDATE: dict[str, Any] = {
     "base": 0,
     "commit": "c" * 40,
     "merged": None,
@@ -103,7 +103,7 @@ def test_time_in_which_no_loop_ran_does_not_keep_a_station_busy() -> None:
 def test_cost_of_a_proposal_made_ahead_is_that_of_its_candidate() -> None:
     """The search has used the number that it was made for, while the model was thinking."""
     made = StationsBuilder("studio").run("studio", of=0).record(None, "keep")
-    call = {"number": 1, "model": "m", "input_tokens": 10, "output_tokens": 10}
+    call: dict[str, Any] = {"number": 1, "model": "m", "input_tokens": 10, "output_tokens": 10}
     made.add("calling", **call, dollars=1.0).add("called", **call, dollars=0.5)
     made.propose()
     made.add("prepared", number=1, base="a" * 40, proposer="llm", description="RATE 1 -> 2")

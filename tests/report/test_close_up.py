@@ -109,7 +109,7 @@ def test_log_of_a_baseline_that_a_later_session_has_overwritten_is_not_shown(qui
     shown = {tag: close_ups(workspace, tag)[1] for tag in ("t", "u")}
     assert [(each.log is None, each.tail == ()) for each in shown["t"]] == [(True, True), (False, False)]
     assert [(each.log is None, each.tail == ()) for each in shown["u"]] == [(False, False), (False, False)]
-    done = cli(quick, "log", "0", "--tag", "t")
+    done = cli(quick, "log", "0", "--run", "1", "--tag", "t")
     assert done.returncode == 3
     assert "now holds the baseline of a later session" in done.stderr
     assert "num_steps:        10" not in cli(quick, "show", "0", "--tag", "t").stdout

@@ -72,7 +72,8 @@ def groups(history: Sequence[Experiment], incumbent: Experiment) -> list[Group]:
     lost = Counter(number for each in history if each.verdict.status != "keep" for number in each.parts)
     misses = [each for each in near_misses(history) if lost[each.number] < MOST_LOST][:MOST]
     later = [each for each in misses if _base(history, each).number != incumbent.number]
-    found = [Group(those, sum(map(_sigmas, those))) for those in itertools.combinations(misses, 2)]
+    in_order = sorted(misses, key=lambda each: each.number)
+    found = [Group(those, sum(map(_sigmas, those))) for those in itertools.combinations(in_order, 2)]
     found += [Group((each,), _sigmas(each)) for each in later]
     return sorted(found, key=lambda group: (-group.sigmas, group.numbers))
 

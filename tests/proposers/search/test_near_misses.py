@@ -100,7 +100,7 @@ class Night:
 
     def proposed(self, **view: Any) -> list[tuple[tuple[int, ...], Mapping[str, Value]]]:
         """Return the parts of each candidate that near misses give, with the constants in which it differs."""
-        found = []
+        found: list[tuple[tuple[int, ...], Mapping[str, Value]]] = []
         for each in near_misses.proposals(self.context(**view)):
             moved = {k: v for k, v in each.parameters.items() if self.incumbent.parameters.get(k) != v}
             found.append((each.parts, moved))
@@ -156,12 +156,6 @@ def test_code_is_merged_with_code_and_constants(quick: Path) -> None:
     assert [each.parts for each in found] == [(2, 3), (1, 2)]
     expected = edited(SOURCE, RATE="0.3").replace("x + 1", "x + 2").replace("    return x\n", "    return -x\n")
     assert found[1].files == {"train.py": expected}
-
-
-def test_candidate_that_git_has_lost_gives_nothing() -> None:
-    night = Night().missed(1.0, RATE="0.2").missed(1.0, DEPTH="5").missed(-1.0, DEPTH="6").missed(-1.0, SHARE="0.7")
-    night.texts[2] = {}
-    assert night.proposed() == []
 
 
 def test_what_was_measured_is_not_proposed_again() -> None:
@@ -229,10 +223,3 @@ def test_session_tries_near_misses_together_and_records_of_which(quick: Path, tm
     assert shown["parts"] == first["parts"]
     assert git(quick, "status", "--porcelain") == ""
     assert_consistent(quick)
-    # Candidates whose refs the user has deleted are near misses that cannot be made any more.
-    for each in history:
-        if each.verdict.status != "keep":
-            git(quick, "update-ref", "-d", f"refs/autoresearch/t/{each.number}")
-    git(quick, "gc", "--quiet", "--prune=now")
-    done = call(quick, "run", "--tag", "t", "--max-experiments", "32", "--no-confirm")
-    assert done.returncode == 0, done.stderr
