@@ -105,7 +105,7 @@ def stop() -> int:
       autoresearch stop
       autoresearch -C ../recipe stop
 
-    Exits with code 3 if no loop is running, or if it has not started yet because its setup commands run.
+    Exits with code 3 if no loop is running, or while its setup commands run.
     """
     from agent.report.status import request_stop
 
