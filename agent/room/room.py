@@ -7,6 +7,7 @@ that, at another path. Everything that it writes is deleted with the room, and n
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -27,13 +28,16 @@ from agent.system.files import read_bounded
 
 PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
 ENVIRONMENT = ".venv"
+KEY_PLACES = {".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
 # Never shown to a run: the loop's own files, files that an earlier run could have planted, and keys.
-KEPT_BACK = {".autoresearch", ".git", "__pycache__", "run.log", ".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
+KEPT_BACK = {".autoresearch", ".git", "__pycache__", "run.log"} | KEY_PLACES
 KEY_FILES = (".env", ".pem", ".key", ".p12", ".pfx", ".keystore", ".jks")
 # Without copy-on-write layers, a folder up to this size is copied, and a larger one is read-only.
 LARGEST_COPY, MOST_COPIED = 64 * 2**20, 5000
-# Claims are looked for in untracked folders, so many levels down.
-DEEPEST, LARGEST_CLAIM = 2, 4 * 2**20
+# Claims and keys are looked for in untracked folders, so many levels down. A folder with one is shown without it, part
+# by part, or not at all if it has more than MOST_PARTS.
+DEEPEST, MOST_PARTS = 2, 2000
+LARGEST_CLAIM, LARGEST_PEM = 4 * 2**20, 2**20
 
 
 @dataclass(frozen=True)
@@ -139,43 +143,65 @@ def untracked_files(workspace: Workspace) -> UntrackedFiles:
     """Return the untracked files, folders and submodules that a run may need, as they are in the checkout now."""
     names, kept_back = [], []
     every = (*workspace.untracked(), *workspace.submodules())
-    for name in (part for each in every for part in _without_claims(workspace.top, each)):
-        parts = PurePosixPath(name).parts
+    for name, is_whole in (part for each in every for part in _parts(workspace.top, each)):
+        parts, place = PurePosixPath(name).parts, workspace.top / name
         if KEPT_BACK & {*parts} or name == workspace.in_repository("results.tsv"):
             continue
-        if (
-            parts[-1].startswith(".env")
-            or parts[-1].endswith(KEY_FILES)
-            or (workspace.top / name / ".autoresearch").exists()
-        ):
+        if not is_whole or _is_key(place, nested=len(parts) > 1) or (place / ".autoresearch").exists():
             kept_back.append(name)
         else:
             names.append(name)
     return UntrackedFiles(tuple(names), tuple(kept_back))
 
 
-def _without_claims(top: Path, name: str) -> Iterator[str]:
-    """Yield an untracked path, or if it holds claims in a folder of it, all parts of it but those.
+def _parts(top: Path, name: str) -> Iterator[tuple[str, bool]]:
+    """Yield an untracked path, or if it holds claims or keys in a folder of it, all parts of it but the claims.
 
     A claim has metrics on the holdout, which no run and no proposer may see.
+
+    Yields:
+        The path, and False if it has more parts than can be shown each alone.
     """
-    path = PurePosixPath(name)
+    path, folder = PurePosixPath(name), top / name
     if any(_is_claim(top / each) for each in (path, *path.parents[:-1])):
         return
-    folder = top / name
-    if path.name != ENVIRONMENT and not folder.is_symlink() and folder.is_dir() and _holds_claims(folder, DEEPEST):
-        for entry in sorted(folder.iterdir()):
-            yield from _without_claims(top, f"{name}/{entry.name}")
-    else:
-        yield name
+    if not _must_be_split(folder):
+        yield name, True
+        return
+    entries = sorted(itertools.islice(folder.iterdir(), MOST_PARTS + 1))
+    if len(entries) > MOST_PARTS:
+        yield name, False
+        return
+    for entry in entries:
+        yield from _parts(top, f"{name}/{entry.name}")
 
 
-def _holds_claims(folder: Path, depth: int) -> bool:
+def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
+    """Return whether something in a folder may not be shown to a run."""
+    if folder.name == ENVIRONMENT or folder.is_symlink() or not folder.is_dir():
+        return False
     try:
-        inner = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        entries = [(Path(each.path), each.is_dir(follow_symlinks=False)) for each in os.scandir(folder)]
     except OSError:
         return False
-    return any(_is_claim(each) or (depth > 1 and _holds_claims(each, depth - 1)) for each in inner)
+    if any(_is_key(path, nested=True) or path.name in KEY_PLACES for path, _ in entries):
+        return True
+    inner = [path for path, is_folder in entries if is_folder]
+    return any(_is_claim(each) or (depth > 1 and _must_be_split(each, depth - 1)) for each in inner)
+
+
+def _is_key(path: Path, *, nested: bool) -> bool:
+    """Return whether a file may hold keys. A certificate in a folder, as libraries bring them, is none."""
+    if path.name.startswith(".env"):
+        return True
+    if not path.name.endswith(KEY_FILES):
+        return False
+    if not nested or path.suffix != ".pem":
+        return True
+    try:
+        return b"PRIVATE KEY" in read_bounded(path, LARGEST_PEM)
+    except OSError:
+        return True
 
 
 def _is_claim(folder: Path) -> bool:

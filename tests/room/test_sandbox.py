@@ -362,6 +362,35 @@ def test_what_may_hold_keys_is_not_lent(workspace: Workspace) -> None:
     assert sorted(found.kept_back) == [".env", ".env.local", "server.pem"]
 
 
+def test_keys_in_an_untracked_folder_are_not_lent(workspace: Workspace, tmp_path: Path) -> None:
+    """The rest of the folder is, with the certificates in it."""
+    top, private = workspace.top, "-----BEGIN EC PRIVATE KEY-----"
+    for name, text in (
+        ("fleet/key.pem", private), ("fleet/ca.pem", "-----BEGIN CERTIFICATE-----"), ("fleet/notes.txt", "notes"),
+        ("data/raw/.env", "KEY=1"), ("data/raw/text.txt", "text"), ("env/.aws/credentials", "secret"), ("env/a.py", ""),
+        ("certificates/site/ca.pem", "-----BEGIN CERTIFICATE-----"),
+    ):  # fmt: skip
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(text)
+    found = untracked_files(workspace)
+    assert {"fleet/ca.pem", "fleet/notes.txt", "data/raw/text.txt", "env/a.py", "certificates"} <= {*found.names}
+    assert {"fleet/key.pem", "data/raw/.env"} <= {*found.kept_back}
+    assert not any(each in found.names for each in ("fleet", "data", "data/raw", "env", "env/.aws"))
+    for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
+        with opened(way, workspace) as place:
+            missing = "! test -e fleet/key.pem && ! test -e data/raw/.env && ! test -e env/.aws"
+            there = "test -e fleet/ca.pem && test -e data/raw/text.txt && test -e certificates/site/ca.pem"
+            assert run(place, f"{missing} && {there}", tmp_path / "log").returncode == 0
+
+
+def test_large_folder_with_a_key_is_not_lent(workspace: Workspace) -> None:
+    for number in range(2100):
+        (workspace.top / "data" / f"{number}.txt").touch()
+    assert "data" in untracked_files(workspace).names
+    (workspace.top / "data" / "a.key").touch()
+    assert "data" in untracked_files(workspace).kept_back
+
+
 def test_claims_are_not_lent(workspace: Workspace, tmp_path: Path) -> None:
     """They have metrics on the holdout."""
     for name in ("claim-t", "data/claims/mar5"):
