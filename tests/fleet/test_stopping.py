@@ -125,8 +125,9 @@ def test_moved_workspace_writes_nothing_at_its_old_place(quick: Path, cli: Cli, 
     assert done.returncode == 0, done.stderr
     assert_consistent(moved)
     assert not quick.exists()
-    names = {Path(event["log"]).relative_to(quick) for event in events(moved, "returned")[:3]}
-    assert all((moved / name).is_file() for name in names)
+    for event in events(moved, "returned")[:3]:
+        log = Path(event["log"])
+        assert (moved / log.relative_to(moved if log.is_relative_to(moved) else quick)).is_file()
 
 
 def test_incumbent_that_fails_on_each_station_ends_the_session(
@@ -141,7 +142,8 @@ def test_incumbent_that_fails_on_each_station_ends_the_session(
     run = command(quick, fleet, *agent, "--max-experiments", "1")[5:]
     done = cli(quick, *run)
     assert done.returncode == 1, done.stderr
-    assert "cpu0 takes no part for now: the incumbent fails there" in done.stderr
+    [name] = fleet.logs
+    assert f"{name} takes no part for now: the incumbent fails there" in done.stderr
     assert "error: the baseline fails on each station: " in done.stderr
     assert len(fold(journal_path(quick, "t")).flight.candidates) == 1
     broken.unlink()

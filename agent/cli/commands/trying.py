@@ -86,11 +86,10 @@ def try_(
     folder = Options.folder.resolve()
     tag = tag or choose_tag(Options.folder, measure.training_seconds)
     require_tag(tag)
-    code = 0
     if detach:
         log = log_of(journal_path(folder, tag).parent)
         _, told = start([*again(context, "detach", "as_json", "tag"), f"--tag={tag}"], log)
-        data = told["data"]
+        data, code = told["data"], 0
     else:
         with telling_errors():
             config = config_of_try(folder, tag, vars(measure), defaults(context))
