@@ -178,7 +178,7 @@ def _parts(top: Path, name: str) -> Iterator[tuple[str, bool]]:
 
 def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
     """Return whether something in a folder may not be shown to a run."""
-    if folder.name == ENVIRONMENT or folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir() or _is_installed(folder):
         return False
     try:
         entries = [(Path(each.path), each.is_dir(follow_symlinks=False)) for each in os.scandir(folder)]
@@ -188,6 +188,11 @@ def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
         return True
     inner = [path for path, is_folder in entries if is_folder]
     return any(_is_claim(each) or (depth > 1 and _must_be_split(each, depth - 1)) for each in inner)
+
+
+def _is_installed(folder: Path) -> bool:
+    """Return whether a folder holds installed packages. They bring samples of key files, and runs need all of them."""
+    return folder.name in (ENVIRONMENT, "node_modules") or (folder / "pyvenv.cfg").is_file()
 
 
 def _is_key(path: Path, *, nested: bool) -> bool:

@@ -368,12 +368,14 @@ def test_keys_in_an_untracked_folder_are_not_lent(workspace: Workspace, tmp_path
     for name, text in (
         ("fleet/key.pem", private), ("fleet/ca.pem", "-----BEGIN CERTIFICATE-----"), ("fleet/notes.txt", "notes"),
         ("data/raw/.env", "KEY=1"), ("data/raw/text.txt", "text"), ("env/.aws/credentials", "secret"), ("env/a.py", ""),
-        ("certificates/site/ca.pem", "-----BEGIN CERTIFICATE-----"),
+        ("certificates/site/ca.pem", "-----BEGIN CERTIFICATE-----"), ("node_modules/a/.npmrc", ""),
+        ("venv/pyvenv.cfg", ""), ("venv/share/.env.sample", ""),
     ):  # fmt: skip
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_text(text)
     found = untracked_files(workspace)
     assert {"fleet/ca.pem", "fleet/notes.txt", "data/raw/text.txt", "env/a.py", "certificates"} <= {*found.names}
+    assert {"node_modules", "venv"} <= {*found.names}
     assert {"fleet/key.pem", "data/raw/.env"} <= {*found.kept_back}
     assert not any(each in found.names for each in ("fleet", "data", "data/raw", "env", "env/.aws"))
     for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
