@@ -174,7 +174,8 @@ def _turns(state: State, keep: Experiment) -> str:
     before = incumbent_before(state.experiments, keep.number)
     old = before.parameters if before is not None else {}
     moved = [(name, value) for name, value in keep.parameters.items() if old.get(name) != value]
-    if keep.proposer != "search" or len(moved) != 1:
+    made = (keep, *(each for each in state.experiments if each.number in keep.parts))
+    if len(moved) != 1 or any(each.proposer != "search" for each in made):  # others may have changed code as well
         return ""
     key, value = moved[0]
     if state.incumbent is None or state.incumbent.parameters.get(key) != value:

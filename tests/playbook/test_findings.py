@@ -79,3 +79,16 @@ def test_value_is_turned_to_by_the_next_session(value: Value) -> None:
     whole, _ = added(b"# Playbook\n", found(value=value))
     (entry,) = parse(whole.decode()).entries
     assert entry.turns == (Turn("RATE", 0, value),)
+
+
+@pytest.mark.parametrize(("proposer", "turns"), [("search", (Turn("RATE", 0, 2),)), ("llm", ())])
+def test_near_miss_of_a_model_may_be_more_than_its_constant(proposer: str, turns: tuple[Turn, ...]) -> None:
+    """The search has made it on a later keep, code and all."""
+    kept, missed = Verdict("keep", "x"), Verdict("discard", "within noise")
+    baseline = Experiment(0, "baseline", "baseline", BASE, "d", {"RATE": 1}, (Run(2.0, 1.0),), kept)
+    miss = Experiment(1, proposer, "an idea", "c" * 40, "e", {"RATE": 2}, (Run(2.0, 1.0),), missed)
+    keep = Experiment(2, "search", "#1: an idea", BEST, "f", {"RATE": 2}, (Run(1.9, 1.0),), kept, parts=(1,))
+    session = {"tag": "t", "metric": "val_bpb", "direction": "minimize", "fingerprint": {}}
+    confirmed = {f"{BASE} {BEST}": CONFIRMATION}
+    new = findings(State(session, experiments=(baseline, miss, keep), confirmations=confirmed))
+    assert [each.turns for each in parse(added(b"# Playbook\n", new)[0].decode()).entries] == [turns]
