@@ -100,10 +100,10 @@ def _moved(dimension: Dimension, rng: random.Random, spread: float) -> Value:
     if dimension.kind == "choice":
         return rng.choice(dimension.choices)
     assert isinstance(value, int | float)
-    low, high = _scaled(dimension, dimension.low), _scaled(dimension, dimension.high)
-    moved = _scaled(dimension, value) + rng.gauss(0, spread) * (high - low)
+    low, high = scaled(dimension, dimension.low), scaled(dimension, dimension.high)
+    moved = scaled(dimension, value) + rng.gauss(0, spread) * (high - low)
     moved = min(max(moved, low), high)
-    new = dimension.rounded(math.exp(moved) if _is_log(dimension) else moved)
+    new = dimension.rounded(unscaled(dimension, moved))
     if dimension.kind != "float" and abs(_number(new) - value) < max(SMALLEST_SHARE * abs(value), 0.5):
         # Rounding lost the change: take the smallest step.
         direction = rng.choice((-1, 1))
@@ -118,14 +118,31 @@ def _number(value: Value) -> float:
 
 
 def _unit(dimension: Dimension, value: float) -> float:
-    low, high = _scaled(dimension, dimension.low), _scaled(dimension, dimension.high)
-    return (_scaled(dimension, value) - low) / ((high - low) or 1.0)
+    low, high = scaled(dimension, dimension.low), scaled(dimension, dimension.high)
+    return (scaled(dimension, value) - low) / ((high - low) or 1.0)
 
 
-def _scaled(dimension: Dimension, value: float) -> float:
+def scaled(dimension: Dimension, value: float) -> float:
+    """Return a number on the scale on which its constant is searched.
+
+    Rates whose range begins at zero have a square root: 0.01 differs from zero by more than 0.21 from 0.2.
+    """
+    if _is_root(dimension):
+        return math.sqrt(max(value, 0.0))
     if not _is_log(dimension):
         return value
     return math.log(max(value, sys.float_info.min if dimension.low > 0 else ZERO))
+
+
+def unscaled(dimension: Dimension, value: float) -> float:
+    """Return the number that `scaled` maps to a value, which is zero or more on a scale of roots."""
+    if _is_root(dimension):
+        return max(value, 0.0) ** 2
+    return math.exp(value) if _is_log(dimension) else value
+
+
+def _is_root(dimension: Dimension) -> bool:
+    return dimension.kind == "float" and dimension.low == 0 and not dimension.log
 
 
 def _is_log(dimension: Dimension) -> bool:

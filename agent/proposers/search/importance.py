@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from agent.journal.experiment import Direction, Experiment, Value
 from agent.proposers.search.candidates import groups
-from agent.proposers.search.search import training_set
 from agent.proposers.search.space import LARGEST, Dimension, Space
+from agent.proposers.search.training_set import training_set
 
 if TYPE_CHECKING:
     import numpy as np

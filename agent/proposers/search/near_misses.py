@@ -20,8 +20,9 @@ from agent.proposers.base import Context
 from agent.proposers.search.space import tunable_parameters
 from agent.source.merging import carried_over
 
-# After FRUITLESS experiments without a keep, one of FRUITLESS proposals makes near misses together.
-FRUITLESS = 4
+# After FRUITLESS experiments without a keep, one of FRUITLESS proposals makes near misses together. Where that does not
+# pay it becomes rare: each one lost since one was kept doubles the distance to the next, MOST_DOUBLED times at most.
+FRUITLESS, MOST_DOUBLED = 4, 5
 MOST = 8  # near misses that are considered, the clearest first
 MOST_LOST = 3  # candidates that make a near miss together with others, and are not kept
 LONGEST_PART = 60  # characters of the description of each
@@ -52,9 +53,17 @@ def proposals(context: Context) -> Iterator[Proposal]:
     context = replace(context, workspace=replace(context.workspace, texts=_remembered(context.workspace.texts)))
     yield from _taken_apart(context)
     fruitless = len(context.history) - 1 - context.incumbent.number
-    if fruitless >= FRUITLESS and context.number % FRUITLESS == 0:
+    if fruitless >= FRUITLESS and context.number % FRUITLESS == 0 and context.number >= _earliest(context):
         for group in groups(context.history, context.incumbent):
             yield from _together(context, group)
+
+
+def _earliest(context: Context) -> int:
+    """Return the number of the first experiment that may make near misses together again."""
+    made = [each for each in context.history if each.parts]
+    kept = [index for index, each in enumerate(made, 1) if each.verdict.status == "keep"]
+    lost = len(made) - max(kept, default=0)
+    return made[-1].number + FRUITLESS * 2 ** min(lost, MOST_DOUBLED) if lost else 0
 
 
 def near_misses(history: Sequence[Experiment]) -> list[Experiment]:

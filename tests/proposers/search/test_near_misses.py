@@ -98,10 +98,10 @@ class Night:
         files, history = self.texts[self.incumbent.number], tuple(self.history)
         return Context(number, 0, files, self.incumbent, history, "minimize", {}, workspace=workspace)
 
-    def proposed(self, **view: Any) -> list[tuple[tuple[int, ...], Mapping[str, Value]]]:
+    def proposed(self, number: int = 8, **view: Any) -> list[tuple[tuple[int, ...], Mapping[str, Value]]]:
         """Return the parts of each candidate that near misses give, with the constants in which it differs."""
         found: list[tuple[tuple[int, ...], Mapping[str, Value]]] = []
-        for each in near_misses.proposals(self.context(**view)):
+        for each in near_misses.proposals(self.context(number, **view)):
             moved = {k: v for k, v in each.parameters.items() if self.incumbent.parameters.get(k) != v}
             found.append((each.parts, moved))
         return found
@@ -168,7 +168,7 @@ def test_near_miss_that_loses_with_several_others_is_left() -> None:
     night = Night().missed(2.0, DEPTH="6").missed(0.9, SHARE="0.7").missed(0.8, RATE="1.0").missed(0.7, RATE="2.0")
     for other in (2, 3, 4):
         night.add(edited(SOURCE, DEPTH="6", SHARE=f"0.{other}"), "discard", -2.0, parts=(1, other))
-    assert [parts for parts, _ in night.proposed()] == [(2, 3), (2, 4)]
+    assert [parts for parts, _ in night.proposed(number=40)] == [(2, 3), (2, 4)]
 
 
 def test_kept_pair_is_taken_apart_where_a_part_was_not_measured_alone() -> None:
@@ -223,3 +223,16 @@ def test_session_tries_near_misses_together_and_records_of_which(quick: Path, tm
     assert shown["parts"] == first["parts"]
     assert git(quick, "status", "--porcelain") == ""
     assert_consistent(quick)
+
+
+def test_making_together_becomes_rare_where_it_does_not_pay_and_comes_back_with_a_keep() -> None:
+    night = Night().missed(1.0, RATE="0.2").missed(1.0, DEPTH="5").missed(1.0, SHARE="0.7").missed(1.0, RATE="0.3")
+    night.add(edited(SOURCE, RATE="0.2", DEPTH="5"), "discard", -1.0, parts=(1, 2))
+    assert [bool(list(near_misses.proposals(night.context(number)))) for number in (8, 12, 16)] == [False, False, True]
+    night.add(edited(SOURCE, RATE="0.2", SHARE="0.7"), "discard", -1.0, parts=(1, 3))
+    due = [number for number in range(8, 60) if list(near_misses.proposals(night.context(number)))]
+    assert due == list(range(24, 60, 4))
+    night.add(edited(SOURCE, DEPTH="5", SHARE="0.7"), "keep", 5.0, parts=(2, 3))
+    for rate in ("0.5", "0.6", "0.7", "0.8"):
+        night.missed(0.5, RATE=rate)
+    assert any(each.parts for each in near_misses.proposals(night.context(12)))

@@ -20,8 +20,9 @@ from agent.journal.state import gain
 from agent.proposers.base import Context, Exhausted
 from agent.proposers.search.candidates import draw_candidates, point
 from agent.proposers.search.gaussian_process import fit, improvement
-from agent.proposers.search.search import FARTHEST, SearchProposer, _targets
+from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import space_of, tunable_parameters
+from agent.proposers.search.training_set import FARTHEST, targets
 from tests.common.recipe import recipe
 from tests.common.workspaces import made_once
 
@@ -204,12 +205,12 @@ def test_tiny_constants_are_moved_by_factors() -> None:
 
 
 def test_far_off_values_and_failures_hide_nothing() -> None:
-    targets = _targets([1.1, 1.11, 1.12, 9.0, None])
-    assert targets[0] == 0
-    assert targets[0] < targets[1] < targets[2] < 2
-    assert targets[3] == targets[4] == FARTHEST
-    assert _targets([1.0, None]) == [0, 1]
-    assert _targets([2.0, 2.0]) == [0, 0]
+    found = targets([1.1, 1.11, 1.12, 9.0, None])
+    assert found[0] == 0
+    assert found[0] < found[1] < found[2] < 2
+    assert found[3] == found[4] == FARTHEST
+    assert targets([1.0, None]) == [0, 1]
+    assert targets([2.0, 2.0]) == [0, 0]
 
     def cliff(p: dict[str, Value]) -> float | None:
         return 9.0 if float(p["MATRIX_LR"]) > 0.05 or float(p["BATCH"]) > 2**14 else objective(p)

@@ -1,0 +1,76 @@
+"""Turn experiments into what a model of the metric is fitted to: points and targets."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from agent.decision.estimate import estimate
+from agent.journal.experiment import Direction, Experiment
+from agent.proposers.search.candidates import point
+from agent.proposers.search.space import Space
+
+FEWEST = 4  # values that a model needs to learn from
+FARTHEST = 3.0  # limit of the targets that the model learns
+
+
+def training_set(
+    space: Space, history: Sequence[Experiment], direction: Direction
+) -> tuple[list[list[float]], list[float]]:
+    """Return the points and the targets that the model is fitted to, for others to fit it; empty if it learns nothing.
+
+    Smaller targets are better.
+    """
+    rows, values = measured(space, history, direction)
+    known = sum(value is not None for value in values)
+    return (rows, targets(values)) if known >= FEWEST else ([], [])
+
+
+def measured(
+    space: Space, history: Sequence[Experiment], direction: Direction
+) -> tuple[list[list[float]], list[float | None]]:
+    """Return the points of the experiments and their values, None for a failure; smaller values are better.
+
+    Experiments that lack a constant of the current space are left out.
+    """
+    rows, values = [], []
+    for experiment in history:
+        if is_unknown(experiment):
+            continue
+        try:
+            rows.append(point(space, experiment.parameters))
+        except (KeyError, TypeError):
+            continue
+        value = value_of(experiment)
+        values.append(value if value is None or direction == "minimize" else -value)
+    return rows, values
+
+
+def targets(values: Sequence[float | None]) -> list[float]:
+    """Return the targets of the model: the distance to the best value in units of the median distance.
+
+    Above 1 the distance grows logarithmically, up to FARTHEST, so that an outlier (9 among values of 1.1) does not hide
+    the differences between the others. A failure counts as the worst value.
+    """
+    known = [value for value in values if value is not None]
+    best = min(known)
+    usual = statistics.median(value - best for value in known) or max(known) - best or 1.0
+    scaled = [None if value is None else (value - best) / usual for value in values]
+    bent = [None if z is None else min(z if z <= 1 else 1 + math.log(z), FARTHEST) for z in scaled]
+    worst = max(1.0, *(z for z in bent if z is not None))
+    return [worst if z is None else z for z in bent]
+
+
+def value_of(experiment: Experiment) -> float | None:
+    """Return the metric, estimated for a pruned run; None if there is nothing to learn from.
+
+    The search reads metrics nowhere else.
+    """
+    metric = estimate(experiment)
+    return metric if metric is not None and math.isfinite(metric) else None
+
+
+def is_unknown(experiment: Experiment) -> bool:
+    """Return whether an experiment failed by a fault of the machine, from which the search learns nothing."""
+    return bool(experiment.runs) and experiment.runs[-1].fault != ""

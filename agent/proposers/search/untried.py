@@ -1,0 +1,49 @@
+"""Find the directions that no experiment has taken: each constant is moved once up and once down before any other plan.
+
+A model cannot tell an unknown direction from a bad one: it expects a bad value wherever nothing was measured.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from agent.journal.experiment import Value
+from agent.proposers.base import Context
+from agent.proposers.search.space import Dimension, Space
+from agent.proposers.search.steps import LAST, PRIORITIES, allowed, moved
+from agent.proposers.search.training_set import is_unknown
+
+SIZES = 4  # draws of the size of a step
+MOST_CHOICES = 8  # a choice of more values is not tried in full
+
+
+def untried(space: Space, context: Context, rng: random.Random) -> list[dict[str, Value]]:
+    """Return changes of one constant each, to where no experiment of this session or of an earlier one has been.
+
+    A number has two directions from the incumbent's value. For a choice each of its values is one. Constants that only
+    split a step into micro-steps barely change the result, and are left out.
+    """
+    known = [each.parameters for each in context.history if not is_unknown(each)]
+    known += [each.parameters for each in context.flight]
+    known += [each.parameters for each in context.earlier]
+    found = []
+    for dimension in space.dimensions:
+        if re.search(LAST, dimension.name):
+            continue
+        for value in _values(dimension, [each[dimension.key] for each in known if dimension.key in each], rng):
+            change: dict[str, Value] = {dimension.key: value}
+            found.append(allowed(space, change, rng) if re.search(PRIORITIES[0], dimension.name) else change)
+    return found
+
+
+def _values(dimension: Dimension, known: list[Value], rng: random.Random) -> list[Value]:
+    """Return values in the untried directions of a constant."""
+    if dimension.kind == "choice":
+        return [each for each in dimension.choices if each not in known] if len(set(known)) < MOST_CHOICES else []
+    numbers = [each for each in known if isinstance(each, int | float)]
+    value = dimension.value
+    assert isinstance(value, int | float)
+    directions = [-1] * (not any(each < value for each in numbers)) + [1] * (not any(each > value for each in numbers))
+    drawn = [moved(dimension, direction, rng) for direction in directions for _ in range(SIZES)]
+    return [each for each in dict.fromkeys(drawn) if each != value]
