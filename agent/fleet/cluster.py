@@ -186,14 +186,7 @@ class Cluster:
 
     def collect(self, session: str) -> dict[str, dict[str, Any]]:
         """Return what stations keep of a session, by station: `finished`, lease -> Answer, and `running`, leases."""
-        found = {}
-        for name, data in self._call(control.collect, session).items():
-            finished = {}
-            for lease, answer in dict(data.get("finished", {})).items():
-                with contextlib.suppress(Invalid):
-                    finished[str(lease)] = _answer_of(answer, str(lease), name)
-            found[name] = {"finished": finished, "running": [str(lease) for lease in data.get("running", [])]}
-        return found
+        return {name: _kept(data, name) for name, data in self._call(control.collect, session).items()}
 
     def cancel(self, session: str, lease: str, station: str) -> None:
         """End a run. Its answer says that it was cancelled."""
@@ -289,6 +282,18 @@ class Cluster:
                 died = type(error).__name__ in ("KilledWorker", "FutureLostError")
                 return Loss(lease, pending.station, _reason(error), died)
         return Loss(lease, pending.station, "the station left before its answer was fetched")
+
+
+def _kept(data: object, station: str) -> dict[str, Any]:
+    """Return what a station keeps, as `collect` does; of anything odd, nothing."""
+    said = data if isinstance(data, Mapping) else {}
+    answers, leases = said.get("finished"), said.get("running")
+    finished = {}
+    for lease, answer in answers.items() if isinstance(answers, Mapping) else ():
+        with contextlib.suppress(Invalid):
+            finished[str(lease)] = _answer_of(answer, str(lease), station)
+    running = [lease for lease in leases if isinstance(lease, str)] if isinstance(leases, list) else []
+    return {"finished": finished, "running": running}
 
 
 def _answer_of(data: object, lease: str, station: str) -> Answer:

@@ -39,7 +39,7 @@ class Station:
         leaving: whether new orders are refused.
         ending: whether the current run is ended, too.
         say: shows a line to the person at the station.
-        cancelled: session and lease of orders that shall not run, or end.
+        cancelled: session and lease of orders that shall not run, or end, oldest first.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Station:
     ending: bool = False
     say: Callable[[str], None] = lambda _: None
     active: Active | None = None
-    cancelled: set[tuple[str, str]] = field(default_factory=set)
+    cancelled: dict[tuple[str, str], None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
@@ -69,7 +69,7 @@ class Station:
                 yield
         finally:
             self.active = None
-            self.cancelled.discard((session, lease))
+            self.cancelled.pop((session, lease), None)
             self._lock.release()
 
     def require_going(self, session: str, lease: str) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from agent.fleet import health
+from agent.fleet.cluster import Cluster
 from agent.fleet.local import LocalFleet, local_stations
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from tests.common.sessions import assert_consistent, events
-from tests.common.stations import started
+from tests.common.stations import started, until
 from tests.common.workspaces import Cli
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
@@ -93,6 +94,12 @@ def facts(dask_worker=None):
     return {**real(dask_worker), "odd": FACT, "more": ["a", {"b": 1}]}
 control.facts = facts
 """
+KEPT = """
+import agent.station.control as control
+def collect(session, dask_worker=None):
+    return KEPT
+control.collect = collect
+"""
 LIES = {
     "a metric that a journal cannot hold": "run['metric'] = 1e305",
     "an infinite metric": "run['metric'] = float('inf')",
@@ -162,3 +169,14 @@ def test_station_whose_gpu_fails_is_left_alone(
     assert_consistent(quick)
     assert [event["fault"] for event in events(quick, "lost") if event["station"] == "broken"] == ["machine"]
     assert not any("could not be measured" in event["reason"] for event in events(quick, "judged"))
+
+
+@pytest.mark.parametrize(
+    "kept", ["None", "{'finished': [1], 'running': 3}", "{'finished': {1: 2}, 'running': [[], 4]}"]
+)
+def test_odd_list_of_kept_answers_is_an_empty_one(fleet: LocalFleet, tmp_path: Path, kept: str) -> None:
+    with station(fleet, "odd", tmp_path / "station.log", KEPT.replace("KEPT", kept)):
+        cluster = Cluster.connect(fleet.address, fleet.tls)
+        found = until(lambda: cluster.collect("s1").get("odd"), "the station has not answered")
+        cluster.close()
+    assert found == {"finished": {}, "running": []}

@@ -11,12 +11,13 @@ from types import FrameType
 
 import pytest
 
+from agent.errors import Interrupted
 from agent.execution.measure import Runner
 from agent.protocol.load import load_protocol
 from agent.repository.bundle import write_order_bundle
 from agent.repository.workspace import Workspace
 from agent.station import records
-from agent.station.control import collect, facts, progress
+from agent.station.control import MOST_CANCELLED, cancel, collect, facts, progress
 from agent.station.orders import Answer, Leased, Order
 from agent.station.state import Active, station
 from agent.station.work import measure_order
@@ -217,3 +218,12 @@ def test_model_is_attested_and_scored_on_the_holdout(
     assert second.run is not None
     assert second.run.source == "attested"
     assert {path.name for path in kept.iterdir()} == {"run.losses.npy"}
+
+
+def test_cancel_counts_after_a_thousand_that_ended_nothing() -> None:
+    for number in range(MOST_CANCELLED + 5):
+        cancel("s1", f"r{number}", "long")
+    with pytest.raises(Interrupted):
+        station("long").require_going("s1", f"r{MOST_CANCELLED + 4}")
+    station("long").require_going("s1", "r0")
+    assert len(station("long").cancelled) == MOST_CANCELLED
