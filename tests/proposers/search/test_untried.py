@@ -102,6 +102,14 @@ def test_several_sizes_of_each_step_are_offered() -> None:
     assert len(set(drawn)) == 2 * SIZES
 
 
+@pytest.mark.parametrize(("number", "turn"), [(20, True), (21, False), (22, False), (23, False), (24, True)])
+def test_one_of_several_stations_takes_untried_directions(number: int, turn: bool) -> None:
+    flight = tuple(Flying(9 + n, "", {**START, "RATE": 0.3 + n}, f"{n}", ("train.py",)) for n in range(4))
+    known = context({"RATE": 0.2}, {"RATE": 0.05}, {"RATE": 0.4}, {"RATE": 0.01})
+    found = SearchProposer().ask(replace(known, number=number, flight=flight))
+    assert found.reasoning.startswith("a direction never tried") == turn
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_session_takes_each_direction_before_the_model_plans(seed: int) -> None:
     files = {"train.py": SOURCE}
