@@ -6,8 +6,8 @@
 See benchmarks.surrogate for FILE. All start from the default, which is measured and told to all, have the same number
 of runs, and search the same ranges. The results compared are values without noise. The samplers are Optuna's with its
 own settings; CMA-ES also runs with a start at the default. The search decides as a session does, so confirming runs
-come out of its budget. The samplers keep the lowest number. The search also runs without near misses, and with the
-entries of this repository's playbook.md.
+come out of its budget. The samplers keep the lowest number. The search also runs without near misses, without the
+directions never tried, and with the entries of this repository's playbook.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -29,11 +30,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from agent.journal.experiment import Experiment, Proposal, Value
 from agent.playbook.entries import read_book
 from agent.proposers.base import Context, Proposer
+from agent.proposers.search import search
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import Dimension, space_of
+from agent.proposers.search.untried import untried
 from benchmarks.surrogate import FILES, NOISE, Night, simulate, surrogate
 
-OWN = ("search", "without near misses", "with the playbook")
+OWN = ("search", "without near misses", "without untried", "with the playbook")
 ARMS = (*OWN, "random", "tpe", "cma-es", "cma-es at the default")
 WORKSPACE = Path(__file__).resolve().parents[1]
 # The value that CMA-ES gets for a failure, because it needs one. The worst of the trials is 2.1.
@@ -120,7 +123,12 @@ def session(trials: Path, noise: float, job: tuple[str, int, int]) -> tuple[floa
     if arm == "with the playbook":
         night = replace(night, playbook=read_book(WORKSPACE).entries)
     began = time.process_time()
-    return simulate(surrogate(trials), proposer, night)[0], time.process_time() - began
+    with patch.object(search, "untried", _none if arm == "without untried" else untried):
+        return simulate(surrogate(trials), proposer, night)[0], time.process_time() - began
+
+
+def _none(*_: Any) -> list[dict[str, Value]]:
+    return []
 
 
 def paired(others: list[float], own: list[float]) -> str:

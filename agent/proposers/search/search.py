@@ -119,7 +119,7 @@ def _expected(
     # One of several stations takes them: many at once would all be steps from the same incumbent.
     turn = context.number % max(1, len(context.flight)) == 0
     for candidates, why in (
-        (untried(space, context, rng) if turn else [], f"a direction never tried, best {known_by}"),
+        (untried(space, context, earlier, rng) if turn else [], f"best direction of those never tried, {known_by}"),
         (draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless)), f"best expected improvement {known_by}"),
     ):
         expected = improvement(model, points(space, candidates), best)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from agent.journal.experiment import Value
 from agent.proposers.base import Context
+from agent.proposers.earlier import Earlier
 from agent.proposers.search.space import Dimension, Space
 from agent.proposers.search.steps import LAST, PRIORITIES, allowed, moved
 from agent.proposers.search.training_set import is_unknown
@@ -18,15 +20,18 @@ SIZES = 4  # draws of the size of a step
 MOST_CHOICES = 8  # a choice of more values is not tried in full
 
 
-def untried(space: Space, context: Context, rng: random.Random) -> list[dict[str, Value]]:
+def untried(space: Space, context: Context, earlier: Sequence[Earlier], rng: random.Random) -> list[dict[str, Value]]:
     """Return changes of one constant each, to where no experiment of this session or of an earlier one has been.
 
     A number has two directions from the incumbent's value. For a choice each of its values is one. Constants that only
     split a step into micro-steps barely change the result, and are left out.
+
+    Args:
+        earlier: experiments of other sessions that the model knows.
     """
     known = [each.parameters for each in context.history if not is_unknown(each)]
     known += [each.parameters for each in context.flight]
-    known += [each.parameters for each in context.earlier]
+    known += [each.parameters for each in earlier]
     found = []
     for dimension in space.dimensions:
         if re.search(LAST, dimension.name):

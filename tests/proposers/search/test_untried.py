@@ -42,7 +42,7 @@ def left(known: Context, source: str = SOURCE) -> set[tuple[str, str]]:
     space = space_of({"train.py": source}, {})
     start = space.values()
     found = set()
-    for change in untried(space, known, random.Random(0)):
+    for change in untried(space, known, known.earlier, random.Random(0)):
         assert len(change) == 1
         for key, value in change.items():
             was = start[key]
@@ -98,7 +98,7 @@ def test_long_choice_is_not_tried_in_full() -> None:
 
 
 def test_several_sizes_of_each_step_are_offered() -> None:
-    drawn = [each["RATE"] for each in untried(space_of(FILES, {}), context(), random.Random(0)) if "RATE" in each]
+    drawn = [each["RATE"] for each in untried(space_of(FILES, {}), context(), (), random.Random(0)) if "RATE" in each]
     assert len(set(drawn)) == 2 * SIZES
 
 
@@ -107,7 +107,7 @@ def test_one_of_several_stations_takes_untried_directions(number: int, turn: boo
     flight = tuple(Flying(9 + n, "", {**START, "RATE": 0.3 + n}, f"{n}", ("train.py",)) for n in range(4))
     known = context({"RATE": 0.2}, {"RATE": 0.05}, {"RATE": 0.4}, {"RATE": 0.01})
     found = SearchProposer().ask(replace(known, number=number, flight=flight))
-    assert found.reasoning.startswith("a direction never tried") == turn
+    assert found.reasoning.startswith("best direction of those never tried") == turn
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -121,7 +121,7 @@ def test_session_takes_each_direction_before_the_model_plans(seed: int) -> None:
         reasons.append(found.reasoning)
         about = (number, "search", "", "", digest({**files, **found.files}), found.parameters)
         history.append(Experiment(*about, (Run(1.1 + number / 100, 1.0),), Verdict("discard", "")))
-    late = [each.startswith("a direction never tried") for each in reasons[FIRST_STEPS:]]
+    late = [each.startswith("best direction of those never tried") for each in reasons[FIRST_STEPS:]]
     assert late == sorted(late, reverse=True)
     assert late[-1] is False
     moved = {key for each in history for key, value in each.parameters.items() if value != START[key]}
