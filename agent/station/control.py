@@ -57,6 +57,7 @@ def collect(session: str, dask_worker: Any = None) -> dict[str, Any]:
 def cancel(session: str, lease: str, dask_worker: Any = None) -> None:
     """End a run, or the wait of its order. Its process tree is killed within seconds."""
     here = _here(dask_worker)
+    here.cancelled.pop((session, lease), None)
     here.cancelled[session, lease] = None
     # Orders that never came leave theirs behind.
     for oldest in [*here.cancelled][:-MOST_CANCELLED]:

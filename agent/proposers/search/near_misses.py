@@ -18,6 +18,7 @@ from agent.journal.experiment import Experiment, Proposal
 from agent.journal.history import incumbent_before
 from agent.proposers.base import Context
 from agent.proposers.search.space import tunable_parameters
+from agent.proposers.search.training_set import is_unknown
 from agent.source.merging import carried_over
 
 # After FRUITLESS experiments without a keep, one of FRUITLESS proposals makes near misses together. Where that does not
@@ -53,17 +54,17 @@ def proposals(context: Context) -> Iterator[Proposal]:
     context = replace(context, workspace=replace(context.workspace, texts=_remembered(context.workspace.texts)))
     yield from _taken_apart(context)
     fruitless = len(context.history) - 1 - context.incumbent.number
-    if fruitless >= FRUITLESS and context.number % FRUITLESS == 0 and context.number >= _earliest(context):
+    if fruitless >= FRUITLESS and context.number % FRUITLESS == 0 and _is_due(context.history):
         for group in groups(context.history, context.incumbent):
             yield from _together(context, group)
 
 
-def _earliest(context: Context) -> int:
-    """Return the number of the first experiment that may make near misses together again."""
-    made = [each for each in context.history if each.parts]
+def _is_due(history: Sequence[Experiment]) -> bool:
+    """Return whether the last near misses made together are far enough behind; the more were lost, the farther."""
+    made = [each for each in history if each.parts and not (each.voided or each.overtaken or is_unknown(each))]
     kept = [index for index, each in enumerate(made, 1) if each.verdict.status == "keep"]
     lost = len(made) - max(kept, default=0)
-    return made[-1].number + FRUITLESS * 2 ** min(lost, MOST_DOUBLED) if lost else 0
+    return not lost or len(history) - made[-1].number >= FRUITLESS * 2 ** min(lost, MOST_DOUBLED)
 
 
 def near_misses(history: Sequence[Experiment]) -> list[Experiment]:

@@ -116,8 +116,9 @@ def _expected(
     model, best, count = found
     known_by = f"by a model of {count} experiments"
     fruitless = context.number - len(context.flight) - context.incumbent.number - PATIENCE
-    # One of several stations takes them: many at once would all be steps from the same incumbent.
-    turn = context.number % max(1, len(context.flight)) == 0
+    # About one of several stations takes them: many at once would all be steps from the same incumbent. Numbers that 4
+    # divides are left to near misses.
+    turn = (context.number - 1) % max(1, len(context.flight)) == 0
     for candidates, why in (
         (untried(space, context, earlier, rng) if turn else [], f"best direction of those never tried, {known_by}"),
         (draw_candidates(space, rng, POOL, SHRINK ** max(0, fruitless)), f"best expected improvement {known_by}"),

@@ -14,7 +14,6 @@ from agent.proposers.base import Context
 from agent.proposers.earlier import Earlier
 from agent.proposers.search.space import Dimension, Space
 from agent.proposers.search.steps import LAST, PRIORITIES, allowed, moved
-from agent.proposers.search.training_set import is_unknown
 
 SIZES = 4  # draws of the size of a step
 MOST_CHOICES = 8  # a choice of more values is not tried in full
@@ -23,13 +22,14 @@ MOST_CHOICES = 8  # a choice of more values is not tried in full
 def untried(space: Space, context: Context, earlier: Sequence[Earlier], rng: random.Random) -> list[dict[str, Value]]:
     """Return changes of one constant each, to where no experiment of this session or of an earlier one has been.
 
-    A number has two directions from the incumbent's value. For a choice each of its values is one. Constants that only
-    split a step into micro-steps barely change the result, and are left out.
+    A number has two directions from the incumbent's value. For a choice each of its values is one. What failed counts,
+    whatever the cause, so that nothing is forced twice. Left out is what the asserts refuse, and constants that only
+    split a step into micro-steps, which barely change the result.
 
     Args:
         earlier: experiments of other sessions that the model knows.
     """
-    known = [each.parameters for each in context.history if not is_unknown(each)]
+    known = [each.parameters for each in context.history]
     known += [each.parameters for each in context.flight]
     known += [each.parameters for each in earlier]
     found = []
@@ -39,7 +39,7 @@ def untried(space: Space, context: Context, earlier: Sequence[Earlier], rng: ran
         for value in _values(dimension, [each[dimension.key] for each in known if dimension.key in each], rng):
             change: dict[str, Value] = {dimension.key: value}
             found.append(allowed(space, change, rng) if re.search(PRIORITIES[0], dimension.name) else change)
-    return found
+    return [each for each in found if not space.refuses(each)]
 
 
 def _values(dimension: Dimension, known: list[Value], rng: random.Random) -> list[Value]:
@@ -49,6 +49,13 @@ def _values(dimension: Dimension, known: list[Value], rng: random.Random) -> lis
     numbers = [each for each in known if isinstance(each, int | float)]
     value = dimension.value
     assert isinstance(value, int | float)
-    directions = [-1] * (not any(each < value for each in numbers)) + [1] * (not any(each > value for each in numbers))
-    drawn = [moved(dimension, direction, rng) for direction in directions for _ in range(SIZES)]
-    return [each for each in dict.fromkeys(drawn) if each != value]
+    found: dict[Value, None] = {}
+    for direction in (-1, 1):
+        if any((each - value) * direction > 0 for each in numbers):
+            continue
+        for _ in range(SIZES):
+            new = moved(dimension, direction, rng)
+            # Rounding may turn a step at a bound around, and a factor that of a negative number.
+            if isinstance(new, int | float) and (new - value) * direction > 0:
+                found[new] = None
+    return [*found]

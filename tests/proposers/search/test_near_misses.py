@@ -168,6 +168,8 @@ def test_near_miss_that_loses_with_several_others_is_left() -> None:
     night = Night().missed(2.0, DEPTH="6").missed(0.9, SHARE="0.7").missed(0.8, RATE="1.0").missed(0.7, RATE="2.0")
     for other in (2, 3, 4):
         night.add(edited(SOURCE, DEPTH="6", SHARE=f"0.{other}"), "discard", -2.0, parts=(1, other))
+    for other in range(32):
+        night.missed(-1.0, SHARE=f"0.{other + 100}")
     assert [parts for parts, _ in night.proposed(number=40)] == [(2, 3), (2, 4)]
 
 
@@ -227,11 +229,21 @@ def test_session_tries_near_misses_together_and_records_of_which(quick: Path, tm
 
 def test_making_together_becomes_rare_where_it_does_not_pay_and_comes_back_with_a_keep() -> None:
     night = Night().missed(1.0, RATE="0.2").missed(1.0, DEPTH="5").missed(1.0, SHARE="0.7").missed(1.0, RATE="0.3")
-    night.add(edited(SOURCE, RATE="0.2", DEPTH="5"), "discard", -1.0, parts=(1, 2))
-    assert [bool(list(near_misses.proposals(night.context(number)))) for number in (8, 12, 16)] == [False, False, True]
-    night.add(edited(SOURCE, RATE="0.2", SHARE="0.7"), "discard", -1.0, parts=(1, 3))
-    due = [number for number in range(8, 60) if list(near_misses.proposals(night.context(number)))]
-    assert due == list(range(24, 60, 4))
+
+    def until_due() -> int:
+        """Return how many experiments after the last ones that were made together the next are."""
+        count = 1
+        while not night.proposed(number=40):
+            night.missed(-1.0, SHARE=f"0.{len(night.history):03}")
+            count += 1
+        return count
+
+    assert until_due() == 1
+    distances = []
+    for parts, values in (((1, 2), {"RATE": "0.2", "DEPTH": "5"}), ((1, 3), {"RATE": "0.2", "SHARE": "0.7"})):
+        night.add(edited(SOURCE, **values), "discard", -1.0, parts=parts)
+        distances.append(until_due())
+    assert distances == [8, 16]
     night.add(edited(SOURCE, DEPTH="5", SHARE="0.7"), "keep", 5.0, parts=(2, 3))
     for rate in ("0.5", "0.6", "0.7", "0.8"):
         night.missed(0.5, RATE=rate)

@@ -34,7 +34,7 @@ def context(*changed: dict[str, Value], run: Run | None = None, **more: Any) -> 
         Experiment(number, "search", "", "", digest({"": f"{number}"}), parameters, (each,), Verdict("discard", ""))
         for number, (parameters, each) in enumerate(runs)
     )
-    return Context(FIRST_STEPS + 1, 0, FILES, history[0], history, "minimize", {}, **more)
+    return replace(Context(FIRST_STEPS + 1, 0, FILES, history[0], history, "minimize", {}), **more)
 
 
 def left(known: Context, source: str = SOURCE) -> set[tuple[str, str]]:
@@ -71,9 +71,27 @@ def test_beyond_a_kept_value_is_a_new_direction() -> None:
     assert ("DEPTH", "down") not in left(known, SOURCE.replace("DEPTH = 4", "DEPTH = 6"))
 
 
-def test_fault_of_the_machine_tells_nothing_of_a_direction() -> None:
-    assert left(context({"DEPTH": 6}, run=FAULT)) == ALL
-    assert left(context({"DEPTH": 6}, run=Run(None, 1.0, error="crashed"))) == ALL - {("DEPTH", "up")}
+@pytest.mark.parametrize("run", [FAULT, Run(None, 1.0, error="crashed")])
+def test_what_failed_is_not_forced_again(run: Run) -> None:
+    assert left(context({"DEPTH": 6}, run=run)) == ALL - {("DEPTH", "up")}
+
+
+@pytest.mark.parametrize(
+    ("source", "ways"),
+    [
+        ("BIAS = -0.1  # search: 0.01..1 log\n", set()),
+        ("LR = 0.12345  # search: 0.01..0.1\n", {("LR", "down")}),
+        ("WIDTH = 65536  # search: 1024..65536\n", {("WIDTH", "down")}),
+    ],
+)
+def test_step_goes_where_it_should(source: str, ways: set[tuple[str, str]]) -> None:
+    files = {"train.py": source}
+    base = replace(context().history[0], parameters=tunable_parameters(files, {}))
+    assert left(replace(context(), history=(base,)), source) == ways
+
+
+def test_what_an_assert_refuses_is_left_out() -> None:
+    assert left(context(), SOURCE + "assert DEPTH <= 4\n") == ALL - {("DEPTH", "up")}
 
 
 def test_other_sessions_and_candidates_in_flight_count() -> None:
@@ -102,7 +120,9 @@ def test_several_sizes_of_each_step_are_offered() -> None:
     assert len(set(drawn)) == 2 * SIZES
 
 
-@pytest.mark.parametrize(("number", "turn"), [(20, True), (21, False), (22, False), (23, False), (24, True)])
+@pytest.mark.parametrize(
+    ("number", "turn"), [(20, False), (21, True), (22, False), (23, False), (24, False), (25, True)]
+)
 def test_one_of_several_stations_takes_untried_directions(number: int, turn: bool) -> None:
     flight = tuple(Flying(9 + n, "", {**START, "RATE": 0.3 + n}, f"{n}", ("train.py",)) for n in range(4))
     known = context({"RATE": 0.2}, {"RATE": 0.05}, {"RATE": 0.4}, {"RATE": 0.01})
@@ -122,7 +142,9 @@ def test_session_takes_each_direction_before_the_model_plans(seed: int) -> None:
         about = (number, "search", "", "", digest({**files, **found.files}), found.parameters)
         history.append(Experiment(*about, (Run(1.1 + number / 100, 1.0),), Verdict("discard", "")))
     late = [each.startswith("best direction of those never tried") for each in reasons[FIRST_STEPS:]]
+    assert late[0]
     assert late == sorted(late, reverse=True)
-    assert late[-1] is False
-    moved = {key for each in history for key, value in each.parameters.items() if value != START[key]}
-    assert moved >= {"RATE", "DEPTH", "SHARE", "PATTERN"}
+    assert not late[-1]
+    space = space_of(files, {})
+    assert untried(space, context(history=tuple(history)), (), random.Random(0)) == []
+    assert {"L", "SL"} <= {each.parameters["PATTERN"] for each in history}
