@@ -127,7 +127,7 @@ def scaled(dimension: Dimension, value: float) -> float:
 
     Rates whose range begins at zero have a square root: 0.01 differs from zero by more than 0.21 from 0.2.
     """
-    if _is_root(dimension):
+    if is_root(dimension):
         return math.sqrt(max(value, 0.0))
     if not _is_log(dimension):
         return value
@@ -136,12 +136,13 @@ def scaled(dimension: Dimension, value: float) -> float:
 
 def unscaled(dimension: Dimension, value: float) -> float:
     """Return the number that `scaled` maps to a value, which is zero or more on a scale of roots."""
-    if _is_root(dimension):
+    if is_root(dimension):
         return max(value, 0.0) ** 2
     return math.exp(value) if _is_log(dimension) else value
 
 
-def _is_root(dimension: Dimension) -> bool:
+def is_root(dimension: Dimension) -> bool:
+    """Return whether a constant is searched on a scale of square roots."""
     return dimension.kind == "float" and dimension.low == 0 and not dimension.log
 
 

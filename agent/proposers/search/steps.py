@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agent.journal.experiment import Experiment, Value
 from agent.proposers.base import Context
-from agent.proposers.search.candidates import draw_candidates, scaled, unscaled
+from agent.proposers.search.candidates import draw_candidates, is_root, scaled, unscaled
 from agent.proposers.search.space import Dimension, Space
 from agent.proposers.search.training_set import is_unknown, value_of
 
@@ -27,6 +27,8 @@ SMALLEST_STEP, LARGEST_STEP = 1.3, 2.0
 # An integer below COUNTED moves by one, a larger one by a fraction of itself; a float by a fraction of its range.
 COUNTED = 32
 SMALLEST_SHARE, LARGEST_SHARE = 0.08, 0.25
+# The same on a scale of roots: from zero to 2 % of the range at least, since less would be lost in the noise.
+SMALLEST_ROOT, LARGEST_ROOT = 0.15, 0.4
 # The weight of a kept move, and the fraction of its first weight that a move retains after a discard and after a crash:
 # on a noisy machine, one bad measurement must not rule out the most promising move.
 KEPT, RETRY_FAILED, RETRY_CRASHED = 4.0, 0.5, 0.1
@@ -129,7 +131,7 @@ def moved(dimension: Dimension, direction: int, rng: random.Random) -> Value:
     if dimension.log:
         return dimension.rounded(value * factor)
     low, high = scaled(dimension, dimension.low), scaled(dimension, dimension.high)
-    share = rng.uniform(SMALLEST_SHARE, LARGEST_SHARE)
+    share = rng.uniform(*((SMALLEST_ROOT, LARGEST_ROOT) if is_root(dimension) else (SMALLEST_SHARE, LARGEST_SHARE)))
     return dimension.rounded(unscaled(dimension, scaled(dimension, value) + direction * share * (high - low)))
 
 
