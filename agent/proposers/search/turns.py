@@ -14,13 +14,12 @@ from agent.playbook.tried import is_named
 from agent.proposers.base import Context
 from agent.proposers.ideas import untried_entries
 from agent.proposers.search.space import Dimension, Space
+from agent.proposers.search.steps import COUNTED, LAST
 
 WHY = "entry of the playbook: "
 FACTOR = 1.5  # of a constant on a logarithmic scale
 SHARE = 0.15  # of the range, for a number on a linear one
-COUNTED, STRIDE = 32, 4  # an integer below the first moves by one, a larger one by this fraction of itself
-# A constant that only splits a step into micro-steps follows another one if the asserts ask for that.
-SPLITS = re.compile("DEVICE|MICRO|ACCUM")
+STRIDE = 4  # an integer of COUNTED or more moves by this fraction of itself, a smaller one by one
 MOST_HALVINGS, MOST_STEPS = 4, 4
 
 
@@ -100,11 +99,11 @@ def _next_choice(dimension: Dimension, direction: int) -> Value | None:
 
 
 def _allowed(space: Space, values: dict[str, Value]) -> dict[str, Value]:
-    """Return `values`, halving what splits a step into micro-steps if only that satisfies the asserts."""
+    """Return `values`, halving what only splits a step into micro-steps if the asserts ask for that."""
     if not space.refuses(values):
         return values
     for dimension in space.dimensions:
-        if dimension.kind != "power" or dimension.key in values or not SPLITS.search(dimension.name):
+        if dimension.kind != "power" or dimension.key in values or not re.search(LAST, dimension.name):
             continue
         for halvings in range(1, MOST_HALVINGS + 1):
             assert isinstance(dimension.value, int | float)
