@@ -207,8 +207,10 @@ def test_file_of_another_kind_is_no_playbook(text: str, is_one: bool) -> None:
 
 
 def test_own_playbook_has_forty_entries_that_say_everything() -> None:
+    """On the branch of a session too, where the README's demo leaves the clone: that adds its own entries."""
     book = read_book(ROOT)
-    assert (len(book.entries), book.notes) == (40, ())
+    own = [entry for entry in book.entries if not entry.source.startswith("session ")]
+    assert (len(own), book.notes) == (40, ())
     for entry in book.entries:
         assert all((entry.what, entry.where, entry.effect, entry.source)), entry.title
         assert entry.gain is not None or entry.effect == "no figure published", entry.title
