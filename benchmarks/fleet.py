@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import heapq
+import math
 import os
 import random
 import statistics
@@ -37,6 +38,7 @@ from agent.journal.experiment import Evidence, Experiment, Proposal, Run, Value,
 from agent.proposers.base import Context, Flying, WorkspaceView
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import tunable_parameters
+from agent.source.merging import carried_over
 from benchmarks.surrogate import BASELINE, FILES, NOISE, Night, simulate, surrogate
 
 SPREAD, LEVEL = 2.0, 0.05
@@ -117,11 +119,11 @@ class Session:
         self.files: Mapping[str, str] = FILES
         self.texts: list[Mapping[str, str]] = [FILES]
         self.workspace = WorkspaceView(texts=lambda each: self.texts[each.number])
-        self.doing: dict[str, Task | None] = dict.fromkeys((each.name for each in self.stations), None)
-        self.events: list[tuple[float, int, Machine, Task]] = []
+        self.doing: dict[str, tuple[Task, int] | None] = dict.fromkeys((each.name for each in self.stations), None)
+        self.events: list[tuple[float, int, Machine, Task, int]] = []
         self.records = Records([], "minimize", tuple(self.doing))
         if self.naive:
-            self._add_to_incumbent(self._run(self.parameters, self.stations[0]))
+            self._add_to(0, self._run(self.parameters, self.stations[0]))
             self.runs = 0
         self.curve.append((0.0, self._true(self.parameters)))
 
@@ -133,58 +135,82 @@ class Session:
                     self._assign(station)
             if not self.events or self.events[0][0] > until:
                 return self
-            self.now, _, station, task = heapq.heappop(self.events)
+            self.now, _, station, task, base = heapq.heappop(self.events)
             self.doing[station.name] = None
             self.since[station.name] = 0 if task.kind == "incumbent" else self.since.get(station.name, 0) + 1
-            self._finish(station, task)
+            self._finish(station, task, base)
 
     def _assign(self, station: Machine) -> None:
-        may = self.most is None or self.proposed < self.most
-        task = (Task("propose") if may else None) if self.naive else next_task(station.name, self._view(may))
-        if task is None:
+        found = self._next(station)
+        if found is None:
             return
+        task, base = found
         if task.kind == "propose":
             task = Task("candidate", self._new())
         if task.kind == "candidate":
             self.candidates[task.candidate].running.append(station.name)
-        self.doing[station.name] = task
-        heapq.heappush(self.events, (self.now + 1 / station.speed, self.runs, station, task))
+        self.doing[station.name] = task, base
+        heapq.heappush(self.events, (self.now + 1 / station.speed, self.runs, station, task, base))
         self.runs += 1
 
-    def _view(self, may: bool) -> View:
-        heldout, _ = split(self.history[self.best])
-        measured: dict[str, int] = {}
-        for run in heldout:
-            measured[run.station] = measured.get(run.station, 0) + 1
+    def _next(self, station: Machine) -> tuple[Task, int] | None:
+        """Return what a station runs next, and the base that it is about, as `Fleet` chooses it."""
+        may = self.most is None or self.proposed < self.most
+        if self.naive:
+            return (Task("propose"), self.best) if may else None
+        latest = self._view(self.best, may)
+        for base in sorted({each.base for each in self.candidates.values()} - {self.best}):
+            view = self._view(base, may=False)
+            begun = station.name in view.known or latest.measured.get(station.name)
+            if begun and (task := next_task(station.name, view)) is not None:
+                return task, base
+        task = next_task(station.name, latest)
+        return None if task is None else (task, self.best)
+
+    def _view(self, base: int, may: bool) -> View:
+        heldout, _ = split(self.history[base])
         flights = [
             InFlight(number, len(each.runs), tuple(each.running), each.wants)
             for number, each in self.candidates.items()
+            if each.base == base
         ]
-        known = frozenset(self.records.levels.values) if self.records.groups else frozenset[str]()
-        age = len(self.history) - 1 - self.best
-        repeated = self.records.noise.degrees
-        return View(self.doing, flights, measured, known, self.since, repeated, age, may)
+        return View(
+            {name: self._doing(name, base) for name in self.doing},
+            flights,
+            Counter(run.station for run in heldout),
+            frozenset(self.records.levels.values) if self.records.groups else frozenset[str](),
+            self.since,
+            self.records.noise.degrees if base == self.best else math.inf,
+            len(self.history) - 1 - base if base == self.best else 0,
+            may,
+        )
+
+    def _doing(self, name: str, base: int) -> Task | None:
+        found = self.doing[name]
+        if found is None or found[0].kind == "candidate" or found[1] == base:
+            return None if found is None else found[0]
+        return Task("candidate")
 
     def _new(self) -> int:
-        self.proposed += 1
         flight = tuple(
             Flying(number, "", each.proposal.parameters, digest(each.files), ("train.py",), self._mean(each))
             for number, each in self.candidates.items()
         )
         told = self.history if self.naive else aligned(self.history, self.records)
-        about = (self.proposed, self.seed, self.files, told[self.best], tuple(told))
-        context = Context(*about, "minimize", {}, workspace=self.workspace, flight=flight)
-        proposal = self.propose(context)
+        about = (self.proposed + 1, self.seed, self.files, told[self.best], tuple(told))
+        return self._launch(self.propose(Context(*about, "minimize", {}, workspace=self.workspace, flight=flight)))
+
+    def _launch(self, proposal: Proposal) -> int:
+        self.proposed += 1
         self.candidates[self.proposed] = Candidate(proposal, {**self.files, **proposal.files}, self.best)
         return self.proposed
 
     def _mean(self, candidate: Candidate) -> float | None:
         return value_on_reference(by_station(succeeded(candidate.runs)), self.records)
 
-    def _finish(self, station: Machine, task: Task) -> None:
+    def _finish(self, station: Machine, task: Task, base: int) -> None:
         if task.kind == "incumbent":
-            # A station may still run a program that is the incumbent no more; the run counts for the present one only.
-            self._add_to_incumbent(self._run(self.history[self.best].parameters, station))
+            self._add_to(base, self._run(self.history[base].parameters, station))
             changed = list(self.candidates)
         else:
             candidate = self.candidates.get(task.candidate)
@@ -200,12 +226,15 @@ class Session:
 
     def _judge(self, number: int) -> bool:
         """Judge a candidate; return whether it is the new incumbent."""
-        candidate, incumbent = self.candidates[number], self.history[self.best]
-        verdict = self._naive(candidate) if self.naive else self._across(number, candidate, incumbent)
+        candidate = self.candidates[number]
+        verdict = self._naive(candidate) if self.naive else self._across(number, candidate)
         if isinstance(verdict, Wants):
             candidate.wants = verdict
             return False
         del self.candidates[number]
+        self._end_runs(number)
+        if verdict.status == "keep" and candidate.base != self.best and not self.naive:
+            verdict = self._merge(candidate, verdict)
         place = len(self.history)
         found = _experiment(place, candidate.proposal, candidate.files, tuple(candidate.runs), verdict)
         self.history.append(replace(found, base=candidate.base))
@@ -217,10 +246,28 @@ class Session:
         self.curve.append((self.now, self._true(candidate.proposal.parameters)))
         return True
 
-    def _across(self, number: int, candidate: Candidate, incumbent: Experiment) -> Verdict | Wants:
-        heldout, selection = split(incumbent)
-        age = len(self.history) - 1 - self.best
-        trial = Trial(number, candidate.runs, heldout, selection, age=age)
+    def _end_runs(self, number: int) -> None:
+        """End the runs of a candidate that has its verdict, as `Fleet` does."""
+        for event in [each for each in self.events if each[3].candidate == number]:
+            self.events.remove(event)
+            self.doing[event[2].name] = None
+        heapq.heapify(self.events)
+
+    def _merge(self, winner: Candidate, verdict: Verdict) -> Verdict:
+        """Propose the change of a winner on an old base for the incumbent, as `Fleet` does, and return its verdict."""
+        texts = self.files, self.texts[winner.base], winner.files
+        change, conflict = carried_over(texts, {}, self.workspace.merge)
+        whole = {**self.files, **change}
+        tried = {each.digest for each in self.history} | {digest(each.files) for each in self.candidates.values()}
+        if conflict is None and digest(whole) not in tried:
+            self._launch(replace(winner.proposal, files=change, parameters=tunable_parameters(whole, {})))
+        reason = f"better than #{winner.base}, but #{self.best} was kept meanwhile"
+        return replace(verdict, status="discard", reason=reason)
+
+    def _across(self, number: int, candidate: Candidate) -> Verdict | Wants:
+        heldout, selection = split(self.history[candidate.base])
+        age, overtaken = len(self.history) - 1 - candidate.base, candidate.base != self.best
+        trial = Trial(number, candidate.runs, heldout, selection, age=age, overtaken=overtaken)
         return judge_across(trial, self.records, DecisionConfig())
 
     def _naive(self, candidate: Candidate) -> Verdict:
@@ -232,10 +279,11 @@ class Session:
             "keep" if value < best else "discard", "", Evidence("greedy", value, 1, best, 1, best - value, 0, 0)
         )
 
-    def _add_to_incumbent(self, run: Run) -> None:
-        best = self.history[self.best]
-        known = {"heldout_runs": (*best.heldout_runs, run)} if best.runs else {"runs": (run,)}
-        self.history[self.best] = replace(best, **known)
+    def _add_to(self, number: int, run: Run) -> None:
+        """Add a run to a kept experiment."""
+        kept = self.history[number]
+        known = {"heldout_runs": (*kept.heldout_runs, run)} if kept.runs else {"runs": (run,)}
+        self.history[number] = replace(kept, **known)
         self._remember()
 
     def _remember(self) -> None:

@@ -39,8 +39,8 @@ from agent.journal.experiment import Evidence, Run, Verdict, by_station, metrics
 
 # A keep needs runs on so many stations, if the session has them, until its programs have shown that they agree.
 FEWEST_STATIONS = 2
-# Log likelihood ratio from which several runs of a candidate at the same time are worth it: below, the next one often
-# ends it.
+# Log likelihood ratio from which a candidate is promising: several of its runs at the same time are worth it, where
+# below the next one often ends it, and so is another one on top of what was kept meanwhile.
 PROMISING = 1.0
 NOWHERE: frozenset[str] = frozenset()
 
@@ -58,6 +58,8 @@ class Trial:
         leaner: how the candidate is simpler, if that counts.
         repeat: why it is a program that is known already.
         age: experiments since the base was kept.
+        overtaken: another candidate was kept since, so a winner is measured again on top of that: only whether this one
+            is promising matters.
         rebases: station -> number of runs of the base that were accepted, for this candidate, after the machine's state
             had changed.
     """
@@ -70,6 +72,7 @@ class Trial:
     leaner: str | None = None
     repeat: str | None = None
     age: int = 0
+    overtaken: bool = False
     rebases: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -106,7 +109,9 @@ def judge_across(trial: Trial, records: Records, config: DecisionConfig) -> Verd
     if trial.repeat is not None:
         return _repeat(case)
     found = _judged(case, config)
-    return found if isinstance(found, Verdict) else _attainable(case, found)
+    if isinstance(found, Verdict):
+        return found
+    return _so_far(case, found) if trial.overtaken and found.priority else _attainable(case, found)
 
 
 def _judged(case: _Case, config: DecisionConfig) -> Verdict | Wants:
@@ -121,6 +126,15 @@ def _judged(case: _Case, config: DecisionConfig) -> Verdict | Wants:
     if len(case.good) < 2:
         return Wants(1, case.free, priority=KEEP)
     return voided(found, why)
+
+
+def _so_far(case: _Case, found: Wants) -> Verdict:
+    """Return the verdict by the runs that there are: a keep if more of them would have been worth it."""
+    assert case.best is not None
+    evidence = case.evidence(case.best)
+    if found.priority > PROMISING:
+        return Verdict("keep", f"promising: {amount(evidence)}", evidence)
+    return Verdict("discard", _why_not(case, case.best, evidence), evidence)
 
 
 def _attainable(case: _Case, found: Wants) -> Verdict | Wants:

@@ -135,6 +135,7 @@ class Verdicts:
             leaner=simpler,
             repeat=repeats(files, before),
             age=len(state.experiments) - 1 - candidate.base,
+            overtaken=state.incumbent is not None and candidate.base != state.incumbent.number,
             rebases=candidate.rebases,
         )
 

@@ -139,6 +139,23 @@ def test_new_incumbent_is_measured_before_close_candidates_are_judged_by_it() ->
     assert verdict([run("mini", 14)], [], selection=chosen).status == "discard"
 
 
+def test_overtaken_candidate_is_judged_by_the_runs_that_it_has() -> None:
+    """A winner is measured again on top of what was kept meanwhile, so certainty on the old base is worth no run."""
+    close, unclear, only_studio = [run("studio", 8)], [run("studio", 8.8)], heldout(stations=("studio",))
+    assert wants(close, heldout()).candidate
+    assert wants(unclear, heldout()).candidate
+    promising = verdict(close, heldout(), overtaken=True)
+    assert (promising.status, promising.reason[:14]) == ("keep", "promising: +2,")
+    lost = verdict(unclear, heldout(), overtaken=True)
+    assert (lost.status, lost.reason[:17]) == ("discard", "within noise: +1.")
+    assert lost.evidence is not None  # so that it may be a near miss
+    assert verdict([run("mini", 7)], only_studio, overtaken=True).status == "keep"  # predicted
+    chosen = [run("studio", 10), run("mini", 10)]
+    assert verdict([run("mini", 7)], [], selection=chosen, overtaken=True).status == "keep"
+    late = replace(session(), stations=("studio", "mini", "lab"))
+    assert wants([run("lab", 10)], heldout(), late, overtaken=True).incumbent == {"lab"}
+
+
 def test_clear_disagreement_is_a_finding() -> None:
     found = verdict([run("studio", 4), run("mini", 11)], heldout())
     assert found.status == "discard"

@@ -255,6 +255,49 @@ while (DEPTH, WIDTH) != (4, 64) and journal.read_text().count('"event": "candida
         assert all(event["description"] != other.description for event in merges)
 
 
+def test_promising_candidate_of_an_old_base_is_merged_at_once(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """Its run ends after another one was kept. It is not clearly better, but no second run is made on the old base."""
+    more = f"""
+import pathlib
+import time
+
+station = pathlib.Path.cwd().parent.name.rsplit("-", 1)[0]  # each has a clone of its own
+if (DEPTH, WIDTH) == (4, 64):  # the baseline: up and down in turn on each station
+    count = pathlib.Path({str(tmp_path)!r}) / station
+    count.touch()
+    loss += (-1) ** count.stat().st_size * 0.03
+    count.write_text(count.read_text() + ".")
+if not {{DEPTH, WIDTH}} <= {{4, 5, 64, 150}} or RATE != 0.1:
+    loss += 10  # what the search proposes meanwhile
+journal = pathlib.Path({str(journal_path(quick, "t"))!r})
+while (DEPTH, WIDTH) == (5, 64) and "WIDTH 64 -> 150" not in journal.read_text():
+    time.sleep(0.05)  # until both are in flight
+while (DEPTH, WIDTH) == (4, 150) and '"reason": "better by' not in journal.read_text():
+    time.sleep(0.05)  # until DEPTH = 5 is kept
+"""
+    text = (quick / "train.py").read_text().replace("\nprint(", f"{more}\nprint(", 1)
+    (quick / "train.py").write_text(text)
+    commit_all(quick, "wait")
+    agent = in_turn(
+        tmp_path,
+        "s/^DEPTH = .*/DEPTH = 5  # search: 1..16/",
+        "s/^WIDTH = .*/WIDTH = 150  # search: 8..512/",
+    )
+    three = ("--stations", "3", *FLAGS[2:], *agent)
+    done = cli(quick, "run", "--tag", "t", *three, "--max-experiments", "8")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    state = fold(journal_path(quick, "t"))
+    merge = next(event for event in events(quick, "candidate") if event["merged"] is not None)
+    assert merge["parameters"] == {**state.experiments[0].parameters, "DEPTH": 5, "WIDTH": 150}
+    first = next(each for each in state.experiments if each.parameters["WIDTH"] == 150)
+    assert first.verdict.status == "discard"
+    assert first.verdict.reason.startswith("better than #0, but #")
+    assert "(promising: +0.0" in first.verdict.reason
+    assert len(first.runs) == 1
+    assert first.overtaken is not None
+
+
 def test_no_station_waits_for_a_model_that_thinks(quick: Path, cli: Cli, tmp_path: Path) -> None:
     """While the agent makes its proposal, the search keeps the stations busy."""
     text = (quick / "train.py").read_text().replace("import sys\n", "import sys\nimport time\n\ntime.sleep(1)\n", 1)
