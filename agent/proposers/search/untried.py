@@ -23,7 +23,7 @@ def untried(space: Space, context: Context, earlier: Sequence[Earlier], rng: ran
     """Return changes of one constant each, to where no experiment of this session or of an earlier one has been.
 
     A number has two directions from the incumbent's value. For a choice each of its values is one. What failed counts,
-    whatever the cause, so that nothing is forced twice. Left out is what the asserts refuse, and constants that only
+    whatever the cause, so that nothing is forced twice, except on another machine or with another budget. Left out is what the asserts refuse, and constants that only
     split a step into micro-steps, which barely change the result.
 
     Args:
@@ -31,7 +31,7 @@ def untried(space: Space, context: Context, earlier: Sequence[Earlier], rng: ran
     """
     known = [each.parameters for each in context.history]
     known += [each.parameters for each in context.flight]
-    known += [each.parameters for each in earlier]
+    known += [each.parameters for each in earlier if each.alike or each.metric is not None]
     found = []
     for dimension in space.dimensions:
         if re.search(LAST, dimension.name):

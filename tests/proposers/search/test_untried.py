@@ -101,6 +101,13 @@ def test_other_sessions_and_candidates_in_flight_count() -> None:
     assert left(context(earlier=earlier)) == ALL - {("DEPTH", "down")}
 
 
+@pytest.mark.parametrize(("alike", "counts"), [(True, True), (False, False)])
+def test_failure_of_an_earlier_session_counts_under_the_same_conditions(alike: bool, counts: bool) -> None:
+    """Another machine may have less memory, or another budget."""
+    earlier = (Earlier("mar5", 3, "crash", None, None, {**START, "DEPTH": 5}, "d", "", alike=alike),)
+    assert left(context(earlier=earlier)) == (ALL - {("DEPTH", "up")} if counts else ALL)
+
+
 def test_long_choice_is_not_tried_in_full() -> None:
     names = [f"P{number}" for number in range(20)]
     source = f'KIND = "P0"  # search: {" | ".join(repr(name) for name in names)}\n'.replace("'", '"')
