@@ -94,6 +94,8 @@ class Session:
 
     Attributes:
         naive: compare raw numbers over stations, one run each, and keep what is strictly lower.
+        most: proposals that the session takes; None for any number.
+        merged: winners on an old base that were proposed again.
         curve: time and true value of each incumbent.
     """
 
@@ -103,9 +105,11 @@ class Session:
     seed: int
     naive: bool = False
     most: int | None = None
+    recipe: Mapping[str, str] = field(default_factory=lambda: FILES)
     now: float = 0.0
     candidates: dict[int, Candidate] = field(default_factory=dict)
     proposed: int = 0
+    merged: int = 0
     runs: int = 0
     best: int = 0
     curve: list[tuple[float, float]] = field(default_factory=list)
@@ -113,11 +117,11 @@ class Session:
 
     def __post_init__(self) -> None:
         self.draw = random.Random(f"noise:{self.seed}")
-        self.parameters = tunable_parameters(FILES, {})
-        first = Proposal(FILES, "baseline", parameters=self.parameters)
-        self.history = [_experiment(0, first, FILES, (), BASELINE)]
-        self.files: Mapping[str, str] = FILES
-        self.texts: list[Mapping[str, str]] = [FILES]
+        self.files: Mapping[str, str] = self.recipe
+        self.parameters = tunable_parameters(self.files, {})
+        first = Proposal(self.files, "baseline", parameters=self.parameters)
+        self.history = [_experiment(0, first, self.files, (), BASELINE)]
+        self.texts: list[Mapping[str, str]] = [self.files]
         self.workspace = WorkspaceView(texts=lambda each: self.texts[each.number])
         self.doing: dict[str, tuple[Task, int] | None] = dict.fromkeys((each.name for each in self.stations), None)
         self.events: list[tuple[float, int, Machine, Task, int]] = []
@@ -155,7 +159,7 @@ class Session:
 
     def _next(self, station: Machine) -> tuple[Task, int] | None:
         """Return what a station runs next, and the base that it is about, as `Fleet` chooses it."""
-        may = self.most is None or self.proposed < self.most
+        may = self.most is None or self.proposed - self.merged < self.most
         if self.naive:
             return (Task("propose"), self.best) if may else None
         latest = self._view(self.best, may)
@@ -260,6 +264,7 @@ class Session:
         whole = {**self.files, **change}
         tried = {each.digest for each in self.history} | {digest(each.files) for each in self.candidates.values()}
         if conflict is None and digest(whole) not in tried:
+            self.merged += 1
             self._launch(replace(winner.proposal, files=change, parameters=tunable_parameters(whole, {})))
         reason = f"better than #{winner.base}, but #{self.best} was kept meanwhile"
         return replace(verdict, status="discard", reason=reason)
@@ -348,38 +353,44 @@ def speed_up(singles: Sequence[float], curves: Sequence[Sequence[tuple[float, fl
     return once(singles, curves), statistics.stdev(again)
 
 
+class Edits:
+    """Proposes edits one after the other, each of a constant of its own. Only one of them may be real."""
+
+    def __init__(self, count: int, real: int | None = None) -> None:
+        self.recipe = {"train.py": "".join(f"X{number} = 0  # search: 0 | 1\n" for number in range(1, count + 1))}
+        self.real, self._proposed = f"X{real}", 0
+
+    def propose(self, context: Context) -> Proposal:
+        self._proposed += 1
+        name = f"X{self._proposed}"
+        text = context.files["train.py"].replace(f"{name} = 0", f"{name} = 1")
+        return Proposal({"train.py": text}, name, parameters={**context.incumbent.parameters, name: 1})
+
+
 def nulls(edits: int, naive: bool, job: tuple[int, int]) -> tuple[int, int, int]:
     """Return false keeps, edits and runs of a session in which no edit changes anything."""
     count, seed = job
-    rng = random.Random(seed)
-
-    def propose(_: Context) -> Proposal:
-        return Proposal({"train.py": f"X = {rng.random()}\n"}, "", parameters={"X": rng.random()})
-
+    these = Edits(edits)
     stations = machines(count, seed, 1.0, BASE)
-    session = Session(stations, lambda *_: BASE, propose, seed, naive, edits).go(float("inf"))
-    return len(session.curve) - 1, len(session.history) - 1, session.runs
+    session = Session(stations, lambda *_: BASE, these.propose, seed, naive, edits, these.recipe).go(float("inf"))
+    return len(session.curve) - 1, edits, session.runs
 
 
 def single_edit(count: int, gains: Callable[[str], float], seed: int) -> Verdict:
-    """Return the verdict on one edit after 20 null edits.
+    """Return the verdict on one edit after 20 null edits; the last one if it was merged onto a new incumbent.
 
     Args:
         gains: station -> gain of the edit there, in standard deviations of one run.
     """
-    rng = random.Random(seed)
-
-    def propose(context: Context) -> Proposal:
-        number = context.number
-        return Proposal(
-            {"train.py": f"X = {number}\n"}, "", parameters={"X": rng.random(), "real": number == NULLS + 1}
-        )
+    these = Edits(NULLS + 1, NULLS + 1)
 
     def truth(values: Mapping[str, Value], station: str) -> float:
-        return BASE - (gains(station) if values.get("real") else 0.0)
+        return BASE - (gains(station) if values[these.real] else 0.0)
 
-    session = Session(machines(count, seed, 1.0, BASE), truth, propose, seed, most=NULLS + 1).go(float("inf"))
-    return next(each.verdict for each in session.history if each.parameters.get("real"))
+    stations = machines(count, seed, 1.0, BASE)
+    session = Session(stations, truth, these.propose, seed, most=NULLS + 1, recipe=these.recipe).go(float("inf"))
+    about = [each for each in session.history if each.description == these.real]
+    return next((each.verdict for each in about if each.verdict.status == "keep"), about[-1].verdict)
 
 
 def power(count: int, effect: float, seed: int) -> bool:

@@ -36,7 +36,7 @@ from agent.journal.state import State
 from agent.proposers.base import NO_WORKSPACE, Context, Exhausted, Proposer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.search.space import space_of
-from agent.session.opening import open_runner
+from agent.session.opening import open_runner, prepared
 from agent.session.session import Session, SessionConfig
 from agent.views.plain import show_plain
 from benchmarks.search import decoded, distribution, encoded
@@ -125,7 +125,8 @@ def clone(out: Path, name: str) -> Path:
     if not folder.exists():
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
         subprocess.run(["git", "-C", str(folder), "checkout", "--quiet", "-B", "main"], check=True)
-        subprocess.run(["uv", "sync", "--quiet"], cwd=folder, check=True)
+        for setup in (["uv", "sync", "--quiet"], ["uv", "run", "prepare.py"]):
+            subprocess.run(setup, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -135,7 +136,7 @@ def state_of(folder: Path) -> State:
 
 def work(folder: Path, arm: Arm, seed: int, training: float, seconds: float) -> None:
     """Continue a session for about `seconds`; the experiment running at that time is finished."""
-    with open_runner(folder, "t", training, "auto") as opened:
+    with open_runner(folder, "t", training, "auto") as bare, prepared(bare, setup=False) as opened:
         execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * training})
         runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
         journal = Journal(journal_path(folder, "t"), [show_plain])

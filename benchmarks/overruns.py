@@ -20,7 +20,7 @@ from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
 from agent.journal.experiment import Experiment
 from agent.pruning.monitor import RunMonitor
-from agent.session.opening import open_runner
+from agent.session.opening import open_runner, prepared
 from benchmarks.night import HARD_LIMIT, best_text, clone, state_of
 
 RECORD = "overruns.jsonl"
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.resolve()
     folder = clone(out, "again")
-    with open_runner(folder, "again", options.seconds, "auto") as opened:
+    with open_runner(folder, "again", options.seconds, "auto") as bare, prepared(bare, setup=False) as opened:
         execution = opened.protocol.execution.model_copy(update={"hard_timeout_seconds": HARD_LIMIT * options.seconds})
         runner = replace(opened, protocol=opened.protocol.model_copy(update={"execution": execution}))
         for session, experiment in failures(out):

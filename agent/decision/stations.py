@@ -42,6 +42,7 @@ FEWEST_STATIONS = 2
 # Log likelihood ratio from which a candidate is promising: several of its runs at the same time are worth it, where
 # below the next one often ends it, and so is another one on top of what was kept meanwhile.
 PROMISING = 1.0
+PROMISE = "promising"  # how the reason of a keep begins that is no more than that
 NOWHERE: frozenset[str] = frozenset()
 
 
@@ -85,7 +86,8 @@ class Wants:
         stations: where such a run helps. It counts as soon as the base has a held-out run there.
         incumbent: where a held-out run of the base is needed.
         rebase: those of them where the machine's state has changed, so that earlier runs of the base no longer count.
-        priority: log likelihood ratio of better against equal; more promising candidates first.
+        priority: log likelihood ratio of better against equal; more promising candidates first. 0 while nothing can be
+            compared.
     """
 
     candidate: int = 0
@@ -109,14 +111,14 @@ def judge_across(trial: Trial, records: Records, config: DecisionConfig) -> Verd
     if trial.repeat is not None:
         return _repeat(case)
     found = _judged(case, config)
-    if isinstance(found, Verdict):
-        return found
-    return _so_far(case, found) if trial.overtaken and found.priority else _attainable(case, found)
+    return found if isinstance(found, Verdict) else _attainable(case, found)
 
 
 def _judged(case: _Case, config: DecisionConfig) -> Verdict | Wants:
     """Return the verdict, or the runs that it waits for, whichever stations take part now."""
     found = _greedy(case) if config.kind == "greedy" else _confirm(case)
+    if case.trial.overtaken and isinstance(found, Wants) and found.priority and config.kind != "greedy":
+        found = _so_far(case, found)
     if not (config.trains and isinstance(found, Verdict) and found.status == "keep"):
         return found
     why = case.why_longer()
@@ -130,11 +132,14 @@ def _judged(case: _Case, config: DecisionConfig) -> Verdict | Wants:
 
 def _so_far(case: _Case, found: Wants) -> Verdict:
     """Return the verdict by the runs that there are: a keep if more of them would have been worth it."""
-    assert case.best is not None
-    evidence = case.evidence(case.best)
-    if found.priority > PROMISING:
-        return Verdict("keep", f"promising: {amount(evidence)}", evidence)
-    return Verdict("discard", _why_not(case, case.best, evidence), evidence)
+    best, leaner = case.best, case.trial.leaner
+    assert best is not None
+    evidence = case.evidence(best)
+    if (found.priority if leaner is None else _ratio(best)) > PROMISING:
+        return Verdict("keep", f"{PROMISE}: {amount(evidence)}", evidence)
+    if leaner is not None and best.gain >= 0 and _ratio(best, best.effect) > PROMISING:
+        return Verdict("keep", f"{PROMISE} simplification: {leaner} ({amount(evidence)})", evidence)
+    return Verdict("discard", _why_not(case, best, evidence), evidence)
 
 
 def _attainable(case: _Case, found: Wants) -> Verdict | Wants:

@@ -1,4 +1,4 @@
-"""Candidates of a session with stations: a proposal gets a commit, a winner on an old base is merged onto the new one.
+"""Candidates of a session with stations: a proposal gets a commit, one that did well on an old base is merged anew.
 
 Once a candidate has its verdict, it becomes an experiment with the events of a session of one machine.
 """
@@ -58,7 +58,7 @@ def merge(session: Session, winner: Candidate, base: Experiment, incumbent: Expe
     tried |= {each.digest for each in session.state.flight.candidates.values() if each is not winner}
     if digest(whole) in tried:
         return f"is part of what was measured since #{incumbent.number}"
-    reasoning = f"{winner.description} won on #{base.number}; merged onto #{incumbent.number}"
+    reasoning = f"{winner.description} did well on #{base.number}; merged onto #{incumbent.number}"
     parameters = tunable_parameters(whole, known)
     more = (winner.proposer, winner.expected, winner.playbook, winner.parts)
     return Proposal(found, winner.description, reasoning, parameters, *more)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from agent.decision.decide import require_limits
+from agent.decision.stations import PROMISE
 from agent.errors import AutoresearchError
 from agent.fleet import candidates
 from agent.fleet.assign import Task, next_task
@@ -144,7 +145,8 @@ class Fleet:
         """Record the baseline, or one candidate whose verdict is ready. Return whether there was one."""
         if not self._state.experiments:
             return self._decide_baseline()
-        for candidate in self._flight.candidates.values():
+        # One that was decided before a kill comes first: its verdict is about the incumbent of that time.
+        for candidate in sorted(self._flight.candidates.values(), key=lambda each: each.verdict is None):
             verdict = candidate.verdict or self._verdict(candidate)
             if verdict is None:
                 continue
@@ -386,15 +388,17 @@ class Fleet:
         if verdict is None or verdict.status != "keep" or candidate.base == incumbent.number:
             return verdict
         base = self._state.experiments[candidate.base]
-        better = f"better than #{base.number}, but #{incumbent.number} was kept meanwhile"
+        word = "promising against" if verdict.reason.startswith(PROMISE) else "better than"
+        better = f"{word} #{base.number}, but #{incumbent.number} was kept meanwhile"
         again = next((each for each in self._flight.candidates.values() if each.merged == candidate.number), None)
         if again is None and not self._leaves_room():
-            reason = f"{better}, and the session ends before both are measured together"
+            reason = f"{better}, and the session ends before both are measured together ({verdict.reason})"
             return dataclasses.replace(verdict, status="discard", reason=reason)
         if again is None:
             change = candidates.merge(self.session, candidate, base, incumbent)
             if isinstance(change, str):
-                return dataclasses.replace(verdict, status="discard", reason=f"{better}, and it {change}")
+                reason = f"{better}, and it {change} ({verdict.reason})"
+                return dataclasses.replace(verdict, status="discard", reason=reason)
             again = candidates.launch(self.session, change, incumbent, candidate.number)
         reason = f"{better}: measured again on top of that as candidate {again.number} ({verdict.reason})"
         return dataclasses.replace(verdict, status="discard", reason=reason)

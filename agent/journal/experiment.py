@@ -20,8 +20,8 @@ Value = int | float | bool | str
 CLEAR = 2.0
 # How the reason of a voided experiment begins: now, and in the journals of earlier versions.
 VOIDED = re.compile(r"void(?:ed)?: ")
-# How the reason of a candidate begins that won on an incumbent which another one replaced meanwhile.
-OVERTAKEN = re.compile(r"better than #\d+, but #\d+ was kept meanwhile[^(]*")
+# How the reason of a candidate begins that did well on an incumbent which another one replaced meanwhile.
+OVERTAKEN = re.compile(r"(?:better than|promising against) #\d+, but #\d+ was kept meanwhile[^(]*")
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Experiment:
 
     @property
     def overtaken(self) -> str | None:
-        """Why a winner was not kept: another one was kept meanwhile, and what happens to it; else None."""
+        """Why a candidate that did well was not kept, as another one was meanwhile, and what follows; else None."""
         found = OVERTAKEN.match(self.verdict.reason)
         return found[0].strip() if found and self.verdict.status == "discard" else None
 

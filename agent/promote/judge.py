@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from agent.errors import AutoresearchError
@@ -59,12 +62,19 @@ def measure(bench: Workbench, commits: Mapping[str, str], pairs: Pairs, part: Pa
     """
     seeds, one_seed = plan_seeds(bench, commits, _at_rung(bench), pairs)
     seeds = tuple(seed + PARTS.index(part) * pairs.count for seed in seeds)
-    state, first = bench.journal.state, next(iter(commits))
-    assert state.incumbent is not None
-    folder = bench.journal.path.parent / "promote" / f"{state.incumbent.commit[:12]}-{len(state.promotions) + 1}" / part
-    runs = compare(bench, commits, pairs.count, folder, seeds, commits.keys() - {first})
+    first = next(iter(commits))
+    runs = compare(bench, commits, pairs.count, _log_folder(bench) / part, seeds, commits.keys() - {first})
     _require_longer(bench, [run for each in runs.values() for run in each])
     return Measured(commits, runs, seeds, one_seed)
+
+
+def _log_folder(bench: Workbench) -> Path:
+    """Return where the logs of a promotion go: two may be under way, each at its rung."""
+    state, rung = bench.journal.state, bench.rung
+    assert state.incumbent is not None and rung is not None
+    conditions = json.dumps(rung.to_dict(), sort_keys=True, default=str)
+    which = f"{len(state.promotions) + 1}-{hashlib.sha256(conditions.encode()).hexdigest()[:6]}"
+    return bench.journal.path.parent / "promote" / f"{state.incumbent.commit[:12]}-{which}"
 
 
 def _require_longer(bench: Workbench, runs: Sequence[Run]) -> None:

@@ -243,7 +243,8 @@ def commit_variant(bench: Workbench, name: str, files: Mapping[str, str]) -> str
 
     Args:
         bench: what every step uses.
-        name: of the ref below those of the session: `ablate/LABEL`.
+        name: of the ref below those of the session: `ablate/LABEL`. A commit that it held before gets a ref with its
+            hash.
         files: path -> text of the mutable files.
     """
     workspace, state = bench.runner.workspace, bench.journal.state
@@ -252,5 +253,8 @@ def commit_variant(bench: Workbench, name: str, files: Mapping[str, str]) -> str
     known = workspace.resolve(ref)
     if known is not None and workspace.files(known) == files:
         return known  # so that an interrupted ablation continues with the same commits
+    if known is not None:
+        # An earlier comparison, of another best or at another rung, has named this commit.
+        workspace.keep(f"{ref}-{known[:12]}", known)
     assert state.head is not None
     return workspace.commit_candidate(ref, state.head, files, name.replace("/", ": "))

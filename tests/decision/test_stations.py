@@ -156,6 +156,25 @@ def test_overtaken_candidate_is_judged_by_the_runs_that_it_has() -> None:
     assert wants([run("lab", 10)], heldout(), late, overtaken=True).incumbent == {"lab"}
 
 
+def test_overtaken_candidate_that_trained_longer_is_voided() -> None:
+    long, config = replace(run("studio", 7), seconds=20.0), DecisionConfig(trains=True)
+    assert wants([long], heldout(), config=config, overtaken=True).candidate == 1
+    found = verdict([long, long], heldout(), config=config, overtaken=True)
+    assert found.reason.startswith("voided: it ran for 20.0 s")
+    # The rule of single runs counts disturbed ones too, with which nothing else can be compared.
+    quiet = [replace(each, conditions={"others": 0.0}) for each in heldout()]
+    busy = replace(long, conditions={"others": MORE_CORES + 20})
+    greedy = DecisionConfig(kind="greedy", trains=True)
+    assert wants([busy], quiet, config=greedy, overtaken=True).candidate == 1
+
+
+@pytest.mark.parametrize(("value", "status"), [(8.0, "keep"), (9.0, "keep"), (10.0, "keep"), (12.0, "discard")])
+def test_overtaken_simplification_is_promising_if_nothing_is_lost(value: float, status: str) -> None:
+    found = verdict([run("studio", value)], heldout(), overtaken=True, leaner="9 fewer tokens of code")
+    assert found.status == status
+    assert found.reason.startswith("promising") == (status == "keep")
+
+
 def test_clear_disagreement_is_a_finding() -> None:
     found = verdict([run("studio", 4), run("mini", 11)], heldout())
     assert found.status == "discard"

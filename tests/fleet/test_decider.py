@@ -292,7 +292,7 @@ while (DEPTH, WIDTH) == (4, 150) and '"reason": "better by' not in journal.read_
     assert merge["parameters"] == {**state.experiments[0].parameters, "DEPTH": 5, "WIDTH": 150}
     first = next(each for each in state.experiments if each.parameters["WIDTH"] == 150)
     assert first.verdict.status == "discard"
-    assert first.verdict.reason.startswith("better than #0, but #")
+    assert first.verdict.reason.startswith("promising against #0, but #")
     assert "(promising: +0.0" in first.verdict.reason
     assert len(first.runs) == 1
     assert first.overtaken is not None

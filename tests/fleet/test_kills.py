@@ -14,7 +14,9 @@ import pytest
 from agent.fleet.local import LocalFleet, local_stations
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
+from agent.station.records import ANSWER
 from tests.common.sessions import assert_consistent, events
+from tests.common.stations import until
 from tests.common.workspaces import QUICK, ROOT, commit_all
 
 # Kills the process before or after it writes an event of a kind for the n-th time.
@@ -117,3 +119,40 @@ def test_killed_decider_finishes_or_undoes_one_step(
     assert_consistent(quick)
     assert len(fold(journal_path(quick, "t")).experiments) == 5
     assert_each_run_counts_once(quick)
+
+
+def test_verdict_before_a_kill_is_recorded_before_later_ones(
+    quick: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stations: LocalFleet
+) -> None:
+    """The second candidate has won when the decider is killed; then the first one is measured, and wins as well."""
+    hook, gate, path = tmp_path / "hook", tmp_path / "gate", journal_path(quick, "t")
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HOOK)
+    waits = f"""
+import json
+import pathlib
+import time
+
+loss = 2.0 if (RATE, DEPTH, WIDTH) == (0.1, 4, 64) else 1.0 + RATE / 1e3 + DEPTH / 1e4 + WIDTH / 1e7
+for line in pathlib.Path({str(path)!r}).read_text().splitlines():
+    event = json.loads(line)
+    if event["event"] == "candidate" and event["candidate"] == 1:
+        first = {{"RATE": RATE, "DEPTH": DEPTH, "WIDTH": WIDTH}} == event["parameters"]
+        while first and not pathlib.Path({str(gate)!r}).exists():
+            time.sleep(0.05)
+"""
+    (quick / "train.py").write_text(QUICK.replace('print("---")', f'{waits}print("---")'))
+    commit_all(quick, "wait")
+    assert run(quick, hook, stations, 2, "decided:after:1").returncode == -9
+    assert [event["candidate"] for event in events(quick, "decided")] == [2]
+    gate.touch()
+    lease = next(event["lease"] for event in events(quick, "leased") if event["candidate"] == 1)
+    base = tmp_path_factory.getbasetemp()
+    until(lambda: [*base.glob(f"stations*/cache/stations/records/*/*/*/{lease}/{ANSWER}")], "the station has no answer")
+    done = run(quick, hook, stations, 3)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    first, second = fold(path).experiments[1:3]
+    assert (first.candidate, first.verdict.status) == (2, "keep")
+    assert (second.candidate, second.verdict.status) == (1, "discard")
+    assert "better than #0, but #1 was kept meanwhile" in second.verdict.reason

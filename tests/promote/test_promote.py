@@ -9,14 +9,19 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.journal.journal import fold, read
+from agent.journal.journal import Journal, fold, read
 from agent.journal.paths import journal_path
 from agent.journal.state import State
+from agent.session.ablate import commit_variant
+from agent.session.opening import open_runner
+from agent.session.signals import Interrupts
+from agent.session.workbench import Workbench
 from tests.common.forked import Forked
 from tests.common.sessions import assert_consistent, events, keep_in_turn
 from tests.common.workspaces import Cli, commit_all, git, made_once, make_quick
@@ -321,6 +326,35 @@ def test_killed_promotion_continues(night: Path, cli: Cli, label: str, run: int)
     assert len(events(night, "compared")) - others == 4 + 8 + 4
     assert len(events(night, "promoted")) == 1
     assert_consistent(night)
+
+
+def test_promotions_at_two_rungs_may_be_under_way(night: Path, cli: Cli) -> None:
+    """One is interrupted, another one runs meanwhile: no log of either is overwritten."""
+    command = ("promote", "--training-seconds", "900", "--runs", "2", "--no-each")
+    work = Forked(night, command, slowed("0.3"))
+    wait_until(night, lambda found: found[-1]["event"] == "running" and found[-1]["run"] == 2)
+    work.send_signal(signal.SIGKILL)
+    work.communicate()
+    for seconds in ("1000", "900"):
+        promoted(night, cli, "--training-seconds", seconds, *command[3:])
+    logs = [Path(run["log"]) for run in events(night, "compared")]
+    assert len({*logs}) == len(logs) == 8
+    assert all(log.is_file() for log in logs)
+
+
+def test_variant_of_an_earlier_promotion_keeps_a_ref(night: Path) -> None:
+    with open_runner(night, "t", None, "off") as runner, closing(Journal(journal_path(night, "t"))) as journal:
+        bench = Workbench(runner, journal, Interrupts())
+        best = journal.state.incumbent
+        assert best is not None
+        files = runner.workspace.files(best.commit)
+        first, second, again = (
+            commit_variant(bench, "promote/rest", {**files, "train.py": f"{files['train.py']}# {number}\n"})
+            for number in (1, 2, 2)
+        )
+    assert again == second != first
+    refs = git(night, "for-each-ref", "--format=%(refname)", "--points-at", first)
+    assert refs == f"refs/autoresearch/t/promote/rest-{first[:12]}"
 
 
 @pytest.mark.slow
