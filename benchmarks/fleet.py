@@ -190,10 +190,11 @@ class Session:
         )
 
     def _doing(self, name: str, base: int) -> Task | None:
-        found = self.doing[name]
-        if found is None or found[0].kind == "candidate" or found[1] == base:
-            return None if found is None else found[0]
-        return Task("candidate")
+        """Return what a station does, as a base's candidates see it: another base's incumbent is a candidate."""
+        if (found := self.doing[name]) is None:
+            return None
+        task, of = found
+        return task if task.kind == "candidate" or of == base else Task("candidate")
 
     def _new(self) -> int:
         flight = tuple(
@@ -354,7 +355,7 @@ def speed_up(singles: Sequence[float], curves: Sequence[Sequence[tuple[float, fl
 
 
 class Edits:
-    """Proposes edits one after the other, each of a constant of its own. Only one of them may be real."""
+    """Proposes edits one after the other, each of a constant of its own, so that they merge. One may be real."""
 
     def __init__(self, count: int, real: int | None = None) -> None:
         self.recipe = {"train.py": "".join(f"X{number} = 0  # search: 0 | 1\n" for number in range(1, count + 1))}
