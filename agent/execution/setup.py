@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shlex
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +16,9 @@ from pathlib import Path
 
 from agent.errors import AutoresearchError
 from agent.execution.fingerprint import cache_folder, snapshot_folder
+from agent.execution.kill import MARK, end_all, watchdog
 from agent.execution.measure import Runner
+from agent.execution.process import POLL_SECONDS
 from agent.journal.paths import home_folder
 from agent.protocol.models import Protocol, SetupCommand
 from agent.room.room import Furniture, Room, furnish, make_parts
@@ -42,11 +46,16 @@ CACHES = [
 SETTINGS = [".config/uv", ".config/pip", ".pip", ".config/yarn", ".cargo/config.toml", ".config/go"]
 
 
-def set_up(runner: Runner, state_folder: Path, say: Callable[[str], None]) -> None:
+def set_up(
+    runner: Runner, state_folder: Path, say: Callable[[str], None], tick: Callable[[], None] = lambda: None
+) -> None:
     """Run the setup commands if they are due, with their output on stderr.
 
     They run in the user's workspace itself, in a room that shows what any run sees of the machine, the caches of
     package managers, and the cache of the data.
+
+    Args:
+        tick: called several times a second. If it raises, the command is ended.
 
     Raises:
         AutoresearchError: a command failed.
@@ -58,7 +67,7 @@ def set_up(runner: Runner, state_folder: Path, say: Callable[[str], None]) -> No
     with _workshop(runner.sandbox, runner.workspace.top, folder) as place:
         for command in commands:
             say(f"setting up: {command}")
-            run(place, command)
+            run(place, command, tick)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(_mark(commands))
 
@@ -83,19 +92,33 @@ def _mark(commands: list[str]) -> str:
     return hashlib.sha256("\n".join([*commands, str(cache_folder())]).encode()).hexdigest()
 
 
-def run(place: Room, command: str) -> None:
-    """Run one command in `place`. Raises AutoresearchError if it fails."""
-    done = subprocess.run(
+def run(place: Room, command: str, tick: Callable[[], None] = lambda: None) -> None:
+    """Run one command in `place`. It ends with this process.
+
+    Raises:
+        AutoresearchError: it failed.
+    """
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
         place.arguments(command),
         cwd=place.layout.folder,
-        env=dict(place.environment),
+        env={**place.environment, MARK: mark},
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
-        check=False,
     )
-    if done.returncode != 0:
+    try:
+        with watchdog(process.pid, mark):
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_SECONDS)
+                tick()
+    except BaseException:
+        end_all(process.pid, mark)
+        process.wait()
+        raise
+    if process.returncode != 0:
         raise AutoresearchError(
-            f"the setup command `{command}` failed with exit code {done.returncode}",
+            f"the setup command `{command}` failed with exit code {process.returncode}",
             hint="fix the error shown above, or run the command yourself and start with `--no-setup`",
         )
 

@@ -88,6 +88,8 @@ SECRET_PLACES = (
 # Settings of package indexes. They may hold a password, and package installation needs them.
 SECRET_OF_INSTALLERS = ("/etc/uv", "/etc/pip.conf", "/etc/xdg/pip", "/etc/npmrc")
 SECRET_OF_TOOLS = (
+    ".cache/huggingface/stored_tokens",
+    ".cache/huggingface/token",
     ".cargo/credentials",
     ".cargo/credentials.toml",
     ".local/share/uv/credentials",

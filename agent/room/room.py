@@ -21,6 +21,7 @@ from agent.errors import AutoresearchError
 from agent.journal.paths import home_folder
 from agent.repository.workspace import Workspace
 from agent.room import variables
+from agent.room.keys import KEPT_BACK, KEY_PLACES, OWN_FOLDERS, is_key, is_private, keys_in, lead_of, leading_out
 from agent.room.places import places, texts
 from agent.room.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.source.encoding import encoded
@@ -28,16 +29,12 @@ from agent.system.files import read_bounded
 
 PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
 ENVIRONMENT = ".venv"
-KEY_PLACES = {".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
-# Never shown to a run: the loop's own files, files that an earlier run could have planted, and keys.
-KEPT_BACK = {".autoresearch", ".git", "__pycache__", "run.log"} | KEY_PLACES
-KEY_FILES = (".env", ".pem", ".key", ".p12", ".pfx", ".keystore", ".jks")
 # Without copy-on-write layers, a folder up to this size is copied, and a larger one is read-only.
 LARGEST_COPY, MOST_COPIED = 64 * 2**20, 5000
 # Claims and keys are looked for in untracked folders, so many levels down. A folder with one is shown without it, part
 # by part, or not at all if it has more than MOST_PARTS.
 DEEPEST, MOST_PARTS = 2, 2000
-LARGEST_CLAIM, LARGEST_PEM = 4 * 2**20, 2**20
+LARGEST_CLAIM = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class UntrackedFiles:
 
     Attributes:
         names: those that a run is shown.
-        kept_back: those that it is not shown, because they may hold keys.
+        kept_back: those that it is not shown, because they may hold keys; and tracked links to what may hold some.
         source: the folder that contains them, if it is not the repository: a clone has only the tracked files.
     """
 
@@ -147,11 +144,14 @@ def untracked_files(workspace: Workspace) -> UntrackedFiles:
         parts, place = PurePosixPath(name).parts, workspace.top / name
         if KEPT_BACK & {*parts} or name == workspace.in_repository("results.tsv"):
             continue
-        if not is_whole or _is_key(place, nested=len(parts) > 1) or (place / ".autoresearch").exists():
+        lead = lead_of(place)
+        private = lead is not None and is_private(lead, workspace.top)
+        if private or not is_whole or is_key(place, nested=len(parts) > 1) or (place / ".autoresearch").exists():
             kept_back.append(name)
         else:
             names.append(name)
-    return UntrackedFiles(tuple(names), tuple(kept_back))
+    kept_back += [name for name, lead in leading_out(workspace.top) if is_private(lead, workspace.top)]
+    return UntrackedFiles(tuple(names), tuple(dict.fromkeys(kept_back)))
 
 
 def _parts(top: Path, name: str) -> Iterator[tuple[str, bool]]:
@@ -184,7 +184,10 @@ def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
         entries = [(Path(each.path), each.is_dir(follow_symlinks=False)) for each in os.scandir(folder)]
     except OSError:
         return False
-    if any(_is_key(path, nested=True) or path.name in KEY_PLACES for path, _ in entries):
+    # The .git of a submodule is a file, and leads to what is hidden.
+    if any(is_key(path, nested=True) or path.name in KEY_PLACES for path, _ in entries):
+        return True
+    if any(is_folder and path.name in OWN_FOLDERS for path, is_folder in entries):
         return True
     inner = [path for path, is_folder in entries if is_folder]
     return any(_is_claim(each) or (depth > 1 and _must_be_split(each, depth - 1)) for each in inner)
@@ -193,20 +196,6 @@ def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
 def _is_installed(folder: Path) -> bool:
     """Return whether a folder holds installed packages. They bring samples of key files, and runs need all of them."""
     return folder.name in (ENVIRONMENT, "node_modules") or (folder / "pyvenv.cfg").is_file()
-
-
-def _is_key(path: Path, *, nested: bool) -> bool:
-    """Return whether a file may hold keys. A certificate in a folder, as libraries bring them, is none."""
-    if path.name.startswith(".env"):
-        return True
-    if not path.name.endswith(KEY_FILES):
-        return False
-    if not nested or path.suffix != ".pem":
-        return True
-    try:
-        return b"PRIVATE KEY" in read_bounded(path, LARGEST_PEM)
-    except OSError:
-        return True
 
 
 def _is_claim(folder: Path) -> bool:
@@ -277,8 +266,10 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
             target.write_bytes(content)
         else:
             shown.append(_show(sandbox, content, target, Path("/cache") / name, "ro"))
-    more = [*furniture.read, *leads, *_leading_out(tree)]
-    found = places(workspace, furniture.command, more, furniture.hidden, installing=furniture.kind == "setup")
+    leads += [lead for _, lead in leading_out(tree)]
+    leads = [lead for lead in leads if not is_private(lead, top)]
+    more, secret = [*furniture.read, *leads], [*furniture.hidden, *(key for lead in leads for key in keys_in(lead))]
+    found = places(workspace, furniture.command, more, secret, installing=furniture.kind == "setup")
     hidden = [*found.hidden, *(place for place in furniture.hidden if place.is_relative_to(tree))]
     if furniture.evaluated:
         shown.append(Shown(base / "evaluator", Path("/evaluator"), "ro"))
@@ -381,20 +372,6 @@ def _is_small(path: Path) -> bool:
             if total > LARGEST_COPY or count > MOST_COPIED:
                 return False
     return True
-
-
-def _leading_out(tree: Path) -> Iterable[Path]:
-    """Yield the targets outside of the copy of links at its top level, which are usually data."""
-    for path in tree.iterdir():
-        if path.is_symlink():
-            with contextlib.suppress(OSError, RuntimeError):
-                lead = path.resolve()
-                if (
-                    lead.exists()
-                    and not lead.is_relative_to(tree)
-                    and lead not in (home_folder(), Path("/"), *home_folder().parents)
-                ):
-                    yield lead
 
 
 def _link_tools(room_home: Path, home: Path, read: Iterable[Path]) -> None:

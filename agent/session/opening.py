@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.decision.limits import Limits, noted
 from agent.execution import evaluation, fingerprint, holdout
 from agent.execution.measure import Runner
 from agent.execution.setup import set_up
+from agent.format import one_line
 from agent.journal import lock
 from agent.journal.paths import require_own_state, state_folder
 from agent.protocol.load import load_protocol, require_runnable
@@ -45,21 +46,29 @@ def open_runner(
 
 
 @contextlib.contextmanager
-def prepared(runner: Runner, *, setup: bool, commit: str | None = None, untraced: bool = False) -> Iterator[Runner]:
+def prepared(
+    runner: Runner,
+    *,
+    setup: bool,
+    commit: str | None = None,
+    untraced: bool = False,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[Runner]:
     """Run the setup commands if necessary, and yield a runner with the files its runs may read and an evaluator.
 
     Args:
         setup: run the setup commands if they are due.
         commit: the commit that provides the harness; None for HEAD.
         untraced: accept runs whose model cannot be traced.
+        tick: called several times a second during the setup commands. If it raises, they are ended.
     """
     folder, protocol = runner.workspace.folder, runner.protocol
     if setup:
-        set_up(runner, state_folder(folder), lambda line: print(line, file=sys.stderr, flush=True))
+        set_up(runner, state_folder(folder), lambda line: print(one_line(line), file=sys.stderr, flush=True), tick)
     commit = commit or runner.workspace.head
     untracked = room.untracked_files(runner.workspace)
     for name in untracked.kept_back:
-        runner.say(f"{name} may contain keys, so it is hidden from runs")
+        runner.say(f"{name} may contain keys or lead to some, so it is hidden from runs")
     with contextlib.ExitStack() as stack:
         harness = None
         snapshot = fingerprint.snapshot_folder(protocol)

@@ -81,7 +81,11 @@ def _measured(here: Station, order: Order, place: Path, watch: Callable[[float],
     with (
         open_runner(folder, order.session, order.training_seconds, order.sandbox) as opened,
         prepared(
-            replace(opened, linked=False, say=here.say), setup=order.setup, commit=order.base, untraced=order.untraced
+            replace(opened, linked=False, say=here.say),
+            setup=order.setup,
+            commit=order.base,
+            untraced=order.untraced,
+            tick=lambda: watch(0.0),
         ) as ready,
     ):
         _require_snapshot(here, order, ready)

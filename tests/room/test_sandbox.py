@@ -421,6 +421,65 @@ def test_links_that_lead_elsewhere_are_followed_to_be_read(workspace: Workspace,
     assert not (tmp_path / "outside" / "new.txt").exists()
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+def test_no_link_leads_to_keys(workspace: Workspace, tmp_path: Path, tracked: bool) -> None:
+    """A repository can bring links to the keys of whoever clones it. Of a folder with data, the data are shown."""
+    top, person, outside = workspace.top, tmp_path / "person", tmp_path / "outside"
+    for name in (
+        ".ssh/id",
+        ".config/gh/hosts.yml",
+        ".cache/data/text.txt",
+        ".cache/huggingface/token",
+        "other/text.txt",
+    ):
+        (person / name).parent.mkdir(parents=True, exist_ok=True)
+        (person / name).write_text("text" if name.endswith(".txt") else "secret")
+    for name in (".git/config", ".env", "server.key", ".aws/credentials"):
+        (outside / name).parent.mkdir(exist_ok=True)
+        (outside / name).write_text("secret")
+    os.mkfifo(tmp_path / "pipe")
+    private = {
+        "ssh": "../.ssh", "key": f"{person}/.ssh/id", "config": f"{person}/.config", "gh": "../.config/gh", "all": "..",
+        "git": f"{outside}/.git", "env": f"{outside}/.env", "loop": f"/proc/{os.getpid()}", "pipe": f"{tmp_path}/pipe",
+        "temporary": "/tmp", "disk": "/",
+    }  # fmt: skip
+    for name, target in {
+        **private,
+        "texts": str(outside),
+        "cache": f"{person}/.cache",
+        "others": f"{person}/other",
+    }.items():
+        (top / name).symlink_to(target)
+    if tracked:
+        git(top, "add", ".")
+        git(top, "commit", "--quiet", "-m", "links")
+    found = untracked_files(workspace)
+    assert {*found.kept_back} == {*private, ".env"}
+    secrets = (
+        *("ssh/id", "key", "config/gh/hosts.yml", "gh/hosts.yml", "all/keys.txt", "git/config", "env", "loop/environ"),
+        *("texts/.env", "texts/.git/config", "texts/server.key", "texts/.aws/credentials", "cache/huggingface/token"),
+    )
+    look = f"cat {' '.join(secrets)}; cat texts/old.txt cache/data/text.txt others/text.txt"
+    for way in [each.values[0] for each in WAYS if not each.marks[0].args[0]]:
+        with opened(way, workspace) as place:
+            assert run(place, look, tmp_path / "log").returncode == 0, way
+        said = (tmp_path / "log").read_text()
+        assert "secret" not in said, (way, said)
+        assert "HOME=" not in said, (way, said)  # the environment of the loop
+        assert said.endswith("oldtexttext"), (way, said)
+
+
+def test_history_in_an_untracked_folder_is_not_lent(workspace: Workspace) -> None:
+    """Its configuration may hold a password, and the journal of another workspace holds results on the holdout."""
+    for name in ("data/lib/.git/config", "data/lib/model.py", "old/.autoresearch/journal.jsonl", "old/train.py"):
+        (workspace.top / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace.top / name).write_text("text")
+    found = untracked_files(workspace)
+    assert {"data/lib/model.py", "data/text.txt", "old/train.py"} <= {*found.names}
+    assert not any(each.startswith((".git", ".autoresearch")) for name in found.names for each in name.split("/"))
+    assert not {"data", "data/lib", "old"} & {*found.names}
+
+
 def test_compiled_kernels_are_read_and_never_written(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import pytest
 
 from agent.errors import Interrupted
@@ -41,8 +42,8 @@ def test_run_is_measured_and_kept(quick: Path) -> None:
     assert found.run is not None
     assert (found.run.metric, found.run.station, found.run.source) == (1.732, "a", "from the log")
     assert records.read_kept(records.run_folder("a", "toy", "s1", "r1")) == found
-    assert collect("s1", "a") == {"finished": {"r1": found.to_dict()}, "running": []}
-    assert collect("other", "a") == {"finished": {}, "running": []}
+    assert collect("s1", ["r1"], "a") == {"finished": {"r1": found.to_dict()}, "running": []}
+    assert collect("other", ["r1"], "a") == {"finished": {}, "running": []}
     assert progress("a") is None
     assert facts("a")["name"] == "a"
 
@@ -75,7 +76,7 @@ def test_run_that_ends_while_its_answers_are_collected_is_not_lost() -> None:
 
     sys.setprofile(end)
     try:
-        found = collect("s1", "a")
+        found = collect("s1", ["r1"], "a")
     finally:
         sys.setprofile(None)
     assert here.active is None
@@ -106,6 +107,44 @@ def test_later_commits_come_as_small_bundles(quick: Path) -> None:
     # Another station has nothing of that.
     assert measured(sent, "b").lacks
     assert measured(dataclasses.replace(sent, bundle=order(quick).bundle), "b").run is not None
+
+
+def test_damaged_clone_is_made_anew(quick: Path) -> None:
+    """A kill in the middle of a checkout leaves a lock, which git never removes; a power cut takes objects."""
+    assert measured(order(quick, "r1")).run is not None
+    clone = records.clone_folder("a", "toy")
+    set_train(quick, QUICK.replace("DEPTH = 4", "DEPTH = 7"))
+    (clone / ".git" / "index.lock").touch()
+    assert measured(order(quick, "r2")).run is not None
+    assert not (clone / ".git" / "index.lock").exists()
+    for path in (clone / ".git" / "objects").rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)
+            path.unlink()
+    assert measured(order(quick, "r3", bundle=None)).lacks
+    assert measured(order(quick, "r3")).run is not None
+
+
+def test_card_that_cannot_be_asked_now_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another name, as that of the processor, would make its earlier runs incomparable."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ntest -e {tmp_path}/well || exit 9\necho NVIDIA H100\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert "accelerator" not in facts("a")
+    (tmp_path / "well").touch()
+    assert facts("a")["accelerator"] == "NVIDIA H100"
+    (tmp_path / "well").unlink()
+    assert facts("a")["accelerator"] == "NVIDIA H100"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert facts("a")["accelerator"] != "NVIDIA H100"
+
+
+def test_only_answers_that_are_asked_for_are_sent(quick: Path) -> None:
+    for lease in ("r1", "r2"):
+        assert measured(order(quick, lease)).run is not None
+    assert [*collect("s1", ["r2", "r9"], "a")["finished"]] == ["r2"]
 
 
 def test_bundle_that_is_none_is_the_stations_failure(quick: Path) -> None:
@@ -145,6 +184,20 @@ def test_setup_runs_once_for_equal_bases_and_again_after_its_files_change(quick:
     commit_all(quick, "harness")
     assert measured(order(quick, "r4", setup=False)).run is not None
     assert made.read_text() == "once\nonce\n"
+
+
+def test_setup_that_hangs_ends_when_its_run_is_cancelled(quick: Path, tmp_path: Path) -> None:
+    environment = {**quick_protocol()["environment"], "setupCommands": [f"echo $$ > {tmp_path}/cache/pid; sleep 6543"]}
+    set_protocol(quick, environment=environment)
+    started = tmp_path / "cache" / "pid"
+
+    def cancel_it(_: float) -> None:
+        if started.exists() and started.read_text():
+            cancel("s1", "r1", "a")
+
+    answer = Answer.from_dict(measure_order(order(quick).to_dict(), "a", cancel_it))
+    assert (answer.run, bool(answer.failed)) == (None, True)
+    assert not [each for each in psutil.process_iter() if each.name() == "sleep" and "6543" in each.cmdline()]
 
 
 def test_setup_that_fails_is_the_stations_failure(quick: Path) -> None:

@@ -1,0 +1,124 @@
+"""What may hold keys: files and folders that no run sees, whichever folder or link leads to them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.journal.paths import home_folder
+from agent.room.places import TOOLS
+from agent.system.files import read_bounded
+
+KEY_PLACES = {".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
+# Folders that lead to what is none of a run's: histories with passwords in their addresses, and journals.
+OWN_FOLDERS = {".git", ".autoresearch"}
+# Never shown to a run: the loop's own files, files that an earlier run could have planted, and keys.
+KEPT_BACK = {"__pycache__", "run.log"} | OWN_FOLDERS | KEY_PLACES
+KEY_FILES = (".env", ".pem", ".key", ".p12", ".pfx", ".keystore", ".jks")
+LARGEST_PEM = 2**20
+MOST_ENTRIES = 5000  # of a folder that a link leads to, in which keys are looked for
+# A link to one of these, or to anything in the second ones, leads to sockets, processes and other people's files.
+HOMES = ("/home", "/Users")
+BROAD = (*HOMES, "/root", "/var", "/tmp", "/var/tmp", "/private", "/private/var", "/private/tmp")
+OF_THE_SYSTEM = ("/proc", "/dev", "/run", "/private/var/run")
+MEDIA = "/run/media"  # where desktops mount disks
+# What a link may lead to of the settings that programs keep in a home folder, where keys are as well.
+DATA_IN_HOME = (
+    ".cache",
+    ".fastai",
+    ".keras",
+    ".lmstudio/models",
+    ".local/share/virtualenvs",
+    ".ollama/models",
+    ".torch",
+    ".venvs",
+    ".virtualenvs",
+    "Library/Caches",
+    *TOOLS,
+)
+
+
+def is_key(path: Path, *, nested: bool) -> bool:
+    """Return whether a file may hold keys. A certificate in a folder, as libraries bring them, is none."""
+    if path.name.startswith(".env"):
+        return True
+    if not path.name.endswith(KEY_FILES):
+        return False
+    if not nested or path.suffix != ".pem":
+        return True
+    try:
+        return b"PRIVATE KEY" in read_bounded(path, LARGEST_PEM)
+    except OSError:
+        return True
+
+
+def is_private(place: Path, top: Path) -> bool:
+    """Return whether no run may follow a link to a place: it may hold keys, or is more than data.
+
+    Args:
+        place: without links in its path.
+        top: of the user's repository.
+    """
+    top, home = top.resolve(), home_folder().resolve()
+    if place != top and place.is_relative_to(top):
+        return bool(KEPT_BACK & {*place.relative_to(top).parts}) or is_key(place, nested=True)
+    if not _is_data(place):
+        return True  # a socket, through which another program could be told what to do
+    if (
+        str(place) in (*BROAD, os.path.realpath(tempfile.gettempdir()))
+        or home.is_relative_to(place)
+        or top.is_relative_to(place)
+    ):
+        return True
+    if any(place.is_relative_to(each) for each in OF_THE_SYSTEM) and not place.is_relative_to(MEDIA):
+        return True
+    if {part.casefold() for part in place.parts} & (KEY_PLACES | OWN_FOLDERS) or is_key(place, nested=True):
+        return True
+    of_others = (each for each in place.parents if str(each.parent) in HOMES)
+    homes = (each for each in (home, Path("/root"), *of_others) if each in place.parents)
+    return any(_is_setting(place.relative_to(each)) for each in homes)
+
+
+def keys_in(folder: Path) -> Iterator[Path]:
+    """Yield what may hold keys directly in a folder that a link leads to."""
+    try:
+        entries = [*itertools.islice(folder.iterdir(), MOST_ENTRIES)] if folder.is_dir() else []
+    except OSError:
+        return
+    yield from (each for each in entries if each.name in KEY_PLACES | OWN_FOLDERS or is_key(each, nested=True))
+
+
+def lead_of(path: Path) -> Path | None:
+    """Return where a link leads; None if the path is no link, or leads to nothing."""
+    try:
+        lead = path.resolve() if path.is_symlink() else None
+        return lead if lead is not None and lead.exists() else None
+    except (OSError, RuntimeError):
+        return None
+
+
+def leading_out(tree: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the names of links at the top level of a tree that lead out of it, and where."""
+    for path in sorted(tree.iterdir()):
+        lead = lead_of(path)
+        if lead is not None and not lead.is_relative_to(tree):
+            yield path.name, lead
+
+
+def _is_data(place: Path) -> bool:
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
+
+
+def _is_setting(place: Path) -> bool:
+    """Return whether a place, relative to a home folder, is where programs keep settings, and some of them keys."""
+    if not (place.parts[0].startswith(".") or place.parts[0] == "Library"):
+        return False
+    return not any(place.is_relative_to(each) for each in DATA_IN_HOME)
