@@ -17,6 +17,7 @@ from agent.protocol.models import FILENAME
 from agent.repository.git import GIT, LITERAL, own_language
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
+from agent.system.files import write_whole
 from agent.system.invocation import typed
 from agent.system.names import PLAYBOOK
 
@@ -248,7 +249,9 @@ class Checkout:
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
             target = self._workspace.folder / path
-            found = target.read_bytes() if target.is_file() and not target.is_symlink() else b""
+            if target.is_symlink() or (target.exists() and not target.is_file()):
+                continue  # the loop makes neither links nor folders there
+            found = target.read_bytes() if target.exists() else b""
             if any((self._workspace.content(commit, path) or b"").startswith(found) for commit in known):
                 self._restore(path)
         return sorted({*before} - {*self.changes()})
@@ -277,11 +280,14 @@ class Checkout:
     def exclude(self, patterns: Iterable[str]) -> None:
         """Keep the loop's own files out of the user's `git status`, unless .gitignore does so already."""
         exclude = Path(self._git.run("rev-parse", "--path-format=absolute", "--git-path", "info/exclude"))
-        present = exclude.read_text().splitlines() if exclude.exists() else []
-        missing = self._not_ignored([pattern for pattern in patterns if pattern not in present])
+        present = exclude.read_bytes() if exclude.exists() else b""
+        lines = present.splitlines()
+        missing = self._not_ignored([pattern for pattern in patterns if os.fsencode(pattern) not in lines])
         if missing:
             exclude.parent.mkdir(exist_ok=True)
-            exclude.write_text("\n".join([*present, *missing]) + "\n")
+            between = b"" if present.endswith(b"\n") or not present else b"\n"
+            # Whole, since it holds the user's own patterns, and where a link leads, since that is the user's as well.
+            write_whole(exclude.resolve(), present + between + os.fsencode("\n".join(missing) + "\n"))
 
     def put_back(self, files: Iterable[str], candidates: Iterable[str], target: str) -> tuple[list[str], list[str]]:
         """Give files of the working tree their content in `target`, on whichever branch, if git has what they hold now.

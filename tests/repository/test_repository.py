@@ -391,6 +391,23 @@ def test_candidate_takes_no_file_away_for_a_name_that_it_needs(quick: Path, file
     assert workspace.resolve("refs/t/1") is None
 
 
+def test_patterns_of_the_user_stay_as_they_are(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """Whatever their encoding and their last line, and if the file is a link."""
+    exclude = quick / ".git" / "info" / "exclude"
+    exclude.unlink()
+    exclude.symlink_to(tmp_path / "mine")
+    own = "gr\u00fc\u00dfe*\x0b\n".encode("latin-1") + b"*.bak"
+    (tmp_path / "mine").write_bytes(own)
+    (quick / ".gitignore").write_text("data/\n")
+    commit(quick)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine").read_bytes() == own + b"\n.autoresearch/\nrun.log\n"
+    assert exclude.is_symlink()
+    Checkout(Workspace(quick, load_protocol(quick))).exclude([".autoresearch/", "run.log"])
+    assert (tmp_path / "mine").read_bytes().count(b"run.log") == 1
+
+
 @pytest.mark.parametrize("below", [".", "sub folder/[x]"])
 def test_what_a_gitignore_names_is_not_excluded_once_more(quick: Path, below: str) -> None:
     """Neither the folder nor the log exists yet."""

@@ -63,6 +63,17 @@ def test_what_is_no_utf8_is_healed_where_it_is_ours_and_left_where_it_is_a_perso
     assert_consistent(quick)
 
 
+def test_link_in_place_of_a_file_is_a_persons(quick: Path, tmp_path: Path) -> None:
+    assert call(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    (quick / "train.py").replace(tmp_path / "mine.py")
+    (quick / "train.py").symlink_to(tmp_path / "mine.py")
+    for command in (("run", "--tag", "t", "--max-experiments", "2"), ("doctor", "--repair")):
+        done = call(quick, *command)
+        assert done.returncode == 3, done.stderr
+        assert "uncommitted changes (train.py)" in done.stderr, done.stderr
+        assert (quick / "train.py").is_symlink()
+
+
 def test_a_session_of_the_version_that_ran_in_the_checkout_goes_on(quick: Path, finished: Path, cli: Cli) -> None:
     """It was killed with its candidate in the working tree, fully or partly written."""
     for number, cut in ((1, None), (3, 40)):
