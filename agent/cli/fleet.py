@@ -78,7 +78,9 @@ def where(stations: StationsConfig | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def joined(stations: StationsConfig | None, say: Callable[[str], None]) -> Iterator[Callable[[], Cluster] | None]:
+def joined(
+    stations: StationsConfig | None, workspace: Path, say: Callable[[str], None]
+) -> Iterator[Callable[[], Cluster] | None]:
     """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""
     if stations is None:
         yield None
@@ -93,7 +95,7 @@ def joined(stations: StationsConfig | None, say: Callable[[str], None]) -> Itera
             assert stations.count is not None
             if warning := sharing(stations.count):
                 say(warning)
-            fleet = stack.enter_context(local_stations(stations.count))
+            fleet = stack.enter_context(local_stations(stations.count, workspace))
             address, tls = fleet.address, fleet.tls
         yield lambda: Cluster.connect(address, tls, insecure=insecure)
 

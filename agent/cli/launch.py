@@ -26,7 +26,7 @@ from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.execution.process import Observer
 from agent.execution.setup import is_due
-from agent.format import counted, duration, one_line
+from agent.format import block, counted, duration, one_line
 from agent.journal.journal import Journal, View
 from agent.journal.paths import journal_path, next_tag, state_folder
 from agent.loop import run_session
@@ -169,7 +169,8 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         starter = _starter(runner, config)
         if output.dry_run:
             plan = _plan(session, config.start if start else None, at)
-            print("\n".join([plan, *where(config.stations), *(starter.plan() if starter else ()), *remarks]))
+            lines = [plan, *where(config.stations), *(starter.plan() if starter else ()), *remarks]
+            print("\n".join(map(block, lines)))  # the protocol's command is a stranger's text
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()
@@ -179,7 +180,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         with (
             prepared(runner, setup=execution.setup, commit=base, untraced=execution.allow_untraced) as ready,
             kept_awake() if execution.keep_awake else contextlib.nullcontext(),
-            joined(config.stations, runner.say) as connect,
+            joined(config.stations, runner.workspace.folder, runner.say) as connect,
         ):
             require_no_evaluator(ready, config.kept.get("holdout"))  # now, rather than after the night
             session.work_on(ready)

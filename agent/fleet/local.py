@@ -9,7 +9,6 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 from agent.errors import AutoresearchError, PreconditionError
 from agent.fleet.security import make_certificates
 from agent.format import counted
+from agent.room.sandbox import temporary_folder
 from agent.system.files import last_lines
 
 START_SECONDS = 60.0
@@ -105,8 +105,11 @@ def gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def local_stations(count: int) -> Iterator[LocalFleet]:
+def local_stations(count: int, workspace: Path) -> Iterator[LocalFleet]:
     """Start a scheduler and so many stations, and end them after the block, or when this process dies.
+
+    Their certificates and logs are in a temporary folder. What a kill leaves of it is removed at the next start for the
+    same workspace.
 
     Even here the connection has certificates: other users of this machine could run commands through an open one.
 
@@ -115,8 +118,7 @@ def local_stations(count: int) -> Iterator[LocalFleet]:
         AutoresearchError: they did not start.
     """
     where = places(count)
-    with tempfile.TemporaryDirectory(prefix="autoresearch-fleet-") as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+    with temporary_folder(workspace / "stations") as folder, contextlib.ExitStack() as stack:
         tls = folder / "tls"
         make_certificates(tls)
         logs = {each.name: folder / f"{each.name}.log" for each in where}

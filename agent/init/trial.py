@@ -16,6 +16,7 @@ from agent.errors import AutoresearchError, ExperimentError
 from agent.execution.measure import Attempt, Runner, execute, read, require_success
 from agent.execution.process import Observer
 from agent.execution.setup import furniture, lines, run
+from agent.format import one_line
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
 from agent.room.room import Furniture, Room, UntrackedFiles, furnish, make_parts, untracked_files
@@ -176,7 +177,7 @@ def _telling(log: Path) -> Callable[[float], None]:
         nonlocal due
         if seconds >= due:
             due += TOLD_EVERY
-            print(f"  {seconds:.0f} s  {''.join(last_lines(log))[:100]}", file=sys.stderr, flush=True)
+            print(f"  {seconds:.0f} s  {one_line(''.join(last_lines(log)))[:100]}", file=sys.stderr, flush=True)
 
     return tick
 

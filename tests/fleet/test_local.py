@@ -20,9 +20,10 @@ from tests.common.processes import gone
 from tests.common.stations import started, until
 
 HOLDER = """
-import time
+import sys, time
+from pathlib import Path
 from agent.fleet.local import local_stations
-with local_stations(1):
+with local_stations(1, Path(sys.argv[1])):
     print("up", flush=True)
     time.sleep(600)
 """
@@ -68,12 +69,18 @@ def test_stations_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
 def test_stations_end_with_their_decider(tmp_path: Path, number: signal.Signals) -> None:
     log, cache = tmp_path / "log", str(tmp_path / "cache")
-    with started("-c", HOLDER, ready="up", log=log, AUTORESEARCH_CACHE=cache, CUDA_VISIBLE_DEVICES="") as decider:
+    env = {"AUTORESEARCH_CACHE": cache, "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(tmp_path)}
+    with started("-c", HOLDER, str(tmp_path), ready="up", log=log, **env) as decider:
         children = psutil.Process(decider.pid).children(recursive=True)
         assert len(children) >= 2
         decider.send_signal(number)
         decider.wait(60)
         assert not psutil.wait_procs(children, timeout=60)[1]
+    # What a kill leaves, such as the key of its certificates, goes at the next start.
+    (old,) = [each.name for each in tmp_path.glob("autoresearch-*")]
+    with started("-c", HOLDER, str(tmp_path), ready="up", log=log, **env):
+        left = [each.name for each in tmp_path.glob("autoresearch-*")]
+    assert old not in left
 
 
 @pytest.mark.parametrize("kind", ["station", "scheduler"])
@@ -90,7 +97,7 @@ def test_part_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.Mon
         cluster.close()
         return found
 
-    with local_stations(1) as fleet:
+    with local_stations(1, tmp_path) as fleet:
         before = until(lambda: stations(fleet), "the station")[0]
         victim = next(each for each in psutil.Process().children() if f'"{kind}"' in " ".join(each.cmdline()))
         victim.kill()

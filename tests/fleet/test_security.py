@@ -56,7 +56,7 @@ def test_scheduler_refuses_who_has_no_certificate_or_another_one(
 ) -> None:
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
     make_certificates(tmp_path / "other")
-    with local_stations(1) as fleet:
+    with local_stations(1, tmp_path) as fleet:
         with pytest.raises(PreconditionError, match="cannot connect to the scheduler"):
             Cluster.connect(fleet.address.replace("tls", "tcp"))
         with pytest.raises(PreconditionError, match="cannot connect to the scheduler"):

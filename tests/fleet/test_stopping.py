@@ -41,7 +41,7 @@ LATER = QUICK.replace("loss =", WAITS)
 @pytest.fixture(autouse=True)
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
-    with local_stations(1) as found:
+    with local_stations(1, tmp_path) as found:
         yield found
 
 
@@ -105,7 +105,7 @@ def test_first_ctrl_c_does_not_wait_for_stations_that_are_gone(quick: Path, cli:
     assert len(fold(journal_path(quick, "t")).flight.candidates) == 1
     # The next start measures it.
     gate.touch()
-    with local_stations(1) as other:
+    with local_stations(1, quick) as other:
         done = cli(quick, *command(quick, other, "--max-experiments", "2")[5:])
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
@@ -202,7 +202,7 @@ def test_confirmation_goes_on_with_its_pairs_on_fewer_stations(
     text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", slow.replace("GATE", repr(str(gate))))
     set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
     path = journal_path(quick, "t")
-    with local_stations(4) as four:
+    with local_stations(4, quick) as four:
         run = command(quick, four, "--max-experiments", "2")
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         loop = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -344,7 +344,7 @@ def test_stop_is_not_forgotten_while_candidates_are_under_way(quick: Path, cli: 
         'sed -i "s/^WIDTH = .*/WIDTH = $((64 + n))/" train.py\n'
     )
     agent = ("--proposer", "command", "--agent-cmd", f"sh {script}", "--no-ahead")
-    with local_stations(2) as two:
+    with local_stations(2, quick) as two:
         done = cli(quick, *command(quick, two, *agent, "--max-experiments", "6")[5:])
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)

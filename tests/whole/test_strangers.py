@@ -47,7 +47,7 @@ from agent.views.plain import show_plain
 from tests.common.files import nested
 from tests.common.in_process import call
 from tests.common.model_server import model_server, reply
-from tests.common.workspaces import ROOT, Cli, git
+from tests.common.workspaces import ROOT, Cli, commit_all, git
 
 TEXT = "RATE = 0.1  # search: 0.001..10 log\nDEPTH = 4  # search: 1..16\n"
 
@@ -357,6 +357,20 @@ def test_nothing_that_others_wrote_steers_a_terminal(session: Path) -> None:
             assert not any(sign in clean for sign in BAD), (args, terminal, clean)
 
 
+def test_no_command_of_a_protocol_steers_the_terminal_that_shows_it(quick: Path) -> None:
+    content = json.loads((quick / "protocol.json").read_text())
+    content["execution"]["command"] += f" # {STEERING}"
+    content["environment"]["setupCommands"] = [f"true # {STEERING}"]
+    (quick / "protocol.json").write_text(json.dumps(content))
+    commit_all(quick, "a command")
+    said = shown(quick, "run", "--tag", "t", "--dry-run")
+    assert "would run `" in said
+    done = call(quick, "run", "--tag", "t", "--max-experiments", "0")
+    assert "setting up: true" in done.stderr
+    said += done.stderr
+    assert not any(sign in re.sub(r"\x1b\[[0-9;]*m", "", said) for sign in BAD), said
+
+
 def piped(folder: Path, *args: str) -> str:
     done = call(folder, *args)
     assert "Traceback" not in done.stderr
@@ -460,6 +474,27 @@ def test_a_copy_is_looked_at_in_bounded_time(tmp_path: Path, monkeypatch: pytest
     assert all(len(each) < 300 and each.isprintable() for each in found.dropped)
     remove_tree(top)
     assert not top.exists()
+
+
+def test_an_agent_that_installs_packages_changes_what_it_changed(tmp_path: Path) -> None:
+    """What it created is more than a person would read, and would fill the proposal and the branch."""
+    copy, about = copy_of(tmp_path)
+    about = dataclasses.replace(about, workspace=dataclasses.replace(about.workspace, allows=lambda _: True))
+    (copy.top / "train.py").write_text(TEXT.replace("0.1 ", "0.2 "))
+    (copy.top / "vendor").mkdir()
+    for number in range(100):
+        (copy.top / "vendor" / f"{number}.py").write_text("x = 1\n")
+    assert len(changes_in(copy, about).files) == 101
+    (copy.top / "vendor" / "more.py").write_text("x = 1\n")
+    found = changes_in(copy, about)
+    assert [*found.files] == ["train.py"]
+    assert found.dropped == ("created more than 100 files, such as vendor/0.py",)
+    remove_tree(copy.top / "vendor")
+    (copy.top / "large").mkdir()
+    for number in range(17):
+        (copy.top / "large" / f"{number}.py").write_text("x" * 2**20)
+    found = changes_in(copy, about)
+    assert (found.files, found.dropped) == ({}, ("changed more than 16 MiB of text in 18 files",))
 
 
 @pytest.mark.parametrize("head", ["ref: /etc/passwd", "ref: a\0b", "ref: ../../x", "\0", "ref: refs/heads/../../../x"])

@@ -14,12 +14,13 @@ import os
 import posixpath
 import stat
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from agent.format import one_line
 from agent.proposers.base import Context, Unavailable
+from agent.repository.edit import LARGEST_EDIT, MOST_NEW_FILES
 from agent.room.variables import SECRET
 from agent.skill.install import strip
 from agent.source.encoding import decoded, encoded
@@ -114,17 +115,21 @@ def changes_in(worktree: Worktree, context: Context) -> Changes:
     workspace = worktree.workspace
     if linked_part(Path(workspace.anchor), str(workspace.relative_to(workspace.anchor))) or not workspace.is_dir():
         return Changes({}, ("removed its working folder",), "")
-    files, dropped = {}, _git_matters(worktree)
+    files: dict[str, str] = {}
+    dropped, created = _git_matters(worktree), list[str]()
     after = _states(worktree.top, workspace, worktree.before)
     if len(after) >= MOST_FILES:
         dropped.append(f"created more than {MOST_FILES:,} files, of which the rest were not examined")
     for path in sorted({*worktree.before, *after} - {PROMPT, NOTES}):
-        if worktree.before.get(path) == after.get(path) or (path not in worktree.before and _is_litter(path)):
+        new = path not in worktree.before
+        if worktree.before.get(path) == after.get(path) or (new and _is_litter(path)):
             continue
+        if new and len(created) > MOST_NEW_FILES:
+            continue  # none of them is taken
         # A file name may be invalid UTF-8.
         shown = one_line(path.encode(errors="replace").decode())
         shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
-        did = f"{'deleted' if path not in after else 'changed' if path in worktree.before else 'created'} {shown}"
+        did = f"{'deleted' if path not in after else 'created' if new else 'changed'} {shown}"
         if path.startswith("../") or not path.isprintable() or not context.workspace.allows(path):
             dropped.append(f"{did}, which is not a mutable file")
         elif path not in after:
@@ -139,10 +144,29 @@ def changes_in(worktree: Worktree, context: Context) -> Changes:
                 continue
             if text != context.files.get(path):
                 files[path] = text
+                created += [path] * new
+    files = _bounded(files, created, dropped)
     said = ""
     with contextlib.suppress(Refused):
         said = _text(workspace / NOTES)
     return Changes(files, tuple(dropped), said)
+
+
+def _bounded(files: Mapping[str, str], created: Sequence[str], dropped: list[str]) -> dict[str, str]:
+    """Return the changes without what no person would read: installed packages, or generated data.
+
+    Args:
+        created: those of `files` that are new.
+        dropped: receives what is left out.
+    """
+    kept = dict(files)
+    if len(created) > MOST_NEW_FILES:
+        dropped.append(f"created more than {MOST_NEW_FILES} files, such as {one_line(created[0])[:LONGEST_SHOWN]}")
+        kept = {path: text for path, text in kept.items() if path not in created}
+    if sum(map(len, kept.values())) > LARGEST_EDIT:
+        dropped.append(f"changed more than {LARGEST_EDIT // 2**20} MiB of text in {len(kept)} files")
+        return {}
+    return kept
 
 
 def without_secrets(text: str) -> str:
