@@ -72,7 +72,9 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
     workspace = Workspace(folder, protocol)
     checkout, known = Checkout(workspace), known_constants(protocol)
     smaller = smaller_recipe(path, state) if wish.minimal else None
-    choice = promoted(workspace, state) if wish.promoted else choose(workspace, state, wish.which, known, smaller)
+    choice = (
+        promoted(workspace, state, known) if wish.promoted else choose(workspace, state, wish.which, known, smaller)
+    )
     branch = branch_for(checkout, workspace, protocol, state, wish.onto)
     at = workspace.resolve(f"refs/heads/{branch}")
     assert at is not None

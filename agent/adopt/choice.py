@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from agent.journal.journal import read
 from agent.journal.state import State
 from agent.report.gain import shows_gain, verdict_of
 from agent.repository.workspace import Workspace
+from agent.source.constants import refuses
 from agent.source.merging import merged
+from agent.source.values import changed_values, put_back
 from agent.system.invocation import typed
 
 
@@ -97,11 +100,16 @@ def smaller_recipe(journal: Path, state: State) -> Mapping[str, Any]:
     return smaller
 
 
-def promoted(workspace: Workspace, state: State) -> Choice:
+def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> Choice:
     """Return what the latest promotion of the best has shown to transfer: all keeps, or those that remain.
 
+    The constants that its rung set were not compared, so they stay as in the baseline.
+
+    Args:
+        known: values of the names that the harness defines.
+
     Raises:
-        PreconditionError: there was none, or nothing transfers.
+        PreconditionError: there was none, or nothing transfers, or an assert refuses it.
     """
     assert state.session is not None
     tag, best, baseline = state.session["tag"], state.incumbent, state.baseline
@@ -116,9 +124,41 @@ def promoted(workspace: Workspace, state: State) -> Choice:
             f"nothing that session {tag} kept was shown to transfer", hint="adopt the best without --promoted"
         )
     judged, without = (whole, []) if transfers else (rest["judged"], list(rest["without"]))
+    confirmation, commit, rung = {**judged, "verdict": "confirmed"}, judged["b"], found[-1]["rung"]
+    set_there = _set_alone(workspace, state, rung["values"], known)
+    without = sorted({*without, *set_there})
     keeps = [e for e in state.experiments[1:] if e.verdict.status == "keep" and e.number not in without]
-    confirmation, commit = {**judged, "verdict": "confirmed"}, judged["b"]
-    return Choice(workspace.files(commit), keeps, without, commit, confirmation, found[-1]["rung"])
+    files = workspace.files(commit)
+    adopted = _as_before(files, workspace.files(baseline.commit), rung["values"], known)
+    if adopted == files:
+        return Choice(files, keeps, without, commit, confirmation, rung)
+    for path, text in adopted.items():
+        if path.endswith(".py") and (why := refuses(text, known, {})) is not None:
+            names = ", ".join(rung["values"])
+            raise PreconditionError(
+                f"an assert refuses what transfers without {names}, which the promotion set: {why}",
+                hint=f"adopt the best without --promoted, or promote it without --set {names}",
+            )
+    return Choice(adopted, keeps, without, None, confirmation, rung)
+
+
+def _as_before(
+    files: Mapping[str, str], baseline: Mapping[str, str], names: Collection[str], known: Mapping[str, Value]
+) -> Mapping[str, str]:
+    """Return the files with the constants of these names as in the baseline."""
+    places = [place for place in changed_values(baseline, files, known) if place[1] in names]
+    return put_back(files, baseline, places, known) if places else files
+
+
+def _set_alone(workspace: Workspace, state: State, names: Collection[str], known: Mapping[str, Value]) -> set[int]:
+    """Return the numbers of the keeps that changed nothing but constants of these names."""
+    kept = [each for each in state.experiments if each.verdict.status == "keep"] if names else []
+    trees = [(each.number, workspace.files(each.commit)) for each in kept]
+    return {
+        number
+        for (_, before), (number, after) in itertools.pairwise(trees)
+        if before != after and _as_before(after, before, names, known) == before
+    }
 
 
 def require_confirmed(choice: Choice, tag: str) -> None:

@@ -55,7 +55,7 @@ def _line(state: State, choice: Choice, index: int) -> str:
 
 def _gained(state: State, choice: Choice) -> str:
     """Return `1.31 -> 1.25`, by held-out runs if there are any."""
-    if choice.commit is None:
+    if choice.commit is None and choice.confirmation is None:
         return "not measured"
     found, baseline, best = choice.confirmation, state.baseline, state.incumbent
     if found is not None:
@@ -103,5 +103,6 @@ def _conditions(state: State, rung: Mapping[str, Any] | None) -> list[str]:
     if about.get("training_seconds"):
         lines.append(f"Training: {about['training_seconds']:g} s a run")
     if rung and rung["values"]:
-        lines.append(f"Judged with: {', '.join(f'{name} = {value!r}' for name, value in rung['values'].items())}")
+        values = ", ".join(f"{name} = {value!r}" for name, value in rung["values"].items())
+        lines.append(f"Judged with: {values} on both sides; here as on the baseline")
     return [*lines, f"Base: {session['base']}"]

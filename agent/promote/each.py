@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.journal.experiment import Experiment
-from agent.journal.state import State
-from agent.promote.judge import Measured, Verdict, failed, judge, measure
-from agent.promote.rung import refused
+from agent.promote.judge import Measured, Verdict, failed, gain_in_session, judge, measure
+from agent.promote.rung import refused, set_in
 from agent.report.gain import outcome, standing
 from agent.session.ablate import BEST, Unit, commit_variant, entry_of, label_of, units_of, without
 from agent.session.confirm import Pairs
 from agent.session.context import known_constants
 from agent.session.workbench import Workbench
-from agent.source.values import changed_values, with_values
+from agent.source.values import changed_values
 
 ALONE, UNDONE, SET = "cannot be taken out alone", "undone by a later change", "set by you"
 BASELINE, REST = "baseline", "rest"
@@ -30,47 +29,53 @@ class Change:
         unit: the change.
         files: the best without it; None if it cannot be taken out alone.
         why: why it cannot; else empty.
+        alone: whether it is all that there is: at the rung, the best without it is the baseline.
     """
 
     unit: Unit
     files: Mapping[str, str] | None
     why: str = ""
+    alone: bool = False
 
 
 def changes_of(bench: Workbench) -> list[Change]:
     """Return the kept changes. A constant that the rung sets is no change: both sides have its value."""
     runner, state, rung = bench.runner, bench.journal.state, bench.rung
-    assert state.incumbent is not None and rung is not None
+    assert state.incumbent is not None and state.baseline is not None and rung is not None
     known, texts = known_constants(runner.protocol), runner.workspace.files(state.incumbent.commit)
 
     def at_rung(commit: str) -> Mapping[str, str]:
-        files = runner.workspace.files(commit)
-        return {**files, **with_values(files, known, rung.values)}
+        return set_in(runner.workspace.files(commit), known, rung.values)
 
-    found = []
+    first, found = at_rung(state.baseline.commit), []
     for unit in units_of(runner, state, at_rung):
         files = without(runner, state, texts, [unit])
-        why = refused(files, known, rung.values) if files is not None else ""
-        found.append(Change(unit, None if why else files, f"an assert refuses it: {why}" if why else ""))
+        if why := refused(files, known, rung.values) if files is not None else "":
+            found.append(Change(unit, None, f"an assert refuses it: {why}"))
+        else:
+            found.append(Change(unit, files, alone=files is not None and set_in(files, known, rung.values) == first))
     return found
 
 
-def judge_each(bench: Workbench, pairs: Pairs, changes: Sequence[Change], failure: str | None) -> list[dict[str, Any]]:
+def judge_each(
+    bench: Workbench, pairs: Pairs, changes: Sequence[Change], whole: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return an entry with a verdict for each change, in the order of `changes`.
 
     Args:
         bench: with a rung.
         pairs: how many, with which seeds.
-        changes: see `changes_of`.
-        failure: why the best fails at this rung; None if it runs. It then transfers nothing, and a change without
+        changes: see `changes_of`. One that is all there is has the verdict about the whole, without further runs.
+        whole: the verdict about the whole. If the best fails at this rung, it transfers nothing, and a change without
             which it runs is to blame: one run each shows that.
     """
+    failure = whole.get("fails")
     runner, state = bench.runner, bench.journal.state
     assert state.incumbent is not None and state.baseline is not None
     texts = runner.workspace.files(state.incumbent.commit)
     labels, variants = [label_of(index, each.unit) for index, each in enumerate(changes, start=1)], dict[str, str]()
     for label, change in zip(labels, changes, strict=True):
-        if change.files is not None and change.files != texts:
+        if change.files is not None and change.files != texts and not change.alone:
             variants[label] = commit_variant(bench, f"promote/{label}", dict(change.files))
     first = {BEST: state.incumbent.commit} if failure is None else {BASELINE: state.baseline.commit}
     if failure is not None:
@@ -82,6 +87,9 @@ def judge_each(bench: Workbench, pairs: Pairs, changes: Sequence[Change], failur
         if label in variants and measured is not None:
             judged = _judged(bench, measured, label, change.unit, failure)
             verdict, why = judged["verdict"], judged["why"]
+        elif change.alone:
+            judged = {name: value for name, value in whole.items() if name != "fails"}
+            verdict, why = whole["verdict"], whole["why"]
         about = {**entry_of(change.unit), "set": _set_by_user(bench, change.unit.keeps)}
         entries.append({**about, "verdict": verdict, "why": why, "judged": judged})
     return entries
@@ -96,7 +104,7 @@ def _judged(bench: Workbench, measured: Measured, label: str, unit: Unit, failur
         return failed(bench, measured, label, BASELINE, verdict, why)
     if fails is not None:
         return failed(bench, measured, label, BEST, "transfers", f"without it the run fails: {fails}")
-    return judge(bench, measured, label, BEST, _gain_of(bench.journal.state, unit.keeps))
+    return judge(bench, measured, label, BEST, _gain_of(bench, unit.keeps))
 
 
 def set_by_user(bench: Workbench, changes: Sequence[Change]) -> list[dict[str, Any]]:
@@ -115,11 +123,13 @@ def smaller(bench: Workbench, taken: Sequence[Unit], every: Sequence[Unit]) -> d
     """Return the commit of the best without these changes, and what it leaves out; None if nothing can be measured."""
     runner, state, rung = bench.runner, bench.journal.state, bench.rung
     assert state.incumbent is not None and state.baseline is not None and rung is not None
+    known = known_constants(runner.protocol)
     files = without(runner, state, runner.workspace.files(state.incumbent.commit), taken)
-    if files is None or refused(files, known_constants(runner.protocol), rung.values):
+    if files is None or refused(files, known, rung.values):
         return None
-    if files == runner.workspace.files(state.baseline.commit):
-        return None
+    first = runner.workspace.files(state.baseline.commit)
+    if set_in(files, known, rung.values) == set_in(first, known, rung.values):
+        return None  # nothing remains but what the rung sets on both sides
     staying = {keep.number for unit in every if unit not in taken for keep in unit.keeps}
     return {
         "commit": commit_variant(bench, f"promote/{REST}", files),
@@ -129,9 +139,26 @@ def smaller(bench: Workbench, taken: Sequence[Unit], every: Sequence[Unit]) -> d
     }
 
 
-def _gain_of(state: State, keeps: Sequence[Experiment]) -> float | None:
-    """Return what these keeps gained in the session, as a fraction of the baseline."""
+def gain_at_rung(bench: Workbench, changes: Sequence[Change]) -> float | None:
+    """Return what the changes that the rung leaves gained in the session, as a fraction of the baseline.
+
+    Returns:
+        None if that is unknown, or a keep changed a constant that the rung sets and something else as well.
+    """
+    state = bench.journal.state
+    kept = [each for each in state.experiments[1:] if each.verdict.status == "keep"]
+    if not _set_by_user(bench, kept):
+        return gain_in_session(state)
+    left = {keep.number for change in changes for keep in change.unit.keeps}
+    return _gain_of(bench, [each for each in kept if each.number in left])
+
+
+def _gain_of(bench: Workbench, keeps: Sequence[Experiment]) -> float | None:
+    """Return what these keeps gained in the session, as a fraction of the baseline; None if the rung sets any."""
+    state = bench.journal.state
     baseline = standing(state).baseline
+    if _set_by_user(bench, keeps):
+        return None
     gains = [found for keep in keeps if (found := outcome(state, keep).gain) is not None]
     return sum(gains) / abs(baseline) if gains and baseline else None
 

@@ -9,7 +9,7 @@ from typing import Any
 from agent.errors import PreconditionError
 from agent.format import counted, duration
 from agent.journal.state import State
-from agent.promote.each import BASELINE, REST, Change, changes_of, judge_each, set_by_user, smaller
+from agent.promote.each import BASELINE, REST, Change, changes_of, gain_at_rung, judge_each, set_by_user, smaller
 from agent.promote.judge import Part, failed, gain_in_session, judge, measure
 from agent.promote.rung import climb
 from agent.report.promotion import rung_words
@@ -47,8 +47,8 @@ def promote(bench: Workbench, wish: Wish) -> dict[str, Any]:
     require_kept(bench)
     bench = scoring(climb(bench, wish.values), wish.pairs.holdout)
     assert bench.rung is not None and state.incumbent is not None and state.baseline is not None
-    best, own = state.incumbent.commit, gain_in_session(state)
-    changes = changes_of(bench) if wish.each is not False else []
+    best, every = state.incumbent.commit, changes_of(bench)
+    own, changes = gain_at_rung(bench, every), every if wish.each is not False else []
     whole = _decided(state, bench) if wish.each else None
     _say_cost(bench, wish, changes, known=whole is not None)
     if whole is None:
@@ -56,14 +56,14 @@ def promote(bench: Workbench, wish: Wish) -> dict[str, Any]:
     transfers = whole["verdict"] == "transfers"
     entries, rest = None, None
     if wish.each or (wish.each is None and not transfers):
-        entries = judge_each(bench, wish.pairs, changes, whole.get("fails"))
-        rest = None if transfers else _rest(bench, wish, changes, entries)
+        entries = judge_each(bench, wish.pairs, changes, whole)
+        rest = None if transfers else _rest(bench, wish, changes, entries, own)
         entries = sorted([*entries, *set_by_user(bench, changes)], key=lambda entry: entry["number"])
     data = {
         "best": best,
         "rung": bench.rung.to_dict(),
         "conditions": rung_words(bench.rung, state),
-        "session": own,
+        "session": gain_in_session(state),
         "whole": whole,
         "changes": entries,
         "rest": rest,
@@ -90,9 +90,13 @@ def require_kept(bench: Workbench) -> None:
 
 
 def _rest(
-    bench: Workbench, wish: Wish, changes: Sequence[Change], entries: Sequence[Mapping[str, Any]]
+    bench: Workbench, wish: Wish, changes: Sequence[Change], entries: Sequence[Mapping[str, Any]], own: float | None
 ) -> dict[str, Any] | None:
-    """Measure what remains without the changes that do not transfer; None if that is nothing, or everything."""
+    """Measure what remains without the changes that do not transfer; None if that is nothing, or everything.
+
+    Args:
+        own: the gain in the session, see `judge`.
+    """
     state = bench.journal.state
     assert state.baseline is not None
     pairs = zip(changes, entries, strict=True)
@@ -101,7 +105,7 @@ def _rest(
     if found is None:
         return None
     commits = {BASELINE: state.baseline.commit, REST: found["commit"]}
-    judged = _pair(bench, commits, wish.pairs, gain_in_session(state), "rest")
+    judged = _pair(bench, commits, wish.pairs, own, "rest")
     return {**found, "offered": judged["verdict"] == "transfers", "judged": judged}
 
 
@@ -127,7 +131,7 @@ def _say_cost(bench: Workbench, wish: Wish, changes: Sequence[Change], *, known:
     """Say before the first run how many there are at most, and how long they take."""
     state, count, each = bench.journal.state, wish.pairs.count, expected(bench)
     assert bench.rung is not None
-    parts = sum(change.files is not None for change in changes)
+    parts = sum(change.files is not None and not change.alone for change in changes)
     first, more = 0 if known else 2 * count, (parts + 1 + 2) * count if parts else 0
 
     def say(text: str) -> None:

@@ -49,7 +49,14 @@ def climb(bench: Workbench, given: Sequence[str]) -> Workbench:
     trees = {
         name: runner.workspace.files(each.commit) for name, each in (("the baseline", baseline), ("the best", best))
     }
-    values = values_for(given, trees, known_constants(runner.protocol))
+    known = known_constants(runner.protocol)
+    values = values_for(given, trees, known)
+    first, last = (set_in(files, known, values) for files in trees.values())
+    if values and first == last:
+        raise UsageError(
+            f"--set sets all that session {session['tag']} changed, so nothing is left to judge",
+            hint="drop one of them",
+        )
     before = session["fingerprint"]
     own, seconds = before.get("training_seconds"), runner.training_seconds
     if seconds is not None and not seconds < LONGEST:
@@ -60,13 +67,13 @@ def climb(bench: Workbench, given: Sequence[str]) -> Workbench:
             f"got {seconds:g}",
             hint="give a larger number",
         )
-    if not differences(before, here) and not _changes(trees, values, known_constants(runner.protocol)):
+    if not differences(before, here) and not _changes(trees, values, known):
         confirm = typed(f"confirm --tag {session['tag']}")
         raise UsageError(
             f"this is the rung at which session {session['tag']} was measured",
             hint=f"add --training-seconds or --set, or repeat its runs with `{confirm}`",
         )
-    limit = hard_limit(runner.protocol, seconds, own) * growth(trees, values, known_constants(runner.protocol))
+    limit = hard_limit(runner.protocol, seconds, own) * growth(trees, values, known)
     execution = runner.protocol.execution.model_copy(update={"hard_timeout_seconds": limit})
     protocol = runner.protocol.model_copy(update={"execution": execution})
     return replace(bench, runner=replace(runner, protocol=protocol), rung=Rung(seconds, values, here))
@@ -157,10 +164,14 @@ def values_for(
     return found
 
 
+def set_in(files: Mapping[str, str], known: Mapping[str, Value], values: Mapping[str, Value]) -> dict[str, str]:
+    """Return the files as they run at a rung that sets these constants."""
+    return {**files, **with_values(files, known, values)}
+
+
 def refused(files: Mapping[str, str], known: Mapping[str, Value], values: Mapping[str, Value]) -> str | None:
     """Return the first assert that these files would fail with these constants, or None."""
-    changed = {**files, **with_values(files, known, values)}
-    texts = (text for path, text in changed.items() if path.endswith(".py"))
+    texts = (text for path, text in set_in(files, known, values).items() if path.endswith(".py"))
     return next((why for text in texts if (why := refuses(text, known, {})) is not None), None)
 
 

@@ -18,6 +18,8 @@ import pytest
 from agent.journal.journal import Journal, fold, read
 from agent.journal.paths import journal_path
 from agent.journal.state import State
+from agent.promote.each import changes_of, gain_at_rung
+from agent.promote.rung import climb
 from agent.session.ablate import commit_variant
 from agent.session.opening import open_runner
 from agent.session.signals import Interrupts
@@ -161,10 +163,31 @@ def test_each_uses_the_verdict_about_the_whole_that_is_known(night: Path, cli: C
     assert (first["whole"]["verdict"], first["changes"]) == ("transfers", None)
     second = promoted(night, cli, *flags, "--each")
     assert second["whole"] == first["whole"]
-    assert len(events(night, "compared")) == 4 + 4
     verdicts = by_name(second["changes"])
     assert verdicts == {"RATE": "transfers", "WIDTH": "set by you", "DECAY": "set by you"}
     assert second["rest"] is None
+    # At this rung the rate is all that there is, so nothing was measured twice.
+    assert second["changes"][0]["judged"] == first["whole"]
+    assert len(events(night, "compared")) == 4
+
+
+def test_only_change_has_the_verdict_about_the_whole(quick: Path, cli: Cli) -> None:
+    """The width alone was kept: without it the best is the baseline, and those runs are made already."""
+    (quick / "train.py").write_text(RECIPE)
+    commit_all(quick, "recipe")
+    keep_in_turn(quick, cli, CHANGES[1])
+    done = cli(quick, "promote", "--training-seconds", "900", "--runs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "the whole takes 4 runs of about " in done.stderr
+    assert "if it is not shown to transfer" not in done.stderr
+    (found,) = state_of(quick).promotions
+    assert by_name(found["changes"]) == {"WIDTH": "does not transfer"}
+    assert (found["changes"][0]["judged"], found["rest"]) == (found["whole"], None)
+    assert len(events(quick, "compared")) == 4
+    failed = promoted(quick, cli, "--set", "DEPTH=8", "--runs", "2")
+    assert by_name(failed["changes"]) == {"WIDTH": "does not transfer"}
+    assert "MemoryError" in failed["changes"][0]["why"]
+    assert_consistent(quick)
 
 
 def test_set_value_wins_over_a_kept_change(night: Path, cli: Cli) -> None:
@@ -405,3 +428,41 @@ def test_what_transfers_is_adopted_with_its_evidence(night: Path, cli: Cli) -> N
     assert "confirmed" in message
     text = git(night, "show", "main:train.py")
     assert ("RATE = 0.3" in text, "WIDTH = 64" in text, "DECAY = 0.9" in text) == (True, True, True)
+
+
+def test_what_a_promotion_set_is_not_adopted(night: Path, cli: Cli) -> None:
+    """No run compared that value with the baseline's; the decay was kept at a value that both sides had."""
+    found = promoted(night, cli, "--set", "DECAY=0.9", "--runs", "2")
+    assert found["whole"]["verdict"] == "transfers"
+    done = cli(night, "adopt", "--promoted")
+    assert done.returncode == 0, done.stderr
+    message = git(night, "log", "-1", "--format=%B", "main")
+    assert "Adopt 2 changes of session t: val_bpb 1.9" in message
+    assert "that they transfer: #3" in message
+    assert "Judged with: DECAY = 0.9 on both sides; here as on the baseline" in message
+    text = git(night, "show", "main:train.py")
+    assert ("RATE = 0.3" in text, "WIDTH = 256" in text, "DECAY = 0.5" in text) == (True, True, True)
+
+
+def test_nothing_is_measured_that_the_rung_makes_equal(quick: Path, cli: Cli) -> None:
+    (quick / "train.py").write_text(RECIPE)
+    commit_all(quick, "recipe")
+    keep_in_turn(quick, cli, *CHANGES[1:])
+    done = cli(quick, "promote", "--set", "WIDTH=256", "--set", "DECAY=0.9")
+    assert done.returncode == 2
+    assert "error: --set sets all that session t changed, so nothing is left to judge" in done.stderr
+    # Without the width, the best at this rung is the baseline.
+    found = promoted(quick, cli, "--training-seconds", "900", "--set", "DECAY=0.9", "--runs", "2")
+    assert by_name(found["changes"]) == {"WIDTH": "does not transfer", "DECAY": "set by you"}
+    assert found["rest"] is None
+    assert len(events(quick, "compared")) == 4
+
+
+def test_gain_of_what_the_rung_sets_is_no_measure_of_the_rest(night: Path, cli: Cli) -> None:
+    """The decay alone is left: it gained 0.05 in the session, and the other two six times as much."""
+    found = promoted(night, cli, "--set", "RATE=0.3", "--set", "WIDTH=256", "--runs", "2")
+    assert found["session"] > 0.15
+    assert found["whole"]["verdict"] == "transfers"
+    with open_runner(night, "t", None, "off") as runner, closing(Journal(journal_path(night, "t"))) as journal:
+        bench = climb(Workbench(runner, journal, Interrupts()), ["RATE=0.3", "WIDTH=256"])
+        assert gain_at_rung(bench, changes_of(bench)) == pytest.approx(0.05 / 2, abs=0.004)

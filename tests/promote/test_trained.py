@@ -22,7 +22,7 @@ def test_gain_of_trained_models_transfers(training: Path, cli: Cli) -> None:
     assert whole["holdout"]["low"] > 0
     assert abs(whole["cost"]["gain"]) < 0.1
     assert (change_of_rate["verdict"], change_of_rate["constants"]) == ("transfers", ["RATE"])
-    assert change_of_rate["judged"]["seeds"] == [46, 47, 48]
+    assert change_of_rate["judged"] == whole
     assert data["conditions"] == "1.5 s of training"
     compared = events(training, "compared")
     assert {run["source"] for run in compared} == {"attested"}
