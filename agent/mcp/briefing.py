@@ -12,6 +12,7 @@ from agent.journal.paths import find_session, journal_path
 from agent.playbook.entries import read_book
 from agent.playbook.tell import told
 from agent.playbook.tried import untried
+from agent.proposers import earlier
 from agent.proposers.model import prompt
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
@@ -31,7 +32,8 @@ def briefing(folder: Path, tag: str | None) -> str:
     protocol = load_protocol(folder)
     workspace = Workspace(folder, protocol)
     try:
-        state = fold(journal_path(folder, find_session(folder, tag)))
+        path = journal_path(folder, find_session(folder, tag))
+        state = fold(path)
     except PreconditionError:
         if tag is not None:
             raise
@@ -56,5 +58,6 @@ def briefing(folder: Path, tag: str | None) -> str:
         fingerprint=state.session["fingerprint"],
         folder=folder,
         tick=lambda: None,
+        earlier=earlier.read(path) if state.learned else (),
     )
     return prompt.briefing(context, TOKENS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from agent.journal.experiment import Experiment
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from agent.journal.state import State
+from agent.mcp.briefing import briefing
 from agent.proposers import earlier
 from tests.common.in_process import call
 from tests.common.sessions import assert_consistent
-from tests.common.workspaces import git, set_protocol
+from tests.common.workspaces import commit_all, git, set_protocol
 
 
 @pytest.fixture
@@ -73,6 +75,19 @@ def test_earlier_best_is_proposed_first_and_measured_again(night: Path) -> None:
     assert_consistent(night, tag="u")
     status = call(night, "status", "--tag", "u")
     assert "learned from t: 13 experiments" in status.stdout
+
+
+def test_briefing_of_an_agent_knows_what_was_tried_elsewhere(night: Path) -> None:
+    moved = re.match(r"(\w+) (\S+) -> (\S+)$", described(night, "t")[1])
+    assert moved is not None
+    turn = f"{moved[1]} {'up' if float(moved[3]) > float(moved[2]) else 'down'}"
+    (night / "playbook.md").write_text(f"# Playbook\n\n## An old idea\n\n- what: this\n- turns: {turn}\n")
+    commit_all(night, "a playbook", "playbook.md")
+    for tag, flags in (("u", ()), ("v", ("--fresh",))):
+        run(night, tag, "--max-experiments", "0", *flags)
+        git(night, "checkout", "--quiet", "main")
+    assert "An old idea" in briefing(night, "v")
+    assert "An old idea" not in briefing(night, "u")
 
 
 def test_earlier_best_is_proposed_once(night: Path) -> None:

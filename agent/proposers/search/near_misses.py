@@ -68,11 +68,15 @@ def _is_due(history: Sequence[Experiment]) -> bool:
 
 
 def near_misses(history: Sequence[Experiment]) -> list[Experiment]:
-    """Return the discarded candidates that looked better than their incumbent, the clearest first."""
+    """Return the discarded candidates that looked better than their incumbent, the clearest first.
+
+    Not those of which only the seed or the spelling differs: the luck of a seed is no gain, with whatever it is joined.
+    """
     found = [
         each
         for each in history[1:]
         if each.verdict.status == "discard" and _sigmas(each) > 0 and not (each.voided or each.overtaken or each.parts)
+        if each.verdict.evidence is None or each.verdict.evidence.how != "repeat"
     ]
     return sorted(found, key=lambda each: (-_sigmas(each), each.number))
 

@@ -84,6 +84,10 @@ def _given(dimension: Dimension, value: Value | None) -> Value | None:
     if dimension.kind == "choice":
         return next(choice for choice in dimension.choices if choice == value)
     assert isinstance(value, int | float)
+    if dimension.kind == "float":
+        return float(value)
+    if dimension.kind == "int":
+        return int(value) if value == int(value) else None
     moved = dimension.rounded(value)
     return moved if moved == value else None
 

@@ -188,12 +188,15 @@ def test_kept_pair_is_taken_apart_where_a_part_was_not_measured_alone() -> None:
 def test_voided_failed_and_unproven_candidates_are_no_near_misses() -> None:
     night = Night().missed(1.0, RATE="0.2")
     clear = night.history[1].verdict.evidence
+    assert clear is not None
     voided = replace(night.history[1], verdict=Verdict("discard", "voided: trained longer", clear))
     crashed = replace(night.history[1], verdict=Verdict("crash", "no metric"))
     guessed = replace(
         night.history[1], verdict=Verdict("discard", "", Evidence("one run", 1.0, 1, 1.0, 1, 0.1, 0.1, None))
     )
-    assert near_misses.near_misses([night.history[0], voided, crashed, guessed, night.history[1]]) == [night.history[1]]
+    seed = replace(night.history[1], verdict=Verdict("discard", "repeat", replace(clear, how="repeat", sigmas=9.0)))
+    history = [night.history[0], voided, crashed, guessed, seed, night.history[1]]
+    assert near_misses.near_misses(history) == [night.history[1]]
 
 
 def test_forbidden_file_and_malformed_comment_give_no_candidate() -> None:

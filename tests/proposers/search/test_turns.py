@@ -63,6 +63,7 @@ def moved(turn: str) -> dict[str, Value]:
         ("RATE down", {"RATE": 0.0667}),
         ("RATE 0.3", {"RATE": 0.3}),
         ("RATE 20", {}),
+        ("RATE 0.03125", {"RATE": 0.03125}),
         ("DEPTH up", {"DEPTH": 5}),
         ("DEPTH 3.5", {}),
         ("SHARE up", {"SHARE": 0.65}),
