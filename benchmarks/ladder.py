@@ -143,8 +143,8 @@ class Night:
         self._session = Simulated("confirm", verdict.gaussian(random.Random(f"ladder {seed}")))
         self._rng = random.Random(f"short {seed}")
         self._incumbent: list[float] = []
-        self._repeats: list[list[float]] = []
-        self._age, self._kept = 0, False
+        self._repeats = [self._incumbent]
+        self._age, self._kept, self._luck = 0, False, 0.0
         tally.spent += verdict.BASELINE_RUNS * FULL
 
     def edit(self, number: int, edit: Edit) -> None:
@@ -164,7 +164,9 @@ class Night:
         if lead is not None:
             self._known.append(Screened(edit.kind, lead, gain, kept, stopped))
         if kept:
-            self._incumbent, self._age, self._kept = [], 0, True
+            # Its own screen is the first of it as the incumbent.
+            self._incumbent, self._age, self._kept = [] if lead is None else [self._luck], 0, True
+            self._repeats.append(self._incumbent)
 
     def _lead(self, number: int, edit: Edit) -> float | None:
         """Return what the screens say of a candidate; None if it is not screened."""
@@ -172,14 +174,13 @@ class Night:
         if not is_worth_a_screen(edit.kind, self._known, self._seed, number):
             return None
         while len(self._incumbent) < screens.wanted(self._age, baseline=not self._kept):
-            if not self._incumbent:
-                self._repeats.append(self._incumbent)
             self._incumbent.append(self._rng.gauss(0.0, SHORT_NOISE))
             tally.spent += SHORT
         tally.screened += 1
         tally.spent += SHORT
         self._age += 1
-        return edit.lead + self._rng.gauss(0.0, SHORT_NOISE) - statistics.fmean(self._incumbent)
+        self._luck = self._rng.gauss(0.0, SHORT_NOISE)
+        return edit.lead + self._luck - statistics.fmean(self._incumbent)
 
     def _stops(self, edit: Edit, lead: float) -> bool:
         repeats = [each for each in self._repeats if len(each) > 1]

@@ -37,7 +37,7 @@ from agent.journal.experiment import Direction, Experiment
 from agent.journal.state import gain
 from agent.source.diff import CODE, kinds, same_work
 
-CHANCE = 0.015  # probability of a keep below which a candidate is discarded at the short rung
+CHANCE = 0.03  # probability of a keep below which a candidate is discarded at the short rung
 NEEDED = 1.7  # gain of a keep in noises of one run: half of the gains of this size are kept
 LEAST = 8  # pairs of a kind without a prior, before any of it is discarded
 AGREEMENT = 0.01  # probability of the rank agreement of pairs that do not agree, at most
@@ -131,12 +131,15 @@ def is_worth_a_screen(kind: str, screened: Sequence[Screened], seed: int, number
     return pays or _drawn("pair", seed, number, CONTROL)
 
 
-def forecast(kind: str, lead: float, screened: Sequence[Screened], noise: float) -> Forecast | None:
+def forecast(
+    kind: str, lead: float, screened: Sequence[Screened], noise: float, *, leaner: bool = False
+) -> Forecast | None:
     """Forecast the gain at the full rung; None with too few pairs.
 
     Args:
         lead: of the candidate; positive is better.
         noise: standard deviation of one run at the full rung; positive.
+        leaner: whether the candidate is kept as a simplification if nothing is lost.
     """
     unit = UNIT * noise
     pairs = [(_within(math.asinh(x / unit)), _within(math.asinh(y / unit))) for x, y in _pairs(kind, screened)]
@@ -148,7 +151,7 @@ def forecast(kind: str, lead: float, screened: Sequence[Screened], noise: float)
     freedom = PRIOR + len(pairs) - 1
     here = _within(math.asinh(lead / unit))
     error = math.sqrt(max(rest / freedom, LEAST_ERROR**2) * (1 + here * here / squares))
-    chance = cdf((slope * here - math.asinh(NEEDED / UNIT)) / error, min(freedom, MOST_FREEDOM))
+    chance = cdf((slope * here - math.asinh((0.0 if leaner else NEEDED) / UNIT)) / error, min(freedom, MOST_FREEDOM))
     return Forecast(unit * math.sinh(_within(slope * here)), chance, len(pairs))
 
 

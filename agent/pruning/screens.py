@@ -28,13 +28,14 @@ from agent.journal.state import EDIT, State, gain
 from agent.pruning import rungs
 from agent.pruning.rungs import Forecast, Screened
 from agent.source.diff import same_work
+from agent.source.simplicity import leaner
 
 # The hard limit beyond the training: so many seconds, or this multiple of what a full run takes beyond its own, since
 # starting and evaluating do not get shorter.
 LEAST_SLACK, SLACK = 120.0, 2.0
 # Screens of an incumbent: one, then one more after every AGE candidates up to MOST. The baseline gets one more at once,
-# which shows the noise.
-AGE, MOST = 6, 3
+# which shows the noise. More of them cost more than the wins that they save: see benchmarks/ladder.py.
+AGE, MOST = 15, 2
 
 
 def wanted(age: int, *, baseline: bool) -> int:
@@ -64,6 +65,8 @@ class Runs(Protocol):
     def screen(self, runner: Runner, commit: str, log: Path, beside: Beside, about: Mapping[str, Any]) -> Run: ...
 
     def edits(self, incumbent: Experiment) -> frozenset[str]: ...
+
+    def files(self, commit: str) -> Mapping[str, str]: ...
 
     def expected_seconds(self) -> float: ...
 
@@ -107,7 +110,9 @@ class Screens:
             return
         mean = statistics.fmean(each.metric for each in beside if each.metric is not None)
         lead = gain(mean, run.metric, self._runs.runner.protocol.metric.direction)
-        found = rungs.forecast(kind, lead, known, max(noise.sd, self._noise(mean)))
+        found = rungs.forecast(
+            kind, lead, known, max(noise.sd, self._noise(mean)), leaner=self._is_leaner(run, incumbent, beside)
+        )
         self._append(self._decided(Screen(self._rung, run, kind, lead), found, known, incumbent))
 
     def _decided(
@@ -131,6 +136,12 @@ class Screens:
         run = dataclasses.replace(screen.run, estimate=reached)
         return dataclasses.replace(screen, run=run, chance=found.chance, then="discard", reason=reason)
 
+    def _is_leaner(self, run: Run, incumbent: Experiment, beside: Sequence[Run]) -> bool:
+        """Return whether the candidate would be kept as a simplification if it lost nothing."""
+        files, before = self._runs.files(self._pending.commit or ""), self._runs.files(incumbent.commit)
+        wanted = self._runs.runner.protocol.agent_rules.simplicity_criterion
+        return bool(wanted and leaner(files, run, before, beside[-1]))
+
     def _stands(self, incumbent: Experiment) -> bool:
         """Screen the incumbent until it has enough screens. Return whether it has any that can be compared with."""
         while True:
@@ -138,7 +149,7 @@ class Screens:
             if keeps_failing(runs):
                 self._say(f"#{incumbent.number} keeps failing when trained for {self._rung:g} s: no more screens of it")
                 return False
-            if len(succeeded(runs)) >= wanted(self._age(incumbent), baseline=incumbent.number == 0):
+            if len(self._seen(incumbent)) >= wanted(self._age(incumbent), baseline=incumbent.number == 0):
                 return True
             count = len(runs) + 1
             run = self._run(incumbent.commit, f"incumbent-screen-{count}.log", count, incumbent)
@@ -195,7 +206,7 @@ class Screens:
         Args:
             scale: typical size of the metric.
         """
-        groups = [metrics(self._of(each.number)) for each in self._journal.state.experiments]
+        groups = [metrics(self._seen(each)) for each in self._journal.state.experiments]
         known = [group for group in groups if len(group) > 1]
         return pooled(known, scale).sd if known else 0.0
 
@@ -209,8 +220,17 @@ class Screens:
     def _own(self, experiment: Experiment) -> list[Run]:
         return [each.run for each in experiment.screens if each.rung == self._rung and each.run.error is None]
 
+    def _seen(self, incumbent: Experiment) -> list[Run]:
+        """Return its screens: the one of its time as a candidate, and the held-out ones.
+
+        The verdict does not look at the first, and of the candidates that win hardly any was close to being screened
+        out. So it is as good as a held-out one, and saves it. Without a lead it was disturbed, or of an older version.
+        """
+        own = [each.run for each in incumbent.screens if each.rung == self._rung and each.lead is not None]
+        return succeeded([*own, *self._of(incumbent.number)])
+
     def _good(self, incumbent: Experiment) -> list[Run]:
-        return undisturbed(succeeded(self._of(incumbent.number)))
+        return undisturbed(self._seen(incumbent))
 
     def _append(self, screen: Screen, **more: int) -> None:
         data = {each.name: getattr(screen, each.name) for each in dataclasses.fields(Screen) if each.name != "run"}

@@ -69,6 +69,16 @@ def test_before_any_pair_only_rates_that_are_far_behind_are_discarded() -> None:
         assert forecast(kind, -1000.0, [], 1.0) is None
 
 
+def test_simpler_candidate_needs_no_gain() -> None:
+    pairs = agreeing("code", 40, spread=0.1)
+    found, leaner = (forecast("code", -1.0, pairs, 1.0, leaner=each) for each in (False, True))
+    assert found is not None
+    assert leaner is not None
+    assert (found.gain, found.pairs) == (leaner.gain, leaner.pairs)
+    assert discards("code", -1.0, pairs, found)
+    assert not discards("code", -1.0, pairs, leaner)
+
+
 def test_other_kinds_open_once_their_own_pairs_agree() -> None:
     pairs = agreeing("batch", LEAST)
     assert not is_open("batch", pairs[1:])

@@ -63,9 +63,10 @@ def test_a_bad_rate_is_screened_out_and_the_rest_is_judged_at_the_full_rung(nois
         assert all((screen.run.metric or 9) > 1.5 for screen in (*each.screens, *each.heldout_screens))
     assert all("trained for 300 s" in Path(run.log).read_text() for e in state.experiments for run in e.runs)
     assert all("trained for 60 s" in Path(s.run.log).read_text() for e in state.experiments for s in e.screens)
-    # Each incumbent has its own value at the short rung.
+    # Each incumbent has its own value at the short rung: the baseline's screens, and then that of the kept candidate.
     assert len(state.experiments[0].heldout_screens) == 2
-    assert len(kept.heldout_screens) == 1
+    assert not kept.heldout_screens
+    assert late.screens[0].lead == pytest.approx((kept.screens[0].run.metric or 0) - (late.screens[0].run.metric or 0))
     assert rows(noisy)[2]["description"].endswith("(screened out at 60 s)")
     assert rows(noisy)[2]["status"] == "discard"
     assert "#2 discard (screened out at 60 s) -" in said
