@@ -154,7 +154,10 @@ def measure(
     allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
     try:
         recipe = commit if isinstance(commit, Edited) else Edited(commit)
-        return _measure(runner, recipe, log, observer, allowance, beside.other)
+        found = _measure(runner, recipe, log, observer, allowance, beside.other)
+        if found.metric is None and found.pruned is None:
+            _require_disk_space(log.parent)  # without what the run wrote, which went with its room
+        return found
     except (AutoresearchError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:  # unexpected output of one run must not end the session
@@ -212,7 +215,6 @@ def _measure(
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
-            _require_disk_space(log.parent)
             around["fault"] = error.fault if isinstance(error, Faulted) else ""
             return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
         return Run(secondary=_secondary(runner, place, text, since), trained=told_training(text), **around)

@@ -61,12 +61,14 @@ class Loss:
 
     Attributes:
         died: whether the station's process died during the run, which the run may have caused.
+        failed: whether the station is there, but could not do it or sent no valid answer.
     """
 
     lease: str
     station: str
     reason: str
     died: bool = False
+    failed: bool = False
 
 
 @dataclass
@@ -184,9 +186,9 @@ class Cluster:
             if pending is not None:  # else it was given up before
                 return self._result(ended, pending)
 
-    def collect(self, session: str) -> dict[str, dict[str, Any]]:
-        """Return what stations keep of a session, by station: `finished`, lease -> Answer, and `running`, leases."""
-        return {name: _kept(data, name) for name, data in self._call(control.collect, session).items()}
+    def collect(self, session: str, leases: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return what stations keep of these runs, by station: `finished`, lease -> Answer, and `running`, leases."""
+        return {name: _kept(data, name) for name, data in self._call(control.collect, session, [*leases]).items()}
 
     def cancel(self, session: str, lease: str, station: str) -> None:
         """End a run. Its answer says that it was cancelled."""
@@ -274,13 +276,13 @@ class Cluster:
             try:
                 return _answer_of(pending.future.result(timeout=seconds), lease, pending.station)
             except Invalid as reason:
-                return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}")
+                return Loss(lease, pending.station, f"sent an answer that is not valid: {reason}", failed=True)
             except TimeoutError:
                 if pending.address not in self._workers():
                     break
             except Exception as error:  # KilledWorker, CancelledError, or what a worker raised
                 died = type(error).__name__ in ("KilledWorker", "FutureLostError")
-                return Loss(lease, pending.station, _reason(error), died)
+                return Loss(lease, pending.station, _reason(error), died, failed=not died)
         return Loss(lease, pending.station, "the station left before its answer was fetched")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -34,6 +35,8 @@ from agent.system.files import write_whole
 TICK_SECONDS = 0.2
 POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
+MOST_UNHEARD = 10  # times that a station which is there says nothing of a run, before that is lost
+DAMAGED = "its clone of the repository is damaged"
 MOST_LOST = 10  # deaths of stations during runs of one candidate, after which it is given up
 
 
@@ -53,6 +56,8 @@ class Fleet:
         self._verdicts = Verdicts(session, self.health.able)
         self._began = self._polled = time.monotonic()
         self._adopted: set[str] = set()  # leases of an earlier start, of which no answer comes by itself
+        self._unheard = Counter[str]()  # how often their stations were asked and said nothing
+        self._lacked: set[str] = set()  # leases whose stations lacked commits and were sent all of them
         self._stopping: str | None = None
         self._exhausted: tuple[int, str] | None = None  # experiments when the proposer had nothing new, and why
         self._told: set[str] = set()
@@ -210,11 +215,14 @@ class Fleet:
     def _collect(self, here: Collection[str]) -> None:
         """Take what stations finished while nobody was connected. What no station has is lost."""
         late = time.monotonic() - self._began > ABSENT_SECONDS
-        found = self._cluster.collect(self._orders.session)
+        found = self._cluster.collect(self._orders.session, sorted(self._adopted))
         for lease in [self._flight.leases[each] for each in self._adopted]:
             if lease.station not in found:
+                self._unheard[lease.lease] += lease.station in here
                 if late and lease.station not in here:
                     self._lose(lease, "its station did not come back")
+                elif late and self._unheard[lease.lease] >= MOST_UNHEARD:
+                    self._lose(lease, "its station does not say what it has")
                 continue
             kept = found[lease.station]
             if (answer := kept["finished"].get(lease.lease)) is not None:
@@ -310,7 +318,12 @@ class Fleet:
         if not self._orders.is_of(answer, lease):
             self._lose(lease, "its station measured something else")
             return
+        if answer.lacks and lease.lease in self._lacked:
+            self._lose(lease, DAMAGED)
+            self.health.failed(lease.station, DAMAGED)
+            return
         if answer.lacks:
+            self._lacked.add(lease.lease)
             self._orders.forget(lease.station)
             self._cluster.submit(lease.station, self._orders.order(lease))
             return
@@ -348,7 +361,11 @@ class Fleet:
         # A broken connection may be back by now, after a proposal that took minutes.
         if self._cluster.connected and loss.reason != BROKEN:
             self._lose(lease, loss.reason, died=loss.died)
-            self.health.pause(lease.station, LOSS_PAUSE)  # until `meet` has looked whether it is there
+            # A candidate that ends its station is given up; what was kept is not, so its station gets longer pauses.
+            if loss.failed or (loss.died and lease.candidate is None):
+                self.health.failed(lease.station, loss.reason)
+            else:
+                self.health.pause(lease.station, LOSS_PAUSE)  # until `meet` has looked whether it is there
         else:  # it may have been measured all the same; its station may take as long as at a start to come back
             self._adopted.add(lease.lease)
             self._began = time.monotonic()
@@ -369,7 +386,8 @@ class Fleet:
         runs = self._flight.kept.get(BASELINE, ())
         if self._state.pending is None and not succeeded(runs):
             failed = [run for run in self.health.recent(BASELINE) if run.metric is None]
-            if failed and {*self.health.here()} <= {run.station for run in failed}:
+            here = self.health.here()
+            if failed and here and {*here} <= {run.station for run in failed}:
                 where = failed[-1].station
                 raise AutoresearchError(
                     f"the baseline failed on {where}: {failed[-1].error}", hint=f"see the log {failed[-1].log}"

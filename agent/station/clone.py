@@ -29,6 +29,9 @@ class Lacking(Exception):
 def update(folder: Path, order: Order) -> Path:
     """Bring a clone to the base of an order, and fetch the commit that it measures.
 
+    A damaged clone is made anew: one that git cannot check out, such as after a kill that left a lock behind, or that
+    lacks commits although the bundle brings all of them.
+
     Returns:
         The workspace in the clone.
 
@@ -36,6 +39,23 @@ def update(folder: Path, order: Order) -> Path:
         Lacking: a whole bundle is required.
         AutoresearchError: the bundle or the clone is unusable.
     """
+    known = (folder / ".git").is_dir()
+    try:
+        return _updated(folder, order)
+    except Lacking:
+        if not known or order.bundle is None or _is_partial(order.bundle):
+            raise
+    except AutoresearchError:
+        if not known:
+            raise
+        if order.bundle is None or _is_partial(order.bundle):
+            remove_tree(folder)
+            raise Lacking from None
+    remove_tree(folder)
+    return _updated(folder, order)
+
+
+def _updated(folder: Path, order: Order) -> Path:
     git = _clone(folder, order)
     if not _has(git, order.commit):
         if order.bundle is None:
@@ -96,6 +116,11 @@ def _feed(git: Git, bundle: bytes, commit: str) -> None:
         raise Lacking
     if fault:
         raise AutoresearchError(f"the bundle of the order {fault}")
+
+
+def _is_partial(bundle: bytes) -> bool:
+    """Return whether a bundle is based on commits that it does not bring (gitformat-bundle(5))."""
+    return b"\n-" in bundle.partition(b"\n\n")[0]
 
 
 def _has(git: Git, commit: str) -> bool:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from agent.execution import fingerprint
@@ -29,6 +30,7 @@ GPU_SECONDS = 10
 def facts(dask_worker: Any = None) -> dict[str, Any]:
     """Return who the station is: its name, machine, program and process."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    card = accelerator()
     return {
         "name": _here(dask_worker).name,
         "host": platform.node(),
@@ -36,19 +38,20 @@ def facts(dask_worker: Any = None) -> dict[str, Any]:
         "version": version(),
         "python": platform.python_version(),
         "cores": cores,
-        "accelerator": accelerator(),
         "machine": machine(),
+        **({"accelerator": card} if card is not None else {}),
     }
 
 
-def collect(session: str, dask_worker: Any = None) -> dict[str, Any]:
-    """Return the answers of a session that are kept here, and which of its runs is active."""
+def collect(session: str, leases: Sequence[str], dask_worker: Any = None) -> dict[str, Any]:
+    """Return which of these runs of a session have an answer that is kept here, and which run is active."""
     here = _here(dask_worker)
     # Looked at first: a run that ends now counts as active, instead of neither active nor finished, which is lost.
     active = here.active
     answers: list[Answer] = []
     for folder in records.kept(here.name, name(session)):
-        if (answer := records.read_kept(folder)) is not None:
+        # The decider has the others, and their logs would take long on a slow network.
+        if folder.name in leases and (answer := records.read_kept(folder)) is not None:
             answers.append(answer)
     running = [active.lease] if active is not None and active.session == session else []
     return {"finished": {each.lease: each.to_dict() for each in answers}, "running": running}
@@ -79,19 +82,27 @@ def machine() -> dict[str, Any]:
     return fingerprint.machine()
 
 
-@functools.cache
-def accelerator() -> str:
-    """Return the name of the station's accelerator: its NVIDIA card, the Mac's chip, or the processor."""
+def accelerator() -> str | None:
+    """Return the name of the station's accelerator: its NVIDIA card, the Mac's chip, or the processor.
+
+    Returns:
+        None if the card cannot be asked now: another name would make its earlier runs incomparable.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if visible and shutil.which("nvidia-smi"):
-        ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", visible]
-        try:
-            done = subprocess.run(ask, capture_output=True, text=True, timeout=GPU_SECONDS, check=False)
-            if done.returncode == 0 and done.stdout.strip():
-                return done.stdout.splitlines()[0].strip()[:200]
-        except (OSError, subprocess.TimeoutExpired):
-            pass
-    return fingerprint.chip()
+    if not visible or shutil.which("nvidia-smi") is None:
+        return fingerprint.chip()
+    try:
+        return _card(visible)
+    except (OSError, subprocess.SubprocessError, LookupError):
+        return None
+
+
+@functools.cache
+def _card(visible: str) -> str:
+    """Return the name of an NVIDIA card. Failures are not remembered."""
+    ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", visible]
+    done = subprocess.run(ask, capture_output=True, text=True, timeout=GPU_SECONDS, check=True)
+    return done.stdout.strip().splitlines()[0].strip()[:200]
 
 
 def _here(dask_worker: Any) -> Station:

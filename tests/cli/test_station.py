@@ -88,7 +88,7 @@ def test_station_works_leaves_and_comes_back(cli: Cli, quick: Path, tmp_path: Pa
         with started(*serve, ready="the scheduler is ready", log=tmp_path / "two.log"):
             cluster = Cluster.connect(address, tmp_path / "fleet")
             until(cluster.stations, "the station has not come back")
-            found = until(lambda: cluster.collect("s1")["studio"]["finished"], "its answer is lost")
+            found = until(lambda: cluster.collect("s1", ["r1"])["studio"]["finished"], "its answer is lost")
             assert found["r1"].run.metric == 1.732
             set_train(quick, SLOW)
             cluster.submit("studio", order(quick, "r2"))

@@ -25,7 +25,7 @@ FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
 @pytest.fixture(autouse=True)
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
-    with local_stations(1) as found:
+    with local_stations(1, tmp_path) as found:
         yield found
 
 
@@ -96,7 +96,7 @@ control.facts = facts
 """
 KEPT = """
 import agent.station.control as control
-def collect(session, dask_worker=None):
+def collect(session, leases, dask_worker=None):
     return KEPT
 control.collect = collect
 """
@@ -177,6 +177,6 @@ def test_station_whose_gpu_fails_is_left_alone(
 def test_odd_list_of_kept_answers_is_an_empty_one(fleet: LocalFleet, tmp_path: Path, kept: str) -> None:
     with station(fleet, "odd", tmp_path / "station.log", KEPT.replace("KEPT", kept)):
         cluster = Cluster.connect(fleet.address, fleet.tls)
-        found = until(lambda: cluster.collect("s1").get("odd"), "the station has not answered")
+        found = until(lambda: cluster.collect("s1", []).get("odd"), "the station has not answered")
         cluster.close()
     assert found == {"finished": {}, "running": []}

@@ -40,7 +40,7 @@ time.sleep(600)
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalFleet]:
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
-    with local_stations(2) as found:
+    with local_stations(2, tmp_path) as found:
         yield found
 
 
@@ -110,7 +110,7 @@ def test_cancelled_run_ends_with_its_processes(cluster: Cluster, quick: Path) ->
     cluster.cancel("s1", "r1", "cpu0")
     assert answered(cluster).failed == "the run was cancelled"
     assert not psutil.wait_procs(run, timeout=WAIT)[1]
-    assert cluster.collect("s1")["cpu0"] == {"finished": {}, "running": []}
+    assert cluster.collect("s1", ["r1", "r2"])["cpu0"] == {"finished": {}, "running": []}
 
 
 def test_killed_decider_collects_what_its_stations_finish(
@@ -126,9 +126,9 @@ def test_killed_decider_collects_what_its_stations_finish(
         until(lambda: going(cluster, "cpu0"), "the run has not started")
         decider.kill()
         decider.wait()
-    assert cluster.collect("s1")["cpu0"] == {"finished": {}, "running": ["r1"]}
+    assert cluster.collect("s1", ["r1", "r2"])["cpu0"] == {"finished": {}, "running": ["r1"]}
     gate.touch()
-    found = until(lambda: cluster.collect("s1")["cpu0"]["finished"], "the run has not ended")
+    found = until(lambda: cluster.collect("s1", ["r1", "r2"])["cpu0"]["finished"], "the run has not ended")
     assert found["r1"].run.metric == 1.732
     assert b"val_bpb" in found["r1"].log
     # The same order again is the same run, and a later one drops it.
@@ -136,7 +136,7 @@ def test_killed_decider_collects_what_its_stations_finish(
     assert answered(cluster).run == found["r1"].run
     cluster.submit("cpu0", order(quick, "r2", settled=("r1",)))
     assert answered(cluster).lease == "r2"
-    assert {*cluster.collect("s1")["cpu0"]["finished"]} == {"r2"}
+    assert {*cluster.collect("s1", ["r1", "r2"])["cpu0"]["finished"]} == {"r2"}
 
 
 def test_second_order_waits_for_the_first(cluster: Cluster, quick: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_second_order_waits_for_the_first(cluster: Cluster, quick: Path, tmp_pat
     until(lambda: going(cluster, "cpu0"), "the run has not started")
     cluster.submit("cpu0", order(quick, "r2"))
     assert cluster.next_answer(0.5) is None
-    assert cluster.collect("s1")["cpu0"]["running"] == ["r1"]
+    assert cluster.collect("s1", ["r1", "r2"])["cpu0"]["running"] == ["r1"]
     gate.touch()
     assert [answered(cluster).lease, answered(cluster).lease] == ["r1", "r2"]
 

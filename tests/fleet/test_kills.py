@@ -48,9 +48,10 @@ ENDS = ("returned", "compared", "lost", "withdrawn")  # each lease ends by one o
 @pytest.fixture(scope="module")
 def stations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
     """Two stations that outlive their deciders."""
+    home = tmp_path_factory.mktemp("stations")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTORESEARCH_CACHE", str(tmp_path_factory.mktemp("stations") / "cache"))
-        with local_stations(2) as found:
+        patch.setenv("AUTORESEARCH_CACHE", str(home / "cache"))
+        with local_stations(2, home) as found:
             yield found
 
 
