@@ -169,8 +169,7 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         starter = _starter(runner, config)
         if output.dry_run:
             plan = _plan(session, config.start if start else None, at)
-            lines = [plan, *where(config.stations), *(starter.plan() if starter else ()), *remarks]
-            print("\n".join(map(block, lines)))  # the protocol's command is a stranger's text
+            print(block("\n".join([plan, *where(config.stations), *(starter.plan() if starter else ()), *remarks])))
             return 0
         if execution.setup and is_due(runner.protocol, state_folder(runner.workspace.folder)):
             started()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.journal.paths import home_folder
-from agent.room.places import TOOLS
+from agent.room.places import READ_VARIABLE, TOOLS
 from agent.system.files import read_bounded
 
 KEY_PLACES = {".netrc", ".npmrc", ".pypirc", ".ssh", ".aws", ".gnupg"}
@@ -25,19 +25,24 @@ MOST_ENTRIES = 5000  # of a folder that a link leads to, in which keys are looke
 HOMES = ("/home", "/Users")
 BROAD = (*HOMES, "/root", "/var", "/tmp", "/var/tmp", "/private", "/private/var", "/private/tmp")
 OF_THE_SYSTEM = ("/proc", "/dev", "/run", "/private/var/run")
-MEDIA = "/run/media"  # where desktops mount disks
+MOUNTED = ("/run/media", "/dev/shm")  # disks, and data in memory
 # What a link may lead to of the settings that programs keep in a home folder, where keys are as well.
 DATA_IN_HOME = (
     ".cache",
     ".fastai",
     ".keras",
     ".lmstudio/models",
+    ".local/share/hatch",
+    ".local/share/mamba",
+    ".local/share/pdm",
     ".local/share/virtualenvs",
     ".ollama/models",
     ".torch",
     ".venvs",
     ".virtualenvs",
     "Library/Caches",
+    "Library/CloudStorage",
+    "Library/Mobile Documents",
     *TOOLS,
 )
 
@@ -59,6 +64,8 @@ def is_key(path: Path, *, nested: bool) -> bool:
 def is_private(place: Path, top: Path) -> bool:
     """Return whether no run may follow a link to a place: it may hold keys, or is more than data.
 
+    What the user names in AUTORESEARCH_READ is not private.
+
     Args:
         place: without links in its path.
         top: of the user's repository.
@@ -66,6 +73,9 @@ def is_private(place: Path, top: Path) -> bool:
     top, home = top.resolve(), home_folder().resolve()
     if place != top and place.is_relative_to(top):
         return bool(KEPT_BACK & {*place.relative_to(top).parts}) or is_key(place, nested=True)
+    named = [Path(each).expanduser() for each in os.environ.get(READ_VARIABLE, "").split(os.pathsep) if each]
+    if any(place.is_relative_to(each.resolve()) for each in named):
+        return False
     if not _is_data(place):
         return True  # a socket, through which another program could be told what to do
     if (
@@ -74,7 +84,7 @@ def is_private(place: Path, top: Path) -> bool:
         or top.is_relative_to(place)
     ):
         return True
-    if any(place.is_relative_to(each) for each in OF_THE_SYSTEM) and not place.is_relative_to(MEDIA):
+    if any(place.is_relative_to(each) for each in OF_THE_SYSTEM) and not {*map(Path, MOUNTED)} & {*place.parents}:
         return True
     if {part.casefold() for part in place.parts} & (KEY_PLACES | OWN_FOLDERS) or is_key(place, nested=True):
         return True
@@ -89,7 +99,9 @@ def keys_in(folder: Path) -> Iterator[Path]:
         entries = [*itertools.islice(folder.iterdir(), MOST_ENTRIES)] if folder.is_dir() else []
     except OSError:
         return
-    yield from (each for each in entries if each.name in KEY_PLACES | OWN_FOLDERS or is_key(each, nested=True))
+    # The data of git-annex are in its .git.
+    own = OWN_FOLDERS if not (folder / ".git" / "annex").exists() else set()
+    yield from (each for each in entries if each.name in KEY_PLACES | own or is_key(each, nested=True))
 
 
 def lead_of(path: Path) -> Path | None:

@@ -135,7 +135,8 @@ def places(
     wanted += [Path(each).expanduser() for each in named if each]
     read = _outermost(each for each in wanted if each.exists())
     of_system = SECRET_PLACES if installing else (*SECRET_PLACES, *SECRET_OF_INSTALLERS)
-    secret = [*map(Path, of_system), *(home_folder() / each for each in SECRET_OF_TOOLS), *hidden]
+    homes = dict.fromkeys((home_folder(), home_folder().resolve()))
+    secret = [*map(Path, of_system), *(home / each for home in homes for each in SECRET_OF_TOOLS), *hidden]
     shown = {*read}
     return Places(read, tuple(each for each in secret if _is_below(each, shown) and each.exists()))
 

@@ -21,7 +21,7 @@ from agent.errors import AutoresearchError
 from agent.journal.paths import home_folder
 from agent.repository.workspace import Workspace
 from agent.room import variables
-from agent.room.keys import KEPT_BACK, KEY_PLACES, OWN_FOLDERS, is_key, is_private, keys_in, lead_of, leading_out
+from agent.room.keys import KEPT_BACK, KEY_PLACES, is_key, is_private, keys_in, lead_of, leading_out
 from agent.room.places import places, texts
 from agent.room.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.source.encoding import encoded
@@ -184,10 +184,7 @@ def _must_be_split(folder: Path, depth: int = DEEPEST) -> bool:
         entries = [(Path(each.path), each.is_dir(follow_symlinks=False)) for each in os.scandir(folder)]
     except OSError:
         return False
-    # The .git of a submodule is a file, and leads to what is hidden.
     if any(is_key(path, nested=True) or path.name in KEY_PLACES for path, _ in entries):
-        return True
-    if any(is_folder and path.name in OWN_FOLDERS for path, is_folder in entries):
         return True
     inner = [path for path, is_folder in entries if is_folder]
     return any(_is_claim(each) or (depth > 1 and _must_be_split(each, depth - 1)) for each in inner)
@@ -268,7 +265,9 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
             shown.append(_show(sandbox, content, target, Path("/cache") / name, "ro"))
     leads += [lead for _, lead in leading_out(tree)]
     leads = [lead for lead in leads if not is_private(lead, top)]
-    more, secret = [*furniture.read, *leads], [*furniture.hidden, *(key for lead in leads for key in keys_in(lead))]
+    # Landlock can only allow: a folder in which something is hidden could not even be listed.
+    keys = [key for lead in leads for key in keys_in(lead)] if sandbox.way != "Landlock" else []
+    more, secret = [*furniture.read, *leads], [*furniture.hidden, *keys]
     found = places(workspace, furniture.command, more, secret, installing=furniture.kind == "setup")
     hidden = [*found.hidden, *(place for place in furniture.hidden if place.is_relative_to(tree))]
     if furniture.evaluated:

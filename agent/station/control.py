@@ -93,7 +93,9 @@ def accelerator() -> str | None:
         return fingerprint.chip()
     try:
         return _card(visible)
-    except (OSError, subprocess.SubprocessError, LookupError):
+    except (subprocess.CalledProcessError, LookupError):
+        return fingerprint.chip()
+    except (OSError, subprocess.TimeoutExpired):
         return None
 
 

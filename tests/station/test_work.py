@@ -17,7 +17,7 @@ from agent.execution.measure import Runner
 from agent.protocol.load import load_protocol
 from agent.repository.bundle import write_order_bundle
 from agent.repository.workspace import Workspace
-from agent.station import records
+from agent.station import control, records
 from agent.station.control import MOST_CANCELLED, cancel, collect, facts, progress
 from agent.station.orders import Answer, Leased, Order
 from agent.station.state import Active, station
@@ -128,12 +128,16 @@ def test_damaged_clone_is_made_anew(quick: Path) -> None:
 def test_card_that_cannot_be_asked_now_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another name, as that of the processor, would make its earlier runs incomparable."""
     program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\ntest -e {tmp_path}/well || exit 9\necho NVIDIA H100\n")
+    program.write_text(f"#!/bin/sh\ntest -e {tmp_path}/well || exec sleep 60\necho NVIDIA H100\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setattr(control, "GPU_SECONDS", 1)
     assert "accelerator" not in facts("a")
     (tmp_path / "well").touch()
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     assert facts("a")["accelerator"] == "NVIDIA H100"
     (tmp_path / "well").unlink()
     assert facts("a")["accelerator"] == "NVIDIA H100"
@@ -197,7 +201,7 @@ def test_setup_that_hangs_ends_when_its_run_is_cancelled(quick: Path, tmp_path: 
 
     answer = Answer.from_dict(measure_order(order(quick).to_dict(), "a", cancel_it))
     assert (answer.run, bool(answer.failed)) == (None, True)
-    assert not [each for each in psutil.process_iter() if each.name() == "sleep" and "6543" in each.cmdline()]
+    assert not [each for each in psutil.process_iter(["cmdline"]) if "6543" in (each.info["cmdline"] or ())]
 
 
 def test_setup_that_fails_is_the_stations_failure(quick: Path) -> None:
