@@ -89,6 +89,13 @@ def state_of(folder: Path) -> State:
     return fold(journal_path(folder, "t"))
 
 
+def adopted(folder: Path, cli: Cli) -> tuple[str, str]:
+    """Adopt what transfers, and return the message of the commit and its train.py."""
+    done = cli(folder, "adopt", "--promoted")
+    assert done.returncode == 0, done.stderr
+    return git(folder, "log", "-1", "--format=%B", "main"), git(folder, "show", "main:train.py")
+
+
 def by_name(changes: list[dict[str, Any]]) -> dict[str, str]:
     return {entry["description"].split()[0]: entry["verdict"] for entry in changes}
 
@@ -420,13 +427,10 @@ def test_first_ctrl_c_finishes_the_run_and_second_stops_it(night: Path, cli: Cli
 def test_what_transfers_is_adopted_with_its_evidence(night: Path, cli: Cli) -> None:
     assert cli(night, "adopt", "--promoted").returncode == 3
     promoted(night, cli, "--training-seconds", "900")
-    done = cli(night, "adopt", "--promoted")
-    assert done.returncode == 0, done.stderr
-    message = git(night, "log", "-1", "--format=%B", "main")
+    message, text = adopted(night, cli)
     assert "Left out, because `promote` did not show that they transfer: #2" in message
     assert "Training: 900 s a run" in message
     assert "confirmed" in message
-    text = git(night, "show", "main:train.py")
     assert ("RATE = 0.3" in text, "WIDTH = 64" in text, "DECAY = 0.9" in text) == (True, True, True)
 
 
@@ -434,13 +438,10 @@ def test_what_a_promotion_set_is_not_adopted(night: Path, cli: Cli) -> None:
     """No run compared that value with the baseline's; the decay was kept at a value that both sides had."""
     found = promoted(night, cli, "--set", "DECAY=0.9", "--runs", "2")
     assert found["whole"]["verdict"] == "transfers"
-    done = cli(night, "adopt", "--promoted")
-    assert done.returncode == 0, done.stderr
-    message = git(night, "log", "-1", "--format=%B", "main")
+    message, text = adopted(night, cli)
     assert "Adopt 2 changes of session t: val_bpb 1.9" in message
     assert "that they transfer: #3" in message
     assert "Judged with: DECAY = 0.9 on both sides; here as on the baseline" in message
-    text = git(night, "show", "main:train.py")
     assert ("RATE = 0.3" in text, "WIDTH = 256" in text, "DECAY = 0.5" in text) == (True, True, True)
 
 
