@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from agent.source.encoding import encoded
 from agent.system.files import write_whole
 from agent.system.invocation import typed
 from agent.system.names import PLAYBOOK
+
+SCRATCH = "autoresearch-"  # how the names of temporary folders in .git begin
+INDEX, INDEX_LOCK = "index", "index.lock"
+HELD = "held"  # the file in a temporary folder that the lock of the index is linked to
+# How long another git may hold the lock of the index. One that was killed holds it for ever, and must not end a night.
+LOCK_SECONDS, LOCK_POLL = 10.0, 0.05
 
 
 class Checkout:
@@ -203,37 +210,41 @@ class Checkout:
         if self.branch != branch:
             self._git.run("update-ref", f"refs/heads/{branch}", new, at)
             return []
-        before, after, staged = self._workspace.tree(old), self._workspace.tree(new), self._workspace.staged()
+        before, after = self._workspace.tree(old), self._workspace.tree(new)
         changed = [path for path in sorted({*before, *after}) if before.get(path) != after.get(path)]
         seen = {path: self._written(path) for path in changed}
         kept = {self._workspace.in_repository(path) for path in keep}
         theirs = [path for path in changed if path in kept or not self.holds(path, before.get(path), after.get(path))]
-        entries = [path for path in changed if staged.get(path) in (before.get(path), after.get(path))]
-        with tempfile.TemporaryDirectory(dir=self._git.folder, prefix="autoresearch-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self._git.folder, prefix=SCRATCH) as scratch:
             parts = {
                 path: self._part(path, new, Path(scratch)) for path in changed if path in after and path not in theirs
             }
             try:
-                index = self._index_with(Path(scratch) / "index", {path: after.get(path) for path in entries}, len(new))
-                with self._moving(branch, new, at):
-                    for path in changed:
-                        if path in theirs:
-                            continue
-                        if self._written(path) != seen[path]:  # the user has edited it in the meantime
-                            theirs.append(path)
-                        elif path in parts:
-                            parts.pop(path).replace(self._workspace.top / path)
-                        else:
-                            (self._workspace.top / path).unlink(missing_ok=True)
-                    index.replace(self._git.folder / "index")
+                with self._holding_index(Path(scratch)):
+                    staged = self._workspace.staged()
+                    known = {path: (before.get(path), after.get(path)) for path in changed}
+                    entries = {path: after.get(path) for path, ours in known.items() if staged.get(path) in ours}
+                    index = self._index_with(Path(scratch) / INDEX, entries, len(new))
+                    with self._moving(branch, new, at):
+                        for path in [each for each in changed if each not in theirs]:
+                            if self._written(path) != seen[path]:  # the user has edited it in the meantime
+                                theirs.append(path)
+                            elif path in parts:
+                                parts.pop(path).replace(self._workspace.top / path)
+                            else:
+                                (self._workspace.top / path).unlink(missing_ok=True)
+                        index.replace(self._git.folder / INDEX)
             finally:
                 for part in parts.values():
                     part.unlink(missing_ok=True)
         return theirs
 
     def sweep(self) -> None:
-        """Remove the temporary folders that a killed `advance` has left in the .git folder."""
-        for left in self._git.folder.glob("autoresearch-*"):
+        """Remove the temporary folders, and the lock of the index, that a killed `advance` has left in .git."""
+        for left in self._git.folder.glob(f"{SCRATCH}*"):
+            with contextlib.suppress(OSError):  # most had no lock
+                if (left / HELD).samefile(self._git.folder / INDEX_LOCK):
+                    (self._git.folder / INDEX_LOCK).unlink()
             shutil.rmtree(left, ignore_errors=True)
 
     def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
@@ -307,8 +318,11 @@ class Checkout:
         trees = [self._workspace.tree(commit) for commit in commits]
         wanted, head = self._workspace.tree(target), self._workspace.tree(self._workspace.head)
         restored, newer, entries = list[str](), list[str](), dict[str, tuple[str, str] | None]()
-        staged = self._workspace.staged()
-        with tempfile.TemporaryDirectory(dir=self._git.folder, prefix="autoresearch-") as scratch:
+        with (
+            tempfile.TemporaryDirectory(dir=self._git.folder, prefix=SCRATCH) as scratch,
+            self._holding_index(Path(scratch)),
+        ):
+            staged = self._workspace.staged()
             for path in sorted(files):
                 name = self._workspace.in_repository(path)
                 ours, want = [tree.get(name) for tree in trees], wanted.get(name)
@@ -325,8 +339,7 @@ class Checkout:
                 if staged.get(name) not in (head.get(name), want) and (want is None or staged.get(name) in ours):
                     entries[name] = head.get(name)
             if entries:
-                index = self._index_with(Path(scratch) / "index", entries, len(target))
-                index.replace(self._git.folder / "index")
+                self._index_with(Path(scratch) / INDEX, entries, len(target)).replace(self._git.folder / INDEX)
         return restored, newer
 
     # Internals
@@ -369,6 +382,32 @@ class Checkout:
         if said:
             self._git.fed(["update-index", "-z", "--index-info"], os.fsencode(said), {"GIT_INDEX_FILE": str(scratch)})
         return scratch
+
+    @contextlib.contextmanager
+    def _holding_index(self, scratch: Path) -> Iterator[None]:
+        """Hold the lock of the index as git does (git-add(1) takes it, too), so that nothing staged meanwhile is lost.
+
+        If another git holds it for longer than LOCK_SECONDS, the block runs without.
+
+        Args:
+            scratch: a temporary folder of this call. The lock is linked to a file there, by which `sweep` knows it.
+        """
+        own, lock = scratch / HELD, self._git.folder / INDEX_LOCK
+        own.touch()
+        deadline, held = time.monotonic() + LOCK_SECONDS, False
+        while not held and time.monotonic() < deadline:
+            try:
+                lock.hardlink_to(own)
+                held = True
+            except FileExistsError:
+                time.sleep(LOCK_POLL)
+            except OSError:
+                break  # a file system without hard links
+        try:
+            yield
+        finally:
+            if held:
+                lock.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:

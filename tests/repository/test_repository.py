@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from agent.errors import AutoresearchError
 from agent.protocol.load import load_protocol
+from agent.repository import checkout
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
+from tests.common.stations import until
 from tests.common.workspaces import Cli, commit_many, git, quick_protocol
 
 THEIRS = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\nabc1234\t2.100000\t26.9\tkeep\tsomebody's\n"
@@ -354,6 +357,79 @@ def test_what_a_person_writes_while_the_branch_moves_stays(quick: Path, edit: st
         assert (quick / "train.py").read_text() == "mine\n"
     assert (quick / "results.tsv").read_text() == "commit\tval_bpb\n"
     assert "RATE = 0.2" in git(quick, "show", ":train.py")
+
+
+def test_what_a_person_stages_while_the_branch_moves_is_not_lost(quick: Path) -> None:
+    """Git refuses, as it does while another git writes the index. Without a lock it would seem to succeed."""
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    (quick / "mine.txt").write_text("mine\n")
+    said: list[str] = []
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if not said and event == "os.rename" and str(args[1]) == str(quick / "results.tsv"):
+            said.append("")
+            done = subprocess.run(["git", "add", "mine.txt"], cwd=quick, capture_output=True, text=True, check=False)
+            said.append(done.stderr)
+
+    sys.addaudithook(hear)
+    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
+    assert "index.lock" in said[1]
+    assert git(quick, "status", "--porcelain") == "?? mine.txt"
+    git(quick, "add", "mine.txt")
+
+
+def test_the_branch_moves_after_a_git_that_writes_the_index(quick: Path, tmp_path: Path) -> None:
+    """Its entry stays, and so does the loop's."""
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    wait = f"touch {begun}; while [ ! -e {gate} ]; do sleep 0.02; done; cat"
+    git(quick, "config", "filter.slow.clean", wait)
+    (quick / ".git" / "info" / "attributes").write_text("mine.txt filter=slow\n")
+    (quick / "mine.txt").write_text("mine\n")
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.link" and str(args[1]) == str(quick / ".git" / "index.lock"):
+            gate.touch()
+
+    with subprocess.Popen(["git", "add", "mine.txt"], cwd=quick) as adding:
+        until(begun.exists, "git has not begun")
+        sys.addaudithook(hear)
+        assert Checkout(workspace).advance("autoresearch/t", new, old) == []
+        gate.touch()
+    assert adding.returncode == 0
+    assert git(quick, "status", "--porcelain") == "A  mine.txt"
+
+
+def test_a_lock_that_a_killed_git_has_left_ends_no_night(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkout, "LOCK_SECONDS", 0.1)
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    theirs = quick / ".git" / "index.lock"
+    theirs.touch()
+    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
+    Checkout(workspace).sweep()
+    assert theirs.exists()  # it may belong to a git that waits for an editor
+    theirs.unlink()
+    assert git(quick, "status", "--porcelain") == ""
+
+
+def test_the_lock_of_a_killed_loop_is_swept(quick: Path) -> None:
+    workspace = Workspace(quick, load_protocol(quick))
+    left = quick / ".git" / "autoresearch-x"
+    left.mkdir()
+    (left / "held").touch()
+    (quick / ".git" / "index.lock").hardlink_to(left / "held")
+    Checkout(workspace).sweep()
+    assert not left.exists()
+    git(quick, "add", "train.py")
 
 
 def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
