@@ -125,4 +125,10 @@ def work_of(session: Session, sandbox: Mode, connect: Callable[[], Cluster] | No
             fleet.end_runs("the session was stopped")
             raise
 
-    return Work(loop, lambda: confirm_gain(session, pairs_for(fleet), on_stations(fleet)))
+    def confirm() -> int:
+        try:
+            return confirm_gain(session, pairs_for(fleet), on_stations(fleet))
+        finally:
+            fleet.end_runs("the confirmation was stopped")
+
+    return Work(loop, confirm)

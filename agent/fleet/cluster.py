@@ -60,7 +60,7 @@ class Loss:
     """An order that gets no answer. If its station comes back, `collect` may still find one.
 
     Attributes:
-        died: whether the station's process died during the run, which the run may have caused.
+        died: whether the station died or left during the run, which the run may have caused.
         failed: whether the station is there, but could not do it or sent no valid answer.
     """
 

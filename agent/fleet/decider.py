@@ -37,7 +37,7 @@ POLL_SECONDS, LOSS_PAUSE = 1.0, 3.0
 MOST_FAULTS = 2  # faults of GPUs that end runs of a candidate before they are its own
 MOST_UNHEARD = 10  # times that a station which is there says nothing of a run, before that is lost
 DAMAGED = "its clone of the repository is damaged"
-MOST_LOST = 10  # deaths of stations during runs of one candidate, after which it is given up
+MOST_LOST = 10  # stations that died or left during runs of one candidate, after which it is given up
 
 
 class Fleet:
@@ -88,6 +88,7 @@ class Fleet:
         for name in self._flight.stations:
             if self._flight.stations[name].gone is None:
                 self.session.journal.append("left", station=name, reason="an earlier start of the session ended")
+        self._withdraw_decided()
         pending = self._state.pending
         if pending is not None and pending.candidate == BASELINE:
             candidates.record_baseline(self.session)
@@ -158,8 +159,7 @@ class Fleet:
             if candidate.verdict is None:
                 about = {"candidate": candidate.number, **dataclasses.asdict(verdict)}
                 self.session.journal.append("decided", **about)
-                for lease in [each for each in self._flight.leases.values() if each.candidate == candidate.number]:
-                    self._withdraw(lease, "it has its verdict")
+            self._withdraw_decided()
             self._finish()
             return True
         return False
@@ -181,7 +181,7 @@ class Fleet:
                 journal.append("left", station=name, reason="it is not connected any more")
                 for lease in [each for each in self._flight.leases.values() if each.station == name]:
                     if lease.lease not in self._adopted:
-                        self._lose(lease, "its station is gone")
+                        self._lose(lease, "its station is gone", died=True)
         self.health.look()
         if not here:
             self._say_once("waiting for a station to join")
@@ -248,6 +248,8 @@ class Fleet:
         if not state.experiments:
             return Task("incumbent"), BASELINE
         incumbent = self._incumbent.number
+        if self._verdicts.doubts(name):
+            return Task("incumbent"), incumbent
         latest = self._verdicts.view(incumbent, here, may_propose=self._may_propose())
         for base in [each for each in self._verdicts.bases() if each != incumbent]:
             view = self._verdicts.view(base, here, may_propose=False)
@@ -336,7 +338,7 @@ class Fleet:
             self._lose(lease, run.error or run.fault, run.fault)
             self.health.failed(lease.station, run.error or run.fault, fault=True)
             return
-        if not run.fault:
+        if run.metric is not None:
             self.health.measured(lease.station)
         write_whole(self._orders.log_of(lease), answer.log)
         comparison = self._state.comparison
@@ -380,6 +382,13 @@ class Fleet:
         about = {"station": lease.station, "reason": reason, "label": lease.label, **_of(lease)}
         self.session.journal.append("withdrawn", **about)
 
+    def _withdraw_decided(self) -> None:
+        """End the runs of candidates that have their verdict: what they would return must not change its row."""
+        waiting = {number for number, each in self._flight.candidates.items() if each.verdict is None}
+        for lease in [*self._flight.leases.values()]:
+            if lease.candidate is not None and lease.candidate not in waiting:
+                self._withdraw(lease, "it has its verdict")
+
     # Verdicts
 
     def _decide_baseline(self) -> bool:
@@ -400,7 +409,8 @@ class Fleet:
     def _verdict(self, candidate: Candidate) -> Verdict | None:
         """Return the verdict about a candidate; None if it needs more runs. A winner on an old base is merged."""
         if candidate.lost >= MOST_LOST:
-            return Verdict("discard", f"could not be measured: its station died in {counted(candidate.lost, 'run')}")
+            times = counted(candidate.lost, "run")
+            return Verdict("discard", f"could not be measured: its station died or left in {times}")
         verdict = self._verdicts.of(candidate)
         incumbent = self._incumbent
         if verdict is None or verdict.status != "keep" or candidate.base == incumbent.number:

@@ -12,7 +12,7 @@ from agent.decision.pooling import value_on_reference
 from agent.decision.stations import Trial, Wants, judge_across
 from agent.fleet.assign import InFlight, Task, View
 from agent.journal.experiment import Experiment, Run, Verdict, by_station, succeeded
-from agent.journal.flight import Candidate
+from agent.journal.flight import MOST_FAILED, Candidate
 from agent.journal.state import State
 from agent.proposers.base import Context, Flying
 from agent.session.context import known_constants
@@ -69,6 +69,11 @@ class Verdicts:
             may_propose=may_propose,
         )
 
+    def doubts(self, name: str) -> bool:
+        """Return whether the incumbent must run on a station next, since several programs in a row failed there."""
+        known = self._state.flight.stations.get(name)
+        return known is not None and known.gone is None and known.failed >= MOST_FAILED
+
     def bases(self) -> list[int]:
         """Return the bases of the candidates in flight, the oldest first."""
         return sorted({each.base for each in self._state.flight.candidates.values() if each.verdict is None})
@@ -107,12 +112,16 @@ class Verdicts:
         if not candidate.runs:
             return None
         state = self._state
-        runs = (len(state.experiments), len(self._every_run()), tuple(self._able()))
+        tried = sum(len(each.runs) for each in state.flight.candidates.values())
+        runs = (len(state.experiments), tried, len(self._every_run()), tuple(self._able()))
         if runs != self._runs:
             self._runs = runs
             self._known.clear()
         if candidate.number not in self._known:
             found = judge_across(self._trial(candidate), self._records(candidate), self._session.decision)
+            place = candidate.runs[-1].station
+            if isinstance(found, Verdict) and found.status == "crash" and self.doubts(place):
+                found = Wants(incumbent=frozenset([place]))
             self._known[candidate.number] = found
         return self._known[candidate.number]
 

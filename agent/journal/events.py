@@ -70,7 +70,7 @@ events above:
     compared   with {lease} as well                      the station returned a run of a comparison
     returned   {lease, candidate, of, and the fields of Run}   the station returned the run
     lost       {lease, candidate, of, label, station, reason, fault, died}   the run does not count and is measured
-               elsewhere: the station is gone, could not measure, or its GPU failed; died: in the run
+               elsewhere: the station is gone, could not measure, or its GPU failed; died: or left, in the run
     withdrawn  {lease, candidate, of, label, station, reason}   the run is ended, because it is not needed any more
     decided    {candidate, status, reason, evidence}     as judged; its experiment follows
 

@@ -14,6 +14,9 @@ from agent.journal.events import Event
 from agent.journal.experiment import Evidence, Run, Value, Verdict
 
 BASELINE = 0  # the number of the experiment that every station measures first
+# So many runs in a row without a metric on one station may be its own fault: a kept experiment must run there before
+# they count.
+MOST_FAILED = 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Candidate:
         merged: the candidate whose change it is, merged onto another base; None for a proposal.
         proposed_at: Unix time in seconds.
         runs: its runs so far, each with its station.
-        lost: number of its runs in which the station died.
+        lost: number of its runs in which the station died or left.
         faulted: number of its runs that faults of the GPU ended.
         rebases: station -> number of runs of its base that were accepted there after the machine's state had changed.
         verdict: None until it is decided.
@@ -99,6 +102,7 @@ class Station:
         lost: number of runs that were lost with it.
         began: when it joined first, as time that the loop had run (`State.seconds`).
         alone: number of runs that it returned since its last one of a kept experiment.
+        failed: number of runs in a row that it returned without a metric, whichever programs they ran.
     """
 
     facts: Mapping[str, Any]
@@ -109,6 +113,7 @@ class Station:
     lost: int = 0
     began: float = 0.0
     alone: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,7 @@ def _left(flight: Flight, event: Event) -> Flight:
     name = event.data["station"]
     if name not in flight.stations:
         return flight
+    flight = _forgiven(flight, name)
     gone = replace(flight.stations[name], gone=event.data["reason"])
     return replace(flight, stations={**flight.stations, name: gone})
 
@@ -194,11 +200,34 @@ def _returned(flight: Flight, event: Event) -> Flight:
     names = {each.name for each in fields(Run)}
     run = Run(**{**{key: value for key, value in event.data.items() if key in names}, "station": lease.station})
     flight = _settled(flight, lease, seconds=run.seconds, runs=1)
+    flight = _counted(flight, lease.station, failed=run.metric is None)
     if lease.of is not None:
+        flight = _forgiven(flight, lease.station) if run.metric is None else flight
         kept = (*flight.kept.get(lease.of, ()), run)
         flight = replace(flight, kept={**flight.kept, lease.of: kept})
         return _rebased(flight, lease) if run.rebased else flight
     return _changed(flight, lease, lambda each: replace(each, runs=(*each.runs, run)))
+
+
+def _counted(flight: Flight, name: str, *, failed: bool) -> Flight:
+    known = flight.stations.get(name)
+    if known is None:
+        return flight
+    return replace(flight, stations={**flight.stations, name: replace(known, failed=known.failed + 1 if failed else 0)})
+
+
+def _forgiven(flight: Flight, name: str) -> Flight:
+    """Drop the failed runs of undecided candidates on a station: a kept experiment failed there, too, or it is gone.
+
+    They are undecided because the station had failed several programs in a row (`MOST_FAILED`).
+    """
+    found = {
+        number: replace(each, runs=tuple(run for run in each.runs if run.station != name or run.metric is not None))
+        if each.verdict is None
+        else each
+        for number, each in flight.candidates.items()
+    }
+    return replace(flight, candidates=found)
 
 
 def _rebased(flight: Flight, lease: Lease) -> Flight:

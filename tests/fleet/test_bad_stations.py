@@ -17,7 +17,7 @@ from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from tests.common.sessions import assert_consistent, events
 from tests.common.stations import started, until
-from tests.common.workspaces import Cli
+from tests.common.workspaces import Cli, commit_all
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
 
@@ -169,6 +169,42 @@ def test_station_whose_gpu_fails_is_left_alone(
     assert_consistent(quick)
     assert [event["fault"] for event in events(quick, "lost") if event["station"] == "broken"] == ["machine"]
     assert not any("could not be measured" in event["reason"] for event in events(quick, "judged"))
+
+
+# Fails every run after its first one, as with a full card or a broken environment.
+BREAKS = """work.runs = getattr(work, "runs", 0) + 1
+    if work.runs > 1:
+        run.update(metric=None, error="No module named 'mlx'")"""
+
+
+def test_station_that_breaks_costs_one_candidate_and_not_the_night(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path
+) -> None:
+    """It fails at once, so it would be idle first, and take every proposal."""
+    with station(fleet, "broken", tmp_path / "station.log", LIAR.replace("LIE", BREAKS)):
+        done = session(cli, quick, fleet, 12)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    back = [event for event in events(quick, "returned") if event["station"] == "broken"]
+    assert sum(event["metric"] is None for event in back) >= 3
+    crashed = [event for event in events(quick, "judged") if event["status"] == "crash"]
+    assert len(crashed) <= 1
+    assert "the incumbent fails there (No module named 'mlx')" in done.stderr
+
+
+def test_candidates_that_crash_one_after_the_other_are_to_blame_once_the_incumbent_runs(
+    quick: Path, cli: Cli, fleet: LocalFleet
+) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(
+        text.replace("loss =", "if (RATE, DEPTH, WIDTH) != (0.1, 4, 64):\n    sys.exit(1)\nloss =")
+    )
+    commit_all(quick, "crash")
+    done = session(cli, quick, fleet, 4)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [event["status"] for event in events(quick, "judged")][1:] == ["crash"] * 4
+    assert sum(event["of"] is not None for event in events(quick, "returned")) >= 2
 
 
 @pytest.mark.parametrize(
