@@ -32,6 +32,7 @@ CONNECT_SECONDS = 10
 CALL_SECONDS = 15
 FETCH_SECONDS = (3, 15, 45)  # an answer may cross a slow network; a station that has left sends none
 LOOK_SECONDS = 1.0
+FIRST_RETRY, LONGEST_RETRY = 5.0, 600.0  # seconds until a station that did not say who it is gets asked again
 GONE_SECONDS = 5.0  # a station that is missing for so long is lost
 LONGEST_TEXT, MOST_FACTS = 500, 50
 LONGEST_NAME = 100  # characters
@@ -71,6 +72,20 @@ class Loss:
     failed: bool = False
 
 
+@dataclass(frozen=True)
+class _Silent:
+    """A station that did not say who it is.
+
+    Attributes:
+        times: in a row.
+        until: when it is asked again, by the monotonic clock: each time, all others wait for CALL_SECONDS.
+    """
+
+    info: StationInfo
+    times: int
+    until: float
+
+
 @dataclass
 class _Pending:
     future: Future[Any]
@@ -87,6 +102,7 @@ class Cluster:
         self._pending: dict[str, _Pending] = {}
         self._ended: queue.SimpleQueue[str | Loss] = queue.SimpleQueue()
         self._known: dict[tuple[str, str], StationInfo] = {}
+        self._silent: dict[tuple[str, str], _Silent] = {}
         self._workers_seen: dict[str, Any] = {}
         self._looked = 0.0
 
@@ -131,12 +147,20 @@ class Cluster:
     def stations(self) -> dict[str, StationInfo]:
         """Return the stations that are connected now, by name."""
         workers = {(address, str(about.get("id"))): about for address, about in self._workers().items()}
-        new = [key for key in workers if key not in self._known]
+        now = time.monotonic()
+        pausing = {key: each.info for key, each in self._silent.items() if key in workers and each.until > now}
+        new = [key for key in workers if key not in self._known and key not in pausing]
         said = self._run(control.facts, [address for address, _ in new])
-        infos = {key: _info(str(workers[key].get("name")), key[0], said.get(key[0])) for key in new}
-        # One that did not answer is asked again.
-        self._known |= {key: info for key, info in infos.items() if info.facts}
-        found = [self._known.get(key) or infos[key] for key in workers]
+        for key in new:
+            info = _info(str(workers[key].get("name")), key[0], said.get(key[0]))
+            if info.facts:
+                self._known[key] = info
+                self._silent.pop(key, None)
+            else:
+                times = self._silent[key].times + 1 if key in self._silent else 1
+                pause = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(times - 1, 30))
+                self._silent[key] = _Silent(info, times, time.monotonic() + pause)
+        found = [self._known[key] if key in self._known else self._silent[key].info for key in workers]
         shared = {name for name, count in Counter(each.name for each in found).items() if count > 1}
         # The names 7 and "7" are different for Dask.
         return {each.name: replace(each, fault=SHARED) if each.name in shared else each for each in found}
@@ -328,7 +352,8 @@ def _info(name: str, address: str, said: Any) -> StationInfo:
     if isinstance(said, ImportError):
         return StationInfo(name, address, fault="autoresearch is not installed there")
     if isinstance(said, BaseException) or not isinstance(said, Mapping):
-        return StationInfo(name, address, fault=f"does not answer: {_said(said)}")
+        why = "a firewall may block its port" if isinstance(said, TimeoutError) else _said(said)
+        return StationInfo(name, address, fault=f"does not answer: {why}")
     found = _plain(said)
     theirs = found.get("version")
     fault = "" if theirs == version() else f"has autoresearch {theirs}, and this is {version()}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.fleet import cluster as cluster_module
 from agent.fleet import health
 from agent.fleet.cluster import Cluster
 from agent.fleet.local import LocalFleet, local_stations
@@ -169,6 +170,40 @@ def test_station_whose_gpu_fails_is_left_alone(
     assert_consistent(quick)
     assert [event["fault"] for event in events(quick, "lost") if event["station"] == "broken"] == ["machine"]
     assert not any("could not be measured" in event["reason"] for event in events(quick, "judged"))
+
+
+# A station that does not say who it is the first time, as behind a firewall.
+SILENT = """
+import pathlib
+import agent.station.control as control
+real = control.facts
+def facts(dask_worker=None):
+    asked = pathlib.Path(ASKED)
+    asked.write_text(asked.read_text() + "asked\\n" if asked.exists() else "asked\\n")
+    if asked.read_text().count("asked") < 2:
+        raise OSError("no route to host")
+    return real(dask_worker)
+control.facts = facts
+"""
+
+
+def test_station_that_does_not_say_who_it_is_is_asked_seldom(
+    fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time may take CALL_SECONDS, in which no other station gets work."""
+    monkeypatch.setattr(cluster_module, "FIRST_RETRY", 600.0)
+    asked = tmp_path / "asked"
+    with station(fleet, "silent", tmp_path / "station.log", SILENT.replace("ASKED", repr(str(asked)))):
+        cluster = Cluster.connect(fleet.address, fleet.tls)
+        until(lambda: "silent" in cluster.stations(), "the station has not joined")
+        for _ in range(3):
+            assert cluster.stations()["silent"].fault == "does not answer: no route to host"
+        assert asked.read_text() == "asked\n"
+        cluster.close()
+        monkeypatch.setattr(cluster_module, "FIRST_RETRY", 0.0)
+        cluster = Cluster.connect(fleet.address, fleet.tls)
+        until(lambda: cluster.stations()["silent"].fault == "", "the station was not asked again")
+        cluster.close()
 
 
 # Fails every run after its first one, as with a full card or a broken environment.
