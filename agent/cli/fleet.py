@@ -14,6 +14,7 @@ from agent.journal.state import State
 from agent.loop import run_fleet, run_session
 from agent.room.sandbox import Mode
 from agent.session.session import Session
+from agent.session.signals import IMMEDIATE
 from agent.system.extras import require_extra
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ def work_of(session: Session, sandbox: Mode, connect: Callable[[], Cluster] | No
             raise
 
     def confirm() -> int:
-        try:
-            return confirm_gain(session, pairs_for(fleet), on_stations(fleet))
-        finally:
-            fleet.end_runs("the confirmation was stopped")
+        code = confirm_gain(session, pairs_for(fleet), on_stations(fleet))
+        if code in IMMEDIATE.values():  # after Ctrl-C they go on, and the next start takes what they returned
+            fleet.end_runs("the session was stopped")
+        return code
 
     return Work(loop, confirm)

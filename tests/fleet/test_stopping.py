@@ -245,6 +245,28 @@ def test_confirmation_goes_on_with_the_run_that_is_under_way(
     assert sorted(asked) == sorted(event["lease"] for event in events(quick, "compared"))
 
 
+def test_confirmation_that_is_terminated_ends_its_runs(
+    quick: Path, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    path, slow = journal_path(quick, "t"), "import time\nif SEED > 43:\n    time.sleep(600)\nloss ="
+    text = QUICK.replace("RATE =", "SEED = 42\nRATE =").replace("loss =", slow)
+    set_train(quick, text.replace("1.0 +", "1.0 + SEED / 1e5 +"))
+    env, run = {**os.environ, "PYTHONPATH": str(ROOT)}, command(quick, fleet, "--max-experiments", "2")
+    loop = subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until(lambda: path.exists() and path.read_text().count('"label": "') == 5, "no third run")
+    pid = events(quick, "joined")[0]["facts"]["pid"]
+    until(lambda: marked(pid), "no run on the station")
+    loop.send_signal(signal.SIGTERM)
+    said = ended(loop)
+    assert loop.returncode == 143, said
+    asked = {event["lease"] for event in events(quick, "leased") if event["label"] is not None}
+    left = asked - {event["lease"] for event in events(quick, "compared")}
+    assert left
+    assert left == {event["lease"] for event in events(quick, "withdrawn")}
+    until(lambda: not marked(pid), "the run has not ended")
+
+
 def test_confirmation_repeats_a_run_that_failed_in_an_earlier_start(
     quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
