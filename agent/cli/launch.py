@@ -240,7 +240,10 @@ def _flags_again(config: RunConfig, limits: Limits) -> dict[str, Any]:
 
 
 def _session(runner: Runner, journal: Journal, config: RunConfig, start: str | None) -> Session:
-    proposer = choose_proposer(config.proposer, journal, runner.workspace, runner.sandbox)
+    wanted = config.proposer
+    if config.stations is not None and wanted.ahead is None:  # else every station would wait for the model
+        wanted = dataclasses.replace(wanted, ahead=True)
+    proposer = choose_proposer(wanted, journal, runner.workspace, runner.sandbox)
     return Session(runner, journal, proposer, session_config(config, runner.protocol, start))
 
 

@@ -23,11 +23,10 @@ from agent.fleet.health import ABSENT_SECONDS, Health
 from agent.fleet.ordering import Orders
 from agent.fleet.verdicts import Verdicts
 from agent.format import counted
-from agent.journal.experiment import Experiment, Proposal, Verdict, succeeded
+from agent.journal.experiment import Experiment, Verdict, succeeded
 from agent.journal.flight import BASELINE, Candidate, Flight, Lease
 from agent.journal.state import State
-from agent.proposers.ahead import AheadProposer
-from agent.proposers.base import Context, Exhausted
+from agent.proposers.base import Exhausted
 from agent.session.session import Session
 from agent.station.orders import Answer
 from agent.system.files import write_whole
@@ -289,11 +288,12 @@ class Fleet:
         session, incumbent, number = self.session, self._incumbent, self._flight.proposed + 1
         context = self._verdicts.context(session.context(number, incumbent))
         ahead = session.ahead
-        if ahead is not None:
-            ahead.reap()
-            if ahead.wants(context):
-                ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
-        proposal = _meanwhile(ahead, context) if ahead is not None and ahead.is_working else session.ask(context)
+        if ahead is None or not ahead.early:
+            return candidates.launch(session, session.ask(context), incumbent)
+        ahead.reap()
+        if ahead.wants(context):
+            ahead.begin(self._verdicts.context(session.context(number, incumbent, ahead=True)))
+        proposal = ahead.at_once(context)
         return None if proposal is None else candidates.launch(session, proposal, incumbent)
 
     def lease(self, name: str, commit: str, **about: Any) -> None:
@@ -438,14 +438,6 @@ class Fleet:
         chosen = next((each for each in done if pending is None or each.number == pending.candidate), None)
         assert chosen is not None
         return candidates.record(self.session, chosen)
-
-
-def _meanwhile(ahead: AheadProposer, context: Context) -> Proposal | None:
-    """Return a proposal of the search while a model thinks; None if it has none, for then the model goes on."""
-    try:
-        return ahead.meanwhile(context)
-    except Exhausted:
-        return None
 
 
 def _of(lease: Lease) -> dict[str, Any]:

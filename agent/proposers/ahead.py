@@ -21,7 +21,7 @@ from agent.journal import proposals
 from agent.journal.experiment import Experiment, Proposal
 from agent.journal.journal import Journal
 from agent.journal.results import one_line
-from agent.proposers.base import Context
+from agent.proposers.base import Context, Exhausted
 from agent.proposers.hybrid import TICK_SECONDS, HybridProposer
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen
@@ -63,9 +63,12 @@ class AheadProposer:
         early: whether it begins during the experiment. Otherwise it only uses what an earlier start left.
     """
 
+    # Whether the search is exhausted, so that the model is asked whoever's turn it is.
+    _insists = False
+
     def __init__(self, proposer: HybridProposer, journal: Journal, *, early: bool) -> None:
         self.name = proposer.name
-        self._proposer, self._journal, self._early = proposer, journal, early
+        self._proposer, self._journal, self.early = proposer, journal, early
         self._work: Work | None = None
         self._seen = Seen()
 
@@ -85,27 +88,38 @@ class AheadProposer:
         self._await(context.workspace.tick)  # the model answers one question at a time
         return self._proposer.repair(context, error, attempt)
 
+    def at_once(self, context: Context) -> Proposal | None:
+        """Return a proposal that needs no model now: one that was made ahead, or else the search's.
+
+        If it returns None, only the model may have one. Call it again: it begins to ask the model once it may.
+
+        Raises:
+            Exhausted: neither has a new proposal, or will have one.
+        """
+        if self.is_working:
+            try:
+                return self._proposer.instead(context)
+            except Exhausted:
+                return None
+        try:
+            return self._made_ahead(context) or self._proposer.searched(context)
+        except Exhausted:
+            if not self._proposer.may_insist(context):
+                raise
+            self._insists = True
+            return None
+
     def wants(self, context: Context) -> bool:
         """Return whether the proposal for `context` can be made ahead: it is the model's, and there is none yet."""
-        return (
-            self._early
-            and self._work is None
-            and self._journal.state.prepared is None
-            and self._proposer.consults(context)
-        )
+        if not self.early or self._work is not None or self._journal.state.prepared is not None:
+            return False
+        insists = self._insists and self._proposer.may_insist(context) and not self._proposer.is_away
+        return insists or self._proposer.consults(context)
 
     @property
     def is_working(self) -> bool:
         """Whether a proposal is being made now."""
         return self._work is not None and self._work.going
-
-    def meanwhile(self, context: Context) -> Proposal | None:
-        """Return a proposal of the search while another one is being made; None if only the model proposes.
-
-        Raises:
-            Exhausted: the search has none.
-        """
-        return self._proposer.instead(context)
 
     def reap(self) -> None:
         """Forget a thread that has ended, so that another proposal can be made.
@@ -124,7 +138,8 @@ class AheadProposer:
             base=context.incumbent.commit,
             proposer=self._proposer.consulted,
         )
-        work = self._work = Work()
+        work, self._insists = Work(), False
+        self._work = work
         context = replace(context, workspace=replace(context.workspace, check=fault_of_sources))
         # A daemon: it never keeps the program alive.
         work.thread = threading.Thread(target=self._make, args=(context, work), name="ahead", daemon=True)

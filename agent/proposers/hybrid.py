@@ -92,7 +92,7 @@ class HybridProposer:
             if proposal is not None:
                 return proposal
         try:
-            return replace(self._search.ask(context), proposer=self._search.name)
+            return self.searched(context)
         except Exhausted as reason:
             return self._insist(context, reason)
 
@@ -113,9 +113,20 @@ class HybridProposer:
         Raises:
             Exhausted: the search has no new candidates left.
         """
-        if self._share >= 1:
-            return None
+        return None if self._share >= 1 else self.searched(context)
+
+    def searched(self, context: Context) -> Proposal:
+        """Return a candidate of the search. Raises Exhausted if it has no new ones left."""
         return replace(self._search.ask(context), proposer=self._search.name)
+
+    def may_insist(self, context: Context) -> bool:
+        """Return whether the model may still have a proposal, now or later, if the search is exhausted."""
+        return self._retry_at < float("inf") and self._final != context.number
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the model is unavailable, and is not to be asked yet."""
+        return time.monotonic() < self._retry_at
 
     @property
     def consulted(self) -> str:
@@ -125,7 +136,7 @@ class HybridProposer:
     def consults(self, context: Context) -> bool:
         """Return whether `ask` begins with the model: it is its turn, it may be asked, and was not asked ahead."""
         asked = self._consulted == context.number
-        return not asked and self._models_turn(context) and time.monotonic() >= self._retry_at
+        return not asked and self._models_turn(context) and not self.is_away
 
     def consult(self, context: Context) -> Proposal | None:
         """Ask the model ahead of time. Return None if it has no proposal: then `ask` does not begin with it."""
@@ -143,7 +154,7 @@ class HybridProposer:
 
     def _insist(self, context: Context, reason: Exhausted) -> Proposal:
         """Wait for the model for as long as it may become available, because the search is exhausted."""
-        while self._retry_at < float("inf") and self._final != context.number:
+        while self.may_insist(context):
             self._wait(context, self._retry_at - time.monotonic())
             proposal = self._consult(context, 0.0)
             if proposal is not None:

@@ -344,3 +344,26 @@ def test_failed_run_of_the_incumbent_replaces_no_earlier_ones() -> None:
     lease = Lease("1", "studio", "c" * 40, "1.log", 10.0, of=0, rebase=True)
     answers = [Answer("1", "studio", run) for run in (Run(None, 1.0, error="boom"), Run(1.5, 1.0))]
     assert [Orders(cast(Session, None)).run_of(each, lease).rebased for each in answers] == [False, True]
+
+
+def test_verdicts_fall_while_a_model_is_asked_for_what_the_search_has_not(
+    quick: Path, cli: Cli, tmp_path: Path
+) -> None:
+    """It is not the model's turn, and the only candidate of the search is measured until the model is asked."""
+    text = (quick / "train.py").read_text().replace("# search: 0.001..10 log", "# search: off")
+    text = text.replace("# search: 8..512", "# search: off").replace("# search: 1..16", "# search: 4..5")
+    begun, asked = (
+        tmp_path / "begun",
+        "import pathlib\nimport time\n\nwhile DEPTH == 5 and not pathlib.Path(BEGUN).exists():",
+    )
+    wait = asked.replace("BEGUN", repr(str(begun))) + "\n    time.sleep(0.05)\nloss ="
+    (quick / "train.py").write_text(text.replace("loss =", wait, 1))
+    commit_all(quick, "two programs")
+    script, recorded = tmp_path / "agent.sh", f"grep -c '.event.: .recorded.' {journal_path(quick, 't')}"
+    change = "sed -i 's/^print(.---.)/loss -= 0.01\\n&/' train.py"
+    script.write_text(f"touch {begun}; while [ $({recorded}) -lt 2 ]; do sleep 0.1; done; {change}\n")
+    agent = ("--proposer", "hybrid", "--share", "0", "--agent-cmd", f"sh {script}", "--agent-timeout", "60")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, *agent, "--max-experiments", "2")
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [event["proposer"] for event in events(quick, "candidate")] == ["search", "command"]
