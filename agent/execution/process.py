@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import psutil
 
+from agent.errors import AutoresearchError
 from agent.execution.kill import MARK, Process, end_all, kin, watchdog
 
 LARGEST_LOG = 64 * 2**20
@@ -24,6 +25,7 @@ SHORTEST_SLEEP = 10.0
 POLL_SECONDS = 0.2
 # Seconds. Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS = 0.5
+DYING_SECONDS = 60.0  # after SIGKILL, for a process that waits for a device or a file system
 LARGEST_REPORT = 2**16
 LOWEST_PRIORITY = 19
 
@@ -152,8 +154,18 @@ def run_command(command: Command, observer: Observer = UNOBSERVED, *, wall: Call
     finally:
         os.close(told)
         end_all(process.pid, mark)
-        process.wait()
         _giving_way.pop(mark, None)
+        _require_dead(process)
+
+
+def _require_dead(process: psutil.Popen) -> None:
+    try:
+        process.wait(timeout=DYING_SECONDS)
+    except psutil.TimeoutExpired:
+        raise AutoresearchError(
+            f"the run cannot be killed (pid {process.pid}): it waits for a device or a file system",
+            hint="restart the machine, then run the same command again; the session continues from here",
+        ) from None
 
 
 def _give_way(pid: int) -> None:

@@ -262,6 +262,19 @@ def end_orphaned_run(state: State) -> list[str]:
     return []
 
 
+def move(workspace: Workspace, branch: str, new: str, old: str) -> list[str]:
+    """Move the session's branch to a commit, and return what the user should know about checkouts, as sentences."""
+    checkout, notes = Checkout(workspace), list[str]()
+    for path in checkout.advance(branch, new, old):
+        notes.append(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
+    other = checkout.elsewhere(branch)
+    if other is not None:
+        notes.append(
+            f"the files in {other} stay behind {branch}: `git reset --hard` there, if it has no edits of yours"
+        )
+    return notes
+
+
 def finish_move(journal: Journal, workspace: Workspace, branch: str) -> None:
     """Finish a move of the branch that a kill interrupted, so that its files in the checkout are no edit."""
     state = journal.state

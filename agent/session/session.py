@@ -318,8 +318,8 @@ class Session:
         rows = results.render(self.runner.protocol, (*self.state.experiments, experiment), workspace.short, others)
         head = workspace.commit_results(parent, rows, f"results: #{experiment.number} {verdict.status}")
         self.journal.append("recorded", number=experiment.number, head=head)
-        for path in Checkout(workspace).advance(self.branch, head, old):
-            self._say_once(f"{path} has uncommitted changes, which are left alone; the session's version is in git")
+        for note in recovery.move(workspace, self.branch, head, old):
+            self._say_once(note)
         edit = edits.read(self.journal.path, experiment.number)
         if edit is not None:
             recovery.settle(self.journal, workspace, {experiment.number: edit})

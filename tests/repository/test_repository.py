@@ -17,6 +17,7 @@ from agent.protocol.load import load_protocol
 from agent.repository import checkout
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
+from agent.session import recovery
 from tests.common.stations import until
 from tests.common.workspaces import Cli, commit_many, git, quick_protocol
 
@@ -324,6 +325,19 @@ def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: C
     assert refused.returncode == 3
     go(cli, quick, "u", 2)
     assert git(quick, "status", "--porcelain") == ""
+
+
+def test_a_worktree_that_stays_behind_the_branch_is_named(quick: Path, tmp_path: Path) -> None:
+    workspace, beside = Workspace(quick, load_protocol(quick)), tmp_path / "beside"
+    old = workspace.head
+    git(quick, "worktree", "add", "--quiet", "-b", "autoresearch/t", str(beside))
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    (said,) = recovery.move(workspace, "autoresearch/t", new, old)
+    assert f"the files in {beside} stay behind autoresearch/t" in said
+    git(beside, "reset", "--quiet", "--hard")
+    assert git(beside, "status", "--porcelain") == ""
+    git(quick, "worktree", "remove", str(beside))
+    assert recovery.move(workspace, "autoresearch/t", old, new) == []
 
 
 @pytest.mark.parametrize("edit", ["written", "deleted", "created anew"])
