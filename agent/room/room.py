@@ -95,12 +95,14 @@ class UntrackedFiles:
 
     Attributes:
         names: those that a run is shown.
-        kept_back: those that it is not shown, because they may hold keys; and tracked links to what may hold some.
+        kept_back: those that it is not shown, because they may hold keys.
+        links: tracked links to what may hold keys. A sandbox lets them lead nowhere.
         source: the folder that contains them, if it is not the repository: a clone has only the tracked files.
     """
 
     names: tuple[str, ...] = ()
     kept_back: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     source: Path | None = None
 
 
@@ -150,8 +152,9 @@ def untracked_files(workspace: Workspace) -> UntrackedFiles:
             kept_back.append(name)
         else:
             names.append(name)
-    kept_back += [name for name, lead in leading_out(workspace.top) if is_private(lead, workspace.top)]
-    return UntrackedFiles(tuple(names), tuple(dict.fromkeys(kept_back)))
+    links = [name for name, lead in leading_out(workspace.top) if is_private(lead, workspace.top)]
+    links = [name for name in dict.fromkeys(links) if name not in kept_back]
+    return UntrackedFiles(tuple(names), tuple(kept_back), tuple(links))
 
 
 def _parts(top: Path, name: str) -> Iterator[tuple[str, bool]]:

@@ -69,6 +69,11 @@ def prepared(
     untracked = room.untracked_files(runner.workspace)
     for name in untracked.kept_back:
         runner.say(f"{name} may contain keys or lead to some, so it is hidden from runs")
+    for name in untracked.links:
+        what = (
+            "runs can follow it, because the sandbox is off" if runner.sandbox.way is None else "runs cannot follow it"
+        )
+        runner.say(f"{name} may lead to keys: {what}")
     with contextlib.ExitStack() as stack:
         harness = None
         snapshot = fingerprint.snapshot_folder(protocol)

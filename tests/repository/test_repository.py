@@ -327,6 +327,18 @@ def test_a_linked_worktree_and_a_branch_that_another_one_has(quick: Path, cli: C
     assert git(quick, "status", "--porcelain") == ""
 
 
+@pytest.mark.parametrize(
+    ("mode", "says"), [("auto", "cannot follow it"), ("off", "can follow it, because the sandbox")]
+)
+def test_a_tracked_link_to_keys_is_named(quick: Path, cli: Cli, mode: str, says: str) -> None:
+    (quick.parent / ".ssh").mkdir()
+    (quick / "k").symlink_to("../.ssh")
+    commit(quick)
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "0", "--sandbox", mode)
+    assert done.returncode == 0, done.stderr
+    assert f"k may lead to keys: runs {says}" in done.stderr
+
+
 def test_a_worktree_that_stays_behind_the_branch_is_named(quick: Path, tmp_path: Path) -> None:
     workspace, beside = Workspace(quick, load_protocol(quick)), tmp_path / "beside"
     old = workspace.head

@@ -454,7 +454,8 @@ def test_no_link_leads_to_keys(workspace: Workspace, tmp_path: Path, tracked: bo
         git(top, "add", ".")
         git(top, "commit", "--quiet", "-m", "links")
     found = untracked_files(workspace)
-    assert {*found.kept_back} == {*private, ".env"}
+    assert {*found.kept_back, *found.links} == {*private, ".env"}
+    assert {*found.links} == ({*private} if tracked else set())
     secrets = (
         *("ssh/id", "key", "config/gh/hosts.yml", "gh/hosts.yml", "all/keys.txt", "git/config", "env", "loop/environ"),
         *("texts/.env", "texts/.git/config", "texts/server.key", "texts/.aws/credentials", "cache/huggingface/token"),
