@@ -47,7 +47,9 @@ class Leaving:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self.ask)
         for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-            loop.add_signal_handler(number, self.at_once, code)
+            # Respect `nohup`, which ignores SIGHUP.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self.at_once, code)
 
     def ask(self) -> None:
         if self._here.leaving:

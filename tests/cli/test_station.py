@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,35 @@ def test_station_works_leaves_and_comes_back(cli: Cli, quick: Path, tmp_path: Pa
     lines = (tmp_path / "studio.log").read_text().splitlines()
     assert not any("Traceback" in line for line in lines)
     assert sum("run r1: 1.732" in line for line in lines) == 1
+
+
+@pytest.mark.skipif(shutil.which("nohup") is None, reason="nohup is not installed")
+def test_hang_up_ends_neither_scheduler_nor_station_under_nohup(cli: Cli, quick: Path, tmp_path: Path) -> None:
+    assert cli(tmp_path, "station", "--make-certificates", "fleet").returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tls, address, gate = str(tmp_path / "fleet"), f"127.0.0.1:{port}", tmp_path / "gate"
+    nohup = ["-c", "import os, sys; os.execvp('nohup', ['nohup', sys.executable, '-m', 'agent', *sys.argv[1:]])"]
+    serve = [*nohup, "station", "--start-scheduler", "--port", str(port), "--tls", tls]
+    work = [*nohup, "station", address, "--tls", tls, "--name", "studio"]
+    set_train(quick, gated(gate))
+    with (
+        started(*serve, ready="the scheduler is ready", log=tmp_path / "scheduler.log") as scheduler,
+        started(
+            *work, ready="is ready at", log=tmp_path / "studio.log", AUTORESEARCH_CACHE=str(tmp_path / "cache")
+        ) as station,
+    ):
+        cluster = Cluster.connect(address, tmp_path / "fleet")
+        cluster.submit("studio", order(quick))
+        until(lambda: going(cluster, "studio"), "the run has not started")
+        for process in (scheduler, station):
+            process.send_signal(signal.SIGHUP)
+        time.sleep(1)  # they would leave at once
+        gate.touch()
+        answer = cluster.next_answer(60)
+        assert isinstance(answer, Answer)
+        assert answer.run is not None
+        assert answer.run.metric == 1.732
+        assert (scheduler.poll(), station.poll()) == (None, None)
+        cluster.close()
