@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.claim.models import Data
 from agent.errors import AutoresearchError, PreconditionError
-from agent.execution.fingerprint import cache_folder
+from agent.journal.paths import cache_folder
 from agent.repository.workspace import Workspace
 from agent.room.room import ENVIRONMENT
 from agent.system.files import read_bounded, write_whole

@@ -9,6 +9,7 @@ from typing import Any
 from agent.claim.models import Data, Machine
 from agent.errors import PreconditionError
 from agent.execution import fingerprint
+from agent.journal.paths import cache_folder
 from agent.protocol.models import Protocol
 from agent.system.files import read_bounded
 from agent.system.invocation import typed
@@ -54,7 +55,7 @@ def holdout_id(snapshot: str | None) -> str | None:
     """Return the identifier of the holdout of a snapshot; None if it has none."""
     if snapshot is None:
         return None
-    path = fingerprint.cache_folder() / "holdouts" / snapshot[:12] / "holdout.json"
+    path = cache_folder() / "holdouts" / snapshot[:12] / "holdout.json"
     try:
         found = json.loads(read_bounded(path, LARGEST_RECORD))
     except (OSError, ValueError):

@@ -16,13 +16,13 @@ import psutil
 from agent.errors import PreconditionError
 from agent.format import one_line
 from agent.journal.comparable import HARNESS, MACOS, VARIABLES
-from agent.journal.paths import home_folder
+from agent.journal.paths import cache_folder
 from agent.protocol.models import Protocol
 
 MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cuda-13", "cpu": "mlx-cpu"}
 TF32 = "MLX_ENABLE_TF32"  # 1 by default: float32 products on CUDA and on the M5 are rounded to TF32
-# Folders of the cache that no run sees: metrics on the holdout, and what a station keeps of other runs.
-HIDDEN = ("holdouts", "stations/records")
+# Folders of the cache that no run sees: metrics on the holdout, and what a station of a version before has left.
+HIDDEN = ("holdouts", "stations")
 # Variables that change what MLX 0.32.4 computes, not only how fast: others choose a kernel, and so the order of sums.
 NUMERIC_VARIABLES = (
     "MLX_CUDA_USE_CUDNN_SDPA",
@@ -80,10 +80,6 @@ def variables(environment: Mapping[str, str]) -> str:
 def backend() -> str | None:
     """Return the installed backend of MLX, or None."""
     return next((name for name, package in MLX_BACKENDS.items() if installed(package)), None)
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("AUTORESEARCH_CACHE") or home_folder() / ".cache" / "autoresearch").expanduser()
 
 
 def snapshot_folder(protocol: Protocol) -> Path | None:

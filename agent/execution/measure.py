@@ -31,6 +31,7 @@ from agent.execution.gpu_fault import described, fault_in
 from agent.execution.oom import ran_out
 from agent.execution.process import UNOBSERVED, Command, Ended, Observer, run_command
 from agent.journal.experiment import Run
+from agent.journal.paths import cache_folder
 from agent.protocol.extract import extract, told_training
 from agent.protocol.models import Metric, Protocol
 from agent.repository.workspace import Workspace
@@ -276,12 +277,12 @@ def room_of(
     key: Path | None = None,
 ) -> Iterator[Room]:
     """Open the room of a run on `commit`. `files` and `key` are those of `room.opened`."""
-    cache = () if runner.harness else (fingerprint.cache_folder(),)
+    cache = () if runner.harness else (cache_folder(),)
     furniture = Furniture(command=runner.protocol.execution.command, untracked=runner.untracked, read=cache)
     if runner.harness is not None and snapshot is not None:
         furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(runner.harness))
     elif not runner.harness:
-        folder = fingerprint.cache_folder()
+        folder = cache_folder()
         apart = tuple(folder / name for name in fingerprint.HIDDEN)
         furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(folder)}, hidden=apart)
     with room.opened(runner.sandbox, runner.workspace, commit, furniture, files=files, key=key) as place:

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import AutoresearchError
-from agent.execution.fingerprint import cache_folder, snapshot_folder
+from agent.execution.fingerprint import snapshot_folder
 from agent.execution.kill import MARK, end_all, watchdog
 from agent.execution.measure import Runner
 from agent.execution.process import POLL_SECONDS
-from agent.journal.paths import home_folder
+from agent.journal.paths import cache_folder, home_folder
 from agent.protocol.models import Protocol, SetupCommand
 from agent.room.room import Furniture, Room, furnish, make_parts
 from agent.room.sandbox import Sandbox, temporary_folder

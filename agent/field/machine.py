@@ -24,7 +24,7 @@ from agent.execution.measure import Attempt, Runner, execute, room_of
 from agent.execution.preflight import program
 from agent.execution.process import Observer
 from agent.format import one_line
-from agent.journal.paths import state_folder
+from agent.journal.paths import cache_folder, state_folder
 from agent.system.files import last_lines
 
 ASK_SECONDS = 20
@@ -88,7 +88,7 @@ def public(text: str) -> str:
 
 def _folders() -> set[str]:
     """Return the folders that errors are likely to name, which may contain any character."""
-    found = {Path.cwd(), Path(sys.prefix), Path(tempfile.gettempdir()), fingerprint.cache_folder()}
+    found = {Path.cwd(), Path(sys.prefix), Path(tempfile.gettempdir()), cache_folder()}
     with contextlib.suppress(RuntimeError):
         found.add(Path.home())
     return {str(each) for folder in found for each in (folder, folder.resolve()) if len(folder.parts) > 1}

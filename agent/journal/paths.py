@@ -1,4 +1,4 @@
-"""Paths of the program's state: `.autoresearch/` in the workspace, ignored by git."""
+"""Paths of the program's state: `.autoresearch/` in the workspace, ignored by git, and the caches of the machine."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ def home_folder() -> Path:
             "this user has no home folder and HOME is not set",
             hint="set HOME to a writable folder, such as `export HOME=/tmp/home`, then run the same command again",
         ) from None
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("AUTORESEARCH_CACHE") or home_folder() / ".cache" / "autoresearch").expanduser()
+
+
+def stations_folder() -> Path:
+    """Return the folder of what the stations of this machine keep: clones and answers.
+
+    It stands beside the cache, because runs of other harnesses see the whole cache, and set-up commands write to it. A
+    clone shows the history of its repository, and git executes what the clone's configuration names.
+    """
+    cache = Path(os.path.realpath(cache_folder()))
+    return cache.parent / f"{cache.name}-stations"
 
 
 def state_folder(workspace: Path) -> Path:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.journal.paths import home_folder
+from agent.journal.paths import home_folder, stations_folder
 from agent.room.places import READ_VARIABLE, TOOLS
 from agent.system.files import read_bounded
 
@@ -76,6 +76,9 @@ def is_private(place: Path, top: Path) -> bool:
     named = [Path(each).expanduser() for each in os.environ.get(READ_VARIABLE, "").split(os.pathsep) if each]
     if any(place.is_relative_to(each.resolve()) for each in named):
         return False
+    stations = stations_folder().resolve()
+    if place.is_relative_to(stations) or (stations.exists() and stations.is_relative_to(place)):
+        return True  # other repositories, and answers of their runs
     if not _is_data(place):
         return True  # a socket, through which another program could be told what to do
     if (

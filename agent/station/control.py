@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from agent.errors import AutoresearchError
 from agent.execution import fingerprint
 from agent.station import records
 from agent.station.orders import Answer, name
@@ -49,6 +51,8 @@ def collect(session: str, leases: Sequence[str], dask_worker: Any = None) -> dic
     # Looked at first: a run that ends now counts as active, instead of neither active nor finished, which is lost.
     active = here.active
     answers: list[Answer] = []
+    with contextlib.suppress(AutoresearchError):  # the next order says it
+        records.adopt_earlier()
     for folder in records.kept(here.name, name(session)):
         # The decider has the others, and their logs would take long on a slow network.
         if folder.name in leases and (answer := records.read_kept(folder)) is not None:

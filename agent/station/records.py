@@ -10,14 +10,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from agent.errors import AutoresearchError
 from agent.execution.evaluation import losses_of
-from agent.execution.fingerprint import cache_folder
+from agent.journal.paths import cache_folder, stations_folder
 from agent.station.orders import LARGEST_LOG, Answer, Invalid
 from agent.system.files import read_bounded, read_end, remove_tree, write_whole
 
 MOST_KEPT = 200  # runs of a station
 LARGEST_ANSWER = 2**20
 LONGEST_NAME = 60
+RECORDS = "records"
 LOG, ANSWER = "run.log", "answer.json"
 
 
@@ -28,12 +30,39 @@ def folder_name(station: str) -> str:
 
 
 def clone_folder(station: str, repository: str) -> Path:
-    return cache_folder() / "stations" / "clones" / folder_name(station) / repository
+    return stations_folder() / "clones" / folder_name(station) / repository
 
 
 def records_folder(station: str) -> Path:
     """Return the folder of a station's answers and logs, which no run sees."""
-    return cache_folder() / "stations" / "records" / folder_name(station)
+    return stations_folder() / RECORDS / folder_name(station)
+
+
+def adopt_earlier() -> None:
+    """Take over the answers that a version before kept within the cache.
+
+    Raises:
+        AutoresearchError: they cannot be moved.
+    """
+    earlier, now = cache_folder() / "stations" / RECORDS, stations_folder() / RECORDS
+    if now.exists() or not earlier.is_dir():
+        return
+    try:
+        now.parent.mkdir(parents=True, exist_ok=True)
+        earlier.rename(now)
+    except OSError as error:
+        if earlier.is_dir() and not now.exists():  # else another station has moved them
+            raise AutoresearchError(
+                f"cannot move {earlier} to {now}: {error.strerror}", hint="move it there, or delete it"
+            ) from None
+
+
+def drop_earlier_clones() -> None:
+    """Delete the clones of a version before, which runs could read and set-up commands could change."""
+    earlier = cache_folder() / "stations"
+    remove_tree(earlier / "clones")
+    with contextlib.suppress(OSError):  # not empty, or none
+        earlier.rmdir()
 
 
 def run_folder(station: str, repository: str, session: str, lease: str) -> Path:

@@ -52,11 +52,13 @@ def _answer(here: Station, order: Order, tick: Callable[[float], None]) -> Answe
             f"{here.name} has autoresearch {version()}, and the session has {order.version}",
             hint="install the same version on both",
         )
+    records.adopt_earlier()
     folder = records.run_folder(here.name, order.repository, order.session, order.lease)
     if (known := records.read_kept(folder)) is not None and known.measured == order.digest:
         return known
     log = folder / records.LOG
     with here.running(order.session, order.lease, log):
+        records.drop_earlier_clones()
         records.settle(folder.parent, order.settled)
         folder.mkdir(parents=True, exist_ok=True)
 

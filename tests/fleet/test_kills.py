@@ -149,7 +149,7 @@ for line in pathlib.Path({str(path)!r}).read_text().splitlines():
     gate.touch()
     lease = next(event["lease"] for event in events(quick, "leased") if event["candidate"] == 1)
     base = tmp_path_factory.getbasetemp()
-    until(lambda: [*base.glob(f"stations*/cache/stations/records/*/*/*/{lease}/{ANSWER}")], "the station has no answer")
+    until(lambda: [*base.glob(f"stations*/cache-stations/records/*/*/*/{lease}/{ANSWER}")], "the station has no answer")
     done = run(quick, hook, stations, 3)
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)

@@ -158,8 +158,7 @@ def test_limit_ends_a_session_whose_stations_cannot_measure(
 ) -> None:
     monkeypatch.setattr(health, "ABSENT_SECONDS", 1.0)
     monkeypatch.setattr(health, "FIRST_PAUSE", 0.1)
-    (tmp_path / "cache").mkdir(exist_ok=True)
-    (tmp_path / "cache" / "stations").write_text("in the way of their clones and records")
+    (tmp_path / "cache-stations").write_text("in the way of their clones and records")
     done = cli(quick, *command(quick, fleet, "--max-hours", "0.001")[5:])
     assert done.returncode == 0, done.stderr
     assert [event["reason"] for event in events(quick, "ended")] == ["0.001 hours have passed"]
@@ -291,7 +290,7 @@ def test_answer_for_a_comparison_that_is_over_frees_its_station(quick: Path, cli
     assert cli(quick, *run).returncode == 0
     path = journal_path(quick, "t")
     latest = events(quick, "leased")[-1]
-    kept = next(iter((quick.parent / "cache" / "stations" / "records").glob(f"*/*/*/{latest['lease']}/answer.json")))
+    kept = next(iter((quick.parent / "cache-stations" / "records").glob(f"*/*/*/{latest['lease']}/answer.json")))
     shutil.copytree(kept.parent, kept.parent.parent / "99")
     answer = json.loads(kept.read_text())
     (kept.parent.parent / "99" / "answer.json").write_text(json.dumps({**answer, "lease": "99"}))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 import pytest
 
 from agent.errors import Interrupted
 from agent.execution.measure import Runner
+from agent.journal.paths import stations_folder
 from agent.protocol.load import load_protocol
 from agent.repository.bundle import write_order_bundle
 from agent.repository.workspace import Workspace
+from agent.room import sandbox
+from agent.room.sandbox import Way
 from agent.station import control, records
 from agent.station.control import MOST_CANCELLED, cancel, collect, facts, progress
 from agent.station.orders import Answer, Leased, Order
@@ -26,6 +31,11 @@ from tests.common.agents import NEEDS_ONE
 from tests.common.stations import order, set_train
 from tests.common.training import script
 from tests.common.workspaces import QUICK, commit_all, git, make_repository, quick_protocol, set_protocol
+
+WAYS: list[Any] = [
+    pytest.param(way, marks=pytest.mark.skipif(not sandbox.works(way, False), reason=f"{way} does not work here"))
+    for way in ("namespaces", "bubblewrap", "Landlock")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -238,10 +248,88 @@ def test_repository_with_sha_256(tmp_path: Path) -> None:
     assert found.run.metric == 1.282
 
 
+def private_repository(tmp_path: Path, quick: Path) -> list[Path]:
+    """Measure a run for another repository on two stations; return its clones and what is kept of its runs."""
+    private = shutil.copytree(quick, tmp_path / "private")
+    (private / "prepare.py").write_text("SECRET = 'zebra'\n")
+    commit_all(private, "a secret")
+    for name in ("a", "b"):
+        assert measured(order(private, repository="private"), name).run is not None
+    clones = [records.clone_folder(name, "private") for name in ("a", "b")]
+    return [*clones, *(records.run_folder(name, "private", "s1", "r1") for name in ("a", "b"))]
+
+
+def use_way(monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
+    monkeypatch.setattr(sandbox, "available", lambda *_: way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_run_does_not_see_other_clones(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
+    others = private_repository(tmp_path, quick)
+    (quick / "peek").symlink_to(stations_folder() / "clones" / "b")
+    (quick / "look").symlink_to(others[0])
+    git(quick, "add", "peek", "look")
+    folders = ["peek", "look", *(str(tmp_path / name) for name in ("cache", "cache-stations"))]
+    peek = (
+        f"import os\nfor place in {[*map(str, others)]!r}:\n"
+        "    for path in (place + '/.git/HEAD', place + '/prepare.py', place + '/answer.json'):\n"
+        "        try:\n            print('seen', path, open(path).read())\n"
+        "        except OSError:\n            pass\n"
+        f"for folder in {folders!r}:\n"
+        "    for path, _, names in os.walk(folder):\n"
+        "        if names and '/clones/a/toy' not in path:\n            print('seen', path, names)\n"
+        "loss ="
+    )
+    (tmp_path / "cache" / "data").mkdir(parents=True)
+    (tmp_path / "cache" / "data" / "text").write_text("for all")
+    set_train(quick, QUICK.replace("loss =", f"print(open({str(tmp_path / 'cache/data/text')!r}).read())\n{peek}"))
+    use_way(monkeypatch, way)
+    found = measured(order(quick, sandbox="auto"))
+    assert found.run is not None
+    assert (found.run.unconfined, found.run.metric) == (False, 1.732), found.log.decode()
+    assert b"for all" in found.log
+    seen = [line for line in found.log.decode().splitlines() if line.startswith("seen ")]
+    assert not [line for line in seen if "/cache/data " not in line], seen
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_setup_changes_no_other_clone_and_no_answer(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    others = private_repository(tmp_path, quick)
+    before = {path: path.read_bytes() for place in others for path in place.rglob("*") if path.is_file()}
+    attack = "; ".join(
+        f"echo x >> {place / name}" for place in others for name in (".git/config", "train.py", "answer.json", "new")
+    )
+    read = "; ".join(f"cat {path}" for path in before if path.name in ("HEAD", "answer.json"))
+    data = tmp_path / "cache" / "data"
+    lines = [f"({attack}; {read}; true) > said", f"echo data > {data}", "echo built > built"]
+    set_protocol(quick, environment={**quick_protocol()["environment"], "setupCommands": lines})
+    use_way(monkeypatch, way)
+    found = measured(order(quick, sandbox="auto"))
+    assert found.run is not None, found.failed
+    after = {path: path.read_bytes() for place in others for path in place.rglob("*") if path.is_file()}
+    assert after == before
+    own = records.clone_folder("a", "toy")
+    assert ((own / "said").read_text(), (own / "built").read_text(), data.read_text()) == ("", "built\n", "data\n")
+
+
+def test_answers_of_the_version_before_are_found(quick: Path, tmp_path: Path) -> None:
+    """They were within the cache, and so were the clones, which come again."""
+    found = measured(order(quick))
+    earlier = tmp_path / "cache" / "stations"
+    earlier.parent.mkdir()
+    stations_folder().rename(earlier)
+    assert collect("s1", ["r1"], "a")["finished"] == {"r1": found.to_dict()}
+    assert measured(order(quick, bundle=None)) == found
+    assert measured(order(quick, "r2")).run is not None
+    assert not earlier.exists()
+
+
 @NEEDS_ONE
-def test_run_does_not_see_what_a_station_keeps_of_others(quick: Path, tmp_path: Path) -> None:
+def test_run_does_not_see_what_a_station_keeps_of_others(quick: Path) -> None:
     assert measured(order(quick)).run is not None
-    kept = tmp_path / "cache" / "stations" / "records" / "a"
+    kept = records.records_folder("a")
     peek = f"import pathlib\nprint('seen', sorted(map(str, pathlib.Path({str(kept)!r}).rglob('*'))))\nloss ="
     set_train(quick, QUICK.replace("loss =", peek))
     found = measured(order(quick, "r2", sandbox="auto"))
