@@ -12,6 +12,7 @@ from agent.cli.afterwards import confirm_gain
 from agent.errors import Interrupted, PreconditionError
 from agent.journal.state import State
 from agent.loop import run_fleet, run_session
+from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
 from agent.session.session import Session
 from agent.session.signals import IMMEDIATE
@@ -80,15 +81,25 @@ def where(stations: StationsConfig | None) -> list[str]:
 
 @contextlib.contextmanager
 def joined(
-    stations: StationsConfig | None, workspace: Path, say: Callable[[str], None]
+    stations: StationsConfig | None, workspace: Workspace, base: str, say: Callable[[str], None]
 ) -> Iterator[Callable[[], Cluster] | None]:
-    """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them."""
+    """Start the stations of this machine if it has any, and yield what connects to the scheduler; None without them.
+
+    Args:
+        base: the commit at which the session starts.
+
+    Raises:
+        PreconditionError: stations cannot measure this workspace.
+    """
     if stations is None:
         yield None
         return
     require_extra("fleet", "distributed")
     from agent.fleet.cluster import Cluster
     from agent.fleet.local import local_stations, sharing
+    from agent.fleet.ordering import require_no_submodules
+
+    require_no_submodules(workspace, base)
 
     address, tls, insecure = stations.scheduler, stations.tls, stations.insecure
     with contextlib.ExitStack() as stack:
@@ -96,7 +107,7 @@ def joined(
             assert stations.count is not None
             if warning := sharing(stations.count):
                 say(warning)
-            fleet = stack.enter_context(local_stations(stations.count, workspace))
+            fleet = stack.enter_context(local_stations(stations.count, workspace.folder))
             address, tls = fleet.address, fleet.tls
         yield lambda: Cluster.connect(address, tls, insecure=insecure)
 

@@ -7,11 +7,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from agent.errors import PreconditionError
 from agent.execution.fingerprint import snapshot
+from agent.format import named
 from agent.journal.experiment import Experiment, Run
 from agent.journal.flight import BASELINE, Lease
 from agent.repository.bundle import write_order_bundle
 from agent.repository.refs import root_of
+from agent.repository.workspace import Workspace
 from agent.room.sandbox import Mode
 from agent.session.context import known_constants
 from agent.session.session import Session
@@ -19,6 +22,20 @@ from agent.source.seed import with_seed
 from agent.station.orders import Answer, Leased, Order, digest_of
 from agent.station.records import folder_name
 from agent.system.invocation import version
+
+
+def require_no_submodules(workspace: Workspace, commit: str) -> None:
+    """Refuse a commit whose submodules no bundle brings, so that their folders would be empty on stations.
+
+    Raises:
+        PreconditionError: the workspace has submodules.
+    """
+    found = [inside for path in workspace.submodules(commit) if (inside := workspace.inside(path)) is not None]
+    if found:
+        raise PreconditionError(
+            f"the workspace has submodules, which stations do not get: {named(found)}",
+            hint="commit the files instead, or leave out `--stations` and `--scheduler`",
+        )
 
 
 class Orders:

@@ -221,9 +221,10 @@ class Workspace:
         """Return the untracked files and folders of the repository, including ignored ones, relative to its top."""
         return [name.rstrip("/") for name in self.git.lines("ls-files", "-z", "--others", "--directory")]
 
-    def submodules(self) -> list[str]:
-        """Return the submodules of the repository, relative to its top."""
-        return [path for path, (mode, _) in self.staged().items() if mode == SUBMODULE]
+    def submodules(self, commit: str | None = None) -> list[str]:
+        """Return the submodules of the repository in a commit, by default in the index, relative to its top."""
+        files = self.staged() if commit is None else self.tree(commit)
+        return [path for path, (mode, _) in files.items() if mode == SUBMODULE]
 
     def short(self, commit: str) -> str:
         """Return a unique abbreviated hash of at least seven characters. Cached: rows are rewritten each time."""

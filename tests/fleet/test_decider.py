@@ -13,11 +13,14 @@ from typing import cast
 
 import pytest
 
-from agent.fleet.ordering import Orders
+from agent.errors import PreconditionError
+from agent.fleet.ordering import Orders, require_no_submodules
 from agent.journal.experiment import Run
 from agent.journal.flight import Lease
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
 from agent.session.session import Session
 from agent.station.orders import Answer
 from tests.common import schemas
@@ -143,6 +146,45 @@ def test_session_stays_on_stations_or_without(quick: Path, cli: Cli) -> None:
     done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "2")
     assert done.returncode == 3
     assert "was measured without stations" in done.stderr
+
+
+def add_submodule(folder: Path, helper: Path, name: str) -> None:
+    make_repository(helper)
+    git(folder, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(helper), name)
+    git(folder, "commit", "--quiet", "-m", "a submodule")
+
+
+def test_submodules_are_refused_before_the_session_begins(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """A station would have an empty folder, and each run of the baseline would fail."""
+    (tmp_path / "helper").mkdir()
+    (tmp_path / "helper" / "helper.py").write_text("K = 2\n")
+    add_submodule(quick, tmp_path / "helper", "lib")
+    done = cli(quick, "run", "--tag", "t", *FLAGS, "--max-experiments", "1")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-2:] == [
+        "error: the workspace has submodules, which stations do not get: lib",
+        "hint: commit the files instead, or leave out `--stations` and `--scheduler`",
+    ]
+    assert not journal_path(quick, "t").exists()
+    assert git(quick, "branch", "--list", "autoresearch/*") == ""
+    # The same tag is free for a session without stations.
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "1", "--fresh").returncode == 0
+
+
+def test_submodules_beside_the_workspace_are_not_refused(tmp_path: Path) -> None:
+    top = tmp_path / "repository"
+    (top / "work").mkdir(parents=True)
+    (top / "work" / "protocol.json").write_text(json.dumps(quick_protocol()))
+    make_repository(top)
+    (tmp_path / "helper").mkdir()
+    (tmp_path / "helper" / "helper.py").write_text("K = 2\n")
+    add_submodule(top, tmp_path / "helper", "docs")
+    workspace = Workspace(top / "work", load_protocol(top / "work"))
+    require_no_submodules(workspace, workspace.head)
+    (tmp_path / "helper" / "other").touch()
+    add_submodule(top, tmp_path / "helper", "work/lib")
+    with pytest.raises(PreconditionError, match="do not get: lib"):
+        require_no_submodules(workspace, workspace.head)
 
 
 def test_baseline_that_fails_everywhere_ends_the_session(quick: Path, cli: Cli) -> None:
