@@ -17,8 +17,8 @@ from agent.fleet.local import LocalFleet, local_stations
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from tests.common.sessions import assert_consistent, events
-from tests.common.stations import started, until
-from tests.common.workspaces import Cli, commit_all
+from tests.common.stations import set_train, started, until
+from tests.common.workspaces import QUICK, Cli, commit_all
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
 
@@ -240,6 +240,23 @@ def test_candidates_that_crash_one_after_the_other_are_to_blame_once_the_incumbe
     assert_consistent(quick)
     assert [event["status"] for event in events(quick, "judged")][1:] == ["crash"] * 4
     assert sum(event["of"] is not None for event in events(quick, "returned")) >= 2
+
+
+@pytest.mark.parametrize("lie", [LIES["neither metric nor error"], LIES["no answer"]])
+def test_station_whose_answers_are_invalid_is_left_alone(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    """Otherwise it would take run after run, and each would be measured twice."""
+    monkeypatch.setattr(health, "FIRST_PAUSE", 600.0)
+    # The session lasts for longer than the pause after any other loss.
+    set_train(quick, QUICK.replace("loss =", "import time\ntime.sleep(1)\nloss ="))
+    with station(fleet, "liar", tmp_path / "station.log", LIAR.replace("LIE", lie)):
+        done = session(cli, quick, fleet, 4)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert len([event for event in events(quick, "leased") if event["station"] == "liar"]) == 1
+    assert [event["station"] for event in events(quick, "lost")] == ["liar"]
+    assert not any("could not be measured" in event["reason"] for event in events(quick, "judged"))
 
 
 @pytest.mark.parametrize(
