@@ -1,0 +1,86 @@
+"""Runs that end with a full disk, on a real file system that is small."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.errors import AutoresearchError
+from agent.execution.measure import LEAST_ROOM, Runner, measure
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
+from agent.session.opening import prepared
+from tests.common.stations import set_train
+
+SIZE = 96 * 2**20
+FILL = "\nimport time\nwith open(PLACE, 'wb') as file:\n    for _ in range(90):\n        file.write(bytes(2**20))\n"
+# The loop ends a run that leaves too little room.
+AND_WAIT = "    file.flush()\n    time.sleep(60)\n"
+
+
+@functools.cache
+def can_mount() -> bool:
+    """Return whether this process may mount a file system in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        if shutil.which("mount") is None or not _mount(Path(folder)):
+            return False
+        subprocess.run(["umount", folder], check=True)
+        return True
+
+
+def _mount(folder: Path) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A small disk, which has the logs, and the rooms of runs."""
+    if not can_mount():
+        pytest.skip("mounting is not permitted")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    assert _mount(folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def runner(quick: Path) -> Iterator[Runner]:
+    protocol = load_protocol(quick)
+    with prepared(Runner(protocol, Workspace(quick, protocol), None), setup=False) as ready:
+        yield ready
+
+
+def fill(runner: Runner, place: str) -> str:
+    """Commit a script that fills the disk with a file, and return the hash."""
+    return set_train(runner.workspace.folder, FILL.replace("PLACE", repr(place)) + AND_WAIT)
+
+
+def test_candidate_that_fills_the_disk_crashes(runner: Runner, disk: Path) -> None:
+    """Its files go with its room, so that the next run has a disk."""
+    found = measure(runner, fill(runner, "big"), disk / "logs" / "run.log")
+    assert (found.metric, found.error) == (None, "killed: it filled the disk")
+    assert shutil.disk_usage(disk).free > LEAST_ROOM
+
+
+def test_failed_run_on_a_disk_that_stays_full_is_not_the_candidates(runner: Runner, disk: Path) -> None:
+    with pytest.raises(AutoresearchError, match=r"only \d+ MiB are free in .*/logs") as found:
+        measure(runner, fill(runner, str(disk / "of another program")), disk / "logs" / "run.log")
+    assert (found.value.hint or "").startswith("free some disk space, then run the same command again")
+
+
+def test_no_run_begins_on_a_full_disk(runner: Runner, disk: Path) -> None:
+    (disk / "of another program").write_bytes(bytes(SIZE - LEAST_ROOM + 2**20))
+    with pytest.raises(AutoresearchError, match="MiB are free"):
+        measure(runner, runner.workspace.head, disk / "logs" / "run.log")
+    assert not (disk / "logs" / "run.log").exists()
