@@ -256,5 +256,6 @@ def commit_variant(bench: Workbench, name: str, files: Mapping[str, str]) -> str
     if known is not None:
         # An earlier comparison, of another best or at another rung, has named this commit.
         workspace.keep(f"{ref}-{known[:12]}", known)
-    assert state.head is not None
-    return workspace.commit_candidate(ref, state.head, files, name.replace("/", ": "))
+    # On the best's own commit: another machine may lack the branch, and the two then differ in nothing else.
+    assert state.incumbent is not None
+    return workspace.commit_candidate(ref, state.incumbent.commit, files, name.replace("/", ": "))

@@ -316,9 +316,15 @@ def test_session_that_only_git_has_is_named(night: Path, tmp_path: Path, cli: Cl
     assert done.returncode == 3
     assert "fetch it from where the session was measured" in done.stderr
     git(other, "fetch", "--quiet", "origin", "refs/autoresearch/t/*:refs/autoresearch/t/*")
-    git(other, "fetch", "--quiet", "origin", "autoresearch/t:autoresearch/t")
-    found = promoted(other, cli, "--tag", "t", "--training-seconds", "300.9", "--no-each", "--runs", "2")
+    found = promoted(other, cli, "--tag", "t", "--training-seconds", "300.9", "--each", "--runs", "2")
     assert found["whole"]["verdict"] == "does not transfer"
+    assert by_name(found["changes"]) == {"RATE": "transfers", "WIDTH": "does not transfer", "DECAY": "transfers"}
+    assert found["rest"]["judged"]["verdict"] == "transfers"
+    assert git(other, "branch", "--list", "autoresearch/*") == ""
+    git(other, "config", "user.name", "Tester")
+    git(other, "config", "user.email", "tester@example.invalid")
+    _, text = adopted(other, cli)
+    assert ("RATE = 0.3" in text, "WIDTH = 64" in text) == (True, True)
 
 
 def wait_until(folder: Path, holds: Callable[[list[dict[str, Any]]], bool]) -> None:
