@@ -93,6 +93,11 @@ class Run:
     holdout: float | None = None
     station: str = ""
 
+    @property
+    def voided(self) -> bool:
+        """Whether it was rejected as a measure of its recipe, as a run that trained for too long is."""
+        return self.metric is None and VOIDED.match(self.error or "") is not None
+
 
 @dataclass(frozen=True)
 class Screen:

@@ -102,6 +102,8 @@ def _judged(bench: Workbench, measured: Measured, label: str, unit: Unit, failur
         verdict: Verdict = "does not transfer" if fails is None else "undecided"
         why = "without it the run succeeds" if fails is None else f"without it the run fails, too: {fails}"
         return failed(bench, measured, label, BASELINE, verdict, why)
+    if fails is not None and measured.runs[label][-1].voided:
+        return failed(bench, measured, label, BEST, "undecided", f"without it the run is {fails}")
     if fails is not None:
         return failed(bench, measured, label, BEST, "transfers", f"without it the run fails: {fails}")
     return judge(bench, measured, label, BEST, _gain_of(bench, unit.keeps))

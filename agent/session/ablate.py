@@ -16,7 +16,7 @@ from agent.decision.noise import Noise, noise_of
 from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
-from agent.journal.experiment import Experiment, metrics
+from agent.journal.experiment import Experiment, Run, metrics
 from agent.journal.state import State
 from agent.session.compare import compare
 from agent.session.context import known_constants
@@ -80,7 +80,8 @@ def ablate(bench: Workbench, count: int = RUNS) -> dict[str, Any]:
     for unit, (label, files) in zip(units, variants.items(), strict=True):
         entry = entry_of(unit)
         if label in commits and runs[label][-1].metric is None:
-            entry |= {"verdict": "pays", "worth": None, "fails": runs[label][-1].error}
+            last = runs[label][-1]
+            entry |= {"verdict": "undecided" if last.voided else "pays", "worth": None, "fails": last.error}
         elif label in commits:
             worth = difference(metrics(runs[label]), metrics(runs[BEST]), direction, noise)
             says = "pays" if worth.low > 0 else "harms" if worth.high < 0 else "not shown to pay"
@@ -162,7 +163,7 @@ def ablate_lines(data: Mapping[str, Any]) -> list[str]:
     shown = []
     for entry in data["changes"]:
         worth = f" {_worth(entry, entry['worth'])}" if entry["worth"] is not None else ""
-        worth = f" (without it the run fails: {entry['fails']})" if "fails" in entry else worth
+        worth = f" (without it the run {_failure(entry['fails'])})" if "fails" in entry else worth
         numbers = " ".join(f"#{number}" for number in entry["numbers"])
         shown.append(f"{numbers} {entry['verdict']}{worth}: {entry['description']}")
     smaller = data["smaller"]
@@ -170,7 +171,7 @@ def ablate_lines(data: Mapping[str, Any]) -> list[str]:
         return [*shown, "no smaller recipe: every change pays or cannot be removed"]
     without = "; ".join(smaller["descriptions"])
     if smaller["gain"] is None:
-        return [*shown, f"without {without} together the run fails ({smaller['fails']}): keep them"]
+        return [*shown, f"without {without} together the run {_failure(smaller['fails'])}; keep them"]
     lost = f"{_worth(smaller, smaller['gain'])} against the best"
     if not smaller["offered"]:
         return [*shown, f"without {without}: {lost}; together they pay: keep them"]
@@ -180,6 +181,10 @@ def ablate_lines(data: Mapping[str, Any]) -> list[str]:
         f"without {without}: {lost}",
         f"confirm it with `{typed('confirm ' + commit)}`, then take it with `{typed('adopt --minimal')}`",
     ]
+
+
+def _failure(error: str | None) -> str:
+    return f"is {error}" if Run(None, 0.0, error=error).voided else f"fails: {error}"
 
 
 def _worth(found: Mapping[str, Any], gain: float) -> str:

@@ -20,14 +20,16 @@ def of_commit(experiments: Sequence[Experiment], commit: str) -> Beside:
     """Return the reference for repeating a commit: its own time, and the losses of the incumbent before it.
 
     The baseline has no incumbent before it, and is the user's own. A commit of an ablation, which is not an experiment,
-    is compared with the best.
+    is compared with the best. What it lacks of the best may have made runs quicker, so it may take as long as either
+    the best or the baseline.
     """
     kept = [experiment for experiment in experiments if experiment.verdict.status == "keep"]
     if not kept:
         return ALONE
     known = next((experiment for experiment in experiments if experiment.commit == commit), None)
     if known is None:
-        return of_candidate(experiments, kept[-1])
+        first, best = _runs(experiments[0]), _runs(kept[-1])
+        return Beside((*best, *first), first, best)
     before = [experiment for experiment in kept if experiment.number < known.number]
     return Beside(_runs(known), _runs(experiments[0]), _runs(before[-1]) if before else ())
 
@@ -36,7 +38,7 @@ def at_rung(state: State, rung: Rung, commit: str) -> Beside:
     """Return the reference for a run at another rung: runs made there, because those of the session took other times.
 
     Before its first run there, the best may take as much longer than the baseline as it did in the session. A commit
-    that is neither is compared with the best.
+    that is neither is compared with the best, and may take as long as either (see `of_commit`).
     """
     baseline, best, there = state.baseline, state.incumbent, runs_at(state, rung)
     assert baseline is not None and best is not None
@@ -45,7 +47,9 @@ def at_rung(state: State, rung: Rung, commit: str) -> Beside:
         return Beside(first, first)
     longer = tuple(_as_best(run, _runs(baseline), _runs(best)) for run in first)
     last = there.get(best.commit) or longer
-    return Beside(last, first, first if commit == best.commit else there.get(best.commit, first))
+    if commit == best.commit:
+        return Beside(last, first, first)
+    return Beside((*last, *first), first, there.get(best.commit, first))
 
 
 def runs_at(state: State, rung: Rung) -> Mapping[str, tuple[Run, ...]]:

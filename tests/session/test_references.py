@@ -9,7 +9,7 @@ import pytest
 from agent.journal.comparison import PendingComparison, Rung
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.journal.state import State
-from agent.session.references import at_rung, runs_at
+from agent.session.references import at_rung, of_candidate, of_commit, runs_at
 
 pytestmark = pytest.mark.quick
 
@@ -43,9 +43,18 @@ def test_best_may_take_as_much_longer_as_in_the_session() -> None:
     assert beside.baseline == beside.other == (first,)
 
 
-def test_variant_is_compared_with_the_best_there() -> None:
+def test_variant_may_take_as_long_as_best_or_baseline() -> None:
+    """Taking a change out may bring back the baseline's slower start or step."""
     first, best = run(10.0, 1.0, 3000), run(11.0, 1.1, 1400)
     failed = Run(None, 1.0, error="crashed")
     beside = at_rung(state(baseline=(first,), best=(best, failed)), RUNG, "c")
-    assert (beside.own, beside.baseline, beside.other) == ((best,), (first,), (best,))
+    assert (beside.own, beside.baseline, beside.other) == ((best, first), (first,), (best,))
+    assert at_rung(state(baseline=(first,), best=(best,)), RUNG, "b").own == (best,)
     assert at_rung(state(baseline=(first,)), replace(RUNG, values={}), "c").own == ()
+
+
+def test_variant_of_an_ablation_may_take_as_long_as_best_or_baseline() -> None:
+    baseline, best = state().experiments
+    beside = of_commit((baseline, best), "c")
+    assert (beside.own, beside.baseline, beside.other) == ((*best.runs, *baseline.runs), baseline.runs, best.runs)
+    assert of_candidate((baseline, best), best).own == best.runs
