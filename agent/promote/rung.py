@@ -18,7 +18,7 @@ from agent.session.workbench import Workbench
 from agent.source.constants import NAME, constants, refuses
 from agent.source.seed import NAME as SEED
 from agent.source.training_budget import limits_of, timed_names, why_budget
-from agent.source.values import with_values
+from agent.source.values import with_values, without_effect
 from agent.system.invocation import typed
 
 LONGEST_VALUE = 200
@@ -161,6 +161,9 @@ def values_for(
                 f"--set {_shown(shown)} breaks an assert of {recipe}: {_shown(why)}",
                 hint="choose a value that it accepts",
             )
+        if idle := without_effect(set_in(files, known, found), known, found):
+            shown = ", ".join(f"{name}={value}" for name, value in found.items())
+            raise UsageError(f"--set {idle[0]} has no effect in {recipe} with {_shown(shown)}", hint="drop one of them")
     return found
 
 

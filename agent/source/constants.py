@@ -59,6 +59,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "set": set,
 }
 
+MOST_SETTINGS = 1000  # of constants in a source: two that undo each other must not be set for ever
+
 MOST_TREES = 8  # cached; each takes a few MB, and the same few texts are parsed over and over
 
 
@@ -134,6 +136,26 @@ def with_literals(source: str, found: Mapping[str, Constant], literals: Mapping[
     for name in sorted(literals, key=lambda name: found[name].begin, reverse=True):
         data = data[: found[name].begin] + literals[name].encode() + data[found[name].end :]
     return data.decode()
+
+
+def settled(source: str, known: Mapping[str, Value], spelled: Callable[[Constant], str]) -> str:
+    """Return `source` with other literals for its live constants.
+
+    A constant may select the branch in which another one is live, so they are set in the order of the source, and found
+    anew after each. One that is live nowhere in the end is not set.
+
+    Args:
+        known: values of the names that the harness defines.
+        spelled: returns the literal that a constant gets.
+    """
+    for _ in range(MOST_SETTINGS):
+        found = constants(source, known)
+        wrong = [each for each in found.values() if spelled(each) != each.literal]
+        if not wrong:
+            break
+        first = min(wrong, key=lambda each: each.begin)
+        source = with_literals(source, found, {first.name: spelled(first)})
+    return source
 
 
 def literal(value: Value, like: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from agent.journal.experiment import Value
-from agent.source.constants import Constant, constants, parsed, refuses, with_literals
+from agent.source.constants import Constant, constants, parsed, refuses, settled
 
 Values = Literal["both", "theirs", "ours"]
 # (ours, base, theirs) -> the merged text, or None if the changes conflict; see `Workspace.merge`.
@@ -40,17 +40,14 @@ def merged(
             return None
     # With the same literals in all three, constants cannot conflict as text.
     level = {name: base[name].literal for name in shared}
-    mine, before, after = (
-        with_literals(text, found, level) for text, found in zip(texts, (ours, base, theirs), strict=True)
-    )
+    mine, before, after = (settled(text, known, lambda each: level.get(each.name, each.literal)) for text in texts)
     text = mine if before == after else after if mine == before else merge(mine, before, after)
     if text is None:
         return None
+    text = settled(text, known, lambda each: final.get(each.name, each.literal))
+    # What one side changed may leave a constant of the other without effect.
     found = constants(text, known)
-    changed = {name for name in shared if final[name] != ours[name].literal}
-    if not changed <= found.keys():
-        return None
-    return with_literals(text, found, {name: literal for name, literal in final.items() if name in found})
+    return text if all(name in found and found[name].literal == final[name] for name in shared) else None
 
 
 def carried_over(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from agent.journal.experiment import Value
-from agent.source.constants import constants, refuses, replace, with_literals
+from agent.source.constants import Constant, constants, literal, refuses, settled
 from agent.source.merging import same
 
 Place = tuple[str, str]  # a path and the name of a constant
@@ -29,7 +29,7 @@ def put_back(
     for path in {path for path, _ in wanted}:
         old, new = constants(earlier[path], known), constants(files[path], known)
         names = [name for where, name in wanted if where == path and name in old and name in new]
-        result[path] = with_literals(files[path], new, {name: old[name].literal for name in names})
+        result[path] = _with_literals(files[path], known, {name: old[name].literal for name in names})
     return result
 
 
@@ -37,11 +37,32 @@ def with_values(files: Mapping[str, str], known: Mapping[str, Value], values: Ma
     """Return the files that change if these constants are set wherever they are defined: path -> new text."""
     changed = {}
     for path, text in files.items():
-        found = constants(text, known) if path.endswith(".py") else {}
-        new = replace(text, found, {name: value for name, value in values.items() if name in found})
+        new = settled(text, known, lambda each: _spelled(each, values)) if path.endswith(".py") else text
         if new != text:
             changed[path] = new
     return changed
+
+
+def without_effect(files: Mapping[str, str], known: Mapping[str, Value], values: Mapping[str, Value]) -> list[str]:
+    """Return the constants that do not have these values in any file although they were set: they are not live."""
+    live = [constants(text, known) for path, text in files.items() if path.endswith(".py")]
+    return [
+        name
+        for name in values
+        if not any(name in found and _spelled(found[name], values) == found[name].literal for found in live)
+    ]
+
+
+def _spelled(constant: Constant, values: Mapping[str, Value]) -> str:
+    """Return the literal of a constant that has its value in `values`, if it has one there."""
+    value = values.get(constant.name, constant.value)
+    if value == constant.value and type(value) is type(constant.value):
+        return constant.literal
+    return literal(value, constant.literal)
+
+
+def _with_literals(text: str, known: Mapping[str, Value], literals: Mapping[str, str]) -> str:
+    return settled(text, known, lambda each: literals.get(each.name, each.literal))
 
 
 def groups(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[str, Value]) -> list[list[Place]]:

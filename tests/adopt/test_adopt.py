@@ -135,6 +135,19 @@ def test_value_of_the_branch_stays_where_the_session_left_it_alone(quick: Path, 
     assert "WIDTH = 128 " in train(quick)
 
 
+def test_constant_that_selects_a_branch_brings_the_values_of_that_branch(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    depth = "SMALL = True\nif SMALL:\n    DEPTH = 4\nelse:\n    DEPTH = 8\n"
+    (quick / "train.py").write_text(text.replace("DEPTH = 4  # search: 1..16\n", depth))
+    commit_all(quick, "two sizes")
+    keep_in_turn(quick, cli, "s/^SMALL = True/SMALL = False/")
+    edit(quick, "RATE = 0.1 ", "RATE = 0.2 ")
+    adopted(quick, cli, "--provisional")
+    best = train(quick, "autoresearch/t")
+    assert depth.replace("True", "False") in best
+    assert train(quick) == best.replace("RATE = 0.1 ", "RATE = 0.2 ")
+
+
 def test_conflict_is_refused_with_the_file(night: Path, cli: Cli) -> None:
     edit(night, "RATE = 0.1 ", "RATE = 0.9 ")
     at = git(night, "rev-parse", "main")

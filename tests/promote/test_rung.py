@@ -73,6 +73,15 @@ def test_constant_that_only_the_best_has_is_refused() -> None:
         values_for(["NEW=2"], trees, {})
 
 
+def test_value_that_another_one_leaves_without_effect_is_refused() -> None:
+    text = "SMALL = True\nif SMALL:\n    DEPTH = 4\nelse:\n    WIDTH = 8\n"
+    trees = {"the baseline": {"train.py": text}, "the best": {"train.py": text.replace("4", "6")}}
+    with pytest.raises(UsageError, match="--set DEPTH has no effect in the baseline with 'SMALL=False, DEPTH=12'"):
+        values_for(["SMALL=False", "DEPTH=12"], trees, {})
+    both = {name: {"train.py": files["train.py"].replace("WIDTH", "DEPTH")} for name, files in trees.items()}
+    assert values_for(["DEPTH=12", "SMALL=False"], both, {}) == {"DEPTH": 12, "SMALL": False}
+
+
 def test_hard_limit_grows_with_the_training_budget() -> None:
     protocol = load_protocol(ROOT)
     assert protocol.training_seconds == 300

@@ -53,6 +53,32 @@ def test_value_whose_constant_is_gone_is_a_conflict() -> None:
     assert merged((ours, BASE, theirs), {}, lambda *_: None) is None
 
 
+BRANCHES = """SMALL = True
+if SMALL:
+    DEPTH = 4
+else:
+    DEPTH = 8
+RATE = 0.1
+"""
+
+
+def test_value_that_selects_a_branch_is_set_before_the_values_in_it() -> None:
+    ours, theirs = BRANCHES.replace("0.1", "0.2"), BRANCHES.replace("True", "False")
+    both = theirs.replace("0.1", "0.2")
+    assert merged((ours, BRANCHES, theirs), {}, never) == both
+    assert merged((theirs, BRANCHES, ours), {}, never) == both
+    deeper = theirs.replace("DEPTH = 8", "DEPTH = 16")
+    assert merged((ours, BRANCHES, deeper), {}, lambda *_: None) == deeper.replace("0.1", "0.2")
+
+
+def test_constant_that_does_not_get_its_value_is_a_conflict() -> None:
+    """In the merged code, the width of one side selects where the depth of the other one stands."""
+    base = "WIDTH = 1\nDEPTH = 4\nRATE = 0.1\n"
+    ours = base.replace("1\n", "2\n", 1)
+    code = base.replace("DEPTH = 4\n", "if WIDTH == 1:\n    DEPTH = 4\nelse:\n    DEEP = 8\n")
+    assert merged((ours, base, code), {}, never) is None
+
+
 def test_result_must_hold_its_asserts() -> None:
     assert runs("a.py", "A = 4\nassert A % 2 == 0\n", {})
     assert not runs("a.py", "A = 5\nassert A % 2 == 0\n", {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.source.values import changed_values, described, groups, level, put_back
+from agent.source.values import changed_values, described, groups, level, put_back, with_values
 
 pytestmark = pytest.mark.quick
 
@@ -29,3 +29,13 @@ def test_assert_ties_values_together() -> None:
 
 def test_leveled_versions_differ_in_code_only() -> None:
     assert level(BEFORE, AFTER, {})["train.py"] == AFTER["train.py"].replace("D = 1\n", "")
+
+
+def test_values_are_set_in_the_branch_that_they_select() -> None:
+    before = {"train.py": "SMALL = True\nif SMALL:\n    DEPTH = 4\nelse:\n    DEPTH = 8\n"}
+    after = {"train.py": before["train.py"].replace("True", "False").replace("8", "12")}
+    assert with_values(before, {}, {"SMALL": False, "DEPTH": 12}) == after
+    assert with_values(before, {}, {"DEPTH": 12, "SMALL": False}) == after
+    back = put_back(after, before, changed_values(before, after, {}), {})["train.py"]
+    assert back == before["train.py"].replace("8", "12")
+    assert level(before, after, {}) == after
