@@ -155,6 +155,17 @@ def gain_at_rung(bench: Workbench, changes: Sequence[Change]) -> float | None:
     return _gain_of(bench, [each for each in kept if each.number in left])
 
 
+def gain_of_rest(bench: Workbench, taken: Sequence[Unit], every: Sequence[Unit]) -> float | None:
+    """Return what the keeps that stay gained in the session, as a fraction of the baseline.
+
+    Returns:
+        None if that is unknown, or a keep stays only in part.
+    """
+    gone = {keep.number for unit in taken for keep in unit.keeps}
+    staying = {keep.number: keep for unit in every if unit not in taken for keep in unit.keeps}
+    return None if gone & staying.keys() else _gain_of(bench, [*staying.values()])
+
+
 def _gain_of(bench: Workbench, keeps: Sequence[Experiment]) -> float | None:
     """Return what these keeps gained in the session, as a fraction of the baseline; None if the rung sets any."""
     state = bench.journal.state

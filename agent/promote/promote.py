@@ -9,7 +9,17 @@ from typing import Any
 from agent.errors import PreconditionError
 from agent.format import counted, duration
 from agent.journal.state import State
-from agent.promote.each import BASELINE, REST, Change, changes_of, gain_at_rung, judge_each, set_by_user, smaller
+from agent.promote.each import (
+    BASELINE,
+    REST,
+    Change,
+    changes_of,
+    gain_at_rung,
+    gain_of_rest,
+    judge_each,
+    set_by_user,
+    smaller,
+)
 from agent.promote.judge import Part, failed, gain_in_session, judge, measure
 from agent.promote.rung import climb
 from agent.report.promotion import rung_words
@@ -57,7 +67,7 @@ def promote(bench: Workbench, wish: Wish) -> dict[str, Any]:
     entries, rest = None, None
     if wish.each or (wish.each is None and not transfers):
         entries = judge_each(bench, wish.pairs, changes, whole)
-        rest = None if transfers else _rest(bench, wish, changes, entries, own)
+        rest = None if transfers else _rest(bench, wish, changes, entries)
         entries = sorted([*entries, *set_by_user(bench, changes)], key=lambda entry: entry["number"])
     data = {
         "best": best,
@@ -90,22 +100,19 @@ def require_kept(bench: Workbench) -> None:
 
 
 def _rest(
-    bench: Workbench, wish: Wish, changes: Sequence[Change], entries: Sequence[Mapping[str, Any]], own: float | None
+    bench: Workbench, wish: Wish, changes: Sequence[Change], entries: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
-    """Measure what remains without the changes that do not transfer; None if that is nothing, or everything.
-
-    Args:
-        own: the gain in the session, see `judge`.
-    """
+    """Measure what remains without the changes that do not transfer; None if that is nothing, or everything."""
     state = bench.journal.state
     assert state.baseline is not None
     pairs = zip(changes, entries, strict=True)
     taken = [change.unit for change, entry in pairs if entry["verdict"] == "does not transfer"]
-    found = smaller(bench, taken, [each.unit for each in changes]) if taken else None
+    every = [each.unit for each in changes]
+    found = smaller(bench, taken, every) if taken else None
     if found is None:
         return None
     commits = {BASELINE: state.baseline.commit, REST: found["commit"]}
-    judged = _pair(bench, commits, wish.pairs, own, "rest")
+    judged = _pair(bench, commits, wish.pairs, gain_of_rest(bench, taken, every), "rest")
     return {**found, "offered": judged["verdict"] == "transfers", "judged": judged}
 
 

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from agent.journal.journal import Journal, fold, read
 from agent.journal.paths import journal_path
 from agent.journal.state import State
-from agent.promote.each import changes_of, gain_at_rung
+from agent.promote.each import changes_of, gain_at_rung, gain_of_rest
 from agent.promote.rung import climb
 from agent.session.ablate import commit_variant
 from agent.session.opening import open_runner
@@ -473,3 +474,15 @@ def test_gain_of_what_the_rung_sets_is_no_measure_of_the_rest(night: Path, cli: 
     with open_runner(night, "t", None, "off") as runner, closing(Journal(journal_path(night, "t"))) as journal:
         bench = climb(Workbench(runner, journal, Interrupts()), ["RATE=0.3", "WIDTH=256"])
         assert gain_at_rung(bench, changes_of(bench)) == pytest.approx(0.05 / 2, abs=0.004)
+
+
+def test_gain_of_what_is_taken_out_is_no_measure_of_the_rest(night: Path) -> None:
+    """Without rate and width, which gained 0.3 in the session, the decay gained 0.05."""
+    with open_runner(night, "t", 900.0, "off") as runner, closing(Journal(journal_path(night, "t"))) as journal:
+        bench = climb(Workbench(runner, journal, Interrupts()), ())
+        units = [change.unit for change in changes_of(bench)]
+        assert [unit.places[0][1] for unit in units] == ["RATE", "WIDTH", "DECAY"]
+        assert gain_of_rest(bench, units[:2], units) == pytest.approx(0.05 / 2, abs=0.004)
+        # Of a keep that stays in part, nobody knows what that part gained.
+        both = replace(units[2], keeps=(*units[1].keeps, *units[2].keeps))
+        assert gain_of_rest(bench, units[:2], [*units[:2], both]) is None
