@@ -21,7 +21,8 @@ def proposal_of(edit: Edit, context: Context) -> Proposal:
         parameters = tunable_parameters({**context.files, **files}, context.constants)
     except UsageError:  # a search comment that the constants of other data make invalid
         parameters = {}
-    tries = cited(context, parse_notes(f"{edit.description}\n{edit.reasoning}").playbook)
+    # The description is all that was said on one line; without reasoning it was no more.
+    tries = cited(context, parse_notes(edit.reasoning or edit.description).playbook)
     return Proposal(files, edit.description, edit.reasoning, parameters, proposer=EDIT, playbook=tries)
 
 

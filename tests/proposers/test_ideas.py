@@ -123,9 +123,13 @@ def test_agent_is_told_the_entries_and_cites_one(booked: Path) -> None:
     assert events(booked, "proposed")[1]["playbook"] == "Half the batch"
 
 
-def test_edit_made_by_hand_cites_an_entry(booked: Path) -> None:
+@pytest.mark.parametrize(
+    "said",
+    ["PLAYBOOK: half the batch", "PLAYBOOK: Half the batch\nfewer tokens a step", "fewer\nPLAYBOOK: half the batch"],
+)
+def test_edit_made_by_hand_cites_an_entry(booked: Path, said: str) -> None:
     text = (booked / "train.py").read_text()
     (booked / "train.py").write_text(text.replace("RATE = 0.1", "RATE = 0.3"))
-    done = call(booked, "try", "-m", "PLAYBOOK: half the batch", "--sandbox", "off", "--tag", "t")
+    done = call(booked, "try", "-m", said, "--sandbox", "off", "--tag", "t")
     assert done.returncode == 0, done.stderr
     assert events(booked, "proposed")[1]["playbook"] == "Half the batch"
