@@ -34,7 +34,7 @@ FIELDS = ("what", "turns", "where", "effect", "source")
 
 _HEADING = re.compile(r"(#{1,6})[ \t]+(.*)")
 _FIELD = re.compile(rf"[ \t]*(?:[-*+][ \t]+)?[*_`]{{0,3}}({'|'.join(FIELDS)})[*_`]{{0,3}}[ \t]*:[*_`]{{0,3}}(.*)", re.I)
-_FENCE = re.compile(r"[ \t]*(?:`{3,}|~{3,})")
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})(.*)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
 # The effect counts only at the beginning of its line, so that no interval or temperature is taken for one.
 _PERCENT = re.compile(r"(?:about |roughly |up to |~)?([+\-\u2212]?\d{1,4}(?:\.\d{1,6})?) ?% ?(\w* ?\w*)", re.I)
@@ -146,8 +146,11 @@ def sources_of(text: str) -> list[str]:
 
 def open_fence(text: str) -> int | None:
     """Return the line of the fence that is open at the end of a text, so that nothing after it is read; else None."""
-    fences = [number for number, line in enumerate(text.splitlines(), start=1) if _FENCE.match(line[:LONGEST_LINE])]
-    return fences[-1] if len(fences) % 2 else None
+    fence, begins = "", 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        before, fence = fence, _fence_after(line[:LONGEST_LINE], fence)
+        begins = begins if before else number
+    return begins if fence else None
 
 
 def is_playbook(text: str) -> bool:
@@ -229,22 +232,38 @@ def _turn(text: str) -> Turn | None:
     return None
 
 
+def _fence_after(line: str, fence: str) -> str:
+    """Return the fence that is open after a line, or an empty text (CommonMark 0.31, 4.5, at any indentation).
+
+    Args:
+        fence: the one that is open before it.
+    """
+    found = _FENCE.fullmatch(line)
+    if found is None:
+        return fence
+    signs, rest = found[1], found[2]
+    if fence:
+        return "" if signs.startswith(fence) and not rest.strip(" \t") else fence
+    return "" if "`" in signs and "`" in rest else signs
+
+
 def _drafts(text: str) -> Iterator[_Draft]:
     """Yield the sections that have fields."""
     draft: _Draft | None = None
-    last, fenced = "", False
+    last, fence = "", ""
     for number, whole in enumerate(text.splitlines(), start=1):
         line = whole[:LONGEST_LINE]
-        if _FENCE.match(line):
-            fenced, last = not fenced, ""
+        before, fence = fence, _fence_after(line, fence)
+        if before or fence:
+            last = ""
             continue
-        heading = None if fenced else _HEADING.fullmatch(line)
+        heading = _HEADING.fullmatch(line)
         if heading is not None:
             if draft is not None and draft.fields:
                 yield draft
             draft = _Draft(_clean(heading[2].rstrip("# \t")), number) if len(heading[1]) == 2 else None
             last = ""
-        elif draft is None or fenced:
+        elif draft is None:
             continue
         elif (found := _FIELD.fullmatch(line)) is not None:
             last = found[1].lower()

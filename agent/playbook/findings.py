@@ -89,7 +89,7 @@ def added(content: bytes, found: Iterable[Finding]) -> tuple[bytes, list[int]]:
     if new and (fence := open_fence(text)) is not None:
         raise AutoresearchError(
             f"{PLAYBOOK} has an open fence in line {fence}, so entries after it would not be read",
-            hint="close the fence with a line like the one that opens it",
+            hint="close the fence with a line of the same signs and nothing else",
         )
     end = "\r\n" if b"\r\n" in content else "\n"
     more = "".join(f"\n{_written(each)}" for each in new).replace("\n", end).encode()

@@ -14,6 +14,7 @@ from agent.playbook.entries import (
     MOST_NOTES,
     Turn,
     is_playbook,
+    open_fence,
     parse,
     read_book,
     turns_of,
@@ -128,8 +129,29 @@ def test_malformed_turns_leave_the_entry() -> None:
     assert "`turns` is not like" in book.notes[0]
 
 
-def test_fenced_text_is_no_entry() -> None:
-    assert parse("```\n## A\n- what: b\n```\n").entries == ()
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\n{}```\n",
+        "````\n```\n{}```\n````\n",  # an example with a fence of its own
+        "````markdown\n```\n{}```\n`````\n",
+        "~~~\n```\n{}```\n~~~\n",
+        "```\n~~~\n{}~~~\n```  \n",
+        "```\n``` not at its end\n{}```\n",
+        "- ~~~ \n  ~~~ a ` b\n{}  ~~~\n",
+    ],
+)
+def test_fenced_text_is_no_entry(text: str) -> None:
+    example = text.format("## A\n- what: b\n")
+    book = parse(f"# Playbook\n{example}## C\n- what: d\n")
+    assert ([each.title for each in book.entries], book.notes) == (["C"], ())
+
+
+def test_code_on_one_line_is_no_fence() -> None:
+    book = parse("## A\n- what: run\n```x = 1``` twice\n\n## B\n- what: c\n")
+    assert [(each.title, each.what) for each in book.entries] == [("A", "run ```x = 1``` twice"), ("B", "c")]
+    assert open_fence("```x``` and\n") is None
+    assert open_fence("a\n````\n```\n") == 2
 
 
 def test_fence_that_is_not_closed_is_named() -> None:
