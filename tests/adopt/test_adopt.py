@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from agent.journal.journal import fold
-from agent.journal.paths import journal_path
+from agent.journal.lock import hold
+from agent.journal.paths import journal_path, state_folder
+from agent.repository.checkout import SCRATCH
 from tests.common.processes import deadly_git
 from tests.common.sessions import assert_consistent, keep_in_turn
 from tests.common.workspaces import ROOT, Cli, commit_all, git
@@ -275,6 +277,18 @@ def test_files_of_a_killed_adopt_are_no_changes_of_the_user(night: Path, cli: Cl
     assert not is_clean(night)
     assert adopted(night, cli)["commit"]
     assert is_clean(night)
+
+
+def test_temporary_folder_of_a_running_loop_stays(night: Path, cli: Cli) -> None:
+    """The loop may be moving its branch at this moment, with the new files in that folder."""
+    scratch = night / ".git" / f"{SCRATCH}abc"
+    scratch.mkdir()
+    (scratch / "train.py.part").write_text(train(night))
+    with hold(state_folder(night), "other"):
+        assert adopted(night, cli, "1", "--provisional")["commit"]
+        assert (scratch / "train.py.part").exists()
+    assert adopted(night, cli)["commit"]
+    assert not scratch.exists()
 
 
 @pytest.mark.slow
