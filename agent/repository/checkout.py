@@ -162,6 +162,8 @@ class Checkout:
     def require_unedited(self, branch: str, files: Mapping[str, str]) -> None:
         """Raise PreconditionError if `branch` is checked out somewhere with changes, or in another working tree.
 
+        An untracked file counts if it is in the way of a new one.
+
         Args:
             files: path -> text that an interrupted commit may have left in the checkout, which is no change.
         """
@@ -170,8 +172,19 @@ class Checkout:
             raise PreconditionError(
                 f"{branch} is checked out in {other}", hint="run the same command there, or choose another --onto"
             )
-        if self.branch == branch and not self._is_left_over(files):
+        if self.branch != branch:
+            return
+        if not self._is_left_over(files):
             self.require_clean()
+        tracked = self._workspace.tree(self._workspace.head)
+        for path in sorted(files):
+            is_new = self._workspace.in_repository(path) not in tracked
+            there = os.path.lexists(self._workspace.folder / path)
+            if is_new and there and self._text(path) != encoded(path, files[path]):
+                raise PreconditionError(
+                    f"the working tree has another {path}, which git does not track",
+                    hint="move it away, then run the same command again",
+                )
 
     def _is_left_over(self, files: Mapping[str, str]) -> bool:
         changed = [self._workspace.inside(name) for name in self.changes()]

@@ -23,7 +23,7 @@ from agent.journal.paths import journal_path, state_folder
 from agent.repository.checkout import SCRATCH
 from tests.common.processes import deadly_git
 from tests.common.sessions import assert_consistent, keep_in_turn
-from tests.common.workspaces import ROOT, Cli, commit_all, git
+from tests.common.workspaces import ROOT, Cli, commit_all, git, set_protocol
 
 CHANGES = ("s/^RATE = 0.1 /RATE = 0.3 /", "s/^DEPTH = 4 /DEPTH = 6 /", "s/^WIDTH = 64 /WIDTH = 256 /")
 
@@ -277,6 +277,38 @@ def test_files_of_a_killed_adopt_are_no_changes_of_the_user(night: Path, cli: Cl
     assert not is_clean(night)
     assert adopted(night, cli)["commit"]
     assert is_clean(night)
+
+
+def test_untracked_file_in_the_way_of_a_new_one_is_refused(quick: Path, cli: Cli) -> None:
+    """Else the branch would have the new file, and its checkout the user's text."""
+    set_protocol(quick, mutableSurface={"allowedGlobs": ["train.py", "extra.py"], "forbiddenGlobs": []})
+    change = "s/^RATE = 0.1 /RATE = 0.3 /w extra.py"
+    keep_in_turn(quick, cli, change)
+    git(quick, "switch", "--quiet", "main")
+    before, new = git(quick, "rev-parse", "main"), git(quick, "show", "autoresearch/t:extra.py")
+    for text in ("mine = 1\n", ""):
+        (quick / "extra.py").write_text(text)
+        done = cli(quick, "adopt", "--provisional")
+        assert done.returncode == 3
+        assert "error: the working tree has another extra.py, which git does not track" in done.stderr
+        assert "hint: move it away" in done.stderr
+        assert (git(quick, "rev-parse", "main"), (quick / "extra.py").read_text()) == (before, text)
+    (quick / "extra.py").unlink()
+    (quick / "extra.py").mkdir()
+    assert cli(quick, "adopt", "--provisional").returncode == 3
+    (quick / "extra.py").rmdir()
+    (quick / "extra.py").write_text(f"{new}\n")  # as a killed `adopt` leaves it
+    assert adopted(quick, cli, "--provisional")["files"] == ["extra.py", "train.py"]
+    assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_untracked_file_does_not_count_where_another_branch_is_checked_out(quick: Path, cli: Cli) -> None:
+    set_protocol(quick, mutableSurface={"allowedGlobs": ["train.py", "extra.py"], "forbiddenGlobs": []})
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /w extra.py")
+    git(quick, "switch", "--quiet", "--create", "other", "main")
+    (quick / "extra.py").write_text("mine = 1\n")
+    assert adopted(quick, cli, "--provisional", "--onto", "main")["commit"]
+    assert (quick / "extra.py").read_text() == "mine = 1\n"
 
 
 def test_temporary_folder_of_a_running_loop_stays(night: Path, cli: Cli) -> None:
