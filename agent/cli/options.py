@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,14 @@ from agent.cli import completion
 # The sections of the help page of `run`, the only one with too many options for a plain list.
 SESSION, END, PROPOSE = "Session", "End of the session", "Proposer"
 MEASURE, STATIONS, TELL = "Runs and verdict", "Stations", "Output"
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value of an option. Raises typer.BadParameter if it is not finite: such a number limits nothing."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, got {value:g}")
+    return value
+
 
 Tag = Annotated[
     str | None,
@@ -29,6 +38,7 @@ TrainingSeconds = Annotated[
     typer.Option(
         envvar="AUTORESEARCH_TRAINING_SECONDS",
         min=0.1,
+        callback=finite,
         metavar="SECONDS",
         help="Training time of a run; by default that of protocol.json.",
         rich_help_panel=MEASURE,

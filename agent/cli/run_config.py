@@ -192,7 +192,7 @@ def _limits(end: EndFlags) -> Limits:
 
     return Limits(
         experiments=end.max_experiments,
-        seconds=None if end.max_hours is None else 3600 * end.max_hours,
+        seconds=None if end.max_hours in (None, math.inf) else 3600 * end.max_hours,
         until=None if end.until is None else moment(end.until, time.time()),
         patience=end.patience,
         target=end.target,

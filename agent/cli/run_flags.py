@@ -22,6 +22,7 @@ from agent.cli.options import (
     SandboxMode,
     Setup,
     TrainingSeconds,
+    finite,
 )
 
 
@@ -103,7 +104,8 @@ class EndFlags:
         typer.Option(min=1, metavar="N", help="Stop after N rejected experiments in a row.", rich_help_panel=END),
     ] = None
     target: Annotated[
-        float | None, typer.Option(metavar="VALUE", help="Stop when the metric reaches VALUE.", rich_help_panel=END)
+        float | None,
+        typer.Option(callback=finite, metavar="VALUE", help="Stop when the metric reaches VALUE.", rich_help_panel=END),
     ] = None
     confirm: Annotated[
         bool,

@@ -130,7 +130,8 @@ def _wrong_value(error: typer.TyperException, parameter: TyperArgument | TyperOp
         name = parameter.envvar
     details: list[Any] = getattr(error.__cause__, "errors", list)()
     if not details:
-        return f"{name}: {getattr(error, 'message', error)}".rstrip(".")
+        said = str(getattr(error, "message", error)).rstrip(".")
+        return f"{name}{' ' if said.startswith('must be ') else ': '}{said}"
     first = details[0]
     kind, limits, value = first["type"], first.get("ctx", {}), first.get("input")
     if parameter.type_descriptor.choices and kind == "value_error":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,37 @@ def test_resume_needs_only_tag(quick: Path, cli: Cli) -> None:
     # The same as one session that was given everything at once.
     session(other, cli, *kept, "--max-experiments", "3")
     assert [e.description for e in fold(journal_path(other, "t")).experiments] == whole
+
+
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [
+        *((("run", "--tag", "t", "--max-experiments", "0", "--target"), value) for value in ("nan", "inf", "-inf")),
+        *(
+            ((*command, "--training-seconds"), "inf")
+            for command in (["run", "--tag", "t", "--dry-run"], ["baseline"], ["init"])
+        ),
+        (("run", "--tag", "t", "--max-hours"), "nan"),
+    ],
+)
+def test_number_that_limits_nothing_is_refused(quick: Path, cli: Cli, command: Sequence[str], value: str) -> None:
+    done = cli(quick, *command, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {command[-1]} must be " in done.stderr
+    assert f", got {value}" in done.stderr
+    assert not (quick / ".autoresearch").exists()
+
+
+def test_infinite_training_seconds_of_the_environment_are_refused(quick: Path, cli: Cli) -> None:
+    done = cli(quick, "try", AUTORESEARCH_TRAINING_SECONDS="inf")
+    assert done.returncode == 2
+    assert "error: AUTORESEARCH_TRAINING_SECONDS must be a finite number, got inf" in done.stderr
+
+
+def test_infinite_hours_are_no_limit(quick: Path, cli: Cli) -> None:
+    said = cli(quick, "run", "--tag", "t", "--max-hours", "inf", "--max-experiments", "1")
+    assert said.returncode == 0
+    assert "inf" not in said.stderr
 
 
 def test_limits_belong_to_each_start(quick: Path, cli: Cli) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from agent.cli import completion
 from agent.cli.command import answer, command
-from agent.cli.options import Agent, Json, Model, SandboxMode, Setup
+from agent.cli.options import Agent, Json, Model, SandboxMode, Setup, finite
 from agent.cli.program import PREPARE, Options
 from agent.format import block
 
@@ -38,6 +38,7 @@ class InitFlags:
         typer.Option(
             envvar="AUTORESEARCH_TRAINING_SECONDS",
             min=0.1,
+            callback=finite,
             metavar="SECONDS",
             help="Training time of a run, to write into protocol.json; by default it is detected.",
         ),
