@@ -72,6 +72,7 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
 }
 # Each of these sets of flags is one choice: giving one of a set replaces the whole set.
 WHO = ("proposer", "model", "agent", "agent_cmd")
+CAPS = ("max_cost", "max_cost_per_experiment")
 WHERE = ("stations", "scheduler", "tls", "insecure")
 NO_LADDER = "leave --ladder out, or end a kept one with `--ladder off`"
 
@@ -255,6 +256,8 @@ def merged(state: State | None, given: Mapping[str, Any]) -> tuple[dict[str, Any
     left = _without(kept, WHO) if not set(WHO).isdisjoint(given) else kept
     left = _without(left, WHERE) if not set(WHERE).isdisjoint(given) else left
     said = [f"{_flag_of(name)} is now {given[name]}; it was {kept[name]}" for name in changed]
+    if "model" not in {**left, **given}:  # nothing else has a cost that could be capped
+        left = _without(left, CAPS)
     hold = {**left, **given}
     said += [f"{_flag_of(name)} {kept[name]} no longer applies" for name in kept if name not in hold]
     # `inf` removes a limit, as in `--max-cost inf`.

@@ -101,6 +101,20 @@ def test_new_proposer_replaces_old_one(quick: Path, cli: Cli) -> None:
     assert [e.proposer for e in fold(journal_path(quick, "t")).experiments] == ["baseline", "command", "search"]
 
 
+def test_cap_on_cost_goes_with_its_model(quick: Path, cli: Cli) -> None:
+    session(quick, cli, "--max-experiments", "1")
+    path = journal_path(quick, "t")
+    lines = path.read_text().splitlines()
+    kept = {"model": "openai:any", "max_cost": 5.0, "max_cost_per_experiment": 1.0}
+    first = {**json.loads(lines[0]), "flags": kept}
+    path.write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    said = session(quick, cli, "--proposer", "search", "--max-cost", "4", code=2)
+    assert "--max-cost needs --model" in said
+    said = session(quick, cli, "--proposer", "search", "--max-experiments", "2")
+    assert "--max-cost 5.0 no longer applies" in said
+    assert flags(quick) == {"proposer": "search"}
+
+
 def test_changed_budget_is_refused(quick: Path, cli: Cli) -> None:
     session(quick, cli, "--training-seconds", "20", "--max-experiments", "1")
     said = session(quick, cli, "--training-seconds", "30", code=3)
