@@ -66,9 +66,7 @@ def main() -> None:
 def session(side: str, seconds: float, experiments: int) -> list[dict[str, Any]]:
     """Run a session in a temporary repository and return its events."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "workspace"
-        folder.mkdir()
-        make_workspace(folder, _train(seconds))
+        folder = make_workspace(Path(scratch) / "workspace", _train(seconds))
         agent = Path(scratch) / "agent.py"
         agent.write_text(AGENT.format(count=str(Path(scratch) / "count"), seconds=seconds))
         wanted = ["--proposer", "command", "--agent-cmd", f"{sys.executable} {shlex.quote(str(agent))}", side]

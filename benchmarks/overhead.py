@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def make_workspace(folder: Path, train: str = TRAIN) -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     protocol = json.loads((ROOT / "protocol.json").read_bytes())
     protocol["meta"]["archetype"] = "benchmark_opt"
     protocol["environment"]["setupCommands"] = []
