@@ -241,7 +241,8 @@ def _flags_again(config: RunConfig, limits: Limits) -> dict[str, Any]:
 
 def _session(runner: Runner, journal: Journal, config: RunConfig, start: str | None) -> Session:
     wanted = config.proposer
-    if config.stations is not None and wanted.ahead is None:  # else every station would wait for the model
+    # Else every station of a scheduler would wait for the model. Those of this machine share it with the model.
+    if config.stations is not None and config.stations.scheduler and wanted.ahead is None:
         wanted = dataclasses.replace(wanted, ahead=True)
     proposer = choose_proposer(wanted, journal, runner.workspace, runner.sandbox)
     return Session(runner, journal, proposer, session_config(config, runner.protocol, start))

@@ -203,7 +203,7 @@ class ProposerFlags:
         typer.Option(
             "--ahead/--no-ahead",
             help="Let the model or agent make the next proposal while a run is in progress; by default it does unless "
-            "this machine serves the model.",
+            "this machine serves the model, and always with --scheduler.",
             rich_help_panel=PROPOSE,
         ),
     ] = None

@@ -25,6 +25,7 @@ SHORTEST_SLEEP = 10.0
 POLL_SECONDS = 0.2
 # Seconds. Processes that end within this time after the command do not count as leftovers.
 LEAVING_SECONDS = 0.5
+UNKILLABLE = "the run cannot be killed"
 DYING_SECONDS = 60.0  # after SIGKILL, for a process that waits for a device or a file system
 LARGEST_REPORT = 2**16
 LOWEST_PRIORITY = 19
@@ -163,7 +164,7 @@ def _require_dead(process: psutil.Popen) -> None:
         process.wait(timeout=DYING_SECONDS)
     except psutil.TimeoutExpired:
         raise AutoresearchError(
-            f"the run cannot be killed (pid {process.pid}): it waits for a device or a file system",
+            f"{UNKILLABLE} (pid {process.pid}): it waits for a device or a file system",
             hint="restart the machine, then run the same command again; the session continues from here",
         ) from None
 

@@ -15,6 +15,7 @@ from typing import Any
 from agent.decision.decide import require_limits
 from agent.decision.stations import PROMISE
 from agent.errors import AutoresearchError
+from agent.execution.process import UNKILLABLE
 from agent.fleet import candidates
 from agent.fleet.assign import Task, next_task
 from agent.fleet.cluster import BROKEN, Cluster, Loss, StationInfo
@@ -330,7 +331,7 @@ class Fleet:
             self._cluster.submit(lease.station, self._orders.order(lease))
             return
         if answer.run is None:
-            self._lose(lease, answer.failed)
+            self._lose(lease, answer.failed, died=answer.failed.startswith(UNKILLABLE))
             self.health.failed(lease.station, answer.failed)
             return
         run = self._orders.run_of(answer, lease)

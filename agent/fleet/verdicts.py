@@ -119,9 +119,9 @@ class Verdicts:
             self._known.clear()
         if candidate.number not in self._known:
             found = judge_across(self._trial(candidate), self._records(candidate), self._session.decision)
-            place = candidate.runs[-1].station
-            if isinstance(found, Verdict) and found.status == "crash" and self.doubts(place):
-                found = Wants(incumbent=frozenset([place]))
+            failed = [run.station for run in candidate.runs if run.metric is None]
+            if isinstance(found, Verdict) and found.status == "crash" and failed and self.doubts(failed[0]):
+                found = Wants(incumbent=frozenset(failed[:1]))
             self._known[candidate.number] = found
         return self._known[candidate.number]
 

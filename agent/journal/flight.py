@@ -217,7 +217,7 @@ def _counted(flight: Flight, name: str, *, failed: bool) -> Flight:
 
 
 def _forgiven(flight: Flight, name: str) -> Flight:
-    """Drop the failed runs of undecided candidates on a station: a kept experiment failed there, too, or it is gone.
+    """Drop the failed runs of undecided candidates on a station that is gone, or on which what was kept fails as well.
 
     They are undecided because the station had failed several programs in a row (`MOST_FAILED`).
     """
@@ -252,6 +252,8 @@ def _lost(flight: Flight, event: Event) -> Flight:
     if lease is None:
         return flight
     flight = _settled(flight, lease, seconds=flight.seconds - lease.began, lost=1)
+    if lease.of is not None:
+        flight = _forgiven(flight, lease.station)
     died, faulted = bool(event.data.get("died")), bool(event.data.get("fault"))
     return _changed(flight, lease, lambda each: replace(each, lost=each.lost + died, faulted=each.faulted + faulted))
 

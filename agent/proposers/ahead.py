@@ -63,8 +63,8 @@ class AheadProposer:
         early: whether it begins during the experiment. Otherwise it only uses what an earlier start left.
     """
 
-    # Whether the search is exhausted, so that the model is asked whoever's turn it is.
-    _insists = False
+    # For what the search was exhausted, and why: it takes long to say, and the model is asked whoever's turn it is.
+    _barren: tuple[tuple[int, int, int], Exhausted] | None = None
 
     def __init__(self, proposer: HybridProposer, journal: Journal, *, early: bool) -> None:
         self.name = proposer.name
@@ -96,24 +96,26 @@ class AheadProposer:
         Raises:
             Exhausted: neither has a new proposal, or will have one.
         """
-        if self.is_working:
-            try:
-                return self._proposer.instead(context)
-            except Exhausted:
-                return None
+        if not self.is_working:
+            made = self._made_ahead(context, mends=False)
+            if made is not None or self.wants(context):
+                return made
         try:
-            return self._made_ahead(context) or self._proposer.searched(context)
-        except Exhausted:
-            if not self._proposer.may_insist(context):
+            if self._barren is not None and self._barren[0] == _asked(context):
+                raise self._barren[1]
+            return self._proposer.instead(context) if self.is_working else self._proposer.searched(context)
+        except Exhausted as reason:
+            self._barren = _asked(context), reason
+            if not self.is_working and not self._proposer.may_insist(context):
                 raise
-            self._insists = True
             return None
 
     def wants(self, context: Context) -> bool:
         """Return whether the proposal for `context` can be made ahead: it is the model's, and there is none yet."""
         if not self.early or self._work is not None or self._journal.state.prepared is not None:
             return False
-        insists = self._insists and self._proposer.may_insist(context) and not self._proposer.is_away
+        barren = self._barren is not None and self._barren[0] == _asked(context)
+        insists = barren and self._proposer.may_insist(context) and not self._proposer.is_away
         return insists or self._proposer.consults(context)
 
     @property
@@ -138,8 +140,7 @@ class AheadProposer:
             base=context.incumbent.commit,
             proposer=self._proposer.consulted,
         )
-        work, self._insists = Work(), False
-        self._work = work
+        work = self._work = Work()
         context = replace(context, workspace=replace(context.workspace, check=fault_of_sources))
         # A daemon: it never keeps the program alive.
         work.thread = threading.Thread(target=self._make, args=(context, work), name="ahead", daemon=True)
@@ -192,19 +193,23 @@ class AheadProposer:
         if work.error is not None:
             raise work.error
 
-    def _made_ahead(self, context: Context) -> Proposal | None:
-        """Return the proposal that was made ahead, or None if there is none that applies."""
+    def _made_ahead(self, context: Context, *, mends: bool = True) -> Proposal | None:
+        """Return the proposal that was made ahead, or None if there is none that applies.
+
+        Args:
+            mends: ask its author to fix one that cannot be imported, which may take minutes.
+        """
         said = self._journal.state.prepared
         if said is None:
             return None
         try:
             proposal = _read(self._journal, said["number"])
-            return self._fitted(replace(proposal, proposer=said["proposer"]), said, context)
+            return self._fitted(replace(proposal, proposer=said["proposer"]), said, context, mends=mends)
         except (Outdated, UsageError) as reason:
             self._journal.append("outdated", number=said["number"], reason=str(reason))
             return None
 
-    def _fitted(self, proposal: Proposal, said: Mapping[str, Any], context: Context) -> Proposal:
+    def _fitted(self, proposal: Proposal, said: Mapping[str, Any], context: Context, *, mends: bool) -> Proposal:
         """Return the proposal as a change of the incumbent.
 
         Raises:
@@ -222,6 +227,8 @@ class AheadProposer:
         if same := self._seen.earlier(whole, context):
             raise Outdated(f"it is the same program as {same}")
         if fault := context.workspace.check(whole):
+            if not mends:
+                raise Outdated(fault)
             whole |= self._fixed(whole, fault, context)
         return replace(
             proposal,
@@ -240,6 +247,11 @@ class AheadProposer:
         if fixed is None:
             raise Outdated(fault)
         return fixed.files
+
+
+def _asked(context: Context) -> tuple[int, int, int]:
+    """Return the numbers of the proposal, of experiments and of candidates in flight."""
+    return context.number, len(context.history), len(context.flight)
 
 
 def _read(journal: Journal, number: int) -> Proposal:

@@ -76,8 +76,7 @@ def is_private(place: Path, top: Path) -> bool:
     named = [Path(each).expanduser() for each in os.environ.get(READ_VARIABLE, "").split(os.pathsep) if each]
     if any(place.is_relative_to(each.resolve()) for each in named):
         return False
-    stations = stations_folder().resolve()
-    if place.is_relative_to(stations) or (stations.exists() and stations.is_relative_to(place)):
+    if place.is_relative_to(stations_folder()):
         return True  # other repositories, and answers of their runs
     if not _is_data(place):
         return True  # a socket, through which another program could be told what to do

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from agent.errors import AutoresearchError
-from agent.journal.paths import home_folder
+from agent.journal.paths import home_folder, stations_folder
 from agent.repository.workspace import Workspace
 from agent.room import variables
 from agent.room.keys import KEPT_BACK, KEY_PLACES, is_key, is_private, keys_in, lead_of, leading_out
@@ -270,7 +270,7 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     leads = [lead for lead in leads if not is_private(lead, top)]
     # Landlock can only allow: a folder in which something is hidden could not even be listed.
     keys = [key for lead in leads for key in keys_in(lead)] if sandbox.way != "Landlock" else []
-    more, secret = [*furniture.read, *leads], [*furniture.hidden, *keys]
+    more, secret = [*furniture.read, *leads], [*furniture.hidden, *keys, *_of_stations(top)]
     found = places(workspace, furniture.command, more, secret, installing=furniture.kind == "setup")
     hidden = [*found.hidden, *(place for place in furniture.hidden if place.is_relative_to(tree))]
     if furniture.evaluated:
@@ -287,6 +287,17 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)))
     room = Room(layout, tree / workspace.relative_to(top), inside, {}, sandbox)
     return replace(room, environment=_environment(room, furniture))
+
+
+def _of_stations(top: Path) -> list[Path]:
+    """Return what the stations of this machine keep, without the clone at `top` and the folders that lead to it."""
+    found, place = list[Path](), stations_folder()
+    while place != top and top.is_relative_to(place):
+        step = place / top.relative_to(place).parts[0]
+        with contextlib.suppress(OSError):
+            found += [each for each in place.iterdir() if each != step]
+        place = step
+    return found if place == top else [place]
 
 
 def _environment(room: Room, furniture: Furniture) -> dict[str, str]:

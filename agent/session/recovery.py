@@ -156,6 +156,7 @@ def create(
         switch: check the branch out.
     """
     checkout = Checkout(workspace)
+    checkout.sweep()
     # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
     head = _require_clear(workspace, about["branch"], about["tag"], start, switch=switch)
     base = start or head
@@ -209,6 +210,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     """
     state, done = journal.state, list[str]()
     checkout = Checkout(workspace)
+    checkout.sweep()
     assert state.session is not None and state.head is not None
     done += end_orphaned_run(state)
     at = workspace.resolve(f"refs/heads/{branch}")
@@ -219,7 +221,6 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
         raise _moved(workspace, branch, state.head)
     elif at != state.head:
         done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, the commit of its last experiment")
-    checkout.sweep()
     if checkout.branch == branch:
         if state.previous and state.previous != state.head:
             # If it was interrupted between its renames. Once the branch has moved, a playbook without the entries that

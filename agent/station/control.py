@@ -52,7 +52,7 @@ def collect(session: str, leases: Sequence[str], dask_worker: Any = None) -> dic
     active = here.active
     answers: list[Answer] = []
     with contextlib.suppress(AutoresearchError):  # the next order says it
-        records.adopt_earlier()
+        records.begin()
     for folder in records.kept(here.name, name(session)):
         # The decider has the others, and their logs would take long on a slow network.
         if folder.name in leases and (answer := records.read_kept(folder)) is not None:

@@ -38,23 +38,24 @@ def records_folder(station: str) -> Path:
     return stations_folder() / RECORDS / folder_name(station)
 
 
-def adopt_earlier() -> None:
-    """Take over the answers that a version before kept within the cache.
+def begin() -> None:
+    """Make the folder of this machine's stations, and take over the answers that a version before kept in the cache.
+
+    If they cannot be moved, such as to another disk, they stay, and their runs are measured again.
 
     Raises:
-        AutoresearchError: they cannot be moved.
+        AutoresearchError: the folder cannot be made.
     """
-    earlier, now = cache_folder() / "stations" / RECORDS, stations_folder() / RECORDS
-    if now.exists() or not earlier.is_dir():
-        return
+    folder = stations_folder()
     try:
-        now.parent.mkdir(parents=True, exist_ok=True)
-        earlier.rename(now)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if earlier.is_dir() and not now.exists():  # else another station has moved them
-            raise AutoresearchError(
-                f"cannot move {earlier} to {now}: {error.strerror}", hint="move it there, or delete it"
-            ) from None
+        hint = "set AUTORESEARCH_CACHE to a folder whose parent is writable, such as one in its volume"
+        raise AutoresearchError(f"cannot make {folder}: {error.strerror}", hint=hint) from None
+    earlier = cache_folder() / "stations" / RECORDS
+    with contextlib.suppress(OSError):  # none, moved before, or on another disk
+        if not (folder / RECORDS).exists():
+            earlier.rename(folder / RECORDS)
 
 
 def drop_earlier_clones() -> None:

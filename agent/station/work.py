@@ -52,7 +52,7 @@ def _answer(here: Station, order: Order, tick: Callable[[float], None]) -> Answe
             f"{here.name} has autoresearch {version()}, and the session has {order.version}",
             hint="install the same version on both",
         )
-    records.adopt_earlier()
+    records.begin()
     folder = records.run_folder(here.name, order.repository, order.session, order.lease)
     if (known := records.read_kept(folder)) is not None and known.measured == order.digest:
         return known

@@ -212,6 +212,24 @@ BREAKS = """work.runs = getattr(work, "runs", 0) + 1
         run.update(metric=None, error="No module named 'mlx'")"""
 
 
+# The same, and later it can measure nothing at all, so that the incumbent's run there is lost.
+BREAKS_DOWN = f"""{BREAKS}
+    if work.runs > 3:
+        answer.update(run=None, failed="the disk is full")"""
+
+
+def test_candidate_does_not_wait_for_a_station_that_can_measure_nothing(
+    quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path
+) -> None:
+    with station(fleet, "broken", tmp_path / "station.log", LIAR.replace("LIE", BREAKS_DOWN)):
+        done = session(cli, quick, fleet, 6)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [event["reason"] for event in events(quick, "lost")][:1] == ["the disk is full"]
+    assert len([event for event in events(quick, "judged") if event["status"] == "crash"]) <= 1
+    assert len(events(quick, "recorded")) == 7
+
+
 def test_station_that_breaks_costs_one_candidate_and_not_the_night(
     quick: Path, cli: Cli, fleet: LocalFleet, tmp_path: Path
 ) -> None:

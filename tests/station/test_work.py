@@ -263,8 +263,13 @@ def use_way(monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
     monkeypatch.setattr(sandbox, "available", lambda *_: way)
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["", "their folder is named"])
 @pytest.mark.parametrize("way", WAYS)
-def test_run_does_not_see_other_clones(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
+def test_run_does_not_see_other_clones(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, named: bool
+) -> None:
+    if named:
+        monkeypatch.setenv("AUTORESEARCH_READ", str(tmp_path))
     others = private_repository(tmp_path, quick)
     (quick / "peek").symlink_to(stations_folder() / "clones" / "b")
     (quick / "look").symlink_to(others[0])
