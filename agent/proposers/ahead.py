@@ -97,7 +97,7 @@ class AheadProposer:
             Exhausted: neither has a new proposal, or will have one.
         """
         if not self.is_working:
-            made = self._made_ahead(context, mends=False)
+            made = self._made_ahead(context, fixes=False)
             if made is not None or self.wants(context):
                 return made
         try:
@@ -193,23 +193,23 @@ class AheadProposer:
         if work.error is not None:
             raise work.error
 
-    def _made_ahead(self, context: Context, *, mends: bool = True) -> Proposal | None:
+    def _made_ahead(self, context: Context, *, fixes: bool = True) -> Proposal | None:
         """Return the proposal that was made ahead, or None if there is none that applies.
 
         Args:
-            mends: ask its author to fix one that cannot be imported, which may take minutes.
+            fixes: ask its author to fix one that cannot be imported, which may take minutes.
         """
         said = self._journal.state.prepared
         if said is None:
             return None
         try:
             proposal = _read(self._journal, said["number"])
-            return self._fitted(replace(proposal, proposer=said["proposer"]), said, context, mends=mends)
+            return self._fitted(replace(proposal, proposer=said["proposer"]), said, context, fixes=fixes)
         except (Outdated, UsageError) as reason:
             self._journal.append("outdated", number=said["number"], reason=str(reason))
             return None
 
-    def _fitted(self, proposal: Proposal, said: Mapping[str, Any], context: Context, *, mends: bool) -> Proposal:
+    def _fitted(self, proposal: Proposal, said: Mapping[str, Any], context: Context, *, fixes: bool) -> Proposal:
         """Return the proposal as a change of the incumbent.
 
         Raises:
@@ -227,7 +227,7 @@ class AheadProposer:
         if same := self._seen.earlier(whole, context):
             raise Outdated(f"it is the same program as {same}")
         if fault := context.workspace.check(whole):
-            if not mends:
+            if not fixes:
                 raise Outdated(fault)
             whole |= self._fixed(whole, fault, context)
         return replace(
