@@ -20,7 +20,7 @@ from agent.promote.each import (
     set_by_user,
     smaller,
 )
-from agent.promote.judge import Part, failed, gain_in_session, judge, measure
+from agent.promote.judge import Part, Verdict, failed, gain_in_session, judge, measure
 from agent.promote.rung import climb
 from agent.report.promotion import rung_words
 from agent.session.ablate import BEST
@@ -63,9 +63,10 @@ def promote(bench: Workbench, wish: Wish) -> dict[str, Any]:
     _say_cost(bench, wish, changes, known=whole is not None)
     if whole is None:
         whole = _pair(bench, {BASELINE: state.baseline.commit, BEST: best}, wish.pairs, own, "whole")
-    transfers = whole["verdict"] == "transfers"
+    transfers, voided = whole["verdict"] == "transfers", "fails" in whole and whole["verdict"] == "undecided"
     entries, rest = None, None
-    if wish.each or (wish.each is None and not transfers):
+    # Without a run of the whole there is nothing to take a change out of.
+    if not voided and (wish.each or (wish.each is None and not transfers)):
         entries = judge_each(bench, wish.pairs, changes, whole)
         rest = None if transfers else _rest(bench, wish, changes, entries)
         entries = sorted([*entries, *set_by_user(bench, changes)], key=lambda entry: entry["number"])
@@ -121,7 +122,9 @@ def _pair(bench: Workbench, commits: Mapping[str, str], pairs: Pairs, own: float
     measured = measure(bench, commits, pairs, part)
     a, b = commits
     if (fails := measured.failure(b)) is not None:
-        found = failed(bench, measured, a, b, "does not transfer", f"its run fails: {fails}")
+        voided = measured.runs[b][-1].voided  # that it took too long does not show that it gains nothing
+        says: Verdict = "undecided" if voided else "does not transfer"
+        found = failed(bench, measured, a, b, says, f"its run {'is' if voided else 'fails:'} {fails}")
         return {**found, "fails": fails}
     return judge(bench, measured, a, b, own)
 

@@ -180,7 +180,7 @@ class Checkout:
         for path in sorted(files):
             is_new = self._workspace.in_repository(path) not in tracked
             there = os.path.lexists(self._workspace.folder / path)
-            if is_new and there and self._text(path) != encoded(path, files[path]):
+            if is_new and there and not self._would_commit(path, files[path]):
                 raise PreconditionError(
                     f"the working tree has another {path}, which git does not track",
                     hint="move it away, then run the same command again",
@@ -190,6 +190,15 @@ class Checkout:
         changed = [self._workspace.inside(name) for name in self.changes()]
         return bool(changed) and all(
             path is not None and path in files and self._text(path) == encoded(path, files[path]) for path in changed
+        )
+
+    def _would_commit(self, path: str, text: str) -> bool:
+        """Return whether git would commit a file of the working tree as this text, after its filters."""
+        file, content = self._workspace.folder / path, encoded(path, text)
+        if file.is_symlink() or not file.is_file():
+            return False
+        return (
+            self._text(path) == content or self._workspace.as_committed(self._workspace.in_repository(path)) == content
         )
 
     def _text(self, path: str) -> bytes | None:

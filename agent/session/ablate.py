@@ -168,7 +168,9 @@ def ablate_lines(data: Mapping[str, Any]) -> list[str]:
         shown.append(f"{numbers} {entry['verdict']}{worth}: {entry['description']}")
     smaller = data["smaller"]
     if smaller is None:
-        return [*shown, "no smaller recipe: every change pays or cannot be removed"]
+        left = any(entry["verdict"] == "undecided" for entry in data["changes"])
+        every = "every other change" if left else "every change"
+        return [*shown, f"no smaller recipe: {every} pays or cannot be removed"]
     without = "; ".join(smaller["descriptions"])
     if smaller["gain"] is None:
         return [*shown, f"without {without} together the run {_failure(smaller['fails'])}; keep them"]

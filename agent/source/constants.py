@@ -11,6 +11,7 @@ import contextlib
 import functools
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -141,19 +142,25 @@ def with_literals(source: str, found: Mapping[str, Constant], literals: Mapping[
 def settled(source: str, known: Mapping[str, Value], spelled: Callable[[Constant], str]) -> str:
     """Return `source` with other literals for its live constants.
 
-    A constant may select the branch in which another one is live, so they are set in the order of the source, and found
-    anew after each. One that is live nowhere in the end is not set.
+    A constant may select the branch in which another one is live, so those that are defined in one place are set first,
+    in the order of the source, and all are found anew after each. One that is live nowhere in the end is not set.
 
     Args:
         known: values of the names that the harness defines.
         spelled: returns the literal that a constant gets.
     """
+    tree = parsed(source)
+    places = Counter(
+        each.id
+        for each in ast.walk(tree or ast.Module([], []))
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+    )
     for _ in range(MOST_SETTINGS):
         found = constants(source, known)
         wrong = [each for each in found.values() if spelled(each) != each.literal]
         if not wrong:
             break
-        first = min(wrong, key=lambda each: each.begin)
+        first = min(wrong, key=lambda each: (places[each.name] > 1, each.begin))
         source = with_literals(source, found, {first.name: spelled(first)})
     return source
 

@@ -297,7 +297,8 @@ def test_untracked_file_in_the_way_of_a_new_one_is_refused(quick: Path, cli: Cli
     (quick / "extra.py").mkdir()
     assert cli(quick, "adopt", "--provisional").returncode == 3
     (quick / "extra.py").rmdir()
-    (quick / "extra.py").write_text(f"{new}\n")  # as a killed `adopt` leaves it
+    git(quick, "config", "core.autocrlf", "true")
+    (quick / "extra.py").write_bytes(f"{new}\n".encode().replace(b"\n", b"\r\n"))  # as a killed `adopt` leaves it
     assert adopted(quick, cli, "--provisional")["files"] == ["extra.py", "train.py"]
     assert git(quick, "status", "--porcelain", "--untracked-files=no") == ""
 

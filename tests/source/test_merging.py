@@ -71,6 +71,14 @@ def test_value_that_selects_a_branch_is_set_before_the_values_in_it() -> None:
     assert merged((ours, BRANCHES, deeper), {}, lambda *_: None) == deeper.replace("0.1", "0.2")
 
 
+def test_default_that_a_later_branch_overrides_stays() -> None:
+    base = "DEPTH = 8\nDIM = DEPTH * 64\nSMALL = False\nif SMALL:\n    DEPTH = 4\nRATE = 0.1\n"
+    ours, theirs = base.replace("0.1", "0.2"), base.replace("False", "True")
+    both = theirs.replace("0.1", "0.2")
+    assert merged((ours, base, theirs), {}, never) == both
+    assert merged((theirs, base, ours), {}, never) == both
+
+
 def test_constant_that_does_not_get_its_value_is_a_conflict() -> None:
     """In the merged code, the width of one side selects where the depth of the other one stands."""
     base = "WIDTH = 1\nDEPTH = 4\nRATE = 0.1\n"

@@ -39,3 +39,11 @@ def test_values_are_set_in_the_branch_that_they_select() -> None:
     back = put_back(after, before, changed_values(before, after, {}), {})["train.py"]
     assert back == before["train.py"].replace("8", "12")
     assert level(before, after, {}) == after
+
+
+def test_default_that_a_later_branch_overrides_is_neither_leveled_nor_put_back() -> None:
+    before = {"train.py": "DEPTH = 8\nSMALL = False\nif SMALL:\n    DEPTH = 4\nRATE = 0.1\n"}
+    after = {"train.py": before["train.py"].replace("False", "True")}
+    assert level(before, after, {}) == after
+    assert put_back(after, before, changed_values(before, after, {}), {}) == before
+    assert put_back(before, after, changed_values(after, before, {}), {}) == after
