@@ -16,7 +16,7 @@ from agent.decision.noise import Noise, noise_of
 from agent.errors import PreconditionError
 from agent.execution.measure import Runner
 from agent.format import figure
-from agent.journal.experiment import Experiment, Run, metrics
+from agent.journal.experiment import VOIDED, Experiment, metrics
 from agent.journal.state import State
 from agent.session.compare import compare
 from agent.session.context import known_constants
@@ -186,7 +186,7 @@ def ablate_lines(data: Mapping[str, Any]) -> list[str]:
 
 
 def _failure(error: str | None) -> str:
-    return f"is {error}" if Run(None, 0.0, error=error).voided else f"fails: {error}"
+    return f"is {error}" if VOIDED.match(error or "") else f"fails: {error}"
 
 
 def _worth(found: Mapping[str, Any], gain: float) -> str:

@@ -43,7 +43,7 @@ def _mount(folder: Path) -> bool:
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small disk, which has the logs, and the rooms of runs."""
     if not can_mount():
-        pytest.skip("mounting is not permitted")
+        pytest.skip("only root on Linux may mount a small disk: run this test as root")
     folder = tmp_path / "disk"
     folder.mkdir()
     assert _mount(folder)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from agent.errors import Interrupted
+from agent.errors import AutoresearchError, Interrupted
 from agent.execution import kill, process
 from agent.execution.conditions import clock
 from agent.execution.kill import MARK, Process, end_orphan
@@ -181,3 +183,31 @@ def test_command_that_gives_way_is_no_disturbance(tmp_path: Path) -> None:
         run_command(command, Observer(tick=tick))
     assert log.read_text() == "19\n"
     assert process.seconds_given_way() == 0
+
+
+@contextlib.contextmanager
+def frozen_disk(folder: Path) -> Iterator[Path]:
+    """Mount a small disk and freeze it: whoever writes there cannot be killed until the end of the block."""
+    image, place = folder / "image", folder / "disk"
+    place.mkdir()
+    image.write_bytes(bytes(8 * 2**20))
+    for command in (["mkfs.ext4", "-qF", image], ["mount", "-o", "loop", image, place], ["fsfreeze", "-f", place]):
+        if (
+            shutil.which(str(command[0])) is None
+            or subprocess.run(command, capture_output=True, check=False).returncode
+        ):
+            subprocess.run(["umount", place], capture_output=True, check=False)
+            pytest.skip("only root on Linux may freeze a disk: run this test as root, outside of a container")
+    try:
+        yield Path(place)
+    finally:
+        subprocess.run(["fsfreeze", "-u", place], check=True)
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_run_that_cannot_be_killed_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "DYING_SECONDS", 0.5)
+    monkeypatch.setattr(kill, "TERM_GRACE_SECONDS", 0.2)
+    with frozen_disk(tmp_path) as disk, pytest.raises(AutoresearchError, match="the run cannot be killed") as found:
+        run(f"exec > {disk}/written; echo never", tmp_path, limit=1)
+    assert found.value.hint.startswith("restart the machine")
