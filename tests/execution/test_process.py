@@ -188,14 +188,11 @@ def test_command_that_gives_way_is_no_disturbance(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def frozen_disk(folder: Path) -> Iterator[Path]:
     """Mount a small disk and freeze it: whoever writes there cannot be killed until the end of the block."""
-    image, place = folder / "image", folder / "disk"
-    place.mkdir()
-    image.write_bytes(bytes(8 * 2**20))
+    image, place = str(folder / "image"), str(folder / "disk")
+    Path(place).mkdir()
+    Path(image).write_bytes(bytes(8 * 2**20))
     for command in (["mkfs.ext4", "-qF", image], ["mount", "-o", "loop", image, place], ["fsfreeze", "-f", place]):
-        if (
-            shutil.which(str(command[0])) is None
-            or subprocess.run(command, capture_output=True, check=False).returncode
-        ):
+        if shutil.which(command[0]) is None or subprocess.run(command, capture_output=True, check=False).returncode:
             subprocess.run(["umount", place], capture_output=True, check=False)
             pytest.skip("only root on Linux may freeze a disk: run this test as root, outside of a container")
     try:
