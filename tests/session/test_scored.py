@@ -46,7 +46,9 @@ def test_kept_models_are_scored_and_no_other(training: Path, cli: Cli) -> None:
     # A model that cannot be scored confirms nothing.
     tokens = next((training.parent / "cache").glob("holdouts/*/holdout_00000.tokens.npy"))
     tokens.write_bytes(tokens.read_bytes()[:-1] + b"x")
-    data = json.loads(cli(training, "confirm", "2", "1", "--json").stdout)["data"]
+    done = cli(training, "confirm", "2", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)["data"]
     assert (data["holdout"], data["verdict"]) == (None, "not confirmed")
     assert data["why"] == "not scored on the holdout"
     assert_consistent(training)
