@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from agent.claim.models import Confirmation, Means, Shown, Sides
-from agent.decision.difference import Difference, by_seed, difference, mean
+from agent.decision.difference import Difference, by_seed, difference
 from agent.format import figure
-from agent.journal.experiment import Direction
+from agent.journal.experiment import Direction, mean
 
 Values = Sequence[tuple[int | None, float]]  # the seed of a run, and a value of it
 

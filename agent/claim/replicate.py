@@ -12,20 +12,20 @@ from typing import Literal
 from agent.claim.figures import in_words, is_scored
 from agent.claim.models import LONGEST_TEXT, Claim, Pair
 from agent.decision import anytime
-from agent.decision.difference import difference, mean
+from agent.decision.difference import difference
 from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
 from agent.execution import evaluation, holdout
 from agent.execution.measure import Beside, Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted, figure
-from agent.journal.experiment import Direction, Run, Value
+from agent.journal.experiment import Direction, Run, Value, mean
 from agent.session import faults
+from agent.session.confirm import LARGEST_SEED
 from agent.session.signals import Interrupts
 from agent.source.seed import with_seed
 from agent.system.invocation import here
 
 ALPHA = 0.05
-LARGEST_SEED = 2**31 - 10**6  # as a seed, some libraries take no more than 31 bits
 FAILURES = 2  # of the best with one seed
 LEAST_PAIRS = 2
 # How the errors of runs begin that a slower machine, or one with a smaller disk, may have alone.

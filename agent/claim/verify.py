@@ -29,6 +29,7 @@ from agent.execution.fingerprint import fingerprint
 from agent.execution.measure import Runner
 from agent.execution.setup import set_up
 from agent.format import counted, one_line
+from agent.journal.experiment import mean
 from agent.journal.paths import state_folder
 from agent.repository.outputs import require_no_part_of_session
 from agent.repository.workspace import Workspace
@@ -206,7 +207,7 @@ def line(about: Attestation) -> str:
         return f"{about.verdict}: {about.why}"
     if found is None or found.low is None or found.high is None:
         return f"{about.verdict}: too few runs for an interval, {runs}"
-    baseline = math.fsum(pair.a for pair in about.pairs) / len(about.pairs)
+    baseline = mean([pair.a for pair in about.pairs])
     said = f"{about.verdict}: {in_words(found.gain, found.low, found.high, baseline)}, {runs}"
     low, high = about.claimed.low, about.claimed.high
     if low is None or high is None or (found.high >= low and about.verdict == "replicated"):

@@ -36,14 +36,14 @@ from agent.format import counted as number_of
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run, succeeded
 from agent.journal.journal import fold
-from agent.journal.paths import find_session, journal_path
+from agent.journal.paths import find_session, journal_path, own_log
 from agent.journal.state import State
 from agent.protocol.load import fault_of, load_protocol
 from agent.protocol.models import FILENAME, Protocol
 from agent.repository.bundle import write_bundle
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
-from agent.system.files import read_bounded, read_end, remove_tree, write_whole
+from agent.system.files import read_bounded, read_end, reason, remove_tree, write_whole
 from agent.system.invocation import here, typed, version
 
 MB = 2**20
@@ -180,7 +180,7 @@ def _claim(part: Path, workspace: Workspace, state: State, confirmed: Mapping[st
     assert state.session is not None
     session, protocol = state.session, workspace.protocol
     runs = _held_out(state, confirmed)
-    sides = Sides(**{label: _claimed(part, label, each) for label, each in runs.items()})
+    sides = Sides(**{label: _claimed(workspace, part, label, each) for label, each in runs.items()})
     about = session["fingerprint"]
     commits = Commits(baseline=confirmed["a"], best=confirmed["b"])
     looks = len(_comparisons(state, confirmed)) - 1
@@ -242,15 +242,15 @@ def _shown(sides: Sides, looks: int, protocol: Protocol, tag: str) -> Confirmati
     return shows
 
 
-def _claimed(part: Path, label: str, runs: Sequence[Run]) -> list[ClaimedRun]:
+def _claimed(workspace: Workspace, part: Path, label: str, runs: Sequence[Run]) -> list[ClaimedRun]:
     """Return the runs of a side as claim.json has them, and write their logs: the last part of one that is too long."""
     found = []
     for index, run in enumerate(runs, 1):
         try:
-            log = read_end(Path(run.log), LARGEST_LOG)
+            log = read_end(own_log(workspace.folder, run.log), LARGEST_LOG)
         except OSError as error:
             raise PreconditionError(
-                f"the log of a held-out run is missing: {run.log}: {error.strerror or error}",
+                f"the log of a held-out run is missing: {run.log}: {reason(error)}",
                 hint=f"repeat the runs with `{typed('confirm')}`",
             ) from None
         name = f"logs/{label}-{index}.log"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from agent.decision.equal_steps import SLOPE_NOISE, STEPS, squares
 from agent.decision.noise import SURELY_EQUAL
-from agent.journal.experiment import Direction, Run, metrics
+from agent.journal.experiment import Direction, Run, mean, metrics
 from agent.journal.state import gain
 
 # Variance of the prior on the gain, in units of the variance of one run: gains of about five times the noise. With 2 to
@@ -65,14 +65,14 @@ def interval(
     """
     if not a or not b or not 0 < alpha < 1:
         raise ValueError(f"expected runs of both programs and an alpha between 0 and 1, got {a}, {b}, {alpha}")
-    by = gain(_mean(a), _mean(b), direction)
+    by = gain(mean(a), mean(b), direction)
     groups = [group for group in (a, b, *others) if group]
     degrees = sum(len(group) - 1 for group in groups)
     # Compare the numbers themselves, as `noise.pooled` does.
     if all(min(group) == max(group) for group in groups):
         width = 0.0 if degrees >= SURELY_EQUAL else math.inf
         return Interval(by, by - width, by + width)
-    residual = sum((value - mean) ** 2 for group in groups for mean in [_mean(group)] for value in group)
+    residual = sum((value - middle) ** 2 for group in groups for middle in [mean(group)] for value in group)
     expected = sum(len(group) * (1 - variance_of_mean(len(group), correlation)) for group in groups)
     doubt = variance_of_mean(len(a), correlation) + variance_of_mean(len(b), correlation)
     return _around(by, residual / expected, degrees, doubt, alpha)
@@ -100,7 +100,7 @@ def interval_at_equal_steps(
     slope, degrees = xy / xx, sum(len(each) - 1 for each in values) - 1
     variance = max(0.0, yy - slope * xy) / degrees if degrees > 0 else 0.0
     distance = _mean_log_steps(b) - _mean_log_steps(a)
-    by = gain(_mean(values[0]) + slope * distance, _mean(values[1]), direction)
+    by = gain(mean(values[0]) + slope * distance, mean(values[1]), direction)
     if not variance:
         return Interval(by, -math.inf, math.inf)
     doubt = distance**2 * (1 / xx + (SLOPE_NOISE * slope) ** 2 / variance)
@@ -162,9 +162,5 @@ def share(number: int, alpha: float = ALPHA) -> float:
     return alpha / (number * (number + 1))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _mean_log_steps(runs: Sequence[Run]) -> float:
-    return _mean([math.log(run.secondary[STEPS]) for run in runs])
+    return mean([math.log(run.secondary[STEPS]) for run in runs])

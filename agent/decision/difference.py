@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agent.decision import anytime
 from agent.decision.noise import Noise
 from agent.decision.student_t import quantile
-from agent.journal.experiment import Direction
+from agent.journal.experiment import Direction, mean
 from agent.journal.state import gain
 
 LEVEL = 0.95
@@ -94,10 +94,6 @@ def by_seed(values: Sequence[tuple[int | None, float]]) -> list[float]:
     for index, (seed, value) in enumerate(values):
         groups.setdefault(("run", index) if seed is None else seed, []).append(value)
     return [mean(each) for each in groups.values()]
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 @dataclass(frozen=True)

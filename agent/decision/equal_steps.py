@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.decision.noise import Noise
-from agent.journal.experiment import Direction, Run, metrics, succeeded
+from agent.journal.experiment import Direction, Run, mean, metrics, succeeded
 
 STEPS = "num_steps"  # the secondary metric that counts steps
 FEWEST = 3  # repetitions needed to estimate a slope
@@ -41,7 +41,7 @@ class Slope:
 
     def adjusted(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> list[float]:
         """Return the metrics of the incumbent's runs, adjusted to the candidate's number of steps."""
-        target = _mean(_logs(candidate))
+        target = mean(_logs(candidate))
         return [y + self.per_log * (target - x) for x, y in zip(_logs(incumbent), metrics(incumbent), strict=True)]
 
     def added_variance(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
@@ -49,7 +49,7 @@ class Slope:
         return self.variance_at(self.distance(incumbent, candidate))
 
     def distance(self, incumbent: Sequence[Run], candidate: Sequence[Run]) -> float:
-        return _mean(_logs(candidate)) - _mean(_logs(incumbent))
+        return mean(_logs(candidate)) - mean(_logs(incumbent))
 
     def variance_at(self, distance: float) -> float:
         """Return the variance that an adjustment over this distance adds, in units of the noise's variance."""
@@ -86,7 +86,7 @@ def slope_of(
 def squares(group: Sequence[Run]) -> tuple[float, float, float]:
     """Return the centered sums of squares and products of x = log steps and y = metric: xx, xy, yy."""
     xs, ys = _logs(group), metrics(group)
-    x, y = _mean(xs), _mean(ys)
+    x, y = mean(xs), mean(ys)
     return (
         sum((a - x) ** 2 for a in xs),
         sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)),
@@ -96,7 +96,3 @@ def squares(group: Sequence[Run]) -> tuple[float, float, float]:
 
 def _logs(runs: Sequence[Run]) -> list[float]:
     return [math.log(run.secondary[STEPS]) for run in succeeded(runs)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Experiment, Run, by_station, metrics, succeeded
+from agent.journal.experiment import Experiment, Run, by_station, mean, metrics, succeeded
 
 # In standard errors. A gain this large does not depend on luck, so the selection runs are not biased.
 CLEAR_SIGMAS = 6.0
@@ -46,7 +46,7 @@ def estimate(experiment: Experiment) -> float | None:
         return experiment.metric  # levels of stations differ, which the verdict has allowed for
     values = metrics(unbiased(experiment))
     if values:
-        return sum(values) / len(values)
+        return mean(values)
     if experiment.metric is not None:
         return experiment.metric
     runs = (*(each.run for each in experiment.screens if each.then == "discard"), *experiment.runs)

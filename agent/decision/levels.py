@@ -17,7 +17,7 @@ from functools import cached_property
 from agent.decision.estimate import unbiased
 from agent.decision.noise import Noise, pooled
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Direction, Experiment, Run, by_station, metrics, succeeded
+from agent.journal.experiment import Direction, Experiment, Run, by_station, mean, metrics, succeeded
 
 # Repetitions that the common noise of all stations counts for in the noise of one of them.
 SHRINKAGE = 4.0
@@ -65,7 +65,7 @@ class Records:
     def noise(self) -> Noise:
         """The noise of one run, pooled over all stations."""
         first = next((metrics(cell[self.reference]) for cell in self.cells), [])
-        scale = _mean(first) if first else 0.0
+        scale = mean(first) if first else 0.0
         return pooled([metrics(runs) for runs in self.repeated], scale)
 
     def noise_on(self, station: str) -> Noise:
@@ -81,7 +81,7 @@ class Records:
             return {}
         found = {}
         for station, groups in own.items():
-            squares = sum((value - _mean(group)) ** 2 for group in groups for value in group)
+            squares = sum((value - mean(group)) ** 2 for group in groups for value in group)
             degrees = sum(len(group) - 1 for group in groups)
             variance = (squares + SHRINKAGE * common.sd**2) / (degrees + SHRINKAGE)
             found[station] = Noise(math.sqrt(variance), min(degrees + SHRINKAGE, common.degrees), common.unsure)
@@ -211,7 +211,7 @@ def _undisturbed(runs: Sequence[Run]) -> list[Run]:
 
 
 def _cells(cell: Mapping[str, Sequence[Run]], names: Sequence[str]) -> dict[str, Cell]:
-    return {name: (len(runs), _mean(metrics(runs))) for name, runs in cell.items() if name in names}
+    return {name: (len(runs), mean(metrics(runs))) for name, runs in cell.items() if name in names}
 
 
 def _connected(records: Records) -> list[str]:
@@ -240,7 +240,3 @@ def _excess(
     if degrees <= 0:
         return 0.0, 0.0, 0
     return squares - degrees, weight * (degrees + AGREEMENT) / count, degrees
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agent.decision.estimate import since_rebase
+from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Experiment, Run, succeeded
 from agent.protocol.models import Protocol
 
@@ -40,7 +42,7 @@ def why_longer_than(candidate: Sequence[Run], before: Sequence[Run], slower: flo
     Args:
         slower: the ratio by which the incumbent takes longer now than when it was kept.
     """
-    runs = succeeded(candidate)
+    runs, before = succeeded(candidate), undisturbed(before)
     if not runs or not before or any(run.source == "attested" for run in runs):
         return None
     usual = max(run.seconds for run in before) * slower
@@ -60,7 +62,9 @@ def why_longer_than(candidate: Sequence[Run], before: Sequence[Run], slower: flo
 
 def slowed(selection_runs: Sequence[Run], heldout_runs: Sequence[Run]) -> float:
     """Return the ratio by which the incumbent takes longer now than when it was kept; at least 1."""
-    heldout, selection = succeeded(heldout_runs), succeeded(selection_runs)
+    selection = succeeded(selection_runs)
+    quiet = undisturbed(succeeded(since_rebase([*selection_runs, *heldout_runs])))
+    heldout = [run for run in succeeded(heldout_runs) if run in quiet]
     if not heldout or not selection:
         return 1.0
     return max(1.0, heldout[-1].seconds / max(run.seconds for run in selection))

@@ -36,6 +36,11 @@ class Noise:
     def exact(self) -> bool:
         return math.isinf(self.degrees)
 
+    @property
+    def known(self) -> float | None:
+        """The standard deviation, 0 if runs are deterministic; None as long as nothing but the prior tells."""
+        return None if self.unsure or self.degrees <= PRIOR_DEGREES else self.sd
+
 
 def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> Noise:
     """Estimate the noise from the repeated runs of a session and of the current candidate."""

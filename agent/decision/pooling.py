@@ -16,7 +16,7 @@ from agent.decision.equal_steps import Slope
 from agent.decision.levels import Records, interaction
 from agent.decision.noise import Noise
 from agent.decision.sequential_test import EFFECT, MOST_EFFECT
-from agent.journal.experiment import Direction, Evidence, Run, metrics
+from agent.journal.experiment import Direction, Evidence, Run, mean, metrics
 from agent.journal.state import gain
 
 Sides = Mapping[str, Sequence[Run]]  # station -> runs of one side
@@ -89,7 +89,7 @@ def within(
     for name in names:
         own, other = candidate[name], incumbent[name]
         values = slope.adjusted(other, own) if slope else metrics(other)
-        gains[name] = gain(_mean(values), _mean(metrics(own)), direction)
+        gains[name] = gain(mean(values), mean(metrics(own)), direction)
         counts[name] = 1 / len(own) + 1 / len(other)
     shrink = slope.noise.sd / slope.raw.sd if slope else 1.0
     noises = {name: records.noise_on(name) for name in names}
@@ -129,7 +129,7 @@ def predicted(candidate: Sides, incumbent: Sides, records: Records, direction: D
     for sign, side in zip((1, -1), sides, strict=True):
         noises = {name: records.noise_on(name).sd ** 2 / len(runs) for name, runs in side.items()}
         shares = _shares({name: noise + between for name, noise in noises.items()})
-        values.append(math.fsum(shares[n] * (_mean(metrics(runs)) - known.values[n]) for n, runs in side.items()))
+        values.append(math.fsum(shares[n] * (mean(metrics(runs)) - known.values[n]) for n, runs in side.items()))
         for name, share in shares.items():
             contrast[name] += sign * share
             parts[name, sign] = share**2 * noises[name]
@@ -149,7 +149,7 @@ def value_on_reference(runs: Sides, records: Records) -> float | None:
     if not known:
         return None
     shares = _shares({name: records.noise_on(name).sd ** 2 / len(own) for name, own in known.items()})
-    return math.fsum(shares[name] * (_mean(metrics(own)) - levels[name]) for name, own in known.items())
+    return math.fsum(shares[name] * (mean(metrics(own)) - levels[name]) for name, own in known.items())
 
 
 def disagreement(found: Pooled) -> str | None:
@@ -199,7 +199,3 @@ def _noise(
         return common
     spread = sum(parts[key] ** 2 / noises[key].degrees for key in parts)
     return Noise(math.sqrt(total / sum(units.values())), min(common.degrees, total**2 / spread), common.unsure)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

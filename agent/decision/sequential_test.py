@@ -18,7 +18,7 @@ from agent.decision.estimate import unbiased
 from agent.decision.next_run import Situation, next_run
 from agent.decision.noise import Noise
 from agent.execution.conditions import undisturbed
-from agent.journal.experiment import Direction, Evidence, Experiment, Run, Verdict, metrics, succeeded
+from agent.journal.experiment import Direction, Evidence, Experiment, Run, Verdict, mean, metrics, succeeded
 from agent.journal.state import gain
 
 Kind = Literal["confirm", "greedy"]
@@ -204,13 +204,13 @@ def _evidence(
     doubt: float | None = None,
 ) -> Evidence:
     n, m = len(candidate), len(incumbent)
-    mean, other = math.fsum(candidate) / n, math.fsum(incumbent) / m
-    by = gain(other, mean, direction)
+    own, other = mean(candidate), mean(incumbent)
+    by = gain(other, own, direction)
     error = noise.sd * math.sqrt(1 / n + 1 / m + (doubt or 0.0))
     sigmas = by / error if error else None
     confirmed = n > 1 or noise.exact
     how = how or ("confirmed" if confirmed else "one run")
-    return Evidence(how, mean, n, other, m, by, noise.sd, sigmas, doubt)
+    return Evidence(how, own, n, other, m, by, noise.sd, sigmas, doubt)
 
 
 def exact(evidence: Evidence, leaner: str | None) -> Verdict:

@@ -35,7 +35,7 @@ from agent.decision.sequential_test import (
     short,
 )
 from agent.execution.conditions import disturbed, swaps_more, undisturbed
-from agent.journal.experiment import Evidence, Run, Verdict, by_station, metrics, succeeded
+from agent.journal.experiment import Evidence, Run, Verdict, by_station, mean, metrics, succeeded
 
 # A keep needs runs on so many stations, if the session has them, until its programs have shown that they agree.
 FEWEST_STATIONS = 2
@@ -229,7 +229,7 @@ class _Case:
     def evidence(self, found: Pooled) -> Evidence:
         value = value_on_reference(self.base, self.records)
         if value is None:
-            value = _mean(metrics(run for runs in self.base.values() for run in runs))
+            value = mean(metrics(run for runs in self.base.values() for run in runs))
         return found.evidence(value, self.records.direction)
 
     def why_unlike(self, run: Run) -> str | None:
@@ -452,7 +452,3 @@ def _why_slower(run: Run, reference: Sequence[Run], trial: Trial) -> str | None:
 def _why_faster(run: Run, reference: Sequence[Run]) -> str | None:
     why = disturbed(reference, [run], equally_long=False, than="the candidate")
     return f"while the incumbent ran, {why}" if why is not None else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.decision.difference import by_seed, mean
+from agent.decision.difference import by_seed
 from agent.decision.schedule import counted
 from agent.export.sessions import Measured, Session
 from agent.export.table import Column, Extra, Kind, Table
 from agent.format import one_line
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Evidence, Experiment, Run, Value
+from agent.journal.experiment import Evidence, Experiment, Run, Value, mean
 from agent.journal.history import incumbent_before
 from agent.journal.paths import is_overwritten, own_log
 from agent.journal.state import State

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -234,6 +235,11 @@ class Experiment:
         return self.verdict.status == "discard" and VOIDED.match(self.verdict.reason) is not None
 
     @property
+    def ended_by_fault(self) -> bool:
+        """Whether a fault of the machine ended it, which says nothing about its recipe."""
+        return bool(self.runs) and self.runs[-1].fault != ""
+
+    @property
     def overtaken(self) -> str | None:
         """Why a candidate that did well was not kept, as another one was meanwhile, and what follows; else None."""
         found = OVERTAKEN.match(self.verdict.reason)
@@ -247,7 +253,7 @@ class Experiment:
         if self.verdict.evidence is not None:
             return self.verdict.evidence.mean
         values = [run.metric for run in self.runs if run.metric is not None]
-        return sum(values) / len(values) if values and self.runs[-1].metric is not None else None
+        return mean(values) if values and self.runs[-1].metric is not None else None
 
 
 def succeeded(runs: Iterable[Run]) -> list[Run]:
@@ -256,6 +262,16 @@ def succeeded(runs: Iterable[Run]) -> list[Run]:
 
 def metrics(runs: Iterable[Run]) -> list[float]:
     return [run.metric for run in runs if run.metric is not None]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean. That of equal numbers is the number itself, which their sum may miss in the last digit.
+
+    Where equal programs give equal numbers, that digit would be a gain.
+    """
+    if min(values) == max(values):
+        return values[0]
+    return math.fsum(values) / len(values)
 
 
 def by_station(runs: Iterable[Run]) -> dict[str, list[Run]]:

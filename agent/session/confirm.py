@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, mean, paired, spread
+from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, paired, spread
 from agent.decision.estimate import unbiased
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
 from agent.decision.schedule import counted, in_pairs
@@ -15,7 +15,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Direction, Run, Value, metrics, reservations, succeeded
+from agent.journal.experiment import Direction, Run, Value, mean, metrics, reservations, succeeded
 from agent.journal.state import State, experiment_named, gain, side
 from agent.report.gain import verdict_of
 from agent.report.holdout import holdout_lines

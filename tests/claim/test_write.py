@@ -178,6 +178,15 @@ def test_claim_without_a_log_is_refused(published: Path, cli: Cli, tmp_path: Pat
     assert not [*tmp_path.glob(".claim-*")]
 
 
+def test_claim_of_a_workspace_that_was_moved(published: Path, cli: Cli, tmp_path: Path) -> None:
+    author = shutil.copytree(published / "author", tmp_path / "before")
+    journal = journal_path(author, "t")
+    journal.write_text(journal.read_text().replace(str(published / "author"), str(author)))
+    moved = author.rename(tmp_path / "after")
+    done = cli(moved, "claim", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+
+
 def test_long_logs_are_cut_at_their_beginning(published: Path, cli: Cli, tmp_path: Path) -> None:
     author = shutil.copytree(published / "author", tmp_path / "author")
     journal = journal_path(author, "t")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from agent.journal.experiment import Run
+
 UNPRINTABLE = "\x00 \x1b[31m \u202e \ud800 \uffff"
 HOSTILE = '</td></table><script>document.title="owned"</script><img src=x onerror=alert(1)> "quoted" & \'so\' {{ 7*7 }}'
 NAMES = ("MATRIX_LR", "EMBEDDING_LR", "DEPTH", "WARMDOWN_RATIO", "WEIGHT_DECAY", "TOTAL_BATCH_SIZE")
@@ -222,3 +224,8 @@ def _evidence(mean: float, before: float, gain: float, number: int) -> dict[str,
         "noise": NOISE,
         "sigmas": gain / NOISE / (1 / runs + 0.5) ** 0.5,
     }
+
+
+def as_named(run: Run) -> Path | None:
+    """Return the log of a run at the path that its journal names, wherever that is."""
+    return Path(run.log) if run.log else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.decision import anytime
 from agent.decision import sequential_test as verdict
 from agent.decision.decide import DecisionConfig, judge, why_unlike
 from agent.decision.estimate import estimate, unbiased
@@ -101,6 +102,19 @@ def test_equal_numbers_are_equal_whatever_their_mean_is() -> None:
         kept = weigh([value - 1e-4], IncumbentSample([value] * 3, [value]), exact, "minimize")
         assert isinstance(kept, Verdict)
         assert kept.status == "keep"
+
+
+@pytest.mark.parametrize("value", [0.7, 0.990003, 1.500003, 1.500009])
+@pytest.mark.parametrize("simpler", [None, "two lines less"])
+def test_an_equal_number_is_no_gain_whatever_the_mean_of_the_incumbent_is(value: float, simpler: str | None) -> None:
+    """The sum of three equal numbers, divided by three, may miss them in the last digit, either way."""
+    noise = pooled([[value] * 3], value)
+    found = weigh([value], IncumbentSample([value] * 3, []), noise, "minimize", leaner=simpler)
+    assert isinstance(found, Verdict)
+    assert found.status == ("keep" if simpler else "discard")
+    assert found.evidence is not None
+    assert found.evidence.gain == 0.0
+    assert anytime.interval([value] * 3, [value], "minimize") == anytime.Interval(0.0, 0.0, 0.0)
 
 
 def test_zero_metric_gives_no_noise_estimate() -> None:

@@ -191,6 +191,28 @@ def test_a_machine_that_has_become_slower_makes_nobody_longer() -> None:
     assert why_longer(timed(520.0), based(320.0), dataclasses.replace(incumbent, heldout_runs=())) is not None
 
 
+def test_a_disturbed_run_of_the_incumbent_makes_nobody_longer() -> None:
+    usual = [dataclasses.replace(run, conditions={"others": 0.0}) for run in timed(330.0, 331.0)]
+    busy = [dataclasses.replace(run, conditions={"others": 900.0}) for run in timed(500.0)]
+    incumbent = dataclasses.replace(kept(3, [1.9]), runs=tuple(usual), heldout_runs=(*usual, *busy))
+    assert why_longer(timed(520.0), based(320.0), incumbent) is not None
+
+
+def test_a_disturbed_run_of_the_baseline_makes_nobody_longer() -> None:
+    busy = [dataclasses.replace(run, conditions={"others": 900.0}) for run in timed(500.0)]
+    usual = [dataclasses.replace(run, conditions={"others": 0.0}) for run in timed(320.0, 321.0)]
+    baseline = dataclasses.replace(kept(0, [2.0]), runs=tuple(usual), heldout_runs=tuple(busy))
+    assert why_longer(timed(520.0), baseline, baseline) is not None
+
+
+def test_a_machine_that_stays_busy_makes_nobody_longer() -> None:
+    """Its state has changed, which a run of the incumbent marks."""
+    quiet = [dataclasses.replace(run, conditions={"others": 0.0}) for run in timed(330.0, 331.0)]
+    (since,) = (dataclasses.replace(run, conditions={"others": 5.0}, rebased=True) for run in timed(500.0))
+    incumbent = dataclasses.replace(kept(3, [1.9]), runs=tuple(quiet), heldout_runs=(*quiet, since))
+    assert why_longer(timed(520.0), based(320.0), incumbent) is None
+
+
 def test_where_the_work_itself_is_measured_its_time_is_no_training() -> None:
     def of(archetype: str, **stop: Any) -> bool:
         execution = {key: value for key, value in quick_protocol()["execution"].items() if key != "stopCondition"}
