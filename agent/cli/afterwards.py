@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.errors import AutoresearchError, Interrupted, MachineFault, PreconditionError, in_one_line
+from agent.errors import AutoresearchError, Interrupted, MachineFault, PreconditionError, fault, in_one_line
 from agent.execution.awake import kept_awake
 from agent.execution.fingerprint import fingerprint
 from agent.journal.journal import Journal, fold
-from agent.journal.paths import find_session, journal_path, stop_file
+from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State
 from agent.playbook.findings import added, findings
 from agent.protocol.load import load_protocol
@@ -102,8 +102,9 @@ def report_on(session: Session) -> Path | None:
         return None
     try:
         return write_report(session.runner.workspace, [session.tag])[0]
-    except (AutoresearchError, OSError) as error:
-        session.journal.show("note", text=f"the report was not written: {in_one_line(error)}")
+    except Exception as error:  # the session has ended well, and a page must not keep it from being confirmed
+        why = in_one_line(error) if isinstance(error, AutoresearchError | OSError) else fault(error)
+        session.journal.show("note", text=f"the report was not written: {why}")
         return None
 
 
@@ -185,7 +186,6 @@ def _clear(journal: Journal, tag: str) -> None:
     """End a run whose loop was killed, and check that no experiment is unfinished."""
     for done in recovery.end_orphaned_run(journal.state):
         journal.show("note", text=done)
-    stop_file(journal.path).unlink(missing_ok=True)
     if journal.state.pending is not None:
         raise PreconditionError(
             f"experiment #{journal.state.pending.number} of session {tag} is not finished",

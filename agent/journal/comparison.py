@@ -51,6 +51,13 @@ class PendingComparison:
     seeds: tuple[int, ...] = ()
     rung: Rung | None = None
 
+    @property
+    def doing(self) -> str:
+        """What it is for: "promoting", "ablating" or "confirming". Only an ablation has a side `best`."""
+        if self.rung is not None:
+            return "promoting"
+        return "ablating" if "best" in self.commits else "confirming"
+
     def is_same(self, other: PendingComparison) -> bool:
         """Return whether this is the same comparison, with other runs so far."""
         mine, its = ((each.commits, each.count, each.seeds, each.rung) for each in (self, other))

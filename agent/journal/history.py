@@ -26,7 +26,7 @@ def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int)
     """
     others = (path for path in journal.parent.parent.glob("*/journal.jsonl") if path != journal)
     found: list[Sequence[Experiment]] = []
-    for path in sorted(others, key=_worked_on, reverse=True):
+    for path in sorted(others, key=worked_on, reverse=True):
         if most <= 0:
             break
         try:
@@ -87,7 +87,8 @@ def _latest(experiments: Sequence[Experiment], most: int) -> Sequence[Experiment
     return experiments[first:]
 
 
-def _worked_on(path: Path) -> float:
+def worked_on(path: Path) -> float:
+    """Return when a file was written last, in seconds since the epoch; 0 if it is gone."""
     try:
         return path.stat().st_mtime
     except OSError:

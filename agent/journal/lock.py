@@ -13,10 +13,12 @@ from typing import Any
 import psutil
 
 from agent.errors import PreconditionError
+from agent.journal.paths import stop_file
 from agent.system.files import read_bounded, write_whole
 from agent.system.invocation import typed
 
 LARGEST_NOTE = 4096
+MOMENT = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> Iterator[None]:
+def hold(state_folder: Path, tag: str | None, limits: dict[str, Any] | None = None) -> Iterator[None]:
     """Hold the workspace's lock.
 
     Args:
+        tag: the session for other processes to show; None if this process works on none.
         limits: the limits of the session, for other processes to show.
 
     Raises:
@@ -50,7 +53,7 @@ def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> 
     state_folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state_folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=MOMENT)  # `_is_locked` of another process holds it that long at most
     except Timeout:
         other = holder(state_folder)
         who = f"process {other.pid} (session {other.tag})" if other else "another process"
@@ -60,8 +63,12 @@ def hold(state_folder: Path, tag: str, limits: dict[str, Any] | None = None) -> 
         ) from None
     note = _note(state_folder)
     try:
-        me = Holder(os.getpid(), psutil.Process().create_time(), tag, limits)
-        write_whole(note, json.dumps(asdict(me)), durable=False)
+        note.unlink(missing_ok=True)  # of one that was killed
+        if tag is not None:
+            # Without a loop, nobody can have asked this one to stop. From the note on, somebody can.
+            stop_file(state_folder / "sessions" / tag / "journal.jsonl").unlink(missing_ok=True)
+            me = Holder(os.getpid(), psutil.Process().create_time(), tag, limits)
+            write_whole(note, json.dumps(asdict(me)), durable=False)
         yield
     finally:
         note.unlink(missing_ok=True)
@@ -76,10 +83,22 @@ def holder(state_folder: Path) -> Holder | None:
             return None
         process = psutil.Process(found.pid)
         # In a container, a killed process may stay a zombie.
-        alive = abs(process.create_time() - found.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        # Both times are those of the system's clock, which may have been set meanwhile.
+        same = alive and (abs(process.create_time() - found.born) < 1 or _is_locked(state_folder))
     except (OSError, ValueError, TypeError, OverflowError, RecursionError, psutil.Error):
         return None
-    return found if alive else None
+    return found if same else None
+
+
+def _is_locked(state_folder: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(state_folder / "lock", timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _note(state_folder: Path) -> Path:

@@ -59,6 +59,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("AUTORESEARCH_CACHE") or home_folder() / ".cache" / "autoresearch").expanduser()
 
 
+def cache_places() -> tuple[Path, ...]:
+    """Return the paths at which a room could show the cache: as it is named, and without links.
+
+    If it is a link itself, only what it leads to can be hidden.
+    """
+    named, real = cache_folder().absolute(), cache_folder().resolve()
+    return (real,) if named.is_symlink() else tuple(dict.fromkeys((named, real)))
+
+
 def stations_folder() -> Path:
     """Return the folder of what the stations of this machine keep: clones and answers.
 
@@ -209,6 +218,21 @@ def own_log(workspace: Path, log: str, artifact: str | None = None) -> Path:
     except (OSError, RuntimeError, ValueError):
         pass
     raise Unusable("is not a log of this workspace", log)
+
+
+def log_of(workspace: Path, artifact: str | None, run: Run) -> Path | None:
+    """Return the path of a run's log; None if it has none, or one that is outside of the workspace or overwritten.
+
+    Args:
+        artifact: the protocol's path of the baseline's log, relative to the workspace.
+        run: of any experiment.
+    """
+    if not run.log or is_overwritten(workspace, artifact, run):
+        return None
+    try:
+        return own_log(workspace, run.log, artifact)
+    except Unusable:
+        return None
 
 
 def is_overwritten(workspace: Path, artifact: str | None, run: Run) -> bool:

@@ -85,10 +85,10 @@ def row(protocol: Protocol, experiment: Experiment, short: Callable[[str], str])
         description = f"{description} (pruned at {100 * experiment.runs[-1].pruned:.0f} %)"
     description += "".join(f" [{word}]" for word in reservations(experiment.runs))
     return {
+        "memory_gb": f"{secondary.get('peak_vram_mb', 0.0) / 1024:.1f}",
         **values,
         "commit": short(experiment.commit),
         protocol.metric.name: f"{metric if metric is not None else 0.0:.6f}",
-        "memory_gb": f"{secondary.get('peak_vram_mb', 0.0) / 1024:.1f}",
         "status": experiment.verdict.status,
         "description": one_line(description),
     }

@@ -326,7 +326,7 @@ OF_SESSION: Mapping[str, Callable[[State, Event], State]] = {
     "preparing": lambda state, event: replace(state, preparing=event.data),
     "prepared": lambda state, event: replace(state, waiting=None, nothing=None, preparing=None, prepared=event.data),
     "outdated": lambda state, _: replace(state, prepared=None),
-    "ended": lambda state, event: replace(state, ended=event.data["reason"], preparing=None),
+    "ended": lambda state, event: replace(state, ended=event.data["reason"], waiting=None, preparing=None),
     "comparing": _comparing,
     "running": lambda state, event: replace(state, comparison=with_run(state.comparison, event)),
     "compared": lambda state, event: replace(state, comparison=with_run(state.comparison, event)),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.format import named
@@ -24,7 +25,7 @@ from agent.system.names import PLAYBOOK
 
 SCRATCH = "autoresearch-"  # how the names of temporary folders in .git begin
 INDEX, INDEX_LOCK = "index", "index.lock"
-HELD = "held"  # the file in a temporary folder that the lock of the index is linked to
+HELD = "held"  # the file in a temporary folder that its process locks, and that the lock of the index is linked to
 # How long another git may hold the lock of the index. One that was killed holds it for ever, and must not end a night.
 LOCK_SECONDS, LOCK_POLL = 10.0, 0.05
 
@@ -39,11 +40,9 @@ class Checkout:
     @property
     def branch(self) -> str | None:
         """The branch that is checked out; None for a detached HEAD."""
-        try:
-            # The short name is different if a tag has the same name as the branch.
-            return self._git.run("symbolic-ref", "--quiet", "HEAD").removeprefix("refs/heads/")
-        except AutoresearchError:
-            return None
+        # The short name is different if a tag has the same name as the branch.
+        ref = self._git.asked("symbolic-ref", "--quiet", "HEAD")
+        return None if ref is None else ref.removeprefix("refs/heads/")
 
     def changes(self) -> list[str]:
         """Return the tracked files that differ from HEAD. Untracked files belong to the user and do not count."""
@@ -152,7 +151,7 @@ class Checkout:
     def elsewhere(self, branch: str) -> Path | None:
         """Return the other working tree of the repository that has `branch` checked out; None if none has."""
         place = None
-        for line in self._git.lines("worktree", "list", "--porcelain", "-z"):
+        for line in self._git.run("worktree", "list", "--porcelain").split("\n"):  # git 2.36 and later know -z
             if line.startswith("worktree "):
                 place = Path(line.removeprefix("worktree "))
             elif line == f"branch refs/heads/{branch}" and place and place.resolve() != self._workspace.top:
@@ -178,13 +177,23 @@ class Checkout:
             self.require_clean()
         tracked = self._workspace.tree(self._workspace.head)
         for path in sorted(files):
-            is_new = self._workspace.in_repository(path) not in tracked
-            there = os.path.lexists(self._workspace.folder / path)
-            if is_new and there and not self._would_commit(path, files[path]):
+            if self._workspace.in_repository(path) in tracked:
+                continue
+            there = self._in_the_way(path, files[path])
+            if there is not None:
                 raise PreconditionError(
-                    f"the working tree has another {path}, which git does not track",
+                    f"the working tree has another {there}, which git does not track",
                     hint="move it away, then run the same command again",
                 )
+
+    def _in_the_way(self, path: str, text: str) -> str | None:
+        """Return what the working tree has where a new file belongs, or where a folder of it does; else None."""
+        file = self._workspace.folder / path
+        for folder in reversed(PurePosixPath(path).parents[:-1]):
+            there = self._workspace.folder / folder
+            if there.is_symlink() or (there.exists() and not there.is_dir()):
+                return str(folder)
+        return path if os.path.lexists(file) and not self._would_commit(path, text) else None
 
     def _is_left_over(self, files: Mapping[str, str]) -> bool:
         changed = [self._workspace.inside(name) for name in self.changes()]
@@ -237,16 +246,14 @@ class Checkout:
         seen = {path: self._written(path) for path in changed}
         kept = {self._workspace.in_repository(path) for path in keep}
         theirs = [path for path in changed if path in kept or not self.holds(path, before.get(path), after.get(path))]
-        with tempfile.TemporaryDirectory(dir=self._git.folder, prefix=SCRATCH) as scratch:
-            parts = {
-                path: self._part(path, new, Path(scratch)) for path in changed if path in after and path not in theirs
-            }
+        with self._scratch() as scratch:
+            parts = {path: self._part(path, new, scratch) for path in changed if path in after and path not in theirs}
             try:
-                with self._holding_index(Path(scratch)):
+                with self._holding_index(scratch):
                     staged = self._workspace.staged()
                     known = {path: (before.get(path), after.get(path)) for path in changed}
                     entries = {path: after.get(path) for path, ours in known.items() if staged.get(path) in ours}
-                    index = self._index_with(Path(scratch) / INDEX, entries, len(new))
+                    index = self._index_with(scratch / INDEX, entries, len(new))
                     with self._moving(branch, new, at):
                         for path in [each for each in changed if each not in theirs]:
                             if self._written(path) != seen[path]:  # the user has edited it in the meantime
@@ -262,32 +269,43 @@ class Checkout:
         return theirs
 
     def sweep(self) -> None:
-        """Remove the temporary folders, and the lock of the index, that a killed `advance` has left in .git."""
+        """Remove the temporary folders, and the lock of the index, that a killed `advance` has left in .git.
+
+        Those of a living process stay: a repository may hold several workspaces.
+        """
         for left in self._git.folder.glob(f"{SCRATCH}*"):
-            with contextlib.suppress(OSError):  # most had no lock
-                if (left / HELD).samefile(self._git.folder / INDEX_LOCK):
-                    (self._git.folder / INDEX_LOCK).unlink()
-            shutil.rmtree(left, ignore_errors=True)
+            with _locked(left / HELD) as is_ours:
+                if not is_ours:
+                    continue
+                with contextlib.suppress(OSError):  # most had no lock
+                    if (left / HELD).samefile(self._git.folder / INDEX_LOCK):
+                        (self._git.folder / INDEX_LOCK).unlink()
+                shutil.rmtree(left, ignore_errors=True)
 
     def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
         """Restore files that a killed loop has left half written.
 
         These are the `files` whose content equals, or is the beginning of, their content in one of `commits`. Any other
-        content is the user's own work and stays.
+        content is the user's own work and stays. A file that HEAD lacks is removed only if it equals one of these.
 
         Returns:
-            The files that differed from HEAD before and no longer do.
+            Those that were untracked, and are removed.
         """
-        before = self.changes()
+        removed, head = list[str](), self._workspace.head
         known = [commit for commit in dict.fromkeys(commits) if commit]
         for path in files:
             target = self._workspace.folder / path
             if target.is_symlink() or (target.exists() and not target.is_file()):
                 continue  # the loop makes neither links nor folders there
-            found = target.read_bytes() if target.exists() else b""
-            if any((self._workspace.content(commit, path) or b"").startswith(found) for commit in known):
+            found, is_there = target.read_bytes() if target.exists() else b"", target.exists()
+            contents = [self._workspace.content(commit, path) or b"" for commit in known]
+            if self._workspace.content(head, path) is None:
+                if is_there and found and found in contents:
+                    self._restore(path)
+                    removed.append(path)
+            elif any(content.startswith(found) for content in contents):
                 self._restore(path)
-        return sorted({*before} - {*self.changes()})
+        return removed
 
     def holds(self, path: str, *entries: tuple[str, str] | None) -> bool:
         """Return whether a file in the working tree equals one of the entries of `Workspace.tree`.
@@ -310,12 +328,18 @@ class Checkout:
             or self._git.run("hash-object", f"--path={path}", "--", str(file)) in ours
         )
 
-    def exclude(self, patterns: Iterable[str]) -> None:
-        """Keep the loop's own files out of the user's `git status`, unless .gitignore does so already."""
-        exclude = Path(self._git.run("rev-parse", "--path-format=absolute", "--git-path", "info/exclude"))
+    def exclude(self, paths: Iterable[str]) -> None:
+        """Keep the loop's own files out of the user's `git status`, unless .gitignore does so already.
+
+        Args:
+            paths: relative to the workspace; a folder ends with a slash.
+        """
+        exclude = self._git.top / self._git.run("rev-parse", "--git-path", "info/exclude")
         present = exclude.read_bytes() if exclude.exists() else b""
-        lines = present.splitlines()
-        missing = self._not_ignored([pattern for pattern in patterns if os.fsencode(pattern) not in lines])
+        # From the top, since other folders may have a run.log of the user's own.
+        wanted = self._not_ignored([*paths])
+        anchored = [f"/{_escaped(self._workspace.in_repository(path))}{'/' * path.endswith('/')}" for path in wanted]
+        missing = [pattern for pattern in anchored if os.fsencode(pattern) not in present.splitlines()]
         if missing:
             exclude.parent.mkdir(exist_ok=True)
             between = b"" if present.endswith(b"\n") or not present else b"\n"
@@ -340,10 +364,7 @@ class Checkout:
         trees = [self._workspace.tree(commit) for commit in commits]
         wanted, head = self._workspace.tree(target), self._workspace.tree(self._workspace.head)
         restored, newer, entries = list[str](), list[str](), dict[str, tuple[str, str] | None]()
-        with (
-            tempfile.TemporaryDirectory(dir=self._git.folder, prefix=SCRATCH) as scratch,
-            self._holding_index(Path(scratch)),
-        ):
+        with self._scratch() as scratch, self._holding_index(scratch):
             staged = self._workspace.staged()
             for path in sorted(files):
                 name = self._workspace.in_repository(path)
@@ -353,7 +374,7 @@ class Checkout:
                         newer.append(path)
                         continue
                     if want is not None:
-                        self._part(name, target, Path(scratch)).replace(self._workspace.top / name)
+                        self._part(name, target, scratch).replace(self._workspace.top / name)
                     else:
                         (self._workspace.top / name).unlink(missing_ok=True)
                     restored.append(path)
@@ -361,10 +382,21 @@ class Checkout:
                 if staged.get(name) not in (head.get(name), want) and (want is None or staged.get(name) in ours):
                     entries[name] = head.get(name)
             if entries:
-                self._index_with(Path(scratch) / INDEX, entries, len(target)).replace(self._git.folder / INDEX)
+                self._index_with(scratch / INDEX, entries, len(target)).replace(self._git.folder / INDEX)
         return restored, newer
 
     # Internals
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """Make a temporary folder in .git, which `sweep` leaves alone while this process lives."""
+        for last in (False, False, True):
+            folder = tempfile.TemporaryDirectory(dir=self._git.folder, prefix=SCRATCH)
+            with folder as name, _locked(Path(name) / HELD) as is_ours:
+                # Else another process was about to sweep it, or the disk knows no locks.
+                if is_ours or last:
+                    yield Path(name)
+                    return
 
     def _written(self, path: str) -> tuple[int, ...] | None:
         """Return a stamp that changes with every write to a file of the checkout; None if it does not exist."""
@@ -415,7 +447,7 @@ class Checkout:
             scratch: a temporary folder of this call. The lock is linked to a file there, by which `sweep` knows it.
         """
         own, lock = scratch / HELD, self._git.folder / INDEX_LOCK
-        own.touch()
+        own.touch()  # a disk that knows no locks has made none
         deadline, held = time.monotonic() + LOCK_SECONDS, False
         while not held and time.monotonic() < deadline:
             try:
@@ -481,6 +513,28 @@ class Checkout:
                 said = os.fsencode("".join(f"{name}\0" for name in names.values()))
                 ignored = self._git.fed(["check-ignore", "-z", "--stdin", "--no-index"], said, {LITERAL: "0"})
         return [path for path, name in names.items() if os.fsencode(name) not in ignored.split(b"\0")]
+
+
+def _escaped(name: str) -> str:
+    """Return the pattern of gitignore(5) that only this name matches."""
+    return re.sub(r"([*?\[\\ ])", r"\\\1", name)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[bool]:
+    """Lock a file during the block, and say whether no other process has locked it. The lock ends with its process."""
+    from filelock import FileLock, Timeout  # imported late: commands that only read do not need it
+
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _blob_of(file: Path, digits: int) -> str:

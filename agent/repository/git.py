@@ -22,6 +22,7 @@ SETTINGS = (
     *("color.ui=false", "core.quotePath=false"),
 )
 GIT = ["git", *(part for setting in SETTINGS for part in ("-c", setting))]
+OLDEST = (2, 29)  # for `fetch --no-write-fetch-head`, and `update-ref --stdin` in several steps
 LOCK_ATTEMPTS, LOCK_WAIT_SECONDS = 8, 0.5
 FALLBACK_IDENTITY = {"name": "autoresearch", "email": "autoresearch@localhost"}
 # Git's variables that control how it works. The others select a repository, such as that of a calling hook or alias.
@@ -29,6 +30,18 @@ OF_GIT = re.compile(r"GIT_((AUTHOR|COMMITTER)_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM
 # Take every path literally, whatever character it starts with (gitglossary(7), pathspec).
 LITERAL = "GIT_LITERAL_PATHSPECS"
 NO_REPOSITORY, NO_WORK_TREE = "not a git repository", "must be run in a work tree"  # git's own words
+
+
+class GitFailed(AutoresearchError):
+    """Git has run and failed.
+
+    Attributes:
+        code: its exit code; negative if a signal killed it.
+    """
+
+    def __init__(self, sentence: str, code: int) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 class Git:
@@ -79,6 +92,19 @@ class Git:
         """Run git and return its output without the final newline. Raises AutoresearchError with git's own message."""
         return os.fsdecode(self.fed([*args], b"", env or {})).removesuffix("\n")
 
+    def asked(self, *args: str) -> str | None:
+        """Run git and return its output, or None if it says no: its exit code is positive.
+
+        Raises:
+            AutoresearchError: it has said nothing: it could not be started, or was killed.
+        """
+        try:
+            return self.run(*args)
+        except GitFailed as error:
+            if error.code < 0:
+                raise
+            return None
+
     def fed(self, args: list[str], said: bytes, env: Mapping[str, str]) -> bytes:
         """Run git with `said` on its standard input and return its output. Raises as `run` does."""
         for last in (*[False] * LOCK_ATTEMPTS, True):
@@ -99,7 +125,7 @@ class Git:
             # Another git may hold the lock for a moment: an editor's status, a commit of the user's.
             if last or ".lock': File exists" not in words:
                 what = f"`git {' '.join(args[:2])}` failed in {self.top}"
-                raise AutoresearchError(f"{what}: {words or f'exit code {done.returncode}'}")
+                raise GitFailed(f"{what}: {words or f'exit code {done.returncode}'}", done.returncode)
             time.sleep(LOCK_WAIT_SECONDS)
         raise AssertionError("unreachable")
 
@@ -109,10 +135,14 @@ class Git:
 
     def configured(self, key: str) -> str:
         """Return a value of git's configuration, or an empty string if it is not set."""
-        try:
-            return self.run("config", "--get", key)
-        except AutoresearchError:
-            return ""
+        return self.asked("config", "--get", key) or ""
+
+    def require_recent(self) -> None:
+        """Raise PreconditionError if git is too old to move a branch in a transaction of several steps."""
+        found = re.search(r"(\d+)\.(\d+)", self.run("version"))
+        if found and (int(found[1]), int(found[2])) < OLDEST:
+            needed = ".".join(map(str, OLDEST))
+            raise PreconditionError(f"git {found[0]} is too old: {needed} or later is needed", hint="update git")
 
     def require_writable(self) -> None:
         """Raise PreconditionError if the user, or a sandbox around this program, may not write to the repository."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from agent.repository.workspace import Workspace
 
@@ -36,8 +36,8 @@ def root_of(workspace: Workspace, commit: str) -> str:
     return workspace.git.run("rev-list", "--max-parents=0", commit).splitlines()[-1]
 
 
-def is_merged(workspace: Workspace, commit: str, own: str, mark: str) -> bool:
-    """Return whether a branch has a commit, its mutable files, or a commit with `mark` in its message.
+def is_merged(workspace: Workspace, commit: str, own: str, marks: Sequence[Collection[str]]) -> bool:
+    """Return whether a branch has a commit, its mutable files, or for each of `marks` one as a line in a message.
 
     Args:
         own: the branch that does not count.
@@ -52,6 +52,9 @@ def is_merged(workspace: Workspace, commit: str, own: str, mark: str) -> bool:
     having = git.run("for-each-ref", "--format=%(refname)", f"--contains={commit}", "refs/heads/").splitlines()
     if {*having} & {*others}:
         return True
-    if git.run("log", "--max-count=1", "--format=%H", "--fixed-strings", f"--grep={mark}", *others, "--"):
+    wanted = [f"--grep={mark}" for each in marks for mark in each]
+    lines = git.run("log", "--format=%B", "--fixed-strings", *wanted, *others, "--").splitlines() if wanted else []
+    said = {line.strip() for line in lines}  # `git merge --squash` indents the messages of its commits
+    if said and all({*each} & said for each in marks):
         return True
     return any(workspace.files(tip) == files for name in others if (tip := workspace.resolve(name)))

@@ -72,17 +72,10 @@ class Workspace:
 
     def resolve(self, name: str) -> str | None:
         """Return the full hash of the commit that a ref or hash names, or None if it does not exist."""
-        try:
-            return self.git.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-        except AutoresearchError:
-            return None
+        return self.git.asked("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
 
     def is_ancestor(self, old: str, new: str) -> bool:
-        try:
-            self.git.run("merge-base", "--is-ancestor", old, new)
-        except AutoresearchError:
-            return False
-        return True
+        return self.git.asked("merge-base", "--is-ancestor", old, new) is not None
 
     def subject(self, commit: str) -> str:
         """Return the first line of a commit's message."""
@@ -141,11 +134,8 @@ class Workspace:
             paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
             for path, content in zip(paths, (ours, base, theirs), strict=True):
                 _write(path, content)
-            try:
-                self.git.run("merge-file", "--quiet", *map(str, paths))
-            except AutoresearchError:
-                return None  # git merge-file exits with the number of conflicts
-            return _read(paths[0])
+            # git merge-file exits with the number of conflicts.
+            return None if self.git.asked("merge-file", "--quiet", *map(str, paths)) is None else _read(paths[0])
 
     def diff(self, old: str, new: str) -> str:
         """Return the unified diff of the workspace between two commits, without the program's own records."""
@@ -356,7 +346,9 @@ class Workspace:
                 # Unlike --index-info, this refuses to replace a folder with a file, and vice versa.
                 self.git.run("update-index", "--add", "--cacheinfo", f"{entries[name][0]},{blob},{name}", env=index)
             tree = self.git.run("write-tree", env=index)
-        commit = self.git.run("commit-tree", tree, "-p", parent, "-m", message)
+        # On the standard input: an argument would have to be in the encoding of the user's locale.
+        said = message.encode(errors="replace")
+        commit = self.git.fed(["commit-tree", tree, "-p", parent, "-F", "-"], said, {}).decode().strip()
         remember(self._trees, commit, entries, MOST_TREES)
         return commit
 

@@ -144,9 +144,13 @@ def starter(folder: Path, tag: str, flags: Mapping[str, Any], platform: str = sy
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that the file sets: those that runs, set-up commands and agents see, without secrets."""
+    """Return the variables that the file sets, without secrets.
+
+    These are the program's own, and those that runs, set-up commands and agents see.
+    """
+    own = {name: value for name, value in environment.items() if name.startswith("AUTORESEARCH_")}
     # Rooms are in TMPDIR, and runs get one of their own.
-    found = {**of_setup(environment), **of_agents(environment), "TMPDIR": environment.get("TMPDIR", "")}
+    found = {**own, **of_setup(environment), **of_agents(environment), "TMPDIR": environment.get("TMPDIR", "")}
     return {
         name: value
         for name, value in sorted(found.items())
@@ -164,10 +168,10 @@ def require_keys(wanted: ProposerConfig, platform: str = sys.platform) -> None:
     """
     if wanted.model is None:
         return
-    from agent.proposers.model.wire import OWN_KEY, SERVERS, parse_model
+    from agent.proposers.model.wire import key_variable_of, parse_model
 
     model = parse_model(wanted.model)
-    name = SERVERS[model.scheme][3] if model.scheme in SERVERS else OWN_KEY
+    name = key_variable_of(model.scheme)
     if not model.key or (platform == "linux" and name in _of_systemd()):
         return
     place = f"put `{name}=...` into ~/{ENVIRONMENT_D}/autoresearch.conf, which systemd reads at login, or "

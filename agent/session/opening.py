@@ -36,6 +36,7 @@ def open_runner(
     protocol = load_protocol(folder)
     require_runnable(protocol)
     workspace = Workspace(folder, protocol)
+    workspace.git.require_recent()
     workspace.git.require_writable()
     require_own_state(workspace.folder)
     ends = None if limits is None else noted(limits.within(protocol), time.time())

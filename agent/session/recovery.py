@@ -222,13 +222,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     elif at != state.head:
         done.append(f"moved {branch} from {at[:12]} to {state.head[:12]}, the commit of its last experiment")
     if checkout.branch == branch:
-        if state.previous and state.previous != state.head:
-            # If it was interrupted between its renames. Once the branch has moved, a playbook without the entries that
-            # the session has added is an edit of the user's.
-            checkout.advance(branch, state.head, state.previous, (PLAYBOOK,) if at == state.head else ())
-        files, commits = _left_half_done(journal, workspace)
-        own = files if switch else [workspace.protocol.provenance.results_log.path]
-        done += [f"restored {name}, which was partly written" for name in checkout.heal(own, commits)]
+        done += _restored(journal, workspace, branch, at, switch=switch)
     elif switch:
         held, commits = _held_elsewhere(journal, workspace)
         checkout.require_clean(but=[*held, *checkout.carried(state.head)])
@@ -251,6 +245,29 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
             workspace.keep(ref, experiment.commit)
             done.append(f"restored {ref}, which keeps the commit of experiment #{experiment.number}")
     return done
+
+
+def _restored(journal: Journal, workspace: Workspace, branch: str, at: str | None, *, switch: bool) -> list[str]:
+    """Restore the files of the checkout, which is on `branch`, and return a sentence for each that was another.
+
+    Args:
+        at: where the branch was found.
+        switch: as for `reconcile`.
+    """
+    checkout, state = Checkout(workspace), journal.state
+    assert state.head is not None
+    edited = checkout.changes()
+    if state.previous and state.previous != state.head:
+        # If it was interrupted between its renames. Once the branch has moved, a playbook without the entries that
+        # the session has added is an edit of the user's.
+        checkout.advance(branch, state.head, state.previous, (PLAYBOOK,) if at == state.head else ())
+    files, commits = _left_half_done(journal, workspace)
+    removed = checkout.heal(files if switch else [workspace.protocol.provenance.results_log.path], commits)
+    back = sorted({*edited} - {*checkout.changes()})
+    return [
+        *(f"restored {name} as the session left it" for name in back),
+        *(f"removed {name}, which a candidate had added: its commit has it" for name in removed),
+    ]
 
 
 def end_orphaned_run(state: State) -> list[str]:

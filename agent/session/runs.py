@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,13 +17,13 @@ from agent.execution import evaluation, holdout
 from agent.execution.kill import Process
 from agent.execution.measure import Beside, Runner, measure
 from agent.execution.process import Observer
-from agent.format import counted
+from agent.format import counted, figure
 from agent.journal.experiment import Experiment, Run, succeeded
 from agent.journal.history import experiments_before
 from agent.journal.paths import experiment_folder, is_overwritten
 from agent.journal.pending import Pending
 from agent.journal.state import expected_seconds
-from agent.pruning.curves import broken
+from agent.pruning.curves import broken, misleads
 from agent.pruning.monitor import CurveCache, RunMonitor
 from agent.pruning.prune import MOST_HISTORY, Finished, Rival, spared
 from agent.session import baseline, faults
@@ -68,8 +69,9 @@ class Runs:
         done = [run for run in self._pending.runs if run.metric is not None]
         if not done:
             for run in baseline.valid_baseline(self._runner, fingerprint, commit)[:wanted]:
-                name = self._runner.protocol.metric.name
-                self._journal.show("note", text=f"reusing the baseline, which is still valid: {name} {run.metric:.6f}")
+                assert run.metric is not None
+                came = f"{self._runner.protocol.metric.name} {figure(run.metric)}"
+                self._journal.show("note", text=f"reusing the baseline, which is still valid: {came}")
                 evaluation.drop_models(Path(run.log))  # it may be that of another recipe
                 self._measured(run, reused=True)
                 done.append(run)
@@ -184,9 +186,13 @@ class Runs:
         return max(0.0, self.expected_seconds() - (time.time() - began)) if began else self.expected_seconds()
 
     def _watch(self, log: Path, incumbent: Experiment) -> RunMonitor:
-        usual = self._curves.of(unbiased(incumbent))
+        own = unbiased(incumbent) or succeeded(incumbent.runs)
+        usual, limit, budget = self._curves.of(own), self._runner.limit, self._runner.training_seconds
         rises = any(broken(usual[:count]) for count in range(1, len(usual) + 1))
-        return RunMonitor(log, self._runner.limit, self._runner.training_seconds, self._rival(incumbent), rises=rises)
+        if own and misleads(usual, own[0].seconds, limit, budget):
+            # Nor can losses be compared at fractions that are none.
+            return RunMonitor(log, math.inf, budget, None, rises=rises)
+        return RunMonitor(log, limit, budget, self._rival(incumbent), rises=rises)
 
     def _rival(self, incumbent: Experiment) -> Rival | None:
         """Return the incumbent to prune against; None if the candidate has run before, or is a control."""

@@ -152,7 +152,6 @@ class Session:
                 self._earlier = earlier.read(self.journal.path)
         if self._earlier:
             self.journal.show("note", text=f"learning from {earlier.described(self.state.learned)}")
-        stop_file(self.journal.path).unlink(missing_ok=True)
         for experiment in self.state.experiments:
             self._proposer.tell(experiment)
         # If a crash prevented it. The logs of a baseline are those of all sessions, and so are its models.

@@ -51,6 +51,22 @@ def test_closed_output_ends_command_without_traceback(finished: Path, command: s
     assert b"Exception ignored" not in done.stderr
 
 
+def test_a_description_needs_no_locale_that_knows_it(quick: Path, tmp_path: Path) -> None:
+    (quick / "agent.sh").write_text(
+        "printf 'DESCRIPTION: β2 → 0.95\\n' > autoresearch-notes.md\nsed -i 's/^RATE = 0.1 /RATE = 0.3 /' train.py\n"
+    )
+    git(quick, "add", "agent.sh")
+    git(quick, "commit", "--quiet", "-m", "agent")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    flags = f'--agent-cmd "sh agent.sh" --max-experiments 1 --notify "echo {{text}} >> {tmp_path}/told"'
+    done = shell(quick, f"{RUN} --proposer command {flags}", **locale)
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert "β2 → 0.95" in (tmp_path / "told").read_text()
+    assert rows(quick) == 2
+    assert git(quick, "log", "-1", "--format=%s", "refs/autoresearch/t/1") == "experiment #1: β2 → 0.95"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_unencodable_text_is_escaped(quick: Path, program: Cli, encoding: str) -> None:
     text = (quick / "train.py").read_text().replace("RATE = 0.1", "λ_RATE = 0.1")
@@ -64,6 +80,23 @@ def test_unencodable_text_is_escaped(quick: Path, program: Cli, encoding: str) -
         assert shown.returncode in (0, 1)
     line = f'"{sys.executable}" -m agent diff 1'
     assert b"\\u03bb_RATE" in shell(quick, line, PYTHONIOENCODING=encoding).stdout
+
+
+def test_patch_and_log_on_a_pipe_have_the_bytes_of_their_files(quick: Path) -> None:
+    """Source in Latin-1 with DOS line ends, and runs that print such text."""
+    text = (quick / "train.py").read_text().replace("RATE = 0.1", "# caf\xe9\nRATE = 0.1")
+    text = text.replace('print("---")', 'sys.stdout.buffer.write(b"\\xe9\\n")\nprint("---")')
+    latin = f"# -*- coding: latin-1 -*-\n{text}".replace("\n", "\r\n").encode("latin-1")
+    (quick / "train.py").write_bytes(latin)
+    git(quick, "commit", "--quiet", "-am", "latin-1")
+    program = f'"{sys.executable}" -m agent'
+    done = shell(quick, f"{RUN} && {program} log baseline && git checkout --quiet main")
+    assert done.returncode == 0, done.stderr
+    assert b"\xe9\n" in done.stdout
+    same = "git diff --exit-code autoresearch/t -- train.py"
+    done = shell(quick, f"{program} diff > best.patch && git apply best.patch && {same}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert (quick / "train.py").read_bytes() != latin
 
 
 def wait_for_rows(folder: Path, count: int) -> None:

@@ -53,6 +53,26 @@ def survivors(folder: Path) -> list[int]:
     return found
 
 
+def other_git(folder: Path, calls: str, says: str, code: int, kill: str = "") -> Path:
+    """Make a git that answers some calls itself, as by refusing them.
+
+    Args:
+        calls: a pattern of `case` for the arguments, with a space before and after each.
+        says: what it prints for them.
+        code: its exit code for them.
+        kill: what it does before, such as to end by a signal.
+    """
+    folder.mkdir()
+    (folder / "git").write_text(
+        f"""#!/bin/sh
+case " $* " in {calls}) {kill} echo "{says}"; exit {code};; esac
+exec {shutil.which("git")} "$@"
+"""
+    )
+    (folder / "git").chmod(0o755)
+    return folder
+
+
 def deadly_git(folder: Path, step: int) -> Path:
     """Make a git that kills its caller at the call `step` of those that write, before or after the call in turn."""
     folder.mkdir()

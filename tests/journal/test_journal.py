@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import timeit
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,27 @@ def test_results_in_each_format_with_descriptions_neutralised() -> None:
     assert csv.splitlines()[2] == '0000001,0.000000,0.0,crash,"a b c ""d"", e [why]"'
     assert '"status": "crash"' in render(protocol("jsonl"), rows, lambda commit: commit).splitlines()[1]
     assert one_line("\x1b[31mred\u2028\r\n") == "[31mred"
+
+
+def test_secondary_metric_named_as_a_column_has_its_own_number_there() -> None:
+    content = protocol("tsv").model_dump(by_alias=True, exclude_unset=True)
+    secondary = content["measurement"]["secondaryMetrics"]
+    content["measurement"]["secondaryMetrics"] = [
+        *secondary,
+        *({**secondary[0], "name": n} for n in ("memory_gb", "status")),
+    ]
+    run = Run(2.0, 1.0, {"peak_vram_mb": 1536.0, "memory_gb": 7.25, "status": 3.0})
+    found = render(Protocol.model_validate(content), [replace(experiment(0, 2.0), runs=(run,))], lambda _: "c")
+    assert found.splitlines()[1] == "c\t2.000000\t7.25\tkeep\tx"
+
+
+def test_metric_named_as_the_column_of_memory_has_its_own_number_there() -> None:
+    content = protocol("tsv").model_dump(by_alias=True, exclude_unset=True)
+    content["measurement"]["primaryMetric"]["name"] = "memory_gb"
+    content["provenance"]["resultsLog"]["columns"] = ["commit", "memory_gb", "status", "description"]
+    run = Run(2.5, 1.0, {"peak_vram_mb": 1536.0})
+    found = render(Protocol.model_validate(content), [replace(experiment(0, 2.5), runs=(run,))], lambda _: "c")
+    assert found.splitlines()[1] == "c\t2.500000\tkeep\tx"
 
 
 def test_event_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.load import load_protocol
 from agent.repository import checkout
-from agent.repository.checkout import Checkout
+from agent.repository.checkout import SCRATCH, Checkout
 from agent.repository.workspace import Workspace
 from agent.session import recovery
+from tests.common.processes import other_git
 from tests.common.stations import until
 from tests.common.workspaces import Cli, commit_many, git, quick_protocol
 
@@ -458,6 +460,50 @@ def test_the_lock_of_a_killed_loop_is_swept(quick: Path) -> None:
     git(quick, "add", "train.py")
 
 
+def test_the_temporary_folder_of_an_earlier_version_is_swept(quick: Path) -> None:
+    """It was killed before it held the index, so its folder has no file to lock."""
+    left = quick / ".git" / f"{SCRATCH}x"
+    left.mkdir()
+    (left / "train.py.part").touch()
+    Checkout(Workspace(quick, load_protocol(quick))).sweep()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+def test_a_branch_moves_while_another_workspace_sweeps(quick: Path, event: str) -> None:
+    """It sweeps when the temporary folder is about to be locked, or once the first file has left it."""
+    workspace = Workspace(quick, load_protocol(quick))
+    git(quick, "switch", "--quiet", "-c", "autoresearch/t")
+    old = workspace.head
+    new = workspace.commit_results(old, "commit\tval_bpb\n", "rows")
+    seen: list[str] = []
+
+    def hear(heard: str, args: tuple[Any, ...]) -> None:
+        if not seen and heard == event and f".git/{SCRATCH}" in str(args[0]):
+            seen.append(str(args[0]))
+            Checkout(workspace).sweep()
+
+    sys.addaudithook(hear)
+    assert Checkout(workspace).advance("autoresearch/t", new, old) == []
+    assert seen
+    assert git(quick, "status", "--porcelain") == ""
+    assert not [*(quick / ".git").glob(f"{SCRATCH}*")]
+
+
+def test_an_untracked_file_in_the_way_of_a_folder_is_named(quick: Path) -> None:
+    there, main = Checkout(Workspace(quick, load_protocol(quick))), git(quick, "branch", "--show-current")
+    (quick / "lib").write_text("mine\n")
+    with pytest.raises(PreconditionError, match="another lib, which git does not track"):
+        there.require_unedited(main, {"lib/deep/extra.py": "extra = 1\n"})
+    (quick / "lib").unlink()
+    (quick / "lib").symlink_to(quick.parent)
+    with pytest.raises(PreconditionError, match="another lib, which git does not track"):
+        there.require_unedited(main, {"lib/extra.py": "extra = 1\n"})
+    (quick / "lib").unlink()
+    (quick / "lib").mkdir()
+    there.require_unedited(main, {"lib/deep/extra.py": "extra = 1\n"})
+
+
 def test_a_commit_that_a_person_makes_while_the_branch_moves_is_not_lost(quick: Path) -> None:
     workspace = Workspace(quick, load_protocol(quick))
     git(quick, "switch", "--quiet", "-c", "autoresearch/t")
@@ -504,7 +550,7 @@ def test_patterns_of_the_user_stay_as_they_are(quick: Path, cli: Cli, tmp_path: 
     commit(quick)
     done = cli(quick, "run", "--tag", "t", "--max-experiments", "0")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "mine").read_bytes() == own + b"\n.autoresearch/\nrun.log\n"
+    assert (tmp_path / "mine").read_bytes() == own + b"\n/.autoresearch/\n/run.log\n"
     assert exclude.is_symlink()
     Checkout(Workspace(quick, load_protocol(quick))).exclude([".autoresearch/", "run.log"])
     assert (tmp_path / "mine").read_bytes().count(b"run.log") == 1
@@ -522,7 +568,12 @@ def test_what_a_gitignore_names_is_not_excluded_once_more(quick: Path, below: st
     before = exclude.read_text()
     checkout = Checkout(Workspace(workspace, load_protocol(workspace)))
     checkout.exclude([".autoresearch/", "run.log"])
-    assert exclude.read_text() == before + "run.log\n"
+    assert exclude.read_text() == before + ("/run.log\n" if below == "." else "/sub\\ folder/\\[x]/run.log\n")
+    (workspace / "run.log").write_text("")
+    (quick / "other").mkdir()
+    (quick / "other" / "run.log").write_text("mine\n")
+    assert git(quick, "status", "--porcelain", "--untracked-files=all") == "?? other/run.log"
+    (quick / "other" / "run.log").unlink()
     (quick / ".gitignore").write_text(".autoresearch/\n*.log\n")
     exclude.write_text(before)
     checkout.exclude([".autoresearch/", "run.log"])
@@ -543,3 +594,33 @@ def test_changes_of_many_commits_are_their_diffs(quick: Path) -> None:
     git(quick, "commit", "--quiet", "-m", "only a row")
     assert not any(workspace.changes([git(quick, "rev-parse", "HEAD")]).values())
     assert workspace.changes([]) == {}
+
+
+def test_a_git_of_2021_is_enough(quick: Path, program: Cli, tmp_path: Path) -> None:
+    """`git worktree list -z` came with 2.36, `rev-parse --path-format` with 2.31."""
+    other_git(tmp_path / "bin", '*" worktree list "*" -z "*|*" --path-format"*', "error: unknown switch", 129)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "2", PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert git(quick, "rev-list", "--count", "main..autoresearch/t") != "0"
+
+
+def test_an_older_git_is_refused(quick: Path, program: Cli, tmp_path: Path) -> None:
+    other_git(tmp_path / "bin", '*" version "*', "git version 2.25.1", 0)
+    done = program(quick, "run", "--tag", "t", PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert done.returncode == 3
+    assert "error: git 2.25 is too old: 2.29 or later is needed" in done.stderr
+
+
+@pytest.mark.parametrize("call", ["rev-parse --verify --quiet", "symbolic-ref --quiet"])
+def test_a_git_that_is_killed_says_nothing_about_a_branch(quick: Path, tmp_path: Path, call: str) -> None:
+    workspace = Workspace(quick, load_protocol(quick))
+    other_git(tmp_path / "bin", f'*" {call} "*', "", 0, kill="kill -9 $$;")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        other = Workspace(quick, workspace.protocol)
+        with pytest.raises(AutoresearchError, match="failed in"):
+            _ = other.resolve("refs/heads/main") if "verify" in call else Checkout(other).branch
+    assert workspace.resolve("refs/heads/none") is None
+    git(quick, "switch", "--quiet", "--detach")
+    assert Checkout(workspace).branch is None

@@ -21,6 +21,7 @@ from agent.journal.state import State
 from agent.report.timing import time_spent
 from agent.session import faults
 from tests.common.experiments import case, kept
+from tests.common.journals import as_named
 from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, events, journal, keep_in_turn, rows
@@ -197,7 +198,7 @@ def lost(folder: Path) -> float:
 def test_report_states_the_time_lost(quick: Path, cli: Cli, plan: Plan) -> None:
     plan.fail(VICTIM, TIMEOUT, MISALIGNED, when=OF_CANDIDATES)
     run(quick, cli, 1)
-    spent = time_spent(read(journal_path(quick, "t")))
+    spent = time_spent(read(journal_path(quick, "t")), as_named)
     assert spent.faults >= lost(quick) > 0
     assert spent.crashes == spent.interruptions == 0
 

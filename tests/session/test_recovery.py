@@ -8,8 +8,8 @@ import pytest
 
 from tests.common.in_process import call
 from tests.common.processes import start, wait_for
-from tests.common.sessions import assert_consistent, journal, rows
-from tests.common.workspaces import Cli, commit_all, git
+from tests.common.sessions import assert_consistent, journal, keep_in_turn, rows
+from tests.common.workspaces import Cli, commit_all, git, set_protocol
 
 
 @pytest.mark.parametrize("kind", ["proposed", "committed", "started", "measured", "judged", "recorded"])
@@ -88,3 +88,24 @@ def test_a_session_of_the_version_that_ran_in_the_checkout_goes_on(quick: Path, 
     assert done.returncode == 0, done.stderr
     assert_consistent(quick)
     assert [r["val_bpb"] for r in rows(quick)] == [r["val_bpb"] for r in rows(finished)]
+
+
+def test_what_a_resume_puts_back_or_removes_is_named(quick: Path, cli: Cli) -> None:
+    """Files of a person that equal what the session has in git; others stay."""
+    set_protocol(quick, mutableSurface={"allowedGlobs": ["train.py", "extra.py", "more.py"], "forbiddenGlobs": []})
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    (quick / "train.py").write_text(git(quick, "show", "main:train.py") + "\n")
+    assert "restored train.py as the session left it" in cli(quick, "doctor", "--repair").stdout
+    assert_consistent(quick)
+    change = "sed -i '$w extra.py' train.py; touch more.py; sed -i 's/^DEPTH = 4 /DEPTH = 1 /' train.py"
+    flags = ("--proposer", "command", "--agent-cmd", change, "--max-experiments", "2")
+    assert cli(quick, "run", "--tag", "t", *flags).returncode == 0
+    added = f"{rows(quick)[-1]['commit']}:extra.py"
+    assert rows(quick)[-1]["status"] == "discard"
+    (quick / "more.py").touch()
+    (quick / "extra.py").write_text(git(quick, "show", added) + "\n")
+    done = cli(quick, "doctor", "--repair")
+    assert done.returncode == 0, done.stderr
+    assert "removed extra.py, which a candidate had added" in done.stdout
+    assert not (quick / "extra.py").exists()
+    assert (quick / "more.py").exists()

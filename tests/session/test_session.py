@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 
 from agent.journal.journal import fold
-from agent.journal.paths import journal_path
+from agent.journal.paths import journal_path, state_folder, stop_file
 from tests.common.in_process import call
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, journal, rows
+from tests.common.stations import until
 from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol, set_protocol
 
 
@@ -416,6 +418,50 @@ def test_one_loop_per_workspace_status_and_stop(slow: Path, cli: Cli) -> None:
     assert_consistent(slow)
 
 
+def test_a_request_to_stop_counts_while_a_session_resumes(quick: Path, program: Cli) -> None:
+    begun, gate = quick / "begun", quick / "gate"
+    wait = f"sh -c 'touch {begun}; while [ ! -e {gate} ]; do sleep 0.02; done'"
+    gate.touch()
+    set_protocol(quick, environment={**quick_protocol()["environment"], "setupCommands": [wait]})
+    assert program(quick, "run", "--tag", "t", "--max-experiments", "1").returncode == 0
+    stop_file(journal_path(quick, "t")).touch()  # one that nobody heard any more
+    begun.unlink()
+    gate.unlink()
+    shutil.rmtree(state_folder(quick) / "create")  # so that setup is due
+    loop = start(quick, "--max-experiments", "50", "--setup")
+    until(begun.exists, "the setup has not begun")
+    assert not stop_file(journal_path(quick, "t")).exists()
+    assert program(quick, "stop").returncode == 0
+    gate.touch()
+    _, errors = loop.communicate(timeout=60)
+    assert "stopped by `autoresearch stop`" in errors
+    assert len(rows(quick)) <= 3
+
+
+@pytest.mark.parametrize("flags", [(), ("--verdict", "greedy", "--baseline-runs", "3")], ids=["confirm", "greedy"])
+@pytest.mark.parametrize("value", ["1.500003", "1.500009"])
+def test_nothing_is_kept_where_nothing_has_an_effect(quick: Path, cli: Cli, flags: tuple[str, ...], value: str) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("{loss:.6f}", value))
+    commit_all(quick, "the same number always")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3", *flags)
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in rows(quick)] == ["keep", "discard", "discard", "discard"]
+
+
+def test_a_clock_that_is_set_hides_no_loop(slow: Path, cli: Cli) -> None:
+    """The start of a process is told by the clock of the system, as it is now."""
+    loop = start(slow, "--max-experiments", "50")
+    wait_for(slow, "started", 1)
+    note = state_folder(slow) / "loop.json"
+    told = json.loads(note.read_text())
+    note.write_text(json.dumps({**told, "born": told["born"] + 5}))
+    assert cli(slow, "stop").returncode == 0
+    loop.communicate(timeout=60)
+    assert loop.returncode == 0
+    assert cli(slow, "stop").returncode == 3
+
+
 def test_limits(quick: Path, cli: Cli) -> None:
     assert "no improvement" in cli(quick, "run", "--tag", "t", "--patience", "2").stdout
     assert "is reached" in cli(quick, "run", "--tag", "t", "--target", "1000").stdout
@@ -463,3 +509,14 @@ def test_json_events_and_plain_lines(quick: Path, cli: Cli) -> None:
     plain = cli(quick, "run", "--tag", "t", "--max-experiments", "2", FORCE_COLOR="1")
     assert "\x1b" not in plain.stdout + plain.stderr
     assert any(line.startswith("#2 ") for line in plain.stderr.splitlines())
+
+
+@pytest.mark.parametrize("sandbox", ["auto", "off"])
+def test_candidate_that_prints_what_a_broken_room_does_is_a_crash(quick: Path, cli: Cli, sandbox: str) -> None:
+    lies = 'if __name__ == "__main__":\\n    print("the room could not be set up: x")\\n    sys.exit(126)'
+    agent = ("--proposer", "command", "--agent-cmd", f"sed -i 's/^import sys$/&\\n{lies}/' train.py")
+    done = cli(quick, "run", "--tag", "t", *agent, "--max-experiments", "1", "--sandbox", sandbox)
+    assert done.returncode == 0, done.stderr
+    assert_consistent(quick)
+    assert [row["status"] for row in rows(quick)] == ["keep", "crash"]
+    assert "exit code 126: the room could not be set up: x" in rows(quick)[1]["description"]
