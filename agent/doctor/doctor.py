@@ -63,11 +63,25 @@ def examine(folder: Path, tag: str | None, consult: ProposerConfig = SEARCH, tra
     found += [_tree(workspace), *machine.checks(workspace, protocol), *_blas(workspace)]
     found += reach.checks(consult)
     if train:
-        found.append(smoke.check(workspace, protocol))
+        found.append(_smoke(workspace, protocol))
     folders = (state_folder(workspace.folder) / "sessions").glob("*/journal.jsonl")
     for name in [tag] if tag else sorted(path.parent.name for path in folders):
         found += _session(workspace, protocol, find_session(workspace.folder, name))
     return found
+
+
+def _smoke(workspace: Workspace, protocol: Protocol) -> Check:
+    """Train for two seconds, unless a loop has begun meanwhile: both would use the same room."""
+    folder = state_folder(workspace.folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            if folder.is_dir():  # else no session ever began here, and this check leaves no trace
+                stack.enter_context(lock.hold(folder, None))
+        except PreconditionError as error:
+            return Check("smoke", "warning", in_one_line(error), typed("doctor --smoke"))
+        except OSError:
+            pass  # of another user: no loop of this one can begin here either
+        return smoke.check(workspace, protocol)
 
 
 def repair_sessions(folder: Path, tag: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -47,8 +48,9 @@ def _memory(workspace: Workspace) -> Check:
     free, total, of = float(has.available), float(has.total), ""
     card = ask("nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits")
     if str(fingerprint.backend()).startswith("cuda") and card:
-        free, total = (float(each) * MB for each in card.splitlines()[0].split(","))
-        of = " of GPU memory"
+        with contextlib.suppress(ValueError):  # "[N/A]", where GPU and machine share their memory
+            free, total = (float(each) * MB for each in card.splitlines()[0].split(","))
+            of = " of GPU memory"
     room = f"{free / GB:.1f} of {total / GB:.1f} GB{of} free"
     if need is None:
         message = f"{room}; the recipe's need is known after its first run"

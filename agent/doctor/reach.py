@@ -14,7 +14,7 @@ from agent.format import one_line
 from agent.proposers.agent.presets import PRESETS, check_available
 from agent.proposers.choose import ProposerConfig
 from agent.proposers.model import bounded_http
-from agent.proposers.model.wire import SERVERS, ModelSpec, headers_of, parse_model
+from agent.proposers.model.wire import OWN_KEY, ModelSpec, headers_of, key_variable_of, parse_model
 
 SECONDS = 5.0
 SHOWN_MODELS, LONGEST_NAME = 5, 100
@@ -54,7 +54,7 @@ def _model(text: str) -> Check:
     except UsageError as error:
         return Check("model", "broken", in_one_line(error))
     except PreconditionError as error:
-        return Check("model", "broken", str(error), f"export {SERVERS[text.partition(':')[0]][3]}=...")
+        return Check("model", "broken", str(error), f"export {key_variable_of(text)}=...")
     address = f"{model.url}/v1/models" if model.format == "anthropic" else f"{model.url}/models"
     try:
         with bounded_http.exchange(
@@ -68,8 +68,7 @@ def _model(text: str) -> Check:
 
 def _answered(model: ModelSpec, answer: requests.Response) -> Check:
     if answer.status_code in (401, 403):
-        key = SERVERS[model.scheme][3] if model.scheme in SERVERS else ""
-        export = f"export {key or 'AUTORESEARCH_MODEL_KEY'}=..."
+        export = f"export {key_variable_of(model.scheme) or OWN_KEY}=..."
         return Check("model", "broken", f"{model.url} rejected the key (HTTP {answer.status_code})", export)
     if answer.status_code != 200:
         message = f"{model.url} is reachable, but does not list its models (HTTP {answer.status_code})"

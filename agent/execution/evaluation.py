@@ -26,10 +26,12 @@ from typing import Any
 from agent.errors import AutoresearchError, ExperimentError, Faulted, Violation
 from agent.execution.gpu_fault import described, fault_of_evaluator
 from agent.execution.kill import end_all
+from agent.format import figure
 from agent.repository.harness import EVALUATORS, HANDED_OVER
 from agent.repository.workspace import Workspace
-from agent.room.places import KERNELS_VARIABLE, places
+from agent.room.places import places
 from agent.room.sandbox import Layout, Sandbox, Shown
+from agent.room.variables import of_evaluator
 from agent.system.files import read_bounded, write_whole
 
 VARIABLE = "AUTORESEARCH_EVALUATOR"
@@ -160,7 +162,7 @@ def _closed(
         "TMPDIR": str(base / "evaluator"),
         "AUTORESEARCH_CACHE": str(harness.snapshot.parent.parent),
         SNAPSHOT_VARIABLE: harness.snapshot.name,
-        **{name: os.environ[name] for name in (KERNELS_VARIABLE,) if name in os.environ},
+        **of_evaluator(os.environ),
         **variables,
     }
     sandbox = place.sandbox
@@ -344,11 +346,11 @@ class Allowance:
     @property
     def seconds(self) -> float:
         """The time from the start of the command to the handover, minus the budget, at most."""
-        if self.own is None:
-            return math.inf
-        return min(
-            self.own + self._more, (math.inf if self.baseline is None else self.baseline) + UNTIMED_STEPS * self._more
-        )
+        return math.inf if self.own is None else min(self.own + self._more, self._of_baseline)
+
+    @property
+    def _of_baseline(self) -> float:
+        return math.inf if self.baseline is None else self.baseline + UNTIMED_STEPS * self._more
 
     @property
     def training(self) -> float:
@@ -367,10 +369,12 @@ class Allowance:
         Args:
             seconds: from the start of the command to the handover.
         """
-        if self.budget is not None and seconds - self.budget > self.seconds:
+        if self.budget is not None and self.own is not None and seconds - self.budget > self.seconds:
+            drifted = self.baseline is not None and self._of_baseline < self.own + self._more
+            whose, known = ("baseline", self.baseline) if drifted else ("incumbent", self.own)
             raise Violation(
                 f"voided: it handed over its model after {seconds:.1f} s, {seconds - self.budget:.1f} s more than "
-                f"its budget of {self.budget:g} s; the incumbent takes {self.own or 0.0:.1f} s more, and "
+                f"its budget of {self.budget:g} s; the {whose} takes {known:.1f} s more, and "
                 f"{self.seconds:.1f} s are allowed"
             )
 
@@ -453,7 +457,7 @@ def attested(
     if not by_evaluator and in_log is None:
         raise Violation(f"voided: the evaluator computes {str(word.get('name'))[:40]}, but the log has no {name}")
     if by_evaluator and in_log is not None and abs(value - in_log) > TOLERANCE:
-        raise Violation(f"voided: the log says {in_log:.6f}, but the evaluator computed {value:.6f}")
+        raise Violation(f"voided: the log says {figure(in_log)}, but the evaluator computed {figure(value)}")
     metric = value if by_evaluator or in_log is None else in_log
     return Attested(float(metric), by_evaluator, handed_over - began - budget, overrun)
 

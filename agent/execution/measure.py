@@ -29,9 +29,9 @@ from agent.execution.conditions import clock, conditions
 from agent.execution.evaluation import Allowance, Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
 from agent.execution.oom import ran_out
-from agent.execution.process import UNOBSERVED, Command, Ended, Observer, run_command
+from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command
 from agent.journal.experiment import Run
-from agent.journal.paths import cache_folder
+from agent.journal.paths import cache_folder, cache_places
 from agent.protocol.extract import extract, told_training
 from agent.protocol.models import Metric, Protocol
 from agent.repository.workspace import Workspace
@@ -45,6 +45,7 @@ LEAST_ROOM = 32 * 2**20
 LARGEST_TEXT = 2 * process.LARGEST_LOG
 REDIRECTION = re.compile(r"\s*(&>|>)\s*run\.log(\s+2>&1)?\s*$")
 NO_ROOM = "the room could not be set up: "
+OPENING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,9 @@ def _measure(
             ended = execute(runner, attempt, observer)
         except ExperimentError as error:
             given_up = error
-        if ended and ended.asleep:
-            raise Suspended(f"the machine slept for {ended.asleep:.0f} s during the run")
+        slept = ended.asleep if ended else time.time() - since - (clock().wall - began.wall)
+        if slept >= SHORTEST_SLEEP:  # also if the run was given up: a loss of NaN may be that of a card that woke up
+            raise Suspended(f"the machine slept for {slept:.0f} s during the run")
         around: dict[str, Any] = {
             "conditions": conditions(began),
             "log": str(log),
@@ -210,6 +212,9 @@ def _measure(
             if given_up is not None:
                 raise given_up
             assert ended is not None
+            if ended.returncode == 126 and text.startswith(NO_ROOM) and not _opens(runner, recipe, snapshot, log):
+                hint = "start with `--sandbox off`, or see docs/reliability.md"
+                raise AutoresearchError(text.strip()[:300], hint=hint)
             around |= _result(runner, attempt, ended, text, since)
             if runner.holdout_command:
                 around["holdout"] = _on_holdout(runner, attempt, observer.tick)
@@ -233,8 +238,6 @@ def _result(
     Raises ExperimentError if the run has no metric.
     """
     place, evaluator = attempt.room, attempt.evaluator
-    if ended.returncode == 126 and text.startswith(NO_ROOM):
-        raise AutoresearchError(text.strip()[:300], hint="start with `--sandbox off`, or see docs/reliability.md")
     if evaluator is not None and evaluator.event("refused"):
         raise evaluation.refusal(evaluator)
     require_success(ended, text)
@@ -250,6 +253,26 @@ def _result(
     word = evaluation.attested(evaluator, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
+
+
+def _opens(runner: Runner, recipe: Edited, snapshot: Path | None, log: Path) -> bool:
+    """Return whether a room can be set up: a candidate may print what a broken one does.
+
+    It is another one, since the candidate may have changed its own.
+    """
+    own, key = log.with_suffix(".room.log"), runner.workspace.folder / "another room"
+    with room_of(runner, recipe.commit, snapshot, recipe.files, key) as place:
+        try:
+            command = Command(
+                lambda report: place.arguments("true", report=report),
+                place.layout.folder,
+                place.environment,
+                own,
+                OPENING_SECONDS,
+            )
+            return run_command(command).returncode == 0
+        finally:
+            own.unlink(missing_ok=True)
 
 
 def _on_holdout(runner: Runner, attempt: Attempt, tick: Callable[[float], None]) -> float:
@@ -280,10 +303,11 @@ def room_of(
     cache = () if runner.harness else (cache_folder(),)
     furniture = Furniture(command=runner.protocol.execution.command, untracked=runner.untracked, read=cache)
     if runner.harness is not None and snapshot is not None:
-        furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=_source(runner.harness))
+        hidden = (*_source(runner.harness), *cache_places())
+        furniture = replace(furniture, evaluated=True, cache=_without_texts(snapshot), hidden=hidden)
     elif not runner.harness:
         folder = cache_folder()
-        apart = tuple(folder / name for name in fingerprint.HIDDEN)
+        apart = tuple(place / name for place in cache_places() for name in fingerprint.HIDDEN)
         furniture = replace(furniture, variables={"AUTORESEARCH_CACHE": str(folder)}, hidden=apart)
     with room.opened(runner.sandbox, runner.workspace, commit, furniture, files=files, key=key) as place:
         yield place

@@ -161,7 +161,7 @@ class Plan:
                 "resultsLog": {
                     "format": "tsv",
                     "path": "results.tsv",
-                    "columns": ["commit", metric["name"], "memory_gb", "status", "description"],
+                    "columns": [*dict.fromkeys(("commit", metric["name"], "memory_gb", "status", "description"))],
                 },
                 "gitWorkflow": {"branchPattern": "autoresearch/<tag>"},
                 "baselineArtifactPath": ".autoresearch/create/baseline_run.log",

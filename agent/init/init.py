@@ -8,13 +8,15 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError, in_one_line
+from pydantic import ValidationError
+
+from agent.errors import AutoresearchError, ExperimentError, Interrupted, PreconditionError, UsageError, in_one_line
 from agent.execution.measure import read
 from agent.format import named
 from agent.init import trial
@@ -23,6 +25,7 @@ from agent.init.draft import Draft, Plan, budget_of, limit_of, network_of, secon
 from agent.init.explain import Because, explain, notes_on
 from agent.init.guess import NUMBER, Found, choose_metric, in_json, in_lines, in_output, meaning, pytest_summary
 from agent.init.surface import Surface, surface
+from agent.protocol.load import fault_of
 from agent.protocol.models import FILENAME, Constraints, Protocol, matches
 from agent.repository.checkout import Checkout
 from agent.repository.workspace import Workspace
@@ -82,7 +85,7 @@ def write_protocol(folder: Path, wanted: InitConfig, say: Callable[[str], None])
     plans = _plans(workspace.folder, workspace.files(workspace.head), wanted)
     outcome = _first_with_a_number(workspace, plans, wanted, say) if wanted.run else _untried(plans[0], wanted)
     changed = [name for name in Checkout(workspace).changes() if Path(name).name != FILENAME]
-    protocol = Protocol.model_validate(outcome.protocol)
+    protocol = _valid(outcome.protocol)
     explanations, notes = explain(outcome), notes_on(outcome, protocol, changed)
     write_whole(path, json.dumps(outcome.protocol, indent=2, ensure_ascii=False) + "\n")
     return {
@@ -173,7 +176,7 @@ def _first_with_a_number(
 
 def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[str], None]) -> Draft:
     """Run the command in a room, find its metric, write the extraction rule, and test it with the protocol itself."""
-    protocol = Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN))
+    protocol = _valid(plan.protocol(UNKNOWN, LONGEST_RUN))
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
     with trial.stage_of(workspace, protocol, sandbox) as stage:
         outcome = _tried_in(stage, plan, wanted, say)
@@ -195,7 +198,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     found = _chosen(plan, ran, seen, wanted)
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
-    checked = Protocol.model_validate(protocol)
+    checked = _valid(protocol)
     value = read(stage.room, checked, checked.metric, ran.text, ran.since)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
     repeated = "not measured: the run is too long to repeat"
@@ -238,7 +241,7 @@ def _attempted(
     if lenient.kind == "tests":
         # pytest exits with 1 if a test fails, which is a result here, not a crash.
         lenient = dataclasses.replace(lenient, command=f"{lenient.command} || [ $? -eq 1 ]")
-    protocol = Protocol.model_validate(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
+    protocol = _valid(dataclasses.replace(plan, candidate=lenient).protocol(UNKNOWN, LONGEST_RUN))
     try:
         ran = trial.attempt(stage, protocol, given, network=plan.network[0] == "full")
     except ExperimentError as error:
@@ -305,7 +308,7 @@ def _directed(found: Found, wanted: InitConfig) -> Found:
 
 def _set_up(stage: trial.Stage, plan: Plan, say: Callable[[str], None]) -> None:
     try:
-        trial.prepare(stage, Protocol.model_validate(plan.protocol(UNKNOWN, LONGEST_RUN)), say)
+        trial.prepare(stage, _valid(plan.protocol(UNKNOWN, LONGEST_RUN)), say)
     except AutoresearchError as error:
         # The error's own hint names a flag of `run`.
         hint = "fix the cause shown above, or name a command that needs no setup with --command"
@@ -337,6 +340,19 @@ def _python(folder: Path, files: Files) -> str:
     if (folder / ".venv" / "bin" / "python").exists():
         return ".venv/bin/python"
     return "python" if shutil.which("python") else "python3"
+
+
+def _valid(drafted: Mapping[str, Any]) -> Protocol:
+    """Return a protocol that was drafted.
+
+    Raises:
+        UsageError: flags or names of files in it are not valid.
+    """
+    try:
+        return Protocol.model_validate(drafted)
+    except ValidationError as error:
+        hint = f"change the flag that it comes from, or write {FILENAME} by hand"
+        raise UsageError(f"the protocol would be invalid: {fault_of(error)}", hint=hint) from None
 
 
 def _may_change(path: str, around: Surface) -> bool:

@@ -19,6 +19,7 @@ from agent.execution.setup import furniture, lines, run
 from agent.format import one_line
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
+from agent.room import variables
 from agent.room.room import Furniture, Room, UntrackedFiles, furnish, make_parts, untracked_files
 from agent.room.sandbox import Sandbox, temporary_folder
 from agent.system.files import last_lines
@@ -121,7 +122,12 @@ def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: 
     sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
     runner = dataclasses.replace(stage.runner, protocol=protocol, training_seconds=budget)
     since = time.time()
-    place = dataclasses.replace(stage.room, sandbox=sandbox)
+    seen = dict(stage.room.environment)
+    if sandbox.hide:
+        seen = variables.without_secrets(seen)
+    if len(seen) < len(stage.room.environment):
+        seen["UV_NO_SYNC"] = "1"  # as in a run: without its index uv cannot even check what setup has installed
+    place = dataclasses.replace(stage.room, sandbox=sandbox, environment=seen)
     ended = execute(runner, Attempt(place, stage.log), Observer(tick=_telling(stage.log)))
     text = stage.log.read_text(errors="replace")
     require_success(ended, text)

@@ -29,6 +29,7 @@ from agent.system.patterns import matches as matches
 
 FILENAME = PROTOCOL
 RESULT_COLUMNS = ("commit", "memory_gb", "status", "description")
+NO_METRICS = ("commit", "status", "description")  # columns that cannot be a metric's own
 LARGEST_EXAMPLE = 100_000  # characters
 LONGEST_NAME, LONGEST_COMMAND = 100, 10_000
 MOST_GLOBS, MOST_METRICS = 1000, 100
@@ -386,6 +387,8 @@ class Protocol(ProtocolModel):
             for name, used in newer.items():
                 if used:
                     raise ValueError(f'{name} requires "protocolVersion": "1.1"')
+        if self.metric.name in NO_METRICS:
+            raise ValueError(f"measurement.primaryMetric.name: {self.metric.name} is a column of the results")
         known = {*RESULT_COLUMNS, self.metric.name, *(m.name for m in self.measurement.secondary_metrics)}
         for column in self.columns:
             if column not in known:

@@ -15,6 +15,7 @@ The spec is a dict of plain values. A missing key means no:
     root         an empty folder on which that root is mounted
     scratch      an empty folder for the layers
     read, write  paths that Landlock allows to read, and to read and write, in a room without its own root
+    listed       folders whose names Landlock allows to list, with those in them
     no_network   an empty network namespace if the room has namespaces, else no TCP
     report       an inherited file descriptor that receives the names of leftover processes, one per line
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-ENTER = "import sys; sys.path.append({folder!a}); import confine; confine.main({spec!a})"
+ENTER = "import sys; sys.path.append({folder!a}); import confine; confine.main({spec})"
 
 # System calls with the same number on every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, MOUNT_SETATTR = 444, 445, 446, 442
@@ -221,7 +222,9 @@ def _raise_loopback() -> None:
 # Restrictions of one process and its descendants
 
 
-def restrict(read: Sequence[str], write: Sequence[str], network: bool, everything: bool = False) -> None:
+def restrict(
+    read: Sequence[str], write: Sequence[str], network: bool, everything: bool = False, listed: Sequence[str] = ()
+) -> None:
     """Restrict the files that this process may access, its network, and its signals to processes outside.
 
     Args:
@@ -229,6 +232,7 @@ def restrict(read: Sequence[str], write: Sequence[str], network: bool, everythin
         write: paths that it may read, execute and write.
         network: whether TCP stays open.
         everything: leave all files accessible, as the room's own root limits them already.
+        listed: folders that it may list, with those in them.
 
     Raises:
         OSError: the kernel does not support a restriction.
@@ -245,7 +249,8 @@ def restrict(read: Sequence[str], write: Sequence[str], network: bool, everythin
     # An older kernel accepts the longer structure as long as the fields that it does not know are zero.
     attributes = (ctypes.c_uint64 * 3)(handled, 0 if network else TCP, scoped)
     rules = _checked(libc.syscall(CREATE_RULESET, ctypes.byref(attributes), ctypes.sizeof(attributes), 0))
-    for places, rights in () if everything else ((read, reading), (write, reading | writing)):
+    allowing = (read, reading), (write, reading | writing), (listed, READ_DIR)
+    for places, rights in () if everything else allowing:
         for place in places:
             try:
                 opened = os.open(place, os.O_PATH | os.O_CLOEXEC)
@@ -333,7 +338,8 @@ def _enter(command: Sequence[str], spec: dict[str, Any]) -> None:
         own = "binds" in spec or bool(spec.get("inner"))
         if spec.get("confined"):
             give_up_rights()
-            restrict(spec.get("read", ()), spec.get("write", ()), own or not spec.get("no_network"), everything=own)
+            open_network, listed = own or not spec.get("no_network"), spec.get("listed", ())
+            restrict(spec.get("read", ()), spec.get("write", ()), open_network, everything=own, listed=listed)
             refuse_lasting_memory()
         _answer_signals((*ENDING, *OF_PYTHON), DEFAULT)
         os.execvp(command[0], [*command])

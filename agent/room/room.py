@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -257,7 +257,9 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     ]
     leads: list[Path] = []
     checkout = furniture.untracked.source or top
-    for name in furniture.untracked.names:
+    for name in itertools.chain.from_iterable(
+        _but(checkout, each, furniture.hidden, whole=sandbox.has_root) for each in furniture.untracked.names
+    ):
         shown += _share(sandbox, checkout, name, tree / name, top / name, leads)
     for name, content in furniture.cache.items():
         target = base / "cache" / name
@@ -267,12 +269,13 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         else:
             shown.append(_show(sandbox, content, target, Path("/cache") / name, "ro"))
     leads += [lead for _, lead in leading_out(tree)]
-    leads = [lead for lead in leads if not is_private(lead, top)]
+    leads = [lead for lead in leads if not (is_private(lead, top) or _is_in(lead, furniture.hidden))]
     # Landlock can only allow: a folder in which something is hidden could not even be listed.
     keys = [key for lead in leads for key in keys_in(lead)] if sandbox.way != "Landlock" else []
     more, secret = [*furniture.read, *leads], [*furniture.hidden, *keys, *_of_stations(top)]
     found = places(workspace, furniture.command, more, secret, installing=furniture.kind == "setup")
-    hidden = [*found.hidden, *(place for place in furniture.hidden if place.is_relative_to(tree))]
+    apart = (place for place in furniture.hidden if place.is_relative_to(tree) or place.is_relative_to(top))
+    hidden = [*found.hidden, *(place for place in apart if place.exists())]
     if furniture.evaluated:
         shown.append(Shown(base / "evaluator", Path("/evaluator"), "ro"))
     if furniture.evaluated or furniture.kind == "agent":
@@ -287,6 +290,26 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     layout = Layout(base, tuple(shown), read, tuple(dict.fromkeys(hidden)))
     room = Room(layout, tree / workspace.relative_to(top), inside, {}, sandbox)
     return replace(room, environment=_environment(room, furniture))
+
+
+def _but(checkout: Path, name: str, hidden: Collection[Path], *, whole: bool) -> Iterator[str]:
+    """Yield an untracked path, or if something in it is hidden, such as a cache, all parts of it but that.
+
+    Args:
+        whole: whether something in a folder can be hidden, so that the folder is yielded as it is.
+    """
+    folder = checkout / name
+    if _is_in(folder, hidden):
+        return
+    if whole or folder.is_symlink() or not any(place.is_relative_to(folder) for place in hidden):
+        yield name
+        return
+    for entry in sorted(folder.iterdir()):
+        yield from _but(checkout, f"{name}/{entry.name}", hidden, whole=whole)
+
+
+def _is_in(path: Path, places: Collection[Path]) -> bool:
+    return any(path.is_relative_to(place) for place in places)
 
 
 def _of_stations(top: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from agent.errors import PreconditionError
 from agent.protocol.models import Constraints
 from agent.room import confine
-from agent.room.places import devices, split
+from agent.room.places import TEXT_PACKAGES, devices, split
 from agent.system.files import remove_tree
 
 Mode = Literal["auto", "off", "strict"]
@@ -29,6 +29,7 @@ Kind = Literal["ro", "rw", "cow"]
 # These give a room its own root, so that its files can have the paths of the workspace's.
 WITH_ROOT: tuple[Way, ...] = ("namespaces", "bubblewrap")
 ENTRANCE = Path(confine.__file__)
+LONGEST_SPEC = 100_000  # characters in an argument, of which Linux takes 128 KiB
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,16 @@ class Sandbox:
         spec: dict[str, Any] = {"cwd": str(cwd), "report": report, "confined": self.way is not None}
         match self.way:
             case None:
-                return supervised(spec, command)
+                return supervised(spec, command, layout.folder)
             case "namespaces":
                 spec |= _with_root(layout) | {"no_network": not self.network}
-                return supervised(spec, command)
+                return supervised(spec, command, layout.folder)
             case "bubblewrap":
-                return [*_bubblewrap(layout, self.network), *supervised({**spec, "inner": True}, command)]
+                inner = supervised({**spec, "inner": True}, command, layout.folder)
+                return [*_bubblewrap(layout, self.network), *inner]
             case "Landlock":
                 spec |= _rules(layout) | {"no_network": not self.network}
-                return supervised(spec, command)
+                return supervised(spec, command, layout.folder)
             case "Seatbelt":
                 return ["sandbox-exec", "-p", seatbelt(layout, self.network), *_in_folder(cwd, command)]
 
@@ -228,13 +230,22 @@ def program(name: str) -> str:
     return shutil.which(name, path=os.pathsep.join(("/bin", "/usr/bin"))) or name
 
 
-def supervised(spec: dict[str, Any], command: Sequence[str]) -> list[str]:
-    """Return the arguments that run `command` under `spec`, whose keys are documented in `agent.room.confine`."""
+def supervised(spec: dict[str, Any], command: Sequence[str], folder: Path) -> list[str]:
+    """Return the arguments that run `command` under `spec`, whose keys are documented in `agent.room.confine`.
+
+    Args:
+        folder: receives a spec that is too long for an argument, as with a thousand untracked folders.
+    """
     if sys.platform != "linux":
         return _in_folder(Path(spec["cwd"]), command)
     # Use the interpreter itself: the room may not show its virtual environment.
     python = str(Path(sys.executable).resolve())
-    enter = confine.ENTER.format(folder=str(ENTRANCE.parent), spec=spec)
+    written = ascii(spec)
+    if len(written) > LONGEST_SPEC:
+        file = folder / f"spec-{hashlib.sha256(written.encode()).hexdigest()[:12]}"
+        file.write_text(written)
+        written = f"eval(open({str(file)!a}).read())"
+    enter = confine.ENTER.format(folder=str(ENTRANCE.parent), spec=written)
     return [python, "-I", "-S", "-c", enter, *command]
 
 
@@ -282,12 +293,16 @@ def _bubblewrap(layout: Layout, network: bool) -> list[str]:
 
 
 def _rules(layout: Layout) -> dict[str, Any]:
-    """Return the rules for Landlock, which can only allow paths, so that hidden ones must be split out."""
+    """Return the rules for Landlock, which can only allow paths, so that hidden ones must be split out.
+
+    Python lists the folder of installed packages to import from it, also where a package in it is hidden.
+    """
     read = [*layout.read, *(each.source for each in layout.shown if each.kind != "rw"), Path("/proc")]
     write = [each.source for each in layout.shown if each.kind == "rw"]
     return {
         "read": [str(place) for place in split(read, layout.hidden)],
         "write": [str(place) for place in (*write, *devices())],
+        "listed": [*dict.fromkeys(str(place.parent) for place in layout.hidden if place.name in TEXT_PACKAGES)],
     }
 
 

@@ -17,11 +17,19 @@ HARMLESS = re.compile(
     r"CC|CXX|CPP|FC|AR|LD|MAKEFLAGS|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS|RUSTFLAGS|RUST_BACKTRACE|CARGO_(BUILD|TARGET|INCREMENTAL)\w*|"
     r"SDKROOT|DEVELOPER_DIR|MACOSX_DEPLOYMENT_TARGET|SOURCE_DATE_EPOCH|SSL_CERT_(FILE|DIR)|CI|GITHUB_ACTIONS"
 )
+# What decides on which device, with which libraries and how exactly MLX computes.
+OF_DEVICES = re.compile(
+    r"(CUDA|NVIDIA|HIP|ROCR|MLX|METAL|MTL|AGX)_\w+|(DY)?LD_(LIBRARY|FALLBACK_LIBRARY|FRAMEWORK)_PATH"
+)
+LOGIN = re.compile(r"://[^/\s]*@")
 PROXIES = re.compile(r"(https?|all|no)_proxy", re.IGNORECASE)
 # Package installation needs its index and mirrors, whose addresses may hold a password.
 OF_SETUP = re.compile(
-    r"(UV|PIP|NPM_CONFIG|YARN|PNPM|CARGO|POETRY|HF|AUTORESEARCH)_\w+|npm_config_\w+|REQUESTS_CA_BUNDLE"
+    r"(UV|PIP|NPM_CONFIG|YARN|PNPM|CARGO|POETRY|HF)_\w+|AUTORESEARCH_(CACHE|DATA_URL|TRAINING_SECONDS)|"
+    r"npm_config_\w+|REQUESTS_CA_BUNDLE"
 )
+# The right to publish installs nothing.
+OF_PUBLISHERS = re.compile(r"HF_TOKEN\w*|UV_PUBLISH_\w+|CARGO_REGISTRY_TOKEN|POETRY_PYPI_TOKEN_\w+")
 # A coding agent needs the key of its provider.
 OF_AGENTS = re.compile(
     r"(ANTHROPIC|CLAUDE|OPENAI|CODEX|GEMINI|GOOGLE|VERTEX\w*|OPENROUTER|MISTRAL|DEEPSEEK|GROQ|XAI|AZURE|BEDROCK|OLLAMA|LITELLM|"
@@ -30,7 +38,7 @@ OF_AGENTS = re.compile(
 
 # Usual names of secrets. Only whole words count: TOKENIZERS_PARALLELISM is not a token, and PWD is not a password.
 SECRET = re.compile(
-    r"API_?KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|WEBHOOK"
+    r"API_?KEY|AUTH_?TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|WEBHOOK"
     r"|(^|_)(ACCESS_?KEY|PRIVATE_?KEY|TOKENS?|AUTH)(_|$)|(^|_)(KEYS?|PAT|DSN)$"
     r"|_(PASS|PWD)$|^AWS_",
     re.IGNORECASE,
@@ -51,7 +59,19 @@ def harmless(environment: Mapping[str, str]) -> dict[str, str]:
 def of_setup(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variables seen by setup commands, which install packages or prepare data."""
     more = {name: value for name, value in environment.items() if OF_SETUP.fullmatch(name) or PROXIES.fullmatch(name)}
-    return {**harmless(environment), **{name: value for name, value in more.items() if not name.startswith("HF_TOKEN")}}
+    kept = {name: value for name, value in more.items() if not OF_PUBLISHERS.fullmatch(name)}
+    return {**harmless(environment), **kept}
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without the passwords of package indexes, which only setup commands need."""
+    kept = _kept(environment)
+    return {n: value for n, value in environment.items() if n in kept or not (SECRET.search(n) or LOGIN.search(value))}
+
+
+def of_evaluator(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which the evaluator computes as the run does, on the same device."""
+    return {name: value for name, value in harmless(environment).items() if OF_DEVICES.fullmatch(name)}
 
 
 def of_agents(environment: Mapping[str, str]) -> dict[str, str]:

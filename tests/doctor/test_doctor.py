@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from agent.doctor import reach
 from agent.doctor.machine import UV_INSTALLER
@@ -24,6 +26,7 @@ from agent.execution.kill import MARK
 from agent.journal.paths import journal_path
 from agent.proposers.agent.presets import PRESETS
 from agent.proposers.choose import ProposerConfig
+from tests.common.forked import Forked
 from tests.common.in_process import call
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.workspaces import Cli, git
@@ -225,6 +228,36 @@ def test_smoke_training_leaves_no_trace(quick: Path, cli: Cli) -> None:
         assert smoke["command"].startswith("AUTORESEARCH_TRAINING_SECONDS=2 ")
 
 
+def trains(pid: int) -> bool:
+    for each in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if "train.py" in each.cmdline():
+                return True
+    return False
+
+
+def test_smoke_training_and_loop_are_mutually_exclusive(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    cli(quick, "run", "--tag", "t", "--max-experiments", "0")
+    with FileLock(quick / ".autoresearch" / "lock"):  # by a loop that has begun a moment ago
+        (smoke,) = (check for check in asked(quick, "--smoke") if check["name"] == "smoke")
+    assert smoke["status"] == "warning"
+    assert "a loop is already running in this workspace" in smoke["message"]
+    (tmp_path / "signals").mkdir()
+    go = tmp_path / "signals" / "go"
+    waits = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.02)\n"
+    (quick / "train.py").write_text(waits + (quick / "train.py").read_text())
+    git(quick, "commit", "--quiet", "-am", "waits")
+    doctor = Forked(quick, ["doctor", "--smoke"], {**os.environ, "AUTORESEARCH_READ": str(go.parent)})
+    while not trains(doctor.pid):
+        assert doctor.poll() is None
+        time.sleep(0.02)
+    for args, words in [(["run", "--tag", "u"], "is already running"), (["stop"], "no loop is running")]:
+        refused = cli(quick, *args)
+        assert (refused.returncode, words in refused.stderr) == (3, True)
+    go.touch()
+    assert "val_bpb 1." in doctor.communicate(timeout=60)[0]
+
+
 def test_smoke_training_uses_interpreter_of_workspace(quick: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=quick, check=True)
     rules = json.loads((quick / "protocol.json").read_bytes())
@@ -278,6 +311,22 @@ def test_doctor_checks_model_without_spending(status: int, body: bytes, name: st
     assert check.status == expected
     assert words in check.message
     assert [path for path, _ in seen] == ["/v1/models"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("http://127.0.0.1:1/v1 m", "AUTORESEARCH_MODEL_KEY"),
+        ("openai:m", "OPENAI_API_KEY"),
+        ("anthropic:m", "ANTHROPIC_API_KEY"),
+    ],
+)
+def test_doctor_reports_a_key_that_is_none(monkeypatch: pytest.MonkeyPatch, model: str, variable: str) -> None:
+    monkeypatch.setenv(variable, "\u201csk-test\u201d")
+    (check,) = reach.checks(ProposerConfig(model=model))
+    assert (check.status, check.command) == ("broken", f"export {variable}=...")
+    assert check.message == f"{variable} holds characters that no API key has"
 
 
 @pytest.mark.quick

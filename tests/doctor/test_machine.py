@@ -127,6 +127,25 @@ def test_swap_in_use_is_a_warning_from_1_gb_on() -> None:
     assert "3.0 GB in use" in found.message
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [("[N/A], [N/A]", " GB free"), ("[N/A]", " GB free"), ("4096, 8192", "4.0 of 8.0 GB of GPU memory")],
+)
+def test_card_that_names_no_memory_has_that_of_the_machine(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, words: str
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{answer}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "mlx_cuda_12-1.dist-info").mkdir()
+    (tmp_path / "mlx_cuda_12-1.dist-info" / "METADATA").write_text("Name: mlx-cuda-12\nVersion: 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    checks = json.loads(call(quick, "doctor", "--json").stdout)["data"]["checks"]
+    (message,) = (check["message"] for check in checks if check["name"] == "memory")
+    assert words in message
+    assert ("GPU" in message) == ("GPU" in words)
+
+
 def test_doctor_asks_the_tools_of_this_machine(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = json.loads((quick / "protocol.json").read_bytes())
     protocol["meta"]["archetype"] = "ml_train"

