@@ -25,12 +25,21 @@ STEP = re.compile(r"\b(?:step|iter|iteration)\W{0,3}(\d+)", re.IGNORECASE)
 LOSS = re.compile(rf"(?<![a-z])((?:[a-z]+[_/ -])?)loss\W{{1,3}}?({NUMBER})(?![\w.])", re.IGNORECASE)
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 HELD_OUT = re.compile(r"val|eval|test|dev|best|min", re.IGNORECASE)
+# A percentage after one of these words is a figure of the run, as in `acc 38.2%`, and no fraction of its training.
+FIGURE = re.compile(
+    r"(?<![a-z])(acc(uracy)?|top|err(ors?)?|wer|cer|f1|prec(ision)?|recall|correct|gpu|cpu|mem(ory)?|v?ram|disk|swap|util\w*|"
+    r"mfu|hfu|sparsity|dropout|clip(ped)?|best|max|avg)([@_ -]?\d+)?( (rate|load|usage|used))?\W{0,3}$",
+    re.IGNORECASE,
+)
+LONGEST_FIGURE = 32  # characters before a percentage that are looked at
 
 LONGEST_LINE = 4096
 LARGEST_LOSS = 1e50  # a larger one counts as infinite: forecasts multiply four of them
 FINEST = 1 / 1000  # of the training; closer points are merged, to bound the length of a curve
 DIVERGED = 3.0  # multiple of the first loss
 IN_A_ROW = 3  # consecutive points above it
+LEAST_REACHED = 0.8  # of the training, by the last point of a finished run whose fractions are those of its training
+MOST_PARTS = 100  # of its curve that are looked at
 OVERDUE = 1.1  # multiple of the hard limit
 LEAST_PROGRESS = 0.05  # of the training, needed for a projection
 
@@ -106,13 +115,21 @@ def point(line: str, seconds: float = math.nan) -> Point | None:
     if count := COUNT.search(line):
         done, of = float(count[1]), float(count[2])  # a float: there may be any number of digits
         fraction = done / of if of else math.inf
-    elif percent := PERCENT.search(line):
+    elif percent := _progress(line):
         fraction = float(percent[1]) / 100
     else:
         return None
     step, value = STEP.search(line), float(loss[2])
     value = math.copysign(math.inf, value) if abs(value) > LARGEST_LOSS else value
     return Point(fraction, value, seconds, float(step[1]) if step else math.nan) if fraction <= 1 else None
+
+
+def _progress(line: str) -> re.Match[str] | None:
+    """Return the first percentage of a line that may be the fraction of the training."""
+    for found in PERCENT.finditer(line):
+        if not FIGURE.search(line[max(0, found.start() - LONGEST_FIGURE) : found.start()]):
+            return found
+    return None
 
 
 def at(curve: Curve, fraction: float) -> float | None:
@@ -218,4 +235,25 @@ def too_late(curve: Curve, seconds: float, limit: float, budget: float | None) -
     return (
         f"pruned at {curve[-1].fraction:.0%}: after {seconds:.0f} s it has {left:.0f} s of training left, "
         f"the hard limit is {limit:g} s"
+    )
+
+
+def misleads(curve: Curve, seconds: float, limit: float, budget: float | None) -> bool:
+    """Return whether the fractions in the log of a finished run were none of its training, such as an accuracy.
+
+    They were none if they end early, or if `overdue` or `too_late` would have ended the run. A log has no times, so its
+    points are taken to be equally far apart.
+
+    Args:
+        seconds: duration of the run.
+        limit, budget: as for `overdue` and `too_late`.
+    """
+    if not curve:
+        return False
+    timed = tuple(each._replace(seconds=seconds * number / len(curve)) for number, each in enumerate(curve, start=1))
+    if timed[-1].fraction < LEAST_REACHED:
+        return True
+    parts = [timed[:count] for count in range(len(timed), 0, -max(1, len(timed) // MOST_PARTS))]
+    return any(
+        overdue(part, part[-1].seconds, limit) or too_late(part, part[-1].seconds, limit, budget) for part in parts
     )

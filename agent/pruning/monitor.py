@@ -22,7 +22,7 @@ class RunMonitor:
 
     Args:
         log: the log of the run.
-        limit: the hard limit in seconds.
+        limit: the hard limit in seconds; inf if the log's fractions are known to be none of the training.
         budget: seconds of training that the run was given; None if the protocol has none.
         rival: the incumbent to beat; None to end the run only for failures visible in its own curve.
         rises: the incumbent's own curve looks broken, so such curves mean nothing in this program.
@@ -107,7 +107,7 @@ class CurveCache:
         found: list[Finished] = []
         incumbent: Experiment | None = None
         for experiment in experiments:
-            first = next((run for run in experiment.runs if run.metric is not None), None)
+            first = next((run for run in experiment.runs if run.metric is not None and not experiment.voided), None)
             own = self.of([first]) if first is not None else ()
             worth = estimate(incumbent) if incumbent is not None else None
             if incumbent is not None and worth is not None and first is not None and own:

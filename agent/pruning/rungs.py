@@ -193,7 +193,12 @@ def _kind_of_one(name: str) -> str:
 
 
 def _gain(each: Experiment, incumbent: Experiment, direction: Direction) -> float | None:
-    """Return the gain that its verdict saw, or that its pruned run was forecast to have; None if it failed."""
+    """Return the gain that its verdict saw, or that its pruned run was forecast to have; None if it failed, or voided.
+
+    What was voided gained by other means than its edit.
+    """
+    if each.voided:
+        return None
     if each.verdict.evidence is not None:
         return each.verdict.evidence.gain
     value, before = estimate(each), estimate(incumbent)

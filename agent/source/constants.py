@@ -12,7 +12,7 @@ import functools
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,26 @@ def settled(source: str, known: Mapping[str, Value], spelled: Callable[[Constant
         first = min(wrong, key=lambda each: (places[each.name] > 1, each.begin))
         source = with_literals(source, found, {first.name: spelled(first)})
     return source
+
+
+def branches_of(source: str, constant: Constant) -> list[tuple[str, bool]]:
+    """Return the `if`s that a constant stands in, outermost first: the test of each, and whether it must hold.
+
+    Args:
+        constant: of this source.
+    """
+    found, body = list[tuple[str, bool]](), (parsed(source) or ast.Module([], [])).body
+    while True:
+        around = next((each for each in body if _spans([each], constant.line)), None)
+        if not isinstance(around, ast.If):
+            return found
+        holds = _spans(around.body, constant.line)
+        found.append((ast.unparse(around.test), holds))
+        body = around.body if holds else around.orelse
+
+
+def _spans(body: Sequence[ast.stmt], line: int) -> bool:
+    return bool(body) and body[0].lineno <= line <= (body[-1].end_lineno or line)
 
 
 def literal(value: Value, like: str) -> str:

@@ -16,6 +16,8 @@ CROSSING = {
     "schedule": re.compile(r"WARM|FINAL_LR|DECAY|SCHEDULE|COOLDOWN|ANNEAL"),
     "size": re.compile(r"DEPTH|WIDTH|DIM|RATIO|LAYER|HEAD|HIDDEN|EMBD|WINDOW|CHANNELS"),
 }
+# HEAD_LR and BIGRAM_LR_RATIO are rates, whatever else their names say.
+RATE = re.compile(r"(^|_)(LR|LEARNING_RATE|BETA\d?|MOMENTUM)(_|$)")
 # Editing only these leaves the work of a step unchanged. Narrow, because a wrong guess makes a slower step look better.
 SAME_WORK = re.compile(
     r"(^|_)(LR|LEARNING_RATE|BETA\d?|MOMENTUM|DECAY|WARMUP|WARMDOWN|EPS|SEED)(_|$)|^RATE$|(^|_)BASE$"
@@ -43,8 +45,14 @@ def changed(before: Mapping[str, str], after: Mapping[str, str], known: Mapping[
 
 def kinds(changed: Collection[str]) -> frozenset[str]:
     """Return the kinds of edit in `changed` after which learning curves may cross: keys of CROSSING, or CODE."""
-    found = {kind for kind, names in CROSSING.items() if any(names.search(name.upper()) for name in changed)}
-    return frozenset(found | ({CODE} if CODE in changed else set()))
+    found = {CODE} & {*changed}
+    for name in map(str.upper, changed):
+        found |= {kind for kind, names in CROSSING.items() if names.search(name) and not _is_rate(name, kind)}
+    return frozenset(found)
+
+
+def _is_rate(name: str, kind: str) -> bool:
+    return kind != "schedule" and RATE.search(name) is not None
 
 
 def same_work(changed: Collection[str]) -> bool:

@@ -34,6 +34,7 @@ def encoding_of(path: str, data: bytes) -> str:
     try:
         # ASCII only: other characters in the first lines would make detect_encoding fail.
         found, _ = tokenize.detect_encoding(io.BytesIO(bytes(byte & 127 for byte in header)).readline)
-    except SyntaxError:
+        data[:HEADER].decode(found, errors="ignore")  # raises LookupError for hex, rot13 and the like: no text
+    except (SyntaxError, LookupError, UnicodeError):
         return "utf-8"
     return found

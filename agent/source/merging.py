@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from agent.journal.experiment import Value
-from agent.source.constants import Constant, constants, parsed, refuses, settled
+from agent.source.constants import Constant, branches_of, constants, parsed, refuses, settled
 
 Values = Literal["both", "theirs", "ours"]
 # (ours, base, theirs) -> the merged text, or None if the changes conflict; see `Workspace.merge`.
@@ -45,9 +45,19 @@ def merged(
     if text is None:
         return None
     text = settled(text, known, lambda each: final.get(each.name, each.literal))
-    # What one side changed may leave a constant of the other without effect.
+    # What one side changed may leave a constant of the other without effect, or give its value to another branch.
     found = constants(text, known)
-    return text if all(name in found and found[name].literal == final[name] for name in shared) else None
+    if any(name not in found or found[name].literal != final[name] for name in shared):
+        return None
+    if values == "ours":
+        return text
+    sides = {name: theirs if final[name] == theirs[name].literal else ours for name in shared}
+    differ = [name for name in shared if not same(ours[name], theirs[name])]
+    try:
+        there = [branches_of(texts[2] if sides[n] is theirs else texts[0], sides[n][n]) for n in differ]
+        return text if there == [branches_of(text, found[n]) for n in differ] else None
+    except RecursionError:  # a test is nested too deeply to spell
+        return None
 
 
 def carried_over(

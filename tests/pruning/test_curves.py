@@ -5,12 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from pathlib import Path
 
 import pytest
 
-from agent.pruning.curves import FINEST, Curve, CurveReader, Point, at, average, broken, curve, overdue, pace, too_late
+from agent.journal.experiment import Run, Verdict
+from agent.pruning.curves import (
+    FINEST,
+    Curve,
+    CurveReader,
+    Point,
+    at,
+    average,
+    broken,
+    curve,
+    misleads,
+    overdue,
+    pace,
+    too_late,
+)
+from agent.pruning.monitor import CurveCache
 from agent.pruning.prune import CONTROL, EARLIEST, LEAST, Finished, Rival, forecast, hopeless, spared
 from agent.source.diff import CODE, changed, kinds
+from tests.common.experiments import kept
 
 pytestmark = pytest.mark.quick
 
@@ -53,6 +70,8 @@ def test_reads_what_train_py_prints() -> None:
         (" 25%|##   | 25/100 [00:03<00:09, loss=3.25]", (0.25, 3.25)),
         ("step 1/2 | val_loss: 9.0 | loss: 2", (0.5, 2.0)),
         ("step 5/10 | loss: inf", (0.5, math.inf)),
+        ("acc 38.2% | loss: 2 | progress 25%", (0.25, 2.0)),
+        ("GPU 98% | 12.5% done | loss: 2", (0.125, 2.0)),
     ],
 )
 def test_reads_other_programs_too(text: str, expected: tuple[float, float]) -> None:
@@ -73,6 +92,11 @@ def test_reads_other_programs_too(text: str, expected: tuple[float, float]) -> N
         "10% lossless: 3",
         "10% loss: 3.2.1",
         "a\0b\xff 10% lo\nss: 2",
+        "epoch 12 | loss 2.41 | acc 38.2%",
+        "loss: 2 | top1: 40.0% | top-5 = 61.8%",
+        "loss: 2 | val_accuracy 12 %",
+        "loss: 2 | Acc@1 40% | error rate: 60%",
+        "gpu 98% | gpu 1: 97% | GPU util: 60% | mem 40% | loss: 2",
     ],
 )
 def test_passes_over_what_is_no_point(text: str) -> None:
@@ -184,6 +208,18 @@ def test_a_run_that_has_no_time_left_for_its_budget_is_ended() -> None:
     assert too_late(begun, 30, 60, 300) is None  # a protocol that contradicts itself
 
 
+def test_fractions_by_which_the_incumbent_itself_was_too_slow_are_none_of_the_training() -> None:
+    def rising(start: float, end: float) -> Curve:
+        return tuple(Point(start + (end - start) * n / 40, 2.0) for n in range(41))
+
+    assert not misleads(rising(0.0, 1.0), 300, 900, 300)
+    assert not misleads(rising(0.0, 1.0), 890, 900, 300)
+    assert not misleads((), 300, 900, 300)
+    assert misleads(rising(0.1, 0.382), 300, 900, None)  # an accuracy
+    assert misleads(rising(0.8, 0.9), 800, 900, None)
+    assert misleads(rising(0.0, 0.9), 325, 330, 300)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Against the incumbent
 
@@ -277,6 +313,8 @@ def test_kinds_whose_curves_cross_are_doubted_more(name: str) -> None:
 def test_kinds_of_edits() -> None:
     assert kinds({"MATRIX_LR", "ADAM_BETA1", "SEED"}) == set()
     assert kinds({"WARMUP_RATIO"}) >= {"schedule"}
+    assert kinds({"BIGRAM_LR_RATIO", "HEAD_LR", "LAYER_BETA2", "HIDDEN_MOMENTUM"}) == set()
+    assert kinds({"LAYER_LR_DECAY"}) == {"schedule"}
     assert kinds({"TOTAL_BATCH_SIZE", "DEPTH", CODE}) == {"batch", "size", CODE}
 
 
@@ -311,3 +349,14 @@ def test_one_in_twenty_is_spared_and_always_the_same() -> None:
     assert 0.7 * CONTROL < len(chosen) / 4000 < 1.3 * CONTROL
     assert chosen == [number for number in range(4000) if spared(1, number)]
     assert chosen != [number for number in range(4000) if spared(2, number)]
+
+
+def test_voided_run_teaches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(line(50, 2.0) + line(100, 1.0))
+    first, later = (
+        dataclasses.replace(kept(n, [1.0]), runs=(Run(1.0, 9.0, log=str(tmp_path / "log")),)) for n in (0, 1)
+    )
+    short = dataclasses.replace(later, verdict=Verdict("discard", "worse by 0.1"))
+    voided = dataclasses.replace(later, verdict=Verdict("discard", "voided: it trained for longer"))
+    found = CurveCache().finished([first, short, voided], lambda *_: frozenset())
+    assert [run.metric for run in found] == [1.0]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.decision.estimate import estimate
+from agent.decision.estimate import estimate, unbiased
 from agent.journal.history import experiments_before
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
 from tests.common.journals import JournalBuilder
 from tests.common.sessions import assert_consistent, journal, rows
-from tests.common.workspaces import Cli, commit_all, git
+from tests.common.workspaces import Cli, commit_all, git, quick_protocol, set_protocol
 
 # A curve of 40 points in about a second, whose end depends on RATE.
 TRAIN = '''"""Trains for about a second."""
@@ -152,3 +152,25 @@ def test_of_long_sessions_before_only_the_latest_experiments_are_read(tmp_path: 
     assert sessions[0][0].verdict.status == "keep"
     assert [len(each) for each in experiments_before(own, session["fingerprint"], 31)] == [31]
     assert experiments_before(own, {}, 45) == []
+
+
+def test_loss_that_rises_is_no_divergence_after_a_keep_that_was_not_repeated(
+    curved: Path, cli: Cli, tmp_path: Path
+) -> None:
+    text = (curved / "train.py").read_text().replace("RATE = 0.4", "RATE = 2.0")
+    (curved / "train.py").write_text(text.replace("last + 2 * math.exp(-step / 8)", "0.01 * step"))
+    commit_all(curved, "a loss that rises")
+    run(cli, curved, tmp_path / "agent.py", ("1.0", "0.9"), "--verdict", "greedy")
+    kept, later = fold(journal_path(curved, "t")).experiments[1:]
+    assert (kept.verdict.status, unbiased(kept)) == ("keep", [])
+    assert later.metric is not None, later.verdict.reason
+
+
+def test_percentage_that_is_no_progress_is_not_taken_for_the_pace(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """By it the untouched program could not end before its limit either."""
+    text = TRAIN.replace("({2.5 * step:.1f}%)", "| purity {10 + step / 6:.1f}%")
+    (quick / "train.py").write_text(text)
+    set_protocol(quick, execution={**quick_protocol()["execution"], "hardTimeoutSeconds": 10})
+    run(cli, quick, tmp_path / "agent.py", ("0.9",))
+    tried = fold(journal_path(quick, "t")).experiments[1]
+    assert tried.metric is not None, tried.verdict.reason

@@ -189,6 +189,13 @@ def test_what_is_learnt_of_a_session() -> None:
     assert later[1].seconds == 37.0
 
 
+def test_voided_candidate_makes_no_pair() -> None:
+    control = screened(1, "control", -8.0, metric=0.5)
+    longer = replace(control, verdict=replace(control.verdict, reason="voided: it trained for longer"))
+    found = screened_of([kept(0, (1.0, 1.0)), control, longer], 60.0, "minimize")
+    assert [each.gain for each in found] == [0.5, None]
+
+
 def test_sums_of_a_session(tmp_path: Path) -> None:
     state = replace(Journal(tmp_path / "journal.jsonl", []).state, experiments=(kept(0, (1.0, 1.0)),))
     assert ladder_of(state) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.source.constants import branches_of, constants
 from agent.source.merging import merged, runs
 
 pytestmark = pytest.mark.quick
@@ -69,6 +70,30 @@ def test_value_that_selects_a_branch_is_set_before_the_values_in_it() -> None:
     assert merged((theirs, BRANCHES, ours), {}, never) == both
     deeper = theirs.replace("DEPTH = 8", "DEPTH = 16")
     assert merged((ours, BRANCHES, deeper), {}, lambda *_: None) == deeper.replace("0.1", "0.2")
+
+
+def test_value_is_not_given_to_another_branch() -> None:
+    other = BRANCHES.replace("True", "False")
+    theirs = BRANCHES.replace("DEPTH = 4", "DEPTH = 5")
+    assert merged((other, BRANCHES, theirs), {}, never, values="theirs") is None
+    alike = BRANCHES.replace("8", "4")
+    assert merged((alike.replace("True", "False"), alike, theirs.replace("8", "4")), {}, never) is None
+    assert merged((theirs.replace("8", "4"), alike, alike.replace("True", "False")), {}, never) is None
+
+
+def test_test_that_is_nested_too_deeply_is_a_conflict() -> None:
+    """It can be computed, but not spelled."""
+    base = f"if {'not ' * 400}True:\n    DEPTH = 4\nelse:\n    DEPTH = 8\n"
+    assert "DEPTH" in constants(base, {})
+    assert merged((base, base, base.replace("    DEPTH = 4", "    DEPTH = 5")), {}, never) is None
+
+
+def test_branches_of_a_constant() -> None:
+    source = "A = 1\nif A == 1:\n    B = 2\nelif A == 2:\n    if A:\n        C = 3\nelse:\n    D = 4\n"
+    found = {**constants(source, {}), **constants(source.replace("A = 1", "A = 2"), {})}
+    assert branches_of(source, found["A"]) == []
+    assert branches_of(source, found["B"]) == [("A == 1", True)]
+    assert branches_of(source, found["C"]) == [("A == 1", False), ("A == 2", True), ("A", True)]
 
 
 def test_default_that_a_later_branch_overrides_stays() -> None:
