@@ -15,8 +15,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.experiment import Value
 from agent.journal.journal import fold
-from agent.journal.lock import holder
-from agent.journal.paths import find_session, journal_path, state_folder
+from agent.journal.paths import find_session, journal_path
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
@@ -86,8 +85,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
         return {**done, "commit": None, "provisional": not choice.confirmed, "message": None}
     if not wish.provisional:
         require_confirmed(choice, tag)
-    if holder(state_folder(folder)) is None:  # else a folder there may be that of a running loop
-        checkout.sweep()
+    checkout.sweep()
     book = extended(workspace, state, numbers, at)
     told = {} if book is None else {PLAYBOOK: book.decode()}
     checkout.require_unedited(branch, {**files, **told})

@@ -121,7 +121,8 @@ def promoted(workspace: Workspace, state: State, known: Mapping[str, Value]) -> 
     transfers = whole["verdict"] == "transfers"
     if not transfers and not (rest and rest["offered"] is True):
         raise PreconditionError(
-            f"nothing that session {tag} kept was shown to transfer", hint="adopt the best without --promoted"
+            f"the latest promotion of session {tag} has shown nothing to transfer",
+            hint="adopt the best without --promoted",
         )
     judged, without = (whole, []) if transfers else (rest["judged"], list(rest["without"]))
     confirmation, commit, rung = {**judged, "verdict": "confirmed"}, judged["b"], found[-1]["rung"]
@@ -197,7 +198,7 @@ def _only(
     """Return the files of the baseline with only the changes of these keeps.
 
     Raises:
-        PreconditionError: a change builds on one that was not chosen.
+        PreconditionError: a change builds on one that was not chosen, or an assert refuses them.
     """
     files = workspace.files(baseline.commit)
     for keep in chosen:
@@ -215,6 +216,13 @@ def _only(
                     hint="name the earlier keep as well, or adopt the best",
                 )
             files[path] = text
+    for path in sorted({path for keep in chosen for path in keep.files} & files.keys()):
+        if path.endswith(".py") and (why := refuses(files[path], known, {})) is not None:
+            numbers = ", ".join(f"#{keep.number}" for keep in chosen)
+            raise PreconditionError(
+                f"{path} with only {numbers} fails its own assert: {why}",
+                hint="name the earlier keep as well, or adopt the best",
+            )
     return files
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.adopt.message import TRAILER
+from agent.adopt.message import LEFT_OUT, TRAILER
 from agent.errors import AutoresearchError, PreconditionError
 from agent.format import counted
 from agent.journal import lock
@@ -20,7 +20,7 @@ from agent.repository.refs import delete_refs, is_merged, refs_below
 from agent.repository.workspace import Workspace
 from agent.session import at_login
 from agent.system.files import remove_tree
-from agent.system.invocation import git_here
+from agent.system.invocation import git_here, typed
 
 MB = 2**20
 
@@ -78,7 +78,8 @@ def remains_lines(found: Remains) -> list[str]:
         + f", {found.folder.relative_to(found.folder.parents[2])} ({found.size / MB:.1f} MiB)"
     ]
     if found.unadopted:
-        lines.append("its kept changes are in no other branch: take them home with `autoresearch adopt`")
+        home = typed(f"adopt --tag {found.tag}")
+        lines.append(f"kept changes of it are in no other branch: take them home with `{home}`")
     return lines
 
 
@@ -133,4 +134,7 @@ def _is_unadopted(workspace: Workspace, state: State | None) -> bool:
     best = state.incumbent if state else None
     if state is None or state.session is None or best is None or best.number == 0:
         return False
-    return not is_merged(workspace, best.commit, state.session["branch"], f"{TRAILER}: {best.commit}")
+    # A keep that was adopted alone takes no other one home.
+    keeps = [each.commit for each in state.experiments[1:] if each.verdict.status == "keep"]
+    marks = [{f"{TRAILER}: {commit}", f"{LEFT_OUT}: {commit}"} for commit in keeps]
+    return not is_merged(workspace, best.commit, state.session["branch"], marks)

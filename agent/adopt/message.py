@@ -16,8 +16,8 @@ from agent.report.stations import machine_of, shown_name
 LONGEST_LINE = 200
 MOST_LINES = 200
 MOST_STATIONS = 16
-# Marks the commit, so that `sessions --delete` finds out whether kept work is in another branch.
-TRAILER = "Autoresearch-Commit"
+# Mark the commit, so that `sessions --delete` finds out whether kept work is in another branch, or was left out.
+TRAILER, LEFT_OUT = "Autoresearch-Commit", "Autoresearch-Left-Out"
 _MACHINE = ("chip", "cores", "memory_gb", "os", "backend", "mlx")
 
 
@@ -38,6 +38,7 @@ def message_of(state: State, choice: Choice) -> str:
         kept.append(f"Left out, because `{what}` did not show that they {verb}: {left}")
     trailers = [f"{TRAILER}: {choice.commit}"] if choice.commit else []
     trailers += [f"{TRAILER}: {each.commit}" for each in choice.keeps if each.commit != choice.commit]
+    trailers += [f"{LEFT_OUT}: {each.commit}" for each in state.experiments if each.number in choice.without]
     blocks = [[subject], kept, [*_evidence(choice), *_conditions(state, choice.rung)], trailers]
     return "\n\n".join("\n".join(_bounded(line) for line in block) for block in blocks if block) + "\n"
 

@@ -12,7 +12,7 @@ from agent.journal.history import change_of, incumbent_before
 from agent.playbook.entries import Entry, Turn, key_of
 
 # As `findings` writes the source of an entry.
-_ORIGIN = re.compile(r"\bsession ([\w.-]{1,200}), experiment #(\d{1,9}), commit ([0-9a-f]{7,64})\b")
+_ORIGIN = re.compile(r"\bsession [\w.-]{1,200}, experiment #\d{1,9}, commit ([0-9a-f]{7,64})\b")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trial:
         change: its metric minus that of its incumbent; None if unknown.
         cites: the title of the entry that it tries; empty for none.
         before, after: the constants of its incumbent, and its own.
-        commit: its full hash; empty if it is one of another session.
+        commit: its full hash; empty if unknown.
     """
 
     tag: str
@@ -53,7 +53,7 @@ def trials_of(history: Sequence[Experiment]) -> list[Trial]:
     """Return the experiments of a session. Those that a fault of the machine ended have tried nothing."""
     found = []
     for each in history[1:]:
-        if each.runs and each.runs[-1].fault:
+        if each.ended_by_fault:
             continue
         incumbent = incumbent_before(history, each.number)
         before = incumbent.parameters if incumbent is not None else {}
@@ -70,7 +70,8 @@ def tried(entry: Entry, trials: Iterable[Trial]) -> list[Trial]:
         for each in trials
         if each.cited == key
         or any(has_moved(turn, each) for turn in entry.turns)
-        or (origin is not None and _is(each, *origin.groups()))
+        # By its commit alone: #3 of a session mar5 may be that of another clone.
+        or (origin is not None and each.commit.startswith(origin[1]))
     ]
 
 
@@ -102,11 +103,6 @@ def has_moved(turn: Turn, trial: Trial) -> bool:
         elif not isinstance(value, str) and not isinstance(old, str) and (value > old) == (turn.direction > 0):
             return True
     return False
-
-
-def _is(trial: Trial, tag: str, number: str, commit: str) -> bool:
-    """Return whether an experiment is the one of which a session has added an entry."""
-    return trial.commit.startswith(commit) if trial.commit else (trial.tag, trial.number) == (tag, int(number))
 
 
 def is_named(key: str, name: str) -> bool:

@@ -14,6 +14,7 @@ from agent.proposers.hybrid import SHARE, Consulted, HybridProposer
 from agent.proposers.search.search import SearchProposer
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Sandbox
+from agent.system.placeholders import require_unquoted
 
 NAMES = ("search", "llm", "command", "hybrid")
 EXAMPLE_MODEL = "--model ollama:qwen3-coder"
@@ -131,6 +132,7 @@ def _command(wanted: ProposerConfig, journal: Journal, sandbox: Sandbox) -> Cons
         )
     command = PRESETS[wanted.agent] if wanted.agent else wanted.agent_cmd
     assert command is not None
+    require_unquoted("--agent-cmd", command, "{prompt}")
     missing = check_available(command)
     if missing:
         raise PreconditionError(missing, hint=how_to_start(command))

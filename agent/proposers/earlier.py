@@ -19,7 +19,7 @@ from agent.errors import AutoresearchError
 from agent.format import counted, named, one_line
 from agent.journal.comparable import comparable, of_one_task
 from agent.journal.experiment import Experiment, Value
-from agent.journal.history import change_of
+from agent.journal.history import change_of, worked_on
 from agent.journal.journal import fold
 from agent.journal.proposals import save
 from agent.playbook.tried import Trial
@@ -44,6 +44,7 @@ class Earlier:
         digest: of all mutable files, as in `Experiment`.
         alike: whether it was measured under the same fingerprint. Otherwise on another machine, or with another budget.
         playbook: the title of the entry of the playbook that it tried; empty for none.
+        commit: its full hash; empty in copies of an earlier version.
     """
 
     tag: str
@@ -56,6 +57,7 @@ class Earlier:
     description: str
     alike: bool
     playbook: str = ""
+    commit: str = ""
 
     @property
     def is_forecast(self) -> bool:
@@ -108,9 +110,9 @@ def write(journal: Path, experiments: Sequence[Earlier]) -> None:
         AutoresearchError: they cannot be written.
     """
     rows = [asdict(each) for each in experiments]
-    for row in rows:
-        if not row["playbook"]:
-            del row["playbook"]  # unknown to earlier versions
+    for row, name in itertools.product(rows, ("playbook", "commit")):
+        if not row[name]:
+            del row[name]  # unknown to earlier versions
     save(journal.with_name(FILE), {"experiments": rows})
 
 
@@ -140,7 +142,7 @@ def trials_elsewhere(experiments: Sequence[Earlier]) -> list[Trial]:
         if each.alike and each.number > 0:
             before = best.get(each.tag, {})
             about = (each.tag, each.number, each.status, each.change, each.playbook)
-            found.append(Trial(*about, before, each.parameters))
+            found.append(Trial(*about, before, each.parameters, each.commit))
         if each.status == "keep":
             best[each.tag] = each.parameters
     return found
@@ -165,16 +167,9 @@ def _latest(journal: Path, first: str | None) -> list[Path]:
     others = itertools.islice(journal.parent.parent.glob("*/journal.jsonl"), MOST_FOLDERS)
     return sorted(
         (path for path in others if path.parent != journal.parent),
-        key=lambda path: (path.parent.name == first, _worked_on(path), path.parent.name),
+        key=lambda path: (path.parent.name == first, worked_on(path), path.parent.name),
         reverse=True,
     )
-
-
-def _worked_on(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _of_session(path: Path, session: Mapping[str, Any]) -> list[Earlier]:
@@ -188,7 +183,7 @@ def _of_session(path: Path, session: Mapping[str, Any]) -> list[Earlier]:
         return []
     alike = comparable(before, now)
     history = state.experiments
-    found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not _is_unknown(each))
+    found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not each.ended_by_fault)
     return [each for each in found if _is_sound(each)]
 
 
@@ -205,12 +200,8 @@ def _earlier(tag: str, history: Sequence[Experiment], experiment: Experiment, *,
         description=one_line(experiment.description)[:LONGEST_DESCRIPTION],
         alike=alike,
         playbook=experiment.playbook[:LONGEST_DESCRIPTION],
+        commit=experiment.commit,
     )
-
-
-def _is_unknown(experiment: Experiment) -> bool:
-    """Return whether a fault of the machine ended it, which teaches nothing."""
-    return bool(experiment.runs) and experiment.runs[-1].fault != ""
 
 
 def _best_and_latest(those: Sequence[Earlier], most: int) -> list[Earlier]:
@@ -224,7 +215,7 @@ def _is_sound(each: Earlier) -> bool:
 
     The fields are those of the type, whatever the file held.
     """
-    texts = (each.tag, each.status, each.digest, each.description, each.playbook)
+    texts = (each.tag, each.status, each.digest, each.description, each.playbook, each.commit)
     return (
         all(isinstance(text, str) and len(text) <= LONGEST_DESCRIPTION for text in texts)
         and isinstance(each.number, int)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from agent.journal.journal import fold
-from agent.journal.lock import hold
-from agent.journal.paths import journal_path, state_folder
-from agent.repository.checkout import SCRATCH
+from agent.journal.paths import journal_path
+from agent.repository.checkout import HELD, SCRATCH
 from tests.common.processes import deadly_git
 from tests.common.sessions import assert_consistent, keep_in_turn
 from tests.common.workspaces import ROOT, Cli, commit_all, git, set_protocol
@@ -187,6 +187,36 @@ def test_single_keeps_bring_only_their_own_values(night: Path, cli: Cli) -> None
     assert train(night) == train(night, "autoresearch/t")
 
 
+def test_single_keep_that_fails_an_assert_alone_is_refused(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("\nloss", "\nassert WIDTH <= 16 * DEPTH, 'too wide'\nloss"))
+    commit_all(quick, "a wide model must be deep")
+    keep_in_turn(quick, cli, "s/^DEPTH = 4 /DEPTH = 6 /", "s/^WIDTH = 64 /WIDTH = 96 /")
+    before = git(quick, "rev-parse", "main")
+    refused = cli(quick, "adopt", "2", "--provisional")
+    assert refused.returncode == 3
+    assert "error: train.py with only #2 fails its own assert: WIDTH <= 16 * DEPTH\n" in refused.stderr
+    assert "hint: name the earlier keep as well" in refused.stderr
+    assert git(quick, "rev-parse", "main") == before
+    assert adopted(quick, cli, "1", "2", "--provisional")["adopted"] == [1, 2]
+
+
+def test_single_keep_of_another_branch_of_the_recipe_is_refused(quick: Path, cli: Cli) -> None:
+    """Else its value would be that of the branch which the baseline selects."""
+    text = (quick / "train.py").read_text()
+    sizes = "SMALL = True\nif SMALL:\n    DEPTH = 4\nelse:\n    DEPTH = 5\n"
+    (quick / "train.py").write_text(text.replace("DEPTH = 4  # search: 1..16\n", sizes))
+    commit_all(quick, "two sizes")
+    keep_in_turn(quick, cli, "s/^SMALL = True/SMALL = False/", "s/DEPTH = 5/DEPTH = 6/")
+    before = git(quick, "rev-parse", "main")
+    refused = cli(quick, "adopt", "2", "--provisional")
+    assert refused.returncode == 3
+    assert "#2 changes train.py where an earlier keep changed it" in refused.stderr
+    assert git(quick, "rev-parse", "main") == before
+    adopted(quick, cli, "1", "2", "--provisional")
+    assert sizes.replace("True", "False").replace("5", "6") in train(quick)
+
+
 def test_strange_names_are_refused(night: Path, cli: Cli) -> None:
     for args, code in (
         (("99",), 3),
@@ -218,6 +248,9 @@ def test_minimal_takes_the_recipe_of_ablate(quick: Path, cli: Cli) -> None:
     assert "RATE = 0.1 " in train(quick)
     assert "WIDTH = 256 " in train(quick)
     assert "Left out, because `ablate`" in data["message"]
+    # What was left out on purpose is not missing.
+    git(quick, "switch", "--quiet", "main")
+    assert "in no other branch" not in cli(quick, "sessions", "--delete", "t").stderr
 
 
 def test_minimal_is_confirmed_by_the_runs_of_an_experiment_with_the_same_program(night: Path, cli: Cli) -> None:
@@ -313,11 +346,11 @@ def test_untracked_file_does_not_count_where_another_branch_is_checked_out(quick
 
 
 def test_temporary_folder_of_a_running_loop_stays(night: Path, cli: Cli) -> None:
-    """The loop may be moving its branch at this moment, with the new files in that folder."""
+    """The loop, maybe of another workspace in the repository, may be moving its branch with files of that folder."""
     scratch = night / ".git" / f"{SCRATCH}abc"
     scratch.mkdir()
     (scratch / "train.py.part").write_text(train(night))
-    with hold(state_folder(night), "other"):
+    with FileLock(scratch / HELD):
         assert adopted(night, cli, "1", "--provisional")["commit"]
         assert (scratch / "train.py.part").exists()
     assert adopted(night, cli)["commit"]

@@ -51,6 +51,35 @@ def test_adopted_work_needs_no_warning(ended: Path, cli: Cli) -> None:
     assert "in no other branch" not in done.stderr
 
 
+def test_the_warning_names_the_session(ended: Path, cli: Cli) -> None:
+    """Without its tag, `adopt` would take the latest session."""
+    assert cli(ended, "run", "--tag", "other", "--fresh", "--max-experiments", "0").returncode == 0
+    git(ended, "switch", "--quiet", "main")
+    done = cli(ended, "sessions", "--delete", "t")
+    assert "adopt --tag t`" in done.stderr
+
+
+def test_a_squashed_adoption_needs_no_warning(ended: Path, cli: Cli) -> None:
+    """`git merge --squash` indents the messages of the commits that it joins."""
+    git(ended, "switch", "--quiet", "--create", "topic")
+    assert cli(ended, "adopt", "--provisional", "--onto", "topic").returncode == 0
+    git(ended, "switch", "--quiet", "main")
+    git(ended, "merge", "--quiet", "--squash", "topic")
+    git(ended, "commit", "--quiet", "--no-edit")
+    git(ended, "branch", "-D", "topic")
+    (ended / "train.py").write_text((ended / "train.py").read_text() + "# mine\n")
+    commit_all(ended, "mine")
+    assert "in no other branch" not in cli(ended, "sessions", "--delete", "t").stderr
+
+
+def test_a_keep_that_was_adopted_alone_takes_no_other_one_home(ended: Path, cli: Cli) -> None:
+    assert cli(ended, "adopt", "2", "--provisional").returncode == 0
+    done = cli(ended, "sessions", "--delete", "t")
+    assert "kept changes of it are in no other branch" in done.stderr
+    assert cli(ended, "adopt", "1", "--provisional").returncode == 0
+    assert "in no other branch" not in cli(ended, "sessions", "--delete", "t").stderr
+
+
 def test_without_a_terminal_yes_is_needed(ended: Path, cli: Cli) -> None:
     before = refs(ended)
     done = cli(ended, "sessions", "--delete", "t")

@@ -68,8 +68,9 @@ def test_cited_entry_is_tried_whatever_moved() -> None:
 def test_finding_of_a_session_was_tried_there() -> None:
     found = replace(entry(), source="session t, experiment #1, commit abcdef123456")
     own = trials_of([BASELINE, replace(experiment(1), commit="abcdef123456" + "0" * 28)])
-    elsewhere = [replace(own[0], tag=tag, commit="") for tag in ("t", "u")]
-    assert [len(tried(found, [each])) for each in (*own, *elsewhere)] == [1, 1, 0]
+    copied = replace(own[0], tag="u", number=7)
+    namesakes = [replace(own[0], tag=tag, commit=commit) for tag in ("", "t") for commit in ("", "f" * 40)]
+    assert [len(tried(found, [each])) for each in (*own, copied, *namesakes)] == [1, 1, 0, 0, 0, 0]
     assert not tried(found, trials_of([BASELINE, experiment(1)]))
 
 

@@ -179,6 +179,14 @@ def test_each_uses_the_verdict_about_the_whole_that_is_known(night: Path, cli: C
     assert len(events(night, "compared")) == 4
 
 
+def test_adopt_names_the_latest_promotion_where_an_earlier_one_transfers(night: Path, cli: Cli) -> None:
+    promoted(night, cli, "--set", "DECAY=0.9", "--set", "WIDTH=64", "--runs", "2")
+    promoted(night, cli, "--training-seconds", "900", "--no-each", "--runs", "2")
+    done = cli(night, "adopt", "--promoted")
+    assert done.returncode == 3
+    assert "error: the latest promotion of session t has shown nothing to transfer\n" in done.stderr
+
+
 def test_only_change_has_the_verdict_about_the_whole(quick: Path, cli: Cli) -> None:
     """The width alone was kept: without it the best is the baseline, and those runs are made already."""
     (quick / "train.py").write_text(RECIPE)

@@ -22,6 +22,7 @@ from agent.journal.paths import journal_path
 from agent.report.timing import time_spent
 from tests.common.agents import agent
 from tests.common.forked import Forked
+from tests.common.journals import as_named
 from tests.common.model_server import model_server, reply, silent
 from tests.common.processes import gone
 from tests.common.proposals import NOTES, edit
@@ -397,7 +398,7 @@ def test_searchs_turn_knows_all_results(quick: Path, program: Cli, tmp_path: Pat
 def test_proposing_during_a_run_takes_no_time_of_the_session() -> None:
     at = [("started", 10.0), ("calling", 12.0), ("called", 60.0), ("prepared", 60.0), ("measured", 110.0)]
     data = {"measured": {"number": 1, "run": 1, "seconds": 100.0, "error": None}}
-    spent = time_spent(Event(kind, when, data.get(kind, {"number": 2})) for kind, when in at)
+    spent = time_spent([Event(kind, when, data.get(kind, {"number": 2})) for kind, when in at], as_named)
     assert (spent.training, spent.proposing, spent.other) == (100.0, 0.0, 10.0)
 
 

@@ -15,17 +15,22 @@ from typing import Any
 
 import pytest
 
+from agent.journal.paths import journal_path
 from tests.common.forked import Forked
 from tests.common.in_process import call
-from tests.common.model_server import KEY, Script, half, model_server, reply, silent
+from tests.common.model_server import KEY, Script, half, model_server, reply, silent, streamed
 from tests.common.proposals import NOTES, edit, walk
 from tests.common.sessions import cells, events
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 
-def run(program: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http") -> Any:
-    model = f"{server.url} scripted" if wire == "http" else "anthropic:scripted"
-    env = {"AUTORESEARCH_MODEL_KEY": KEY, "ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": server.url}
+def run(
+    program: Cli, folder: Path, server: Script, *args: str, experiments: int = 2, wire: str = "http", key: str = KEY
+) -> Any:
+    model = f"{server.url} scripted" if wire == "http" else f"{wire}:scripted"
+    env = {"AUTORESEARCH_MODEL_KEY": key}
+    for name in ("ANTHROPIC", "OPENAI"):
+        env |= {f"{name}_API_KEY": key, f"{name}_BASE_URL": server.url}
     flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", str(experiments))
     return program(folder, "run", "--tag", "t", "--proposer", "llm", "--model", model, *flags, *args, **env)
 
@@ -60,6 +65,29 @@ def test_model_session_keeps_invariants(quick: Path, program: Cli, wire: str, st
     everything = [path.read_bytes() for path in quick.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in content for content in everything), "a key on the disk"
     assert KEY not in done.stdout + done.stderr + prompt
+
+
+@pytest.mark.parametrize("wire", ["http", "openai", "anthropic"])
+def test_key_from_a_file_with_windows_line_ends_works(quick: Path, cli: Cli, wire: str) -> None:
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, experiments=1, wire=wire, key=f"{KEY}\r")
+    assert done.returncode == 0, done.stderr
+    assert [event["proposer"] for event in events(quick, "proposed")] == ["baseline", "llm"]
+    assert any(value in (KEY, f"Bearer {KEY}") for value in server.requests[0][1].values())
+    assert KEY not in done.stderr + journal_path(quick, "t").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wire", "variable"),
+    [("http", "AUTORESEARCH_MODEL_KEY"), ("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")],
+)
+def test_key_in_curly_quotes_is_refused(quick: Path, cli: Cli, wire: str, variable: str) -> None:
+    with model_server(walk()) as server:
+        done = run(cli, quick, server, wire=wire, key=f"\u201c{KEY}\u201d")
+    assert done.returncode == 3
+    hint = "copy the key again, without quotes around it"
+    assert done.stderr == f"error: {variable} holds characters that no API key has\nhint: {hint}\n"
+    assert not server.requests
 
 
 def test_bad_answer_goes_back_with_reason(quick: Path, cli: Cli) -> None:
@@ -252,6 +280,23 @@ def test_model_resumes_after_outage(quick: Path, cli: Cli) -> None:
     assert events(quick, "proposed")[1]["proposer"] == "llm"
 
 
+def test_infinite_timeouts_hold_in_every_start(quick: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.proposers.hybrid.FIRST_WAIT", 0.01)
+    answer, failures = walk(), iter([True, False, True])
+
+    def busy(body: dict[str, Any]) -> Any:
+        return (lambda handler: reply(handler, 503, {})) if next(failures, False) else answer(body)
+
+    endless = ("--fallback-after", "inf", "--model-timeout", "inf", "--agent-timeout", "inf")
+    with model_server(busy) as server:
+        first = run(cli, quick, server, *endless, experiments=1)
+        again = cli(quick, "run", "--tag", "t", "--max-experiments", "2", AUTORESEARCH_MODEL_KEY=KEY)
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert [event["proposer"] for event in events(quick, "proposed")[1:]] == ["llm", "llm"]
+    kept = events(quick, "session")[0]["flags"]
+    assert {kept[name] for name in ("fallback_after", "model_timeout", "agent_timeout")} == {"inf"}
+
+
 def test_cost_never_exceeds_cap(quick: Path, cli: Cli) -> None:
     (quick / ".autoresearch").mkdir()
     (quick / ".autoresearch/prices.toml").write_text('["http:scripted"]\ninput = 0.0\noutput = 1000.0\n')
@@ -268,6 +313,29 @@ def test_cost_never_exceeds_cap(quick: Path, cli: Cli) -> None:
     with model_server(walk()) as server:
         run(cli, quick, server, "--max-cost", "16", experiments=7)
         assert not server.requests
+
+
+@pytest.mark.parametrize("wire", ["openai", "anthropic"])
+def test_tokens_that_are_reported_as_zero_count_against_the_cap(quick: Path, cli: Cli, wire: str) -> None:
+    def zeros(handler: Any) -> None:
+        if wire == "openai":
+            choice = {"delta": {"content": "no edit"}, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 0, "completion_tokens": 0}
+            streamed({"choices": [choice], "usage": usage}, "[DONE]")(handler)
+            return
+        usage = {"input_tokens": 0, "output_tokens": 0}
+        said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "no edit"}}
+        ends = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+        streamed({"type": "message_start", "message": {"usage": usage}}, said, ends, {"type": "message_stop"})(handler)
+
+    (quick / ".autoresearch").mkdir()
+    (quick / ".autoresearch/prices.toml").write_text(f'["{wire}:scripted"]\ninput = 0.0\noutput = 1000.0\n')
+    with model_server(lambda _: zeros) as server:
+        done = run(cli, quick, server, "--max-cost", "35", experiments=2, wire=wire)
+    assert done.returncode == 0, done.stderr
+    assert len(server.requests) == 2
+    assert [event["dollars"] for event in events(quick, "called")] == [16.0, 16.0]
+    assert "$32.00 of --max-cost 35 is spent" in done.stderr
 
 
 def test_cap_requires_price(quick: Path, cli: Cli) -> None:

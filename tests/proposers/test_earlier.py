@@ -11,6 +11,8 @@ import pytest
 
 from agent.errors import AutoresearchError
 from agent.journal.paths import journal_path
+from agent.playbook.entries import parse
+from agent.playbook.tried import tried
 from agent.proposers import earlier
 from tests.common.journals import FINGERPRINT, JournalBuilder
 
@@ -75,6 +77,23 @@ def test_copy_is_the_same_after_reading(tmp_path: Path) -> None:
     found, path = gather(tmp_path).experiments, journal_path(tmp_path, "new")
     earlier.write(path, found)
     assert earlier.read(path) == found
+
+
+def test_copy_tells_which_findings_of_a_session_were_tried(tmp_path: Path) -> None:
+    """Until a version wrote commits into the copy, they are unknown."""
+    add(tmp_path, "old", 40)
+    found, path = gather(tmp_path).experiments, journal_path(tmp_path, "new")
+    earlier.write(path, found)
+    one = next(each for each in found if each.commit == f"{each.number:040x}")
+    said = f"## Idea\n- what: x\n- source: session old, experiment #{one.number}, commit {one.commit}\n"
+    (entry,) = parse(said).entries
+    assert [each.number for each in tried(entry, earlier.trials_elsewhere(earlier.read(path)))] == [one.number]
+    copy = json.loads(path.with_name(earlier.FILE).read_text())
+    for row in copy["experiments"]:
+        del row["commit"]
+    path.with_name(earlier.FILE).write_text(json.dumps(copy))
+    assert [each.digest for each in earlier.read(path)] == [each.digest for each in found]
+    assert tried(entry, earlier.trials_elsewhere(earlier.read(path))) == []
 
 
 def test_damaged_and_hostile_sessions_are_skipped(tmp_path: Path) -> None:

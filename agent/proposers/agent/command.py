@@ -15,6 +15,7 @@ from pathlib import Path
 from agent.execution.process import Command, Ended, Observer, run_command
 from agent.format import fenced, plain
 from agent.journal.experiment import Experiment, Proposal
+from agent.journal.paths import cache_places
 from agent.proposers.agent.checkpoint import Attempt, Checkpoint
 from agent.proposers.agent.presets import check_available, confines_itself, own_folders
 from agent.proposers.agent.worktree import NOTES, PROMPT, Changes, changes_in, make_worktree, without_secrets
@@ -161,7 +162,8 @@ class CommandProposer:
         with temporary_folder(context.folder.parent if context.folder else Path(f"/no folder/{id(self)}")) as root:
             copy = make_worktree(context, root / "copy", draft)
             make_parts(root)
-            own = Furniture("agent", self.command, write=tuple(own_folders(self.command)), variables=QUIET)
+            folders = tuple(own_folders(self.command))
+            own = Furniture("agent", self.command, write=folders, hidden=cache_places(), variables=QUIET)
             place = furnish(self._sandbox, root, copy.top, copy.top, copy.workspace, own)
             kept = context.folder or root
             kept.mkdir(parents=True, exist_ok=True)

@@ -178,7 +178,8 @@ def without_secrets(text: str) -> str:
 
 def _secrets() -> dict[str, str]:
     """Return value -> name of the environment variables that hold secrets."""
-    return {v: name for name, v in os.environ.items() if len(v) >= SHORTEST_SECRET and SECRET.search(name)}
+    found = {value.strip(): name for name, value in os.environ.items() if SECRET.search(name)}
+    return {value: name for value, name in found.items() if len(value) >= SHORTEST_SECRET}
 
 
 def _place(workspace: Path, files: Mapping[str, str]) -> None:

@@ -32,6 +32,7 @@ WHOLE FILE train.py
 MOST_BLOCKS = 1000
 LONGEST_MARK = 500  # characters of a line that may be a marker
 LONGEST_SHOWN = 60
+MARK = "\ufeff"  # a byte order mark
 
 # In a list, a quotation or a code fence, markers are indented, follow a sign, or share their line with the fence.
 _LISTED = r"[ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?"
@@ -82,7 +83,7 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
         if not allows(block.path):
             raise UnusableEdit(f"block {number} edits {block.path}, which is not a mutable file")
         if block.search is None:
-            texts[block.path] = block.replace
+            texts[block.path] = _like(texts.get(block.path, ""), block.replace)
         elif block.path not in texts:
             raise UnusableEdit(f"block {number} edits {block.path}, which was not found among {', '.join(files)}")
         else:
@@ -91,6 +92,12 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
     if not changed:
         raise UnusableEdit("its edits change nothing")
     return changed
+
+
+def _like(old: str, new: str) -> str:
+    """Return a new text with the byte order mark and the line ends of the old one."""
+    mark, first = MARK * old.startswith(MARK), old.split("\n", 1)[0]
+    return mark + (new.replace("\n", "\r\n") if first.endswith("\r") else new).removeprefix(mark)
 
 
 def parse(answer: str, known: list[str]) -> list[Block]:

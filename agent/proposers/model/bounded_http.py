@@ -49,7 +49,7 @@ def exchange(
     with _Session(time.monotonic() + seconds) as session:
         answer = session.request(
             method, address, json=json, auth=authorize, stream=True, allow_redirects=False,
-            timeout=(CONNECT_SECONDS, silence),
+            timeout=(CONNECT_SECONDS, min(silence, seconds)),
         )  # fmt: skip
         with answer:
             yield answer

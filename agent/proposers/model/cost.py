@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ TABLE = Path(__file__).with_name("prices.toml")
 # What a server adds to a prompt for roles and formatting.
 OVERHEAD_TOKENS = 1000
 LARGEST_TABLE = 2**20
+# What may follow the name of a model at one price: a minor version or a date, and `-latest`.
+OF_ONE_PRICE = re.compile(r"(-\d+)*(-latest)?")
 DEAREST = 1e6  # dollars per million tokens
 
 
@@ -48,6 +51,8 @@ def price_of(model: ModelSpec, own_table: Path) -> Price | None:
     for table in (own_table, TABLE):
         entries = _read(table)
         fitting = [name for name in entries if model.label.startswith(name)]
+        if table == TABLE:  # the user knows what costs the same, but gpt-5.2 is no gpt-5
+            fitting = [name for name in fitting if OF_ONE_PRICE.fullmatch(model.label.removeprefix(name))]
         if fitting:
             entry = entries[max(fitting, key=len)]
             return Price(float(entry["input"]), float(entry["output"]))
@@ -160,8 +165,10 @@ class SpendingCap:
 
     def _journal(self, kind: str, number: int, prompt: str, most_tokens: int, answer: Answer | None) -> None:
         told = answer or Answer("", None, None)
-        tokens_in = _told(told.input_tokens, len(prompt.encode()) + OVERHEAD_TOKENS)
-        tokens_out = _told(told.output_tokens, most_tokens)
+        # Some gateways report zeros while they stream. Only an answer without text may have none.
+        untold = not told.output_tokens and (told.text or not told.input_tokens)
+        tokens_in = _told(told.input_tokens or None, len(prompt.encode()) + OVERHEAD_TOKENS)
+        tokens_out = _told(None if untold else told.output_tokens, most_tokens)
         dollars = self._price.of(tokens_in, tokens_out) if self._price else 0.0
         self._record(
             kind,

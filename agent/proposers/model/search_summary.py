@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agent.format import figure
 from agent.journal.experiment import Experiment, Value
 from agent.proposers.base import Context
 
@@ -23,7 +24,8 @@ def best_points(context: Context) -> list[str]:
     for experiment in _ranked(context)[:BEST]:
         moved = [f"{key} {value}" for key, value in experiment.parameters.items() if base.get(key) != value]
         what = ", ".join(moved) or "the baseline's constants"
-        lines.append(f"#{experiment.number} {experiment.metric:.6f}: {what}")
+        assert experiment.metric is not None
+        lines.append(f"#{experiment.number} {figure(experiment.metric)}: {what}")
     return lines
 
 

@@ -19,7 +19,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import requests
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
 
 from agent.errors import PreconditionError, UsageError
 from agent.format import plain
@@ -57,6 +64,11 @@ OWN_KEY = "AUTORESEARCH_MODEL_KEY"
 OWN_SERVER = "http://HOST:PORT/v1 NAME"
 DONE: dict[str, Any] = {}  # the last event of a stream, recognized by identity
 TEXT_PARTS = ("text", "output_text", "text_delta")
+# Errors of an address or of the kind of a proxy, before anything is sent.
+UNSENT = (
+    requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema,
+    LocationValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,25 +123,46 @@ def parse_model(text: str) -> ModelSpec:
 
     Raises:
         UsageError: the text has another form.
-        PreconditionError: the API key is not in the environment.
+        PreconditionError: the API key is not in the environment, or is none.
     """
     if text.startswith(("http://", "https://")):
         url, _, name = text.partition(" ")
         if not name.strip():
             raise UsageError(f"--model {text!r} lacks the name of the model", hint=f"write `--model '{OWN_SERVER}'`")
-        return ModelSpec("http", name.strip(), "openai", url.rstrip("/"), os.environ.get(OWN_KEY, ""))
+        return ModelSpec("http", name.strip(), "openai", url.rstrip("/"), _key_in(OWN_KEY))
     scheme, _, name = text.partition(":")
     if scheme not in SERVERS or not name:
         known = ", ".join(f"{each}:NAME" for each in SERVERS)
         raise UsageError(f"--model must be {known} or '{OWN_SERVER}', got {text!r}")
     wire, address, url_variable, key_variable = SERVERS[scheme]
-    key = os.environ.get(key_variable, "") if key_variable else ""
+    key = _key_in(key_variable) if key_variable else ""
     if key_variable and not key:
         raise PreconditionError(
             f"--model {text} needs an API key, but {key_variable} is not set",
             hint=f"run `export {key_variable}=...`, or use a local model such as `--model ollama:NAME`",
         )
-    return ModelSpec(scheme, name, wire, os.environ.get(url_variable, address).rstrip("/"), key)
+    own = os.environ.get(url_variable, "").strip()
+    return ModelSpec(scheme, name, wire, (own or address).rstrip("/"), key)
+
+
+def key_variable_of(text: str) -> str:
+    """Return the variable that holds the key, for a scheme or a value of --model; empty if no key is needed."""
+    server = SERVERS.get(text.partition(":")[0])
+    return server[3] if server else OWN_KEY
+
+
+def _key_in(variable: str) -> str:
+    """Return the key in an environment variable, without the end of the line of the file that it was read from.
+
+    Raises:
+        PreconditionError: no header can hold it, so it would be part of an error that names the header.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise PreconditionError(
+            f"{variable} holds characters that no API key has", hint="copy the key again, without quotes around it"
+        )
+    return key
 
 
 def complete(
@@ -177,7 +210,7 @@ def _ask(
             return replace(answer, text=_without_key(text, model))
     except Broken as broken:
         raise Broken(_short(broken, model)) from None
-    except requests.RequestException as error:
+    except (requests.RequestException, LocationValueError) as error:
         raise _broken_off(model, error, silence) from None
     except (OSError, HTTPError, MemoryError) as error:
         raise Broken(f"the answer of {model.label} was cut off: {_short(error, model)}") from None
@@ -255,15 +288,15 @@ def _beginning(response: requests.Response) -> str:
         return ""
 
 
-def _broken_off(model: ModelSpec, error: requests.RequestException, silence: float) -> Unavailable:
+def _broken_off(model: ModelSpec, error: Exception, silence: float) -> Unavailable:
     """Return the error for a failed connection."""
     cause = getattr(error.args[0] if error.args else None, "reason", None)
-    if isinstance(cause, NewConnectionError | ConnectTimeoutError | SSLError):
+    if isinstance(cause, NewConnectionError | ConnectTimeoutError | ProxyError | SSLError):
         return Unavailable(f"cannot reach {model.label} at {model.url}: {_short(cause, model)}")
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return Broken(f"{model.label} was idle for {silence:g} s")
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
-        return Unavailable(f"invalid address {model.url}: {_short(error, model)}", lasting=True)
+    if isinstance(error, UNSENT):
+        return Unavailable(f"cannot ask {model.label} at {model.url}: {_short(error, model)}", lasting=True)
     return Broken(f"the answer of {model.label} was cut off: {_short(error, model)}")
 
 
@@ -371,7 +404,8 @@ def _anthropic_stream(events: Iterator[dict[str, Any]]) -> Answer:
         if kind == "error":
             raise Broken(f"the server reported an error: {_message(json.dumps(event))}")
         if kind == "message_start":
-            usage.update(_usage(event.get("message") or {}))
+            begun = _usage(event.get("message") or {})
+            usage.update({name: value for name, value in begun.items() if name != "output_tokens"})  # of no text yet
         elif kind == "content_block_delta":
             text.append(_said(event.get("delta")))
         elif kind == "message_delta":

@@ -18,7 +18,6 @@ from agent.journal.experiment import Experiment, Proposal
 from agent.journal.history import incumbent_before
 from agent.proposers.base import Context
 from agent.proposers.search.space import tunable_parameters
-from agent.proposers.search.training_set import is_unknown
 from agent.source.merging import carried_over
 
 # After FRUITLESS experiments without a keep, one of FRUITLESS proposals makes near misses together. Where that does not
@@ -61,7 +60,7 @@ def proposals(context: Context) -> Iterator[Proposal]:
 
 def _is_due(history: Sequence[Experiment]) -> bool:
     """Return whether the last near misses made together are far enough behind; the more were lost, the farther."""
-    made = [each for each in history if each.parts and not (each.voided or each.overtaken or is_unknown(each))]
+    made = [each for each in history if each.parts and not (each.voided or each.overtaken or each.ended_by_fault)]
     kept = [index for index, each in enumerate(made, 1) if each.verdict.status == "keep"]
     lost = len(made) - max(kept, default=0)
     return not lost or len(history) - made[-1].number >= FRUITLESS * 2 ** min(lost, MOST_DOUBLED)

@@ -12,7 +12,7 @@ from agent.journal.experiment import Experiment, Value
 from agent.proposers.base import Context
 from agent.proposers.search.candidates import draw_candidates, is_root, scaled, unscaled
 from agent.proposers.search.space import Dimension, Space
-from agent.proposers.search.training_set import is_unknown, value_of
+from agent.proposers.search.training_set import value_of
 
 # On slow machines most of the gain comes from more steps, by smaller batches and shallower models; then from size, then
 # from rates. Untried constants are weighted in this order, each rank by RANK_FACTOR less than the one before. Constants
@@ -151,7 +151,7 @@ def _lessons(space: Space, history: Sequence[Experiment], incumbent: Experiment)
     best = history[0] if history else incumbent
     for experiment in history[1:]:
         kept = experiment.verdict.status == "keep"
-        if is_unknown(experiment):
+        if experiment.ended_by_fault:
             continue
         for move in _moves(space, best.parameters, experiment.parameters):
             if value_of(experiment) is None:

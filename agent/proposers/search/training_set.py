@@ -36,7 +36,7 @@ def measured(
     """
     rows, values = [], []
     for experiment in history:
-        if is_unknown(experiment):
+        if experiment.ended_by_fault:
             continue
         try:
             rows.append(point(space, experiment.parameters))
@@ -69,8 +69,3 @@ def value_of(experiment: Experiment) -> float | None:
     """
     metric = estimate(experiment)
     return metric if metric is not None and math.isfinite(metric) else None
-
-
-def is_unknown(experiment: Experiment) -> bool:
-    """Return whether an experiment failed by a fault of the machine, from which the search learns nothing."""
-    return bool(experiment.runs) and experiment.runs[-1].fault != ""

@@ -25,7 +25,8 @@ from agent.proposers.hybrid import HybridProposer
 from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
-from agent.room.sandbox import UNCONFINED, Sandbox
+from agent.room import sandbox
+from agent.room.sandbox import UNCONFINED, Sandbox, Way
 from agent.session.context import context_of
 from tests.common.agents import (
     BEGIN,
@@ -39,9 +40,14 @@ from tests.common.agents import (
     counting,
     unheard,
 )
-from tests.common.workspaces import QUICK, git
+from tests.common.workspaces import QUICK, commit_all, git
 
 BOXES = [pytest.param(UNCONFINED, id="off"), pytest.param(CONFINED, id="confined", marks=NEEDS_ONE)]
+
+WAYS: list[Any] = [
+    pytest.param(way, marks=pytest.mark.skipif(not sandbox.works(way, True), reason=f"{way} does not work here"))
+    for way in ("namespaces", "bubblewrap", "Landlock")
+]
 
 
 @pytest.fixture(params=BOXES)
@@ -256,6 +262,16 @@ def test_key_is_neither_logged_nor_committed(context: Context, tmp_path: Path, m
     kept = [path.read_text() for path in (tmp_path / "kept").iterdir()]
     assert kept
     assert not any(key in text for text in kept)
+
+
+def test_key_from_a_file_with_windows_line_ends_is_not_logged(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "sk-0123456789abcdef\r")
+    with pytest.raises(Unavailable, match=r"refused: \(SOME_API_KEY\)") as away:
+        agent(tmp_path, "print('refused:', os.environ['SOME_API_KEY'].strip(), '!')\nsys.exit(1)").ask(context)
+    told = [str(away.value), *(path.read_text() for path in (tmp_path / "kept").iterdir())]
+    assert not any("sk-0123" in text for text in told)
 
 
 def test_agent_is_unavailable_after_three_empty_answers(context: Context, tmp_path: Path) -> None:
@@ -498,3 +514,27 @@ def test_failed_copy_makes_agent_unavailable(context: Context, tmp_path: Path, m
     monkeypatch.setattr("agent.proposers.agent.worktree.GIT_SECONDS", 0)
     with pytest.raises(Unavailable, match="cannot create the agent's copy: `git init` failed in"):
         agent(tmp_path, HONEST).ask(context)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_link_leads_an_agent_to_the_cache(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    """The text on which the metric is evaluated lies there. What lies beside it is shown."""
+    around, cache = tmp_path / "caches", tmp_path / "caches" / "autoresearch"
+    (cache / "snapshots" / "a").mkdir(parents=True)
+    (cache / "snapshots" / "a" / "val_0.npy").touch()
+    (around / "other.txt").touch()
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(cache))
+    (quick / "data").symlink_to(cache)
+    (quick / "all").symlink_to(around)
+    commit_all(quick, "links", "data", "all")
+    text = "snapshots/a/val_0.npy"
+    paths = ["all/other.txt", f"data/{text}", f"all/autoresearch/{text}", f"{cache}/{text}"]
+    looks = (
+        "def opens(path):\n    try:\n        return not open(path).close()\n    except OSError:\n        return False\n"
+        f"note('DESCRIPTION: ' + ' '.join(filter(opens, {paths!r})))\n"
+    )
+    context = context_for(Workspace(quick, load_protocol(quick)), tmp_path / "kept")
+    proposal = agent(tmp_path, HONEST + looks, Sandbox(way, hide=True)).ask(context)
+    assert proposal.description == "all/other.txt"

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from agent.execution.process import POLL_SECONDS
 from tests.common.agents import BETTER, HONEST, HOSTILE, NEEDS_ONE, WITH_NOTES, agent, counting
 from tests.common.forked import Forked
 from tests.common.processes import gone
@@ -141,6 +142,15 @@ time.sleep(600)
     assert len(rows(quick)) == 7
     assert "changed nothing before it was stopped (timed out: killed after the hard limit of 2 s)" in done.stderr
     assert all(gone(int(pid)) for pid in pids.read_text().split())
+
+
+def test_agent_without_time_limit_proposes(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    """The agent takes longer than the interval at which its time limit is checked."""
+    command = agent(tmp_path, f"time.sleep({2 * POLL_SECONDS})\n{HONEST}{WITH_NOTES}").command
+    flags = ("--no-keep-awake", "--sandbox", "off", "--max-experiments", "1", "--proposer", "command")
+    done = cli(quick, "run", "--tag", "t", *flags, "--agent-timeout", "inf", "--agent-cmd", command)
+    assert done.returncode == 0, done.stderr
+    assert rows(quick)[1]["description"] == "a larger rate [unconfined]"
 
 
 def test_a_person_at_work_while_an_agent_is_asked(quick: Path, cli: Cli, tmp_path: Path) -> None:

@@ -134,6 +134,16 @@ def test_whole_file_replaces_text() -> None:
     assert applied("**WHOLE FILE: `train.py`**\n\n~~~\nRATE = 1\n```\n~~~\n") == "RATE = 1\n```\n"
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_whole_file_keeps_line_ends_and_a_byte_order_mark(mark: str, end: str) -> None:
+    old = mark + FILE.replace("\n", end)
+    for said in (RAISED, mark + RAISED, RAISED.replace("\n", "\r\n")):
+        assert applied(f"WHOLE FILE train.py\n```python\n{said}```\n", old) == mark + RAISED.replace("\n", end)
+    with pytest.raises(UnusableEdit, match="change nothing"):
+        applied(f"WHOLE FILE train.py\n```python\n{FILE}```\n", old)
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

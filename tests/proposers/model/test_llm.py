@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from agent.errors import UsageError
 from agent.journal.experiment import Experiment, Run, Verdict, digest
 from agent.journal.state import Spent
 from agent.proposers.base import Context, Flying, NoProposal, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model import llm
-from agent.proposers.model.cost import Price, SpendingCap
+from agent.proposers.model.cost import Price, SpendingCap, price_of
 from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
 from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, SYSTEM, briefing
 from agent.proposers.model.wire import Answer, ModelSpec
@@ -161,6 +162,61 @@ def test_an_answer_that_broke_off_is_charged_as_the_worst() -> None:
     assert called["input_tokens"] > len(SYSTEM)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "text", "told"),
+    [
+        ((0, 0), "yes", (None, None)),
+        ((7, 0), "yes", (7, None)),
+        ((0, 9), "yes", (None, 9)),
+        ((0, 0), "", (None, None)),
+        ((7, 0), "", (7, 0)),
+        ((7, 9), "yes", (7, 9)),
+    ],
+)
+def test_zero_tokens_are_charged_as_the_worst(
+    tokens: tuple[int, int], text: str, told: tuple[int | None, int | None]
+) -> None:
+    calls: list[dict[str, Any]] = []
+    model = ModelSpec("http", "m", "openai", "http://127.0.0.1:1")
+    budget = SpendingCap(model, Price(1, 1), None, None, dict, lambda _, **call: calls.append(call))
+    budget.charge(1, "prompt", MOST_TOKENS, Answer(text, *tokens))
+    budget.charge(1, "prompt", MOST_TOKENS, Answer(text, *told))
+    assert calls[0] == calls[1]
+    assert calls[0]["dollars"] > 0
+
+
+@pytest.mark.parametrize(
+    ("label", "own", "price"),
+    [
+        ("openai:gpt-5", "", 1.25),
+        ("openai:gpt-5-2025-08-07", "", 1.25),
+        ("openai:gpt-5-latest", "", 1.25),
+        ("openai:gpt-5-mini", "", 0.25),
+        ("openai:gpt-5-nano-2025-08-07", "", 0.05),
+        ("openai:gpt-5.2", "", None),
+        ("openai:gpt-5-pro", "", None),
+        ("openai:gpt-5-2025-08-07-pro", "", None),
+        ("openai:gpt-5-mini-2", "", 0.25),
+        ("openai:gpt-50", "", None),
+        ("anthropic:claude-sonnet-4", "", 3.0),
+        ("anthropic:claude-sonnet-4-5-20250929", "", 3.0),
+        ("openai:gpt-5.2", "openai:gpt-5", 7.0),
+        ("openai:gpt-5-mini", "openai:gpt-5", 7.0),
+    ],
+)
+def test_built_in_price_is_that_of_one_model(tmp_path: Path, label: str, own: str, price: float | None) -> None:
+    """A price of the user's is that of all names that begin with its own."""
+    if own:
+        (tmp_path / "prices.toml").write_text(f'["{own}"]\ninput = 7.0\noutput = 8.0\n')
+    scheme, name = label.split(":")
+    model = ModelSpec(scheme, name, "openai", "http://127.0.0.1:1")
+    found = price_of(model, tmp_path / "prices.toml")
+    assert (found and found.input) == price
+    if price is None:
+        with pytest.raises(UsageError, match=f"--max-cost needs the price of {label}, which is unknown"):
+            SpendingCap(model, found, 1.0, None, dict, lambda *_, **__: None)
+
+
 def test_cap_of_one_experiment_is_kept() -> None:
     model = ModelSpec("http", "m", "openai", "http://127.0.0.1:1")
     spent = {1: Spent(1, 10, 10, 0.04), 2: Spent(1, 10, 10, 0.5)}
@@ -230,6 +286,19 @@ def test_the_ledger_has_effects_and_noise() -> None:
     assert "All experiments by idea; noise 0.001 " in text
     assert "RATE up: 1 tried, 0 kept, 0 crashed; best -0.01100 (11.0 x noise), median -0.01100" in text
     assert "All experiments by idea; noise not measured" in briefing(context(history=5))
+
+
+@pytest.mark.parametrize(("count", "known"), [(2, "noise not measured"), (3, "runs are deterministic")])
+def test_equal_runs_of_a_tiny_metric_are_told_as_they_are(count: int, known: str) -> None:
+    base = experiment(0, runs=(Run(metric=2e-13, seconds=300),) * count)
+    better = experiment(1, runs=(Run(metric=1.5e-13, seconds=300),))
+    text = briefing(dataclasses.replace(context(), history=(base, better), incumbent=base, number=2))
+    assert f"All experiments by idea; {known} " in text
+    assert ("identical candidates give identical values" in text) == (count == 3)
+    assert "identical candidates differ" not in text
+    assert "baseline 2e-13, incumbent 2e-13 (#0)" in text
+    assert "#1 discard -5e-14 by search" in text
+    assert "#1 1.5e-13: " in text
 
 
 def test_the_model_sees_what_the_search_knows() -> None:

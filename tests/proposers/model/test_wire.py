@@ -16,7 +16,7 @@ import pytest
 
 from agent.errors import PreconditionError, UsageError
 from agent.proposers.base import Unavailable
-from agent.proposers.model.wire import LARGEST_ANSWER, Broken, Format, ModelSpec, complete, parse_model
+from agent.proposers.model.wire import LARGEST_ANSWER, SERVERS, Broken, Format, ModelSpec, complete, parse_model
 from tests.common.model_server import KEY, begin_stream, end_stream, half, model_server, reply, send, silent, streamed
 
 FORMATS: tuple[Format, ...] = ("openai", "anthropic")
@@ -53,6 +53,16 @@ def test_both_formats_streamed_and_whole(wire: Format, stream: bool) -> None:
         assert path == "/chat/completions"
         assert headers["Authorization"] == f"Bearer {KEY}"
         assert body["messages"][0] == {"role": "system", "content": "You help."}
+
+
+def test_tokens_of_an_answer_that_has_not_begun_do_not_count() -> None:
+    begun = {"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}
+    said = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "yes"}}
+    for usage, told in (({}, None), ({"usage": {"output_tokens": 9}}, 9)):
+        events = (begun, said, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, **usage})
+        with model_server(lambda _, events=events: streamed(*events, {"type": "message_stop"})) as server:  # type: ignore[misc]
+            answer = ask(model_at(server.url, "anthropic"))
+        assert (answer.text, answer.input_tokens, answer.output_tokens) == ("yes", 7, told)
 
 
 def test_tokens_of_a_cache_count() -> None:
@@ -350,6 +360,43 @@ def test_unreachable_server_is_unavailable() -> None:
     assert not caught.value.lasting
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxy_that_is_down_is_unavailable(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        through(monkeypatch, scheme, f"http://127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(Unavailable, match="cannot reach http:scripted at") as caught:
+            ask(model_at(f"{scheme}://model.invalid"))
+    assert not isinstance(caught.value, Broken), "nothing was sent, so nothing is charged"
+    assert not caught.value.lasting
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("https://model.invalid", "nothing://127.0.0.1:1"),
+        ("https://model.invalid", "socks5://127.0.0.1:1"),
+        ("127.0.0.1:1/v1", ""),
+        ("model.invalid/v1", ""),
+        ("http://", ""),
+    ],
+)
+def test_call_that_cannot_be_sent_is_not_charged(monkeypatch: pytest.MonkeyPatch, url: str, proxy: str) -> None:
+    through(monkeypatch, "https", proxy)
+    with pytest.raises(Unavailable, match=r"cannot (ask|reach) http:scripted at") as caught:
+        ask(model_at(url))
+    assert not isinstance(caught.value, Broken)
+
+
+def through(monkeypatch: pytest.MonkeyPatch, scheme: str, proxy: str) -> None:
+    """Send all requests of this scheme through a proxy."""
+    for name in ("NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy)
+    monkeypatch.setenv(f"{scheme}_proxy", proxy)
+
+
 def test_hanging_call_can_be_interrupted() -> None:
     class Stop(Exception):
         pass
@@ -376,6 +423,35 @@ def test_names_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("gpt-5", "nobody:x", "openai:", "http://127.0.0.1/v1"):
         with pytest.raises(UsageError, match="--model"):
             parse_model(wrong)
+
+
+KEYS = [
+    ("openai:m", "OPENAI_API_KEY"),
+    ("anthropic:m", "ANTHROPIC_API_KEY"),
+    ("http://127.0.0.1:9/v1 m", "AUTORESEARCH_MODEL_KEY"),
+]
+
+
+@pytest.mark.parametrize(("text", "variable"), KEYS)
+def test_key_is_stripped_or_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, text: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, f" {KEY}\r\n")
+    assert parse_model(text).key == KEY
+    for wrong in (f"\u201c{KEY}\u201d", f"{KEY}\x1b", f"{KEY[:9]}\r{KEY[9:]}", f"{KEY}\udcff"):
+        monkeypatch.setenv(variable, wrong)
+        with pytest.raises(PreconditionError, match=f"^{variable} holds characters that no API key has$") as caught:
+            parse_model(text)
+        assert "sk-" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(("own", "url"), [("", ""), (" \r", ""), ("http://127.0.0.1:1/v1/\r", "http://127.0.0.1:1/v1")])
+@pytest.mark.parametrize("scheme", SERVERS)
+def test_empty_address_is_the_default(monkeypatch: pytest.MonkeyPatch, scheme: str, own: str, url: str) -> None:
+    _, default, variable, key = SERVERS[scheme]
+    monkeypatch.setenv(key or "UNUSED_KEY", KEY)
+    monkeypatch.setenv(variable, own)
+    assert parse_model(f"{scheme}:m").url == (url or default)
 
 
 @pytest.mark.parametrize(
