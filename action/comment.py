@@ -29,7 +29,7 @@ def result(data: dict[str, Any]) -> str:
     says = f"**{data['verdict']}:**\n\n{quoted(data['why'])}" if data["why"] else f"**{data['says']}**"
     machine = data["machine"]
     budget = "" if data["training_seconds"] is None else f" of {data['training_seconds']:g} s"
-    where = f"{machine['chip']}, {machine['os']}, MLX {machine['mlx']}"
+    where = f"{machine['chip']}, {machine['os']}" + (f", MLX {machine['mlx']}" if machine["mlx"] else "")
     count = f"{len(data['pairs'])} pairs of runs{budget}"
     return f"{says}\n\n{count}, on {quoted_in_line(where)}. Claim `{data['claim'][:12]}`."
 

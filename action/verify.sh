@@ -19,12 +19,14 @@ comment)
     comments="repos/$GITHUB_REPOSITORY/issues/$PULL_REQUEST/comments"
     mark=$(head -n 1 "$body")
     own=".[] | select(.user.type == \"Bot\") | select(.body | startswith(\"$mark\")) | .id"
-    earlier=$(gh api --paginate "$comments" --jq "$own" | tail -n 1)
+    # The token of a pull request from a fork may not comment. The result is in the summary, and the claim is no worse.
+    warning="::warning::cannot comment on pull request $PULL_REQUEST; the result is in the summary of the job"
+    earlier=$(gh api --paginate "$comments" --jq "$own" | tail -n 1) || earlier=
     if [ -n "$earlier" ]; then
         gh api --method PATCH "repos/$GITHUB_REPOSITORY/issues/comments/$earlier" --field "body=@$body" --silent
     else
         gh api --method POST "$comments" --field "body=@$body" --silent
-    fi
+    fi || echo "$warning"
     ;;
 *)
     echo "usage: verify.sh verify|comment" >&2

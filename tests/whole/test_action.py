@@ -22,6 +22,8 @@ ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 GH = """#!{python}
 import json, os, pathlib, sys
 args = sys.argv[1:]
+if os.environ.get("FAILS") == ("GET" if "--paginate" in args else "POST"):
+    sys.exit("HTTP 403: Resource not accessible by integration")
 if "--paginate" in args:
     print(os.environ.get("EARLIER", ""))
 else:
@@ -30,6 +32,15 @@ else:
     log = pathlib.Path(os.environ["POSTED"])
     log.write_text(json.dumps({{"args": args, "body": body, "token": os.environ.get("GH_TOKEN")}}))
 """
+REPLICATED: dict[str, Any] = {
+    "verdict": "replicated",
+    "why": "",
+    "says": "replicated",
+    "machine": {"chip": "x", "os": "y", "mlx": None},
+    "training_seconds": None,
+    "pairs": [],
+    "claim": "0" * 64,
+}
 UV = """#!/bin/sh
 shift 2
 env > "$SEEN"
@@ -111,15 +122,7 @@ def test_false_claim_fails_the_job_and_is_commented(job: Job) -> None:
 
 
 def test_texts_of_strangers_stay_quoted(job: Job) -> None:
-    data: dict[str, Any] = {
-        "verdict": "not replicated",
-        "why": "its run failed: ```\n@everyone <img src=x>",
-        "says": "",
-        "machine": {"chip": "x", "os": "y", "mlx": "1"},
-        "training_seconds": None,
-        "pairs": [],
-        "claim": "0" * 64,
-    }
+    data = {**REPLICATED, "verdict": "not replicated", "why": "its run failed: ```\n@everyone <img src=x>"}
     result = job.folder / "temp" / "autoresearch-verify.json"
     result.write_text(json.dumps({"status": "ok", "data": data}))
     assert job.step("comment", PULL_REQUEST="7").returncode == 0
@@ -136,6 +139,19 @@ def test_claim_that_looks_like_a_flag_is_a_path(job: Job) -> None:
     done = job.step("verify", CLAIM="--help", SEEDS="4")
     assert done.returncode == 2
     assert "--help is not a claim" in done.stderr
+
+
+@pytest.mark.parametrize("fails", ["GET", "POST"])
+def test_comment_that_is_refused_fails_no_job(job: Job, fails: str) -> None:
+    """The token of a pull request from a fork may not comment."""
+    result = job.folder / "temp" / "autoresearch-verify.json"
+    result.write_text(json.dumps({"status": "ok", "data": REPLICATED}))
+    done = job.step("comment", PULL_REQUEST="7", FAILS=fails)
+    assert done.returncode == 0, done.stderr
+    assert ("::warning::cannot comment on pull request 7" in done.stdout) == (fails == "POST")
+    summary = (job.folder / "summary.md").read_text()
+    assert "on `x, y`. Claim" in summary
+    assert (job.folder / "posted.json").exists() == (fails == "GET")
 
 
 @pytest.mark.quick
