@@ -21,6 +21,7 @@ _HIDDEN = re.compile(
 # Besides colors, progress bars leave these in a log: a cursor move to the start of the line, bells, backspaces.
 _TO_START = re.compile(r"\x1b\[[01]?G")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
+SMALL = 1e-3  # metrics below this have six significant digits, others at least six decimals
 
 
 class Colored(str):
@@ -78,13 +79,15 @@ def fenced_files(files: Iterable[tuple[str, str]]) -> str:
 
 
 def figure(value: float, like: float | None = None, sign: str = "") -> str:
-    """Format a metric: `1.294512`, `-0.012300`, `176,890,964`.
+    """Format a metric: `1.294512`, `-0.012300`, `176,890,964`, `2.5e-13`.
 
     Args:
-        like: A value whose decimals to use, for differences; None uses the value's own.
+        like: A value whose decimals to use, for differences; None, and 0, use the value's own.
         sign: `+` to show the sign of positive values.
     """
-    size = abs(value if like is None else like)
+    size = abs(like or value)
+    if 0 < size < SMALL:
+        return f"{round(value, 5 - math.floor(math.log10(size))):{sign}.6g}"
     return f"{value:{sign},.{6 if size < 100 or not math.isfinite(size) else max(0, 6 - int(math.log10(size)))}f}"
 
 
@@ -92,7 +95,8 @@ def brief(value: float, digits: int = 4) -> str:
     """Format a number to `digits` significant digits, without an exponent if it is large: `0.04112`, `200.5 M`."""
     if math.isfinite(value) and abs(value) >= 1e6:
         return f"{value / 1e6:,.{max(0, digits - len(str(int(abs(value) / 1e6))))}f} M"
-    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
+    short = f"{value:.{digits}g}"
+    return short if abs(float(short)) < 10**digits else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -32,6 +32,10 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
 
 
+def _timeout(value: Any) -> bool:
+    return value == ENDLESS or _positive(value)
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str) and len(value) < 10_000
 
@@ -40,6 +44,9 @@ def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+# The timeouts that may be infinite. The journal has the word, because JSON has no such number.
+TIMEOUTS = ("fallback_after", "model_timeout", "agent_timeout")
+ENDLESS = "inf"
 # The flags that a session keeps and what makes a value valid. Limits apply to one start and are not kept.
 KEPT: Mapping[str, Callable[[Any], bool]] = {
     "seed": _whole,
@@ -59,9 +66,9 @@ KEPT: Mapping[str, Callable[[Any], bool]] = {
     "agent": _text,
     "agent_cmd": _text,
     "share": lambda value: _positive(value) and value <= 1,
-    "fallback_after": _positive,
-    "model_timeout": _positive,
-    "agent_timeout": _positive,
+    "fallback_after": _timeout,
+    "model_timeout": _timeout,
+    "agent_timeout": _timeout,
     "stations": lambda value: _whole(value) and value > 0,
     "scheduler": _text,
     "tls": _text,
@@ -98,6 +105,7 @@ def config_of(folder: Path, flags: RunFlags, defaults: Collection[str]) -> RunCo
     kept, said = merged(state, given)
     _require_consulted(given, kept)
     held = {**values, **{name: None for name, value in values.items() if value == math.inf}, **kept}
+    held |= {name: float(held[name]) for name in TIMEOUTS}
     if "training_seconds" not in {*given, *kept}:
         held["training_seconds"] = _measured_budget(state)
     measure, tell, end = flags.measure, flags.tell, flags.end
@@ -270,6 +278,7 @@ def _kept_in(flags: RunFlags) -> dict[str, Any]:
     found = {name.rstrip("_"): value for group in groups for name, value in vars(group).items()}
     if found["tls"] is not None:  # a later start may be made elsewhere, as one at login is
         found["tls"] = str(Path(found["tls"]).absolute())
+    found |= {name: ENDLESS for name in TIMEOUTS if found[name] == math.inf}
     return {name: found[name] for name in found if name in KEPT}
 
 

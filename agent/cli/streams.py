@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -9,13 +10,16 @@ import sys
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO)  # the reader or the terminal is gone for good
+UNCHANGED = "autoresearch.unchanged"
 
 
 def harden() -> None:
     """Keep commands from failing because of stdout and stderr. Call it before anything else opens a file.
 
-    Stderr drops what cannot be written. On stdout that is an error, unless a command calls `keep_going`.
+    Stderr drops what cannot be written. On stdout that is an error, unless a command calls `keep_going`. A pipe gets
+    bytes that are not text as git or a log has them, so that a patch can be applied.
     """
+    codecs.register_error(UNCHANGED, _unchanged)
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -25,8 +29,18 @@ def harden() -> None:
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name) or io.TextIOWrapper(os.fdopen(descriptor, "wb", closefd=False))
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=UNCHANGED if name == "stdout" and not stream.isatty() else "backslashreplace")
         setattr(sys, name, stream if name == "stdout" else Forgiving(stream))
+
+
+def _unchanged(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode a byte that `surrogateescape` has decoded as that byte, and escape any other character."""
+    if isinstance(error, UnicodeEncodeError):
+        byte = ord(error.object[error.start]) - 0xDC00
+        if 0x80 <= byte <= 0xFF:
+            return bytes([byte]), error.start + 1
+        error.end = error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 def keep_going() -> None:

@@ -25,7 +25,7 @@ from agent.field.machine import facts, public
 from agent.field.runs import limited, measured, repeated, with_figures
 from agent.field.session import short_session
 from agent.field.stop import Stop
-from agent.format import counted, duration, one_line
+from agent.format import counted, duration, figure, one_line
 from agent.journal.experiment import Run, Value
 from agent.journal.paths import state_folder
 from agent.proposers.search.space import Dimension, Space, space_of
@@ -275,7 +275,7 @@ class Field:
 
     def _tell(self, what: str, run: dict[str, Any]) -> None:
         metric = self.data["metric"]
-        said = run["error"] or f"{metric} {run['metric']:.6f} in {duration(run['wall_seconds'])}"
+        said = run["error"] or f"{metric} {figure(run['metric'])} in {duration(run['wall_seconds'])}"
         say(f"{what}: {said}")
 
 

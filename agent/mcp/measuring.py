@@ -15,7 +15,7 @@ from typing import Any
 from agent.errors import AutoresearchError, PreconditionError, StillRunning, UsageError, in_one_line
 from agent.format import block, one_line
 from agent.journal import lock
-from agent.journal.journal import fold
+from agent.journal.journal import fold, read
 from agent.journal.paths import find_session, journal_path, state_folder
 from agent.mcp.edits import written
 from agent.report.verdict import await_verdict
@@ -92,15 +92,23 @@ def _start_confirmation(folder: Path, tag: str, runs: int | None) -> dict[str, A
 
 
 def confirmation_error(folder: Path, tag: str) -> str | None:
-    """Return why the latest confirmation of a session failed in the background; None if it did not."""
+    """Return why the latest confirmation of a session failed in the background; None if it did not.
+
+    One that succeeded later, such as by a command of the user's, makes up for it.
+    """
     if lock.holder(state_folder(folder)) is not None:
         return None
+    answer = _answer_of(folder, tag)
     try:
-        _data(read_end(_answer_of(folder, tag), LARGEST_ANSWER))
+        _data(read_end(answer, LARGEST_ANSWER))
     except OSError:  # there was none
         return None
     except AutoresearchError as error:
-        return in_one_line(error)
+        failed_at = answer.lstat().st_mtime
+        path = journal_path(folder, tag)
+        best = fold(path).incumbent
+        later = (e.data.get("b") for e in read(path) if e.kind == "confirmed" and e.at > failed_at)
+        return None if best is not None and best.commit in later else in_one_line(error)
     return None
 
 

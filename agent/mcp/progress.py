@@ -77,11 +77,12 @@ def _comparison(folder: Path, state: State) -> dict[str, Any] | None:
     comparison = state.comparison
     if comparison is None or comparison.started is None:
         return None
+    run = sum(map(len, comparison.runs.values())) + 1
     return {
         "phase": "comparing",
         **NOTHING,
-        "run": sum(map(len, comparison.runs.values())) + 1,
-        "of": comparison.count * len(comparison.commits),
+        "run": run,
+        "of": max(run, comparison.count * len(comparison.commits)),  # more if disturbed runs are replaced
         "seconds": max(0.0, time.time() - state.latest_at),
         "done_at": state.latest_at + comparison.started["expected"],
         **_figures(folder, comparison.started["log"]),

@@ -26,6 +26,7 @@ from agent.protocol.models import FILENAME
 from agent.report import inspection
 from agent.report.gather import gather
 from agent.report.status import request_stop
+from agent.report.verdict import which_experiment
 from agent.repository.workspace import Workspace
 from agent.session.context import LARGEST_PROGRAM, PROGRAM
 from agent.system.files import read_text
@@ -95,6 +96,7 @@ def _add_measuring(server: Server, folder: Path) -> None:
     ) -> dict[str, Any]:
         """Wait for the verdict of an experiment. Use it after start_experiment, again while its state is "running"."""
         start, longest = time.monotonic(), min(seconds, LONGEST_WAIT)
+        tag, number = await _answer(which_experiment, folder, tag, number)
         while True:
             left = longest - (time.monotonic() - start)
             found = await _answer(measuring.verdict_within, folder, tag, number, max(0.0, min(STEP_SECONDS, left)))
@@ -102,7 +104,7 @@ def _add_measuring(server: Server, folder: Path) -> None:
                 return {"state": "done", **found}
             now = await _answer(under_way, folder, tag)
             if left <= STEP_SECONDS:
-                return {"state": "running", "number": now["number"] if number is None else number, "now": now}
+                return {"state": "running", "number": number, "now": now}
             await context.report_progress(time.monotonic() - start, longest, words(now))
 
     @server.tool(annotations=MEASURES)

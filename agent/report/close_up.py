@@ -14,12 +14,12 @@ from agent.journal.comparison import run_of
 from agent.journal.events import Event
 from agent.journal.experiment import Experiment, Run, Value
 from agent.journal.journal import read_and_fold
-from agent.journal.paths import is_overwritten, journal_path, own_log
+from agent.journal.paths import journal_path, log_of
 from agent.journal.state import State
 from agent.report.gather import readable
 from agent.report.stations import shown_name
 from agent.repository.workspace import Workspace
-from agent.system.files import Unusable, last_lines
+from agent.system.files import last_lines
 
 # Limits per experiment on what models and runs wrote; the page shortens further if all of it is too much.
 MOST_RUNS, LONGEST_NOTE = 40, 200
@@ -90,7 +90,7 @@ def _close_up(
     last_screen = experiment.screens[-1].run if experiment.screens else None
     final = experiment.runs[-1] if experiment.runs else last_screen
     shown = shown or final
-    last = _own(workspace, artifact, final) if final else None
+    last = log_of(workspace.folder, artifact, final) if final else None
     tail = last_lines(last, TAIL_LINES) if last else []
     diff = diffs.get(experiment.commit) if experiment.number > 0 else None
     trained = (shown.trained or shown.secondary.get("training_seconds")) if shown else None
@@ -101,7 +101,7 @@ def _close_up(
         runs=(*runs.get(experiment.number, ()), *_held_out(state, experiment))[:MOST_RUNS],
         diff=None if diff is None else readable(diff[:LONGEST_TEXT]),
         tail=tuple(readable(line)[:LONGEST_LINE] for line in tail),
-        log=last if shown is final or shown is None else _own(workspace, artifact, shown),
+        log=last if shown is final or shown is None else log_of(workspace.folder, artifact, shown),
         seconds=trained,
     )
 
@@ -137,13 +137,3 @@ def _shown(side: str, run: Run) -> ShownRun:
     note = run.error or (f"pruned at {run.pruned:.0%}" if run.pruned is not None else "")
     side += f" on {readable(shown_name(run.station))}" if run.station else ""
     return ShownRun(side, run.metric, run.seconds, one_line(readable(note))[:LONGEST_NOTE])
-
-
-def _own(workspace: Workspace, artifact: str | None, run: Run) -> Path | None:
-    """Return the path of a run's log; None if it has none, or one that is outside of the workspace or overwritten."""
-    if not run.log or is_overwritten(workspace.folder, artifact, run):
-        return None
-    try:
-        return own_log(workspace.folder, run.log, artifact)
-    except Unusable:
-        return None

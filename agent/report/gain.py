@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.decision.estimate import estimate, unbiased
-from agent.decision.noise import PRIOR_DEGREES, noise_of
+from agent.decision.noise import noise_of
 from agent.journal.experiment import Direction, Experiment, reservations, succeeded
 from agent.journal.history import incumbent_before
 from agent.journal.state import State, gain
@@ -30,7 +30,8 @@ class Gain:
         confirmed: gain by held-out runs of baseline and best; None until `confirm` has compared these two.
         low: lower end of the interval of `confirmed`.
         high: upper end of the interval of `confirmed`.
-        noise: standard deviation of one run; None before any run was repeated, and if runs are deterministic.
+        verdict: verdict of held-out runs of baseline and best, with its reason; None until `confirm` has compared them.
+        noise: standard deviation of one run; 0 if runs are deterministic, None as long as it is unknown.
         repeated: whether the best was kept after more than one run, or runs are deterministic.
         reservations: caveats to show with the gain: "unconfined", "unattested".
     """
@@ -43,6 +44,7 @@ class Gain:
     confirmed: float | None = None
     low: float | None = None
     high: float | None = None
+    verdict: str | None = None
     noise: float | None = None
     repeated: bool = False
     reservations: tuple[str, ...] = ()
@@ -61,7 +63,7 @@ def standing(state: State) -> Gain:
     first, now = estimate(baseline), estimate(best)
     if first is None or now is None:
         return Gain()
-    known, found = noise_of(state.measured), state.confirmation
+    found = state.confirmation
     sure = found if found is not None and shows_gain(found) else {}
     return Gain(
         baseline=first,
@@ -72,7 +74,8 @@ def standing(state: State) -> Gain:
         confirmed=sure.get("gain"),
         low=sure.get("low"),
         high=sure.get("high"),
-        noise=known.sd if known.degrees > PRIOR_DEGREES and known.sd else None,
+        verdict=verdict_of(found) if found is not None and "verdict" in found else None,
+        noise=noise_of(state.measured).known,
         repeated=best.verdict.evidence is not None and best.verdict.evidence.confirmed,
         reservations=tuple(reservations([*baseline.runs, *best.runs])),
     )

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,11 +20,11 @@ from agent.journal.comparable import differences
 from agent.journal.experiment import Evidence, Experiment, reservations
 from agent.journal.history import by_idea
 from agent.journal.journal import read_and_fold
-from agent.journal.paths import find_session, journal_path
+from agent.journal.paths import find_session, journal_path, log_of
 from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
-from agent.report.gain import outcome, remeasured
+from agent.report.gain import outcome, remeasured, standing
 from agent.report.stations import by_station, stations_of
 from agent.report.summary import summarize
 from agent.report.timing import time_spent
@@ -73,6 +74,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
     state = replace(state, experiments=tuple(map(_clean, state.experiments)))
     recorded = {event.data["number"]: event.at for event in events if event.kind == "recorded"}
     rows = [_row(state, experiment, recorded.get(experiment.number)) for experiment in state.experiments]
+    artifact = protocol.provenance.baseline_artifact_path
     return {
         **summarize(state),
         "promotion": _cleaned(state.promotions[-1]) if state.promotions else None,
@@ -87,7 +89,7 @@ def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, An
         "stations": _stations(state),
         "ideas": _ideas(state),
         "crashes": _crashes(state.experiments),
-        "time": asdict(time_spent(events)),
+        "time": asdict(time_spent(events, partial(log_of, workspace.folder, artifact))),
         "diff": _diff(workspace, state),
         "commands": _commands(protocol, workspace, state),
     }
@@ -188,10 +190,13 @@ def evidence_words(number: int, evidence: Evidence | None) -> str:
 
 
 def _noise(state: State) -> float | None:
-    """Return the standard deviation of one run as of the latest verdict; None if no run was repeated."""
-    known = [e.verdict.evidence.noise for e in state.experiments if e.verdict.evidence]
-    noise = known[-1] if known else (state.confirmation or {}).get("noise")
-    return float(noise) if noise else None
+    """Return the standard deviation of one run, by repeats or else by held-out runs.
+
+    0 if runs are deterministic; None if it is unknown: a verdict may have used a guess.
+    """
+    known = standing(state).noise
+    noise = known if known is not None else (state.confirmation or {}).get("noise")
+    return float(noise) if noise is not None else None
 
 
 def _confirmation(state: State) -> dict[str, Any] | None:
@@ -264,10 +269,15 @@ def _crashes(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
 
 
 def _diff(workspace: Workspace, state: State) -> list[dict[str, str | None]]:
-    """Return the whole files that differ between baseline and best; None if a commit lacks the file or is missing."""
+    """Return the whole files that differ between baseline and best.
+
+    A side is None if its commit lacks the file, both are None for each changed file if a commit is missing.
+    """
     baseline, best = state.baseline, state.incumbent
     assert baseline is not None and best is not None
     changed = sorted({path for e in state.experiments if e.verdict.status == "keep" for path in e.files})
+    if None in map(workspace.resolve, (baseline.commit, best.commit)):
+        return [{"path": _text(path), "before": None, "after": None} for path in changed]
     texts = [
         {
             "path": _text(path),

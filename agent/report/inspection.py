@@ -156,9 +156,16 @@ def log(folder: Path, tag: str | None, which: str | None, run: int | None) -> Pa
     return path
 
 
-def follow(folder: Path, path: Path, go_on: bool) -> Iterator[str]:
-    """Yield the text of a log. With `go_on`, wait for more until its run ends."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+def follow(folder: Path, path: Path, go_on: bool, errors: str = "replace") -> Iterator[str]:
+    """Yield the text of a log.
+
+    Args:
+        folder: the workspace.
+        path: the log.
+        go_on: wait for more until its run ends.
+        errors: how to decode bytes that are not UTF-8, as in `bytes.decode`.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors=errors)
     with open_plain(path) as file:
         while True:
             last = not go_on or not _is_written(folder, path)
@@ -342,6 +349,7 @@ def _session(path: Path, running: bool) -> dict[str, Any]:
         "gain": stands.apparent,
         "confirmed_gain": stands.confirmed,
         "gain_is": stands.word,
+        "verdict": stands.verdict,
         "last_activity": max(at, state.latest_at),
         "running": running,
         "ended": state.ended,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agent.decision.levels import Records, records_of
-from agent.decision.noise import PRIOR_DEGREES
 from agent.format import counted, figure, one_line
 from agent.journal.flight import BASELINE, Lease, Station
 from agent.journal.state import State, side
@@ -210,5 +209,4 @@ def _kept(state: State, name: str) -> int:
 def _noise(records: Records, name: str) -> float | None:
     if not any(runs[0].station == name for runs in records.repeated):
         return None
-    found = records.noise_on(name)
-    return None if found.unsure or found.degrees <= PRIOR_DEGREES else found.sd
+    return records.noise_on(name).known

@@ -47,7 +47,7 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
     running = holder is not None and holder.tag == tag
     first = max(0, len(state.experiments) - rows)
     data = {
-        **summarize(state),
+        **_current(summarize(state), running=running),
         "running_pid": holder.pid if holder and running else None,
         "now": _now(state) if running else None,
         "stations": [asdict(each) for each in stations_of(state, time.time(), running=running)],
@@ -57,6 +57,11 @@ def status(workspace: Path, tag: str | None, rows: int) -> tuple[dict[str, Any],
         "at": state.latest_at,
     }
     return data, state
+
+
+def _current(summary: dict[str, Any], *, running: bool) -> dict[str, Any]:
+    """Return the summary without what a loop that was killed waited for."""
+    return summary if running else {**summary, "waiting": None, "faults": {**summary["faults"], "until": None}}
 
 
 def about_to_begin(workspace: Path, tag: str | None) -> lock.Holder | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from agent.journal.comparison import run_of
 from agent.journal.events import Event
+from agent.journal.experiment import Run
 from agent.journal.flight import BASELINE
 from agent.journal.state import BEGINNINGS, State, step
 from agent.system.files import read_end
@@ -18,6 +20,7 @@ _EVALUATION = re.compile(r"^evaluation: (\d+(?:\.\d+)?)s", re.MULTILINE)
 AHEAD = {"calling", "called", "refused", "waiting", "away", "back", "nothing", "dropped"}
 AHEAD |= {"preparing", "prepared", "outdated"}
 LOG_BYTES = 4096  # the end of a log, which contains the figures of the run
+LogOf = Callable[[Run], Path | None]
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,18 @@ class TimeSpent:
     other: float = 0.0
 
 
-def time_spent(events: Iterable[Event]) -> TimeSpent:
+def time_spent(events: Iterable[Event], log_of: LogOf) -> TimeSpent:
     """Add up the time of a session, or in one with stations, the time of all stations together.
 
     Each event accounts for the time since the one before it, except at a start.
+
+    Args:
+        events: of the journal.
+        log_of: returns the log of a run; None if it is gone.
     """
     events = list(events)
     if any(event.kind == "joined" for event in events):
-        return _of_stations(events)
+        return _of_stations(events, log_of)
     spent, latest, started, paused = TimeSpent(), 0.0, None, False
     for event in events:
         if event.kind in AHEAD and (started is not None or paused):
@@ -66,7 +73,8 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
             case "proposed" | "prepared" | "outdated" | "repaired" | "called" | "away" | "back" | "nothing":
                 spent = replace(spent, proposing=spent.proposing + gap)
             case "measured" | "compared":
-                spent = _of_a_run(spent, event.data, gap, repeat=event.kind == "compared" or "of" in event.data)
+                repeat = event.kind == "compared" or "of" in event.data
+                spent = _of_a_run(spent, event.data, gap, log_of, repeat=repeat)
             case "screened":
                 seconds = float(event.data.get("seconds") or 0.0)
                 rest = max(0.0, gap - seconds)
@@ -84,7 +92,7 @@ def time_spent(events: Iterable[Event]) -> TimeSpent:
     return spent
 
 
-def _of_stations(events: Sequence[Event]) -> TimeSpent:
+def _of_stations(events: Sequence[Event], log_of: LogOf) -> TimeSpent:
     """Add up the time of stations since they joined. Proposals cost them none, except for what they wait."""
     spent, state, begun = TimeSpent(), State(), False
     for event in events:
@@ -100,12 +108,12 @@ def _of_stations(events: Sequence[Event]) -> TimeSpent:
             # The first run of the baseline is its row.
             first = lease.of == BASELINE and not begun and not event.data.get("error")
             begun = begun or first
-            spent = _of_a_run(spent, event.data, 0.0, repeat=lease.candidate is None and not first)
+            spent = _of_a_run(spent, event.data, 0.0, log_of, repeat=lease.candidate is None and not first)
     there = sum(max(0.0, state.seconds - each.began) for each in state.flight.stations.values())
     return replace(spent, other=max(0.0, there - sum(astuple(spent))))
 
 
-def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, repeat: bool) -> TimeSpent:
+def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, log_of: LogOf, *, repeat: bool) -> TimeSpent:
     if data.get("reused"):
         return replace(spent, other=spent.other + gap)
     seconds = float(data.get("seconds") or 0.0)
@@ -117,7 +125,8 @@ def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, repeat: bool) 
     training = float((data.get("secondary") or {}).get("training_seconds") or 0.0)
     if not 0.0 < training <= seconds:
         return replace(spent, training=spent.training + seconds)
-    evaluation = min(_evaluation(data.get("log") or ""), seconds - training)
+    log = log_of(run_of({"metric": None, **data}))
+    evaluation = min(_evaluation(log) if log else 0.0, seconds - training)
     return replace(
         spent,
         training=spent.training + training,
@@ -126,9 +135,9 @@ def _of_a_run(spent: TimeSpent, data: dict[str, Any], gap: float, repeat: bool) 
     )
 
 
-def _evaluation(log: str) -> float:
+def _evaluation(log: Path) -> float:
     try:
-        found = _EVALUATION.findall(read_end(Path(log), LOG_BYTES).decode(errors="replace"))
+        found = _EVALUATION.findall(read_end(log, LOG_BYTES).decode(errors="replace"))
     except OSError:
         return 0.0
     try:

@@ -79,6 +79,21 @@ def _made(found: Experiment | Pending | None) -> list[Run]:
     return [*(each.run for each in found.screens), *found.runs] if found else []
 
 
+def which_experiment(folder: Path, tag: str | None, number: int | None) -> tuple[str, int]:
+    """Return the tag and number of the experiment that `await_verdict` waits for, see there.
+
+    Raises:
+        PreconditionError: the session does not exist, or has no experiment.
+    """
+    holder = lock.holder(state_folder(folder))
+    tag = tag or (holder.tag if holder is not None and holder.limits is not None else _most_recent(folder))
+    path = journal_path(folder, tag)
+    if "/" in tag or not path.parent.is_dir():
+        find_session(folder, tag)
+    require_own_state(folder)
+    return tag, _latest(path, tag) if number is None else number
+
+
 def await_verdict(folder: Path, tag: str | None, number: int | None, timeout: float | None) -> tuple[str, int]:
     """Wait until an experiment has its verdict and the working tree was brought up to it. Return its tag and number.
 
@@ -92,13 +107,9 @@ def await_verdict(folder: Path, tag: str | None, number: int | None, timeout: fl
         StillRunning: the timeout has passed.
         PreconditionError: the session has no such experiment, or no process measures it.
     """
-    holder, start = lock.holder(state_folder(folder)), time.monotonic()
-    tag = tag or (holder.tag if holder is not None and holder.limits is not None else _most_recent(folder))
+    start = time.monotonic()
+    tag, number = which_experiment(folder, tag, number)
     path = journal_path(folder, tag)
-    if "/" in tag or not path.parent.is_dir():
-        find_session(folder, tag)
-    require_own_state(folder)
-    number = _latest(path, tag) if number is None else number
     while True:
         holder = lock.holder(state_folder(folder))  # before the journal, which its end writes last
         running = holder is not None and holder.tag == tag

@@ -17,19 +17,20 @@ LEAST_TEXT = 20
 COMMANDS = ("view", "adopt", "confirm", "go on", "resume")
 
 
-def colored(lines: Iterable[str | Text], *, raw: bool = False) -> list[str]:
+def colored(lines: Iterable[str | Text], *, on_pipe: str | None = None) -> list[str]:
     """Return lines with terminal escapes for their colors. Lines are never wrapped, so that a diff can be copied.
 
     Escape sequences written by a run or a model are stripped.
 
     Args:
         lines: text, plain or with styles.
-        raw: on a pipe, return the lines unchanged, so that a diff can be applied.
+        on_pipe: on a pipe, return this text unchanged instead: a `Text` has no carriage returns, so that a diff of
+            lines that end in them could not be applied.
     """
     console = Console(highlight=False)
     if not console.is_terminal:
         plain = [line.plain if isinstance(line, Text) else line for line in lines]
-        return [Colored(line if raw else block(line)) for line in plain]
+        return [Colored(line) for line in ([*map(block, plain)] if on_pipe is None else [on_pipe])]
     with console.capture() as capture:
         for line in lines:
             text = line if isinstance(line, Text) else Text(line)
@@ -72,7 +73,9 @@ def closing_page(lines: Iterable[str]) -> list[str]:
 
 def labelled(label: str, value: str, width: int) -> list[Text]:
     """Return a dim label of at most LABEL columns followed by its text, which is wrapped to the right of it."""
-    parts = textwrap.wrap(value, max(LEAST_TEXT, width - LABEL - 1)) or [""]
+    room = max(LEAST_TEXT, width - LABEL - 1)
+    # Between words, so that a path or a command stays whole.
+    parts = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False) or [""]
     names = [label.ljust(LABEL), *[" " * LABEL] * (len(parts) - 1)]
     return [Text.assemble((name, "dim"), part) for name, part in zip(names, parts, strict=True)]
 

@@ -135,7 +135,8 @@ def _session(each: dict[str, Any], now: float) -> tuple[str, ...]:
     elif each["confirmed_gain"] is not None:
         gained = f"{figure(each['confirmed_gain'], each['baseline'])} confirmed"
     else:
-        gained = f"{figure(each['gain'], each['baseline'])} {each['gain_is']}" if each["gain"] > 0 else "none yet"
+        said = each["verdict"] or each["gain_is"]
+        gained = f"{figure(each['gain'], each['baseline'])} {said}" if each["gain"] > 0 else "none yet"
     baseline = figure(each["baseline"]) if each["baseline"] is not None else "-"
     return (each["tag"], str(each["experiments"]), baseline, best, gained, f"{at}, {ago}", each["branch"])
 

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.events import Event
 from agent.journal.state import State
 from agent.report.summary import summarize
+from agent.system.placeholders import require_unquoted
 from agent.views.text import headline
 
 # Timeout of a notification command, and the longest that the end of a session waits for the last ones.
@@ -26,7 +27,8 @@ LONGEST_SECONDS = 10.0
 CRASHES = 3
 LONGEST_TEXT = 240
 _PROGRAM = re.compile(r"[\w.+/-]+")
-_PLACE = re.compile(r"\{(title|text)\}")
+# In a shell command, the placeholders become variables: their values are never read as code.
+_VARIABLES = {"{title}": "NOTIFY_TITLE", "{text}": "NOTIFY_TEXT"}
 APPLESCRIPT = ("on run argv", "display notification (item 2 of argv) with title (item 1 of argv)", "end run")
 
 
@@ -38,7 +40,7 @@ class Notifier:
         platform: as `sys.platform`.
 
     Raises:
-        UsageError: a command cannot be parsed or its program is not found.
+        UsageError: a command cannot be parsed, its program is not found, or a placeholder is in quotes.
         PreconditionError: desktop notifications need a program that is not installed.
     """
 
@@ -71,9 +73,8 @@ class Notifier:
                 terminal.flush()
         self._running = [thread for thread in self._running if thread.is_alive()]
         for command in self._commands:
-            filled = [_filled(part, title, text) for part in command]
             # Each command gets a thread that waits for it, and kills it if it hangs.
-            thread = threading.Thread(target=_deliver, args=(filled,), daemon=True)
+            thread = threading.Thread(target=_deliver, args=(command, {"{title}": title, "{text}": text}), daemon=True)
             thread.start()
             self._running.append(thread)
 
@@ -124,21 +125,21 @@ def _command(way: str, platform: str) -> list[str]:
         raise UsageError(f"--notify {way!r} is not a valid command: {error}") from None
     if not word or (_PROGRAM.fullmatch(word) and shutil.which(word) is None):
         raise UsageError(f"--notify must be bell, desktop or a command; program {word!r} not found")
+    require_unquoted("--notify", way, *_VARIABLES)
+    for place, variable in _VARIABLES.items():
+        way = way.replace(place, f'"${variable}"')
     return ["/bin/sh", "-c", way]
 
 
-def _filled(part: str, title: str, text: str) -> str:
-    """Fill in the placeholders, quoted if a shell reads them, in one pass: a text may itself contain braces."""
-    values = {"title": title, "text": text}
-    if part in ("{title}", "{text}"):
-        return values[part[1:-1]]
-    return _PLACE.sub(lambda found: shlex.quote(values[found[1]]), part)
-
-
-def _deliver(command: Sequence[str]) -> None:
+def _deliver(command: Sequence[str], values: Mapping[str, str]) -> None:
+    """Run a command with the values of its placeholders."""
+    # As bytes: the user's locale may lack a character of a text.
+    told = {place: value.encode(errors="replace") for place, value in values.items()}
+    filled = [told[part] if part in told else os.fsencode(part) for part in command]
+    env = {**os.environb, **{variable.encode(): told[place] for place, variable in _VARIABLES.items()}}
     quiet = subprocess.DEVNULL
     with contextlib.suppress(OSError):
-        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        process = subprocess.Popen(filled, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True, env=env)
         try:
             process.wait(timeout=LONGEST_SECONDS)
         except subprocess.TimeoutExpired:

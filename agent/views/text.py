@@ -17,6 +17,7 @@ from agent.report.stations import StationStatus, stations_line
 from agent.system.invocation import typed
 
 MOST_KEPT = 5
+DETERMINISTIC = "none, runs are deterministic"
 COLOURS = {"keep": "green", "discard": "default", "crash": "red"}
 
 
@@ -193,12 +194,16 @@ def closing(state: State, summary: Mapping[str, Any], places: Places) -> list[st
         f"{_mean(summary['best_runs'])}",
         f"gain      {gain(summary)}" + (f", {percent:.2f} %" if percent and not summary["confirmed"] else ""),
         *([f"holdout   {holdout_line(summary['holdout'])}"] if summary["holdout"] else []),
-        *([f"noise     {summary['noise']:.2g}, standard deviation of one run"] if summary["noise"] else []),
+        *([f"noise     {_noise(summary['noise'])}"] if summary["noise"] is not None else []),
         *([f"bound     {summary['statement']['line']}"] if summary["statement"] else []),
     ]
     kept = _kept(state)
     parts = [happened, result, *([kept] if kept else []), _next_commands(summary, places.next_tag)]
     return [one_line(line) for part in parts for line in (*part, "")][:-1]
+
+
+def _noise(noise: float) -> str:
+    return f"{noise:.2g}, standard deviation of one run" if noise else DETERMINISTIC
 
 
 def _next_commands(summary: Mapping[str, Any], next_tag: str) -> list[str]:

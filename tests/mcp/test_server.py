@@ -16,10 +16,12 @@ from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import TextContent, TextResourceContents
 
 from agent.journal import lock
-from agent.journal.paths import state_folder
+from agent.journal.paths import journal_path, state_folder
 from agent.mcp import measuring, server
+from agent.mcp.progress import under_way
 from agent.report.verdict import await_verdict, result
 from tests.common import schemas
+from tests.common.journals import JournalBuilder
 from tests.common.processes import start, wait_for
 from tests.common.tries import BETTER, edit, slow
 from tests.common.workspaces import QUICK, Cli, commit_all
@@ -146,6 +148,32 @@ def test_status_says_why_a_confirmation_failed(quick: Path, tmp_path: Path, cli:
         assert "exit code 3" in (await agent.data("status"))["confirmation_error"]
 
     talk(quick, talking)
+
+
+@pytest.mark.quick
+def test_confirmation_makes_up_for_one_that_failed_before(quick: Path, cli: Cli) -> None:
+    edit(quick, *BETTER)
+    assert cli(quick, "try", "--tag", "t").returncode == 0
+    envelope = {"data": None, "errors": ["no luck"], "hints": []}
+    (state_folder(quick) / "sessions/t/confirm.json").write_text(json.dumps(envelope))
+    assert measuring.confirmation_error(quick, "t") == "no luck"
+    assert cli(quick, "confirm", "--runs", "2").returncode == 0
+    assert measuring.confirmation_error(quick, "t") is None
+
+
+@pytest.mark.quick
+def test_replaced_run_of_a_comparison_counts_as_one_more(quick: Path) -> None:
+    builder = JournalBuilder("t").baseline().keep()
+    run: dict[str, Any] = {"run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}
+    builder.write("comparing", commits={"a": builder.base, "b": builder.best}, files=[], count=2)
+    for label in "abbab":  # the last one is replaced
+        builder.write("running", label=label, **run)
+        builder.write("compared", label=label, run=1, metric=1.0, seconds=300.0)
+    builder.write("running", label="b", **run)
+    builder.write.save(journal_path(quick, "t"))
+    with lock.hold(state_folder(quick), "t"):
+        now = under_way(quick, "t")
+    assert (now["phase"], now["run"], now["of"]) == ("comparing", 6, 6)
 
 
 @pytest.mark.quick

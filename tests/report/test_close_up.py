@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.protocol.load import load_protocol
 from agent.report.close_up import LONGEST_LINE, TAIL_LINES, close_ups
+from agent.report.gather import gather
 from agent.repository.workspace import Workspace
 from tests.common.journals import FINGERPRINT, Writer
 from tests.common.workspaces import Cli, commit_all, commit_many, git
@@ -82,20 +83,23 @@ def test_runs_name_their_side(quick: Path) -> None:
 
 def test_log_outside_of_the_workspace_is_not_read(quick: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.log"
-    secret.write_text("secret\n")
+    secret.write_text("secret\nevaluation: 0.3s\n")
     write = Writer()
     base = git(quick, "rev-parse", "HEAD")
     write("session", tag="t", base=base, pid=1, fingerprint=FINGERPRINT, **SESSION)
     write("proposed", number=0, files=[], digest="0", **PROPOSAL)
     write("committed", number=0, commit=base)
     write("started", number=0, run=1, pid=9, born=0.0, log=str(secret))
-    write("measured", number=0, run=1, metric=1.0, seconds=1.0, secondary={}, error=None, log=str(secret))
+    measured: dict[str, Any] = {"metric": 1.0, "seconds": 1.0, "secondary": {"training_seconds": 0.5}, "error": None}
+    write("measured", number=0, run=1, log=str(secret), **measured)
     write("judged", number=0, status="keep", reason="baseline", evidence=None)
     write("recorded", number=0, head=base)
     write.save(quick / ".autoresearch" / "sessions" / "t" / "journal.jsonl")
     _, (baseline,) = close_ups(Workspace(quick, load_protocol(quick)), "t")
     assert baseline.tail == ()
     assert baseline.log is None or "secret" not in str(baseline.log) or not baseline.log.exists()
+    spent = gather(Workspace(quick, load_protocol(quick)), ["t"])["sessions"][0]["time"]
+    assert (spent["training"], spent["evaluation"]) == (0.5, 0.0)
 
 
 def test_log_of_a_baseline_that_a_later_session_has_overwritten_is_not_shown(quick: Path, cli: Cli) -> None:

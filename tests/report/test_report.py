@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,15 +16,18 @@ from pathlib import Path
 
 import pytest
 
+from agent.format import figure
 from agent.journal.experiment import Evidence
+from agent.journal.paths import journal_path
 from agent.report.gather import evidence_words
 from agent.report.timing import time_spent
 from agent.views.page import chart, scale, sidebyside
 from agent.views.page.write import write_report
 from tests.common.browser import Page, browser, find
-from tests.common.journals import HOSTILE, Writer
+from tests.common.journals import HOSTILE, JournalBuilder, Writer, as_named
 from tests.common.reports import LONG, Made
-from tests.common.workspaces import Cli, git
+from tests.common.terminals import in_terminal
+from tests.common.workspaces import Cli, commit_all, git
 
 # Alone it takes 2 to 3 s, and up to 8 where six workers share two cores.
 PLENTY_OF_SECONDS, PLENTY_OF_BYTES = 20.0, 4_000_000
@@ -165,7 +169,7 @@ def test_evaluation_is_read_from_the_log(tmp_path: Path) -> None:
     secondary = {"training_seconds": 30.0}
     write("measured", 41.0, number=0, seconds=40.0, secondary=secondary, log=str(tmp_path / "run.log"))
     write.save(tmp_path / "journal.jsonl")
-    spent = time_spent(read(tmp_path / "journal.jsonl"))
+    spent = time_spent(read(tmp_path / "journal.jsonl"), as_named)
     assert (spent.training, spent.evaluation, spent.starting) == (30.0, 7.5, 2.5)
     assert (spent.proposing, spent.other) == (4.0, 1.0)
 
@@ -212,6 +216,95 @@ def test_the_range_shows_what_is_interesting() -> None:
     assert 1.6 < high < 2.0
     assert scale.interesting([5.0, 7.0], [5.0, 6.0, 7.0, -90.0], 0.0, down=False)[0] > 3
     assert scale.written(scale.ticks(1.7, 1.8, 5)) == ["1.70", "1.75", "1.80"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "ends", [(1.9e-13, 2.1e-13), (-3e-15, 4e-15), (0.0, 3e-5), (1.7, 1.7 + 1e-11), (1e-300, 2e-300), (2e9, 2e9 + 1e-2)]
+)
+def test_ticks_of_any_size_differ(ends: tuple[float, float]) -> None:
+    values = scale.ticks(*ends, 6)
+    assert len(values) > 2
+    assert len(set(scale.written(values))) == len(values)
+    assert all(ends[0] <= value <= ends[1] for value in values[1:-1])
+    low, high = scale.interesting([ends[0]], [ends[0], *[ends[0] * (1 + 3e-16)] * 2], 0.0, down=False)
+    assert low < high
+
+
+def test_metric_near_zero_is_reported(quick: Path, cli: Cli) -> None:
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace("{loss:.6f}", "{2e-13 * loss:.20f}"))
+    commit_all(quick, "tiny")
+    done = cli(quick, "run", "--tag", "t", "--max-experiments", "3", AUTORESEARCH_REPORT="1")
+    assert done.returncode == 0, done.stderr
+    assert "e-13" in done.stdout
+    assert "e-13" in (quick / ".autoresearch/sessions/t/report/progress.svg").read_text()
+    assert "0.000000" not in cli(quick, "status").stdout
+
+
+def test_session_survives_a_page_that_cannot_be_drawn(quick: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)  # as if it were not installed
+    run = ("run", "--tag", "t", "--max-experiments", "3")
+    done = cli(quick, *run, AUTORESEARCH_REPORT="1", AUTORESEARCH_CONFIRM="1")
+    assert done.returncode == 0, done.stderr
+    assert "the report was not written: ModuleNotFoundError" in done.stderr
+    assert "confirmed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("runs", "noise", "says", "drawn"),
+    [
+        ("2", None, "The noise is unknown.", "not known yet"),
+        ("3", 0.0, "Runs are deterministic", "none, runs are deterministic"),
+    ],
+)
+def test_noise_is_shown_once_it_is_known(
+    quick: Path, cli: Cli, runs: str, noise: float | None, says: str, drawn: str
+) -> None:
+    done = cli(quick, "run", "--tag", "t", "--baseline-runs", runs, "--max-experiments", "0")
+    assert ("noise     none, runs are deterministic" in done.stdout) == (noise == 0.0), done.stdout
+    assert json.loads(cli(quick, "status", "--json").stdout)["data"]["noise"] == noise
+    shown = in_terminal(quick, "status")[1]
+    assert drawn in shown
+    assert "standard deviation" not in done.stdout + shown
+    assert cli(quick, "report").returncode == 0
+    page = (quick / ".autoresearch/sessions/t/report/index.html").read_text()
+    assert says in page
+    assert "No idea was tried." in page
+    assert "Every idea was kept" not in page
+
+
+def test_noise_that_a_verdict_only_guessed_is_unknown(quick: Path, cli: Cli) -> None:
+    agent = ("--proposer", "command", "--agent-cmd", "sed -i 's/^DEPTH = 4 /DEPTH = 1 /' train.py")
+    flags = ("--tag", "t", "--baseline-runs", "1", "--max-experiments", "1", "--no-confirm", *agent)
+    assert cli(quick, "run", *flags).returncode == 0
+    for command in ("status", "report"):
+        data = json.loads(cli(quick, command, "--json").stdout)["data"]
+        assert data.get("sessions", [data])[0]["noise"] is None
+
+
+def test_clone_without_commits_of_the_session_says_so(quick: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli(quick, "run", "--tag", "t", "--max-experiments", "3").returncode == 0
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--single-branch", "--branch", "main", f"file://{quick}", str(clone))
+    shutil.copytree(quick / ".autoresearch/sessions", clone / ".autoresearch/sessions")
+    assert cli(clone, "report", "--tag", "t").returncode == 0
+    page = (clone / ".autoresearch/sessions/t/report/index.html").read_text()
+    assert "The commits are not in this repository." in page
+    assert "The best is the baseline" not in page
+
+
+def test_compared_sessions_show_the_gain_of_held_out_runs(made: Made) -> None:
+    about = made.data("night")["sessions"][0]
+    journal = journal_path(made.folder, "sure")
+    JournalBuilder("sure", about["rows"][0]["commit"], about["best_commit"]).baseline().keep().confirmed().save(journal)
+    html = made.report("night", "sure").read_text()
+    sure = made.data("night", "sure")["sessions"][1]
+    row = next(each for each in re.findall(r"<tr>.*?</tr>", html) if ">sure<" in each)
+    assert "confirmed" in row
+    assert f">{figure(sure['confirmation']['gain'], 1.0, '+')}<" in row
+    assert sure["gain"] != pytest.approx(sure["confirmation"]["gain"], abs=1e-5)
+    shutil.rmtree(journal.parent)
 
 
 @pytest.mark.quick

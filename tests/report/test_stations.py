@@ -12,6 +12,7 @@ from agent.report.stations import by_station, machine_of, stations_line, station
 from agent.report.timing import time_spent
 from agent.views.plain import event_lines
 from tests.common import schemas
+from tests.common.journals import as_named
 from tests.common.station_journals import night
 
 
@@ -71,7 +72,7 @@ def test_an_experiment_is_compared_with_its_base_even_if_another_was_kept_meanwh
 def test_time_spent_is_that_of_all_stations() -> None:
     made = night()
     events = [json.loads(line) for line in made.write.lines]
-    spent = time_spent([Event(each.pop("event"), each.pop("at"), each) for each in events])
+    spent = time_spent([Event(each.pop("event"), each.pop("at"), each) for each in events], as_named)
     assert (spent.training, spent.repeats, spent.interruptions) == (4 * 300, 5 * 300, 100)
     there = 3 * made.state.seconds
     assert spent.other == pytest.approx(there - 9 * 300 - 100)

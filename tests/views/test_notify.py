@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import AutoresearchError
+from agent.errors import AutoresearchError, UsageError
 from agent.journal.events import Event
 from agent.journal.journal import read
 from agent.journal.paths import journal_path
@@ -132,6 +132,30 @@ def test_a_command_that_hangs_or_fails_disturbs_nothing(
     assert told(tmp_path) == [["autoresearch t: trouble"]]
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("text", ["{text}", "`echo {text}`", '$(echo "a" {text})'])
+def test_text_of_a_model_is_never_run_as_code(started: State, tmp_path: Path, text: str) -> None:
+    made = tmp_path / "made"
+    with Notifier([f"{teller(tmp_path, 'tell')} {text}"]) as notifier:
+        for evil in (f"$(touch {made})", f"`touch {made}`", f"'; touch {made}; '"):
+            notifier(Event("away", time.time(), {"proposer": "m", "reason": evil, "until": None}), started)
+            notifier(Event("back", time.time(), {"proposer": "m"}), started)
+    assert len(told(tmp_path)) == 3
+    assert not made.exists()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "way",
+    ['echo "{text}"', "echo '{title} {text}'", "echo \\{text}", 'echo "it\'s {title}"', 'echo "$(echo "{text}")"'],
+)
+def test_quoted_placeholder_is_refused(way: str) -> None:
+    with pytest.raises(UsageError, match="is quoted in --notify") as found:
+        Notifier([way])
+    assert "without quotes" in found.value.hint
+    Notifier(["echo \"it's\" {text} 'and' {title}", 'curl -d "$(printf %s {text} | (cat))" "x" {title}'])
 
 
 @pytest.mark.parametrize("way", ["bel", "'open", ""])

@@ -197,7 +197,7 @@ def test_screen_shows_session(states: list[State]) -> None:
     assert "anthropic:m is unavailable, using the search: rate limit" in running
     assert "about 62 more by 07:00" in running
     assert "$0.41" in running
-    assert "noise     not known yet" in running
+    assert "noise     none, runs are deterministic" in running
     assert " confirmed, " in running
     assert "baseline 1.732000" in running
     assert "incumbent " in texts[-4]
@@ -260,6 +260,17 @@ def test_the_screen_while_the_gain_is_confirmed(states: list[State]) -> None:
     assert "#9, run 7, replacing a disturbed one" in "\n".join(drawn(further, 80, 24))
 
 
+def test_screen_says_that_an_ablation_is_one(states: list[State]) -> None:
+    state = states[-1]
+    assert state.incumbent is not None
+    for kind, data in (
+        ("comparing", {"commits": {"best": state.incumbent.commit, "1": "c" * 40}, "files": [], "count": 3}),
+        ("running", {"label": "best", "run": 1, "pid": 1, "born": 0.0, "log": "", "expected": 300.0}),
+    ):
+        state = step(state, Event(kind, state.latest_at + 1, data))
+    assert "ablating with held-out runs: best #9 and " in "\n".join(drawn(state, 80, 24))
+
+
 @pytest.mark.quick
 def test_figures_of_any_size() -> None:
     assert [figure(v) for v in (1.294512, -12.5, 176890964.0)] == ["1.294512", "-12.500000", "176,890,964"]
@@ -273,6 +284,14 @@ def test_figures_of_any_size() -> None:
         "200.5 M",
     ]
     assert gain({"confirmed": None, "gain": -0.1, "gain_is_provisional": False}) == "none yet (-0.1)"
+
+
+@pytest.mark.quick
+def test_small_and_rounded_figures_keep_their_digits() -> None:
+    assert [figure(v) for v in (2.5e-13, 0.000512, 0.0)] == ["2.5e-13", "0.000512", "0.000000"]
+    assert [figure(v, 2e-13, "+") for v in (3e-15, -1.23456e-14, 0.5)] == ["+3e-15", "-1.2346e-14", "+0.5"]
+    assert (figure(-0.0123, 1.29), figure(-1e-7, 0.0)) == ("-0.012300", "-1e-07")
+    assert [brief(v) for v in (9999.4, 9999.7, -9999.7, 999.96)] == ["9999", "10,000", "-10,000", "1000"]
 
 
 def test_forecast_counts_experiments_until_limit(states: list[State]) -> None:

@@ -11,6 +11,7 @@ from agent.cli.command import answer, command
 from agent.cli.options import Holdout, Json, SandboxMode, SessionSandbox, Setup, Tag, TrainingSeconds
 from agent.cli.program import RESEARCH, Options
 from agent.errors import UsageError
+from agent.format import figure
 
 if TYPE_CHECKING:
     from agent.session.confirm import Pairs
@@ -222,5 +223,5 @@ def baseline(
     from agent.cli.launch import baseline as launch
 
     data = launch(Options.folder, training_seconds, setup, sandbox)
-    answer(as_json, "baseline", data, [f"{data['metric']}  {data['value']:.6f}", f"log  {data['log']}"])
+    answer(as_json, "baseline", data, [f"{data['metric']}  {figure(data['value'])}", f"log  {data['log']}"])
     return 0

@@ -131,7 +131,7 @@ def diff(
     if not data["diff"] and not as_json:
         print("no difference", file=sys.stderr)
         return 0
-    answer(as_json, "diff", data, colored(diff_lines(data["diff"]), raw=True))
+    answer(as_json, "diff", data, colored(diff_lines(data["diff"]), on_pipe=data["diff"]))
     return 0
 
 
@@ -168,9 +168,10 @@ def log(
         text = read_end(path, LARGEST_LOG).decode(errors="replace")
         answer(True, "log", {"path": str(path), "text": text}, [])
         return 0
-    for text in inspection.follow(Options.folder.resolve(), path, go_on=follow):
-        # A pipe gets the log unchanged; on a terminal its escape sequences are stripped.
-        print(block(text) if sys.stdout.isatty() else text, end="", flush=True)
+    # A pipe gets the log unchanged; on a terminal its escape sequences are stripped.
+    drawn = sys.stdout.isatty()
+    for text in inspection.follow(Options.folder.resolve(), path, follow, "replace" if drawn else "surrogateescape"):
+        print(block(text) if drawn else text, end="", flush=True)
     return 0
 
 

@@ -15,6 +15,8 @@ GAP = 9  # pixels between a point and its label
 SHIFTS = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # lines by which a label may be moved, in order of preference
 COVERED, TOO_MUCH = 2.0, 9.0
 WORSE, BETTER = 0.6, 0.2  # margins around the running best, as a fraction of its range
+FINEST = 1e-12  # the smallest range, as a fraction of the values: floating-point numbers have 15 digits
+SMALLEST = 1e-4  # ticks below this have an exponent
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def interesting(best: Sequence[float], values: Sequence[float], noise: float, do
     if _span(core) == 0:
         quarter, middle, last = statistics.quantiles([*values, *values], n=4)
         reach = max(reach, 2 * (last - quarter), 1.5 * abs(middle - core[0]))
-    reach = reach or 1e-3 * abs(core[0]) or 1.0
+    reach = max(reach or 1e-3 * abs(core[0]) or 1.0, FINEST * max(map(abs, core)))
     above, below = (WORSE, BETTER) if down else (BETTER, WORSE)
     low, high = min(core) - below * reach, max(core) + above * reach
     near = [value for value in (*values, *core) if low <= value <= high]
@@ -81,20 +83,29 @@ def interesting(best: Sequence[float], values: Sequence[float], noise: float, do
 def ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round values between low and high."""
     rough = (high - low) / max(count, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
+    exponent = math.floor(math.log10(rough))
+    power = 10.0**exponent
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough)
     first = math.ceil(low / step)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step) + 1)]
+    return [round(index * step, max(0, 1 - exponent)) for index in range(first, math.floor(high / step) + 1)]
 
 
 def written(values: Sequence[float]) -> list[str]:
     """Format ticks with as few decimals as tell them apart, large ones in thousands (k) or millions (M)."""
     largest = max(map(abs, values), default=0.0)
+    if 0 < largest < SMALLEST:
+        return [f"{value:.{_digits(values, largest)}g}" for value in values]
     unit, letter = (1e6, " M") if largest >= 1e6 else (1e3, " k") if largest >= 1e5 else (1.0, "")
     values = [value / unit for value in values]
     step = min((b - a for a, b in pairwise(values)), default=1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [f"{value:,.{decimals}f}{letter if value else ''}" for value in values]
+
+
+def _digits(values: Sequence[float], largest: float) -> int:
+    """Return the significant digits of the largest tick that tell neighbors apart."""
+    step = min((b - a for a, b in pairwise(values)), default=largest)
+    return max(1, 1 + math.floor(math.log10(largest)) - math.floor(math.log10(step) + 1e-9))
 
 
 def width(text: str, size: float) -> float:

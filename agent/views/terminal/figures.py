@@ -10,12 +10,12 @@ from rich.text import Text
 
 from agent.format import cost, figure, one_line
 from agent.journal.state import State
-from agent.report.gain import standing
+from agent.report.gain import Gain, standing
 from agent.report.summary import summarize
 from agent.views.terminal.chart import best_path
 from agent.views.terminal.ellipsis import LABEL, FirstFitting, clock, line, named, sides
 from agent.views.terminal.progress_panel import Moment
-from agent.views.text import background, faults
+from agent.views.text import DETERMINISTIC, background, faults
 
 SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 
@@ -42,12 +42,7 @@ def figure_lines(state: State, moment: Moment, room: int, *, charted: bool) -> l
         lines += [named("best", *best, figure(summary["baseline"])), _gain(state)]
     else:
         lines.append(named("baseline", (figure(summary["baseline"]), "bold"), "  no improvement yet"))
-    noise = (
-        f"{figure(stands.noise, summary['baseline'])}, standard deviation of one run"
-        if stands.noise
-        else "not known yet"
-    )
-    lines.append(named("noise", noise))
+    lines.append(named("noise", _noise(stands)))
     path = best_path(state.experiments)
     if len(set(path)) > 1 and not charted:
         lines.append(named("progress", _spark(path, room - LABEL, moment.ascii)))
@@ -83,6 +78,12 @@ def _background(summary: Mapping[str, Any]) -> list[RenderableType]:
     return [FirstFitting([named(label, text) for label, _, text in lines])] if lines[0][0] else []
 
 
+def _noise(stands: Gain) -> str:
+    if stands.noise is None:
+        return "not known yet"
+    return f"{figure(stands.noise, stands.baseline)}, standard deviation of one run" if stands.noise else DETERMINISTIC
+
+
 def _gain(state: State) -> Text:
     stands = standing(state)
     assert stands.apparent is not None and stands.baseline is not None
@@ -91,7 +92,7 @@ def _gain(state: State) -> Text:
     if stands.confirmed is None and stands.apparent <= 0:
         return named("gain", f"none yet: {apparent}{percent}")
     if stands.confirmed is None:
-        return named("gain", f"{apparent}{percent} ", (stands.word, "bold"))
+        return named("gain", f"{apparent}{percent} ", (stands.verdict or stands.word, "bold"))
     low, high = (figure(end, like) for end in (stands.low, stands.high) if end is not None)
     interval = f", {low} to {high}; apparent {apparent}{percent}"
     return named("gain", (f"{figure(stands.confirmed, like)} confirmed", "bold green"), interval)

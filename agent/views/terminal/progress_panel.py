@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from agent.decision.estimate import unbiased
 from agent.execution.progress import Reading
 from agent.format import duration, figure, one_line
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Experiment, Run, metrics
+from agent.journal.experiment import Experiment, Run, mean, metrics
 from agent.journal.pending import Pending
 from agent.journal.state import State, side
 from agent.pruning.curves import Curve
@@ -117,10 +116,8 @@ def _pause(until: float) -> Text:
 
 def _comparing(state: State, comparison: PendingComparison, moment: Moment) -> list[RenderableType]:
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
-    doing = "confirming" if comparison.rung is None else "promoting"
-    lines: list[RenderableType] = [
-        line(f"{doing} with held-out runs: {' and '.join(names.values())}, alternating", "bold")
-    ]
+    what = f"{comparison.doing} with held-out runs: {' and '.join(names.values())}, alternating"
+    lines: list[RenderableType] = [line(what, "bold")]
     lines += [_so_far(names[label], runs, "") for label, runs in comparison.runs.items() if runs]
     found = under_way(state)
     assert found is not None
@@ -137,15 +134,15 @@ def _against(best: Experiment | None) -> str:
     values = metrics(unbiased(best)) if not best.runs[-1].station else []
     values = values or [best.metric]
     runs = f", {len(values)} runs" if len(values) > 1 else ""
-    return f"  against {figure(math.fsum(values) / len(values))} of #{best.number}{runs}"
+    return f"  against {figure(mean(values))} of #{best.number}{runs}"
 
 
 def _so_far(label: str, runs: Sequence[Run], against: str) -> RenderableType:
     """Return a line with the values of the runs, or their mean if they do not fit."""
     values = metrics(runs)
     every = "  ".join(map(figure, values))
-    mean = f"{figure(math.fsum(values) / len(values))}, mean of {len(values)} runs" if len(values) > 1 else every
-    return FirstFitting([named(label, text + against) for text in (every, mean)])
+    short = f"{figure(mean(values))}, mean of {len(values)} runs" if len(values) > 1 else every
+    return FirstFitting([named(label, text + against) for text in (every, short)])
 
 
 def _running(started: Mapping[str, Any], since: float, which: str, moment: Moment) -> list[RenderableType]:

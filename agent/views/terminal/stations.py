@@ -116,4 +116,4 @@ def _comparison(state: State) -> list[RenderableType]:
     names = {label: side(state, label, commit) for label, commit in comparison.commits.items()}
     done = min((len(comparison.runs.get(label, ())) for label in names), default=0)
     pairs = f", {done} of {comparison.count} pairs" if len(names) == 2 else ""
-    return [line(f"confirming with held-out runs: {' and '.join(names.values())}{pairs}", "bold")]
+    return [line(f"{comparison.doing} with held-out runs: {' and '.join(names.values())}{pairs}", "bold")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -43,6 +44,8 @@ def status_page(
     console = Console(highlight=False)
     width, ascii_only = min(WIDEST, console.width), console.options.ascii_only
     moment = Moment(now=0.0, ends=of_note(data["limits"]).words() if data["limits"] else "", ascii=ascii_only)
+    if state.away and data["running_pid"] is None:  # no loop will ask the model then
+        state = replace(state, away={**state.away, "until": None})
     figures = figure_lines(state, moment, width, charted=False)
     if data["holdout"]:
         figures += labelled("holdout", holdout_line(data["holdout"]), width)

@@ -94,6 +94,28 @@ def test_next_tag_is_one_that_no_session_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+def test_closing_page_breaks_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/home/me/a-night/.autoresearch/sessions/mar5/report/index.html"
+    assert closing_page([f"report    {path}"]) == ["", f"report    {path}"]
+
+
+def test_page_tells_nothing_of_a_killed_loop_as_present(quick: Path, cli: Cli) -> None:
+    builder, until = JournalBuilder("t").baseline().keep(), 1_900_000_000.0
+    builder.write("away", proposer="llm", reason="rate limit", until=until)
+    builder.write("waiting", proposer="llm", reason="busy", until=until)
+    builder.write("faulted", number=2, run=1, seconds=1.0, pause=300.0, fault="machine", reason="the GPU failed")
+    builder.write.save(journal_path(quick, "t"))
+    shown = "\n".join([*page(quick, (120, 40)), cli(quick, "status").stdout])
+    assert shown.count("llm is unavailable, using the search: rate limit") == 2
+    assert shown.count("not running: interrupted") == 2
+    for gone in ("will be retried", "the next repeat begins", "unavailable until"):
+        assert gone not in shown
+    builder.save(journal_path(quick, "t"))
+    assert summarize(fold(journal_path(quick, "t")))["waiting"] is None
+
+
+@pytest.mark.quick
 def test_closing_page_shows_a_label_once() -> None:
     lines = ["gain      0.1", "", "kept      #1 +0.1  A 1 -> 2", "kept      #12 +0.1  A 2 -> 3", "", "view      x"]
     assert closing_page(lines) == ["", *lines[:3], " " * 10 + lines[3].removeprefix("kept      "), *lines[4:]]

@@ -21,7 +21,9 @@ function button(text, act, attributes = {}) {
 
 // The same figures as in the tables: 1.294512, 176,890,964.
 function figure(value, like = value) {
-  const size = Math.abs(like);
+  const size = Math.abs(like) || Math.abs(value);
+  if (size > 0 && size < 1e-3)
+    return setting(Number(value.toFixed(Math.min(100, 5 - Math.floor(Math.log10(size)))))).replaceAll("-", "−");
   const digits = size < 100 ? 6 : Math.max(0, 6 - Math.trunc(Math.log10(size)));
   return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
 }
@@ -69,6 +71,10 @@ function tickTexts(values) {
   const largest = Math.max(...values.map(Math.abs), 0);
   const [unit, letter] = largest >= 1e6 ? [1e6, " M"] : largest >= 1e5 ? [1e3, " k"] : [1, ""];
   const step = values.length > 1 ? (values[1] - values[0]) / unit : 1;
+  if (largest > 0 && largest < 1e-4) {
+    const shown = 1 + Math.floor(Math.log10(largest)) - Math.floor(Math.log10(Math.min(step, largest)) + 1e-9);
+    return values.map((value) => setting(Number(value.toPrecision(Math.max(1, shown)))).replace("-", "−"));
+  }
   const digits = Math.min(12, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
   const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
   return values.map((value) => (value / unit).toLocaleString("en-US", options).replace("-", "−") + (value ? letter : ""));
