@@ -43,6 +43,15 @@ def adopted(folder: Path, cli: Cli, *args: str) -> dict[str, Any]:
     return data
 
 
+def refusal(folder: Path, cli: Cli, *args: str) -> str:
+    """Run an `adopt` that is refused, and leaves main alone. Return what it says."""
+    before = git(folder, "rev-parse", "main")
+    done = cli(folder, "adopt", *args)
+    assert done.returncode == 3, done.stderr
+    assert git(folder, "rev-parse", "main") == before
+    return done.stderr
+
+
 def edit(folder: Path, old: str, new: str) -> None:
     """Commit a change of train.py on main, and stay there."""
     git(folder, "switch", "--quiet", "main")
@@ -192,12 +201,9 @@ def test_single_keep_that_fails_an_assert_alone_is_refused(quick: Path, cli: Cli
     (quick / "train.py").write_text(text.replace("\nloss", "\nassert WIDTH <= 16 * DEPTH, 'too wide'\nloss"))
     commit_all(quick, "a wide model must be deep")
     keep_in_turn(quick, cli, "s/^DEPTH = 4 /DEPTH = 6 /", "s/^WIDTH = 64 /WIDTH = 96 /")
-    before = git(quick, "rev-parse", "main")
-    refused = cli(quick, "adopt", "2", "--provisional")
-    assert refused.returncode == 3
-    assert "error: train.py with only #2 fails its own assert: WIDTH <= 16 * DEPTH\n" in refused.stderr
-    assert "hint: name the earlier keep as well" in refused.stderr
-    assert git(quick, "rev-parse", "main") == before
+    said = refusal(quick, cli, "2", "--provisional")
+    assert "error: train.py with only #2 fails its own assert: WIDTH <= 16 * DEPTH\n" in said
+    assert "hint: name the earlier keep as well" in said
     assert adopted(quick, cli, "1", "2", "--provisional")["adopted"] == [1, 2]
 
 
@@ -208,11 +214,7 @@ def test_single_keep_of_another_branch_of_the_recipe_is_refused(quick: Path, cli
     (quick / "train.py").write_text(text.replace("DEPTH = 4  # search: 1..16\n", sizes))
     commit_all(quick, "two sizes")
     keep_in_turn(quick, cli, "s/^SMALL = True/SMALL = False/", "s/DEPTH = 5/DEPTH = 6/")
-    before = git(quick, "rev-parse", "main")
-    refused = cli(quick, "adopt", "2", "--provisional")
-    assert refused.returncode == 3
-    assert "#2 changes train.py where an earlier keep changed it" in refused.stderr
-    assert git(quick, "rev-parse", "main") == before
+    assert "#2 changes train.py where an earlier keep changed it" in refusal(quick, cli, "2", "--provisional")
     adopted(quick, cli, "1", "2", "--provisional")
     assert sizes.replace("True", "False").replace("5", "6") in train(quick)
 
