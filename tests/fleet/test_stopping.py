@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agent.cli.launch import RunConfig, session_config
+from agent.fleet import cluster as cluster_module
 from agent.fleet import health
 from agent.fleet.cluster import Cluster
 from agent.fleet.decider import Fleet
@@ -26,7 +27,7 @@ from agent.proposers.choose import choose_proposer
 from agent.session.opening import open_runner, prepared
 from agent.session.session import Session
 from tests.common.sessions import assert_consistent, confirmed, events
-from tests.common.stations import SLOW, gated, going, marked, set_train, until
+from tests.common.stations import SLOW, WAIT_SECONDS, gated, going, marked, set_train, until
 from tests.common.workspaces import QUICK, ROOT, Cli, git
 
 FLAGS = ("--no-keep-awake", "--sandbox", "off", "--fresh")
@@ -373,8 +374,12 @@ def test_stop_is_not_forgotten_while_candidates_are_under_way(quick: Path, cli: 
     assert events(quick, "ended")[-1]["reason"] == "stopped by `autoresearch stop`"
 
 
-def test_run_goes_on_while_the_connection_breaks_and_comes_back(quick: Path, fleet: LocalFleet) -> None:
+def test_run_goes_on_while_the_connection_breaks_and_comes_back(
+    quick: Path, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The decider notices neither, because it waits for a proposal."""
+    # On a busy machine, a scheduler needs longer to start than Dask tries to reach it.
+    monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 10 * WAIT_SECONDS)
     gate = quick.parent / "gate"
     set_train(quick, gated(gate))
     with open_runner(quick, "t", None, "off") as opened, prepared(opened, setup=False) as runner:
