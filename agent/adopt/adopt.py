@@ -20,6 +20,7 @@ from agent.journal.state import State
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol
 from agent.repository.checkout import Checkout
+from agent.repository.index import sweep
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
 from agent.source.merging import merged, runs
@@ -85,7 +86,7 @@ def adopt(folder: Path, tag: str | None, wish: Wish) -> dict[str, Any]:
         return {**done, "commit": None, "provisional": not choice.confirmed, "message": None}
     if not wish.provisional:
         require_confirmed(choice, tag)
-    checkout.sweep()
+    sweep(workspace.git)
     book = extended(workspace, state, numbers, at)
     told = {} if book is None else {PLAYBOOK: book.decode()}
     checkout.require_unedited(branch, {**files, **told})

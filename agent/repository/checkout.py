@@ -6,10 +6,8 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -17,17 +15,12 @@ from agent.errors import AutoresearchError, PreconditionError
 from agent.format import named
 from agent.protocol.models import FILENAME
 from agent.repository.git import GIT, LITERAL, own_language
+from agent.repository.index import INDEX, holding_index, index_with, scratch_folder
 from agent.repository.workspace import Workspace
 from agent.source.encoding import encoded
 from agent.system.files import write_whole
 from agent.system.invocation import typed
 from agent.system.names import PLAYBOOK
-
-SCRATCH = "autoresearch-"  # how the names of temporary folders in .git begin
-INDEX, INDEX_LOCK = "index", "index.lock"
-HELD = "held"  # the file in a temporary folder that its process locks, and that the lock of the index is linked to
-# How long another git may hold the lock of the index. One that was killed holds it for ever, and must not end a night.
-LOCK_SECONDS, LOCK_POLL = 10.0, 0.05
 
 
 class Checkout:
@@ -246,14 +239,14 @@ class Checkout:
         seen = {path: self._written(path) for path in changed}
         kept = {self._workspace.in_repository(path) for path in keep}
         theirs = [path for path in changed if path in kept or not self.holds(path, before.get(path), after.get(path))]
-        with self._scratch() as scratch:
+        with scratch_folder(self._git) as scratch:
             parts = {path: self._part(path, new, scratch) for path in changed if path in after and path not in theirs}
             try:
-                with self._holding_index(scratch):
+                with holding_index(self._git, scratch):
                     staged = self._workspace.staged()
                     known = {path: (before.get(path), after.get(path)) for path in changed}
                     entries = {path: after.get(path) for path, ours in known.items() if staged.get(path) in ours}
-                    index = self._index_with(scratch / INDEX, entries, len(new))
+                    index = index_with(self._git, scratch, entries, len(new))
                     with self._moving(branch, new, at):
                         for path in [each for each in changed if each not in theirs]:
                             if self._written(path) != seen[path]:  # the user has edited it in the meantime
@@ -267,20 +260,6 @@ class Checkout:
                 for part in parts.values():
                     part.unlink(missing_ok=True)
         return theirs
-
-    def sweep(self) -> None:
-        """Remove the temporary folders, and the lock of the index, that a killed `advance` has left in .git.
-
-        Those of a living process stay: a repository may hold several workspaces.
-        """
-        for left in self._git.folder.glob(f"{SCRATCH}*"):
-            with _locked(left / HELD) as is_ours:
-                if not is_ours:
-                    continue
-                with contextlib.suppress(OSError):  # most had no lock
-                    if (left / HELD).samefile(self._git.folder / INDEX_LOCK):
-                        (self._git.folder / INDEX_LOCK).unlink()
-                shutil.rmtree(left, ignore_errors=True)
 
     def heal(self, files: Iterable[str], commits: Iterable[str]) -> list[str]:
         """Restore files that a killed loop has left half written.
@@ -364,7 +343,7 @@ class Checkout:
         trees = [self._workspace.tree(commit) for commit in commits]
         wanted, head = self._workspace.tree(target), self._workspace.tree(self._workspace.head)
         restored, newer, entries = list[str](), list[str](), dict[str, tuple[str, str] | None]()
-        with self._scratch() as scratch, self._holding_index(scratch):
+        with scratch_folder(self._git) as scratch, holding_index(self._git, scratch):
             staged = self._workspace.staged()
             for path in sorted(files):
                 name = self._workspace.in_repository(path)
@@ -382,21 +361,10 @@ class Checkout:
                 if staged.get(name) not in (head.get(name), want) and (want is None or staged.get(name) in ours):
                     entries[name] = head.get(name)
             if entries:
-                self._index_with(scratch / INDEX, entries, len(target)).replace(self._git.folder / INDEX)
+                index_with(self._git, scratch, entries, len(target)).replace(self._git.folder / INDEX)
         return restored, newer
 
     # Internals
-
-    @contextlib.contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        """Make a temporary folder in .git, which `sweep` leaves alone while this process lives."""
-        for last in (False, False, True):
-            folder = tempfile.TemporaryDirectory(dir=self._git.folder, prefix=SCRATCH)
-            with folder as name, _locked(Path(name) / HELD) as is_ours:
-                # Else another process was about to sweep it, or the disk knows no locks.
-                if is_ours or last:
-                    yield Path(name)
-                    return
 
     def _written(self, path: str) -> tuple[int, ...] | None:
         """Return a stamp that changes with every write to a file of the checkout; None if it does not exist."""
@@ -419,49 +387,6 @@ class Checkout:
             file.write(content)
             os.fchmod(file.fileno(), target.stat().st_mode & 0o777 if target.exists() else mode)
         return Path(name)
-
-    def _index_with(self, scratch: Path, entries: Mapping[str, tuple[str, str] | None], digits: int) -> Path:
-        """Write a copy of the index with these entries changed.
-
-        Args:
-            entries: mode and blob by path; None removes the entry.
-            digits: the length of a hash in this repository.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            scratch.write_bytes((self._git.folder / "index").read_bytes())
-        said = "".join(
-            f"{entry[0]} {entry[1]}\t{path}\0" if entry else f"0 {'0' * digits}\t{path}\0"
-            for path, entry in entries.items()
-        )
-        if said:
-            self._git.fed(["update-index", "-z", "--index-info"], os.fsencode(said), {"GIT_INDEX_FILE": str(scratch)})
-        return scratch
-
-    @contextlib.contextmanager
-    def _holding_index(self, scratch: Path) -> Iterator[None]:
-        """Hold the lock of the index as git does (git-add(1) takes it, too), so that nothing staged meanwhile is lost.
-
-        If another git holds it for longer than LOCK_SECONDS, the block runs without.
-
-        Args:
-            scratch: a temporary folder of this call. The lock is linked to a file there, by which `sweep` knows it.
-        """
-        own, lock = scratch / HELD, self._git.folder / INDEX_LOCK
-        own.touch()  # a disk that knows no locks has made none
-        deadline, held = time.monotonic() + LOCK_SECONDS, False
-        while not held and time.monotonic() < deadline:
-            try:
-                lock.hardlink_to(own)
-                held = True
-            except FileExistsError:
-                time.sleep(LOCK_POLL)
-            except OSError:
-                break  # a file system without hard links
-        try:
-            yield
-        finally:
-            if held:
-                lock.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _moving(self, branch: str, new: str, old: str) -> Iterator[None]:
@@ -518,23 +443,6 @@ class Checkout:
 def _escaped(name: str) -> str:
     """Return the pattern of gitignore(5) that only this name matches."""
     return re.sub(r"([*?\[\\ ])", r"\\\1", name)
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[bool]:
-    """Lock a file during the block, and say whether no other process has locked it. The lock ends with its process."""
-    from filelock import FileLock, Timeout  # imported late: commands that only read do not need it
-
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 def _blob_of(file: Path, digits: int) -> str:

@@ -21,6 +21,7 @@ from agent.protocol.load import require_runnable
 from agent.protocol.models import FILENAME, Protocol, matches
 from agent.repository.checkout import Checkout
 from agent.repository.edit import own_commits
+from agent.repository.index import sweep
 from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.session.context import known_constants
 from agent.system.invocation import typed
@@ -156,7 +157,7 @@ def create(
         switch: check the branch out.
     """
     checkout = Checkout(workspace)
-    checkout.sweep()
+    sweep(workspace.git)
     # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
     head = _require_clear(workspace, about["branch"], about["tag"], start, switch=switch)
     base = start or head
@@ -210,7 +211,7 @@ def reconcile(journal: Journal, workspace: Workspace, branch: str, *, switch: bo
     """
     state, done = journal.state, list[str]()
     checkout = Checkout(workspace)
-    checkout.sweep()
+    sweep(workspace.git)
     assert state.session is not None and state.head is not None
     done += end_orphaned_run(state)
     at = workspace.resolve(f"refs/heads/{branch}")

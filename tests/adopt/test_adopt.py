@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path
-from agent.repository.checkout import HELD, SCRATCH
+from agent.repository.index import HELD, SCRATCH
 from tests.common.processes import deadly_git
 from tests.common.sessions import assert_consistent, keep_in_turn
 from tests.common.workspaces import ROOT, Cli, commit_all, git, set_protocol

@@ -15,8 +15,10 @@ import pytest
 
 from agent.errors import AutoresearchError, PreconditionError
 from agent.protocol.load import load_protocol
-from agent.repository import checkout
-from agent.repository.checkout import SCRATCH, Checkout
+from agent.repository import index
+from agent.repository.checkout import Checkout
+from agent.repository.git import Git
+from agent.repository.index import SCRATCH, sweep
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from tests.common.processes import other_git
@@ -435,7 +437,7 @@ def test_the_branch_moves_after_a_git_that_writes_the_index(quick: Path, tmp_pat
 
 
 def test_a_lock_that_a_killed_git_has_left_ends_no_night(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkout, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(index, "LOCK_SECONDS", 0.1)
     workspace = Workspace(quick, load_protocol(quick))
     git(quick, "switch", "--quiet", "-c", "autoresearch/t")
     old = workspace.head
@@ -443,7 +445,7 @@ def test_a_lock_that_a_killed_git_has_left_ends_no_night(quick: Path, monkeypatc
     theirs = quick / ".git" / "index.lock"
     theirs.touch()
     assert Checkout(workspace).advance("autoresearch/t", new, old) == []
-    Checkout(workspace).sweep()
+    sweep(workspace.git)
     assert theirs.exists()  # it may belong to a git that waits for an editor
     theirs.unlink()
     assert git(quick, "status", "--porcelain") == ""
@@ -455,7 +457,7 @@ def test_the_lock_of_a_killed_loop_is_swept(quick: Path) -> None:
     left.mkdir()
     (left / "held").touch()
     (quick / ".git" / "index.lock").hardlink_to(left / "held")
-    Checkout(workspace).sweep()
+    sweep(workspace.git)
     assert not left.exists()
     git(quick, "add", "train.py")
 
@@ -465,7 +467,7 @@ def test_the_temporary_folder_of_an_earlier_version_is_swept(quick: Path) -> Non
     left = quick / ".git" / f"{SCRATCH}x"
     left.mkdir()
     (left / "train.py.part").touch()
-    Checkout(Workspace(quick, load_protocol(quick))).sweep()
+    sweep(Git(quick))
     assert not left.exists()
 
 
@@ -481,7 +483,7 @@ def test_a_branch_moves_while_another_workspace_sweeps(quick: Path, event: str) 
     def hear(heard: str, args: tuple[Any, ...]) -> None:
         if not seen and heard == event and f".git/{SCRATCH}" in str(args[0]):
             seen.append(str(args[0]))
-            Checkout(workspace).sweep()
+            sweep(workspace.git)
 
     sys.addaudithook(hear)
     assert Checkout(workspace).advance("autoresearch/t", new, old) == []
