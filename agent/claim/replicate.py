@@ -14,7 +14,7 @@ from agent.claim.models import LONGEST_TEXT, Claim, Pair
 from agent.decision import anytime
 from agent.decision.difference import difference
 from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
-from agent.execution import evaluation, holdout
+from agent.execution import holdout
 from agent.execution.measure import Beside, Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted, figure
@@ -258,9 +258,7 @@ def _awake(setting: Setting, found: Found, label: str, seed: int | None, log: Pa
         except Suspended as pause:
             setting.say(f"{NAMES[label]} is repeated: {pause}")
             continue
-        scored = holdout.score(setting.runner, log) if run.metric is not None else None
-        evaluation.drop_models(log)
-        return replace(run, holdout=scored)
+        return holdout.scored(setting.runner, run, log)
 
 
 def _as_slow(runs: Sequence[Run], steps: float | None) -> tuple[Run, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agent.errors import PreconditionError, in_one_line
 from agent.execution import evaluation, integrity
 from agent.execution.evaluation import Place, drop_models, model_of
 from agent.execution.measure import Runner
+from agent.journal.experiment import Run
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import temporary_folder
 from agent.system.files import read_bounded
@@ -41,6 +43,22 @@ def can_score(workspace: Workspace, commit: str, script: str) -> bool:
         script: the evaluator, relative to the workspace.
     """
     return evaluation.HOLDOUT_VARIABLE in (workspace.show(commit, script) or "")
+
+
+def scored(runner: Runner, run: Run, log: Path, tick: Callable[[], None] = lambda: None) -> Run:
+    """Return a run with its metric on the holdout, and delete its models.
+
+    A command of `--holdout` has given it one already. Without a metric on the validation text it gets none.
+
+    Args:
+        log, tick: as in `score`.
+    """
+    try:
+        if run.metric is None or run.holdout is not None:
+            return run
+        return replace(run, holdout=score(runner, log, tick))
+    finally:
+        drop_models(log)
 
 
 def score(runner: Runner, log: Path, tick: Callable[[], None] = lambda: None) -> float | None:

@@ -1,8 +1,9 @@
 """Check that a candidate starts at all, before a run takes minutes.
 
-Each changed Python file must compile. The script of the protocol's command is also imported, in a room like that of a
-run, without running its main part; if that takes more than a few seconds, it has started. Only failures that the
-candidate causes count: if the room lacks something that the script needs, the incumbent fails on import as well.
+Each Python file that a candidate may change must compile. The script of the protocol's command is also imported, in a
+room like that of a run, without running its main part; if that takes more than a few seconds, it has started. Only
+failures that the candidate causes count: if the room lacks something that the script needs, the incumbent fails on
+import as well.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def why_not(runner: Runner, files: Mapping[str, str], incumbent: str, tick: Call
     """Return why the candidate would fail at once, in a sentence, or None if no reason is found.
 
     Args:
-        files: path -> text of the files that it changes.
+        files: path -> text of the files that it may change.
         incumbent: the commit on which it is based.
         tick: called several times a second.
     """

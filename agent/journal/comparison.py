@@ -35,7 +35,7 @@ class PendingComparison:
 
     Attributes:
         commits: label -> commit.
-        files: the files in which the commits differ.
+        files: the files in which the commits differ; empty except in journals of earlier versions.
         count: wanted number of runs per commit.
         runs: label -> all runs so far, including those that do not count (`agent.decision.schedule`).
         seeds: the seed of each run of a commit, `count` in all; empty if runs use the recipe's own.

@@ -120,7 +120,7 @@ class Meta(ProtocolModel):
     ] = enforced("ml_train: the prepared data snapshot is part of the fingerprint")
     eligibility: Literal["eligible", "needs_harness", "ineligible"] = enforced("only eligible protocols are run")
     repo: Repo | None = information("the repository that the protocol was written for", default=None)
-    purpose_statement: str | None = information("shown to the user", default=None)
+    purpose_statement: str | None = information("passed on to models and agents", default=None)
     created_at: str | None = information("when the protocol was written", default=None)
     updated_at: str | None = information("when the protocol was last changed", default=None)
     protocol_bundle_id: str | None = information("the protocol's name in a catalog", default=None)
@@ -158,7 +158,7 @@ class Environment(ProtocolModel):
     setup_commands: list[Command | SetupCommand] = enforced(
         "run in order before the first run, once per workspace (--no-setup skips them)", default=[]
     )
-    asset_prep: list[str] = information("shown to the user", default=[])
+    asset_prep: list[str] = information("for readers of the protocol", default=[])
     constraints: Constraints = information("limits of a run", default=Constraints())
     sandbox: SandboxSettings | None = information("1.1; not enforced", default=None)
 
@@ -171,7 +171,7 @@ class MutableSurface(ProtocolModel):
         "matching files never change: no candidate may modify, add or remove one", default=[], max_length=MOST_GLOBS
     )
     allowed_kinds: list[Literal["code_edit", "config_edit"]] = information(
-        "passed on to proposers; only the globs are enforced", default=["code_edit"]
+        "for readers of the protocol; only the globs are enforced", default=["code_edit"]
     )
 
     def allows(self, path: str) -> bool:
@@ -213,7 +213,7 @@ class StopCondition(ProtocolModel):
 
 
 class Determinism(ProtocolModel):
-    seed_policy: Literal["optional", "required"] = information("passed on to proposers", default="optional")
+    seed_policy: Literal["optional", "required"] = information("for readers of the protocol", default="optional")
     notes: str | None = information("notes", default=None)
 
 

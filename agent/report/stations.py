@@ -153,7 +153,7 @@ def work(state: State, candidate: int | None, of: int | None, label: str | None)
     Args:
         candidate: number of the candidate, if it is one.
         of: number of the kept experiment, if it is one.
-        label: commit of the comparison in progress, if it is one.
+        label: its side in the comparison in progress, `a` or `b`, if it is one.
     """
     if label is not None:
         commits = state.comparison.commits if state.comparison else {}

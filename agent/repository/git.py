@@ -47,6 +47,9 @@ class GitFailed(AutoresearchError):
 class Git:
     """A repository and the git commands that run in it.
 
+    The first one takes git's variables that select a repository, such as GIT_DIR of a calling hook, out of this
+    process's environment.
+
     Args:
         folder: any folder of its working tree.
 
@@ -60,9 +63,7 @@ class Git:
     """
 
     def __init__(self, folder: Path) -> None:
-        for name in [*os.environ]:
-            if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
-                del os.environ[name]
+        _forget_others()
         self.top = folder
         # Error messages are matched below, so they must be in English.
         self._env = {**os.environ, "LANGUAGE": "C", "LC_ALL": "C", LITERAL: "1"}
@@ -175,6 +176,30 @@ class Git:
 def own_language() -> dict[str, str]:
     """Return the user's own language variables, for git commands that run the user's filters. Empty means not set."""
     return {name: os.environ.get(name, "") for name in ("LANGUAGE", "LC_ALL")}
+
+
+def new_repository(folder: Path, kind: str) -> Git:
+    """Make a repository without commits in a folder, and return its git.
+
+    Args:
+        kind: of its hashes: "sha1" or "sha256".
+
+    Raises:
+        AutoresearchError: git could not make it.
+    """
+    _forget_others()
+    command = [*GIT, "init", "--quiet", "--template=", f"--object-format={kind}", "--initial-branch=station"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AutoresearchError(f"cannot make a clone in {folder}: {done.stderr.strip()[:200]}")
+    return Git(folder.resolve())
+
+
+def _forget_others() -> None:
+    """Drop git's variables that select another repository from the environment of this process."""
+    for name in [*os.environ]:
+        if name.startswith("GIT_") and not OF_GIT.fullmatch(name):
+            del os.environ[name]
 
 
 def _no_repository(folder: Path, words: str) -> PreconditionError | None:

@@ -5,8 +5,12 @@
 ENTER holds the spec and imports this module, so that Python compiles it only once. Every run waits for this module, so
 it imports almost nothing: `json`, `signal` and `contextlib` alone would take longer than all of its work.
 
-The spec is a dict of plain values. A missing key means no:
+The spec is a dict of plain values. `cwd` is required, and with `binds` also `root` and `scratch`. Another missing key
+means no:
 
+    cwd          the folder in which the command starts, as it sees it
+    confined     restrict the command with Landlock and seccomp
+    inner        another program has made the room's own root already (bubblewrap)
     binds        [source, target, kind, layer] for a room with its own root, parents first. The room then has its own
                  namespaces for mounts, processes and shared memory. kind: "ro", "rw", or "cow", which is writable but
                  stores the writes in `layer`, a folder in `scratch`

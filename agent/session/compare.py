@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.decision.schedule import counted, fails, lacking, next_seed, next_turn, reasons
 from agent.errors import AutoresearchError, Interrupted, Suspended
-from agent.execution import evaluation, holdout
+from agent.execution import holdout
 from agent.execution.kill import Process
 from agent.execution.measure import Edited, measure
 from agent.execution.process import Observer
@@ -192,8 +192,4 @@ def _run(bench: Workbench, label: str, folder: Path, *, may_fail: bool) -> Run:
         elif run.metric is None and not may_fail:
             hint = f"see the log {here(Path(run.log))}"
             raise AutoresearchError(f"{_name(journal, label)} failed: {run.error}", hint=hint)
-        scored = run.holdout
-        if run.metric is not None and scored is None:
-            scored = holdout.score(runner, log, bench.interrupts.raise_if_immediate)
-        evaluation.drop_models(log)
-        return replace(run, seed=seed, holdout=scored)
+        return replace(holdout.scored(runner, run, log, bench.interrupts.raise_if_immediate), seed=seed)

@@ -117,7 +117,7 @@ class Session:
 
     @property
     def ahead(self) -> AheadProposer | None:
-        """The proposer, if its model makes proposals while runs are in progress."""
+        """The proposer, if it is a model or agent; whether it proposes while runs are in progress is its own affair."""
         return self._ahead
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from agent.execution.setup import drop_stamp
 from agent.journal.paths import state_folder
 from agent.protocol.load import load_protocol
 from agent.repository.bundle import LACKS, ORDERED, fetch_into
-from agent.repository.git import GIT, Git
+from agent.repository.git import Git, new_repository
 from agent.repository.workspace import Workspace
 from agent.station.orders import Order
 from agent.system.files import remove_tree
@@ -100,11 +99,7 @@ def _clone(folder: Path, order: Order) -> Git:
     remove_tree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kind = "sha1" if len(order.commit) == 40 else "sha256"
-    command = [*GIT, "init", "--quiet", "--template=", f"--object-format={kind}", "--initial-branch=station"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AutoresearchError(f"cannot make a clone in {folder}: {done.stderr.strip()[:200]}")
-    return Git(folder.resolve())
+    return new_repository(folder, kind)
 
 
 def _feed(git: Git, bundle: bytes, commit: str) -> None:

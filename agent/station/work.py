@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, PreconditionError, fault, in_one_line
-from agent.execution import evaluation, fingerprint, holdout
+from agent.execution import fingerprint, holdout
 from agent.execution.measure import Beside, Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import duration, figure, one_line
@@ -95,9 +95,7 @@ def _measured(here: Station, order: Order, place: Path, watch: Callable[[float],
         beside = Beside(*(_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other)))
         run = measure(runner, Edited(order.commit, order.files), log, Observer(tick=watch), beside)
         if order.holdout:
-            score = holdout.score(runner, log, lambda: watch(run.seconds)) if run.metric is not None else None
-            evaluation.drop_models(log)
-            run = replace(run, holdout=score)
+            run = holdout.scored(runner, run, log, lambda: watch(run.seconds))
     return replace(run, station=here.name, log="", error=run.error and run.error[:LONGEST_TEXT])
 
 

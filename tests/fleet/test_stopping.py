@@ -315,6 +315,20 @@ def test_holdout_that_fails_everywhere_ends_the_confirmation(
     assert_consistent(quick)
 
 
+def test_command_for_the_holdout_scores_the_runs_of_a_station(
+    quick: Path, cli: Cli, fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CONFIRM", "1")
+    writes = """print(f"val_bpb: {loss + 1:.6f}", file=open("score.txt", "w"))\nprint("---")"""
+    set_train(quick, QUICK.replace('print("---")', writes))
+    done = cli(quick, *command(quick, fleet, "--max-experiments", "3", "--holdout", "cat score.txt")[5:])
+    assert done.returncode == 0, done.stderr
+    runs = events(quick, "compared")
+    assert runs
+    assert all(run["holdout"] == pytest.approx(run["metric"] + 1) for run in runs)
+    assert events(quick, "confirmed")[-1]["verdict"] == "confirmed"
+
+
 def test_two_sessions_share_a_scheduler(quick: Path, tmp_path: Path, fleet: LocalFleet) -> None:
     other = shutil.copytree(quick, tmp_path / "other")  # even the same commits
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -58,6 +58,17 @@ def test_run_is_measured_and_kept(quick: Path) -> None:
     assert facts("a")["name"] == "a"
 
 
+def test_variables_of_a_hook_do_not_make_the_clone_elsewhere(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = order(quick)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    found = measured(sent)
+    assert found.run is not None
+    assert found.run.metric == 1.732
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_files_of_an_order_lie_on_top_of_its_commit(quick: Path) -> None:
     found = measured(order(quick, files={"train.py": QUICK.replace("DEPTH = 4", "DEPTH = 7")}))
     assert found.run is not None

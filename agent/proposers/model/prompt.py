@@ -239,7 +239,7 @@ def _playbook(context: Context) -> list[str]:
 
 
 def _flight(context: Context) -> list[str]:
-    """Return the candidates that other stations are measuring; empty in a session of one machine."""
+    """Return the candidates that are being measured: on other stations, or here while a proposal is made ahead."""
     return [plain(each.description.replace("\n", " "))[:LONGEST_LINE] for each in context.flight]
 
 
