@@ -232,7 +232,7 @@ class Session:
     def _judge(self, number: int) -> bool:
         """Judge a candidate; return whether it is the new incumbent."""
         candidate = self.candidates[number]
-        verdict = self._naive(candidate) if self.naive else self._across(number, candidate)
+        verdict = self._naive(candidate) if self.naive else self._across(candidate)
         if isinstance(verdict, Wants):
             candidate.wants = verdict
             return False
@@ -270,10 +270,10 @@ class Session:
         reason = f"better than #{winner.base}, but #{self.best} was kept meanwhile"
         return replace(verdict, status="discard", reason=reason)
 
-    def _across(self, number: int, candidate: Candidate) -> Verdict | Wants:
+    def _across(self, candidate: Candidate) -> Verdict | Wants:
         heldout, selection = split(self.history[candidate.base])
         age, overtaken = len(self.history) - 1 - candidate.base, candidate.base != self.best
-        trial = Trial(number, candidate.runs, heldout, selection, age=age, overtaken=overtaken)
+        trial = Trial(candidate.runs, heldout, selection, age=age, overtaken=overtaken)
         return judge_across(trial, self.records, DecisionConfig())
 
     def _naive(self, candidate: Candidate) -> Verdict:

@@ -130,20 +130,6 @@ def _around(by: float, variance: float, degrees: int, doubt: float, alpha: float
     return Interval(by, by - width, by + width)
 
 
-def log_e(t: float, runs: float, degrees: int) -> float:
-    """Return the logarithm of the e-process at a t statistic.
-
-    Args:
-        t: the difference from the gain in question, in its standard errors.
-        runs: of both sides together, `n1 * n2 / (n1 + n2)`.
-        degrees: of freedom of the noise.
-    """
-    spread = 1 + runs * PRIOR_VARIANCE
-    return (degrees + 1) / 2 * (math.log1p(t * t / degrees) - math.log1p(t * t / spread / degrees)) - math.log(
-        spread
-    ) / 2
-
-
 def critical(runs: float, degrees: int, alpha: float) -> float:
     """Return the t statistic at which the e-process reaches `1 / alpha`; infinite if it never does."""
     spread = 1 + runs * PRIOR_VARIANCE
@@ -154,12 +140,12 @@ def critical(runs: float, degrees: int, alpha: float) -> float:
     return math.sqrt(degrees * (ratio - 1) / (1 - ratio / spread))
 
 
-def share(number: int, alpha: float = ALPHA) -> float:
-    """Return the part of `alpha` for the interval of the `number`-th keep, from 1. All parts add up to `alpha`.
+def share(number: int) -> float:
+    """Return the part of ALPHA for the interval of the `number`-th keep, from 1. All parts add up to ALPHA.
 
     Every keep that a session will ever make has an interval of its own, so that a reader may choose among them.
     """
-    return alpha / (number * (number + 1))
+    return ALPHA / (number * (number + 1))
 
 
 def _mean_log_steps(runs: Sequence[Run]) -> float:

@@ -51,7 +51,6 @@ class Trial:
     """A candidate and the program that it is compared with, the base.
 
     Attributes:
-        candidate: its number.
         runs: of the candidate, in order, at least one.
         base_heldout: runs of the base without selection bias, failed ones included (`estimate.split`).
         base_selection: its other runs.
@@ -65,7 +64,6 @@ class Trial:
             had changed.
     """
 
-    candidate: int
     runs: Sequence[Run]
     base_heldout: Sequence[Run]
     base_selection: Sequence[Run]

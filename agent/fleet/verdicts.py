@@ -136,7 +136,6 @@ class Verdicts:
         if self._session.decision.simplicity and good and beside:
             simpler = leaner(files, good[-1], before, beside[-1])
         return Trial(
-            candidate.number,
             candidate.runs,
             heldout,
             selection,

@@ -28,7 +28,6 @@ class Candidate:
         files: the files that it changes.
         commit: the commit that stations run.
         merged: the candidate whose change it is, merged onto another base; None for a proposal.
-        proposed_at: Unix time in seconds.
         runs: its runs so far, each with its station.
         lost: number of its runs in which the station died or left.
         faulted: number of its runs that faults of the GPU ended.
@@ -49,7 +48,6 @@ class Candidate:
     commit: str
     expected: float | None = None
     merged: int | None = None
-    proposed_at: float = 0.0
     runs: tuple[Run, ...] = ()
     lost: int = 0
     faulted: int = 0
@@ -181,7 +179,7 @@ def _candidate(flight: Flight, event: Event) -> Flight:
     known = {each.name: data[each.name] for each in fields(Candidate) if each.name in data}
     number = data["candidate"]
     lists = {name: tuple(data.get(name, ())) for name in ("files", "parts")}
-    new = Candidate(**{**known, **lists, "number": number, "proposed_at": event.at})
+    new = Candidate(**{**known, **lists, "number": number})
     return replace(flight, candidates={**flight.candidates, number: new}, proposed=max(flight.proposed, number))
 
 

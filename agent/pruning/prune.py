@@ -158,9 +158,9 @@ def forecast(so_far: Curve, rival: Rival, fraction: float) -> Forecast | None:
     return Forecast(here[0], shortfall, cdf(-shortfall / error, freedom), len(alike), max(0.0, recovered))
 
 
-def spared(seed: int, number: int, share: float = CONTROL) -> bool:
+def spared(seed: int, number: int) -> bool:
     """Return whether experiment `number` may finish even if hopeless, as a control; the same after each resume."""
-    return random.Random(f"control {seed} {number}").random() < share
+    return random.Random(f"control {seed} {number}").random() < CONTROL
 
 
 def slowed_by_machine(so_far: Curve, incumbent: Curve, changed: Collection[str]) -> bool:

@@ -138,10 +138,6 @@ def digest_of(commit: str, files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps([commit, dict(files)], sort_keys=True).encode()).hexdigest()
 
 
-def run_to_dict(run: Run) -> dict[str, Any]:
-    return cast(dict[str, Any], _listed(asdict(run)))
-
-
 def run_from_dict(data: object) -> Run:
     """Check data that claims to be a run. Raises Invalid."""
     run = cast(Run, _built(Run, data, _RUN))

@@ -15,7 +15,6 @@ from agent.decision.anytime import (
     critical,
     interval,
     interval_at_equal_steps,
-    log_e,
     share,
     variance_of_mean,
 )
@@ -41,6 +40,20 @@ def bayes_factor(a: list[float], b: list[float]) -> float:
     null = np.trapezoid(within * np.exp(-n * by**2 / (2 * sd**2)), log_sd)
     inner = [np.trapezoid(prior * np.exp(-n * (by / each - effects) ** 2 / 2), effects) for each in sd]
     return float(np.trapezoid(within * np.array(inner), log_sd) / null)
+
+
+def log_e(t: float, runs: float, degrees: int) -> float:
+    """Return the logarithm of the e-process at a t statistic.
+
+    Args:
+        t: the difference from the gain in question, in its standard errors.
+        runs: of both sides together, `n1 * n2 / (n1 + n2)`.
+        degrees: of freedom of the noise.
+    """
+    spread = 1 + runs * PRIOR_VARIANCE
+    return (degrees + 1) / 2 * (math.log1p(t * t / degrees) - math.log1p(t * t / spread / degrees)) - math.log(
+        spread
+    ) / 2
 
 
 @pytest.mark.parametrize(

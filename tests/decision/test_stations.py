@@ -47,7 +47,7 @@ def heldout(value: float = 10.0, stations: Sequence[str] = ("studio", "mini"), r
 
 def judged(runs: Sequence[Run], base: Sequence[Run], records: Records | None = None, **more: Any) -> Verdict | Wants:
     config = more.pop("config", CONFIRM)
-    return judge_across(Trial(1, runs, base, more.pop("selection", ()), **more), records or session(), config)
+    return judge_across(Trial(runs, base, more.pop("selection", ()), **more), records or session(), config)
 
 
 def verdict(runs: Sequence[Run], base: Sequence[Run], records: Records | None = None, **more: Any) -> Verdict:
@@ -300,7 +300,7 @@ def test_one_station_decides_as_one_machine() -> None:
         alone = weigh(
             [r.metric or 0 for r in runs], sample_of(incumbent, number), noise_of(experiments, runs), "minimize"
         )
-        trial = Trial(number, runs, *split(incumbent), age=number - 1 - incumbent.number)
+        trial = Trial(runs, *split(incumbent), age=number - 1 - incumbent.number)
         found = judge_across(trial, records_of(experiments, "minimize"), CONFIRM)
         if isinstance(alone, Verdict):
             assert isinstance(found, Verdict), (alone, found)

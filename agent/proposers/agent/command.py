@@ -55,7 +55,7 @@ class CommandProposer:
         self,
         command: str,
         *,
-        time_limit: float = 600,
+        time_limit: float,
         sandbox: Sandbox,
         briefing: Callable[[Context], str],
         announce: Callable[..., None],

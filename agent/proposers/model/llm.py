@@ -16,7 +16,7 @@ from agent.proposers.ideas import cited
 from agent.proposers.model import blocks
 from agent.proposers.model.blocks import UnusableEdit
 from agent.proposers.model.cost import SpendingCap
-from agent.proposers.model.prompt import SYSTEM, TOKENS, about_crash, briefing
+from agent.proposers.model.prompt import SYSTEM, about_crash, briefing
 from agent.proposers.model.thinking import answered
 from agent.proposers.model.wire import Answer, Broken, Message, ModelSpec, complete
 from agent.proposers.search.space import tunable_parameters
@@ -33,14 +33,13 @@ class LLMProposer:
 
     Args:
         silence: idle timeout in seconds.
-        tokens: limit of the briefing.
     """
 
     name = "llm"
 
-    def __init__(self, model: ModelSpec, budget: SpendingCap, silence: float, tokens: int = TOKENS) -> None:
+    def __init__(self, model: ModelSpec, budget: SpendingCap, silence: float) -> None:
         self.model = model
-        self._budget, self._silence, self._tokens = budget, silence, tokens
+        self._budget, self._silence = budget, silence
         self._seen = Seen()
         self._used: dict[Path, int] = {}  # transcript -> number of answers from ended conversations
 
@@ -54,7 +53,7 @@ class LLMProposer:
             Unavailable: the model is unavailable.
             NoProposal: it gave no usable proposal.
         """
-        return self._converse(context, "answers.jsonl", briefing(context, self._tokens))
+        return self._converse(context, "answers.jsonl", briefing(context))
 
     def repair(self, context: Context, error: str, attempt: int) -> Proposal:
         """Return a repaired version of the crashed candidate in `context.files`; `error` is the end of its log."""

@@ -432,7 +432,9 @@ def test_missing_agent_is_reported(context: Context) -> None:
     }
     for command, says in cases.items():
         with pytest.raises(Unavailable) as away:
-            CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: "", announce=unheard).ask(context)
+            CommandProposer(command, time_limit=60, sandbox=UNCONFINED, briefing=lambda _: "", announce=unheard).ask(
+                context
+            )
         assert says in str(away.value)
         assert away.value.lasting
     assert check_available(f"A=1 {shlex.quote(sys.executable)} x") is None
@@ -474,7 +476,9 @@ def test_prompt_can_be_an_argument(context: Context, tmp_path: Path, monkeypatch
     shows = "import sys; print(len(sys.argv[1]), sys.argv[1][:40])"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(shows)} {{prompt}}"
     briefing = "it's $HOME `here`\n"
-    proposer = CommandProposer(command, sandbox=UNCONFINED, briefing=lambda _: briefing, announce=unheard)
+    proposer = CommandProposer(
+        command, time_limit=60, sandbox=UNCONFINED, briefing=lambda _: briefing, announce=unheard
+    )
     with pytest.raises(NoProposal):
         proposer.ask(context)
     assert "it's $HOME `here`" in (tmp_path / "kept" / "agent.log").read_text()
