@@ -15,7 +15,8 @@ from agent.decision import anytime
 from agent.decision.difference import difference
 from agent.errors import Interrupted, MachineFault, PreconditionError, Suspended, in_one_line
 from agent.execution import holdout
-from agent.execution.measure import Beside, Edited, Runner, measure
+from agent.execution.allowance import References
+from agent.execution.measure import Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted, figure
 from agent.journal.experiment import Direction, Run, Value, mean
@@ -251,7 +252,7 @@ def _awake(setting: Setting, found: Found, label: str, seed: int | None, log: Pa
     recipe = _with_seed(setting, setting.commits[label], seed)
     observer = Observer(tick=lambda _: raise_if_asked(setting.interrupts, len(found.pairs)))
     runs = tuple(found.runs)
-    beside = Beside(runs, runs) if label == "a" else Beside(_as_slow(runs, setting.steps), runs, runs)
+    beside = References(runs, runs) if label == "a" else References(_as_slow(runs, setting.steps), runs, runs)
     while True:
         try:
             run = measure(setting.runner, recipe, log, observer, beside)

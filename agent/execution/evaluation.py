@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AutoresearchError, ExperimentError, Faulted, Violation
+from agent.execution.allowance import Allowance
 from agent.execution.gpu_fault import described, fault_of_evaluator
 from agent.execution.kill import end_all
 from agent.format import figure
@@ -45,13 +46,6 @@ TICK_SECONDS = 0.2
 READY_SECONDS = 30.0
 # A log may round to three decimals; only the evaluator's number counts.
 TOLERANCE = 6e-4
-# The untimed part of a run may exceed its incumbent's by this fraction of the budget, but by no more than this many
-# seconds. It may exceed the baseline's by this multiple of that.
-UNTIMED_SHARE, UNTIMED_SECONDS, UNTIMED_STEPS = 0.1, 10.0, 3
-# The startup time of a program varies by this much, whatever its budget.
-LEAST_UNTIMED_SECONDS = 1.0
-# The last step begins within the budget, and a candidate's step may take longer than its incumbent's.
-MOST_STEPS = 2
 # Time for a run to write files and print after its model is handed over. It can no longer change its metric.
 AFTERWARDS_SECONDS = 60.0
 LARGEST_WORD, LARGEST_LOSSES = 2**20, 2**30
@@ -106,7 +100,7 @@ class Evaluator:
                     self._events.setdefault(said["event"], {"at": time.monotonic(), **said})
 
 
-def speaks(workspace: Workspace, commit: str, paths: list[str]) -> tuple[str, str] | None:
+def find_evaluator(workspace: Workspace, commit: str, paths: list[str]) -> tuple[str, str] | None:
     """Return the folder of a harness that has an evaluator, relative to the workspace, and the script relative to it.
 
     Args:
@@ -211,12 +205,12 @@ def evaluator(
     process = _started(harness, place, command, environment, subprocess.PIPE)
     assert process.stdout is not None and process.stdin is not None
     os.set_blocking(process.stdout.fileno(), False)
-    beside = Evaluator(socket, base / "evaluator.log", process)
+    evaluator = Evaluator(socket, base / "evaluator.log", process)
     try:
-        _require_ready(beside, process, base / "evaluator.log")
-        yield beside
+        _require_ready(evaluator, process, base / "evaluator.log")
+        yield evaluator
         _keep_losses(losses, losses_of(log))
-        _keep_model(model, log, beside.event("answer").get("rows"))
+        _keep_model(model, log, evaluator.event("answer").get("rows"))
     finally:
         process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -226,9 +220,9 @@ def evaluator(
         process.stdout.close()
 
 
-def _require_ready(beside: Evaluator, process: subprocess.Popen[bytes], log: Path) -> None:
+def _require_ready(evaluator: Evaluator, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + READY_SECONDS
-    while not beside.event("ready"):
+    while not evaluator.event("ready"):
         if process.poll() is not None or time.monotonic() > deadline:
             lines = log.read_text(errors="replace").strip().splitlines()
             last = [line for line in lines if not line.startswith("hint: ")][-1:]
@@ -325,85 +319,18 @@ def _python(workspace: Path) -> Path:
     return own if own.exists() else Path(sys.executable)
 
 
-@dataclass(frozen=True)
-class Allowance:
-    """The time that a run may take beyond its budget. All values are in seconds; None means unknown.
-
-    Attributes:
-        budget: the training budget.
-        own: the untimed seconds of the incumbent.
-        baseline: the untimed seconds of the baseline.
-        overrun: by how much the incumbent exceeded its budget, from its first training text to its handover.
-        step: the duration of a step of the incumbent.
-    """
-
-    budget: float | None
-    own: float | None = None
-    baseline: float | None = None
-    overrun: float | None = None
-    step: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """The time from the start of the command to the handover, minus the budget, at most."""
-        return math.inf if self.own is None else min(self.own + self._more, self._of_baseline)
-
-    @property
-    def _of_baseline(self) -> float:
-        return math.inf if self.baseline is None else self.baseline + UNTIMED_STEPS * self._more
-
-    @property
-    def training(self) -> float:
-        """The time from the first training text to the handover, minus the budget, at most."""
-        if self.overrun is None:
-            return math.inf
-        return self.overrun + max(LEAST_UNTIMED_SECONDS, min(MOST_STEPS * self.step, self._more))
-
-    @property
-    def _more(self) -> float:
-        return max(LEAST_UNTIMED_SECONDS, min(UNTIMED_SHARE * (self.budget or 0.0), UNTIMED_SECONDS))
-
-    def require(self, seconds: float) -> None:
-        """Raise Violation if a run took longer.
-
-        Args:
-            seconds: from the start of the command to the handover.
-        """
-        if self.budget is not None and self.own is not None and seconds - self.budget > self.seconds:
-            drifted = self.baseline is not None and self._of_baseline < self.own + self._more
-            whose, known = ("baseline", self.baseline) if drifted else ("incumbent", self.own)
-            raise Violation(
-                f"voided: it handed over its model after {seconds:.1f} s, {seconds - self.budget:.1f} s more than "
-                f"its budget of {self.budget:g} s; the {whose} takes {known:.1f} s more, and "
-                f"{self.seconds:.1f} s are allowed"
-            )
-
-    def require_trained(self, seconds: float) -> None:
-        """Raise Violation if a run trained for longer.
-
-        Args:
-            seconds: from its first training text to the handover.
-        """
-        if self.budget is not None and seconds - self.budget > self.training:
-            raise Violation(
-                f"voided: it trained for {seconds:.1f} s after its first text, {seconds - self.budget:.1f} s more "
-                f"than its budget of {self.budget:g} s; the incumbent took {self.overrun or 0.0:.1f} s more, and "
-                f"{self.training:.1f} s are allowed"
-            )
-
-
-def require_in_time(beside: Evaluator, allowance: Allowance, seconds: float) -> None:
+def require_in_time(evaluator: Evaluator, allowance: Allowance, seconds: float) -> None:
     """Raise Violation if the current run can no longer count.
 
     Args:
         seconds: since its start.
     """
-    if beside.event("refused"):
-        raise refusal(beside)
-    over = beside.event("handed_over")
+    if evaluator.event("refused"):
+        raise refusal(evaluator)
+    over = evaluator.event("handed_over")
     if not over:
         allowance.require(seconds)
-    elif (answer := beside.event("answer")) and time.monotonic() - _at(answer) > AFTERWARDS_SECONDS:
+    elif (answer := evaluator.event("answer")) and time.monotonic() - _at(answer) > AFTERWARDS_SECONDS:
         raise Violation(f"voided: it kept running for more than {AFTERWARDS_SECONDS:.0f} s after its metric was known")
 
 
@@ -424,7 +351,7 @@ class Attested:
 
 
 def attested(
-    beside: Evaluator, harness: Harness, name: str, in_log: float | None, allowance: Allowance, began: float
+    evaluator: Evaluator, harness: Harness, name: str, in_log: float | None, allowance: Allowance, began: float
 ) -> Attested:
     """Return the metric `name` as the evaluator computed it.
 
@@ -435,9 +362,9 @@ def attested(
     Raises:
         Violation: the evaluator has no metric, the log has a different one, or the run took too long.
     """
-    if beside.event("refused"):
-        raise refusal(beside)
-    word = beside.event("answer")
+    if evaluator.event("refused"):
+        raise refusal(evaluator)
+    word = evaluator.event("answer")
     if not word:
         raise Violation("voided: it handed no model to the evaluator, so its metric is only its own claim")
     value, tokens = word.get("metric"), word.get("eval_tokens")
@@ -447,10 +374,10 @@ def attested(
         raise Violation(
             f"voided: it was evaluated on different data: {tokens} tokens of {str(word.get('snapshot'))[:12]}"
         )
-    handed_over, budget = _at(beside.event("handed_over")), allowance.budget or 0.0
+    handed_over, budget = _at(evaluator.event("handed_over")), allowance.budget or 0.0
     allowance.require(handed_over - began)
     overrun = None
-    if clock := beside.event("clock"):
+    if clock := evaluator.event("clock"):
         allowance.require_trained(handed_over - _at(clock))
         overrun = handed_over - _at(clock) - budget
     by_evaluator = word.get("name") == name
@@ -467,10 +394,10 @@ def _at(event: dict[str, Any]) -> float:
     return float(at) if isinstance(at, int | float) else math.inf
 
 
-def refusal(beside: Evaluator) -> ExperimentError:
+def refusal(evaluator: Evaluator) -> ExperimentError:
     """Return the error of a run whose model the evaluator refused, or could not evaluate because the GPU failed."""
-    reason = " ".join(str(beside.event("refused").get("reason", "it was refused")).split())[:300]
-    fault = fault_of_evaluator(reason, beside.log)
+    reason = " ".join(str(evaluator.event("refused").get("reason", "it was refused")).split())[:300]
+    fault = fault_of_evaluator(reason, evaluator.log)
     if fault:
         return Faulted(f"{described(fault)} in the evaluation: {reason}", fault)
     return Violation(f"voided: {reason}")

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from agent.errors import (
     TimedOut,
 )
 from agent.execution import evaluation, fingerprint, integrity, process
+from agent.execution.allowance import NO_ALLOWANCE, NO_REFERENCES, Allowance, References
 from agent.execution.conditions import clock, conditions
-from agent.execution.evaluation import Allowance, Evaluator, Harness, losses_of
+from agent.execution.evaluation import Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
 from agent.execution.oom import ran_out
 from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command
@@ -83,26 +84,6 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Earlier runs with which a run is compared.
-
-    Attributes:
-        own: runs of the incumbent, which limit the time before the handover.
-        baseline: runs of the baseline, which limit it as well.
-        other: runs of another commit. Comparing losses with theirs shows where this run gains; runs of the same commit
-            would hide an unfair gain, such as from reading the evaluation text.
-    """
-
-    own: tuple[Run, ...] = ()
-    baseline: tuple[Run, ...] = ()
-    other: tuple[Run, ...] = ()
-
-
-ALONE = Beside()
-NO_ALLOWANCE = Allowance(None)
-
-
-@dataclass(frozen=True)
 class Edited:
     """A commit with changes on top of it.
 
@@ -134,13 +115,13 @@ def measure(
     commit: str | Edited,
     log: Path,
     observer: Observer = UNOBSERVED,
-    beside: Beside = ALONE,
+    references: References = NO_REFERENCES,
 ) -> Run:
     """Run the command once on `commit` in a new room.
 
     Args:
         observer: may raise an ExperimentError, such as Pruned, to end the run.
-        beside: earlier runs to compare with.
+        references: earlier runs to compare with.
 
     Returns:
         A run with a metric, or with an error if it failed. If it has a `fault`, the GPU failed, and the run says
@@ -149,14 +130,10 @@ def measure(
     Raises:
         Suspended: the machine slept during the run, which says nothing about the candidate.
     """
-    budget = runner.training_seconds
-    own, first = (_most([run.untimed for run in runs]) for runs in (beside.own, beside.baseline))
-    steps = min((run.secondary["num_steps"] for run in beside.own if run.secondary.get("num_steps")), default=0.0)
-    step = budget / steps if budget and steps >= 1 else 0.0
-    allowance = Allowance(budget, own, first, _most([run.overrun for run in beside.own]), step)
+    allowance = Allowance.of(runner.training_seconds, references)
     try:
         recipe = commit if isinstance(commit, Edited) else Edited(commit)
-        found = _measure(runner, recipe, log, observer, allowance, beside.other)
+        found = _measure(runner, recipe, log, observer, allowance, references.other)
         if found.metric is None and found.pruned is None:
             _require_disk_space(log.parent)  # without what the run wrote, which went with its room
         return found
@@ -190,9 +167,8 @@ def _measure(
         if runner.harness is not None:
             kept = [losses_of(Path(run.log)) for run in reversed(other) if run.log]
             reference = next((losses for losses in kept if losses.exists()), None)
-            beside = evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
-            args = runner.harness, beside, reference, log, runner.keeps_models
-            evaluator = stack.enter_context(evaluation.evaluator(*args))
+            args = runner.harness, evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
+            evaluator = stack.enter_context(evaluation.evaluator(*args, reference, log, runner.keeps_models))
         attempt = Attempt(place, log, allowance, evaluator)
         try:
             ended = execute(runner, attempt, observer)
@@ -412,10 +388,6 @@ def require_success(ended: Ended, text: str) -> None:
         if fault := fault_in(code, text):
             raise Faulted(f"{described(fault)}: {what}{last}", fault)
         raise Crashed(f"crashed: {what}{last}")
-
-
-def _most(seconds: Iterable[float | None]) -> float | None:
-    return max((each for each in seconds if each is not None), default=None)
 
 
 def _text(log: Path) -> str:

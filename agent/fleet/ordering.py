@@ -92,7 +92,7 @@ class Orders:
         workspace = runner.workspace
         holds = self._holds.get(lease.station, set())
         bundle = None if lease.commit in holds else write_order_bundle(workspace, lease.commit, sorted(holds))
-        own, baseline, other = self._beside(lease)
+        own, baseline, other = self._references(lease)
         assert state.session is not None
         holdout = lease.label is not None
         return Order(
@@ -141,7 +141,7 @@ class Orders:
         files, known = self._session.runs.files(lease.commit), known_constants(self._session.runner.protocol)
         return dict(with_seed(files, known, lease.seed))
 
-    def _beside(self, lease: Lease) -> tuple[tuple[Leased, ...], tuple[Leased, ...], tuple[Leased, ...]]:
+    def _references(self, lease: Lease) -> tuple[tuple[Leased, ...], tuple[Leased, ...], tuple[Leased, ...]]:
         """Return the runs on the same station with which a run is compared (`agent.session.references`)."""
         kept = [each for each in self._session.state.experiments if each.verdict.status == "keep"]
         if not kept:

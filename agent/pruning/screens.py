@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from agent.decision.estimate import estimate
 from agent.decision.noise import noise_of, pooled
 from agent.decision.sequential_test import keeps_failing
+from agent.execution.allowance import NO_REFERENCES, References
 from agent.execution.conditions import disturbed, undisturbed
-from agent.execution.measure import ALONE, Beside, Runner
+from agent.execution.measure import Runner
 from agent.format import brief, counted
 from agent.journal.experiment import Experiment, Run, Screen, metrics, succeeded
 from agent.journal.history import experiments_before
@@ -62,7 +63,9 @@ class Runs(Protocol):
     @property
     def runner(self) -> Runner: ...
 
-    def screen(self, runner: Runner, commit: str, log: Path, beside: Beside, about: Mapping[str, Any]) -> Run: ...
+    def screen(
+        self, runner: Runner, commit: str, log: Path, references: References, about: Mapping[str, Any]
+    ) -> Run: ...
 
     def edits(self, incumbent: Experiment) -> frozenset[str]: ...
 
@@ -171,8 +174,8 @@ class Screens:
         # The time before the handover is compared with screens only: it depends on the training.
         kept = next((each for each in reversed(experiments) if each.verdict.status == "keep"), None)
         own = self._good(kept) if kept is not None else []
-        beside = Beside(tuple(own), tuple(self._good(experiments[0]))) if own else ALONE
-        return self._runs.screen(self._shorter, commit, log, beside, about)
+        references = References(tuple(own), tuple(self._good(experiments[0]))) if own else NO_REFERENCES
+        return self._runs.screen(self._shorter, commit, log, references, about)
 
     @property
     def _shorter(self) -> Runner:

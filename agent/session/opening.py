@@ -77,14 +77,14 @@ def prepared(
         runner.say(f"{name} may lead to keys: {what}")
     with contextlib.ExitStack() as stack:
         harness = None
-        snapshot = fingerprint.snapshot_folder(protocol)
-        where = evaluation.speaks(runner.workspace, commit, protocol.immutable_harness.paths) if snapshot else None
+        snapshot, paths = fingerprint.snapshot_folder(protocol), protocol.immutable_harness.paths
+        where = evaluation.find_evaluator(runner.workspace, commit, paths) if snapshot else None
         if snapshot is not None and where is not None:
             copy = stack.enter_context(temporary_folder(state_folder(folder) / "harness"))
             inside = runner.workspace.export(copy, commit)
-            beside, script = where
-            able = holdout.can_score(runner.workspace, commit, str(Path(beside) / script))
+            harness_folder, script = where
+            able = holdout.can_score(runner.workspace, commit, str(Path(harness_folder) / script))
             apart = holdout.holdout_folder(snapshot) if able else None
             record = fingerprint.snapshot(protocol)
-            harness = evaluation.Harness(inside / beside, script, snapshot, record, untraced, apart)
+            harness = evaluation.Harness(inside / harness_folder, script, snapshot, record, untraced, apart)
         yield dataclasses.replace(runner, untracked=untracked, harness=harness)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from agent.execution.measure import ALONE, Beside
+from agent.execution.allowance import NO_REFERENCES, References
 from agent.journal.comparison import Rung
 from agent.journal.experiment import Experiment, Run
 from agent.journal.state import State
 
+BASELINE, BEST, SLOWER = "the baseline", "the best", "the slower of best and baseline"
 
-def of_candidate(experiments: Sequence[Experiment], incumbent: Experiment) -> Beside:
+
+def of_candidate(experiments: Sequence[Experiment], incumbent: Experiment) -> References:
     """Return the reference for a candidate: the incumbent that it must beat."""
-    return Beside(_runs(incumbent), _runs(experiments[0]), _runs(incumbent))
+    return References(_runs(incumbent), _runs(experiments[0]), _runs(incumbent))
 
 
-def of_commit(experiments: Sequence[Experiment], commit: str) -> Beside:
+def of_commit(experiments: Sequence[Experiment], commit: str) -> References:
     """Return the reference for repeating a commit: its own time, and the losses of the incumbent before it.
 
     The baseline has no incumbent before it, and is the user's own. A commit of an ablation, which is not an experiment,
@@ -25,16 +27,17 @@ def of_commit(experiments: Sequence[Experiment], commit: str) -> Beside:
     """
     kept = [experiment for experiment in experiments if experiment.verdict.status == "keep"]
     if not kept:
-        return ALONE
+        return NO_REFERENCES
     known = next((experiment for experiment in experiments if experiment.commit == commit), None)
     if known is None:
         first, best = _runs(experiments[0]), _runs(kept[-1])
-        return Beside((*best, *first), first, best)
+        return References((*best, *first), first, best, side=SLOWER)
+    side = BASELINE if known.number == 0 else BEST if known is kept[-1] else f"#{known.number}"
     before = [experiment for experiment in kept if experiment.number < known.number]
-    return Beside(_runs(known), _runs(experiments[0]), _runs(before[-1]) if before else ())
+    return References(_runs(known), _runs(experiments[0]), _runs(before[-1]) if before else (), side=side)
 
 
-def at_rung(state: State, rung: Rung, commit: str) -> Beside:
+def at_rung(state: State, rung: Rung, commit: str) -> References:
     """Return the reference for a run at another rung: runs made there, because those of the session took other times.
 
     Before its first run there, the best may take as much longer than the baseline as it did in the session. A commit
@@ -44,12 +47,12 @@ def at_rung(state: State, rung: Rung, commit: str) -> Beside:
     assert baseline is not None and best is not None
     first = there.get(baseline.commit, ())
     if commit == baseline.commit:
-        return Beside(first, first)
+        return References(first, first, side=BASELINE)
     longer = tuple(_as_best(run, _runs(baseline), _runs(best)) for run in first)
     last = there.get(best.commit) or longer
     if commit == best.commit:
-        return Beside(last, first, first)
-    return Beside((*last, *first), first, there.get(best.commit, first))
+        return References(last, first, first, side=BEST)
+    return References((*last, *first), first, there.get(best.commit, first), side=SLOWER)
 
 
 def runs_at(state: State, rung: Rung) -> Mapping[str, tuple[Run, ...]]:

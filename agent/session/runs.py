@@ -14,8 +14,9 @@ from agent.decision.noise import noise_of
 from agent.decision.sequential_test import MOST_FAILURES, is_lost
 from agent.errors import AutoresearchError, Suspended
 from agent.execution import evaluation, holdout
+from agent.execution.allowance import INCUMBENT, References
 from agent.execution.kill import Process
-from agent.execution.measure import Beside, Runner, measure
+from agent.execution.measure import Runner, measure
 from agent.execution.process import Observer
 from agent.format import counted, figure
 from agent.journal.experiment import Experiment, Run, succeeded
@@ -89,11 +90,11 @@ class Runs:
         """Run the candidate once. If faults of the GPU keep ending the run, find out whether they are its own."""
         pending = self._pending
         assert pending.commit is not None
-        commit, held = pending.commit, of_candidate(self._journal.state.experiments, incumbent)
+        commit, references = pending.commit, of_candidate(self._journal.state.experiments, incumbent)
         log = experiment_folder(self._journal.path, pending.number) / f"run-{len(pending.runs) + 1}.log"
         watch = self._watch(log, incumbent) if self._prune else None
         observer = Observer(self._started(log), self._tick(log, watch))
-        while (run := self._undisturbed(lambda: measure(self._runner, commit, log, observer, held))).fault:
+        while (run := self._undisturbed(lambda: measure(self._runner, commit, log, observer, references))).fault:
             again = self._pending.provoked
             if again or self._is_own(run, incumbent):
                 count = self._pending.faulted
@@ -126,12 +127,13 @@ class Runs:
             rebased: the run is accepted after the machine's state has changed.
         """
         pending = self._pending
-        held = of_commit(self._journal.state.experiments, incumbent.commit)
+        references = of_commit(self._journal.state.experiments, incumbent.commit)
+        references = dataclasses.replace(references, side=INCUMBENT)
         log = experiment_folder(self._journal.path, pending.number) / f"incumbent-{pending.refreshed + 1}.log"
         observer = Observer(self._started(log, of=incumbent.number), self._tick(log, None))
         runner = dataclasses.replace(self._runner, keeps_models=False)  # its own was scored when it was kept
         run = self._repeated(
-            lambda: measure(runner, incumbent.commit, log, observer, held), most=None, of=incumbent.number
+            lambda: measure(runner, incumbent.commit, log, observer, references), most=None, of=incumbent.number
         )
         self._measured(dataclasses.replace(run, rebased=rebased and run.metric is not None), of=incumbent.number)
         if is_lost(self._journal.state.experiments[incumbent.number]):
@@ -139,7 +141,7 @@ class Runs:
             text = f"#{incumbent.number} {why}: no more repeats, candidates are compared with its known runs"
             self._journal.show("note", text=text)
 
-    def screen(self, runner: Runner, commit: str, log: Path, beside: Beside, about: Mapping[str, Any]) -> Run:
+    def screen(self, runner: Runner, commit: str, log: Path, references: References, about: Mapping[str, Any]) -> Run:
         """Run a commit once with a shorter training. It is not pruned, and not journaled: a fault ends it.
 
         Args:
@@ -148,7 +150,7 @@ class Runs:
         """
         expected = float(about["expected"])
         observer = Observer(self._started(log, **about), self._tick(log, None, expected))
-        return self._undisturbed(lambda: measure(runner, commit, log, observer, beside))
+        return self._undisturbed(lambda: measure(runner, commit, log, observer, references))
 
     @property
     def runner(self) -> Runner:

@@ -62,7 +62,7 @@ class Order:
         untraced: accept a run whose model cannot be traced.
         holdout: score the model on the holdout.
         holdout_command: prints the metric on the holdout after the run; None for none.
-        own: runs of the same commit as `measure.Beside.own`; `baseline` and `other` likewise.
+        own: runs of the same commit as `allowance.References.own`; `baseline` and `other` likewise.
         settled: leases of this session whose answers are in the decider's journal.
     """
 

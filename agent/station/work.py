@@ -10,7 +10,8 @@ from typing import Any
 
 from agent.errors import AutoresearchError, PreconditionError, fault, in_one_line
 from agent.execution import fingerprint, holdout
-from agent.execution.measure import Beside, Edited, Runner, measure
+from agent.execution.allowance import References
+from agent.execution.measure import Edited, Runner, measure
 from agent.execution.process import Observer
 from agent.format import duration, figure, one_line
 from agent.journal.experiment import Run
@@ -92,7 +93,7 @@ def _measured(here: Station, order: Order, place: Path, watch: Callable[[float],
     ):
         _require_snapshot(here, order, ready)
         runner = replace(ready, keeps_models=order.holdout, holdout_command=order.holdout_command)
-        beside = Beside(*(_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other)))
+        beside = References(*(_at_home(here, order, runs) for runs in (order.own, order.baseline, order.other)))
         run = measure(runner, Edited(order.commit, order.files), log, Observer(tick=watch), beside)
         if order.holdout:
             run = holdout.scored(runner, run, log, lambda: watch(run.seconds))

@@ -6,7 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from agent.execution.measure import ALONE, Beside, Runner, measure
+from agent.execution.allowance import NO_REFERENCES, References
+from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Run
 from tests.common.workspaces import ROOT, make_repository, quick_protocol
 
@@ -78,8 +79,8 @@ def make_training(folder: Path, text: str = "") -> None:
     make_repository(folder)
 
 
-def run_script(runner: Runner, where: str, code: str, beside: Beside = ALONE) -> Run:
+def run_script(runner: Runner, where: str, code: str, references: References = NO_REFERENCES) -> Run:
     """Run a case in its room; its log is in the folder `logs` beside the workspace."""
     workspace = runner.workspace
     commit = workspace.commit_candidate("refs/t/1", workspace.head, {"train.py": script(where, code)}, "a script")
-    return measure(runner, commit, workspace.folder.parent / "logs" / "run-1.log", beside=beside)
+    return measure(runner, commit, workspace.folder.parent / "logs" / "run-1.log", references=references)

@@ -38,23 +38,35 @@ def test_first_run_there_has_no_reference() -> None:
 
 def test_best_may_take_as_much_longer_as_in_the_session() -> None:
     first = run(10.0, 1.0, 3000)
-    beside = at_rung(state(baseline=(first,)), RUNG, "b")
-    assert beside.own == (replace(first, untimed=12.0, overrun=1.2, secondary={"num_steps": 1500.0}),)
-    assert beside.baseline == beside.other == (first,)
+    found = at_rung(state(baseline=(first,)), RUNG, "b")
+    assert found.own == (replace(first, untimed=12.0, overrun=1.2, secondary={"num_steps": 1500.0}),)
+    assert found.baseline == found.other == (first,)
 
 
 def test_variant_may_take_as_long_as_best_or_baseline() -> None:
     """Taking a change out may bring back the baseline's slower start or step."""
     first, best = run(10.0, 1.0, 3000), run(11.0, 1.1, 1400)
     failed = Run(None, 1.0, error="crashed")
-    beside = at_rung(state(baseline=(first,), best=(best, failed)), RUNG, "c")
-    assert (beside.own, beside.baseline, beside.other) == ((best, first), (first,), (best,))
+    found = at_rung(state(baseline=(first,), best=(best, failed)), RUNG, "c")
+    assert (found.own, found.baseline, found.other) == ((best, first), (first,), (best,))
     assert at_rung(state(baseline=(first,), best=(best,)), RUNG, "b").own == (best,)
     assert at_rung(state(baseline=(first,)), replace(RUNG, values={}), "c").own == ()
 
 
 def test_variant_of_an_ablation_may_take_as_long_as_best_or_baseline() -> None:
     baseline, best = state().experiments
-    beside = of_commit((baseline, best), "c")
-    assert (beside.own, beside.baseline, beside.other) == ((*best.runs, *baseline.runs), baseline.runs, best.runs)
+    found = of_commit((baseline, best), "c")
+    assert (found.own, found.baseline, found.other) == ((*best.runs, *baseline.runs), baseline.runs, best.runs)
     assert of_candidate((baseline, best), best).own == best.runs
+
+
+def test_reference_is_called_as_the_sides_of_a_comparison_are() -> None:
+    baseline, best = state().experiments
+    earlier = replace(baseline, number=1, commit="b")
+    experiments = (baseline, earlier, replace(best, number=2, commit="c"))
+    sides = [of_commit(experiments, commit).side for commit in "abcd"]
+    assert sides == ["the baseline", "#1", "the best", "the slower of best and baseline"]
+    first = run(10.0, 1.0, 3000)
+    there = [at_rung(state(baseline=(first,)), RUNG, commit).side for commit in "abc"]
+    assert there == ["the baseline", "the best", "the slower of best and baseline"]
+    assert of_candidate(experiments, best).side == "the incumbent"

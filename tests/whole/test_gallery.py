@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import PreconditionError
-from agent.execution.measure import ALONE, Beside, Runner, measure
+from agent.execution.allowance import NO_REFERENCES, References
+from agent.execution.measure import Runner, measure
 from agent.journal.experiment import Experiment, Run, Verdict
 from agent.session.references import of_commit
 from tests.common.training import run_script, script
@@ -367,7 +368,7 @@ def some(cases: Mapping[str, tuple[object, ...]], always: tuple[str, ...]) -> li
 
 # The metrics that a run of 0.3 s may reach. No cheat may do better.
 BEST, WORST = 2.6, 6.0
-INCUMBENT = Beside(own=(Run(3.0, 5.0, untimed=8.0, overrun=0.5),))
+INCUMBENT = References(own=(Run(3.0, 5.0, untimed=8.0, overrun=0.5),))
 
 
 def test_pages_state_how_many_there_are() -> None:
@@ -391,7 +392,7 @@ def test_a_cheat_gains_nothing(
     }
     for name, value in places.items():
         code = code.replace(f'os.environ["{name}"]', repr(value))
-    timed = INCUMBENT if reason in ("more than its budget", "after its first text") else ALONE
+    timed = INCUMBENT if reason in ("more than its budget", "after its first text") else NO_REFERENCES
     before = {path.name for path in tmp_path.iterdir()}
     result = run_script(runner, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
@@ -442,7 +443,7 @@ def test_a_confirmed_commit_is_held_against_another_one(runner: Runner) -> None:
     assert of_commit((base, kept), workspace.head).other == ()
     assert of_commit((base, kept), "of an ablation").other == kept.runs
     log = workspace.folder.parent / "confirm" / "b-1.log"
-    found = measure(runner, commit, log, beside=held)
+    found = measure(runner, commit, log, references=held)
     assert found.metric is None
     assert "depend on later tokens" in (found.error or "")
 

@@ -1,0 +1,36 @@
+"""How long a run may take beyond its training budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.errors import Violation
+from agent.execution.allowance import Allowance, References
+from agent.journal.experiment import Run
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        (None, "the incumbent takes 40.0 s more"),
+        (35.0, "the incumbent takes 40.0 s"),
+        (2.0, "the baseline takes 2.0 s"),
+    ],
+)
+def test_late_model_is_refused_with_the_bound_that_it_exceeds(baseline: float | None, words: str) -> None:
+    allowance = Allowance(300.0, 40.0, baseline)
+    allowance.require(300.0 + allowance.seconds)
+    with pytest.raises(Violation, match=f"{words}.* and {allowance.seconds:.1f} s are allowed"):
+        allowance.require(301.0 + allowance.seconds)
+
+
+def test_sentence_names_the_program_that_took_as_long() -> None:
+    slow = Run(2.0, 300.0, {"num_steps": 100.0}, untimed=40.0, overrun=1.0)
+    allowance = Allowance.of(300.0, References((slow, Run(None, 1.0)), side="the best"))
+    assert (allowance.seconds, allowance.training) == (50.0, 7.0)
+    with pytest.raises(Violation, match=r"; the best takes 40\.0 s more, and 50\.0 s are allowed"):
+        allowance.require(351.0)
+    with pytest.raises(Violation, match=r"; the best took 1\.0 s more, and 7\.0 s are allowed"):
+        allowance.require_trained(308.0)
