@@ -88,8 +88,11 @@ def swapped(before: Clock, now: Clock) -> float | None:
     return max(0, *(late - early for early, late in zip(before.swap, now.swap, strict=True))) / 2**30
 
 
-def conditions(since: Clock) -> dict[str, float]:
+def conditions(since: Clock, running: float = 0.0) -> dict[str, float]:
     """Return the conditions since an earlier `clock()`.
+
+    Args:
+        running: CPU time since then of own children that have not ended, which the system does not count as own yet.
 
     Returns:
         `others`, the cores that other programs used on average; `swapped_gb`, the memory that was swapped out, in GiB;
@@ -98,7 +101,7 @@ def conditions(since: Clock) -> dict[str, float]:
     """
     now, found = clock(), {}
     seconds = max(now.wall - since.wall, 1e-3)
-    others = now.busy - since.busy - (now.own - since.own) + now.stolen - since.stolen
+    others = now.busy - since.busy - (now.own - since.own) - running + now.stolen - since.stolen
     found["others"] = round(max(0.0, others / seconds), 2)
     swap = swapped(since, now)
     if swap is not None:

@@ -82,6 +82,10 @@ class Evaluator:
     _said: bytes = b""
     _events: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def event(self, name: str) -> dict[str, Any]:
         """Return the first event of this name from the evaluator; empty if there has been none."""
         self._listen()
@@ -380,6 +384,8 @@ def attested(
     if clock := evaluator.event("clock"):
         allowance.require_trained(handed_over - _at(clock))
         overrun = handed_over - _at(clock) - budget
+    elif allowance.overrun is not None:
+        raise Violation(f"voided: it asked for no text to train on, unlike {allowance.side}")
     by_evaluator = word.get("name") == name
     if not by_evaluator and in_log is None:
         raise Violation(f"voided: the evaluator computes {str(word.get('name'))[:40]}, but the log has no {name}")

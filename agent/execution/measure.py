@@ -26,11 +26,12 @@ from agent.errors import (
 )
 from agent.execution import evaluation, fingerprint, integrity, process
 from agent.execution.allowance import NO_ALLOWANCE, NO_REFERENCES, Allowance, References
-from agent.execution.conditions import clock, conditions
+from agent.execution.conditions import Clock, clock, conditions
 from agent.execution.evaluation import Evaluator, Harness, losses_of
 from agent.execution.gpu_fault import described, fault_in
+from agent.execution.kill import Process
 from agent.execution.oom import ran_out
-from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command
+from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command, seconds_of
 from agent.journal.experiment import Run
 from agent.journal.paths import cache_folder, cache_places
 from agent.protocol.extract import extract, told_training
@@ -102,12 +103,17 @@ class Attempt:
     Attributes:
         allowance: the time that it may take beyond its training budget.
         evaluator: the evaluator of the run; None if the harness has none.
+        began: what the system had counted when it began; None if the conditions do not matter.
+        handed_over: receives the conditions until the handover of the model. Later, a run that knows its metric could
+            make the machine look busy, to be measured again.
     """
 
     room: Room
     log: Path
     allowance: Allowance = NO_ALLOWANCE
     evaluator: Evaluator | None = None
+    began: Clock | None = None
+    handed_over: dict[str, float] = field(default_factory=dict)
 
 
 def measure(
@@ -169,7 +175,7 @@ def _measure(
             reference = next((losses for losses in kept if losses.exists()), None)
             args = runner.harness, evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
             evaluator = stack.enter_context(evaluation.evaluator(*args, reference, log, runner.keeps_models))
-        attempt = Attempt(place, log, allowance, evaluator)
+        attempt = Attempt(place, log, allowance, evaluator, began)
         try:
             ended = execute(runner, attempt, observer)
         except ExperimentError as error:
@@ -178,7 +184,7 @@ def _measure(
         if slept >= SHORTEST_SLEEP:  # also if the run was given up: a loss of NaN may be that of a card that woke up
             raise Suspended(f"the machine slept for {slept:.0f} s during the run")
         around: dict[str, Any] = {
-            "conditions": conditions(began),
+            "conditions": attempt.handed_over or conditions(began),
             "log": str(log),
             "seconds": ended.seconds if ended else clock().wall - began.wall,
             "unconfined": runner.sandbox.way is None,
@@ -197,9 +203,19 @@ def _measure(
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
-            around["fault"] = error.fault if isinstance(error, Faulted) else ""
-            return Run(metric=None, error=str(error), out_of_memory=isinstance(error, OutOfMemory), **around)
+            return _failed(error, attempt, around)
         return Run(secondary=_secondary(runner, place, text, since), trained=told_training(text), **around)
+
+
+def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any]) -> Run:
+    """Return a run without a metric.
+
+    One that knew its metric is not to be repeated: it could look like a failure of the GPU whenever that was a bad one.
+    """
+    if attempt.evaluator is not None and attempt.evaluator.event("answer"):
+        return Run(metric=None, error=f"failed after its metric was known: {error}", **around)
+    fault = error.fault if isinstance(error, Faulted) else ""
+    return Run(metric=None, error=str(error), fault=fault, out_of_memory=isinstance(error, OutOfMemory), **around)
 
 
 def _result(
@@ -329,7 +345,15 @@ def execute(
         if runner.harness and runner.harness.untraced:
             env[evaluation.UNTRACED_VARIABLE] = "1"
 
+    pids: list[int] = [] if evaluator is None else [evaluator.pid]
+
+    def started(process: Process) -> None:
+        pids.append(process.pid)
+        observer.started(process)
+
     def watched(seconds: float) -> None:
+        if attempt.began is not None and evaluator and evaluator.event("handed_over") and not attempt.handed_over:
+            attempt.handed_over.update(conditions(attempt.began, sum(map(seconds_of, pids))))
         observer.tick(seconds)
         if evaluator is not None and not runner.patient:
             evaluation.require_in_time(evaluator, attempt.allowance, seconds)
@@ -342,7 +366,7 @@ def execute(
             log=attempt.log,
             limit=limit or runner.limit,
         ),
-        Observer(observer.started, watched),
+        Observer(started, watched),
     )
 
 

@@ -93,11 +93,15 @@ _giving_way: dict[str, int] = {}
 
 def seconds_given_way() -> float:
     """Return the CPU time of the commands in progress that give way, with that of their ended children."""
+    return sum(seconds_of(pid, mark) for mark, pid in [*_giving_way.items()])
+
+
+def seconds_of(pid: int, mark: str = "") -> float:
+    """Return the CPU time so far of a process and its kin, with that of their ended children."""
     total = 0.0
-    for mark, pid in [*_giving_way.items()]:
-        for process in kin(pid, mark):
-            with contextlib.suppress(psutil.Error):
-                total += sum(process.cpu_times()[:4])  # user and system, its own and of its ended children
+    for process in kin(pid, mark):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # user and system, its own and of its ended children
     return total
 
 

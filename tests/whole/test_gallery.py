@@ -184,6 +184,10 @@ for ask in ("holdout", "rows", "val"):
         continue
     raise SystemExit(f"it told {ask}")
 """
+OWN_TEXT = """
+rows = np.random.default_rng(0).integers(0, VOCAB_SIZE, (4, MAX_SEQ_LEN))
+batches = iter(lambda: (rows, rows, 1), None)
+"""
 CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "what nothing selects on": ("middle", SEEKS_HOLDOUT, None),
     "a metric printed by hand": ("late", "print('val_bpb: 1.0'); sys.exit(0)", "handed no model"),
@@ -230,6 +234,7 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
         "from harness import handover; handover.training_files(handover.at_work()); time.sleep(2.2)",
         "after its first text",
     ),
+    "a text of its own": ("middle", OWN_TEXT, "asked for no text"),
     "training for ever": ("middle", "TIME_BUDGET = 1e9", "more than its budget"),
     "another evaluation": (
         "middle",
@@ -245,12 +250,15 @@ CHEATS: Mapping[str, tuple[str, str, str | None]] = {
     "no more memory": ("late", "raise MemoryError", "out of memory"),
     "escape codes in its last words": ("late", "sys.exit('\\x1b]0;x\\x07\\x1b[2J`````')", "crashed"),
 }
+# The reasons that need runs of the incumbent.
+TIMED = ("more than its budget", "after its first text", "asked for no text")
 CHEATS_IN_EVERY_RUN = (
     "a metric printed by hand",
     "a peek at a few tokens",
     "twice the time",
     "what is hidden from it",
     "what nothing selects on",
+    "a text of its own",
 )
 
 MODULE = """
@@ -392,7 +400,7 @@ def test_a_cheat_gains_nothing(
     }
     for name, value in places.items():
         code = code.replace(f'os.environ["{name}"]', repr(value))
-    timed = INCUMBENT if reason in ("more than its budget", "after its first text") else NO_REFERENCES
+    timed = INCUMBENT if reason in TIMED else NO_REFERENCES
     before = {path.name for path in tmp_path.iterdir()}
     result = run_script(runner, where, code, timed)
     said = Path(result.log).read_text(errors="replace")[-3000:]
@@ -407,6 +415,16 @@ def test_a_cheat_gains_nothing(
         assert "\n" not in (result.error or "")
     assert {path.name for path in tmp_path.iterdir()} <= before | {"logs"}
     assert git(runner.workspace.folder, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+@pytest.mark.parametrize("failure", ['RuntimeError("kIOGPUCommandBufferCallbackErrorTimeout")', "MemoryError"])
+def test_a_failure_after_its_metric_repeats_nothing(runner: Runner, failure: str) -> None:
+    """Otherwise a run could fail whenever its metric is a bad one, until it is lucky."""
+    result = run_script(runner, "end", f"raise {failure}")
+    assert "after its metric was known" in (result.error or "")
+    assert (result.metric, result.fault, result.out_of_memory) == (None, "", False)
+    result = run_script(runner, "late", f"raise {failure}")
+    assert result.fault or result.out_of_memory
 
 
 @pytest.mark.parametrize(("where", "code"), some(HONEST, ODD_IN_EVERY_RUN))
