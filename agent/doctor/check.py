@@ -1,13 +1,11 @@
-"""What all checks of `doctor` share: their result, and questions to the system's tools."""
+"""The result that all checks of `doctor` share."""
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
 GB = 2**30
-ASK_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,3 @@ class Check:
     status: Literal["ok", "warning", "broken"]
     message: str
     command: str | None = None
-
-
-def ask(*command: str) -> str | None:
-    """Return the output of a tool, None if it is missing, fails or takes too long."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ASK_SECONDS, stdin=subprocess.DEVNULL, check=True
-        )
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from agent.doctor import memory, power
-from agent.doctor.check import GB, Check, ask
+from agent.doctor.check import GB, Check
 from agent.errors import AutoresearchError, in_one_line
 from agent.execution import awake, fingerprint
 from agent.execution.measure import LEAST_ROOM
@@ -18,6 +18,7 @@ from agent.protocol.models import Protocol
 from agent.repository.git import FALLBACK_IDENTITY
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import choose_sandbox
+from agent.system.ask import ask
 
 # A night writes little, but a full disk ends it: uv, data and logs share the disk.
 COMFORTABLE_ROOM = 2 * 2**30

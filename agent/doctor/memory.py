@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import psutil
 
-from agent.doctor.check import GB, Check, ask
+from agent.doctor.check import GB, Check
 from agent.errors import AutoresearchError
 from agent.execution import fingerprint
 from agent.execution.conditions import clock
 from agent.journal.journal import fold
 from agent.journal.paths import state_folder
 from agent.repository.workspace import Workspace
+from agent.system.ask import ask
 from agent.system.files import read_bounded
 from agent.system.invocation import typed
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from agent.doctor.check import Check, ask
+from agent.doctor.check import Check
+from agent.system.ask import ask
 
 # From a Mac with `pmset -g`: "displaysleep 10 (display sleep prevented by Amphetamine)". 0 means never.
 DISPLAY = re.compile(r"^\s*displaysleep\s+(\d+)(?:\s+\(display sleep prevented by (.+)\))?\s*$", re.MULTILINE)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -19,6 +17,7 @@ import psutil
 
 from agent.execution.process import seconds_given_way
 from agent.journal.experiment import Run
+from agent.system.ask import ask
 
 # Cores that other programs may use on top of those during the incumbent's run: a number, or a fraction of all cores.
 MORE_CORES, MORE_SHARE = 0.3, 0.1
@@ -124,13 +123,7 @@ def conditions(since: Clock, running: float = 0.0) -> dict[str, float]:
 
 def _speed_limit() -> float | None:
     """Return the speed limit that `pmset -g therm` reports on macOS, in percent; 100 means full speed."""
-    if shutil.which("pmset") is None:
-        return None
-    try:
-        asked = subprocess.run(["pmset", "-g", "therm"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", asked.stdout)
+    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", ask("pmset", "-g", "therm") or "")
     return float(limit[1]) if limit else None
 
 

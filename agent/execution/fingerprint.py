@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from agent.format import one_line
 from agent.journal.comparable import HARNESS, MACOS, VARIABLES
 from agent.journal.paths import cache_folder
 from agent.protocol.models import Protocol
+from agent.system.ask import ask
 
 MLX_BACKENDS = {"metal": "mlx-metal", "cuda": "mlx-cuda-12", "cuda 13": "mlx-cuda-13", "cpu": "mlx-cpu"}
 TF32 = "MLX_ENABLE_TF32"  # 1 by default: float32 products on CUDA and on the M5 are rounded to TF32
@@ -111,10 +111,7 @@ def snapshot(protocol: Protocol) -> dict[str, Any]:
 def chip() -> str:
     """Return the name of the processor, such as "Apple M4 Pro"."""
     if platform.system() == "Darwin":
-        asked = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
-        )
-        return asked.stdout.strip() or platform.machine()
+        return ask("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

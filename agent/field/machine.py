@@ -8,9 +8,7 @@ import json
 import platform
 import re
 import shlex
-import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -25,6 +23,7 @@ from agent.execution.preflight import program
 from agent.execution.process import Observer
 from agent.format import one_line
 from agent.journal.paths import cache_folder, state_folder
+from agent.system.ask import ask
 from agent.system.files import last_lines
 
 ASK_SECONDS = 20
@@ -165,7 +164,7 @@ def _system() -> str:
 
 def _nvidia() -> str | None:
     fields = "name,driver_version,memory.total,power.limit"
-    said = _ask("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+    said = ask("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", seconds=ASK_SECONDS)
     if not said:
         return None
     cards = [line.split(", ") for line in said.splitlines()]
@@ -175,7 +174,8 @@ def _nvidia() -> str | None:
 def _mac() -> dict[str, str]:
     if sys.platform != "darwin":
         return {}
-    return mac_facts(_ask("system_profiler", "SPDisplaysDataType", "-json") or "", _ask("pmset", "-g") or "")
+    displays = ask("system_profiler", "SPDisplaysDataType", "-json", seconds=ASK_SECONDS)
+    return mac_facts(displays or "", ask("pmset", "-g", seconds=ASK_SECONDS) or "")
 
 
 def _power() -> str | None:
@@ -203,16 +203,3 @@ def _names() -> list[str]:
     with contextlib.suppress(OSError, KeyError, ImportError):
         found.append(getpass.getuser())
     return sorted(found, key=len, reverse=True)
-
-
-def _ask(*command: str) -> str | None:
-    """Return the output of a tool; None if it is missing, fails or takes too long."""
-    if shutil.which(command[0]) is None:
-        return None
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ASK_SECONDS, stdin=subprocess.DEVNULL, check=True
-        )
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None
-    return done.stdout.strip()

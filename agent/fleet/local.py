@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from agent.errors import AutoresearchError, PreconditionError
 from agent.fleet.security import make_certificates
 from agent.format import counted
 from agent.room.sandbox import temporary_folder
+from agent.system.ask import ask
 from agent.system.files import last_lines
 
 START_SECONDS = 60.0
@@ -95,13 +95,9 @@ def gpus() -> list[str]:
     visible = os.environ.get(VISIBLE)
     if visible is not None:
         return [each.strip() for each in visible.split(",") if each.strip() and each.strip() != "-1"]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    ask = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(ask, capture_output=True, text=True, timeout=GPU_SECONDS, check=False)
-        return [line.strip() for line in done.stdout.splitlines() if line.strip().isdecimal()]
-    return []
+    # It may list the other cards and fail if one of them is broken.
+    said = ask("nvidia-smi", "--query-gpu=index", "--format=csv,noheader", seconds=GPU_SECONDS, may_fail=True)
+    return [line.strip() for line in (said or "").splitlines() if line.strip().isdecimal()]
 
 
 @contextlib.contextmanager
