@@ -21,6 +21,7 @@ from agent.repository.edit import Found, in_checkout, in_commits, own_commits, r
 from agent.repository.workspace import Workspace
 from agent.session import recovery
 from agent.session.context import known_constants
+from agent.session.opening import require_startable
 from agent.system.invocation import git_here, here
 
 MOST_LEFT = 100
@@ -53,7 +54,7 @@ class Desk:
         on_branch = Checkout(workspace).branch == self.branch
         require_rules(workspace, state.session["base"] if state.session and on_branch else None)
         if state.session is None:
-            recovery.require_startable(workspace, self.branch, self.tag, switch=False)
+            require_startable(workspace, self.branch, self.tag, switch=False)
         found = in_commits(workspace, commits[-1], head) if commits and not on_branch else in_checkout(workspace, head)
         if commits and on_branch:
             committed = in_commits(workspace, commits[-1], head).tracked

@@ -39,13 +39,13 @@ from agent.pruning.ladder import require_top
 from agent.report.summary import summarize
 from agent.repository.checkout import Checkout
 from agent.room.sandbox import Mode
-from agent.session import at_login, recovery
+from agent.session import at_login
 from agent.session.at_login import Starter
 from agent.session.baseline import log_path, measure_baseline
 from agent.session.confirm import require_no_evaluator
 from agent.session.context import known_constants
 from agent.session.faults import repeat
-from agent.session.opening import open_runner, prepared
+from agent.session.opening import open_runner, prepared, require_startable, start_of
 from agent.session.session import Session, SessionConfig
 from agent.session.signals import Interrupts
 from agent.views.notify import Notifier
@@ -159,11 +159,11 @@ def run(folder: Path, config: RunConfig, started: Callable[[], None] = lambda: N
         runner = dataclasses.replace(opened, say=lambda text: journal.show("note", text=text))
         require_top(execution.ladder, runner.training_seconds)
         new = journal.state.session is None
-        start = recovery.start_of(runner.workspace, config.start) if new and config.start else None
+        start = start_of(runner.workspace, config.start) if new and config.start else None
         session = _session(runner, journal, config, start)
         require_same_kind(journal.state, tag, config.stations)
         if new:
-            recovery.require_startable(runner.workspace, session.branch, tag, start)
+            require_startable(runner.workspace, session.branch, tag, start)
         at = start or runner.workspace.head
         remarks = _about_the_search(session, config, at)
         starter = _starter(runner, config)

@@ -20,7 +20,7 @@ from agent.loop import run_session
 from agent.proposers.base import Exhausted
 from agent.proposers.choose import ProposerConfig, choose_proposer
 from agent.report.summary import summarize
-from agent.session import recovery
+from agent.session.opening import require_startable
 from agent.session.session import Session, SessionConfig
 from agent.views.plain import show_plain
 
@@ -56,7 +56,7 @@ def short_session(runner: Runner, experiments: int, runs: int, stop: Stop) -> En
     session = _session(runner, journal, experiments, max(runs, BASELINE_RUNS), stop)
     error, stopped = None, None
     try:
-        recovery.require_startable(runner.workspace, session.branch, TAG)
+        require_startable(runner.workspace, session.branch, TAG)
         run_session(session)
     except Exhausted as reason:
         session.end(str(reason))

@@ -1,26 +1,35 @@
-"""Open the workspace exclusively, and prepare what its runs need."""
+"""Open the workspace exclusively, prepare what its runs need, and start a session in it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from agent.decision.limits import Limits, noted
+from agent.errors import PreconditionError
 from agent.execution import evaluation, fingerprint, holdout
 from agent.execution.measure import Runner
 from agent.execution.setup import set_up
 from agent.format import one_line
-from agent.journal import lock
-from agent.journal.paths import require_own_state, state_folder
+from agent.journal import edits, lock, results
+from agent.journal.journal import Journal, fold
+from agent.journal.paths import candidate_ref, find_session, journal_path, require_own_state, state_folder
+from agent.proposers.search.space import tunable_parameters
 from agent.protocol.load import load_protocol, require_runnable
+from agent.protocol.models import FILENAME
 from agent.repository.checkout import Checkout
-from agent.repository.workspace import Workspace
+from agent.repository.index import sweep
+from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
 from agent.room import room
 from agent.room.sandbox import Mode, choose_sandbox, temporary_folder
+from agent.session.context import known_constants
+from agent.system.invocation import typed
 
 
 @contextlib.contextmanager
@@ -88,3 +97,113 @@ def prepared(
             record = fingerprint.snapshot(protocol)
             harness = evaluation.Harness(inside / harness_folder, script, snapshot, record, untraced, apart)
         yield dataclasses.replace(runner, untracked=untracked, harness=harness)
+
+
+def require_startable(
+    workspace: Workspace, branch: str, tag: str, start: str | None = None, *, switch: bool = True
+) -> None:
+    """Check, before anything is touched, that a new session can start without losing anything.
+
+    Args:
+        workspace: where.
+        branch: the session's branch, which must not exist.
+        tag: the session.
+        start: the commit that it starts at; None for HEAD.
+        switch: whether the branch will be checked out, for which the working tree must be clean.
+
+    Raises:
+        PreconditionError: it cannot.
+        UsageError: a search comment is malformed.
+    """
+    protocol = workspace.protocol
+    head = _require_clear(workspace, branch, tag, start, switch=switch)
+    if start is not None:
+        _require_own_results(workspace, start)
+    files = workspace.files(start or head)
+    if not files:
+        raise PreconditionError(nothing_may_change(protocol), hint=NOTHING_MAY_CHANGE_HINT)
+    tunable_parameters(files, known_constants(protocol))
+
+
+def start_of(workspace: Workspace, tag: str) -> str:
+    """Return the commit at which a session started with `--from TAG` begins: the incumbent of TAG with its rows.
+
+    Raises:
+        PreconditionError: session TAG does not exist, has no baseline, or ran with another protocol.json.
+    """
+    find_session(workspace.folder, tag)
+    state = fold(journal_path(workspace.folder, tag))
+    if state.session is None or state.head is None or not state.experiments:
+        raise PreconditionError(
+            f"session {tag} has no baseline yet, so there is nothing to start from",
+            hint=f"run it first with `{typed(f'run --tag {tag}')}`, or start without --from",
+        )
+    if workspace.resolve(state.head) is None:
+        raise PreconditionError(
+            f"git no longer has {state.head[:12]}, the last commit of session {tag}",
+            hint="restore its branch, or start without --from",
+        )
+    if workspace.show(state.head, FILENAME) != workspace.show(workspace.head, FILENAME):
+        raise PreconditionError(
+            f"{FILENAME} has changed since session {tag}",
+            hint=f"check out {state.session['branch']} first, or start without --from",
+        )
+    return state.head
+
+
+def create_session(
+    journal: Journal, workspace: Workspace, about: Mapping[str, Any], start: str | None = None, *, switch: bool = True
+) -> None:
+    """Start a new session on a new branch, after `require_startable` has accepted it.
+
+    Args:
+        about: the fields of the session's first event, including its tag and branch.
+        start: the commit that it starts at; None for HEAD.
+        switch: check the branch out.
+    """
+    checkout = Checkout(workspace)
+    sweep(workspace.git)
+    # Check once more: setup commands, the user or a loop in a linked worktree may have changed something.
+    head = _require_clear(workspace, about["branch"], about["tag"], start, switch=switch)
+    base = start or head
+    journal.append("session", **about, base=base, left=checkout.branch, pid=os.getpid())
+    checkout.start_branch(about["branch"], base, switch=switch)
+
+
+def _require_clear(workspace: Workspace, branch: str, tag: str, start: str | None, *, switch: bool) -> str:
+    """Return HEAD. Uncommitted changes of the playbook are not in the way, if git takes them along to `start`.
+
+    Raises:
+        PreconditionError: the user's branches, changes or files are in the way of a new session.
+    """
+    checkout = Checkout(workspace)
+    waiting = edits.unsettled(journal_path(workspace.folder, tag))
+    own = {
+        ref for number, edit in waiting.items() if workspace.resolve(ref := candidate_ref(tag, number)) == edit.commit
+    }
+    checkout.require_free(branch, f"refs/autoresearch/{tag}", own)
+    head = workspace.head
+    if switch:
+        checkout.require_clean(but=checkout.carried(start or head))
+    _require_own_results(workspace, head)
+    return head
+
+
+def _require_own_results(workspace: Workspace, head: str) -> None:
+    """Check that the loop can write its rows to the protocol's results file.
+
+    Raises:
+        PreconditionError: the file is untracked, or has other columns.
+    """
+    protocol = workspace.protocol
+    path = protocol.provenance.results_log.path
+    tracked = workspace.show(head, path)
+    if (workspace.folder / path).exists() and tracked is None:
+        raise PreconditionError(
+            f"{path} exists and git does not track it", hint="move it away; the session writes its own"
+        )
+    if tracked is not None and not results.has_columns(protocol, tracked):
+        raise PreconditionError(
+            f"{path} has other columns than the protocol ({', '.join(protocol.columns)})",
+            hint=f"rename it with `git mv {path} earlier-{Path(path).name}`, commit, then run the same command again",
+        )

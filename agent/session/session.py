@@ -33,6 +33,7 @@ from agent.session import recovery
 from agent.session.baseline import propose_baseline
 from agent.session.confirm import RUNS
 from agent.session.context import context_of, known_constants
+from agent.session.opening import create_session
 from agent.session.retries import is_own_mistake, owed, smaller_candidate
 from agent.session.runs import Runs
 from agent.session.signals import Interrupts
@@ -144,7 +145,7 @@ class Session:
         base = self.state.session["base"] if self.state.session else start or workspace.head
         self._fingerprint = fingerprint(protocol, self.runner.training_seconds, workspace.harness_digest(base))
         if self.state.session is None:
-            recovery.create(self.journal, workspace, self._about(), start, switch=self._config.switch)
+            create_session(self.journal, workspace, self._about(), start, switch=self._config.switch)
         else:
             flags, switch = self._config.flags, self._config.switch
             recovery.resume(self.journal, workspace, self.branch, self._fingerprint, flags, switch=switch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -10,6 +11,9 @@ from agent.cli.command import answer, command
 from agent.cli.options import Json
 from agent.cli.program import PREPARE, Options, app
 from agent.cli.usage import Commands
+
+if TYPE_CHECKING:
+    from agent.protocol.models import Protocol
 
 protocol_app = typer.Typer(
     name="protocol",
@@ -37,13 +41,12 @@ def protocol_check(as_json: Json = False) -> int:
     """
     from agent.protocol.check import check, check_lines
     from agent.protocol.load import load_protocol
-    from agent.session.recovery import imported_by_harness, require_usable
 
     protocol = load_protocol(Options.folder)
-    fields = check(protocol, imported_by_harness(protocol, Options.folder))
+    fields = check(protocol, _imported_by_harness(protocol))
     if not as_json:
         answer(False, "protocol check", {}, check_lines(fields))
-    require_usable(protocol, Options.folder)
+    _require_usable(protocol)
     if as_json:
         answer(True, "protocol check", {"fields": fields}, [])
     return 0
@@ -63,3 +66,38 @@ def protocol_schema() -> None:
     from agent.protocol.models import Protocol
 
     print(json.dumps(Protocol.model_json_schema(by_alias=True), indent=2))
+
+
+def _require_usable(protocol: Protocol) -> None:
+    """Check the protocol as `run` does, without requiring a git repository.
+
+    Raises:
+        UsageError: `run` would refuse the protocol.
+    """
+    from agent.errors import PreconditionError, UsageError
+    from agent.protocol.load import require_runnable
+    from agent.repository.workspace import NOTHING_MAY_CHANGE_HINT, Workspace, nothing_may_change
+
+    require_runnable(protocol)
+    try:
+        workspace = Workspace(Options.folder, protocol)
+        empty = not workspace.files(workspace.head)
+    except PreconditionError:
+        return
+    if empty:
+        raise UsageError(nothing_may_change(protocol), hint=NOTHING_MAY_CHANGE_HINT)
+
+
+def _imported_by_harness(protocol: Protocol) -> list[str]:
+    """Return the modules that belong to the harness because it imports them; empty without a commit."""
+    from agent.errors import AutoresearchError
+    from agent.protocol.models import matches
+    from agent.repository.workspace import Workspace
+
+    try:
+        workspace = Workspace(Options.folder, protocol)
+        files = workspace.harness(workspace.head)
+    except AutoresearchError:
+        return []
+    globs = protocol.immutable_harness.paths
+    return sorted(path for path in files if not any(matches(path, glob) for glob in globs))
