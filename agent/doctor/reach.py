@@ -14,7 +14,7 @@ from agent.format import one_line
 from agent.proposers.agent.presets import PRESETS, check_available
 from agent.proposers.choose import ProposerConfig
 from agent.proposers.model import bounded_http
-from agent.proposers.model.wire import OWN_KEY, ModelSpec, headers_of, key_variable_of, parse_model
+from agent.proposers.model.servers import OWN_KEY, ModelSpec, headers_of, key_variable_of, parse_model
 
 SECONDS = 5.0
 SHOWN_MODELS, LONGEST_NAME = 5, 100

@@ -11,6 +11,7 @@ from agent.journal.paths import require_own_state, state_folder
 from agent.proposers.ahead import AheadProposer
 from agent.proposers.base import Proposer
 from agent.proposers.hybrid import SHARE, Consulted, HybridProposer
+from agent.proposers.model.servers import parse_model
 from agent.proposers.search.search import SearchProposer
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Sandbox
@@ -87,8 +88,6 @@ def choose_proposer(wanted: ProposerConfig, journal: Journal, workspace: Workspa
 
 def _is_here(model: str) -> bool:
     """Return whether this machine serves the model, which would then slow down the run in progress."""
-    from agent.proposers.model.wire import parse_model
-
     try:
         host = urlsplit(parse_model(model).url).hostname or ""
     except ValueError:
@@ -109,7 +108,6 @@ def _require_model_for_caps(wanted: ProposerConfig) -> None:
 def _model(wanted: ProposerConfig, journal: Journal, workspace: Workspace) -> Consulted:
     from agent.proposers.model.cost import SpendingCap, price_of
     from agent.proposers.model.llm import LLMProposer
-    from agent.proposers.model.wire import parse_model
 
     assert wanted.model is not None
     model = parse_model(wanted.model)

@@ -21,6 +21,7 @@ from typing import Any
 from agent.errors import MachineFault, PreconditionError, UsageError
 from agent.journal.paths import home_folder, journal_path
 from agent.proposers.choose import ProposerConfig
+from agent.proposers.model.servers import key_variable_of, parse_model
 from agent.room.variables import SECRET, of_agents, of_setup
 from agent.session.signals import IMMEDIATE
 from agent.system.files import write_whole
@@ -168,8 +169,6 @@ def require_keys(wanted: ProposerConfig, platform: str = sys.platform) -> None:
     """
     if wanted.model is None:
         return
-    from agent.proposers.model.wire import key_variable_of, parse_model
-
     model = parse_model(wanted.model)
     name = key_variable_of(model.scheme)
     if not model.key or (platform == "linux" and name in _of_systemd()):

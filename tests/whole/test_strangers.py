@@ -35,7 +35,7 @@ from agent.proposers.base import Context, Exhausted, Unavailable, WorkspaceView
 from agent.proposers.hybrid import HybridProposer
 from agent.proposers.model.cost import price_of
 from agent.proposers.model.prompt import briefing
-from agent.proposers.model.wire import ModelSpec
+from agent.proposers.model.servers import ModelSpec
 from agent.proposers.search.search import SearchProposer
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Protocol

@@ -13,7 +13,8 @@ from agent.errors import UsageError
 from agent.format import one_line
 from agent.journal.state import Spent
 from agent.proposers.base import NoProposal, Unavailable
-from agent.proposers.model.wire import Answer, ModelSpec
+from agent.proposers.model.servers import ModelSpec
+from agent.proposers.model.wire import Answer
 from agent.system.files import read_bounded, reason
 from agent.system.patterns import short
 

@@ -17,8 +17,9 @@ from agent.proposers.model import blocks
 from agent.proposers.model.blocks import UnusableEdit
 from agent.proposers.model.cost import SpendingCap
 from agent.proposers.model.prompt import SYSTEM, about_crash, briefing
+from agent.proposers.model.servers import ModelSpec
 from agent.proposers.model.thinking import answered
-from agent.proposers.model.wire import Answer, Broken, Message, ModelSpec, complete
+from agent.proposers.model.wire import Answer, Broken, Message, complete
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen, why_invalid
 from agent.system.files import read_bounded

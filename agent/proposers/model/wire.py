@@ -1,7 +1,7 @@
 """Speak the two wire formats of model servers: OpenAI's chat completions and Anthropic's messages.
 
-Sources: the API references of both (chat/create with stream and stream_options; messages with stream). Keys are read
-from the environment and sent only in a header: no log, text or error contains one.
+Sources: the API references of both (chat/create with stream and stream_options; messages with stream). No answer and no
+error contains the key.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import email.utils
 import json
 import math
-import os
 import queue
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import requests
 from urllib3.exceptions import (
@@ -28,18 +27,17 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from agent.errors import PreconditionError, UsageError
 from agent.format import plain
 from agent.proposers.base import Unavailable
 from agent.proposers.model import bounded_http
 from agent.proposers.model.bounded_http import LARGEST_ANSWER as LARGEST_ANSWER
+from agent.proposers.model.servers import ModelSpec, headers_of
 
 LONGEST_ANSWER_SECONDS = 900.0
 LONGEST_RETRY_SECONDS = 3600.0
 LARGEST_COUNT = 10**8  # plausible number of tokens
 LARGEST_REFUSAL = 4096  # bytes read from the body of an error
 TICK_SECONDS = 0.2
-ANTHROPIC_VERSION = "2023-06-01"
 # What a server says if waiting does not help, because the account is out of credit.
 NO_CREDIT = ("insufficient_quota", "credit balance", "billing", "exceeded your current quota")
 RATE_LIMITED = re.compile(r'"(?:code|type)":\s*"rate_limit_exceeded"')
@@ -48,20 +46,9 @@ AMOUNT = r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|milli|[dhms]?)[a-z]*,? ?"
 RETRY_IN = re.compile(rf'(?:(?:retry|try again) (?:in|after)|"retryDelay":) ?"?((?:{AMOUNT}){{1,4}})', re.IGNORECASE)
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}  # any other unit is milliseconds
 
-Format = Literal["openai", "anthropic"]
 Message = Mapping[str, str]
 T = TypeVar("T")
 
-# scheme -> format, default address, variable that overrides the address, variable with the key
-SERVERS: dict[str, tuple[Format, str, str, str]] = {
-    "openai": ("openai", "https://api.openai.com/v1", "OPENAI_BASE_URL", "OPENAI_API_KEY"),
-    "anthropic": ("anthropic", "https://api.anthropic.com", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
-    "ollama": ("openai", "http://127.0.0.1:11434/v1", "OLLAMA_BASE_URL", ""),
-    "lmstudio": ("openai", "http://127.0.0.1:1234/v1", "LMSTUDIO_BASE_URL", ""),
-    "mlx": ("openai", "http://127.0.0.1:8080/v1", "MLX_BASE_URL", ""),
-}
-OWN_KEY = "AUTORESEARCH_MODEL_KEY"
-OWN_SERVER = "http://HOST:PORT/v1 NAME"
 DONE: dict[str, Any] = {}  # the last event of a stream, recognized by identity
 TEXT_PARTS = ("text", "output_text", "text_delta")
 # Errors of an address or of the kind of a proxy, before anything is sent.
@@ -69,31 +56,6 @@ UNSENT = (
     requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema,
     LocationValueError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model and its server.
-
-    Attributes:
-        scheme: a key of SERVERS, or "http" for any other server.
-        url: base address without a trailing slash.
-        key: API key; empty if none is needed.
-    """
-
-    scheme: str
-    name: str
-    format: Format
-    url: str
-    key: str = field(default="", repr=False)
-
-    @property
-    def label(self) -> str:
-        return f"{self.scheme}:{self.name}"
-
-    @property
-    def local(self) -> bool:
-        return self.scheme in ("ollama", "lmstudio", "mlx")
 
 
 @dataclass(frozen=True)
@@ -113,56 +75,6 @@ class Answer:
 
 class Broken(Unavailable):
     """The server received the request but gave no complete answer, and may charge for it."""
-
-
-def parse_model(text: str) -> ModelSpec:
-    """Parse the value of --model.
-
-    Args:
-        text: `openai:NAME`, `anthropic:NAME`, `ollama:NAME`, `lmstudio:NAME`, `mlx:NAME` or `http://host/v1 NAME`.
-
-    Raises:
-        UsageError: the text has another form.
-        PreconditionError: the API key is not in the environment, or is none.
-    """
-    if text.startswith(("http://", "https://")):
-        url, _, name = text.partition(" ")
-        if not name.strip():
-            raise UsageError(f"--model {text!r} lacks the name of the model", hint=f"write `--model '{OWN_SERVER}'`")
-        return ModelSpec("http", name.strip(), "openai", url.rstrip("/"), _key_in(OWN_KEY))
-    scheme, _, name = text.partition(":")
-    if scheme not in SERVERS or not name:
-        known = ", ".join(f"{each}:NAME" for each in SERVERS)
-        raise UsageError(f"--model must be {known} or '{OWN_SERVER}', got {text!r}")
-    wire, address, url_variable, key_variable = SERVERS[scheme]
-    key = _key_in(key_variable) if key_variable else ""
-    if key_variable and not key:
-        raise PreconditionError(
-            f"--model {text} needs an API key, but {key_variable} is not set",
-            hint=f"run `export {key_variable}=...`, or use a local model such as `--model ollama:NAME`",
-        )
-    own = os.environ.get(url_variable, "").strip()
-    return ModelSpec(scheme, name, wire, (own or address).rstrip("/"), key)
-
-
-def key_variable_of(text: str) -> str:
-    """Return the variable that holds the key, for a scheme or a value of --model; empty if no key is needed."""
-    server = SERVERS.get(text.partition(":")[0])
-    return server[3] if server else OWN_KEY
-
-
-def _key_in(variable: str) -> str:
-    """Return the key in an environment variable, without the end of the line of the file that it was read from.
-
-    Raises:
-        PreconditionError: no header can hold it, so it would be part of an error that names the header.
-    """
-    key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise PreconditionError(
-            f"{variable} holds characters that no API key has", hint="copy the key again, without quotes around it"
-        )
-    return key
 
 
 def complete(
@@ -237,13 +149,6 @@ def _request(
         "stream_options": {"include_usage": True},
     }
     return f"{model.url}/chat/completions", headers_of(model), body
-
-
-def headers_of(model: ModelSpec) -> dict[str, str]:
-    """Return the headers that authenticate a request."""
-    if model.format == "anthropic":
-        return {"x-api-key": model.key, "anthropic-version": ANTHROPIC_VERSION}
-    return {"Authorization": f"Bearer {model.key}"} if model.key else {}
 
 
 def _refusal(model: ModelSpec, response: requests.Response) -> Unavailable:

@@ -17,7 +17,8 @@ from agent.proposers.model import llm
 from agent.proposers.model.cost import Price, SpendingCap, price_of
 from agent.proposers.model.llm import MOST_TOKENS, LLMProposer
 from agent.proposers.model.prompt import CHARACTERS_A_TOKEN, SYSTEM, briefing
-from agent.proposers.model.wire import Answer, ModelSpec
+from agent.proposers.model.servers import ModelSpec
+from agent.proposers.model.wire import Answer
 from agent.proposers.search.search import SearchProposer
 from agent.proposers.validate import Seen, why_invalid
 from tests.common.model_server import half, model_server, reply
