@@ -261,10 +261,10 @@ class Session:
     def _merge(self, winner: Candidate, verdict: Verdict) -> Verdict:
         """Propose the change of a winner on an old base for the incumbent, as `Fleet` does, and return its verdict."""
         texts = self.files, self.texts[winner.base], winner.files
-        change, conflict = carried_over(texts, {}, self.workspace.merge)
+        change, conflicts = carried_over(texts, {}, self.workspace.merge)
         whole = {**self.files, **change}
         tried = {each.digest for each in self.history} | {digest(each.files) for each in self.candidates.values()}
-        if conflict is None and digest(whole) not in tried:
+        if not conflicts and digest(whole) not in tried:
             self.merged += 1
             self._launch(replace(winner.proposal, files=change, parameters=tunable_parameters(whole, {})))
         reason = f"better than #{winner.base}, but #{self.best} was kept meanwhile"

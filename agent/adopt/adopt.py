@@ -23,7 +23,7 @@ from agent.repository.checkout import Checkout
 from agent.repository.index import sweep
 from agent.repository.workspace import Workspace
 from agent.session.context import known_constants
-from agent.source.merging import merged, runs
+from agent.source.merging import carried_over
 from agent.system.invocation import typed
 from agent.system.names import PLAYBOOK
 
@@ -141,26 +141,16 @@ def merge(workspace: Workspace, state: State, choice: Choice, at: str, known: Ma
     """
     baseline = state.baseline
     assert baseline is not None
-    base, theirs, ours = workspace.files(baseline.commit), choice.files, workspace.files(at)
-    found, conflicts = dict[str, str](), []
-    for path in sorted(theirs):
-        text, before = theirs[path], base.get(path)
-        if text == before or text == ours.get(path):
-            continue
-        if ours.get(path) == before and (before is not None or workspace.content(at, path) is None):
-            found[path] = text
-            continue
-        both = before is not None and path in ours
-        new = merged((ours[path], base[path], text), known, workspace.merge) if both else None
-        if new is None or not runs(path, new, known):
-            conflicts.append(path)
-        elif new != ours[path]:
-            found[path] = new
+    ours, theirs = workspace.files(at), choice.files
+    base = {path: text for path, text in workspace.files(baseline.commit).items() if path in theirs}
+    found, conflicts = carried_over((ours, base, theirs), known, workspace.merge)
+    # A file that the branch has, but not as text.
+    conflicts += [path for path in found if path not in ours and workspace.content(at, path) is not None]
     if conflicts:
         assert state.session is not None
         see = typed(f"diff --tag {state.session['tag']}")
         raise PreconditionError(
-            f"the changes conflict with those of the branch in {', '.join(conflicts)}",
+            f"the changes conflict with those of the branch in {', '.join(sorted(conflicts))}",
             hint=f"adopt single keeps by their numbers, or merge by hand: see `{see}`",
         )
     return found

@@ -50,9 +50,9 @@ def merge(session: Session, winner: Candidate, base: Experiment, incumbent: Expe
     """Return the change of a winner on an old base as a proposal for the incumbent, or why there is none."""
     workspace, known = session.runner.workspace, known_constants(session.runner.protocol)
     now, before, after = (dict(session.runs.files(each.commit)) for each in (incumbent, base, winner))
-    found, conflict = carried_over((now, before, after), known, workspace.merge)
-    if conflict is not None:
-        return f"conflicts with #{incumbent.number} in {conflict}"
+    found, conflicts = carried_over((now, before, after), known, workspace.merge)
+    if conflicts:
+        return f"conflicts with #{incumbent.number} in {conflicts[0]}"
     whole = {**now, **found}
     tried = {each.digest for each in session.state.experiments}
     tried |= {each.digest for each in session.state.flight.candidates.values() if each is not winner}

@@ -25,7 +25,7 @@ from agent.proposers.base import Context, Exhausted
 from agent.proposers.hybrid import TICK_SECONDS, HybridProposer
 from agent.proposers.search.space import tunable_parameters
 from agent.proposers.validate import Seen
-from agent.source.merging import merged, runs
+from agent.source.merging import carried_over
 
 ENDING_SECONDS = 20.0  # for the thread to end, which kills the processes of an agent
 
@@ -267,18 +267,8 @@ def _rebased(files: Mapping[str, str], base: Experiment, context: Context) -> di
     Raises:
         Outdated: both changed the same thing.
     """
-    old, found = context.workspace.texts(base), {}
-    for path, text in files.items():
-        before, now = old.get(path), context.files.get(path)
-        if now == before:
-            found[path] = text
-        elif now != text:
-            taken = (
-                merged((now, before, text), context.constants, context.workspace.merge)
-                if now is not None and before is not None
-                else None
-            )
-            if taken is None or not runs(path, taken, context.constants):
-                raise Outdated(f"its change of {path} conflicts with that of #{context.incumbent.number}")
-            found[path] = taken
-    return {path: text for path, text in found.items() if text != context.files.get(path)}
+    before = {path: text for path, text in context.workspace.texts(base).items() if path in files}
+    found, conflicts = carried_over((context.files, before, files), context.constants, context.workspace.merge)
+    if conflicts:
+        raise Outdated(f"its change of {conflicts[0]} conflicts with that of #{context.incumbent.number}")
+    return found

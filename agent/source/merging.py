@@ -62,7 +62,7 @@ def merged(
 
 def carried_over(
     versions: tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]], known: Mapping[str, Value], merge: Merge
-) -> tuple[dict[str, str], str | None]:
+) -> tuple[dict[str, str], list[str]]:
     """Return what the first version must alter to make the changes from the second to the third.
 
     Args:
@@ -71,24 +71,23 @@ def carried_over(
         merge: merges what is not a constant.
 
     Returns:
-        path -> new text, and the first path whose changes conflict, or None if none does.
+        path -> new text, and the paths whose changes conflict. A file that only theirs lacks is a conflict.
     """
-    ours, base, theirs = versions
-    found: dict[str, str] = {}
-    for path in sorted({*base, *theirs}):
-        if base.get(path) == theirs.get(path):
+    found, conflicts = dict[str, str](), []
+    for path in sorted({*versions[1], *versions[2]}):
+        ours, base, theirs = (version.get(path) for version in versions)
+        if theirs in (base, ours):
             continue
-        if path not in base and path not in ours:
-            found[path] = theirs[path]
-            continue
-        if path not in base or path not in theirs or path not in ours:
-            return found, path
-        text = merged((ours[path], base[path], theirs[path]), known, merge)
-        if text is None or not runs(path, text, known):
-            return found, path
-        if text != ours[path]:
+        text = None
+        if ours == base:
+            text = theirs
+        elif ours is not None and base is not None and theirs is not None:
+            text = merged((ours, base, theirs), known, merge)
+        if text is None or not (ours == base or runs(path, text, known)):
+            conflicts.append(path)
+        elif text != ours:
             found[path] = text
-    return found, None
+    return found, conflicts
 
 
 def same(first: Constant, second: Constant) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.source.constants import branches_of, constants
-from agent.source.merging import merged, runs
+from agent.source.merging import carried_over, merged, runs
 
 pytestmark = pytest.mark.quick
 
@@ -117,3 +117,13 @@ def test_result_must_hold_its_asserts() -> None:
     assert not runs("a.py", "A = 5\nassert A % 2 == 0\n", {})
     assert not runs("a.py", "A = (\n", {})
     assert runs("notes.txt", "A = (", {})
+
+
+def test_files_are_merged_one_by_one() -> None:
+    changed, ours = BASE.replace("A = 1", "A = 5"), BASE.replace("C = 3", "C = 4")
+    base = dict.fromkeys(("alone", "same", "both", "broken.py", "left", "gone"), BASE)
+    theirs = dict.fromkeys(("alone", "same", "both", "new", "broken.py", "clash"), changed) | {"left": BASE}
+    mine = base | {"same": changed, "both": ours, "left": ours, "broken.py": "A = ", "clash": ours}
+    found, conflicts = carried_over((mine, base, theirs), {}, lambda *_: None)
+    assert found == {"alone": changed, "both": changed.replace("C = 3", "C = 4"), "new": changed}
+    assert conflicts == ["broken.py", "clash", "gone"]

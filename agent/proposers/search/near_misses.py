@@ -122,9 +122,9 @@ def _carry(context: Context, files: dict[str, str], before: Experiment, after: E
     """Make the change from one experiment to another in `files`; return whether it was possible."""
     view = context.workspace
     versions = files, view.texts(before), view.texts(after)
-    changed, conflict = carried_over(versions, context.constants, view.merge)
+    changed, conflicts = carried_over(versions, context.constants, view.merge)
     files |= changed
-    return conflict is None and bool(changed)
+    return not conflicts and bool(changed)
 
 
 def _proposal(
