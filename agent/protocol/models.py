@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -242,7 +241,9 @@ class Extract(ProtocolModel):
         default=None,
         max_length=LONGEST_COMMAND,
     )
-    path: InsidePath | None = enforced("json_pointer, junit: the file that the command writes", default=None)
+    path: InsidePath | None = enforced(
+        "json_pointer, junit: the file that the command writes, relative to execution.cwd", default=None
+    )
     count: Literal["passed", "failed", "errors", "skipped", "total", "seconds"] = enforced(
         "junit, pytest_summary: the figure to use as the metric", default="passed"
     )
@@ -423,13 +424,16 @@ class Protocol(ProtocolModel):
             return "a file that candidates change"
         if any(PurePosixPath(glob).as_posix() == path for glob in self.mutable_surface.forbidden_globs):
             return "a file that must not change"
-        if any(source.path is not None and PurePosixPath(source.path).as_posix() == path for source in self._sources):
+        if path in self._outputs:
             return "a file that the command writes"
         return None
 
     @property
-    def _sources(self) -> Iterator[Extract]:
-        yield from (metric.extract for metric in (self.metric, *self.measurement.secondary_metrics))
+    def _outputs(self) -> set[str]:
+        """The files that the metrics are extracted from, relative to the workspace."""
+        rules = (metric.extract for metric in (self.metric, *self.measurement.secondary_metrics))
+        cwd = PurePosixPath(self.execution.cwd)
+        return {(cwd / rule.path).as_posix() for rule in rules if rule.path is not None}
 
     @property
     def metric(self) -> Metric:

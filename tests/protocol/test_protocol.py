@@ -80,6 +80,18 @@ def test_broken_protocol_is_reported_with_its_field(tmp_path: Path, path: str, v
     assert "\n" not in str(error.value)
 
 
+def test_file_of_a_metric_is_relative_to_the_working_directory(tmp_path: Path) -> None:
+    content = users()
+    content["execution"]["cwd"] = "sub"
+    for name, log in (("results.tsv", "sub/results.tsv"), ("./b", "sub/./b")):
+        content["measurement"]["primaryMetric"]["extract"] = {"kind": "json_pointer", "pointer": "/x", "path": name}
+        content["provenance"]["resultsLog"]["path"] = name
+        assert load_protocol(write(tmp_path, content)).provenance.results_log.path == name
+        content["provenance"]["resultsLog"]["path"] = log
+        with pytest.raises(UsageError, match="would be overwritten, but it is a file that the command writes"):
+            load_protocol(write(tmp_path, content))
+
+
 def test_a_file_that_is_no_json_and_one_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a valid protocol"):
         load_protocol(write(tmp_path, '{"schemaKind": "proto'))
