@@ -58,21 +58,22 @@ def divide(seconds: float, around: float, sizes: Sequence[Value], longest: float
                 wanted = {"sizes": bool(sizes), "session": True}
                 missing = [part for part in wanted if wanted[part] and part not in parts]
                 return Plan(**{**vars(plan), "left_out": tuple(f"{part}: no time" for part in missing)})
-    runs = int(min(RUNS, max(0.0, seconds) // (around + SHORTEST)))
+    training = min(SHORTEST, longest)
+    runs = int(min(RUNS, max(0.0, seconds) // (around + training)))
     missing = [*(["sizes"] if sizes else []), "session"]
     fewer = [f"{counted(RUNS - runs, 'run')} of the recipe"] if runs < RUNS else []
-    return Plan(runs, SHORTEST, left_out=tuple(f"{part}: no time" for part in (*fewer, *missing)))
+    return Plan(runs, training, left_out=tuple(f"{part}: no time" for part in (*fewer, *missing)))
 
 
 def _plan(seconds: float, around: float, sizes: Sequence[Value], session: bool, longest: float) -> Plan | None:
     """Return a plan with these parts, or None if one of them is too short."""
     whole = SHARES["runs"] + (SHARES["sizes"] if sizes else 0.0) + (SHARES["session"] if session else 0.0)
     part = seconds / whole
-    training = float(int(min(longest, SHARES["runs"] * part / RUNS - around)))
+    training = min(longest, float(int(SHARES["runs"] * part / RUNS - around)))
     cost = RUNS * (training + around)
     size_training = 0.0
     if sizes:
-        size_training = float(int(min(longest, SHARES["sizes"] * part / len(sizes) - SLOWER_SIZES * around)))
+        size_training = min(longest, float(int(SHARES["sizes"] * part / len(sizes) - SLOWER_SIZES * around)))
         cost += len(sizes) * (size_training + SLOWER_SIZES * around)
     experiments = int((seconds - cost) // (RUNS_OF_EXPERIMENT * (training + around))) if session and training > 0 else 0
     shortest = min(SHORTEST, longest)

@@ -28,6 +28,11 @@ LARGEST_VALUE = 1e100
 MOST_SECONDS = 1e9  # of training, as in a journal
 
 _PYTEST_WORDS = {"passed": "passed", "failed": "failed", "errors": "error", "skipped": "skipped"}
+# Linters and installers also print "2 files left unchanged in 0.01s". Plugins of pytest add counts with other words.
+_PYTEST_SUMMARY = re.compile(
+    r"\bno tests ran in [0-9.]+s"
+    r"|\b[0-9]+ (?:passed|failed|errors?|skipped|xfailed|xpassed|deselected|warnings?)(?:, [0-9]+ [^,]+)* in [0-9.]+s"
+)
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
 # Thousands separated by commas: 45,060.2.
 _GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?(?![\d,.])", re.IGNORECASE)
@@ -202,8 +207,11 @@ def _junit(metric: Metric, log: str) -> float:
         return math.fsum(numbers) if all(map(math.isfinite, numbers)) else math.nan
 
     keys = {"total": "tests", "failed": "failures", "errors": "errors", "skipped": "skipped", "seconds": "time"}
+    asked = keys.get(metric.extract.count, "tests")
+    if not any(asked in suite for suite in suites):
+        raise NoMetric(f"the JUnit file for {metric.name} does not give its {asked}")
     if metric.extract.count in keys:
-        return sum_of(keys[metric.extract.count])
+        return sum_of(asked)
     passed = sum_of("tests") - sum_of("failures") - sum_of("errors") - sum_of("skipped")
     if passed < 0:
         raise NoMetric(f"the JUnit file for {metric.name} has more failures than tests")
@@ -247,9 +255,12 @@ def _suites(name: str, log: str) -> list[dict[str, str]]:
 
 def _pytest_summary(metric: Metric, log: str) -> float:
     lines = (line for line in reversed(log.splitlines()) if len(line) <= LONGEST_SUMMARY)
-    line = next((line for line in lines if re.search(r"[0-9] [a-z]+.* in [0-9.]+s", line)), None)
-    if line is None:
+    summary = next((found for found in map(_PYTEST_SUMMARY.search, lines) if found), None)
+    if summary is None:
         raise NoMetric(f"the log has no pytest summary line for {metric.name}")
+    line = summary[0]
+    if line.startswith("no tests"):
+        raise NoMetric(f"{metric.name} is missing: pytest ran no tests")
     count = metric.extract.count
     if count == "seconds":
         return _number(metric.name, re.findall(r" in ([0-9.]+)s", line)[-1])

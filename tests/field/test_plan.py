@@ -53,6 +53,18 @@ def test_training_is_at_most_the_protocols_and_the_session_gets_the_rest() -> No
     assert (plan.training, plan.size_training, plan.experiments) == (2, 2, MOST_EXPERIMENTS)
 
 
+def test_fraction_of_a_second_in_the_budget_leaves_time_for_every_part() -> None:
+    plan = divide(3600, 1, (2,), longest=1.5)
+    assert (plan.training, plan.size_training, plan.left_out) == (1.5, 1.5, ())
+
+
+def test_runs_without_time_for_more_train_no_longer_than_the_protocol() -> None:
+    plan = divide(30, 10, (), longest=2.0)
+    assert (plan.runs, plan.training) == (2, 2.0)
+    plan = divide(25, 10, (), longest=2.0)
+    assert (plan.runs, plan.training) == (2, 2.0)
+
+
 def test_line_names_parts_and_what_is_left_out() -> None:
     line = plan_line(divide(110, 4, (2, 4, 8)), "DEPTH")
     assert line == (

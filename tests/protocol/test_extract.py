@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +210,64 @@ def test_pytest_summary() -> None:
     assert extract(metric(kind="pytest_summary", count="seconds"), log) == 0.12
     with pytest.raises(NoMetric):
         extract(metric(kind="pytest_summary"), "no tests here")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2 files left unchanged in 0.01s",
+        "Resolved 12 packages in 0.52s",
+        "3 tests collected in 0.01s",
+        "checked 5 unpassed and 2 passedout in 0.10s",
+        "step 10 failed over in 0.5s",
+    ],
+)
+def test_line_after_a_pytest_summary_is_not_taken_for_it(line: str) -> None:
+    log = f"=== 2 failed, 3 passed in 0.12s ===\n{line}\n"
+    assert extract(metric(kind="pytest_summary", count="failed"), log) == 2
+    assert extract(metric(kind="pytest_summary", count="seconds"), log) == 0.12
+    with pytest.raises(NoMetric, match="no pytest summary line"):
+        extract(metric(kind="pytest_summary", count="failed"), f"{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "passed", "total", "seconds"),
+    [
+        ("===== 4 deselected in 0.01s =====", 0, 0, 0.01),
+        ("1 passed, 1 warning in 0.01s", 1, 1, 0.01),
+        ("2 xfailed, 1 xpassed, 2 warnings in 3.50s", 0, 0, 3.5),
+        ("1 passed, 3 subtests passed in 0.05s", 1, 1, 0.05),
+        ("1 passed, 2 rerun in 0.05s", 1, 1, 0.05),
+        ("=== 3 passed in 75.02s (0:01:15) ===", 3, 3, 75.02),
+        ("1 rerun, 1 passed, 2 more snapshots, 3 failed in 0.05s", 1, 4, 0.05),
+    ],
+)
+def test_every_summary_of_pytest_counts(line: str, passed: float, total: float, seconds: float) -> None:
+    for count, value in (("passed", passed), ("total", total), ("seconds", seconds)):
+        assert extract(metric(kind="pytest_summary", count=count), f"....\n{line}\n") == value
+
+
+def test_pytest_that_ran_no_tests_has_no_figure() -> None:
+    for count in ("failed", "seconds"):
+        with pytest.raises(NoMetric, match="pytest ran no tests"):
+            extract(
+                metric(kind="pytest_summary", count=count), "=== 2 failed in 0.12s ===\n= no tests ran in 0.01s =\n"
+            )
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [("passed", "tests"), ("total", "tests"), ("failed", "failures"), ("errors", "errors"), ("seconds", "time")],
+)
+def test_figure_that_a_junit_file_does_not_give_is_not_zero(tmp_path: Path, count: str, name: str) -> None:
+    rule = metric(kind="junit", path="j.xml", count=count)
+    whole = '<testsuite tests="3" failures="1" errors="1" skipped="0" time="2.5"/>'
+    (tmp_path / "j.xml").write_text(f"<testsuites>{whole}</testsuites>")
+    assert extract(rule, "", tmp_path) > 0
+    part = re.sub(rf' {name}="[^"]+"', "", whole)
+    (tmp_path / "j.xml").write_text(f"<testsuites>{part}{part}</testsuites>")
+    with pytest.raises(NoMetric, match=f"does not give its {name}"):
+        extract(rule, "", tmp_path)
 
 
 HUGE = "1" * 400
