@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from agent.decision.difference import by_seed
-from agent.decision.schedule import counted
 from agent.export.sessions import Measured, Session
 from agent.export.table import Column, Extra, Kind, Table
 from agent.format import one_line
-from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Evidence, Experiment, Run, Value, mean
 from agent.journal.history import incumbent_before
 from agent.journal.paths import is_overwritten, own_log
 from agent.journal.state import State
 from agent.pruning.curves import Curve, curve
 from agent.report.gain import outcome
+from agent.session.confirm import latest_runs
 from agent.system.files import read_end
 
 LARGEST_LOG = 2**26  # bytes, counted from the end
@@ -237,14 +236,10 @@ def _interval(evidence: Evidence | None) -> tuple[float | None, float | None]:
 
 def _holdout(state: State, commit: str) -> float | None:
     """Return the mean on the holdout of the runs that `confirm` counts, as it computes it; None without any."""
-    every = [(run.seed, run.holdout) for each in state.compared for run in _counted(each, commit)]
+    # On stations a pair of runs is one observation, elsewhere a seed.
+    every = [(None if run.station else run.seed, run.holdout) for run in latest_runs(state, commit)]
     scored = by_seed([(seed, value) for seed, value in every if value is not None])
     return mean(scored) if scored else None
-
-
-def _counted(comparison: PendingComparison, commit: str) -> Iterator[Run]:
-    labels = [label for label, each in comparison.commits.items() if each == commit]
-    return (run for label in labels for run in counted(comparison, label))
 
 
 def _secondary(made: Sequence[Run]) -> Mapping[str, float]:

@@ -215,6 +215,16 @@ def sample_of(
     return Sample(runs, len(earlier))
 
 
+def latest_runs(state: State, commit: str) -> Sequence[Run]:
+    """Return the held-out runs of a commit that its latest confirmation counts; none if nothing confirmed it."""
+    latest = next((each for each in reversed(state.compared) if commit in each.commits.values()), None)
+    if latest is None:
+        return ()
+    pair = set(latest.commits.values())
+    same = [each for each in state.compared if set(each.commits.values()) == pair]
+    return sample_of({"own": commit}, {"own": ()}, same, latest.seeds).runs["own"]
+
+
 def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
     """Return the evidence, and what the session's own runs add to it."""
     state, direction = bench.journal.state, bench.runner.protocol.metric.direction

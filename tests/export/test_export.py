@@ -157,6 +157,23 @@ def test_holdout_is_that_of_heldout_runs(quick: Path, cli: Cli) -> None:
     assert roles[8] == ("ablation", 7.0)
 
 
+def test_holdout_is_that_of_the_latest_confirmation(quick: Path, cli: Cli) -> None:
+    """Neither runs with other seeds than its own count, nor those beside another program."""
+    code = (
+        "import random\nSEED = 42  # search: off\nshift = random.Random(SEED).random() / 1000 + (SEED == 42)\n"
+        'open("model.txt", "w").write(str(loss + shift))\n'
+    )
+    text = (quick / "train.py").read_text()
+    (quick / "train.py").write_text(text.replace('print("---")', f'{code}print("---")', 1))
+    (quick / "score.py").write_text('print("val_bpb: %.6f" % float(open("model.txt").read()))\n')
+    commit_all(quick, "a model whose score depends on its seed", "score.py")
+    keep_in_turn(quick, cli, "s/^RATE = 0.1 /RATE = 0.3 /", "s/^WIDTH = 64 /WIDTH = 256 /")
+    scored = ("--holdout", f"{sys.executable} score.py")
+    for sides, flags in (((0, 2), ("--seeds", "1")), ((0, 2), ()), ((0, 1), ("--seeds", "1"))):
+        means = confirmed(quick, cli, *map(str, sides), "--runs", "2", *scored, *flags)["holdout"]["means"]
+        assert [exported(quick, cli)[side]["holdout"] for side in sides] == [means["a"], means["b"]]
+
+
 def test_curves_are_those_of_the_logs(synthetic: Path, cli: Cli) -> None:
     points = exported(synthetic, cli, "--tag", "one", "--curves")
     measured = exported(synthetic, cli, "--tag", "one", "--runs")
