@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agent.decision import anytime
 from agent.decision.noise import Noise
 from agent.decision.student_t import quantile
-from agent.journal.experiment import Direction, mean
+from agent.journal.experiment import Direction, beyond_rounding, mean
 from agent.journal.state import gain
 
 LEVEL = 0.95
@@ -38,7 +38,12 @@ class Difference:
 
 
 def difference(
-    a: Sequence[float], b: Sequence[float], direction: Direction, session: Noise = NO_NOISE, looks: int = 0
+    a: Sequence[float],
+    b: Sequence[float],
+    direction: Direction,
+    session: Noise = NO_NOISE,
+    looks: int = 0,
+    scale: float = 0.0,
 ) -> Difference:
     """Return the difference of the means with Student's t interval. The variance is pooled over both sides.
 
@@ -50,23 +55,25 @@ def difference(
         session: the noise estimate of the session, if it is of the same kind as these values; it is pooled too.
         looks: how often these sides have been compared before, with fewer values. Whoever looks again and again finds
             a t interval without zero at some time; above 0 the interval holds however often it is read.
+        scale: where the values are differences, the size of the numbers whose rounding they have.
     """
+    scale = max(scale, *map(abs, (*a, *b)))
     means = [mean(each) for each in (a, b)]
     by = gain(means[0], means[1], direction)
     squares = sum((value - middle) ** 2 for each, middle in zip((a, b), means, strict=True) for value in each)
     if session.sd == 0 and all(min(each) == max(each) for each in (a, b)):
-        return Difference(by, by, by, 0.0)
+        return _rounded(Difference(by, by, by, 0.0), scale)
     known = 0.0 if math.isinf(session.degrees) else session.degrees
     degrees = len(a) + len(b) - 2 + known
     noise = math.sqrt((squares + (known * session.sd**2 if known else 0.0)) / max(degrees, 1.0))
     always = anytime.interval(a, b, direction) if looks else None
     if always is not None and math.isfinite(always.low):
-        return Difference(by, always.low, always.high, noise)
+        return _rounded(Difference(by, always.low, always.high, noise), scale)
     width = quantile(0.5 + LEVEL / 2, max(degrees, 1.0)) * noise * math.sqrt(1 / len(a) + 1 / len(b))
-    return Difference(by, by - width, by + width, noise)
+    return _rounded(Difference(by, by - width, by + width, noise), scale)
 
 
-def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0) -> Difference:
+def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0, scale: float = 0.0) -> Difference:
     """Return the mean gain of pairs of runs with Student's t interval: each pair ran on one station with one seed.
 
     Levels of stations and of seeds cancel within a pair, and how stations differ in the gain is part of the spread.
@@ -76,16 +83,22 @@ def paired(gains: Sequence[float], session: Noise = NO_NOISE, looks: int = 0) ->
         session: the noise estimate of the session.
         looks: as in `difference`. Each further look gets half of the error that was left, so that all of them together
             hold (a union bound).
+        scale: the size of the numbers whose rounding the gains have.
     """
     by, degrees = mean(gains), len(gains) - 1
     sd = math.sqrt(sum((gain - by) ** 2 for gain in gains) / degrees)
-    if sd == 0.0:
+    if beyond_rounding(sd, scale) == 0.0:
         if not session.sd > 0:  # equal programs give equal numbers, or nothing was repeated
-            return Difference(by, by, by, 0.0)
+            return _rounded(Difference(by, by, by, 0.0), scale)
         sd = math.sqrt(2) * session.sd
     error = (1 - LEVEL) / 2 ** (looks + 1 if looks else 0)
     width = quantile(1 - error / 2, degrees) * sd / math.sqrt(len(gains))
-    return Difference(by, by - width, by + width, sd / math.sqrt(2))
+    return _rounded(Difference(by, by - width, by + width, sd / math.sqrt(2)), scale)
+
+
+def _rounded(found: Difference, scale: float) -> Difference:
+    by, low, high = (beyond_rounding(each, scale) for each in (found.gain, found.low, found.high))
+    return Difference(by, low, high, found.noise)
 
 
 def by_seed(values: Sequence[tuple[int | None, float]]) -> list[float]:

@@ -16,7 +16,7 @@ from agent.decision.equal_steps import Slope
 from agent.decision.levels import Records, interaction
 from agent.decision.noise import Noise
 from agent.decision.sequential_test import EFFECT, MOST_EFFECT
-from agent.journal.experiment import Direction, Evidence, Run, mean, metrics
+from agent.journal.experiment import Direction, Evidence, Run, beyond_rounding, mean, metrics
 from agent.journal.state import gain
 
 Sides = Mapping[str, Sequence[Run]]  # station -> runs of one side
@@ -139,7 +139,8 @@ def predicted(candidate: Sides, incumbent: Sides, records: Records, direction: D
     by_name = {key: records.noise_on(key[0]) for key in parts}
     noise = _noise(parts, units, by_name, records, None)
     runs, incumbent_runs = (sum(map(len, side.values())) for side in sides)
-    return Pooled(gain(values[1], values[0], direction), variance, noise, runs, incumbent_runs)
+    by = beyond_rounding(gain(values[1], values[0], direction), *values)
+    return Pooled(by, variance, noise, runs, incumbent_runs)
 
 
 def value_on_reference(runs: Sides, records: Records) -> float | None:

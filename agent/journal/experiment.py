@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,8 @@ Status = Literal["keep", "discard", "crash"]
 Value = int | float | bool | str
 # In standard errors. A smaller difference is within the noise.
 CLEAR = 2.0
+# The error of a few sums and differences, as a fraction of the largest number in them.
+ROUNDING = 16 * sys.float_info.epsilon
 # How the reason of a voided experiment begins: now, and in the journals of earlier versions.
 VOIDED = re.compile(r"void(?:ed)?: ")
 # How the reason of a candidate begins that did well on an incumbent which another one replaced meanwhile.
@@ -272,6 +275,14 @@ def mean(values: Sequence[float]) -> float:
     if min(values) == max(values):
         return values[0]
     return math.fsum(values) / len(values)
+
+
+def beyond_rounding(difference: float, *numbers: float) -> float:
+    """Return a difference of these numbers, or of differences of them; 0 if rounding alone explains it.
+
+    Where equal programs give equal numbers, the rest would be a gain, or a cost, with an interval without zero.
+    """
+    return 0.0 if abs(difference) <= ROUNDING * max(map(abs, numbers)) else difference
 
 
 def by_station(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.format import brief
+from agent.journal.experiment import beyond_rounding
 from agent.journal.state import State, gain
 
 
@@ -28,8 +29,9 @@ def on_holdout(state: State) -> dict[str, Any] | None:
     if first is None or last is None or first is last or state.session is None:
         return None
     seen, unseen = (gain(first[name], last[name], state.session["direction"]) for name in ("metric", "holdout"))
+    cost = beyond_rounding(seen - unseen, *(each[name] for each in (first, last) for name in ("metric", "holdout")))
     nothing = dict.fromkeys(("low", "high", "cost_low", "cost_high"))
-    return {"gain": unseen, "validation": seen, "cost": seen - unseen, **nothing}
+    return {"gain": unseen, "validation": seen, "cost": cost, **nothing}
 
 
 def holdout_line(found: Mapping[str, Any]) -> str:

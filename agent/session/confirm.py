@@ -288,6 +288,12 @@ class Sample:
         """Whether each pair has a seed of its own."""
         return self.runs["a"][0].seed is not None
 
+    @property
+    def scale(self) -> float:
+        """The size of the largest metric, on either split."""
+        every = (value for each in self.runs.values() for run in each for value in (run.metric, run.holdout))
+        return max(abs(value) for value in every if value is not None)
+
 
 def _compared(
     sample: Sample,
@@ -312,7 +318,7 @@ def _compared(
     if min(len(a), len(b)) < 2:
         return None, {}
     means = {"a": mean(a), "b": mean(b)}
-    return difference(a, b, direction, noise, sample.looks), means
+    return difference(a, b, direction, noise, sample.looks, sample.scale), means
 
 
 def _within_stations(
@@ -328,7 +334,7 @@ def _within_stations(
     if len(both) < 2:
         return None, {}
     means = {"a": mean([a for a, _ in both]), "b": mean([b for _, b in both])}
-    return paired([gain(a, b, direction) for a, b in both], noise, sample.looks), means
+    return paired([gain(a, b, direction) for a, b in both], noise, sample.looks, sample.scale), means
 
 
 def _beyond_holdout(run: Run) -> float | None:

@@ -56,3 +56,27 @@ def test_spread_is_split_into_machine_and_seed() -> None:
 def test_equal_gains_of_pairs_without_known_noise_have_no_spread() -> None:
     found = paired([0.25, 0.25, 0.25])
     assert (found.gain, found.low, found.high, found.noise) == (0.25, 0.25, 0.25, 0.0)
+
+
+@pytest.mark.parametrize("offset", [0.2, 0.7, 1.1])
+def test_rounding_of_differences_is_no_gain(offset: float) -> None:
+    """Each side loses the same from one split to the other, and 1.732 - 1.932 is not 1.652 - 1.852."""
+    a, b = ([value - round(value + offset, 6) for value in side] for side in ([1.732, 1.741], [1.652, 1.661]))
+    for found in (
+        difference(a, b, "minimize", scale=3.0),
+        difference(a[:1] * 2, b[:1] * 2, "minimize", scale=3.0),
+        paired([one - other for one, other in zip(a, b, strict=True)], scale=3.0),
+    ):
+        assert (found.gain, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_numbers_that_differ_by_rounding_are_equal() -> None:
+    found = difference([0.3] * 2, [0.1 + 0.2] * 2, "maximize")
+    assert (found.gain, found.low, found.high, found.verdict) == (0.0, 0.0, 0.0, "not confirmed")
+
+
+def test_pairs_whose_gains_differ_by_rounding_have_the_noise_of_the_session() -> None:
+    """2.10 - 2.05 is not 1.95 - 1.90, and that difference is not the noise."""
+    found = paired([2.10 - 2.05, 1.95 - 1.90], Noise(0.02, 10.0), scale=2.1)
+    assert found.low < 0 < found.high
+    assert found.noise == pytest.approx(0.02)

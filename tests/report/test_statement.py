@@ -11,6 +11,7 @@ from agent.decision.anytime import AUTOCORRELATION, Interval, interval, interval
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Evidence, Experiment, Run, Verdict
 from agent.journal.state import State
+from agent.report.holdout import on_holdout
 from agent.report.statement import ON_SNAPSHOT, bound_of, statement
 from tests.common.experiments import kept
 
@@ -175,3 +176,12 @@ def test_without_a_snapshot_the_line_names_no_text() -> None:
     )
     assert found is not None
     assert "better than the baseline (95 %);" in found["line"]
+
+
+def test_rounding_of_single_models_is_no_cost_of_selection() -> None:
+    scored = {
+        number: {"metric": value, "holdout": round(value + 0.2, 6)} for number, value in enumerate((1.732, 1.652))
+    }
+    found = on_holdout(replace(state(kept(0, BASE), kept(1, GOOD)), scored=scored))
+    assert found is not None
+    assert (found["gain"], found["cost"]) == (pytest.approx(0.08), 0.0)

@@ -54,6 +54,18 @@ def test_gain_on_validation_alone_is_not_confirmed(writing: Path, cli: Cli) -> N
     assert confirmed(writing, cli)["verdict"] == "not confirmed"  # what was scored stays known
 
 
+def test_rounding_is_no_cost_of_selection(writing: Path, cli: Cli) -> None:
+    (writing / "score.py").write_text(
+        'import json\nrate, width = json.load(open("model.json"))\n'
+        "loss = 1.45 + (rate - 0.4) ** 2 + 0.001 * abs(width - 256)\n"
+        'print(f"val_bpb:          {loss + 0.2:.6f}")\n'
+    )
+    keep_in_turn(writing, cli, "s/^RATE = 0.1 /RATE = 0.3 /")
+    data = confirmed(writing, cli, "--holdout", COMMAND)
+    assert data["holdout"]["gain"] == pytest.approx(0.08)
+    assert data["cost"] == {"gain": 0.0, "low": 0.0, "high": 0.0}
+
+
 def test_pairs_without_a_score_do_not_hide_the_others(writing: Path, cli: Cli) -> None:
     keep_in_turn(writing, cli, "s/^WIDTH = 64 /WIDTH = 256 /")
     assert confirmed(writing, cli)["holdout"] is None
