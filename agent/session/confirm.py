@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agent.decision.difference import NO_NOISE, Difference, by_seed, difference, paired, spread
 from agent.decision.estimate import unbiased
+from agent.decision.levels import records_of
 from agent.decision.noise import PRIOR_DEGREES, Noise, noise_of
 from agent.decision.schedule import counted, in_pairs
 from agent.errors import PreconditionError, UsageError
 from agent.execution.measure import Runner
 from agent.format import figure
 from agent.journal.comparison import PendingComparison
-from agent.journal.experiment import Direction, Run, Value, mean, metrics, reservations, succeeded
+from agent.journal.experiment import Direction, Run, Value, by_station, mean, metrics, reservations, succeeded
 from agent.journal.state import State, experiment_named, gain, side
 from agent.report.gain import verdict_of
 from agent.report.holdout import holdout_lines
@@ -129,7 +130,7 @@ def confirm(
     plan, one_seed = plan_seeds(bench, commits, earlier, pairs)
     scored = scoring(bench, pairs.holdout)
     latest = compare(scored, commits, pairs.count, folder, plan)
-    sample = sample_of(commits, latest, earlier, plan)
+    sample = on_reference(journal.state, sample_of(commits, latest, earlier, plan))
     data = {
         **described(bench, commits, sample),
         "seeds": list(plan),
@@ -147,7 +148,7 @@ def described(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> d
         **commits,
         "names": {label: side(state, label, commit) for label, commit in commits.items()},
         "metric": bench.runner.protocol.metric.name,
-        "values": {label: metrics(each) for label, each in runs.items()},
+        "values": {label: sample.values(label) for label in runs},
         "runs": {label: len(metrics(each)) for label, each in runs.items()},
         "reservations": reservations([*runs["a"], *runs["b"]]),
     }
@@ -225,6 +226,17 @@ def latest_runs(state: State, commit: str) -> Sequence[Run]:
     return sample_of({"own": commit}, {"own": ()}, same, latest.seeds).runs["own"]
 
 
+def on_reference(state: State, sample: Sample) -> Sample:
+    """Return the sample with the levels of its stations, so that its numbers are shown on the session's scale."""
+    sides = [succeeded(runs) for runs in sample.runs.values()]
+    if state.session is None or not any(run.station for runs in sides for run in runs):
+        return sample
+    records = records_of(state.measured, state.session["direction"])
+    for runs in sides:  # they may be the only ones of a station that came late
+        records = records.adding(runs)
+    return replace(sample, levels=records.levels.values)
+
+
 def _evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> dict[str, Any]:
     """Return the evidence, and what the session's own runs add to it."""
     state, direction = bench.journal.state, bench.runner.protocol.metric.direction
@@ -252,7 +264,7 @@ def evidence(bench: Workbench, commits: Mapping[str, str], sample: Sample, noise
     holdout, holdout_means = _compared(sample, lambda run: run.holdout, direction)
     cost, _ = _compared(sample, _beyond_holdout, direction)
     verdict, why = found.verdict, ""
-    if verdict == "confirmed" and _hides_seed(bench.runner, commits, sample):
+    if verdict == "confirmed" and _hides_seed(bench, commits, sample):
         verdict, why = "not confirmed", ONE_SEED
     elif verdict == "confirmed" and holdout is None and _may_be_scored(bench.runner, sample):
         verdict, why = "not confirmed", NOT_SCORED
@@ -278,10 +290,12 @@ class Sample:
     Attributes:
         runs: those of `a` and of `b`.
         looks: how often they have been compared before, each time with fewer runs.
+        levels: station -> what it adds to the metric, compared with the station whose scale rows are on.
     """
 
     runs: Mapping[str, Sequence[Run]]
     looks: int = 0
+    levels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def varied(self) -> bool:
@@ -293,6 +307,14 @@ class Sample:
         """The size of the largest metric, on either split."""
         every = (value for each in self.runs.values() for run in each for value in (run.metric, run.holdout))
         return max(abs(value) for value in every if value is not None)
+
+    def on_scale(self, station: str, value: float) -> float:
+        """Return a value of a station on the scale of the session's rows."""
+        return value - self.levels.get(station, 0.0)
+
+    def values(self, label: str) -> list[float]:
+        """Return the values of a side on that scale."""
+        return [self.on_scale(run.station, run.metric) for run in self.runs[label] if run.metric is not None]
 
 
 def _compared(
@@ -330,11 +352,20 @@ def _within_stations(
         for run in runs:
             if (found := value(run)) is not None:
                 pairs.setdefault((run.station, run.seed), {}).setdefault(label, []).append(found)
-    both = [each for sides in pairs.values() if len(sides) == 2 for each in zip(sides["a"], sides["b"], strict=False)]
+    both = [
+        (station, a, b)
+        for (station, _), sides in pairs.items()
+        if len(sides) == 2
+        for a, b in zip(sides["a"], sides["b"], strict=False)
+    ]
     if len(both) < 2:
         return None, {}
-    means = {"a": mean([a for a, _ in both]), "b": mean([b for _, b in both])}
-    return paired([gain(a, b, direction) for a, b in both], noise, sample.looks, sample.scale), means
+    gains = [gain(a, b, direction) for _, a, b in both]
+    means = {
+        "a": mean([sample.on_scale(station, a) for station, a, _ in both]),
+        "b": mean([sample.on_scale(station, b) for station, _, b in both]),
+    }
+    return paired(gains, noise, sample.looks, sample.scale), means
 
 
 def _beyond_holdout(run: Run) -> float | None:
@@ -354,17 +385,31 @@ def _may_be_scored(runner: Runner, sample: Sample) -> bool:
     )
 
 
-def _hides_seed(runner: Runner, commits: Mapping[str, str], sample: Sample) -> bool:
+def _hides_seed(bench: Workbench, commits: Mapping[str, str], sample: Sample) -> bool:
     """Return whether setting SEED varies `a` but not `b`: a seed does not read it, or its numbers are equal."""
-    texts = {label: _sources(runner, commits[label]) for label in ("a", "b")}
+    texts = {label: _sources(bench.runner, commits[label]) for label in ("a", "b")}
     if seed_of(*texts["a"]) is None:
         return False
     (literal, reading), (more, fewer) = (
         (literal_seeds(files), read_seeds(files)) for files, _ in (texts[label] for label in ("a", "b"))
     )
-    a, b = ({run.metric for run in sample.runs[label]} for label in ("a", "b"))
-    equal = sample.varied and len(a) > 1 and len(b) == 1
+    a, b = (_numbers(bench.journal.state, commits[label], sample.runs[label]) for label in ("a", "b"))
+    equal = sample.varied and any(len({*each}) > 1 for each in a) and all(len({*each}) == 1 for each in b) and bool(b)
     return seed_of(*texts["b"]) is None or more > literal or fewer < reading or equal
+
+
+def _numbers(state: State, commit: str, runs: Sequence[Run]) -> list[list[float]]:
+    """Return the metrics of a commit on each station that ran it with several seeds.
+
+    Where a station has one new seed only, its runs with the recipe's own are compared with that.
+    """
+    own = [run for e in state.measured if e.commit == commit for run in (*e.runs, *e.heldout_runs)]
+    before = by_station(run for run in own if run.station)
+    found = {
+        name: each if len(each) > 1 else [*each, *before.get(name, [])]
+        for name, each in by_station(succeeded(runs)).items()
+    }
+    return [metrics(each) for each in found.values() if len(each) > 1]
 
 
 def _holds_for_own_seed(state: State, commits: Mapping[str, str], noise: Noise, direction: Direction) -> bool:

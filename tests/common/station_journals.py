@@ -15,16 +15,20 @@ BASE = "a" * 40
 
 
 class StationsBuilder:
-    """A builder of a session with stations. Each station has a level of its own."""
+    """A builder of a session with stations. Each station has a level of its own.
 
-    def __init__(self, *names: str, tag: str = "t") -> None:
-        self.write, self.state, self.names = Writer(), State(), names
+    Args:
+        base: Commit of the baseline.
+    """
+
+    def __init__(self, *names: str, tag: str = "t", base: str = BASE) -> None:
+        self.write, self.state, self.names, self.base = Writer(), State(), names, base
         self.levels = {name: 0.5 * index for index, name in enumerate(names)}
         self.of_lease: dict[str, dict[str, Any]] = {}
         about: dict[str, Any] = {
             "tag": tag,
             "branch": f"autoresearch/{tag}",
-            "base": BASE,
+            "base": base,
             "metric": "val_bpb",
             "from": None,
         }
@@ -44,10 +48,10 @@ class StationsBuilder:
     def join(self, name: str) -> Self:
         return self.add("joined", station=name, facts={"accelerator": "H100", "cores": 8, "host": f"host-{name}"})
 
-    def propose(self, base: int = 0, description: str = "DEPTH 4 -> 5") -> int:
+    def propose(self, base: int = 0, description: str = "DEPTH 4 -> 5", commit: str = "") -> int:
         number = self.state.flight.proposed + 1
         self.add(
-            "candidate", candidate=number, base=base, commit=f"{number:040x}", merged=None, proposer="search",
+            "candidate", candidate=number, base=base, commit=commit or f"{number:040x}", merged=None, proposer="search",
             description=description, reasoning="", parameters={}, digest=f"{number:064x}", files=["train.py"],
             expected=None,
         )  # fmt: skip
@@ -58,7 +62,7 @@ class StationsBuilder:
         lease = str(self.state.flight.leased + 1)
         whose = {"candidate": None, "of": None, "label": None, "seed": None, "rebase": False, **about}
         log = f"/w/.autoresearch/sessions/t/stations/{station}/{lease}.log"
-        self.add("leased", lease=lease, station=station, commit=BASE, log=log, expected=300.0, **whose)
+        self.add("leased", lease=lease, station=station, commit=self.base, log=log, expected=300.0, **whose)
         self.of_lease[lease] = {"candidate": whose["candidate"], "of": whose["of"]}
         return lease
 
@@ -77,7 +81,7 @@ class StationsBuilder:
         """Turn a candidate into an experiment; None for the baseline."""
         flight, number = self.state.flight, len(self.state.experiments)
         about: dict[str, Any] = {"proposer": "baseline", "description": "baseline", "digest": "f" * 64, "files": []}
-        runs, commit = flight.kept.get(0, ())[:1], BASE
+        runs, commit = flight.kept.get(0, ())[:1], self.base
         if candidate is not None:
             known = flight.candidates[candidate]
             runs, commit = known.runs, known.commit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,16 @@ from agent.decision.difference import difference
 from agent.decision.schedule import counted, next_seed, next_turn
 from agent.journal.comparison import PendingComparison
 from agent.journal.experiment import Run
+from agent.journal.journal import Journal
+from agent.journal.paths import journal_path
+from agent.session.confirm import Sample, evidence, on_reference
+from agent.session.opening import open_runner
+from agent.session.signals import Interrupts
+from agent.session.workbench import Workbench
 from tests.common.sessions import assert_consistent, confirmed, events, keep_in_turn
+from tests.common.station_journals import StationsBuilder
 from tests.common.terminals import in_terminal
-from tests.common.workspaces import Cli, commit_all
+from tests.common.workspaces import Cli, commit_all, git
 
 # A recipe whose metric depends on its seed a little, and on LUCK for the seed 42 alone.
 SEEDED = """import random
@@ -85,6 +93,49 @@ def test_recipe_that_does_not_use_its_seed_is_not_confirmed(seeded: Path, cli: C
     keep_in_turn(seeded, cli, f"{change};s/^RATE = 0.1 /RATE = 0.3 /")
     data = confirmed(seeded, cli)
     assert (data["verdict"], data["why"]) == ("not confirmed", "one seed")
+
+
+@pytest.mark.parametrize(
+    ("places", "own", "b_varies", "why"),
+    [
+        (("studio", "mini", "studio", "mini"), (), False, "one seed"),
+        (("studio", "mini", "studio", "mini"), (), True, ""),
+        # With one pair a station, runs with the recipe's own seed tell.
+        (("studio", "mini", "gpu"), ("studio",), False, "one seed"),
+        (("studio", "mini", "gpu"), ("studio",), True, ""),
+        (("studio", "mini", "gpu"), (), False, ""),
+    ],
+)
+def test_recipe_that_does_not_use_its_seed_is_found_on_stations_of_different_levels(
+    seeded: Path, places: tuple[str, ...], own: tuple[str, ...], b_varies: bool, why: str
+) -> None:
+    base = git(seeded, "rev-parse", "HEAD")
+    text = (seeded / "train.py").read_text()
+    (seeded / "train.py").write_text(text.replace("random.seed(SEED)", "random.seed(0 * SEED)"))
+    commit_all(seeded, "hide the seed")
+    commits = {"a": base, "b": git(seeded, "rev-parse", "HEAD")}
+    made = StationsBuilder("studio", "mini", "gpu", base=base)
+    made.run("studio", 2.0, of=0).record(None, "keep").run("mini", 2.0, of=0)
+    number = made.propose(commit=commits["b"])
+    for name in own:
+        made.run(name, 1.9, candidate=number)
+    made.record(number, "keep")
+    made.write.save(journal_path(seeded, "t"))
+    noise = (0.01, -0.01, 0.005, -0.004)
+
+    def side(value: float, *, varies: bool) -> list[Run]:
+        return [
+            Run(value + made.levels[name] + varies * noise[index], 300.0, station=name, seed=43 + index)
+            for index, name in enumerate(places)
+        ]
+
+    sample = Sample({"a": side(2.0, varies=True), "b": side(1.9, varies=b_varies)})
+    with open_runner(seeded, "t", None, "off") as runner, closing(Journal(journal_path(seeded, "t"))) as journal:
+        found = evidence(Workbench(runner, journal, Interrupts()), commits, on_reference(journal.state, sample))
+    assert (found["verdict"], found["why"]) == ("not confirmed" if why else "confirmed", why)
+    # The means are on the scale of the station that measured the baseline first.
+    assert found["means"] == pytest.approx({"a": 2.0, "b": 1.9}, abs=0.01)
+    assert found["means"]["a"] - found["means"]["b"] == pytest.approx(found["gain"])
 
 
 def test_recipe_without_a_seed_says_so(quick: Path, cli: Cli) -> None:
