@@ -29,6 +29,16 @@ def of_one_task(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return not differences(one, other)
 
 
+def same_stations(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether sessions with these flags measure in the same place: here, or on as many stations of this machine.
+
+    Other stations join a scheduler each time, and rows are on the scale of whichever measured the baseline first.
+    """
+    if before.get("scheduler") or now.get("scheduler"):
+        return False
+    return bool(before.get("stations") == now.get("stations"))
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return one phrase per entry that differs."""
     return [

@@ -16,8 +16,9 @@ from agent.journal.journal import fold
 def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int) -> list[Sequence[Experiment]]:
     """Return the latest experiments of the workspace's other sessions, the most recently active session last.
 
-    Sessions with another harness, machine, snapshot or budget are left out, and so are unreadable journals: the damage
-    of another session must not stop this one.
+    Sessions with another harness, machine, snapshot or budget are left out, and so are those on stations, whose numbers
+    and speeds are not those of this machine, and unreadable journals: the damage of another session must not stop this
+    one.
 
     Args:
         journal: the journal of this session.
@@ -33,7 +34,9 @@ def experiments_before(journal: Path, fingerprint: Mapping[str, Any], most: int)
             state = fold(path)
         except (AutoresearchError, OSError):
             continue
-        if state.session is not None and comparable(state.session.get("fingerprint", {}), fingerprint):
+        if state.session is None or state.flight.stations:
+            continue
+        if comparable(state.session.get("fingerprint", {}), fingerprint):
             found.append(_latest(state.experiments, most))
             most -= len(state.experiments)
     return found[::-1]

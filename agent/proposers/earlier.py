@@ -17,7 +17,7 @@ from typing import Any
 from agent.decision.estimate import estimate
 from agent.errors import AutoresearchError
 from agent.format import counted, named, one_line
-from agent.journal.comparable import comparable, of_one_task
+from agent.journal.comparable import comparable, of_one_task, same_stations
 from agent.journal.experiment import Experiment, Value
 from agent.journal.history import change_of, worked_on
 from agent.journal.journal import fold
@@ -84,7 +84,7 @@ def gather(journal: Path, session: Mapping[str, Any], first: str | None) -> Know
 
     Args:
         journal: the journal of the new session.
-        session: its fingerprint, metric and direction, as in the `session` event.
+        session: its fingerprint, metric, direction and flags, as in the `session` event.
         first: the session that it starts from, which is read first; None if there is none.
     """
     found: list[Earlier] = []
@@ -135,7 +135,7 @@ def read(journal: Path) -> tuple[Earlier, ...]:
 
 
 def trials_elsewhere(experiments: Sequence[Earlier]) -> list[Trial]:
-    """Return what other sessions have tried under the same fingerprint: elsewhere it may come out otherwise."""
+    """Return what other sessions have tried under the same conditions: elsewhere it may come out otherwise."""
     found: list[Trial] = []
     best: dict[str, Mapping[str, Value]] = {}
     for each in sorted(experiments, key=lambda each: (each.tag, each.number)):
@@ -181,7 +181,7 @@ def _of_session(path: Path, session: Mapping[str, Any]) -> list[Earlier]:
     same = all(state.session.get(name) == session[name] for name in ("metric", "direction"))
     if not same or not of_one_task(before, now):
         return []
-    alike = comparable(before, now)
+    alike = comparable(before, now) and same_stations(state.flags, session["flags"])
     history = state.experiments
     found = (_earlier(path.parent.name, history, each, alike=alike) for each in history if not each.ended_by_fault)
     return [each for each in found if _is_sound(each)]

@@ -55,12 +55,18 @@ def gather(workspace: Workspace, tags: Sequence[str]) -> dict[str, Any]:
                 f"{first['metric']}, {other['tag']} to {other['direction']} {other['metric']}",
                 hint="write a report for each of them",
             )
-    unlike = {s["tag"]: differences(first["fingerprint"], s["fingerprint"]) for s in sessions[1:]}
+    unlike = {s["tag"]: differences(_conditions(first), _conditions(s)) for s in sessions[1:]}
     return {
         "made_at": time.time(),
         "sessions": sessions,
         "unlike": {tag: found for tag, found in unlike.items() if found},
     }
+
+
+def _conditions(session: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fingerprint of a session with its stations, whose numbers are not those of this machine."""
+    names = ", ".join(each["name"] for each in session["stations"])
+    return {**session["fingerprint"], "stations": names or "none"}
 
 
 def _session(workspace: Workspace, protocol: Protocol, tag: str) -> dict[str, Any]:

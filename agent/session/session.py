@@ -164,6 +164,7 @@ class Session:
         first, _ = self._config.start or (None, None)
         metric = self.runner.protocol.metric
         about = {"fingerprint": self._fingerprint, "metric": metric.name, "direction": metric.direction}
+        about["flags"] = dict(self._config.flags)
         known = earlier.gather(self.journal.path, about, first) if self._config.learn else earlier.Knowledge()
         for text in known.skipped:
             self.journal.show("note", text=text)
@@ -176,7 +177,6 @@ class Session:
             **about,
             "seed": self._config.seed,
             "proposer": self._proposer.name,
-            "flags": dict(self._config.flags),
             "from": first,
             "learned": known.sources,
         }

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from agent.errors import AutoresearchError
+from agent.journal.history import experiments_before
 from agent.journal.paths import journal_path
 from agent.playbook.entries import parse
 from agent.playbook.tried import tried
 from agent.proposers import earlier
 from tests.common.journals import FINGERPRINT, JournalBuilder
+from tests.common.station_journals import StationsBuilder
 
-NOW: dict[str, Any] = {"fingerprint": FINGERPRINT, "metric": "val_bpb", "direction": "minimize"}
+NOW: dict[str, Any] = {"fingerprint": FINGERPRINT, "metric": "val_bpb", "direction": "minimize", "flags": {}}
 
 
 def add(folder: Path, tag: str, count: int, direction: str = "minimize", at: int = 0) -> Path:
@@ -70,6 +72,25 @@ def test_own_journal_is_not_read(tmp_path: Path) -> None:
 def test_what_counts_as_the_same_task(tmp_path: Path, changes: dict[str, Any], alike: bool | None) -> None:
     add(tmp_path, "old", 5)
     assert {each.alike for each in gather(tmp_path, **changes).experiments} == (set() if alike is None else {alike})
+
+
+@pytest.mark.parametrize(
+    ("flags", "alike"),
+    [
+        ({"stations": 2}, True),
+        ({"stations": 3}, False),  # other shares of this machine
+        ({}, False),  # this machine as a whole
+        ({"scheduler": "studio.local"}, False),  # whichever stations are there
+    ],
+)
+def test_session_on_stations_is_alike_on_the_same_ones_only(tmp_path: Path, flags: dict[str, Any], alike: bool) -> None:
+    made = StationsBuilder("cpu0", "cpu1")
+    made.run("cpu0", of=0).record(None, "keep")
+    made.write.save(journal_path(tmp_path, "old"))
+    found = gather(tmp_path, flags=flags)
+    assert [each.alike for each in found.experiments] == [alike]
+    # Nor do its runs forecast those of this machine.
+    assert experiments_before(journal_path(tmp_path, "new"), FINGERPRINT, 200) == []
 
 
 def test_copy_is_the_same_after_reading(tmp_path: Path) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from agent.journal.events import Event
+from agent.journal.paths import journal_path
+from agent.protocol.load import load_protocol
 from agent.report.gain import outcome
+from agent.report.gather import gather
 from agent.report.stations import by_station, machine_of, stations_line, stations_of
 from agent.report.timing import time_spent
+from agent.repository.workspace import Workspace
 from agent.views.plain import event_lines
 from tests.common import schemas
-from tests.common.journals import as_named
-from tests.common.station_journals import night
+from tests.common.journals import JournalBuilder, as_named
+from tests.common.station_journals import StationsBuilder, night
+from tests.common.workspaces import git
 
 
 @pytest.mark.quick
@@ -93,3 +99,17 @@ def test_texts_of_stations_stay_on_one_short_line() -> None:
     assert by_station({"studio": 0.012, "mini": -0.004}, 1.5) == "better on studio (+0.012000), not on mini (-0.004000)"
     assert machine_of({"accelerator": "x\n\x1b[31my" + "z" * 500, "host": None}) == "x [31my" + "z" * 53
     assert machine_of({}) == ""
+
+
+def test_report_says_that_sessions_were_not_measured_on_the_same_stations(quick: Path) -> None:
+    head = git(quick, "rev-parse", "HEAD")
+    for tag, names in (("one", ("studio",)), ("two", ("studio", "mini"))):
+        made = StationsBuilder(*names, tag=tag, base=head)
+        made.run("studio", of=0).record(None, "keep")
+        made.write.save(journal_path(quick, tag))
+    JournalBuilder("here", base=head).baseline().save(journal_path(quick, "here"))
+    unlike = gather(Workspace(quick, load_protocol(quick)), ["here", "one", "two"])["unlike"]
+    assert unlike == {
+        "one": ["stations was none and is now studio"],
+        "two": ["stations was none and is now mini, studio"],
+    }
