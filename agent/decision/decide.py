@@ -135,40 +135,45 @@ def _confirm(case: Comparison, config: DecisionConfig, noise: Noise) -> Verdict 
 
 def situation_of(case: Comparison) -> Situation:
     """Summarize what has been run for the candidate so far."""
-    pending = case.pending
+    pending, reference = case.pending, _reference(case)
     tried = pending.runs[pending.rebased_at :]
     return Situation(
         attempts=len(pending.runs),
         refreshes=pending.refreshed,
         rebases=pending.rebases,
-        slower=_slower_in_a_row(case, tried),
-        faster=bool(tried) and _why_faster(case, tried[-1]) is not None,
-        swaps=bool(tried) and all(swaps_more([run], _reference(case)) for run in succeeded(pending.runs)),
+        slower=slower_in_a_row(tried, reference, same_work=case.same_work),
+        faster=bool(tried) and why_faster(tried[-1], reference) is not None,
+        swaps=bool(tried) and all(swaps_more([run], reference) for run in succeeded(pending.runs)),
         lost=is_lost(case.incumbent),
     )
 
 
 def why_unlike(case: Comparison, run: Run) -> str | None:
     """Return why a run of the candidate is not comparable with the incumbent's; None if it is."""
-    return _why_slower(case, run) or _why_faster(case, run)
+    reference = _reference(case)
+    return why_slower(run, reference, same_work=case.same_work) or why_faster(run, reference)
 
 
-def _why_slower(case: Comparison, run: Run) -> str | None:
-    return disturbed([run], _reference(case), equally_long=case.same_work)
+def why_slower(run: Run, reference: Sequence[Run], *, same_work: bool) -> str | None:
+    """Return why a run of the candidate was slower than those of the incumbent; None if nothing disturbed it."""
+    return disturbed([run], reference, equally_long=same_work)
 
 
-def _why_faster(case: Comparison, run: Run) -> str | None:
+def why_faster(run: Run, reference: Sequence[Run]) -> str | None:
+    """Return why the runs of the incumbent were slower than one of the candidate; None if nothing disturbed them."""
     # Steps do not count here: if the edit leaves the work per step unchanged, the incumbent is adjusted for them.
-    why = disturbed(_reference(case), [run], equally_long=False, than="the candidate")
+    why = disturbed(reference, [run], equally_long=False, than="the candidate")
     return f"while the incumbent ran, {why}" if why is not None else None
+
+
+def slower_in_a_row(runs: Sequence[Run], reference: Sequence[Run], *, same_work: bool) -> int:
+    """Return how many of the latest runs of the candidate in a row were slower (`why_slower`)."""
+    whys = (why_slower(run, reference, same_work=same_work) for run in reversed(runs))
+    return next((n for n, why in enumerate(whys) if why is None), len(runs))
 
 
 def _reference(case: Comparison) -> Sequence[Run]:
     return unbiased(case.incumbent) or succeeded(case.incumbent.runs)
-
-
-def _slower_in_a_row(case: Comparison, runs: Sequence[Run]) -> int:
-    return next((n for n, run in enumerate(reversed(runs)) if _why_slower(case, run) is None), len(runs))
 
 
 def _slope(case: Comparison, good: Sequence[Run], noise: Noise) -> Slope | None:

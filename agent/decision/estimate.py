@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Experiment, Run, by_station, mean, metrics, succeeded
@@ -13,8 +13,30 @@ CLEAR_SIGMAS = 6.0
 
 def unbiased(experiment: Experiment) -> list[Run]:
     """Return the undisturbed runs of an incumbent that estimate its value without selection bias."""
-    runs = split(experiment)[0]
-    return [run for own in by_station(runs).values() for run in undisturbed(succeeded(since_rebase(own)))]
+    return [run for own in usable(split(experiment)[0]).values() for run in own]
+
+
+def usable(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return the runs of a program that count, by station: undisturbed ones since the machine's state last changed."""
+    found = {name: undisturbed(succeeded(since_rebase(own))) for name, own in by_station(runs).items()}
+    return {name: own for name, own in found.items() if own}
+
+
+def undisturbed_on_stations(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs of a program that were not disturbed compared with the others on their station."""
+    return [run for own in by_station(runs).values() for run in undisturbed(own)]
+
+
+def groups_of(experiment: Experiment, kept: Callable[[Sequence[Run]], list[Run]]) -> list[Sequence[Run]]:
+    """Return the groups of an experiment's runs that differ only by noise and station.
+
+    The first run of a candidate decides whether it is repeated, so it is biased: only the runs after it count.
+
+    Args:
+        kept: returns the undisturbed ones, compared over all stations together or on each.
+    """
+    known, own = unbiased(experiment), succeeded(experiment.runs)
+    return [known, [] if any(run in known for run in own) else kept(own[1:])]
 
 
 def split(experiment: Experiment) -> tuple[tuple[Run, ...], tuple[Run, ...]]:

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from agent.decision.estimate import unbiased
+from agent.decision.estimate import groups_of, undisturbed_on_stations
 from agent.decision.noise import Noise, pooled
-from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Direction, Experiment, Run, by_station, mean, metrics, succeeded
 
 # Repetitions that the common noise of all stations counts for in the noise of one of them.
@@ -140,16 +139,11 @@ def records_of(
 ) -> Records:
     """Return the records of a session.
 
-    The first run of a candidate decides whether it is repeated, so it is biased, here as in `noise.repeated`.
-
     Args:
         candidates: the runs so far of candidates without a verdict, except for the one to be judged.
     """
-    groups: list[Sequence[Run]] = []
-    for experiment in experiments:
-        known, own = unbiased(experiment), succeeded(experiment.runs)
-        groups += [known, [] if any(run in known for run in own) else _undisturbed(own[1:])]
-    groups += [_undisturbed(succeeded(runs)[1:]) for runs in candidates]
+    groups = [group for each in experiments for group in groups_of(each, undisturbed_on_stations)]
+    groups += [undisturbed_on_stations(succeeded(runs)[1:]) for runs in candidates]
     return Records([group for group in groups if group], direction, tuple(stations))
 
 
@@ -204,10 +198,6 @@ def aligned(experiments: Sequence[Experiment], records: Records) -> list[Experim
 def _shifted(run: Run, level: float) -> Run:
     metric, estimate = (None if value is None else value - level for value in (run.metric, run.estimate))
     return replace(run, metric=metric, estimate=estimate, station="")
-
-
-def _undisturbed(runs: Sequence[Run]) -> list[Run]:
-    return [run for own in by_station(runs).values() for run in undisturbed(own)]
 
 
 def _cells(cell: Mapping[str, Sequence[Run]], names: Sequence[str]) -> dict[str, Cell]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.decision.estimate import unbiased
+from agent.decision.estimate import groups_of
 from agent.execution.conditions import undisturbed
 from agent.journal.experiment import Experiment, Run, by_station, metrics, succeeded
 
@@ -48,14 +48,9 @@ def noise_of(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -
 
 
 def repeated(experiments: Iterable[Experiment], candidate: Sequence[Run] = ()) -> list[Sequence[Run]]:
-    """Return groups of two or more undisturbed runs of equal programs on one station.
-
-    The first run of a candidate decides whether it is repeated, so it is biased: only the runs after it count.
-    """
+    """Return groups of two or more undisturbed runs of equal programs on one station."""
     groups: list[Sequence[Run]] = [undisturbed(succeeded(candidate)[1:])]
-    for experiment in experiments:
-        known, own = unbiased(experiment), succeeded(experiment.runs)
-        groups += [known, [] if any(run in known for run in own) else undisturbed(own[1:])]
+    groups += [group for each in experiments for group in groups_of(each, undisturbed)]
     return [cell for group in groups for cell in by_station(group).values() if len(cell) > 1]
 
 

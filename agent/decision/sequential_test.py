@@ -179,7 +179,11 @@ def _is_uncertain(evidence: Evidence, incumbent: IncumbentSample, noise: Noise) 
 
 def greedy(candidate: Sequence[float], incumbent: Sequence[float], noise: Noise, direction: Direction) -> Verdict:
     """Apply the classic rule: keep if strictly better than the incumbent's metric when it was kept."""
-    evidence = _evidence(candidate, incumbent, noise, direction, how="greedy")
+    return strictly_better(_evidence(candidate, incumbent, noise, direction, how="greedy"), noise)
+
+
+def strictly_better(evidence: Evidence, noise: Noise) -> Verdict:
+    """Return the verdict of the classic rule."""
     if noise.degrees < 1:
         # Nothing was repeated, so the noise is a guess, and so would be the number of sigmas.
         evidence = replace(evidence, sigmas=None)

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from agent.decision.decide import DecisionConfig, voided, without_comparison
+from agent.decision.decide import DecisionConfig, slower_in_a_row, voided, why_faster, why_slower, without_comparison
 from agent.decision.equal_steps import Slope, slope_of
-from agent.decision.estimate import since_rebase
+from agent.decision.estimate import undisturbed_on_stations, usable
 from agent.decision.levels import Records
 from agent.decision.longer_training import slowed, why_longer_than
 from agent.decision.next_run import MOST_ATTEMPTS, MOST_DISTURBED, UNMEASURED, Row, Situation, next_run
@@ -33,8 +33,9 @@ from agent.decision.sequential_test import (
     keeps_failing,
     log_ratio,
     short,
+    strictly_better,
 )
-from agent.execution.conditions import disturbed, swaps_more, undisturbed
+from agent.execution.conditions import swaps_more
 from agent.journal.experiment import Evidence, Run, Verdict, by_station, mean, metrics, succeeded
 
 # A keep needs runs on so many stations, if the session has them, until its programs have shown that they agree.
@@ -160,8 +161,7 @@ class _Case:
 
     @cached_property
     def records(self) -> Records:
-        own = by_station(succeeded(self.trial.runs)[1:])
-        return self.known.adding([run for runs in own.values() for run in undisturbed(runs)])
+        return self.known.adding(undisturbed_on_stations(succeeded(self.trial.runs)[1:]))
 
     @property
     def noise(self) -> Noise:
@@ -169,11 +169,11 @@ class _Case:
 
     @cached_property
     def heldout(self) -> dict[str, list[Run]]:
-        return _usable(self.trial.base_heldout)
+        return usable(self.trial.base_heldout)
 
     @cached_property
     def selection(self) -> dict[str, list[Run]]:
-        return _usable(self.trial.base_selection)
+        return usable(self.trial.base_selection)
 
     @cached_property
     def base(self) -> dict[str, list[Run]]:
@@ -232,22 +232,22 @@ class _Case:
 
     def why_unlike(self, run: Run) -> str | None:
         reference = self.heldout.get(run.station) or self.selection.get(run.station)
-        return _why_slower(run, reference, self.trial) or _why_faster(run, reference) if reference else None
+        if not reference:
+            return None
+        return why_slower(run, reference, same_work=self.trial.same_work) or why_faster(run, reference)
 
     def row(self, station: str) -> Row:
         """Return what must happen on a station where the candidate's latest run was not comparable."""
         runs = [run for run in self.trial.runs if run.station == station]
         reference = self.heldout.get(station) or self.selection[station]
         rebases = self.trial.rebases.get(station, 0)
-        slower = next(
-            (n for n, run in enumerate(reversed(runs)) if _why_slower(run, reference, self.trial) is None), len(runs)
-        )
+        slower = slower_in_a_row(runs, reference, same_work=self.trial.same_work)
         situation = Situation(
             attempts=len(self.trial.runs),
             rebases=rebases,
             unlike=True,
             slower=max(0, slower - MOST_DISTURBED * rebases),
-            faster=_why_faster(runs[-1], reference) is not None,
+            faster=why_faster(runs[-1], reference) is not None,
             swaps=all(swaps_more([run], reference) for run in runs),
             lost=station in self.lost,
         )
@@ -410,13 +410,7 @@ def _greedy(case: _Case) -> Verdict | Wants:
     found = within(runs, case.selection | case.heldout, case.records, case.records.direction)
     if found is None:
         return Wants(incumbent=frozenset(runs))
-    evidence = replace(case.evidence(found), how="greedy")
-    if case.noise.degrees < 1:
-        # Nothing was repeated, so the noise is a guess, and so would be the number of sigmas.
-        evidence = replace(evidence, sigmas=None)
-    if evidence.gain > 0:
-        return Verdict("keep", f"better by {amount(evidence)}", evidence)
-    return Verdict("discard", "equal" if evidence.gain == 0 else f"{short(evidence)}: {amount(evidence)}", evidence)
+    return strictly_better(replace(case.evidence(found), how="greedy"), case.noise)
 
 
 def _repeat(case: _Case) -> Verdict:
@@ -435,18 +429,3 @@ def _ratio(found: Pooled, margin: float = 0.0) -> float:
     if not found.noise.sd:
         return math.copysign(math.inf, found.gain)
     return log_ratio(found.evidence(0.0, "minimize"), found.noise, found.effect, margin)
-
-
-def _usable(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs of a base that count, by station: undisturbed ones since the machine's state last changed."""
-    found = {name: undisturbed(succeeded(since_rebase(own))) for name, own in by_station(runs).items()}
-    return {name: own for name, own in found.items() if own}
-
-
-def _why_slower(run: Run, reference: Sequence[Run], trial: Trial) -> str | None:
-    return disturbed([run], reference, equally_long=trial.same_work)
-
-
-def _why_faster(run: Run, reference: Sequence[Run]) -> str | None:
-    why = disturbed(reference, [run], equally_long=False, than="the candidate")
-    return f"while the incumbent ran, {why}" if why is not None else None
