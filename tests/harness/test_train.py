@@ -122,12 +122,12 @@ def test_a_run_learns_and_reports(embedded: Path, tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("rate", ["MATRIX_LR", "UNEMBEDDING_LR"])
 def test_a_hopeless_learning_rate_fails_fast(embedded: Path, tmp_path: Path, rate: str) -> None:
-    begun = time.monotonic()
-    done = train(variant(tmp_path, **{rate: 1e9}), environment(embedded, seconds=20))
+    begun, budget = time.monotonic(), 200
+    done = train(variant(tmp_path, **{rate: 1e9}), environment(embedded, seconds=budget))
     assert done.returncode == 1
     assert re.fullmatch(r"error: training (failed|diverged): .*\n", done.stderr)
     assert "val_bpb" not in done.stdout
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < budget / 2
 
 
 @pytest.mark.parametrize(
