@@ -11,7 +11,7 @@ from agent.errors import PreconditionError, UsageError
 from agent.format import one_line
 from agent.journal.journal import fold
 from agent.journal.paths import find_session, journal_path
-from agent.proposers.model.blocks import UnusableEdit, apply
+from agent.proposers.model.blocks import UnusableEdit, apply, like
 from agent.protocol.load import load_protocol
 from agent.repository.edit import LARGEST_FILE, in_checkout
 from agent.repository.workspace import Workspace
@@ -31,7 +31,7 @@ def written(folder: Path, tag: str | None, files: Mapping[str, str], blocks: str
         folder: the workspace.
         tag: the session that the edits belong to; None for the most recent one.
         files: path -> the complete new text of a file.
-        blocks: search and replace blocks, which edit the files as they are in the working tree.
+        blocks: search and replace blocks, which edit those texts, and the other files as they are in the working tree.
 
     Raises:
         UsageError: a file may not be changed, or a block does not fit.
@@ -51,8 +51,13 @@ def written(folder: Path, tag: str | None, files: Mapping[str, str], blocks: str
                 f"{one_line(path)} has changes that no experiment has, and the new text would replace them",
                 hint="measure them first with start_experiment without edits, or send search and replace blocks",
             )
-    texts = {**files, **(_replaced(workspace, safe, blocks) if blocks.strip() else {})}
-    new = {path: _content(workspace, safe, path, text) for path, text in texts.items()}
+    for path in files:
+        _require_allowed(workspace, safe, path)
+    files = {path: _like_present(workspace.folder / path, text) for path, text in files.items()}
+    texts = {**files, **(_replaced(workspace, safe, files, blocks) if blocks.strip() else {})}
+    for path in {*texts} - {*files}:
+        _require_allowed(workspace, safe, path)
+    new = {path: _content(path, text) for path, text in texts.items()}
     before = {path: _present(folder / path) for path in new}
     try:
         for path, content in new.items():
@@ -73,7 +78,15 @@ def _incumbents(folder: Path, tag: str | None) -> list[str]:
     return [state.incumbent.commit] if state.incumbent and state.incumbent.commit else []
 
 
-def _replaced(workspace: Workspace, commits: list[str], blocks: str) -> dict[str, str]:
+def _like_present(file: Path, text: str) -> str:
+    """Return a text with the byte order mark and the line ends of the file that it replaces."""
+    content = _present(file)
+    with contextlib.suppress(UnicodeDecodeError):
+        return text if content is None else like(decoded(file.name, content), text)
+    return text
+
+
+def _replaced(workspace: Workspace, commits: list[str], files: Mapping[str, str], blocks: str) -> dict[str, str]:
     names = {path for commit in commits for path in workspace.files(commit)}
     names |= {path for commit in commits for path in in_checkout(workspace, commit).files}
     now = {}
@@ -81,18 +94,15 @@ def _replaced(workspace: Workspace, commits: list[str], blocks: str) -> dict[str
         content = None if linked_part(workspace.folder, path) else _present(workspace.folder / path)
         if content is not None:
             now[path] = decoded(path, content)
+    now |= files
     try:
         return apply(blocks, now, lambda path: path in now)
     except UnusableEdit as error:
         raise UsageError(f"the edits cannot be applied: {one_line(str(error))}", hint="read the file again") from None
 
 
-def _content(workspace: Workspace, commits: list[str], path: str, text: str) -> bytes:
-    """Return the new content of a file that a candidate may change.
-
-    Raises:
-        UsageError: it may not, or the text cannot be stored.
-    """
+def _require_allowed(workspace: Workspace, commits: list[str], path: str) -> None:
+    """Raise UsageError if a candidate may not change a file."""
     allowed = ", ".join(workspace.protocol.mutable_surface.allowed_globs)
     hint = f"change only files that match {allowed}"
     shown = one_line(path)[:200]
@@ -106,6 +116,11 @@ def _content(workspace: Workspace, commits: list[str], path: str, text: str) -> 
         raise UsageError(f"the edit {one_line(refusal)}", hint=hint)
     if not known and os.path.lexists(workspace.folder / path):
         raise UsageError(f"{shown} exists, and git does not have it", hint="choose another name, or commit it")
+
+
+def _content(path: str, text: str) -> bytes:
+    """Return the new content of a file. Raises UsageError if the text cannot be stored."""
+    shown = one_line(path)[:200]
     try:
         content = encoded(path, text)
     except UnicodeError:

@@ -29,7 +29,7 @@ SOON_SECONDS = 5.0  # a refused comparison has ended by then
 ENDING_SECONDS = 10.0  # from a verdict to the end of the process that measured it
 POLL_SECONDS = 0.1
 LARGEST_ANSWER = 2**22
-START = threading.Lock()
+STARTING = "starting.lock"  # in the state folder
 
 
 def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str, str], blocks: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[str
     Raises:
         AutoresearchError: the edit cannot be measured now. The working tree is as it was.
     """
-    with _starting():
+    with _starting(folder):
         return _start_experiment(folder, why, tag, files, blocks)
 
 
@@ -68,7 +68,7 @@ def _start_experiment(folder: Path, why: str, tag: str | None, files: Mapping[st
 
 def start_confirmation(folder: Path, tag: str | None, runs: int | None) -> dict[str, Any]:
     """Confirm the best against the baseline in the background. Return its result if it ends within a few seconds."""
-    with _starting():
+    with _starting(folder):
         return _start_confirmation(folder, find_session(folder, tag), runs)
 
 
@@ -121,21 +121,27 @@ def verdict_within(folder: Path, tag: str | None, number: int | None, seconds: f
 
 
 @contextlib.contextmanager
-def _starting() -> Iterator[None]:
-    """Refuse a call while another one starts something: it would replace the files that the other has written.
+def _starting(folder: Path) -> Iterator[None]:
+    """Refuse a call while another one, of any client, starts something: each would measure the files of the other.
 
     Raises:
         PreconditionError: another call is not done.
     """
-    if not START.acquire(blocking=False):
+    from filelock import FileLock, Timeout
+
+    state_folder(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(state_folder(folder) / STARTING)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
         raise PreconditionError(
-            "another call of this client is starting a measurement, and only one process measures at a time",
+            "another call is starting a measurement here, and only one process measures at a time",
             hint="call start_experiment again after its verdict",
-        )
+        ) from None
     try:
         yield
     finally:
-        START.release()
+        lock.release()
 
 
 def _require_free(folder: Path) -> None:

@@ -12,12 +12,15 @@ from typing import Any
 
 import anyio
 import pytest
+from filelock import FileLock
 from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import TextContent, TextResourceContents
 
+from agent.errors import PreconditionError
 from agent.journal import lock
 from agent.journal.paths import journal_path, state_folder
 from agent.mcp import measuring, server
+from agent.mcp.edits import written
 from agent.mcp.progress import under_way
 from agent.report.verdict import await_verdict, result
 from tests.common import schemas
@@ -237,6 +240,23 @@ def test_one_of_several_calls_at_once_starts(quick: Path) -> None:
 
 
 @pytest.mark.quick
+def test_calls_of_two_clients_do_not_mix_their_edits(quick: Path) -> None:
+    state_folder(quick).mkdir()
+    with FileLock(state_folder(quick) / measuring.STARTING), pytest.raises(PreconditionError, match="another call"):
+        measuring.start_experiment(quick, "a rate", None, {"train.py": QUICK.replace("RATE = 0.1", "RATE = 0.3")}, "")
+    assert (quick / "train.py").read_text() == QUICK
+
+
+def test_blocks_edit_the_text_that_comes_with_them(quick: Path) -> None:
+    """The text gets the byte order mark and the line ends of the file."""
+    (quick / "train.py").write_bytes(b"\xef\xbb\xbf" + QUICK.replace("\n", "\r\n").encode())
+    commit_all(quick, "from Windows")
+    with written(quick, None, {"train.py": QUICK.replace("RATE = 0.1", "RATE = 0.3")}, WORSE_BLOCK):
+        found = (quick / "train.py").read_bytes()
+    edited = QUICK.replace("RATE = 0.1", "RATE = 0.3").replace("DEPTH = 4", "DEPTH = 1")
+    assert found == b"\xef\xbb\xbf" + edited.replace("\n", "\r\n").encode()
+
+
 def test_answers_are_bounded(quick: Path) -> None:
     async def talking(agent: Agent) -> None:
         large = QUICK + "".join(f"# {number:060d}\n" for number in range(12_000))

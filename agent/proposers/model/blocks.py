@@ -83,7 +83,7 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
         if not allows(block.path):
             raise UnusableEdit(f"block {number} edits {block.path}, which is not a mutable file")
         if block.search is None:
-            texts[block.path] = _like(texts.get(block.path, ""), block.replace)
+            texts[block.path] = like(texts.get(block.path, ""), block.replace)
         elif block.path not in texts:
             raise UnusableEdit(f"block {number} edits {block.path}, which was not found among {', '.join(files)}")
         else:
@@ -94,7 +94,7 @@ def apply(answer: str, files: Mapping[str, str], allows: Callable[[str], bool]) 
     return changed
 
 
-def _like(old: str, new: str) -> str:
+def like(old: str, new: str) -> str:
     """Return a new text with the byte order mark and the line ends of the old one."""
     mark, first = MARK * old.startswith(MARK), old.split("\n", 1)[0]
     return mark + (new.replace("\n", "\r\n") if first.endswith("\r") else new).removeprefix(mark)
