@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import PreconditionError, UsageError
+from agent.system.hosts import is_loopback
 from agent.system.invocation import here, typed
 
 if TYPE_CHECKING:
@@ -67,13 +67,6 @@ def require_closed(tls: Path | None, *, insecure: bool) -> None:
             "without certificates, whoever reaches the scheduler can run commands on every station",
             hint=f"{_how_to_make()} and give it with `--tls DIR`; on a network that you trust, use `--insecure`",
         )
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def security(tls: Path | None) -> Security:

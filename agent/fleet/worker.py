@@ -18,9 +18,10 @@ from agent.errors import PreconditionError
 from agent.fleet import scheduler
 from agent.fleet.cluster import RESOURCE
 from agent.fleet.scheduler import PAGES, SETTINGS
-from agent.fleet.security import Endpoint, is_loopback, security
+from agent.fleet.security import Endpoint, security
 from agent.format import one_line
 from agent.station.state import POLL_SECONDS, Station, station
+from agent.system.hosts import is_loopback
 from agent.system.invocation import typed
 
 CONNECT_SECONDS, PAUSE_SECONDS = 10, 5.0

@@ -15,6 +15,7 @@ from agent.proposers.model.servers import parse_model
 from agent.proposers.search.search import SearchProposer
 from agent.repository.workspace import Workspace
 from agent.room.sandbox import Sandbox
+from agent.system.hosts import is_loopback
 from agent.system.placeholders import require_unquoted
 
 NAMES = ("search", "llm", "command", "hybrid")
@@ -92,7 +93,7 @@ def _is_here(model: str) -> bool:
         host = urlsplit(parse_model(model).url).hostname or ""
     except ValueError:
         return False
-    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
+    return is_loopback(host) or host == "0.0.0.0"
 
 
 def _require_model_for_caps(wanted: ProposerConfig) -> None:

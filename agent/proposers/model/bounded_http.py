@@ -11,16 +11,24 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import LocationValueError
+
+from agent.system.hosts import is_loopback
 
 CONNECT_SECONDS = 10.0
 LARGEST_ANSWER = 2**20  # bytes of the body
 AROUND = 2**18  # bytes of everything else: status, headers, chunk sizes, trailers
 BLOCK = 2**16
+
+
+class Unsent(requests.RequestException):
+    """A request that could not be made, such as through a proxy whose address is invalid."""
 
 
 class Endless(OSError):
@@ -38,6 +46,7 @@ def exchange(
         seconds: timeout of the whole exchange.
 
     Raises:
+        Unsent: nothing was sent.
         requests.RequestException: the server does not respond, or the response is cut off or endless.
     """
 
@@ -46,11 +55,18 @@ def exchange(
         request.headers.update({**headers, "Accept-Encoding": "identity"})
         return request
 
+    # A proxy could not reach a server on this machine, and would read what is for that alone.
+    direct = {"http": "", "https": ""} if is_loopback(urlsplit(address).hostname or "") else None
     with _Session(time.monotonic() + seconds) as session:
-        answer = session.request(
-            method, address, json=json, auth=authorize, stream=True, allow_redirects=False,
-            timeout=(CONNECT_SECONDS, min(silence, seconds)),
-        )  # fmt: skip
+        try:
+            answer = session.request(
+                method, address, json=json, auth=authorize, stream=True, allow_redirects=False, proxies=direct,
+                timeout=(CONNECT_SECONDS, min(silence, seconds)),
+            )  # fmt: skip
+        except (requests.RequestException, LocationValueError):
+            raise
+        except (OSError, ValueError, TypeError) as error:  # of files and addresses that the environment names
+            raise Unsent(str(error)) from error
         with answer:
             yield answer
 

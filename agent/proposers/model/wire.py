@@ -54,7 +54,7 @@ TEXT_PARTS = ("text", "output_text", "text_delta")
 # Errors of an address or of the kind of a proxy, before anything is sent.
 UNSENT = (
     requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema,
-    LocationValueError,
+    LocationValueError, bounded_http.Unsent,
 )  # fmt: skip
 
 

@@ -377,6 +377,8 @@ def test_proxy_that_is_down_is_unavailable(monkeypatch: pytest.MonkeyPatch, sche
     [
         ("https://model.invalid", "nothing://127.0.0.1:1"),
         ("https://model.invalid", "socks5://127.0.0.1:1"),
+        ("https://model.invalid", "http://corp:pa[ss@127.0.0.1:1"),
+        ("https://model.invalid", "http://corp:pw@"),
         ("127.0.0.1:1/v1", ""),
         ("model.invalid/v1", ""),
         ("http://", ""),
@@ -387,6 +389,21 @@ def test_call_that_cannot_be_sent_is_not_charged(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Unavailable, match=r"cannot (ask|reach) http:scripted at") as caught:
         ask(model_at(url))
     assert not isinstance(caught.value, Broken)
+
+
+def test_missing_certificates_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/ca.pem")
+    with pytest.raises(Unavailable, match=r"cannot ask http:scripted at .*ca\.pem") as caught:
+        ask(model_at("https://127.0.0.1:1"))
+    assert not isinstance(caught.value, Broken)
+    assert caught.value.lasting
+
+
+def test_model_on_this_machine_is_asked_without_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is for that server alone."""
+    through(monkeypatch, "http", "http://127.0.0.1:1")
+    with model_server(lambda _: "an idea") as server:
+        assert ask(model_at(server.url)).text == "an idea"
 
 
 def through(monkeypatch: pytest.MonkeyPatch, scheme: str, proxy: str) -> None:
