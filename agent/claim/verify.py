@@ -98,7 +98,7 @@ def _replicated(
     try:
         provide(claim.snapshot, workspace, say, lambda: raise_if_asked(interrupts, 0))
         if config.setup:
-            set_up(opened, state_folder(opened.workspace.folder), say)
+            set_up(opened, state_folder(opened.workspace.folder), say, lambda: raise_if_asked(interrupts, 0))
     except AutoresearchError:
         raise_if_asked(interrupts, 0)  # Ctrl-C has ended the preparation as well
         raise

@@ -105,6 +105,7 @@ def run(place: Room, command: str, tick: Callable[[], None] = lambda: None) -> N
         env={**place.environment, MARK: mark},
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
+        start_new_session=True,  # only `tick` decides whether a Ctrl-C ends it
     )
     try:
         with watchdog(process.pid, mark):

@@ -16,6 +16,7 @@ from agent.journal.experiment import Run
 from agent.system.files import Unusable, read_bounded
 from agent.system.invocation import typed
 from agent.system.names import PROTOCOL, STATE
+from agent.system.shielded import run_shielded
 
 GIT_SECONDS = 30
 GIT_CONFIGURED = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM")
@@ -169,11 +170,8 @@ def came_with_the_repository(workspace: Path) -> list[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in GIT_CONFIGURED}
     env["LC_ALL"] = "C"
     ask = ["git", "-c", "core.fsmonitor=false", "ls-files", "-z", "--", f":(icase){STATE}"]
-    quiet = subprocess.DEVNULL
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            ask, cwd=workspace, env=env, stdin=quiet, capture_output=True, timeout=GIT_SECONDS, check=False
-        )
+        done = run_shielded(ask, cwd=workspace, env=env, timeout=GIT_SECONDS)
         if NOT_TRUSTED.encode() in done.stderr:
             raise not_trusted(workspace)
         return [name.decode(errors="replace") for name in done.stdout.split(b"\0") if name]

@@ -119,7 +119,13 @@ def _is_listable(git: Git, commit: str) -> bool:
     command = [*GIT, "ls-tree", "-r", "-z", "--full-tree", commit]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(
-        command, cwd=git.top, env=git.environment(), stdin=quiet, stdout=subprocess.PIPE, stderr=quiet
+        command,
+        cwd=git.top,
+        env=git.environment(),
+        stdin=quiet,
+        stdout=subprocess.PIPE,
+        stderr=quiet,
+        start_new_session=True,  # else a Ctrl-C would shorten the list
     ) as listing:
         assert listing.stdout is not None
         size = 0

@@ -399,6 +399,7 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # a Ctrl-C would otherwise end it between its two steps
         )
         assert mover.stdin is not None and mover.stdout is not None
         said = ""

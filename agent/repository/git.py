@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from agent.errors import AutoresearchError, PreconditionError
 from agent.journal.paths import NOT_TRUSTED, not_trusted
 from agent.system.invocation import typed
+from agent.system.shielded import run_shielded
 
 # The user's hooks are for the user's commits; a hook that fails or prompts at night would end the session. Patches and
 # messages must be parseable, whatever display settings the user has configured.
@@ -110,14 +110,7 @@ class Git:
         """Run git with `said` on its standard input and return its output. Raises as `run` does."""
         for last in (*[False] * LOCK_ATTEMPTS, True):
             try:
-                done = subprocess.run(
-                    [*GIT, *args],
-                    cwd=self.top,
-                    env=self.environment(**env),
-                    input=said,
-                    capture_output=True,
-                    check=False,
-                )
+                done = run_shielded([*GIT, *args], cwd=self.top, env=self.environment(**env), said=said)
             except OSError as error:
                 raise _cannot_start(self.top, error) from None
             if done.returncode == 0:
@@ -189,9 +182,10 @@ def new_repository(folder: Path, kind: str) -> Git:
     """
     _forget_others()
     command = [*GIT, "init", "--quiet", "--template=", f"--object-format={kind}", "--initial-branch=station"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = run_shielded(command, cwd=folder)
     if done.returncode:
-        raise AutoresearchError(f"cannot make a clone in {folder}: {done.stderr.strip()[:200]}")
+        words = done.stderr.decode(errors="replace").strip()
+        raise AutoresearchError(f"cannot make a clone in {folder}: {words[:200]}")
     return Git(folder.resolve())
 
 

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from agent.errors import AutoresearchError
+from agent.format import one_line
 from agent.journal.paths import home_folder, stations_folder
 from agent.repository.workspace import Workspace
 from agent.room import variables
@@ -26,6 +26,7 @@ from agent.room.places import places, texts
 from agent.room.sandbox import Kind, Layout, Sandbox, Shown, program, temporary_folder
 from agent.source.encoding import encoded
 from agent.system.files import read_bounded
+from agent.system.shielded import run_shielded
 
 PARTS = ("tree", "home", "tmp", "cache", "evaluator", "root", "scratch")
 ENVIRONMENT = ".venv"
@@ -35,6 +36,8 @@ LARGEST_COPY, MOST_COPIED = 64 * 2**20, 5000
 # by part, or not at all if it has more than MOST_PARTS.
 DEEPEST, MOST_PARTS = 2, 2000
 LARGEST_CLAIM = 4 * 2**20
+# The errors of cp for parts of a folder that runs cannot have: no user could read them, or they are gone.
+NO_FAULTS = ("Permission denied", "No such file or directory")
 
 
 @dataclass(frozen=True)
@@ -395,13 +398,20 @@ def _show(sandbox: Sandbox, source: Path, target: Path, inside: Path, kind: Kind
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy with times and permissions, sharing blocks with the original if the file system supports it."""
+    """Copy with times and permissions, sharing blocks with the original if the file system supports it.
+
+    Raises:
+        AutoresearchError: the copy is incomplete, besides parts that the user may not read or has deleted meanwhile.
+    """
     how = ["-cRp"] if sys.platform == "darwin" else ["-a", "--reflink=auto"]
-    done = subprocess.run(
-        [program("cp"), *how, "--", str(source), str(target)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0 and not target.exists():
-        raise AutoresearchError(f"cannot copy {source} for a run: {done.stderr.strip()[:200]}")
+    env = {**os.environ, "LC_ALL": "C"}  # its messages are matched below
+    done = run_shielded([program("cp"), *how, "--", str(source), str(target)], env=env)
+    words = done.stderr.decode(errors="replace").splitlines()
+    faults = [line for line in words if not line.endswith(NO_FAULTS)]
+    # With a part of its data, a run would measure something else.
+    if done.returncode != 0 and (faults or not words or not target.exists()):
+        why = one_line((faults or words or [f"cp ended with exit code {done.returncode}"])[0])
+        raise AutoresearchError(f"cannot copy {source} for a run: {why[:200]}")
 
 
 def _is_small(path: Path) -> bool:

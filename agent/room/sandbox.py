@@ -21,6 +21,7 @@ from agent.protocol.models import Constraints
 from agent.room import confine
 from agent.room.places import TEXT_PACKAGES, devices, split
 from agent.system.files import remove_tree
+from agent.system.shielded import run_shielded
 
 Mode = Literal["auto", "off", "strict"]
 Way = Literal["namespaces", "bubblewrap", "Landlock", "Seatbelt"]
@@ -203,7 +204,7 @@ def works(way: Way, network: bool) -> bool:
         layout = Layout(folder, shown, tuple(each for each in programs if each.exists()), ())
         try:
             command = Sandbox(way, network).enter(["true"], layout, folder / "tree")
-            return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+            return run_shielded(command, timeout=10).returncode == 0
         except (OSError, subprocess.TimeoutExpired):
             return False
 

@@ -25,6 +25,7 @@ from agent.proposers.model.servers import key_variable_of, parse_model
 from agent.room.variables import SECRET, of_agents, of_setup
 from agent.session.signals import IMMEDIATE
 from agent.system.files import write_whole
+from agent.system.shielded import run_shielded
 
 PLACES = {"darwin": "Library/LaunchAgents/{}.plist", "linux": ".config/systemd/user/{}.service"}
 ENVIRONMENT_D = ".config/environment.d"  # what systemd passes to its user units: environment.d(5)
@@ -284,14 +285,8 @@ def _reload(path: Path) -> str | None:
     if not _links(path):
         return None
     try:
-        done = subprocess.run(
-            ["systemctl", "--user", "daemon-reload"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SYSTEMCTL_SECONDS,
-            check=False,
-        )
+        done = run_shielded(["systemctl", "--user", "daemon-reload"], timeout=SYSTEMCTL_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
-    return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    words = " ".join(done.stderr.decode(errors="replace").split())
+    return None if done.returncode == 0 else words or f"exit code {done.returncode}"

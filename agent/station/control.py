@@ -23,6 +23,7 @@ from agent.station.orders import Answer, name
 from agent.station.state import Station, station
 from agent.system.files import last_lines
 from agent.system.invocation import version
+from agent.system.shielded import run_shielded
 
 MOST_CANCELLED = 1000
 LONGEST_LINE = 500
@@ -107,8 +108,9 @@ def accelerator() -> str | None:
 def _card(visible: str) -> str:
     """Return the name of an NVIDIA card. Failures are not remembered."""
     ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", visible]
-    done = subprocess.run(ask, capture_output=True, text=True, timeout=GPU_SECONDS, check=True)
-    return done.stdout.strip().splitlines()[0].strip()[:200]
+    done = run_shielded(ask, timeout=GPU_SECONDS)
+    done.check_returncode()
+    return done.stdout.decode(errors="replace").strip().splitlines()[0].strip()[:200]
 
 
 def _here(dask_worker: Any) -> Station:

@@ -15,6 +15,7 @@ from agent.errors import AutoresearchError
 from agent.execution.measure import LEAST_ROOM, Runner, measure
 from agent.protocol.load import load_protocol
 from agent.repository.workspace import Workspace
+from agent.room.sandbox import Sandbox
 from agent.session.opening import prepared
 from tests.common.stations import set_train
 
@@ -84,3 +85,16 @@ def test_no_run_begins_on_a_full_disk(runner: Runner, disk: Path) -> None:
     with pytest.raises(AutoresearchError, match="MiB are free"):
         measure(runner, runner.workspace.head, disk / "logs" / "run.log")
     assert not (disk / "logs" / "run.log").exists()
+
+
+def test_incomplete_copy_of_the_data_ends_the_session_and_measures_nothing(quick: Path, disk: Path) -> None:
+    """A run with a part of its data would get another metric, with no sign of why."""
+    (quick / ".git" / "info" / "exclude").write_text("data.bin\n")
+    (quick / "data.bin").write_bytes(bytes(20 * 2**20))
+    (disk / "of another program").write_bytes(bytes(SIZE - 10 * 2**20))
+    protocol = load_protocol(quick)
+    bare = Runner(protocol, Workspace(quick, protocol), None, Sandbox(None, network=True, hide=True))
+    with prepared(bare, setup=False) as ready, pytest.raises(AutoresearchError) as found:
+        measure(ready, ready.workspace.head, quick / "run.log")
+    assert str(found.value).startswith(f"cannot copy {quick / 'data.bin'} for a run: ")
+    assert str(found.value).endswith("No space left on device")

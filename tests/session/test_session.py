@@ -18,7 +18,7 @@ import pytest
 from agent.journal.journal import fold
 from agent.journal.paths import journal_path, state_folder, stop_file
 from tests.common.in_process import call
-from tests.common.processes import start, wait_for
+from tests.common.processes import start, survivors, wait_for
 from tests.common.sessions import assert_consistent, journal, rows
 from tests.common.stations import until
 from tests.common.workspaces import ROOT, Cli, commit_all, git, quick_protocol, set_protocol
@@ -340,6 +340,53 @@ def test_first_ctrl_c_finishes_experiment(slow: Path) -> None:
     assert "ended: stopped by Ctrl-C" in errors
     assert len(rows(slow)) == 2
     assert_consistent(slow)
+
+
+@pytest.mark.parametrize("call", ["cat-file --filters", "update-ref --stdin"])
+def test_ctrl_c_in_a_terminal_reaches_no_git(quick: Path, tmp_path: Path, call: str) -> None:
+    """A terminal interrupts its whole process group. This git does so, once the session has its first row."""
+    tools, pressed = tmp_path / "tools", tmp_path / "pressed"
+    tools.mkdir()
+    started = f'[ "$(wc -l < {quick}/results.tsv)" -ge 2 ] && mkdir {pressed}'
+    (tools / "git").write_text(
+        f"""#!/bin/sh
+case " $* " in *" {call} "*) {started} && kill -INT -$(ps -o pgid= -p $PPID | tr -d ' ') ;; esac
+exec {shutil.which("git")} "$@"
+"""
+    )
+    (tools / "git").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "agent", "run", "--tag", "t", "--max-experiments", "9", "--no-report"],
+        cwd=quick,
+        env={**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert pressed.exists()
+    assert done.returncode == 130, done.stderr
+    assert_consistent(quick)
+    assert len(rows(quick)) < 9
+
+
+def test_ctrl_c_during_setup_ends_its_processes(quick: Path) -> None:
+    set_protocol(quick, environment={"setupCommands": ["echo here; sleep 60 & wait"]})
+    loop = subprocess.Popen(
+        [sys.executable, "-P", "-m", "agent", "run", "--tag", "t"],
+        cwd=quick,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert loop.stderr is not None
+    with loop:
+        assert any(line == "here\n" for line in loop.stderr)
+        os.killpg(loop.pid, signal.SIGINT)
+        loop.stderr.read()
+    assert loop.returncode == 130
+    assert not survivors(quick)
 
 
 @pytest.mark.parametrize(("signals", "code"), [([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGTERM], 143)])

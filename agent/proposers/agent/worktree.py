@@ -26,6 +26,7 @@ from agent.skill.install import strip
 from agent.source.encoding import decoded, encoded
 from agent.system.files import Unusable, open_plain, read_bounded, write_whole
 from agent.system.names import fault_of_path, linked_part
+from agent.system.shielded import run_shielded
 
 # Inside the copy, because some agents cannot read outside the folder they start in.
 PROMPT, NOTES = "autoresearch-prompt.md", "autoresearch-notes.md"
@@ -203,15 +204,7 @@ def _commit(top: Path) -> None:
 def _git(top: Path, *args: str) -> None:
     alone = {"GIT_CEILING_DIRECTORIES": str(top.parent), "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     try:
-        done = subprocess.run(
-            ["git", *args],
-            cwd=top,
-            env={**environment(), **alone},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=GIT_SECONDS,
-            check=False,
-        )
+        done = run_shielded(["git", *args], cwd=top, env={**environment(), **alone}, timeout=GIT_SECONDS)
         words = "" if done.returncode == 0 else done.stderr.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         words = str(error)
