@@ -127,7 +127,8 @@ def starter(folder: Path, tag: str, flags: Mapping[str, Any], platform: str = sy
     # -P: a folder `agent` in the folder where the command starts is not imported in place of the program.
     command = [sys.executable, "-P", "-m", "agent", "-C", str(folder), "run", *_arguments(flags)]
     log = str(journal_path(folder, tag).with_name("at-login.log"))
-    bad = next((word for word in (*command, log) if UNWRITABLE.search(word)), None)
+    here = str(Path.cwd())  # relative paths in flags and variables start there
+    bad = next((word for word in (*command, log, here) if UNWRITABLE.search(word)), None)
     if bad is not None:
         raise UsageError(f"--at-login cannot write {bad!r}: it has control characters or is not UTF-8")
     if platform == "linux" and NO_PROGRAM.search(sys.executable):
@@ -141,8 +142,8 @@ def starter(folder: Path, tag: str, flags: Mapping[str, Any], platform: str = sy
             hint="log in directly, not with su or sudo, or start without --at-login",
         )
     if platform == "darwin":
-        return Starter(path, _plist(path.stem, command, kept, log))
-    return Starter(path, _unit(f"autoresearch in {folder}, session {tag}", command, kept, log))
+        return Starter(path, _plist(path.stem, command, kept, log, here))
+    return Starter(path, _unit(f"autoresearch in {folder}, session {tag}", command, kept, log, here))
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -200,7 +201,7 @@ def _arguments(flags: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _plist(name: str, command: list[str], kept: Mapping[str, str], log: str) -> str:
+def _plist(name: str, command: list[str], kept: Mapping[str, str], log: str, here: str) -> str:
     """Return a property list, see launchd.plist(5).
 
     Without KeepAlive, launchd starts the command once per login. Any type but Interactive would throttle the processor.
@@ -210,6 +211,7 @@ def _plist(name: str, command: list[str], kept: Mapping[str, str], log: str) -> 
             "Label": name,
             "ProgramArguments": command,
             "EnvironmentVariables": dict(kept),
+            "WorkingDirectory": here,
             "RunAtLoad": True,
             "ProcessType": "Interactive",
             "Umask": 0o077,
@@ -220,11 +222,11 @@ def _plist(name: str, command: list[str], kept: Mapping[str, str], log: str) -> 
     ).decode()
 
 
-def _unit(title: str, command: list[str], kept: Mapping[str, str], log: str) -> str:
+def _unit(title: str, command: list[str], kept: Mapping[str, str], log: str, here: str) -> str:
     """Return a unit, see systemd.service(5).
 
-    `:` before the program turns the expansion of `$` off. By default, systemd would end the session when the kernel
-    kills a run that is out of memory.
+    `:` before the program turns the expansion of `$` off, and `-` lets a folder be missing. By default, systemd would
+    end the session when the kernel kills a run that is out of memory.
     """
     program, *arguments = command
     return "\n".join(
@@ -236,6 +238,7 @@ def _unit(title: str, command: list[str], kept: Mapping[str, str], log: str) -> 
             "Type=exec",
             f"ExecStart={' '.join(_quoted(word) for word in (f':{program}', *arguments))}",
             *(f"Environment={_quoted(f'{name}={value}')}" for name, value in kept.items()),
+            f"WorkingDirectory=-{_escaped(here)}/",  # `/`: a last backslash would join the next line
             "Restart=no",
             "OOMPolicy=continue",
             "KillMode=mixed",  # the program ends its runs itself, so that none looks like a crash

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +66,24 @@ def start(arguments: Sequence[str], log: Path) -> tuple[int, dict[str, Any]]:
     raise error
 
 
-def tell(answer: dict[str, Any]) -> None:
-    """Answer the program that has started this one in the background, once. Otherwise do nothing."""
-    number = os.environ.pop(READY, "")
-    if not number.isdecimal():
-        return
-    with contextlib.suppress(OSError), os.fdopen(int(number), "w") as pipe:
-        pipe.write(json.dumps(answer))
-
-
 @contextlib.contextmanager
-def telling_errors() -> Iterator[None]:
-    """Pass an error on to the program that has started this one in the background, if it has no answer yet."""
+def answering() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that answers the program that has started this one in the background.
+
+    Only the first call does anything, and none without such a program. An error that ends the block first is the
+    answer.
+    """
+    # Taken out at once: what this program starts, now or at the next login, has another file at that number, or none.
+    number = os.environ.pop(READY, "")
+    open_still = [int(number)] if number.isdecimal() else []
+
+    def tell(answer: dict[str, Any]) -> None:
+        while open_still:
+            with contextlib.suppress(OSError), os.fdopen(open_still.pop(), "w") as pipe:
+                pipe.write(json.dumps(answer))
+
     try:
-        yield
+        yield tell
     except AutoresearchError as error:
         tell({"error": str(error), "hint": error.hint, "code": error.exit_code})
         raise

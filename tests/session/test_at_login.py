@@ -14,12 +14,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.errors import MachineFault, PreconditionError, UsageError
+from agent.journal.lock import holder
+from agent.journal.paths import state_folder
 from agent.proposers.choose import ProposerConfig
 from agent.session import at_login, faults
 from agent.session.at_login import Starter, file_of, keys_of_agents, require_keys, starter, variables
+from agent.system.background import READY
+from tests.common.forked import Forked
 from tests.common.machine_faults import Plan, faulty, log_of
 from tests.common.processes import start, wait_for
 from tests.common.sessions import assert_consistent, rows
@@ -69,7 +74,9 @@ def by_hand(path: Path) -> subprocess.CompletedProcess[str]:
     given = [unquoted(each)[0].partition("=") for each in settings(path.read_text(), "Environment")]
     env = {"HOME": os.environ["HOME"], **{name: value for name, _, value in given}}
     command = [program.removeprefix(":"), *arguments]
-    return subprocess.run(command, cwd=os.environ["HOME"], env=env, capture_output=True, text=True, check=False)
+    (place,) = settings(path.read_text(), "WorkingDirectory")
+    cwd = place.removeprefix("-").replace("%%", "%")
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.quick
@@ -82,6 +89,7 @@ def test_property_list_holds_command_and_variables(home: Path, tmp_path: Path, m
     assert found["ProgramArguments"] == [sys.executable, "-P", "-m", "agent", "-C", str(tmp_path / ODD), *WORDS]
     assert found["EnvironmentVariables"]["AUTORESEARCH_CACHE"] == f"/{ODD}"
     assert found["EnvironmentVariables"]["PATH"] == os.environ["PATH"]
+    assert found["WorkingDirectory"] == str(Path.cwd())
     assert found["RunAtLoad"] is True
     assert found["ProcessType"] == "Interactive"
     assert "KeepAlive" not in found  # a start that fails is not repeated
@@ -115,6 +123,8 @@ def test_systemd_accepts_the_unit_and_finds_the_program(tmp_path: Path, monkeypa
     program.symlink_to("/bin/true")
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / ODD).mkdir()
+    monkeypatch.chdir(tmp_path / ODD)
     made = starter(tmp_path / ODD, "t", FLAGS, "linux")
     unit = tmp_path / made.path.name
 
@@ -252,6 +262,47 @@ def test_killed_session_continues_by_the_command_of_its_unit(quick: Path) -> Non
     assert f"removed {path}" in done.stderr
     assert not path.exists()
     assert not link.is_symlink()
+    assert_consistent(quick)
+
+
+@pytest.mark.usefixtures("home")
+def test_unit_finds_relative_paths_of_flags_and_variables(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the folder where the session was started, which has characters that systemd treats specially."""
+    place = tmp_path / (ODD + " \\")
+    place.mkdir()
+    (place / "notify.sh").write_text('#!/bin/sh\necho "$AUTORESEARCH_CACHE" >> told\n')
+    (place / "notify.sh").chmod(0o755)
+    monkeypatch.setenv("AUTORESEARCH_CACHE", "cache")
+    told, flags = ["--notify", "./notify.sh {text}"], ["-C", str(quick), "run", "--tag", "t", "--at-login"]
+    loop = Forked(place, [*flags, "--max-experiments", "3", *told], os.environ)
+    wait_for(quick, "started", 1)
+    loop.kill()
+    loop.wait(30)
+    (place / "told").unlink(missing_ok=True)
+    done = by_hand(file_of(quick, "t"))
+    assert done.returncode == 0, done.stderr
+    assert {*(place / "told").read_text().splitlines()} == {"cache"}
+    assert "command not found" not in done.stderr
+
+
+@pytest.mark.usefixtures("home")
+def test_unit_of_a_session_in_the_background_continues_it(quick: Path, program: Cli) -> None:
+    """The number of a descriptor means another file at login, such as the journal."""
+    done = program(quick, "run", "--tag", "t", "--max-experiments", "300", "--at-login", "--detach")
+    assert done.returncode == 0, done.stderr
+    found = holder(state_folder(quick))
+    assert found is not None
+    loop, path = psutil.Process(found.pid), file_of(quick, "t")
+    wait_for(quick, "started", 1)
+    loop.kill()
+    psutil.wait_procs([loop], timeout=30)
+    names = [unquoted(each)[0].partition("=")[0] for each in settings(path.read_text(), "Environment")]
+    assert READY not in names
+    path.write_text(path.read_text().replace("--max-experiments=300", "--max-experiments=1"))
+    again = by_hand(path)
+    assert again.returncode == 0, again.stderr
     assert_consistent(quick)
 
 

@@ -11,7 +11,7 @@ from agent.cli.program import RESEARCH, Options
 from agent.cli.run_config import config_of
 from agent.cli.run_flags import EndFlags, MeasureFlags, ProposerFlags, RunFlags, SessionFlags, TellFlags
 from agent.format import one_line
-from agent.system.background import log_of, start, tell, telling_errors
+from agent.system.background import answering, log_of, start
 from agent.system.invocation import here, typed
 
 
@@ -74,7 +74,7 @@ def run(
     flags, folder = RunFlags(session, end, who, measure, output), Options.folder.resolve()
     if session.detach and not session.dry_run:
         return _detached(context, folder, session.tag)
-    with telling_errors():
+    with answering() as tell:
         return launch(Options.folder, config_of(folder, flags, defaults(context)), lambda: tell({}))
 
 

@@ -11,7 +11,7 @@ from agent.cli import completion
 from agent.cli.command import again, answer, command, defaults
 from agent.cli.options import Detach, Json, SandboxMode, Setup, Tag, TrainingSeconds
 from agent.cli.program import RESEARCH, Options
-from agent.system.background import log_of, start, tell, telling_errors
+from agent.system.background import answering, log_of, start
 
 TryTag = Annotated[
     str | None,
@@ -91,7 +91,7 @@ def try_(
         _, told = start([*again(context, "detach", "as_json", "tag"), f"--tag={tag}"], log)
         data, code = told["data"], 0
     else:
-        with telling_errors():
+        with answering() as tell:
             config = config_of_try(folder, tag, vars(measure), defaults(context))
             data, code = attempt(Options.folder, config, why, lambda data: tell({"data": data}))
     answer(as_json, "try", data, colored(result_lines(data)))
