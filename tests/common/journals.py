@@ -116,6 +116,12 @@ class JournalBuilder:
         reason = "ended early: hopeless after 30 %"
         return self._end("discard", reason, seconds=90.0, pruned=0.3, estimate=self._worse())
 
+    def unmeasured(self, candidate: Parameters | None = None) -> Self:
+        """Add a discarded experiment that no station could measure."""
+        self._propose(candidate)
+        reason = "could not be measured: its station died or left in 10 runs"
+        return self._end("discard", reason, seconds=0.0, secondary={}, error=reason)
+
     def mixed(self, count: int) -> Self:
         """Add `count` experiments: discards, pruned runs, crashes, extreme values, and ever rarer keeps."""
         kinds = [self.discard, self.crash, self.prune, self.discard_far_off]

@@ -19,8 +19,10 @@ import pytest
 from agent.format import figure
 from agent.journal.experiment import Evidence
 from agent.journal.paths import journal_path
+from agent.protocol.load import load_protocol
 from agent.report.gather import evidence_words
 from agent.report.timing import time_spent
+from agent.repository.workspace import Workspace
 from agent.views.page import chart, scale, sidebyside
 from agent.views.page.write import write_report
 from tests.common.browser import Page, browser, find
@@ -111,6 +113,40 @@ def test_every_experiment_is_a_point_of_its_kind(made: Made) -> None:
     assert far
     assert len(re.findall(r'data-n="\d+"><path class="far"', svg)) == len(far)
     assert f"{len(far)} out of range" in svg
+
+
+@pytest.fixture
+def without_metric(quick: Path) -> Path:
+    """The page of a session with a crash and with a candidate that no station could measure."""
+    builder = JournalBuilder("t", base=git(quick, "rev-parse", "HEAD")).baseline()
+    builder.discard().crash().unmeasured().save(journal_path(quick, "t"))
+    return write_report(Workspace(quick, load_protocol(quick)), ["t"])[0]
+
+
+def test_experiment_without_a_metric_is_not_drawn_as_a_crash(without_metric: Path) -> None:
+    svg = (without_metric.parent / "progress.svg").read_text()
+    assert re.findall(r'class="pt (\w+)" data-n="(\d)"', svg) == [
+        *(("discard", "1"), ("crash", "2"), ("unmeasured", "3"), ("baseline", "0")),
+    ]
+    words = re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+    assert {"no metric", "crashed", "discarded, no metric"} <= {*words}
+    crossed, empty = (re.search(rf'<g class="pt {kind}" [^>]*>(<\w+)', svg) for kind in ("crash", "unmeasured"))
+    assert crossed is not None
+    assert empty is not None
+    assert (crossed[1], empty[1]) == ("<path", "<circle")
+
+
+@needs_browser
+def test_part_of_the_chart_has_the_same_marks(without_metric: Path, page: Page) -> None:
+    page.open(without_metric)
+    page.run("document.querySelector('.from').focus(); document.querySelector('.from').select()")
+    page.type("1")
+    page.press("Enter", 13)
+    part = "document.querySelector('.wide .part')"
+    assert page.run(f"[...{part}.querySelectorAll('.pt')].map(p => [p.className.baseVal, p.firstChild.tagName])") == [
+        *(["pt discard", "circle"], ["pt crash", "path"], ["pt unmeasured", "circle"]),
+    ]
+    assert page.run(f"[...{part}.querySelectorAll('text')].some(t => t.textContent === 'no metric')")
 
 
 def test_the_png_has_its_letters_where_the_system_has_none(made: Made) -> None:

@@ -23,6 +23,7 @@ from agent.views.page.markers import (
     PAPER,
     WORDS,
     kind_of,
+    lane_of,
     letters,
     said,
     sign,
@@ -42,7 +43,7 @@ LINES = (
     (FAINT, "1 3"),
 )
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-LANE = 20  # height of the lane for crashes, below the plot
+LANE = 20  # height of the lane for experiments without a value, below the plot
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,12 @@ def progress(session: Session, frame: Frame = WIDE) -> str:
     plot = Box(frame.left, top, right, bottom)
     dots = [_point(row, x, y, bottom) for row in rows if row["status"] != "keep"]
     kept = [_point(row, x, y, bottom) for row in rows if row["status"] == "keep"]
-    parts = [_axes(x, y, plot, frame, crashes="crash" in kinds)]
+    parts = [_axes(x, y, plot, frame, lane_of(kinds))]
     parts += [_band(best, x, y, plot, noise) if noise else "", *dots, _steps(best, x, y, plot, (GREEN, ""))]
     parts += [_labels(session, best, x, y, plot, frame), *kept, _again(again, y, right + 18) if again else ""]
     # The script of the page draws a part of the session in the same box.
     box = " ".join(f"{each:.1f}" for each in (plot.left, plot.top, plot.right, plot.bottom))
-    part = f'<g class="plot" data-box="{box}" data-size="{frame.size:g}" data-lane="{LANE * ("crash" in kinds)}">'
+    part = f'<g class="plot" data-box="{box}" data-size="{frame.size:g}" data-lane="{LANE * bool(lane_of(kinds))}">'
     return _svg([head, part, *parts, "</g>"], frame, chart_title(session), _described(session, len(far)))
 
 
@@ -136,7 +137,7 @@ def compare(sessions: Sequence[Session], frame: Frame = WIDE) -> str:
     y = Axis(low, high, bottom, top)
     x = Axis(0, max(1, *(s["rows"][-1]["number"] for s in sessions)), frame.left + 10, right - 8)
     plot = Box(frame.left, top, right, bottom)
-    parts = [head, _axes(x, y, plot, frame, crashes=False)]
+    parts = [head, _axes(x, y, plot, frame, "")]
     named: list[tuple[float, float]] = []
     for index, (session, best) in enumerate(zip(sessions, bests, strict=True)):
         stroke, name = LINES[index % len(LINES)], f"line-{index % len(LINES)}"
@@ -178,7 +179,7 @@ def _point(row: Mapping[str, Any], x: Axis, y: Axis, bottom: float) -> str:
     attributes = f'class="pt {kind}" data-n="{row["number"]}"'
     title = f"<title>{said(row)}</title>"
     if value is None:
-        return f"<g {attributes}>{sign('crash', at, bottom + LANE / 2)}{title}</g>"
+        return f"<g {attributes}>{sign(kind, at, bottom + LANE / 2)}{title}</g>"
     if y.holds(value):
         return f"<g {attributes}>{sign(kind, at, y(value))}{title}</g>"
     edge = y(value)
@@ -264,18 +265,16 @@ def _labels(session: Session, best: Sequence[Mapping[str, Any]], x: Axis, y: Axi
     return "".join(found)
 
 
-def _axes(x: Axis, y: Axis, plot: Box, frame: Frame, crashes: bool) -> str:
+def _axes(x: Axis, y: Axis, plot: Box, frame: Frame, lane: str) -> str:
     size, parts = frame.size - 1, []
     values = ticks(y.low, y.high, 6)
     for value, text in zip(values, written(values), strict=True):
         at = y(value)
         parts.append(f'<path class="grid" d="M{plot.left:.1f} {at:.1f}H{plot.right:.1f}" stroke="{LINE}"/>')
         parts.append(letters((plot.left - 8, at + 0.35 * size), text, size, FAINT, "tick", "end"))
-    floor = plot.bottom + (LANE if crashes else 0)
-    if crashes:
-        parts.append(
-            letters((plot.left - 8, plot.bottom + LANE / 2 + 0.35 * size), "crashed", size, FAINT, "tick", "end")
-        )
+    floor = plot.bottom + (LANE if lane else 0)
+    if lane:
+        parts.append(letters((plot.left - 8, plot.bottom + LANE / 2 + 0.35 * size), lane, size, FAINT, "tick", "end"))
     parts.append(f'<path class="axis" d="M{plot.left:.1f} {floor:.1f}H{plot.right:.1f}" stroke="{FAINT}"/>')
     steps = [value for value in ticks(0, x.high, 10 if frame.width > 600 else 5) if value == int(value)]
     parts += [letters((x(value), floor + size + 5), f"{value:.0f}", size, FAINT, "tick", "middle") for value in steps]

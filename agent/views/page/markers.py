@@ -5,7 +5,7 @@ Colors are attributes, so that the file looks right anywhere; the style sheet of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 from typing import Any
 
@@ -20,6 +20,7 @@ WORDS = {
     "discard": "discarded",
     "pruned": "pruned or screened out, estimate",
     "crash": "crashed",
+    "unmeasured": "discarded, no metric",
     "best": "running best",
     "band": "noise of one run",
     "again": "held-out runs, with interval",
@@ -27,17 +28,24 @@ WORDS = {
 
 
 def value_of(row: Mapping[str, Any]) -> float | None:
-    """Return the value to draw: the metric, or the estimate of a pruned run; None for a crash."""
+    """Return the value to draw: the metric, or the estimate of a pruned run; None for a crash or without either."""
     value = row["metric"] if row["metric"] is not None else row["estimate"]
     return None if value is None or row["status"] == "crash" else float(value)
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
-    if value_of(row) is None:
+    if row["status"] == "crash":
         return "crash"
+    if value_of(row) is None:
+        return "unmeasured"
     if row["status"] == "keep":
         return "baseline" if row["number"] == 0 else "kept" if row["confirmed"] else "provisional"
     return "pruned" if row["metric"] is None else "discard"
+
+
+def lane_of(kinds: Collection[str]) -> str:
+    """Return the words beside the lane of the experiments without a value; empty for no lane."""
+    return "no metric" if "unmeasured" in kinds else WORDS["crash"] if "crash" in kinds else ""
 
 
 def said(row: Mapping[str, Any]) -> str:
@@ -60,6 +68,8 @@ def sign(kind: str, x: float, y: float) -> str:
         case "crash":
             path = f"M{x - 2.5:.1f} {y - 2.5:.1f}l5 5m0 -5l-5 5"
             return f'<path d="{path}" fill="none" stroke="{RED}" stroke-width="1.3"/>'
+        case "unmeasured":
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{PAPER}" stroke="{GREY}"/>'
         case "far":
             return f'<path class="far" d="M{x:.1f} {y - 4:.1f}l4.5 8h-9z" fill="{GREY}"/>'
         case "best":

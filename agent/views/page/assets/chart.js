@@ -181,7 +181,7 @@ function drawPart(session, drawing, from, to) {
   }));
   if (steps.length && before) steps[0].start = box.left;
   const parts = grid(y, low, high, box);
-  if (box.lane) parts.push(letters(box.left - 8, lane + 4, "crashed", "tick", "end"));
+  if (box.lane) parts.push(letters(box.left - 8, lane + 4, laneOf(rows), "tick", "end"));
   parts.push(shape("path", { class: "axis", d: `M${box.left} ${floor}H${box.right}` }));
   for (const value of ticks(from, to, box.right > 600 ? 10 : 5).filter(Number.isInteger))
     parts.push(letters(x(value), floor + box.size + 4, String(value), "tick", "middle"));

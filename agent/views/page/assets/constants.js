@@ -55,7 +55,7 @@ function drawScatter(session) {
   const [low, high] = values.length ? interesting(core.length ? core : values, values, noise ?? 0, down) : [0, 1];
   const y = axis(low, high, box.bottom, box.top), floor = box.bottom + 24;
   const parts = [...grid(y, low, high, box, 5), shape("path", { class: "axis", d: `M${box.left} ${floor}H${box.right}` })];
-  if (known.some((row) => row.v === null)) parts.push(letters(box.left - 8, lane + 4, "crashed", "tick", "end"));
+  if (known.some((row) => row.v === null)) parts.push(letters(box.left - 8, lane + 4, laneOf(known), "tick", "end"));
   for (const [at, text] of marks) parts.push(letters(at, floor + 16, text, "tick", "middle"));
   parts.push(letters((box.left + box.right) / 2, height - 6, constant.name, "tick", "middle"));
   const ordered = [...known].sort((a, b) => (a.s === "keep") - (b.s === "keep")); // kept ones on top

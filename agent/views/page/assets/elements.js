@@ -121,12 +121,15 @@ function mark(kind, x, y) {
   }
 }
 
-// A point of an experiment: its mark, a triangle if its value is out of range, or a cross in the lane of crashes.
+// The words beside the lane of the experiments without a value.
+const laneOf = (rows) => (rows.some((row) => row.k === "unmeasured") ? "no metric" : "crashed");
+
+// A point of an experiment: its mark, a triangle if its value is out of range, or its mark in the lane without one.
 function point(row, x, y, lane) {
-  const crashed = row.v === null;
-  const level = crashed ? lane : y.held(row.v);
+  const lost = row.v === null;
+  const level = lost ? lane : y.held(row.v);
   let drawn = mark(row.k, x, level);
-  if (!crashed && !y.holds(row.v)) {
+  if (!lost && !y.holds(row.v)) {
     const inwards = level < lane / 2 ? 1 : -1;
     drawn = shape("path", { class: "far", d: `M${x} ${level + inwards}l4.5 ${inwards * 8}h-9z` });
   }
