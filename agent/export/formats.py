@@ -14,7 +14,6 @@ from typing import Any
 from agent.export.table import Column, Table
 from agent.journal.results import FORMULA
 
-FORMATS = ("csv", "parquet", "jsonl")
 PART = 20_000  # rows that are held at a time
 
 

@@ -219,14 +219,6 @@ class Cluster:
         if station not in self._call(control.cancel, session, lease, only=station) and lease in self._pending:
             self._lose(lease, "cancelled, while its station did not answer")
 
-    def progress(self) -> dict[str, dict[str, Any]]:
-        """Return the active run of each station that has one: session, lease, seconds and the log's last line."""
-        found = {}
-        for name, data in self._call(control.progress).items():
-            if isinstance(data, Mapping):
-                found[name] = _plain(data)
-        return found
-
     def close(self) -> None:
         """Disconnect. Runs go on, and stations keep their answers."""
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
+import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +47,7 @@ def endpoint(address: str, tls: Path | None, *, insecure: bool) -> Endpoint:
     """
     found = ADDRESS.fullmatch(address.strip())
     if found is None or found["scheme"] not in (None, "tcp", "tls") or not 0 < int(found["port"] or PORT) < 65536:
-        raise UsageError(f"'{address}' is not an address of a scheduler", hint="give it as `tcp://HOST:8786`")
+        raise UsageError(f"'{address}' is not an address of a scheduler", hint=f"give it as `tcp://HOST:{PORT}`")
     where = f"{found['host']}:{found['port'] or PORT}"
     if tls is not None:
         _require_certificates(tls)
@@ -131,6 +134,24 @@ def _require_certificates(folder: Path) -> None:
     if (folder / KEY).stat().st_mode & 0o077:
         key = here(folder / KEY)
         raise PreconditionError(f"{key} is readable by other users", hint=f"run `chmod 600 {key}`")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in (CA, CERTIFICATE):
+        with _sound(folder / name, "not a certificate"):
+            context.load_verify_locations(folder / name)
+    with _sound(folder / KEY, f"not the key of {CERTIFICATE}"):
+        # With an empty password, because OpenSSL asks for one on the terminal.
+        context.load_cert_chain(folder / CERTIFICATE, folder / KEY, password=str)
+
+
+@contextlib.contextmanager
+def _sound(path: Path, what: str) -> Iterator[None]:
+    """Raise PreconditionError if a file cannot be loaded in the block. Dask would blame the connection or the port."""
+    try:
+        yield
+    except OSError as error:
+        why = "" if isinstance(error, ssl.SSLError) else f": {error.strerror}"
+        hint = f"copy the folder again, or {_how_to_make()}"
+        raise PreconditionError(f"{here(path)} is {what}{why}", hint=hint) from None
 
 
 def _how_to_make() -> str:

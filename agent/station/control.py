@@ -12,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,12 +20,10 @@ from agent.execution import fingerprint
 from agent.station import records
 from agent.station.orders import Answer, name
 from agent.station.state import Station, station
-from agent.system.files import last_lines
 from agent.system.invocation import version
 from agent.system.shielded import run_shielded
 
 MOST_CANCELLED = 1000
-LONGEST_LINE = 500
 GPU_SECONDS = 10
 
 
@@ -70,16 +67,6 @@ def cancel(session: str, lease: str, dask_worker: Any = None) -> None:
     # Orders that never came leave theirs behind.
     for oldest in [*here.cancelled][:-MOST_CANCELLED]:
         here.cancelled.pop(oldest, None)
-
-
-def progress(dask_worker: Any = None) -> dict[str, Any] | None:
-    """Return session, lease and duration of the active run, and the last line of its log; None if none is active."""
-    active = _here(dask_worker).active
-    if active is None:
-        return None
-    line = "".join(last_lines(active.log))[:LONGEST_LINE]
-    seconds = time.monotonic() - active.began
-    return {"session": active.session, "lease": active.lease, "seconds": seconds, "line": line}
 
 
 @functools.cache

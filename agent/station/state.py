@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +17,10 @@ LEAVING = "the station is leaving"
 
 @dataclass(frozen=True)
 class Active:
-    """The current run.
-
-    Attributes:
-        began: by the monotonic clock.
-        log: of the run, which may not exist yet.
-    """
+    """The current run."""
 
     session: str
     lease: str
-    began: float
-    log: Path
 
 
 @dataclass
@@ -65,7 +57,7 @@ class Station:
                 raise Interrupted(LEAVING, 130)
             self.require_going(session, lease)
             with _machine_lock(self.name, log):
-                self.active = Active(session, lease, time.monotonic(), log)
+                self.active = Active(session, lease)
                 yield
         finally:
             self.active = None

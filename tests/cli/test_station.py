@@ -82,7 +82,7 @@ def test_station_works_leaves_and_comes_back(cli: Cli, quick: Path, tmp_path: Pa
         assert (taken.returncode, "has a station with the name studio" in taken.stderr) == (3, True)
         cluster = Cluster.connect(address, tmp_path / "fleet")
         cluster.submit("studio", order(quick))
-        until(lambda: going(cluster, "studio"), "the run has not started")
+        until(lambda: going(quick, "studio"), "the run has not started")
         scheduler.send_signal(signal.SIGINT)
         assert scheduler.wait(60) == 130
         cluster.close()
@@ -94,7 +94,7 @@ def test_station_works_leaves_and_comes_back(cli: Cli, quick: Path, tmp_path: Pa
             assert found["r1"].run.metric == 1.732
             set_train(quick, SLOW)
             cluster.submit("studio", order(quick, "r2"))
-            until(lambda: going(cluster, "studio"), "the run has not started")
+            until(lambda: going(quick, "studio"), "the run has not started")
             run = marked(station.pid)
             station.send_signal(signal.SIGINT)
             until(lambda: "leaving after this run" in (tmp_path / "studio.log").read_text(), "it says nothing")
@@ -129,7 +129,7 @@ def test_hang_up_ends_neither_scheduler_nor_station_under_nohup(cli: Cli, quick:
     ):
         cluster = Cluster.connect(address, tmp_path / "fleet")
         cluster.submit("studio", order(quick))
-        until(lambda: going(cluster, "studio"), "the run has not started")
+        until(lambda: going(quick, "studio"), "the run has not started")
         for process in (scheduler, station):
             process.send_signal(signal.SIGHUP)
         time.sleep(1)  # they would leave at once

@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 
 from agent.execution.kill import MARK
-from agent.fleet.cluster import Cluster
 from agent.protocol.load import load_protocol
 from agent.repository.bundle import write_order_bundle
 from agent.repository.workspace import Workspace
@@ -58,9 +57,10 @@ def until(holds: Callable[[], Any], what: str) -> Any:
     raise AssertionError(f"{what}: not within {WAIT_SECONDS:g} s")
 
 
-def going(cluster: Cluster, station: str) -> bool:
-    """Return whether the training of a station has printed its first line."""
-    return bool(cluster.progress().get(station, {}).get("line") == "going")
+def going(workspace: Path, station: str) -> bool:
+    """Return whether a run of a station, whose cache lies beside the workspace, has printed its first line."""
+    logs = workspace.parent.glob(f"cache-stations/records/{station}/*/*/*/run.log")
+    return any("going" in log.read_text() and not log.with_name("answer.json").exists() for log in logs)
 
 
 def marked(pid: int) -> list[psutil.Process]:

@@ -89,7 +89,7 @@ def test_order_for_an_unknown_station_is_lost(cluster: Cluster, quick: Path) -> 
 def test_killed_station_is_a_loss_and_leaves_no_process(cluster: Cluster, quick: Path) -> None:
     set_train(quick, SLOW)
     cluster.submit("cpu0", order(quick))
-    until(lambda: going(cluster, "cpu0"), "the run has not started")
+    until(lambda: going(quick, "cpu0"), "the run has not started")
     pid = cluster.stations()["cpu0"].facts["pid"]
     run = marked(pid)
     assert run
@@ -105,7 +105,7 @@ def test_killed_station_is_a_loss_and_leaves_no_process(cluster: Cluster, quick:
 def test_cancelled_run_ends_with_its_processes(cluster: Cluster, quick: Path) -> None:
     set_train(quick, SLOW)
     cluster.submit("cpu0", order(quick))
-    until(lambda: going(cluster, "cpu0"), "the run has not started")
+    until(lambda: going(quick, "cpu0"), "the run has not started")
     run = marked(cluster.stations()["cpu0"].facts["pid"])
     cluster.cancel("s1", "r1", "cpu0")
     assert answered(cluster).failed == "the run was cancelled"
@@ -123,7 +123,7 @@ def test_killed_decider_collects_what_its_stations_finish(
     (tmp_path / "bundle").write_bytes(sent.bundle or b"")
     paths = [str(fleet.tls), str(tmp_path / "order.json"), str(tmp_path / "bundle")]
     with started("-c", DECIDER, fleet.address, *paths, ready="sent", log=tmp_path / "decider.log") as decider:
-        until(lambda: going(cluster, "cpu0"), "the run has not started")
+        until(lambda: going(quick, "cpu0"), "the run has not started")
         decider.kill()
         decider.wait()
     assert cluster.collect("s1", ["r1", "r2"])["cpu0"] == {"finished": {}, "running": ["r1"]}
@@ -143,7 +143,7 @@ def test_second_order_waits_for_the_first(cluster: Cluster, quick: Path, tmp_pat
     gate = tmp_path / "gate"
     set_train(quick, gated(gate))
     cluster.submit("cpu0", order(quick, "r1"))
-    until(lambda: going(cluster, "cpu0"), "the run has not started")
+    until(lambda: going(quick, "cpu0"), "the run has not started")
     cluster.submit("cpu0", order(quick, "r2"))
     assert cluster.next_answer(0.5) is None
     assert cluster.collect("s1", ["r1", "r2"])["cpu0"]["running"] == ["r1"]
@@ -155,7 +155,7 @@ def test_station_that_is_asked_to_leave_finishes_its_run(cluster: Cluster, quick
     gate = tmp_path / "gate"
     set_train(quick, gated(gate))
     cluster.submit("cpu0", order(quick))
-    until(lambda: going(cluster, "cpu0"), "the run has not started")
+    until(lambda: going(quick, "cpu0"), "the run has not started")
     pid = cluster.stations()["cpu0"].facts["pid"]
     os.kill(pid, signal.SIGINT)
     gate.touch()
@@ -166,7 +166,7 @@ def test_station_that_is_asked_to_leave_finishes_its_run(cluster: Cluster, quick
 def test_station_that_is_told_to_leave_at_once_kills_its_run(cluster: Cluster, quick: Path) -> None:
     set_train(quick, SLOW)
     cluster.submit("cpu0", order(quick))
-    until(lambda: going(cluster, "cpu0"), "the run has not started")
+    until(lambda: going(quick, "cpu0"), "the run has not started")
     pid = cluster.stations()["cpu0"].facts["pid"]
     run = marked(pid)
     os.kill(pid, signal.SIGTERM)
@@ -180,7 +180,7 @@ def test_scheduler_that_dies_loses_orders_and_prints_nothing(
 ) -> None:
     set_train(quick, SLOW)
     cluster.submit("cpu0", order(quick))
-    until(lambda: going(cluster, "cpu0"), "the run has not started")
+    until(lambda: going(quick, "cpu0"), "the run has not started")
     port = int(fleet.address.rpartition(":")[2])
     mine = [child for child in psutil.Process().children() if _listens(child, port)]
     mine[0].kill()
@@ -233,7 +233,7 @@ def test_killed_worker_of_a_plain_dask_scheduler_is_a_loss(
         with started(*work, ready="Registered to", log=tmp_path / "worker.log") as worker:
             cluster = Cluster.connect(address)
             cluster.submit("plain", order(quick))
-            until(lambda: going(cluster, "plain"), "the run has not started")
+            until(lambda: going(quick, "plain"), "the run has not started")
             worker.kill()
             assert cluster.next_answer(WAIT) == Loss("r1", "plain", "the station is gone")
             cluster.close()

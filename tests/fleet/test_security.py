@@ -6,11 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from agent.errors import PreconditionError, UsageError
 from agent.fleet.cluster import Cluster
 from agent.fleet.local import local_stations
-from agent.fleet.security import Endpoint, endpoint, make_certificates
+from agent.fleet.security import Endpoint, endpoint, make_certificates, require_closed
 
 
 @pytest.mark.quick
@@ -31,6 +32,37 @@ def test_certificates_are_readable_by_the_user_only(tmp_path: Path) -> None:
     (folder / "key.pem").unlink()
     with pytest.raises(PreconditionError, match=r"has no key\.pem"):
         endpoint("studio", folder, insecure=False)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["ca.pem", "certificate.pem", "key.pem"])
+@pytest.mark.parametrize("damage", ["empty", "half", "other"])
+def test_damaged_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    path = tmp_path / "fleet" / name
+    make_certificates(path.parent)
+    require_closed(path.parent, insecure=False)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "other": b"\x00\xff" * 100}[damage])
+    what = r"not the key of certificate\.pem" if name == "key.pem" else "not a certificate"
+    with pytest.raises(PreconditionError, match=rf"{name} is {what}$"):
+        require_closed(path.parent, insecure=False)
+    with pytest.raises(PreconditionError, match=rf"{name} is {what}$"):
+        endpoint("studio", path.parent, insecure=False)
+
+
+@pytest.mark.quick
+def test_key_of_another_certificate_or_with_a_password_is_named(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_certificates(tmp_path / name)
+    own, other = tmp_path / "one" / "key.pem", tmp_path / "two" / "key.pem"
+    key = serialization.load_pem_private_key(own.read_bytes(), None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"secret")
+    )
+    for content in (other.read_bytes(), locked):
+        own.write_bytes(content)
+        with pytest.raises(PreconditionError, match=r"key\.pem is not the key of certificate\.pem"):
+            require_closed(tmp_path / "one", insecure=False)
 
 
 @pytest.mark.quick

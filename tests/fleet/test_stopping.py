@@ -414,7 +414,7 @@ def test_run_goes_on_while_the_connection_breaks_and_comes_back(
         decider.recover()
         until(idle, "no station")
         decider.assign()
-        until(lambda: going(cluster, *decider.health.here()), "the run has not started")
+        until(lambda: going(quick, *decider.health.here()), "the run has not started")
         decider._began -= health.ABSENT_SECONDS  # as if the session was older
         ours = [each for each in psutil.Process().children() if str(fleet.tls) in " ".join(each.cmdline())]
         next(each for each in ours if '"scheduler"' in " ".join(each.cmdline())).kill()

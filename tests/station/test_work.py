@@ -23,7 +23,7 @@ from agent.repository.workspace import Workspace
 from agent.room import sandbox
 from agent.room.sandbox import Way
 from agent.station import control, records
-from agent.station.control import MOST_CANCELLED, cancel, collect, facts, progress
+from agent.station.control import MOST_CANCELLED, cancel, collect, facts
 from agent.station.orders import Answer, Leased, Order
 from agent.station.state import Active, station
 from agent.station.work import measure_order
@@ -54,7 +54,7 @@ def test_run_is_measured_and_kept(quick: Path) -> None:
     assert records.read_kept(records.run_folder("a", "toy", "s1", "r1")) == found
     assert collect("s1", ["r1"], "a") == {"finished": {"r1": found.to_dict()}, "running": []}
     assert collect("other", ["r1"], "a") == {"finished": {}, "running": []}
-    assert progress("a") is None
+    assert station("a").active is None
     assert facts("a")["name"] == "a"
 
 
@@ -89,7 +89,7 @@ def test_same_order_twice_is_one_run(quick: Path) -> None:
 
 def test_run_that_ends_while_its_answers_are_collected_is_not_lost() -> None:
     here = station("a")
-    here.active = Active("s1", "r1", 0.0, Path("run.log"))
+    here.active = Active("s1", "r1")
 
     def end(frame: FrameType, event: str, _: object) -> None:
         if event == "return" and frame.f_code is records.kept.__code__:

@@ -11,8 +11,7 @@ import typer
 from agent.cli.command import command
 from agent.cli.options import ConnectionFlags
 from agent.cli.program import PREPARE, Options
-
-PORT = 8786
+from agent.fleet.security import PORT
 
 
 @command(PREPARE)
