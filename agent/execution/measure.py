@@ -34,7 +34,7 @@ from agent.execution.oom import ran_out
 from agent.execution.process import SHORTEST_SLEEP, UNOBSERVED, Command, Ended, Observer, run_command, seconds_of
 from agent.journal.experiment import Run
 from agent.journal.paths import cache_folder, cache_places
-from agent.protocol.extract import extract, told_training
+from agent.protocol.extract import Stamp, extract, stamp, told_training
 from agent.protocol.models import Metric, Protocol
 from agent.repository.workspace import Workspace
 from agent.room import room
@@ -106,6 +106,7 @@ class Attempt:
         began: what the system had counted when it began; None if the conditions do not matter.
         handed_over: receives the conditions until the handover of the model. Later, a run that knows its metric could
             make the machine look busy, to be measured again.
+        before: stamps of the files of metrics before it began.
     """
 
     room: Room
@@ -114,6 +115,7 @@ class Attempt:
     evaluator: Evaluator | None = None
     began: Clock | None = None
     handed_over: dict[str, float] = field(default_factory=dict)
+    before: Mapping[str, Stamp] = field(default_factory=dict)
 
 
 def measure(
@@ -175,7 +177,7 @@ def _measure(
             reference = next((losses for losses in kept if losses.exists()), None)
             args = runner.harness, evaluation.Place(runner.sandbox, place.layout.folder, runner.workspace.folder)
             evaluator = stack.enter_context(evaluation.evaluator(*args, reference, log, runner.keeps_models))
-        attempt = Attempt(place, log, allowance, evaluator, began)
+        attempt = Attempt(place, log, allowance, evaluator, began, before=stamps(place, runner.protocol))
         try:
             ended = execute(runner, attempt, observer)
         except ExperimentError as error:
@@ -197,14 +199,14 @@ def _measure(
             if ended.returncode == 126 and text.startswith(NO_ROOM) and not _opens(runner, recipe, snapshot, log):
                 hint = "start with `--sandbox off`, or see docs/reliability.md"
                 raise AutoresearchError(text.strip()[:300], hint=hint)
-            around |= _result(runner, attempt, ended, text, since)
+            around |= _result(runner, attempt, ended, text)
             if runner.holdout_command:
                 around["holdout"] = _on_holdout(runner, attempt, observer.tick)
         except Pruned as error:
             return Run(metric=None, error=str(error), pruned=error.fraction, estimate=error.estimate, **around)
         except ExperimentError as error:
             return _failed(error, attempt, around)
-        return Run(secondary=_secondary(runner, place, text, since), trained=told_training(text), **around)
+        return Run(secondary=_secondary(runner, attempt, text), trained=told_training(text), **around)
 
 
 def _failed(error: ExperimentError, attempt: Attempt, around: Mapping[str, Any]) -> Run:
@@ -223,7 +225,6 @@ def _result(
     attempt: Attempt,
     ended: Ended,
     text: str,
-    since: float,
 ) -> dict[str, Any]:
     """Return the metric, its source, and the time beyond the budget, as fields of `Run`.
 
@@ -235,13 +236,13 @@ def _result(
     require_success(ended, text)
     metric = runner.protocol.metric
     if evaluator is None or runner.harness is None:
-        return {"metric": read(place, runner.protocol, metric, text, since), "source": "from the log"}
+        return {"metric": read(place, runner.protocol, metric, text, attempt.before), "source": "from the log"}
     if evaluator.event("untraced") and not evaluator.event("answer"):
-        return {"metric": read(place, runner.protocol, metric, text, since), "source": "untraced"}
+        return {"metric": read(place, runner.protocol, metric, text, attempt.before), "source": "untraced"}
     in_log = None
     # If a progress bar has garbled the line in the log, the evaluator's number is still valid.
     with contextlib.suppress(NoMetric):
-        in_log = read(place, runner.protocol, metric, text, since)
+        in_log = read(place, runner.protocol, metric, text, attempt.before)
     word = evaluation.attested(evaluator, runner.harness, metric.name, in_log, attempt.allowance, ended.began)
     source = "attested" if word.by_evaluator else "from the log"
     return {"metric": word.metric, "source": source, "untimed": word.untimed, "overrun": word.overrun}
@@ -273,12 +274,12 @@ def _on_holdout(runner: Runner, attempt: Attempt, tick: Callable[[float], None])
     Raises:
         AutoresearchError: the command failed or printed no metric.
     """
-    log, since = attempt.log.with_suffix(".holdout.log"), time.time()
+    log, before = attempt.log.with_suffix(".holdout.log"), stamps(attempt.room, runner.protocol)
     try:
         ended = execute(runner, replace(attempt, log=log), Observer(tick=tick), command=runner.holdout_command)
         text = _text(log)
         require_success(ended, text)
-        return read(attempt.room, runner.protocol, runner.protocol.metric, text, since)
+        return read(attempt.room, runner.protocol, runner.protocol.metric, text, before)
     except ExperimentError as error:
         raise AutoresearchError(f"the command of --holdout failed: {error}", hint=f"see the log {here(log)}") from None
 
@@ -375,23 +376,47 @@ def command_of(protocol: Protocol) -> str:
     return REDIRECTION.sub("", protocol.execution.command)
 
 
-def read(place: Room, protocol: Protocol, metric: Metric, text: str, since: float) -> float:
+def stamps(place: Room, protocol: Protocol) -> dict[str, Stamp]:
+    """Return the stamps of the files of metrics that are in a room, by path relative to the workspace.
+
+    Times alone do not show which files a run wrote: the system's clock may be set back meanwhile.
+    """
+    found = {}
+    for metric in (protocol.metric, *protocol.measurement.secondary_metrics):
+        if (path := _path(protocol, metric)) is None:
+            continue
+        inside = Path(os.path.normpath(place.inside / path))
+        shown = (each for each in reversed(place.layout.shown) if inside.is_relative_to(each.target))
+        sources = [place.written(path), *(each.source / inside.relative_to(each.target) for each in shown)]
+        known = next((each for each in map(stamp, sources) if each is not None), None)
+        if known is not None:
+            found[path] = known
+    return found
+
+
+def _path(protocol: Protocol, metric: Metric) -> str | None:
+    """Return the file of a metric relative to the workspace; None if it is in the log."""
+    name = metric.extract.path
+    return None if name is None else os.path.normpath(os.path.join(protocol.execution.cwd, name))  # noqa: PTH118
+
+
+def read(place: Room, protocol: Protocol, metric: Metric, text: str, before: Mapping[str, Stamp]) -> float:
     """Return a metric from the text of the log, or from the file in the room that the protocol names.
 
     Args:
-        since: when the run began, in seconds since the epoch; an older file does not count.
+        before: stamps of files before the run; a file that still has its stamp does not count.
 
     Raises:
         NoMetric: it is missing, ambiguous or not a finite number.
     """
-    name = metric.extract.path
-    if name is None:
-        return extract(metric, text, place.workspace, since)
-    found = place.written(os.path.join(protocol.execution.cwd, name))  # noqa: PTH118
+    path = _path(protocol, metric)
+    if path is None:
+        return extract(metric, text, place.workspace)
+    found = place.written(path)
     if not found.parent.resolve().is_relative_to(place.layout.folder):
         raise NoMetric(f"{found.name} is outside of the room")
     only = metric.model_copy(update={"extract": metric.extract.model_copy(update={"path": found.name})})
-    return extract(only, text, found.parent, since)
+    return extract(only, text, found.parent, before.get(path))
 
 
 def require_success(ended: Ended, text: str) -> None:
@@ -429,11 +454,11 @@ def _require_disk_space(folder: Path) -> None:
         )
 
 
-def _secondary(runner: Runner, place: Room, text: str, since: float) -> dict[str, float]:
+def _secondary(runner: Runner, attempt: Attempt, text: str) -> dict[str, float]:
     found = {}
     for metric in runner.protocol.measurement.secondary_metrics:
         with contextlib.suppress(NoMetric):
-            found[metric.name] = read(place, runner.protocol, metric, text, since)
+            found[metric.name] = read(attempt.room, runner.protocol, metric, text, attempt.before)
     return found
 
 

@@ -180,7 +180,7 @@ def _tried(workspace: Workspace, plan: Plan, wanted: InitConfig, say: Callable[[
     sandbox = choose_sandbox(wanted.sandbox, Constraints.model_validate({"networkPolicy": plan.network[0]}))
     with trial.stage_of(workspace, protocol, sandbox) as stage:
         outcome = _tried_in(stage, plan, wanted, say)
-        if changed := trial.changed_tracked(workspace, stage, stage.since):
+        if changed := trial.changed_tracked(workspace, stage):
             say(_tracked_and_written(workspace, changed))
         return outcome
 
@@ -199,7 +199,7 @@ def _tried_in(stage: trial.Stage, plan: Plan, wanted: InitConfig, say: Callable[
     protocol = plan.protocol(found.metric, limit_of(ran.seconds, plan.budget, given))
     protocol["measurement"]["secondaryMetrics"] = secondary(seen, found.name)
     checked = _valid(protocol)
-    value = read(stage.room, checked, checked.metric, ran.text, ran.since)
+    value = read(stage.room, checked, checked.metric, ran.text, ran.before)
     seconds = f"one run took {ran.seconds:.1f} s" + (f" with {given:g} s of training" if given is not None else "")
     repeated = "not measured: the run is too long to repeat"
     if ran.seconds <= LONGEST_TWICE:

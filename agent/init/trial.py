@@ -7,8 +7,7 @@ import dataclasses
 import os
 import stat
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from agent.execution.measure import Attempt, Runner, execute, read, require_succ
 from agent.execution.process import Observer
 from agent.execution.setup import furniture, lines, run
 from agent.format import one_line
+from agent.protocol.extract import Stamp, stamp
 from agent.protocol.models import Protocol
 from agent.repository.workspace import Workspace
 from agent.room import variables
@@ -43,13 +43,13 @@ class Trial:
     Attributes:
         seconds: duration.
         text: the log.
-        since: Unix time at which it started.
+        before: stamps of the files of the copy before it, by path relative to the workspace.
         files: content of the JSON files that it wrote, by path relative to the workspace.
     """
 
     seconds: float
     text: str
-    since: float
+    before: Mapping[str, Stamp]
     files: dict[str, str]
 
 
@@ -58,13 +58,13 @@ class Stage:
     """The room in which `init` runs setup commands and then the command.
 
     Attributes:
-        since: Unix time at which the copy of the workspace was complete.
+        before: stamps of the files of the copy when it was complete, by path relative to the workspace.
         folder: the copy of the workspace.
     """
 
     runner: Runner
     room: Room
-    since: float
+    before: Mapping[str, Stamp]
 
     @property
     def folder(self) -> Path:
@@ -86,7 +86,7 @@ def stage_of(workspace: Workspace, protocol: Protocol, sandbox: Sandbox) -> Iter
         workspace.export(base / "tree", workspace.head)
         contents = _furniture(UntrackedFiles(names))
         place = furnish(sandbox, base, base / "tree", workspace.top, workspace.folder, contents)
-        yield Stage(runner, place, time.time())
+        yield Stage(runner, place, _stamps(place.workspace))
 
 
 def _furniture(untracked: UntrackedFiles) -> Furniture:
@@ -121,7 +121,7 @@ def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: 
     """
     sandbox = dataclasses.replace(stage.room.sandbox, network=network or stage.room.sandbox.network)
     runner = dataclasses.replace(stage.runner, protocol=protocol, training_seconds=budget)
-    since = time.time()
+    before = _stamps(stage.folder)
     seen = dict(stage.room.environment)
     if sandbox.hide:
         seen = variables.without_secrets(seen)
@@ -131,7 +131,7 @@ def attempt(stage: Stage, protocol: Protocol, budget: float | None, *, network: 
     ended = execute(runner, Attempt(place, stage.log), Observer(tick=_telling(stage.log)))
     text = stage.log.read_text(errors="replace")
     require_success(ended, text)
-    return Trial(ended.seconds, text, since, _written(stage, since))
+    return Trial(ended.seconds, text, before, _written(stage, before))
 
 
 def again(stage: Stage, protocol: Protocol, budget: float | None) -> float:
@@ -142,7 +142,7 @@ def again(stage: Stage, protocol: Protocol, budget: float | None) -> float:
     """
     try:
         ran = attempt(stage, protocol, budget, network=protocol.environment.constraints.network_policy == "full")
-        return read(stage.room, protocol, protocol.metric, ran.text, ran.since)
+        return read(stage.room, protocol, protocol.metric, ran.text, ran.before)
     except ExperimentError as error:
         raise AutoresearchError(
             f"the second run of `{protocol.execution.command}` failed, unlike the first: {error}",
@@ -150,14 +150,15 @@ def again(stage: Stage, protocol: Protocol, budget: float | None) -> float:
         ) from None
 
 
-def changed_tracked(workspace: Workspace, stage: Stage, since: float) -> list[str]:
-    """Return the tracked files that were changed after the Unix time `since`, relative to the workspace."""
+def changed_tracked(workspace: Workspace, stage: Stage) -> list[str]:
+    """Return the tracked files that were changed since the stage was complete, relative to the workspace."""
     found = []
     for name in _listed(stage.folder):
         path = stage.folder / name
         with contextlib.suppress(OSError):
             status = path.lstat()
-            if not stat.S_ISREG(status.st_mode) or status.st_mtime < since or not workspace.is_tracked(name):
+            same = stamp(path) == stage.before.get(name)
+            if not stat.S_ISREG(status.st_mode) or same or not workspace.is_tracked(name):
                 continue
             before = workspace.show(workspace.head, name)
             if before is not None and before.encode(errors="surrogateescape") != path.read_bytes():
@@ -188,7 +189,7 @@ def _telling(log: Path) -> Callable[[float], None]:
     return tick
 
 
-def _written(stage: Stage, since: float) -> dict[str, str]:
+def _written(stage: Stage, before: Mapping[str, Stamp]) -> dict[str, str]:
     """Return path -> text of the JSON files that this run wrote to the copy of the workspace."""
     found = {}
     for name in _listed(stage.folder):
@@ -196,9 +197,14 @@ def _written(stage: Stage, since: float) -> dict[str, str]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             status = path.lstat()
             plain = stat.S_ISREG(status.st_mode) and status.st_size < LARGEST_JSON
-            if path.suffix in (".json", ".jsonl") and plain and status.st_mtime >= since:
+            if path.suffix in (".json", ".jsonl") and plain and stamp(path) != before.get(name):
                 found[name] = path.read_text()
     return found
+
+
+def _stamps(folder: Path) -> dict[str, Stamp]:
+    found = {name: stamp(folder / name) for name in _listed(folder)}
+    return {name: known for name, known in found.items() if known is not None}
 
 
 def _listed(folder: Path) -> list[str]:

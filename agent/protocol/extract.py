@@ -44,14 +44,29 @@ _TRAINED = re.compile(
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
-def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0, seconds: float = SECONDS) -> float:
+# Modification time in nanoseconds and size. Not the inode: a file of a lower layer gets another one when it is opened.
+Stamp = tuple[int, int]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return what changes when a file is written; None if it is missing."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def extract(
+    metric: Metric, log: str, folder: Path = Path(), before: Stamp | None = None, seconds: float = SECONDS
+) -> float:
     """Return the metric's value.
 
     Args:
         metric: the metric and its extraction rule.
         log: the run's log, which is read unless the rule names a file.
         folder: folder that the command ran in; the rule's file is relative to it.
-        since: Unix time at which the run began; an older file is left over from another run.
+        before: the stamp of the rule's file before the run; one that still has it is left over from another run.
         seconds: time limit for matching the protocol's pattern.
 
     Raises:
@@ -59,7 +74,7 @@ def extract(metric: Metric, log: str, folder: Path = Path(), since: float = 0.0,
     """
     how = metric.extract
     if how.path is not None:
-        log = _read(folder, how.path, since)
+        log = _read(folder, how.path, before)
     if how.kind != "junit":
         log = printed(log)
     if how.kind == "regex":
@@ -297,17 +312,17 @@ def _shown(value: object) -> str:
     )
 
 
-def _read(folder: Path, name: str, since: float) -> str:
+def _read(folder: Path, name: str, before: Stamp | None) -> str:
     """Return the content of a file that the run wrote.
 
     Raises:
-        NoMetric: it is unreadable, older than the run, not a regular file, or outside of the folder.
+        NoMetric: it is unreadable, as it was before the run, not a regular file, or outside of the folder.
     """
     path = folder / name
     try:
         if not path.parent.resolve().is_relative_to(folder.resolve()):
             raise NoMetric(f"{path.name} is outside of the folder that the command ran in")
-        if path.lstat().st_mtime < since:
+        if before is not None and stamp(path) == before:
             raise NoMetric(f"{path.name} was not written by this run")
         return read_text(path, LARGEST_FILE)
     except RuntimeError:

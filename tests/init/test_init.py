@@ -349,6 +349,18 @@ def test_what_a_command_writes_into_tracked_files_is_no_fault(tmp_path: Path, cl
     assert git(folder, "status", "--porcelain") == "?? protocol.json"
 
 
+def test_file_counts_though_the_clock_was_set_back_during_the_run(tmp_path: Path, cli: Cli) -> None:
+    script = (
+        "import os, time\nopen('out.json', 'w').write('{\"loss\": 1}')\n"
+        "early = time.time() - 3600\nos.utime('out.json', (early, early))\n"
+    )
+    folder = repository(tmp_path / "repo", {"train.py": script})
+    done = cli(folder, "init", "--json")
+    assert done.returncode == 0, done.stderr
+    protocol = json.loads((folder / "protocol.json").read_text())
+    assert protocol["measurement"]["primaryMetric"]["extract"]["path"] == "out.json"
+
+
 @pytest.mark.quick
 def test_of_many_lines_the_last_counts_and_of_a_summary_two_are_none() -> None:
     epochs = choose_metric(in_lines("epoch 1 loss=3\nepoch 2 loss=2\n"), None, "")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.errors import NoMetric
-from agent.protocol.extract import extract
+from agent.protocol.extract import extract, stamp
 from agent.protocol.load import load_protocol
 from agent.protocol.models import Metric
 from tests.common.workspaces import ROOT
@@ -183,9 +183,13 @@ def test_json_pointer_reads_the_last_json_line() -> None:
 def test_a_file_counts_only_if_this_run_wrote_it(tmp_path: Path) -> None:
     score = metric(kind="json_pointer", pointer="/score", path="out.json")
     (tmp_path / "out.json").write_text('{\n  "score": 7\n}\n')
-    assert extract(score, "", tmp_path, time.time() - 60) == 7
+    assert extract(score, "", tmp_path) == 7
+    before = stamp(tmp_path / "out.json")
     with pytest.raises(NoMetric, match="not written by this run"):
-        extract(score, "", tmp_path, time.time() + 60)
+        extract(score, "", tmp_path, before)
+    # The clock may have been set back since the run began.
+    os.utime(tmp_path / "out.json", (1.0, 1.0))
+    assert extract(score, "", tmp_path, before) == 7
     (tmp_path / "out.json").unlink()
     with pytest.raises(NoMetric, match="cannot read"):
         extract(score, "", tmp_path)

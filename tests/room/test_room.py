@@ -109,6 +109,31 @@ def test_a_metric_in_a_file_of_a_folder_that_git_does_not_track(quick: Path, tmp
     assert (quick / "out" / "result.json").read_text() == '{"loss": 9}'
 
 
+@pytest.mark.parametrize("way", [*WAYS, None])
+def test_file_of_a_metric_counts_if_the_run_wrote_it_whatever_the_clock(
+    quick: Path, tmp_path: Path, way: Way | None
+) -> None:
+    rules = quick_protocol()
+    how = {"kind": "json_pointer", "pointer": "/loss", "path": "out/result.json"}
+    rules["measurement"]["primaryMetric"]["extract"] = how
+    (quick / "protocol.json").write_text(json.dumps(rules))
+    place = quick / "out" / "result.json"
+    place.parent.mkdir()
+    place.write_text('{"loss": 9}')
+    script = "import os\nopen('out/result.json', 'w').write('{\"loss\": 2.5}')\nos.utime('out/result.json', (1, 1))\n"
+    assert run(quick, script, way, tmp_path).metric == 2.5
+    left = "result.json was not written by this run"
+    assert run(quick, "import os\nos.chmod('out/result.json', 0o600)\n", way, tmp_path).error == left
+    # A committed file that differs from that of the checkout is younger than the beginning of the run.
+    commit_all(quick, "a result", "out")
+    place.write_text('{"loss": 8}')
+    commit_all(quick, "another result")
+    with runner(quick, way) as ready:
+        earlier = ready.workspace.resolve("HEAD~1")
+        assert earlier is not None
+        assert measure(ready, earlier, tmp_path / "run.log").error == left
+
+
 def test_a_tracked_log_and_a_link_of_that_name(quick: Path, cli: Cli) -> None:
     (quick / "run.log").write_text("mine\n")
     git(quick, "add", "-f", "run.log")
